@@ -1,0 +1,229 @@
+"""Small protocols between packages: who needs a service names it here, `verbs.py` wires it.
+
+Each port has at most five methods, and a fake of it ships in `whorl.testing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "Codec",
+    "Document",
+    "Engine",
+    "EngineStats",
+    "Field",
+    "GenerateRequest",
+    "Measure",
+    "Part",
+    "Progress",
+    "QualityMeasure",
+    "Score",
+    "Source",
+    "TokenEvent",
+]
+
+Split = Literal["train", "heldout"]
+MetricName = Literal["bits_per_byte", "accuracy"]
+
+
+# ------------------------------------------------------------------ data
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a document that one codec turns into tokens."""
+
+    codec: str  # name of the codec: "text", "image", "label" …
+    value: Any  # what that codec encodes: str, array …
+    trained: bool = True  # False: context only, no loss on its tokens
+
+
+@dataclass(frozen=True)
+class Document:
+    """One example of a field: a file, a labelled image, a translated sentence …"""
+
+    name: str  # where it came from, for reports; unique within a source
+    parts: tuple[Part, ...]
+    split: Split | None = None  # None: prepare splits by content, after deduplication
+
+    @property
+    def text(self) -> str | None:
+        """The text if every part is text, else None (no text filter or near-dup then)."""
+        if all(isinstance(part.value, str) and part.codec == "text" for part in self.parts):
+            return "".join(part.value for part in self.parts)
+        return None
+
+
+@dataclass(frozen=True)
+class Source:
+    """One entry of a recipe's `data`, resolved."""
+
+    source: str  # path, glob, "stdlib", "sklearn:digits" …
+    field: str
+    share: float = 1.0
+    text_key: str = "text"
+
+
+class Codec(Protocol):
+    """World <-> local token ids 0..num_ids-1. The token contract adds the offset."""
+
+    name: str
+    kind: str  # key into whorl.codecs.KINDS, to load it again
+    num_ids: int
+
+    def encode(self, value: Any) -> list[int]:
+        """Local ids. Raises DataError on a value it cannot represent."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> Any:
+        """The value; exact, or with the loss the codec declares."""
+        ...
+
+    def files(self) -> dict[str, bytes]:
+        """Everything needed to load the codec again, reproducible byte for byte."""
+        ...
+
+
+class Field(Protocol):
+    """One kind of data: how to read it, which codecs it uses, how it is scored."""
+
+    name: str
+    metric: MetricName
+
+    def items(self, source: Source) -> list[Any]:
+        """Picklable work items (a file, a byte range, an index range), in a fixed order; cheap.
+
+        Raises DataError when the source is missing or empty.
+        """
+        ...
+
+    def read(self, source: Source, item: Any, reject: Callable[[str], None]) -> Iterator[Document]:
+        """The documents of one item; calls `reject(reason)` once per row it cannot use."""
+        ...
+
+    def fit_codecs(
+        self, documents: Iterable[Document], options: Mapping[str, Any]
+    ) -> dict[str, Codec]:
+        """Codecs fitted on training documents; options: {"vocab_size": int, "seed": int}."""
+        ...
+
+    def baselines(
+        self, train: Sequence[Document], heldout: Sequence[Document], rows: NDArray[np.int64] | None
+    ) -> list[Score]:
+        """Other methods on the same split (rows: the token rows trained on, if any)."""
+        ...
+
+
+# ------------------------------------------------------------------ generation
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    request_id: str
+    prompt_ids: tuple[int, ...]
+    max_tokens: int
+    temperature: float = 0.0  # 0: greedy
+    top_p: float = 1.0
+    seed: int = 0
+    stop_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """New tokens of one request. The last event of a request has a finish_reason."""
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    finish_reason: Literal["stop", "length", "cancelled", "error"] | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    running: int  # requests that hold a place
+    waiting: int
+    generated_tokens: int  # since start
+    last_token_age_s: float | None  # None: no request is running
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """A generation engine. Thread-safe; events come on the engine's own thread."""
+
+    name: str
+    contract_digest: str
+
+    def submit(self, request: GenerateRequest, on_event: Callable[[TokenEvent], None]) -> None:
+        """Queue a request. Raises EngineError when the engine is closed or the prompt too long."""
+        ...
+
+    def cancel(self, request_id: str) -> None:
+        """Free the request's place within one step; its last event says "cancelled"."""
+        ...
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[NDArray[np.float64]]:
+        """For each sequence of n ids the n-1 log-probabilities (nats) of ids[1:] given the past."""
+        ...
+
+    def stats(self) -> EngineStats: ...
+
+    def close(self) -> None: ...
+
+
+# ------------------------------------------------------------------ measuring
+
+
+@dataclass(frozen=True)
+class Score:
+    """One figure of one model or baseline on the held-out documents."""
+
+    name: str  # "openvino int8", "5-gram Kneser-Ney" …
+    metric: MetricName
+    value: float
+    low: float | None = None  # 95% interval by bootstrap over documents
+    high: float | None = None
+    num_documents: int | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class QualityMeasure:
+    """Per-document results of one model, for paired comparison.
+
+    bits_per_byte: `numerator` bits, `denominator` bytes. accuracy: `numerator` 0/1 right, 1s below.
+    """
+
+    metric: MetricName
+    document_names: tuple[str, ...]
+    numerator: NDArray[np.float64] = field(repr=False)
+    denominator: NDArray[np.float64] = field(repr=False)
+
+    @property
+    def value(self) -> float:
+        return float(self.numerator.sum() / self.denominator.sum())
+
+
+class Measure(Protocol):
+    """Handed to `compress` by verbs: the quality of a model folder, through its engine."""
+
+    def __call__(self, model: Path, variant: str) -> QualityMeasure: ...
+
+
+# ------------------------------------------------------------------ reporting
+
+
+class Progress(Protocol):
+    """A progress bar, or nothing."""
+
+    def start(self, label: str, total: float | None, unit: str = "") -> None: ...
+
+    def advance(self, amount: float = 1.0, note: str = "") -> None: ...
+
+    def finish(self, note: str = "") -> None: ...

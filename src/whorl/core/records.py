@@ -1,0 +1,305 @@
+"""Records: what stages leave on disk, published by rename and verified as they are loaded.
+
+    <home>/<recipe>/<stage>/<digest>/manifest.json   the record, immutable
+    <home>/<recipe>/<stage>/<digest>/run.json        timings and environment, not hashed into it
+    <home>/<recipe>/<stage>/<digest>.run/            the run folder: checkpoints, lock, logs
+
+The digest is of (stage, schema version, logic version, config, input digests), so that the same
+work is found again, never done twice. A record whose manifest is missing does not exist.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from whorl.core.digests import (
+    CHUNK_BYTES,
+    digest_chunks,
+    digest_file,
+    digest_value,
+    fsync_folder,
+    read_sealed,
+    write_sealed,
+)
+from whorl.core.errors import RecordError, ResourceError
+
+__all__ = ["SCHEMA_VERSION", "FileEntry", "Record", "RecordKey", "RecordStore", "RecordWriter"]
+
+SCHEMA_VERSION = 1
+MANIFEST, RUN = "manifest.json", "run.json"
+
+
+@dataclass(frozen=True)
+class RecordKey:
+    """What a record is the result of; equal keys mean equal bytes."""
+
+    stage: str
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str] = field(default_factory=dict)  # role -> digest of a record or data
+    logic_version: int = 1
+
+    @property
+    def digest(self) -> str:
+        """32 hex digits, the name of the record's folder."""
+        return digest_value(
+            {
+                "stage": self.stage,
+                "schema_version": SCHEMA_VERSION,
+                "logic_version": self.logic_version,
+                "config": self.config,
+                "inputs": self.inputs,
+            }
+        )[:32]
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    size_bytes: int
+    blake3: str
+    chunks: tuple[str, ...]
+
+    @classmethod
+    def of(cls, path: Path) -> FileEntry:
+        return cls(path.stat().st_size, digest_file(path), tuple(digest_chunks(path)))
+
+    def check(self, path: Path) -> None:
+        """Raises RecordError naming the file and the first damaged chunk."""
+        if not path.is_file():
+            raise RecordError(f"{path} is missing", expected=f"{self.size_bytes:,} bytes")
+        size_bytes = path.stat().st_size
+        if size_bytes == self.size_bytes and digest_file(path) == self.blake3:
+            return
+        chunks = digest_chunks(path)
+        bad = [i for i, (a, b) in enumerate(zip(chunks, self.chunks, strict=False)) if a != b]
+        first = bad[0] if bad else min(len(chunks), len(self.chunks))
+        raise RecordError(
+            f"{path} is damaged in chunk {first} (bytes from {first * CHUNK_BYTES:,})",
+            found=f"{size_bytes:,} bytes that do not match their BLAKE3 digest",
+            expected=f"{self.size_bytes:,} bytes with digest {self.blake3[:16]}…",
+            do="delete the record's folder and run the stage again",
+        )
+
+
+@dataclass(frozen=True)
+class Record:
+    """A complete record. Files are verified when their path is asked for."""
+
+    path: Path
+    stage: str
+    digest: str
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    files: Mapping[str, FileEntry]
+    metrics: Mapping[str, Any]
+
+    @classmethod
+    def load(cls, path: Path) -> Record:
+        """Read and check the manifest (not yet the files). Raises RecordError."""
+        value = read_sealed(path / MANIFEST)
+        try:
+            key = RecordKey(
+                value["stage"], value["config"], value["inputs"], value["logic_version"]
+            )
+            files = {
+                name: FileEntry(entry["size_bytes"], entry["blake3"], tuple(entry["chunks"]))
+                for name, entry in value["files"].items()
+            }
+            record = cls(
+                path, key.stage, key.digest, key.config, key.inputs, files, value["metrics"]
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RecordError(f"{path} is not a record of this version", found=error) from error
+        if record.digest != path.name or record.stage != path.parent.name:
+            raise RecordError(
+                f"{path} holds another record",
+                found=f"{record.stage}/{record.digest}",
+                expected=f"{path.parent.name}/{path.name}",
+                do="delete the folder: it was moved or copied there",
+            )
+        return record
+
+    def file(self, name: str) -> Path:
+        """Path of a file, verified now. Raises RecordError if damaged, missing or unlisted."""
+        entry = self.files.get(name)
+        if entry is None:
+            raise RecordError(f"{self.path} has no file {name}", found=sorted(self.files))
+        entry.check(self.path / name)
+        return self.path / name
+
+    def folder(self, name: str) -> Path:
+        """Path of a sub-folder (a model folder …), all files below it verified now."""
+        inside = [entry for entry in self.files if entry.startswith(f"{name}/")]
+        if not inside:
+            raise RecordError(f"{self.path} has no folder {name}", found=sorted(self.files))
+        for entry in inside:
+            self.file(entry)
+        self._refuse_strangers(self.path / name)
+        return self.path / name
+
+    def verify(self) -> None:
+        """Check every file, and that there is none beside them. Raises RecordError."""
+        for name in self.files:
+            self.file(name)
+        if (self.path / RUN).exists():
+            read_sealed(self.path / RUN)
+        self._refuse_strangers(self.path)
+
+    def _refuse_strangers(self, folder: Path) -> None:
+        known = {*self.files, MANIFEST, RUN}
+        found = {str(p.relative_to(self.path)) for p in folder.rglob("*") if not p.is_dir()}
+        if strangers := sorted(found - known):
+            raise RecordError(
+                f"{self.path} holds files that are not part of it",
+                found=strangers[:5],
+                do="move them away: nothing unlisted is ever loaded",
+            )
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """Timings and environment of the run that made this record; {} if there are none."""
+        path = self.path / RUN
+        return read_sealed(path) if path.exists() else {}
+
+
+@dataclass
+class RecordWriter:
+    """A folder being filled; becomes a record when its context ends without an error."""
+
+    path: Path  # write files below here
+    metrics: dict[str, Any] = field(default_factory=dict)  # reproducible figures only
+    run: dict[str, Any] = field(default_factory=dict)  # timings, environment
+
+
+@dataclass(frozen=True)
+class RecordStore:
+    """All records of one recipe."""
+
+    home: Path
+    recipe: str
+
+    def folder(self, stage: str) -> Path:
+        return self.home / self.recipe / stage
+
+    def run_folder(self, key: RecordKey) -> Path:
+        """The mutable folder of running work beside the record; made if missing."""
+        path = self.folder(key.stage) / f"{key.digest}.run"
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ResourceError(
+                f"cannot make {path}",
+                found=error.strerror,
+                do="set WHORL_HOME to a folder that can be written",
+            ) from error
+        return path
+
+    def find(self, key: RecordKey) -> Record | None:
+        """The complete record of this key, fully verified; None if it was never finished.
+
+        Raises RecordError if it exists but is damaged: never silently made again.
+        """
+        path = self.folder(key.stage) / key.digest
+        if not (path / MANIFEST).exists():
+            return None
+        record = Record.load(path)
+        record.verify()
+        return record
+
+    def all(self, stage: str) -> Iterator[Path]:
+        """Folders of finished records of a stage, oldest first."""
+        folder = self.folder(stage)
+        if folder.is_dir():
+            found = [path.parent for path in folder.glob(f"*/{MANIFEST}")]
+            yield from sorted(found, key=lambda path: (path / MANIFEST).stat().st_mtime_ns)
+
+    def newest(self, stage: str) -> Record | None:
+        """The newest record that is complete and verified; damaged ones are passed over."""
+        for path in reversed(list(self.all(stage))):
+            try:
+                record = Record.load(path)
+                record.verify()
+            except RecordError:
+                continue
+            return record
+        return None
+
+    @contextmanager
+    def write(self, key: RecordKey) -> Iterator[RecordWriter]:
+        """Fill a temporary folder; on success fsync, write the manifest last, rename.
+
+        On an error the temporary folder is removed and nothing is published.
+        Raises ResourceError when the disk is full.
+        """
+        final = self.folder(key.stage) / key.digest
+        temporary = final.with_name(f"{key.digest}.tmp-{os.getpid()}")
+        try:
+            self._sweep(key)
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            writer = RecordWriter(temporary)
+            yield writer
+            self._commit(key, writer, final)
+        except OSError as error:
+            raise disk_error(error, final) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _sweep(self, key: RecordKey) -> None:
+        """Remove temporary folders of this key left by processes that are gone."""
+        for path in self.folder(key.stage).glob(f"{key.digest}.tmp-*"):
+            pid = path.name.rpartition("-")[2]
+            if not (pid.isdigit() and Path(f"/proc/{pid}").exists()):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _commit(self, key: RecordKey, writer: RecordWriter, final: Path) -> None:
+        if writer.run:
+            write_sealed(writer.path / RUN, writer.run)
+        names = sorted(str(p.relative_to(writer.path)) for p in writer.path.rglob("*") if p.is_file())
+        files = {name: FileEntry.of(writer.path / name) for name in names if name != RUN}
+        for name in names:
+            _fsync(writer.path / name)
+        for folder in {writer.path / name for name in names}:
+            fsync_folder(folder.parent)
+        value = {
+            "stage": key.stage,
+            "schema_version": SCHEMA_VERSION,
+            "logic_version": key.logic_version,
+            "config": key.config,
+            "inputs": key.inputs,
+            "files": {name: vars(entry) | {"chunks": list(entry.chunks)} for name, entry in files.items()},
+            "metrics": writer.metrics,
+        }
+        write_sealed(writer.path / MANIFEST, value)
+        try:
+            os.rename(writer.path, final)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if (final / MANIFEST).exists():
+                return  # another process finished the same work first: same key, same bytes
+            shutil.rmtree(final)
+            os.rename(writer.path, final)
+        fsync_folder(final.parent)
+
+
+def _fsync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def disk_error(error: OSError, path: Path) -> ResourceError:
+    """A ResourceError that says how much room there is."""
+    parent = next(p for p in (path, *path.parents) if p.exists())
+    free_bytes = shutil.disk_usage(parent).free
+    return ResourceError(
+        f"cannot write {error.filename or path}",
+        found=f"{error.strerror} ({free_bytes:,} bytes free)",
+        do="free some space or set WHORL_HOME to another disk",
+    )

@@ -1,0 +1,71 @@
+"""What each stage runs on: every value explicit, frozen by plan, hashed into the stage's record."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["CompressConfig", "EvaluateConfig", "PrepareConfig", "ServeConfig", "TrainConfig"]
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PrepareConfig(Frozen):
+    vocab_size: int = Field(description="ids in the token contract, all codecs and reserve")
+    seq_len: int = Field(description="input tokens per row; a row holds seq_len + 1 ids")
+    heldout_share: float = Field(0.05, description="share of documents held out, by content hash")
+    seed: int = 0
+    near_duplicate_jaccard: float = Field(0.8, description="verified similarity that drops a copy")
+    max_repetition_ratio: float = Field(6.0, description="zlib level-1 ratio above which text goes")
+    max_repeated_windows: float = Field(0.4, description="share of repeated 30-byte windows")
+    rows_per_shard: int = 65_536
+
+
+class TrainConfig(Frozen):
+    objective: Literal["pretrain"] = "pretrain"
+    seq_len: int
+    batch_tokens: int = Field(description="input tokens of one global batch; rows * seq_len")
+    micro_batch_rows: int = Field(description="rows per forward; does not change the result")
+    steps: int
+    optimizer: Literal["muon", "adamw"] = "muon"
+    learning_rate: float = Field(description="peak, of the hidden matrices")
+    embedding_learning_rate: float = Field(description="peak, of embeddings, norms and head")
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+    decay_steps: int = Field(0, description="linear decay to final_learning_rate_share at the end")
+    final_learning_rate_share: float = 0.0
+    clip_norm: float = 1.0
+    seed: int = 0
+    device: Literal["cpu", "cuda"] = "cpu"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    threads: int = Field(2, description="CPU threads; results are bit-exact for the same number")
+    checkpoint_every_steps: int = 100
+    validate_every_steps: int = 100
+    validate_rows: int = Field(32, description="held-out rows of the validation loss")
+
+
+class CompressConfig(Frozen):
+    formats: tuple[Literal["int8", "int4"], ...] = ("int8",)
+    max_bpb_increase: float = Field(0.01, description="share of the parent's bits per byte")
+    max_documents: int = 200
+    seed: int = 0
+
+
+class EvaluateConfig(Frozen):
+    max_bytes: int = Field(600_000, description="held-out bytes scored, whole documents")
+    window: int = Field(description="tokens per scored window; stride is half of it")
+    bootstrap_samples: int = 2000
+    baselines: bool = True
+    seed: int = 0
+
+
+class ServeConfig(Frozen):
+    engine: Literal["auto", "openvino", "torch", "vllm"] = "auto"
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535, description="0: any free port")
+    max_running: int = Field(16, ge=1)
+    max_waiting: int = Field(64, ge=0)
+    max_tokens: int = Field(512, ge=1, description="limit of one request")
