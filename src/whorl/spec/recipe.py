@@ -1,0 +1,144 @@
+"""The recipe: what a person writes. Few keys, all optional but `name` and `data`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from whorl.core.units import parse_count, parse_duration_s, parse_share
+
+__all__ = [
+    "LATER",
+    "Budget",
+    "CompressSpec",
+    "DataSpec",
+    "EvaluateSpec",
+    "ModelSpec",
+    "PrepareSpec",
+    "Recipe",
+    "ServeSpec",
+    "TrainSpec",
+]
+
+Auto = Literal["auto"]
+
+
+def _unless_auto(parse: Any) -> BeforeValidator:
+    return BeforeValidator(lambda value: value if value in ("auto", None) else parse(value))
+
+
+Seconds = Annotated[float, BeforeValidator(parse_duration_s)]
+Share = Annotated[float, BeforeValidator(parse_share)]
+Count = Annotated[int, BeforeValidator(parse_count)]
+AutoCount = Annotated[int | Auto, _unless_auto(parse_count)]
+
+# Keys of the design whose work comes later: known, and refused, never ignored.
+LATER = {
+    "train.lora": "low-rank fine-tuning",
+    "train.objective=sft": "supervised fine-tuning",
+    "train.objective=dpo": "preference training",
+    "train.objective=distill": "distillation",
+    "train.layout": "distributed layouts",
+    "model.base": "opening existing models",
+    "hardware.device": "planning for other hardware than this machine",
+    "hardware.count": "planning for other hardware than this machine",
+    "hardware.usd_per_device_hour": "planning in money",
+    "budget.device_hours": "planning in device-hours",
+    "budget.usd": "planning in money",
+    "serve.ttft_p95": "serving targets",
+    "serve.tokens_per_s_per_user": "serving targets",
+    "serve.users": "serving targets",
+    "serve.engine=vllm": "the vLLM engine",
+    "improve": "the gate and the improvement loop",
+}
+
+
+class Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Budget(Spec):
+    """What training may take; at most one of these."""
+
+    train_time: Seconds | None = Field(None, description='wall time of training, such as "4min"')
+    tokens: Count | None = Field(None, description='tokens to train on, such as "2M"')
+    flops: float | None = Field(None, gt=0, description="floating-point operations of training")
+
+
+class DataSpec(Spec):
+    source: str = Field(
+        min_length=1, description="a file, folder or glob; or stdlib; or a field's own"
+    )
+    field: str = Field("text", description="text, code, digits, or a field from an entry point")
+    text_key: str = Field("text", description="key of the text in jsonl rows")
+
+
+class PrepareSpec(Spec):
+    vocab_size: AutoCount = Field("auto", description="ids of the tokenizer, reserve included")
+    heldout_share: Share = Field(0.05, description="share of documents held out for evaluation")
+    near_duplicate_jaccard: Share = Field(0.8, description="similarity that drops a near-copy")
+    max_repetition_ratio: float = Field(6.0, gt=1, description="zlib ratio above which text goes")
+    max_repeated_windows: Share = Field(
+        0.4, description="share of repeated windows that drops text"
+    )
+
+
+class ModelSpec(Spec):
+    """Any size that is given is kept, the others are chosen."""
+
+    family: Literal["qwen3", "llama"] = Field("qwen3", description="Hugging Face architecture")
+    layers: int | Auto = Field("auto", description="transformer blocks")
+    width: int | Auto = Field("auto", description="hidden size")
+    heads: int | Auto = Field("auto", description="query heads")
+    kv_heads: int | Auto = Field("auto", description="key and value heads; divides heads")
+    head_dim: int | Auto = Field("auto", description="elements of one head")
+    ffn_width: int | Auto = Field("auto", description="inner size of the feed-forward block")
+
+
+class TrainSpec(Spec):
+    objective: Literal["pretrain"] = Field("pretrain", description="what is learned")
+    seq_len: AutoCount = Field("auto", description="input tokens of one row")
+    batch_tokens: AutoCount = Field("auto", description="input tokens of one step, all rows")
+    micro_batch_rows: int | Auto = Field("auto", description="rows of one forward pass")
+    steps: AutoCount = Field("auto", description="optimiser steps; auto: from the budget")
+    optimizer: Literal["auto", "muon", "adamw"] = Field("auto", description="optimiser")
+    learning_rate: float | Auto = Field("auto", description="peak, of the hidden matrices")
+    embedding_learning_rate: float | Auto = Field("auto", description="peak, of the embeddings")
+    weight_decay: float | Auto = Field("auto", description="decoupled weight decay")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="of the arithmetic")
+    threads: int | Auto = Field("auto", description="CPU threads")
+    checkpoint_every_steps: AutoCount = Field("auto", description="steps between checkpoints")
+
+
+class CompressSpec(Spec):
+    formats: tuple[Literal["int8", "int4"], ...] = Field(("int8",), description="weight formats")
+    max_bpb_increase: Share = Field(0.01, description="loss of quality above which one is refused")
+
+
+class EvaluateSpec(Spec):
+    max_bytes: Count = Field(600_000, description="held-out bytes scored, in whole documents")
+    baselines: bool = Field(True, description="score other methods on the same documents")
+
+
+class ServeSpec(Spec):
+    engine: Literal["auto", "openvino", "torch"] = Field("auto", description="generation engine")
+    host: str = Field("127.0.0.1", description="address to bind; loopback unless you say otherwise")
+    port: int = Field(8000, ge=0, le=65535, description="port to bind; 0: any free one")
+    max_running: int = Field(16, ge=1, description="requests generated together")
+    max_waiting: int = Field(64, ge=0, description="requests queued before a 429")
+    max_tokens: int = Field(512, ge=1, description="most tokens one request may ask for")
+
+
+class Recipe(Spec):
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="names the model")
+    data: tuple[DataSpec, ...] = Field(min_length=1, description="sources, one field")
+    budget: Budget = Field(default_factory=Budget, description="what training may take")
+    seed: int = Field(0, ge=0, lt=2**31, description="of everything random")
+    hardware: Auto = Field("auto", description="this machine, measured")
+    prepare: PrepareSpec = Field(default_factory=PrepareSpec, description="cleaning and tokens")
+    model: ModelSpec = Field(default_factory=ModelSpec, description="sizes; auto: chosen by plan")
+    train: TrainSpec = Field(default_factory=TrainSpec, description="how it is trained")
+    compress: CompressSpec = Field(default_factory=CompressSpec, description="smaller variants")
+    evaluate: EvaluateSpec = Field(default_factory=EvaluateSpec, description="how it is scored")
+    serve: ServeSpec = Field(default_factory=ServeSpec, description="how it is served")
