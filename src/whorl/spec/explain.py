@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from whorl.core.errors import SpecError
 from whorl.spec.load import LoadedRecipe, known_keys
@@ -30,8 +30,8 @@ def describe(key: str) -> str:
     *parents, last = key.split(".")
     for parent in parents:
         annotation = model.model_fields[parent].annotation
-        args = getattr(annotation, "__args__", ())
-        model = annotation if hasattr(annotation, "model_fields") else args[0]
+        candidates = [annotation, *get_args(annotation)]
+        model = next(item for item in candidates if hasattr(item, "model_fields"))
     return model.model_fields[last].description or ""
 
 

@@ -169,7 +169,7 @@ def _refuse_unknown(raw: Mapping[str, Any]) -> None:
                 key.rpartition(".")[2], [name.rpartition(".")[2] for name in known], n=1, cutoff=0.7
             )
             named = [name for name in known if by_last and name.rpartition(".")[2] == by_last[0]]
-            guess = (nearest or named or [None])[0]
+            guess = next(iter([*nearest, *named]), None)
             raise SpecError(
                 f"{key}: unknown key",
                 expected=f"did you mean {guess}?" if guess else None,
