@@ -1,0 +1,166 @@
+"""Intervals by bootstrap over documents: of one figure, and of the difference of two.
+
+The figure is a ratio of sums over documents (bits over bytes, right answers over questions), so
+documents are drawn with replacement, each with both its numbers. Bias-corrected and accelerated
+(Efron 1987) through scipy.stats.bootstrap; plain percentiles where that is not defined.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whorl.core.errors import MissingExtra, SpecError
+from whorl.core.ports import QualityMeasure, Score
+
+__all__ = ["CONFIDENCE", "Interval", "paired_interval", "ratio_interval", "score_of"]
+
+CONFIDENCE = 0.95
+MAX_SAMPLES_BYTES = 64 * 2**20  # resampled documents held at once
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure and its 95% interval; no interval from fewer than two documents."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.value:.4g}"
+        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+
+def ratio_interval(
+    numerator: Floats, denominator: Floats, *, samples: int = 2000, seed: int = 0
+) -> Interval:
+    """sum(numerator) / sum(denominator) over documents, with its interval.
+
+    When every answer of a yes-or-no question is the same (0 or 1 over 1 each) resampling cannot
+    say anything: the exact binomial interval (Clopper and Pearson 1934) stands in.
+    Raises SpecError when the arrays are empty or their lengths differ.
+    """
+    _same_length(numerator, denominator)
+
+    def ratio(top: Floats, bottom: Floats, axis: int = -1) -> Any:
+        return top.sum(axis=axis) / bottom.sum(axis=axis)
+
+    if _unanimous(numerator, denominator):
+        return _exact(int(numerator.sum()), len(numerator))
+    return _bootstrap((numerator, denominator), ratio, samples, seed)
+
+
+def paired_interval(
+    first: QualityMeasure,
+    second: QualityMeasure,
+    *,
+    relative: bool = False,
+    samples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """How much `first` is above `second`, both measured on the same documents.
+
+    relative: as a share of `second` (0.01 is one percent above). Raises SpecError when the two
+    were not measured by the same metric on the same documents in the same order.
+    """
+    if first.metric != second.metric or first.document_names != second.document_names:
+        raise SpecError(
+            "two measures cannot be paired",
+            found=f"{first.metric} on {len(first.document_names)} documents, "
+            f"{second.metric} on {len(second.document_names)}",
+            expected="the same metric on the same documents",
+        )
+
+    def difference(a: Floats, b: Floats, c: Floats, d: Floats, axis: int = -1) -> Any:
+        left = a.sum(axis=axis) / b.sum(axis=axis)
+        right = c.sum(axis=axis) / d.sum(axis=axis)
+        return left / right - 1.0 if relative else left - right
+
+    data = (first.numerator, first.denominator, second.numerator, second.denominator)
+    _same_length(*data)
+    return _bootstrap(data, difference, samples, seed)
+
+
+def score_of(
+    name: str, measure: QualityMeasure, *, samples: int = 2000, seed: int = 0, note: str = ""
+) -> Score:
+    """A measure as a Score with its interval."""
+    interval = ratio_interval(measure.numerator, measure.denominator, samples=samples, seed=seed)
+    return Score(
+        name,
+        measure.metric,
+        interval.value,
+        interval.low,
+        interval.high,
+        len(measure.document_names),
+        note,
+    )
+
+
+def _same_length(*arrays: Floats) -> None:
+    lengths = [len(array) for array in arrays]
+    if min(lengths) == 0 or len(set(lengths)) > 1:
+        raise SpecError("no interval from these documents", found=f"lengths {lengths}")
+
+
+def _unanimous(numerator: Floats, denominator: Floats) -> bool:
+    ones = bool((denominator == 1.0).all())
+    return ones and (bool((numerator == 0.0).all()) or bool((numerator == 1.0).all()))
+
+
+def _exact(right: int, total: int) -> Interval:
+    stats = _stats()
+    found = stats.binomtest(right, total).proportion_ci(CONFIDENCE, method="exact")
+    return Interval(right / total, float(found.low), float(found.high))
+
+
+def _bootstrap(
+    data: tuple[Floats, ...], statistic: Callable[..., Any], samples: int, seed: int
+) -> Interval:
+    value = float(statistic(*data))
+    num_documents = len(data[0])
+    if num_documents < 2:
+        return Interval(value, None, None)
+    bytes_per_sample = num_documents * len(data) * 8
+    batch = max(1, min(samples, MAX_SAMPLES_BYTES // bytes_per_sample))
+    for method in ("BCa", "percentile"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # degenerate data: handled just below
+            found = (
+                _stats()
+                .bootstrap(
+                    data,
+                    statistic,
+                    n_resamples=samples,
+                    batch=batch,
+                    vectorized=True,
+                    paired=True,
+                    axis=-1,
+                    confidence_level=CONFIDENCE,
+                    method=method,
+                    rng=np.random.default_rng(seed),
+                )
+                .confidence_interval
+            )
+        low, high = float(found.low), float(found.high)
+        if math.isfinite(low) and math.isfinite(high):
+            return Interval(value, low, high)
+    return Interval(value, None, None)
+
+
+def _stats() -> Any:
+    try:
+        from scipy import stats
+    except ImportError as error:
+        raise MissingExtra.of("scipy", "train", "an interval by bootstrap") from error
+    return stats
