@@ -1,0 +1,223 @@
+"""The decoder-only transformer: HF Qwen3 or Llama, the same numbers, in one file.
+
+Axes: B rows, T tokens of a row, S tokens attended to (S = T without a cache), D width,
+H query heads, K key/value heads, N head_dim, V vocabulary.
+
+Parameter names are HF's without the leading "model.": embed_tokens.weight,
+layers.0.self_attn.q_proj.weight, …, norm.weight, lm_head.weight (absent when tied).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from whorl.arch.architecture import Architecture
+from whorl.model.fused import apply_rotary, gated_silu, unit_rms
+
+__all__ = ["KeyValueCache", "Segments", "Transformer", "segments_of"]
+
+
+class KeyValueCache(Protocol):
+    """Keys and values of the tokens before, for decoding."""
+
+    def update(self, layer: int, key_BKTN: Tensor, value_BKTN: Tensor) -> tuple[Tensor, Tensor]:
+        """Append the new tokens' keys and values; return all of them, [B, K, S, N]."""
+        ...
+
+
+class Segments(NamedTuple):
+    """Where a token stands and what it may look at."""
+
+    positions_BT: Tensor | None = None  # None: 0..T-1 in every row
+    mask_BHTS: Tensor | None = None  # bool (True: may attend) or added; None: causal
+    causal_rows: int = 0  # the first rows of the batch, plainly causal: mask is for the others
+
+
+class RmsNorm(nn.Module):
+    """x / rms(x) * weight over the last axis."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return unit_rms(x, self.eps) * self.weight.to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention with rotary positions."""
+
+    def __init__(self, architecture: Architecture, layer: int) -> None:
+        super().__init__()
+        a = architecture
+        self.layer, self.heads, self.kv_heads, self.head_dim = (
+            layer,
+            a.heads,
+            a.kv_heads,
+            a.head_dim,
+        )
+        self.q_proj = nn.Linear(a.width, a.heads * a.head_dim, bias=False)
+        self.k_proj = nn.Linear(a.width, a.kv_heads * a.head_dim, bias=False)
+        self.v_proj = nn.Linear(a.width, a.kv_heads * a.head_dim, bias=False)
+        self.o_proj = nn.Linear(a.heads * a.head_dim, a.width, bias=False)
+        with_norm = a.family == "qwen3"
+        self.q_norm = RmsNorm(a.head_dim, a.norm_eps) if with_norm else None
+        self.k_norm = RmsNorm(a.head_dim, a.norm_eps) if with_norm else None
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        segments: Segments,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        rows, tokens, _ = x_BTD.shape
+        query = self.q_proj(x_BTD).view(rows, tokens, self.heads, self.head_dim)
+        key = self.k_proj(x_BTD).view(rows, tokens, self.kv_heads, self.head_dim)
+        value = self.v_proj(x_BTD).view(rows, tokens, self.kv_heads, self.head_dim)
+        if self.q_norm is not None and self.k_norm is not None:
+            query, key = self.q_norm(query), self.k_norm(key)
+        query = apply_rotary(query, *rotary).transpose(1, 2)  # [B, H, T, N]
+        key = apply_rotary(key, *rotary).transpose(1, 2)  # [B, K, T, N]
+        value = value.transpose(1, 2)
+        if cache is not None:
+            key, value = cache.update(self.layer, key, value)
+        out_BHTN = attend(query, key, value, segments)
+        return self.o_proj(out_BHTN.transpose(1, 2).reshape(rows, tokens, -1))  # type: ignore[no-any-return]
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, segments: Segments) -> Tensor:
+    """Scaled dot-product attention; [B, H, T, N] and [B, K, S, N] -> [B, H, T, N]."""
+    grouped = query.shape[1] != key.shape[1]
+    mask, plain = segments.mask_BHTS, segments.causal_rows
+    sdpa = functional.scaled_dot_product_attention
+    if mask is None:
+        return sdpa(query, key, value, is_causal=True, enable_gqa=grouped)
+    if mask.dtype not in (torch.bool, query.dtype):
+        mask = mask.to(query.dtype)
+    if not plain:
+        return sdpa(query, key, value, attn_mask=mask, enable_gqa=grouped)
+    return torch.cat(
+        (
+            sdpa(query[:plain], key[:plain], value[:plain], is_causal=True, enable_gqa=grouped),
+            sdpa(query[plain:], key[plain:], value[plain:], attn_mask=mask, enable_gqa=grouped),
+        )
+    )
+
+
+class Mlp(nn.Module):
+    """down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, width: int, ffn_width: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(width, ffn_width, bias=False)
+        self.up_proj = nn.Linear(width, ffn_width, bias=False)
+        self.down_proj = nn.Linear(ffn_width, width, bias=False)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        gate_up = torch.cat((self.gate_proj(x_BTD), self.up_proj(x_BTD)), dim=-1)
+        return self.down_proj(gated_silu(gate_up))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Attention and MLP, each on a normed input, each added to the residual."""
+
+    def __init__(self, architecture: Architecture, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = RmsNorm(architecture.width, architecture.norm_eps)
+        self.self_attn = Attention(architecture, layer)
+        self.post_attention_layernorm = RmsNorm(architecture.width, architecture.norm_eps)
+        self.mlp = Mlp(architecture.width, architecture.ffn_width)
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        segments: Segments,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotary, segments, cache)
+        out: Tensor = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        return out
+
+
+class Transformer(nn.Module):
+    """Token ids -> hidden states; `logits` turns those into scores of the next token."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        a = architecture
+        self.architecture = a
+        self.embed_tokens = nn.Embedding(a.vocab_size, a.width)
+        self.layers = nn.ModuleList(Block(a, layer) for layer in range(a.layers))
+        self.norm = RmsNorm(a.width, a.norm_eps)
+        self.lm_head = None if a.tied_embeddings else nn.Linear(a.width, a.vocab_size, bias=False)
+        half = torch.arange(0, a.head_dim, 2, dtype=torch.float32) / a.head_dim
+        angles = torch.arange(a.max_seq_len, dtype=torch.float32)[:, None] / a.rope_theta**half
+        self.register_buffer("cos", angles.cos(), persistent=False)  # [max_seq_len, N/2]
+        self.register_buffer("sin", angles.sin(), persistent=False)
+
+    @property
+    def lm_head_weight(self) -> Tensor:
+        """[V, D]; the embedding itself when tied."""
+        return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    def rotary(self, tokens: int, positions_BT: Tensor | None) -> tuple[Tensor, Tensor]:
+        """cos and sin, each [B or 1, T, 1, N/2]."""
+        if positions_BT is None:
+            return self.cos[None, :tokens, None], self.sin[None, :tokens, None]
+        return self.cos[positions_BT][:, :, None], self.sin[positions_BT][:, :, None]
+
+    def forward(
+        self,
+        ids_BT: Tensor,
+        segments: Segments | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """Hidden states [B, T, D], normed: what `lm_head_weight` is applied to.
+
+        Without segments every row is one causal sequence at positions 0..T-1. With a cache,
+        segments must give positions and a mask over all S tokens.
+        """
+        segments = segments or Segments()
+        rotary = self.rotary(ids_BT.shape[1], segments.positions_BT)
+        x_BTD = self.embed_tokens(ids_BT)
+        for block in self.layers:
+            x_BTD = block(x_BTD, rotary, segments, cache)
+        out: Tensor = self.norm(x_BTD)
+        return out
+
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, V]."""
+        return functional.linear(hidden_BTD, self.lm_head_weight)
+
+
+def segments_of(starts_BT: Tensor, dtype: torch.dtype = torch.float32) -> Segments:
+    """Positions and an additive mask that keep every token within its segment.
+
+    starts_BT: bool, True where a segment begins. A row's first token always begins one.
+    Rows of one segment need no mask if they come first: see `Segments.causal_rows`.
+    """
+    starts_BT = starts_BT.clone()
+    starts_BT[:, 0] = True
+    rows, tokens = starts_BT.shape
+    if not starts_BT[:, 1:].any():
+        return Segments()
+    place = torch.arange(tokens, device=starts_BT.device).expand(rows, tokens)
+    begin = torch.where(starts_BT, place, 0).cummax(dim=1).values  # [B, T]
+    crossing = starts_BT[:, 1:].any(dim=1)
+    first_crossing = int(crossing.int().argmax())
+    lower = torch.ones(tokens, tokens, dtype=torch.bool, device=starts_BT.device).tril()
+    masked = begin[first_crossing:]
+    allowed = (masked[:, :, None] == masked[:, None, :]) & lower
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=starts_BT.device)
+    mask.masked_fill_(~allowed, float("-inf"))
+    return Segments(place - begin, mask[:, None], first_crossing)
