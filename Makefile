@@ -1,0 +1,59 @@
+# Everything a person or CI runs. `make help` lists the targets.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help install run serve test check policy package bench docs clean
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+RECIPE ?= recipes/python-stdlib.yaml
+PIP_FLAGS ?=
+PYTEST_FLAGS ?= -n 2 --dist worksteal
+BIN := $(VENV)/bin
+RUN_STAMP := $(VENV)/.stamp-train-openvino
+DEV_STAMP := $(VENV)/.stamp-train-openvino-dev
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
+	  while IFS=$$'\t' read -r name text; do printf '  make %-9s %s\n' "$$name" "$$text"; done
+	@echo "variables: PYTHON VENV RECIPE PIP_FLAGS PYTEST_FLAGS"
+
+# ---- set-up: one stamp per set of extras, so that nothing is installed twice
+$(RUN_STAMP): pyproject.toml constraints.txt
+	@PIP_FLAGS="$(PIP_FLAGS)" "$(PYTHON)" .ci/install.py $(VENV) train,openvino
+
+$(DEV_STAMP): pyproject.toml constraints.txt
+	@PIP_FLAGS="$(PIP_FLAGS)" "$(PYTHON)" .ci/install.py $(VENV) train,openvino,dev
+	@touch $(RUN_STAMP)
+
+install: $(DEV_STAMP) ## set up .venv with everything development needs
+
+# ---- the two commands
+run: $(RUN_STAMP) ## plan, prepare, train, compress, evaluate and serve RECIPE; prints the report
+	@$(BIN)/whorl up $(RECIPE)
+
+test: $(DEV_STAMP) check ## lint, types and all tests
+	@$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+# ---- parts
+serve: $(RUN_STAMP) ## the same as run, then stays up and prints the page's address
+	@$(BIN)/whorl up --serve $(RECIPE)
+
+check: $(DEV_STAMP) ## format, lint and types
+	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet . && $(BIN)/mypy
+
+policy: $(DEV_STAMP) ## the rules of the house: imports, budgets, docs
+	@$(BIN)/python -m pytest tests/policy
+
+package: $(DEV_STAMP) ## build the wheel, install it into a clean environment, run it
+	@$(BIN)/python -m pytest tests/packaging
+
+bench: $(DEV_STAMP) ## every benchmark, one table each
+	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+docs: $(DEV_STAMP) ## write the generated pages again and check the rest
+	@$(BIN)/python docs/generate.py && $(BIN)/python -m pytest tests/policy -k docs
+
+clean: ## remove the environment, caches and builds; keeps runs/
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
