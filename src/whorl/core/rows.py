@@ -1,0 +1,376 @@
+"""Token rows: how `prepare` leaves tokens on disk, and how the trainer reads them back.
+
+    rows.json                      what there is: see RowsIndex
+    rows/train-00000.rows …        fixed-size rows of seq_len + 1 ids, little endian
+    heldout/heldout.rows           the held-out documents as rows, for the validation loss
+    heldout/documents.safetensors  the held-out documents one by one
+    heldout/names.json             their names
+
+A document's ids are cut into rows one document after another. One that is cut by a row's end
+continues in the next row with its last id repeated first (not trained there), so that every
+trained id is a target exactly once. Attention and positions restart at each segment start.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from whorl.core import order
+from whorl.core.digests import canonical_json
+from whorl.core.errors import DataError, RecordError
+from whorl.core.records import Record
+
+__all__ = [
+    "HeldoutDocuments",
+    "RowBatch",
+    "RowSet",
+    "RowWriter",
+    "RowsIndex",
+    "ShardEntry",
+    "SourceRows",
+    "row_dtype",
+    "write_heldout",
+]
+
+INDEX = "rows.json"
+DOCUMENTS, NAMES = "heldout/documents.safetensors", "heldout/names.json"
+BUFFER_ROWS = 256  # rows held in memory while writing
+
+
+def row_dtype(seq_len: int, vocab_size: int) -> np.dtype[Any]:
+    """One row: ids [seq_len + 1], then two bit fields of as many bits, lowest bit first."""
+    num_bytes = (seq_len + 1 + 7) // 8
+    ids = "<u2" if vocab_size <= 65_536 else "<u4"
+    return np.dtype(
+        [
+            ("ids", ids, (seq_len + 1,)),
+            ("loss_mask", "u1", (num_bytes,)),
+            ("segment_starts", "u1", (num_bytes,)),
+        ]
+    )
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ShardEntry(_Frozen):
+    file: str
+    num_rows: int
+
+
+class SourceRows(_Frozen):
+    """Rows of one source: consecutive, from first_row on. weight: integer share of the rows."""
+
+    field: str
+    first_row: int
+    num_rows: int
+    trained_tokens: int
+    weight: int
+
+
+class RowsIndex(_Frozen):
+    """The content of rows.json."""
+
+    seq_len: int
+    vocab_size: int
+    num_rows: int
+    dtype: str  # of ids: "<u2" or "<u4"
+    shards: tuple[ShardEntry, ...]
+    trained_tokens: int
+    sources: tuple[SourceRows, ...] = ()
+    heldout_rows: ShardEntry | None = None
+    heldout_trained_tokens: int = 0
+
+    def save(self, folder: Path) -> None:
+        (folder / INDEX).write_text(canonical_json(self.model_dump()), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class RowBatch:
+    """n rows of T = seq_len inputs, as arrays of T + 1 positions.
+
+    ids: int64 [n, T+1]; loss_mask: bool [n, T+1], position t is predicted from t-1 and trained;
+    segment_starts: bool [n, T+1], a document or its continuation begins at t.
+    """
+
+    ids: NDArray[np.int64]
+    loss_mask: NDArray[np.bool_]
+    segment_starts: NDArray[np.bool_]
+
+
+# ------------------------------------------------------------------ reading
+
+
+@dataclass(frozen=True)
+class RowSet:
+    """Rows of a record, mapped from disk; every shard was verified when this was opened."""
+
+    index: RowsIndex
+    shards: tuple[NDArray[Any], ...] = field(repr=False)
+
+    @classmethod
+    def open(cls, record: Record) -> RowSet:
+        """The training rows. Raises RecordError naming the damaged file and chunk."""
+        index = _read_index(record)
+        return cls(index, tuple(_map_shard(record, index, shard) for shard in index.shards))
+
+    @classmethod
+    def heldout(cls, record: Record) -> RowSet:
+        """The held-out rows. Raises RecordError if there are none or they are damaged."""
+        index = _read_index(record)
+        if index.heldout_rows is None:
+            raise RecordError(f"{record.path} has no held-out rows")
+        return cls(index, (_map_shard(record, index, index.heldout_rows),))
+
+    @property
+    def seq_len(self) -> int:
+        return self.index.seq_len
+
+    @property
+    def vocab_size(self) -> int:
+        return self.index.vocab_size
+
+    @property
+    def num_rows(self) -> int:
+        return sum(len(shard) for shard in self.shards)
+
+    def read(self, row_numbers: NDArray[np.int64]) -> RowBatch:
+        """The rows of these numbers, in this order. Raises DataError on a number out of range."""
+        numbers = np.asarray(row_numbers, np.int64)
+        if numbers.size and (numbers.min() < 0 or numbers.max() >= self.num_rows):
+            raise DataError(
+                "there is no such row",
+                found=f"rows {numbers.min()}..{numbers.max()}",
+                expected=f"0..{self.num_rows - 1}",
+            )
+        ends = np.cumsum([len(shard) for shard in self.shards])
+        which = np.searchsorted(ends, numbers, side="right")
+        rows = np.empty(len(numbers), row_dtype(self.seq_len, self.vocab_size))
+        for number in np.unique(which):
+            here = which == number
+            first = ends[number] - len(self.shards[number])
+            rows[here] = self.shards[number][numbers[here] - first]
+        width = self.seq_len + 1
+        return RowBatch(
+            rows["ids"].astype(np.int64),
+            _unpack(rows["loss_mask"], width),
+            _unpack(rows["segment_starts"], width),
+        )
+
+    def rows_of_step(self, step: int, rows_per_step: int, seed: int) -> NDArray[np.int64]:
+        """Row numbers of a step's global batch; several sources are mixed by their weights."""
+        sources = [source for source in self.index.sources if source.num_rows]
+        if len(sources) < 2:
+            return order.rows_of_step(step, rows_per_step, self.num_rows, seed)
+        mixture = order.Mixture(
+            [source.num_rows for source in sources], [source.weight for source in sources], seed
+        )
+        return mixture.rows_of_step(step, rows_per_step)
+
+
+def _read_index(record: Record) -> RowsIndex:
+    path = record.file(INDEX)
+    try:
+        return RowsIndex.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise RecordError(f"{path} is not an index of rows", found=error) from error
+
+
+def _map_shard(record: Record, index: RowsIndex, shard: ShardEntry) -> NDArray[Any]:
+    path = record.file(shard.file)
+    dtype = row_dtype(index.seq_len, index.vocab_size)
+    if path.stat().st_size != shard.num_rows * dtype.itemsize:
+        raise RecordError(
+            f"{path} does not fit its index",
+            found=f"{path.stat().st_size:,} bytes",
+            expected=f"{shard.num_rows:,} rows of {dtype.itemsize:,} bytes",
+        )
+    if not shard.num_rows:
+        return np.empty(0, dtype)
+    return np.memmap(path, dtype, mode="r", shape=(shard.num_rows,))
+
+
+def _unpack(bits: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
+    return np.unpackbits(bits, axis=1, count=width, bitorder="little").astype(np.bool_)
+
+
+# ------------------------------------------------------------------ writing
+
+
+@dataclass
+class RowWriter:
+    """Packs documents into rows and rows into files `<prefix>-00000.rows` … below a folder.
+
+    Bytes depend only on the documents and where `end_row` is called.
+    """
+
+    folder: Path
+    prefix: str
+    seq_len: int
+    vocab_size: int
+    pad_id: int
+    rows_per_shard: int | None  # None: one file `<prefix>.rows`
+    shards: list[ShardEntry] = field(default_factory=list)
+    trained_tokens: int = 0
+    num_rows: int = 0
+    _used: int = 0  # positions filled in the last row of the buffer
+    _count: int = 0  # rows begun in the buffer
+    _file: BinaryIO | None = None
+
+    def __post_init__(self) -> None:
+        shape = (BUFFER_ROWS, self.seq_len + 1)
+        self._ids = np.full(shape, self.pad_id, np.int64)
+        self._mask = np.zeros(shape, np.bool_)
+        self._starts = np.zeros(shape, np.bool_)
+
+    def add(self, ids: NDArray[np.integer[Any]], mask: NDArray[np.bool_]) -> None:
+        """Append a document: ids [n], mask [n]; the first id is never a target."""
+        width, total, done = self.seq_len + 1, len(ids), 0
+        if total == 0:
+            return
+        while True:
+            if self._count == 0 or self._used == width:
+                self._begin_row()
+            row, at = self._count - 1, self._used
+            take = min(width - at, total - done)
+            self._ids[row, at : at + take] = ids[done : done + take]
+            self._mask[row, at : at + take] = mask[done : done + take]
+            self._mask[row, at] = False
+            self._starts[row, at] = True
+            self._used += take
+            self.trained_tokens += int(self._mask[row, at : at + take].sum())
+            done += take
+            if done == total:
+                return
+            done -= 1  # the last id comes again first in the next row, untrained
+
+    def end_row(self) -> None:
+        """Fill the row with padding, so that the next document begins a new one."""
+        if self._count and self._used < self.seq_len + 1:
+            self._starts[self._count - 1, self._used] = True
+            self._used = self.seq_len + 1
+
+    def close(self) -> None:
+        """Write what is left. At least one shard exists afterwards, perhaps of no rows."""
+        self.end_row()
+        self._flush()
+        if not self.shards:
+            self._open_shard()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _begin_row(self) -> None:
+        if self._count == BUFFER_ROWS:
+            self._flush()
+        self._count += 1
+        self._used = 0
+        self.num_rows += 1
+
+    def _flush(self) -> None:
+        done = 0
+        while done < self._count:
+            if self._file is None or self.shards[-1].num_rows == self.rows_per_shard:
+                self._open_shard()
+            assert self._file is not None
+            entry = self.shards[-1]
+            take = self._count - done
+            if self.rows_per_shard is not None:
+                take = min(take, self.rows_per_shard - entry.num_rows)
+            part = slice(done, done + take)
+            rows = np.empty(take, row_dtype(self.seq_len, self.vocab_size))
+            rows["ids"] = self._ids[part]
+            rows["loss_mask"] = np.packbits(self._mask[part], axis=1, bitorder="little")
+            rows["segment_starts"] = np.packbits(self._starts[part], axis=1, bitorder="little")
+            self._file.write(rows.tobytes())
+            self.shards[-1] = ShardEntry(file=entry.file, num_rows=entry.num_rows + take)
+            done += take
+        self._count = self._used = 0
+        self._ids[:], self._mask[:], self._starts[:] = self.pad_id, False, False
+
+    def _open_shard(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        numbered = "" if self.rows_per_shard is None else f"-{len(self.shards):05d}"
+        name = f"{self.prefix}{numbered}.rows"
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("wb")
+        self.shards.append(ShardEntry(file=name, num_rows=0))
+
+
+# ------------------------------------------------------------------ held-out documents
+
+
+@dataclass(frozen=True)
+class HeldoutDocuments:
+    """Held-out documents one by one, as token ids."""
+
+    names: tuple[str, ...]
+    offsets: NDArray[np.int64] = field(repr=False)  # [n + 1]
+    all_ids: NDArray[np.int32] = field(repr=False)
+    all_masks: NDArray[np.bool_] = field(repr=False)
+    all_num_bytes: NDArray[np.int64] = field(repr=False)  # [n]
+
+    @classmethod
+    def open(cls, record: Record) -> HeldoutDocuments:
+        """Raises RecordError if the files are damaged or do not fit each other."""
+        from safetensors.numpy import load_file
+
+        arrays: Mapping[str, NDArray[Any]] = load_file(record.file(DOCUMENTS))
+        names = json.loads(record.file(NAMES).read_bytes())
+        if len(names) + 1 != len(arrays["offsets"]) or len(names) != len(arrays["num_bytes"]):
+            raise RecordError(f"{record.path / NAMES} does not fit {DOCUMENTS}", found=len(names))
+        return cls(
+            tuple(names),
+            arrays["offsets"],
+            arrays["ids"],
+            arrays["loss_mask"].astype(np.bool_),
+            arrays["num_bytes"],
+        )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def ids(self, number: int) -> NDArray[np.int32]:
+        """All ids of a document, <|bos|> and <|eos|> included: int32 [n]."""
+        return self.all_ids[self.offsets[number] : self.offsets[number + 1]]
+
+    def mask(self, number: int) -> NDArray[np.bool_]:
+        """Which of them are trained targets: bool [n]."""
+        return self.all_masks[self.offsets[number] : self.offsets[number + 1]]
+
+    def num_bytes(self, number: int) -> int:
+        """UTF-8 bytes of the document's text; 0 if it is not text."""
+        return int(self.all_num_bytes[number])
+
+
+def write_heldout(
+    folder: Path,
+    names: Sequence[str],
+    ids: Sequence[NDArray[np.integer[Any]]],
+    masks: Sequence[NDArray[np.bool_]],
+    num_bytes: Sequence[int],
+) -> None:
+    """Write the files HeldoutDocuments reads, below a record's folder being filled."""
+    from safetensors.numpy import save_file
+
+    (folder / DOCUMENTS).parent.mkdir(parents=True, exist_ok=True)
+    lengths = np.array([len(part) for part in ids], np.int64)
+    arrays = {
+        "ids": np.concatenate([np.empty(0, np.int32), *ids]).astype("<i4"),
+        "loss_mask": np.concatenate([np.empty(0, np.uint8), *masks]).astype(np.uint8),
+        "offsets": np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]).astype("<i8"),
+        "num_bytes": np.asarray(num_bytes, "<i8"),
+    }
+    save_file(arrays, folder / DOCUMENTS)
+    (folder / NAMES).write_text(canonical_json(list(names)), encoding="utf-8")
