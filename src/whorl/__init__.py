@@ -1,1 +1,45 @@
+"""whorl: one recipe, seven stages, from raw data to a served model that improves.
 
+The verbs of the command line are functions here: `whorl.plan("recipe.yaml")` …
+They are imported when first used; importing whorl imports no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from whorl.verbs import (
+        Session,
+        compress,
+        evaluate,
+        improve,
+        plan,
+        prepare,
+        serve,
+        train,
+        up,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Session",
+    "__version__",
+    "compress",
+    "evaluate",
+    "improve",
+    "plan",
+    "prepare",
+    "serve",
+    "train",
+    "up",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from whorl import verbs
+
+        return getattr(verbs, name)
+    raise AttributeError(f"module 'whorl' has no attribute {name!r}")

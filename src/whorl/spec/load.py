@@ -18,6 +18,8 @@ __all__ = ["LoadedRecipe", "known_keys", "load_recipe", "parse_recipe"]
 
 MAX_RECIPE_BYTES = 1_000_000
 MAX_DEPTH = 20
+YAML_TAG = "tag:yaml.org,2002:"
+PLAIN_TAGS = {"map", "seq", "str", "int", "float", "bool", "null"}
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ def _construct(node: Any, path: Path) -> tuple[Any, dict[str, str]]:
     def build(item: Any, prefix: str, depth: int) -> Any:
         if depth > MAX_DEPTH:
             raise SpecError(f"{path} is nested too deeply", expected=f"at most {MAX_DEPTH} levels")
+        if item.tag.removeprefix(YAML_TAG) not in PLAIN_TAGS:
+            raise SpecError(f"{path} holds a YAML tag", found=item.tag, expected="plain values")
         if isinstance(item, yaml.MappingNode):
             result: dict[str, Any] = {}
             for key_node, value_node in item.value:

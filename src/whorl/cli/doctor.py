@@ -1,0 +1,120 @@
+"""`whorl doctor`: what this machine can do, and what to install for the rest."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from whorl.cli.console import ERR, OUT, make_progress, print_json
+from whorl.cli.options import Debug, Home, Json
+from whorl.core.units import format_bytes
+from whorl.verbs import home_folder
+
+__all__ = ["EXTRAS", "register"]
+
+# extra -> (packages it must find, what it is for)
+EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
+    "train": (
+        ("torch", "tokenizers", "tiktoken", "safetensors", "sklearn", "scipy", "matplotlib"),
+        "prepare, train, evaluate, the torch engine",
+    ),
+    "openvino": (("openvino", "openvino_genai", "nncf"), "compress, the openvino engine (CPU)"),
+    "vllm": (("vllm",), "the vllm engine (GPUs and clusters; not in this version)"),
+    "ray": (("ray",), "clusters (not in this version)"),
+    "tables": (("pyarrow",), "measured kernel tables, parquet (not in this version)"),
+    "track": (("mlflow",), "experiment tracking (not in this version)"),
+    "dev": (("pytest", "ruff", "mypy", "transformers"), "working on whorl itself"),
+}
+
+
+def register(app: typer.Typer) -> None:
+    app.command("doctor", epilog="Example: `whorl doctor --calibrate`")(doctor_command)
+
+
+def doctor_command(
+    calibrate: Annotated[
+        bool, typer.Option(help="Measure the machine again, a few seconds.")
+    ] = False,
+    home: Home = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what this machine is, which extras and engines work, and what to install."""
+    report = {"machine": _machine(), "extras": {name: _extra(name) for name in EXTRAS}}
+    report["engines"] = _engines()
+    if calibrate or json:
+        report["calibration"] = _calibration(home, calibrate)
+    if json:
+        print_json(report)
+    else:
+        _print(report)
+
+
+def _machine() -> dict[str, Any]:
+    from whorl.launch.machine import read_machine
+
+    machine = read_machine()
+    return {"python": platform.python_version(), **machine.model_dump(mode="json")}
+
+
+def _extra(name: str) -> dict[str, Any]:
+    packages, purpose = EXTRAS[name]
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    return {
+        "installed": not missing,
+        "missing": missing,
+        "purpose": purpose,
+        "install": f"pip install 'whorl[{name}]'" if missing else None,
+    }
+
+
+def _engines() -> dict[str, str]:
+    """Engine -> version, or what to install."""
+    engines = {}
+    for name, package, extra in (
+        ("torch", "torch", "train"),
+        ("openvino", "openvino-genai", "openvino"),
+    ):
+        try:
+            engines[name] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            engines[name] = f"pip install 'whorl[{extra}]'"
+    return engines
+
+
+def _calibration(home: Any, again: bool) -> dict[str, Any] | None:
+    if importlib.util.find_spec("torch") is None:
+        if again:
+            ERR.print("calibration needs torch: pip install 'whorl\\[train]'")
+        return None
+    from whorl.launch.calibrate import load_or_measure
+
+    calibration = load_or_measure(home_folder(home), make_progress(), again=again)
+    return calibration.model_dump(mode="json")
+
+
+def _print(report: dict[str, Any]) -> None:
+    table = Table(title="this machine", show_header=False)
+    for key, value in report["machine"].items():
+        table.add_row(key, format_bytes(value) if key.endswith("_bytes") else str(value))
+    OUT.print(table)
+    table = Table("extra", "for", "state", title="extras")
+    for name, extra in report["extras"].items():
+        state = "[green]installed[/green]" if extra["installed"] else "missing"
+        lines = "" if extra["installed"] else f": pip install 'whorl\\[{name}]'"
+        table.add_row(name, extra["purpose"], state + lines)
+    OUT.print(table)
+    table = Table("engine", "version, or what to install", title="engines")
+    for name, state in report["engines"].items():
+        table.add_row(name, state.replace("[", "\\["))
+    OUT.print(table)
+    if report.get("calibration"):
+        table = Table(title="calibration", show_header=False)
+        for key, value in report["calibration"].items():
+            table.add_row(key, str(value)[:100])
+        OUT.print(table)

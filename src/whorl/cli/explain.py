@@ -1,0 +1,67 @@
+"""`whorl explain`: where a resolved value comes from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from whorl.cli.console import OUT, print_json
+from whorl.cli.options import Debug, Home, Json, RecipePath, SetValues, open_session
+from whorl.spec.explain import Explanation, explain
+from whorl.spec.load import known_keys
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    app.command(
+        "explain", epilog="Example: `whorl explain recipes/python-stdlib.yaml model.width`"
+    )(explain_command)
+
+
+def explain_command(
+    recipe: RecipePath,
+    key: Annotated[
+        str | None, typer.Argument(help="A dotted key; without one, all are listed.")
+    ] = None,
+    set_values: SetValues = None,
+    home: Home = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what a key resolves to, where the value comes from and why."""
+    session = open_session(recipe, set_values, home)
+    if key is not None:
+        explain(session.loaded, key, {}, {})  # refuse an unknown key before planning
+    resolved, reasons = session.resolved()
+    found = [
+        explain(session.loaded, name, resolved, reasons)
+        for name in ([key] if key else known_keys())
+        if key or not _is_group(name)
+    ]
+    if json:
+        print_json([asdict(item) for item in found])
+    elif key:
+        _print_one(found[0])
+    else:
+        table = Table("key", "runs with", "from", "why", title=f"{session.name}, resolved")
+        for item in found:
+            shown = item.given if item.resolved is None else item.resolved
+            table.add_row(item.key, str(shown), item.origin, item.reason or item.description)
+        OUT.print(table)
+
+
+def _is_group(name: str) -> bool:
+    return any(other.startswith(f"{name}.") for other in known_keys())
+
+
+def _print_one(item: Explanation) -> None:
+    OUT.print(f"[bold]{item.key}[/bold]: {item.description}")
+    OUT.print(f"  recipe    {item.given}  ({item.origin})", markup=False)
+    if item.resolved is not None:
+        OUT.print(f"  runs with {item.resolved}", markup=False)
+    if item.reason:
+        OUT.print(f"  because   {item.reason}", markup=False)

@@ -1,0 +1,149 @@
+"""Tables of plans, records, scores, and the report at the end of `whorl up`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+from whorl.cli.console import OUT
+from whorl.core.records import Record
+from whorl.core.units import format_bytes, format_duration
+
+__all__ = ["print_plan", "print_report", "print_scores", "print_stage"]
+
+LABELS = {
+    "step_s": "time of a step",
+    "train_s": "time of training",
+    "peak_bytes": "peak memory",
+    "heldout_bpb": "bits per byte, held out",
+}
+
+
+def print_plan(record: Record) -> None:
+    """plan.json as the table of the plan stage."""
+    from whorl.stages.plan.table import plan_table
+
+    OUT.print(plan_table(record))
+
+
+def print_stage(record: Record, reused: bool) -> None:
+    """What one stage left: where, how long, and its figures."""
+    state = "reused" if reused else format_duration(record.run.get("wall_s") or 0.0)
+    table = Table(title=f"{record.stage} ({state})", show_header=False)
+    for key, value in record.metrics.items():
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{name} {item}" for name, item in value.items())
+        table.add_row(key, escape(_shown(key, value)))
+    OUT.print(table)
+    OUT.print(f"record {record.path}", markup=False, soft_wrap=True)
+
+
+def _shown(key: str, value: Any) -> str:
+    if key.endswith("_bytes") and isinstance(value, int | float):
+        return format_bytes(value)
+    if key.endswith("_s") and isinstance(value, int | float):
+        return f"{1000 * value:.1f} ms" if value < 1 else format_duration(value)
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+def _interval(low: Any, high: Any) -> str:
+    return "" if low is None or high is None else f"{low:.3f} … {high:.3f}"
+
+
+def print_scores(scores: Sequence[Mapping[str, Any]]) -> None:
+    """Models and baselines on the same held-out documents, best first."""
+    if not scores:
+        return
+    metric = scores[0]["metric"]
+    best_first = sorted(scores, key=lambda score: score["value"], reverse=metric == "accuracy")
+    title = f"held-out {metric.replace('_', ' ')}, 95% intervals over documents"
+    table = Table("", metric.replace("_", " "), "95%", "documents", "note", title=title)
+    for score in best_first:
+        ours = score.get("kind") == "model"
+        name = f"[bold]{escape(score['name'])}[/bold]" if ours else escape(score["name"])
+        documents = "" if score.get("num_documents") is None else str(score["num_documents"])
+        interval = _interval(score.get("low"), score.get("high"))
+        table.add_row(
+            name, f"{score['value']:.3f}", interval, documents, escape(score.get("note") or "")
+        )
+    OUT.print(table)
+
+
+def print_report(report: Mapping[str, Any]) -> None:
+    """Everything `whorl up` did, for a person."""
+    version = f" version {report['version']}" if report.get("version") else ""
+    OUT.rule(f"{report['recipe']}{version}")
+    table = Table("stage", "time", "record", title="stages")
+    for row in report["stages"]:
+        wall = "" if row["wall_s"] is None else format_duration(row["wall_s"])
+        table.add_row(
+            row["stage"], f"{wall} (reused)" if row["reused"] else wall, escape(row["record"])
+        )
+    OUT.print(table)
+    _print_plan_vs_actual(report.get("plan_vs_actual") or [])
+    print_scores(report.get("scores") or [])
+    for line in report.get("losses_to") or []:
+        OUT.print(f"[yellow]we lose:[/yellow] {escape(line)}", soft_wrap=True)
+    _print_variants(report.get("variants") or [])
+    _print_serve(report.get("serve") or {})
+    if report.get("curve"):
+        OUT.print(f"loss curve: {report['curve']}", markup=False, soft_wrap=True)
+
+
+def _print_plan_vs_actual(rows: Sequence[Mapping[str, Any]]) -> None:
+    if not rows:
+        return
+    table = Table("", "planned", "90%", "actual", "inside", title="plan against actual")
+    for row in rows:
+        key = row["what"]
+        table.add_row(
+            LABELS.get(key, key),
+            _shown(key, row["predicted"]),
+            f"{_shown(key, row['low'])} … {_shown(key, row['high'])}",
+            _shown(key, row["actual"]),
+            "[green]yes[/green]" if row["inside"] else "[yellow]no[/yellow]",
+        )
+    OUT.print(table)
+
+
+def _print_variants(variants: Sequence[Mapping[str, Any]]) -> None:
+    if not variants:
+        return
+    table = Table("variant", "weights", "quality", "loss of quality", "95%", "verdict")
+    table.title = "compressed variants, measured through the engine"
+    for row in variants:
+        table.add_row(
+            row["name"],
+            format_bytes(row["bytes"]),
+            f"{row['value']:.4f}",
+            f"{100 * row['increase']:+.2f}%",
+            ""
+            if row.get("low") is None
+            else f"{100 * row['low']:+.2f}% … {100 * row['high']:+.2f}%",
+            row.get("verdict", ""),
+        )
+    OUT.print(table)
+
+
+def _print_serve(serve: Mapping[str, Any]) -> None:
+    if not serve:
+        return
+    if rows := serve.get("throughput"):
+        table = Table("requests together", "tokens/s", "time to first token, median")
+        table.title = f"served through HTTP ({serve.get('engine', '')} {serve.get('variant', '')})"
+        for row in rows:
+            table.add_row(
+                str(row["concurrency"]),
+                f"{row['tokens_per_s']:.0f}",
+                f"{1000 * row['ttft_s']:.0f} ms",
+            )
+        OUT.print(table)
+    for sample in serve.get("completions") or []:
+        text = f"[dim]{escape(sample['prompt'])}[/dim]{escape(sample['text'])}"
+        OUT.print(Panel(text, title="completion", title_align="left", width=min(100, OUT.width)))
+    if serve.get("accepted") is not None:
+        OUT.print(f"{serve['accepted']} of {serve['asked']} completions pass {serve['checker']}")
