@@ -75,7 +75,7 @@ def install(venv, extras):
     """pip install -c constraints.txt -e .[extras]; shows its progress only on a terminal."""
     print(f"installing .[{extras}] as pinned in constraints.txt (some minutes)", flush=True)
     command = [str(venv / "bin/python"), "-m", "pip", "install", "--disable-pip-version-check"]
-    command += [] if sys.stdout.isatty() else ["--quiet"]
+    command += [] if sys.stdout.isatty() else ["-qq"]
     command += os.environ.get("PIP_FLAGS", "").split()
     command += ["-c", str(INPUTS[1]), "-e", f"{ROOT}[{extras}]"]
     return subprocess.run(command).returncode
