@@ -69,3 +69,12 @@ class ServeConfig(Frozen):
     max_running: int = Field(16, ge=1)
     max_waiting: int = Field(64, ge=0)
     max_tokens: int = Field(512, ge=1, description="limit of one request")
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="host names to answer to, besides addresses and localhost"
+    )
+    max_body_bytes: int = Field(256 * 2**10, ge=1)
+    max_connections: int = Field(512, ge=1, description="beyond, the oldest idle one is closed")
+    receive_s: float = Field(10.0, gt=0, description="deadline for a request's head, and its body")
+    send_s: float = Field(30.0, gt=0, description="deadline for a client to take what is sent")
+    stall_s: float = Field(30.0, gt=0, description="without a token for so long: unhealthy")
+    grace_s: float = Field(10.0, ge=0, description="running requests get so long at a stop")

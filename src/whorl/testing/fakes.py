@@ -1,0 +1,103 @@
+"""A fake for every port in core.ports: small, deterministic, honest about the port's promises."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whorl.core.errors import DataError
+from whorl.core.ports import Codec, Document, MetricName, Part, QualityMeasure, Score, Source
+
+__all__ = ["FakeCodec", "FakeField", "FakeMeasure", "RecordingProgress"]
+
+
+@dataclass
+class FakeCodec:
+    """Text as its UTF-8 bytes: local id = byte."""
+
+    name: str = "text"
+    kind: str = "fake-bytes"
+    num_ids: int = 256
+
+    def encode(self, value: Any) -> list[int]:
+        if not isinstance(value, str):
+            raise DataError("the fake codec encodes text", found=type(value).__name__)
+        return list(value.encode())
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(ids).decode(errors="replace")
+
+    def files(self) -> dict[str, bytes]:
+        return {}
+
+
+@dataclass
+class FakeField:
+    """Documents given at construction, one per work item; empty ones are rejected by reason."""
+
+    texts: Sequence[str] = ("alpha beta", "gamma delta", "")
+    name: str = "fake"
+    metric: MetricName = "bits_per_byte"
+
+    def items(self, source: Source) -> list[Any]:
+        if not self.texts:
+            raise DataError(f"{source.source} is empty", do="give the fake field some texts")
+        return list(range(len(self.texts)))
+
+    def read(self, source: Source, item: Any, reject: Callable[[str], None]) -> Iterator[Document]:
+        if not self.texts[item]:
+            reject("empty")
+            return
+        yield Document(f"{source.source}/{item}", (Part("text", self.texts[item]),))
+
+    def fit_codecs(
+        self, documents: Iterable[Document], options: Mapping[str, Any]
+    ) -> dict[str, Codec]:
+        return {"text": FakeCodec()}
+
+    def baselines(
+        self, train: Sequence[Document], heldout: Sequence[Document], rows: NDArray[np.int64] | None
+    ) -> list[Score]:
+        """The uniform model over bytes: 8 bits per byte."""
+        return [Score("uniform bytes", self.metric, 8.0, num_documents=len(heldout))]
+
+
+@dataclass
+class FakeMeasure:
+    """Bits per byte by model folder and variant, the same for each of ten documents."""
+
+    values: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    default: float = 2.0
+    num_bytes: int = 100
+
+    def __call__(self, model: Path, variant: str) -> QualityMeasure:
+        names = tuple(f"document-{i}" for i in range(10))
+        value = self.values.get((model.name, variant), self.default)
+        num_bytes = np.full(len(names), float(self.num_bytes))
+        return QualityMeasure("bits_per_byte", names, value * num_bytes, num_bytes)
+
+
+@dataclass
+class RecordingProgress:
+    """Keeps what was reported."""
+
+    labels: list[str] = field(default_factory=list)
+    amount: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+    def start(self, label: str, total: float | None, unit: str = "") -> None:
+        self.labels.append(label)
+
+    def advance(self, amount: float = 1.0, note: str = "") -> None:
+        if not math.isfinite(amount):
+            raise ValueError("progress must be finite")
+        self.amount += amount
+
+    def finish(self, note: str = "") -> None:
+        self.notes.append(note)
