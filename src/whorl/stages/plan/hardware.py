@@ -1,0 +1,119 @@
+"""What plan knows of the machine: facts that do not change, and figures that were measured.
+
+`launch/machine.py` reads the facts and `launch/calibrate.py` measures the figures; plan sees
+only these objects. A plan's record is keyed by `MachineFacts.identity` alone, so that measuring
+again never makes the same plan twice.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from whorl.core.digests import digest_value
+
+__all__ = [
+    "AttentionRate",
+    "Calibration",
+    "Machine",
+    "MachineFacts",
+    "MatmulRate",
+    "ReferenceStep",
+    "TrafficRate",
+]
+
+GIB = 2**30
+Precision = Literal["fp32", "bf16"]
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MachineFacts(Frozen):
+    """Of this process: cores and memory it may use, container limits included."""
+
+    device: Literal["cpu"] = "cpu"
+    cpu: str = Field(description="model name of the processor")
+    cores: int = Field(ge=1)
+    memory_bytes: int = Field(gt=0)
+    bf16: bool = Field(description="the processor multiplies bfloat16 in hardware")
+
+    @property
+    def identity(self) -> str:
+        """Name of this kind of machine: device, cores, memory in GiB, processor."""
+        memory_gib = max(1, round(self.memory_bytes / GIB))
+        kind = digest_value({"device": self.device, "cpu": self.cpu, "bf16": self.bf16})[:8]
+        return f"{self.device}-{self.cores}c-{memory_gib}g-{kind}"
+
+
+class MatmulRate(Frozen):
+    """y = x W^T and its two gradients, together: x [tokens, columns], W [rows, columns]."""
+
+    precision: Precision
+    tokens: int
+    columns: int
+    rows: int
+    flops_per_s: float
+
+
+class AttentionRate(Frozen):
+    """Scaled dot-product attention, forward and backward."""
+
+    precision: Precision
+    seq_len: int
+    head_dim: int
+    masked: bool
+    pairs_per_s: float = Field(description="seq_len² pairs of all heads and rows, per second")
+
+
+class TrafficRate(Frozen):
+    """c = a + b on float32 arrays of `num_bytes` bytes in all."""
+
+    num_bytes: int
+    bytes_per_s: float
+
+
+class ReferenceStep(Frozen):
+    """One whole training step, timed: it sets the level that the operators' shapes do not."""
+
+    layers: int
+    width: int
+    head_dim: int
+    ffn_width: int
+    vocab_size: int
+    seq_len: int
+    rows: int
+    precision: Precision
+    masked: bool
+    step_s: float
+
+
+class Calibration(Frozen):
+    """Measured figures of one machine; the fastest of many repeats each."""
+
+    version: int = 1
+    identity: str
+    measured_at: str = Field(description="UTC, ISO 8601")
+    torch: str
+    threads: int
+    matmuls: tuple[MatmulRate, ...]
+    orthogonalise: tuple[MatmulRate, ...] = Field(description="products of Muon's iteration")
+    attentions: tuple[AttentionRate, ...]
+    traffic: tuple[TrafficRate, ...]
+    exponentials_per_s: float
+    operation_s: float = Field(description="cost of one small operation with its gradient")
+    base_memory_bytes: int = Field(description="of a process that has loaded the framework")
+    steps: tuple[ReferenceStep, ...]
+    noise: float = Field(description="median over probes of (median - fastest) / fastest")
+    took_s: float
+
+    @property
+    def digest(self) -> str:
+        return digest_value(self.model_dump(mode="json"))[:32]
+
+
+class Machine(Frozen):
+    facts: MachineFacts
+    calibration: Calibration
