@@ -1,0 +1,70 @@
+"""Files stay below 400 lines, functions below 60, and the whole package below its budget."""
+
+from __future__ import annotations
+
+import ast
+
+from tests.policy.conftest import SourceFile, python_files, report
+
+MAX_FILE_LINES = 400  # a file has fewer
+MAX_FUNCTION_LINES = 60  # a function has fewer, docstring and signature included
+MAX_PACKAGE_LINES = 16_000  # of src/whorl together
+
+
+def long_files(files: tuple[SourceFile, ...]) -> list[str]:
+    counts = {file.name: len(file.text.splitlines()) for file in files}
+    return [
+        f"{name}: {lines} lines; expected: fewer than {MAX_FILE_LINES}"
+        for name, lines in counts.items()
+        if lines >= MAX_FILE_LINES
+    ]
+
+
+def long_functions(file: SourceFile) -> list[str]:
+    offenders = []
+    for node in ast.walk(file.tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            if lines >= MAX_FUNCTION_LINES:
+                where = f"{file.name}:{node.lineno}: {node.name}"
+                offenders.append(f"{where}: {lines} lines; expected: under {MAX_FUNCTION_LINES}")
+    return offenders
+
+
+def lines_by_package(files: tuple[SourceFile, ...]) -> dict[str, int]:
+    """Lines of each package below src/whorl: "core", "stages/train" …"""
+    totals: dict[str, int] = {}
+    for file in files:
+        parts = file.name.split("/")[2:-1]
+        package = "/".join(parts[:2] if parts[:1] == ["stages"] else parts[:1]) or "whorl"
+        totals[package] = totals.get(package, 0) + len(file.text.splitlines())
+    return totals
+
+
+def test_files_are_short() -> None:
+    offenders = long_files(python_files())
+    assert not offenders, report(offenders)
+
+
+def test_functions_are_short() -> None:
+    offenders = [line for file in python_files() for line in long_functions(file)]
+    assert not offenders, report(offenders)
+
+
+def test_package_keeps_its_line_budget() -> None:
+    totals = lines_by_package(python_files("src"))
+    for package, lines in sorted(totals.items()):
+        print(f"{package:18} {lines:6,}")
+    print(f"{'total':18} {sum(totals.values()):6,} of {MAX_PACKAGE_LINES:,}")
+    assert sum(totals.values()) < MAX_PACKAGE_LINES, report([str(totals)])
+
+
+def test_planted_violations_are_found() -> None:
+    body = "\n".join("    x = 1" for _ in range(MAX_FUNCTION_LINES - 1))
+    text = f"class A:\n  async def f(self):\n{body}\n\ndef g():\n    return 1\n"
+    planted = SourceFile("src/whorl/core/planted.py", text)
+    assert len(long_functions(planted)) == 1 and "f: 60 lines" in long_functions(planted)[0]
+    exact = SourceFile("src/whorl/core/exact.py", "x = 1\n" * MAX_FILE_LINES)
+    below = SourceFile("src/whorl/stages/train/below.py", "x = 1\n" * (MAX_FILE_LINES - 1))
+    assert [line.partition(":")[0] for line in long_files((exact, below))] == [exact.name]
+    assert lines_by_package((exact, below)) == {"core": 400, "stages/train": 399}

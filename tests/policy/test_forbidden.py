@@ -1,0 +1,117 @@
+"""No pickle, eval, exec, yaml.load, remote code, unsafe torch.load or shell anywhere."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from tests.policy.conftest import SourceFile, python_files, report
+
+PICKLERS = frozenset({"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal"})
+BUILTINS = frozenset({"eval", "exec", "compile", "__import__"})
+# dotted call -> what to use instead
+CALLS = {
+    "yaml.load": "yaml.safe_load",
+    "yaml.load_all": "yaml.safe_load_all",
+    "yaml.full_load": "yaml.safe_load",
+    "yaml.unsafe_load": "yaml.safe_load",
+    "joblib.load": "safetensors or JSON",
+    "joblib.dump": "safetensors or JSON",
+    "torch.save": "safetensors",
+    "torch.compiler.load_cache_artifacts": "nothing: it unpickles",
+    "pandas.read_pickle": "parquet",
+    "os.system": "subprocess.run with a list",
+    "os.popen": "subprocess.run with a list",
+    "tempfile.mktemp": "tempfile.mkstemp",
+}
+
+
+def call_offence(node: ast.Call) -> str | None:
+    """Why a call is forbidden; None if it is not."""
+    name = ast.unparse(node.func)
+    keywords = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
+
+    def is_on(key: str) -> bool:
+        value = keywords.get(key)
+        return value is not None and not (isinstance(value, ast.Constant) and not value.value)
+
+    if isinstance(node.func, ast.Name) and name in BUILTINS:
+        return f"calls {name}"
+    if name in CALLS:
+        return f"calls {name}; use {CALLS[name]}"
+    weights_only = keywords.get("weights_only")
+    is_safe = isinstance(weights_only, ast.Constant) and weights_only.value is True
+    if name == "torch.load" and not is_safe:
+        return "calls torch.load without weights_only=True"
+    for key in ("trust_remote_code", "allow_pickle", "shell"):
+        if is_on(key):
+            return f"passes {key}"
+    return None
+
+
+def offenders_of(file: SourceFile) -> list[str]:
+    offenders = []
+    for node in ast.walk(file.tree):
+        reason: str | None = None
+        if isinstance(node, ast.Import):
+            bad = {alias.name.partition(".")[0] for alias in node.names} & PICKLERS
+            reason = f"imports {', '.join(sorted(bad))}" if bad else None
+        elif isinstance(node, ast.ImportFrom):
+            if (node.module or "").partition(".")[0] in PICKLERS:
+                reason = f"imports from {node.module}"
+            elif any(alias.name == "*" for alias in node.names):
+                reason = f"imports * from {node.module}"
+        elif isinstance(node, ast.Call):
+            reason = call_offence(node)
+        if reason:
+            offenders.append(f"{file.name}:{getattr(node, 'lineno', 0)}: {reason}")
+    return offenders
+
+
+def test_nothing_forbidden_is_used() -> None:
+    offenders = [line for file in python_files() for line in offenders_of(file)]
+    assert not offenders, report(offenders)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import pickle",
+        "import torch, pickle as p",
+        "from pickle import loads",
+        "def f():\n    import dill",
+        "eval('1')",
+        "exec(open('x').read())",
+        "yaml.load(text, Loader=yaml.Loader)",
+        "torch.load('x.pt')",
+        "torch.load('x.pt', weights_only=False)",
+        "torch.load('x.pt', weights_only=flag)",
+        "torch.save(state, 'x.pt')",
+        "AutoModel.from_pretrained('x', trust_remote_code=True)",
+        "AutoModel.from_pretrained('x', trust_remote_code=config.trust)",
+        "np.load('x.npy', allow_pickle=True)",
+        "subprocess.run('ls', shell=True)",
+        "os.system('ls')",
+        "from os import *",
+    ],
+)
+def test_planted_violation_is_found(text: str) -> None:
+    assert len(offenders_of(SourceFile("src/whorl/core/planted.py", text))) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model.eval()",
+        "yaml.safe_load(text)",
+        "torch.load('x.pt', weights_only=True)",
+        "np.load('x.npy')",
+        "re.compile('x')",
+        "torch.compile(model)",
+        "load(x, trust_remote_code=False)",
+        "text = 'never use pickle or eval(x)'",
+    ],
+)
+def test_good_code_passes(text: str) -> None:
+    assert not offenders_of(SourceFile("src/whorl/core/good.py", text))
