@@ -1,0 +1,258 @@
+"""Between HTTP and the engine: admission, stop strings, progress, and cancelling.
+
+Everything here runs on the event loop; only the engine's events come from its thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from whorl.codecs.contract import Tokens
+from whorl.core.errors import DataError, EngineError
+from whorl.core.ports import Engine, GenerateRequest, TokenEvent
+from whorl.spec.resolved import ServeConfig
+from whorl.stages.serve.card import ModelCard
+from whorl.stages.serve.errors import ApiError, invalid
+from whorl.stages.serve.request import CompletionBody
+from whorl.stages.serve.stops import StopFinder
+
+__all__ = ["Gateway", "Generation", "Piece"]
+
+MAX_RETRY_AFTER_S = 60
+SMOOTHING = 0.2  # weight of the newest request in the mean duration
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some text, how many tokens it took, and on the last one why it ended."""
+
+    text: str
+    num_tokens: int
+    finish_reason: Literal["stop", "length"] | None = None
+
+
+class Gateway:
+    """At most max_running + max_waiting requests are inside; more are refused at once."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokens: Tokens,
+        card: ModelCard,
+        config: ServeConfig,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.engine, self.tokens, self.card, self.config = engine, tokens, card, config
+        self.clock = clock
+        self.stopping = False
+        self._inside = 0  # admitted, and not yet given back by the engine
+        self._submitted: dict[str, float] = {}  # request id -> when
+        self._last_progress_s = clock()
+        self._mean_request_s = 1.0
+        stop_ids = set(tokens.contract.stop_ids)
+        self._stop_ids = tuple(sorted(stop_ids))
+        self.has_text = any(entry.name == "text" for entry in tokens.contract.codecs)
+
+    # ---------------------------------------------------------------- health
+
+    @property
+    def inside(self) -> int:
+        """Requests admitted that the engine has not given back."""
+        return self._inside
+
+    @property
+    def stall_s(self) -> float | None:
+        """Seconds since the engine last did anything while requests are inside it; else None."""
+        if not self._submitted:
+            return None
+        return self.clock() - self._last_progress_s
+
+    @property
+    def is_stalled(self) -> bool:
+        stall_s = self.stall_s
+        return stall_s is not None and stall_s > self.config.stall_s
+
+    def refuse(self) -> None:
+        """Take no new requests."""
+        self.stopping = True
+
+    def stop(self) -> None:
+        """Take no new requests and end the running ones."""
+        self.stopping = True
+        for request_id in list(self._submitted):
+            self.engine.cancel(request_id)
+
+    # ---------------------------------------------------------------- one request
+
+    async def start(self, body: CompletionBody) -> Generation:
+        """Check, admit, encode and submit. Raises ApiError: 400, 404, 429 or 503."""
+        self._check(body)
+        self._admit()
+        try:
+            prompt_ids = await self._encode(body.text_or_ids)
+            self._check_length(len(prompt_ids), body.max_tokens)
+            request = GenerateRequest(
+                request_id=f"cmpl-{uuid.uuid4().hex}",
+                prompt_ids=prompt_ids,
+                max_tokens=body.max_tokens,
+                temperature=body.temperature,
+                top_p=body.top_p,
+                seed=secrets.randbits(31) if body.seed is None else body.seed,
+                stop_ids=self._stop_ids,
+            )
+            return self._submit(request, StopFinder(body.stops))
+        except BaseException:
+            self._inside -= 1
+            raise
+
+    def _check(self, body: CompletionBody) -> None:
+        if body.model != self.card.name:
+            raise ApiError(
+                404,
+                f"there is no model {body.model[:80]!r} here; this server has {self.card.name!r}",
+                code="model_not_found",
+                param="model",
+            )
+        if body.max_tokens > self.config.max_tokens:
+            raise invalid(
+                f"max_tokens: {body.max_tokens} is over this server's limit of "
+                f"{self.config.max_tokens}",
+                "max_tokens",
+            )
+        if body.stream_options is not None and not body.stream:
+            raise invalid("stream_options: only with stream", "stream_options")
+        if self.stopping:
+            raise ApiError(503, "the server is stopping", code="stopping")
+
+    def _admit(self) -> None:
+        limit = self.config.max_running + self.config.max_waiting
+        if self._inside >= limit:
+            raise ApiError(
+                429,
+                f"the server is full: {limit} requests are running or waiting; try again later",
+                code="server_full",
+                headers={"Retry-After": str(self._retry_after_s())},
+            )
+        self._inside += 1
+
+    def _retry_after_s(self) -> int:
+        """When a place should be free: the mean time of a request, shared by those running."""
+        waiting_s = self._mean_request_s / self.config.max_running
+        return min(MAX_RETRY_AFTER_S, max(1, math.ceil(waiting_s)))
+
+    async def _encode(self, prompt: str | list[int]) -> tuple[int, ...]:
+        if isinstance(prompt, str):
+            if not self.has_text:
+                raise invalid("prompt: this model takes no text; send token ids", "prompt")
+            try:
+                return tuple(await asyncio.to_thread(self.tokens.encode_prompt, prompt))
+            except DataError as error:
+                raise invalid(f"prompt: {error}", "prompt") from None
+        vocab_size = self.tokens.contract.vocab_size
+        if (largest := max(prompt)) >= vocab_size:
+            raise invalid(f"prompt: id {largest} is not below {vocab_size}", "prompt")
+        return tuple(prompt)
+
+    def _check_length(self, prompt_tokens: int, max_tokens: int) -> None:
+        room = self.card.context_tokens - prompt_tokens
+        if max_tokens <= room:
+            return
+        advice = f"set max_tokens to at most {room}" if room >= 1 else "shorten the prompt"
+        raise invalid(
+            f"prompt: {prompt_tokens} tokens and max_tokens {max_tokens} are over this model's "
+            f"context of {self.card.context_tokens} tokens; {advice}",
+            "prompt",
+            "context_length_exceeded",
+        )
+
+    def _submit(self, request: GenerateRequest, stops: StopFinder) -> Generation:
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[TokenEvent] = asyncio.Queue()
+
+        def on_event(event: TokenEvent) -> None:  # on the engine's thread
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._deliver, event, queue)
+
+        if not self._submitted:
+            self._last_progress_s = self.clock()
+        self._submitted[request.request_id] = self.clock()
+        try:
+            self.engine.submit(request, on_event)
+        except EngineError as error:
+            del self._submitted[request.request_id]
+            raise ApiError(503, f"the engine refused: {error}", code="engine_failed") from error
+        return Generation(self, request, queue, stops)
+
+    def _deliver(self, event: TokenEvent, queue: asyncio.Queue[TokenEvent]) -> None:
+        self._last_progress_s = self.clock()
+        if event.finish_reason is not None:
+            started = self._submitted.pop(event.request_id, None)
+            if started is not None:
+                self._inside -= 1
+                self._mean_request_s += SMOOTHING * (self.clock() - started - self._mean_request_s)
+        queue.put_nowait(event)
+
+
+class Generation:
+    """One submitted request. `pieces` must be run to its end or closed: both free its place."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        request: GenerateRequest,
+        queue: asyncio.Queue[TokenEvent],
+        stops: StopFinder,
+    ) -> None:
+        self.request = request
+        self._gateway, self._queue, self._stops = gateway, queue, stops
+        self.created = int(time.time())
+        self._decoder = gateway.tokens.decode_stream()
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """Text as it comes. Raises ApiError 500/503 if the engine fails or stalls."""
+        ended = False
+        try:
+            while not ended:
+                event = await self._next_event()
+                ended = event.finish_reason is not None
+                piece = self._piece(event)
+                yield piece
+                if piece.finish_reason is not None:
+                    return
+        finally:
+            if not ended:
+                self._gateway.engine.cancel(self.request.request_id)
+
+    async def _next_event(self) -> TokenEvent:
+        while True:
+            try:
+                async with asyncio.timeout(self._gateway.config.stall_s):
+                    return await self._queue.get()
+            except TimeoutError:
+                if self._gateway.is_stalled:
+                    raise ApiError(
+                        503, "the engine makes no progress", code="engine_stalled"
+                    ) from None
+
+    def _piece(self, event: TokenEvent) -> Piece:
+        if event.finish_reason == "error":
+            raise ApiError(500, f"the engine failed: {event.error}", code="engine_failed")
+        if event.finish_reason == "cancelled":
+            raise ApiError(503, "the request was cancelled by the server", code="cancelled")
+        text = self._decoder.push(event.token_ids)
+        if event.finish_reason is not None:
+            text += self._decoder.finish()
+        text = self._stops.push(text)
+        num_tokens = len(event.token_ids)
+        if self._stops.found:
+            return Piece(text, num_tokens, "stop")
+        if event.finish_reason is None:
+            return Piece(text, num_tokens)
+        return Piece(text + self._stops.finish(), num_tokens, event.finish_reason)

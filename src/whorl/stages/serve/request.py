@@ -1,0 +1,194 @@
+"""The body of /v1/completions: read within limits, parsed strictly, nothing ignored."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Annotated, Any, NoReturn
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from starlette.types import Receive
+
+from whorl.stages.serve.errors import ApiError, invalid
+
+__all__ = ["CompletionBody", "parse_completion", "read_body"]
+
+MAX_STOPS, MAX_STOP_CHARS = 4, 256
+TokenId = Annotated[int, Field(ge=0, lt=2**32)]
+Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+
+# Fields of OpenAI's API that whorl has no use for: taken at the value that changes nothing.
+NEUTRAL: dict[str, tuple[object, ...]] = {
+    "n": (1,),
+    "best_of": (1,),
+    "echo": (False,),
+    "logprobs": (),
+    "suffix": (),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "logit_bias": ({},),
+}
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    include_usage: bool = False
+
+
+class CompletionBody(BaseModel):
+    """What is supported; defaults are OpenAI's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    model: str
+    prompt: str | list[TokenId] | list[str] | list[list[TokenId]]
+    max_tokens: int = Field(16, ge=1)
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] = []
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    @field_validator("prompt")
+    @classmethod
+    def _one_prompt(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, list) and not value:
+            raise ValueError("a prompt of token ids needs at least one")
+        if isinstance(value, list) and not isinstance(value[0], int):
+            if len(value) != 1:
+                raise ValueError(f"one prompt per request, not {len(value)}")
+            if value[0] == []:
+                raise ValueError("a prompt of token ids needs at least one")
+        return value
+
+    @property
+    def text_or_ids(self) -> str | list[int]:
+        """The one prompt."""
+        if isinstance(self.prompt, list) and not isinstance(self.prompt[0], int):
+            return self.prompt[0]
+        return self.prompt
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+
+async def read_body(receive: Receive, max_bytes: int, deadline_s: float) -> bytes:
+    """The whole body. Raises ApiError 413 when over max_bytes, 408 when it does not come."""
+    data = bytearray()
+    try:
+        async with asyncio.timeout(deadline_s):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ApiError(400, "the client left", code="client_left")
+                data += message.get("body", b"")
+                if len(data) > max_bytes:
+                    raise _too_large(max_bytes)
+                if not message.get("more_body", False):
+                    return bytes(data)
+    except TimeoutError:
+        raise ApiError(
+            408,
+            f"the body did not arrive within {deadline_s:g} s",
+            code="request_timeout",
+            headers={"Connection": "close"},
+        ) from None
+
+
+def parse_completion(data: bytes) -> CompletionBody:
+    """Raises ApiError 400 naming the field that is wrong."""
+    value = _load_json(data)
+    if not isinstance(value, dict):
+        raise invalid("the body must be a JSON object", code="invalid_json")
+    kept = {key: item for key, item in value.items() if not _is_neutral(key, item)}
+    try:
+        return CompletionBody.model_validate(kept)
+    except ValidationError as error:
+        raise _refusal(error) from None
+
+
+def _too_large(max_bytes: int) -> ApiError:
+    return ApiError(
+        413,
+        f"the body is over the limit of {max_bytes:,} bytes",
+        code="request_too_large",
+        headers={"Connection": "close"},
+    )
+
+
+def _load_json(data: bytes) -> Any:
+    try:
+        value = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+        )
+        json.dumps(value, ensure_ascii=False).encode("utf-8")  # lone surrogates
+    except UnicodeDecodeError:
+        raise invalid("the body is not UTF-8", code="invalid_json") from None
+    except UnicodeEncodeError:
+        raise invalid("the body holds a lone surrogate", code="invalid_json") from None
+    except RecursionError:
+        raise invalid("the body is nested too deeply", code="invalid_json") from None
+    except ValueError as error:
+        raise invalid(f"the body is not valid JSON: {_clip(error)}", code="invalid_json") from None
+    return value
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("a number is too large")
+    return value
+
+
+def _is_neutral(key: str, item: Any) -> bool:
+    if item is None:
+        return key in NEUTRAL or key in CompletionBody.model_fields.keys() - {"model", "prompt"}
+    accepted = NEUTRAL.get(key, ())
+    return any(type(item) in (type(a), float) and item == a for a in accepted)
+
+
+def _refusal(error: ValidationError) -> ApiError:
+    """The first thing wrong, by its field."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    name = _clip(first["loc"][0]) if first["loc"] else None
+    if first["type"] == "extra_forbidden":
+        key = _clip(first["loc"][-1])
+        if key in NEUTRAL:
+            return invalid(f"{key} is not supported; leave it out", key, "unsupported_parameter")
+        near = get_close_matches(key, CompletionBody.model_fields, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return invalid(f"unknown field {key}{hint}", key, "unknown_parameter")
+    if first["type"] == "missing":
+        return invalid(f"{name} is missing", name, "missing_parameter")
+    if name == "prompt" and first["type"] != "value_error":
+        message = "expected a string or a list of token ids"
+    elif name == "stop":
+        message = f"expected up to {MAX_STOPS} strings of 1 to {MAX_STOP_CHARS} characters"
+    else:
+        message = first["msg"].removeprefix("Value error, ")
+    return invalid(f"{name}: {message}", name)
+
+
+def _clip(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:59] + "…"
