@@ -1,0 +1,150 @@
+"""A model folder's card, whorl.json: what the folder holds, where it comes from, every digest.
+
+The card is sealed and lists every file with its BLAKE3 digests, so that a folder copied to another
+machine still verifies itself: nothing damaged, missing or unlisted is ever loaded. No torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from whorl.arch.architecture import Architecture
+from whorl.codecs.contract import TokenContract
+from whorl.core.digests import digest_value, read_sealed, write_sealed
+from whorl.core.errors import RecordError, WhorlError
+from whorl.core.records import FileEntry
+
+__all__ = ["CARD", "TOKENS", "FolderCard", "prepare_folder", "read_card", "seal_folder"]
+
+CARD, TOKENS = "whorl.json", "tokens"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class FolderCard:
+    """What whorl.json says."""
+
+    variant: str  # "hf": safetensors; "f32", "int8", "int4": OpenVINO IR
+    contract_digest: str
+    architecture: Architecture
+    lineage: Mapping[str, Any]  # role -> digest of what it was made from
+    quality: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, FileEntry] = field(default_factory=dict, repr=False)
+
+    @property
+    def digest(self) -> str:
+        """Equal for folders of equal content."""
+        return digest_value(_to_json(self))
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make an empty folder to fill. Raises RecordError if something is in it already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if present := sorted(path.name for path in folder.iterdir()):
+        raise RecordError(
+            f"{folder} is not empty",
+            found=", ".join(present[:5]),
+            expected="an empty or new folder to write a model into",
+            do="choose another folder or delete this one",
+        )
+
+
+def seal_folder(folder: Path, card: FolderCard) -> FolderCard:
+    """Write whorl.json over every file now in the folder; the last step of writing a model."""
+    names = sorted(_present(folder) - {CARD})
+    files = {name: FileEntry.of(folder / name) for name in names}
+    sealed = FolderCard(
+        card.variant, card.contract_digest, card.architecture, card.lineage, card.quality, files
+    )
+    write_sealed(folder / CARD, _to_json(sealed))
+    return sealed
+
+
+def read_card(folder: Path) -> FolderCard:
+    """Read whorl.json and verify every file of the folder against it.
+
+    Raises RecordError if a file is damaged (naming its chunk), missing or not listed, or if the
+    token contract in the folder is not the one the model was trained with.
+    """
+    if not (folder / CARD).is_file():
+        raise RecordError(
+            f"{folder} is not a model folder",
+            found=f"no {CARD}" if folder.is_dir() else "no such folder",
+            expected="a folder written by whorl train or whorl compress",
+        )
+    value = read_sealed(folder / CARD)
+    try:
+        if value["version"] != VERSION:
+            raise ValueError(f"version {value['version']}, not {VERSION}")
+        card = FolderCard(
+            str(value["variant"]),
+            str(value["contract_digest"]),
+            Architecture.model_validate(value["architecture"]),
+            dict(value["lineage"]),
+            dict(value["quality"]),
+            {
+                name: FileEntry(entry["size_bytes"], entry["blake3"], tuple(entry["chunks"]))
+                for name, entry in value["files"].items()
+            },
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, WhorlError) as error:
+        raise RecordError(f"{folder / CARD} is not a model card", found=error) from error
+    _verify_files(folder, card)
+    _verify_contract(folder, card)
+    return card
+
+
+def _verify_files(folder: Path, card: FolderCard) -> None:
+    for name, entry in card.files.items():
+        entry.check(folder / name)
+    if strangers := sorted(_present(folder) - {*card.files, CARD}):
+        raise RecordError(
+            f"{folder} holds files that are not part of the model",
+            found=strangers[:5],
+            do="move them away: nothing unlisted is ever loaded",
+        )
+
+
+def _verify_contract(folder: Path, card: FolderCard) -> None:
+    path = folder / TOKENS / "contract.json"
+    try:
+        contract = TokenContract.model_validate(read_sealed(path))
+    except ValidationError as error:
+        raise RecordError(f"{path} is not a token contract", found=error) from error
+    if contract.digest != card.contract_digest:
+        raise RecordError(
+            f"{folder} refuses its token contract: the model was trained with another",
+            found=f"{contract.digest[:16]}…",
+            expected=f"{card.contract_digest[:16]}…",
+            do="take the tokens folder that belongs to this model",
+        )
+    if contract.vocab_size != card.architecture.vocab_size:
+        raise RecordError(
+            f"{folder}: the token contract does not fit the model",
+            found=f"{contract.vocab_size} ids",
+            expected=f"{card.architecture.vocab_size}",
+        )
+
+
+def _present(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+
+
+def _to_json(card: FolderCard) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "variant": card.variant,
+        "contract_digest": card.contract_digest,
+        "architecture": card.architecture.model_dump(mode="json"),
+        "lineage": dict(card.lineage),
+        "quality": dict(card.quality),
+        "files": {
+            name: {**vars(entry), "chunks": list(entry.chunks)}
+            for name, entry in card.files.items()
+        },
+    }
