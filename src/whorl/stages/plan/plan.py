@@ -1,0 +1,96 @@
+"""plan.json: what the other stages will do, what is expected of it, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from whorl.arch.architecture import Architecture
+from whorl.core.digests import read_sealed
+from whorl.core.errors import RecordError
+from whorl.core.records import Record
+from whorl.spec.resolved import (
+    CompressConfig,
+    EvaluateConfig,
+    PrepareConfig,
+    ServeConfig,
+    TrainConfig,
+)
+
+__all__ = ["PLAN_FILE", "Decisions", "Plan", "Prediction"]
+
+PLAN_FILE = "plan.json"
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Decisions(Frozen):
+    """The config of every stage, each value explicit."""
+
+    architecture: Architecture
+    prepare: PrepareConfig
+    train: TrainConfig
+    compress: CompressConfig
+    evaluate: EvaluateConfig
+    serve: ServeConfig
+
+
+class Prediction(Frozen):
+    """A figure with its 90% interval. low = high = value: counted, not estimated."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    unit: str
+    note: str = Field("", description="the reason when value is null, or how it was found")
+
+    @classmethod
+    def exact(cls, value: float, unit: str, note: str = "") -> Prediction:
+        return cls(value=value, low=value, high=value, unit=unit, note=note)
+
+    def holds(self, actual: float) -> bool | None:
+        """Whether the actual figure is within the interval; None if nothing was predicted."""
+        if self.low is None or self.high is None:
+            return None
+        return self.low <= actual <= self.high
+
+
+class Plan(Frozen):
+    version: int = 1
+    decisions: Decisions
+    predictions: dict[str, Prediction]
+    reasons: dict[str, str] = Field(description="dotted key of the recipe -> why this value")
+    machine: dict[str, Any] = Field(description="identity and calibration this was made with")
+    law: dict[str, Any] = Field(description="which law predicted the quality, and its error")
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls, record: Record) -> Plan:
+        """The plan of a plan record, verified. Raises RecordError."""
+        path = record.file(PLAN_FILE)
+        try:
+            return cls.model_validate(read_sealed(path))
+        except ValidationError as error:
+            raise RecordError(f"{path} is not a plan of this version", found=error) from error
+
+    @property
+    def resolved(self) -> Mapping[str, Any]:
+        """Dotted keys of the recipe -> the value that runs."""
+        d = self.decisions
+        sizes = ("family", "layers", "width", "heads", "kv_heads", "head_dim", "ffn_width")
+        return {
+            **{f"model.{key}": getattr(d.architecture, key) for key in sizes},
+            **{f"prepare.{key}": value for key, value in d.prepare.model_dump().items()},
+            **{f"train.{key}": value for key, value in d.train.model_dump().items()},
+            **{f"compress.{key}": value for key, value in d.compress.model_dump().items()},
+            **{f"evaluate.{key}": value for key, value in d.evaluate.model_dump().items()},
+            **{f"serve.{key}": value for key, value in d.serve.model_dump().items()},
+        }
+
+    def predicted(self) -> dict[str, dict[str, Any]]:
+        """Plain values, handed to `train` to be reported beside the actual ones."""
+        return {name: item.model_dump() for name, item in self.predictions.items()}

@@ -1,0 +1,211 @@
+"""Time of one training step from the operators it is made of.
+
+Operators' shapes come from the architecture, their rates from the machine's calibration, and the
+level from whole steps that the calibration timed: predicted = level x sum of operators. What one
+operator costs is interpolated between the measured shapes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from whorl.arch.architecture import Architecture
+from whorl.arch.counts import block_matrices, count_parameters
+from whorl.core.errors import PlanError
+from whorl.stages.plan.hardware import (
+    AttentionRate,
+    Calibration,
+    MatmulRate,
+    Precision,
+    ReferenceStep,
+    TrafficRate,
+)
+
+__all__ = ["Load", "StepTime", "level", "reference_load", "step_time"]
+
+BACKWARD_AND_FORWARD = 3
+ELEMENT_BYTES = 4  # of float32; norms, rotations and the loss stay in float32
+ARRAYS_PER_PASS = 3  # an element-wise operation reads two arrays and writes one
+
+# Element passes (one array read or written once) of one token, forward and backward, counted in
+# model/transformer.py and model/fused.py: multiples of the width of the array they run over.
+NORM_PASSES = 19
+RESIDUAL_PASSES = 6 + 4.5  # two arrays added, and gradients of the projections summed
+ROTARY_PASSES = 10
+GATE_PASSES = 20  # concatenation, silu, product, and their gradients
+OPERATIONS_PER_BLOCK, OPERATIONS_PER_BATCH = 70, 40
+ORTHOGONAL_STEPS = 5  # Newton-Schulz iterations of Muon
+ADAMW_PASSES, MUON_PASSES = 7, 12  # of the parameters, besides the products
+RECALIBRATE = "delete <home>/machine and plan again: the machine is then measured anew"
+EXPONENTIALS_PER_LOGIT = 1.6  # log-softmax, its gradient, and the sums
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a step has to do."""
+
+    architecture: Architecture
+    seq_len: int
+    rows: int  # of one micro-batch
+    micro_batches: int = 1
+    precision: Precision = "fp32"
+    optimizer: str = "muon"
+    mixed_share: float = 0.0  # share of rows that hold several documents: masked attention
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one micro-batch."""
+        return self.rows * self.seq_len
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of one step by kind of work."""
+
+    matmul_s: float = 0.0
+    attention_s: float = 0.0
+    traffic_s: float = 0.0
+    loss_s: float = 0.0
+    optimizer_s: float = 0.0
+    overhead_s: float = 0.0
+
+    @property
+    def total_s(self) -> float:
+        return float(sum(getattr(self, item.name) for item in fields(self)))
+
+
+def step_time(load: Load, calibration: Calibration) -> StepTime:
+    """Seconds by kind of work, before the level is applied."""
+    a, c = load.architecture, calibration
+    rates = [rate for rate in c.matmuls if rate.precision == load.precision]
+    products = [(load.tokens, m.columns, m.rows, a.layers) for m in block_matrices(a)]
+    return StepTime(
+        matmul_s=load.micro_batches * _matmul_s(products, rates),
+        attention_s=load.micro_batches * _attention_s(load, c.attentions),
+        traffic_s=load.micro_batches * _traffic_s(load, c.traffic),
+        loss_s=load.micro_batches * _loss_s(load, c, rates),
+        optimizer_s=_optimizer_s(load, c),
+        overhead_s=load.micro_batches
+        * (a.layers * OPERATIONS_PER_BLOCK + OPERATIONS_PER_BATCH)
+        * c.operation_s,
+    )
+
+
+def level(calibration: Calibration) -> tuple[float, float]:
+    """(factor, spread) of whole steps: measured / sum of operators, and its log deviation."""
+    ratios = [
+        math.log(step.step_s / step_time(reference_load(step), calibration).total_s)
+        for step in calibration.steps
+    ]
+    if not ratios:
+        return 1.0, 0.5
+    mean = sum(ratios) / len(ratios)
+    variance = sum((ratio - mean) ** 2 for ratio in ratios) / max(1, len(ratios) - 1)
+    return math.exp(mean), math.sqrt(variance)
+
+
+def reference_load(step: ReferenceStep) -> Load:
+    """The load of a step that the calibration timed."""
+    heads = max(1, step.width // step.head_dim)
+    architecture = Architecture(
+        layers=step.layers,
+        width=step.width,
+        heads=heads,
+        kv_heads=heads,
+        head_dim=step.head_dim,
+        ffn_width=step.ffn_width,
+        vocab_size=step.vocab_size,
+        max_seq_len=step.seq_len,
+    )
+    mixed_share = 1.0 if step.masked else 0.0
+    return Load(
+        architecture, step.seq_len, step.rows, precision=step.precision, mixed_share=mixed_share
+    )
+
+
+def _matmul_s(products: Sequence[tuple[int, int, int, int]], rates: Sequence[MatmulRate]) -> float:
+    """Seconds of y = x W^T and its gradients; products: (tokens, columns, rows, how many)."""
+    return sum(
+        count
+        * BACKWARD_AND_FORWARD
+        * 2.0
+        * tokens
+        * columns
+        * rows
+        / _rate(
+            (tokens, columns, rows), [((r.tokens, r.columns, r.rows), r.flops_per_s) for r in rates]
+        )
+        for tokens, columns, rows, count in products
+    )
+
+
+def _attention_s(load: Load, rates: Sequence[AttentionRate]) -> float:
+    a = load.architecture
+    pairs = a.layers * a.heads * load.rows * load.seq_len**2
+    seconds = 0.0
+    for masked, share in ((False, 1 - load.mixed_share), (True, load.mixed_share)):
+        table = [
+            ((rate.seq_len, rate.head_dim), rate.pairs_per_s)
+            for rate in rates
+            if rate.masked == masked and rate.precision == load.precision
+        ]
+        seconds += share * pairs / _rate((load.seq_len, a.head_dim), table) if share else 0.0
+    return seconds
+
+
+def _traffic_s(load: Load, rates: Sequence[TrafficRate]) -> float:
+    a = load.architecture
+    query_width, kv_width = a.heads * a.head_dim, a.kv_heads * a.head_dim
+    per_head = ROTARY_PASSES + (NORM_PASSES if a.family == "qwen3" else 0)
+    passes = [
+        (a.width, a.layers * 2 * (NORM_PASSES + RESIDUAL_PASSES) + NORM_PASSES),
+        (query_width, a.layers * per_head),
+        (kv_width, a.layers * per_head),
+        (a.ffn_width, a.layers * GATE_PASSES),
+    ]
+    return sum(_pass_s(load.tokens * width, count, rates) for width, count in passes)
+
+
+def _pass_s(num_elements: int, passes: float, rates: Sequence[TrafficRate]) -> float:
+    """Seconds to read or write an array of num_elements `passes` times."""
+    array_bytes = ELEMENT_BYTES * num_elements
+    table = [((rate.num_bytes,), rate.bytes_per_s) for rate in rates]
+    return passes * array_bytes / _rate((ARRAYS_PER_PASS * array_bytes,), table)
+
+
+def _loss_s(load: Load, c: Calibration, rates: Sequence[MatmulRate]) -> float:
+    a = load.architecture
+    products = [(load.tokens, a.width, a.vocab_size, 1)]
+    logits = load.tokens * a.vocab_size
+    return _matmul_s(products, rates) + EXPONENTIALS_PER_LOGIT * logits / c.exponentials_per_s
+
+
+def _optimizer_s(load: Load, c: Calibration) -> float:
+    a = load.architecture
+    parameters = count_parameters(a)
+    hidden = parameters.hidden_matrices if load.optimizer == "muon" else 0
+    seconds = _pass_s(parameters.total - hidden, ADAMW_PASSES, c.traffic)
+    if not hidden:
+        return seconds
+    seconds += _pass_s(hidden, MUON_PASSES, c.traffic)
+    table = [((rate.columns, rate.rows), rate.flops_per_s) for rate in c.orthogonalise]
+    for matrix in block_matrices(a):
+        small, large = sorted((matrix.rows, matrix.columns))
+        flops = ORTHOGONAL_STEPS * (2 * 2.0 * small * small * large + 2.0 * small**3)
+        seconds += a.layers * flops / _rate((large, small), table)
+    return seconds
+
+
+def _rate(point: tuple[float, ...], table: Sequence[tuple[tuple[float, ...], float]]) -> float:
+    """Geometric mean of measured rates, the nearest shapes (in octaves) weighing most."""
+    total = weights = 0.0
+    for shape, rate in table:
+        distance = sum(math.log2(x / y) ** 2 for x, y in zip(point, shape, strict=True))
+        weight = 1.0 / (distance + 0.01) ** 2
+        total += weight * math.log(rate)
+        weights += weight
+    if not weights:
+        raise PlanError("the calibration has no rate for this", found=point, do=RECALIBRATE)
+    return math.exp(total / weights)

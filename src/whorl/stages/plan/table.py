@@ -1,0 +1,78 @@
+"""plan.json as a table for a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from whorl.core.units import format_bytes, format_count, format_duration
+from whorl.stages.plan.plan import Plan, Prediction
+
+__all__ = ["format_value", "render"]
+
+TITLES = {
+    "parameters": "parameters",
+    "train_tokens": "tokens trained on",
+    "epochs": "passes over the data",
+    "train_flops": "floating-point operations",
+    "step_s": "time per step",
+    "train_s": "training time",
+    "peak_bytes": "peak memory",
+    "model_bytes": "model on disk",
+    "heldout_bpb": "held-out bits per byte",
+}
+
+
+def format_value(value: float | None, unit: str) -> str:
+    """A figure with its unit, as people write it."""
+    if value is None:
+        return "—"
+    if unit == "bytes":
+        return format_bytes(value)
+    if unit == "s":
+        return f"{value * 1000:.0f} ms" if value < 1 else format_duration(value)
+    if unit in ("parameters", "tokens", "FLOP"):
+        return format_count(value)
+    return f"{value:.3f}" if value < 100 else f"{value:,.0f}"
+
+
+def _interval(prediction: Prediction) -> str:
+    low, high = prediction.low, prediction.high
+    if low is None or high is None:
+        return prediction.note
+    if low == high:
+        return "exact"
+    return f"{format_value(low, prediction.unit)} – {format_value(high, prediction.unit)}"
+
+
+def _model_line(plan: Plan) -> str:
+    a, t = plan.decisions.architecture, plan.decisions.train
+    return (
+        f"{a.family}: {a.layers} layers of width {a.width}, {a.heads} heads of {a.head_dim}, "
+        f"ffn {a.ffn_width}, vocabulary {a.vocab_size:,}; "
+        f"{t.steps:,} steps of {t.batch_tokens:,} tokens in rows of {t.seq_len}, "
+        f"{t.optimizer} in {t.precision}"
+    )
+
+
+def render(plan: Plan) -> RenderableType:
+    """The decision, the predictions with their 90% intervals, the reasons and the warnings."""
+    figures = Table(title="predicted", title_justify="left", show_edge=False, pad_edge=False)
+    figures.add_column("")
+    figures.add_column("value", justify="right")
+    figures.add_column("90% interval")
+    for name, prediction in plan.predictions.items():
+        figures.add_row(
+            TITLES.get(name, name),
+            format_value(prediction.value, prediction.unit),
+            _interval(prediction),
+        )
+    reasons = Table(title="chosen", title_justify="left", show_edge=False, pad_edge=False)
+    for column in ("key", "value", "why"):
+        reasons.add_column(column, overflow="fold")
+    resolved = plan.resolved
+    for key, reason in plan.reasons.items():
+        reasons.add_row(key, str(resolved.get(key, "")), reason)
+    warnings = [Text(f"warning: {warning}", style="yellow") for warning in plan.warnings]
+    return Group(Text(_model_line(plan)), Text(""), figures, Text(""), reasons, *warnings)

@@ -1,0 +1,109 @@
+"""Memory: activations against autograd's own list, refusals that say what fits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from whorl.arch.architecture import Architecture
+from whorl.core.errors import PlanError
+from whorl.model.transformer import Transformer, segments_of
+from whorl.stages.plan.memory import check_memory, peak_memory, saved_activation_bytes
+from whorl.stages.plan.step_time import Load
+
+GIB = 2**30
+
+
+def architecture(**changes: object) -> Architecture:
+    sizes: dict[str, object] = {
+        "layers": 2,
+        "width": 64,
+        "heads": 4,
+        "kv_heads": 4,
+        "head_dim": 16,
+        "ffn_width": 160,
+        "vocab_size": 300,
+        "max_seq_len": 48,
+    }
+    return Architecture.model_validate(sizes | changes)
+
+
+def saved_bytes(load: Load) -> int:
+    """Bytes of distinct storages that autograd saves, weights and tables excluded."""
+    model = Transformer(load.architecture)
+    fixed = [*model.parameters(), *model.buffers()]
+    known = {tensor.untyped_storage().data_ptr() for tensor in fixed}
+    found: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            found[storage.data_ptr()] = storage  # kept alive: addresses stay distinct
+        return tensor
+
+    starts = torch.zeros(load.rows, load.seq_len, dtype=torch.bool)
+    if load.mixed_share:
+        starts[:, load.seq_len // 3] = True
+    head = torch.nn.Linear(load.architecture.width, 1, bias=False)
+    known.add(head.weight.untyped_storage().data_ptr())
+    segments = segments_of(starts)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=load.precision == "bf16"),
+    ):
+        hidden = model(torch.zeros(load.rows, load.seq_len, dtype=torch.long), segments)
+        loss = head(hidden.float()).sum()
+    assert loss.requires_grad
+    return sum(storage.nbytes() for storage in found.values())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"layers": 5}, {"kv_heads": 2}, {"family": "llama"}, {"ffn_width": 224, "head_dim": 32}],
+)
+def test_activations_are_what_autograd_saves(changes: dict[str, object]) -> None:
+    load = Load(architecture(**changes), seq_len=48, rows=3)
+    assert saved_activation_bytes(load) == saved_bytes(load)
+
+
+def test_activations_of_mixed_rows() -> None:
+    load = Load(architecture(), seq_len=48, rows=3, mixed_share=1.0)
+    assert saved_activation_bytes(load) == saved_bytes(load)
+
+
+def test_activations_in_bfloat16() -> None:
+    load = Load(architecture(width=128, head_dim=32), seq_len=48, rows=8, precision="bf16")
+    assert saved_activation_bytes(load) == pytest.approx(saved_bytes(load), rel=0.08)
+
+
+def test_more_of_anything_needs_more() -> None:
+    small = peak_memory(Load(architecture(), seq_len=48, rows=2), 10**8).total
+    larger = [
+        Load(architecture(layers=3), seq_len=48, rows=2),
+        Load(architecture(width=128), seq_len=48, rows=2),
+        Load(architecture(vocab_size=900), seq_len=48, rows=2),
+        Load(architecture(), seq_len=48, rows=3),
+    ]
+    assert all(peak_memory(load, 10**8).total > small for load in larger)
+    adamw = Load(architecture(), seq_len=48, rows=2, optimizer="adamw")
+    muon = peak_memory(Load(architecture(), seq_len=48, rows=2), 10**8)
+    assert peak_memory(adamw, 10**8).optimizer > muon.optimizer
+
+
+def test_refusal_says_what_fits() -> None:
+    large = architecture(layers=24, width=2048, heads=16, kv_heads=16, head_dim=128)
+    load = Load(large, seq_len=1024, rows=16)
+    with pytest.raises(PlanError) as caught:
+        check_memory(load, 300 * 2**20, 6 * GIB, margin=1.2)
+    assert "6.0 GiB" in str(caught.value)
+    suggestions = dict(
+        item.strip().removeprefix("or ").split(" ")[0].split("=")
+        for item in (caught.value.do or "").split(";")
+    )
+    assert {"model.layers", "model.width"} <= suggestions.keys()
+    fewer = large.model_copy(update={"layers": int(suggestions["model.layers"])})
+    peak = check_memory(Load(fewer, 1024, 16), 300 * 2**20, 6 * GIB, margin=1.2)
+    assert peak.total * 1.2 <= 6 * GIB
+    one_more = fewer.model_copy(update={"layers": fewer.layers + 1})
+    with pytest.raises(PlanError):
+        check_memory(Load(one_more, 1024, 16), 300 * 2**20, 6 * GIB, margin=1.2)
