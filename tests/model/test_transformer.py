@@ -125,7 +125,8 @@ def test_fused_gradients_are_right() -> None:
     angles = torch.randn(5, 4, generator=generator, dtype=torch.float64)
     check = torch.autograd.gradcheck
     assert check(lambda x: unit_rms(x, 1e-3), (x,))
-    assert check(gated_silu, (x,))
+    up = torch.randn(x.shape, generator=generator, dtype=torch.float64, requires_grad=True)
+    assert check(gated_silu, (x, up))
     assert check(lambda x: apply_rotary(x, angles.cos(), angles.sin()), (x,))
 
 

@@ -34,21 +34,16 @@ class _UnitRms(Function):
 
 class _GatedSilu(Function):
     @staticmethod
-    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
-        gate, up = gate_up.chunk(2, dim=-1)
-        ctx.save_for_backward(gate_up)
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
         return functional.silu(gate).mul_(up)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         (gradient,) = gradients
-        (gate_up,) = ctx.saved_tensors
-        gate, up = gate_up.chunk(2, dim=-1)
-        out = torch.empty_like(gate_up)
-        out_gate, out_up = out.chunk(2, dim=-1)
-        torch.mul(functional.silu(gate), gradient, out=out_up)
-        torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=out_gate)
-        return out
+        gate, up = ctx.saved_tensors
+        up_gradient = functional.silu(gate).mul_(gradient)
+        return torch.ops.aten.silu_backward(gradient * up, gate), up_gradient
 
 
 class _Rotary(Function):
@@ -84,12 +79,11 @@ def unit_rms(x: Tensor, eps: float) -> Tensor:
     return y.to(x.dtype)
 
 
-def gated_silu(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up, where gate and up are the two halves of the last axis."""
-    if torch.is_grad_enabled() and gate_up.requires_grad:
-        out: Tensor = _GatedSilu.apply(gate_up)  # type: ignore[no-untyped-call]
+def gated_silu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up."""
+    if torch.is_grad_enabled() and gate.requires_grad:
+        out: Tensor = _GatedSilu.apply(gate, up)  # type: ignore[no-untyped-call]
         return out
-    gate, up = gate_up.chunk(2, dim=-1)
     return functional.silu(gate) * up
 
 

@@ -120,8 +120,8 @@ class Mlp(nn.Module):
         self.down_proj = nn.Linear(ffn_width, width, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        gate_up = torch.cat((self.gate_proj(x_BTD), self.up_proj(x_BTD)), dim=-1)
-        return self.down_proj(gated_silu(gate_up))  # type: ignore[no-any-return]
+        hidden = gated_silu(self.gate_proj(x_BTD), self.up_proj(x_BTD))
+        return self.down_proj(hidden)  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
