@@ -10,6 +10,7 @@ WhorlError
 ├── EngineError     exit 8   a generation engine failed
 ├── MissingExtra    exit 9   an optional package is not installed
 ├── GateError       exit 10  a result is worse than the recipe allows
+├── DivergedError   exit 11  training left the finite numbers
 └── Interrupted     exit 130/143  stopped by a signal; the work so far is saved
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 __all__ = [
     "BusyError",
     "DataError",
+    "DivergedError",
     "EngineError",
     "GateError",
     "Interrupted",
@@ -97,6 +99,10 @@ class MissingExtra(WhorlError, ImportError):
 
 class GateError(WhorlError):
     exit_code = 10
+
+
+class DivergedError(WhorlError):
+    exit_code = 11
 
 
 class Interrupted(WhorlError):

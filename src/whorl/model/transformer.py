@@ -36,6 +36,14 @@ class Segments(NamedTuple):
     mask_BHTS: Tensor | None = None  # bool (True: may attend) or added; None: causal
     causal_rows: int = 0  # the first rows of the batch, plainly causal: mask is for the others
 
+    def to(self, device: torch.device) -> Segments:
+        positions, mask = self.positions_BT, self.mask_BHTS
+        return Segments(
+            None if positions is None else positions.to(device),
+            None if mask is None else mask.to(device),
+            self.causal_rows,
+        )
+
 
 class RmsNorm(nn.Module):
     """x / rms(x) * weight over the last axis."""

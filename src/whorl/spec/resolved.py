@@ -32,12 +32,13 @@ class TrainConfig(Frozen):
     steps: int
     optimizer: Literal["muon", "adamw"] = "muon"
     learning_rate: float = Field(description="peak, of the hidden matrices")
-    embedding_learning_rate: float = Field(description="peak, of embeddings, norms and head")
-    weight_decay: float = 0.0
+    embedding_learning_rate: float = Field(description="peak, of the embedding and the head")
+    norm_learning_rate: float = Field(0.01, description="peak, of the norms' weights")
+    weight_decay: float = Field(0.0, description="of the hidden matrices, per learning rate")
     warmup_steps: int = 0
     decay_steps: int = Field(0, description="linear decay to final_learning_rate_share at the end")
     final_learning_rate_share: float = 0.0
-    clip_norm: float = 1.0
+    clip_norm: float = Field(1.0, description="of all gradients together; 0: no clipping")
     seed: int = 0
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Literal["fp32", "bf16"] = "fp32"
