@@ -46,7 +46,7 @@ SPLIT_PATTERN = (
 # tiktoken's regular expressions run out of stack on longer runs of white space.
 MAX_SPACE_RUN = 20_000
 SPACE_RUN = re.compile(rf"\s{{{MAX_SPACE_RUN}}}")
-CHECK_DOCUMENTS, CHECK_CHARS = 512, 20_000  # how much the two encoders are compared on
+CHECK_DOCUMENTS, CHECK_CHARS = 128, 4_000  # how much the two encoders are compared on
 
 FILE = "tokenizer.json"
 

@@ -1,0 +1,132 @@
+"""Encoded documents into the record: training rows, held-out rows and held-out documents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whorl.core.errors import DataError
+from whorl.core.ports import Source
+from whorl.core.rows import RowsIndex, RowWriter, SourceRows, row_dtype, write_heldout
+from whorl.spec.resolved import PrepareConfig
+from whorl.stages.prepare.encode import Encoded
+
+__all__ = ["Packer", "row_weights"]
+
+WEIGHT_TOTAL = 1000  # integer weights of the sources add up to about this
+
+
+class Packer:
+    """Takes encoded documents in order; each source begins a row of its own."""
+
+    def __init__(
+        self, folder: Path, config: PrepareConfig, pad_id: int, sources: Sequence[Source]
+    ) -> None:
+        self.folder, self.config, self.sources = folder, config, sources
+        shape = (config.seq_len, config.vocab_size, pad_id)
+        self.train = RowWriter(folder, "rows/train", *shape, config.rows_per_shard)
+        self.heldout = RowWriter(folder, "heldout/heldout", *shape, None)
+        self.first_rows: list[int] = []  # per source met so far
+        self.first_trained: list[int] = []
+        self.names: list[str] = []
+        self.heldout_ids: list[NDArray[Any]] = []
+        self.heldout_masks: list[NDArray[np.bool_]] = []
+        self.heldout_bytes: list[int] = []
+        self.train_documents = self.train_tokens = self.train_bytes = 0
+
+    def add(self, encoded: Encoded) -> None:
+        """Append one task's documents."""
+        while len(self.first_rows) <= encoded.source_number:
+            self.train.end_row()
+            self.first_rows.append(self.train.num_rows)
+            self.first_trained.append(self.train.trained_tokens)
+        all_ids, all_masks = encoded.read()
+        ends = np.cumsum(encoded.lengths)
+        self.names += encoded.heldout_names
+        for number, end in enumerate(ends.tolist()):
+            part = slice(end - int(encoded.lengths[number]), end)
+            ids, mask = all_ids[part], all_masks[part]
+            if encoded.is_heldout[number]:
+                self.heldout.add(ids, mask)
+                self.heldout_ids.append(ids.copy())
+                self.heldout_masks.append(mask.copy())
+                self.heldout_bytes.append(int(encoded.num_bytes[number]))
+            else:
+                self.train.add(ids, mask)
+                self.train_documents += 1
+                self.train_tokens += len(ids)
+                self.train_bytes += int(encoded.num_bytes[number])
+
+    def finish(self) -> dict[str, Any]:
+        """Write what is left and the index; gives the metrics. Raises DataError on no rows."""
+        self.train.close()
+        self.heldout.close()
+        if not self.train.trained_tokens or not self.heldout.trained_tokens:
+            raise DataError(
+                "nothing is left to train on or to hold out after encoding",
+                found=f"{self.train.trained_tokens} and {self.heldout.trained_tokens} tokens",
+                expected="at least one each",
+            )
+        write_heldout(
+            self.folder, self.names, self.heldout_ids, self.heldout_masks, self.heldout_bytes
+        )
+        index = RowsIndex(
+            seq_len=self.config.seq_len,
+            vocab_size=self.config.vocab_size,
+            num_rows=self.train.num_rows,
+            dtype=row_dtype(self.config.seq_len, self.config.vocab_size)["ids"].base.str,
+            shards=tuple(self.train.shards),
+            trained_tokens=self.train.trained_tokens,
+            sources=self._sources(),
+            heldout_rows=self.heldout.shards[0],
+            heldout_trained_tokens=self.heldout.trained_tokens,
+        )
+        index.save(self.folder)
+        heldout_tokens = sum(len(ids) for ids in self.heldout_ids)
+        num_bytes = self.train_bytes + sum(self.heldout_bytes)
+        return {
+            "train_documents": self.train_documents,
+            "train_tokens": self.train_tokens,
+            "train_bytes": self.train_bytes,
+            "trained_tokens": self.train.trained_tokens,
+            "train_rows": self.train.num_rows,
+            "heldout_documents": len(self.names),
+            "heldout_tokens": heldout_tokens,
+            "heldout_bytes": sum(self.heldout_bytes),
+            "heldout_rows": self.heldout.num_rows,
+            "bytes_per_token": num_bytes / (self.train_tokens + heldout_tokens),
+        }
+
+    def _sources(self) -> tuple[SourceRows, ...]:
+        rows = np.diff([*self.first_rows, self.train.num_rows]).tolist()
+        trained = np.diff([*self.first_trained, self.train.trained_tokens]).tolist()
+        weights = row_weights([source.share for source in self.sources], rows, trained)
+        return tuple(
+            SourceRows(
+                field=source.field,
+                first_row=self.first_rows[number],
+                num_rows=rows[number],
+                trained_tokens=trained[number],
+                weight=weights[number],
+            )
+            for number, source in enumerate(self.sources)
+        )
+
+
+def row_weights(
+    shares: Sequence[float], num_rows: Sequence[int], trained_tokens: Sequence[int]
+) -> list[int]:
+    """Integer weights of rows that give each source its share of the trained tokens.
+
+    A source whose rows hold fewer trained tokens gets more rows; 0 for a source without rows.
+    """
+    wanted = [
+        share * rows / tokens if rows and tokens else 0.0
+        for share, rows, tokens in zip(shares, num_rows, trained_tokens, strict=True)
+    ]
+    total = sum(wanted)
+    return [max(1, round(WEIGHT_TOTAL * part / total)) if part else 0 for part in wanted]

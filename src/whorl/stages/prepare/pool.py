@@ -1,0 +1,101 @@
+"""Work spread over processes with results in the order of the tasks.
+
+Processes are spawned, not forked (other libraries run threads here), ignore Ctrl-C (the parent
+decides) and end with their parent, however it ends.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from types import TracebackType
+from typing import TypeVar
+
+from whorl.core.errors import ResourceError
+
+__all__ = ["WorkerPool", "default_workers"]
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+TASKS_AHEAD = 2  # per worker, so that none waits
+
+
+def default_workers() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class WorkerPool:
+    """A context: `map` runs tasks on num_workers processes, or right here for one."""
+
+    def __init__(self, num_workers: int) -> None:
+        self.num_workers = num_workers
+        self._executor: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._executor is None:
+            return
+        if kind is not None:
+            for process in list((self._executor._processes or {}).values()):
+                process.terminate()
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._executor = None
+
+    def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
+        """function(task) of each task, in order. Raises what the function raises.
+
+        Raises ResourceError if a process died.
+        """
+        if self.num_workers == 1:
+            yield from map(function, tasks)
+            return
+        if self._executor is None:
+            self._executor = ProcessPoolExecutor(
+                self.num_workers,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_start_worker,
+            )
+        pending: deque[Future[Result]] = deque()
+        try:
+            for task in tasks:
+                pending.append(self._executor.submit(function, task))
+                if len(pending) >= TASKS_AHEAD * self.num_workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        except BrokenProcessPool as error:
+            raise ResourceError(
+                "a worker process ended unexpectedly",
+                found=f"{self.num_workers} workers",
+                do="run with --workers 1; if memory ran out, free some; a script that calls whorl "
+                "needs `if __name__ == '__main__':` around its calls",
+            ) from error
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,251 @@
+"""The prepare stage: sources to token rows, the token contract and held-out documents.
+
+    read, NFC, filter, sketch   in parallel    -> spill files
+    exact and near duplicates   here
+    split, codecs               here
+    encode                      in parallel    -> token files
+    pack into rows and shards   here
+
+Only the bytes of the sources and the config decide what is written: not the number of workers,
+the time, the machine's paths or hash seeds. A run that was killed starts again from nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import tempfile
+import time
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whorl.codecs.contract import Tokens
+from whorl.core.context import StageContext
+from whorl.core.errors import DataError
+from whorl.core.lock import exclusive
+from whorl.core.ports import Field, Source
+from whorl.core.records import Record, RecordKey, RecordWriter
+from whorl.spec.resolved import PrepareConfig
+from whorl.stages.prepare.clean import Cleaned, CleanTask, clean, clean_tasks
+from whorl.stages.prepare.corpus import Corpus, TrainingDocuments
+from whorl.stages.prepare.encode import Encoded, EncodeTask, encode, encode_with_folder
+from whorl.stages.prepare.facts import field_of
+from whorl.stages.prepare.pack import Packer
+from whorl.stages.prepare.pool import WorkerPool, default_workers
+from whorl.stages.prepare.vocabulary import build_tokens
+
+__all__ = ["LOGIC_VERSION", "record_key", "run"]
+
+LOGIC_VERSION = 1  # raised when the code changes what is written
+SHOWN_REASONS = 4
+SPILL = "spill-"
+
+
+def record_key(
+    config: PrepareConfig,
+    fields: Mapping[str, Field],
+    sources: Sequence[Source],
+    data_digest: str,
+) -> RecordKey:
+    """What the record depends on. The sources' places are not part of it, their content is."""
+    described = [
+        {
+            "field": source.field,
+            "share": source.share,
+            "text_key": source.text_key,
+            "logic_version": getattr(field_of(fields, source), "logic_version", 1),
+        }
+        for source in sources
+    ]
+    value = {**config.model_dump(mode="json"), "sources": described}
+    return RecordKey("prepare", value, {"data": data_digest}, LOGIC_VERSION)
+
+
+def run(
+    context: StageContext,
+    config: PrepareConfig,
+    fields: Mapping[str, Field],
+    sources: Sequence[Source],
+    data_digest: str,
+    workers: int | None = None,
+) -> Record:
+    """The record of these sources, made now unless it exists. workers: processes; None: all cores.
+
+    Raises DataError (a source is missing, empty or without a usable document), BusyError
+    (another process is at it), ResourceError (disk full, a worker died).
+    """
+    key = record_key(config, fields, sources, data_digest)
+    if record := context.store.find(key):
+        return record
+    folder = context.store.run_folder(key)
+    with exclusive(folder, "prepare"):
+        if record := context.store.find(key):
+            return record
+        with (
+            WorkerPool(workers or default_workers()) as pool,
+            context.store.write(key) as writer,
+            _spill_folder(folder) as spill,
+        ):
+            start = time.monotonic()
+            _Preparation(context, config, fields, sources, spill, pool).fill(writer)
+            writer.run.update(
+                {
+                    "workers": pool.num_workers,
+                    "duration_s": time.monotonic() - start,
+                    "unicode_version": unicodedata.unidata_version,
+                }
+            )
+    record = context.store.find(key)
+    assert record is not None
+    return record
+
+
+@contextmanager
+def _spill_folder(folder: Path) -> Iterator[Path]:
+    """A new folder for temporary files; those of runs that were killed are removed first.
+
+    The name is new each time: a worker of a killed run may still be writing for a moment.
+    """
+    for old in folder.glob(f"{SPILL}*"):
+        shutil.rmtree(old, ignore_errors=True)
+    path = Path(tempfile.mkdtemp(prefix=SPILL, dir=folder))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@dataclass
+class _Preparation:
+    context: StageContext
+    config: PrepareConfig
+    fields: Mapping[str, Field]
+    sources: Sequence[Source]
+    spill: Path
+    pool: WorkerPool
+
+    def fill(self, writer: RecordWriter) -> None:
+        """Everything from sources to a filled record folder."""
+        corpus = Corpus(self._clean())
+        duplicates = corpus.duplicates(self.config.near_duplicate_jaccard)
+        dropped = self._rejected(corpus)
+        dropped["exact duplicate"] = int(duplicates.exact.sum())
+        dropped["near duplicate"] = int(duplicates.near.sum())
+        actions = corpus.choose(~(duplicates.exact | duplicates.near), self.config)
+        cut_share = corpus.cut_share(actions, self.config)
+        tokens, num_checked = self._fit(corpus, actions, cut_share)
+        tokens.save(writer.path / "tokens")
+        packer = Packer(writer.path, self.config, tokens.contract.pad_id, self.sources)
+        for encoded in self._encode(corpus, actions, cut_share, tokens, writer.path / "tokens"):
+            dropped.update(encoded.rejected)
+            packer.add(encoded)
+        writer.metrics.update(packer.finish())
+        writer.metrics.update(
+            {
+                "read_documents": sum(part.num_read for part in corpus.parts),
+                "read_bytes": sum(part.read_bytes for part in corpus.parts),
+                "dropped": {reason: count for reason, count in sorted(dropped.items()) if count},
+                "near_duplicate_pairs_verified": duplicates.pairs_verified,
+                "near_duplicate_pairs_refused": duplicates.pairs_refused,
+                "near_duplicate_pairs_skipped": duplicates.pairs_skipped,
+                "tokenizer_documents_compared": num_checked,
+                "used_ids": max(entry.id_end for entry in tokens.contract.codecs),
+                "contract": tokens.contract.digest,
+            }
+        )
+        self._report(writer.metrics)
+
+    def _clean(self) -> list[Cleaned]:
+        """First pass over all sources. Raises DataError if one has no usable document."""
+        config = self.config
+        limits = (config.max_repetition_ratio, config.max_repeated_windows)
+        tasks: list[CleanTask] = []
+        for number, source in enumerate(self.sources):
+            field = field_of(self.fields, source)
+            items = field.items(source)
+            tasks += clean_tasks(number, source, field, items, self.spill, limits)
+        if len(tasks) == 1:  # not worth starting processes
+            self.pool.num_workers = 1
+        progress = self.context.progress
+        progress.start("reading and cleaning", sum(task.num_bytes for task in tasks), "B")
+        parts = []
+        for task, cleaned in zip(tasks, self.pool.map(clean, tasks), strict=True):
+            parts.append(cleaned)
+            progress.advance(task.num_bytes)
+        for number, source in enumerate(self.sources):
+            mine = [part for part in parts if part.source_number == number]
+            if not any(len(part.num_bytes) for part in mine):
+                reasons = sum((part.rejected for part in mine), Counter())
+                shown = reasons.most_common(SHOWN_REASONS)
+                raise DataError(
+                    f"source {source.source} has no usable document",
+                    found=", ".join(f"{count} x {reason}" for reason, count in shown)
+                    or "no document at all",
+                    do="check the source's field and text_key",
+                )
+        progress.finish(f"{sum(len(part.num_bytes) for part in parts):,} documents")
+        return parts
+
+    def _rejected(self, corpus: Corpus) -> Counter[str]:
+        return sum((part.rejected for part in corpus.parts), Counter())
+
+    def _fit(
+        self, corpus: Corpus, actions: NDArray[np.int8], cut_share: float
+    ) -> tuple[Tokens, int]:
+        progress = self.context.progress
+        progress.start("fitting codecs", None)
+
+        def documents_of(numbers: frozenset[int], max_bytes: int) -> TrainingDocuments:
+            return TrainingDocuments(corpus, actions, numbers, cut_share, max_bytes)
+
+        codecs = [corpus.codecs_of_source(number) for number in range(len(self.sources))]
+        result = build_tokens(self.fields, self.sources, codecs, documents_of, self.config)
+        progress.finish(f"{self.config.vocab_size:,} ids")
+        return result
+
+    def _encode(
+        self,
+        corpus: Corpus,
+        actions: NDArray[np.int8],
+        cut_share: float,
+        tokens: Tokens,
+        folder: Path,
+    ) -> Iterator[Encoded]:
+        tasks = [
+            EncodeTask(
+                part.path,
+                part.source_number,
+                part.offsets,
+                actions[int(corpus.firsts[place]) : int(corpus.firsts[place + 1])],
+                cut_share,
+                self.spill / f"tokens-{place:06d}",
+            )
+            for place, part in enumerate(corpus.parts)
+        ]
+        function = functools.partial(encode, tokens)
+        if self.pool.num_workers > 1:
+            function = functools.partial(encode_with_folder, folder)
+        progress = self.context.progress
+        progress.start("encoding and packing", len(tasks), "parts")
+        for encoded in self.pool.map(function, tasks):
+            yield encoded
+            encoded.remove()
+            progress.advance()
+        progress.finish()
+
+    def _report(self, metrics: Mapping[str, Any]) -> None:
+        dropped = metrics["dropped"]
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items()) or "none"
+        self.context.log(
+            f"prepared {metrics['train_documents']:,} documents for training "
+            f"({metrics['train_tokens']:,} tokens) and {metrics['heldout_documents']:,} held out; "
+            f"dropped: {reasons}"
+        )
