@@ -1,0 +1,113 @@
+"""Image codec: nearest centres by brute force, the declared loss, same bytes, what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from whorl.codecs.contract import Tokens
+from whorl.codecs.image import ImageCodec, fit_image_codec, load
+from whorl.codecs.kinds import load_codec
+from whorl.core.errors import DataError, RecordError, SpecError
+
+
+def images(count: int = 40, height: int = 6, width: int = 8, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 17, (count, height, width)).astype(np.uint8)
+
+
+def test_each_patch_gets_its_nearest_centre() -> None:
+    codec = fit_image_codec(images(), num_ids=12, patch_size=2)
+    image = images(1, seed=1)[0]
+    ids = codec.encode(image)
+    assert len(ids) == codec.num_tokens == 12
+    place = 0
+    for top in range(0, 6, 2):
+        for left in range(0, 8, 2):
+            patch = image[top : top + 2, left : left + 2].astype(float).ravel()
+            distances = [float(((patch - centre) ** 2).sum()) for centre in codec.centres]
+            assert distances[ids[place]] == min(distances)
+            decoded = codec.decode(ids)[top : top + 2, left : left + 2]
+            assert (decoded.ravel() == codec.centres[ids[place]]).all()
+            place += 1
+
+
+def test_loss_is_the_distance_to_what_is_decoded_and_falls_with_more_centres() -> None:
+    train, other = images(200), images(20, seed=2)
+    losses = []
+    for num_ids in (4, 16, 64):
+        codec = fit_image_codec(train, num_ids, patch_size=2)
+        decoded = np.stack([codec.decode(codec.encode(image)) for image in other])
+        by_hand = np.sqrt(((decoded - other) ** 2).mean())
+        assert codec.loss(other) == pytest.approx(by_hand, rel=1e-5)
+        losses.append(by_hand)
+    assert losses[0] > losses[1] > losses[2] > 0
+
+
+def test_few_distinct_patches_are_kept_exactly() -> None:
+    train = np.zeros((5, 4, 4), np.uint8)
+    train[1, :2, :2] = 7
+    train[2, 2:, 2:] = 16
+    codec = fit_image_codec(train, num_ids=64, patch_size=2)
+    assert codec.num_ids == 3 and codec.loss(train) == 0.0
+    assert codec.centres[:, 0].tolist() == [0.0, 7.0, 16.0]  # by brightness
+
+
+def test_same_images_same_bytes_and_files_load_again() -> None:
+    codec = fit_image_codec(images(), 16, 2, seed=3)
+    assert codec.files() == fit_image_codec(images(), 16, 2, seed=3).files()
+    again = load_codec("image-patches", "image", codec.files())
+    image = images(1, seed=4)[0]
+    assert again.encode(image) == codec.encode(image)
+    assert again.files() == codec.files()
+
+
+def test_rectangles_and_other_patch_sizes_tile() -> None:
+    for size in (1, 3):
+        codec = fit_image_codec(images(height=3, width=9), 8, size)
+        assert codec.num_tokens == 27 // size**2
+        assert codec.decode(codec.encode(images(1, 3, 9)[0])).shape == (3, 9)
+
+
+def test_a_part_of_an_image_is_decoded_and_more_than_one_is_not() -> None:
+    codec = fit_image_codec(images(), 8, 2)
+    half = codec.decode([1] * 4)
+    assert (half[2:] == 0).all() and (half[:2, :2].ravel() == codec.centres[1]).all()
+    assert (codec.decode([]) == 0).all()
+    with pytest.raises(DataError, match="too many"):
+        codec.decode([0] * 13)
+
+
+@pytest.mark.parametrize(
+    "value", [np.zeros((4, 8)), np.full((6, 8), np.nan), "text", None, [[1, 2], [3]], np.zeros(48)]
+)
+def test_what_is_no_such_image_is_refused(value: object) -> None:
+    codec = fit_image_codec(images(), 8, 2)
+    with pytest.raises(DataError, match="image"):
+        codec.encode(value)
+
+
+def test_bad_shapes_and_no_images_are_refused() -> None:
+    with pytest.raises(SpecError, match="tile"):
+        fit_image_codec(images(), 8, patch_size=4)
+    with pytest.raises(SpecError, match="square"):
+        ImageCodec(np.zeros((4, 5), np.float32), 4, 4)
+    with pytest.raises(DataError, match="none"):
+        fit_image_codec([], 8, 2)
+    with pytest.raises(DataError, match="shape"):
+        fit_image_codec([np.zeros((4, 4)), np.zeros((4, 6))], 8, 2)
+
+
+def test_damaged_files_are_refused() -> None:
+    data = fit_image_codec(images(), 8, 2).files()["codebook.safetensors"]
+    for broken in (b"", data[:-1], data[:40], b"x" * 100):
+        with pytest.raises(RecordError, match="image codec"):
+            load("image", {"codebook.safetensors": broken})
+    with pytest.raises(RecordError):
+        load("image", {})
+
+
+def test_the_token_contract_gives_it_a_range_and_prints_it() -> None:
+    codec = fit_image_codec(images(), 8, 2)
+    tokens = Tokens.build({"image": codec}, 64)
+    assert tokens.decode([16, 23]) == "<|image_0|><|image_7|>"
