@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +17,11 @@ from whorl.core.errors import RecordError, ResourceError
 
 __all__ = [
     "CHUNK_BYTES",
+    "DISK_ERRNOS",
     "canonical_json",
     "digest_bytes",
-    "digest_chunks",
     "digest_file",
+    "digest_parts",
     "digest_value",
     "fsync_folder",
     "read_sealed",
@@ -26,36 +30,66 @@ __all__ = [
 ]
 
 CHUNK_BYTES = 4 * 2**20  # a flipped bit is reported with the chunk it lies in
-DIGEST_CHARS = 64
+
+# What a disk that is full, read-only, forbidden or broken answers; anything else is a defect.
+DISK_ERRNOS = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EIO,
+        errno.EMFILE,
+    }
+)
+NO_ROOM_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def canonical_json(value: Any) -> str:
-    """One text per value: sorted keys, no NaN, UTF-8 as it is."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1)
+    """One text per value: sorted keys, no NaN, text as it is.
+
+    Keys become text before they are sorted. Raises ValueError on NaN, TypeError on what JSON lacks.
+    """
+    plain = json.loads(json.dumps(value, allow_nan=False))
+    return json.dumps(plain, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1)
+
+
+def _to_bytes(text: str) -> bytes:
+    """UTF-8; lone surrogates (file names that are not UTF-8) survive the round trip."""
+    return text.encode("utf-8", "surrogatepass")
 
 
 def digest_bytes(data: bytes) -> str:
+    """64 hex digits."""
     return str(blake3(data).hexdigest())
 
 
 def digest_value(value: Any) -> str:
     """Digest of a JSON-able value, independent of key order."""
-    return digest_bytes(canonical_json(value).encode())
+    return digest_bytes(_to_bytes(canonical_json(value)))
 
 
 def digest_file(path: Path) -> str:
     """Digest of a whole file. Raises OSError if it cannot be read."""
+    return digest_parts(path)[0]
+
+
+def digest_parts(path: Path) -> tuple[str, tuple[str, ...], int]:
+    """(digest, 16 hex digits of each CHUNK_BYTES, bytes) of a file, in one pass.
+
+    The digest says whether the file is whole, the chunks where it was damaged.
+    Raises OSError if it cannot be read.
+    """
     hasher = blake3()
+    chunks: list[str] = []
+    size_bytes = 0
     with path.open("rb") as file:
         while block := file.read(CHUNK_BYTES):
             hasher.update(block)
-    return str(hasher.hexdigest())
-
-
-def digest_chunks(path: Path) -> list[str]:
-    """Digest (16 hex digits) of each CHUNK_BYTES of a file, to say where it was damaged."""
-    with path.open("rb") as file:
-        return [str(blake3(block).hexdigest())[:16] for block in iter(lambda: file.read(CHUNK_BYTES), b"")]
+            chunks.append(digest_bytes(block)[:16])
+            size_bytes += len(block)
+    return str(hasher.hexdigest()), tuple(chunks), size_bytes
 
 
 def fsync_folder(path: Path) -> None:
@@ -71,7 +105,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
     Raises ResourceError when the disk is full or cannot be written, with the bytes needed.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -80,11 +114,13 @@ def write_bytes(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
         fsync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        has_no_room = error.errno in NO_ROOM_ERRNOS
         raise ResourceError(
             f"cannot write {path}",
             found=error.strerror,
-            expected=f"{len(data):,} bytes of room",
+            expected=f"{len(data):,} bytes of room" if has_no_room else None,
             do="free some space or set WHORL_HOME to another disk",
         ) from error
 
@@ -92,7 +128,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     """A JSON object with its own digest under "blake3"; `read_sealed` notices any flipped bit."""
     body = {key: item for key, item in value.items() if key != "blake3"}
-    write_bytes(path, canonical_json({**body, "blake3": digest_value(body)}).encode())
+    write_bytes(path, _to_bytes(canonical_json({**body, "blake3": digest_value(body)})))
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
@@ -103,9 +139,11 @@ def read_sealed(path: Path) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise ValueError("not an object")
         claimed = value.pop("blake3", None)
-        whole = canonical_json({**value, "blake3": digest_value(value)}).encode()
+        whole = _to_bytes(canonical_json({**value, "blake3": digest_value(value)}))
     except (OSError, ValueError, RecursionError) as error:
-        raise RecordError(f"{path} cannot be read", found=error, expected="a sealed JSON") from error
+        raise RecordError(
+            f"{path} cannot be read", found=error, expected="a sealed JSON"
+        ) from error
     if claimed is None or whole != data:
         raise RecordError(
             f"{path} is damaged",

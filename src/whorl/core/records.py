@@ -10,27 +10,37 @@ work is found again, never done twice. A record whose manifest is missing does n
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from whorl.core.digests import (
     CHUNK_BYTES,
-    digest_chunks,
-    digest_file,
+    DISK_ERRNOS,
+    digest_parts,
     digest_value,
     fsync_folder,
     read_sealed,
     write_sealed,
 )
 from whorl.core.errors import RecordError, ResourceError
+from whorl.core.scratch import hold_scratch, is_abandoned
 
-__all__ = ["SCHEMA_VERSION", "FileEntry", "Record", "RecordKey", "RecordStore", "RecordWriter"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "FileEntry",
+    "Record",
+    "RecordKey",
+    "RecordStore",
+    "RecordWriter",
+    "disk_error",
+]
 
 SCHEMA_VERSION = 1
 MANIFEST, RUN = "manifest.json", "run.json"
@@ -67,17 +77,21 @@ class FileEntry:
 
     @classmethod
     def of(cls, path: Path) -> FileEntry:
-        return cls(path.stat().st_size, digest_file(path), tuple(digest_chunks(path)))
+        whole, chunks, size_bytes = digest_parts(path)
+        return cls(size_bytes, whole, chunks)
 
     def check(self, path: Path) -> None:
         """Raises RecordError naming the file and the first damaged chunk."""
         if not path.is_file():
             raise RecordError(f"{path} is missing", expected=f"{self.size_bytes:,} bytes")
-        size_bytes = path.stat().st_size
-        if size_bytes == self.size_bytes and digest_file(path) == self.blake3:
+        try:
+            whole, chunks, size_bytes = digest_parts(path)
+        except OSError as error:
+            raise RecordError(f"{path} cannot be read", found=error.strerror) from error
+        if (whole, size_bytes) == (self.blake3, self.size_bytes):
             return
-        chunks = digest_chunks(path)
-        bad = [i for i, (a, b) in enumerate(zip(chunks, self.chunks, strict=False)) if a != b]
+        pairs = zip(chunks, self.chunks, strict=False)
+        bad = [number for number, (found, expected) in enumerate(pairs) if found != expected]
         first = bad[0] if bad else min(len(chunks), len(self.chunks))
         raise RecordError(
             f"{path} is damaged in chunk {first} (bytes from {first * CHUNK_BYTES:,})",
@@ -103,18 +117,27 @@ class Record:
     def load(cls, path: Path) -> Record:
         """Read and check the manifest (not yet the files). Raises RecordError."""
         value = read_sealed(path / MANIFEST)
+        if value.get("schema_version") != SCHEMA_VERSION:
+            raise RecordError(
+                f"{path} is a record of another version of whorl",
+                found=f"schema {value.get('schema_version')}",
+                expected=f"schema {SCHEMA_VERSION}",
+                do="delete it to have it made again",
+            )
         try:
             key = RecordKey(
                 value["stage"], value["config"], value["inputs"], value["logic_version"]
             )
             files = {
-                name: FileEntry(entry["size_bytes"], entry["blake3"], tuple(entry["chunks"]))
+                _inner(name): FileEntry(
+                    entry["size_bytes"], entry["blake3"], tuple(entry["chunks"])
+                )
                 for name, entry in value["files"].items()
             }
             record = cls(
                 path, key.stage, key.digest, key.config, key.inputs, files, value["metrics"]
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise RecordError(f"{path} is not a record of this version", found=error) from error
         if record.digest != path.name or record.stage != path.parent.name:
             raise RecordError(
@@ -147,13 +170,16 @@ class Record:
         """Check every file, and that there is none beside them. Raises RecordError."""
         for name in self.files:
             self.file(name)
-        if (self.path / RUN).exists():
-            read_sealed(self.path / RUN)
+        _ = self.run
         self._refuse_strangers(self.path)
 
     def _refuse_strangers(self, folder: Path) -> None:
         known = {*self.files, MANIFEST, RUN}
-        found = {str(p.relative_to(self.path)) for p in folder.rglob("*") if not p.is_dir()}
+        found = {
+            path.relative_to(self.path).as_posix()
+            for path in folder.rglob("*")
+            if path.is_symlink() or not path.is_dir()
+        }
         if strangers := sorted(found - known):
             raise RecordError(
                 f"{self.path} holds files that are not part of it",
@@ -163,9 +189,15 @@ class Record:
 
     @property
     def run(self) -> dict[str, Any]:
-        """Timings and environment of the run that made this record; {} if there are none."""
+        """Timings and environment of the run that made this record.
+
+        Raises RecordError when it is missing, damaged or belongs to another record.
+        """
         path = self.path / RUN
-        return read_sealed(path) if path.exists() else {}
+        value = read_sealed(path)
+        if (owner := value.pop("record", None)) != self.digest:
+            raise RecordError(f"{path} is of another record", found=owner, expected=self.digest)
+        return value
 
 
 @dataclass
@@ -216,8 +248,12 @@ class RecordStore:
         """Folders of finished records of a stage, oldest first."""
         folder = self.folder(stage)
         if folder.is_dir():
-            found = [path.parent for path in folder.glob(f"*/{MANIFEST}")]
-            yield from sorted(found, key=lambda path: (path / MANIFEST).stat().st_mtime_ns)
+            written_ns: dict[Path, int] = {}
+            for manifest in folder.glob(f"*/{MANIFEST}"):
+                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                    if "." not in manifest.parent.name:  # not <digest>.tmp-… or .run
+                        written_ns[manifest.parent] = manifest.stat().st_mtime_ns
+            yield from sorted(written_ns, key=lambda path: (written_ns[path], path.name))
 
     def newest(self, stage: str) -> Record | None:
         """The newest record that is complete and verified; damaged ones are passed over."""
@@ -230,63 +266,91 @@ class RecordStore:
             return record
         return None
 
+    def leftovers(self, stage: str) -> list[Path]:
+        """Temporary folders whose writer is gone; `write` removes those of its own key."""
+        return [path for path in sorted(self.folder(stage).glob("*.tmp-*")) if is_abandoned(path)]
+
     @contextmanager
     def write(self, key: RecordKey) -> Iterator[RecordWriter]:
         """Fill a temporary folder; on success fsync, write the manifest last, rename.
 
-        On an error the temporary folder is removed and nothing is published.
-        Raises ResourceError when the disk is full.
+        On an error the temporary folder is removed and nothing is published. Raises ResourceError
+        when the disk is full or cannot be written; other errors of the caller pass through.
         """
         final = self.folder(key.stage) / key.digest
-        temporary = final.with_name(f"{key.digest}.tmp-{os.getpid()}")
+        temporary: Path | None = None
+        descriptor = -1
         try:
-            self._sweep(key)
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
+            for path in final.parent.glob(f"{key.digest}.tmp-*"):
+                is_abandoned(path, remove=True)
+            temporary, descriptor = hold_scratch(final)
             writer = RecordWriter(temporary)
             yield writer
             self._commit(key, writer, final)
         except OSError as error:
+            if not self._is_ours(error):
+                raise
             raise disk_error(error, final) from error
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            if temporary is not None:
+                shutil.rmtree(temporary, ignore_errors=True)
+                os.close(descriptor)
 
-    def _sweep(self, key: RecordKey) -> None:
-        """Remove temporary folders of this key left by processes that are gone."""
-        for path in self.folder(key.stage).glob(f"{key.digest}.tmp-*"):
-            pid = path.name.rpartition("-")[2]
-            if not (pid.isdigit() and Path(f"/proc/{pid}").exists()):
-                shutil.rmtree(path, ignore_errors=True)
+    def _is_ours(self, error: OSError) -> bool:
+        """Whether the disk of this home failed, not some other file of the stage's own."""
+        if error.errno not in DISK_ERRNOS:
+            return False
+        if not isinstance(error.filename, str):
+            return True
+        path, home = Path(error.filename).resolve(), self.home.resolve()
+        return path.is_relative_to(home) or home.is_relative_to(path)
 
     def _commit(self, key: RecordKey, writer: RecordWriter, final: Path) -> None:
-        if writer.run:
-            write_sealed(writer.path / RUN, writer.run)
-        names = sorted(str(p.relative_to(writer.path)) for p in writer.path.rglob("*") if p.is_file())
-        files = {name: FileEntry.of(writer.path / name) for name in names if name != RUN}
-        for name in names:
-            _fsync(writer.path / name)
-        for folder in {writer.path / name for name in names}:
-            fsync_folder(folder.parent)
+        write_sealed(writer.path / RUN, {**writer.run, "record": key.digest})
+        inside = sorted(writer.path.rglob("*"))
+        if links := [str(path) for path in inside if path.is_symlink()]:
+            raise RecordError("a record cannot hold links", found=links[:5], do="copy the files")
+        paths = [path for path in inside if path.is_file()]
+        names = [path.relative_to(writer.path).as_posix() for path in paths]
+        entries = {name: vars(FileEntry.of(writer.path / name)) for name in names if name != RUN}
+        for path in paths:
+            _fsync(path)
+        for path in inside:
+            if path.is_dir():
+                fsync_folder(path)
         value = {
             "stage": key.stage,
             "schema_version": SCHEMA_VERSION,
             "logic_version": key.logic_version,
             "config": key.config,
             "inputs": key.inputs,
-            "files": {name: vars(entry) | {"chunks": list(entry.chunks)} for name, entry in files.items()},
+            "files": entries,
             "metrics": writer.metrics,
         }
         write_sealed(writer.path / MANIFEST, value)
-        try:
-            os.rename(writer.path, final)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-            if (final / MANIFEST).exists():
-                return  # another process finished the same work first: same key, same bytes
+        _publish(writer.path, final)
+        for folder in (final.parent, final.parent.parent, self.home):
+            fsync_folder(folder)
+
+
+def _publish(temporary: Path, final: Path) -> None:
+    """Rename; a whole record that is there already stays: same key, same bytes."""
+    try:
+        os.rename(temporary, final)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        if not (final / MANIFEST).exists():  # the remains of a record that was being deleted
             shutil.rmtree(final)
-            os.rename(writer.path, final)
-        fsync_folder(final.parent)
+            os.rename(temporary, final)
+
+
+def _inner(name: str) -> str:
+    """A file name of a manifest. Raises ValueError if it leads out of the record."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or str(path) != name:
+        raise ValueError(f"file name {name!r}")
+    return name
 
 
 def _fsync(path: Path) -> None:
