@@ -175,7 +175,7 @@ async function refusal(response) {
 
 function showError(error) {
   const text = error instanceof TypeError ? "The server cannot be reached." : error.message;
-  at("error").textContent = text;
+  at("error").textContent = text.charAt(0).toUpperCase() + text.slice(1);
   at("error").hidden = false;
 }
 

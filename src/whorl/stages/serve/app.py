@@ -115,7 +115,7 @@ def _add_api(app: FastAPI, gateway: Gateway) -> None:
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
         config = gateway.config
-        data = await read_body(request.receive, config.max_body_bytes, config.receive_s)
+        data = await read_body(request, config.max_body_bytes, config.receive_s)
         body = parse_completion(data)
         generation = await gateway.start(body)
         if body.stream:

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from typing import Annotated, Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
-from starlette.types import Receive
+from starlette.requests import Request
 
 from whorl.stages.serve.errors import ApiError, invalid
 
@@ -78,13 +78,15 @@ class CompletionBody(BaseModel):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
 
-async def read_body(receive: Receive, max_bytes: int, deadline_s: float) -> bytes:
+async def read_body(request: Request, max_bytes: int, deadline_s: float) -> bytes:
     """The whole body. Raises ApiError 413 when over max_bytes, 408 when it does not come."""
     data = bytearray()
+    if int(request.headers.get("content-length", "0")) > max_bytes:
+        raise _too_large(max_bytes)
     try:
         async with asyncio.timeout(deadline_s):
             while True:
-                message = await receive()
+                message = await request.receive()
                 if message["type"] == "http.disconnect":
                     raise ApiError(400, "the client left", code="client_left")
                 data += message.get("body", b"")

@@ -24,6 +24,7 @@ __all__ = ["is_loopback", "open_socket", "running_server", "serve"]
 START_DEADLINE_S = 10.0
 KEEP_ALIVE_S = 5
 MAX_HEAD_BYTES = 16 * 2**10
+SEND_BUFFER_BYTES = 128 * 2**10  # what the kernel holds for a client that does not read
 
 
 def serve(
@@ -79,6 +80,7 @@ def open_socket(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         listener.bind(address)
         listener.listen(min(1024, socket.SOMAXCONN))
     except OSError as error:
@@ -109,7 +111,7 @@ class _Server(uvicorn.Server):
                 ws="none",
                 loop="asyncio",
                 lifespan="off",
-                log_level="warning",
+                log_level="error",  # a malformed request is no event to log
                 access_log=False,  # the page's address holds a secret
                 server_header=False,
                 proxy_headers=False,

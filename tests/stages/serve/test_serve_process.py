@@ -1,0 +1,139 @@
+"""The server as a process: the port, signals, addresses; and the exercise over HTTP."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from whorl.core.errors import BusyError, EngineError, SpecError
+from whorl.stages.serve.exercise import exercise, request_completion
+from whorl.stages.serve.server import base_url_of, is_loopback, open_socket
+
+KEY = "test-key-0123456789abcdef"
+SCRIPT = """
+import sys
+from whorl.spec.resolved import ServeConfig
+from whorl.stages.serve.app import create_app
+from whorl.stages.serve.card import ModelCard
+from whorl.stages.serve.server import serve
+from whorl.testing.corpus import tiny_tokens
+from whorl.testing.engine import FakeEngine
+tokens = tiny_tokens()
+digest = tokens.contract.digest
+engine = FakeEngine(digest, step_s=0.02)
+card = ModelCard(name="tiny", contract_digest=digest, context_tokens=64)
+config = ServeConfig(port=0, grace_s=3)
+serve(create_app(engine, tokens, card, config, sys.argv[1]), config, lambda u: print(u, flush=True))
+engine.close()
+print("ended", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_running_requests_end_and_the_process_return(number: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, KEY],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    try:
+        base_url = process.stdout.readline().strip()
+        request = urllib.request.Request(
+            f"{base_url}/v1/completions",
+            b'{"model": "tiny", "prompt": "shell", "max_tokens": 40, "stream": true}',
+            {"Authorization": f"Bearer {KEY}"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as response:
+            first = response.readline()
+            process.send_signal(number)
+            rest = response.read()
+        assert first.startswith(b"data: {") and rest.endswith(b"data: [DONE]\n\n")
+        assert process.wait(10) == 0
+        assert process.stdout.read() == "ended\n"
+        assert process.stderr.read() == ""
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
+
+
+def test_a_taken_port_is_named() -> None:
+    with open_socket("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(BusyError, match=f"port {port}"):
+            open_socket("127.0.0.1", port)
+
+
+def test_a_host_that_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*arguments: object, **options: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(SpecError, match="no-such-host"):
+        open_socket("no-such-host", 0)
+
+
+def test_base_urls() -> None:
+    with open_socket("0.0.0.0", 0) as listener:
+        assert base_url_of(listener) == f"http://127.0.0.1:{listener.getsockname()[1]}"
+    if socket.has_ipv6 and Path("/proc/net/if_inet6").exists():
+        try:
+            listener = open_socket("::1", 0)
+        except BusyError:
+            return  # no IPv6 on this machine
+        with listener:
+            assert base_url_of(listener) == f"http://[::1]:{listener.getsockname()[1]}"
+
+
+def test_loopback_is_told_from_the_rest() -> None:
+    assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.9.9.9", "::1")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.1.1", "example.org", "")))
+
+
+def test_no_thread_or_descriptor_stays_behind(start: Any) -> None:
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    with start() as running:
+        running.complete()
+    before = descriptors()
+    for _ in range(3):
+        with start() as running:
+            running.complete()
+    assert descriptors() <= before
+
+
+def test_the_exercise_measures_what_was_served(start: Any) -> None:
+    with start(step_s=0.005, max_running=4) as running:
+        report = exercise(
+            running.base_url, KEY, "tiny", ["The shell", [0, 20, 21]],
+            max_tokens=10, concurrency=(1, 4),
+        )  # fmt: skip
+        assert [c["prompt"] for c in report["completions"]] == ["The shell", [0, 20, 21]]
+        assert all(c["text"] and c["finish_reason"] == "length" for c in report["completions"])
+        one, four = report["throughput"]
+        assert (one["requests"], one["tokens"]) == (2, 20)
+        assert (four["requests"], four["tokens"]) == (8, 80)
+        assert 20 < one["tokens_per_s"] < 1 / 0.005  # a step gives one request one token
+        assert one["tokens_per_s"] < four["tokens_per_s"] < 4 / 0.005
+        assert 0 < one["ttft_s"] <= one["ttft_p95_s"] < 5
+        with pytest.raises(EngineError, match="no model"):
+            request_completion(running.base_url, KEY, "x", model="other")
+        with pytest.raises(EngineError, match="API key"):
+            request_completion(running.base_url, "wrong", "x", model="tiny")
+    began_s = time.monotonic()
+    with pytest.raises(EngineError, match="broke off"):
+        request_completion(running.base_url, KEY, "x", model="tiny")
+    assert time.monotonic() - began_s < 5
