@@ -15,7 +15,6 @@ from typing import Any
 
 import typer
 
-from whorl.cli.main import app
 from whorl.core import errors
 
 __all__ = ["cli_page", "commands_of", "errors_page"]
@@ -116,6 +115,8 @@ def errors_page() -> str:
 
 
 def main(is_check: bool) -> int:
+    from whorl.cli.main import app
+
     pages = {"cli.md": cli_page(app), "errors.md": errors_page()}
     stale = []
     for name, text in pages.items():
