@@ -56,10 +56,11 @@ def mend(venv):
 
 def has_pip(venv):
     """Whether pip is there, whole and starts."""
+    python = venv / "bin/python"
     infos = [info for folder in site_packages(venv) for info in folder.glob("pip-*.dist-info")]
-    if not infos or not all(is_whole(info) for info in infos):
+    if not python.exists() or not infos or not all(is_whole(info) for info in infos):
         return False
-    command = [str(venv / "bin/python"), "-m", "pip", "--version"]
+    command = [str(python), "-m", "pip", "--version"]
     return subprocess.run(command, capture_output=True).returncode == 0
 
 

@@ -14,7 +14,8 @@ WINDOWS_PATH = re.compile(r"\b[A-Z]:\\\\?(?:Users|Windows|Program)")
 REGISTRY = re.compile(
     r"pypi\.org|pythonhosted\.org|pypi\.python\.org|download\.pytorch\.org|conda\.anaconda\.org"
     r"|registry\.npmjs\.org|unpkg\.com|jsdelivr\.net|cdnjs\.cloudflare\.com|fonts\.googleapis\.com"
-    r"|docker\.io|ghcr\.io|quay\.io|nvcr\.io|--(?:extra-)?index-url|--find-links",
+    r"|docker\.io|ghcr\.io|quay\.io|nvcr\.io|--(?:extra-)?index-url|--trusted-host"
+    r"|--find-links[= ]https?:",
     re.IGNORECASE,
 )
 KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY|\b(?:ghp|hf|sk)_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16}")
