@@ -14,6 +14,7 @@ import contextlib
 import errno
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -280,12 +281,14 @@ class RecordStore:
         final = self.folder(key.stage) / key.digest
         temporary: Path | None = None
         descriptor = -1
+        started_s = time.monotonic()
         try:
             for path in final.parent.glob(f"{key.digest}.tmp-*"):
                 is_abandoned(path, remove=True)
             temporary, descriptor = hold_scratch(final)
             writer = RecordWriter(temporary)
             yield writer
+            writer.run.setdefault("wall_s", round(time.monotonic() - started_s, 3))
             self._commit(key, writer, final)
         except OSError as error:
             if not self._is_ours(error):
