@@ -175,6 +175,28 @@ def test_a_client_that_does_not_read_is_dropped_and_frees_its_place(start: Any) 
         assert running.complete().status_code == 200
 
 
+def test_who_leaves_after_sending_the_next_request_too_frees_the_place(start: Any) -> None:
+    with start(step_s=0.02, context_tokens=1024) as running:
+        body = json.dumps(running.body(max_tokens=400)).encode()
+        request = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
+        with connected(running) as connection:
+            connection.sendall(request + request[:100])
+            assert running.wait_until(lambda: running.gateway.inside == 1)
+        assert running.wait_until(lambda: running.gateway.inside == 0, 0.5)
+        with connected(running) as connection:  # both are answered to one who stays
+            short = running.body(max_tokens=3)
+            body = json.dumps(short).encode()
+            connection.sendall((HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body) * 2)
+            answer = b""
+            while answer.count(b"finish_reason") < 2:
+                answer += connection.recv(4096)
+        with connected(running) as connection, pytest.raises(ConnectionError):
+            connection.sendall(request + b"x" * 1_000_000)
+            while connection.recv(4096):
+                pass
+            raise ConnectionError  # closed without a reset
+
+
 SCRAPS = (
     b"\r\n",
     b"\r",

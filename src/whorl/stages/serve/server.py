@@ -183,9 +183,16 @@ def _protocol(config: ServeConfig) -> type[H11Protocol]:
 
         def handle_events(self) -> None:
             super().handle_events()
-            if self.cycle is not None and not self.cycle.response_complete and self in idle:
+            if self.cycle is None or self.cycle.response_complete:
+                return
+            if self in idle:
                 del idle[self]
                 self._set_timer(None)
+            if waiting_bytes := len(self.conn.trailing_data[0]):  # the client's next request
+                if waiting_bytes > MAX_HEAD_BYTES:
+                    self.transport.abort()
+                else:
+                    self.flow.resume_reading()  # else nobody would notice that it leaves
 
         def on_response_complete(self) -> None:
             self._wait_for_head()
