@@ -70,6 +70,7 @@ def _is_alive(holder: dict[str, Any]) -> bool:
     if holder["host"] != socket.gethostname():
         return True  # on a shared disk: it cannot be looked up from here
     try:
-        return abs(psutil.Process(holder["pid"]).create_time() - holder["started"]) < 1.0
+        began = float(psutil.Process(holder["pid"]).create_time())
+        return abs(began - float(holder["started"])) < 1.0
     except psutil.Error:
         return False

@@ -1,0 +1,73 @@
+"""Rows of tokens -> tensors of a step, split into micro-batches.
+
+Axes: B rows, T tokens of a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from whorl.core.rows import RowSet
+from whorl.model.transformer import Segments, segments_of
+
+__all__ = ["UNTRAINED", "Batch", "MicroBatch", "make_batch"]
+
+UNTRAINED = -1
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One forward. targets: the next id, or UNTRAINED."""
+
+    ids_BT: Tensor
+    targets_BT: Tensor
+    segments: Segments
+    row_numbers: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step. trained_tokens is known before the forward: the divisor of the loss."""
+
+    trained_tokens: int
+    micro_batches: tuple[MicroBatch, ...]
+
+    @property
+    def row_numbers(self) -> list[int]:
+        return [int(row) for micro in self.micro_batches for row in micro.row_numbers]
+
+
+def make_batch(
+    rows: RowSet,
+    row_numbers: NDArray[np.int64],
+    micro_batch_rows: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> Batch:
+    """Read rows and split them. dtype: of the attention masks.
+
+    Rows of one segment come first (a sum over rows has no order): they run without a mask.
+    """
+    read = rows.read(row_numbers)
+    starts = read.segment_starts[:, :-1]
+    plain_first = np.argsort(starts[:, 1:].any(axis=1), kind="stable")
+    trained = read.loss_mask[:, 1:]
+    targets = np.where(trained, read.ids[:, 1:], UNTRAINED)
+    micro_batches = []
+    for begin in range(0, len(row_numbers), micro_batch_rows):
+        part = plain_first[begin : begin + micro_batch_rows]
+        segments = segments_of(torch.from_numpy(starts[part]), dtype)
+        micro_batches.append(
+            MicroBatch(
+                torch.from_numpy(read.ids[part, :-1]).to(device),
+                torch.from_numpy(targets[part]).to(device),
+                segments.to(device),
+                row_numbers[part],
+            )
+        )
+    return Batch(int(trained.sum()), tuple(micro_batches))

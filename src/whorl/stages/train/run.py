@@ -1,0 +1,156 @@
+"""train: token rows -> a model folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from whorl.arch.architecture import Architecture
+from whorl.codecs.contract import Tokens
+from whorl.core.context import StageContext
+from whorl.core.digests import write_bytes
+from whorl.core.errors import Interrupted, MissingExtra
+from whorl.core.lock import exclusive
+from whorl.core.records import Record, RecordKey
+from whorl.model.hf import save_model_folder
+from whorl.spec.resolved import TrainConfig
+from whorl.stages.train.picture import draw_loss
+from whorl.stages.train.process import environment, peak_memory_bytes, training_process
+from whorl.stages.train.report import compare_with_plan, history_lines
+from whorl.stages.train.session import Session
+from whorl.stages.train.signals import StopSignals
+
+__all__ = ["LOGIC_VERSION", "run", "train_key"]
+
+LOGIC_VERSION = 1  # raised when the same config and rows would give other bytes
+LAST_SHARE = 0.05  # of the steps: what the final training loss is the mean of
+
+
+def train_key(architecture: Architecture, config: TrainConfig, prepared: Record) -> RecordKey:
+    """The key of the record this work makes."""
+    return RecordKey(
+        "train",
+        {"architecture": architecture.model_dump(), "train": config.model_dump()},
+        {"prepare": prepared.digest},
+        LOGIC_VERSION,
+    )
+
+
+def run(
+    context: StageContext,
+    architecture: Architecture,
+    config: TrainConfig,
+    prepared: Record,
+    predicted: Mapping[str, Any],
+) -> Record:
+    """The trained record; found, resumed or made. predicted: the plan's figures, only reported.
+
+    Files: model/ (HF folder), loss.jsonl. The run folder keeps metrics.jsonl (timings) and the
+    picture of the loss. Killed at any time and run again with the same threads on the same
+    machine, the record has the same bytes.
+
+    Raises BusyError if another process works on it, Interrupted (after saving) on Ctrl-C and
+    SIGTERM, SpecError, RecordError on damaged rows, ResourceError, DivergedError.
+    """
+    key = train_key(architecture, config, prepared)
+    if (found := context.store.find(key)) is not None:
+        return found
+    folder = context.store.run_folder(key)
+    with (
+        exclusive(folder, "training"),
+        StopSignals() as stop,
+        training_process(config) as device,
+    ):
+        if (found := context.store.find(key)) is not None:
+            return found
+        tokens = Tokens.load(prepared.folder("tokens"))
+        session = Session.open(
+            context, architecture, config, prepared, predicted, key.digest, folder, device
+        )
+        try:
+            session.train(stop)
+            record = _publish(session, key, architecture, tokens, prepared, device)
+        finally:
+            session.metrics.close()
+        session.checkpoints.remove()
+    if stop.received is not None:
+        raise Interrupted("training was finished and saved", signal_number=stop.received)
+    return record
+
+
+def _publish(
+    session: Session,
+    key: RecordKey,
+    architecture: Architecture,
+    tokens: Tokens,
+    prepared: Record,
+    device: torch.device,
+) -> Record:
+    """Write the record from the finished session, then the picture beside it."""
+    metrics = _metrics(session)
+    lineage = {"prepare": prepared.digest, "train": key.digest}
+    quality = {name: metrics[name] for name in ("heldout_loss", "heldout_bits_per_byte")}
+    with session.context.store.write(key) as writer:
+        model = session.trainer.model
+        save_model_folder(writer.path / "model", model, architecture, tokens, lineage, quality)
+        lines = "".join(history_lines(session.steps, session.validations))
+        write_bytes(writer.path / "loss.jsonl", lines.encode())
+        writer.metrics.update(metrics)
+        writer.run.update(_run_report(session, metrics, device))
+    session.metrics.write(writer.run)
+    _draw(session)
+    for name, row in writer.run["plan_vs_actual"].items():
+        session.context.log(
+            f"{name}: planned {row['predicted']:.4g}, actual {row['actual']:.4g}"
+            + {True: "", False: " (outside the interval)", None: ""}[row["within"]]
+        )
+    record = session.context.store.find(key)
+    assert record is not None
+    return record
+
+
+def _metrics(session: Session) -> dict[str, Any]:
+    last = session.steps[-max(1, math.ceil(LAST_SHARE * len(session.steps))) :]
+    trained_tokens = sum(result.trained_tokens for result in session.steps)
+    final = session.validations[-1]
+    return {
+        "steps": len(session.steps),
+        "trained_tokens": trained_tokens,
+        "epochs": trained_tokens / session.rows.index.trained_tokens,
+        "parameters": sum(p.numel() for p in session.trainer.parameters),
+        "train_loss": sum(result.loss for result in last) / len(last),
+        "heldout_loss": final["heldout_loss"],
+        "heldout_bits_per_byte": final["heldout_bits_per_byte"],
+    }
+
+
+def _run_report(
+    session: Session, metrics: Mapping[str, Any], device: torch.device
+) -> dict[str, Any]:
+    timings = session.metrics.timings()
+    peak = peak_memory_bytes(device)
+    actual = {
+        "step_s": timings.get("step_s"),
+        "train_s": timings.get("train_s"),
+        "peak_bytes": peak.get("device", peak["process"]),
+        "heldout_bpb": metrics["heldout_bits_per_byte"],
+        "train_tokens": session.config.steps * session.config.batch_tokens,
+    }
+    return {
+        **timings,
+        "peak_bytes": peak,
+        "environment": environment(device),
+        "plan_vs_actual": compare_with_plan(session.predicted, actual),
+    }
+
+
+def _draw(session: Session) -> None:
+    try:
+        draw_loss(
+            session.folder, session.steps, session.validations, session.rates, session.predicted
+        )
+    except (MissingExtra, OSError) as error:  # the record is written: a picture must not undo it
+        session.context.log(f"no picture of the loss: {error}")

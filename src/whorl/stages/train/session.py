@@ -1,0 +1,216 @@
+"""One run: from its newest checkpoint, or the start, to the last step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from whorl.arch.architecture import Architecture
+from whorl.core.context import StageContext
+from whorl.core.errors import Interrupted, RecordError, SpecError
+from whorl.core.records import Record
+from whorl.core.rows import RowSet
+from whorl.core.units import format_duration
+from whorl.model.transformer import Transformer
+from whorl.spec.resolved import TrainConfig
+from whorl.stages.train.batch import Batch, make_batch
+from whorl.stages.train.checkpoint import Checkpoint, CheckpointStore
+from whorl.stages.train.initial import initialise
+from whorl.stages.train.report import ByteRates, MetricsFile, Validation, planned_value
+from whorl.stages.train.signals import StopSignals
+from whorl.stages.train.trainer import StepResult, Trainer
+
+__all__ = ["Session", "check_fit"]
+
+COLUMNS = ("loss", "learning_rate", "gradient_norm", "trained_tokens")
+
+
+def check_fit(architecture: Architecture, config: TrainConfig, rows: RowSet) -> int:
+    """Rows of one step. Raises SpecError if model, config and rows do not fit each other."""
+    rows_per_step, rest = divmod(config.batch_tokens, config.seq_len)
+    wrong = {
+        "train.seq_len is not that of the prepared rows": (config.seq_len, rows.seq_len),
+        "model.vocab_size is not that of the prepared rows": (
+            architecture.vocab_size,
+            rows.vocab_size,
+        ),
+    }
+    for what, (found, expected) in wrong.items():
+        if found != expected:
+            raise SpecError(what, found=found, expected=expected, do="prepare again, or change it")
+    if architecture.max_seq_len < config.seq_len:
+        raise SpecError(
+            "model.max_seq_len is shorter than train.seq_len",
+            found=architecture.max_seq_len,
+            expected=f"at least {config.seq_len}",
+        )
+    if rest or not rows_per_step:
+        raise SpecError(
+            f"train.batch_tokens {config.batch_tokens} is not a multiple of train.seq_len",
+            do=f"use {max(1, rows_per_step) * config.seq_len}",
+        )
+    for key in ("steps", "micro_batch_rows", "checkpoint_every_steps", "validate_every_steps"):
+        if getattr(config, key) < 1:
+            raise SpecError(f"train.{key}", found=getattr(config, key), expected="at least 1")
+    return rows_per_step
+
+
+@dataclass
+class Session:
+    """The state of a run in memory; `train` advances it to the end."""
+
+    context: StageContext
+    config: TrainConfig
+    folder: Path
+    work_digest: str
+    predicted: Mapping[str, Any]
+    rows: RowSet
+    heldout: RowSet
+    rates: ByteRates
+    trainer: Trainer
+    checkpoints: CheckpointStore
+    metrics: MetricsFile
+    rows_per_step: int
+    steps: list[StepResult] = field(default_factory=list)  # done so far
+    validations: list[Validation] = field(default_factory=list)
+
+    @classmethod
+    def open(
+        cls,
+        context: StageContext,
+        architecture: Architecture,
+        config: TrainConfig,
+        prepared: Record,
+        predicted: Mapping[str, Any],
+        work_digest: str,
+        folder: Path,
+        device: torch.device,
+    ) -> Session:
+        """Verify and map the data, make the model, and go back to the newest checkpoint."""
+        rows = RowSet.open(prepared)
+        rows_per_step = check_fit(architecture, config, rows)
+        model = Transformer(architecture)
+        initialise(model, config.seed)
+        session = cls(
+            context,
+            config,
+            folder,
+            work_digest,
+            predicted,
+            rows,
+            RowSet.heldout(prepared),
+            ByteRates.of(rows.index, prepared.metrics),
+            Trainer(model.to(device), config),
+            CheckpointStore(folder / "checkpoints", context.log),
+            MetricsFile(folder / "metrics.jsonl"),
+            rows_per_step,
+        )
+        session._resume()
+        return session
+
+    @property
+    def done(self) -> int:
+        return len(self.steps)
+
+    def train(self, stop: StopSignals) -> None:
+        """Do the steps that are left. Raises Interrupted after saving, DivergedError, and
+        ResourceError when a checkpoint cannot be written."""
+        config, progress = self.config, self.context.progress
+        begun = f" from step {self.done}" if self.done else ""
+        progress.start(f"train{begun}", config.steps - self.done, "steps")
+        while self.done < config.steps:
+            self._step()
+            is_last = self.done == config.steps
+            if is_last or self.done % config.validate_every_steps == 0:
+                self._validate()
+            stopping = stop.received
+            if is_last or stopping or self.done % config.checkpoint_every_steps == 0:
+                self._save()
+            progress.advance(1, self._note())
+            if stopping and not is_last:
+                raise Interrupted(
+                    f"training stopped by a signal and saved at step {self.done} of {config.steps}",
+                    signal_number=stopping,
+                    do="run the same command again: it goes on from there",
+                )
+        progress.finish(self._note())
+
+    def _step(self) -> None:
+        step, begin_s = self.done, time.perf_counter()
+        numbers = self.rows.rows_of_step(step, self.rows_per_step, self.config.seed)
+        batch = self._batch(self.rows, numbers)
+        data_s = time.perf_counter() - begin_s
+        result = self.trainer.step(step, batch)
+        self.steps.append(result)
+        step_s = time.perf_counter() - begin_s
+        self.metrics.write({"step": step + 1, **vars(result), "step_s": step_s, "data_s": data_s})
+
+    def _validate(self) -> None:
+        begin_s = time.perf_counter()
+        loss = self.trainer.heldout_loss(self._heldout_batches())
+        bits_per_byte = ByteRates.bits_per_byte(loss, self.rates.heldout)
+        values = {
+            "step": self.done,
+            "heldout_loss": loss,
+            "heldout_bits_per_byte": bits_per_byte,
+        }
+        self.validations.append(values)
+        self.metrics.write({**values, "validate_s": time.perf_counter() - begin_s})
+
+    def _heldout_batches(self) -> Iterator[Batch]:
+        count = min(self.config.validate_rows, self.heldout.num_rows)
+        numbers = np.linspace(0, self.heldout.num_rows - 1, max(1, count)).round().astype(np.int64)
+        for begin in range(0, len(numbers), self.config.micro_batch_rows):
+            yield self._batch(self.heldout, numbers[begin : begin + self.config.micro_batch_rows])
+
+    def _batch(self, rows: RowSet, numbers: np.typing.NDArray[np.int64]) -> Batch:
+        dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
+        return make_batch(rows, numbers, self.config.micro_batch_rows, self.trainer.device, dtype)
+
+    def _note(self) -> str:
+        """The latest loss, and the time that is left by the plan."""
+        parts = [f"loss {self.steps[-1].loss:.3f}"] if self.steps else []
+        if self.validations and (bpb := self.validations[-1]["heldout_bits_per_byte"]) is not None:
+            parts.append(f"held out {bpb:.3f} bits/byte")
+        left = self.config.steps - self.done
+        if left and (step_s := planned_value(self.predicted, "step_s")) is not None:
+            parts.append(f"planned {format_duration(step_s * left)} left")
+        return ", ".join(parts)
+
+    def _save(self) -> None:
+        values = [[float(vars(result)[name]) for name in COLUMNS] for result in self.steps]
+        checkpoint = Checkpoint(
+            self.done,
+            self.work_digest,
+            self.trainer.named,
+            self.trainer.optimizers.state(),
+            {"steps": torch.tensor(values, dtype=torch.float64)},
+            tuple(self.validations),
+        )
+        digest = self.checkpoints.save(checkpoint)
+        self.metrics.write({"saved": self.done, "checkpoint": digest})
+
+    def _resume(self) -> None:
+        found = self.checkpoints.newest(self.work_digest)
+        if found is None:
+            return
+        checkpoint, digest = found
+        history = checkpoint.history["steps"].tolist()
+        expected = {name: tuple(tensor.shape) for name, tensor in self.trainer.named.items()}
+        shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.model.items()}
+        if shapes != expected or len(history) != checkpoint.step:
+            raise RecordError(f"{self.checkpoints.folder} is of another model", do="delete it")
+        with torch.no_grad():
+            for name, tensor in checkpoint.model.items():
+                self.trainer.named[name].copy_(tensor)
+        self.trainer.optimizers.load(checkpoint.optimizer)
+        self.steps = [StepResult(loss, rate, norm, int(n)) for loss, rate, norm, n in history]
+        self.validations = list(checkpoint.validations)
+        self.context.log(f"resumed at step {checkpoint.step} from checkpoint {digest[:16]}")
+        self.metrics.write({"resumed": checkpoint.step, "checkpoint": digest})
