@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whorl.core.errors import DataError, RecordError
-from whorl.core.records import Record, RecordKey, RecordStore
+from whorl.core.records import FileEntry, Record, RecordKey, RecordStore
 from whorl.core.rows import (
     HeldoutDocuments,
     RowBatch,
@@ -50,36 +50,33 @@ def write_record(
     breaks: frozenset[int] = frozenset(),
     vocab_size: int = 100_000,
 ) -> Record:
-    key = RecordKey("prepare", {"seq_len": seq_len})
-    with RecordStore(folder, "test").write(key) as writer:
-        rows = RowWriter(writer.path, "rows/train", seq_len, vocab_size, PAD, rows_per_shard)
-        firsts, tokens = [0], [0]
-        for number, (ids, mask) in enumerate(documents):
-            if number in breaks:
-                rows.end_row()
-                firsts.append(rows.num_rows)
-                tokens.append(rows.trained_tokens)
-            rows.add(np.array(ids), np.array(mask))
-        rows.close()
-        firsts.append(rows.num_rows)
-        sources = tuple(
-            SourceRows(
-                field="text", first_row=a, num_rows=b - a, trained_tokens=1, weight=1 + number
-            )
-            for number, (a, b) in enumerate(pairwise(firsts))
-        )
-        RowsIndex(
-            seq_len=seq_len,
-            vocab_size=vocab_size,
-            num_rows=rows.num_rows,
-            dtype="<u4",
-            shards=tuple(rows.shards),
-            trained_tokens=rows.trained_tokens,
-            sources=sources,
-        ).save(writer.path)
-    record = RecordStore(folder, "test").find(key)
-    assert record is not None
-    return record
+    """A record as it lies on disk, without the store's fsyncs."""
+    rows = RowWriter(folder, "rows/train", seq_len, vocab_size, PAD, rows_per_shard)
+    firsts, tokens = [0], [0]
+    for number, (ids, mask) in enumerate(documents):
+        if number in breaks:
+            rows.end_row()
+            firsts.append(rows.num_rows)
+            tokens.append(rows.trained_tokens)
+        rows.add(np.array(ids), np.array(mask))
+    rows.close()
+    firsts.append(rows.num_rows)
+    sources = tuple(
+        SourceRows(field="text", first_row=a, num_rows=b - a, trained_tokens=1, weight=1 + number)
+        for number, (a, b) in enumerate(pairwise(firsts))
+    )
+    RowsIndex(
+        seq_len=seq_len,
+        vocab_size=vocab_size,
+        num_rows=rows.num_rows,
+        dtype="<u4",
+        shards=tuple(rows.shards),
+        trained_tokens=rows.trained_tokens,
+        sources=sources,
+    ).save(folder)
+    names = [*(shard.file for shard in rows.shards), "rows.json"]
+    files = {name: FileEntry.of(folder / name) for name in names}
+    return Record(folder, "prepare", "0" * 32, {}, {}, files, {})
 
 
 def all_rows(rows: RowSet) -> RowBatch:
