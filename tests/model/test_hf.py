@@ -16,7 +16,8 @@ from whorl.codecs.contract import Tokens
 from whorl.core.digests import read_sealed, write_sealed
 from whorl.core.errors import RecordError
 from whorl.model.folder import read_card
-from whorl.model.hf import architecture_of, load_model_folder, load_weights, save_model_folder
+from whorl.model.hf import load_model_folder, load_weights, save_model_folder
+from whorl.model.hf_files import architecture_of
 from whorl.testing.corpus import tiny_texts, tiny_tokens
 from whorl.testing.models import tiny_architecture, tiny_model, tiny_model_folder
 

@@ -61,7 +61,7 @@ def train_briefly(
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    return float(loss)
+    return float(loss.detach())
 
 
 def tiny_model_folder(path: Path, *, steps: int = 60, **changes: Any) -> Path:
