@@ -104,6 +104,7 @@ def score_of(
         interval.high,
         len(measure.document_names),
         note,
+        measure,
     )
 
 

@@ -191,6 +191,7 @@ class Score:
     high: float | None = None
     num_documents: int | None = None
     note: str = ""
+    measure: QualityMeasure | None = field(default=None, repr=False, compare=False)  # to pair it
 
 
 @dataclass(frozen=True)

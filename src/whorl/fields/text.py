@@ -1,0 +1,58 @@
+"""Plain text: .txt, .md, .rst and other text files, folders of them, and jsonl with a text key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whorl.codecs.text import train_text_codec
+from whorl.core.ports import Codec, Document, MetricName, Score, Source
+from whorl.fields.compressors import xz_baselines
+from whorl.stages.prepare.readers import read_item, text_items
+
+__all__ = ["FIELD", "TextField"]
+
+
+@dataclass(frozen=True)
+class TextField:
+    """Text scored in bits per byte; baselines are xz alone and after training text."""
+
+    name: str = "text"
+    metric: MetricName = "bits_per_byte"
+    prompts: tuple[str, ...] = (
+        "The most important thing to know is that ",
+        "In the beginning, ",
+        "There are three reasons for this. First, ",
+        "# Introduction\n\n",
+        "For example, ",
+    )
+
+    def items(self, source: Source) -> list[Any]:
+        """Files or ranges of long ones. Raises DataError when the source is missing or empty."""
+        return list(text_items(source))
+
+    def read(self, source: Source, item: Any, reject: Callable[[str], None]) -> Iterator[Document]:
+        return read_item(item, reject, source.text_key)
+
+    def fit_codecs(
+        self, documents: Iterable[Document], options: Mapping[str, Any]
+    ) -> dict[str, Codec]:
+        """Byte-level BPE of options["vocab_size"] local ids."""
+        texts = (document.text or "" for document in documents)
+        return {"text": train_text_codec(texts, int(options["vocab_size"]), int(options["seed"]))}
+
+    def baselines(
+        self, train: Sequence[Document], heldout: Sequence[Document], rows: NDArray[np.int64] | None
+    ) -> list[Score]:
+        return xz_baselines(train, heldout)
+
+    def accepts(self, prompt: str, completion: str) -> bool | None:
+        """Prose has no check."""
+        return None
+
+
+FIELD = TextField()
