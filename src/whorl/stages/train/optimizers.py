@@ -19,14 +19,15 @@ from whorl.spec.resolved import TrainConfig
 __all__ = ["POLAR_EXPRESS", "Muon", "Optimizers", "orthogonalise"]
 
 Coefficients = Sequence[tuple[float, float, float]]
+# With the paper's safety factor of 2%: without it single singular values reach 6 in bfloat16.
 POLAR_EXPRESS: Coefficients = (
-    (8.28721201814563, -23.595886519098837, 17.300387312530933),
-    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
-    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
-    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
-    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
-NORM_MARGIN = 1.01  # keeps the largest singular value below 1, where the iteration converges
+NORM_MARGIN = 1.02  # keeps the largest singular value below 1, where the iteration converges
 MOMENTUM = 0.95
 ADAM_BETAS, ADAM_EPS = (0.9, 0.95), 1e-10
 ADAM_STATE = ("exp_avg", "exp_avg_sq", "step")

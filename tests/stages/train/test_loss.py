@@ -1,0 +1,69 @@
+"""The chunked loss against the cross-entropy of full logits.
+
+Axes: N tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from whorl.stages.train.loss import chunk_tokens, head_loss
+
+
+def make(dtype: torch.dtype, untrained: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(50, 12, generator=generator).to(dtype).requires_grad_()
+    weight = torch.randn(33, 12, generator=generator).to(dtype).requires_grad_()
+    targets = torch.randint(0, 33, (50,), generator=generator)
+    targets[torch.randperm(50, generator=generator)[:untrained]] = -1
+    return hidden, weight, targets
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 50, 1000])
+@pytest.mark.parametrize("untrained", [0, 20, 50])
+def test_equals_full_logits(chunk: int, untrained: int) -> None:
+    hidden, weight, targets = make(torch.float64, untrained)
+    expected = functional.cross_entropy(
+        hidden @ weight.T, targets, ignore_index=-1, reduction="sum"
+    )
+    (0.25 * expected).backward()
+    head_gradient = torch.ones_like(weight)
+    total, gradient = head_loss(
+        hidden.detach(), weight.detach(), targets, 0.25, head_gradient, chunk
+    )
+    torch.testing.assert_close(total, expected.detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradient, hidden.grad, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(head_gradient - 1.0, weight.grad, rtol=1e-11, atol=1e-12)
+
+
+def test_without_gradient_it_is_the_same_loss() -> None:
+    hidden, weight, targets = make(torch.float32, 9)
+    total, gradient = head_loss(hidden.detach(), weight.detach(), targets, 1.0, None, 7)
+    expected = functional.cross_entropy(
+        hidden @ weight.T, targets, ignore_index=-1, reduction="sum"
+    )
+    assert gradient is None
+    torch.testing.assert_close(total.float(), expected.detach())
+
+
+def test_bf16_hidden_states_keep_a_float32_softmax() -> None:
+    hidden, weight, targets = make(torch.float32)
+    expected = functional.cross_entropy(hidden @ weight.T, targets, reduction="sum")
+    expected.backward()
+    head_gradient = torch.zeros_like(weight)
+    total, gradient = head_loss(
+        hidden.detach().bfloat16(), weight.detach(), targets, 1.0, head_gradient, 16
+    )
+    assert gradient is not None and gradient.dtype == torch.bfloat16
+    assert total.dtype == torch.float64 and abs(float(total / expected.detach()) - 1) < 5e-3
+    for found, wanted in ((gradient, hidden.grad), (head_gradient, weight.grad)):
+        assert wanted is not None
+        assert (found.float() - wanted).norm() < 0.02 * wanted.norm()
+
+
+def test_memory_does_not_grow_with_tokens() -> None:
+    for vocab_size in (100, 2048, 50_000, 152_000):
+        logits_bytes = 4 * chunk_tokens(vocab_size) * vocab_size
+        assert logits_bytes <= max(8 * 2**20, 4 * 64 * vocab_size)
