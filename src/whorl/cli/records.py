@@ -14,9 +14,10 @@ from rich.table import Table
 from whorl.cli.console import ERR, OUT, print_json
 from whorl.cli.options import Debug, Home, Json
 from whorl.cli.report import print_report
-from whorl.core.errors import RecordError, SpecError
-from whorl.core.lock import RunLock
+from whorl.core.errors import BusyError, RecordError, SpecError
+from whorl.core.lock import exclusive
 from whorl.core.records import MANIFEST, Record, RecordStore
+from whorl.core.scratch import is_abandoned
 from whorl.core.units import format_bytes
 from whorl.verbs import STAGES, home_folder, report_of
 
@@ -166,12 +167,18 @@ def _doomed(root: Path, keep: int) -> Iterator[Path]:
             finished = list(store.all(stage))
             yield from (path for path in finished[:-keep] if path.name not in used)
             for path in sorted(store.folder(stage).glob("*.run")):
-                if not RunLock.is_held(path) and (path.with_suffix("") / MANIFEST).exists():
+                if (path.with_suffix("") / MANIFEST).exists() and not _is_held(path):
                     yield path
-            for path in sorted(store.folder(stage).glob("*.tmp-*")):
-                pid = path.name.rpartition("-")[2]
-                if not Path(f"/proc/{pid}").exists():
-                    yield path
+            temporary = sorted(store.folder(stage).glob("*.tmp-*"))
+            yield from (path for path in temporary if is_abandoned(path))
+
+
+def _is_held(run_folder: Path) -> bool:
+    try:
+        with exclusive(run_folder, "whorl gc"):
+            return False
+    except BusyError:
+        return True
 
 
 def _inputs_of_kept(root: Path, keep: int) -> set[str]:

@@ -105,7 +105,7 @@ def _print_plan_vs_actual(rows: Sequence[Mapping[str, Any]]) -> None:
             _shown(key, row["predicted"]),
             f"{_shown(key, row['low'])} … {_shown(key, row['high'])}",
             _shown(key, row["actual"]),
-            "[green]yes[/green]" if row["inside"] else "[yellow]no[/yellow]",
+            {True: "[green]yes[/green]", False: "[yellow]no[/yellow]", None: ""}[row["within"]],
         )
     OUT.print(table)
 

@@ -53,7 +53,7 @@ def plan_command(
     session = open_session(recipe, set_values, home)
     record = session.plan()
     if json:
-        print_json(session.plan_value())
+        print_json({"record": str(record.path), **session.planned.model_dump(mode="json")})
     else:
         print_plan(record)
         _print_record(record, session, json)

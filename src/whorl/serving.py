@@ -1,0 +1,65 @@
+"""One service from one model folder: engine, token contract, HTTP. Wiring, like `verbs.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from whorl.spec.resolved import ServeConfig
+
+__all__ = ["open_model_app", "serve_app"]
+
+
+def open_model_app(
+    folder: Path,
+    variant: str,
+    name: str,
+    config: ServeConfig,
+    quality: Sequence[Mapping[str, Any]] = (),
+    api_key: str | None = None,
+) -> Any:
+    """(FastAPI service of a model folder, function that closes its engine)."""
+    from whorl.codecs.contract import Tokens
+    from whorl.engines.open import open_engine
+    from whorl.model.folder import TOKENS, read_card
+    from whorl.stages.serve.app import create_app
+    from whorl.stages.serve.card import ModelCard, QualityFigure
+
+    card = read_card(folder)
+    figures = tuple(
+        QualityFigure(**{key: score[key] for key in ("name", "metric", "value", "low", "high")})
+        for score in quality
+        if variant in score["name"]
+    )
+    shown = ModelCard(
+        name=name,
+        contract_digest=card.contract_digest,
+        context_tokens=card.architecture.max_seq_len,
+        variant=variant,
+        created=int((folder / "whorl.json").stat().st_mtime),
+        lineage={key: str(value) for key, value in card.lineage.items()},
+        quality=figures,
+    )
+    engine = open_engine(folder, variant, name=config.engine, max_running=config.max_running)
+    try:
+        app = create_app(engine, Tokens.load(folder / TOKENS), shown, config, api_key)
+    except BaseException:
+        engine.close()
+        raise
+    return app, engine.close
+
+
+def serve_app(
+    app: Any, close: Callable[[], None], config: ServeConfig, on_start: Callable[[str, str], None]
+) -> None:
+    """Run a service of `open_model_app` until it is told to stop."""
+    from whorl.stages.serve.server import serve as run_server
+
+    access = app.state.access
+    try:
+        run_server(
+            app, config, lambda url: on_start(f"{url}/?token={access.page_token}", access.api_key)
+        )
+    finally:
+        close()

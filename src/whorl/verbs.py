@@ -1,0 +1,384 @@
+"""The composition root: the only file that sees every stage and wires their records together.
+
+A `Session` is one recipe in one home. Each stage is a method that returns its record, running the
+stages before it first when their records do not exist yet.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from whorl.core.context import NoProgress, StageContext
+from whorl.core.errors import MissingExtra
+from whorl.core.ports import Engine, Field, Progress, QualityMeasure, Source
+from whorl.core.records import Record, RecordStore
+from whorl.serving import open_model_app, serve_app
+from whorl.spec.load import LoadedRecipe, load_recipe, parse_recipe
+from whorl.spec.resolved import ServeConfig
+
+__all__ = [
+    "Session",
+    "compress",
+    "evaluate",
+    "home_folder",
+    "improve",
+    "plan",
+    "prepare",
+    "serve",
+    "train",
+    "up",
+]
+
+STAGES = ("plan", "prepare", "train", "compress", "evaluate", "serve", "improve")
+NUM_PROMPTS = 5
+VARIANTS = ("int4", "int8", "f32")  # servable folders of a compress record, the smallest first
+
+
+def home_folder(home: Path | None = None) -> Path:
+    """Where records live: the argument, else WHORL_HOME, else ./runs."""
+    return home or Path(os.environ.get("WHORL_HOME") or "runs")
+
+
+@dataclass
+class Session:
+    """One recipe in one home; records are made once and then reused."""
+
+    loaded: LoadedRecipe
+    home: Path
+    progress: Progress = field(default_factory=NoProgress)
+    log: Callable[[str], None] = lambda line: None
+    workers: int | None = None  # processes of prepare; None: one per core
+    reused: dict[str, bool] = field(default_factory=dict)  # stage -> its record was there already
+    records: dict[str, Record] = field(default_factory=dict)  # stage -> its record, in order
+
+    @classmethod
+    def open(
+        cls,
+        recipe: str | Path | Mapping[str, Any] | LoadedRecipe,
+        *,
+        overrides: Sequence[str] = (),
+        home: Path | None = None,
+        **options: Any,
+    ) -> Session:
+        """From a path to YAML, a dict, or a recipe loaded before. Raises SpecError."""
+        if isinstance(recipe, LoadedRecipe):
+            loaded = recipe
+        elif isinstance(recipe, Mapping):
+            loaded = parse_recipe(recipe, overrides=overrides)
+        else:
+            loaded = load_recipe(Path(recipe), overrides)
+        return cls(loaded, home_folder(home), **options)
+
+    @property
+    def name(self) -> str:
+        return self.loaded.recipe.name
+
+    @property
+    def store(self) -> RecordStore:
+        return RecordStore(self.home, self.name)
+
+    @property
+    def context(self) -> StageContext:
+        return StageContext(self.store, self.progress, self.log)
+
+    # -------------------------------------------------------------- what stages need
+
+    @functools.cached_property
+    def field(self) -> Field:
+        from whorl.fields.base import find_field
+
+        return find_field(self.loaded.recipe.data[0].field)
+
+    @functools.cached_property
+    def sources(self) -> tuple[Source, ...]:
+        """The recipe's sources; paths are relative to the recipe's folder."""
+        return tuple(
+            Source(self._locate(entry.source), entry.field, text_key=entry.text_key)
+            for entry in self.loaded.recipe.data
+        )
+
+    def _locate(self, source: str) -> str:
+        is_name = source == "stdlib" or ":" in source
+        return source if is_name else str(self.loaded.folder / Path(source).expanduser())
+
+    @functools.cached_property
+    def data_digest(self) -> str:
+        from whorl.stages.prepare.facts import data_digest
+
+        return data_digest({self.field.name: self.field}, self.sources, self.workers)
+
+    @functools.cached_property
+    def planned(self) -> Any:
+        """The plan as an object: decisions, predictions, reasons."""
+        from whorl.stages.plan.plan import Plan
+
+        return Plan.load(self.plan())
+
+    def _stage(self, stage: str, make: Callable[[], Record]) -> Record:
+        """Run one stage once in this session; notes whether its record was there before."""
+        if stage not in self.records:
+            known = set(self.store.all(stage))
+            record = make()
+            self.reused[stage] = record.path in known
+            self.records[stage] = record
+        return self.records[stage]
+
+    # -------------------------------------------------------------- the seven stages
+
+    def plan(self) -> Record:
+        """Resolve every auto; predict; refuse what cannot fit."""
+        return self._stage("plan", self._plan)
+
+    def _plan(self) -> Record:
+        from whorl.launch.calibrate import load_or_measure
+        from whorl.launch.machine import machine_facts
+        from whorl.stages.plan.hardware import Machine
+        from whorl.stages.plan.run import run
+
+        machine = Machine(machine_facts(), load_or_measure(self.home, self.progress))
+        return run(self.context, self.loaded.recipe, machine, facts)
+
+    def prepare(self) -> Record:
+        """Token rows and the token contract."""
+
+        def make() -> Record:
+            from whorl.stages.prepare.run import run
+
+            config = self.planned.decisions.prepare
+            fields = {self.field.name: self.field}
+            return run(self.context, config, fields, self.sources, self.data_digest, self.workers)
+
+        self.plan()
+        return self._stage("prepare", make)
+
+    def train(self) -> Record:
+        """The trained model folder; resumes where it was stopped."""
+
+        def make() -> Record:
+            _need("torch", "train", "training")
+            from whorl.stages.train.run import run
+
+            decided = self.planned.decisions
+            predicted = self.planned.predicted()
+            return run(
+                self.context,
+                decided.architecture,
+                decided.train,
+                self.records["prepare"],
+                predicted,
+            )
+
+        self.prepare()
+        return self._stage("train", make)
+
+    def compress(self) -> Record:
+        """Servable variants, each with its measured loss of quality. Raises GateError."""
+
+        def make() -> Record:
+            _need("openvino_genai", "openvino", "compress")
+            from whorl.stages.compress.run import run
+
+            config = self.planned.decisions.compress
+            return run(self.context, config, self.records["train"], self._measure)
+
+        self.train()
+        return self._stage("compress", make)
+
+    def evaluate(self) -> Record:
+        """Scores through the serving engine, beside baselines."""
+
+        def make() -> Record:
+            from whorl.stages.evaluate.run import run
+
+            folder = self.records["compress"].path
+            models = {f"openvino {name}": (folder / name, name) for name in self.variants()}
+            config = self.planned.decisions.evaluate
+            prepared = self.records["prepare"]
+            return run(self.context, config, self.field, prepared, models, self._open_engine)
+
+        self.compress()
+        return self._stage("evaluate", make)
+
+    def variants(self) -> list[str]:
+        """Names of the servable variants of the compress record, the smallest first."""
+        found = {name.partition("/")[0] for name in self.compress().files if "/" in name}
+        return sorted(found, key=lambda name: VARIANTS.index(name))
+
+    def _measure(self, model: Path, variant: str) -> QualityMeasure:
+        """The `Measure` that compress is handed: quality of a folder through its engine."""
+        from whorl.stages.evaluate.measure import measure_record
+
+        engine = self._open_engine(model, variant)
+        try:
+            config = self.planned.decisions.evaluate
+            return measure_record(engine, self.field, self.records["prepare"], config)
+        finally:
+            engine.close()
+
+    def _open_engine(self, model: Path, variant: str) -> Engine:
+        from whorl.engines.open import open_engine
+
+        config = self.planned.decisions.serve
+        return open_engine(model, variant, name=config.engine, max_running=config.max_running)
+
+    # -------------------------------------------------------------- serving
+
+    def open_app(self, config: ServeConfig | None = None, api_key: str | None = None) -> Any:
+        """(FastAPI service of the smallest accepted variant, function that closes its engine)."""
+        variant = self.variants()[0]
+        folder = self.compress().folder(variant)
+        quality = self.scores() if "evaluate" in self.records else []
+        return open_model_app(
+            folder, variant, self.name, config or self.planned.decisions.serve, quality, api_key
+        )
+
+    def serve(self) -> Record:
+        """Serve on a free port, ask real questions through HTTP, stop."""
+
+        def make() -> Record:
+            from whorl.stages.serve.brief import run
+
+            inputs = {stage: self.records[stage].digest for stage in ("compress", "evaluate")}
+            config, variant = self.planned.decisions.serve, self.variants()[0]
+            return run(self.context, config, inputs, variant, self._samples(), self.open_app)
+
+        self.evaluate()
+        return self._stage("serve", make)
+
+    def _samples(self) -> Any:
+        """Prompts of the field, or the beginnings of held-out documents."""
+        from whorl.codecs.contract import Tokens
+        from whorl.core.rows import HeldoutDocuments
+        from whorl.stages.serve.brief import Samples
+
+        prompts = getattr(self.field, "prompts", ())
+        if prompts:
+            checks = getattr(self.field, "checker", "")
+            accepts = self.field.accepts if checks else None  # type: ignore[attr-defined]
+            return Samples(prompts, prompts, accepts, checks)
+        documents = HeldoutDocuments.open(self.records["prepare"])
+        tokens = Tokens.load(self.records["prepare"].folder("tokens"))
+        asked, texts = [], []
+        for number in range(min(NUM_PROMPTS, len(documents))):
+            answer = int(documents.mask(number)[1:].argmax()) + 1
+            asked.append([int(token) for token in documents.ids(number)[:answer]])
+            texts.append(f"{documents.names[number]}: {tokens.decode(asked[-1])}")
+        return Samples(asked, texts)
+
+    # -------------------------------------------------------------- after serving
+
+    def improve(self) -> Any:
+        """Register the model as a new version with its lineage and scores; idempotent."""
+        from whorl.stages.improve.registry import register
+
+        self.serve()
+        lineage = {stage: record.digest for stage, record in self.records.items()}
+        return register(self.home, self.name, lineage, self.scores())
+
+    def scores(self) -> list[dict[str, Any]]:
+        """Figures of the evaluate record, as plain values."""
+        found = json.loads(self.evaluate().file("scores.json").read_bytes())
+        return list(found["scores"])
+
+    def resolved(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """(dotted key -> the value that runs, dotted key -> plan's reason)."""
+        return dict(self.planned.resolved), dict(self.planned.reasons)
+
+    def up(self) -> dict[str, Any]:
+        """All stages; what was done before is reused. The report, as plain values."""
+        from whorl.stages.improve.report import build_report
+
+        _need("torch", "train", "whorl up")
+        _need("openvino_genai", "openvino", "whorl up")
+        version = self.improve()
+        return build_report(self.name, self.records, self.reused, version.version)
+
+
+def _need(package: str, extra: str, purpose: str) -> None:
+    """Raises MissingExtra, before any work is done for nothing."""
+    if importlib.util.find_spec(package) is None:
+        raise MissingExtra.of(package.replace("_", "-"), extra, purpose)
+
+
+def report_of(home: Path, name: str) -> dict[str, Any]:
+    """The report of a recipe from its newest registered lineage. Raises RecordError."""
+    from whorl.stages.improve.registry import list_versions
+    from whorl.stages.improve.report import build_report
+
+    store = RecordStore(home, name)
+    versions = list_versions(home, name)
+    records: dict[str, Record] = {}
+    for stage in STAGES:
+        if versions and stage in versions[-1].lineage:
+            record: Record | None = Record.load(store.folder(stage) / versions[-1].lineage[stage])
+        else:
+            record = store.newest(stage)
+        if record is not None:
+            records[stage] = record
+    version = versions[-1].version if versions else None
+    return build_report(name, records, dict.fromkeys(records, True), version)
+
+
+# ------------------------------------------------------------------ the Python interface
+
+
+def _verb(stage: str, recipe: Any, options: Mapping[str, Any]) -> Record:
+    record: Record = getattr(Session.open(recipe, **options), stage)()
+    return record
+
+
+def plan(recipe: Any, **options: Any) -> Record:
+    """The plan of a recipe (path, dict or LoadedRecipe). Options: overrides, home, progress."""
+    return _verb("plan", recipe, options)
+
+
+def prepare(recipe: Any, **options: Any) -> Record:
+    """Prepared data of a recipe. Options as for `plan`, and workers."""
+    return _verb("prepare", recipe, options)
+
+
+def train(recipe: Any, **options: Any) -> Record:
+    """The trained model of a recipe; `record.folder("model")` is its Hugging Face folder."""
+    return _verb("train", recipe, options)
+
+
+def compress(recipe: Any, **options: Any) -> Record:
+    """Servable variants of a recipe's model. Raises GateError when one loses too much."""
+    return _verb("compress", recipe, options)
+
+
+def evaluate(recipe: Any, **options: Any) -> Record:
+    """Scores of a recipe's model and of baselines, with 95% intervals."""
+    return _verb("evaluate", recipe, options)
+
+
+def improve(recipe: Any, **options: Any) -> Any:
+    """Register a recipe's model as a version; everything before it is done first."""
+    return Session.open(recipe, **options).improve()
+
+
+def up(recipe: Any, **options: Any) -> dict[str, Any]:
+    """All seven stages; the report as plain values."""
+    return Session.open(recipe, **options).up()
+
+
+def serve(
+    recipe: Any,
+    *,
+    on_start: Callable[[str, str], None] = lambda page_url, api_key: None,
+    api_key: str | None = None,
+    config: ServeConfig | None = None,
+    **options: Any,
+) -> None:
+    """Serve a recipe's model until SIGTERM or SIGINT. on_start is given the page's URL and key."""
+    session = recipe if isinstance(recipe, Session) else Session.open(recipe, **options)
+    chosen = config or session.planned.decisions.serve
+    app, close = session.open_app(chosen, api_key)
+    serve_app(app, close, chosen, on_start)
