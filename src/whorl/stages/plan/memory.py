@@ -16,7 +16,7 @@ from whorl.core.units import format_bytes
 from whorl.stages.plan.step_time import Load
 
 __all__ = [
-    "LOSS_CHUNK_TOKENS",
+    "LOSS_CHUNK_ELEMENTS",
     "PeakMemory",
     "check_memory",
     "peak_memory",
@@ -24,7 +24,8 @@ __all__ = [
 ]
 
 FLOAT_BYTES, ID_BYTES = 4, 8
-LOSS_CHUNK_TOKENS = 1024  # logits exist for one chunk of tokens at a time
+LOSS_CHUNK_ELEMENTS, MIN_CHUNK_TOKENS = 2**21, 64  # logits that exist at once; of stages/train
+ALLOCATOR_SHARE = 0.55  # of the activations; fitted to resident memory, benchmarks/plan_accuracy.py
 LOGIT_COPIES = 3  # logits, log-softmax, and the gradient's mask
 
 
@@ -37,6 +38,7 @@ class PeakMemory:
     gradients: int
     optimizer: int
     activations: int
+    allocator: int  # freed pieces that later, larger tensors do not fit into
     working: int  # logits of one chunk and the widest temporaries, or those of the optimiser
 
     @property
@@ -80,9 +82,8 @@ def peak_memory(load: Load, process_bytes: int) -> PeakMemory:
     """Bytes at the peak of training. process_bytes: a process that has loaded the framework."""
     a = load.architecture
     fixed = count_training_bytes(a, "muon" if load.optimizer == "muon" else "adamw")
-    head_bytes = FLOAT_BYTES * a.vocab_size * a.width
-    chunk = min(LOSS_CHUNK_TOKENS, load.tokens)
-    loss = LOGIT_COPIES * FLOAT_BYTES * chunk * a.vocab_size + head_bytes
+    chunk = min(max(MIN_CHUNK_TOKENS, LOSS_CHUNK_ELEMENTS // a.vocab_size), load.tokens)
+    loss = LOGIT_COPIES * FLOAT_BYTES * chunk * a.vocab_size
     loss += FLOAT_BYTES * load.tokens * a.width
     backward = FLOAT_BYTES * load.tokens * (4 * a.ffn_width + 4 * a.width)
     activations = saved_activation_bytes(load)
@@ -92,6 +93,7 @@ def peak_memory(load: Load, process_bytes: int) -> PeakMemory:
         gradients=fixed.gradients,
         optimizer=fixed.optimizer_state,
         activations=activations,
+        allocator=round(ALLOCATOR_SHARE * activations),
         working=max(loss, backward, _optimizer_bytes(load) - activations),
     )
 
@@ -106,7 +108,7 @@ def _optimizer_bytes(load: Load) -> int:
         small, large = sorted((matrix.rows, matrix.columns))
         shapes[small, large] = shapes.get((small, large), 0) + a.layers
     per_shape = [
-        count * (3 * FLOAT_BYTES * small * large + 3 * 2 * small * small)
+        count * (4 * FLOAT_BYTES * small * large + 3 * 2 * small * small)
         for (small, large), count in shapes.items()
     ]
     return max(per_shape)

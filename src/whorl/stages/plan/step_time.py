@@ -1,8 +1,8 @@
 """Time of one training step from the operators it is made of.
 
-Operators' shapes come from the architecture, their rates from the machine's calibration, and the
-level from whole steps that the calibration timed: predicted = level x sum of operators. What one
-operator costs is interpolated between the measured shapes.
+Operators' shapes come from the architecture, their rates from the machine's calibration,
+interpolated between the measured shapes. Three factors (memory traffic, cost per operation, masked
+attention) are fitted to the few whole steps that the calibration timed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+
+import numpy as np
 
 from whorl.arch.architecture import Architecture
 from whorl.arch.counts import block_matrices, count_parameters
@@ -23,7 +25,15 @@ from whorl.stages.plan.hardware import (
     TrafficRate,
 )
 
-__all__ = ["Load", "StepTime", "level", "reference_load", "step_time"]
+__all__ = [
+    "Level",
+    "Load",
+    "StepTime",
+    "fit_level",
+    "predicted_step_s",
+    "reference_load",
+    "step_time",
+]
 
 BACKWARD_AND_FORWARD = 3
 ELEMENT_BYTES = 4  # of float32; norms, rotations and the loss stay in float32
@@ -34,12 +44,12 @@ ARRAYS_PER_PASS = 3  # an element-wise operation reads two arrays and writes one
 NORM_PASSES = 19
 RESIDUAL_PASSES = 6 + 4.5  # two arrays added, and gradients of the projections summed
 ROTARY_PASSES = 10
-GATE_PASSES = 20  # concatenation, silu, product, and their gradients
-OPERATIONS_PER_BLOCK, OPERATIONS_PER_BATCH = 70, 40
+GATE_PASSES = 16  # silu, product, and their gradients
+OPERATIONS_PER_BLOCK, OPERATIONS_PER_BATCH = 250, 150
 ORTHOGONAL_STEPS = 5  # Newton-Schulz iterations of Muon
 ADAMW_PASSES, MUON_PASSES = 7, 12  # of the parameters, besides the products
 RECALIBRATE = "delete <home>/machine and plan again: the machine is then measured anew"
-EXPONENTIALS_PER_LOGIT = 1.6  # log-softmax, its gradient, and the sums
+EXPONENTIALS_PER_LOGIT = 1.2  # log-softmax and its exponential, gathering and scattering
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,8 @@ class StepTime:
     """Seconds of one step by kind of work."""
 
     matmul_s: float = 0.0
-    attention_s: float = 0.0
+    attention_s: float = 0.0  # rows of one document
+    masked_s: float = 0.0  # attention in rows of several documents
     traffic_s: float = 0.0
     loss_s: float = 0.0
     optimizer_s: float = 0.0
@@ -83,7 +94,8 @@ def step_time(load: Load, calibration: Calibration) -> StepTime:
     products = [(load.tokens, m.columns, m.rows, a.layers) for m in block_matrices(a)]
     return StepTime(
         matmul_s=load.micro_batches * _matmul_s(products, rates),
-        attention_s=load.micro_batches * _attention_s(load, c.attentions),
+        attention_s=load.micro_batches * _attention_s(load, c.attentions, masked=False),
+        masked_s=load.micro_batches * _attention_s(load, c.attentions, masked=True),
         traffic_s=load.micro_batches * _traffic_s(load, c.traffic),
         loss_s=load.micro_batches * _loss_s(load, c, rates),
         optimizer_s=_optimizer_s(load, c),
@@ -93,17 +105,49 @@ def step_time(load: Load, calibration: Calibration) -> StepTime:
     )
 
 
-def level(calibration: Calibration) -> tuple[float, float]:
-    """(factor, spread) of whole steps: measured / sum of operators, and its log deviation."""
-    ratios = [
-        math.log(step.step_s / step_time(reference_load(step), calibration).total_s)
-        for step in calibration.steps
-    ]
-    if not ratios:
-        return 1.0, 0.5
-    mean = sum(ratios) / len(ratios)
-    variance = sum((ratio - mean) ** 2 for ratio in ratios) / max(1, len(ratios) - 1)
-    return math.exp(mean), math.sqrt(variance)
+@dataclass(frozen=True)
+class Level:
+    """What whole steps say of the sum of operators: factors, and what remains unexplained."""
+
+    traffic: float = 1.0  # arrays in a real step are rarely where the last operation left them
+    overhead: float = 1.0
+    masked: float = 1.0  # attention of rows with several documents
+    spread: float = 0.0  # log deviation of the timed steps from the fit
+
+
+def fit_level(calibration: Calibration) -> Level:
+    """Factors that fit the steps the calibration timed best, relatively; none below a quarter.
+
+    Raises PlanError if the calibration has no steps.
+    """
+    if not calibration.steps:
+        raise PlanError("the calibration timed no steps", do=RECALIBRATE)
+    parts = [step_time(reference_load(step), calibration) for step in calibration.steps]
+    seconds = np.array([step.step_s for step in calibration.steps])
+    adjustable = np.array([[p.traffic_s, p.overhead_s, p.masked_s] for p in parts])
+    fixed = np.array([p.total_s for p in parts]) - adjustable.sum(axis=1)
+    weak = 0.02 * np.eye(3)  # a weak pull towards 1 decides what the steps do not
+    matrix = np.vstack([adjustable / seconds[:, None], weak])
+    wanted = np.concatenate([1.0 - fixed / seconds, np.diag(weak)])
+    factors = np.linalg.lstsq(matrix, wanted, rcond=None)[0].clip(0.25, None)
+    errors = np.log((fixed + adjustable @ factors) / seconds)
+    spread = math.sqrt(float((errors**2).sum()) / max(1, len(seconds) - 2))
+    traffic, overhead, masked = (float(factor) for factor in factors)
+    return Level(traffic, overhead, masked, spread)
+
+
+def predicted_step_s(load: Load, calibration: Calibration, level: Level) -> float:
+    """Seconds of one step: operators at the machine's level."""
+    p = step_time(load, calibration)
+    return (
+        p.matmul_s
+        + p.attention_s
+        + level.masked * p.masked_s
+        + level.traffic * p.traffic_s
+        + p.loss_s
+        + p.optimizer_s
+        + level.overhead * p.overhead_s
+    )
 
 
 def reference_load(step: ReferenceStep) -> Load:
@@ -141,18 +185,16 @@ def _matmul_s(products: Sequence[tuple[int, int, int, int]], rates: Sequence[Mat
     )
 
 
-def _attention_s(load: Load, rates: Sequence[AttentionRate]) -> float:
+def _attention_s(load: Load, rates: Sequence[AttentionRate], masked: bool) -> float:
     a = load.architecture
-    pairs = a.layers * a.heads * load.rows * load.seq_len**2
-    seconds = 0.0
-    for masked, share in ((False, 1 - load.mixed_share), (True, load.mixed_share)):
-        table = [
-            ((rate.seq_len, rate.head_dim), rate.pairs_per_s)
-            for rate in rates
-            if rate.masked == masked and rate.precision == load.precision
-        ]
-        seconds += share * pairs / _rate((load.seq_len, a.head_dim), table) if share else 0.0
-    return seconds
+    share = load.mixed_share if masked else 1 - load.mixed_share
+    pairs = share * a.layers * a.heads * load.rows * load.seq_len**2
+    table = [
+        ((rate.seq_len, rate.head_dim), rate.pairs_per_s)
+        for rate in rates
+        if rate.masked == masked and rate.precision == load.precision
+    ]
+    return pairs / _rate((load.seq_len, a.head_dim), table) if pairs else 0.0
 
 
 def _traffic_s(load: Load, rates: Sequence[TrafficRate]) -> float:

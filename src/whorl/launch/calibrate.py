@@ -1,0 +1,211 @@
+"""Measure this machine in a few seconds, and keep the figures beside the records.
+
+A fresh process measures, so that what the caller has loaded changes nothing:
+`python -m whorl.launch.calibrate` prints the figures as JSON. They are kept as sealed JSON in
+<home>/machine/calibration-<identity>.json until that file is deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from whorl.core.digests import read_sealed, write_sealed
+from whorl.core.errors import MissingExtra, PlanError, RecordError, ResourceError
+from whorl.launch.machine import machine_facts
+from whorl.spec.resolved import TrainConfig
+from whorl.stages.plan.hardware import (
+    Calibration,
+    Machine,
+    MachineFacts,
+    Precision,
+    ReferenceStep,
+)
+from whorl.stages.plan.step_time import reference_load
+
+if TYPE_CHECKING:
+    from whorl.launch.probes import Stopwatch
+
+__all__ = ["calibration_path", "measure", "this_machine"]
+
+TIMEOUT_S = 300
+STEP_S = 0.35  # spent on each reference step
+
+# Whole steps that set the level: (layers, width, head_dim, ffn, vocabulary, seq_len, rows, masked)
+REFERENCE_STEPS = (
+    (2, 64, 32, 192, 1024, 128, 8, False),
+    (2, 128, 64, 384, 2048, 256, 4, False),
+    (2, 128, 64, 384, 2048, 256, 4, True),
+    (3, 192, 64, 512, 2048, 256, 8, False),
+    (2, 256, 64, 768, 2048, 256, 8, False),
+)
+
+
+def calibration_path(home: Path, facts: MachineFacts) -> Path:
+    return home / "machine" / f"calibration-{facts.identity}.json"
+
+
+def this_machine(home: Path, *, fresh: bool = False) -> Machine:
+    """Facts and figures of this machine, measured now unless they are kept already.
+
+    Raises PlanError when measuring fails, MissingExtra without torch, RecordError when the kept
+    figures are damaged.
+    """
+    facts = machine_facts()
+    path = calibration_path(home, facts)
+    if path.exists() and not fresh:
+        return Machine(facts=facts, calibration=_read(path))
+    calibration = _measure_apart(facts)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(f"cannot make {path.parent}", found=error.strerror) from error
+    write_sealed(path, calibration.model_dump(mode="json"))
+    return Machine(facts=facts, calibration=calibration)
+
+
+def _read(path: Path) -> Calibration:
+    try:
+        return Calibration.model_validate(read_sealed(path))
+    except ValidationError as error:
+        raise RecordError(
+            f"{path} is not a calibration of this version", do="delete it: it is measured again"
+        ) from error
+
+
+def _measure_apart(facts: MachineFacts) -> Calibration:
+    """`measure` in a process of its own."""
+    command = [sys.executable, "-m", "whorl.launch.calibrate", facts.model_dump_json()]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(facts.cores)}
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired as error:
+        raise PlanError(
+            "measuring the machine took too long",
+            found=f"more than {TIMEOUT_S} s",
+            do="try again when less runs beside it",
+        ) from error
+    if "No module named 'torch'" in done.stderr:
+        raise MissingExtra.of("torch", "train", "measuring the machine")
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise PlanError("measuring the machine failed", found=last)
+    return Calibration.model_validate_json(done.stdout)
+
+
+def measure(facts: MachineFacts, step_s: float = STEP_S, probe_s: float = 0.03) -> Calibration:
+    """All figures, in this process. Needs torch."""
+    import psutil
+    import torch
+
+    from whorl.launch import probes
+    from whorl.stages.train.optimizers import orthogonalise
+    from whorl.stages.train.process import training_process
+
+    begin = time.perf_counter()
+    watch = probes.Stopwatch(seconds_each=probe_s)
+    precisions: Sequence[Precision] = ("fp32", "bf16") if facts.bf16 else ("fp32",)
+    config = _train_config(rows=1, seq_len=1, threads=facts.cores)
+    with training_process(config):
+        torch.manual_seed(0)
+        _first_step(facts)
+        base_memory_bytes = psutil.Process().memory_info().rss
+        pools = {precision: probes.Pool(probes.DTYPES[precision]) for precision in precisions}
+        matmuls = [r for p in precisions for r in probes.matmul_rates(watch, pools[p], p)]
+        attentions = [r for p in precisions for r in probes.attention_rates(watch, pools[p], p)]
+        pool = pools["fp32"]
+        return Calibration(
+            identity=facts.identity,
+            measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            torch=torch.__version__,
+            threads=facts.cores,
+            matmuls=tuple(matmuls),
+            orthogonalise=tuple(probes.orthogonalise_rates(watch, orthogonalise)),
+            attentions=tuple(attentions),
+            traffic=tuple(probes.traffic_rates(watch, pool)),
+            exponentials_per_s=probes.exponentials_per_s(watch, pool),
+            operation_s=probes.operation_s(watch),
+            base_memory_bytes=base_memory_bytes,
+            steps=tuple(_reference_steps(facts, step_s, watch)),
+            noise=watch.noise,
+            took_s=time.perf_counter() - begin,
+        )
+
+
+def _train_config(rows: int, seq_len: int, threads: int) -> TrainConfig:
+    return TrainConfig(
+        seq_len=seq_len,
+        batch_tokens=rows * seq_len,
+        micro_batch_rows=rows,
+        steps=1000,
+        learning_rate=0.01,
+        embedding_learning_rate=0.01,
+        threads=threads,
+    )
+
+
+def _first_step(facts: MachineFacts) -> None:
+    """A step of next to nothing: loads what any step needs into memory."""
+    from whorl.launch.rehearsal import rehearsed_step
+
+    tiny = ReferenceStep(
+        layers=1,
+        width=32,
+        head_dim=32,
+        ffn_width=64,
+        vocab_size=256,
+        seq_len=32,
+        rows=1,
+        precision="fp32",
+        masked=False,
+        step_s=0.0,
+    )
+    rehearsed_step(reference_load(tiny).architecture, _train_config(1, 32, facts.cores))()
+
+
+def _reference_steps(
+    facts: MachineFacts, step_s: float, watch: Stopwatch
+) -> Iterator[ReferenceStep]:
+    from whorl.launch.probes import Stopwatch
+    from whorl.launch.rehearsal import rehearsed_step
+
+    for layers, width, head_dim, ffn_width, vocab_size, seq_len, rows, masked in REFERENCE_STEPS:
+        step = ReferenceStep(
+            layers=layers,
+            width=width,
+            head_dim=head_dim,
+            ffn_width=ffn_width,
+            vocab_size=vocab_size,
+            seq_len=seq_len,
+            rows=rows,
+            precision="fp32",
+            masked=masked,
+            step_s=0.0,
+        )
+        config = _train_config(rows, seq_len, facts.cores)
+        run = rehearsed_step(reference_load(step).architecture, config, rows if masked else 0)
+        own = Stopwatch(seconds_each=step_s, min_repeats=5)
+        seconds = own.fastest(run)
+        watch.spreads.extend(own.spreads)
+        yield step.model_copy(update={"step_s": seconds})
+
+
+def main() -> None:
+    """Measure for the facts given as JSON; print the figures."""
+    facts = MachineFacts.model_validate(json.loads(sys.argv[1]))
+    sys.stdout.write(measure(facts).model_dump_json())
+
+
+if __name__ == "__main__":
+    main()
