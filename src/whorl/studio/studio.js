@@ -37,10 +37,10 @@ function qualityItem(figure) {
   const value = document.createElement("b");
   value.textContent = figure.metric === "accuracy"
     ? `${(100 * figure.value).toFixed(1)}%` : figure.value.toFixed(3);
-  item.append(`${figure.name || figure.metric.replaceAll("_", " ")} `, value);
-  if (figure.low !== null && figure.high !== null) {
-    item.title = `95% interval ${figure.low.toPrecision(4)} to ${figure.high.toPrecision(4)}`;
-  }
+  item.append(`${figure.metric.replaceAll("_", " ")} `, value);
+  const interval = figure.low !== null && figure.high !== null
+    ? `95% interval ${figure.low.toPrecision(4)} to ${figure.high.toPrecision(4)}` : "";
+  item.title = [figure.name, interval].filter(Boolean).join(": ");
   return item;
 }
 

@@ -52,7 +52,7 @@ def test_every_form_of_one_prompt(prompt: Any, expected: Any) -> None:
     ],
 )
 def test_neutral_values_of_openais_fields_are_taken(fields: dict[str, Any]) -> None:
-    parse_completion(encode(**fields))
+    assert parse_completion(encode(**fields)).prompt == "p"
 
 
 @pytest.mark.parametrize(

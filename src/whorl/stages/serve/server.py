@@ -10,20 +10,18 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from whorl.core.errors import BusyError, EngineError, SpecError
 from whorl.spec.resolved import ServeConfig
+from whorl.stages.serve.connections import MAX_HEAD_BYTES, protocol_for
 
 __all__ = ["is_loopback", "open_socket", "running_server", "serve"]
 
 START_DEADLINE_S = 10.0
 KEEP_ALIVE_S = 5
-MAX_HEAD_BYTES = 16 * 2**10
 SEND_BUFFER_BYTES = 128 * 2**10  # what the kernel holds for a client that does not read
 
 
@@ -107,7 +105,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=_protocol(config),
+                http=protocol_for(config),
                 ws="none",
                 loop="asyncio",
                 lifespan="off",
@@ -155,67 +153,3 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.force_exit = self.should_exit
         self.should_exit = True
-
-
-def _protocol(config: ServeConfig) -> type[H11Protocol]:
-    """uvicorn's HTTP/1.1 with what it lacks: deadlines on heads and on readers, a connection cap.
-
-    `idle` holds the connections without a request in progress, oldest first: beyond the cap these
-    are closed, so that slow ones cannot keep others out.
-    """
-    idle: dict[Any, None] = {}
-
-    class DeadlineProtocol(H11Protocol):
-        timer: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            if len(self.connections) > config.max_connections:
-                oldest = next(iter(idle), self)
-                idle.pop(oldest, None)
-                oldest.transport.abort()
-            self._wait_for_head()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._set_timer(None)
-            idle.pop(self, None)
-            super().connection_lost(exc)
-
-        def handle_events(self) -> None:
-            super().handle_events()
-            if self.cycle is None or self.cycle.response_complete:
-                return
-            if self in idle:
-                del idle[self]
-                self._set_timer(None)
-            if waiting_bytes := len(self.conn.trailing_data[0]):  # the client's next request
-                if waiting_bytes > MAX_HEAD_BYTES:
-                    self.transport.abort()
-                else:
-                    self.flow.resume_reading()  # else nobody would notice that it leaves
-
-        def on_response_complete(self) -> None:
-            self._wait_for_head()
-            super().on_response_complete()
-
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            self._set_timer(config.send_s)
-
-        def resume_writing(self) -> None:
-            super().resume_writing()
-            if self not in idle:
-                self._set_timer(None)
-
-        def _wait_for_head(self) -> None:
-            idle[self] = None
-            unsent = self.transport.get_write_buffer_size() > 0
-            self._set_timer(config.send_s if unsent else config.receive_s)
-
-        def _set_timer(self, delay_s: float | None) -> None:
-            if self.timer is not None:
-                self.timer.cancel()
-            abort = self.transport.abort
-            self.timer = None if delay_s is None else self.loop.call_later(delay_s, abort)
-
-    return DeadlineProtocol
