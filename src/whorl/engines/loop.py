@@ -1,0 +1,298 @@
+"""One thread that drives a model step by step: what every engine shares.
+
+Requests wait in a queue, join between two steps, and leave when they end or are cancelled. Scores
+are computed while no request runs: GenAI's prompt log-probabilities are wrong in a mixed batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whorl.core.errors import EngineError
+from whorl.core.ports import EngineStats, GenerateRequest, TokenEvent
+
+__all__ = ["EngineLoop", "Limits", "Stepper"]
+
+OnEvent = Callable[[TokenEvent], None]
+Scores = list[NDArray[np.float64]]
+LOG = logging.getLogger(__name__)
+
+
+class Stepper(Protocol):
+    """A model that gives each of its requests one token a step. Used from one thread alone."""
+
+    def add(self, request: GenerateRequest) -> None:
+        """Give a request a place. Raises EngineError if this one request cannot be served."""
+        ...
+
+    def cancel(self, request_id: str) -> None:
+        """Free the place; no event follows."""
+        ...
+
+    def step(self) -> list[TokenEvent]:
+        """Advance every request; requests whose event has a finish_reason have left."""
+        ...
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> Scores:
+        """See Engine.score; called only while there is no request."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an engine accepts. context_tokens: prompt and answer together."""
+
+    max_running: int
+    context_tokens: int
+    vocab_size: int
+    scored_together: int = 8  # sequences of one call of Stepper.score
+
+
+@dataclass
+class _Place:
+    request: GenerateRequest
+    on_event: OnEvent
+
+
+class EngineLoop:
+    """core.ports.Engine over a Stepper. Events come on the loop's thread."""
+
+    def __init__(self, name: str, contract_digest: str, stepper: Stepper, limits: Limits) -> None:
+        self.name, self.contract_digest, self.limits = name, contract_digest, limits
+        self._stepper = stepper
+        self._changed = threading.Condition()
+        self._waiting: deque[_Place] = deque()
+        self._running: dict[str, _Place] = {}
+        self._cancelled: set[str] = set()
+        self._scoring: deque[tuple[list[tuple[int, ...]], Future[Scores]]] = deque()
+        self._closing = False
+        self._failure: str | None = None
+        self._generated_tokens = 0
+        self._last_token_at = 0.0
+        self._thread = threading.Thread(target=self._run, name=f"whorl-{name}", daemon=True)
+        self._thread.start()
+
+    # -------------------------------------------------------------- the port
+
+    def submit(self, request: GenerateRequest, on_event: OnEvent) -> None:
+        """Queue a request. Raises EngineError when it cannot be served or the engine is closed."""
+        self._check_request(request)
+        with self._changed:
+            self._check_alive()
+            known = {*self._running, *(place.request.request_id for place in self._waiting)}
+            if request.request_id in known:
+                raise EngineError(f"request {request.request_id} is running already")
+            self._waiting.append(_Place(request, on_event))
+            self._changed.notify_all()
+
+    def cancel(self, request_id: str) -> None:
+        """Free the request's place within one step; unknown or finished requests are ignored."""
+        with self._changed:
+            if request_id in self._running or any(
+                place.request.request_id == request_id for place in self._waiting
+            ):
+                self._cancelled.add(request_id)
+                self._changed.notify_all()
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> Scores:
+        """Log-probabilities of each sequence's ids[1:]; waits its turn between requests.
+
+        Requests that arrive meanwhile start between two pieces. Raises EngineError on an id
+        outside the vocabulary, a sequence longer than the context, or an engine that stopped.
+        """
+        if threading.current_thread() is self._thread:
+            raise EngineError("score was called from an event: it would wait for itself")
+        checked = [tuple(int(i) for i in ids) for ids in sequences]
+        for ids in checked:
+            self._check_ids(ids, "a scored sequence", len(ids))
+        futures: list[Future[Scores]] = []
+        size = self.limits.scored_together
+        with self._changed:
+            self._check_alive()
+            for start in range(0, len(checked), size):
+                futures.append(Future())
+                self._scoring.append((checked[start : start + size], futures[-1]))
+            self._changed.notify_all()
+        return [scores for future in futures for scores in future.result()]
+
+    def stats(self) -> EngineStats:
+        with self._changed:
+            age_s = time.monotonic() - self._last_token_at if self._running else None
+            return EngineStats(
+                len(self._running), len(self._waiting), self._generated_tokens, age_s
+            )
+
+    def close(self) -> None:
+        """End every request with "cancelled" and stop the thread; harmless when repeated."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    # -------------------------------------------------------------- checks
+
+    def _check_alive(self) -> None:
+        if self._failure is not None:
+            raise EngineError("the engine stopped", found=self._failure, do="open it again")
+        if self._closing:
+            raise EngineError("the engine is closed", do="open it again")
+
+    def _check_request(self, request: GenerateRequest) -> None:
+        if request.max_tokens < 1:
+            raise EngineError("max_tokens is too small", found=request.max_tokens, expected=">= 1")
+        if not request.prompt_ids:
+            raise EngineError("the prompt is empty", expected="at least one id")
+        self._check_ids(
+            request.prompt_ids, "the prompt", len(request.prompt_ids) + request.max_tokens
+        )
+
+    def _check_ids(self, ids: Sequence[int], what: str, total_tokens: int) -> None:
+        if total_tokens > self.limits.context_tokens:
+            raise EngineError(
+                f"{what} is too long",
+                found=f"{len(ids)} tokens, {total_tokens} with the answer",
+                expected=f"at most {self.limits.context_tokens}",
+                do="shorten it or lower max_tokens",
+            )
+        if ids and not 0 <= min(ids) <= max(ids) < self.limits.vocab_size:
+            raise EngineError(
+                f"{what} has an id outside the vocabulary",
+                found=f"{min(ids)} … {max(ids)}",
+                expected=f"0 … {self.limits.vocab_size - 1}",
+            )
+
+    # -------------------------------------------------------------- the thread
+
+    def _run(self) -> None:
+        failure: str | None = None
+        try:
+            while self._turn():
+                pass
+        except BaseException as error:  # whatever it is, nobody may wait for ever
+            LOG.exception("engine %s stopped", self.name)
+            failure = f"{type(error).__name__}: {error}"
+        self._end_all(failure)
+        try:
+            self._stepper.close()
+        except Exception:
+            LOG.exception("engine %s did not close cleanly", self.name)
+
+    def _turn(self) -> bool:
+        """Wait for work and do one piece of it; False when closed."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._closing or self._waiting or self._running or self._scoring
+            )
+            if self._closing:
+                return False
+            dropped = self._take_cancelled()
+            joining = [] if self._scoring else self._take_joining()
+            job = self._scoring.popleft() if self._scoring and not self._running else None
+        for place in dropped:
+            self._deliver(place, TokenEvent(place.request.request_id, (), "cancelled"))
+        if job is not None:
+            self._score(*job)
+            with self._changed:  # those who waited start before the next piece
+                joining = self._take_joining()
+        for place in joining:
+            self._join(place)
+        if self._running:
+            self._step()
+        return True
+
+    def _take_cancelled(self) -> list[_Place]:
+        """Remove cancelled requests, running or waiting. Called with the lock held."""
+        gone = self._cancelled
+        dropped = [place for place in self._waiting if place.request.request_id in gone]
+        self._waiting = deque(p for p in self._waiting if p.request.request_id not in gone)
+        for request_id in [name for name in self._running if name in gone]:
+            self._stepper.cancel(request_id)
+            dropped.append(self._running.pop(request_id))
+        self._cancelled.clear()
+        return dropped
+
+    def _take_joining(self) -> list[_Place]:
+        """Move waiting requests to free places. Called with the lock held."""
+        joining = []
+        while self._waiting and len(self._running) < self.limits.max_running:
+            place = self._waiting.popleft()
+            if not self._running:
+                self._last_token_at = time.monotonic()
+            self._running[place.request.request_id] = place
+            joining.append(place)
+        return joining
+
+    def _join(self, place: _Place) -> None:
+        try:
+            self._stepper.add(place.request)
+        except EngineError as error:
+            self._leave(place.request.request_id)
+            self._deliver(place, TokenEvent(place.request.request_id, (), "error", str(error)))
+
+    def _step(self) -> None:
+        events = self._stepper.step()
+        with self._changed:
+            num_tokens = sum(len(event.token_ids) for event in events)
+            self._generated_tokens += num_tokens
+            if num_tokens:
+                self._last_token_at = time.monotonic()
+            places = [self._running[event.request_id] for event in events]
+            for event in events:
+                if event.finish_reason is not None:
+                    del self._running[event.request_id]
+                    self._cancelled.discard(event.request_id)
+        for place, event in zip(places, events, strict=True):
+            self._deliver(place, event)
+
+    def _score(self, sequences: list[tuple[int, ...]], future: Future[Scores]) -> None:
+        try:
+            future.set_result(self._stepper.score(sequences))
+        except EngineError as error:
+            future.set_exception(error)
+        except BaseException as error:
+            future.set_exception(EngineError("scoring failed", found=error))
+            raise
+
+    def _deliver(self, place: _Place, event: TokenEvent) -> None:
+        """Call back; a listener that raises loses its request, the others go on."""
+        try:
+            place.on_event(event)
+        except Exception:
+            LOG.exception("the listener of request %s failed", event.request_id)
+            if event.finish_reason is None:
+                self._stepper.cancel(event.request_id)
+                self._leave(event.request_id)
+
+    def _leave(self, request_id: str) -> None:
+        with self._changed:
+            self._running.pop(request_id, None)
+            self._cancelled.discard(request_id)
+
+    def _end_all(self, failure: str | None) -> None:
+        with self._changed:
+            self._failure = failure
+            self._closing = True
+            places = [*self._running.values(), *self._waiting]
+            jobs = list(self._scoring)
+            self._running, self._waiting, self._scoring = {}, deque(), deque()
+        for place in places:
+            request_id = place.request.request_id
+            event = TokenEvent(request_id, (), "cancelled")
+            if failure is not None:
+                event = TokenEvent(request_id, (), "error", failure)
+            self._deliver(place, event)
+        for _, future in jobs:
+            future.set_exception(EngineError("the engine stopped", found=failure or "closed"))

@@ -1,0 +1,177 @@
+"""OpenVINO GenAI's continuous batching behind the port: ids in, ids out, no second tokenizer.
+
+Weights may be int8 or int4; inference and the cache of keys and values stay in float32, so that a
+variant differs from its parent by its weights alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whorl.arch.architecture import Architecture
+from whorl.core.errors import EngineError, MissingExtra
+from whorl.core.ports import GenerateRequest, TokenEvent
+from whorl.engines.loop import EngineLoop, Limits
+from whorl.model.folder import FolderCard
+
+__all__ = ["OpenvinoStepper", "open_openvino"]
+
+BLOCK_TOKENS = 32  # tokens of one block of GenAI's cache on a CPU
+MAX_CACHE_BYTES = 2 * 2**30
+BATCHED_TOKENS = 512  # of one step: long prompts are read in pieces, so that others go on
+PROPERTIES = {
+    "INFERENCE_PRECISION_HINT": "f32",
+    "KV_CACHE_PRECISION": "f32",
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # else activations become int8 with int8 weights
+}
+
+
+def open_openvino(folder: Path, card: FolderCard, max_running: int) -> EngineLoop:
+    """An engine over an exported folder (its files verified by the caller).
+
+    Raises MissingExtra without openvino_genai, EngineError if the graph cannot be loaded.
+    """
+    stepper = OpenvinoStepper(folder, card.architecture, max_running)
+    a = card.architecture
+    limits = Limits(max_running, a.max_seq_len, a.vocab_size)
+    return EngineLoop("openvino", card.contract_digest, stepper, limits)
+
+
+def num_cache_blocks(architecture: Architecture, max_running: int) -> int:
+    """Blocks for every running request's whole context, within MAX_CACHE_BYTES."""
+    a = architecture
+    wanted = max_running * -(-a.max_seq_len // BLOCK_TOKENS) + max_running
+    block_bytes = 2 * a.layers * a.kv_heads * a.head_dim * 4 * BLOCK_TOKENS
+    one_request = -(-a.max_seq_len // BLOCK_TOKENS) + 1
+    return max(one_request, min(wanted, MAX_CACHE_BYTES // block_bytes))
+
+
+class OpenvinoStepper:
+    """loop.Stepper over a ContinuousBatchingPipeline."""
+
+    def __init__(self, folder: Path, architecture: Architecture, max_running: int) -> None:
+        try:
+            import openvino
+            import openvino_genai
+        except ImportError as error:
+            package = error.name or "openvino-genai"
+            raise MissingExtra.of(package, "openvino", "the openvino engine") from error
+        self._genai, self._tensor = openvino_genai, openvino.Tensor
+        self._vocab_size = architecture.vocab_size
+        self._next_number = 0
+        self._running: dict[str, Any] = {}  # request_id -> handle
+        scheduler = openvino_genai.SchedulerConfig()
+        scheduler.max_num_seqs = max_running
+        scheduler.max_num_batched_tokens = BATCHED_TOKENS
+        scheduler.num_kv_blocks = num_cache_blocks(architecture, max_running)
+        scheduler.enable_prefix_caching = False  # timing would tell users of each other's prompts
+        try:
+            self._pipeline = openvino_genai.ContinuousBatchingPipeline(
+                str(folder), openvino_genai.Tokenizer(str(folder)), scheduler, "CPU", **PROPERTIES
+            )
+        except RuntimeError as error:
+            raise EngineError(f"{folder} cannot be opened by OpenVINO", found=error) from error
+
+    # -------------------------------------------------------------- generation
+
+    def add(self, request: GenerateRequest) -> None:
+        config = self._config(request.max_tokens)
+        if request.stop_ids:
+            config.stop_token_ids = set(request.stop_ids)
+            config.set_eos_token_id(request.stop_ids[0])
+            config.ignore_eos = False
+        if request.temperature > 0:
+            config.do_sample = True
+            config.temperature = request.temperature
+            config.top_p = min(1.0, max(1e-6, request.top_p))
+            config.rng_seed = request.seed
+        self._running[request.request_id] = self._submit(request.prompt_ids, config)
+
+    def _config(self, max_tokens: int) -> Any:
+        config = self._genai.GenerationConfig()
+        config.max_new_tokens = max_tokens
+        config.ignore_eos = True
+        config.set_eos_token_id(self._vocab_size)  # GenAI wants one; this id never comes
+        return config
+
+    def _submit(self, ids: Sequence[int], config: Any) -> Any:
+        self._next_number += 1
+        tensor = self._tensor(np.asarray([ids], dtype=np.int64))
+        try:
+            return self._pipeline.add_request(self._next_number, tensor, config)
+        except RuntimeError as error:
+            raise EngineError("OpenVINO refuses the request", found=error) from error
+
+    def cancel(self, request_id: str) -> None:
+        handle = self._running.pop(request_id, None)
+        if handle is not None:
+            handle.cancel()
+
+    def step(self) -> list[TokenEvent]:
+        self._pipeline.step()
+        events = []
+        for request_id, handle in list(self._running.items()):
+            event = self._read(request_id, handle)
+            if event is not None:
+                events.append(event)
+                if event.finish_reason is not None:
+                    del self._running[request_id]
+        return events
+
+    def _read(self, request_id: str, handle: Any) -> TokenEvent | None:
+        reasons, statuses = self._genai.GenerationFinishReason, self._genai.GenerationStatus
+        tokens: list[int] = []
+        finish = reasons.NONE
+        while handle.can_read():
+            for output in handle.read().values():
+                tokens += output.generated_ids
+                finish = output.finish_reason
+        if finish == reasons.STOP:
+            return TokenEvent(request_id, tuple(tokens), "stop")
+        if finish == reasons.LENGTH:
+            return TokenEvent(request_id, tuple(tokens), "length")
+        if handle.get_status() == statuses.IGNORED:
+            error = "the cache of keys and values is full; send fewer or shorter requests"
+            return TokenEvent(request_id, tuple(tokens), "error", error)
+        return TokenEvent(request_id, tuple(tokens)) if tokens else None
+
+    # -------------------------------------------------------------- scoring
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[NDArray[np.float64]]:
+        self._drain()  # cancelled requests leave the pipeline with its next step
+        handles = [self._submit_score(ids) if len(ids) > 1 else None for ids in sequences]
+        self._drain()
+        return [
+            self._read_score(ids, handle) if handle is not None else np.zeros(0)
+            for ids, handle in zip(sequences, handles, strict=True)
+        ]
+
+    def _submit_score(self, ids: Sequence[int]) -> Any:
+        config = self._config(max_tokens=0)
+        config.echo, config.logprobs = True, 1
+        return self._submit(ids, config)
+
+    def _drain(self) -> None:
+        while self._pipeline.has_non_finished_requests():
+            self._pipeline.step()
+
+    def _read_score(self, ids: Sequence[int], handle: Any) -> NDArray[np.float64]:
+        outputs = handle.read_all()
+        log_probs = outputs[0].generated_log_probs if outputs else []
+        if len(log_probs) < len(ids):
+            raise EngineError(
+                "OpenVINO did not score a sequence",
+                found=f"{len(log_probs)} log-probabilities",
+                expected=f"{len(ids)}: the first one is a dummy",
+            )
+        return np.asarray(log_probs[1 : len(ids)], dtype=np.float64)
+
+    def close(self) -> None:
+        for request_id in list(self._running):
+            self.cancel(request_id)
+        self._drain()
