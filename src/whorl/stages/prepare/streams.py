@@ -34,6 +34,7 @@ WHOLE_BYTES = 4 * 2**20  # a text file up to here is one document
 PIECE_BYTES = 2**20  # a longer one becomes documents of about this size
 BUFFER_BYTES = 2**20
 ALIGN_BYTES = 64 * 2**10  # how far a cut looks for a line's end
+ZSTD_BYTES = 1024  # given to the decompressor at a time: even a bomb makes only some MB of them
 UTF8_CHAR_BYTES = 4
 
 
@@ -63,6 +64,33 @@ class _Guarded(io.RawIOBase):
         self._given_bytes += count
         if self._given_bytes > max(FREE_BYTES, MAX_EXPANSION * self._raw.tell()):
             raise SourceFault(f"file expands more than {MAX_EXPANSION} times")
+        return count
+
+
+class _ZstdFrames:
+    """Frames of a .zst file one after another; unlike the library's reader it minds a cut one."""
+
+    def __init__(self, decompressor: Any, raw: BinaryIO) -> None:
+        self._decompressor, self._raw = decompressor, raw
+        self._frame: Any = None
+        self._packed = self._given = b""
+
+    def readinto(self, buffer: Any) -> int:
+        """Raises EOFError if the file ends within a frame."""
+        while not self._given:
+            packed = self._packed or self._raw.read(ZSTD_BYTES)
+            if not packed:
+                if self._frame is not None:
+                    raise EOFError
+                return 0
+            self._frame = self._frame or self._decompressor.decompressobj()
+            self._given = self._frame.decompress(packed)
+            self._packed = self._frame.unused_data
+            if self._frame.eof:
+                self._frame = None
+        count = min(len(buffer), len(self._given))
+        buffer[:count] = self._given[:count]
+        self._given = self._given[count:]
         return count
 
 
@@ -109,9 +137,8 @@ def _decompressed(path: str, raw: BinaryIO) -> Iterator[BinaryIO]:
             import zstandard
         except ImportError as error:
             raise MissingExtra.of("zstandard", "train", "a .zst file") from error
-        reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-        with reader:
-            yield io.BufferedReader(_Guarded(reader, raw), BUFFER_BYTES)
+        frames = _ZstdFrames(zstandard.ZstdDecompressor(), raw)
+        yield io.BufferedReader(_Guarded(frames, raw), BUFFER_BYTES)
     else:
         yield raw
 
@@ -211,8 +238,8 @@ def _aligned(stream: BinaryIO, offset: int) -> int:
     at = block.find(b"\n")
     if at >= 0:
         return offset + at
-    for at in range(1, min(UTF8_CHAR_BYTES + 1, len(block))):
-        if not _continues_char(block[at]):
+    for at in range(1, UTF8_CHAR_BYTES + 1):
+        if at >= len(block) or not _continues_char(block[at]):
             return offset - 1 + at
     return offset
 

@@ -1,0 +1,94 @@
+"""The pool: results in order, errors as they are, no process left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from whorl.core.errors import DataError, ResourceError
+from whorl.stages.prepare.pool import WorkerPool, default_workers
+
+
+def slow_square(number: int) -> int:
+    time.sleep(0.02 * (number % 3 == 0))
+    return number * number
+
+
+def fail_on_three(number: int) -> int:
+    if number == 3:
+        raise DataError("three", found=number)
+    return number
+
+
+def die(number: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_results_come_in_order(workers: int) -> None:
+    with WorkerPool(workers) as pool:
+        assert list(pool.map(slow_square, range(20))) == [n * n for n in range(20)]
+        assert list(pool.map(slow_square, [])) == []
+    assert not psutil.Process().children()[:0]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_errors_arrive_whole(workers: int) -> None:
+    with pytest.raises(DataError, match="three; found: 3"), WorkerPool(workers) as pool:
+        list(pool.map(fail_on_three, range(10)))
+
+
+def test_a_dead_worker_is_said() -> None:
+    with pytest.raises(ResourceError, match="worker process ended"), WorkerPool(2) as pool:
+        list(pool.map(die, range(4)))
+
+
+def test_default_is_at_least_one() -> None:
+    assert 1 <= default_workers() <= 4096
+
+
+ENDLESS = """
+import sys, time
+sys.path.insert(0, {root!r})
+from tests.stages.prepare.test_pool import report_and_sleep
+from whorl.stages.prepare.pool import WorkerPool
+if __name__ == "__main__":
+    with WorkerPool(2) as pool:
+        list(pool.map(report_and_sleep, [sys.argv[1]] * 2))
+"""
+
+
+def report_and_sleep(folder: str) -> None:
+    Path(folder, str(os.getpid())).touch()
+    time.sleep(600)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_workers_end_with_their_parent(tmp_path: Path, number: signal.Signals) -> None:
+    root = Path(__file__).resolve().parents[3]
+    code, pids = ENDLESS.format(root=str(root)), tmp_path / "pids"
+    pids.mkdir()
+    script = tmp_path / "endless.py"
+    script.write_text(code)
+    parent = subprocess.Popen([sys.executable, script, pids], stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while len(list(pids.iterdir())) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        workers = [int(path.name) for path in pids.iterdir()]
+        assert len(workers) == 2
+        parent.send_signal(number)
+        parent.wait(30)
+        while any(psutil.pid_exists(pid) for pid in workers) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not any(psutil.pid_exists(pid) for pid in workers)
+    finally:
+        parent.kill()
+        parent.wait()
