@@ -6,9 +6,11 @@ python docs/generate.py --check   exits 1 and says which page is out of date
 
 from __future__ import annotations
 
+import enum
 import inspect
 import re
 import sys
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,13 +42,17 @@ def cell(text: str) -> str:
 
 
 def value_of(parameter: Any) -> str:
-    """How a value is written: "" for a flag, else its type or its choices."""
-    if getattr(parameter, "is_flag", False):
+    """How a value is written: "" for a flag, else its choices or its type."""
+    if parameter.is_flag:
         return ""
-    choices = getattr(parameter.type, "choices", None)
-    if choices:
-        return "\\|".join(str(getattr(choice, "value", choice)) for choice in choices)
-    return str(parameter.metavar or parameter.type.name).upper()
+    annotation = parameter.type_descriptor.annotation
+    inner = typing.get_args(annotation) if typing.get_origin(annotation) is list else ()
+    annotation = inner[0] if inner else annotation
+    if typing.get_origin(annotation) is typing.Literal:
+        return " \\| ".join(map(str, typing.get_args(annotation)))
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        return " \\| ".join(str(member.value) for member in annotation)
+    return parameter.metavar or {Path: "PATH", int: "N", float: "X"}.get(annotation, "TEXT")
 
 
 def parameter_rows(command: Any) -> list[str]:

@@ -15,6 +15,7 @@ LAYERS = (
     ("model",),
     ("stages",),
     ("engines", "fields", "launch", "testing"),
+    ("serving",),
     ("verbs",),
     ("cli", "studio", ""),
 )
