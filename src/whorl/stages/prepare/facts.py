@@ -25,8 +25,8 @@ __all__ = ["DataFacts", "data_digest", "data_facts", "field_of"]
 SAMPLE_BYTES = 2**20  # of text drawn evenly
 SAMPLE_PLACES = 128
 PROBE_BYTES = 2**18  # read of an item to see how much text its bytes give
+UNPACKED_BYTES = 2**23  # of a compressed file, to see how far it expands
 MAX_COUNTED_DOCUMENTS = 100_000
-SIGNED_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -158,11 +158,14 @@ def _consumed_bytes(item: Item, num_rows: int) -> int:
     """Bytes of the file that about num_rows rows (or the first pieces) take."""
     try:
         with streams.open_source(item.path, item.root, item.num_bytes) as (content, raw):
-            content.seek(item.start) if content is raw else None
-            taken_bytes = 0
-            for _ in range(num_rows):
-                taken_bytes += len(content.readline(streams.MAX_ROW_BYTES))
-            return taken_bytes if content is raw else max(1, raw.tell())
+            if content is raw:
+                content.seek(item.start)
+            row_bytes = sum(len(content.readline(streams.MAX_ROW_BYTES)) for _ in range(num_rows))
+            if content is raw:
+                return row_bytes
+            # Enough more that what lies in buffers does not matter.
+            unpacked_bytes = row_bytes + len(content.read(UNPACKED_BYTES))
+            return max(1, raw.tell() * row_bytes // max(1, unpacked_bytes))
     except (streams.SourceFault, DataError):
         return item.range_bytes
 
