@@ -32,7 +32,8 @@ class TrainConfig(Frozen):
     steps: int
     optimizer: Literal["muon", "adamw"] = "muon"
     learning_rate: float = Field(description="peak, of the hidden matrices")
-    embedding_learning_rate: float = Field(description="peak, of the embedding and the head")
+    embedding_learning_rate: float = Field(description="peak, of the embedding, a tied head too")
+    head_learning_rate: float = Field(0.01, description="peak, of a head that is not tied")
     norm_learning_rate: float = Field(0.01, description="peak, of the norms' weights")
     weight_decay: float = Field(0.0, description="of the hidden matrices, per learning rate")
     warmup_steps: int = 0

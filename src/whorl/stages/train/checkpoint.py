@@ -55,6 +55,11 @@ class CheckpointStore:
     folder: Path
     log: Callable[[str], None]
 
+    @classmethod
+    def of(cls, run_folder: Path, log: Callable[[str], None]) -> CheckpointStore:
+        """Those of a run folder; `log` is told of damaged ones."""
+        return cls(run_folder / "checkpoints", log)
+
     def save(self, checkpoint: Checkpoint) -> str:
         """Write, read back, then drop all but the newest two; gives the digest.
 

@@ -5,11 +5,14 @@ Axes: N tokens, D width, V vocabulary.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd import Function
 from torch.nn import functional
 
-__all__ = ["chunk_tokens", "head_loss"]
+__all__ = ["backward_from", "chunk_tokens", "head_loss"]
 
 CHUNK_ELEMENTS = 2**21  # logits in memory at once: 8 MiB in fp32, about a CPU's cache
 MIN_CHUNK_TOKENS = 64
@@ -59,6 +62,25 @@ def head_loss(
     if gradient is not None and not every:
         gradient = torch.zeros_like(hidden_ND).index_copy_(0, trained_N, gradient)
     return total, gradient
+
+
+class _Given(Function):
+    """A scalar whose gradient is already known."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return hidden.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient, None
+
+
+def backward_from(hidden: Tensor, gradient: Tensor) -> None:
+    """hidden.backward(gradient), which would load a symbolic algebra package first."""
+    _Given.apply(hidden, gradient).backward()  # type: ignore[no-untyped-call]
 
 
 def _add_gradients(delta: Tensor, part: Tensor, weight: Tensor, scale: float, out: Tensor) -> None:

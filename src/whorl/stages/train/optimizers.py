@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from whorl.core.errors import RecordError
 from whorl.spec.resolved import TrainConfig
 
-__all__ = ["POLAR_EXPRESS", "Muon", "Optimizers", "orthogonalise"]
+__all__ = ["POLAR_EXPRESS", "AdamW", "Muon", "Optimizers", "orthogonalise"]
 
 Coefficients = Sequence[tuple[float, float, float]]
 # With the paper's safety factor of 2%: without it single singular values reach 6 in bfloat16.
@@ -30,7 +30,6 @@ POLAR_EXPRESS: Coefficients = (
 NORM_MARGIN = 1.02  # keeps the largest singular value below 1, where the iteration converges
 MOMENTUM = 0.95
 ADAM_BETAS, ADAM_EPS = (0.9, 0.95), 1e-10
-ADAM_STATE = ("exp_avg", "exp_avg_sq", "step")
 
 
 def orthogonalise(
@@ -103,68 +102,101 @@ class Muon:
                 buffer.copy_(_wide(state[f"muon.momentum.{name}"]))
 
 
+class AdamW:
+    """torch's fused AdamW through its functional form: the class would load a compiler first."""
+
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], peak: float, weight_decay: float = 0.0
+    ) -> None:
+        self.parameters, self.peak, self.weight_decay = parameters, peak, weight_decay
+        self.tensors = {
+            "exp_avg": [torch.zeros_like(p) for p in parameters.values()],
+            "exp_avg_sq": [torch.zeros_like(p) for p in parameters.values()],
+            "step": [torch.zeros((), device=p.device) for p in parameters.values()],
+        }
+
+    @torch.no_grad()
+    def step(self, share: float) -> None:
+        """One update with the peak learning rate times `share`."""
+        if self.parameters:
+            adamw(
+                list(self.parameters.values()),
+                [_gradient(p) for p in self.parameters.values()],
+                self.tensors["exp_avg"],
+                self.tensors["exp_avg_sq"],
+                [],
+                self.tensors["step"],
+                fused=True,
+                amsgrad=False,
+                beta1=ADAM_BETAS[0],
+                beta2=ADAM_BETAS[1],
+                lr=self.peak * share,
+                weight_decay=self.weight_decay,
+                eps=ADAM_EPS,
+                maximize=False,
+            )
+
+    def state(self) -> dict[str, Tensor]:
+        return {
+            f"adamw.{key}.{name}": tensor.clone()
+            for key, tensors in self.tensors.items()
+            for name, tensor in zip(self.parameters, tensors, strict=True)
+        }
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        for key, tensors in self.tensors.items():
+            for name, tensor in zip(self.parameters, tensors, strict=True):
+                tensor.copy_(state[f"adamw.{key}.{name}"])
+
+
 class Optimizers:
     """The optimisers of a model, with one state dictionary of named tensors."""
 
     def __init__(self, named_parameters: Mapping[str, nn.Parameter], config: TrainConfig) -> None:
         self.config = config
-        matrices: dict[str, nn.Parameter] = {}
-        others: dict[str, nn.Parameter] = {}
+        kinds: dict[str, dict[str, nn.Parameter]] = {
+            kind: {} for kind in ("matrix", "embedding", "head", "norm")
+        }
         for name, parameter in named_parameters.items():
-            is_matrix = parameter.ndim == 2 and name.startswith("layers.")
-            (matrices if is_matrix else others)[name] = parameter
-        self.muon = Muon(matrices if config.optimizer == "muon" else {})
-        peaks = {2: config.embedding_learning_rate, 1: config.norm_learning_rate}
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in others.values() if p.ndim == ndim], "peak": peak}
-            for ndim, peak in peaks.items()
+            kinds[_kind(name, parameter)][name] = parameter
+        by_muon = config.optimizer == "muon"
+        self.muon = Muon(kinds["matrix"] if by_muon else {})
+        self.adamw = [
+            AdamW(kinds["embedding"], config.embedding_learning_rate),
+            AdamW(kinds["head"], config.head_learning_rate),
+            AdamW(kinds["norm"], config.norm_learning_rate),
+            AdamW({} if by_muon else kinds["matrix"], config.learning_rate, config.weight_decay),
         ]
-        self.named = others
-        if config.optimizer == "adamw":
-            self.named = others | matrices
-            matrix_group = {"params": list(matrices.values()), "peak": config.learning_rate}
-            groups.append({**matrix_group, "weight_decay": config.weight_decay})
-        self.adamw = torch.optim.AdamW(
-            groups,
-            lr=0.0,
-            betas=ADAM_BETAS,
-            eps=ADAM_EPS,
-            weight_decay=0.0,
-            fused=True,
-        )
 
     def step(self, share: float) -> None:
         """One update with every peak learning rate times `share`."""
-        for group in self.adamw.param_groups:
-            group["lr"] = group["peak"] * share
-        self.adamw.step()
+        for adamw_group in self.adamw:
+            adamw_group.step(share)
         self.muon.step(self.config.learning_rate * share, self.config.weight_decay)
 
     def state(self) -> dict[str, Tensor]:
         """Copies of all state, by parameter name."""
-        tensors = self.muon.state()
-        for name, parameter in self.named.items():
-            for key in ADAM_STATE:
-                tensors[f"adamw.{key}.{name}"] = self.adamw.state[parameter][key].clone()
-        return tensors
+        parts = [self.muon.state(), *(group.state() for group in self.adamw)]
+        return {name: tensor for part in parts for name, tensor in part.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Raises RecordError if a tensor is missing, unknown or of another shape."""
-        expected = {
-            f"adamw.{key}.{name}": () if key == "step" else tuple(parameter.shape)
-            for name, parameter in self.named.items()
-            for key in ADAM_STATE
-        } | {name: tuple(tensor.shape) for name, tensor in self.muon.state().items()}
+        expected = {name: tuple(tensor.shape) for name, tensor in self.state().items()}
         found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if found != expected:
             wrong = sorted({*found.items()} ^ {*expected.items()})
             raise RecordError("the state is of other optimisers", found=wrong[:3])
         self.muon.load(tensors)
-        for name, parameter in self.named.items():
-            self.adamw.state[parameter] = {
-                key: tensors[f"adamw.{key}.{name}"].to(parameter.device, copy=True)
-                for key in ADAM_STATE
-            }
+        for group in self.adamw:
+            group.load(tensors)
+
+
+def _kind(name: str, parameter: nn.Parameter) -> str:
+    if parameter.ndim == 1:
+        return "norm"
+    if name.startswith("layers."):
+        return "matrix"
+    return "head" if name.startswith("lm_head.") else "embedding"
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

@@ -35,20 +35,20 @@ def training_process(config: TrainConfig) -> Iterator[torch.device]:
             do="set train.device=cpu, or install a CUDA build of torch",
         )
     threads = torch.get_num_threads()
-    was_deterministic = torch.are_deterministic_algorithms_enabled()
+    determinism = torch.get_deterministic_debug_mode()
     filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what CUDA's determinism needs
     _keep_memory()
     try:
         torch.set_num_threads(config.threads)
         torch.set_flush_denormal(True)
-        torch.use_deterministic_algorithms(True)
+        torch.set_deterministic_debug_mode("error")  # use_deterministic… would load a compiler
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         yield torch.device(config.device)
     finally:
         torch.set_num_threads(threads)
         torch.set_flush_denormal(False)
-        torch.use_deterministic_algorithms(was_deterministic)
+        torch.set_deterministic_debug_mode(determinism)
         torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
 
 

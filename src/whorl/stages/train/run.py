@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from whorl.core.lock import exclusive
 from whorl.core.records import Record, RecordKey
 from whorl.model.hf import save_model_folder
 from whorl.spec.resolved import TrainConfig
+from whorl.stages.train.checkpoint import CheckpointStore
 from whorl.stages.train.picture import draw_loss
 from whorl.stages.train.process import environment, peak_memory_bytes, training_process
 from whorl.stages.train.report import compare_with_plan, history_lines
@@ -56,15 +58,15 @@ def run(
     SIGTERM, SpecError, RecordError on damaged rows, ResourceError, DivergedError.
     """
     key = train_key(architecture, config, prepared)
-    if (found := context.store.find(key)) is not None:
-        return found
     folder = context.store.run_folder(key)
+    if (found := _find(context, key, folder)) is not None:
+        return found
     with (
         exclusive(folder, "training"),
         StopSignals() as stop,
         training_process(config) as device,
     ):
-        if (found := context.store.find(key)) is not None:
+        if (found := _find(context, key, folder)) is not None:
             return found
         tokens = Tokens.load(prepared.folder("tokens"))
         session = Session.open(
@@ -81,6 +83,14 @@ def run(
     return record
 
 
+def _find(context: StageContext, key: RecordKey, folder: Path) -> Record | None:
+    """The finished record, verified; its checkpoints may be left if it was killed just then."""
+    found = context.store.find(key)
+    if found is not None:
+        CheckpointStore.of(folder, context.log).remove()
+    return found
+
+
 def _publish(
     session: Session,
     key: RecordKey,
@@ -89,8 +99,10 @@ def _publish(
     prepared: Record,
     device: torch.device,
 ) -> Record:
-    """Write the record from the finished session, then the picture beside it."""
+    """Write the record from the finished session, and the picture beside it."""
     metrics = _metrics(session)
+    report = _run_report(session, metrics, device)
+    _draw(session)
     lineage = {"prepare": prepared.digest, "train": key.digest}
     quality = {name: metrics[name] for name in ("heldout_loss", "heldout_bits_per_byte")}
     with session.context.store.write(key) as writer:
@@ -99,10 +111,9 @@ def _publish(
         lines = "".join(history_lines(session.steps, session.validations))
         write_bytes(writer.path / "loss.jsonl", lines.encode())
         writer.metrics.update(metrics)
-        writer.run.update(_run_report(session, metrics, device))
-    session.metrics.write(writer.run)
-    _draw(session)
-    for name, row in writer.run["plan_vs_actual"].items():
+        writer.run.update(report)
+    session.metrics.write(report)
+    for name, row in report["plan_vs_actual"].items():
         session.context.log(
             f"{name}: planned {row['predicted']:.4g}, actual {row['actual']:.4g}"
             + {True: "", False: " (outside the interval)", None: ""}[row["within"]]

@@ -107,7 +107,7 @@ class Session:
             RowSet.heldout(prepared),
             ByteRates.of(rows.index, prepared.metrics),
             Trainer(model.to(device), config),
-            CheckpointStore(folder / "checkpoints", context.log),
+            CheckpointStore.of(folder, context.log),
             MetricsFile(folder / "metrics.jsonl"),
             rows_per_step,
         )

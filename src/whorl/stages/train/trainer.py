@@ -13,7 +13,7 @@ from whorl.core.errors import DivergedError
 from whorl.model.transformer import Transformer
 from whorl.spec.resolved import TrainConfig
 from whorl.stages.train.batch import Batch, MicroBatch
-from whorl.stages.train.loss import head_loss
+from whorl.stages.train.loss import backward_from, head_loss
 from whorl.stages.train.optimizers import Optimizers
 from whorl.stages.train.schedule import learning_rate_share
 
@@ -93,7 +93,8 @@ class Trainer:
         hidden, targets = self._hidden(micro)
         head = self.model.lm_head_weight
         nats, gradient = head_loss(hidden.detach(), head.detach(), targets, scale, head.grad)
-        hidden.backward(gradient)  # type: ignore[no-untyped-call]
+        assert gradient is not None
+        backward_from(hidden, gradient)
         return float(nats)
 
     def _hidden(self, micro: MicroBatch) -> tuple[Tensor, Tensor]:
