@@ -15,6 +15,8 @@ from hypothesis import settings
 # Before any library reads them: tests never ask a hub, and draw no windows.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "agg"
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one thread each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("whorl", deadline=None)  # wall time on a shared machine proves nothing
 settings.load_profile("whorl")
