@@ -177,7 +177,6 @@ def _first_step(facts: MachineFacts) -> None:
 def _reference_steps(
     facts: MachineFacts, step_s: float, watch: Stopwatch
 ) -> Iterator[ReferenceStep]:
-    from whorl.launch.probes import Stopwatch
     from whorl.launch.rehearsal import rehearsed_step
 
     for layers, width, head_dim, ffn_width, vocab_size, seq_len, rows, masked in REFERENCE_STEPS:
@@ -195,10 +194,7 @@ def _reference_steps(
         )
         config = _train_config(rows, seq_len, facts.cores)
         run = rehearsed_step(reference_load(step).architecture, config, rows if masked else 0)
-        own = Stopwatch(seconds_each=step_s, min_repeats=5)
-        seconds = own.fastest(run)
-        watch.spreads.extend(own.spreads)
-        yield step.model_copy(update={"step_s": seconds})
+        yield step.model_copy(update={"step_s": watch.fastest(run, step_s)})
 
 
 def main() -> None:

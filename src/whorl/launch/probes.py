@@ -56,6 +56,7 @@ TRAFFIC_BYTES = (2**16, 2**18, 2**20, 4 * 2**20, 12 * 2**20)
 POOL_BYTES = 96 * 2**20
 LOGITS = (1024, 2048)
 OPERATIONS = 20
+MIN_REPEATS = 5
 
 
 @dataclass
@@ -63,16 +64,19 @@ class Stopwatch:
     """Times functions, each for about `seconds_each`, and remembers how much they varied."""
 
     seconds_each: float = 0.03
-    min_repeats: int = 5
+    patience_s: float = 12.0  # on a busy machine: afterwards two repeats must do
     clock: Callable[[], float] = time.perf_counter
     spreads: list[float] = field(default_factory=list)
+    begin: float = field(default_factory=time.perf_counter)
 
-    def fastest(self, run: Callable[[], object]) -> float:
+    def fastest(self, run: Callable[[], object], seconds_each: float | None = None) -> float:
         """Seconds of the fastest repeat, after one that is not counted."""
+        begin = self.clock()
+        min_repeats = MIN_REPEATS if begin - self.begin < self.patience_s else 2
         run()
         seconds: list[float] = []
-        begin = self.clock()
-        while len(seconds) < self.min_repeats or self.clock() - begin < self.seconds_each:
+        end = self.clock() + (seconds_each or self.seconds_each)
+        while len(seconds) < min_repeats or self.clock() < end:
             start = self.clock()
             run()
             seconds.append(self.clock() - start)

@@ -26,6 +26,7 @@ MAX_READ_DOCUMENTS = 200_000
 SAMPLE_BYTES = 2**20  # for xz; the same as in the runs the law was fitted on
 CODEC_BYTES = 4 * 2**20  # of text that trial tokenizers are trained on
 MEASURED_DOCUMENTS, MEASURED_BYTES = 400, 2**19  # documents that are tokenised to count
+OTHER_DOCUMENT_BYTES = 1024  # what a document that is not text counts for in a sample
 BOUNDARY_TOKENS = 2  # <|bos|> and <|eos|> of every document
 NUM_SPECIAL_IDS = 16
 SPECIAL = "special"  # codec name of a part that is one special id
@@ -213,5 +214,5 @@ def _first_bytes(sample: Sequence[Document], max_bytes: int) -> list[Document]:
         if kept and size > max_bytes:
             break
         kept.append(document)
-        size += len(document.text or "")
+        size += len(document.text) if document.text is not None else OTHER_DOCUMENT_BYTES
     return kept

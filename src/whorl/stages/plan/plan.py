@@ -62,6 +62,7 @@ class Prediction(Frozen):
 class Plan(Frozen):
     version: int = 1
     decisions: Decisions
+    chosen_from: str = Field(description="digest of what sizes and steps were chosen from")
     predictions: dict[str, Prediction]
     reasons: dict[str, str] = Field(description="dotted key of the recipe -> why this value")
     machine: dict[str, Any] = Field(description="identity and calibration this was made with")

@@ -1,0 +1,242 @@
+"""One way to spend the budget: a shape, its batch and steps, their time, memory and quality."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from whorl.arch.architecture import Architecture
+from whorl.arch.counts import count_flops, count_parameters, count_training_bytes
+from whorl.core.errors import PlanError, SpecError
+from whorl.spec.recipe import Recipe
+from whorl.stages.plan import rules
+from whorl.stages.plan.data import DataFacts, TokenFacts
+from whorl.stages.plan.hardware import Machine
+from whorl.stages.plan.law import X0, Law, LawPoint
+from whorl.stages.plan.memory import peak_memory
+from whorl.stages.plan.step_time import Level, Load, predicted_step_s
+
+__all__ = [
+    "MEMORY_MARGIN",
+    "VALIDATE_ROWS",
+    "Candidate",
+    "Situation",
+    "architecture_of",
+    "load_of",
+    "make_candidate",
+]
+
+STARTUP_S = 1.5  # opening the rows, making the model, publishing the record
+DATA_S = 0.002  # reading the rows of one step and making its masks
+MEAN_OVER_FASTEST = 1.04  # a mean step against the fastest, on a machine that does nothing else
+FORWARD_SHARE = 0.36  # of a step's time per row, when only the loss is wanted
+CHECKPOINT_S, CHECKPOINT_BYTES_PER_S = 0.05, 250e6
+VALIDATE_ROWS = 32
+MEMORY_MARGIN = 1.15  # high end of the memory's interval over its middle
+TEXT_BYTES_PER_TOKEN = 3.0  # stands in where the data is not text
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Everything a choice depends on."""
+
+    recipe: Recipe
+    machine: Machine
+    level: Level
+    data: DataFacts
+    law: Law
+
+    @property
+    def threads(self) -> int:
+        given = self.recipe.train.threads
+        return self.machine.calibration.threads if given == "auto" else given
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A shape and what it costs and gives."""
+
+    architecture: Architecture
+    seq_len: int
+    batch_tokens: int
+    micro_batch_rows: int
+    steps: int
+    step_s: float
+    train_s: float  # everything between the start and the finished record
+    peak_bytes: int
+    quality: float  # bits per byte by the law; a stand-in where there is no law
+    point: LawPoint
+    stopped_by_data: bool = False  # the budget would allow more steps, the data does not
+
+    @property
+    def parameters(self) -> int:
+        return count_parameters(self.architecture).non_embedding
+
+    @property
+    def tokens(self) -> int:
+        return self.steps * self.batch_tokens
+
+    @property
+    def flops(self) -> float:
+        return count_flops(self.architecture, self.seq_len).training * self.tokens
+
+
+def architecture_of(
+    recipe: Recipe, layers: int, width: int, vocab_size: int, seq_len: int
+) -> Architecture:
+    """The architecture of that size; every size the recipe gives is kept. Raises SpecError."""
+    m = recipe.model
+    if m.heads != "auto" and m.head_dim == "auto":
+        head_dim = max(2, width // m.heads // 2 * 2)
+    else:
+        head_dim = rules.head_dim(width) if m.head_dim == "auto" else m.head_dim
+    heads = max(1, width // head_dim) if m.heads == "auto" else m.heads
+    return Architecture(
+        family=m.family,
+        layers=layers,
+        width=width,
+        heads=heads,
+        kv_heads=heads if m.kv_heads == "auto" else m.kv_heads,
+        head_dim=head_dim,
+        ffn_width=rules.ffn_width(width) if m.ffn_width == "auto" else m.ffn_width,
+        vocab_size=vocab_size,
+        max_seq_len=seq_len,
+        tied_embeddings=rules.TIED_EMBEDDINGS,
+    )
+
+
+def make_candidate(
+    situation: Situation, architecture: Architecture, seq_len: int, tokens: float | None = None
+) -> Candidate:
+    """Spend the budget (or exactly `tokens`) on this architecture, and predict what comes of it.
+
+    Raises PlanError if the recipe's batch does not fit its rows.
+    """
+    facts = situation.data.for_vocab(architecture.vocab_size)
+    batch = _batch_tokens(situation.recipe, tokens or rules.USUAL_TOKENS, seq_len)
+    for _ in range(3):  # the batch depends on the tokens, and they on the time of a step
+        steps = _steps(situation, architecture, seq_len, batch, tokens)
+        again = _batch_tokens(situation.recipe, steps * batch, seq_len)
+        if again == batch:
+            break
+        batch = again
+    allowed = steps
+    steps = _useful_steps(situation, facts, steps, batch)
+    load = _load(situation, architecture, seq_len, batch)
+    step_s = _step_s(situation, load)
+    point = _law_point(situation, architecture, facts, steps * batch)
+    return Candidate(
+        architecture=architecture,
+        seq_len=seq_len,
+        batch_tokens=batch,
+        micro_batch_rows=load.rows,
+        steps=steps,
+        step_s=step_s,
+        train_s=_train_s(load, steps, step_s),
+        peak_bytes=peak_memory(load, situation.machine.calibration.base_memory_bytes).total,
+        quality=situation.law.value(point),
+        point=point,
+        stopped_by_data=steps < allowed,
+    )
+
+
+def load_of(situation: Situation, candidate: Candidate) -> Load:
+    """What one step of a candidate has to do."""
+    return _load(situation, candidate.architecture, candidate.seq_len, candidate.batch_tokens)
+
+
+def _batch_tokens(recipe: Recipe, tokens: float, seq_len: int) -> int:
+    given = recipe.train.batch_tokens
+    if given == "auto":
+        return rules.batch_tokens(tokens, seq_len)
+    if given % seq_len:
+        rows = max(1, round(given / seq_len))
+        raise SpecError(
+            f"train.batch_tokens {given} is not a multiple of train.seq_len {seq_len}",
+            do=f"use {rows * seq_len}",
+        )
+    return given
+
+
+def _load(situation: Situation, architecture: Architecture, seq_len: int, batch: int) -> Load:
+    train = situation.recipe.train
+    rows = batch // seq_len
+    if train.micro_batch_rows == "auto":
+        micro_rows = min(rows, max(1, rules.MAX_MICRO_BATCH_TOKENS // seq_len))
+    else:
+        micro_rows = min(rows, train.micro_batch_rows)
+    return Load(
+        architecture=architecture,
+        seq_len=seq_len,
+        rows=micro_rows,
+        micro_batches=-(-rows // micro_rows),
+        precision="fp32" if train.precision == "auto" else train.precision,
+        optimizer="muon" if train.optimizer == "auto" else train.optimizer,
+        mixed_share=situation.data.for_vocab(architecture.vocab_size).mixed_share(seq_len),
+    )
+
+
+def _step_s(situation: Situation, load: Load) -> float:
+    calibration = situation.machine.calibration
+    fastest_s = predicted_step_s(load, calibration, situation.level)
+    slower = calibration.threads / min(situation.threads, calibration.threads)
+    return MEAN_OVER_FASTEST * fastest_s * slower + DATA_S
+
+
+def _train_s(load: Load, steps: int, step_s: float) -> float:
+    """Start-up, steps, validations and checkpoints."""
+    rows = load.rows * load.micro_batches
+    validation_s = FORWARD_SHARE * step_s * VALIDATE_ROWS / rows
+    state = count_training_bytes(load.architecture, "muon" if load.optimizer == "muon" else "adamw")
+    checkpoint_s = CHECKPOINT_S + (state.weights + state.optimizer_state) / CHECKPOINT_BYTES_PER_S
+    checkpoints = 1 + steps * step_s / rules.CHECKPOINT_EVERY_S
+    return (
+        STARTUP_S + steps * step_s + rules.VALIDATIONS * validation_s + checkpoints * checkpoint_s
+    )
+
+
+def _steps(
+    situation: Situation, architecture: Architecture, seq_len: int, batch: int, tokens: float | None
+) -> int:
+    """Steps that the recipe, the tokens asked for or the budget give."""
+    recipe = situation.recipe
+    if recipe.train.steps != "auto":
+        return recipe.train.steps
+    if tokens is None and recipe.budget.tokens is not None:
+        tokens = recipe.budget.tokens
+    if tokens is None and recipe.budget.flops is not None:
+        tokens = recipe.budget.flops / count_flops(architecture, seq_len).training
+    if tokens is not None:
+        return max(1, round(tokens / batch))
+    if recipe.budget.train_time is None:
+        raise PlanError(
+            "the recipe does not say how long to train",
+            do='give budget.train_time (such as "4min"), budget.tokens, budget.flops '
+            "or train.steps",
+        )
+    load = _load(situation, architecture, seq_len, batch)
+    step_s = _step_s(situation, load)
+    fixed_s = _train_s(load, 0, step_s)
+    per_step_s = _train_s(load, 1, step_s) - fixed_s
+    return max(0, int((recipe.budget.train_time - fixed_s) / per_step_s))
+
+
+def _useful_steps(situation: Situation, facts: TokenFacts, steps: int, batch: int) -> int:
+    """Fewer steps where a budget would repeat the data beyond use; what is given is kept."""
+    recipe = situation.recipe
+    if recipe.train.steps != "auto" or recipe.budget.tokens is not None:
+        return steps
+    unique = situation.data.unique_tokens(facts.vocab_size)
+    return min(steps, max(rules.MIN_STEPS, int(rules.MAX_EPOCHS * unique / batch)))
+
+
+def _law_point(
+    situation: Situation, architecture: Architecture, facts: TokenFacts, tokens: int
+) -> LawPoint:
+    bytes_per_token = facts.bytes_per_token or TEXT_BYTES_PER_TOKEN
+    unique = situation.data.unique_tokens(facts.vocab_size)
+    return LawPoint(
+        parameters=count_parameters(architecture).non_embedding,
+        trained_bytes=max(1, tokens) * bytes_per_token,
+        unique_bytes=unique * bytes_per_token,
+        xz_bits_per_byte=situation.data.xz_bits_per_byte or X0,
+    )

@@ -1,0 +1,144 @@
+"""The best way to spend the budget: every shape worth trying, the one predicted best.
+
+With time or FLOPs as the budget a small model sees more text and a large one learns more from
+each byte; the law says where they meet. With tokens or steps fixed the larger model always wins,
+so it is the largest that is still worth its FLOPs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from whorl.core.errors import PlanError
+from whorl.core.units import format_count, format_duration
+from whorl.stages.plan import rules
+from whorl.stages.plan.candidate import (
+    MEMORY_MARGIN,
+    Candidate,
+    Situation,
+    architecture_of,
+    load_of,
+    make_candidate,
+)
+from whorl.stages.plan.memory import check_memory
+
+__all__ = ["candidates", "choose"]
+
+
+def choose(situation: Situation) -> tuple[Candidate, tuple[Candidate, ...]]:
+    """(the choice, everything that was considered and fits).
+
+    Raises PlanError when nothing fits the memory or the budget, saying what would; SpecError when
+    sizes of the recipe do not fit each other.
+    """
+    recipe = situation.recipe
+    _check_says_enough(situation)
+    tried = list(candidates(situation))
+    fitting = [item for item in tried if _fits(situation, item)]
+    if not fitting:
+        smallest = min(tried, key=lambda item: item.peak_bytes)
+        machine = situation.machine
+        base_bytes = machine.calibration.base_memory_bytes
+        load = load_of(situation, smallest)
+        check_memory(load, base_bytes, machine.facts.memory_bytes, MEMORY_MARGIN)  # raises
+    trainable = [item for item in fitting if item.steps >= rules.MIN_STEPS]
+    if not trainable:
+        if recipe.train.steps != "auto":
+            trainable = fitting
+        else:
+            raise _too_short(situation, fitting)
+    if recipe.train.steps != "auto" or recipe.budget.tokens is not None:
+        return _worth_its_flops(situation, trainable), tuple(trainable)
+    return min(trainable, key=lambda item: item.quality), tuple(trainable)
+
+
+def candidates(situation: Situation) -> Iterator[Candidate]:
+    """Every combination of what the recipe leaves open."""
+    for vocab_size in _vocab_sizes(situation):
+        for seq_len in _seq_lens(situation, vocab_size):
+            for layers, width in _shapes(situation):
+                architecture = architecture_of(situation.recipe, layers, width, vocab_size, seq_len)
+                yield make_candidate(situation, architecture, seq_len)
+
+
+def _vocab_sizes(situation: Situation) -> Sequence[int]:
+    return [facts.vocab_size for facts in situation.data.tokens]
+
+
+def _seq_lens(situation: Situation, vocab_size: int) -> Sequence[int]:
+    """What the recipe gives; else the usual, shorter where every document is short."""
+    given = situation.recipe.train.seq_len
+    if given != "auto":
+        return [given]
+    longest = situation.data.for_vocab(vocab_size).document_tokens[-1]
+    seq_len = rules.SEQ_LEN
+    while seq_len > rules.MIN_SEQ_LEN and rules.DOCUMENTS_PER_SHORT_ROW * longest <= seq_len // 2:
+        seq_len //= 2
+    return [seq_len]
+
+
+def _shapes(situation: Situation) -> list[tuple[int, int]]:
+    """(layers, width) with the recipe's own where it gives them."""
+    m = situation.recipe.model
+    if m.layers != "auto" and m.width != "auto":
+        return [(m.layers, m.width)]
+    if m.width != "auto":
+        low, high = rules.WIDTH_PER_LAYER
+        return [
+            (layers, m.width) for layers in rules.LAYERS if low <= m.width / layers <= high
+        ] or [(1, m.width)]
+    if m.layers != "auto":
+        return [(m.layers, width) for width in rules.WIDTHS]
+    return list(rules.shapes())
+
+
+def _check_says_enough(situation: Situation) -> None:
+    recipe = situation.recipe
+    budget = recipe.budget
+    if recipe.train.steps != "auto" or budget.train_time or budget.tokens or budget.flops:
+        return
+    raise PlanError(
+        "the recipe does not say how long to train",
+        do='give budget.train_time (such as "4min"), budget.tokens, budget.flops or train.steps',
+    )
+
+
+def _fits(situation: Situation, candidate: Candidate) -> bool:
+    memory_bytes = situation.machine.facts.memory_bytes
+    return candidate.peak_bytes * MEMORY_MARGIN <= memory_bytes
+
+
+def _worth_its_flops(situation: Situation, tried: Sequence[Candidate]) -> Candidate:
+    """The largest candidate that no smaller one would beat if given the same FLOPs instead."""
+    chosen: Candidate | None = None
+    for candidate in sorted(tried, key=lambda item: (item.flops, item.quality)):
+        if chosen is None:
+            chosen = candidate
+            continue
+        tokens = chosen.tokens * candidate.flops / chosen.flops
+        longer = make_candidate(situation, chosen.architecture, chosen.seq_len, tokens)
+        if candidate.quality < min(chosen.quality, longer.quality):
+            chosen = candidate
+    assert chosen is not None
+    return chosen
+
+
+def _too_short(situation: Situation, fitting: Sequence[Candidate]) -> PlanError:
+    """The error for a budget that allows only a handful of steps."""
+    best = max(fitting, key=lambda item: item.steps)
+    a = best.architecture
+    budget = situation.recipe.budget
+    if budget.train_time is not None:
+        needed_s = 1.1 * (best.train_s + (rules.MIN_STEPS - best.steps) * best.step_s)
+        advice = f"budget.train_time={int(needed_s) + 1}s"
+        found = f"{format_duration(budget.train_time)}, a step takes {format_duration(best.step_s)}"
+    else:
+        tokens = rules.MIN_STEPS * best.batch_tokens
+        advice = f"at least {format_count(tokens)} tokens"
+        found = f"{best.steps} steps of {best.batch_tokens:,} tokens"
+    return PlanError(
+        f"the budget is too small to train even {a.layers} layers of width {a.width}",
+        found=found,
+        expected=f"at least {rules.MIN_STEPS} steps",
+        do=f"{advice}, or a smaller model or batch",
+    )

@@ -1,0 +1,172 @@
+"""Why each value is what it is, in words; and what a person should know before starting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from whorl.arch.counts import count_parameters
+from whorl.core.units import format_bytes, format_count, format_duration
+from whorl.spec.resolved import TrainConfig
+from whorl.stages.plan import rules
+from whorl.stages.plan.candidate import Candidate, Situation
+
+__all__ = ["data_warnings", "reasons_of"]
+
+NOISY = 0.15  # of the calibration: repeats varied by more than this
+FAR = 1.0  # octaves outside of the law's runs
+
+
+def reasons_of(
+    situation: Situation,
+    candidate: Candidate,
+    considered: Sequence[Candidate],
+    train: TrainConfig,
+) -> dict[str, str]:
+    """Dotted key of the recipe -> reason, for every value the recipe left open."""
+    reasons = {
+        **_model_reasons(situation, candidate, considered),
+        **_data_reasons(situation, candidate, considered),
+        **_train_reasons(situation, candidate, train),
+    }
+    recipe = situation.recipe
+    return {
+        key: reason
+        for key, reason in reasons.items()
+        if getattr(getattr(recipe, key.partition(".")[0]), key.partition(".")[2]) == "auto"
+    }
+
+
+def _model_reasons(
+    situation: Situation, candidate: Candidate, considered: Sequence[Candidate]
+) -> dict[str, str]:
+    a = candidate.architecture
+    size = _size_reason(situation, candidate, considered)
+    return {
+        "model.width": size,
+        "model.layers": f"{size}; width per layer between "
+        f"{rules.WIDTH_PER_LAYER[0]} and {rules.WIDTH_PER_LAYER[1]}",
+        "model.head_dim": "64 where it divides the width, else 32",
+        "model.heads": f"width {a.width} / head_dim {a.head_dim}",
+        "model.kv_heads": "as many as heads: so small a cache need not be shared",
+        "model.ffn_width": f"{rules.FFN_PER_WIDTH} x width",
+    }
+
+
+def _size_reason(
+    situation: Situation, candidate: Candidate, considered: Sequence[Candidate]
+) -> str:
+    if situation.data.metric != "bits_per_byte":
+        return (
+            f"no law predicts {situation.data.metric}: sized as for text of as many tokens, "
+            f"best of {len(considered)}"
+        )
+    text = (
+        f"lowest predicted bits per byte ({candidate.quality:.3f}) of {len(considered)} "
+        "combinations that fit time and memory"
+    )
+    for what, other in (("smaller", 0.5), ("larger", 2.0)):
+        near = [
+            item
+            for item in considered
+            if item.architecture.vocab_size == candidate.architecture.vocab_size
+            and 0.6 < item.parameters / (other * candidate.parameters) < 1.7
+        ]
+        if near:
+            best = min(near, key=lambda item: item.quality)
+            text += (
+                f"; {what} ({format_count(best.parameters)} parameters, "
+                f"{best.steps:,} steps): {best.quality:.3f}"
+            )
+    return text
+
+
+def _data_reasons(
+    situation: Situation, candidate: Candidate, considered: Sequence[Candidate]
+) -> dict[str, str]:
+    data = situation.data
+    vocab_size = candidate.architecture.vocab_size
+    facts = data.for_vocab(vocab_size)
+    if facts.bytes_per_token is None:
+        vocabulary = f"{facts.used_ids} ids are used, rounded up"
+        rows = f"short documents: the longest of a sample has {facts.document_tokens[-1]} tokens"
+    else:
+        best: dict[int, float] = {}
+        for item in considered:
+            size = item.architecture.vocab_size
+            best[size] = min(best.get(size, item.quality), item.quality)
+        others = ", ".join(f"{size:,}: {value:.3f}" for size, value in sorted(best.items()))
+        vocabulary = (
+            f"{facts.bytes_per_token:.2f} bytes per token; best prediction by size {others}"
+        )
+        rows = f"{rules.SEQ_LEN} tokens did best in minutes on a CPU"
+    return {"prepare.vocab_size": vocabulary, "train.seq_len": rows}
+
+
+def _train_reasons(
+    situation: Situation, candidate: Candidate, train: TrainConfig
+) -> dict[str, str]:
+    rows = candidate.batch_tokens // candidate.seq_len
+    return {
+        "train.steps": _steps_reason(situation, candidate),
+        "train.batch_tokens": f"{rows} rows; near the square root of twice the tokens, "
+        f"within {rules.BATCH_TOKENS_RANGE[0]} to {rules.BATCH_TOKENS_RANGE[1]}",
+        "train.micro_batch_rows": f"at most {rules.MAX_MICRO_BATCH_TOKENS} tokens at once",
+        "train.optimizer": "Muon reached the loss of AdamW in about half the steps in our runs",
+        "train.learning_rate": f"best of our runs with {train.optimizer}",
+        "train.embedding_learning_rate": f"best of our runs with {train.optimizer}",
+        "train.weight_decay": "nothing gained in runs of minutes",
+        "train.precision": "fp32: the runs the law is fitted on",
+        "train.threads": f"all {situation.threads} cores",
+        "train.checkpoint_every_steps": f"about every {rules.CHECKPOINT_EVERY_S:.0f} s",
+    }
+
+
+def _steps_reason(situation: Situation, candidate: Candidate) -> str:
+    budget = situation.recipe.budget
+    unique = situation.data.unique_tokens(candidate.architecture.vocab_size)
+    epochs = candidate.tokens / unique
+    if budget.tokens is not None:
+        return f"budget of {format_count(budget.tokens)} tokens / {candidate.batch_tokens:,} a step"
+    step = (
+        format_duration(candidate.step_s)
+        if candidate.step_s >= 1
+        else (f"{1000 * candidate.step_s:.0f} ms")
+    )
+    spent = f"{step} a step, {format_duration(candidate.train_s)} in all"
+    if candidate.stopped_by_data:
+        return f"{epochs:.1f} passes over the data: more would overfit ({spent})"
+    if budget.train_time is not None:
+        return (
+            f"budget of {format_duration(budget.train_time)}: {spent}, start-up and saves included"
+        )
+    return f"budget of {format_count(budget.flops or 0)} FLOP; {spent}"
+
+
+def data_warnings(situation: Situation, candidate: Candidate) -> Iterator[str]:
+    """What is unusual about this plan."""
+    data, calibration = situation.data, situation.machine.calibration
+    if calibration.noise > NOISY:
+        yield (
+            f"the machine was busy when it was measured (repeats varied by "
+            f"{calibration.noise:.0%}): times may be too long; whorl doctor --calibrate repeats it"
+        )
+    if data.metric == "bits_per_byte":
+        distance = situation.law.distance(candidate.point)
+        if distance > FAR:
+            yield (
+                f"the predicted quality is an extrapolation: {distance:.1f} octaves outside of "
+                "the runs the law was fitted on"
+            )
+    if candidate.stopped_by_data:
+        unique = data.unique_tokens(candidate.architecture.vocab_size)
+        yield (
+            f"there is little data ({format_count(unique)} tokens"
+            + (f", {format_bytes(data.num_bytes)} of text" if data.num_bytes else "")
+            + f"): training stops after {candidate.tokens / unique:.1f} passes, in "
+            f"{format_duration(candidate.train_s)}; more text gives a better model"
+        )
+    if data.read_share < 1:
+        yield f"sizes are estimated from {data.read_share:.1%} of the data"
+    parameters = count_parameters(candidate.architecture)
+    if parameters.embedding + parameters.head > 4 * parameters.non_embedding:
+        yield "most parameters are embeddings: a smaller prepare.vocab_size may do better"

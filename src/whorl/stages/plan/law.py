@@ -1,0 +1,143 @@
+"""Held-out bits per byte of a model that is not trained yet, from a law fitted on our own runs.
+
+    bpb = (x / x0)^gamma * (E + A * (N / N0)^-alpha + B * (D' / D0)^-beta + O * R^p)
+
+N: parameters without embeddings; D: bytes of text trained on; x: what xz makes of a sample of the
+text, bits per byte; N0, D0, x0: fixed references. With U unique bytes, R = D / U - 1 is how often
+the text is repeated: D' = U + U * r * (1 - exp(-R / r)) discounts what is seen again (Muennighoff
+et al. 2023, 2305.16264, equation 5), and O * R^p is overfitting, which our runs show after few
+passes.
+
+Published laws are fitted on models 100 to 100,000 times as large. Runs, constants and how they
+were fitted are in published/: see its README and benchmarks/fit_law.py.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from whorl.core.digests import digest_value
+from whorl.stages.plan.plan import Prediction
+
+__all__ = [
+    "CONSTANTS",
+    "D0",
+    "N0",
+    "X0",
+    "Law",
+    "LawPoint",
+    "bits_per_byte",
+    "shipped_law",
+]
+
+# The constants' order in a vector; those of a scale are kept as logarithms.
+CONSTANTS = ("log_e", "log_a", "log_b", "alpha", "beta", "gamma", "log_r", "log_o", "power")
+N0, D0, X0 = 1e6, 1e6, 1.4
+NORMAL_90 = 1.645  # standard deviations on either side that hold 90%
+LAW_FILE = "law.json"
+
+
+class LawPoint(BaseModel):
+    """What the law asks of a run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    parameters: int = Field(description="without embeddings")
+    trained_bytes: float
+    unique_bytes: float
+    xz_bits_per_byte: float
+
+
+class Law(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    fitted_at: str
+    num_runs: int
+    constants: tuple[float, ...] = Field(description=", ".join(CONSTANTS))
+    bootstrap: tuple[tuple[float, ...], ...] = Field(description="constants of resampled runs")
+    residual: float = Field(description="log deviation of the runs from the law")
+    leave_one_size_out: float = Field(description="mean relative error on a size left out")
+    parameters_range: tuple[int, int]
+    trained_bytes_range: tuple[float, float]
+    xz_range: tuple[float, float]
+    max_repetitions: float
+
+    @property
+    def digest(self) -> str:
+        return digest_value(self.model_dump(mode="json"))[:32]
+
+    def value(self, point: LawPoint) -> float:
+        """Bits per byte, the middle."""
+        return float(bits_per_byte(np.array(self.constants), *_columns(point)))
+
+    def predict(self, point: LawPoint) -> Prediction:
+        """Bits per byte with a 90% interval: of the constants, of single runs, and of distance."""
+        value = self.value(point)
+        draws = [float(bits_per_byte(np.array(c), *_columns(point))) for c in self.bootstrap]
+        of_constants = float(np.std(np.log(draws))) if len(draws) > 1 else 0.0
+        distance = self.distance(point)
+        deviation = math.sqrt(of_constants**2 + self.residual**2 + (0.03 * distance) ** 2)
+        factor = math.exp(NORMAL_90 * deviation)
+        note = f"{self.name}, {self.num_runs} runs"
+        if distance > 0.5:
+            note += f"; {distance:.1f} octaves outside of them"
+        return Prediction(
+            value=value, low=value / factor, high=value * factor, unit="bits/byte", note=note
+        )
+
+    def distance(self, point: LawPoint) -> float:
+        """Octaves by which a point lies outside the fitted ranges, the sum over its axes."""
+        octaves = 0.0
+        for value, (low, high) in (
+            (point.parameters, self.parameters_range),
+            (point.trained_bytes, self.trained_bytes_range),
+            (point.xz_bits_per_byte, self.xz_range),
+        ):
+            octaves += max(0.0, math.log2(low / value), math.log2(value / high))
+        repetitions = max(0.0, point.trained_bytes / point.unique_bytes - 1)
+        return octaves + max(0.0, math.log2((1 + repetitions) / (1 + self.max_repetitions)))
+
+
+def bits_per_byte(
+    constants: NDArray[np.float64],
+    parameters: Any,
+    trained_bytes: Any,
+    unique_bytes: Any,
+    xz_bits_per_byte: Any,
+) -> Any:
+    """The formula; scalars or arrays of one shape."""
+    log_e, log_a, log_b, alpha, beta, gamma, log_r, log_o, power = constants
+    unique = np.minimum(unique_bytes, trained_bytes)
+    repetitions = np.maximum(trained_bytes / unique - 1, 0.0)
+    half_life = np.exp(log_r)
+    effective = unique * (1 + half_life * (1 - np.exp(-repetitions / half_life)))
+    size_term = np.exp(log_a - alpha * np.log(parameters / N0))
+    data_term = np.exp(log_b - beta * np.log(effective / D0))
+    overfitting = np.exp(log_o) * repetitions**power
+    scale = (xz_bits_per_byte / X0) ** gamma
+    return scale * (np.exp(log_e) + size_term + data_term + overfitting)
+
+
+@cache
+def shipped_law() -> Law:
+    """The law of published/law.json."""
+    file = resources.files("whorl.stages.plan") / "published" / LAW_FILE
+    return Law.model_validate(json.loads(file.read_text("utf-8")))
+
+
+def _columns(point: LawPoint) -> tuple[float, float, float, float]:
+    return (
+        float(point.parameters),
+        point.trained_bytes,
+        point.unique_bytes,
+        point.xz_bits_per_byte,
+    )

@@ -1,0 +1,99 @@
+"""The figures of a choice, each with a 90% interval; what is counted is exact."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from whorl.arch.counts import (
+    BYTES_PER_ELEMENT,
+    count_flops,
+    count_parameters,
+    count_training_bytes,
+    kv_cache_bytes_per_token,
+)
+from whorl.spec.resolved import TrainConfig
+from whorl.stages.plan.candidate import MEMORY_MARGIN, Candidate, Situation
+from whorl.stages.plan.law import NORMAL_90
+from whorl.stages.plan.plan import Prediction
+
+__all__ = ["corrected", "predictions_of"]
+
+# Log deviations of step times, benchmarks/plan_accuracy.py: of the model on shapes that the
+# calibration did not time, and of one run from another on a quiet machine.
+MODEL_DEVIATION, RUN_DEVIATION = 0.05, 0.02
+MAX_NOISE = 0.3
+MEMORY_LOW = 0.88  # low end of the memory's interval over its middle
+
+
+def predictions_of(
+    situation: Situation, candidate: Candidate, train: TrainConfig
+) -> dict[str, Prediction]:
+    """Name -> figure. Units: s, bytes, tokens, FLOP, bits/byte, parameters, passes."""
+    a = candidate.architecture
+    parameters = count_parameters(a)
+    state = count_training_bytes(a, train.optimizer)
+    unique = situation.data.unique_tokens(a.vocab_size)
+    factor = _time_factor(situation)
+    weight_bytes = BYTES_PER_ELEMENT["fp32"] * parameters.total
+    return {
+        "parameters": Prediction.exact(parameters.total, "parameters"),
+        "non_embedding_parameters": Prediction.exact(parameters.non_embedding, "parameters"),
+        "train_tokens": Prediction.exact(candidate.tokens, "tokens"),
+        "epochs": Prediction(
+            value=candidate.tokens / unique, unit="passes", note="before cleaning"
+        ),
+        "train_flops": Prediction.exact(candidate.flops, "FLOP", "causal rows, optimiser excluded"),
+        "flops_per_token": Prediction.exact(count_flops(a, candidate.seq_len).training, "FLOP"),
+        "weight_bytes": Prediction.exact(weight_bytes, "bytes", "in fp32"),
+        "gradient_bytes": Prediction.exact(state.gradients, "bytes"),
+        "optimizer_bytes": Prediction.exact(state.optimizer_state, "bytes", train.optimizer),
+        "kv_cache_bytes_per_token": Prediction.exact(kv_cache_bytes_per_token(a), "bytes"),
+        "step_s": _around(candidate.step_s, factor, "s", "mean of all steps"),
+        "train_s": _around(candidate.train_s, factor, "s", "with validations and checkpoints"),
+        "peak_bytes": Prediction(
+            value=candidate.peak_bytes,
+            low=MEMORY_LOW * candidate.peak_bytes,
+            high=MEMORY_MARGIN * candidate.peak_bytes,
+            unit="bytes",
+            note="resident, of the training process",
+        ),
+        "heldout_bpb": _quality(situation, candidate),
+    }
+
+
+def _time_factor(situation: Situation) -> float:
+    """High end over middle of the time's interval: model, this calibration, its noise, runs."""
+    noise = min(MAX_NOISE, situation.machine.calibration.noise)
+    parts = (MODEL_DEVIATION, RUN_DEVIATION, situation.level.spread, noise / 2)
+    return math.exp(NORMAL_90 * math.sqrt(sum(part**2 for part in parts)))
+
+
+def _around(value: float, factor: float, unit: str, note: str) -> Prediction:
+    return Prediction(value=value, low=value / factor, high=value * factor, unit=unit, note=note)
+
+
+def _quality(situation: Situation, candidate: Candidate) -> Prediction:
+    if situation.data.metric != "bits_per_byte":
+        return Prediction(
+            value=None, unit="bits/byte", note=f"no law predicts {situation.data.metric}"
+        )
+    return situation.law.predict(candidate.point)
+
+
+def corrected(prediction: Prediction, ratios: Sequence[float], weight: float = 3.0) -> Prediction:
+    """The prediction moved by what happened before: ratios are actual / predicted of past runs.
+
+    The factor is their geometric mean, drawn towards 1 as if `weight` runs had met the plan. An
+    exact or missing figure is given back as it is.
+    """
+    if prediction.value is None or prediction.low == prediction.high or not ratios:
+        return prediction
+    factor = math.exp(sum(math.log(ratio) for ratio in ratios) / (len(ratios) + weight))
+    scaled = {
+        name: None if value is None else value * factor
+        for name, value in vars(prediction).items()
+        if name in ("value", "low", "high")
+    }
+    note = f"{prediction.note}; x {factor:.2f} from {len(ratios)} runs here".lstrip("; ")
+    return prediction.model_copy(update={**scaled, "note": note})

@@ -1,0 +1,96 @@
+"""Rules of thumb behind the choices that neither the law nor the machine decides.
+
+All come from our own runs of small models on a CPU (docs/log.md); each constant has its home here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from whorl.arch.architecture import Architecture
+
+__all__ = [
+    "BATCH_TOKENS_RANGE",
+    "CHECKPOINT_EVERY_S",
+    "DOCUMENTS_PER_SHORT_ROW",
+    "MAX_EPOCHS",
+    "MAX_MICRO_BATCH_TOKENS",
+    "MIN_SEQ_LEN",
+    "MIN_STEPS",
+    "SEQ_LEN",
+    "TIED_EMBEDDINGS",
+    "USUAL_TOKENS",
+    "VALIDATIONS",
+    "VOCAB_SIZES",
+    "WEIGHT_DECAY",
+    "batch_tokens",
+    "ffn_width",
+    "head_dim",
+    "learning_rates",
+    "schedule_steps",
+    "shapes",
+    "vocab_sizes",
+]
+
+SEQ_LEN, MIN_SEQ_LEN = 256, 64
+DOCUMENTS_PER_SHORT_ROW = 3  # rows get shorter while the longest document fits that often
+VOCAB_SIZES = (512, 1024, 2048, 4096)
+MIN_BYTES_PER_ID = 2_000  # of text: below, an id is seen too rarely to be learned
+WIDTHS = (32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024, 1280, 1536)
+WIDTH_PER_LAYER = (24, 72)  # shallower and deeper models did worse for their time
+LAYERS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
+FFN_PER_WIDTH = 3
+BATCH_TOKENS_RANGE = (512, 4096)
+MAX_MICRO_BATCH_TOKENS = 4096  # beyond, nothing is gained on a CPU and memory is spent
+USUAL_TOKENS = 2_000_000  # a first guess before the budget is known in tokens
+TIED_EMBEDDINGS = True
+MIN_STEPS = 20
+MAX_EPOCHS = 4
+WEIGHT_DECAY = 0.0
+WARMUP_SHARE, DECAY_SHARE = 0.02, 0.6
+CHECKPOINT_EVERY_S, VALIDATIONS = 30.0, 10
+
+
+def vocab_sizes(num_bytes: int) -> tuple[int, ...]:
+    """Vocabularies worth trying on that many bytes of text, at least the smallest."""
+    fitting = [size for size in VOCAB_SIZES if size * MIN_BYTES_PER_ID <= num_bytes]
+    return tuple(fitting) or VOCAB_SIZES[:1]
+
+
+def shapes() -> Iterator[tuple[int, int]]:
+    """(layers, width) worth trying, smallest width first."""
+    low, high = WIDTH_PER_LAYER
+    for width in WIDTHS:
+        for layers in LAYERS:
+            if low <= width / layers <= high:
+                yield layers, width
+
+
+def head_dim(width: int) -> int:
+    """64 where it divides the width, else 32 (every width tried is a multiple of 32)."""
+    return 64 if width % 64 == 0 and width >= 128 else 32
+
+
+def ffn_width(width: int) -> int:
+    return FFN_PER_WIDTH * width
+
+
+def batch_tokens(num_tokens: float, seq_len: int) -> int:
+    """Tokens of one step: near the square root of twice the tokens, a power of two of rows."""
+    low, high = BATCH_TOKENS_RANGE
+    wanted = min(max(math.sqrt(2 * num_tokens), low), high)
+    octaves = max(0, round(math.log2(wanted / seq_len)))
+    return seq_len << octaves
+
+
+def learning_rates(architecture: Architecture, optimizer: str) -> tuple[float, float]:
+    """(of the hidden matrices, of the embeddings)."""
+    if optimizer == "muon":
+        return 0.02, 0.02
+    return round(0.005 * (128 / architecture.width) ** 0.5, 5), 0.02
+
+
+def schedule_steps(steps: int) -> tuple[int, int]:
+    """(warm-up, decay) steps."""
+    return max(1, round(WARMUP_SHARE * steps)), max(1, round(DECAY_SHARE * steps))

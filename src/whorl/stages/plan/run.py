@@ -1,0 +1,173 @@
+"""plan: a recipe, this machine and the data's facts -> plan.json, every value with its reason.
+
+The record's key is made of the recipe, the data and the kind of machine, never of measured
+figures: measuring the machine again changes no plan. What only passes through plan (compress,
+evaluate, serve) may change without a new choice: sizes and steps are then taken from the plan
+that has them, so that nothing is trained again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from whorl.core.context import StageContext
+from whorl.core.digests import digest_value, write_sealed
+from whorl.core.errors import RecordError
+from whorl.core.records import Record, RecordKey
+from whorl.spec.recipe import Recipe
+from whorl.spec.resolved import CompressConfig, EvaluateConfig, ServeConfig
+from whorl.stages.plan.candidate import Situation
+from whorl.stages.plan.choose import choose
+from whorl.stages.plan.data import DataFacts
+from whorl.stages.plan.explanation import data_warnings, reasons_of
+from whorl.stages.plan.hardware import Machine, MachineFacts
+from whorl.stages.plan.law import shipped_law
+from whorl.stages.plan.plan import PLAN_FILE, Decisions, Plan
+from whorl.stages.plan.predictions import predictions_of
+from whorl.stages.plan.rules import vocab_sizes
+from whorl.stages.plan.settings import prepare_config, train_config
+from whorl.stages.plan.step_time import fit_level
+
+__all__ = ["LOGIC_VERSION", "find_or_make", "plan_key", "run", "trial_vocab_sizes"]
+
+LOGIC_VERSION = 1  # raised when the same recipe, data and machine would get another plan
+CHOSEN_FROM = ("budget", "model", "train", "prepare", "seed")  # parts of the recipe
+
+
+def plan_key(recipe: Recipe, facts: MachineFacts, data_digest: str) -> RecordKey:
+    """The key of the record: recipe without names and places, kind of machine, data."""
+    value = recipe.model_dump(mode="json", exclude={"name", "data"})
+    value["field"] = recipe.data[0].field
+    value["machine"] = facts.identity
+    return RecordKey("plan", value, {"data": data_digest}, LOGIC_VERSION)
+
+
+def find_or_make(
+    context: StageContext,
+    recipe: Recipe,
+    facts: MachineFacts,
+    data_digest: str,
+    measure: Callable[[], Machine],
+    gather: Callable[[], DataFacts],
+) -> Record:
+    """The plan's record; the machine is measured and the data read only if it is not there."""
+    if (record := context.store.find(plan_key(recipe, facts, data_digest))) is not None:
+        return record
+    return run(context, recipe, measure(), gather())
+
+
+def run(context: StageContext, recipe: Recipe, machine: Machine, data: DataFacts) -> Record:
+    """The plan's record, found or made.
+
+    Raises PlanError when what is asked for does not fit, saying what would; SpecError when sizes
+    of the recipe do not fit each other.
+    """
+    key = plan_key(recipe, machine.facts, data.digest)
+    if (record := context.store.find(key)) is not None:
+        return record
+    chosen_from = _chosen_from(key)
+    plan = _earlier_choice(context, chosen_from) or _new_plan(recipe, machine, data, chosen_from)
+    plan = plan.model_copy(update={"decisions": _passed_through(plan.decisions, recipe)})
+    with context.store.write(key) as writer:
+        write_sealed(writer.path / PLAN_FILE, plan.model_dump(mode="json"))
+        writer.metrics.update(
+            {name: item.value for name, item in plan.predictions.items() if item.value is not None}
+        )
+        writer.run.update({"machine": machine.facts.identity, **plan.machine})
+    for warning in plan.warnings:
+        context.log(f"warning: {warning}")
+    found = context.store.find(key)
+    assert found is not None
+    return found
+
+
+def trial_vocab_sizes(recipe: Recipe, text_bytes: int) -> tuple[int, ...]:
+    """Vocabularies that `gather_facts` should try for this recipe."""
+    given = recipe.prepare.vocab_size
+    return vocab_sizes(text_bytes) if given == "auto" else (given,)
+
+
+def _chosen_from(key: RecordKey) -> str:
+    """Digest of everything the choice of sizes, steps and data depends on."""
+    used = {name: key.config[name] for name in (*CHOSEN_FROM, "field", "machine")}
+    return digest_value({"used": used, "data": dict(key.inputs), "logic": key.logic_version})[:32]
+
+
+def _earlier_choice(context: StageContext, chosen_from: str) -> Plan | None:
+    """A plan of this recipe that was chosen from the same things; the newest one."""
+    for path in reversed(list(context.store.all("plan"))):
+        try:
+            plan = Plan.load(Record.load(path))
+        except RecordError:
+            continue
+        if plan.chosen_from == chosen_from:
+            return plan
+    return None
+
+
+def _new_plan(recipe: Recipe, machine: Machine, data: DataFacts, chosen_from: str) -> Plan:
+    law = shipped_law()
+    level = fit_level(machine.calibration)
+    situation = Situation(recipe, machine, level, data, law)
+    candidate, considered = choose(situation)
+    train = train_config(situation, candidate)
+    decisions = Decisions(
+        architecture=candidate.architecture,
+        prepare=prepare_config(recipe, candidate),
+        train=train,
+        compress=CompressConfig(),
+        evaluate=EvaluateConfig(window=candidate.seq_len),
+        serve=ServeConfig(),
+    )
+    calibration = machine.calibration
+    return Plan(
+        decisions=decisions,
+        chosen_from=chosen_from,
+        predictions=predictions_of(situation, candidate, train),
+        reasons=reasons_of(situation, candidate, considered, train),
+        machine={
+            "identity": machine.facts.identity,
+            **machine.facts.model_dump(mode="json"),
+            "calibration": calibration.digest,
+            "calibrated_at": calibration.measured_at,
+            "noise": calibration.noise,
+        },
+        law=_law_facts(data),
+        warnings=tuple(data_warnings(situation, candidate)),
+    )
+
+
+def _law_facts(data: DataFacts) -> dict[str, Any]:
+    law = shipped_law()
+    if data.metric != "bits_per_byte":
+        return {"used": False, "reason": f"no law predicts {data.metric}"}
+    return {
+        "used": True,
+        "name": law.name,
+        "digest": law.digest,
+        "num_runs": law.num_runs,
+        "fitted_at": law.fitted_at,
+        "leave_one_size_out": law.leave_one_size_out,
+    }
+
+
+def _passed_through(decisions: Decisions, recipe: Recipe) -> Decisions:
+    """The decisions with what the recipe alone says of the later stages."""
+    seed = recipe.seed
+    return decisions.model_copy(
+        update={
+            "compress": CompressConfig(
+                formats=recipe.compress.formats,
+                max_bpb_increase=recipe.compress.max_bpb_increase,
+                seed=seed,
+            ),
+            "evaluate": EvaluateConfig(
+                max_bytes=recipe.evaluate.max_bytes,
+                window=decisions.train.seq_len,
+                baselines=recipe.evaluate.baselines,
+                seed=seed,
+            ),
+            "serve": ServeConfig(**recipe.serve.model_dump()),
+        }
+    )

@@ -1,0 +1,58 @@
+"""The configs of prepare and train that carry out a choice."""
+
+from __future__ import annotations
+
+from whorl.spec.recipe import Recipe
+from whorl.spec.resolved import PrepareConfig, TrainConfig
+from whorl.stages.plan import rules
+from whorl.stages.plan.candidate import VALIDATE_ROWS, Candidate, Situation, load_of
+
+__all__ = ["prepare_config", "train_config"]
+
+
+def prepare_config(recipe: Recipe, candidate: Candidate) -> PrepareConfig:
+    given = recipe.prepare
+    return PrepareConfig(
+        vocab_size=candidate.architecture.vocab_size,
+        seq_len=candidate.seq_len,
+        heldout_share=given.heldout_share,
+        seed=recipe.seed,
+        near_duplicate_jaccard=given.near_duplicate_jaccard,
+        max_repetition_ratio=given.max_repetition_ratio,
+        max_repeated_windows=given.max_repeated_windows,
+    )
+
+
+def train_config(situation: Situation, candidate: Candidate) -> TrainConfig:
+    """Every value explicit; what the recipe gives is kept."""
+    given = situation.recipe.train
+    load = load_of(situation, candidate)
+    optimizer = "muon" if given.optimizer == "auto" else given.optimizer
+    hidden, embedding = rules.learning_rates(candidate.architecture, optimizer)
+    warmup_steps, decay_steps = rules.schedule_steps(candidate.steps)
+    if given.checkpoint_every_steps == "auto":
+        checkpoint_every_steps = max(1, round(rules.CHECKPOINT_EVERY_S / candidate.step_s))
+    else:
+        checkpoint_every_steps = given.checkpoint_every_steps
+    return TrainConfig(
+        objective=given.objective,
+        seq_len=candidate.seq_len,
+        batch_tokens=candidate.batch_tokens,
+        micro_batch_rows=candidate.micro_batch_rows,
+        steps=candidate.steps,
+        optimizer=optimizer,
+        learning_rate=hidden if given.learning_rate == "auto" else given.learning_rate,
+        embedding_learning_rate=(
+            embedding if given.embedding_learning_rate == "auto" else given.embedding_learning_rate
+        ),
+        weight_decay=(rules.WEIGHT_DECAY if given.weight_decay == "auto" else given.weight_decay),
+        warmup_steps=warmup_steps,
+        decay_steps=decay_steps,
+        seed=situation.recipe.seed,
+        device="cpu",
+        precision=load.precision,
+        threads=situation.threads,
+        checkpoint_every_steps=checkpoint_every_steps,
+        validate_every_steps=max(1, -(-candidate.steps // rules.VALIDATIONS)),
+        validate_rows=VALIDATE_ROWS,
+    )
