@@ -8,6 +8,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 RECIPE ?= recipes/python-stdlib.yaml
 PIP_FLAGS ?=
+BENCHMARKS ?= $(filter-out %/__init__.py benchmarks/fit_%,$(wildcard benchmarks/*.py))
 PYTEST_FLAGS ?= -n 2 --dist loadfile
 BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.stamp-train-openvino
@@ -16,7 +17,7 @@ DEV_STAMP := $(VENV)/.stamp-train-openvino-dev
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
 	  while IFS=$$'\t' read -r name text; do printf '  make %-9s %s\n' "$$name" "$$text"; done
-	@echo "variables: PYTHON VENV RECIPE PIP_FLAGS PYTEST_FLAGS"
+	@echo "variables: PYTHON VENV RECIPE BENCHMARKS PIP_FLAGS PYTEST_FLAGS"
 
 # ---- set-up: one stamp per set of extras, so that nothing is installed twice
 $(RUN_STAMP): pyproject.toml constraints.txt
@@ -49,7 +50,7 @@ package: $(DEV_STAMP) ## build the wheel, install it into a clean environment, r
 	@$(BIN)/python -m pytest tests/packaging
 
 bench: $(DEV_STAMP) ## every benchmark, one table each
-	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	@for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python "$$script"; done
 
 docs: $(DEV_STAMP) ## write the generated pages again and check the rest
 	@$(BIN)/python docs/generate.py && $(BIN)/python -m pytest tests/policy -k docs
