@@ -137,13 +137,31 @@ class Session:
         return self._stage("plan", self._plan)
 
     def _plan(self) -> Record:
-        from whorl.launch.calibrate import load_or_measure
+        from whorl.launch.calibrate import this_machine
         from whorl.launch.machine import machine_facts
+        from whorl.stages.plan.data import DataFacts, gather_facts
         from whorl.stages.plan.hardware import Machine
-        from whorl.stages.plan.run import run
+        from whorl.stages.plan.run import find_or_make, trial_vocab_sizes
+        from whorl.stages.prepare.facts import data_facts
 
-        machine = Machine(machine_facts(), load_or_measure(self.home, self.progress))
-        return run(self.context, self.loaded.recipe, machine, facts)
+        recipe, facts = self.loaded.recipe, machine_facts()
+
+        def measure() -> Machine:
+            self.progress.start("measuring this machine", None)
+            machine = this_machine(self.home)
+            self.progress.finish()
+            return machine
+
+        def gather() -> DataFacts:
+            self.progress.start("sampling the data", None)
+            text_bytes = data_facts({self.field.name: self.field}, self.sources).text_bytes
+            sizes = trial_vocab_sizes(recipe, text_bytes)
+            share, seed = recipe.prepare.heldout_share, recipe.seed
+            found = gather_facts(self.field, self.sources, self.data_digest, sizes, share, seed)
+            self.progress.finish(f"{found.num_documents:,} documents")
+            return found
+
+        return find_or_make(self.context, recipe, facts, self.data_digest, measure, gather)
 
     def prepare(self) -> Record:
         """Token rows and the token contract."""

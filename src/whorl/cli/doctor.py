@@ -56,10 +56,9 @@ def doctor_command(
 
 
 def _machine() -> dict[str, Any]:
-    from whorl.launch.machine import read_machine
+    from whorl.launch.machine import machine_facts
 
-    machine = read_machine()
-    return {"python": platform.python_version(), **machine.model_dump(mode="json")}
+    return {"python": platform.python_version(), **machine_facts().model_dump(mode="json")}
 
 
 def _extra(name: str) -> dict[str, Any]:
@@ -92,10 +91,13 @@ def _calibration(home: Any, again: bool) -> dict[str, Any] | None:
         if again:
             ERR.print("calibration needs torch: pip install 'whorl\\[train]'")
         return None
-    from whorl.launch.calibrate import load_or_measure
+    from whorl.launch.calibrate import this_machine
 
-    calibration = load_or_measure(home_folder(home), make_progress(), again=again)
-    return calibration.model_dump(mode="json")
+    progress = make_progress()
+    progress.start("measuring this machine", None)
+    machine = this_machine(home_folder(home), fresh=again)
+    progress.finish()
+    return machine.calibration.model_dump(mode="json")
 
 
 def _print(report: dict[str, Any]) -> None:

@@ -25,9 +25,10 @@ LABELS = {
 
 def print_plan(record: Record) -> None:
     """plan.json as the table of the plan stage."""
-    from whorl.stages.plan.table import plan_table
+    from whorl.stages.plan.plan import Plan
+    from whorl.stages.plan.table import render
 
-    OUT.print(plan_table(record))
+    OUT.print(render(Plan.load(record)))
 
 
 def print_stage(record: Record, reused: bool) -> None:

@@ -1,0 +1,109 @@
+"""Each error a person can make: one line that says what, found, expected, what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def whorl(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "whorl", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "WHORL_HOME": str(cwd / "runs")},
+    )
+
+
+def write(folder: Path, text: str) -> str:
+    (folder / "r.yaml").write_text(text)
+    return "r.yaml"
+
+
+NOTES = "name: r\ndata: [{source: notes, field: text}]\n"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "code", "message"),
+    [
+        (NOTES + "train: {lerning_rate: 1}\n", 2, "did you mean train.learning_rate"),
+        (NOTES + "train: {lora: {rank: 4}}\n", 2, "not in this version"),
+        ("name: r\ndata: [{source: notes, field: txet}]\n", 2, "did you mean text"),
+        (NOTES + "budget: {train_time: 5s}\n", 3, "notes"),
+    ],
+)
+def test_recipes_that_cannot_run(tmp_path: Path, recipe: str, code: int, message: str) -> None:
+    done = whorl("plan", write(tmp_path, recipe), cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("content", [None, "", "\x00\x01"])
+def test_a_source_with_nothing_in_it(tmp_path: Path, content: str | None) -> None:
+    (tmp_path / "notes").mkdir()
+    if content is not None:
+        (tmp_path / "notes" / "a.txt").write_text(content)
+    done = whorl("prepare", write(tmp_path, NOTES + "budget: {train_time: 5s}\n"), cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert "notes" in done.stderr
+
+
+def test_an_unknown_recipe_file_and_flag(tmp_path: Path) -> None:
+    done = whorl("plan", "none.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "whorl new" in done.stderr
+    assert whorl("plan", "--nonsense", cwd=tmp_path).returncode == 2
+    assert whorl("plann", cwd=tmp_path).returncode == 2
+
+
+def test_errors_as_json(tmp_path: Path) -> None:
+    done = whorl("plan", "none.yaml", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["error"]["exit_code"] == 2
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    assert "Traceback" in whorl("plan", "none.yaml", "--debug", cwd=tmp_path).stderr
+
+
+def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+    done = whorl("serve", "nobody@3", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "whorl models" in done.stderr
+
+
+def test_new_refuses_a_bad_name_and_an_existing_file(tmp_path: Path) -> None:
+    assert whorl("new", "../evil", cwd=tmp_path).returncode == 2
+    assert whorl("new", "mine", cwd=tmp_path).returncode == 0
+    again = whorl("new", "mine", cwd=tmp_path)
+    assert again.returncode == 6
+    assert "--force" in again.stderr
+
+
+def test_doctor_says_what_to_install(tmp_path: Path) -> None:
+    done = whorl("doctor", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "engines" in done.stdout
+    assert "whorl[" in done.stdout  # extras that are not there name their install line
+
+
+def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+    from whorl.core.errors import BusyError
+    from whorl.stages.serve.server import open_socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(BusyError, match=str(port)):
+            open_socket("127.0.0.1", port)
