@@ -37,7 +37,6 @@ __all__ = [
 ]
 
 STAGES = ("plan", "prepare", "train", "compress", "evaluate", "serve", "improve")
-NUM_PROMPTS = 5
 VARIANTS = ("int4", "int8", "f32")  # servable folders of a compress record, the smallest first
 
 
@@ -218,8 +217,10 @@ class Session:
             folder = self.records["compress"].path
             models = {f"openvino {name}": (folder / name, name) for name in self.variants()}
             config = self.planned.decisions.evaluate
-            prepared = self.records["prepare"]
-            return run(self.context, config, self.field, prepared, models, self._open_engine)
+            prepared, trained = self.records["prepare"], self.records["train"]
+            return run(
+                self.context, config, self.field, prepared, models, self._open_engine, trained
+            )
 
         self.compress()
         return self._stage("evaluate", make)
@@ -231,12 +232,27 @@ class Session:
 
     def _measure(self, model: Path, variant: str) -> QualityMeasure:
         """The `Measure` that compress is handed: quality of a folder through its engine."""
-        from whorl.stages.evaluate.measure import measure_record
+        from whorl.codecs.contract import Tokens
+        from whorl.core.rows import HeldoutDocuments
+        from whorl.model.folder import TOKENS
+        from whorl.stages.evaluate.measure import measure, select_documents
 
+        decided = self.planned.decisions
+        documents = HeldoutDocuments.open(self.records["prepare"])
+        numbers = select_documents(
+            documents, decided.evaluate.max_bytes, decided.compress.max_documents
+        )
         engine = self._open_engine(model, variant)
         try:
-            config = self.planned.decisions.evaluate
-            return measure_record(engine, self.field, self.records["prepare"], config)
+            return measure(
+                engine,
+                Tokens.load(model / TOKENS),
+                documents,
+                numbers,
+                metric=self.field.metric,
+                window=decided.evaluate.window,
+                progress=self.progress,
+            )
         finally:
             engine.close()
 
@@ -261,34 +277,15 @@ class Session:
         """Serve on a free port, ask real questions through HTTP, stop."""
 
         def make() -> Record:
-            from whorl.stages.serve.brief import run
+            from whorl.stages.serve.brief import run, samples_of
 
             inputs = {stage: self.records[stage].digest for stage in ("compress", "evaluate")}
             config, variant = self.planned.decisions.serve, self.variants()[0]
-            return run(self.context, config, inputs, variant, self._samples(), self.open_app)
+            samples = samples_of(self.field, self.records["prepare"])
+            return run(self.context, config, inputs, variant, samples, self.open_app)
 
         self.evaluate()
         return self._stage("serve", make)
-
-    def _samples(self) -> Any:
-        """Prompts of the field, or the beginnings of held-out documents."""
-        from whorl.codecs.contract import Tokens
-        from whorl.core.rows import HeldoutDocuments
-        from whorl.stages.serve.brief import Samples
-
-        prompts = getattr(self.field, "prompts", ())
-        if prompts:
-            checks = getattr(self.field, "checker", "")
-            accepts = self.field.accepts if checks else None  # type: ignore[attr-defined]
-            return Samples(prompts, prompts, accepts, checks)
-        documents = HeldoutDocuments.open(self.records["prepare"])
-        tokens = Tokens.load(self.records["prepare"].folder("tokens"))
-        asked, texts = [], []
-        for number in range(min(NUM_PROMPTS, len(documents))):
-            answer = int(documents.mask(number)[1:].argmax()) + 1
-            asked.append([int(token) for token in documents.ids(number)[:answer]])
-            texts.append(f"{documents.names[number]}: {tokens.decode(asked[-1])}")
-        return Samples(asked, texts)
 
     # -------------------------------------------------------------- after serving
 

@@ -54,8 +54,9 @@ class RichProgress:
 
     def advance(self, amount: float = 1.0, note: str = "") -> None:
         if self._bar is not None:
-            fields = {"note": note} if note else {}
-            self._bar.update(self._task, advance=amount, **fields)
+            self._bar.update(self._task, advance=amount)
+            if note:
+                self._bar.update(self._task, note=note)
 
     def finish(self, note: str = "") -> None:
         if self._bar is not None:

@@ -45,8 +45,8 @@ def doctor_command(
     debug: Debug = False,
 ) -> None:
     """Say what this machine is, which extras and engines work, and what to install."""
-    report = {"machine": _machine(), "extras": {name: _extra(name) for name in EXTRAS}}
-    report["engines"] = _engines()
+    report: dict[str, Any] = {"machine": _machine(), "engines": _engines()}
+    report["extras"] = {name: _extra(name) for name in EXTRAS}
     if calibrate or json:
         report["calibration"] = _calibration(home, calibrate)
     if json:

@@ -8,15 +8,19 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from whorl.codecs.contract import Tokens
 from whorl.core.context import StageContext
+from whorl.core.ports import Field
 from whorl.core.records import Record, RecordKey
+from whorl.core.rows import HeldoutDocuments
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.exercise import exercise, request_completion
 from whorl.stages.serve.server import running_server
 
-__all__ = ["Samples", "run"]
+__all__ = ["Samples", "run", "samples_of"]
 
 LOGIC_VERSION = 1
+NUM_PROMPTS = 5
 SAMPLES_PER_PROMPT = 4
 SAMPLE_TEMPERATURE = 0.7
 MAX_TOKENS = 64
@@ -33,6 +37,24 @@ class Samples:
     texts: Sequence[str]
     accepts: Accepts | None = None  # None: answers are not judged
     checker: str = ""  # what acceptance means, in words
+
+
+def samples_of(field: Field, prepared: Record) -> Samples:
+    """The field's own prompts, or the beginnings of held-out documents, up to the answer."""
+    prompts = getattr(field, "prompts", ())
+    if prompts:
+        checker = getattr(field, "checker", "")
+        return Samples(
+            prompts, prompts, getattr(field, "accepts", None) if checker else None, checker
+        )
+    documents = HeldoutDocuments.open(prepared)
+    tokens = Tokens.load(prepared.folder("tokens"))
+    asked, texts = [], []
+    for number in range(min(NUM_PROMPTS, len(documents))):
+        answer = int(documents.mask(number)[1:].argmax()) + 1  # the first trained target
+        asked.append([int(token) for token in documents.ids(number)[:answer]])
+        texts.append(f"{documents.names[number]}: {tokens.decode(asked[-1])} ")
+    return Samples(asked, texts)
 
 
 def run(
