@@ -32,6 +32,7 @@ class CodeField(TextField):
     """As text; samples are checked with Python's own parser."""
 
     name: str = "code"
+    checker: str = "ast.parse, as far as they go"
     prompts: tuple[str, ...] = (
         'def read_lines(path):\n    """Return the lines of a file without line ends."""\n',
         "class Stack:\n    def __init__(self):\n",

@@ -43,10 +43,10 @@ def samples_of(field: Field, prepared: Record) -> Samples:
     """The field's own prompts, or the beginnings of held-out documents, up to the answer."""
     prompts = getattr(field, "prompts", ())
     if prompts:
-        checker = getattr(field, "checker", "")
-        return Samples(
-            prompts, prompts, getattr(field, "accepts", None) if checker else None, checker
-        )
+        accepts = getattr(field, "accepts", None)
+        judged = accepts is not None and accepts(prompts[0], "\n") is not None
+        checker = getattr(field, "checker", f"the check of the field {field.name}")
+        return Samples(prompts, prompts, accepts if judged else None, checker)
     documents = HeldoutDocuments.open(prepared)
     tokens = Tokens.load(prepared.folder("tokens"))
     asked, texts = [], []
