@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -90,32 +91,45 @@ def prepare_here(home: Path, sources: list[Path], monkeypatch: pytest.MonkeyPatc
 def test_killed_at_any_moment_a_second_run_gives_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """B1: SIGKILL at random times of a run on two processes, then a whole run."""
+    """B1: SIGKILL at random times of runs on two processes, each after what the last one left.
+
+    After every fifth a whole run; a run that was done before its kill must be right as well.
+    """
     sources = make_sources(tmp_path / "data")
     began = time.monotonic()
     report = finish(start(tmp_path / "clean", 2, sources))
     duration_s = time.monotonic() - began
     expected = contents(Record.load(Path(report["record"])))
-    chooser = random.Random(7)
-    interrupted = 0
+    chooser, home, interrupted = random.Random(7), tmp_path / "home", 0
+    orphans: list[psutil.Process] = []
+    final = home / Path(report["record"]).relative_to(tmp_path / "clean")
     for trial in range(KILLS):
-        home = tmp_path / f"home-{trial}"
-        process = start(home, 2, sources)
-        workers: list[psutil.Process] = []
-        deadline = time.monotonic() + chooser.uniform(0, 0.7 * duration_s)
-        while time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.01)
-        if process.poll() is None:
-            workers = psutil.Process(process.pid).children(recursive=True)
-            interrupted += 1
-        process.kill()
-        process.communicate()
-        record = prepare_here(home, sources, monkeypatch)
-        assert contents(record) == expected
-        assert not list(home.rglob("spill-*")) and not list(home.rglob("*.tmp-*"))
-        assert not psutil.wait_procs(workers, timeout=30)[1]
-        shutil.rmtree(home)
+        workers, was_running = kill_within(
+            start(home, 2, sources), chooser.uniform(0, 0.7 * duration_s)
+        )
+        interrupted += was_running
+        orphans += workers
+        if trial % 5 == 4 or trial == KILLS - 1:
+            prepare_here(home, sources, monkeypatch)
+            assert not list(home.rglob("spill-*")) and not list(home.rglob("*.tmp-*"))
+        if final.exists():
+            assert contents(Record.load(final)) == expected
+            shutil.rmtree(final)
     assert interrupted >= KILLS // 2
+    assert not psutil.wait_procs(orphans, timeout=30)[1]
+
+
+def kill_within(
+    process: subprocess.Popen[str], delay_s: float
+) -> tuple[list[psutil.Process], bool]:
+    """(the worker processes there were, whether it was still running) when it was killed."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(delay_s)
+    was_running = process.poll() is None
+    workers = psutil.Process(process.pid).children(recursive=True) if was_running else []
+    process.kill()
+    process.communicate()
+    return workers, was_running
 
 
 def test_any_arrangement_gives_the_same_bytes(
