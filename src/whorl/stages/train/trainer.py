@@ -1,4 +1,7 @@
-"""One step, and the loss on held-out rows."""
+"""One step, and the loss on held-out rows.
+
+Axes: B rows, T tokens of a row.
+"""
 
 from __future__ import annotations
 
