@@ -1,0 +1,180 @@
+"""What other methods make of the same held-out documents: the tokens and texts they are given.
+
+An n-gram model is trained on the very token rows the model was trained on, and once more on all
+of them if the model did not see them all. The field adds its own methods.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whorl.codecs.contract import SPECIAL, Tokens
+from whorl.core.errors import RecordError
+from whorl.core.ports import Document, Part, QualityMeasure
+from whorl.core.rows import HeldoutDocuments, RowSet
+from whorl.stages.evaluate.ngram import KneserNey
+
+__all__ = [
+    "MAX_TOKENS",
+    "TokenDocuments",
+    "TokenStream",
+    "document_of",
+    "heldout_documents",
+    "ngram_measure",
+    "read_stream",
+    "rows_seen",
+]
+
+MAX_TOKENS = 12_000_000  # of an n-gram model: 1.4 GB and 15 s
+ROWS_AT_ONCE = 4_096
+SPECIAL_OWNER = -1
+NAMES = {number: name for name, number in SPECIAL.items()}
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TokenStream:
+    """Ids [n] of rows, and where pieces of documents begin [n]. is_whole: no row is left out."""
+
+    ids: Ints
+    starts: NDArray[np.bool_]
+    is_whole: bool
+
+
+def rows_seen(rows: RowSet, steps: int, rows_per_step: int, seed: int) -> Ints:
+    """Numbers of the rows in a training run's batches, ascending, each once."""
+    if not rows.num_rows:
+        raise RecordError("there are no training rows")
+    seen = np.zeros(rows.num_rows, np.bool_)
+    for step in range(steps):
+        seen[rows.rows_of_step(step, rows_per_step, seed)] = True
+        if seen.all():
+            break
+    return np.flatnonzero(seen)
+
+
+def read_stream(
+    rows: RowSet, tokens: Tokens, numbers: Ints | None = None, max_tokens: int = MAX_TOKENS
+) -> TokenStream:
+    """The ids of rows (ascending numbers; None: all), padding left out, pieces joined again.
+
+    A row that continues the one before it is joined to it without the id that was repeated.
+    Beyond max_tokens, evenly spaced rows are taken.
+    """
+    wanted = np.arange(rows.num_rows) if numbers is None else numbers
+    is_whole = len(wanted) == rows.num_rows
+    if len(wanted) * rows.seq_len > max_tokens:
+        count = max(1, max_tokens // rows.seq_len)
+        wanted = wanted[np.linspace(0, len(wanted) - 1, count).astype(np.int64)]
+        is_whole = False
+    contract = tokens.contract
+    ids, starts = [np.empty(0, np.int64)], [np.empty(0, np.bool_)]
+    previous, previous_id = -2, contract.pad_id
+    for begin in range(0, len(wanted), ROWS_AT_ONCE):
+        part = wanted[begin : begin + ROWS_AT_ONCE]
+        batch = rows.read(part)
+        follows = np.diff(part, prepend=previous) == 1
+        before = np.concatenate([[previous_id], batch.ids[:-1, -1]])
+        is_repeated = (batch.ids[:, 0] != contract.bos_id) | (before == contract.bos_id)
+        joins = follows & is_repeated
+        begins = batch.segment_starts.copy()
+        begins[joins, 0] = False
+        kept = batch.ids != contract.pad_id
+        kept[joins, 0] = False
+        ids.append(batch.ids[kept])
+        starts.append(begins[kept])
+        previous, previous_id = int(part[-1]), int(batch.ids[-1, -1])
+    return TokenStream(np.concatenate(ids), np.concatenate(starts), is_whole)
+
+
+def ngram_measure(
+    stream: TokenStream, tokens: Tokens, documents: HeldoutDocuments, numbers: Sequence[int]
+) -> QualityMeasure:
+    """Bits per byte of an n-gram model trained on the stream; the same ids are counted."""
+    contract = tokens.contract
+    num_targets = 1 + sum(entry.id_end - entry.id_start for entry in contract.codecs)
+    model = KneserNey.fit(stream.ids, stream.starts, contract.vocab_size, num_targets)
+    lengths = [len(documents.ids(number)) for number in numbers]
+    begins = np.cumsum([0, *lengths[:-1]])
+    ids = np.concatenate([documents.ids(number) for number in numbers]).astype(np.int64)
+    mask = np.concatenate([documents.mask(number) for number in numbers])
+    starts = np.zeros(len(ids), np.bool_)
+    starts[begins] = True
+    bits = np.add.reduceat(np.where(mask, model.bits(ids, starts), 0.0), begins)
+    num_bytes = np.array([documents.num_bytes(number) for number in numbers], np.float64)
+    names = tuple(documents.names[number] for number in numbers)
+    return QualityMeasure("bits_per_byte", names, bits, num_bytes)
+
+
+# ------------------------------------------------------------------ documents of ids
+
+
+@dataclass(frozen=True)
+class TokenDocuments(Sequence[Document]):
+    """The documents of a stream (pieces, if rows are missing), decoded when asked for.
+
+    Their names are numbers and every part counts as trained: rows keep neither.
+    """
+
+    stream: TokenStream
+    tokens: Tokens
+
+    @functools.cached_property
+    def _begins(self) -> Ints:
+        return np.append(np.flatnonzero(self.stream.starts), len(self.stream.ids))
+
+    def __len__(self) -> int:
+        return len(self._begins) - 1
+
+    @overload
+    def __getitem__(self, number: int) -> Document: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[Document]: ...
+
+    def __getitem__(self, number: int | slice) -> Document | list[Document]:
+        if isinstance(number, slice):
+            return [self[place] for place in range(*number.indices(len(self)))]
+        place = range(len(self))[number]
+        begin, end = self._begins[place : place + 2]
+        return document_of(f"train-{place}", self.stream.ids[begin:end], self.tokens)
+
+
+def heldout_documents(
+    documents: HeldoutDocuments, numbers: Sequence[int], tokens: Tokens
+) -> list[Document]:
+    """The held-out documents of these numbers under their own names."""
+    return [
+        document_of(documents.names[number], documents.ids(number), tokens) for number in numbers
+    ]
+
+
+def document_of(name: str, ids: NDArray[Any], tokens: Tokens) -> Document:
+    """A document of the parts its ids say: runs of one codec's ids; exact for text."""
+    contract = tokens.contract
+    ends = (contract.bos_id, contract.eos_id, contract.pad_id)
+    inside = np.asarray(ids, np.int64)[~np.isin(ids, ends)]
+    owner = np.full(len(inside), SPECIAL_OWNER)
+    for number, entry in enumerate(contract.codecs):
+        owner[(inside >= entry.id_start) & (inside < entry.id_end)] = number
+    edges = [0, *(np.flatnonzero(np.diff(owner)) + 1).tolist(), len(inside)]
+    parts: list[Part] = []
+    for begin, end in itertools.pairwise(edges):
+        run = inside[begin:end].tolist()
+        if not run:
+            continue
+        if owner[begin] == SPECIAL_OWNER:
+            parts += [Part("special", NAMES.get(i, f"<|unused_{i}|>")) for i in run]
+            continue
+        entry = contract.codecs[owner[begin]]
+        value = tokens.codecs[entry.name].decode([i - entry.id_start for i in run])
+        parts.append(Part(entry.name, value))
+    return Document(name, tuple(parts))

@@ -1,0 +1,113 @@
+"""Baselines' material: rows joined to documents again, the rows a run saw, exact texts back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.stages.evaluate.fakes import prepared_corpus
+from whorl.codecs.contract import Tokens
+from whorl.codecs.image import fit_image_codec
+from whorl.codecs.label import LabelCodec
+from whorl.core.ports import Document, Part
+from whorl.core.records import Record
+from whorl.core.rows import HeldoutDocuments, RowSet
+from whorl.stages.evaluate.baselines import (
+    TokenDocuments,
+    document_of,
+    heldout_documents,
+    ngram_measure,
+    read_stream,
+    rows_seen,
+)
+from whorl.stages.evaluate.ngram import KneserNey
+from whorl.testing.corpus import tiny_texts
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Record:
+    folder = tmp_path_factory.mktemp("prepared")
+    return prepared_corpus(folder / "home", folder / "data")
+
+
+@pytest.fixture(scope="module")
+def tokens(prepared: Record) -> Tokens:
+    return Tokens.load(prepared.folder("tokens"))
+
+
+def test_rows_become_the_documents_they_were_made_of(prepared: Record, tokens: Tokens) -> None:
+    stream = read_stream(RowSet.open(prepared), tokens)
+    assert stream.is_whole
+    documents = TokenDocuments(stream, tokens)
+    held = HeldoutDocuments.open(prepared)
+    held_texts = {document.text for document in heldout_documents(held, range(len(held)), tokens)}
+    train_texts = [document.text for document in documents]
+    assert len(documents) == len(set(train_texts))
+    assert set(train_texts) | held_texts == set(tiny_texts(120))
+    assert not set(train_texts) & held_texts
+    again = [tokens.encode_document(document)[0] for document in documents]
+    assert [i for ids in again for i in ids] == stream.ids.tolist()
+    assert documents[-1].text == train_texts[-1] and documents[2:4][1].text == train_texts[3]
+    with pytest.raises(IndexError):
+        documents[len(documents)]
+
+
+def test_some_rows_are_pieces_and_lose_no_id(prepared: Record, tokens: Tokens) -> None:
+    rows = RowSet.open(prepared)
+    numbers = np.array([0, 1, 4, 7, 8, rows.num_rows - 1])
+    stream = read_stream(rows, tokens, numbers)
+    assert not stream.is_whole and stream.starts[0]
+    batch = rows.read(numbers)
+    trained = batch.ids[batch.loss_mask]
+    assert stream.ids[~stream.starts].tolist() == trained.tolist()
+    assert read_stream(rows, tokens, np.arange(rows.num_rows)).is_whole
+
+
+def test_too_many_tokens_are_evenly_spaced_rows(prepared: Record, tokens: Tokens) -> None:
+    rows = RowSet.open(prepared)
+    stream = read_stream(rows, tokens, max_tokens=rows.seq_len * 10)
+    assert not stream.is_whole and len(stream.ids) <= 10 * (rows.seq_len + 1)
+
+
+def test_rows_seen_are_those_of_the_batches(prepared: Record) -> None:
+    rows = RowSet.open(prepared)
+    for steps in (1, 5, 10_000):
+        batches = [rows.rows_of_step(step, 4, 7) for step in range(min(steps, rows.num_rows))]
+        expected = sorted({int(number) for batch in batches for number in batch})
+        assert rows_seen(rows, steps, 4, 7).tolist() == expected
+    assert len(rows_seen(rows, 10_000, 4, 7)) == rows.num_rows
+
+
+def test_ngram_measure_counts_the_masked_ids(prepared: Record, tokens: Tokens) -> None:
+    stream = read_stream(RowSet.open(prepared), tokens)
+    held = HeldoutDocuments.open(prepared)
+    numbers = [3, 0, 5]
+    found = ngram_measure(stream, tokens, held, numbers)
+    num_targets = 1 + tokens.codecs["text"].num_ids
+    model = KneserNey.fit(stream.ids, stream.starts, tokens.contract.vocab_size, num_targets)
+    for place, number in enumerate(numbers):
+        ids = held.ids(number).astype(np.int64)
+        starts = np.zeros(len(ids), np.bool_)
+        starts[0] = True
+        by_itself = model.bits(ids, starts)[held.mask(number)].sum()
+        assert found.numerator[place] == pytest.approx(by_itself)
+        assert found.denominator[place] == held.num_bytes(number)
+        assert found.document_names[place] == held.names[number]
+    assert 0.2 < found.value < 3.0  # far below the 8 bits of a byte: the grammar is simple
+
+
+def test_documents_of_several_codecs_come_back() -> None:
+    pictures = [np.full((4, 4), value, np.uint8) for value in (0, 9)]
+    codecs = {"image": fit_image_codec(pictures, 2, 2), "label": LabelCodec(["cat", "dog"])}
+    tokens = Tokens.build(codecs, 64)
+    parts = (
+        Part("image", pictures[1]),
+        Part("special", "<|answer|>"),
+        Part("label", "dog"),
+    )
+    ids, _ = tokens.encode_document(Document("d", parts))
+    found = document_of("d", np.array([*ids, 63, 2]), tokens)
+    assert [part.codec for part in found.parts] == ["image", "special", "label", "special"]
+    assert (found.parts[0].value == pictures[1]).all()
+    assert [part.value for part in found.parts[1:]] == ["<|answer|>", "dog", "<|unused_63|>"]
+    assert document_of("empty", np.array([0, 1]), tokens).parts == ()
