@@ -31,8 +31,11 @@ LOG = logging.getLogger(__name__)
 class Stepper(Protocol):
     """A model that gives each of its requests one token a step. Used from one thread alone."""
 
-    def add(self, request: GenerateRequest) -> None:
-        """Give a request a place. Raises EngineError if this one request cannot be served."""
+    def add(self, request: GenerateRequest) -> bool:
+        """Give a request a place; False: no room before others leave (never when none runs).
+
+        Raises EngineError if this one request cannot be served.
+        """
         ...
 
     def cancel(self, request_id: str) -> None:
@@ -199,16 +202,14 @@ class EngineLoop:
             if self._closing:
                 return False
             dropped = self._take_cancelled()
-            joining = [] if self._scoring else self._take_joining()
             job = self._scoring.popleft() if self._scoring and not self._running else None
+            may_join = job is not None or not self._scoring
         for place in dropped:
             self._deliver(place, TokenEvent(place.request.request_id, (), "cancelled"))
         if job is not None:
-            self._score(*job)
-            with self._changed:  # those who waited start before the next piece
-                joining = self._take_joining()
-        for place in joining:
-            self._join(place)
+            self._score(*job)  # and those who waited start before the next piece
+        if may_join:
+            self._join_waiting()
         if self._running:
             self._step()
         return True
@@ -224,23 +225,30 @@ class EngineLoop:
         self._cancelled.clear()
         return dropped
 
-    def _take_joining(self) -> list[_Place]:
-        """Move waiting requests to free places. Called with the lock held."""
-        joining = []
-        while self._waiting and len(self._running) < self.limits.max_running:
-            place = self._waiting.popleft()
-            if not self._running:
-                self._last_token_at = time.monotonic()
-            self._running[place.request.request_id] = place
-            joining.append(place)
-        return joining
-
-    def _join(self, place: _Place) -> None:
-        try:
-            self._stepper.add(place.request)
-        except EngineError as error:
-            self._leave(place.request.request_id)
-            self._deliver(place, TokenEvent(place.request.request_id, (), "error", str(error)))
+    def _join_waiting(self) -> None:
+        """Give places to waiting requests, in order, while there is room."""
+        while True:
+            with self._changed:
+                if not self._waiting or len(self._running) >= self.limits.max_running:
+                    return
+                place = self._waiting[0]
+            request_id = place.request.request_id
+            error: str | None = None
+            try:
+                if not self._stepper.add(place.request):
+                    if not self._running:
+                        raise RuntimeError("the model has no room for a single request")
+                    return
+            except EngineError as refusal:
+                error = str(refusal)
+            with self._changed:
+                self._waiting.popleft()
+                if error is None:
+                    if not self._running:
+                        self._last_token_at = time.monotonic()
+                    self._running[request_id] = place
+            if error is not None:
+                self._deliver(place, TokenEvent(request_id, (), "error", error))
 
     def _step(self) -> None:
         events = self._stepper.step()
@@ -263,6 +271,8 @@ class EngineLoop:
         except EngineError as error:
             future.set_exception(error)
         except BaseException as error:
+            with self._changed:
+                self._failure = f"{type(error).__name__}: {error}"
             future.set_exception(EngineError("scoring failed", found=error))
             raise
 

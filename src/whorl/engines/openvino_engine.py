@@ -45,14 +45,23 @@ def open_openvino(folder: Path, card: FolderCard, max_running: int) -> EngineLoo
 def num_cache_blocks(architecture: Architecture, max_running: int) -> int:
     """Blocks for every running request's whole context, within MAX_CACHE_BYTES."""
     a = architecture
-    wanted = max_running * -(-a.max_seq_len // BLOCK_TOKENS) + max_running
     block_bytes = 2 * a.layers * a.kv_heads * a.head_dim * 4 * BLOCK_TOKENS
-    one_request = -(-a.max_seq_len // BLOCK_TOKENS) + 1
-    return max(one_request, min(wanted, MAX_CACHE_BYTES // block_bytes))
+    one_request = blocks_of(a.max_seq_len)
+    return max(one_request, min(max_running * one_request, MAX_CACHE_BYTES // block_bytes))
+
+
+def blocks_of(num_tokens: int) -> int:
+    """Blocks that a request of this length can come to hold, and one to spare."""
+    return -(-num_tokens // BLOCK_TOKENS) + 1
 
 
 class OpenvinoStepper:
-    """loop.Stepper over a ContinuousBatchingPipeline."""
+    """loop.Stepper over a ContinuousBatchingPipeline.
+
+    Every request reserves the blocks of its whole length before it joins: when GenAI's cache runs
+    full it evicts running requests, and its process has died of that (2026.4.1: 8 requests, 9
+    blocks).
+    """
 
     def __init__(self, folder: Path, architecture: Architecture, max_running: int) -> None:
         try:
@@ -64,11 +73,13 @@ class OpenvinoStepper:
         self._genai, self._tensor = openvino_genai, openvino.Tensor
         self._vocab_size = architecture.vocab_size
         self._next_number = 0
-        self._running: dict[str, Any] = {}  # request_id -> handle
+        self._running: dict[str, Any] = {}  # request_id -> handle; a dropped handle cancels
+        self._reserved: dict[str, int] = {}  # request_id -> blocks
+        self._leaving_blocks = 0  # of cancelled requests, until the pipeline's next step
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.max_num_seqs = max_running
         scheduler.max_num_batched_tokens = BATCHED_TOKENS
-        scheduler.num_kv_blocks = num_cache_blocks(architecture, max_running)
+        scheduler.num_kv_blocks = self._num_blocks = num_cache_blocks(architecture, max_running)
         scheduler.enable_prefix_caching = False  # timing would tell users of each other's prompts
         try:
             self._pipeline = openvino_genai.ContinuousBatchingPipeline(
@@ -79,7 +90,12 @@ class OpenvinoStepper:
 
     # -------------------------------------------------------------- generation
 
-    def add(self, request: GenerateRequest) -> None:
+    def add(self, request: GenerateRequest) -> bool:
+        if not self._running:
+            self._drain()
+        blocks = blocks_of(len(request.prompt_ids) + request.max_tokens)
+        if blocks + sum(self._reserved.values()) + self._leaving_blocks > self._num_blocks:
+            return False
         config = self._config(request.max_tokens)
         if request.stop_ids:
             config.stop_token_ids = set(request.stop_ids)
@@ -91,6 +107,8 @@ class OpenvinoStepper:
             config.top_p = min(1.0, max(1e-6, request.top_p))
             config.rng_seed = request.seed
         self._running[request.request_id] = self._submit(request.prompt_ids, config)
+        self._reserved[request.request_id] = blocks
+        return True
 
     def _config(self, max_tokens: int) -> Any:
         config = self._genai.GenerationConfig()
@@ -111,16 +129,18 @@ class OpenvinoStepper:
         handle = self._running.pop(request_id, None)
         if handle is not None:
             handle.cancel()
+            self._leaving_blocks += self._reserved.pop(request_id)
 
     def step(self) -> list[TokenEvent]:
         self._pipeline.step()
+        self._leaving_blocks = 0
         events = []
         for request_id, handle in list(self._running.items()):
             event = self._read(request_id, handle)
             if event is not None:
                 events.append(event)
                 if event.finish_reason is not None:
-                    del self._running[request_id]
+                    del self._running[request_id], self._reserved[request_id]
         return events
 
     def _read(self, request_id: str, handle: Any) -> TokenEvent | None:
@@ -143,7 +163,17 @@ class OpenvinoStepper:
     # -------------------------------------------------------------- scoring
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[NDArray[np.float64]]:
-        self._drain()  # cancelled requests leave the pipeline with its next step
+        scores: list[NDArray[np.float64]] = []
+        together: list[Sequence[int]] = []
+        for ids in sequences:
+            if sum(blocks_of(len(each)) for each in [*together, ids]) > self._num_blocks:
+                scores += self._score_together(together)
+                together = []
+            together.append(ids)
+        return scores + self._score_together(together)
+
+    def _score_together(self, sequences: Sequence[Sequence[int]]) -> list[NDArray[np.float64]]:
+        self._drain()  # the pipeline must be empty: see loop
         handles = [self._submit_score(ids) if len(ids) > 1 else None for ids in sequences]
         self._drain()
         return [
@@ -159,6 +189,7 @@ class OpenvinoStepper:
     def _drain(self) -> None:
         while self._pipeline.has_non_finished_requests():
             self._pipeline.step()
+        self._leaving_blocks = 0
 
     def _read_score(self, ids: Sequence[int], handle: Any) -> NDArray[np.float64]:
         outputs = handle.read_all()

@@ -47,8 +47,9 @@ class TorchStepper:
         self._model = model.float().eval()
         self._running: dict[str, _Running] = {}
 
-    def add(self, request: GenerateRequest) -> None:
+    def add(self, request: GenerateRequest) -> bool:
         self._running[request.request_id] = _Running(request)
+        return True
 
     def cancel(self, request_id: str) -> None:
         self._running.pop(request_id, None)

@@ -51,6 +51,8 @@ def train_briefly(
     texts = tiny_texts(60) if texts is None else texts
     stream = torch.tensor([i for text in texts for i in tokens.encode_prompt(text)])
     generator = torch.Generator().manual_seed(1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so small that threads would only wait for each other
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0)
     loss = torch.zeros(())
     for _ in range(steps):
@@ -61,6 +63,7 @@ def train_briefly(
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+    torch.set_num_threads(threads)
     return float(loss.detach())
 
 

@@ -190,6 +190,8 @@ def _save(openvino: Any, graph: Any, folder: Path) -> None:
     graph.set_friendly_name("whorl")
     for number, operation in enumerate(graph.get_ordered_ops()):
         operation.set_friendly_name(f"{operation.get_type_name()}_{number}")
+    for port in graph.inputs:
+        port.get_node().set_friendly_name(port.any_name)
     openvino.save_model(graph, folder / MODEL, compress_to_fp16=False)
     for path in folder.iterdir():
         with path.open("rb") as file:
