@@ -1,0 +1,160 @@
+"""Which folder is served by which engine, and which are refused."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from whorl.core.digests import read_sealed, write_sealed
+from whorl.core.errors import EngineError, MissingExtra, RecordError, SpecError
+from whorl.core.ports import Engine
+from whorl.engines import open as open_module
+from whorl.engines.open import open_engine
+
+IDS = [[0, 40, 50, 60, 70, 80]]
+
+
+def score_and_close(engine: Engine) -> np.ndarray:
+    try:
+        return engine.score(IDS)[0]
+    finally:
+        engine.close()
+
+
+def test_auto_prefers_openvino_and_falls_back_to_torch(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_engine(folders / "f32")
+    assert engine.name == "openvino"
+    expected = score_and_close(engine)
+    monkeypatch.setattr(open_module, "find_spec", lambda name: None)
+    engine = open_engine(folders / "hf")
+    assert engine.name == "torch"
+    np.testing.assert_allclose(score_and_close(engine), expected, atol=1e-4)
+
+
+def test_hf_folder_is_exported_once(folders: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    first = score_and_close(open_engine(folders / "hf", "int8", cache_folder=cache))
+    made = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
+    assert [path.name.split("-")[1] for path in cache.iterdir()] == ["int8"]
+    second = score_and_close(open_engine(folders / "hf", "int8", cache_folder=cache))
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == made
+    direct = score_and_close(open_engine(folders / "int8"))
+    assert np.array_equal(first, second) and np.array_equal(first, direct)
+
+
+def test_export_cache_is_below_the_home(folders: Path, isolated_home: Path) -> None:
+    score_and_close(open_engine(folders / "hf"))
+    assert [path.name.split("-")[1] for path in (isolated_home / ".engines").iterdir()] == ["f32"]
+
+
+def test_variant_is_found_inside_a_folder_of_variants(folders: Path) -> None:
+    inside = score_and_close(open_engine(folders, "int8"))
+    assert np.array_equal(inside, score_and_close(open_engine(folders / "int8")))
+    with pytest.raises(SpecError, match="several variants"):
+        open_engine(folders)
+    with pytest.raises(SpecError, match="no variant int4"):
+        open_engine(folders, "int4")
+    with pytest.raises(SpecError, match="does not hold"):
+        open_engine(folders / "int8", "f32")
+
+
+def test_engines_that_cannot_serve_a_folder_say_so(folders: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="safetensors"):
+        open_engine(folders / "f32", name="torch")
+    with pytest.raises(SpecError, match="safetensors"):
+        open_engine(folders / "hf", "int8", name="torch")
+    with pytest.raises(EngineError, match="vllm serve"):
+        open_engine(folders / "hf", name="vllm")
+    with pytest.raises(RecordError, match="not a model folder"):
+        open_engine(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["hf", "f32", "int8"])
+def test_other_token_contract_is_refused(folder: str, folders: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folders / folder, tmp_path / "copy"))
+    card = read_sealed(copy / "whorl.json")
+    write_sealed(copy / "whorl.json", card | {"contract_digest": "0" * 64})
+    with pytest.raises(RecordError, match="refuses its token contract"):
+        open_engine(copy)
+
+
+def test_any_flipped_bit_of_an_export_is_found(
+    folders: Path, tmp_path: Path, trials: Callable[[int], int]
+) -> None:
+    chooser = random.Random(0)
+    copy = Path(shutil.copytree(folders / "int8", tmp_path / "copy"))
+    names = sorted(path.relative_to(copy) for path in copy.rglob("*") if path.is_file())
+    assert Path("openvino_model.bin") in names and Path("tokens/contract.json") in names
+    for trial in range(trials(3 * len(names))):
+        name = names[trial % len(names)]
+        whole = (copy / name).read_bytes()
+        data = bytearray(whole)
+        data[chooser.randrange(len(data))] ^= 1 << chooser.randrange(8)
+        (copy / name).write_bytes(data)
+        with pytest.raises(RecordError, match=name.name):
+            open_engine(copy)
+        (copy / name).write_bytes(whole)
+    (copy / "openvino_tokenizer.xml").write_text("<net/>")
+    with pytest.raises(RecordError, match="not part of the model"):
+        open_engine(copy)
+
+
+SERVE_ONLY = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {absent!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+from pathlib import Path
+from whorl.core.errors import MissingExtra
+from whorl.core.ports import GenerateRequest
+from whorl.engines.collect import run_requests
+from whorl.engines.open import open_engine
+try:
+    engine = open_engine(Path({folder!r}), {variant!r}, {name!r})
+except MissingExtra as error:
+    sys.exit(f"{{error}}")
+answer = run_requests(engine, [GenerateRequest("a", (0, 40, 50), 5)])[0]
+print(len(answer.token_ids))
+engine.close()
+"""
+
+
+def run_without(
+    absent: list[str], folder: Path, variant: str | None, name: str
+) -> subprocess.CompletedProcess[str]:
+    code = SERVE_ONLY.format(absent=absent, folder=str(folder), variant=variant, name=name)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+
+
+def test_export_is_served_without_torch(folders: Path) -> None:
+    absent = ["torch", "transformers", "nncf", "safetensors", "scipy", "openvino_telemetry"]
+    result = run_without(absent, folders / "int8", None, "auto")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip().endswith("5")
+
+
+@pytest.mark.parametrize(
+    ("absent", "folder", "variant", "name", "line"),
+    [
+        ("openvino_genai", "f32", None, "auto", "pip install 'whorl[openvino]'"),
+        ("torch", "hf", None, "torch", "pip install 'whorl[train]'"),
+        ("nncf", "hf", "int8", "openvino", "pip install 'whorl[openvino]'"),
+    ],
+)
+def test_missing_package_names_the_line_to_install(
+    absent: str, folder: str, variant: str | None, name: str, line: str, folders: Path
+) -> None:
+    result = run_without([absent], folders / folder, variant, name)
+    assert result.returncode == 1 and line in result.stderr, result.stderr
+    assert issubclass(MissingExtra, ImportError)
