@@ -23,6 +23,7 @@ __all__ = [
     "architecture_of",
     "load_of",
     "make_candidate",
+    "preference",
 ]
 
 STARTUP_S = 1.5  # opening the rows, making the model, publishing the record
@@ -31,6 +32,7 @@ MEAN_OVER_FASTEST = 1.04  # a mean step against the fastest, on a machine that d
 FORWARD_SHARE = 0.36  # of a step's time per row, when only the loss is wanted
 CHECKPOINT_S, CHECKPOINT_BYTES_PER_S = 0.05, 250e6
 VALIDATE_ROWS = 32
+CAUTION = 0.04  # of quality, per octave outside of the runs the law was fitted on
 MEMORY_MARGIN = 1.15  # high end of the memory's interval over its middle
 TEXT_BYTES_PER_TOKEN = 3.0  # stands in where the data is not text
 
@@ -65,6 +67,7 @@ class Candidate:
     peak_bytes: int
     quality: float  # bits per byte by the law; a stand-in where there is no law
     point: LawPoint
+    preference: float  # lower is better: quality, worse the further the law has to reach
     stopped_by_data: bool = False  # the budget would allow more steps, the data does not
 
     @property
@@ -124,6 +127,7 @@ def make_candidate(
     load = _load(situation, architecture, seq_len, batch)
     step_s = _step_s(situation, load)
     point = _law_point(situation, architecture, facts, steps * batch)
+    quality = situation.law.value(point)
     return Candidate(
         architecture=architecture,
         seq_len=seq_len,
@@ -133,8 +137,9 @@ def make_candidate(
         step_s=step_s,
         train_s=_train_s(load, steps, step_s),
         peak_bytes=peak_memory(load, situation.machine.calibration.base_memory_bytes).total,
-        quality=situation.law.value(point),
+        quality=quality,
         point=point,
+        preference=preference(situation, architecture, steps * batch),
         stopped_by_data=steps < allowed,
     )
 
@@ -142,6 +147,14 @@ def make_candidate(
 def load_of(situation: Situation, candidate: Candidate) -> Load:
     """What one step of a candidate has to do."""
     return _load(situation, candidate.architecture, candidate.seq_len, candidate.batch_tokens)
+
+
+def preference(situation: Situation, architecture: Architecture, tokens: float) -> float:
+    """Predicted quality after that many tokens, worse the further the law has to reach."""
+    point = _law_point(
+        situation, architecture, situation.data.for_vocab(architecture.vocab_size), tokens
+    )
+    return situation.law.value(point) * (1 + CAUTION * situation.law.distance(point))
 
 
 def _batch_tokens(recipe: Recipe, tokens: float, seq_len: int) -> int:
@@ -230,7 +243,7 @@ def _useful_steps(situation: Situation, facts: TokenFacts, steps: int, batch: in
 
 
 def _law_point(
-    situation: Situation, architecture: Architecture, facts: TokenFacts, tokens: int
+    situation: Situation, architecture: Architecture, facts: TokenFacts, tokens: float
 ) -> LawPoint:
     bytes_per_token = facts.bytes_per_token or TEXT_BYTES_PER_TOKEN
     unique = situation.data.unique_tokens(facts.vocab_size)

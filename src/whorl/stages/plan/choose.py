@@ -7,6 +7,7 @@ so it is the largest that is still worth its FLOPs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from whorl.core.errors import PlanError
@@ -19,10 +20,13 @@ from whorl.stages.plan.candidate import (
     architecture_of,
     load_of,
     make_candidate,
+    preference,
 )
 from whorl.stages.plan.memory import check_memory
 
 __all__ = ["candidates", "choose"]
+
+FLOPS_BISECTIONS = 14
 
 
 def choose(situation: Situation) -> tuple[Candidate, tuple[Candidate, ...]]:
@@ -49,7 +53,7 @@ def choose(situation: Situation) -> tuple[Candidate, tuple[Candidate, ...]]:
             raise _too_short(situation, fitting)
     if recipe.train.steps != "auto" or recipe.budget.tokens is not None:
         return _worth_its_flops(situation, trainable), tuple(trainable)
-    return min(trainable, key=lambda item: item.quality), tuple(trainable)
+    return min(trainable, key=lambda item: item.preference), tuple(trainable)
 
 
 def candidates(situation: Situation) -> Iterator[Candidate]:
@@ -109,17 +113,24 @@ def _fits(situation: Situation, candidate: Candidate) -> bool:
 
 
 def _worth_its_flops(situation: Situation, tried: Sequence[Candidate]) -> Candidate:
-    """The largest candidate that no smaller one would beat if given the same FLOPs instead."""
-    chosen: Candidate | None = None
-    for candidate in sorted(tried, key=lambda item: (item.flops, item.quality)):
-        if chosen is None:
-            chosen = candidate
-            continue
-        tokens = chosen.tokens * candidate.flops / chosen.flops
-        longer = make_candidate(situation, chosen.architecture, chosen.seq_len, tokens)
-        if candidate.quality < min(chosen.quality, longer.quality):
-            chosen = candidate
-    assert chosen is not None
+    """The best shape for the FLOPs at which the best shape would read just the tokens given.
+
+    Found by bisection: more FLOPs call for a larger model and for more tokens.
+    """
+    per_token = [item.flops / item.tokens for item in tried]
+    low, high = (extreme(item.flops for item in tried) for extreme in (min, max))
+    chosen = min(tried, key=lambda item: item.flops)
+    for _ in range(FLOPS_BISECTIONS):
+        flops = math.sqrt(low * high)
+        values = [
+            preference(situation, item.architecture, flops / cost)
+            for item, cost in zip(tried, per_token, strict=True)
+        ]
+        best = tried[values.index(min(values))]
+        if flops / (best.flops / best.tokens) <= best.tokens:
+            low, chosen = flops, best
+        else:
+            high = flops
     return chosen
 
 

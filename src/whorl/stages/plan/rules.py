@@ -38,16 +38,19 @@ DOCUMENTS_PER_SHORT_ROW = 3  # rows get shorter while the longest document fits 
 VOCAB_SIZES = (512, 1024, 2048, 4096)
 MIN_BYTES_PER_ID = 2_000  # of text: below, an id is seen too rarely to be learned
 WIDTHS = (32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024, 1280, 1536)
-WIDTH_PER_LAYER = (24, 72)  # shallower and deeper models did worse for their time
-LAYERS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
+WIDTH_PER_LAYER = (24, 56)  # the shapes of our runs: 32 of width per layer, a little either way
+LAYERS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
 FFN_PER_WIDTH = 3
 BATCH_TOKENS_RANGE = (512, 4096)
 MAX_MICRO_BATCH_TOKENS = 4096  # beyond, nothing is gained on a CPU and memory is spent
 USUAL_TOKENS = 2_000_000  # a first guess before the budget is known in tokens
-TIED_EMBEDDINGS = True
+TIED_EMBEDDINGS = False
 MIN_STEPS = 20
 MAX_EPOCHS = 4
 WEIGHT_DECAY = 0.0
+MUON_RATE, EMBEDDING_RATE, TIED_RATE = 0.02, 0.05, 0.02
+ADAMW_RATE = 0.005  # at width 128
+HEAD_RATE_TIMES_WIDTH = 1.28
 WARMUP_SHARE, DECAY_SHARE = 0.02, 0.6
 CHECKPOINT_EVERY_S, VALIDATIONS = 30.0, 10
 
@@ -84,11 +87,12 @@ def batch_tokens(num_tokens: float, seq_len: int) -> int:
     return seq_len << octaves
 
 
-def learning_rates(architecture: Architecture, optimizer: str) -> tuple[float, float]:
-    """(of the hidden matrices, of the embeddings)."""
+def learning_rates(architecture: Architecture, optimizer: str) -> tuple[float, float, float]:
+    """(of the hidden matrices, of the embedding, of a head that is not tied)."""
+    head = round(HEAD_RATE_TIMES_WIDTH / architecture.width, 5)
     if optimizer == "muon":
-        return 0.02, 0.02
-    return round(0.005 * (128 / architecture.width) ** 0.5, 5), 0.02
+        return MUON_RATE, EMBEDDING_RATE if not architecture.tied_embeddings else TIED_RATE, head
+    return round(ADAMW_RATE * math.sqrt(128 / architecture.width), 5), TIED_RATE, head
 
 
 def schedule_steps(steps: int) -> tuple[int, int]:

@@ -32,6 +32,7 @@ from whorl.stages.plan.step_time import fit_level
 __all__ = ["LOGIC_VERSION", "find_or_make", "plan_key", "run", "trial_vocab_sizes"]
 
 LOGIC_VERSION = 1  # raised when the same recipe, data and machine would get another plan
+IDS_MULTIPLE = 64
 CHOSEN_FROM = ("budget", "model", "train", "prepare", "seed")  # parts of the recipe
 
 
@@ -109,7 +110,7 @@ def _earlier_choice(context: StageContext, chosen_from: str) -> Plan | None:
 def _new_plan(recipe: Recipe, machine: Machine, data: DataFacts, chosen_from: str) -> Plan:
     law = shipped_law()
     level = fit_level(machine.calibration)
-    situation = Situation(recipe, machine, level, data, law)
+    situation = Situation(recipe, machine, level, _tightened(data, recipe), law)
     candidate, considered = choose(situation)
     train = train_config(situation, candidate)
     decisions = Decisions(
@@ -136,6 +137,17 @@ def _new_plan(recipe: Recipe, machine: Machine, data: DataFacts, chosen_from: st
         law=_law_facts(data),
         warnings=tuple(data_warnings(situation, candidate)),
     )
+
+
+def _tightened(data: DataFacts, recipe: Recipe) -> DataFacts:
+    """Without text no larger vocabulary is of use: as many ids as the codecs have, rounded up."""
+    if recipe.prepare.vocab_size != "auto" or data.num_bytes:
+        return data
+    tokens = [
+        facts.model_copy(update={"vocab_size": -(-facts.used_ids // IDS_MULTIPLE) * IDS_MULTIPLE})
+        for facts in data.tokens
+    ]
+    return data.model_copy(update={"tokens": tuple(tokens)})
 
 
 def _law_facts(data: DataFacts) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def train_config(situation: Situation, candidate: Candidate) -> TrainConfig:
     given = situation.recipe.train
     load = load_of(situation, candidate)
     optimizer = "muon" if given.optimizer == "auto" else given.optimizer
-    hidden, embedding = rules.learning_rates(candidate.architecture, optimizer)
+    hidden, embedding, head = rules.learning_rates(candidate.architecture, optimizer)
     warmup_steps, decay_steps = rules.schedule_steps(candidate.steps)
     if given.checkpoint_every_steps == "auto":
         checkpoint_every_steps = max(1, round(rules.CHECKPOINT_EVERY_S / candidate.step_s))
@@ -45,6 +45,7 @@ def train_config(situation: Situation, candidate: Candidate) -> TrainConfig:
         embedding_learning_rate=(
             embedding if given.embedding_learning_rate == "auto" else given.embedding_learning_rate
         ),
+        head_learning_rate=head,
         weight_decay=(rules.WEIGHT_DECAY if given.weight_decay == "auto" else given.weight_decay),
         warmup_steps=warmup_steps,
         decay_steps=decay_steps,

@@ -1,0 +1,157 @@
+"""Calibration: measured once and kept; the stopwatch against a fake clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.stages.plan.conftest import machine
+from whorl.arch.architecture import Architecture
+from whorl.core.errors import MissingExtra, PlanError, RecordError
+from whorl.launch import calibrate, probes
+from whorl.launch.calibrate import calibration_path, this_machine
+from whorl.launch.machine import machine_facts
+from whorl.launch.probes import Pool, Stopwatch
+from whorl.launch.rehearsal import made_up_batch, rehearsed_step
+from whorl.spec.resolved import TrainConfig
+from whorl.stages.plan.hardware import Calibration, MachineFacts
+
+TINY = Architecture(
+    layers=1,
+    width=32,
+    heads=1,
+    kv_heads=1,
+    head_dim=32,
+    ffn_width=64,
+    vocab_size=256,
+    max_seq_len=32,
+)
+
+
+def config(rows: int = 2, micro_batch_rows: int = 2) -> TrainConfig:
+    return TrainConfig(
+        seq_len=32,
+        batch_tokens=32 * rows,
+        micro_batch_rows=micro_batch_rows,
+        steps=10,
+        learning_rate=0.01,
+        embedding_learning_rate=0.01,
+        threads=1,
+    )
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[MachineFacts]]:
+    """Measuring is faked; what it was called with is listed."""
+    calls: list[MachineFacts] = []
+
+    def fake(facts: MachineFacts) -> Calibration:
+        calls.append(facts)
+        return machine(speed=len(calls)).calibration
+
+    monkeypatch.setattr(calibrate, "_measure_apart", fake)
+    yield calls
+
+
+def test_a_machine_is_measured_once(measured: list[MachineFacts], tmp_path: Path) -> None:
+    first, second = this_machine(tmp_path), this_machine(tmp_path)
+    assert len(measured) == 1 and first == second
+    assert calibration_path(tmp_path, first.facts).is_file()
+    again = this_machine(tmp_path, fresh=True)
+    assert len(measured) == 2 and again.calibration != first.calibration
+    assert this_machine(tmp_path) == again
+
+
+def test_damaged_figures_are_refused(measured: list[MachineFacts], tmp_path: Path) -> None:
+    path = calibration_path(tmp_path, this_machine(tmp_path).facts)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(RecordError):
+        this_machine(tmp_path)
+    assert this_machine(tmp_path, fresh=True).calibration.threads == 2
+
+
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ("import sys; sys.exit('boom')", PlanError),
+        ("raise ModuleNotFoundError(\"No module named 'torch'\")", MissingExtra),
+    ],
+)
+def test_a_failed_measurement_says_so(
+    script: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "python"
+    broken.write_text(f'#!/bin/sh\nexec {calibrate.sys.executable} -c "$(cat {tmp_path}/script)"\n')
+    (tmp_path / "script").write_text(script)
+    broken.chmod(0o755)
+    monkeypatch.setattr(calibrate.sys, "executable", str(broken))
+    with pytest.raises(error):
+        calibrate._measure_apart(machine_facts())
+
+
+def test_the_fastest_repeat_counts() -> None:
+    """A clock that every run moves by its own seconds: noise only makes a repeat slower."""
+    now, durations = [0.0], iter([9.0, 3.0, 1.0, 2.0, 1.5, 4.0, 1.2, 1.1, 1.3])
+
+    def run() -> None:
+        now[0] += next(durations)
+
+    watch = Stopwatch(seconds_each=8.0, clock=lambda: now[0], begin=0.0)
+    assert watch.fastest(run) == pytest.approx(1.0)  # the first is not counted
+    assert watch.noise == pytest.approx(1.0)  # median 2, fastest 1
+
+
+def test_a_busy_machine_ends_the_patience() -> None:
+    now, runs = [100.0], [0]
+
+    def run() -> None:
+        now[0] += 5.0
+        runs[0] += 1
+
+    Stopwatch(seconds_each=0.1, patience_s=10.0, clock=lambda: now[0], begin=0.0).fastest(run)
+    assert runs[0] == 3  # one not counted, two that are
+
+
+def test_operands_come_one_after_the_other() -> None:
+    pool = Pool(torch.float32)
+    first, second = pool.take(8, 4), pool.take(8, 4)
+    assert first.shape == (8, 4) and first.data_ptr() != second.data_ptr()
+    size = len(pool.memory)
+    assert pool.take(size).data_ptr() == first.data_ptr()  # around again
+
+
+def test_probes_give_rates_of_the_right_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anything that computes makes 10 MFLOP/s and moves 1 MB/s; nothing makes 100 TFLOP/s."""
+    monkeypatch.setattr(probes, "MATMUL_SHAPES", ((64, 32, 48),))
+    monkeypatch.setattr(probes, "ATTENTION_SHAPES", ((32, 16),))
+    monkeypatch.setattr(probes, "TRAFFIC_BYTES", (2**16,))
+    monkeypatch.setattr(probes, "ORTHOGONALISE_SHAPES", ((2, 16, 32),))
+    watch, pool = Stopwatch(seconds_each=0.0), Pool(torch.float32)
+    (matmul,) = probes.matmul_rates(watch, pool, "fp32")
+    assert 1e7 < matmul.flops_per_s < 1e14
+    assert [rate.masked for rate in probes.attention_rates(watch, pool, "fp32")] == [False, True]
+    (traffic,) = probes.traffic_rates(watch, pool)
+    assert 1e6 < traffic.bytes_per_s < 1e13
+    (ortho,) = probes.orthogonalise_rates(watch, lambda matrices: matrices @ matrices.mT)
+    assert (ortho.tokens, ortho.rows, ortho.columns) == (2, 16, 32)
+    assert 1e-9 < probes.operation_s(watch) < 1e-1
+    assert 1e4 < probes.exponentials_per_s(watch, pool) < 1e12
+
+
+def test_a_rehearsed_step_trains() -> None:
+    step = rehearsed_step(TINY, config(rows=4))
+    losses = [float(step().loss) for _ in range(8)]  # type: ignore[attr-defined]
+    assert losses[-1] < losses[0]
+
+
+def test_made_up_rows_split_into_micro_batches() -> None:
+    batch = made_up_batch(TINY, config(rows=5, micro_batch_rows=2), mixed_rows=1)
+    assert [len(micro.row_numbers) for micro in batch.micro_batches] == [2, 2, 1]
+    assert batch.trained_tokens == 5 * 32
+    mask = batch.micro_batches[0].segments.mask_BHTS
+    assert mask is not None and len(mask) == 1

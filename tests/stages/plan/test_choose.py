@@ -1,0 +1,142 @@
+"""The choice: the best it could have made within budget and memory; refusals with advice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.stages.plan.conftest import GIB, machine, recipe, text_facts
+from whorl.arch.counts import train_flops
+from whorl.core.errors import PlanError, SpecError
+from whorl.spec.recipe import Recipe
+from whorl.stages.plan import rules
+from whorl.stages.plan.candidate import MEMORY_MARGIN, Candidate, Situation
+from whorl.stages.plan.choose import candidates, choose
+from whorl.stages.plan.data import DataFacts
+from whorl.stages.plan.hardware import Machine
+from whorl.stages.plan.law import shipped_law
+from whorl.stages.plan.step_time import fit_level
+
+
+def situation(asked: Recipe, on: Machine | None = None, data: DataFacts | None = None) -> Situation:
+    on = on or machine()
+    return Situation(asked, on, fit_level(on.calibration), data or text_facts(), shipped_law())
+
+
+def chosen(asked: Recipe, on: Machine | None = None, data: DataFacts | None = None) -> Candidate:
+    return choose(situation(asked, on, data))[0]
+
+
+def test_nothing_considered_is_better() -> None:
+    here = situation(recipe())
+    best, considered = choose(here)
+    assert len(considered) > 50
+    assert best.preference == min(item.preference for item in considered)
+    assert {item.architecture for item in considered} <= {
+        item.architecture for item in candidates(here)
+    }
+
+
+@pytest.mark.parametrize("minutes", [1, 4, 15])
+def test_the_time_is_used_and_kept(minutes: int) -> None:
+    best = chosen(recipe(f"budget.train_time={minutes}min"))
+    assert 0.9 * 60 * minutes < best.train_s <= 60 * minutes
+
+
+def test_more_time_and_a_faster_machine_give_better_models() -> None:
+    qualities = [chosen(recipe(f"budget.train_time={n}min")).quality for n in (1, 4, 16)]
+    assert qualities == sorted(qualities, reverse=True)
+    assert chosen(recipe(), machine(speed=3.0)).quality < chosen(recipe()).quality
+
+
+def test_what_the_recipe_gives_is_kept() -> None:
+    asked = recipe(
+        model={"layers": 3, "width": 160, "kv_heads": 1, "ffn_width": 400, "family": "llama"},
+        prepare={"vocab_size": 2048},
+        train={"seq_len": 128, "batch_tokens": 1024, "micro_batch_rows": 2, "threads": 1},
+    )
+    best = chosen(asked)
+    a = best.architecture
+    assert (a.layers, a.width, a.kv_heads, a.ffn_width, a.family) == (3, 160, 1, 400, "llama")
+    assert (a.vocab_size, a.max_seq_len, best.seq_len) == (2048, 128, 128)
+    assert (best.batch_tokens, best.micro_batch_rows) == (1024, 2)
+
+
+def test_one_thread_is_slower() -> None:
+    fixed: dict[str, Any] = {"model": {"layers": 4, "width": 128}, "prepare": {"vocab_size": 2048}}
+    one = chosen(recipe("train.threads=1", **fixed))
+    assert one.step_s > 1.5 * chosen(recipe(**fixed)).step_s
+
+
+def test_given_heads_decide_the_head_dim() -> None:
+    a = chosen(recipe(model={"layers": 2, "width": 96, "heads": 6})).architecture
+    assert (a.heads, a.head_dim) == (6, 16)
+
+
+def test_a_budget_of_flops_is_kept() -> None:
+    best = chosen(recipe(budget={"flops": 2e13}))
+    spent = train_flops(best.architecture, best.seq_len, best.steps * best.batch_tokens)
+    assert spent == pytest.approx(2e13, rel=0.02)
+
+
+def test_a_budget_of_tokens_is_kept_and_more_tokens_deserve_a_larger_model() -> None:
+    few = chosen(recipe(budget={"tokens": "1M"}))
+    many = chosen(recipe(budget={"tokens": "16M"}))
+    assert few.tokens == pytest.approx(1e6, rel=0.01)
+    assert few.parameters <= many.parameters
+
+
+def test_given_steps_are_kept() -> None:
+    asked = recipe("train.steps=7", budget={}, model={"layers": 2, "width": 64})
+    assert chosen(asked).steps == 7
+
+
+def test_little_data_is_not_repeated_beyond_use() -> None:
+    notes = text_facts(100_000, 2_000, xz=2.4, vocab_sizes=(512,))
+    best = chosen(recipe(), data=notes)
+    assert best.stopped_by_data
+    assert best.tokens <= rules.MAX_EPOCHS * notes.unique_tokens(512) + best.batch_tokens
+    assert best.train_s < 120
+
+
+def test_short_documents_get_short_rows() -> None:
+    facts = text_facts(3_000_000, 40, vocab_sizes=(512,))
+    assert chosen(recipe(), data=facts).seq_len < rules.SEQ_LEN
+
+
+def test_a_model_that_does_not_fit_is_refused_with_one_that_does() -> None:
+    asked = recipe("train.steps=10", budget={}, model={"layers": 24, "width": 2048})
+    with pytest.raises(PlanError) as caught:
+        chosen(asked, machine(memory_bytes=4 * GIB))
+    error = caught.value
+    assert "24 layers of width 2048" in str(error) and "4.0 GiB" in str(error)
+    advice = str(error.do).split("model.layers=")[1].split(";")[0]
+    fewer = recipe("train.steps=10", budget={}, model={"layers": int(advice), "width": 2048})
+    fits = chosen(fewer, machine(memory_bytes=4 * GIB))
+    assert fits.peak_bytes * MEMORY_MARGIN <= 4 * GIB
+
+
+def test_open_sizes_are_chosen_to_fit() -> None:
+    small = machine(memory_bytes=600 * 2**20)
+    best = chosen(recipe("budget.train_time=4h"), small)
+    assert best.peak_bytes * MEMORY_MARGIN <= 600 * 2**20
+
+
+def test_a_budget_that_is_too_small_is_refused() -> None:
+    with pytest.raises(PlanError, match="too small") as caught:
+        chosen(recipe("budget.train_time=2s", model={"layers": 12, "width": 768}))
+    needed = str(caught.value.do).split("train_time=")[1].split("s")[0]
+    asked = recipe(f"budget.train_time={needed}s", model={"layers": 12, "width": 768})
+    assert chosen(asked).steps >= rules.MIN_STEPS
+
+
+def test_a_recipe_must_say_how_long() -> None:
+    with pytest.raises(PlanError, match="how long"):
+        chosen(recipe(budget={}))
+
+
+def test_a_batch_that_does_not_fit_its_rows_is_refused() -> None:
+    with pytest.raises(SpecError, match="not a multiple") as caught:
+        chosen(recipe(train={"seq_len": 256, "batch_tokens": 1000}))
+    assert caught.value.do == "use 1024"

@@ -1,0 +1,156 @@
+"""Facts of data: counted by hand on documents that exist only here."""
+
+from __future__ import annotations
+
+import lzma
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from whorl.core.errors import DataError
+from whorl.core.ports import Document, Part, Score, Source
+from whorl.stages.plan.data import DataFacts, TokenFacts, gather_facts
+
+SOURCE = Source("paper", "paper")
+
+
+@dataclass
+class LetterCodec:
+    """Every character is one token."""
+
+    name: str = "text"
+    kind: str = "letters"
+    num_ids: int = 100
+
+    def encode(self, value: Any) -> list[int]:
+        return [min(ord(char), 99) for char in value]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(map(chr, ids))
+
+    def files(self) -> dict[str, bytes]:
+        return {}
+
+
+@dataclass
+class PaperField:
+    documents: list[Document]
+    metric: Any = "bits_per_byte"
+    name: str = "paper"
+    asked: list[Mapping[str, Any]] = field(default_factory=list)
+
+    def items(self, source: Source) -> list[Any]:
+        return list(range(len(self.documents)))
+
+    def read(self, source: Source, item: Any, reject: Callable[[str], None]) -> Iterator[Document]:
+        yield self.documents[item]
+
+    def fit_codecs(
+        self, documents: Iterable[Document], options: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        assert list(documents)
+        self.asked.append(options)
+        return {"text": LetterCodec()}
+
+    def baselines(self, train: Any, heldout: Any, rows: Any) -> list[Score]:
+        return []
+
+
+def text_document(name: str, text: str, split: Any = None) -> Document:
+    return Document(name, (Part("text", text),), split)
+
+
+def texts(count: int, seed: int = 0) -> list[str]:
+    chooser = random.Random(seed)
+    return [
+        "".join(chooser.choices("abcdefgh \n", k=chooser.randrange(50, 150))) for _ in range(count)
+    ]
+
+
+def gather(documents: list[Document], **options: Any) -> DataFacts:
+    return gather_facts(PaperField(documents), [SOURCE], "d" * 64, (512,), **options)
+
+
+def test_text_is_counted() -> None:
+    written = texts(100)
+    facts = gather([text_document(str(n), text) for n, text in enumerate(written)])
+    total = sum(map(len, written))
+    assert facts.num_documents == 95  # 5% are held out
+    assert facts.num_bytes == pytest.approx(0.95 * total, abs=1)
+    assert facts.unique_tokens(512) == pytest.approx(0.95 * (total + 2 * 100), rel=0.05)
+    tokens = facts.for_vocab(512)
+    assert (tokens.used_ids, tokens.vocab_size) == (116, 512)
+    assert tokens.bytes_per_token == pytest.approx(100 / 102, abs=0.01)
+    assert tokens.trained_share == pytest.approx(101 / 102, abs=0.005)
+
+
+def test_copies_and_held_out_documents_are_not_counted() -> None:
+    written = texts(20)
+    documents = [text_document(str(n), text) for n, text in enumerate(written * 2)]
+    documents += [
+        text_document(f"held {n}", text, "heldout") for n, text in enumerate(texts(30, 1))
+    ]
+    facts = gather(documents)
+    assert facts.num_documents == 20  # the sources say what is held out: nothing more is
+    assert facts.num_bytes == sum(map(len, written))
+
+
+def test_xz_of_the_sample() -> None:
+    text = texts(1)[0] * 40
+    facts = gather([text_document("one", text)])
+    assert facts.xz_bits_per_byte == len(lzma.compress(text.encode(), preset=9)) * 8 / len(text)
+
+
+def test_documents_without_text() -> None:
+    parts = (Part("text", "abc", False), Part("special", "<|answer|>", False), Part("label", "a"))
+
+    class Field(PaperField):
+        def fit_codecs(
+            self, documents: Iterable[Document], options: Mapping[str, Any]
+        ) -> dict[str, Any]:
+            return {"text": LetterCodec(), "label": LetterCodec("label", num_ids=10)}
+
+    documents = [Document(str(n), parts, "train") for n in range(50)]
+    found = gather_facts(Field(documents, "accuracy"), [SOURCE], "d" * 64, (512,))
+    tokens = found.for_vocab(512)
+    assert (found.metric, found.num_bytes, found.xz_bits_per_byte) == ("accuracy", 0, None)
+    assert tokens.tokens_per_document == 7  # bos, a b c, answer, label, eos
+    assert tokens.trained_share == 2 / 7  # label and eos
+    assert (tokens.used_ids, tokens.bytes_per_token) == (126, None)
+
+
+def test_the_same_data_gives_the_same_facts() -> None:
+    documents = [text_document(str(n), text) for n, text in enumerate(texts(60))]
+    assert gather(documents) == gather(documents)
+
+
+def test_nothing_to_read_is_an_error() -> None:
+    with pytest.raises(DataError, match="nothing to train on"):
+        gather([])
+    with pytest.raises(DataError, match="trial tokenizer"):
+        gather([text_document("one", "abc")]).for_vocab(4096)
+
+
+@pytest.mark.parametrize("seq_len", [16, 64, 256])
+@pytest.mark.parametrize("longest", [10, 100, 3000])
+def test_mixed_rows_match_packing(seq_len: int, longest: int) -> None:
+    """Against documents laid end to end and cut into rows."""
+    chooser = random.Random(longest)
+    lengths = [chooser.randrange(2, longest) for _ in range(3000)]
+    facts = TokenFacts(
+        vocab_size=512,
+        used_ids=512,
+        tokens_per_document=1,
+        trained_share=1,
+        bytes_per_token=1,
+        document_tokens=tuple(sorted(lengths)),
+    )
+    starts = [0]
+    for length in lengths:
+        starts.append(starts[-1] + length)
+    num_rows = starts[-1] // seq_len
+    mixed = {start // seq_len for start in starts if start % seq_len} - {num_rows}
+    assert facts.mixed_share(seq_len) == pytest.approx(len(mixed) / num_rows, abs=0.12)
