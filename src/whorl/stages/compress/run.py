@@ -1,0 +1,171 @@
+"""compress: exported variants of a trained model, each with its measured loss of quality.
+
+A variant is refused when its measured loss of quality is above `compress.max_bpb_increase`: the
+figure measured decides, its 95% interval is reported beside it and the verdict says when the
+limit lies inside. An interval that decided would refuse every variant measured on few documents.
+"""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from whorl.core.context import StageContext
+from whorl.core.errors import GateError, WhorlError
+from whorl.core.intervals import Interval, paired_interval
+from whorl.core.ports import Measure, QualityMeasure
+from whorl.core.records import Record, RecordKey
+from whorl.model.folder import FolderCard, read_card, seal_folder
+from whorl.spec.resolved import CompressConfig
+from whorl.stages.compress.openvino_export import (
+    EXPORT_VERSION,
+    MODEL,
+    compress_folder,
+    export_openvino,
+)
+
+__all__ = ["LOGIC_VERSION", "PARENT", "loss_of_quality", "run"]
+
+LOGIC_VERSION = 1 * 100 + EXPORT_VERSION
+PARENT = "f32"  # the uncompressed export, which variants are compared with
+SIGNIFICANT = 6  # digits of measured figures kept: the rest depends on the number of threads
+
+
+def run(context: StageContext, config: CompressConfig, trained: Record, measure: Measure) -> Record:
+    """Folders f32/, int8/ … of the record, each servable as it is; found again if made before.
+
+    Metrics: {"variants": [{name, bytes, metric, value, increase, low, high, verdict}]}, the
+    parent first; increase is the relative loss of quality, 0.01 = 1% worse, whichever way the
+    metric points. Raises GateError when a variant is worse than allowed (nothing is kept),
+    RecordError if the trained model is damaged, MissingExtra without openvino or nncf.
+    """
+    inputs = {"train": trained.digest}
+    key = RecordKey("compress", config.model_dump(mode="json"), inputs, LOGIC_VERSION)
+    if (found := context.store.find(key)) is not None:
+        return found
+    begin_s = time.monotonic()
+    with context.store.write(key) as writer:
+        rows = _make_variants(context, config, trained, measure, writer.path, key.digest)
+        writer.metrics["variants"] = rows
+        writer.run.update(wall_s=time.monotonic() - begin_s, packages=_packages())
+    record = context.store.find(key)
+    assert record is not None
+    return record
+
+
+def _make_variants(
+    context: StageContext,
+    config: CompressConfig,
+    trained: Record,
+    measure: Measure,
+    folder: Path,
+    digest: str,
+) -> list[dict[str, Any]]:
+    model = trained.folder("model")
+    lineage = {**read_card(model).lineage, "train": trained.digest, "compress": digest}
+    export_openvino(model, folder / PARENT, lineage)
+    parent = measure(folder / PARENT, PARENT)
+    rows = [_row(folder, PARENT, parent, Interval(0.0, 0.0, 0.0), "parent")]
+    context.log(f"{PARENT}: {parent.metric} {parent.value:.4f}")
+    refused: list[tuple[str, Interval]] = []
+    for name in config.formats:
+        compress_folder(folder / PARENT, folder / name, name)
+        quality = measure(folder / name, name)
+        loss = loss_of_quality(quality, parent, config.seed)
+        verdict = _verdict(loss, config.max_bpb_increase)
+        rows.append(_row(folder, name, quality, loss, verdict))
+        context.log(f"{name}: {quality.metric} {quality.value:.4f}, {_percent(loss)}: {verdict}")
+        if verdict.startswith("refused"):
+            refused.append((name, loss))
+    if refused:
+        raise _refusal(refused, config, parent)
+    for row in rows:
+        _seal_quality(folder / row["name"], row)
+    return rows
+
+
+def loss_of_quality(variant: QualityMeasure, parent: QualityMeasure, seed: int = 0) -> Interval:
+    """How much worse a variant is, as a share of the parent's figure, with its paired interval.
+
+    bits_per_byte: the increase. accuracy: the decrease; a parent that is never right cannot lose.
+    Raises SpecError when the two were not measured on the same documents.
+    """
+    if parent.metric == "accuracy" and parent.value == 0.0:
+        return Interval(0.0, None, None)
+    change = paired_interval(variant, parent, relative=True, seed=seed)
+    if parent.metric == "bits_per_byte":
+        return change
+    low = None if change.high is None else -change.high
+    high = None if change.low is None else -change.low
+    return Interval(-change.value, low, high)
+
+
+def _verdict(loss: Interval, limit: float) -> str:
+    verdict = "accepted" if loss.value <= limit else "refused"
+    if loss.low is not None and loss.high is not None and loss.low <= limit < loss.high:
+        verdict += ", uncertain: the limit lies inside the interval"
+    return verdict
+
+
+def _refusal(
+    refused: list[tuple[str, Interval]], config: CompressConfig, parent: QualityMeasure
+) -> WhorlError:
+    names = ", ".join(name for name, _ in refused)
+    kept = [name for name in config.formats if name not in names.split(", ")]
+    loosest = max(loss.value for _, loss in refused)
+    return GateError(
+        f"{names} is worse than the recipe allows ({parent.metric} through the engine, "
+        f"{len(parent.document_names)} documents)",
+        found="; ".join(f"{name} {_percent(loss)}" for name, loss in refused),
+        expected=f"at most {100 * config.max_bpb_increase:+.3g}% (compress.max_bpb_increase)",
+        do=f"set compress.formats to {kept}, or allow {100 * loosest:.2g}% "
+        "with compress.max_bpb_increase",
+    )
+
+
+def _row(
+    folder: Path, name: str, quality: QualityMeasure, loss: Interval, verdict: str
+) -> dict[str, Any]:
+    weights = (folder / name / MODEL).with_suffix(".bin")
+    return {
+        "name": name,
+        "bytes": weights.stat().st_size,
+        "metric": quality.metric,
+        "documents": len(quality.document_names),
+        "value": _rounded(quality.value),
+        "increase": _rounded(loss.value),
+        "low": None if loss.low is None else _rounded(loss.low),
+        "high": None if loss.high is None else _rounded(loss.high),
+        "verdict": verdict,
+    }
+
+
+def _seal_quality(folder: Path, row: dict[str, Any]) -> None:
+    """Write the measured figures into the folder's card."""
+    card = read_card(folder)
+    seal_folder(
+        folder,
+        FolderCard(card.variant, card.contract_digest, card.architecture, card.lineage, row),
+    )
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{SIGNIFICANT}g}") if abs(value) >= 10**-SIGNIFICANT else 0.0
+
+
+def _percent(loss: Interval) -> str:
+    if loss.low is None or loss.high is None:
+        return f"{100 * loss.value:+.3g}%"
+    return f"{100 * loss.value:+.3g}% [{100 * loss.low:+.3g}%, {100 * loss.high:+.3g}%]"
+
+
+def _packages() -> dict[str, str]:
+    found = {}
+    for name in ("openvino", "openvino-genai", "nncf", "torch"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
