@@ -1,4 +1,7 @@
-"""Calibration: measured once and kept; the stopwatch against a fake clock."""
+"""Calibration: measured once and kept; the stopwatch against a fake clock.
+
+Axes: B rows, H heads, T tokens of a row, S tokens attended to.
+"""
 
 from __future__ import annotations
 

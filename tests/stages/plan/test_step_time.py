@@ -82,10 +82,10 @@ def test_a_measured_shape_dominates_its_neighbours() -> None:
 def test_factors_of_made_up_steps_are_found(truth: Level) -> None:
     calibration = with_steps(machine().calibration, truth)
     found = fit_level(calibration)
-    assert found.spread < 0.01
+    assert found.spread < 0.03
     for load in (LOAD, replace(LOAD, mixed_share=0.5), replace(LOAD, rows=2)):
         expected = predicted_step_s(load, calibration, truth)
-        assert predicted_step_s(load, calibration, found) == pytest.approx(expected, rel=0.02)
+        assert predicted_step_s(load, calibration, found) == pytest.approx(expected, rel=0.05)
 
 
 def test_more_work_takes_longer() -> None:

@@ -48,6 +48,9 @@ GATE_PASSES = 16  # silu, product, and their gradients
 OPERATIONS_PER_BLOCK, OPERATIONS_PER_BATCH = 250, 150
 ORTHOGONAL_STEPS = 5  # Newton-Schulz iterations of Muon
 ADAMW_PASSES, MUON_PASSES = 7, 12  # of the parameters, besides the products
+# Factors of memory traffic, operations and masked attention on the first machine measured, and how
+# strongly another's are drawn to them: as by a step of which they explain this share.
+USUAL_LEVEL, LEVEL_PULL = (2.0, 2.5, 1.0), 0.04
 RECALIBRATE = "delete <home>/machine and plan again: the machine is then measured anew"
 EXPONENTIALS_PER_LOGIT = 1.2  # log-softmax and its exponential, gathering and scattering
 
@@ -126,9 +129,9 @@ def fit_level(calibration: Calibration) -> Level:
     seconds = np.array([step.step_s for step in calibration.steps])
     adjustable = np.array([[p.traffic_s, p.overhead_s, p.masked_s] for p in parts])
     fixed = np.array([p.total_s for p in parts]) - adjustable.sum(axis=1)
-    weak = 0.02 * np.eye(3)  # a weak pull towards 1 decides what the steps do not
-    matrix = np.vstack([adjustable / seconds[:, None], weak])
-    wanted = np.concatenate([1.0 - fixed / seconds, np.diag(weak)])
+    pull = LEVEL_PULL * np.eye(3)  # decides what the steps do not
+    matrix = np.vstack([adjustable / seconds[:, None], pull])
+    wanted = np.concatenate([1.0 - fixed / seconds, pull @ np.array(USUAL_LEVEL)])
     factors = np.linalg.lstsq(matrix, wanted, rcond=None)[0].clip(0.25, None)
     errors = np.log((fixed + adjustable @ factors) / seconds)
     spread = math.sqrt(float((errors**2).sum()) / max(1, len(seconds) - 2))
