@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,8 +55,8 @@ class Session:
     progress: Progress = field(default_factory=NoProgress)
     log: Callable[[str], None] = lambda line: None
     workers: int | None = None  # processes of prepare; None: one per core
-    reused: dict[str, bool] = field(default_factory=dict)  # stage -> its record was there already
     records: dict[str, Record] = field(default_factory=dict)  # stage -> its record, in order
+    took_s: dict[str, float] = field(default_factory=dict)  # stage -> seconds, if it was run now
 
     @classmethod
     def open(
@@ -121,11 +122,12 @@ class Session:
         return Plan.load(self.plan())
 
     def _stage(self, stage: str, make: Callable[[], Record]) -> Record:
-        """Run one stage once in this session; notes whether its record was there before."""
+        """Run one stage once in this session; notes how long it took if it was not there."""
         if stage not in self.records:
-            known = set(self.store.all(stage))
+            known, start_s = set(self.store.all(stage)), time.monotonic()
             record = make()
-            self.reused[stage] = record.path in known
+            if record.path not in known:
+                self.took_s[stage] = time.monotonic() - start_s
             self.records[stage] = record
         return self.records[stage]
 
@@ -313,7 +315,7 @@ class Session:
         _need("torch", "train", "whorl up")
         _need("openvino_genai", "openvino", "whorl up")
         version = self.improve()
-        return build_report(self.name, self.records, self.reused, version.version)
+        return build_report(self.name, self.records, self.took_s, version.version)
 
 
 def _need(package: str, extra: str, purpose: str) -> None:
@@ -338,7 +340,7 @@ def report_of(home: Path, name: str) -> dict[str, Any]:
         if record is not None:
             records[stage] = record
     version = versions[-1].version if versions else None
-    return build_report(name, records, dict.fromkeys(records, True), version)
+    return build_report(name, records, {}, version)
 
 
 # ------------------------------------------------------------------ the Python interface

@@ -15,6 +15,7 @@ from whorl.core.units import format_bytes, format_duration
 
 __all__ = ["print_plan", "print_report", "print_scores", "print_stage"]
 
+EXACT = ("train_tokens",)  # decided by the plan, not predicted
 LABELS = {
     "step_s": "time of a step",
     "train_s": "time of training",
@@ -31,9 +32,9 @@ def print_plan(record: Record) -> None:
     OUT.print(render(Plan.load(record)))
 
 
-def print_stage(record: Record, reused: bool) -> None:
-    """What one stage left: where, how long, and its figures."""
-    state = "reused" if reused else format_duration(record.run.get("wall_s") or 0.0)
+def print_stage(record: Record, took_s: float | None) -> None:
+    """What one stage left: where, how long (None: it was there already), and its figures."""
+    state = "reused" if took_s is None else format_duration(took_s)
     table = Table(title=f"{record.stage} ({state})", show_header=False)
     for key, value in record.metrics.items():
         if isinstance(value, Mapping):
@@ -81,9 +82,8 @@ def print_report(report: Mapping[str, Any]) -> None:
     table = Table("stage", "time", "record", title="stages")
     for row in report["stages"]:
         wall = "" if row["wall_s"] is None else format_duration(row["wall_s"])
-        table.add_row(
-            row["stage"], f"{wall} (reused)" if row["reused"] else wall, escape(row["record"])
-        )
+        digest = row["record"].rpartition("/")[2]
+        table.add_row(row["stage"], f"{wall} (reused)" if row["reused"] else wall, digest[:16])
     OUT.print(table)
     _print_plan_vs_actual(report.get("plan_vs_actual") or [])
     print_scores(report.get("scores") or [])
@@ -101,6 +101,8 @@ def _print_plan_vs_actual(rows: Sequence[Mapping[str, Any]]) -> None:
     table = Table("", "planned", "90%", "actual", "inside", title="plan against actual")
     for row in rows:
         key = row["what"]
+        if key in EXACT:
+            continue
         table.add_row(
             LABELS.get(key, key),
             _shown(key, row["predicted"]),

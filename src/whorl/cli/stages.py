@@ -33,13 +33,13 @@ def _print_record(record: Record, session: Session, json: bool) -> None:
             {
                 "stage": record.stage,
                 "record": str(record.path),
-                "reused": session.reused.get(record.stage, False),
+                "reused": record.stage not in session.took_s,
                 "metrics": record.metrics,
                 "run": record.run,
             }
         )
     else:
-        print_stage(record, session.reused.get(record.stage, False))
+        print_stage(record, session.took_s.get(record.stage))
 
 
 def plan_command(

@@ -11,26 +11,30 @@ from typing import Any
 
 from whorl.core.records import Record
 
+DURATIONS = ("wall_s", "duration_s", "train_s")  # of a record's run.json, whichever it has
+
 __all__ = ["build_report", "compare", "losses_to"]
 
 
 def build_report(
     name: str,
     records: Mapping[str, Record],
-    reused: Mapping[str, bool],
+    took_s: Mapping[str, float],
     version: int | None = None,
 ) -> dict[str, Any]:
     """Everything the report shows, JSON-able. records: stage -> record, missing ones left out.
 
+    took_s: stage -> seconds, of the stages that were run just now; the others were reused.
     Raises RecordError if a file of a record is damaged.
     """
     report: dict[str, Any] = {"recipe": name, "version": version, "stages": []}
     for stage, record in records.items():
+        worked_s = max(float(record.run.get(name) or 0) for name in DURATIONS)
         report["stages"].append(
             {
                 "stage": stage,
-                "wall_s": record.run.get("wall_s"),
-                "reused": reused.get(stage, False),
+                "wall_s": took_s.get(stage, worked_s),
+                "reused": stage not in took_s,
                 "record": str(record.path),
             }
         )
@@ -38,7 +42,8 @@ def build_report(
         report["plan_vs_actual"] = compare(records)
         report["model"] = _json(records["plan"], "plan.json")["decisions"]["architecture"]
     if "train" in records:
-        report["curve"] = records["train"].run.get("curve")
+        curve = records["train"].path.with_suffix(".run") / "loss.png"
+        report["curve"] = str(curve) if curve.exists() else None
         report["train"] = dict(records["train"].metrics)
     if "compress" in records:
         report["variants"] = records["compress"].metrics.get("variants", [])
