@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 STAGES = ("plan", "prepare", "train", "compress", "evaluate", "serve", "improve")
+MEASURED_SHARE = 1 / 3  # of the bytes of evaluation: pairs are compared sharply
 VARIANTS = ("int4", "int8", "f32")  # servable folders of a compress record, the smallest first
 
 
@@ -241,9 +242,8 @@ class Session:
 
         decided = self.planned.decisions
         documents = HeldoutDocuments.open(self.records["prepare"])
-        numbers = select_documents(
-            documents, decided.evaluate.max_bytes, decided.compress.max_documents
-        )
+        max_bytes = int(decided.evaluate.max_bytes * MEASURED_SHARE)
+        numbers = select_documents(documents, max_bytes, decided.compress.max_documents)
         engine = self._open_engine(model, variant)
         try:
             return measure(
@@ -288,8 +288,6 @@ class Session:
 
         self.evaluate()
         return self._stage("serve", make)
-
-    # -------------------------------------------------------------- after serving
 
     def improve(self) -> Any:
         """Register the model as a new version with its lineage and scores; idempotent."""
