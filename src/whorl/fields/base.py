@@ -26,6 +26,7 @@ class SampledField(Protocol):
     """A field whose models write text that can be looked at: optional attributes of a Field."""
 
     prompts: tuple[str, ...]  # fixed, so that samples of two models can be compared
+    checker: str  # what `accepts` checks, in words; "" if it checks nothing
 
     def accepts(self, prompt: str, completion: str) -> bool | None:
         """Whether the completion is well formed; None if the field has no such check."""

@@ -41,6 +41,8 @@ class CodeField(TextField):
         "def parse_date(text):\n    try:\n",
     )
 
+    checker: str = "ast.parse up to the last whole statement"
+
     def items(self, source: Source) -> list[Any]:
         """Source files, or those of the standard library for the source `stdlib`."""
         exclude = (*EXCLUDED, *OTHERS_FOLDERS)

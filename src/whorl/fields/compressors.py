@@ -28,7 +28,7 @@ SHARED = "one stream: each document after the text before it, other held-out doc
 
 
 def xz_baselines(train: Sequence[Document], heldout: Sequence[Document]) -> list[Score]:
-    """xz -9e on each document alone, on all in one stream, and after 8 MB of training text.
+    """xz -9e on each document alone, on all in one stream, and after 8 MiB of training text.
 
     Documents that are not text, or empty, give no baseline. Ten seconds for 0.6 MB.
     """
@@ -39,7 +39,7 @@ def xz_baselines(train: Sequence[Document], heldout: Sequence[Document]) -> list
     results = [
         ("xz -9, each document alone", _alone(texts), ""),
         ("xz -9, in one stream", stream_bytes(b"", texts), SHARED),
-        (f"xz -9 after {len(before) / 2**20:.1f} MB of training text", None, SHARED),
+        (f"xz -9 after {len(before) / 2**20:.1f} MiB of training text", None, SHARED),
     ]
     names = tuple(document.name for document in heldout)
     sizes = np.array([len(text) for text in texts], np.float64)

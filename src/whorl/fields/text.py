@@ -30,6 +30,7 @@ class TextField:
         "# Introduction\n\n",
         "For example, ",
     )
+    checker: str = ""
 
     def items(self, source: Source) -> list[Any]:
         """Files or ranges of long ones. Raises DataError when the source is missing or empty."""
