@@ -51,6 +51,15 @@ def repository_files() -> tuple[Path, ...]:
     return tuple(path for path in paths if path.is_file() and not path.is_symlink())
 
 
+def dotted_name(node: ast.expr) -> str:
+    """torch.load for the call's function; "" when it is not a plain name."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and (base := dotted_name(node.value)):
+        return f"{base}.{node.attr}"
+    return ""
+
+
 def report(offenders: list[str]) -> str:
     """All offenders at once, one a line."""
     return f"{len(offenders)} offenders:\n" + "\n".join(offenders)

@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from tests.policy.conftest import SourceFile, python_files, report
+from tests.policy.conftest import SourceFile, dotted_name, python_files, report
 
 PICKLERS = frozenset({"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal"})
 BUILTINS = frozenset({"eval", "exec"})
@@ -29,7 +29,7 @@ CALLS = {
 
 def call_offence(node: ast.Call) -> str | None:
     """Why a call is forbidden; None if it is not."""
-    name = ast.unparse(node.func)
+    name = dotted_name(node.func)
     keywords = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
 
     def is_on(key: str) -> bool:

@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from tests.policy.conftest import SourceFile, python_files, report
+from tests.policy.conftest import SourceFile, dotted_name, python_files, report
 
 # core < spec, arch, codecs < model < stages < engines, fields, launch < verbs < cli, studio
 LAYERS = (
@@ -25,7 +25,7 @@ FREE_FOR_ALL = frozenset({"whorl.__version__"})
 
 def area_of(module: str) -> str:
     """The package a rule speaks of: "core", "stages.train", "verbs"; "" for whorl itself."""
-    parts = module.split(".")[1:]
+    parts = module.replace("whorl.__main__", "whorl.cli").split(".")[1:]
     if parts[:1] == ["stages"]:
         return ".".join(parts[:2])
     if parts and parts[0] not in RANK:
@@ -47,7 +47,7 @@ def imported_modules(file: SourceFile) -> list[tuple[int, str]]:
                 base = ".".join([*parents, base]).rstrip(".")
             found += [(node.lineno, f"{base}.{alias.name}") for alias in node.names]
         elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            name = ast.unparse(node.func).rpartition(".")[2]
+            name = dotted_name(node.func).rpartition(".")[2]
             if name in ("import_module", "__import__") and isinstance(node.args[0].value, str):
                 found.append((node.lineno, node.args[0].value))
     return [item for item in found if item[1] == "whorl" or item[1].startswith("whorl.")]
