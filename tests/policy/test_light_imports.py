@@ -47,11 +47,15 @@ sys.exit("imported: " + " ".join(heavy) if heavy else 0)
 # A machine on which the heavy modules are not installed; then runs the body.
 BLOCK = """
 import sys
-class Absent:
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {heavy!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Absent())
+        if name.partition(".")[0] not in {heavy!r}:
+            return self.finder.find_spec(name, path, target)
+sys.meta_path = [Without(finder) for finder in sys.meta_path]
 {body}
 """
 
