@@ -32,7 +32,7 @@ class CodeField(TextField):
     """As text; samples are checked with Python's own parser."""
 
     name: str = "code"
-    checker: str = "ast.parse, as far as they go"
+    checker: str = "ast.parse up to the last whole statement"
     prompts: tuple[str, ...] = (
         'def read_lines(path):\n    """Return the lines of a file without line ends."""\n',
         "class Stack:\n    def __init__(self):\n",
@@ -40,8 +40,6 @@ class CodeField(TextField):
         "class SortedTest(unittest.TestCase):\n    def test_empty(self):\n",
         "def parse_date(text):\n    try:\n",
     )
-
-    checker: str = "ast.parse up to the last whole statement"
 
     def items(self, source: Source) -> list[Any]:
         """Source files, or those of the standard library for the source `stdlib`."""
