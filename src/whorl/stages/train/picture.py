@@ -66,7 +66,9 @@ def _draw_plan(axes: Any, steps: int, predicted: Mapping[str, Any]) -> None:
         return
     item = predicted["heldout_bpb"]
     low, high = (item.get("low"), item.get("high")) if isinstance(item, Mapping) else (None, None)
-    axes.axhline(value, color=PLAN, linewidth=1.2, linestyle="--", label=f"planned end, {value:.2f}")
+    axes.axhline(
+        value, color=PLAN, linewidth=1.2, linestyle="--", label=f"planned end, {value:.2f}"
+    )
     if low is not None and high is not None:
         axes.axhspan(low, high, color=PLAN, alpha=0.12, linewidth=0, label="its 90% interval")
     axes.set_xlim(0, steps * 1.02)

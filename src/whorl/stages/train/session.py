@@ -121,9 +121,16 @@ class Session:
     def train(self, stop: StopSignals) -> None:
         """Do the steps that are left. Raises Interrupted after saving, DivergedError, and
         ResourceError when a checkpoint cannot be written."""
-        config, progress = self.config, self.context.progress
         begun = f" from step {self.done}" if self.done else ""
-        progress.start(f"train{begun}", config.steps - self.done, "steps")
+        self.context.progress.start(f"train{begun}", self.config.steps - self.done, "steps")
+        try:
+            self._steps(stop)
+        finally:
+            stopped = f"stopped at step {self.done}, " if self.done < self.config.steps else ""
+            self.context.progress.finish(stopped + self._note())
+
+    def _steps(self, stop: StopSignals) -> None:
+        config = self.config
         while self.done < config.steps:
             self._step()
             is_last = self.done == config.steps
@@ -132,14 +139,13 @@ class Session:
             stopping = stop.received
             if is_last or stopping or self.done % config.checkpoint_every_steps == 0:
                 self._save()
-            progress.advance(1, self._note())
+            self.context.progress.advance(1, self._note())
             if stopping and not is_last:
                 raise Interrupted(
                     f"training stopped by a signal and saved at step {self.done} of {config.steps}",
                     signal_number=stopping,
                     do="run the same command again: it goes on from there",
                 )
-        progress.finish(self._note())
 
     def _step(self) -> None:
         step, begin_s = self.done, time.perf_counter()
