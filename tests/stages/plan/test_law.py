@@ -39,20 +39,14 @@ def test_unique_text_beyond_what_is_read_changes_nothing() -> None:
 
 def test_the_formula_term_by_term() -> None:
     """Against the terms written out for one run with one and a half repetitions."""
-    names = {"log_e": math.log(0.5), "log_a": math.log(0.2), "log_b": math.log(1.1), "alpha": 0.3}
-    names |= {
-        "beta": 0.25,
-        "gamma": 1.1,
-        "log_r": math.log(4.0),
-        "log_o": math.log(0.02),
-        "power": 1.5,
-    }
+    names = {"log_e": math.log(0.5), "log_k": math.log(1.1), "size": 0.05, "data": 0.25}
+    names |= {"both": 0.04, "gamma": 1.1, "log_r": math.log(4.0)}
+    names |= {"log_o": math.log(0.02), "power": 1.5}
     constants = np.array([names[name] for name in CONSTANTS])
     repeated = 1.5
     effective = 2.0 * (1 + 4.0 * (1 - math.exp(-repeated / 4.0)))
-    expected = (2.1 / 1.4) ** 1.1 * (
-        0.5 + 0.2 * 3.0**-0.3 + 1.1 * effective**-0.25 + 0.02 * repeated**1.5
-    )
+    learned = 1.1 * 3.0**-0.05 * effective ** -(0.25 + 0.04 * math.log(3.0))
+    expected = (2.1 / 1.4) ** 1.1 * (0.5 + learned + 0.02 * repeated**1.5)
     assert bits_per_byte(constants, 3e6, 5e6, 2e6, 2.1) == pytest.approx(expected, rel=1e-9)
 
 
@@ -75,7 +69,7 @@ def test_intervals_widen_away_from_the_runs() -> None:
     assert far.low is not None and far.high is not None
     assert near.low < near.value < near.high
     assert far.high / far.low > near.high / near.low
-    assert "outside" in far.note and "outside" not in near.note
+    assert "octaves" in far.note and "octaves" not in near.note
 
 
 def test_runs_lie_within_their_intervals() -> None:

@@ -11,7 +11,7 @@ from whorl.spec.recipe import Recipe
 from whorl.stages.plan import rules
 from whorl.stages.plan.data import DataFacts, TokenFacts
 from whorl.stages.plan.hardware import Machine
-from whorl.stages.plan.law import X0, Law, LawPoint
+from whorl.stages.plan.law import NEAR_OCTAVES, X0, Law, LawPoint
 from whorl.stages.plan.memory import peak_memory
 from whorl.stages.plan.step_time import Level, Load, predicted_step_s
 
@@ -32,7 +32,7 @@ MEAN_OVER_FASTEST = 1.04  # a mean step against the fastest, on a machine that d
 FORWARD_SHARE = 0.36  # of a step's time per row, when only the loss is wanted
 CHECKPOINT_S, CHECKPOINT_BYTES_PER_S = 0.05, 250e6
 VALIDATE_ROWS = 32
-CAUTION = 0.04  # of quality, per octave outside of the runs the law was fitted on
+CAUTION = 0.04  # of quality, per octave further from the nearest run of the law
 MEMORY_MARGIN = 1.15  # high end of the memory's interval over its middle
 TEXT_BYTES_PER_TOKEN = 3.0  # stands in where the data is not text
 
@@ -154,7 +154,8 @@ def preference(situation: Situation, architecture: Architecture, tokens: float) 
     point = _law_point(
         situation, architecture, situation.data.for_vocab(architecture.vocab_size), tokens
     )
-    return situation.law.value(point) * (1 + CAUTION * situation.law.distance(point))
+    reach = max(0.0, situation.law.distance(point) - NEAR_OCTAVES)
+    return situation.law.value(point) * (1 + CAUTION * reach)
 
 
 def _batch_tokens(recipe: Recipe, tokens: float, seq_len: int) -> int:

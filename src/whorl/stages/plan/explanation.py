@@ -13,7 +13,7 @@ from whorl.stages.plan.candidate import Candidate, Situation
 __all__ = ["data_warnings", "reasons_of"]
 
 NOISY = 0.15  # of the calibration: repeats varied by more than this
-FAR = 1.0  # octaves outside of the law's runs
+FAR = 2.0  # octaves from the law's nearest run
 
 
 def reasons_of(
@@ -154,8 +154,8 @@ def data_warnings(situation: Situation, candidate: Candidate) -> Iterator[str]:
         distance = situation.law.distance(candidate.point)
         if distance > FAR:
             yield (
-                f"the predicted quality is an extrapolation: {distance:.1f} octaves outside of "
-                "the runs the law was fitted on"
+                f"the predicted quality is an extrapolation: {distance:.1f} octaves from the "
+                "nearest run the law was fitted on"
             )
     if candidate.stopped_by_data:
         unique = data.unique_tokens(candidate.architecture.vocab_size)
