@@ -15,7 +15,7 @@ from tests.stages.plan.conftest import machine
 from whorl.arch.architecture import Architecture
 from whorl.core.errors import MissingExtra, PlanError, RecordError
 from whorl.launch import calibrate, probes
-from whorl.launch.calibrate import calibration_path, this_machine
+from whorl.launch.calibrate import best_of, calibration_path, this_machine
 from whorl.launch.machine import machine_facts
 from whorl.launch.probes import Pool, Stopwatch
 from whorl.launch.rehearsal import made_up_batch, rehearsed_step
@@ -95,6 +95,17 @@ def test_a_failed_measurement_says_so(
     monkeypatch.setattr(calibrate.sys, "executable", str(broken))
     with pytest.raises(error):
         calibrate._measure_apart(machine_facts())
+
+
+def test_the_best_of_several_rounds_is_kept() -> None:
+    """A round that was disturbed adds nothing but its noise."""
+    quiet, busy = machine(), machine(speed=0.5, noise=0.6)
+    best = best_of([busy.calibration, quiet.calibration])
+    for name in ("matmuls", "attentions", "traffic", "steps", "operation_s"):
+        assert getattr(best, name) == getattr(quiet.calibration, name)
+    assert best.noise == pytest.approx(1.0)  # half as fast
+    assert best_of([busy.calibration, *[quiet.calibration] * 2]).noise == 0
+    assert best_of([busy.calibration]) == busy.calibration
 
 
 def test_the_fastest_repeat_counts() -> None:

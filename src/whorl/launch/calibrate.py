@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -35,10 +36,25 @@ from whorl.stages.plan.step_time import reference_load
 if TYPE_CHECKING:
     from whorl.launch.probes import Stopwatch
 
-__all__ = ["calibration_path", "measure", "this_machine"]
+__all__ = ["best_of", "calibration_path", "measure", "this_machine"]
 
 TIMEOUT_S = 300
 STEP_S = 0.35  # spent on each reference step
+
+QUIET = 0.12  # noise below which one round is enough
+MAX_ROUNDS, MAX_S = 4, 40.0
+
+# Field of a calibration -> (figure of each item, 1: larger is better, -1: smaller)
+FIGURES = {
+    "matmuls": ("flops_per_s", 1),
+    "orthogonalise": ("flops_per_s", 1),
+    "attentions": ("pairs_per_s", 1),
+    "traffic": ("bytes_per_s", 1),
+    "exponentials_per_s": ("", 1),
+    "operation_s": ("", -1),
+    "base_memory_bytes": ("", -1),
+    "steps": ("step_s", -1),
+}
 
 # Whole steps that set the level: (layers, width, head_dim, ffn, vocabulary, seq_len, rows, masked)
 REFERENCE_STEPS = (
@@ -105,42 +121,85 @@ def _measure_apart(facts: MachineFacts) -> Calibration:
 
 
 def measure(facts: MachineFacts, step_s: float = STEP_S, probe_s: float = 0.03) -> Calibration:
-    """All figures, in this process. Needs torch."""
+    """All figures, in this process. Needs torch.
+
+    On a busy machine it measures again, a few times at most, and keeps the best of each figure.
+    """
+    import torch
+
+    from whorl.stages.train.process import training_process
+
+    begin = time.perf_counter()
+    rounds: list[Calibration] = []
+    with training_process(_train_config(rows=1, seq_len=1, threads=facts.cores)):
+        torch.manual_seed(0)
+        _first_step(facts)
+        while True:
+            rounds.append(_measure_once(facts, step_s, probe_s))
+            best = best_of(rounds)
+            took_s = time.perf_counter() - begin
+            if best.noise < QUIET or len(rounds) == MAX_ROUNDS or took_s > MAX_S:
+                return best.model_copy(update={"took_s": took_s})
+
+
+def best_of(rounds: Sequence[Calibration]) -> Calibration:
+    """The fastest of each figure. Noise: how far the second best lies behind, in the median."""
+    if len(rounds) == 1:
+        return rounds[0]
+    first = rounds[0]
+    update: dict[str, Any] = {}
+    behind: list[float] = []
+    for name, (figure, better) in FIGURES.items():
+        ranked = [
+            sorted(items, key=lambda item: better * _figure(item, figure), reverse=True)
+            for items in zip(*(_as_tuple(getattr(c, name)) for c in rounds), strict=True)
+        ]
+        best = tuple(items[0] for items in ranked)
+        update[name] = best if isinstance(getattr(first, name), tuple) else best[0]
+        pairs = [(_figure(items[0], figure), _figure(items[1], figure)) for items in ranked]
+        behind += [max(a, b) / min(a, b) - 1 for a, b in pairs]
+    update["noise"] = statistics.median(behind)
+    return first.model_copy(update=update)
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _figure(item: Any, name: str) -> float:
+    return float(getattr(item, name) if name else item)
+
+
+def _measure_once(facts: MachineFacts, step_s: float, probe_s: float) -> Calibration:
     import psutil
     import torch
 
     from whorl.launch import probes
     from whorl.stages.train.optimizers import orthogonalise
-    from whorl.stages.train.process import training_process
 
-    begin = time.perf_counter()
     watch = probes.Stopwatch(seconds_each=probe_s)
     precisions: Sequence[Precision] = ("fp32", "bf16") if facts.bf16 else ("fp32",)
-    config = _train_config(rows=1, seq_len=1, threads=facts.cores)
-    with training_process(config):
-        torch.manual_seed(0)
-        _first_step(facts)
-        base_memory_bytes = psutil.Process().memory_info().rss
-        pools = {precision: probes.Pool(probes.DTYPES[precision]) for precision in precisions}
-        matmuls = [r for p in precisions for r in probes.matmul_rates(watch, pools[p], p)]
-        attentions = [r for p in precisions for r in probes.attention_rates(watch, pools[p], p)]
-        pool = pools["fp32"]
-        return Calibration(
-            identity=facts.identity,
-            measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            torch=torch.__version__,
-            threads=facts.cores,
-            matmuls=tuple(matmuls),
-            orthogonalise=tuple(probes.orthogonalise_rates(watch, orthogonalise)),
-            attentions=tuple(attentions),
-            traffic=tuple(probes.traffic_rates(watch, pool)),
-            exponentials_per_s=probes.exponentials_per_s(watch, pool),
-            operation_s=probes.operation_s(watch),
-            base_memory_bytes=base_memory_bytes,
-            steps=tuple(_reference_steps(facts, step_s, watch)),
-            noise=watch.noise,
-            took_s=time.perf_counter() - begin,
-        )
+    base_memory_bytes = psutil.Process().memory_info().rss
+    pools = {precision: probes.Pool(probes.DTYPES[precision]) for precision in precisions}
+    matmuls = [r for p in precisions for r in probes.matmul_rates(watch, pools[p], p)]
+    attentions = [r for p in precisions for r in probes.attention_rates(watch, pools[p], p)]
+    pool = pools["fp32"]
+    return Calibration(
+        identity=facts.identity,
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        torch=torch.__version__,
+        threads=facts.cores,
+        matmuls=tuple(matmuls),
+        orthogonalise=tuple(probes.orthogonalise_rates(watch, orthogonalise)),
+        attentions=tuple(attentions),
+        traffic=tuple(probes.traffic_rates(watch, pool)),
+        exponentials_per_s=probes.exponentials_per_s(watch, pool),
+        operation_s=probes.operation_s(watch),
+        base_memory_bytes=base_memory_bytes,
+        steps=tuple(_reference_steps(facts, step_s, watch)),
+        noise=watch.noise,
+        took_s=0.0,
+    )
 
 
 def _train_config(rows: int, seq_len: int, threads: int) -> TrainConfig:
