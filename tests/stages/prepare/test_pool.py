@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from whorl.core.errors import DataError, ResourceError
-from whorl.stages.prepare.pool import WorkerPool, default_workers
+from whorl.stages.prepare.pool import WorkerPool, default_workers, is_sendable
 
 
 def slow_square(number: int) -> int:
@@ -48,6 +48,11 @@ def test_errors_arrive_whole(workers: int) -> None:
 def test_a_dead_worker_is_said() -> None:
     with pytest.raises(ResourceError, match="worker process ended"), WorkerPool(2) as pool:
         list(pool.map(die, range(4)))
+
+
+def test_what_cannot_be_sent_is_noticed() -> None:
+    assert is_sendable((slow_square, [1, "a"]))
+    assert not is_sendable(lambda: 1)
 
 
 def test_default_is_at_least_one() -> None:

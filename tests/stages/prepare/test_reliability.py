@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SCALE = float(os.environ.get("WHORL_TRIALS", "1"))
 KILLS = max(1, round(10 * SCALE))
 ARRANGEMENTS = max(2, round(8 * SCALE))
-WORKERS = (8, 1, 2, 3, 1, 2, 4, 1, 5, 6, 7)
+WORKERS = (8, 1, 2, 1, 3, 1, 2, 1, 4, 5, 6, 7)
 NAMES = ("texts", "rows.jsonl", "packed.jsonl.gz")
 
 

@@ -233,6 +233,15 @@ class FailingField(type(FIELDS["text"])):  # type: ignore[misc]
         raise SpecError("cannot fit")
 
 
+def test_a_field_made_on_the_spot_is_prepared_in_one_process(tmp_path: Path) -> None:
+    class OwnField(type(FIELDS["text"])):  # type: ignore[misc]
+        pass
+
+    sources = [write_stories(tmp_path / name, range(n, n + 6)) for n, name in ((0, "a"), (9, "b"))]
+    record = prepare(tmp_path / "home", *sources, fields={"text": OwnField()}, workers=2)
+    assert record.metrics["read_documents"] == 12 and record.run["workers"] == 1
+
+
 def test_a_flipped_bit_in_any_file_is_found(tmp_path: Path) -> None:
     folder = write_stories(tmp_path / "texts", range(6))
     record = prepare(tmp_path / "home", folder)

@@ -13,7 +13,7 @@ from whorl.stages.prepare.shingles import repeated_share
 __all__ = ["SHORT_BYTES", "is_repetitive", "zlib_ratio"]
 
 SHORT_BYTES = 8192  # up to here the sampled windows are too few, so suspects are counted in full
-SUSPECT_RATIO = 1.5  # with 40% of windows repeated a text shrinks at least so far
+SUSPECT_RATIO = 1.8  # with 40% of windows repeated a text shrinks at least so far
 MIN_BYTES = 120  # shorter texts are too short to be called repetitive
 
 

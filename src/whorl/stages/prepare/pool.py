@@ -14,12 +14,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.reduction import ForkingPickler
 from types import TracebackType
 from typing import TypeVar
 
 from whorl.core.errors import ResourceError
 
-__all__ = ["WorkerPool", "default_workers"]
+__all__ = ["WorkerPool", "default_workers", "is_sendable"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -31,6 +32,15 @@ def default_workers() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def is_sendable(task: object) -> bool:
+    """Whether other processes can be given a task; not if a field made on the spot is in it."""
+    try:
+        ForkingPickler.dumps(task)
+    except Exception:  # whatever the objects in it raise
+        return False
+    return True
 
 
 class WorkerPool:

@@ -39,7 +39,7 @@ from whorl.stages.prepare.corpus import Corpus, TrainingDocuments
 from whorl.stages.prepare.encode import Encoded, EncodeTask, encode, encode_with_folder
 from whorl.stages.prepare.facts import field_of
 from whorl.stages.prepare.pack import Packer
-from whorl.stages.prepare.pool import WorkerPool, default_workers
+from whorl.stages.prepare.pool import WorkerPool, default_workers, is_sendable
 from whorl.stages.prepare.vocabulary import build_tokens
 
 __all__ = ["LOGIC_VERSION", "record_key", "run"]
@@ -172,7 +172,7 @@ class _Preparation:
             field = field_of(self.fields, source)
             items = field.items(source)
             tasks += clean_tasks(number, source, field, items, self.spill, limits)
-        if len(tasks) == 1:  # not worth starting processes
+        if len(tasks) == 1 or not is_sendable(tasks[0]):
             self.pool.num_workers = 1
         progress = self.context.progress
         progress.start("reading and cleaning", sum(task.num_bytes for task in tasks), "B")
