@@ -41,7 +41,7 @@ serve: $(RUN_STAMP) ## the same as run, then stays up and prints the page's addr
 	@$(BIN)/whorl up --serve $(RECIPE)
 
 check: $(DEV_STAMP) ## format, lint and types
-	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet . && $(BIN)/mypy
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
 
 policy: $(DEV_STAMP) ## the rules of the house: imports, budgets, docs
 	@$(BIN)/python -m pytest tests/policy
