@@ -18,6 +18,7 @@ def open_model_app(
     config: ServeConfig,
     quality: Sequence[Mapping[str, Any]] = (),
     api_key: str | None = None,
+    example_prompt: str = "",
 ) -> Any:
     """(FastAPI service of a model folder, function that closes its engine)."""
     from whorl.codecs.contract import Tokens
@@ -40,6 +41,7 @@ def open_model_app(
         created=int((folder / "whorl.json").stat().st_mtime),
         lineage={key: str(value) for key, value in card.lineage.items()},
         quality=figures,
+        example_prompt=example_prompt,
     )
     engine = open_engine(folder, variant, name=config.engine, max_running=config.max_running)
     try:

@@ -82,12 +82,8 @@ class Session:
         return self.loaded.recipe.name
 
     @property
-    def store(self) -> RecordStore:
-        return RecordStore(self.home, self.name)
-
-    @property
     def context(self) -> StageContext:
-        return StageContext(self.store, self.progress, self.log)
+        return StageContext(RecordStore(self.home, self.name), self.progress, self.log)
 
     # -------------------------------------------------------------- what stages need
 
@@ -125,7 +121,7 @@ class Session:
     def _stage(self, stage: str, make: Callable[[], Record]) -> Record:
         """Run one stage once in this session; notes how long it took if it was not there."""
         if stage not in self.records:
-            known, start_s = set(self.store.all(stage)), time.monotonic()
+            known, start_s = set(self.context.store.all(stage)), time.monotonic()
             record = make()
             if record.path not in known:
                 self.took_s[stage] = time.monotonic() - start_s
@@ -271,8 +267,10 @@ class Session:
         variant = self.variants()[0]
         folder = self.compress().folder(variant)
         quality = self.scores() if "evaluate" in self.records else []
+        prompts = getattr(self.field, "prompts", ("",))
+        chosen = config or self.planned.decisions.serve
         return open_model_app(
-            folder, variant, self.name, config or self.planned.decisions.serve, quality, api_key
+            folder, variant, self.name, chosen, quality, api_key, example_prompt=prompts[0]
         )
 
     def serve(self) -> Record:

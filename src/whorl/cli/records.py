@@ -17,7 +17,6 @@ from whorl.cli.report import print_report
 from whorl.core.errors import BusyError, RecordError, SpecError
 from whorl.core.lock import exclusive
 from whorl.core.records import MANIFEST, Record, RecordStore
-from whorl.core.scratch import is_abandoned
 from whorl.core.units import format_bytes
 from whorl.verbs import STAGES, home_folder, report_of
 
@@ -169,8 +168,7 @@ def _doomed(root: Path, keep: int) -> Iterator[Path]:
             for path in sorted(store.folder(stage).glob("*.run")):
                 if (path.with_suffix("") / MANIFEST).exists() and not _is_held(path):
                     yield path
-            temporary = sorted(store.folder(stage).glob("*.tmp-*"))
-            yield from (path for path in temporary if is_abandoned(path))
+            yield from store.leftovers(stage)
 
 
 def _is_held(run_folder: Path) -> bool:

@@ -1,7 +1,10 @@
 """OpenVINO GenAI's continuous batching behind the port: ids in, ids out, no second tokenizer.
 
-Weights may be int8 or int4; inference and the cache of keys and values stay in float32, so that a
-variant differs from its parent by its weights alone.
+Inference and the cache of keys and values are float32. Where weights are int8 or int4 the inputs of
+matrix products are rounded to int8 too, a scale per 32 values of a token: measured on models of 3
+and 37 million parameters this made batches 1.5 to 2 times faster and changed the loss by less than
+the weights did (0.016% with float32 inputs, 0.012% with int8). What compress measures and
+serve serves are the same.
 """
 
 from __future__ import annotations
@@ -24,11 +27,8 @@ __all__ = ["OpenvinoStepper", "open_openvino"]
 BLOCK_TOKENS = 32  # tokens of one block of GenAI's cache on a CPU
 MAX_CACHE_BYTES = 2 * 2**30
 BATCHED_TOKENS = 512  # of one step: long prompts are read in pieces, so that others go on
-PROPERTIES = {
-    "INFERENCE_PRECISION_HINT": "f32",
-    "KV_CACHE_PRECISION": "f32",
-    "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # else activations become int8 with int8 weights
-}
+PROPERTIES = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
+INPUT_GROUP = 32  # values that share a scale where inputs are int8
 
 
 def open_openvino(folder: Path, card: FolderCard, max_running: int) -> EngineLoop:
@@ -36,7 +36,7 @@ def open_openvino(folder: Path, card: FolderCard, max_running: int) -> EngineLoo
 
     Raises MissingExtra without openvino_genai, EngineError if the graph cannot be loaded.
     """
-    stepper = OpenvinoStepper(folder, card.architecture, max_running)
+    stepper = OpenvinoStepper(folder, card, max_running)
     a = card.architecture
     limits = Limits(max_running, a.max_seq_len, a.vocab_size)
     return EngineLoop("openvino", card.contract_digest, stepper, limits)
@@ -63,7 +63,7 @@ class OpenvinoStepper:
     blocks).
     """
 
-    def __init__(self, folder: Path, architecture: Architecture, max_running: int) -> None:
+    def __init__(self, folder: Path, card: FolderCard, max_running: int) -> None:
         try:
             import openvino
             import openvino_genai
@@ -71,7 +71,7 @@ class OpenvinoStepper:
             package = error.name or "openvino-genai"
             raise MissingExtra.of(package, "openvino", "the openvino engine") from error
         self._genai, self._tensor = openvino_genai, openvino.Tensor
-        self._vocab_size = architecture.vocab_size
+        self._vocab_size = card.architecture.vocab_size
         self._next_number = 0
         self._running: dict[str, Any] = {}  # request_id -> handle; a dropped handle cancels
         self._reserved: dict[str, int] = {}  # request_id -> blocks
@@ -79,11 +79,15 @@ class OpenvinoStepper:
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.max_num_seqs = max_running
         scheduler.max_num_batched_tokens = BATCHED_TOKENS
-        scheduler.num_kv_blocks = self._num_blocks = num_cache_blocks(architecture, max_running)
+        self._num_blocks = num_cache_blocks(card.architecture, max_running)
+        scheduler.num_kv_blocks = self._num_blocks
         scheduler.enable_prefix_caching = False  # timing would tell users of each other's prompts
+        group = 0 if card.variant == "f32" else INPUT_GROUP
+        properties = PROPERTIES | {"DYNAMIC_QUANTIZATION_GROUP_SIZE": group}
+        tokenizer = openvino_genai.Tokenizer(str(folder))  # an empty one: no tokenizer is there
         try:
             self._pipeline = openvino_genai.ContinuousBatchingPipeline(
-                str(folder), openvino_genai.Tokenizer(str(folder)), scheduler, "CPU", **PROPERTIES
+                str(folder), tokenizer, scheduler, "CPU", **properties
             )
         except RuntimeError as error:
             raise EngineError(f"{folder} cannot be opened by OpenVINO", found=error) from error
