@@ -26,6 +26,7 @@ __all__ = ["EngineLoop", "Limits", "Stepper"]
 OnEvent = Callable[[TokenEvent], None]
 Scores = list[NDArray[np.float64]]
 LOG = logging.getLogger(__name__)
+CLOSE_TIMEOUT_S = 30.0  # for the step in hand
 
 
 class Stepper(Protocol):
@@ -143,7 +144,9 @@ class EngineLoop:
             self._closing = True
             self._changed.notify_all()
         if threading.current_thread() is not self._thread:
-            self._thread.join()
+            self._thread.join(CLOSE_TIMEOUT_S)
+            if self._thread.is_alive():
+                LOG.warning("engine %s is stuck in a step and was left behind", self.name)
 
     # -------------------------------------------------------------- checks
 
