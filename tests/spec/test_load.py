@@ -39,6 +39,7 @@ def test_an_override_wins_and_is_remembered(tmp_path: Path) -> None:
         ({"serv": {}}, "did you mean serve"),
         ({"train": {"lora": {"rank": 8}}}, "train.lora: .* not in this version"),
         ({"train": {"objective": "dpo"}}, "objective=dpo: .* not in this version"),
+        ({"data": [{"source": "a", "share": 0.5}]}, "data.share: .* not in this version"),
         ({"model": {"base": "x"}}, "model.base: .* not in this version"),
         ({"hardware": {"device": "h100", "count": 8}}, "hardware.device: .* not in this version"),
         ({"serve": {"ttft_p95": "300ms"}}, "serve.ttft_p95: .* not in this version"),

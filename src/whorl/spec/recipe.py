@@ -35,6 +35,7 @@ AutoCount = Annotated[int | Auto, _unless_auto(parse_count)]
 
 # Keys of the design whose work comes later: known, and refused, never ignored.
 LATER = {
+    "data.share": "mixing sources by shares",
     "train.lora": "low-rank fine-tuning",
     "train.objective=sft": "supervised fine-tuning",
     "train.objective=dpo": "preference training",
