@@ -37,6 +37,7 @@ PRIOR = {
     "log_r": (np.log(8.0), 0.7),
     "log_o": (np.log(0.02), 1.5),
     "power": (1.6, 0.4),
+    "log_s": (np.log(0.1), 0.7),
 }
 RUN_NOISE = 0.02  # log deviation of one run from another
 

@@ -41,11 +41,11 @@ def test_the_formula_term_by_term() -> None:
     """Against the terms written out for one run with one and a half repetitions."""
     names = {"log_e": math.log(0.5), "log_k": math.log(1.1), "size": 0.05, "data": 0.25}
     names |= {"both": 0.04, "gamma": 1.1, "log_r": math.log(4.0)}
-    names |= {"log_o": math.log(0.02), "power": 1.5}
+    names |= {"log_o": math.log(0.02), "power": 1.5, "log_s": math.log(0.3)}
     constants = np.array([names[name] for name in CONSTANTS])
     repeated = 1.5
     effective = 2.0 * (1 + 4.0 * (1 - math.exp(-repeated / 4.0)))
-    learned = 1.1 * 3.0**-0.05 * effective ** -(0.25 + 0.04 * math.log(3.0))
+    learned = 1.1 * 3.0**-0.05 * (effective + 0.3) ** -(0.25 + 0.04 * math.log(3.0))
     expected = (2.1 / 1.4) ** 1.1 * (0.5 + learned + 0.02 * repeated**1.5)
     assert bits_per_byte(constants, 3e6, 5e6, 2e6, 2.1) == pytest.approx(expected, rel=1e-9)
 

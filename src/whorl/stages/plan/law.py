@@ -1,11 +1,11 @@
 """Held-out bits per byte of a model that is not trained yet, from a law fitted on our own runs.
 
-    bpb = (x / x0)^gamma * (E + K * (N / N0)^-a * (D' / D0)^-(b + i ln(N / N0)) + O * R^p)
+    bpb = (x / x0)^gamma * (E + K * (N / N0)^-a * (D' / D0 + s)^-(b + i ln(N / N0)) + O * R^p)
 
 N: parameters without embeddings; D: bytes of text trained on; x: what xz makes of a sample of the
 text, bits per byte; N0, D0, x0: fixed references. The product says that size matters more the more
 is read: models of 0.1 and 0.9 million parameters are 3% apart after a megabyte of code and 30%
-after ten, which no sum of two power laws fits. With U unique bytes, R = D / U - 1 is how often the
+after ten, which no sum of two power laws fits; s keeps the first steps finite. With U unique bytes, R = D / U - 1 is how often the
 text is repeated: D' = U + U * r * (1 - exp(-R / r)) discounts what is seen again (Muennighoff et
 al. 2023, 2305.16264, equation 5), and O * R^p is overfitting, which shows after few passes.
 
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 # The constants' order in a vector; those of a scale are kept as logarithms.
-CONSTANTS = ("log_e", "log_k", "size", "data", "both", "gamma", "log_r", "log_o", "power")
+CONSTANTS = ("log_e", "log_k", "size", "data", "both", "gamma", "log_r", "log_o", "power", "log_s")
 N0, D0, X0 = 1e6, 1e6, 1.4
 NORMAL_90 = 1.645  # standard deviations on either side that hold 90%
 AXIS_WEIGHTS = np.array([1.0, 1.0, 1.0, 4.0])
@@ -114,12 +114,12 @@ def bits_per_byte(
     xz_bits_per_byte: Any,
 ) -> Any:
     """The formula; scalars or arrays of one shape."""
-    log_e, log_k, size, data, both, gamma, log_r, log_o, power = constants
+    log_e, log_k, size, data, both, gamma, log_r, log_o, power, log_s = constants
     unique = np.minimum(unique_bytes, trained_bytes)
     repetitions = np.maximum(trained_bytes / unique - 1, 0.0)
     half_life = np.exp(log_r)
     effective = unique * (1 + half_life * (1 - np.exp(-repetitions / half_life)))
-    log_n, log_d = np.log(parameters / N0), np.log(effective / D0)
+    log_n, log_d = np.log(parameters / N0), np.log(effective / D0 + np.exp(log_s))
     learned = np.exp(log_k - size * log_n - np.maximum(0.0, data + both * log_n) * log_d)
     overfitting = np.exp(log_o) * repetitions**power
     return (xz_bits_per_byte / X0) ** gamma * (np.exp(log_e) + learned + overfitting)
