@@ -38,7 +38,6 @@ __all__ = [
 ]
 
 STAGES = ("plan", "prepare", "train", "compress", "evaluate", "serve", "improve")
-MEASURED_SHARE = 1 / 3  # of the bytes of evaluation: pairs are compared sharply
 VARIANTS = ("int4", "int8", "f32")  # servable folders of a compress record, the smallest first
 
 
@@ -238,8 +237,8 @@ class Session:
 
         decided = self.planned.decisions
         documents = HeldoutDocuments.open(self.records["prepare"])
-        max_bytes = int(decided.evaluate.max_bytes * MEASURED_SHARE)
-        numbers = select_documents(documents, max_bytes, decided.compress.max_documents)
+        limit = decided.compress.max_documents
+        numbers = select_documents(documents, decided.evaluate.max_bytes, limit)
         engine = self._open_engine(model, variant)
         try:
             return measure(
