@@ -3,11 +3,12 @@
     bpb = (x / x0)^gamma * (E + K * (N / N0)^-a * (D' / D0 + s)^-(b + i ln(N / N0)) + O * R^p)
 
 N: parameters without embeddings; D: bytes of text trained on; x: what xz makes of a sample of the
-text, bits per byte; N0, D0, x0: fixed references. The product says that size matters more the more
-is read: models of 0.1 and 0.9 million parameters are 3% apart after a megabyte of code and 30%
-after ten, which no sum of two power laws fits; s keeps the first steps finite. With U unique bytes, R = D / U - 1 is how often the
-text is repeated: D' = U + U * r * (1 - exp(-R / r)) discounts what is seen again (Muennighoff et
-al. 2023, 2305.16264, equation 5), and O * R^p is overfitting, which shows after few passes.
+text, bits per byte; N0, D0, x0: fixed references; s keeps the first steps finite. The product says
+that size matters more the more is read: models of 0.1 and 0.9 million parameters are 3% apart
+after a megabyte of code and 16 to 31% after ten, which no sum of two power laws fits. With U unique
+bytes, R = D / U - 1 is how often the text is repeated: D' = U + U * r * (1 - exp(-R / r)) discounts
+what is seen again (Muennighoff et al. 2023, 2305.16264, equation 5), and O * R^p is overfitting,
+which shows after few passes.
 
 Published laws are fitted on models 100 to 100,000 times as large. Runs, constants and how they
 were fitted are in published/: see its README and benchmarks/fit_law.py.
