@@ -256,15 +256,19 @@ class Session:
     def _open_engine(self, model: Path, variant: str) -> Engine:
         from whorl.engines.open import open_engine
 
-        config = self.planned.decisions.serve
-        return open_engine(model, variant, name=config.engine, max_running=config.max_running)
+        return open_engine(model, variant, max_running=self.planned.decisions.serve.max_running)
 
     # -------------------------------------------------------------- serving
 
     def open_app(self, config: ServeConfig | None = None, api_key: str | None = None) -> Any:
-        """(FastAPI service of the smallest accepted variant, function that closes its engine)."""
+        """(FastAPI service of the smallest accepted variant, function that closes its engine).
+
+        The torch engine is given the trained model itself: variants are OpenVINO's.
+        """
         variant = self.variants()[0]
         folder = self.compress().folder(variant)
+        if (config or self.planned.decisions.serve).engine == "torch":
+            variant, folder = "hf", self.train().folder("model")
         quality = self.scores() if "evaluate" in self.records else []
         prompts = getattr(self.field, "prompts", ("",))
         chosen = config or self.planned.decisions.serve

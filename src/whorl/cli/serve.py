@@ -38,7 +38,10 @@ def serve_command(
     ] = None,
     engine: Annotated[str | None, typer.Option(help="openvino or torch. Default: auto.")] = None,
     variant: Annotated[
-        str | None, typer.Option(help="f32 or int8. Default: the smallest accepted.")
+        str | None,
+        typer.Option(
+            help="f32, int8, or hf (the trained model, for torch). Default: the smallest accepted."
+        ),
     ] = None,
     api_key: Annotated[
         str | None,
@@ -61,6 +64,8 @@ def serve_command(
         session = open_session(Path(model), overrides, home)
         serve_session(session, key)
         return
+    if engine == "torch" and variant is None:
+        variant = "hf"  # the trained model itself: the others are OpenVINO's
     folder, chosen = _find(model, variant, home_folder(home))
     config = ServeConfig.model_validate(changes)
     app, close = open_model_app(folder, chosen, model.rpartition("/")[2], config, (), key)
@@ -101,7 +106,11 @@ def _find(model: str, variant: str | None, home: Path) -> tuple[Path, str]:
             do="name a recipe, a model of `whorl models`, or a model folder",
         )
     lineage = versions[-1].lineage
-    record = Record.load(RecordStore(home, name).folder("compress") / lineage["compress"])
+    store = RecordStore(home, name)
+    if variant == "hf":
+        trained = Record.load(store.folder("train") / lineage["train"])
+        return trained.folder("model"), variant
+    record = Record.load(store.folder("compress") / lineage["compress"])
     there = [entry for entry in VARIANTS if f"{entry}/whorl.json" in record.files]
     if variant is not None and variant not in there:
         raise SpecError(f"{model} has no variant {variant}", expected=there)
