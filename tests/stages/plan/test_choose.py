@@ -98,6 +98,7 @@ def test_little_data_is_not_repeated_beyond_use() -> None:
     assert best.stopped_by_data
     assert best.tokens <= rules.MAX_EPOCHS * notes.unique_tokens(512) + best.batch_tokens
     assert best.train_s < 120
+    assert best.batch_tokens == 512 and best.steps > 200  # small steps: more of them
 
 
 def test_short_documents_get_short_rows() -> None:

@@ -116,14 +116,16 @@ def make_candidate(
     """
     facts = situation.data.for_vocab(architecture.vocab_size)
     batch = _batch_tokens(situation.recipe, tokens or rules.USUAL_TOKENS, seq_len)
-    for _ in range(3):  # the batch depends on the tokens, and they on the time of a step
-        steps = _steps(situation, architecture, seq_len, batch, tokens)
+    for _ in range(4):  # the batch depends on the tokens, and they on the time of a step
+        allowed = _steps(situation, architecture, seq_len, batch, tokens)
+        steps = _useful_steps(situation, facts, allowed, batch)
         again = _batch_tokens(situation.recipe, steps * batch, seq_len)
         if again == batch:
             break
         batch = again
-    allowed = steps
-    steps = _useful_steps(situation, facts, steps, batch)
+    else:
+        allowed = _steps(situation, architecture, seq_len, batch, tokens)
+        steps = _useful_steps(situation, facts, allowed, batch)
     load = _load(situation, architecture, seq_len, batch)
     step_s = _step_s(situation, load)
     point = _law_point(situation, architecture, facts, steps * batch)
