@@ -261,10 +261,7 @@ class Session:
     # -------------------------------------------------------------- serving
 
     def open_app(self, config: ServeConfig | None = None, api_key: str | None = None) -> Any:
-        """(FastAPI service of the smallest accepted variant, function that closes its engine).
-
-        The torch engine is given the trained model itself: variants are OpenVINO's.
-        """
+        """(FastAPI service of the smallest variant, or the model itself for torch; its close)."""
         variant = self.variants()[0]
         folder = self.compress().folder(variant)
         if (config or self.planned.decisions.serve).engine == "torch":

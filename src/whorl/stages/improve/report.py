@@ -48,8 +48,9 @@ def build_report(
     if "compress" in records:
         report["variants"] = records["compress"].metrics.get("variants", [])
     if "evaluate" in records:
-        report["scores"] = _json(records["evaluate"], "scores.json")["scores"]
-        report["losses_to"] = losses_to(report["scores"])
+        evaluated = _json(records["evaluate"], "scores.json")
+        report["scores"] = evaluated["scores"]
+        report["losses_to"] = losses_to(evaluated["scores"], evaluated["comparisons"])
     if "serve" in records:
         report["serve"] = {**records["serve"].metrics, **records["serve"].run}
     return report
@@ -77,18 +78,26 @@ def compare(records: Mapping[str, Record]) -> list[dict[str, Any]]:
     return rows
 
 
-def losses_to(scores: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Sentences that name every baseline that beats our best model."""
+def losses_to(
+    scores: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """A sentence for every baseline ahead of the model that is served.
+
+    Ahead is a matter of the paired interval over documents where there is one.
+    """
+    values = {score["name"]: score for score in scores}
     ours = [score for score in scores if score.get("kind") == "model"]
-    others = [score for score in scores if score.get("kind") == "baseline"]
     if not ours:
         return []
-    higher_is_better = ours[0]["metric"] == "accuracy"
-    sign = 1 if higher_is_better else -1
-    best = max(ours, key=lambda score: sign * score["value"])
-    return [
-        f"{other['name']} is better: {other['value']:.3f} "
-        f"against {best['value']:.3f} ({best['name']})"
-        for other in others
-        if sign * other["value"] > sign * best["value"]
-    ]
+    sign = 1 if ours[0]["metric"] == "accuracy" else -1
+    better = {pair["second"]: pair["better"] for pair in comparisons}
+    lines = []
+    for other in (score for score in scores if score.get("kind") == "baseline"):
+        mine = values[comparisons[0]["first"]] if comparisons else ours[0]
+        if sign * other["value"] <= sign * mine["value"]:
+            continue
+        told = f"{other['value']:.3f} against {mine['value']:.3f} ({mine['name']})"
+        certain = better.get(other["name"], other["name"]) is not None
+        doubt = "" if certain else "; the paired interval holds no difference as well"
+        lines.append(f"{other['name']} is better: {told}{doubt}")
+    return lines

@@ -1,0 +1,42 @@
+"""What the report says of baselines that are ahead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from whorl.stages.improve.report import losses_to
+
+
+def score(name: str, kind: str, value: float, metric: str = "bits_per_byte") -> dict[str, Any]:
+    return {"name": name, "kind": kind, "value": value, "metric": metric}
+
+
+SCORES = [
+    score("int8", "model", 1.4),
+    score("f32", "model", 1.39),
+    score("xz", "baseline", 1.2),
+    score("5-gram", "baseline", 1.5),
+]
+
+
+def test_a_baseline_that_is_ahead_is_named_and_one_behind_is_not() -> None:
+    pairs = [{"first": "int8", "second": "xz", "better": "xz"}]
+    assert losses_to(SCORES, pairs) == ["xz is better: 1.200 against 1.400 (int8)"]
+
+
+def test_doubt_is_said() -> None:
+    pairs = [{"first": "int8", "second": "xz", "better": None}]
+    (line,) = losses_to(SCORES, pairs)
+    assert line.endswith("holds no difference as well")
+
+
+@pytest.mark.parametrize(("svc", "lines"), [(0.99, 1), (0.97, 0), (0.98, 0)])
+def test_for_accuracy_more_is_better(svc: float, lines: int) -> None:
+    scores = [score("int8", "model", 0.98, "accuracy"), score("SVC", "baseline", svc, "accuracy")]
+    assert len(losses_to(scores, [])) == lines
+
+
+def test_without_a_model_nothing_is_said() -> None:
+    assert losses_to(SCORES[2:], []) == []
