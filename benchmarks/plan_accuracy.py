@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import time
 from pathlib import Path
 
 from whorl.arch.architecture import Architecture
+from whorl.core.memory import peak_resident_bytes
 from whorl.launch.calibrate import this_machine
 from whorl.spec.resolved import TrainConfig
 from whorl.stages.plan.memory import peak_memory
@@ -72,7 +72,7 @@ def measure(shape: tuple[int, ...], threads: int, seconds: float) -> dict[str, f
             start = time.perf_counter()
             step()
             times.append(time.perf_counter() - start)
-    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak_bytes = peak_resident_bytes()
     return {"fastest_s": min(times), "mean_s": statistics.fmean(times), "peak_bytes": peak_bytes}
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import os
 import random
-import resource
 import sys
 from pathlib import Path
 from typing import Any
 
 from tests.stages.prepare.support import prepare
+from whorl.core.memory import peak_resident_bytes
 from whorl.stages.prepare import clean
 
 __all__ = ["main"]
@@ -61,7 +61,7 @@ def main(home: str, workers: str, shuffle: str, *sources: str) -> None:
     print("started", flush=True)
     sys.addaudithook(note)
     record = prepare(Path(home), *(Path(source) for source in sources), workers=int(workers))
-    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak_bytes = peak_resident_bytes()
     report = {"record": str(record.path), "peak_bytes": peak_bytes, "opened": sorted(opened)}
     print(json.dumps(report), flush=True)
 

@@ -60,7 +60,8 @@ def test_default_is_at_least_one() -> None:
 
 
 ENDLESS = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 sys.path.insert(0, {root!r})
 from tests.stages.prepare.test_pool import report_and_sleep
 from whorl.stages.prepare.pool import WorkerPool

@@ -35,8 +35,9 @@ def serve(
     """
     listener = open_socket(config.host, config.port)
     server = _Server(app, config)
-    on_start(base_url_of(listener))
-    server.run(sockets=[listener])
+    with server.capture_signals():  # from here on, also before the loop runs
+        on_start(base_url_of(listener))
+        server.run(sockets=[listener])
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from whorl.core.errors import SpecError
+from whorl.core.memory import peak_resident_bytes, restart_peak
 from whorl.spec.resolved import TrainConfig
 
 __all__ = ["environment", "peak_memory_bytes", "training_process"]
@@ -39,6 +39,7 @@ def training_process(config: TrainConfig) -> Iterator[torch.device]:
     filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what CUDA's determinism needs
     _keep_memory()
+    restart_peak()
     try:
         torch.set_num_threads(config.threads)
         torch.set_flush_denormal(True)
@@ -62,8 +63,8 @@ def _keep_memory() -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> dict[str, int]:
-    """Peak resident bytes of this process, and of the device's allocator if it has one."""
-    peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    """Peak resident bytes since training began, and of the device's allocator if it has one."""
+    peak = {"process": peak_resident_bytes()}
     if device.type == "cuda":
         peak["device"] = torch.cuda.max_memory_allocated(device)
     return peak
