@@ -7,7 +7,7 @@ The text is that of this Python's standard library, once as files, once as a jso
 seconds of all processes but for the last column; "chain" is everything except fitting codecs.
 """
 
-from __future__ import resource
+from __future__ import annotations
 
 import argparse
 import gzip
