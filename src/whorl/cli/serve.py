@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -66,9 +66,9 @@ def serve_command(
         return
     if engine == "torch" and variant is None:
         variant = "hf"  # the trained model itself: the others are OpenVINO's
-    folder, chosen = _find(model, variant, home_folder(home))
+    folder, chosen, scores = _find(model, variant, home_folder(home))
     config = ServeConfig.model_validate(changes)
-    app, close = open_model_app(folder, chosen, model.rpartition("/")[2], config, (), key)
+    app, close = open_model_app(folder, chosen, model.rpartition("/")[2], config, scores, key)
     serve_app(app, close, config, _print_address)
 
 
@@ -80,16 +80,18 @@ def serve_session(session: Session, api_key: str | None = None) -> None:
 def _print_address(page_url: str, api_key: str) -> None:
     base_url = page_url.partition("/?")[0]
     OUT.print(f"page: {page_url}", markup=False, soft_wrap=True)
-    OUT.print(f"API:  {base_url}/v1  with Authorization: Bearer {api_key}", markup=False)
+    OUT.print(
+        f"API:  {base_url}/v1  with Authorization: Bearer {api_key}", markup=False, soft_wrap=True
+    )
     OUT.print("stop with Ctrl-C")
 
 
-def _find(model: str, variant: str | None, home: Path) -> tuple[Path, str]:
-    """(folder, variant) of a registered model or a plain folder. Raises SpecError."""
+def _find(model: str, variant: str | None, home: Path) -> tuple[Path, str, list[dict[str, Any]]]:
+    """(folder, variant, scores) of a registered model or a plain folder. Raises SpecError."""
     from whorl.model.folder import read_card
 
     if Path(model).is_dir():
-        return Path(model), read_card(Path(model)).variant
+        return Path(model), read_card(Path(model)).variant, []
     from whorl.stages.improve.registry import list_versions
 
     name, _, number = model.partition("@")
@@ -106,12 +108,13 @@ def _find(model: str, variant: str | None, home: Path) -> tuple[Path, str]:
             do="name a recipe, a model of `whorl models`, or a model folder",
         )
     lineage = versions[-1].lineage
+    scores = [score.model_dump() for score in versions[-1].scores if score.kind == "model"]
     store = RecordStore(home, name)
     if variant == "hf":
         trained = Record.load(store.folder("train") / lineage["train"])
-        return trained.folder("model"), variant
+        return trained.folder("model"), variant, scores
     record = Record.load(store.folder("compress") / lineage["compress"])
     there = [entry for entry in VARIANTS if f"{entry}/whorl.json" in record.files]
     if variant is not None and variant not in there:
         raise SpecError(f"{model} has no variant {variant}", expected=there)
-    return record.folder(variant or there[0]), variant or there[0]
+    return record.folder(variant or there[0]), variant or there[0], scores
