@@ -245,6 +245,12 @@ class RecordStore:
         record.verify()
         return record
 
+    def published(self, key: RecordKey) -> Record:
+        """The record that was written a moment ago. Raises RecordError if it is not there."""
+        if (record := self.find(key)) is None:
+            raise RecordError(f"{self.folder(key.stage) / key.digest} is gone since it was written")
+        return record
+
     def all(self, stage: str) -> Iterator[Path]:
         """Folders of finished records of a stage, oldest first."""
         folder = self.folder(stage)

@@ -50,9 +50,7 @@ def run(context: StageContext, config: CompressConfig, trained: Record, measure:
         rows = _make_variants(context, config, trained, measure, writer.path, key.digest)
         writer.metrics["variants"] = rows
         writer.run.update(wall_s=time.monotonic() - begin_s, packages=_packages())
-    record = context.store.find(key)
-    assert record is not None
-    return record
+    return context.store.published(key)
 
 
 def _make_variants(

@@ -98,9 +98,7 @@ def run(
     with context.store.write(key) as writer:
         work.write(writer, scores, baselines)
         writer.run["duration_s"] = time.monotonic() - start
-    record = context.store.find(key)
-    assert record is not None
-    return record
+    return context.store.published(key)
 
 
 @dataclass(frozen=True)

@@ -85,9 +85,7 @@ def run(
             close()
         writer.metrics.update(metrics, variant=variant)
         writer.run.update(speeds)
-    record = context.store.find(key)
-    assert record is not None
-    return record
+    return context.store.published(key)
 
 
 def _plain(prompt: str | Sequence[int]) -> str | list[int]:

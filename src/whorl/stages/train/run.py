@@ -118,9 +118,7 @@ def _publish(
             f"{name}: planned {row['predicted']:.4g}, actual {row['actual']:.4g}"
             + {True: "", False: " (outside the interval)", None: ""}[row["within"]]
         )
-    record = session.context.store.find(key)
-    assert record is not None
-    return record
+    return session.context.store.published(key)
 
 
 def _metrics(session: Session) -> dict[str, Any]:
