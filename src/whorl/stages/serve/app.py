@@ -31,6 +31,7 @@ PAGE_FILES = {
     "/studio.js": ("studio.js", "text/javascript"),
     "/studio.css": ("studio.css", "text/css"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
+    "/favicon.ico": ("icon.svg", "image/svg+xml"),  # some browsers ask before they read the page
 }
 Result = TypeVar("Result")
 
