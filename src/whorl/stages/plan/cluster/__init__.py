@@ -1,0 +1,1 @@
+"""Training on many devices: layouts, memory per rank, time per step, and the search for both."""
