@@ -68,7 +68,9 @@ class Layout:
                 do=f"use a multiple of {self.tp * self.pp * self.cp} devices",
             )
         if unknown := set(self.recompute_parts) - set(SELECTIVE_PARTS):
-            raise SpecError("layout.recompute_parts", found=sorted(unknown), expected=SELECTIVE_PARTS)
+            raise SpecError(
+                "layout.recompute_parts", found=sorted(unknown), expected=SELECTIVE_PARTS
+            )
 
     @property
     def dp(self) -> int:
