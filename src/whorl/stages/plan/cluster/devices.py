@@ -6,11 +6,14 @@ import json
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from whorl.core.errors import SpecError
 
-__all__ = ["Device", "device", "device_names"]
+if TYPE_CHECKING:
+    from whorl.stages.plan.hardware import Machine
+
+__all__ = ["Device", "device", "device_names", "device_of"]
 
 GIB = 2**30
 
@@ -28,9 +31,14 @@ class Device:
     link_bytes_per_s: float  # in-node, one direction
     network_bytes_per_s: float  # to other nodes, per device, one direction
     power_w: float
-    usd_per_hour: float
+    usd_per_hour: float  # on demand; dataclasses.replace sets another
     aliases: tuple[str, ...] = ()
-    sources: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()  # "fields: document"
+    host_power_w: float = 0.0  # rest of the node at its rating, per device
+    usd_range: tuple[float, float] = (0.0, 0.0)  # lowest and highest price seen; (0, 0): unknown
+    memory_nominal_gb: float = 0.0  # as sold
+    year: int = 0
+    notes: str = ""
 
     def peak(self, precision: str) -> float:
         """Dense peak, FLOP/s; the next wider type when the device lacks one."""
@@ -78,6 +86,11 @@ def _read(entry: dict[str, Any]) -> Device:
         usd_per_hour=entry["usd_per_hour"],
         aliases=tuple(entry.get("aliases", ())),
         sources=tuple(entry.get("sources", ())),
+        host_power_w=entry["host_power_w"],
+        usd_range=(entry["usd_range"][0], entry["usd_range"][1]),
+        memory_nominal_gb=entry["memory_nominal_gb"],
+        year=entry["year"],
+        notes=entry.get("notes", ""),
     )
 
 
@@ -100,3 +113,40 @@ def device(name: str) -> Device:
 
 def device_names() -> tuple[str, ...]:
     return tuple(dict.fromkeys(item.name for item in _catalogue().values()))
+
+
+# What `whorl doctor --calibrate` does not measure
+NETWORK_BYTES_PER_S = 1.25e9  # 10 Gb/s Ethernet
+WATTS_PER_CORE, USD_PER_CORE_HOUR = 5.0, 0.05  # server processors, cloud list prices of 2026
+
+
+def device_of(machine: Machine) -> Device:
+    """The machine at hand as one device: the best rates that its calibration measured.
+
+    A peak is the fastest matrix product of that type, memory bandwidth the fastest traffic over
+    the largest arrays probed. Network, power and price are assumptions, named in `sources`.
+    """
+    facts, measured = machine.facts, machine.calibration
+    peaks: dict[str, float] = {}
+    for rate in (*measured.matmuls, *measured.orthogonalise):
+        peaks[rate.precision] = max(peaks.get(rate.precision, 0.0), rate.flops_per_s)
+    largest = max(rate.num_bytes for rate in measured.traffic)
+    bytes_per_s = max(r.bytes_per_s for r in measured.traffic if r.num_bytes == largest)
+    return Device(
+        name=facts.identity,
+        kind=facts.device,
+        memory_bytes=float(facts.memory_bytes),
+        memory_bytes_per_s=bytes_per_s,
+        flops_per_s=peaks,
+        node_devices=1,
+        link_bytes_per_s=bytes_per_s,
+        network_bytes_per_s=NETWORK_BYTES_PER_S,
+        power_w=WATTS_PER_CORE * facts.cores,
+        usd_per_hour=USD_PER_CORE_HOUR * facts.cores,
+        sources=(
+            f"rates: whorl doctor --calibrate, {measured.measured_at}, torch {measured.torch}",
+            "network (10 Gb/s), power (5 W a core), price (0.05 USD a core and hour): assumption",
+        ),
+        memory_nominal_gb=facts.memory_bytes / 1e9,
+        notes=facts.cpu,
+    )

@@ -1,0 +1,221 @@
+"""The catalogue against what the chips are made of: units, clocks, buses and links."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from tests.stages.plan.conftest import machine
+from whorl.core.errors import SpecError
+from whorl.stages.plan.cluster.devices import GIB, device, device_names, device_of
+
+# name: (matrix units' FLOP per clock, all units together; MHz), from the architecture papers:
+# units x FLOP of one unit and clock, dense, 16-bit inputs, 32-bit sums
+MATRIX = {
+    "v100-32": (80 * 8 * 64 * 2, 1530),  # 8 tensor cores of 64 multiply-adds
+    "a100-80": (108 * 4 * 256 * 2, 1410),
+    "a100-pcie-80": (108 * 4 * 256 * 2, 1410),
+    "h100-sxm": (132 * 4 * 512 * 2, 1830),
+    "h100-pcie": (114 * 4 * 512 * 2, 1620),
+    "rtx-4090": (128 * 4 * 64 * 2, 2520),
+    "rtx-5090": (170 * 4 * 64 * 2, 2407),
+    "mi300x": (304 * 2048, 2100),
+    "tpu-v4": (2 * 4 * 128 * 128 * 2, 1050),  # 2 cores of 4 systolic arrays
+    "tpu-v5e": (4 * 128 * 128 * 2, 1500),
+    "tpu-v5p": (2 * 4 * 128 * 128 * 2, 1750),
+    "xeon-8480-2s": (112 * 16 * 16 * 32 * 2 // 16, 2000),  # one tile product in 16 clocks
+    "epyc-9654-2s": (192 * 2 * 16 * 2, 2400),
+}
+# name: (32-bit lanes, MHz): two FLOP a lane and clock
+VECTOR = {
+    "v100-32": (80 * 64, 1530),
+    "a100-80": (108 * 64, 1410),
+    "h100-sxm": (132 * 128, 1980),
+    "h100-pcie": (114 * 128, 1755),
+    "l40s": (142 * 128, 2520),
+    "rtx-4090": (128 * 128, 2520),
+    "rtx-5090": (170 * 128, 2407),
+    "xeon-8480-2s": (112 * 32, 2000),
+    "epyc-9654-2s": (192 * 16, 2400),
+}
+# name: (bits of the bus, Gb/s of a pin)
+MEMORY = {
+    "v100-16": (4096, 1.754),
+    "a100-40": (5120, 2.43),
+    "a100-80": (5120, 3.186),
+    "a100-pcie-80": (5120, 3.024),
+    "h100-sxm": (5120, 5.238),
+    "h100-pcie": (5120, 3.186),
+    "h100-nvl": (6144, 5.128),
+    "h200": (6144, 6.25),
+    "b200": (7680, 7.992),
+    "gb200": (8192, 7.8),
+    "l40s": (384, 18),
+    "rtx-4090": (384, 21),
+    "rtx-5090": (512, 28),
+    "mi300x": (8192, 5.2),
+    "xeon-8480-2s": (2 * 8 * 64, 4.8),
+    "epyc-9654-2s": (2 * 12 * 64, 4.8),
+}
+# name: (links of one device, GB/s of one link in one direction)
+LINKS = {
+    "v100-32": (6, 25),
+    "a100-80": (12, 25),
+    "a800-80": (8, 25),
+    "h100-sxm": (18, 25),
+    "h800": (8, 25),
+    "h200": (18, 25),
+    "b200": (18, 50),
+    "gb300": (18, 50),
+    "mi300x": (7, 64),
+    "tpu-v4": (6, 50),
+    "tpu-v5e": (4, 50),
+    "tpu-v5p": (6, 100),
+    "tpu-v6e": (4, 100),
+}
+# name: rated kW of the maker's own node (a rack of 72 for gb200)
+NODE_KW = {"v100-16": 3.5, "a100-80": 6.5, "h100-sxm": 10.2, "b200": 14.3, "gb200": 120}
+SOURCED_FIELDS = {
+    *("tflops", "memory_gib", "memory_nominal_gb", "memory_gb_per_s", "node_devices"),
+    *("link_gb_per_s", "network_gb_per_s", "power_w", "host_power_w", "usd_per_hour", "usd_range"),
+}
+# as train_perf.csv and train_memory.csv write them, and the device that is meant
+PUBLISHED = {
+    "a100": "a100-80",
+    "a100-80": "a100-80",
+    "a100-40": "a100-40",
+    "a800-80": "a800-80",
+    "h100": "h100-sxm",
+    "h200": "h200",
+    "b200": "b200",
+    "gb200": "gb200",
+    "gb300": "gb300",
+    "v100-16": "v100-16",
+    "v100-32": "v100-32",
+    "mi300x": "mi300x",
+    "tpu-v5e": "tpu-v5e",
+    "tpu-v5p": "tpu-v5p",
+    "tpu-v6e": "tpu-v6e",
+}
+
+
+@pytest.mark.parametrize("name", MATRIX)
+def test_matrix_peak_is_units_times_clock(name: str) -> None:
+    flops_per_clock, mhz = MATRIX[name]
+    assert device(name).peak("bf16") == pytest.approx(flops_per_clock * mhz * 1e6, rel=5e-3)
+
+
+@pytest.mark.parametrize("name", VECTOR)
+def test_fp32_peak_is_lanes_times_clock(name: str) -> None:
+    lanes, mhz = VECTOR[name]
+    assert device(name).peak("fp32") == pytest.approx(2 * lanes * mhz * 1e6, rel=5e-3)
+
+
+@pytest.mark.parametrize("name", MEMORY)
+def test_memory_bandwidth_is_bus_times_rate(name: str) -> None:
+    bits, gbit_per_s = MEMORY[name]
+    expected = bits * gbit_per_s * 1e9 / 8
+    assert device(name).memory_bytes_per_s == pytest.approx(expected, rel=5e-3)
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_link_is_its_lanes_in_one_direction(name: str) -> None:
+    count, gb_per_s = LINKS[name]
+    assert device(name).link_bytes_per_s == count * gb_per_s * 1e9
+
+
+@pytest.mark.parametrize("name", NODE_KW)
+def test_power_of_a_node_is_its_rating(name: str) -> None:
+    item = device(name)
+    node_w = item.node_devices * (item.power_w + item.host_power_w)
+    assert node_w == pytest.approx(1e3 * NODE_KW[name], rel=0.01)
+
+
+@pytest.mark.parametrize("name", device_names())
+def test_rates_are_dense_and_consistent(name: str) -> None:
+    item = device(name)
+    peaks = item.flops_per_s
+    if "fp8" in peaks and name != "tpu-v5p":  # which has no faster 8-bit floats
+        assert peaks["fp8"] == pytest.approx(2 * peaks["bf16"], rel=0.02)
+    if "tf32" in peaks and not name.startswith("rtx"):
+        assert peaks["tf32"] == pytest.approx(peaks["bf16"] / 2, rel=0.02)
+    if "nvfp4" in peaks:
+        ultra, geforce = name in ("b300", "gb300"), name == "rtx-5090"
+        assert peaks["nvfp4"] / peaks["fp8"] == pytest.approx(3 if ultra else 4 if geforce else 2)
+    assert item.memory_bytes_per_s >= item.link_bytes_per_s >= item.network_bytes_per_s
+
+
+@pytest.mark.parametrize("name", device_names())
+def test_every_field_is_filled(name: str) -> None:
+    item = device(name)
+    numbers = (
+        item.memory_bytes,
+        item.memory_bytes_per_s,
+        item.link_bytes_per_s,
+        item.network_bytes_per_s,
+        item.power_w,
+        item.host_power_w,
+        item.memory_nominal_gb,
+        item.node_devices,
+        *item.flops_per_s.values(),
+    )
+    assert all(0 < number < math.inf for number in numbers)
+    assert item.kind in ("gpu", "tpu", "cpu") and 2016 < item.year < 2027
+    # sold in GB or GiB; the driver keeps up to 8% (with error correction on GDDR)
+    assert 0.91 * item.memory_nominal_gb < item.memory_bytes / GIB < 1.01 * item.memory_nominal_gb
+    low, high = item.usd_range
+    assert 0 < low <= item.usd_per_hour <= high
+
+
+@pytest.mark.parametrize("name", device_names())
+def test_every_field_has_a_source(name: str) -> None:
+    sourced: set[str] = set()
+    for source in device(name).sources:
+        fields, _, document = source.partition(": ")
+        assert len(document) > 9, source
+        sourced |= set(fields.split(", "))
+    assert sourced == SOURCED_FIELDS
+
+
+def test_names_and_aliases_are_unique() -> None:
+    names = [name for main in device_names() for name in (main, *device(main).aliases)]
+    assert len(names) == len(set(names))
+    assert all(name == name.lower() and " " not in name and "_" not in name for name in names)
+
+
+def test_published_names_mean_what_their_sources_mean() -> None:
+    assert {name: device(name).name for name in PUBLISHED} == PUBLISHED
+    assert device(" H100_SXM ").name == "h100-sxm"
+
+
+@pytest.mark.parametrize(
+    ("typo", "near"), [("h10", "h100"), ("a100-8", "a100-80"), ("b20", "b200")]
+)
+def test_unknown_name_suggests_the_nearest(typo: str, near: str) -> None:
+    with pytest.raises(SpecError, match="unknown device") as caught:
+        device(typo)
+    assert near in str(caught.value) and "tpu-v6e" in str(caught.value)
+
+
+def test_missing_rate_falls_back_to_a_wider_type() -> None:
+    assert device("v100-16").peak("bf16") == device("v100-16").peak("fp16") == 125e12
+    assert device("a100").peak("mxfp8") == 312e12
+    with pytest.raises(SpecError, match="no fp32 rate"):
+        device("tpu-v5e").peak("fp32")
+
+
+def test_price_may_be_replaced() -> None:
+    assert replace(device("h100"), usd_per_hour=1.0).usd_per_hour == 1.0
+    assert device("h100").usd_per_hour != 1.0
+
+
+def test_this_machine_is_a_device_of_its_measured_rates() -> None:
+    at_hand = machine(speed=2.0, memory_bytes=16 * GIB)
+    item = device_of(at_hand)
+    # the paper machine multiplies 160 GFLOP/s in fp32 and 320 in bf16, times its speed
+    assert item.peak("fp32") == 2 * 160e9 and item.peak("bf16") == 2 * 320e9
+    assert item.memory_bytes == 16 * GIB and item.node_devices == 1 and item.kind == "cpu"
+    assert item.memory_bytes_per_s in {rate.bytes_per_s for rate in at_hand.calibration.traffic}
+    assert item.power_w > 0 and item.usd_per_hour > 0 and "calibrate" in item.sources[0]

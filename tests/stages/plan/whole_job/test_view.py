@@ -1,0 +1,164 @@
+"""The whole job against arithmetic by hand and published runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from whorl.core.errors import PlanError, SpecError
+from whorl.stages.plan.cluster.devices import device
+from whorl.stages.plan.whole_job import (
+    FailureRate,
+    Range,
+    WholeJob,
+    failure_facts,
+    steps_of,
+    view_job,
+)
+
+# 100 steps of 36 s on 8 devices: one hour; nothing fails and checkpoints take next to nothing
+HOUR = WholeJob(
+    step_s=Range(36.0, 18.0, 72.0),
+    steps=100,
+    devices=8,
+    device=device("h100"),
+    checkpoint_bytes=1.0,
+    storage_bytes_per_s=1e9,
+    failures=FailureRate.known(0.0),
+    usd_per_device_hour=2.0,
+)
+# 54 days on 16,384 GPUs; 405 billion parameters at 14 bytes, 2 TB/s of storage (the paper's
+# sustained rate)
+LLAMA = WholeJob(
+    step_s=Range(10.0, 10.0, 10.0),
+    steps=54 * 86_400 // 10,
+    devices=16_384,
+    device=device("h100"),
+    checkpoint_bytes=405e9 * 14,
+    storage_bytes_per_s=2e12,
+)
+LLAMA_RATE = next(f for f in failure_facts() if f.name == "Llama 3 405B").per_device_hour
+
+
+def test_one_hour_by_hand() -> None:
+    view = view_job(HOUR)
+    assert view.ideal_days.value == pytest.approx(1 / 24)
+    assert view.device_hours.value == pytest.approx(8, rel=1e-5)
+    assert view.usd.value == pytest.approx(16, rel=1e-5)
+    assert (view.usd.low, view.usd.high) == pytest.approx((8, 32), rel=1e-5)
+    # 8 x (700 + 575) W for one hour at 0.76 of the rating, times 1.2
+    assert view.energy_kwh.value == pytest.approx(10.2 * 0.76 * 1.2, rel=1e-5)
+    assert view.energy_kwh.low == pytest.approx(10.2 / 2 * 0.6 * 1.1, rel=1e-5)
+    assert view.failures.value < 1e-6 and view.goodput.value == pytest.approx(1, abs=1e-5)
+    assert view.usd_per_device_hour == 2
+
+
+def test_price_of_the_catalogue_is_the_default() -> None:
+    view = view_job(replace(HOUR, usd_per_device_hour=None))
+    assert view.usd.value == pytest.approx(8 * device("h100").usd_per_hour, rel=1e-5)
+
+
+def test_llama_3_failed_419_times_and_trained_more_than_90_percent() -> None:
+    rate = FailureRate.known(LLAMA_RATE)
+    view = view_job(replace(LLAMA, failures=rate))
+    assert view.failures.value * view.goodput.value == pytest.approx(419, rel=1e-3)
+    assert view.mtbf_hours.value == pytest.approx(3.09, rel=0.01)
+    assert 0.9 < view.goodput.value < 0.98
+    assert view.days.value == pytest.approx(54 / view.goodput.value)
+    unaware = view_job(LLAMA)  # with the rate of clusters in general
+    assert unaware.failures.low < 419 < unaware.failures.high
+    assert unaware.goodput.low < view.goodput.value < unaware.goodput.high
+
+
+def test_waiting_for_checkpoints_costs_time() -> None:
+    asynchronous, synchronous = view_job(LLAMA), view_job(replace(LLAMA, checkpoint="sync"))
+    assert asynchronous.checkpoint_write_s == pytest.approx(405e9 * 14 / 2e12)
+    assert synchronous.checkpoint_stall_s == synchronous.checkpoint_write_s
+    assert asynchronous.checkpoint_stall_s == pytest.approx(405e9 * 14 / 16_384 / 10e9)
+    assert asynchronous.goodput.value > synchronous.goodput.value
+    assert asynchronous.shares.checkpoint < 0.1 * synchronous.shares.checkpoint
+
+
+def test_planned_interval_is_no_worse_than_others() -> None:
+    job = replace(LLAMA, checkpoint="sync", storage_bytes_per_s=2e11)
+    planned = view_job(job)
+    interval_s = planned.checkpoint_interval_s
+    assert planned.checkpoint_interval_steps * 10 == interval_s
+    assert planned.checkpoints == -(-job.steps // planned.checkpoint_interval_steps)
+    for factor in (0.5, 0.8, 1.25, 2.0):
+        other = view_job(replace(job, checkpoint_interval_s=factor * interval_s))
+        assert other.goodput.value < planned.goodput.value
+
+
+def test_storage_is_not_kept_busy_with_checkpoints() -> None:
+    view = view_job(replace(LLAMA, storage_bytes_per_s=2e10))
+    assert view.checkpoint_interval_s >= 10 * view.checkpoint_write_s
+    assert view.daly_interval_s < view.checkpoint_interval_s
+
+
+def test_short_job_keeps_its_checkpoint_to_the_end() -> None:
+    view = view_job(replace(HOUR, checkpoint_bytes=1e12))  # 1,000 s to write
+    assert view.checkpoints == 1 and view.checkpoint_interval_steps == 100
+
+
+def test_more_devices_fail_more_often() -> None:
+    few, many = view_job(LLAMA), view_job(replace(LLAMA, devices=4 * LLAMA.devices))
+    assert many.mtbf_hours.value == pytest.approx(few.mtbf_hours.value / 4)
+    assert many.goodput.value < few.goodput.value
+
+
+def test_json_holds_every_number() -> None:
+    view = view_job(LLAMA)
+    found = json.loads(json.dumps(view.to_json()))
+    assert found["days"] == {
+        "value": view.days.value,
+        "low": view.days.low,
+        "high": view.days.high,
+    }
+    assert sum(found["shares"].values()) == pytest.approx(1)
+    text = " ".join(found["assumptions"])
+    assert "USD" in text and "PUE" in text and "2407.21783" in " ".join(found["sources"])
+
+
+def test_tpus_say_whose_failures_they_borrow() -> None:
+    view = view_job(replace(LLAMA, device=device("tpu-v5p")))
+    assert any("TPU" in line for line in view.assumptions)
+
+
+def test_job_that_cannot_finish_is_refused() -> None:
+    with pytest.raises(PlanError, match="no time to train"):
+        view_job(replace(LLAMA, checkpoint="sync", storage_bytes_per_s=1e8))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"devices": 0},
+        {"devices": -8},
+        {"steps": 0},
+        {"checkpoint_bytes": 0.0},
+        {"storage_bytes_per_s": -1.0},
+        {"storage_bytes_per_s": float("nan")},
+        {"restart_s": -1.0},
+        {"usd_per_device_hour": -2.0},
+        {"checkpoint_interval_s": 0.0},
+        {"host_copy_bytes_per_s": 0.0},
+        {"checkpoint": "never"},
+        {"step_s": Range(0.0, 0.0, 0.0)},
+    ],
+)
+def test_nonsense_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(SpecError, match=next(iter(changes))):
+        replace(HOUR, **changes)  # type: ignore[arg-type]
+
+
+def test_more_nonsense_is_refused() -> None:
+    with pytest.raises(SpecError, match="out of order"):
+        Range(1.0, 2.0, 3.0)
+    with pytest.raises(SpecError, match="tokens"):
+        steps_of(-1, 1000)
+    with pytest.raises(SpecError, match="before the last one"):
+        view_job(replace(LLAMA, checkpoint_interval_s=1.0))
+    assert steps_of(15e12, 4e6) == 3_750_000 and steps_of(1001, 1000) == 2
