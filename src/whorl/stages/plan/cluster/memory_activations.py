@@ -1,0 +1,230 @@
+"""Bytes of activations: what a layer keeps for its backward pass, and what passes through.
+
+Counted tensor by tensor after Korthikanti et al. 2022 (arXiv 2205.05198), whose 34 s b h + 5 a s^2 b
+bytes of a GPT layer come out of the same list.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from whorl.arch.shape import Experts, ModelShape
+from whorl.stages.plan.cluster.job import TrainingJob
+
+__all__ = ["LayerBytes", "layer_bytes", "logit_bytes", "micro_batches_in_flight"]
+
+FLOAT = 4
+SCORE_BYTES = 5  # per score of unfused attention: softmax, dropout mask, dropout output
+EAGER = frozenset({"fsdp", "whorl"})  # element-wise operations keep their inputs one by one
+DROPOUT = frozenset({"megatron_2021", "oneflow"})
+
+# Bytes per logit alive at once: the product, its fp32 copy, the softmax in place or beside it.
+LOGIT_BYTES = {
+    "megatron": 2 + FLOAT,  # fused loss
+    "megatron_2021": 2 + 2 * FLOAT,
+    "internevo": 2 + 2 * FLOAT,
+    "oneflow": 2 + FLOAT,
+    "fsdp": 2 + 2 * FLOAT,
+    "xla": 2 + FLOAT,
+    "whorl": 2 * FLOAT,
+}
+
+
+@dataclass(frozen=True)
+class LayerBytes:
+    """Of one layer and one micro-batch on one rank."""
+
+    saved: float  # kept from forward to backward
+    entry: float  # the layer's input, all that full recomputation keeps
+    whole: float  # kept when the layer runs without recomputation
+    passing: float  # the largest temporaries of its backward pass
+
+
+def micro_batches_in_flight(job: TrainingJob, stage: int) -> float:
+    """Micro-batches whose activations a stage holds at once, in units of its own layers.
+
+    1F1B: the stages from this one on (Narayanan et al. 2021, arXiv 2104.04473). Interleaved: the
+    warm-up of 2 (pp - stage - 1) + (vpp - 1) pp + 1 chunks of 1 / vpp of the layers. Zero-bubble
+    (Qi et al. 2023, ZB-H2 excluded): as many as stages.
+    """
+    layout, number = job.layout, job.micro_batches
+    pp, vpp = layout.pp, layout.vpp
+    if pp == 1:
+        return 1.0
+    if layout.schedule == "zero_bubble":
+        return float(min(pp, number))
+    if vpp > 1:
+        return min(2 * (pp - stage - 1) + (vpp - 1) * pp + 1, number * vpp) / vpp
+    if job.stack == "oneflow":  # registers for twice the distance to the last stage
+        return float(min(2 * (pp - stage) - 1, number))
+    return float(min(pp - stage, number))
+
+
+@lru_cache(maxsize=32768)
+def _layer(
+    shape: ModelShape,
+    stack: str,
+    kind: str,
+    tp: int,
+    sequence_parallel: bool,
+    element: float,
+    linear: float,
+    trained: str,
+    quantised: bool,
+    recompute: str,
+    parts: tuple[str, ...],
+) -> tuple[float, float, float, float]:
+    """(saved, entry, whole, passing) per token; the scores of unfused attention apart."""
+    width, eager = shape.width, stack in EAGER
+    ways = tp if sequence_parallel else 1
+    keep = _Kept(trained, linear, quantised)
+    norm_element = FLOAT if eager and shape.norm == "rms" else element
+    if trained != "all" and shape.norm != "rms":
+        norm_element = element
+    norms = 2 * norm_element * width / ways
+    inputs = 2 * keep.linear_input(width) / ways
+    masks = 2 * width / ways if stack in DROPOUT else 0.0
+    entry = element * width / ways
+    attention, expanded = _attention(shape, element, keep, tp)
+    if kind == "expert" and shape.experts is not None:
+        block, product = _mixture(shape, shape.experts, element, keep, tp, eager)
+    else:
+        block, product = _feed_forward(shape, shape.ffn_width, element, keep, tp, eager)
+    adapters = _adapters(shape, element, trained, tp)
+    whole = norms + inputs + masks + attention + block + adapters
+    saved = whole
+    if recompute == "full":
+        saved = entry
+    elif recompute == "selective":
+        chosen = parts or (("layernorm", "moe_act") if eager else ())
+        if "layernorm" in chosen:
+            saved -= inputs if not eager else inputs + norms - 2 * entry
+        if "mla_up_proj" in chosen:
+            saved -= expanded
+        if "mlp" in chosen and kind == "dense" or "moe" in chosen and kind == "expert":
+            saved -= block
+        elif "moe_act" in chosen and (kind == "expert" or eager):
+            saved -= product
+    backward = element * (3 * shape.ffn_width / tp + 4 * width)
+    return saved, entry, whole, backward
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Which inputs of linear layers are kept: for the gradient of a weight that is trained."""
+
+    trained: str
+    linear: float
+    quantised: bool  # 4-bit products keep their input although their weight is frozen
+
+    def linear_input(self, elements: float) -> float:
+        return self.linear * elements if self.trained == "all" or self.quantised else 0.0
+
+
+def _attention(shape: ModelShape, element: float, keep: _Kept, tp: int) -> tuple[float, float]:
+    """(all, of it what latent attention expands) per token."""
+    a = shape.attention
+    heads, kv_heads = a.heads / tp, max(1.0, a.kv_heads / tp)
+    queries, keys, values = heads * a.head_dim, kv_heads * a.head_dim, kv_heads * a.values
+    out = heads * a.values
+    bytes_ = element * (queries + keys + values + out) + FLOAT * heads
+    if keep.linear < element or (keep.quantised and keep.trained != "all"):
+        bytes_ += keep.linear_input(out)
+    expanded = 0.0
+    if a.latent is not None:
+        expanded = element * (queries + heads * (a.head_dim + a.values)) - element * (keys + values)
+        expanded = element * (queries + keys + values)
+        low = (a.latent.query_rank or 0) + a.latent.kv_rank
+        bytes_ += 2 * element * (low + a.latent.rope_dim)
+    return bytes_, expanded
+
+
+def _feed_forward(
+    shape: ModelShape, inner: int, element: float, keep: _Kept, tp: int, eager: bool
+) -> tuple[float, float]:
+    """(all, the activation function's output) per token."""
+    width = inner / tp
+    product = keep.linear_input(width)
+    if not shape.gated:
+        return element * width + product, product
+    between = element * width if eager else 0.0  # silu's output, an input of the product
+    return 2 * element * width + between + product, product + between
+
+
+def _mixture(
+    shape: ModelShape, experts: Experts, element: float, keep: _Kept, tp: int, eager: bool
+) -> tuple[float, float]:
+    per_token, product = _feed_forward(shape, experts.width, element, keep, 1, eager)
+    routed = experts.active * (per_token + element * 2 * shape.width)  # sent and brought back
+    product *= experts.active
+    if experts.shared:
+        inner = experts.shared * (experts.shared_width or experts.width)
+        shared, _ = _feed_forward(shape, inner, element, keep, tp, eager)
+    else:
+        shared = 0.0
+    scores = FLOAT * 2 * experts.count
+    return (routed + scores) / tp + shared, product / tp
+
+
+def _adapters(shape: ModelShape, element: float, trained: str, tp: int) -> float:
+    """What adapters of a frozen base keep besides."""
+    a, width = shape.attention, shape.width
+    if trained == "lora":  # dropout's output and mask, the input of the first factor
+        return (element + 1) * width
+    if trained == "scales":  # a scale and a shift on each linear's output, trained norms
+        inner = (2 if shape.gated else 1) * shape.ffn_width
+        out = (a.heads + 2 * a.kv_heads) * a.head_dim + 2 * width + inner
+        return element * (out + 2 * width)
+    return 0.0
+
+
+def layer_bytes(job: TrainingJob, kind: str) -> LayerBytes:
+    """Of one micro-batch; kind: dense or expert."""
+    layout = job.layout
+    element = 4.0 if job.precision == "fp32" or job.stack == "whorl" and False else 2.0
+    linear = element
+    if job.stack == "megatron" and job.precision in ("fp8", "fp8_block", "mxfp8", "nvfp4"):
+        linear = 1.0
+    trained = "all"
+    if job.lora is not None:
+        trained = getattr(job.lora, "kind", "") or str(job.task)
+    saved, entry, whole, passing = _layer(
+        job.shape,
+        job.stack,
+        kind,
+        layout.tp,
+        layout.sequence_parallel,
+        element,
+        linear,
+        trained,
+        job.lora is not None and job.lora.base != "none",
+        layout.recompute,
+        layout.recompute_parts,
+    )
+    tokens = layout.micro_batch * job.seq_len / layout.cp
+    scores = 0.0
+    if not job.flash_attention:
+        heads = job.shape.attention.heads / layout.tp
+        scores = SCORE_BYTES * heads * tokens * job.seq_len
+    kept_scores = 0.0 if layout.recompute != "none" else scores
+    if layout.offload_activations:
+        saved, kept_scores = 0.0, 0.0
+    return LayerBytes(
+        saved=tokens * saved + kept_scores,
+        entry=tokens * entry,
+        whole=tokens * whole + scores,
+        passing=tokens * passing,
+    )
+
+
+def logit_bytes(job: TrainingJob) -> float:
+    """Of one micro-batch on the rank that has the head; split over tp."""
+    layout = job.layout
+    tokens = layout.micro_batch * job.seq_len / layout.cp
+    per_logit = LOGIT_BYTES[job.stack]
+    if job.pure_low_precision:
+        per_logit = 2 * 2
+    if not job.full_logits:
+        tokens = min(tokens, max(64.0, tokens / 8))
+    return tokens * job.shape.vocab_size / layout.tp * per_logit

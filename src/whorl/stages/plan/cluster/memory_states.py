@@ -1,0 +1,190 @@
+"""Parameters of one rank and the bytes they take: weights, gradients, optimiser state.
+
+What each software keeps per parameter is read from its own sources; nothing here is fitted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from whorl.arch.shape import ModelShape
+from whorl.arch.shape_counts import count_shape, layer_matrices, layer_norm_parameters
+from whorl.stages.plan.cluster.job import Layout, TrainingJob
+
+__all__ = ["ElementBytes", "RankParameters", "element_bytes", "rank_parameters", "stage_layers"]
+
+QUANTISED_BYTES = {  # per element of a frozen base; blocks of 64 with one fp32 scale, or 8-bit
+    "none": 2.0,
+    "nf4": 0.5 + 4 / 64,
+    "fp4": 0.5 + 4 / 64,
+    "nf4-dq": 0.5 + 1 / 64 + 4 / (64 * 256),  # QLoRA (arXiv 2305.14314), section 3
+    "int8": 1.0,
+}
+
+
+@dataclass(frozen=True)
+class RankParameters:
+    """Elements one rank holds before any data-parallel sharding."""
+
+    dense: float  # of layers, without routed experts
+    experts: float
+    tables: float  # embedding, head, positions
+    layers: int
+    largest_layer: float  # of one layer, what a gather unit brings together
+
+
+@dataclass(frozen=True)
+class ElementBytes:
+    """Bytes per element: *_whole on every rank that computes with it, *_shard over data ranks."""
+
+    weight_whole: float
+    weight_shard: float
+    gradient_whole: float
+    gradient_shard: float
+    optimizer_shard: float
+    step_shard: float  # temporaries of the optimiser's step
+    gathered: float = 0.0  # weights of a gathered unit (zero3)
+    gathered_gradient: float = 0.0
+
+
+@lru_cache(maxsize=4096)
+def stage_layers(layers: int, pp: int, stage: int) -> int:
+    """Layers of a pipeline stage.
+
+    Where pp does not divide them but divides layers + 2, embedding and head count as one layer
+    each, as DeepSpeed's and Megatron's balanced splits do; else the largest share.
+    """
+    if layers % pp == 0:
+        return layers // pp
+    if (layers + 2) % pp == 0:
+        return (layers + 2) // pp - (stage in (0, pp - 1))
+    return -(-layers // pp)
+
+
+@lru_cache(maxsize=4096)
+def _layer_elements(shape: ModelShape, tp: int, ep: int) -> tuple[float, float, float]:
+    """(dense layer, expert layer without experts, routed experts of it) on one rank."""
+    found = []
+    kinds = ("dense", "expert") if shape.experts else ("dense",)
+    norms = float(layer_norm_parameters(shape))
+    experts = 0.0
+    for kind in kinds:
+        total = norms
+        for matrix in layer_matrices(shape, kind):  # type: ignore[arg-type]
+            if matrix.kind == "expert":
+                # with expert parallelism the experts themselves are not split over tp
+                experts += matrix.parameters / (ep if ep > 1 else tp)
+                continue
+            ways = tp
+            if matrix.name in ("k_proj", "v_proj"):
+                ways = min(tp, shape.attention.kv_heads)
+            elif matrix.kind == "router" or matrix.name in ("q_a_proj", "kv_a_proj"):
+                ways = 1
+            total += matrix.parameters / ways
+        found.append(total)
+    return found[0], found[-1], experts
+
+
+@lru_cache(maxsize=4096)
+def _tables(shape: ModelShape, tp: int) -> tuple[float, float]:
+    """(embedding and positions, head) on one rank."""
+    counts = count_shape(shape)
+    head = counts.head or (counts.embedding if shape.tied_embeddings else 0)
+    return counts.embedding / tp + counts.positions, head / tp
+
+
+def rank_parameters(shape: ModelShape, layout: Layout, stage: int) -> RankParameters:
+    return _rank_parameters(shape, layout.tp, layout.ep, layout.pp, stage)
+
+
+@lru_cache(maxsize=16384)
+def _rank_parameters(shape: ModelShape, tp: int, ep: int, pp: int, stage: int) -> RankParameters:
+    dense, mixed, experts = _layer_elements(shape, tp, ep)
+    layers = stage_layers(shape.layers, pp, stage)
+    embedding, head = _tables(shape, tp)
+    first_dense = (shape.layers - shape.expert_layers) if shape.experts else shape.layers
+    dense_layers = min(layers, first_dense) if stage == 0 else 0
+    if shape.experts is None:
+        dense_layers = layers
+    expert_layers = layers - dense_layers
+    tables = embedding if stage == 0 else 0.0
+    if stage == pp - 1:
+        if not (shape.tied_embeddings and pp == 1):
+            tables += head
+        if shape.predicted_tokens:
+            expert_layers += shape.predicted_tokens if shape.experts else 0
+            dense_layers += 0 if shape.experts else shape.predicted_tokens
+    return RankParameters(
+        dense=dense_layers * dense + expert_layers * mixed,
+        experts=expert_layers * experts,
+        tables=tables,
+        layers=layers,
+        largest_layer=max(
+            dense if dense_layers else 0.0, mixed + experts if expert_layers else 0.0
+        ),
+    )
+
+
+def element_bytes(job: TrainingJob) -> ElementBytes:
+    """What the software keeps per trained parameter."""
+    layout, stack = job.layout, job.stack
+    key = (stack, job.precision, job.optimizer, job.pure_low_precision, layout.shard)
+    return _element_bytes(*key, layout.offload_optimizer, job.shape.experts is not None)
+
+
+@lru_cache(maxsize=1024)
+def _element_bytes(
+    stack: str,
+    precision: str,
+    optimizer: str,
+    pure: bool,
+    shard: str,
+    offload: bool,
+    mixture: bool,
+) -> ElementBytes:
+    moments = {"adamw": 8.0, "adamw_bf16": 4.0, "adamw_8bit": 2.0 + 8 / 256, "muon": 4.4}
+    state = moments.get(optimizer, 4.0)
+    sharded_grads = shard in ("zero2", "zero3")
+    whole = shard != "zero3"
+    step = 0.0
+    if pure:
+        weight = gradient = 2.0
+        state = state / 2 if optimizer == "adamw" else state
+    elif precision == "fp32" or (stack in ("fsdp", "xla", "whorl", "oneflow")):
+        weight, gradient = 4.0, 4.0  # fp32 weights, cast where they are used
+        step = 4.0 if stack == "whorl" else 0.0
+    else:
+        weight, gradient, step = _mixed(stack, precision, mixture)
+        state += 4.0  # fp32 master
+        if stack == "megatron" and mixture and optimizer == "adamw":
+            state -= 4.0  # precision-aware optimiser: moments in bf16
+    if offload:
+        state, step = 0.0, 0.0
+    cast = 2.0 if precision != "fp32" and not pure else weight
+    return ElementBytes(
+        weight_whole=weight if whole else 0.0,
+        weight_shard=0.0 if whole else weight,
+        gradient_whole=0.0 if sharded_grads else gradient,
+        gradient_shard=gradient if sharded_grads else 0.0,
+        optimizer_shard=state,
+        step_shard=step,
+        gathered=0.0 if whole else cast,
+        gathered_gradient=cast if sharded_grads else 0.0,
+    )
+
+
+def _mixed(stack: str, precision: str, mixture: bool) -> tuple[float, float, float]:
+    """(weight, gradient, step) of 16-bit weights beside fp32 masters."""
+    if stack == "internevo":
+        # bf16 gradients, flattened, cast to fp32; foreach AdamW of torch < 2.1: root and sum
+        return 2.0, 2.0, 2.0 + 4.0 + 8.0
+    if stack == "megatron_2021":
+        if precision == "fp16":  # DeepSpeed ZeRO-1: the shard's gradients flattened, cast to fp32
+            return 2.0, 2.0, 2.0 + 4.0
+        return 2.0, 2.0 + 4.0, 0.0  # bf16 gradients added up in fp32
+    if precision in ("fp8", "fp8_block", "mxfp8", "nvfp4"):
+        return 2.0, 2.0, 4.0  # two fp8 copies, bf16 gradients, cast by the optimiser
+    if mixture:
+        return 2.0, 2.0, 0.0
+    return 2.0, 4.0, 0.0
