@@ -1,0 +1,275 @@
+"""How each Hugging Face model_type spells its sizes, and what its code fixes by itself.
+
+Facts read from the modelling and configuration code of transformers 5 (and, for internlm and
+kimi_k2, of the model repositories); a test compares every family with that code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from whorl.arch.config_reader import ConfigReader
+from whorl.arch.shape import Experts, Norm
+
+__all__ = ["FAMILIES", "Family", "Flag"]
+
+Flag = bool | tuple[str, bool]  # fixed by the code, or (key, its default)
+WINDOW_PATTERN_KEYS = ("sliding_window_pattern", "_sliding_window_pattern")
+
+
+def no_window(c: ConfigReader, layers: int) -> int:
+    return 0
+
+
+def all_layers(c: ConfigReader, layers: int) -> int:
+    return layers
+
+
+def all_but_every(period: int) -> Callable[[ConfigReader, int], int]:
+    """Each period-th layer sees everything; a config may state another period."""
+
+    def window_layers(c: ConfigReader, layers: int) -> int:
+        return layers - layers // c.whole(*WINDOW_PATTERN_KEYS, default=period)
+
+    return window_layers
+
+
+def last_layers(c: ConfigReader, layers: int) -> int:
+    """Qwen: layers from max_window_layers on, when windows are switched on."""
+    if not c.flag("use_sliding_window", False):
+        return 0
+    return max(0, layers - c.whole("max_window_layers", default=28, least=0))
+
+
+def all_if_used(c: ConfigReader, layers: int) -> int:
+    return layers if c.flag("use_sliding_window", False) else 0
+
+
+def early_even_layers(c: ConfigReader, layers: int) -> int:
+    """Qwen2-MoE: every second layer before max_window_layers."""
+    if not c.flag("use_sliding_window", False):
+        return 0
+    return (min(layers, c.whole("max_window_layers", default=28, least=0)) + 1) // 2
+
+
+def mixtral_experts(c: ConfigReader, layers: int) -> Experts:
+    return Experts(
+        count=c.whole("num_local_experts", "num_experts"),
+        active=c.whole("num_experts_per_tok", "experts_per_token"),
+        width=c.whole("intermediate_size"),
+    )
+
+
+def gpt_oss_experts(c: ConfigReader, layers: int) -> Experts:
+    experts = mixtral_experts(c, layers)
+    return Experts(experts.count, experts.active, experts.width, router_bias=True)
+
+
+def qwen_experts(c: ConfigReader, layers: int) -> Experts | None:
+    count = c.whole("num_experts", "num_local_experts", least=0)
+    step = c.whole("decoder_sparse_step", default=1)
+    dense = set(c.sequence("mlp_only_layers"))
+    sparse = [n for n in range(layers) if n not in dense and (n + 1) % step == 0]
+    if not count or not sparse:
+        return None
+    shared_width = c.optional("shared_expert_intermediate_size")
+    return Experts(
+        count=count,
+        active=c.whole("num_experts_per_tok"),
+        width=c.whole("moe_intermediate_size"),
+        shared=0 if shared_width is None else 1,
+        shared_width=shared_width,
+        shared_gate=shared_width is not None,
+        dense_layers=layers - len(sparse),
+    )
+
+
+def deepseek_experts(c: ConfigReader, layers: int) -> Experts | None:
+    count = c.optional("n_routed_experts", "num_local_experts")
+    dense = c.whole("first_k_dense_replace", default=0, least=0)
+    if count is None or dense >= layers:
+        return None
+    return Experts(
+        count=count,
+        active=c.whole("num_experts_per_tok"),
+        width=c.whole("moe_intermediate_size"),
+        shared=c.whole("n_shared_experts", default=0, least=0),
+        dense_layers=dense,
+        score_correction=c.values.get("topk_method", "noaux_tc") == "noaux_tc"
+        and c.values.get("model_type") != "deepseek_v2",
+    )
+
+
+def no_experts(c: ConfigReader, layers: int) -> Experts | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a model_type's code decides; the sizes come from the config."""
+
+    qkv_bias: Flag = False
+    output_bias: Flag = False
+    ffn_bias: Flag = False
+    gated: bool = True
+    norm: Norm = "rms"
+    norms_per_layer: int = 2
+    qk_norm: Literal["none", "head", "width"] = "none"
+    tied: bool = False  # when the config does not say
+    head_dim: int | None = None  # when the config does not say; None: width / heads
+    ffn_multiple: int | None = None  # of the width, when the config gives no inner size
+    latent: bool = False
+    sinks: bool = False
+    window_layers: Callable[[ConfigReader, int], int] = no_window
+    experts: Callable[[ConfigReader, int], Experts | None] = no_experts
+    defaults: Mapping[str, int] = field(default_factory=dict)  # of keys that configs leave out
+    fixed: Mapping[str, object] = field(default_factory=dict)  # variants that are refused
+    others: Callable[[ConfigReader], dict[str, Any]] = lambda c: {}  # further fields of ModelShape
+
+
+def gpt2_others(c: ConfigReader) -> dict[str, Any]:
+    return {"learned_positions": c.whole("n_positions", "n_ctx")}
+
+
+def opt_others(c: ConfigReader) -> dict[str, Any]:
+    c.must_be("word_embed_proj_dim", c.values.get("hidden_size"))
+    positions = c.whole("max_position_embeddings")
+    return {"learned_positions": positions + 2}  # OPT's table starts at 2
+
+
+def mpt_others(c: ConfigReader) -> dict[str, Any]:
+    attention = c.section("attn_config")
+    attention.must_be("qk_ln", False)
+    attention.must_be("attn_type", "multihead_attention")
+    is_learned = c.flag("learned_pos_emb", True) and not attention.flag("alibi", True)
+    return {"learned_positions": c.whole("max_seq_len") if is_learned else 0}
+
+
+def falcon_others(c: ConfigReader) -> dict[str, Any]:
+    is_new = c.flag("new_decoder_architecture", False)
+    is_split = is_new and c.optional("num_ln_in_parallel_attn") != 1
+    one_norm = c.flag("parallel_attn", True) and not is_split
+    return {"norms_per_layer": 1 if one_norm else 2}
+
+
+def stablelm_others(c: ConfigReader) -> dict[str, Any]:
+    return {"norms_per_layer": 1 if c.flag("use_parallel_residual", False) else 2}
+
+
+LLAMA_BIAS = ("attention_bias", False)
+BIASED = Family(qkv_bias=LLAMA_BIAS, output_bias=LLAMA_BIAS)
+LLAMA = replace(BIASED, ffn_bias=("mlp_bias", False))
+QWEN3 = replace(BIASED, qk_norm="head", head_dim=128, window_layers=last_layers)
+GEMMA = replace(BIASED, tied=True, head_dim=256)
+GEMMA2 = replace(
+    GEMMA,
+    norms_per_layer=4,
+    window_layers=all_but_every(2),
+    defaults={"sliding_window": 4096},
+)
+DEEPSEEK = replace(
+    BIASED,
+    latent=True,
+    experts=deepseek_experts,
+    fixed={"moe_layer_freq": 1, "mlp_bias": False},
+)
+GPT_OSS_BIAS = ("attention_bias", True)
+GPT = Family(True, True, True, gated=False, norm="layer", tied=True, ffn_multiple=4)
+OPT_BIAS = ("enable_bias", True)
+BIAS = ("bias", False)
+
+FAMILIES: dict[str, Family] = {
+    "llama": LLAMA,
+    "granite": LLAMA,
+    "smollm3": replace(LLAMA, tied=True, fixed={"use_sliding_window": False}),
+    "mistral": Family(
+        window_layers=all_layers, defaults={"num_key_value_heads": 8, "sliding_window": 4096}
+    ),
+    "mixtral": Family(
+        window_layers=all_layers, experts=mixtral_experts, defaults={"num_key_value_heads": 8}
+    ),
+    "qwen2": Family(qkv_bias=True, window_layers=last_layers),
+    "qwen2_moe": Family(("qkv_bias", True), window_layers=early_even_layers, experts=qwen_experts),
+    "qwen3": QWEN3,
+    "qwen3_moe": replace(QWEN3, head_dim=None, window_layers=all_if_used, experts=qwen_experts),
+    "gemma": GEMMA,
+    "gemma2": GEMMA2,
+    "gemma3_text": replace(
+        GEMMA2,
+        qk_norm="head",
+        window_layers=all_but_every(6),
+        defaults={
+            "vocab_size": 262_208,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "sliding_window": 4096,
+        },
+    ),
+    "deepseek_v2": DEEPSEEK,
+    "deepseek_v3": DEEPSEEK,
+    "kimi_k2": DEEPSEEK,
+    "gpt_oss": Family(
+        qkv_bias=GPT_OSS_BIAS,
+        output_bias=GPT_OSS_BIAS,
+        ffn_bias=True,
+        head_dim=64,
+        sinks=True,
+        window_layers=all_but_every(2),
+        experts=gpt_oss_experts,
+        defaults={"num_key_value_heads": 8, "sliding_window": 128},
+    ),
+    "gpt2": replace(GPT, others=gpt2_others, fixed={"add_cross_attention": False}),
+    "gpt_neox": replace(
+        GPT, qkv_bias=GPT_OSS_BIAS, output_bias=GPT_OSS_BIAS, tied=False, ffn_multiple=None
+    ),
+    "opt": replace(
+        GPT,
+        qkv_bias=OPT_BIAS,
+        output_bias=OPT_BIAS,
+        ffn_bias=OPT_BIAS,
+        ffn_multiple=None,
+        fixed={
+            "do_layer_norm_before": True,
+            "_remove_final_layer_norm": False,
+            "layer_norm_elementwise_affine": True,
+        },
+        others=opt_others,
+    ),
+    "bloom": replace(GPT, others=lambda c: {"embedding_norm": True}),
+    "mpt": Family(
+        gated=False,
+        norm="layer_no_bias",
+        tied=True,
+        ffn_multiple=4,
+        fixed={"no_bias": True},
+        others=mpt_others,
+    ),
+    "falcon": replace(GPT, qkv_bias=BIAS, output_bias=BIAS, ffn_bias=BIAS, others=falcon_others),
+    "phi": replace(
+        GPT,
+        tied=False,
+        ffn_multiple=None,
+        norms_per_layer=1,
+        fixed={"qk_layernorm": False},
+        others=lambda c: {"head_bias": True},
+    ),
+    "phi3": Family(window_layers=all_layers),
+    "olmo2": replace(BIASED, qk_norm="width"),
+    "olmo3": replace(
+        BIASED,
+        qk_norm="width",
+        window_layers=all_but_every(4),
+        defaults={"sliding_window": 4096},
+    ),
+    "stablelm": Family(
+        qkv_bias=("use_qkv_bias", False),
+        norm="layer",
+        fixed={"qk_layernorm": False},
+        others=stablelm_others,
+    ),
+    "nemotron": replace(LLAMA, gated=False, norm="layer"),
+    "internlm": Family(qkv_bias=BIAS, output_bias=BIAS),
+    "internlm2": Family(qkv_bias=BIAS, output_bias=BIAS),
+}

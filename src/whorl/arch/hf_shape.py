@@ -1,0 +1,119 @@
+"""Builds a shape from one config and what its model_type decides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from whorl.arch.config_reader import ConfigReader
+from whorl.arch.hf_families import FAMILIES, Family, Flag
+from whorl.arch.shape import Attention, Latent, ModelShape
+from whorl.core.errors import SpecError
+
+__all__ = ["shape_of_family"]
+
+LAYER_TYPES = ("full_attention", "sliding_attention")
+MOST_LAYERS = 10_000
+
+
+def shape_of_family(model_type: str, c: ConfigReader, name: str) -> ModelShape:
+    """The shape of a config whose model_type is in FAMILIES. Raises SpecError on bad sizes."""
+    family = FAMILIES[model_type]
+    for key, value in family.fixed.items():
+        c.must_be(key, value)
+    layers = c.whole("num_hidden_layers", "n_layer", "n_layers", most=MOST_LAYERS)
+    width = c.whole("hidden_size", "n_embd", "d_model", "n_embed")
+    read_attention = _latent_attention if family.latent else _attention
+    sizes: dict[str, Any] = {
+        "name": name,
+        "layers": layers,
+        "width": width,
+        "ffn_width": _ffn_width(family, c, width),
+        "vocab_size": c.whole("vocab_size", default=family.defaults.get("vocab_size")),
+        "attention": read_attention(family, c, width, layers),
+        "experts": family.experts(c, layers),
+        "gated": family.gated,
+        "ffn_bias": _flag(family.ffn_bias, c),
+        "norm": family.norm,
+        "norms_per_layer": family.norms_per_layer,
+        "tied_embeddings": c.flag("tie_word_embeddings", family.tied),
+        "max_seq_len": c.whole(
+            "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", default=0
+        ),
+    }
+    return ModelShape(**(sizes | family.others(c)))
+
+
+def _flag(flag: Flag, c: ConfigReader) -> bool:
+    return flag if isinstance(flag, bool) else c.flag(*flag)
+
+
+def _ffn_width(family: Family, c: ConfigReader, width: int) -> int:
+    multiple = c.optional("expansion_ratio") or family.ffn_multiple
+    default = None if multiple is None else multiple * width
+    return c.whole("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", default=default)
+
+
+def _attention(family: Family, c: ConfigReader, width: int, layers: int) -> Attention:
+    heads = _heads(family, c)
+    head_dim = c.optional("head_dim") or family.head_dim
+    if head_dim is None and width % heads:
+        raise SpecError(
+            f"{c.where}: hidden size {width} is not divisible by {heads} attention heads",
+            do="correct one of the two, or state head_dim",
+        )
+    window, window_layers = _window(family, c, layers)
+    return Attention(
+        heads=heads,
+        kv_heads=_kv_heads(family, c, heads),
+        head_dim=head_dim or width // heads,
+        qkv_bias=_flag(family.qkv_bias, c),
+        output_bias=_flag(family.output_bias, c),
+        qk_norm=family.qk_norm,
+        sinks=family.sinks,
+        window=window,
+        window_layers=window_layers,
+    )
+
+
+def _latent_attention(family: Family, c: ConfigReader, width: int, layers: int) -> Attention:
+    heads, rope = _heads(family, c), c.whole("qk_rope_head_dim")
+    return Attention(
+        heads=heads,
+        kv_heads=heads,
+        head_dim=c.whole("qk_nope_head_dim") + rope,
+        value_dim=c.whole("v_head_dim"),
+        latent=Latent(c.optional("q_lora_rank"), c.whole("kv_lora_rank"), rope),
+        qkv_bias=_flag(family.qkv_bias, c),
+        output_bias=_flag(family.output_bias, c),
+    )
+
+
+def _heads(family: Family, c: ConfigReader) -> int:
+    default = family.defaults.get("num_attention_heads")
+    return c.whole("num_attention_heads", "n_head", "n_heads", default=default)
+
+
+def _kv_heads(family: Family, c: ConfigReader, heads: int) -> int:
+    """As many as heads when the config says null, or nothing and the family has no default."""
+    if c.values.get("model_type") == "falcon" and not c.flag("new_decoder_architecture", False):
+        return 1 if c.flag("multi_query", True) else heads
+    is_stated = "num_key_value_heads" in c.values
+    default = heads if is_stated else family.defaults.get("num_key_value_heads", heads)
+    return c.whole("num_key_value_heads", "num_kv_heads", default=default)
+
+
+def _window(family: Family, c: ConfigReader, layers: int) -> tuple[int | None, int]:
+    """(tokens, layers that use it); a list of layer types decides over the family's pattern."""
+    types = c.sequence("layer_types")
+    if types and (len(types) != layers or any(kind not in LAYER_TYPES for kind in types)):
+        raise SpecError(
+            f"{c.where}: layer_types",
+            found=f"{len(types)} of {sorted({str(kind) for kind in types})}"[:120],
+            expected=f"{layers} of {' or '.join(LAYER_TYPES)}",
+        )
+    is_stated = "sliding_window" in c.values
+    window = c.optional("sliding_window", least=0)
+    if not is_stated:
+        window = family.defaults.get("sliding_window")
+    counted = types.count("sliding_attention") if types else family.window_layers(c, layers)
+    return (window, counted) if window and counted else (None, 0)

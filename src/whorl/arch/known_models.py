@@ -1,0 +1,102 @@
+"""Public models by name: their sizes and the counts their authors publish, from one file."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from whorl.arch.config_reader import ConfigReader
+from whorl.arch.hf_shape import shape_of_family
+from whorl.arch.shape import ModelShape
+from whorl.core.errors import SpecError
+
+__all__ = ["KnownModel", "is_known", "known_model", "known_models", "model_names"]
+
+# parts of a name that say how weights were tuned or stored, not which sizes they have
+TUNING = re.compile(r"base|instruct|chat|it|pt|hf|bf16|thinking|\d{4}")
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """One entry of known_models.json: facts, each with its source."""
+
+    name: str
+    aliases: tuple[str, ...]
+    config: dict[str, Any]  # the keys of its config.json that decide the shape
+    parameters: int | None  # published, exact; None where only a rounded figure is
+    parameters_rounded: float | None  # published, in billions
+    active_rounded: float | None  # published per token, in billions
+    source: str
+
+    @property
+    def shape(self) -> ModelShape:
+        reader = ConfigReader(self.config, f"model {self.name}")
+        return shape_of_family(self.config["model_type"], reader, self.name)
+
+
+@cache
+def known_models() -> dict[str, KnownModel]:
+    """Every entry by its name, in the file's order."""
+    text = resources.files("whorl.arch").joinpath("known_models.json").read_text("utf-8")
+    models = {}
+    for entry in json.loads(text)["models"]:
+        models[entry["name"]] = KnownModel(
+            name=entry["name"],
+            aliases=tuple(entry.get("aliases", ())),
+            config=entry["config"],
+            parameters=entry.get("parameters"),
+            parameters_rounded=entry.get("parameters_rounded"),
+            active_rounded=entry.get("active_rounded"),
+            source=entry["source"],
+        )
+    return models
+
+
+def model_names() -> tuple[str, ...]:
+    return tuple(known_models())
+
+
+def is_known(name: str) -> bool:
+    return _key(name) in _names_by_key()
+
+
+def known_model(name: str) -> ModelShape:
+    """The shape of a public model.
+
+    Case, underscores, hyphens, the organisation before a slash and words such as Instruct or
+    Base do not matter. Raises SpecError with the nearest names if it is not known.
+    """
+    found = _names_by_key().get(_key(name))
+    if found is not None:
+        return known_models()[found].shape
+    keys = _names_by_key()
+    near = [keys[key] for key in difflib.get_close_matches(_key(name), keys, n=4, cutoff=0.5)]
+    names = ", ".join(dict.fromkeys(near)) or ", ".join(model_names())
+    raise SpecError(
+        "unknown model",
+        found=name[:100] or "an empty name",
+        expected=("near it: " if near else "one of ") + names,
+        do="use one of these names, or give the path of its config.json",
+    )
+
+
+@cache
+def _names_by_key() -> dict[str, str]:
+    return {
+        _key(spelling): model.name
+        for model in known_models().values()
+        for spelling in (model.name, *model.aliases)
+    }
+
+
+def _key(name: str) -> str:
+    """A spelling reduced to what tells models apart."""
+    parts = re.split(r"[-_\s:]+", name.strip().lower().rsplit("/", 1)[-1])
+    if parts[0] == "meta" and len(parts) > 1:
+        parts = parts[1:]
+    return "".join(part for part in parts if not TUNING.fullmatch(part))
