@@ -85,6 +85,7 @@ class ShapeCounts:
     routers: int
     norms: int  # those of queries, keys and latents too
     other: int  # multi-token-prediction layers, without the tables they share with the model
+    hidden_matrices: int  # elements of the blocks' matrices without biases: what Muon updates
     matmul_active: int  # elements of the matrices one token meets, head in, input embedding out
 
     @property
@@ -250,11 +251,12 @@ def _sinks(shape: ModelShape) -> int:
 def count_shape(shape: ModelShape) -> ShapeCounts:
     """Parameters by part, equal to those of the HF implementation of the same shape."""
     parts: dict[str, int] = dict.fromkeys(("attention", "ffn", "expert", "shared", "router"), 0)
-    active_experts = matmul_active = 0
+    hidden = active_experts = matmul_active = 0
     layers = _layer_list(shape)
     for number, matrices in layers:
         for matrix in matrices:
             parts[matrix.kind] += number * matrix.parameters
+            hidden += number * matrix.count * matrix.elements
             matmul_active += number * matrix.active * matrix.elements
             if matrix.kind == "expert":
                 active_experts += number * matrix.active_parameters
@@ -274,6 +276,7 @@ def count_shape(shape: ModelShape) -> ShapeCounts:
         routers=parts["router"],
         norms=shape.layers * norms_of_layer + (1 + int(shape.embedding_norm)) * _norm(shape),
         other=shape.predicted_tokens * (prediction + last + norms_of_layer + _sinks(shape)),
+        hidden_matrices=hidden,
         matmul_active=matmul_active + table,
     )
 
@@ -353,12 +356,8 @@ def training_bytes(
     Muon keeps one moment per element of the blocks' matrices and leaves the rest (embedding,
     head, norms, biases) to AdamW, which keeps two.
     """
-    total = count_shape(shape).total
-    hidden = sum(
-        number * matrix.count * matrix.elements
-        for number, matrices in _layer_list(shape)
-        for matrix in matrices
-    )
+    counts = count_shape(shape)
+    total, hidden = counts.total, counts.hidden_matrices
     if optimizer == "muon":
         moments = MUON_MOMENTS * hidden + ADAMW_MOMENTS * (total - hidden)
     else:
