@@ -8,7 +8,7 @@ import pytest
 
 from tests.policy.conftest import SourceFile, dotted_name, python_files, report
 
-# core < spec, arch, codecs < model < stages < engines, fields, launch < verbs < cli, studio
+# core < spec, arch, codecs < model < stages < engines, fields, launch < verbs < ladders < cli
 LAYERS = (
     ("core",),
     ("spec", "arch", "codecs"),
@@ -17,6 +17,7 @@ LAYERS = (
     ("engines", "fields", "launch", "testing"),
     ("serving",),
     ("verbs",),
+    ("ladders",),
     ("cli", "studio", ""),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
