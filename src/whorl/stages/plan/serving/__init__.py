@@ -1,0 +1,7 @@
+"""Serving: from a target to engine, precision, split, replicas and price."""
+
+from whorl.stages.plan.serving.choose import plan_serving
+from whorl.stages.plan.serving.processor import cpu_device
+from whorl.stages.plan.serving.target import Interval, ServingPlan, ServingTarget
+
+__all__ = ["Interval", "ServingPlan", "ServingTarget", "cpu_device", "plan_serving"]

@@ -1,0 +1,301 @@
+"""The cheapest way to serve a target: engine, precision, split, replicas, batch limits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from whorl.arch.shape import ModelShape
+from whorl.core.errors import PlanError, SpecError
+from whorl.stages.plan.cluster.devices import Device
+from whorl.stages.plan.serving import aiconfigurator
+from whorl.stages.plan.serving.target import Interval, ServingPlan, ServingTarget
+from whorl.stages.plan.serving.times import (
+    ENGINES,
+    Latency,
+    Load,
+    columns,
+    constants,
+    steady_state,
+)
+from whorl.stages.plan.serving.work import (
+    QUANTISATIONS,
+    Deployment,
+    compute_type,
+    decode_work,
+    prefill_work,
+)
+
+__all__ = ["plan_serving", "room_for"]
+
+MEMORY_SHARE = 0.9  # of the device, what the engines take by default
+RESERVED_BYTES = 2e9  # activations, graphs, buffers of the collectives
+MAX_RUNNING = 1024
+# Mean wait behind other prompts -> its 95th percentile, if waits are exponential: our assumption.
+P95_OF_MEAN_WAIT = math.log(20)
+OTHER_GPUS = ("mi300x",)
+
+
+@dataclass(frozen=True)
+class Option:
+    """A deployment with the latencies of every batch size it could run."""
+
+    deployment: Deployment
+    engine: str
+    room: float
+    running: np.ndarray[Any, np.dtype[np.float64]]
+    latency: Latency
+
+    def best(self, target: ServingTarget, slower: tuple[float, float]) -> int | None:
+        """Index of the largest batch that keeps the target if all is slower by these factors."""
+        token, first = self.latency.token_s * slower[0], first_p95(self.latency) * slower[1]
+        good = (token * target.tokens_per_s_per_user <= 1) & (first <= target.first_token_p95_s)
+        return int(np.flatnonzero(good)[-1]) if good.any() else None
+
+
+def first_p95(latency: Latency) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Seconds; the queue alone varies."""
+    return latency.first_s + (P95_OF_MEAN_WAIT - 1) * latency.queue_s
+
+
+def room_for(deployment: Deployment, tokens: int) -> float:
+    """Requests of `tokens` tokens whose cache fits beside the weights; below 1: none does."""
+    free = MEMORY_SHARE * deployment.device.memory_bytes - RESERVED_BYTES
+    per_request = deployment.cache_bytes(tokens) / deployment.attention_replicas
+    return max(0.0, free - deployment.weight_bytes) / per_request
+
+
+def plan_serving(
+    shape: ModelShape,
+    device: Device,
+    target: ServingTarget,
+    *,
+    price: float | None = None,
+    model_path: str | None = None,
+) -> ServingPlan:
+    """The cheapest plan that meets the target, price in USD per device and hour.
+
+    With model_path (a Hugging Face name or a folder with config.json) and aiconfigurator
+    installed, an NVIDIA device is planned by it. Otherwise by a roofline with constants fitted
+    on measured rows. Raises PlanError, with changes that would help, when nothing meets the
+    target; SpecError for a bad price.
+    """
+    usd = device.usd_per_hour if price is None else price
+    if not usd >= 0:
+        raise SpecError("price of a device-hour", found=price, expected="at least 0")
+    if model_path is not None and aiconfigurator.covers(device):
+        row = aiconfigurator.best_configuration(model_path, device, target)
+        if row is not None:
+            return _plan_of_row(shape, device, target, usd, row)
+    options = _options(shape, device, target)
+    found = _cheapest(options, target)
+    if found is None:
+        raise _infeasible(shape, device, target, options)
+    return _plan(found, target, usd)
+
+
+def _options(shape: ModelShape, device: Device, target: ServingTarget) -> list[Option]:
+    sizes = [2**i for i in range(12) if 2**i <= max(1, device.node_devices)]
+    options = []
+    for name in target.quantisations:
+        for devices in sizes if device.kind != "cpu" else [1]:
+            if shape.attention.heads % devices:
+                continue
+            deployment = Deployment(shape, device, devices, QUANTISATIONS[name])
+            room = room_for(deployment, target.input_tokens + target.output_tokens)
+            if room >= 1:
+                options += [_option(deployment, item, room, target) for item in _engines(device)]
+    return options
+
+
+def _engines(device: Device) -> tuple[str, ...]:
+    if device.kind == "gpu" and device.name not in OTHER_GPUS:
+        return ("vllm", "sglang", "trtllm")
+    return ("cpu",) if device.kind == "cpu" else ("vllm",)
+
+
+def _option(deployment: Deployment, engine: str, room: float, target: ServingTarget) -> Option:
+    most = int(min(room, target.users, MAX_RUNNING))
+    running = np.unique(np.geomspace(1, most, 48).round())
+    context = target.input_tokens + target.output_tokens // 2
+    load = Load(
+        engine=np.full(len(running), ENGINES.index(engine)),
+        running=running,
+        waiting=np.zeros(len(running)),
+        output_tokens=np.full(len(running), float(target.output_tokens)),
+        burst=np.zeros(len(running), bool),
+    )
+    decode = columns([decode_work(deployment, n, context) for n in running])
+    prefill = columns([prefill_work(deployment, 1, target.input_tokens)] * len(running))
+    latency = steady_state(decode, prefill, load, constants()["values"])
+    return Option(deployment, engine, room, running, latency)
+
+
+def _cheapest(options: Sequence[Option], target: ServingTarget) -> tuple[Option, int] | None:
+    """Fewest devices; among equals the faster for each user."""
+    found = [(item, index) for item in options if (index := item.best(target, (1, 1))) is not None]
+
+    def cost(pair: tuple[Option, int]) -> tuple[float, float]:
+        option, index = pair
+        devices = option.deployment.devices * math.ceil(target.users / option.running[index])
+        return devices, float(option.latency.token_s[index])
+
+    return min(found, key=cost) if found else None
+
+
+def _plan(found: tuple[Option, int], target: ServingTarget, usd: float) -> ServingPlan:
+    option, index = found
+    d, error = option.deployment, _error(option.deployment.device)
+    running = int(option.running[index])
+    replicas = math.ceil(target.users / running)
+    # the grid's batch that replicas really run: the smallest that holds every user
+    used = int(np.searchsorted(option.running, target.users / replicas))
+    latency = option.latency
+    token, first = float(latency.token_s[used]), float(latency.first_s[used])
+    slow = option.best(target, (error["token_s"][1], error["first_s"][1]))
+    high = None if slow is None else math.ceil(target.users / option.running[slow])
+    fast = option.best(target, (error["token_s"][0], error["first_s"][0]))
+    low = math.ceil(target.users / option.running[index if fast is None else fast])
+    p95 = float(first_p95(latency)[used])
+    hourly = replicas * d.devices * usd
+    rates = [
+        target.users * target.output_tokens / (first * a + target.output_tokens * token * b)
+        for a, b in zip((1, *error["first_s"]), (1, *error["token_s"]), strict=True)
+    ]
+    cost = [hourly / 3600 / rate * 1e6 for rate in rates]
+    decode = decode_work(
+        d, float(option.running[used]), target.input_tokens + target.output_tokens // 2
+    )
+    notes = [f"batch of {round(option.running[used])} per replica at {target.users} users"]
+    if compute_type(d.device, d.quantisation) == "bf16" != d.quantisation.compute:
+        notes.append(f"{d.device.name} has no {d.quantisation.compute}: products run in bf16")
+    return ServingPlan(
+        model=d.shape.name,
+        device=d.device.name,
+        method="roofline",
+        engine=option.engine,
+        quantisation=d.quantisation.name,
+        devices_per_replica=d.devices,
+        replicas=Interval(replicas, low, high),
+        max_running=running,
+        max_cache_tokens=int(option.room * (target.input_tokens + target.output_tokens)),
+        first_token_s=_scaled(first, error["first_s"]),
+        first_token_p95_s=_scaled(p95, error["first_s"]),
+        tokens_per_s_per_user=Interval(
+            1 / token, 1 / token / error["token_s"][1], 1 / token / error["token_s"][0]
+        ),
+        tokens_per_s=Interval(rates[0], rates[2], rates[1]),
+        usd_per_million_tokens=Interval(cost[0], cost[1], cost[2]),
+        usd_per_hour=hourly,
+        decode_parts_s={name: value for name, value in vars(decode).items() if name.endswith("_s")},
+        notes=tuple(notes),
+    )
+
+
+def _error(device: Device) -> dict[str, tuple[float, float]]:
+    """Measured over predicted latency at 5% and 95% of the rows, of models left out.
+
+    Only NVIDIA devices were measured: elsewhere twice as wide, as ratios go.
+    """
+    power = 1 if device.kind == "gpu" and device.name not in OTHER_GPUS else 2
+    return {name: (low**power, high**power) for name, (low, high) in constants()["error"].items()}
+
+
+def _scaled(value: float, error: Sequence[float]) -> Interval:
+    return Interval(value, value * error[0], value * error[1])
+
+
+def _plan_of_row(
+    shape: ModelShape, device: Device, target: ServingTarget, usd: float, row: dict[str, str]
+) -> ServingPlan:
+    """aiconfigurator's best configuration; it states no error, so intervals are ours."""
+    error = _error(device)
+    running, devices = float(row["concurrency"]), int(row["num_total_gpus"])
+    replicas = math.ceil(target.users / running)
+    first, token = float(row["ttft"]) / 1e3, float(row["tpot"]) / 1e3
+    rate = target.users * target.output_tokens / (first + target.output_tokens * token)
+    hourly = replicas * devices * usd
+    cost = hourly / 3600 / rate * 1e6
+    return ServingPlan(
+        model=shape.name,
+        device=device.name,
+        method="aiconfigurator",
+        engine=row["backend"],
+        quantisation=row["gemm"].replace("bfloat16", "bf16"),
+        devices_per_replica=devices,
+        replicas=Interval(replicas, replicas, None),
+        max_running=int(running),
+        max_cache_tokens=int(running) * (target.input_tokens + target.output_tokens),
+        first_token_s=_scaled(first, error["first_s"]),
+        first_token_p95_s=_scaled(first, error["first_s"]),
+        tokens_per_s_per_user=Interval(
+            1 / token, 1 / token / error["token_s"][1], 1 / token / error["token_s"][0]
+        ),
+        tokens_per_s=Interval(rate, rate / error["token_s"][1], rate / error["token_s"][0]),
+        usd_per_million_tokens=_scaled(cost, error["token_s"]),
+        usd_per_hour=hourly,
+        notes=(
+            f"aiconfigurator, {row['parallel']}, database of {row['backend']} {row['version']}",
+            "it gives a mean time to the first token, taken for the 95th percentile too",
+        ),
+    )
+
+
+def _infeasible(
+    shape: ModelShape, device: Device, target: ServingTarget, options: Sequence[Option]
+) -> PlanError:
+    """What stands in the way, and which single changes were found to remove it."""
+    what = f"no deployment of {shape.name} on {device.name} meets the target"
+    changes = [
+        replace(target, quantisations=(name,))
+        for name in ("fp8", "int4", "nvfp4")
+        if name not in target.quantisations
+    ]
+    changes += [replace(target, input_tokens=max(1, target.input_tokens // n)) for n in (2, 4, 8)]
+    found = "weights and one request's cache do not fit one node"
+    if options:
+        found, slower = _best_latencies(options, target)
+        changes = slower + changes
+    helps: dict[str, str] = {}
+    for changed in changes:
+        name, text = _difference(target, changed)
+        if name not in helps and _cheapest(_options(shape, device, changed), changed):
+            helps[name] = text
+    wider = replace(device, node_devices=4 * device.node_devices)
+    if _cheapest(_options(shape, wider, target), target):
+        helps["split"] = f"split over more than the {device.node_devices} devices of a node"
+    do = " or ".join(list(helps.values())[:3]) or "choose a smaller model or a faster device"
+    rate, wait = target.tokens_per_s_per_user, target.first_token_p95_s
+    asked = f"{rate:g} tokens/s per user and {wait:g} s to the first token at p95"
+    return PlanError(what, found=found, expected=asked, do=do)
+
+
+def _best_latencies(
+    options: Sequence[Option], target: ServingTarget
+) -> tuple[str, list[ServingTarget]]:
+    """What one request alone would see, and the targets that this would meet."""
+    rates = [1 / float(item.latency.token_s[0]) for item in options]
+    waits = [float(first_p95(item.latency)[0]) for item in options]
+    found = f"at best {max(rates):.3g} tokens/s per user, {min(waits):.3g} s to the first token"
+    in_time = [r for r, wait in zip(rates, waits, strict=True) if wait <= target.first_token_p95_s]
+    fast = [w for r, w in zip(rates, waits, strict=True) if r >= target.tokens_per_s_per_user]
+    changes = [replace(target, tokens_per_s_per_user=0.9 * max(in_time))] if in_time else []
+    changes += [replace(target, first_token_p95_s=1.1 * min(fast))] if fast else []
+    both = {"tokens_per_s_per_user": 0.9 * max(rates), "first_token_p95_s": 1.1 * max(waits)}
+    return found, changes or [replace(target, **both)]
+
+
+def _difference(old: ServingTarget, new: ServingTarget) -> tuple[str, str]:
+    """What kind of change it is, and its words."""
+    words = {
+        "quantisations": f"quantise to {new.quantisations[0]}",
+        "input_tokens": f"shorten the input to {new.input_tokens} tokens",
+        "tokens_per_s_per_user": f"ask for {new.tokens_per_s_per_user:.3g} tokens/s per user",
+        "first_token_p95_s": f"allow {new.first_token_p95_s:.3g} s to the first token",
+    }
+    changed = [name for name in words if getattr(old, name) != getattr(new, name)]
+    return "+".join(changed), " and ".join(words[name] for name in changed)

@@ -1,0 +1,77 @@
+"""What a service must do, and the plan that does it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from whorl.core.errors import SpecError
+from whorl.stages.plan.serving.work import QUANTISATIONS
+
+__all__ = ["Interval", "ServingPlan", "ServingTarget"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A prediction and the 90% interval around it; high is None when no bound was found."""
+
+    value: float
+    low: float
+    high: float | None
+
+
+@dataclass(frozen=True)
+class ServingTarget:
+    """Raises SpecError on sizes that no service can have."""
+
+    users: int  # requests in flight at once
+    input_tokens: int  # per request, mean
+    output_tokens: int
+    first_token_p95_s: float = 2.0
+    tokens_per_s_per_user: float = 20.0
+    quantisations: tuple[str, ...] = ("bf16", "fp8")  # what quality allows
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name != "quantisations" and not value > 0:
+                raise SpecError(f"serving target: {item.name}", found=value, expected="above 0")
+        unknown = sorted(set(self.quantisations) - set(QUANTISATIONS))
+        if unknown or not self.quantisations:
+            raise SpecError(
+                "serving target: quantisations",
+                found=unknown or "none",
+                expected=f"some of {', '.join(QUANTISATIONS)}",
+            )
+
+
+@dataclass(frozen=True)
+class ServingPlan:
+    """The cheapest deployment that meets the target by the central estimate."""
+
+    model: str
+    device: str
+    method: Literal["roofline", "aiconfigurator"]
+    engine: str
+    quantisation: str
+    devices_per_replica: int  # tensor parallel
+    replicas: Interval  # high: needed at the slow end, None if the target is missed there
+    max_running: int  # requests in one replica's batch
+    max_cache_tokens: int  # of one replica: what its memory can hold
+    first_token_s: Interval  # mean
+    first_token_p95_s: Interval
+    tokens_per_s_per_user: Interval
+    tokens_per_s: Interval  # output tokens of all replicas
+    usd_per_million_tokens: Interval  # output tokens; the prompts are in the price
+    usd_per_hour: float
+    decode_parts_s: dict[str, float] = field(default_factory=dict, hash=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def devices(self) -> int:
+        return self.devices_per_replica * round(self.replicas.value)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json: every field by its name, intervals as {"value", "low", "high"}, and
+        "devices", the sum over replicas."""
+        return {**asdict(self), "notes": list(self.notes), "devices": self.devices}
