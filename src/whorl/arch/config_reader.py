@@ -80,6 +80,10 @@ class ConfigReader:
             raise SpecError(f"{self.where}: {key}", found=repr(value)[:60], expected="a list")
         return list(value or ())
 
+    def whole_numbers(self, key: str) -> frozenset[int]:
+        """A list of whole numbers of at least 0; empty when absent."""
+        return frozenset(self._checked(key, item, 0, LARGEST) for item in self.sequence(key))
+
     def must_be(self, key: str, expected: object) -> None:
         """Raises SpecError if the key is present with another value: a variant not counted."""
         value = self.values.get(key)

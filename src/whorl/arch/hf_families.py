@@ -70,7 +70,7 @@ def gpt_oss_experts(c: ConfigReader, layers: int) -> Experts:
 def qwen_experts(c: ConfigReader, layers: int) -> Experts | None:
     count = c.whole("num_experts", "num_local_experts", least=0)
     step = c.whole("decoder_sparse_step", default=1)
-    dense = set(c.sequence("mlp_only_layers"))
+    dense = c.whole_numbers("mlp_only_layers")
     sparse = [n for n in range(layers) if n not in dense and (n + 1) % step == 0]
     if not count or not sparse:
         return None
@@ -122,6 +122,7 @@ class Family:
     ffn_multiple: int | None = None  # of the width, when the config gives no inner size
     latent: bool = False
     sinks: bool = False
+    grouped: bool = True  # keys and values may have fewer heads than queries
     window_layers: Callable[[ConfigReader, int], int] = no_window
     experts: Callable[[ConfigReader, int], Experts | None] = no_experts
     defaults: Mapping[str, int] = field(default_factory=dict)  # of keys that configs leave out
@@ -176,7 +177,7 @@ DEEPSEEK = replace(
     fixed={"moe_layer_freq": 1, "mlp_bias": False},
 )
 GPT_OSS_BIAS = ("attention_bias", True)
-GPT = Family(True, True, True, gated=False, norm="layer", tied=True, ffn_multiple=4)
+GPT = Family(True, True, True, gated=False, norm="layer", tied=True, ffn_multiple=4, grouped=False)
 OPT_BIAS = ("enable_bias", True)
 BIAS = ("bias", False)
 
@@ -243,14 +244,18 @@ FAMILIES: dict[str, Family] = {
         norm="layer_no_bias",
         tied=True,
         ffn_multiple=4,
+        grouped=False,
         fixed={"no_bias": True},
         others=mpt_others,
     ),
-    "falcon": replace(GPT, qkv_bias=BIAS, output_bias=BIAS, ffn_bias=BIAS, others=falcon_others),
+    "falcon": replace(
+        GPT, grouped=True, qkv_bias=BIAS, output_bias=BIAS, ffn_bias=BIAS, others=falcon_others
+    ),
     "phi": replace(
         GPT,
         tied=False,
         ffn_multiple=None,
+        grouped=True,
         norms_per_layer=1,
         fixed={"qk_layernorm": False},
         others=lambda c: {"head_bias": True},

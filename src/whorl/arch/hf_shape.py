@@ -97,6 +97,9 @@ def _kv_heads(family: Family, c: ConfigReader, heads: int) -> int:
     """As many as heads when the config says null, or nothing and the family has no default."""
     if c.values.get("model_type") == "falcon" and not c.flag("new_decoder_architecture", False):
         return 1 if c.flag("multi_query", True) else heads
+    if not family.grouped:
+        c.must_be("num_key_value_heads", heads)
+        return heads
     is_stated = "num_key_value_heads" in c.values
     default = heads if is_stated else family.defaults.get("num_key_value_heads", heads)
     return c.whole("num_key_value_heads", "num_kv_heads", default=default)

@@ -1,0 +1,262 @@
+"""Configs against transformers' own modules on the meta device, and configs that are none."""
+
+from __future__ import annotations
+
+import json
+import random
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from whorl.arch.hf_config import model_shape, model_types, shape_from_config
+from whorl.arch.known_models import known_models
+from whorl.arch.shape_counts import count_shape
+from whorl.core.errors import SpecError
+
+HUB_ONLY = {"kimi_k2": "deepseek_v3", "internlm": None, "internlm2": None}  # not in transformers
+SIZES = {"num_hidden_layers": 3, "hidden_size": 48, "vocab_size": 101, "num_attention_heads": 4}
+GPT2 = {"n_layer": 3, "n_embd": 48, "vocab_size": 101, "n_head": 4, "n_positions": 31}
+MPT = {"n_layers": 2, "d_model": 48, "n_heads": 4, "vocab_size": 101, "max_seq_len": 16}
+
+
+def parameters_of_transformers(config: dict[str, Any]) -> int:
+    """Parameters of the module that transformers builds, and DeepSeek-V3's correction buffer."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    kind = config["model_type"]
+    sizes = {key: value for key, value in config.items() if key != "model_type"}
+    with warnings.catch_warnings(), torch.device("meta"):
+        warnings.simplefilter("ignore")
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes))
+    buffers = dict(model.named_buffers()).items()
+    corrections = sum(b.numel() for name, b in buffers if "score_correction" in name)
+    return model.num_parameters() + corrections
+
+
+def random_config(kind: str, rng: random.Random) -> dict[str, Any]:
+    """A tiny config of any family, its options drawn at random."""
+    heads, head_dim = rng.choice([2, 4, 6]), rng.choice([4, 8])
+    flag = lambda: rng.random() < 0.5  # noqa: E731
+    layers, width = rng.randint(1, 5), heads * head_dim
+    common: dict[str, Any] = {
+        "model_type": kind,
+        "num_hidden_layers": layers,
+        "hidden_size": width,
+        "num_attention_heads": heads,
+        "num_key_value_heads": rng.choice([1, 2, heads]),
+        "intermediate_size": rng.randint(5, 90),
+        "vocab_size": rng.randint(11, 300),
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": flag(),
+        "pad_token_id": 0,
+    }
+    if kind == "gpt2":
+        inner = {"n_inner": rng.choice([None, 37])}
+        return {**GPT2, **inner, "n_layer": layers, "n_embd": width, "n_head": heads} | {
+            "model_type": kind
+        }
+    if kind == "mpt":
+        return {**MPT, "n_layers": layers, "d_model": width, "n_heads": heads, "model_type": kind}
+    if kind == "bloom":
+        keys = ("model_type", "hidden_size", "vocab_size", "pad_token_id")
+        return {key: common[key] for key in keys} | {"n_layer": layers, "n_head": heads}
+    if kind == "opt":
+        bias = {"enable_bias": flag(), "word_embed_proj_dim": width}
+        del common["num_key_value_heads"]
+        return bias | {"ffn_dim": common.pop("intermediate_size")} | common
+    if kind == "falcon":
+        is_new, kv_heads = flag(), common.pop("num_key_value_heads")
+        del common["intermediate_size"]
+        return (
+            common
+            | {
+                "num_kv_heads": kv_heads,
+                "new_decoder_architecture": is_new,
+                "parallel_attn": is_new or flag(),
+                "multi_query": flag(),
+                "bias": flag(),
+                "num_ln_in_parallel_attn": rng.choice([None, 1, 2]) if is_new else None,
+            }
+            | ({"ffn_hidden_size": 70} if flag() else {})
+        )
+    options = ("attention_bias", "mlp_bias", "qkv_bias", "use_qkv_bias", "use_parallel_residual")
+    common |= {option: flag() for option in options}
+    if kind == "gpt_neox":
+        del common["num_key_value_heads"]
+    if kind in ("gpt_neox", "phi", "phi3", "stablelm", "qwen2", "qwen2_moe", "olmo2", "olmo3"):
+        common["partial_rotary_factor"] = 1.0
+    elif flag():
+        common["head_dim"] = rng.choice([6, 12])
+    if kind.startswith("deepseek"):
+        common.pop("head_dim", None)
+        common |= {
+            "mlp_bias": False,
+            "num_key_value_heads": heads,
+            "q_lora_rank": rng.choice([None, 10]),
+            "kv_lora_rank": 14,
+            "qk_rope_head_dim": 4,
+            "qk_nope_head_dim": 6,
+            "v_head_dim": rng.choice([5, 8]),
+            "first_k_dense_replace": rng.randint(0, layers),
+            "n_routed_experts": 8,
+            "n_shared_experts": rng.choice([1, 2]),
+            "n_group": 1,
+            "topk_group": 1,
+        }
+    if kind in ("mixtral", "gpt_oss"):
+        common["num_local_experts"] = 5
+        common["attention_bias"] = kind == "gpt_oss" and flag()
+    if kind.endswith("_moe"):
+        common |= {
+            "num_experts": rng.choice([0, 5]),
+            "decoder_sparse_step": rng.choice([1, 2]),
+            "mlp_only_layers": rng.choice([[], [0], [1]]),
+        }
+        if kind == "qwen2_moe":
+            common["shared_expert_intermediate_size"] = 21
+    return common | {"num_experts_per_tok": 2, "moe_intermediate_size": 9}
+
+
+@pytest.mark.parametrize("kind", [t for t in model_types() if t not in HUB_ONLY])
+def test_random_configs_count_as_transformers_builds_them(kind: str) -> None:
+    rng = random.Random(f"hf {kind}")
+    for _ in range(10):
+        config = random_config(kind, rng)
+        found = count_shape(shape_from_config(config)).total
+        assert found == parameters_of_transformers(config), config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", known_models().values(), ids=lambda model: model.name)
+def test_known_models_count_as_transformers_builds_them(model) -> None:
+    kind = HUB_ONLY.get(model.config["model_type"], model.config["model_type"])
+    if kind is None:
+        pytest.skip("its code is in the model's repository only")
+    config = model.config | {"model_type": kind}
+    assert count_shape(model.shape).total == parameters_of_transformers(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "window", "layers"),
+    [
+        ({"model_type": "mistral", "sliding_window": 7}, 7, 3),
+        ({"model_type": "mistral", "sliding_window": None}, None, 0),
+        ({"model_type": "mistral"}, 4096, 3),
+        ({"model_type": "qwen2", "sliding_window": 7, "use_sliding_window": False}, None, 0),
+        (
+            {"model_type": "qwen3", "sliding_window": 7, "use_sliding_window": True}
+            | {"max_window_layers": 1},
+            7,
+            2,
+        ),
+        ({"model_type": "gemma2", "num_hidden_layers": 5, "sliding_window": 9}, 9, 3),
+        ({"model_type": "gemma3_text", "num_hidden_layers": 13, "sliding_window": 9}, 9, 11),
+        ({"model_type": "olmo3", "num_hidden_layers": 9}, 4096, 7),
+        (
+            {"model_type": "qwen3", "sliding_window": 7}
+            | {"layer_types": ["full_attention", "sliding_attention", "full_attention"]},
+            7,
+            1,
+        ),
+    ],
+)
+def test_window_layers_are_those_of_transformers(
+    changes: dict[str, Any], window: int | None, layers: int
+) -> None:
+    from transformers import AutoConfig
+
+    config = SIZES | {"intermediate_size": 60, "num_key_value_heads": 2} | changes
+    attention = shape_from_config(config).attention
+    assert (attention.window, attention.window_layers) == (window, layers)
+    sizes = {key: value for key, value in config.items() if key != "model_type"}
+    theirs = AutoConfig.for_model(config["model_type"], **sizes)
+    types = getattr(theirs, "layer_types", None)
+    if types is not None:
+        assert types.count("sliding_attention") == layers
+
+
+def test_a_text_part_is_read_and_its_defaults_filled_in() -> None:
+    # the config.json of google/gemma-3-4b-pt leaves heads and vocabulary to the defaults
+    text = {"model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240}
+    text |= {"num_hidden_layers": 34, "sliding_window": 1024}
+    shape = shape_from_config({"model_type": "gemma3", "text_config": text, "vision_config": {}})
+    assert count_shape(shape).total == 3_880_263_168
+    assert (shape.attention.window, shape.attention.window_layers) == (1024, 29)
+
+
+def test_a_path_a_folder_and_a_name(tmp_path: Path) -> None:
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+    config = known_models()["qwen3-0.6b"].config
+    (folder / "config.json").write_text(json.dumps(config))
+    for where in (folder, folder / "config.json", str(folder)):
+        shape = model_shape(where)
+        assert (shape.name, count_shape(shape).total) == ("my-model", 596_049_920)
+    assert model_shape("Qwen3-0.6B").name == "qwen3-0.6b"
+
+
+LLAMA = {"model_type": "llama", **SIZES, "intermediate_size": 60}
+BAD_CONFIGS: list[tuple[Any, str]] = [
+    ({}, "model_type"),
+    ({"tokenizer_class": "LlamaTokenizer"}, "tokenizer"),
+    ({"_class_name": "UNet2DConditionModel"}, "diffusion"),
+    ({"model_type": "bert", **SIZES}, "deepseek_v3"),
+    ({"model_type": ["llama"], **SIZES}, "model_type"),
+    ({"model_type": "llama"}, "num_hidden_layers"),
+    (LLAMA | {"hidden_size": -48}, "hidden_size"),
+    (LLAMA | {"hidden_size": "48"}, "hidden_size"),
+    (LLAMA | {"hidden_size": 48.5}, "hidden_size"),
+    (LLAMA | {"hidden_size": True}, "hidden_size"),
+    (LLAMA | {"hidden_size": float("nan")}, "hidden_size"),
+    (LLAMA | {"hidden_size": 10**30}, "hidden_size"),
+    (LLAMA | {"hidden_size": float("inf")}, "hidden_size"),
+    (LLAMA | {"num_hidden_layers": 10**8}, "num_hidden_layers"),
+    (LLAMA | {"num_hidden_layers": 0}, "num_hidden_layers"),
+    (LLAMA | {"hidden_size": 50}, "not divisible"),
+    (LLAMA | {"num_key_value_heads": 3}, "not divisible"),
+    (LLAMA | {"tie_word_embeddings": "yes"}, "tie_word_embeddings"),
+    (LLAMA | {"layer_types": ["full_attention"]}, "layer_types"),
+    (LLAMA | {"layer_types": ["linear_attention"] * 3}, "layer_types"),
+    (LLAMA | {"layer_types": [{}] * 3}, "layer_types"),
+    (LLAMA | {"layer_types": "full"}, "layer_types"),
+    (LLAMA | {"model_type": "mixtral", "num_local_experts": 8}, "num_experts_per_tok"),
+    (
+        LLAMA
+        | {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 5}
+        | {"num_key_value_heads": 2},
+        "more active experts",
+    ),
+    (LLAMA | {"model_type": "qwen2_moe", "num_experts": 4, "mlp_only_layers": [[]]}, "mlp_only"),
+    (LLAMA | {"model_type": "deepseek_v3"}, "qk_rope_head_dim"),
+    (LLAMA | {"model_type": "stablelm", "qk_layernorm": True}, "qk_layernorm"),
+    ({"model_type": "mpt", **MPT, "attn_config": 5}, "attn_config"),
+    ({"model_type": "mpt", **MPT, "no_bias": False}, "no_bias"),
+    ({"model_type": "gemma3", "text_config": {"model_type": "clip"}}, "text_config"),
+]
+
+
+@pytest.mark.parametrize(("config", "named"), BAD_CONFIGS, ids=range(len(BAD_CONFIGS)))
+def test_what_is_not_a_models_config_is_refused(config: dict[str, Any], named: str) -> None:
+    with pytest.raises(SpecError, match=named):
+        shape_from_config(config)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b"3", b"{", b"\xff\xfe\x00", b"[" * 100_000, b'"llama"', b"null"],
+    ids=range(8),
+)
+def test_files_that_are_no_config(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(SpecError, match=r"config\.json"):
+        shape_from_config(path)
+
+
+def test_a_missing_file_and_an_empty_folder(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none.json"):
+        with pytest.raises(SpecError, match=r"no such file|unknown model"):
+            model_shape(path)
