@@ -10,13 +10,13 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import DataError, SpecError
-from whorl.stages.plan.cluster.devices import device
+from whorl.stages.plan.cluster.devices import Device, device
 from whorl.stages.plan.cluster.job import (
     Layout,
     Lora,
@@ -171,7 +171,7 @@ def _job(fields: Mapping[str, str], inferred: set[str]) -> TrainingJob:
     older = stack in ("megatron_2021", "oneflow")
     return TrainingJob(
         shape=shape,
-        device=device(fields["gpu"]),
+        device=_device(fields, words),
         layout=layout,
         seq_len=_number(fields, "seq_len"),
         global_batch=max(batch, 1),
@@ -184,6 +184,16 @@ def _job(fields: Mapping[str, str], inferred: set[str]) -> TrainingJob:
         flash_attention=not older,
         causal_flops=not older and stack != "xla",
     )
+
+
+def _device(fields: Mapping[str, str], words: str) -> Device:
+    """The row's device; a network it names, such as "4x100Gb RoCE", replaces the usual one."""
+    found = device(fields["gpu"])
+    network = re.search(r"(?:(\d+)x)?(\d+)g(?:b|\b)", fields.get("flag", "").lower())
+    if network is None:
+        return found
+    node_bytes_per_s = int(network[1] or 1) * int(network[2]) * 1e9 / 8
+    return replace(found, network_bytes_per_s=node_bytes_per_s / found.node_devices)
 
 
 def _stack(fields: Mapping[str, str], words: str) -> Stack:
@@ -226,7 +236,8 @@ def _precision(text: str, inferred: set[str]) -> Precision:
 def _lora(fields: Mapping[str, str], words: str) -> Lora:
     found = re.search(r"base_quant=([\w-]+)", words)
     base = found[1] if found else "none"
-    return Lora(base=cast(Any, base if base in ("nf4", "nf4-dq", "fp4", "int8") else "none"))
+    known = base if base in ("nf4", "nf4-dq", "fp4", "int8") else "none"
+    return Lora(base=cast(Any, known), scales="adapter_v2" in words)
 
 
 def _layout(
@@ -248,6 +259,9 @@ def _layout(
         devices = tp * pp * cp * _number(fields, "dp")
     shard, ways = _shard(fields.get("zero_fsdp", ""), stack)
     recompute, parts = _recompute(fields.get("activation_recompute", ""))
+    micro_batch = _number(fields, "micro_batch_seqs", 1)
+    if stack == "xla" and fields.get("global_batch_seqs"):  # one forward pass per step
+        micro_batch = max(1, _number(fields, "global_batch_seqs") // (devices // (tp * pp * cp)))
     return Layout(
         devices=devices,
         tp=tp,
@@ -257,7 +271,7 @@ def _layout(
         ep=_number(fields, "ep", 1) if shape.experts else 1,
         shard=shard,
         shard_devices=ways,
-        micro_batch=_number(fields, "micro_batch_seqs", 1),
+        micro_batch=micro_batch,
         recompute=recompute,
         recompute_parts=parts,
         sequence_parallel=stack not in ("megatron_2021", "oneflow"),

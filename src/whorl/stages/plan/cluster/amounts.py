@@ -1,0 +1,348 @@
+"""What one step asks of one device: FLOPs, bytes, messages and launches, counted from the layout.
+
+Nothing here is fitted. Amounts are those of the busiest pipeline rank, per micro-batch unless a
+field says "step"; `seconds.py` turns them into time. Collectives are rings: a group of n devices
+moves (n-1)/n of the data once per gather or scatter (Thakur et al. 2005).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+from whorl.arch.shape import ModelShape
+from whorl.arch.shape_counts import ShapeCounts, count_shape, flops_per_token, layer_matrices
+from whorl.stages.plan.cluster.devices import Device
+from whorl.stages.plan.cluster.job import TrainingJob
+
+__all__ = ["FAMILIES", "Amounts", "amounts"]
+
+GENERATIONS = {"v100": 0, "a100": 1, "a800": 1, "h100": 2, "h200": 2, "h800": 2}
+GENERATIONS |= {"b200": 3, "b300": 3, "gb200": 3, "gb300": 3, "l40s": 1, "rtx": 1}
+TPU, OTHER = 9, 2
+FAMILIES = ("v100", "a100", "h100", "b200", "gb200", "gb300", "tpu-v4", "tpu-v5e", "tpu-v5p")
+FAMILIES += ("tpu-v6e",)  # devices whose own speed is fitted, beside that of their generation
+STACKS = {"megatron_2021": 0, "oneflow": 0, "fsdp": 1, "whorl": 1, "xla": 2, "internevo": 3}
+MODERN = 4  # Megatron-Core and whatever is not named
+LOW_PRECISION = {"fp8": "fp8", "fp8_block": "fp8", "mxfp8": "fp8", "nvfp4": "nvfp4"}
+FLASH_BACKWARD = 2.5  # five products against two: FlashAttention-2, arXiv 2307.08691
+HALF, FULL = 2.0, 4.0  # bytes
+MIXED_ADAM_BYTES, PURE_ADAM_BYTES = 34.0, 16.0  # read and written per parameter, one update
+MLP_SHARE = 0.6  # of a layer's products, repeated when the feed-forward block is recomputed
+BUCKET_BYTES = 512e6  # of one gradient message
+EXPERT_NUMBER_COST = 6  # times a routed token is read or written around the experts
+
+
+class Amounts(NamedTuple):
+    micro_batches: float  # a step
+    fill: float  # micro-batches' worth of waiting a step, at the pipeline's two ends
+    layer_flops: float  # products with the layers' matrices, at low_peak
+    head_flops: float  # head and router, at peak
+    attention_flops: float
+    matmul_bytes: float
+    score_bytes: float  # attention scores in memory, without flash attention
+    elementwise_bytes: float
+    logit_bytes: float
+    cast_bytes: float  # conversion to 8 or 4 bits
+    route_bytes: float  # tokens sorted to experts and back
+    expert_rows: float  # tokens of one expert's product
+    layer_passes: float  # launches of a whole layer, forward, recomputed or backward
+    expert_layer_passes: float
+    tp: float
+    tp_bytes: float
+    tp_messages: float
+    ep_node_bytes: float
+    ep_network_bytes: float
+    ep_messages: float
+    cp_bytes: float
+    pp_bytes: float
+    pp_messages: float
+    gather_bytes: float  # zero3: weights gathered, gradients scattered
+    step_reduce_bytes: float
+    step_reduce_messages: float
+    step_optimizer_bytes: float
+    peak: float  # FLOP/s of the 16-bit type (fp32 jobs: of fp32)
+    low_peak: float  # FLOP/s of the type the layers multiply in
+    memory_bytes_per_s: float
+    link_bytes_per_s: float
+    network_bytes_per_s: float
+    tp_bandwidth: float  # of one ring over the group, bytes/s
+    cp_bandwidth: float
+    dp_bandwidth: float
+    shard_bandwidth: float
+    pp_bandwidth: float
+    nodes: float
+    step_tokens_per_device: float
+    bits: float  # 16 or 32, 8 or 4
+    misaligned: float  # 1: attention rows are no multiple of 16 bytes
+    generation: float
+    stack: float
+    family: float  # index into FAMILIES, -1: none
+    moe: float
+    frozen: float  # 1: the base's weights are not trained
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """Sums over all layers, forward, per token, before any splitting."""
+
+    number: float
+    expert_layers: float
+    dense: float  # elements of matrices every token meets
+    router: float
+    expert: float  # elements of the routed experts one token meets
+    stored_experts: float
+    io: float  # rows and columns of those products
+    inner: float  # values between the feed-forward products
+    heads: float  # queries, keys, values and their mixture
+    kv: float
+
+
+@lru_cache(maxsize=1024)
+def _layers(shape: ModelShape) -> _Layers:
+    dense = router = expert = stored = io = inner = 0.0
+    extra = shape.predicted_tokens
+    kinds: tuple[tuple[Literal["dense", "expert"], int], ...] = (
+        ("dense", shape.layers - shape.expert_layers + (0 if shape.expert_layers else extra)),
+        ("expert", shape.expert_layers + (extra if shape.expert_layers else 0)),
+    )
+    for kind, number in kinds:
+        for matrix in layer_matrices(shape, kind) if number else ():
+            size = number * matrix.active * matrix.elements
+            if matrix.kind == "router":
+                router += size
+                continue
+            io += number * matrix.active * (matrix.rows + matrix.columns)
+            if matrix.kind == "expert":
+                expert += size
+                stored += number * matrix.count * matrix.elements
+            else:
+                dense += size
+            if matrix.kind != "attention" and matrix.columns == shape.width:
+                inner += number * matrix.active * matrix.rows
+    a, layers = shape.attention, shape.layers + extra
+    kv = 2.0 * a.kv_heads * a.head_dim
+    heads = a.heads * (a.head_dim + a.values) + kv
+    mixed = shape.expert_layers + (extra if shape.experts else 0)
+    return _Layers(
+        layers, mixed, dense, router, expert, stored, io, inner, layers * heads, layers * kv
+    )
+
+
+@lru_cache(maxsize=1024)
+def _counts(shape: ModelShape) -> ShapeCounts:
+    return count_shape(shape)
+
+
+@lru_cache(maxsize=4096)
+def _attention(shape: ModelShape, seq_len: int, causal: bool) -> float:
+    return flops_per_token(shape, seq_len, causal=causal).attention
+
+
+def _ring(size: int, stride: int, device: Device) -> float:
+    """Bytes/s of a ring over `size` devices, `stride` apart: its node's ports work together."""
+    per_node = max(1, min(size, device.node_devices // max(1, stride)))
+    if size <= per_node:
+        return device.link_bytes_per_s
+    return min(device.link_bytes_per_s, per_node * device.network_bytes_per_s)
+
+
+def _copies(groups: int, active: int) -> float:
+    """Other groups one token is sent to, each once, when it picks `active` experts at random."""
+    return (groups - 1) * (1 - (1 - 1 / groups) ** active)
+
+
+def _generation(device: Device) -> int:
+    if device.kind == "tpu":
+        return TPU
+    return GENERATIONS.get(device.name.split("-")[0], OTHER)
+
+
+def _family(device: Device) -> int:
+    for index, name in enumerate(FAMILIES):
+        if device.name == name or device.name.startswith(name + "-"):
+            return index
+    return -1
+
+
+class _Pass(NamedTuple):
+    """How often a layer is gone through, in units of one forward pass."""
+
+    backward: float
+    repeated: float
+
+    @property
+    def total(self) -> float:
+        return 1 + self.backward + self.repeated
+
+
+def _passes(job: TrainingJob) -> _Pass:
+    layout = job.layout
+    repeated = 1.0 if layout.recompute == "full" else 0.0
+    if {"mlp", "moe"} & set(layout.recompute_parts):
+        repeated = MLP_SHARE
+    return _Pass(1.0 if job.task in ("lora", "adapter") else 2.0, repeated)
+
+
+def _stage(job: TrainingJob, layers: _Layers) -> tuple[float, float, float]:
+    """(share of the layers, heads, pipeline fill) of the busiest pipeline rank.
+
+    The last rank has the head too, unless the layers are shared out as if embedding and head
+    were layers (Llama 3, arXiv 2407.21783).
+    """
+    pp, vpp = job.layout.pp, job.layout.vpp
+    if pp == 1:
+        return 1.0, 1.0, 0.0
+    number = layers.number
+    share = math.ceil(number / pp) / number
+    if vpp > 1:
+        share = max(1 / pp, math.ceil(number / (pp * vpp)) * vpp / number)
+    balanced = number % pp and (number + 2) % pp == 0
+    head = 0.5 if balanced else 1.0
+    of_rank = (layers.dense + layers.expert) / pp
+    table = job.shape.vocab_size * job.shape.width
+    return share, head, (pp - 1) / vpp * of_rank / (of_rank + 0.75 * head * table)
+
+
+def amounts(job: TrainingJob) -> Amounts:
+    """All amounts of one job, plain numbers."""
+    shape, layout, device = job.shape, job.layout, job.device
+    layers, passes = _layers(shape), _passes(job)
+    share, head, fill = _stage(job, layers)
+    tokens = layout.micro_batch * job.seq_len / layout.cp
+    low = LOW_PRECISION.get(job.precision)
+    peak = device.peak("bf16" if low else job.precision)
+    products = layers.dense + layers.expert
+    return Amounts(
+        micro_batches=job.micro_batches,
+        fill=fill,
+        layer_flops=2 * tokens * products / layout.tp * share * passes.total,
+        head_flops=2 * tokens * layers.router * share * passes.total
+        + 6 * tokens * _table(shape) / layout.tp * head,
+        **_memory_amounts(job, layers, passes, share, head, tokens),
+        layer_passes=layers.number * share * passes.total,
+        expert_layer_passes=layers.expert_layers * share * passes.total,
+        **_message_amounts(job, layers, passes, share, tokens),
+        **_sharding_amounts(job),
+        peak=peak,
+        low_peak=device.peak(low) if low else peak,
+        memory_bytes_per_s=device.memory_bytes_per_s,
+        link_bytes_per_s=device.link_bytes_per_s,
+        network_bytes_per_s=device.network_bytes_per_s,
+        nodes=-(-layout.devices // device.node_devices),
+        step_tokens_per_device=job.tokens_per_step / layout.devices,
+        bits=4.0 if low == "nvfp4" else 8.0 if low else 16.0,
+        generation=_generation(device),
+        stack=STACKS.get(job.stack, MODERN),
+        family=_family(device),
+        moe=float(shape.experts is not None),
+        frozen=float(job.task in ("lora", "adapter")),
+    )
+
+
+def _table(shape: ModelShape) -> float:
+    """Elements of the head, one per predicted token."""
+    return float(shape.vocab_size * shape.width * (1 + shape.predicted_tokens))
+
+
+def _memory_amounts(
+    job: TrainingJob, layers: _Layers, passes: _Pass, share: float, head: float, tokens: float
+) -> dict[str, float]:
+    """Attention and what is limited by memory bandwidth."""
+    shape, layout = job.shape, job.layout
+    tp, total = layout.tp, passes.total
+    low = job.precision in LOW_PRECISION
+    element = 1.2 if low else HALF  # bytes of a product's operand, mean over inputs and outputs
+    weights = (layers.dense / tp + layers.stored_experts / layout.ep) * share
+    attention = _attention(shape, job.seq_len, job.causal_flops) * tokens / tp * share
+    scores = 0.0
+    if job.flash_attention:
+        attention *= 1 + FLASH_BACKWARD * passes.backward / 2 + passes.repeated
+    else:
+        attention *= total
+        elements = layers.number * shape.attention.heads * job.seq_len / tp * share * tokens
+        scores = elements * HALF * 8 * (1 + 0.75 * passes.backward + passes.repeated)
+    residual = 12 * layers.number * shape.width / (tp if layout.sequence_parallel else 1)
+    split = (3 * layers.inner * (1.5 if shape.gated else 1) + 3 * layers.heads) / tp
+    experts = shape.experts
+    active = experts.active if experts else 0
+    routed = EXPERT_NUMBER_COST * active * shape.width * layers.expert_layers / tp
+    return {
+        "attention_flops": attention,
+        "misaligned": float(not job.flash_attention and shape.attention.head_dim % 8 != 0),
+        "matmul_bytes": (tokens * layers.io / tp * share + weights) * element * total,
+        "score_bytes": scores,
+        "elementwise_bytes": tokens
+        * share
+        * HALF
+        * (residual + split)
+        * (1 + 0.75 * passes.backward + passes.repeated),
+        "logit_bytes": 5 * FULL * tokens * shape.vocab_size / tp * head,
+        "cast_bytes": 6 * tokens * layers.io / tp * share + 3 * weights if low else 0.0,
+        "route_bytes": routed * tokens * HALF * share * total,
+        "expert_rows": tokens * active * layout.ep / experts.count if experts else 0.0,
+    }
+
+
+def _message_amounts(
+    job: TrainingJob, layers: _Layers, passes: _Pass, share: float, tokens: float
+) -> dict[str, float]:
+    """Tensor, expert, context and pipeline parallelism: what each sends per micro-batch."""
+    shape, layout, device = job.shape, job.layout, job.device
+    tp, ep = layout.tp, layout.ep
+    hidden = tokens * shape.width * HALF
+    rounds = 2 + passes.repeated  # two all-reduces a layer forward, two backward
+    expert_groups = hidden / tp * 4 * layers.expert_layers * share  # to experts and back, twice
+    ep_node = max(1, min(ep, device.node_devices))
+    ep_nodes = -(-ep // ep_node)
+    active = shape.experts.active if shape.experts else 0
+    crosses = layout.devices > device.node_devices
+    return {
+        "tp": tp,
+        "tp_bytes": 4 * (tp - 1) / tp * hidden * layers.number * share * rounds,
+        "tp_messages": 2 * layers.number * share * rounds if tp > 1 else 0.0,
+        "tp_bandwidth": _ring(tp, 1, device),
+        "ep_node_bytes": expert_groups * _copies(ep_node, active),
+        "ep_network_bytes": expert_groups * _copies(ep_nodes, active),
+        "ep_messages": 4 * layers.expert_layers * share if ep > 1 else 0.0,
+        "cp_bytes": 6 * tokens * layers.kv / tp * share * (layout.cp - 1),
+        "cp_bandwidth": _ring(layout.cp, tp, device),
+        "pp_bytes": 2 * hidden / tp * layout.vpp if layout.pp > 1 else 0.0,
+        "pp_messages": 2 * layout.vpp if layout.pp > 1 else 0.0,
+        "pp_bandwidth": device.network_bytes_per_s if crosses else device.link_bytes_per_s,
+    }
+
+
+def _sharding_amounts(job: TrainingJob) -> dict[str, float]:
+    """Data parallelism: gathered weights, exchanged gradients, the optimiser's update."""
+    shape, layout, device = job.shape, job.layout, job.device
+    counts = _counts(shape)
+    dense = (counts.total - counts.experts) / (layout.tp * layout.pp)
+    stored = dense + counts.experts / (layout.tp * layout.pp)
+    trained = dense + counts.experts / (layout.ep * layout.pp)
+    if job.task in ("lora", "adapter"):
+        trained *= 0.01
+    ranks = layout.dp * layout.cp
+    ways = max(1, min(layout.sharded_over, ranks))
+    gather = reduce = messages = 0.0
+    if layout.shard == "zero3" and ranks > 1:
+        rounds = 2.0 if job.task in ("lora", "adapter") else 3.0
+        gather = stored * HALF * rounds * (ways - 1) / ways
+        reduce = 0.0 if ways >= ranks else trained * HALF * 2
+    elif ranks > 1:
+        megatron = job.stack in ("megatron", "megatron_2021")
+        gradient = FULL if megatron and job.precision != "fp16" else HALF
+        reduce = trained * (gradient + HALF) * (ranks - 1) / ranks
+        if layout.shard == "zero1" and job.stack != "megatron":
+            messages = 2 * math.ceil(trained * HALF / BUCKET_BYTES) * (ways - 1)
+    update = PURE_ADAM_BYTES if job.pure_low_precision else MIXED_ADAM_BYTES
+    return {
+        "gather_bytes": gather,
+        "step_reduce_bytes": reduce,
+        "step_reduce_messages": messages,
+        "step_optimizer_bytes": trained / ways * update,
+        "dp_bandwidth": _ring(ranks, layout.tp, device),
+        "shard_bandwidth": _ring(ways, layout.tp, device),
+    }

@@ -1,0 +1,263 @@
+"""Amounts to seconds: a roofline per kind of work, slowed down by constants with known spread.
+
+Every kind of work takes amount / peak rate x slow-down. Products and memory traffic of a layer
+add up, launches of the processor overlap with them, gathered weights overlap with the layer they
+are for, and a pipeline waits for its fill. The constants (constants.json) have a prior and a
+spread set from data sheets and published kernel measurements, and values fitted on published
+steps (benchmarks/fit_step_time.py); a measured step of one machine moves them further.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whorl.stages.plan.cluster.amounts import FAMILIES, Amounts
+
+__all__ = [
+    "PARTS",
+    "Constants",
+    "Table",
+    "constants",
+    "jacobian",
+    "prior",
+    "seconds",
+    "sources",
+    "table",
+]
+
+Array = NDArray[np.float64]
+OLD, FSDP, XLA, INTERNEVO = 0, 1, 2, 3  # stacks of amounts.py
+HOPPER, BLACKWELL, TPU = 2, 3, 9
+LAUNCH_OVERLAP_OLD, LAUNCH_OVERLAP, GATHER_OVERLAP = 1.7, 3.0, 3.0  # exponents: 1 adds, ∞ hides
+PARTS = (
+    "compute",  # matrix products at the peak rate of their type
+    "efficiency",  # what they take beyond that
+    "attention",
+    "memory",  # element-wise work, logits, casts, routing
+    "launch",
+    "tensor_parallel",
+    "expert_parallel",
+    "context_parallel",
+    "pipeline_messages",
+    "sharded_weights",
+    "bubble",
+    "gradient_exchange",
+    "optimizer",
+    "other",
+)
+
+
+@dataclass(frozen=True)
+class Constants:
+    """Values by name, and the interval's width in standard deviations of their spread."""
+
+    values: Mapping[str, float]
+    dense_width: float = 1.7
+    expert_width: float = 2.5
+    noise: float = field(default=0.08)  # of log time, what no constant explains
+
+    def array(self) -> Array:
+        """Logarithms, in the order of `prior`."""
+        return np.log([self.values[name] for name in prior().names])
+
+
+@dataclass(frozen=True)
+class Prior:
+    names: tuple[str, ...]
+    means: Array  # logarithms
+    sigmas: Array
+
+
+@dataclass(frozen=True)
+class Table:
+    """Amounts of many jobs, one array per field."""
+
+    columns: Mapping[str, Array]
+
+    def __getitem__(self, name: str) -> Array:
+        return self.columns[name]
+
+    def __len__(self) -> int:
+        return len(self.columns["tp"])
+
+    def rows(self, chosen: Any) -> Table:
+        return Table({name: column[chosen] for name, column in self.columns.items()})
+
+
+def table(items: Sequence[Amounts]) -> Table:
+    values = np.array(items, dtype=np.float64).reshape(len(items), len(Amounts._fields))
+    return Table({name: values[:, index] for index, name in enumerate(Amounts._fields)})
+
+
+@cache
+def _file() -> dict[str, Any]:
+    text = (files("whorl.stages.plan.cluster") / "constants.json").read_text("utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+@cache
+def prior() -> Prior:
+    entries = _file()["constants"]
+    return Prior(
+        tuple(entry["name"] for entry in entries),
+        np.log([entry["prior"] for entry in entries]),
+        np.array([entry["sigma"] for entry in entries]),
+    )
+
+
+def sources() -> tuple[str, ...]:
+    """Sources without which constants were fitted, for scoring them."""
+    return tuple(_file()["without"])
+
+
+@cache
+def constants(without: str | None = None) -> Constants:
+    """Fitted on every published step, or on those of all other sources than `without`."""
+    data = _file()
+    fit = data["without"].get(without) if without else None
+    fit = fit or data["all"]
+    return Constants(fit["values"], fit["dense_width"], fit["expert_width"], data["noise"])
+
+
+def seconds(theta: Array, t: Table) -> tuple[Array, dict[str, Array]]:
+    """(step in seconds [jobs], parts of it by the names of PARTS, each [jobs]).
+
+    theta: logarithms of the constants, [constants] in the order of `prior`. Parts overlap: they
+    are scaled to add up to the step, except that "launch" holds only what it adds.
+    """
+    c = dict(zip(prior().names, np.exp(theta), strict=True))
+    stack = t["stack"]
+    ideal, compute, attention, memory = _device_work(c, t)
+    launch = _launch(c, t)
+    busy = compute + attention + memory
+    power = np.where(stack == OLD, LAUNCH_OVERLAP_OLD, LAUNCH_OVERLAP)
+    layers = _overlap(busy, launch, power)
+    messages = _messages(c, t)
+    stage = layers + sum(messages.values())
+    old_gather = np.where(stack == OLD, c["gather_2021"], 1.0)
+    gather = t["gather_bytes"] / t["shard_bandwidth"] * c["network"] * old_gather
+    with_gather = _overlap(stage, gather, GATHER_OVERLAP) + c["gather_exposed"] * gather
+    exposed = with_gather - stage
+    exchange = _exchange(c, t)
+    update = t["step_optimizer_bytes"] / t["memory_bytes_per_s"] * c["optimizer"]
+    fill = t["fill"] * c["fill"]
+    number = t["micro_batches"]
+    scale = 1 + c["straggling"] * np.log2(np.maximum(t["nodes"], 1))
+    parts = {
+        "compute": number * ideal,
+        "efficiency": number * (compute - ideal),
+        "attention": number * attention,
+        "memory": number * memory,
+        "launch": number * (layers - busy),
+        **{name: number * value for name, value in messages.items()},
+        "sharded_weights": number * exposed,
+        "bubble": fill * with_gather,
+        "gradient_exchange": exchange,
+        "optimizer": update,
+        "other": np.broadcast_to(c["step_s"], number.shape),
+    }
+    parts = {name: value * scale for name, value in parts.items()}
+    parts["other"] = parts["other"] + 0.0
+    step = np.sum(list(parts.values()), axis=0)
+    return step, parts
+
+
+def _overlap(a: Array, b: Array, power: Array | float) -> Array:
+    """Between the sum (power 1) and the larger of two things that go on together."""
+    result: Array = (a**power + b**power) ** (1 / np.asarray(power))
+    return result
+
+
+def _device_work(c: Mapping[str, float], t: Table) -> tuple[Array, Array, Array, Array]:
+    """Seconds per micro-batch: products at peak, as they are, attention, memory traffic."""
+    stack, generation, bits = t["stack"], t["generation"], t["bits"]
+    own = np.array([*(c[f"device_{name.replace('-', '_')}"] for name in FAMILIES), 1.0])
+    slow = own[t["family"].astype(int)]
+    wide = np.where(stack == XLA, c["matmul_xla"], c["matmul_16"])
+    layer = np.select([bits == 8, bits == 4], [c["matmul_8"], c["matmul_4"]], wide) * slow
+    small = 1 + t["moe"] * c["expert_rows"] / np.maximum(t["expert_rows"], 1)
+    at_peak = t["layer_flops"] / t["low_peak"] + t["head_flops"] / t["peak"]
+    compute = t["layer_flops"] / t["low_peak"] * layer * small
+    compute = compute + t["head_flops"] / t["peak"] * wide * slow
+    ported = np.where(stack > XLA, 1.0, c["attention_ported"])
+    fused = np.select(
+        [generation == HOPPER, generation == BLACKWELL, generation == TPU],
+        [c["attention_hopper"] * ported, c["attention_blackwell"], c["attention_tpu"]],
+        c["attention_ampere"],
+    )
+    unfused = c["matmul_16"] * (1 + t["misaligned"] * c["misaligned"])
+    kernel = np.where(t["score_bytes"] > 0, unfused, fused)
+    attention = t["attention_flops"] / t["peak"] * slow * kernel
+    elementwise = np.select(
+        [stack == OLD, stack == FSDP, stack == XLA],
+        [c["elementwise_2021"], c["elementwise_fsdp"], c["elementwise_xla"]],
+        c["elementwise_modern"],
+    )
+    moved = t["matmul_bytes"] * c["matmul_bytes"] + t["score_bytes"] * c["scores"]
+    moved = moved + t["elementwise_bytes"] * elementwise + t["logit_bytes"] * c["logits"]
+    moved = moved + t["cast_bytes"] * c["casts"] + t["route_bytes"] * c["routing"]
+    return at_peak, compute, attention, moved / t["memory_bytes_per_s"]
+
+
+def _launch(c: Mapping[str, float], t: Table) -> Array:
+    """Seconds the processor needs to start the work of one micro-batch."""
+    stack = t["stack"]
+    per_layer = np.select(
+        [stack == OLD, stack == FSDP, stack == XLA],
+        [c["launch_2021_s"], c["launch_fsdp_s"], c["launch_xla_s"]],
+        c["launch_modern_s"],
+    )
+    compiled = stack == XLA
+    experts = np.where(compiled, 0.0, c["launch_experts_s"])
+    group = np.where(compiled, 0.0, c["tp_launch_s"]) * t["tp"]
+    launches: Array = t["layer_passes"] * per_layer + t["expert_layer_passes"] * experts
+    return launches + t["tp_messages"] * group
+
+
+def _messages(c: Mapping[str, float], t: Table) -> dict[str, Array]:
+    """Seconds per micro-batch spent between devices, by part."""
+    old, modern = t["stack"] == OLD, t["stack"] > INTERNEVO
+    tp = np.where(old, c["tp_2021"], c["tp_modern"])
+    pp = np.where(modern, c["pp_modern"], c["pp_2021"])
+    experts = t["ep_node_bytes"] / t["link_bytes_per_s"]
+    experts = experts + t["ep_network_bytes"] / t["network_bytes_per_s"]
+    return {
+        "tensor_parallel": t["tp_bytes"] / t["tp_bandwidth"] * tp
+        + t["tp_messages"] * c["tp_latency_s"],
+        "expert_parallel": experts * c["experts"] + t["ep_messages"] * c["experts_latency_s"],
+        "context_parallel": t["cp_bytes"] / t["cp_bandwidth"] * c["cp"],
+        "pipeline_messages": t["pp_bytes"] / t["pp_bandwidth"] * pp
+        + t["pp_messages"] * c["pp_latency_s"],
+    }
+
+
+def _exchange(c: Mapping[str, float], t: Table) -> Array:
+    """Seconds a step in which gradients are exchanged and nothing else goes on."""
+    stack = t["stack"]
+    exposed = np.select(
+        [stack == OLD, stack > INTERNEVO],
+        [c["reduce_exposed_2021"], c["reduce_exposed_modern"]],
+        c["reduce_exposed_fsdp"],
+    )
+    moving: Array = t["step_reduce_bytes"] / t["dp_bandwidth"] * c["network"] * exposed
+    return moving + t["step_reduce_messages"] * c["reduce_latency_s"]
+
+
+def jacobian(theta: Array, t: Table, delta: float = 0.02) -> tuple[Array, Array]:
+    """(log step [jobs], its derivative by the constants' logarithms [jobs, constants])."""
+    base = np.log(seconds(theta, t)[0])
+    slopes = np.empty((len(base), len(theta)))
+    for index in range(len(theta)):
+        moved = theta.copy()
+        moved[index] += delta
+        slopes[:, index] = (np.log(seconds(moved, t)[0]) - base) / delta
+    return base, slopes

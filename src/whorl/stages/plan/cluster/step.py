@@ -1,0 +1,224 @@
+"""Step time of a training job, with its parts, its interval and how far it is from the peak.
+
+Uncalibrated, the constants are those fitted on published steps. `calibrate` moves them by one or
+more measured steps of a machine and its software, each constant by as much as the step depends on
+it and as its spread allows: the Gaussian update of a linear model in logarithms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whorl.arch.shape_counts import flops_per_token
+from whorl.core.errors import SpecError
+from whorl.stages.plan.cluster.amounts import amounts
+from whorl.stages.plan.cluster.job import TrainingJob
+from whorl.stages.plan.cluster.rows import PublishedRow
+from whorl.stages.plan.cluster.seconds import (
+    PARTS,
+    Constants,
+    Table,
+    constants,
+    jacobian,
+    prior,
+    seconds,
+    sources,
+    table,
+)
+
+__all__ = [
+    "MeasuredStep",
+    "Model",
+    "RowPrediction",
+    "StepTime",
+    "calibrate",
+    "predict_rows",
+    "step_time",
+    "step_times",
+]
+
+Array = NDArray[np.float64]
+MEASURED_NOISE = 0.04  # of log time: steps with identical inputs differ by 3 to 7% (published rows)
+INFERRED_NOISE = 0.10  # of log time, per field that a row does not state
+WIDENING_FIELDS = frozenset({"recompute", "micro_batch", "vpp", "global_batch"})
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds. low and high: 90% interval; they equal step_s when none was asked for."""
+
+    step_s: float
+    low_s: float
+    high_s: float
+    parts_s: dict[str, float]  # by the names of PARTS; they add up to step_s
+    tokens_per_s_per_device: float
+    mfu: float  # model FLOPs (causal, no recomputation) against the peak of the products' type
+    roofline_s: float  # those FLOPs at that peak on every device: the speed of light
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "step_s": self.step_s,
+            "low_s": self.low_s,
+            "high_s": self.high_s,
+            "parts_s": dict(self.parts_s),
+            "tokens_per_s_per_device": self.tokens_per_s_per_device,
+            "mfu": self.mfu,
+            "roofline_s": self.roofline_s,
+        }
+
+
+@dataclass(frozen=True)
+class MeasuredStep:
+    job: TrainingJob
+    step_s: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.step_s < float("inf"):
+            raise SpecError("a measured step", found=self.step_s, expected="seconds above 0")
+
+
+@dataclass(frozen=True)
+class Model:
+    """Constants with their spread: [constants] and [constants, constants]."""
+
+    theta: Array
+    covariance: Array
+    noise: float
+    dense_width: float
+    expert_width: float
+
+    def spread(self, slopes: Array, extra: Array | float = 0.0) -> Array:
+        """Standard deviation of log time: slopes [jobs, constants] -> [jobs]."""
+        variance = np.einsum("ji,ik,jk->j", slopes, self.covariance, slopes)
+        result: Array = np.sqrt(np.maximum(variance, 0) + self.noise**2 + np.square(extra))
+        return result
+
+    def width(self, moe: Array) -> Array:
+        """Standard deviations on either side of a 90% interval."""
+        return np.where(moe > 0, self.expert_width, self.dense_width)
+
+
+def _model(found: Constants) -> Model:
+    return Model(
+        theta=found.array(),
+        covariance=np.diag(prior().sigmas ** 2),
+        noise=found.noise,
+        dense_width=found.dense_width,
+        expert_width=found.expert_width,
+    )
+
+
+def calibrate(measured: Iterable[MeasuredStep], without: str | None = None) -> Model:
+    """The model after steps measured on one machine with one software.
+
+    without: a source of published steps whose own rows must not have been used (for scoring).
+    """
+    model = _model(constants(without))
+    steps = list(measured)
+    if not steps:
+        return model
+    rows = table([amounts(item.job) for item in steps])
+    base, slopes = jacobian(model.theta, rows)
+    residual = np.log([item.step_s for item in steps]) - base
+    shared = model.covariance @ slopes.T
+    total = slopes @ shared + MEASURED_NOISE**2 * np.eye(len(steps))
+    gain = np.linalg.solve(total, shared.T).T
+    return Model(
+        theta=model.theta + gain @ residual,
+        covariance=model.covariance - gain @ shared.T,
+        noise=model.noise * 0.75,
+        dense_width=model.dense_width,
+        expert_width=model.expert_width,
+    )
+
+
+def step_time(job: TrainingJob, model: Model | None = None) -> StepTime:
+    """One job with its 90% interval."""
+    return step_times([job], model, intervals=True)[0]
+
+
+def step_times(
+    jobs: Sequence[TrainingJob], model: Model | None = None, *, intervals: bool = False
+) -> list[StepTime]:
+    """All jobs at once, in their order; intervals cost fifty times as much."""
+    if not jobs:
+        return []
+    model = model or _model(constants())
+    rows = table([amounts(job) for job in jobs])
+    step, parts = seconds(model.theta, rows)
+    factor = np.ones(len(jobs))
+    if intervals:
+        factor = np.exp(model.width(rows["moe"]) * model.spread(jacobian(model.theta, rows)[1]))
+    columns = np.stack([parts[name] for name in PARTS], axis=1).tolist()
+    flops = np.array([_training_flops(job) for job in jobs])
+    devices = np.array([job.layout.devices for job in jobs])
+    roofline = flops / devices / rows["low_peak"]
+    rate = rows["step_tokens_per_device"] / step
+    return [
+        StepTime(
+            step_s=float(step[index]),
+            low_s=float(step[index] / factor[index]),
+            high_s=float(step[index] * factor[index]),
+            parts_s=dict(zip(PARTS, columns[index], strict=True)),
+            tokens_per_s_per_device=float(rate[index]),
+            mfu=float(roofline[index] / step[index]),
+            roofline_s=float(roofline[index]),
+        )
+        for index in range(len(jobs))
+    ]
+
+
+def _training_flops(job: TrainingJob) -> float:
+    per_token = flops_per_token(job.shape, job.seq_len)
+    passes = 2 if job.task in ("lora", "adapter") else 3
+    return passes * per_token.forward * job.tokens_per_step
+
+
+@dataclass(frozen=True)
+class RowPrediction:
+    """Tokens per second and device, with its 90% interval; None when the row has no job."""
+
+    predicted: float | None
+    low: float | None
+    high: float | None
+
+
+def predict_rows(
+    rows: Sequence[PublishedRow], *, leave_source_out: bool = True
+) -> list[RowPrediction]:
+    """One prediction per row, in order, never from its measured columns.
+
+    leave_source_out: a row of a source that the constants were fitted on is predicted by
+    constants fitted without that source.
+    """
+    found: list[RowPrediction] = [RowPrediction(None, None, None)] * len(rows)
+    groups: dict[str | None, list[int]] = {}
+    known = set(sources())
+    for index, row in enumerate(rows):
+        if row.job is not None:
+            source = row.source if leave_source_out and row.source in known else None
+            groups.setdefault(source, []).append(index)
+    for source, indices in groups.items():
+        model = _model(constants(source))
+        chosen = [rows[index] for index in indices]
+        step, factor = _with_factor(model, chosen)
+        for index, row, center, width in zip(indices, chosen, step, factor, strict=True):
+            assert row.job is not None
+            rate = row.job.tokens_per_step / row.job.layout.devices / center
+            found[index] = RowPrediction(float(rate), float(rate / width), float(rate * width))
+    return found
+
+
+def _with_factor(model: Model, rows: Sequence[PublishedRow]) -> tuple[Array, Array]:
+    """(step seconds, high over middle), each [rows]."""
+    jobs = [row.job for row in rows if row.job is not None]
+    rates: Table = table([amounts(job) for job in jobs])
+    base, slopes = jacobian(model.theta, rates)
+    extra = [INFERRED_NOISE * len(row.inferred & WIDENING_FIELDS) ** 0.5 for row in rows]
+    factor = np.exp(model.width(rates["moe"]) * model.spread(slopes, np.array(extra)))
+    return np.exp(base), factor
