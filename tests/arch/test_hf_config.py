@@ -36,6 +36,36 @@ def parameters_of_transformers(config: dict[str, Any]) -> int:
     return model.num_parameters() + corrections
 
 
+def expert_options(kind: str, rng: random.Random, heads: int, layers: int) -> dict[str, Any]:
+    """What the families with experts or latent attention take beside."""
+    if kind.startswith("deepseek"):
+        return {
+            "mlp_bias": False,
+            "num_key_value_heads": heads,
+            "q_lora_rank": rng.choice([None, 10]),
+            "kv_lora_rank": 14,
+            "qk_rope_head_dim": 4,
+            "qk_nope_head_dim": 6,
+            "v_head_dim": rng.choice([5, 8]),
+            "first_k_dense_replace": rng.randint(0, layers),
+            "n_routed_experts": 8,
+            "n_shared_experts": rng.choice([1, 2]),
+            "n_group": 1,
+            "topk_group": 1,
+        }
+    if kind in ("mixtral", "gpt_oss"):
+        bias = kind == "gpt_oss" and rng.random() < 0.5
+        return {"num_local_experts": 5, "attention_bias": bias}
+    if kind.endswith("_moe"):
+        shared = {"shared_expert_intermediate_size": 21} if kind == "qwen2_moe" else {}
+        return shared | {
+            "num_experts": rng.choice([0, 5]),
+            "decoder_sparse_step": rng.choice([1, 2]),
+            "mlp_only_layers": rng.choice([[], [0], [1]]),
+        }
+    return {}
+
+
 def random_config(kind: str, rng: random.Random) -> dict[str, Any]:
     """A tiny config of any family, its options drawn at random."""
     heads, head_dim = rng.choice([2, 4, 6]), rng.choice([4, 8])
@@ -88,36 +118,10 @@ def random_config(kind: str, rng: random.Random) -> dict[str, Any]:
         del common["num_key_value_heads"]
     if kind in ("gpt_neox", "phi", "phi3", "stablelm", "qwen2", "qwen2_moe", "olmo2", "olmo3"):
         common["partial_rotary_factor"] = 1.0
-    elif flag():
+    elif flag() and not kind.startswith("deepseek"):
         common["head_dim"] = rng.choice([6, 12])
-    if kind.startswith("deepseek"):
-        common.pop("head_dim", None)
-        common |= {
-            "mlp_bias": False,
-            "num_key_value_heads": heads,
-            "q_lora_rank": rng.choice([None, 10]),
-            "kv_lora_rank": 14,
-            "qk_rope_head_dim": 4,
-            "qk_nope_head_dim": 6,
-            "v_head_dim": rng.choice([5, 8]),
-            "first_k_dense_replace": rng.randint(0, layers),
-            "n_routed_experts": 8,
-            "n_shared_experts": rng.choice([1, 2]),
-            "n_group": 1,
-            "topk_group": 1,
-        }
-    if kind in ("mixtral", "gpt_oss"):
-        common["num_local_experts"] = 5
-        common["attention_bias"] = kind == "gpt_oss" and flag()
-    if kind.endswith("_moe"):
-        common |= {
-            "num_experts": rng.choice([0, 5]),
-            "decoder_sparse_step": rng.choice([1, 2]),
-            "mlp_only_layers": rng.choice([[], [0], [1]]),
-        }
-        if kind == "qwen2_moe":
-            common["shared_expert_intermediate_size"] = 21
-    return common | {"num_experts_per_tok": 2, "moe_intermediate_size": 9}
+    experts = {"num_experts_per_tok": 2, "moe_intermediate_size": 9}
+    return common | experts | expert_options(kind, rng, heads, layers)
 
 
 @pytest.mark.parametrize("kind", [t for t in model_types() if t not in HUB_ONLY])

@@ -165,16 +165,10 @@ LLAMA = replace(BIASED, ffn_bias=("mlp_bias", False))
 QWEN3 = replace(BIASED, qk_norm="head", head_dim=128, window_layers=last_layers)
 GEMMA = replace(BIASED, tied=True, head_dim=256)
 GEMMA2 = replace(
-    GEMMA,
-    norms_per_layer=4,
-    window_layers=all_but_every(2),
-    defaults={"sliding_window": 4096},
+    GEMMA, norms_per_layer=4, window_layers=all_but_every(2), defaults={"sliding_window": 4096}
 )
 DEEPSEEK = replace(
-    BIASED,
-    latent=True,
-    experts=deepseek_experts,
-    fixed={"moe_layer_freq": 1, "mlp_bias": False},
+    BIASED, latent=True, experts=deepseek_experts, fixed={"moe_layer_freq": 1, "mlp_bias": False}
 )
 GPT_OSS_BIAS = ("attention_bias", True)
 GPT = Family(True, True, True, gated=False, norm="layer", tied=True, ffn_multiple=4, grouped=False)
@@ -263,10 +257,7 @@ FAMILIES: dict[str, Family] = {
     "phi3": Family(window_layers=all_layers),
     "olmo2": replace(BIASED, qk_norm="width"),
     "olmo3": replace(
-        BIASED,
-        qk_norm="width",
-        window_layers=all_but_every(4),
-        defaults={"sliding_window": 4096},
+        BIASED, qk_norm="width", window_layers=all_but_every(4), defaults={"sliding_window": 4096}
     ),
     "stablelm": Family(
         qkv_bias=("use_qkv_bias", False),

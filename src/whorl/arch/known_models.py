@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -26,12 +27,12 @@ class KnownModel:
     """One entry of known_models.json: facts, each with its source."""
 
     name: str
-    aliases: tuple[str, ...]
-    config: dict[str, Any]  # the keys of its config.json that decide the shape
-    parameters: int | None  # published, exact; None where only a rounded figure is
-    parameters_rounded: float | None  # published, in billions
-    active_rounded: float | None  # published per token, in billions
     source: str
+    config: dict[str, Any]  # the keys of its config.json that decide the shape
+    aliases: Sequence[str] = ()
+    parameters: int | None = None  # published, exact; None where only a rounded figure is
+    parameters_rounded: float | None = None  # published, in billions
+    active_rounded: float | None = None  # published per token, in billions
 
     @property
     def shape(self) -> ModelShape:
@@ -43,18 +44,8 @@ class KnownModel:
 def known_models() -> dict[str, KnownModel]:
     """Every entry by its name, in the file's order."""
     text = resources.files("whorl.arch").joinpath("known_models.json").read_text("utf-8")
-    models = {}
-    for entry in json.loads(text)["models"]:
-        models[entry["name"]] = KnownModel(
-            name=entry["name"],
-            aliases=tuple(entry.get("aliases", ())),
-            config=entry["config"],
-            parameters=entry.get("parameters"),
-            parameters_rounded=entry.get("parameters_rounded"),
-            active_rounded=entry.get("active_rounded"),
-            source=entry["source"],
-        )
-    return models
+    entries = (KnownModel(**entry) for entry in json.loads(text)["models"])
+    return {entry.name: entry for entry in entries}
 
 
 def model_names() -> tuple[str, ...]:
