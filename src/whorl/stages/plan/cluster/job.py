@@ -94,6 +94,7 @@ class Lora:
 
     rank: int = 8
     base: Literal["none", "nf4", "nf4-dq", "fp4", "int8"] = "none"  # quantisation of the base
+    scales: bool = False  # a scale and a shift on every linear's output (adapter v2)
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,20 @@ from whorl.stages.plan.cluster.memory_states import (
     rank_parameters,
 )
 
-__all__ = ["Kind", "MemoryConstants", "RankMemory", "fits", "memory_for", "rank_memory"]
+__all__ = [
+    "Kind",
+    "MemoryConstants",
+    "RankMemory",
+    "constants",
+    "fits",
+    "memory_for",
+    "rank_memory",
+]
 
 Kind = Literal["reserved", "allocated", "smi"]
 GIB = 2**30
+STATIC_ALLOCATOR = frozenset({"oneflow", "xla"})  # addresses planned before the run
+MARGIN = 0.015  # over the limit; under pressure the allocator gives unused blocks back
 BUCKET_ELEMENTS = 5e8  # DeepSpeed's reduce and gather buckets
 
 
@@ -85,7 +95,10 @@ class _Stage:
 
 
 def rank_memory(
-    job: TrainingJob, kind: Kind = "reserved", fitted: MemoryConstants | None = None
+    job: TrainingJob,
+    kind: Kind = "reserved",
+    fitted: MemoryConstants | None = None,
+    stage: int | None = None,
 ) -> RankMemory:
     """Peak bytes of the worst rank.
 
@@ -93,8 +106,9 @@ def rank_memory(
     the allocator's blocks too, "smi" the driver's context and communication buffers as well.
     """
     fitted = fitted or constants()
+    stages = _stages(job) if stage is None else (stage,)
     stage, parts = max(
-        ((stage, _stage(job, stage)) for stage in _stages(job)),
+        ((stage, _stage(job, stage)) for stage in stages),
         key=lambda found: _peak(job, found[1], kind, fitted)[0],
     )
     peak, named = _peak(job, parts, kind, fitted)
@@ -116,10 +130,12 @@ def memory_for(
     return max(_peak(job, _stage(job, stage), kind, fitted)[0] for stage in _stages(job))
 
 
-def fits(job: TrainingJob, memory_bytes: float | None = None) -> bool:
+def fits(
+    job: TrainingJob, memory_bytes: float | None = None, fitted: MemoryConstants | None = None
+) -> bool:
     """Whether the job is expected to run in memory_bytes (default: its device's)."""
     limit = job.device.memory_bytes if memory_bytes is None else memory_bytes
-    return memory_for(job, "reserved") <= limit
+    return memory_for(job, "smi", fitted) <= limit * (1 + MARGIN)
 
 
 def _stages(job: TrainingJob) -> tuple[int, ...]:
@@ -138,6 +154,8 @@ def _stage(job: TrainingJob, stage: int) -> _Stage:
     if shape.experts is not None and stage == 0:
         dense_layers = min(params.layers, shape.experts.dense_layers)
     saved = dense_layers * dense.saved + (params.layers - dense_layers) * kept.saved
+    if layout.pp > 1 and job.stack in ("megatron_2021", "oneflow"):
+        saved += dense.entry  # the stage's output, held for its backward pass
     activations = flying * saved
     worst = max(dense.whole, kept.whole)
     working = kept.passing + (worst if layout.recompute == "full" else 0.0)
@@ -180,13 +198,15 @@ def _states(
     buckets = 0.0
     if layout.dp > 1 and layout.shard == "zero1" and job.stack == "megatron_2021":
         buckets = 2 * 2 * min(BUCKET_ELEMENTS, dense + experts)
+        if layout.pp == 1:  # made anew at each backward pass, and gradients stay in them
+            buckets += 2 * (dense + experts)
     elif layout.dp > 1 and job.stack in ("whorl", "oneflow"):
         buckets = min(25 * 2**20, 4 * (dense + experts))
     return (
         split(per.weight_whole, per.weight_shard),
         split(per.gradient_whole, per.gradient_shard),
         split(0.0, per.optimizer_shard),
-        split(0.0, per.step_shard),
+        split(per.step_whole, per.step_shard),
         gathered,
         buckets,
     )
@@ -218,15 +238,15 @@ def _frozen(
 def _peak(
     job: TrainingJob, stage: _Stage, kind: Kind, fitted: MemoryConstants
 ) -> tuple[float, dict[str, float]]:
-    moving = stage.activations + stage.logits + stage.working + stage.gathered
-    small, large = sorted((moving, stage.step))
+    moving = stage.activations + max(stage.logits, stage.working) + stage.gathered
+    small = min(moving, stage.step)
     named = {
         "weights": stage.weights,
         "gradients": stage.gradients,
         "optimizer": stage.optimizer,
         "activations": stage.activations,
-        "logits": stage.logits,
-        "working": stage.working,
+        "logits": stage.logits if stage.logits > stage.working else 0.0,
+        "working": stage.working if stage.working >= stage.logits else 0.0,
         "gathered": stage.gathered,
         "communication": stage.buckets,
         "step": 0.0 if kind == "allocated" and moving > stage.step else stage.step,
@@ -238,23 +258,26 @@ def _peak(
             for name in ("activations", "logits", "working", "gathered"):
                 named[name] = 0.0
         return sum(named.values()), named
-    named["allocator"] = fitted.slack_share * moving - (1 - fitted.kept_share) * small
+    slack, kept = fitted.slack_share, fitted.kept_share
+    if job.stack in STATIC_ALLOCATOR:
+        slack = kept = 0.0
+    named["allocator"] = slack * moving - (1 - kept) * small
     if kind == "smi":
-        named["framework"] = GIB * (fitted.context_gib + fitted.group_gib * _groups(job))
+        named["framework"] = _framework(job, fitted)
     return sum(named.values()), named
 
 
-def _groups(job: TrainingJob) -> int:
+def _framework(job: TrainingJob, fitted: MemoryConstants) -> float:
+    """Driver context and the buffers of each kind of communicator."""
     layout = job.layout
-    return sum((layout.tp > 1, layout.pp > 1, layout.dp > 1, layout.cp > 1, layout.ep > 1))
+    degrees = (layout.tp, layout.pp, layout.dp, layout.cp, layout.ep)
+    return GIB * (fitted.context_gib + fitted.group_gib * sum(degree > 1 for degree in degrees))
 
 
 def _phases(
     job: TrainingJob, stage: _Stage, kind: Kind, fitted: MemoryConstants
 ) -> dict[str, float]:
-    framework = 0.0
-    if kind == "smi":
-        framework = GIB * (fitted.context_gib + fitted.group_gib * _groups(job))
+    framework = _framework(job, fitted) if kind == "smi" else 0.0
     steady = stage.weights + stage.gradients + stage.optimizer + stage.buckets + framework
     moving = stage.activations + stage.logits + stage.gathered
     peak = _peak(job, stage, kind, fitted)[0]

@@ -1,6 +1,6 @@
 """Bytes of activations: what a layer keeps for its backward pass, and what passes through.
 
-Counted tensor by tensor after Korthikanti et al. 2022 (arXiv 2205.05198), whose 34 s b h + 5 a s^2 b
+Counted tensor by tensor after Korthikanti et al. 2022 (arXiv 2205.05198), whose 34 sbh + 5 a s^2 b
 bytes of a GPT layer come out of the same list.
 """
 
@@ -57,7 +57,7 @@ def micro_batches_in_flight(job: TrainingJob, stage: int) -> float:
     if vpp > 1:
         return min(2 * (pp - stage - 1) + (vpp - 1) * pp + 1, number * vpp) / vpp
     if job.stack == "oneflow":  # registers for twice the distance to the last stage
-        return float(min(2 * (pp - stage) - 1, number))
+        return float(min(2 * (pp - stage), number))
     return float(min(pp - stage, number))
 
 
@@ -86,7 +86,7 @@ def _layer(
     inputs = 2 * keep.linear_input(width) / ways
     masks = 2 * width / ways if stack in DROPOUT else 0.0
     entry = element * width / ways
-    attention, expanded = _attention(shape, element, keep, tp)
+    attention, expanded = _attention(shape, element, keep, tp, eager and trained != "all")
     if kind == "expert" and shape.experts is not None:
         block, product = _mixture(shape, shape.experts, element, keep, tp, eager)
     else:
@@ -96,15 +96,22 @@ def _layer(
     saved = whole
     if recompute == "full":
         saved = entry
+    elif recompute == "selective" and eager and not parts:
+        # torchtitan: every second product is kept, and the output of attention
+        a = shape.attention
+        products = (a.heads + 2 * a.kv_heads) * a.head_dim / tp + 2 * width
+        products += (2 if shape.gated else 1) * shape.ffn_width / tp
+        saved = entry + element * (products / 2 + a.heads * a.values / tp)
     elif recompute == "selective":
-        chosen = parts or (("layernorm", "moe_act") if eager else ())
-        if "layernorm" in chosen:
-            saved -= inputs if not eager else inputs + norms - 2 * entry
-        if "mla_up_proj" in chosen:
+        if "layernorm" in parts:
+            saved -= inputs
+        if "core_attn" in parts and linear < element:  # the next product keeps its own copy
+            saved -= element * shape.attention.heads * shape.attention.values / tp
+        if "mla_up_proj" in parts:
             saved -= expanded
-        if "mlp" in chosen and kind == "dense" or "moe" in chosen and kind == "expert":
+        if {"dense": "mlp", "expert": "moe"}[kind] in parts:
             saved -= block
-        elif "moe_act" in chosen and (kind == "expert" or eager):
+        elif "moe_act" in parts and kind == "expert":
             saved -= product
     backward = element * (3 * shape.ffn_width / tp + 4 * width)
     return saved, entry, whole, backward
@@ -122,7 +129,9 @@ class _Kept:
         return self.linear * elements if self.trained == "all" or self.quantised else 0.0
 
 
-def _attention(shape: ModelShape, element: float, keep: _Kept, tp: int) -> tuple[float, float]:
+def _attention(
+    shape: ModelShape, element: float, keep: _Kept, tp: int, joint: bool
+) -> tuple[float, float]:
     """(all, of it what latent attention expands) per token."""
     a = shape.attention
     heads, kv_heads = a.heads / tp, max(1.0, a.kv_heads / tp)
@@ -131,9 +140,10 @@ def _attention(shape: ModelShape, element: float, keep: _Kept, tp: int) -> tuple
     bytes_ = element * (queries + keys + values + out) + FLOAT * heads
     if keep.linear < element or (keep.quantised and keep.trained != "all"):
         bytes_ += keep.linear_input(out)
+    if joint:  # the values are a view of the joint product, which stays whole
+        bytes_ += element * (queries + keys)
     expanded = 0.0
     if a.latent is not None:
-        expanded = element * (queries + heads * (a.head_dim + a.values)) - element * (keys + values)
         expanded = element * (queries + keys + values)
         low = (a.latent.query_rank or 0) + a.latent.kv_rank
         bytes_ += 2 * element * (low + a.latent.rope_dim)
@@ -170,8 +180,8 @@ def _mixture(
 def _adapters(shape: ModelShape, element: float, trained: str, tp: int) -> float:
     """What adapters of a frozen base keep besides."""
     a, width = shape.attention, shape.width
-    if trained == "lora":  # dropout's output and mask, the input of the first factor
-        return (element + 1) * width
+    if trained == "lora":  # dropout's output and mask, its product as wide as q, k and v
+        return (element + 1) * width + element * (a.heads + 2 * a.kv_heads) * a.head_dim
     if trained == "scales":  # a scale and a shift on each linear's output, trained norms
         inner = (2 if shape.gated else 1) * shape.ffn_width
         out = (a.heads + 2 * a.kv_heads) * a.head_dim + 2 * width + inner
@@ -182,13 +192,13 @@ def _adapters(shape: ModelShape, element: float, trained: str, tp: int) -> float
 def layer_bytes(job: TrainingJob, kind: str) -> LayerBytes:
     """Of one micro-batch; kind: dense or expert."""
     layout = job.layout
-    element = 4.0 if job.precision == "fp32" or job.stack == "whorl" and False else 2.0
+    element = 4.0 if job.precision == "fp32" else 2.0
     linear = element
     if job.stack == "megatron" and job.precision in ("fp8", "fp8_block", "mxfp8", "nvfp4"):
         linear = 1.0
     trained = "all"
     if job.lora is not None:
-        trained = getattr(job.lora, "kind", "") or str(job.task)
+        trained = "scales" if job.lora.scales else str(job.task)
     saved, entry, whole, passing = _layer(
         job.shape,
         job.stack,

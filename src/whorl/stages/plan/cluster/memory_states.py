@@ -44,6 +44,7 @@ class ElementBytes:
     gradient_shard: float
     optimizer_shard: float
     step_shard: float  # temporaries of the optimiser's step
+    step_whole: float = 0.0
     gathered: float = 0.0  # weights of a gathered unit (zero3)
     gathered_gradient: float = 0.0
 
@@ -147,7 +148,7 @@ def _element_bytes(
     state = moments.get(optimizer, 4.0)
     sharded_grads = shard in ("zero2", "zero3")
     whole = shard != "zero3"
-    step = 0.0
+    step = step_whole = 0.0
     if pure:
         weight = gradient = 2.0
         state = state / 2 if optimizer == "adamw" else state
@@ -155,12 +156,12 @@ def _element_bytes(
         weight, gradient = 4.0, 4.0  # fp32 weights, cast where they are used
         step = 4.0 if stack == "whorl" else 0.0
     else:
-        weight, gradient, step = _mixed(stack, precision, mixture)
+        weight, gradient, step, step_whole = _mixed(stack, precision, mixture, whole)
         state += 4.0  # fp32 master
         if stack == "megatron" and mixture and optimizer == "adamw":
             state -= 4.0  # precision-aware optimiser: moments in bf16
     if offload:
-        state, step = 0.0, 0.0
+        state = step = 0.0
     cast = 2.0 if precision != "fp32" and not pure else weight
     return ElementBytes(
         weight_whole=weight if whole else 0.0,
@@ -169,22 +170,28 @@ def _element_bytes(
         gradient_shard=gradient if sharded_grads else 0.0,
         optimizer_shard=state,
         step_shard=step,
+        step_whole=step_whole,
         gathered=0.0 if whole else cast,
         gathered_gradient=cast if sharded_grads else 0.0,
     )
 
 
-def _mixed(stack: str, precision: str, mixture: bool) -> tuple[float, float, float]:
-    """(weight, gradient, step) of 16-bit weights beside fp32 masters."""
+def _mixed(
+    stack: str, precision: str, mixture: bool, whole: bool
+) -> tuple[float, float, float, float]:
+    """(weight, gradient, step per shard, step per rank) of 16-bit weights with fp32 masters."""
     if stack == "internevo":
-        # bf16 gradients, flattened, cast to fp32; foreach AdamW of torch < 2.1: root and sum
-        return 2.0, 2.0, 2.0 + 4.0 + 8.0
+        # Gradients cast to fp32; root and sum of foreach AdamW before torch 2.1. Its own ZeRO
+        # casts them for the norm too and flattens them (hybrid_zero_optim.py).
+        return 2.0, 2.0, 4.0 + 8.0 + (4.0 + 2.0 if whole else 0.0), 0.0
     if stack == "megatron_2021":
-        if precision == "fp16":  # DeepSpeed ZeRO-1: the shard's gradients flattened, cast to fp32
-            return 2.0, 2.0, 2.0 + 4.0
-        return 2.0, 2.0 + 4.0, 0.0  # bf16 gradients added up in fp32
+        if precision == "fp16":  # DeepSpeed ZeRO-1 flattens the shard's gradients, casts to fp32
+            return 2.0, 2.0, 2.0 + 4.0, 0.0
+        # bf16 gradients added up in fp32; all weights gathered in one piece, allgather_bucket_size
+        # being 5e9 elements (bf16_optimizer.py)
+        return 2.0, 2.0 + 4.0, 0.0, 2.0
     if precision in ("fp8", "fp8_block", "mxfp8", "nvfp4"):
-        return 2.0, 2.0, 4.0  # two fp8 copies, bf16 gradients, cast by the optimiser
+        return 2.0, 2.0, 4.0, 0.0  # two fp8 copies, bf16 gradients, cast by the optimiser
     if mixture:
-        return 2.0, 2.0, 0.0
-    return 2.0, 4.0, 0.0
+        return 2.0, 2.0, 0.0, 0.0
+    return 2.0, 4.0, 0.0, 0.0

@@ -18,6 +18,7 @@ from whorl.arch.shape import ModelShape
 from whorl.core.errors import DataError, SpecError
 from whorl.stages.plan.cluster.devices import Device, device
 from whorl.stages.plan.cluster.job import (
+    SELECTIVE_PARTS,
     Layout,
     Lora,
     Precision,
@@ -303,7 +304,7 @@ def _recompute(text: str) -> tuple[Recompute, tuple[str, ...]]:
         return "full", ()
     if text.startswith("selective"):
         words = text.removeprefix("selective").strip().replace(",", "+").split("+")
-        return "selective", tuple(word.strip() for word in words if word.strip())
+        return "selective", tuple(part for part in map(str.strip, words) if part in SELECTIVE_PARTS)
     if "minimal" in text or "offload" in text or "remat" in text:
         return "selective", ("mlp",)
     return "none", ()

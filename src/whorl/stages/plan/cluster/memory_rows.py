@@ -1,0 +1,49 @@
+"""Published rows of memory: what their tool counted, and our prediction of it."""
+
+from __future__ import annotations
+
+from whorl.stages.plan.cluster.memory import (
+    GIB,
+    Kind,
+    MemoryConstants,
+    constants,
+    fits,
+    rank_memory,
+)
+from whorl.stages.plan.cluster.rows import PublishedRow
+
+__all__ = ["counted_by", "predict_row_memory"]
+
+
+def counted_by(memory_kind: str) -> tuple[Kind, int | None]:
+    """(what is counted, the stage read) of a row's memory_kind.
+
+    A reading of nvidia-smi is taken on the first node, where Megatron's and DeepSpeed's order of
+    ranks puts the first pipeline stage; frameworks report their worst rank.
+    """
+    text = memory_kind.lower()
+    if "reserved" in text:
+        return "reserved", None
+    if "allocated" in text or "torch" in text:
+        return "allocated", None
+    return "smi", 0 if text.startswith("nvidia-smi") else None
+
+
+def predict_row_memory(
+    row: PublishedRow, fitted: MemoryConstants | None = None
+) -> tuple[float, float, float, str | None]:
+    """(GiB, low, high, why it does not fit or None), by constants that have not seen its source.
+
+    Raises ValueError if the row has no job; its `refused` says why.
+    """
+    if row.job is None:
+        raise ValueError(f"row {row.id} has no job: {row.refused}")
+    fitted = fitted or constants(without=row.source)
+    kind, stage = counted_by(row.memory_kind)
+    found = rank_memory(row.job, kind, fitted, stage)
+    refused = None
+    if not fits(row.job, fitted=fitted):
+        needed = rank_memory(row.job, "smi", fitted).peak_bytes / GIB
+        available = row.job.device.memory_bytes / GIB
+        refused = f"needs {needed:.1f} GiB of the {available:.1f} GiB of {row.job.device.name}"
+    return found.peak_bytes / GIB, found.low_bytes / GIB, found.high_bytes / GIB, refused
