@@ -1,0 +1,329 @@
+"""Which layouts a job may have: the degrees that divide, what the stack can run, what is useful.
+
+The rules, in one place, for enumerating and for saying why a given layout lies outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from whorl.arch.shape import ModelShape
+from whorl.arch.shape_counts import ShapeCounts, count_shape
+from whorl.core.errors import PlanError, SpecError
+from whorl.stages.plan.cluster.devices import Device
+from whorl.stages.plan.cluster.job import (
+    Layout,
+    Optimizer,
+    Precision,
+    Recompute,
+    Shard,
+    Stack,
+    TrainingJob,
+)
+from whorl.stages.plan.cluster.memory_states import ElementBytes, element_bytes
+
+__all__ = ["Mesh", "Recomputation", "SearchSpace"]
+
+SHORTEST_SLICE_TOKENS = 4096  # context parallelism below this only adds traffic
+MOST_TOKENS_PER_PASS = 65_536  # a larger micro-batch makes no matrix product faster
+WIDEST_TP = 64
+MOST_UNEVEN = 1.15  # depth of the deepest pipeline stage over the mean
+HYBRID_NODES = (1, 8, 32)  # nodes that one copy of the shards may span, besides all
+# What data parallelism may shard: on its own, and under a pipeline.
+SHARDS: dict[str, tuple[tuple[Shard, ...], tuple[Shard, ...]]] = {
+    "megatron": (("zero1", "zero3"), ("zero1",)),
+    "fsdp": (("none", "zero2", "zero3"), ("zero2", "zero3")),
+    "whorl": (("none", "zero1", "zero2", "zero3"), ("zero1", "zero2")),
+    "megatron_2021": (("none", "zero1", "zero3"), ("none", "zero1")),
+    "oneflow": (("none",), ("none",)),
+    "internevo": (("zero1", "zero3"), ("zero1",)),
+    "xla": (("none", "zero3"), ("none", "zero3")),
+}
+
+Recomputation = tuple[Recompute, tuple[str, ...]]
+
+
+class Mesh(NamedTuple):
+    """The degrees of a layout, before micro-batch and recomputation."""
+
+    tp: int
+    pp: int
+    vpp: int
+    cp: int
+    ep: int
+    shard: Shard
+    shard_devices: int | None
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """A job without its layout. Raises SpecError if a count is not positive or a stack unknown."""
+
+    shape: ModelShape
+    device: Device
+    devices: int
+    seq_len: int
+    global_batch: int  # sequences
+    precision: Precision = "bf16"
+    stack: Stack = "whorl"
+    optimizer: Optimizer = "adamw"
+    recompute: tuple[Recompute, ...] = ("none", "selective", "full")
+    offload_optimizer: bool = False
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # other fields of TrainingJob
+
+    @classmethod
+    def around(cls, job: TrainingJob) -> SearchSpace:
+        """The space of all layouts of this job's model, devices, batch and software."""
+        flags = ("pure_low_precision", "flash_attention", "full_logits", "causal_flops")
+        return cls(
+            job.shape,
+            job.device,
+            job.layout.devices,
+            job.seq_len,
+            job.global_batch,
+            job.precision,
+            job.stack,
+            job.optimizer,
+            offload_optimizer=job.layout.offload_optimizer,
+            fixed={name: getattr(job, name) for name in ("task", "lora", *flags)},
+        )
+
+    def __post_init__(self) -> None:
+        for name in ("devices", "seq_len", "global_batch"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise SpecError(
+                    f"layout search: {name}", found=value, expected="a whole number >= 1"
+                )
+        if self.stack not in SHARDS:
+            raise SpecError(
+                "layout search: stack", found=self.stack, expected=" or ".join(sorted(SHARDS))
+            )
+        if not self.recompute:
+            raise SpecError("layout search: recompute", found="none allowed", expected="at least 1")
+
+    @cached_property
+    def counts(self) -> ShapeCounts:
+        return count_shape(self.shape)
+
+    def layout(self, mesh: Mesh, micro_batch: int, recompute: Recomputation) -> Layout:
+        return Layout(
+            devices=self.devices,
+            tp=mesh.tp,
+            pp=mesh.pp,
+            vpp=mesh.vpp,
+            cp=mesh.cp,
+            ep=mesh.ep,
+            shard=mesh.shard,
+            shard_devices=mesh.shard_devices,
+            micro_batch=micro_batch,
+            recompute=recompute[0],
+            recompute_parts=recompute[1],
+            schedule="interleaved" if mesh.vpp > 1 else "1f1b",
+            offload_optimizer=self.offload_optimizer,
+        )
+
+    def job(self, layout: Layout) -> TrainingJob:
+        """Raises SpecError if the job cannot be run."""
+        return TrainingJob(
+            shape=self.shape,
+            device=self.device,
+            layout=layout,
+            seq_len=self.seq_len,
+            global_batch=self.global_batch,
+            precision=self.precision,
+            optimizer=self.optimizer,
+            stack=self.stack,
+            **self.fixed,
+        )
+
+    def tps(self) -> list[int]:
+        """Within a node, dividing the heads; keys and values are divided or copied whole."""
+        heads, kv_heads = self.shape.attention.heads, self.shape.attention.kv_heads
+        widest = min(self.device.node_devices, self.devices, heads, WIDEST_TP)
+        return [
+            tp
+            for tp in _divisors(self.devices, widest)
+            if heads % tp == 0
+            and (kv_heads % tp == 0 or (tp % kv_heads == 0 and self.stack != "megatron"))
+        ]
+
+    def pps(self) -> list[int]:
+        """Stages of equal depth, or nearly."""
+        return [pp for pp in _divisors(self.devices, self.shape.layers) if self._even(pp)]
+
+    def vpps(self, pp: int, micro_batches: int) -> list[int]:
+        """Chunks per rank; interleaving runs micro-batches in rounds of pp."""
+        if pp == 1 or micro_batches % pp:
+            return [1]
+        most = self.shape.layers // pp
+        return [vpp for vpp in range(1, most + 1) if vpp == 1 or self._even(pp * vpp, vpp)]
+
+    def _even(self, stages: int, vpp: int = 1) -> bool:
+        """Whether the layers, or they with embedding and head as two more, divide; else whether
+        the deepest stage is little deeper than the mean (with 2^k chunks, to keep it few)."""
+        layers = self.shape.layers
+        if layers % stages == 0 or (layers + 2) % stages == 0:
+            return True
+        return _power(vpp) and -(-layers // stages) * stages <= MOST_UNEVEN * layers
+
+    def cps(self) -> list[int]:
+        """Slices of a sequence, two per rank (the causal mask balanced), not shorter than useful.
+
+        With fewer sequences than devices the slices may be shorter: else devices would idle.
+        """
+        room = max(1, self.seq_len // SHORTEST_SLICE_TOKENS)
+        if self.global_batch < self.devices:
+            room = max(room, self.seq_len // (SHORTEST_SLICE_TOKENS // 4))
+        return [
+            cp
+            for cp in _divisors(self.devices, room)
+            if cp == 1 or (_power(cp) and self.seq_len % (2 * cp) == 0)
+        ]
+
+    def eps(self, ranks: int) -> list[int]:
+        """Divisors of the experts that also divide the ranks of one pipeline stage."""
+        if self.shape.experts is None:
+            return [1]
+        count = self.shape.experts.count
+        return [ep for ep in _divisors(count, count) if ranks % ep == 0]
+
+    def shards(self, tp: int, pp: int, ranks: int) -> list[tuple[Shard, int | None]]:
+        """What dp x cp = ranks may shard, over all of them or over whole nodes (hybrid)."""
+        if ranks == 1:
+            return [("none", None)]
+        found: list[tuple[Shard, int | None]] = []
+        for shard in SHARDS[self.stack][pp > 1]:
+            found.append((shard, None))
+            if shard in ("zero1", "zero3"):
+                groups = [n * max(1, self.device.node_devices // tp) for n in HYBRID_NODES]
+                found += [(shard, n) for n in groups if 1 < n < ranks and ranks % n == 0]
+        return found
+
+    def micro_batches(self, dp: int, cp: int) -> list[int]:
+        """Sequences of one pass: what divides one rank's share of the batch."""
+        if self.global_batch % dp:
+            return []
+        share = self.global_batch // dp
+        most = max(1, MOST_TOKENS_PER_PASS * cp // self.seq_len)
+        return _divisors(share, most)
+
+    def recomputations(self) -> list[Recomputation]:
+        """Least recomputation first. Parts that the model has and the stack can name."""
+        parts: list[tuple[str, ...]] = [("layernorm",), ("mlp",)]
+        if self.shape.experts is not None:
+            parts = [("layernorm", "moe_act"), ("moe",)]
+            if self.shape.attention.latent is not None:
+                parts.insert(1, ("layernorm", "mla_up_proj", "moe_act"))
+        if self.stack == "fsdp":
+            parts = [()]
+        every: dict[Recompute, list[Recomputation]] = {
+            "none": [("none", ())],
+            "selective": [("selective", names) for names in parts],
+            "full": [("full", ())],
+        }
+        return [item for kind in ("none", "selective", "full") if kind in self.recompute
+                for item in every[kind]]  # fmt: skip
+
+    def meshes(self) -> Iterator[tuple[Mesh, list[int]]]:
+        """Every mesh with its micro-batches; an empty list: the batch does not divide by dp."""
+        pps, cps = self.pps(), self.cps()
+        for tp in self.tps():
+            for pp in pps:
+                for cp in cps:
+                    if self.devices % (tp * pp * cp):
+                        continue
+                    dp = self.devices // (tp * pp * cp)
+                    sizes = self.micro_batches(dp, cp)
+                    if not sizes:
+                        yield Mesh(tp, pp, 1, cp, 1, "none", None), []
+                        continue
+                    yield from self._of_degrees(tp, pp, cp, dp, sizes)
+
+    def _of_degrees(
+        self, tp: int, pp: int, cp: int, dp: int, sizes: list[int]
+    ) -> Iterator[tuple[Mesh, list[int]]]:
+        passes = {size: self.global_batch // (dp * size) for size in sizes}
+        for vpp in self.vpps(pp, pp):
+            able = [size for size in sizes if vpp in self.vpps(pp, passes[size])]
+            if not able:
+                continue
+            for ep in self.eps(dp * cp * tp):
+                for shard, group in self.shards(tp, pp, dp * cp):
+                    yield Mesh(tp, pp, vpp, cp, ep, shard, group), able
+
+    def state_bytes(self, mesh: Mesh) -> float:
+        """Lower bound of weights, gradients and optimiser state of the fullest rank.
+
+        Every pipeline rank gets its fair share and every shard is even, so nothing is refused
+        by it that could fit.
+        """
+        size = self._bytes[mesh.shard]
+        ranks = self.devices // (mesh.tp * mesh.pp)  # dp x cp
+        ways = 1 if mesh.shard == "none" else min(mesh.shard_devices or ranks, ranks)
+        total, experts = self.counts.total, self.counts.experts
+        shared = (total - experts) / (mesh.tp * mesh.pp)
+        mixed = experts / (mesh.pp * (mesh.ep if mesh.ep > 1 else mesh.tp))
+        even = experts / (mesh.pp * mesh.tp * ranks)  # of all ranks: no shard is smaller
+        spread = shared / ways + (mixed if ways == 1 else even)
+        whole = size.weight_whole + size.gradient_whole
+        return whole * (shared + mixed) + spread * (
+            size.weight_shard + size.gradient_shard + size.optimizer_shard
+        )
+
+    @cached_property
+    def _bytes(self) -> dict[Shard, ElementBytes]:
+        """What each kind of sharding keeps per parameter."""
+        kinds: tuple[Shard, ...] = ("none", "zero1", "zero2", "zero3")
+        offload = self.offload_optimizer
+        return {
+            kind: element_bytes(
+                self.job(Layout(self.devices, shard=kind, offload_optimizer=offload))
+            )
+            for kind in kinds
+        }
+
+    def outside(self, layout: Layout) -> str | None:
+        """Why a layout is not enumerated (a search can be given it with `also`); None if it is."""
+        ranks, passes = layout.dp * layout.cp, layout.dp * layout.micro_batch
+        count = 0 if self.global_batch % passes else self.global_batch // passes
+        group = layout.shard_devices if layout.sharded_over < ranks else None
+        shard = ("none", None) if ranks == 1 else (layout.shard, group)
+        rules: dict[str, tuple[object, Sequence[object]]] = {
+            "devices": (layout.devices, [self.devices]),
+            "tp": (layout.tp, self.tps()),
+            "pp": (layout.pp, self.pps()),
+            "cp": (layout.cp, self.cps()),
+            "ep": (layout.ep, self.eps(ranks * layout.tp)),
+            "micro_batch": (layout.micro_batch, self.micro_batches(layout.dp, layout.cp)),
+            "vpp": (layout.vpp, self.vpps(layout.pp, count)),
+            "shard": (shard, self.shards(layout.tp, layout.pp, ranks)),
+            "recompute": ((layout.recompute, layout.recompute_parts), self.recomputations()),
+        }
+        for name, (value, allowed) in rules.items():
+            if value not in allowed:
+                return f"{name} {value}: not of {allowed}"
+        return None
+
+    def refuse_batch(self) -> PlanError:
+        """The error when the batch divides over no data-parallel degree."""
+        dps = sorted({self.devices // (mesh.tp * mesh.pp * mesh.cp) for mesh, _ in self.meshes()})
+        return PlanError(
+            f"a global batch of {self.global_batch} sequences cannot be split over "
+            f"{self.devices} devices",
+            found=f"data-parallel degrees {', '.join(map(str, dps[:12]))}",
+            expected="one of them dividing the global batch",
+            do=f"use a global batch that is a multiple of {dps[0]}",
+        )
+
+
+def _power(n: int) -> bool:
+    """Of two."""
+    return n & (n - 1) == 0
+
+
+def _divisors(n: int, most: int) -> list[int]:
+    return [d for d in range(1, min(n, most) + 1) if n % d == 0]
