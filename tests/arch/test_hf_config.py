@@ -156,6 +156,12 @@ def test_known_models_count_as_transformers_builds_them(model) -> None:
             7,
             2,
         ),
+        (
+            {"model_type": "qwen2_moe", "sliding_window": 7, "use_sliding_window": True}
+            | {"max_window_layers": 3, "num_hidden_layers": 5, "num_experts": 0},
+            7,
+            2,
+        ),
         ({"model_type": "gemma2", "num_hidden_layers": 5, "sliding_window": 9}, 9, 3),
         ({"model_type": "gemma3_text", "num_hidden_layers": 13, "sliding_window": 9}, 9, 11),
         ({"model_type": "olmo3", "num_hidden_layers": 9}, 4096, 7),

@@ -116,6 +116,16 @@ def test_prediction_layers_cost_a_layer_the_join_and_the_head() -> None:
 
 @pytest.mark.parametrize("name", ["llama-3-8b", "gemma-3-1b", "gpt-oss-20b", "deepseek-v2-lite"])
 @pytest.mark.parametrize("seq_len", [1, 100, 513, 5000])
+def test_prediction_layers_hold_a_layer_the_join_and_three_norms() -> None:
+    # the tensors of model.layers.61 of DeepSeek-V3: one decoder layer, enorm, hnorm,
+    # shared_head.norm and eh_proj [7168, 14336]
+    shape = known_model("deepseek-v3")
+    fewer = replace(shape, layers=60)
+    layer = count_shape(shape).total - count_shape(fewer).total
+    other = count_shape(replace(shape, predicted_tokens=2)).other
+    assert other == 2 * (layer + 3 * 7168 + 7168 * 14336)
+
+
 def test_cache_by_keeping_every_tensor(name: str, seq_len: int) -> None:
     shape = known_model(name)
     a, kept = shape.attention, 0
