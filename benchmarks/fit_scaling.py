@@ -171,7 +171,7 @@ def tested(name: str, law: PowerLaw, num_fitted: int, held_out: Points) -> Test:
     return Test(
         name,
         num_fitted,
-        log_loss(law.theta, n, d) - np.log(held_out.loss),
+        held_out.residuals(law.theta),
         np.hypot((high - low) / 2 / NORMAL_90, law.residual),
         np.maximum(0.0, np.log10(held_out.flops / law.max_flops)),
     )
@@ -227,9 +227,9 @@ def law_table() -> Iterator[str]:
     for name in law_names():
         law = find_law(name)
         ratios = [tokens / params for params, tokens in map(law.optimal, (1e21, 1e24))]
-        a, b, e = np.exp([law.log_a, law.log_b, law.log_e])
+        a, b, e = np.exp(law.theta[:3])
         yield (
-            f"| `{name}` | {e:.3f} | {a:.4g} | {b:.4g} | {law.alpha:.3f} | {law.beta:.3f} "
+            f"| `{name}` | {e:.3f} | {a:.4g} | {b:.4g} | {law.theta[3]:.3f} | {law.theta[4]:.3f} "
             f"| {ratios[0]:.3g}, {ratios[1]:.3g} | {law.source} |"
         )
 

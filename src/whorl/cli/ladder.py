@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,26 +18,25 @@ from whorl.ladders import DEFAULT_RUNGS, draw_ladder, ladder, read_ladder
 __all__ = ["register"]
 
 PICTURES = (".png", ".svg")
+EXAMPLE = "Example: `whorl ladder recipes/python-stdlib.yaml --budget 5min --rungs 5`"
+Budget = Annotated[str, typer.Option(help="Training time of all rungs together, such as 5min.")]
+Rungs = Annotated[
+    int, typer.Option(help="Models to train; the last is predicted first.", min=4, max=8)
+]
+Plot = Annotated[
+    Path | None, typer.Option(help="Draw the ladder into this .png or .svg.", show_default=False)
+]
 
 
 def register(app: typer.Typer) -> None:
-    app.command("ladder", epilog="Example: `whorl ladder recipes/python-stdlib.yaml --rungs 5`")(
-        ladder_command
-    )
+    app.command("ladder", epilog=EXAMPLE)(ladder_command)
 
 
 def ladder_command(
     recipe: RecipePath,
-    budget: Annotated[
-        str, typer.Option(help="Training time of all rungs together, such as 5min.")
-    ] = "5min",
-    rungs: Annotated[
-        int, typer.Option(help="Models to train; the last is predicted first.", min=4, max=8)
-    ] = DEFAULT_RUNGS,
-    plot: Annotated[
-        Path | None,
-        typer.Option(help="Draw the ladder into this .png or .svg.", show_default=False),
-    ] = None,
+    budget: Budget = "5min",
+    rungs: Rungs = DEFAULT_RUNGS,
+    plot: Plot = None,
     set_values: SetValues = None,
     home: Home = None,
     workers: Workers = None,
@@ -47,43 +47,32 @@ def ladder_command(
     if plot is not None and plot.suffix not in PICTURES:
         raise SpecError(f"--plot {plot} is not a picture", expected=" or ".join(PICTURES))
     budget_s = parse_duration_s(budget, "--budget")
-    session = open_session(recipe, set_values, home, workers)
-    record = ladder(session, budget_s, rungs)
+    record = ladder(open_session(recipe, set_values, home, workers), budget_s, rungs)
     outcome = read_ladder(record)
     if plot is not None:
         draw_ladder(outcome, plot)
     if json:
         print_json({"record": str(record.path), **outcome})
-    else:
-        _print(outcome)
-        OUT.print(f"record {record.path}", markup=False, soft_wrap=True)
-
-
-def _print(outcome: dict[str, Any]) -> None:
-    unit = outcome["unit"]
+        return
     table = Table("model", "parameters", "tokens", "predicted before", "90%", "measured", "error")
-    table.title = f"ladder, held-out {unit}"
-    for row in outcome["rungs"]:
-        table.add_row(*_cells(row), f"{row['loss']:.4f}", _error(row))
-    table.add_section()
-    table.add_row(*_cells(outcome["target"]), "", "")
+    table.title = f"ladder, held-out {outcome['unit']}"
+    for row in (*outcome["rungs"], outcome["target"]):
+        table.add_row(*_cells(row))
     OUT.print(table)
-    if (planned := outcome["target"]["plan_predicted"]) is not None:
-        OUT.print(
-            f"without a ladder plan expects {planned['value']:.3f} "
-            f"({planned['low']:.3f} to {planned['high']:.3f}) {unit}"
-        )
+    if (of_plan := outcome["target"]["plan_predicted"]) and of_plan["value"] is not None:
+        interval = f"{of_plan['low']:.3f} to {of_plan['high']:.3f}"
+        OUT.print(f"without a ladder plan expects {of_plan['value']:.3f} ({interval})")
+    OUT.print(f"record {record.path}", markup=False, soft_wrap=True)
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    cells = [f"{row['layers']} x {row['width']}", f"{row['params']:,}", format_count(row["tokens"])]
-    if (predicted := row["predicted"]) is None:
-        return [*cells, "", ""]
-    interval = f"{predicted['low']:.4f} to {predicted['high']:.4f}"
-    return [*cells, f"{predicted['value']:.4f}", interval]
-
-
-def _error(row: dict[str, Any]) -> str:
-    if row["predicted"] is None:
-        return ""
-    return f"{row['predicted']['value'] / row['loss'] - 1:+.1%}"
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    predicted, loss = row["predicted"], row.get("loss")
+    return [
+        f"{row['layers']} x {row['width']}",
+        f"{row['params']:,}",
+        format_count(row["tokens"]),
+        f"{predicted['value']:.4f}" if predicted else "",
+        f"{predicted['low']:.4f} to {predicted['high']:.4f}" if predicted else "",
+        f"{loss:.4f}" if loss else "",
+        f"{predicted['value'] / loss - 1:+.1%}" if predicted and loss else "",
+    ]

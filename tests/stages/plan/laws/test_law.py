@@ -26,11 +26,7 @@ CHINCHILLA_FLOPS = 5.76e23  # Hoffmann et al. 2022: 70B parameters, 1.4T tokens
 SARDANA = PowerLaw(  # constants of Sardana et al. 2023
     name="sardana",
     source="2401.00448",
-    log_a=math.log(406.4),
-    log_b=math.log(410.7),
-    log_e=math.log(1.69),
-    alpha=0.336,
-    beta=0.283,
+    theta=(math.log(406.4), math.log(410.7), math.log(1.69), 0.336, 0.283),
 )
 
 
@@ -38,8 +34,9 @@ def brute_force(law: PowerLaw, flops: float) -> tuple[float, float]:
     """(parameters, loss) of the best of 20,001 sizes, losses summed by hand."""
     params = np.geomspace(1e5, 1e14, 20_001)
     tokens = flops / 6 / params
-    a, b = math.exp(law.log_a), math.exp(law.log_b)
-    losses = math.exp(law.log_e) + (a / params**law.alpha + b / tokens**law.beta) ** law.gamma
+    a, b, e, alpha, beta = law.theta
+    learned = math.exp(a) / params**alpha + math.exp(b) / tokens**beta
+    losses = math.exp(e) + learned**law.gamma
     best = int(losses.argmin())
     return float(params[best]), float(losses[best])
 
@@ -216,8 +213,7 @@ def test_figure_of_sardana_et_al() -> None:
 
 def optimal_loss_of(params: float) -> float:
     """Loss of a size with the tokens for which it is compute-optimal: both terms' slopes meet."""
-    ratio = SARDANA.beta * 410.7 / (SARDANA.alpha * 406.4)
-    tokens = (ratio * params**SARDANA.alpha) ** (1 / SARDANA.beta)
+    tokens = (0.283 * 410.7 / (0.336 * 406.4) * params**0.336) ** (1 / 0.283)
     return SARDANA.loss(params, tokens)
 
 
@@ -240,7 +236,7 @@ def test_lifetime_optimum_is_that_of_a_grid(served: float) -> None:
 
 def test_lifetime_limits() -> None:
     assert math.isinf(tokens_for(SARDANA, 1e6, 2.0))
-    with pytest.raises(PlanError, match=r"no loss of 1\.5"):
+    with pytest.raises(PlanError, match=r"no size has a loss of 1\.5"):
         lifetime_optimum(1.5, 1e12, SARDANA)
     with pytest.raises(PlanError, match="must not be negative"):
         lifetime_optimum(2.1, -1, SARDANA)

@@ -13,7 +13,7 @@ from whorl.stages.plan.candidate import Situation, architecture_of
 from whorl.stages.plan.law import shipped_law
 from whorl.stages.plan.laws.rungs import (
     KNEE_TOKENS,
-    RungResult,
+    Rung,
     Target,
     choose_rungs,
     ladder_law,
@@ -34,12 +34,12 @@ def target(layers: int = 6, width: int = 192, tokens: int = 8_000_000) -> Target
 
 @pytest.mark.parametrize("count", [4, 5])
 def test_rungs_grow_below_the_planned_size_within_their_time(count: int) -> None:
-    found = choose_rungs(situation(), target(), count, 600.0)
+    found = choose_rungs(situation(), target(), count, 900.0)
     assert len(found) == count
     sizes = [rung.parameters for rung in found]
     assert all(small < large for small, large in pairwise(sizes))
     assert sizes[-1] < target().params
-    assert sum(rung.train_s for rung in found) <= 600.0
+    assert sum(rung.train_s for rung in found) <= 900.0
     assert {rung.architecture.vocab_size for rung in found} == {2048}
 
 
@@ -72,7 +72,7 @@ def test_less_time_gives_smaller_rungs_then_an_error_that_says_what_is_needed() 
         choose_rungs(situation(), target(1, 32), 4, 600.0)
 
 
-def measured(count: int, noise: float, seed: int) -> tuple[list[RungResult], float]:
+def measured(count: int, noise: float, seed: int) -> tuple[list[Rung], float]:
     """Rungs of an independent truth, and its loss for a model four times the last one's compute."""
     params = np.geomspace(1e5, 2e6, count)
     tokens = 2e6 * (params / 1e5) ** 0.5
@@ -82,7 +82,7 @@ def measured(count: int, noise: float, seed: int) -> tuple[list[RungResult], flo
 
     factor = np.exp(np.random.default_rng(seed).normal(0, noise, count))
     rungs = [
-        RungResult(2, 64, round(n), round(d), 6 * n * d, loss(n, d) * f)
+        Rung(2, 64, round(n), round(d), 6 * n * d, loss(n, d) * f)
         for n, d, f in zip(params, tokens, factor, strict=True)
     ]
     return rungs, loss(2.5 * params[-1], 1.6 * tokens[-1])
@@ -90,14 +90,14 @@ def measured(count: int, noise: float, seed: int) -> tuple[list[RungResult], flo
 
 def test_a_ladder_predicts_a_known_model() -> None:
     errors, held = [], []
-    for seed in range(12):
+    for seed in range(8):
         rungs, true_loss = measured(4, 0.005, seed)
         found = predict_from(rungs, 2.5 * rungs[-1].params, 1.6 * rungs[-1].tokens, "bits/byte")
         assert found is not None and found.value and found.low and found.high
         errors.append(abs(found.value / true_loss - 1))
         held.append(found.low <= true_loss <= found.high)
     assert np.median(errors) < 0.02
-    assert sum(held) >= 10
+    assert sum(held) >= 7
     assert found.unit == "bits/byte"
 
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from whorl.core.errors import PlanError
 from whorl.stages.plan.laws.hyper import step_law
-from whorl.stages.plan.laws.law import FLOPS_PER_PARAM_TOKEN, Law, crossing, least_at, spread
+from whorl.stages.plan.laws.law import FLOPS_PER_PARAM_TOKEN, Law, crossing, least_at, positive
 from whorl.stages.plan.laws.named import find_law
 from whorl.stages.plan.plan import Prediction
 
 __all__ = [
-    "Allocation",
-    "LifetimePlan",
-    "allocate",
-    "budget_flops",
-    "lifetime_optimum",
-    "tokens_for",
+    *("Allocation", "LifetimePlan", "allocate", "budget_flops", "lifetime_optimum", "tokens_for"),
 ]
 
 FORWARD_FLOPS = 2.0  # per parameter and token served
@@ -40,28 +38,23 @@ def budget_flops(
     unless exactly one budget is given with what it needs.
     """
     given = {"flops": flops, "time_s": time_s, "device_hours": device_hours, "usd": usd}
-    named = {name: value for name, value in given.items() if value is not None}
+    named = sorted(name for name, value in given.items() if value is not None)
     if len(named) != 1:
-        raise PlanError("give one budget", found=sorted(named), expected=f"one of {sorted(given)}")
+        raise PlanError("give one budget", found=named, expected=f"one of {sorted(given)}")
+    amount = positive(named[0], given[named[0]])
     if flops is not None:
-        return _positive("flops", flops)
-    speed = _positive("flops_per_s (of one device, achieved)", flops_per_s)
+        return amount
+    speed = positive("flops_per_s (of one device, achieved)", flops_per_s)
     if time_s is not None:
-        return _positive("time_s", time_s) * _positive("devices", devices) * speed
+        return amount * positive("devices", devices) * speed
     if usd is not None:
-        device_hours = _positive("usd", usd) / _positive("usd_per_device_hour", usd_per_device_hour)
-    return _positive("device_hours", device_hours) * 3600 * speed
-
-
-def _positive(name: str, value: float | None) -> float:
-    if value is None or not (value > 0 and math.isfinite(value)):
-        raise PlanError(f"the budget needs {name}", found=value, expected="a number above zero")
-    return float(value)
+        amount /= positive("usd_per_device_hour", usd_per_device_hour)
+    return amount * 3600 * speed
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """How a budget is best spent. Intervals hold 90% of the law's equally likely constants."""
+    """How a budget is best spent; intervals hold 90%."""
 
     law: str
     flops: float
@@ -83,25 +76,29 @@ def allocate(
 
     Fixing both is no choice and raises PlanError, as do numbers that are not positive.
     """
-    law = find_law() if law is None else law
-    product = _positive("flops", flops) / FLOPS_PER_PARAM_TOKEN
+    law = law or find_law()
+    product = positive("FLOPs", flops) / FLOPS_PER_PARAM_TOKEN
     if params is not None and tokens is not None:
         raise PlanError("parameters and tokens are both given", do="leave one of them open")
-    if params is not None:
-        chosen = (_positive("params", params), product / params)
-    elif tokens is not None:
-        chosen = (product / _positive("tokens", tokens), tokens)
-    else:
-        chosen = law.optimal(flops)
+    units = ("parameters", "tokens")
     if params is None and tokens is None:
-        drawn, note = law.optimal_draws(flops), f"optimum of {law.name}"
-        best_params = spread(chosen[0], drawn[:, 0], "parameters", note)
-        best_tokens = spread(chosen[1], drawn[:, 1], "tokens", note)
+        chosen, drawn = law.optimal(flops), law.optimal_draws(flops)
+        sizes = [_spread(chosen[i], drawn[:, i], units[i], law.name) for i in (0, 1)]
     else:
-        best_params = Prediction.exact(chosen[0], "parameters", "given, or what it leaves")
-        best_tokens = Prediction.exact(chosen[1], "tokens", "given, or what it leaves")
+        size = product / positive("tokens", tokens) if params is None else params
+        chosen = (positive("parameters", size), product / size)
+        sizes = [Prediction.exact(chosen[i], units[i], "given, or what is left") for i in (0, 1)]
     rate, batch = step_law(*chosen)
-    return Allocation(law.name, flops, best_params, best_tokens, law.predict(*chosen), rate, batch)
+    return Allocation(law.name, flops, sizes[0], sizes[1], law.predict(*chosen), rate, batch)
+
+
+def _spread(value: float, drawn: NDArray[np.float64], unit: str, name: str) -> Prediction:
+    """A figure with the 5th and 95th percentile of its draws, widened to hold the figure."""
+    low = high = None
+    if len(drawn):
+        low = min(value, float(np.quantile(drawn, 0.05)))
+        high = max(value, float(np.quantile(drawn, 0.95)))
+    return Prediction(value=value, low=low, high=high, unit=unit, note=f"optimum of {name}")
 
 
 @dataclass(frozen=True)
@@ -129,21 +126,18 @@ def lifetime_optimum(
     PlanError for a loss that the law cannot reach. Source: Sardana et al. 2023, 2401.00448.
     """
     law = law or find_law()
-    if served_tokens < 0 or not math.isfinite(served_tokens):
+    if not 0 <= served_tokens < math.inf:
         raise PlanError("tokens served must not be negative", found=served_tokens)
-    serving = FORWARD_FLOPS * _positive("serving_cost", serving_cost) * served_tokens
+    serving = FORWARD_FLOPS * positive("serving_cost", serving_cost) * served_tokens
 
     def cost(params: float, served: float) -> float:
-        tokens = tokens_for(law, params, loss)
-        return params * (FLOPS_PER_PARAM_TOKEN * tokens + served)
+        return params * (FLOPS_PER_PARAM_TOKEN * tokens_for(law, params, loss) + served)
 
     trained = least_at(lambda params: cost(params, 0.0), *SIZES)
     params = least_at(lambda params: cost(params, serving), *SIZES)
     if math.isinf(cost(params, serving)):
-        raise PlanError(
-            f"{law.name} reaches no loss of {loss:.4g} at any size",
-            expected=f"above {law.loss(1e18, 1e21):.4g}",
-        )
+        least = law.loss(SIZES[1], MOST_TOKENS)
+        raise PlanError(f"no size has a loss of {loss:.4g}", expected=f"above {least:.4g}")
     tokens = tokens_for(law, params, loss)
     return LifetimePlan(
         law=law.name,

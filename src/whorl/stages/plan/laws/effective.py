@@ -16,16 +16,9 @@ import math
 from collections.abc import Mapping
 
 from whorl.core.errors import PlanError
-from whorl.stages.plan.laws.law import Adjusted, Law, crossing
+from whorl.stages.plan.laws.law import Adjusted, Law, crossing, positive
 
-__all__ = [
-    "REPEATED_PARAMS",
-    "REPEATED_TOKENS",
-    "effective_params",
-    "effective_tokens",
-    "with_precision",
-    "with_repetition",
-]
+__all__ = ["effective_params", "effective_tokens", "with_precision", "with_repetition"]
 
 REPEATED_TOKENS, REPEATED_PARAMS = 15.387756, 5.309743
 PRECISION_BITS = {"weights": 2.6745, "activations": 2.2102, "kv_cache": 0.9578}
@@ -42,19 +35,17 @@ def _decayed(amount: float, unique: float, half_life: float) -> float:
 
 
 def with_repetition(law: Law, unique_tokens: float) -> Law:
-    """The law of a corpus that holds only so many tokens. Raises PlanError if that is not positive.
+    """The law of a corpus that holds only so many tokens. Raises PlanError.
 
     Parameters count in full up to the size whose optimal tokens are the unique ones.
     """
-    if not unique_tokens > 0:
-        raise PlanError("a corpus needs tokens", found=unique_tokens, expected="above zero")
-    at_flops = crossing(lambda flops: law.optimal(flops)[1] < unique_tokens, 1e3, 1e40)
-    fed = law.optimal(at_flops)[0]
+    unique = positive("unique tokens", unique_tokens)
+    fed = law.optimal(crossing(lambda flops: law.optimal(flops)[1] < unique, 1e3, 1e40))[0]
 
     def effective(params: float, tokens: float) -> tuple[float, float]:
-        return _decayed(params, fed, REPEATED_PARAMS), effective_tokens(tokens, unique_tokens)
+        return _decayed(params, fed, REPEATED_PARAMS), effective_tokens(tokens, unique)
 
-    return Adjusted(law, effective, f"{unique_tokens:.3g} unique tokens")
+    return Adjusted(law, effective, f"{unique:.3g} unique tokens")
 
 
 def effective_params(params: float, bits: Mapping[str, float]) -> float:
@@ -63,12 +54,9 @@ def effective_params(params: float, bits: Mapping[str, float]) -> float:
     What is not named is held in 16 bits or more and counts in full. Raises PlanError.
     """
     for part, width in bits.items():
-        if part not in PRECISION_BITS or not width > 0:
-            raise PlanError(
-                f"no precision law for {part} in {width} bits",
-                expected=f"a positive number of bits of {', '.join(PRECISION_BITS)}",
-            )
-        if width < 16:
+        if part not in PRECISION_BITS:
+            raise PlanError(f"no precision law for {part}", expected=", ".join(PRECISION_BITS))
+        if positive(f"bits of {part}", width) < 16:
             params *= -math.expm1(-width / PRECISION_BITS[part])
     return params
 

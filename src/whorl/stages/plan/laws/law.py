@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,48 +22,17 @@ from whorl.core.errors import PlanError
 from whorl.stages.plan.plan import Prediction
 
 __all__ = [
-    "FLOPS_PER_PARAM_TOKEN",
-    "NORMAL_90",
-    "REACH_PER_DECADE",
-    "Adjusted",
-    "Law",
-    "PowerLaw",
-    "crossing",
-    "least_at",
-    "log_loss",
-    "spread",
+    *("FLOPS_PER_PARAM_TOKEN", "NORMAL_90", "REACH_PER_DECADE", "Adjusted", "Law", "PowerLaw"),
+    *("around", "crossing", "least_at", "log_loss", "positive"),
 ]
 
 Array = NDArray[np.float64]
 FLOPS_PER_PARAM_TOKEN = 6.0  # forward 2, backward 4; attention's own products are left out
 NORMAL_90 = 1.645  # standard deviations on either side that hold 90%
-# Log deviation of a law per decade of compute beyond what it was fitted on, on top of what the
+# Log deviation of a law per decade of compute beyond what it was fitted on, besides what the
 # bootstrap sees: 90% of held-out points of the public families (docs/scaling-laws.md).
 REACH_PER_DECADE = 0.015
 SCANS, SCAN_POINTS, BISECTIONS = 6, 60, 70
-
-
-class Law(Protocol):
-    """What a planner asks of a scaling law."""
-
-    @property
-    def name(self) -> str: ...
-
-    def loss(self, params: float, tokens: float) -> float:
-        """Nats per token, the middle."""
-        ...
-
-    def predict(self, params: float, tokens: float) -> Prediction:
-        """The loss with a 90% interval; ends are None where the law has no uncertainty."""
-        ...
-
-    def optimal(self, flops: float) -> tuple[float, float]:
-        """(parameters, tokens) of least loss for that much training compute."""
-        ...
-
-    def optimal_draws(self, flops: float) -> Array:
-        """[draws, 2] parameters and tokens of equally likely laws; no rows if there are none."""
-        ...
 
 
 def log_loss(theta: Array, log_params: Array, log_tokens: Array) -> Array:
@@ -80,21 +48,13 @@ class PowerLaw:
 
     name: str
     source: str
-    log_a: float
-    log_b: float
-    log_e: float  # -inf: the loss falls to zero
-    alpha: float
-    beta: float
+    theta: tuple[float, ...]  # ln A, ln B, ln E (-inf: the loss falls to zero), alpha, beta
     gamma: float = 1.0
     unit: str = "nats/token"
     params_are: str = "total"
-    bootstrap: tuple[tuple[float, ...], ...] = ()  # constants of resampled points; (): unknown
+    bootstrap: tuple[tuple[float, ...], ...] = ()  # theta of resampled points; (): unknown
     residual: float = 0.0  # robust log deviation of the fitted points
     max_flops: float = math.inf  # the most compute it was fitted on
-
-    @property
-    def theta(self) -> Array:
-        return np.array([self.log_a, self.log_b, self.log_e, self.alpha, self.beta])
 
     @cached_property
     def draws(self) -> Array:
@@ -102,43 +62,39 @@ class PowerLaw:
         return np.array(self.bootstrap).reshape(-1, 5)
 
     def loss(self, params: float, tokens: float) -> float:
-        _check_positive(params=params, tokens=tokens)
-        reducible = math.exp(self.log_a - self.alpha * math.log(params)) + math.exp(
-            self.log_b - self.beta * math.log(tokens)
-        )
-        return math.exp(self.log_e) + float(reducible**self.gamma)
+        """Nats per token, the middle. Raises PlanError unless both are above zero."""
+        a, b, e, alpha, beta = self.theta
+        of_params = math.exp(a - alpha * math.log(positive("parameters", params)))
+        of_tokens = math.exp(b - beta * math.log(positive("tokens", tokens)))
+        return math.exp(e) + float((of_params + of_tokens) ** self.gamma)
 
     def predict(self, params: float, tokens: float) -> Prediction:
+        """The loss with a 90% interval; its ends are None where no uncertainty is known."""
         value = self.loss(params, tokens)
-        if not len(self.draws):
-            return Prediction(
-                value=value, unit=self.unit, note=f"{self.name}: no interval was published"
-            )
+        if not self.bootstrap:
+            note = f"{self.name}: no interval was published"
+            return Prediction(value=value, unit=self.unit, note=note)
         drawn = log_loss(self.draws, np.log(params), np.log(tokens))
+        low, high = np.quantile(drawn, (0.05, 0.95))  # few points give draws with long tails
         flops = FLOPS_PER_PARAM_TOKEN * params * tokens
         decades = max(0.0, math.log10(flops / self.max_flops))
-        low, high = np.quantile(drawn, (0.05, 0.95))  # few points give draws with long tails
         of_draws = float(high - low) / 2 / NORMAL_90
-        reach = REACH_PER_DECADE * decades
-        deviation = math.sqrt(of_draws**2 + self.residual**2 + reach**2)
-        factor = math.exp(NORMAL_90 * deviation)
+        deviation = math.hypot(of_draws, self.residual, REACH_PER_DECADE * decades)
         note = self.name + (f"; {decades:.1f} decades of compute beyond its fit" if decades else "")
-        return Prediction(
-            value=value, low=value / factor, high=value * factor, unit=self.unit, note=note
-        )
+        return around(value, deviation, self.unit, note)
 
     def optimal(self, flops: float) -> tuple[float, float]:
-        """In closed form: dL/dN = 0 along N D = C / 6, whatever E and gamma are."""
-        _check_positive(flops=flops)
-        params, tokens = _closed_form(self.theta[None], flops)[0]
+        """(parameters, tokens) of least loss for that compute, whatever E and gamma are."""
+        params, tokens = _closed_form(np.array([self.theta]), positive("FLOPs", flops))[0]
         return float(params), float(tokens)
 
     def optimal_draws(self, flops: float) -> Array:
+        """[draws, 2] parameters and tokens of equally likely laws; no rows if unknown."""
         return _closed_form(self.draws, flops)
 
 
 def _closed_form(theta: Array, flops: float) -> Array:
-    """[laws, 2] optimal parameters and tokens (Hoffmann et al. 2022, equation 4)."""
+    """[laws, 2] where dL/dN = 0 along N D = C / 6 (Hoffmann et al. 2022, equation 4)."""
     a, b, _, alpha, beta = theta.T
     log_product = math.log(flops / FLOPS_PER_PARAM_TOKEN)
     log_params = (np.log(alpha / beta) + a - b + beta * log_product) / (alpha + beta)
@@ -149,7 +105,7 @@ def _closed_form(theta: Array, flops: float) -> Array:
 class Adjusted:
     """A law seen through what parameters and tokens are worth: repeated data, low precision.
 
-    effective: (parameters, tokens) -> what the law would count them as.
+    effective: (parameters, tokens) -> what the law would count them as. Methods as of PowerLaw.
     """
 
     law: Law
@@ -168,15 +124,17 @@ class Adjusted:
         return found.model_copy(update={"note": f"{found.note}; {self.note}"})
 
     def optimal(self, flops: float) -> tuple[float, float]:
-        product = flops / FLOPS_PER_PARAM_TOKEN
+        product = positive("FLOPs", flops) / FLOPS_PER_PARAM_TOKEN
         params = least_at(lambda n: self.loss(n, product / n), product**0.05, product**0.95)
         return params, product / params
 
     def optimal_draws(self, flops: float) -> Array:
         """The draws of the law below, moved as far as the adjustment moves its optimum."""
-        drawn = self.law.optimal_draws(flops)
         moved = np.array(self.optimal(flops)) / np.array(self.law.optimal(flops))
-        return np.asarray(drawn * moved)
+        return np.asarray(self.law.optimal_draws(flops) * moved)
+
+
+Law = PowerLaw | Adjusted
 
 
 def least_at(cost: Callable[[float], float], low: float, high: float) -> float:
@@ -196,19 +154,14 @@ def crossing(is_below: Callable[[float], bool], low: float, high: float) -> floa
     return high
 
 
-def spread(value: float, draws: Array, unit: str, note: str = "") -> Prediction:
-    """A figure with the 5th and 95th percentile of its draws, widened to hold the figure."""
-    if not len(draws):
-        return Prediction(value=value, unit=unit, note=note)
-    low, high = (float(end) for end in np.quantile(draws, (0.05, 0.95)))
-    return Prediction(value=value, low=min(low, value), high=max(high, value), unit=unit, note=note)
+def around(value: float, log_deviation: float, unit: str, note: str) -> Prediction:
+    """A figure with its 90% interval."""
+    factor = math.exp(NORMAL_90 * log_deviation)
+    return Prediction(value=value, low=value / factor, high=value * factor, unit=unit, note=note)
 
 
-def _check_positive(**values: float) -> None:
-    for name, value in values.items():
-        if not (value > 0 and math.isfinite(value)):
-            raise PlanError(
-                f"a scaling law needs {name} above zero",
-                found=value,
-                expected="a finite positive number",
-            )
+def positive(name: str, value: float | None) -> float:
+    """The value, if it is a finite number above zero. Raises PlanError."""
+    if value is None or not (value > 0 and math.isfinite(value)):
+        raise PlanError(f"{name} must be given", found=value, expected="a number above zero")
+    return float(value)

@@ -25,15 +25,8 @@ from whorl.stages.plan.laws.law import PowerLaw
 from whorl.stages.plan.plan import Prediction
 
 __all__ = [
-    "KNEE_TOKENS",
-    "LADDER",
-    "MIN_RUNGS",
-    "RungResult",
-    "Target",
-    "choose_rungs",
-    "ladder_law",
-    "predict_from",
-    "rung_recipe",
+    *("KNEE_TOKENS", "LADDER", "MIN_RUNGS", "Rung", "Target"),
+    *("choose_rungs", "ladder_law", "predict_from", "rung_recipe"),
 ]
 
 MIN_RUNGS = 4  # the last is predicted from three before it is run
@@ -42,12 +35,8 @@ SIZE_RATIO = 1.8  # of neighbouring rungs, as far as shapes allow
 TOP_SHARES = (0.7, 0.5, 0.35, 0.25, 0.18, 0.12, 0.08, 0.05, 0.03, 0.02, 0.01)  # of the planned size
 WIDTH_STEP, ASPECTS, MAX_LAYERS = 32, (20, 44), 64
 ASPECT_WEIGHT = 0.3  # a shape unlike the planned one counts as that much further in log size
-# Few points need a prior: of public families, ladders of four with these numbers predict four times
-# the compute with 0.5% median error (docs/scaling-laws.md).
-LADDER = FitOptions(
-    huber=5e-3, exponent_deviation=0.1, floor_share=0.6, floor_deviation=0.3, compute_weight=0.0
-)
-RESAMPLES = 100
+# Ladders of four public points with this prior: docs/scaling-laws.md.
+LADDER = FitOptions(huber=5e-3, floor_share=0.6, floor_deviation=0.3, exponent_deviation=0.1)
 
 
 @dataclass(frozen=True)
@@ -60,11 +49,11 @@ class Target:
 
     @property
     def params(self) -> int:
-        return count_parameters(self.architecture).non_embedding
+        return _size(self.architecture)
 
 
 @dataclass(frozen=True)
-class RungResult:
+class Rung:
     """One trained rung. params: without embeddings; loss: held-out, in the ladder's unit."""
 
     layers: int
@@ -74,7 +63,6 @@ class RungResult:
     flops: float
     loss: float
     record: str = ""  # digest of its train record
-    train_s: float | None = None  # None: it was trained before
     predicted: Prediction | None = None  # before it was run, from the rungs below it
 
 
@@ -97,9 +85,8 @@ def choose_rungs(
         )
     needed_s = math.inf
     for share in TOP_SHARES:
-        sizes = [share * target.params / SIZE_RATIO**step for step in reversed(range(count))]
-        chosen = _nearest(shapes, sizes, target)
-        rungs = _spend(situation, target, chosen)
+        sizes = [share * target.params / SIZE_RATIO**step for step in range(count)]
+        rungs = _spend(situation, target, _nearest(shapes, sizes, target))
         total_s = sum(rung.train_s for rung in rungs)
         if total_s <= budget_s:
             return rungs
@@ -112,47 +99,47 @@ def choose_rungs(
     )
 
 
+def _size(shape: Architecture) -> int:
+    return count_parameters(shape).non_embedding
+
+
 def _shapes(situation: Situation, target: Target) -> list[Architecture]:
     """Every shape below the planned size, of about its proportions, smallest first."""
-    recipe = rung_recipe(situation.recipe, target.architecture, target.seq_len, target.tokens)
-    found = {}
-    for width, layers in itertools.product(
-        range(WIDTH_STEP, target.architecture.width + 1, WIDTH_STEP), range(1, MAX_LAYERS)
-    ):
-        if ASPECTS[0] <= width / layers <= ASPECTS[1]:
-            vocab_size = target.architecture.vocab_size
-            shape = architecture_of(recipe, layers, width, vocab_size, target.seq_len)
-            found[count_parameters(shape).non_embedding] = shape
-    return [found[params] for params in sorted(found) if params < target.params]
+    planned, seq_len = target.architecture, target.seq_len
+    recipe = rung_recipe(situation.recipe, planned, seq_len, target.tokens)
+    widths = range(WIDTH_STEP, planned.width + 1, WIDTH_STEP)
+    shapes = [
+        architecture_of(recipe, layers, width, planned.vocab_size, seq_len)
+        for width, layers in itertools.product(widths, range(1, MAX_LAYERS))
+        if ASPECTS[0] <= width / layers <= ASPECTS[1]
+    ]
+    return sorted((shape for shape in shapes if _size(shape) < target.params), key=_size)
 
 
 def _nearest(
     shapes: Sequence[Architecture], sizes: Sequence[float], target: Target
 ) -> list[Architecture]:
-    """A different shape for each size, smallest size first."""
-    aspect = target.architecture.width / target.architecture.layers
-    left, chosen = list(shapes), []
-    for size in reversed(sizes):
+    """A different shape for each size, smallest first."""
+    planned, left, chosen = target.architecture, list(shapes), []
+    for wanted in sizes:
 
-        def distance(shape: Architecture, size: float = size) -> float:
-            of_size = abs(math.log(count_parameters(shape).non_embedding / size))
-            return of_size + ASPECT_WEIGHT * abs(math.log(shape.width / shape.layers / aspect))
+        def distance(shape: Architecture, wanted: float = wanted) -> float:
+            aspect = shape.width / shape.layers * planned.layers / planned.width
+            return abs(math.log(_size(shape) / wanted)) + ASPECT_WEIGHT * abs(math.log(aspect))
 
         chosen.append(min(left, key=distance))
         left.remove(chosen[-1])
-    return sorted(chosen, key=lambda shape: count_parameters(shape).non_embedding)
+    return sorted(chosen, key=_size)
 
 
 def _spend(situation: Situation, target: Target, shapes: Sequence[Architecture]) -> list[Candidate]:
     """Each shape with its tokens: D = D_target (N / N_target)^p, p at most 1."""
-    smallest = count_parameters(shapes[0]).non_embedding / target.params
     room = math.log(max(1.0, target.tokens / KNEE_TOKENS))
-    power = min(1.0, room / -math.log(smallest))
+    power = min(1.0, room / math.log(target.params / _size(shapes[0])))
     rungs = []
     for shape in shapes:
-        share = count_parameters(shape).non_embedding / target.params
-        tokens = target.tokens * share**power
-        recipe = rung_recipe(situation.recipe, shape, target.seq_len, round(tokens))
+        tokens = round(target.tokens * (_size(shape) / target.params) ** power)
+        recipe = rung_recipe(situation.recipe, shape, target.seq_len, tokens)
         of_rung = dataclasses.replace(situation, recipe=recipe)
         rungs.append(make_candidate(of_rung, shape, target.seq_len))
     return rungs
@@ -160,31 +147,25 @@ def _spend(situation: Situation, target: Target, shapes: Sequence[Architecture])
 
 def rung_recipe(recipe: Recipe, shape: Architecture, seq_len: int, tokens: int) -> Recipe:
     """The recipe with another size and tokens; its data, tokenizer, rates and batch rule stay."""
-    return recipe.model_copy(
-        update={
-            "budget": Budget(tokens=tokens),
-            "model": ModelSpec(family=recipe.model.family, layers=shape.layers, width=shape.width),
-            "prepare": recipe.prepare.model_copy(update={"vocab_size": shape.vocab_size}),
-            "train": recipe.train.model_copy(update={"seq_len": seq_len, "steps": "auto"}),
-        }
-    )
+    sizes = {"layers": shape.layers, "width": shape.width}
+    changes = {
+        "budget": Budget(tokens=tokens),
+        "model": ModelSpec(family=recipe.model.family, **sizes),
+        "prepare": recipe.prepare.model_copy(update={"vocab_size": shape.vocab_size}),
+        "train": recipe.train.model_copy(update={"seq_len": seq_len, "steps": "auto"}),
+    }
+    return recipe.model_copy(update=changes)
 
 
-def ladder_law(rungs: Sequence[RungResult], unit: str) -> PowerLaw:
-    """The law of these losses with its bootstrap covariance. Raises DataError below three."""
-    points = Points.of(
-        [rung.params for rung in rungs],
-        [rung.tokens for rung in rungs],
-        [rung.loss for rung in rungs],
-    )
+def ladder_law(rungs: Sequence[Rung], unit: str) -> PowerLaw:
+    """The law of these losses, its bootstrap included. Raises DataError below three."""
+    columns = ([getattr(rung, name) for rung in rungs] for name in ("params", "tokens", "loss"))
     name = f"ladder of {len(rungs)}"
-    return fit_law(name, points, LADDER, resamples=RESAMPLES, unit=unit, params_are="non-embedding")
+    return fit_law(name, Points.of(*columns), LADDER, unit=unit, params_are="non-embedding")
 
 
 def predict_from(
-    rungs: Sequence[RungResult], params: float, tokens: float, unit: str
+    rungs: Sequence[Rung], params: float, tokens: float, unit: str
 ) -> Prediction | None:
     """The loss of a model that is not trained yet; None from fewer than three rungs."""
-    if len(rungs) < MIN_RUNGS - 1:
-        return None
-    return ladder_law(rungs, unit).predict(params, tokens)
+    return ladder_law(rungs, unit).predict(params, tokens) if len(rungs) >= MIN_RUNGS - 1 else None
