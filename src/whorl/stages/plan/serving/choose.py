@@ -152,25 +152,17 @@ def _plan(found: tuple[Option, int], target: ServingTarget, usd: float) -> Servi
     d, error = option.deployment, _error(option.deployment.device)
     running = int(option.running[index])
     replicas = math.ceil(target.users / running)
-    # the grid's batch that replicas really run: the smallest that holds every user
+    # the batch of the grid that replicas really run: the smallest that holds every user
     used = int(np.searchsorted(option.running, target.users / replicas))
     latency = option.latency
     token, first = float(latency.token_s[used]), float(latency.first_s[used])
-    slow = option.best(target, (error["token_s"][1], error["first_s"][1]))
-    high = None if slow is None else math.ceil(target.users / option.running[slow])
-    fast = option.best(target, (error["token_s"][0], error["first_s"][0]))
-    low = math.ceil(target.users / option.running[index if fast is None else fast])
-    p95 = float(first_p95(latency)[used])
-    hourly = replicas * d.devices * usd
-    rates = [
-        target.users * target.output_tokens / (first * a + target.output_tokens * token * b)
-        for a, b in zip((1, *error["first_s"]), (1, *error["token_s"]), strict=True)
-    ]
-    cost = [hourly / 3600 / rate * 1e6 for rate in rates]
-    decode = decode_work(
-        d, float(option.running[used]), target.input_tokens + target.output_tokens // 2
-    )
-    notes = [f"batch of {round(option.running[used])} per replica at {target.users} users"]
+    needed: list[int | None] = []
+    for tail in (0, 1):
+        batch = option.best(target, (error["token_s"][tail], error["first_s"][tail]))
+        needed.append(None if batch is None else math.ceil(target.users / option.running[batch]))
+    context = target.input_tokens + target.output_tokens // 2
+    decode = vars(decode_work(d, float(option.running[used]), context))
+    notes = [f"batch of {option.running[used]:.0f} per replica at {target.users} users"]
     if compute_type(d.device, d.quantisation) == "bf16" != d.quantisation.compute:
         notes.append(f"{d.device.name} has no {d.quantisation.compute}: products run in bf16")
     return ServingPlan(
@@ -180,46 +172,23 @@ def _plan(found: tuple[Option, int], target: ServingTarget, usd: float) -> Servi
         engine=option.engine,
         quantisation=d.quantisation.name,
         devices_per_replica=d.devices,
-        replicas=Interval(replicas, low, high),
+        replicas=Interval(replicas, needed[0] or replicas, needed[1]),
         max_running=running,
         max_cache_tokens=int(option.room * (target.input_tokens + target.output_tokens)),
-        first_token_s=_scaled(first, error["first_s"]),
-        first_token_p95_s=_scaled(p95, error["first_s"]),
-        tokens_per_s_per_user=Interval(
-            1 / token, 1 / token / error["token_s"][1], 1 / token / error["token_s"][0]
-        ),
-        tokens_per_s=Interval(rates[0], rates[2], rates[1]),
-        usd_per_million_tokens=Interval(cost[0], cost[1], cost[2]),
-        usd_per_hour=hourly,
-        decode_parts_s={name: value for name, value in vars(decode).items() if name.endswith("_s")},
+        first_token_p95_s=_scaled(float(first_p95(latency)[used]), error["first_s"]),
+        decode_parts_s={name: value for name, value in decode.items() if name.endswith("_s")},
         notes=tuple(notes),
+        **_figures(target, first, token, error, replicas * d.devices * usd),
     )
-
-
-def _error(device: Device) -> dict[str, tuple[float, float]]:
-    """Measured over predicted latency at 5% and 95% of the rows, of models left out.
-
-    Only NVIDIA devices were measured: elsewhere twice as wide, as ratios go.
-    """
-    power = 1 if device.kind == "gpu" and device.name not in OTHER_GPUS else 2
-    return {name: (low**power, high**power) for name, (low, high) in constants()["error"].items()}
-
-
-def _scaled(value: float, error: Sequence[float]) -> Interval:
-    return Interval(value, value * error[0], value * error[1])
 
 
 def _plan_of_row(
     shape: ModelShape, device: Device, target: ServingTarget, usd: float, row: dict[str, str]
 ) -> ServingPlan:
     """aiconfigurator's best configuration; it states no error, so intervals are ours."""
-    error = _error(device)
-    running, devices = float(row["concurrency"]), int(row["num_total_gpus"])
-    replicas = math.ceil(target.users / running)
+    error, running = _error(device), float(row["concurrency"])
+    devices, replicas = int(row["num_total_gpus"]), math.ceil(target.users / running)
     first, token = float(row["ttft"]) / 1e3, float(row["tpot"]) / 1e3
-    rate = target.users * target.output_tokens / (first + target.output_tokens * token)
-    hourly = replicas * devices * usd
-    cost = hourly / 3600 / rate * 1e6
     return ServingPlan(
         model=shape.name,
         device=device.name,
@@ -230,72 +199,91 @@ def _plan_of_row(
         replicas=Interval(replicas, replicas, None),
         max_running=int(running),
         max_cache_tokens=int(running) * (target.input_tokens + target.output_tokens),
-        first_token_s=_scaled(first, error["first_s"]),
         first_token_p95_s=_scaled(first, error["first_s"]),
-        tokens_per_s_per_user=Interval(
-            1 / token, 1 / token / error["token_s"][1], 1 / token / error["token_s"][0]
-        ),
-        tokens_per_s=Interval(rate, rate / error["token_s"][1], rate / error["token_s"][0]),
-        usd_per_million_tokens=_scaled(cost, error["token_s"]),
-        usd_per_hour=hourly,
         notes=(
             f"aiconfigurator, {row['parallel']}, database of {row['backend']} {row['version']}",
             "it gives a mean time to the first token, taken for the 95th percentile too",
         ),
+        **_figures(target, first, token, error, replicas * devices * usd),
     )
+
+
+Error = dict[str, tuple[float, float]]
+
+
+def _figures(
+    target: ServingTarget, first: float, token: float, error: Error, usd_per_hour: float
+) -> dict[str, Any]:
+    """Rates and price; users always have a request in flight (Little's law)."""
+    rates = [
+        target.users * target.output_tokens / (first * a + target.output_tokens * token * b)
+        for a, b in zip((1, *error["first_s"]), (1, *error["token_s"]), strict=True)
+    ]
+    return {
+        "first_token_s": _scaled(first, error["first_s"]),
+        "tokens_per_s_per_user": Interval(
+            1 / token, 1 / token / error["token_s"][1], 1 / token / error["token_s"][0]
+        ),
+        "tokens_per_s": Interval(rates[0], rates[2], rates[1]),
+        "usd_per_million_tokens": Interval(*(usd_per_hour / 3600 / rate * 1e6 for rate in rates)),
+        "usd_per_hour": usd_per_hour,
+    }
+
+
+def _error(device: Device) -> Error:
+    """Measured over predicted latency at 5% and 95% of the rows, of models left out.
+
+    Only NVIDIA devices were measured: elsewhere twice as wide, as ratios go.
+    """
+    power = 1 if device.kind == "gpu" and device.name not in OTHER_GPUS else 2
+    return {name: (low**power, high**power) for name, (low, high) in constants()["error"].items()}
+
+
+def _scaled(value: float, tails: tuple[float, float]) -> Interval:
+    return Interval(value, value * tails[0], value * tails[1])
 
 
 def _infeasible(
     shape: ModelShape, device: Device, target: ServingTarget, options: Sequence[Option]
 ) -> PlanError:
-    """What stands in the way, and which single changes were found to remove it."""
-    what = f"no deployment of {shape.name} on {device.name} meets the target"
-    changes = [
-        replace(target, quantisations=(name,))
+    """What stands in the way, and up to three single changes that were found to remove it."""
+    found = "weights and one request's cache do not fit one node"
+    rate, wait = target.tokens_per_s_per_user, target.first_token_p95_s
+    changes: list[tuple[str, ServingTarget]] = []
+    if options:  # what one request alone would see
+        alone = [(1 / item.latency.token_s[0], first_p95(item.latency)[0]) for item in options]
+        best, least = max(r for r, _ in alone), min(w for _, w in alone)
+        found = f"at best {best:.3g} tokens/s per user, {least:.3g} s to the first token"
+        slower = 0.9 * float(max([r for r, w in alone if w <= wait], default=best))
+        longer = 1.1 * float(min([w for r, w in alone if r >= rate], default=least))
+        changes += [
+            (
+                f"ask for {slower:.3g} tokens/s per user",
+                replace(target, tokens_per_s_per_user=slower),
+            ),
+            (f"allow {longer:.3g} s to the first token", replace(target, first_token_p95_s=longer)),
+        ]
+    changes += [
+        (f"quantise to {name}", replace(target, quantisations=(name,)))
         for name in ("fp8", "int4", "nvfp4")
         if name not in target.quantisations
     ]
-    changes += [replace(target, input_tokens=max(1, target.input_tokens // n)) for n in (2, 4, 8)]
-    found = "weights and one request's cache do not fit one node"
-    if options:
-        found, slower = _best_latencies(options, target)
-        changes = slower + changes
+    for divisor in (2, 4, 8):
+        shorter = max(1, target.input_tokens // divisor)
+        changes.append(
+            (f"shorten the input to {shorter} tokens", replace(target, input_tokens=shorter))
+        )
     helps: dict[str, str] = {}
-    for changed in changes:
-        name, text = _difference(target, changed)
-        if name not in helps and _cheapest(_options(shape, device, changed), changed):
-            helps[name] = text
+    for text, changed in changes:
+        kind = text.split()[0]
+        if kind not in helps and _cheapest(_options(shape, device, changed), changed):
+            helps[kind] = text
     wider = replace(device, node_devices=4 * device.node_devices)
     if _cheapest(_options(shape, wider, target), target):
         helps["split"] = f"split over more than the {device.node_devices} devices of a node"
-    do = " or ".join(list(helps.values())[:3]) or "choose a smaller model or a faster device"
-    rate, wait = target.tokens_per_s_per_user, target.first_token_p95_s
-    asked = f"{rate:g} tokens/s per user and {wait:g} s to the first token at p95"
-    return PlanError(what, found=found, expected=asked, do=do)
-
-
-def _best_latencies(
-    options: Sequence[Option], target: ServingTarget
-) -> tuple[str, list[ServingTarget]]:
-    """What one request alone would see, and the targets that this would meet."""
-    rates = [1 / float(item.latency.token_s[0]) for item in options]
-    waits = [float(first_p95(item.latency)[0]) for item in options]
-    found = f"at best {max(rates):.3g} tokens/s per user, {min(waits):.3g} s to the first token"
-    in_time = [r for r, wait in zip(rates, waits, strict=True) if wait <= target.first_token_p95_s]
-    fast = [w for r, w in zip(rates, waits, strict=True) if r >= target.tokens_per_s_per_user]
-    changes = [replace(target, tokens_per_s_per_user=0.9 * max(in_time))] if in_time else []
-    changes += [replace(target, first_token_p95_s=1.1 * min(fast))] if fast else []
-    both = {"tokens_per_s_per_user": 0.9 * max(rates), "first_token_p95_s": 1.1 * max(waits)}
-    return found, changes or [replace(target, **both)]
-
-
-def _difference(old: ServingTarget, new: ServingTarget) -> tuple[str, str]:
-    """What kind of change it is, and its words."""
-    words = {
-        "quantisations": f"quantise to {new.quantisations[0]}",
-        "input_tokens": f"shorten the input to {new.input_tokens} tokens",
-        "tokens_per_s_per_user": f"ask for {new.tokens_per_s_per_user:.3g} tokens/s per user",
-        "first_token_p95_s": f"allow {new.first_token_p95_s:.3g} s to the first token",
-    }
-    changed = [name for name in words if getattr(old, name) != getattr(new, name)]
-    return "+".join(changed), " and ".join(words[name] for name in changed)
+    return PlanError(
+        f"no deployment of {shape.name} on {device.name} meets the target",
+        found=found,
+        expected=f"{rate:g} tokens/s per user and {wait:g} s to the first token at p95",
+        do=" or ".join(list(helps.values())[:3]) or "choose a smaller model or a faster device",
+    )
