@@ -1,4 +1,5 @@
-"""Write the generated pages: docs/cli.md from the commands, docs/errors.md from the errors.
+"""Write the generated pages: docs/cli.md from the commands, docs/errors.md from the errors,
+docs/plan-schema.json from the classes of a cluster plan.
 
 python docs/generate.py           writes them
 python docs/generate.py --check   exits 1 and says which page is out of date
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import inspect
+import json
 import re
 import sys
 import typing
@@ -122,8 +124,10 @@ def errors_page() -> str:
 
 def main(is_check: bool) -> int:
     from whorl.cli.main import app
+    from whorl.stages.plan.output.schema import plan_schema
 
-    pages = {"cli.md": cli_page(app), "errors.md": errors_page()}
+    schema = json.dumps(plan_schema(), indent=1, ensure_ascii=False) + "\n"
+    pages = {"cli.md": cli_page(app), "errors.md": errors_page(), "plan-schema.json": schema}
     stale = []
     for name, text in pages.items():
         path = DOCS / name

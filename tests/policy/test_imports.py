@@ -15,7 +15,7 @@ LAYERS = (
     ("model",),
     ("stages",),
     ("engines", "fields", "launch", "testing"),
-    ("serving",),
+    ("serving", "planning",),
     ("verbs",),
     ("ladders",),
     ("cli", "studio", ""),

@@ -69,7 +69,7 @@ main()
 def light_modules() -> list[str]:
     """Modules that must load without any extra."""
     packages = ("whorl.core.", "whorl.spec.", "whorl.arch.", "whorl.cli.", "whorl.stages.plan.")
-    entry_points = ["whorl", "whorl.verbs", "whorl.cli.main", "whorl.stages.plan.run"]
+    entry_points = ["whorl", "whorl.verbs", "whorl.cli.main", "whorl.planning"]
     found = [file.module for file in python_files("src")]
     return entry_points + sorted(name for name in found if name.startswith(packages))
 

@@ -47,9 +47,9 @@ def _root(
 
 
 def _register() -> None:
-    from whorl.cli import doctor, explain, models, new, records, serve, stages, up
+    from whorl.cli import doctor, explain, ladder, models, new, plan, records, serve, stages, up
 
-    for module in (up, stages, serve, models, doctor, explain, new, records):
+    for module in (up, plan, stages, serve, ladder, models, doctor, explain, new, records):
         module.register(app)
 
 

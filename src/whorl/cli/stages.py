@@ -1,4 +1,4 @@
-"""`whorl plan|prepare|train|compress|evaluate`: one stage, and those before it if needed."""
+"""`whorl prepare|train|compress|evaluate`: one stage, and those before it if needed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 from whorl.cli.console import OUT, print_json
 from whorl.cli.options import Debug, Home, Json, RecipePath, SetValues, Workers, open_session
-from whorl.cli.report import print_plan, print_scores, print_stage
+from whorl.cli.report import print_scores, print_stage
 from whorl.core.records import Record
 from whorl.verbs import Session
 
@@ -17,7 +17,6 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     for command, example in (
-        (plan_command, "whorl plan recipes/python-stdlib.yaml --set budget.train_time=10min"),
         (prepare_command, "whorl prepare recipes/python-stdlib.yaml --workers 2"),
         (train_command, "whorl train recipes/python-stdlib.yaml"),
         (compress_command, "whorl compress recipes/python-stdlib.yaml"),
@@ -40,23 +39,6 @@ def _print_record(record: Record, session: Session, json: bool) -> None:
         )
     else:
         print_stage(record, session.took_s.get(record.stage))
-
-
-def plan_command(
-    recipe: RecipePath,
-    set_values: SetValues = None,
-    home: Home = None,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Choose sizes for the budget; predict time, memory and quality; refuse what cannot fit."""
-    session = open_session(recipe, set_values, home)
-    record = session.plan()
-    if json:
-        print_json({"record": str(record.path), **session.planned.model_dump(mode="json")})
-    else:
-        print_plan(record)
-        _print_record(record, session, json)
 
 
 def prepare_command(

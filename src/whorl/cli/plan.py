@@ -1,0 +1,225 @@
+"""`whorl plan`: of a recipe on this machine, of any model on any devices, of published rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from whorl.cli.console import ERR, OUT, print_json
+from whorl.cli.options import Debug, Home, Json, SetValues, open_session
+from whorl.cli.report import print_plan, print_stage
+from whorl.core.errors import SpecError
+
+__all__ = ["register"]
+
+CLUSTER_FLAGS = (
+    *("device", "count", "seq", "global_batch_tokens", "precision", "optimizer", "stack"),
+    *("tokens", "usd_per_device_hour", "layout", "measured", "serve", "html", "emit"),
+)
+
+EXAMPLES = """Example: `whorl plan recipes/python-stdlib.yaml --set budget.train_time=10min`
+
+Example: `whorl plan --model llama-3.1-405b --device h100-sxm --count 16384 --seq 8192
+--global-batch-tokens 16M --tokens 15T --html plan.html`"""
+
+
+def _text(flag: str, help_text: str, metavar: str = "TEXT") -> Any:
+    return typer.Option(flag, help=help_text, metavar=metavar, show_default=False)
+
+
+Recipe = Annotated[
+    Path | None,
+    typer.Argument(help="A recipe (YAML), planned for this machine.", show_default=False),
+]
+Model = Annotated[
+    str | None, _text("--model", "A known model's name, or the path of a Hugging Face config.json.")
+]
+DeviceName = Annotated[str | None, _text("--device", "What to plan for, such as h100-sxm.")]
+Count = Annotated[str | None, _text("--count", "How many devices.", "N")]
+Seq = Annotated[str | None, _text("--seq", "Tokens of one sequence.", "N")]
+Batch = Annotated[
+    str | None,
+    _text(
+        "--global-batch-tokens",
+        "Tokens of one optimiser step; 16M of 8192 are 2,048 sequences.",
+        "N",
+    ),
+]
+PrecisionName = Annotated[
+    str | None, _text("--precision", "bf16 (default), fp8, fp8_block, mxfp8, nvfp4, fp16, fp32.")
+]
+OptimizerName = Annotated[
+    str | None, _text("--optimizer", "adamw (default), adamw_bf16, adamw_8bit, muon, sgd.")
+]
+Tokens = Annotated[
+    str | None,
+    _text("--tokens", "Tokens to train on, such as 15T. Default: the scaling law's choice.", "N"),
+]
+Price = Annotated[
+    float | None, _text("--usd-per-device-hour", "Price. Default: the catalogue's.", "X")
+]
+StackName = Annotated[
+    str | None, _text("--stack", "Software that trains: megatron (default), fsdp or whorl.")
+]
+LayoutText = Annotated[
+    str | None,
+    _text("--layout", "Predict this layout instead of searching: tp=8,pp=16,mbs=1,recompute=full."),
+]
+MeasuredText = Annotated[
+    str | None,
+    _text(
+        "--measured",
+        "One timed step, from which all is re-predicted: tp=4,pp=4,mbs=1,tokens_per_s=1638 "
+        "(per device), or step_s=…; count=… if on fewer devices.",
+    ),
+]
+ServeText = Annotated[
+    str | None, _text("--serve", "Plan serving too: users=100,ttft=1s,tokens_per_s=20,…")
+]
+Html = Annotated[
+    Path | None, _text("--html", "Write the plan as one page with plots to this file.", "FILE")
+]
+Emit = Annotated[
+    Path | None, _text("--emit", "Write what runs the choice into this folder.", "FOLDER")
+]
+Compare = Annotated[
+    tuple[Path, Path] | None,
+    _text("--compare", "Two plans that --json wrote, side by side, with ratios.", "A B"),
+]
+Published = Annotated[
+    Path | None,
+    _text("--published", "Predict every row of a CSV of published measurements.", "FILE"),
+]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("plan", epilog=EXAMPLES)(plan_command)
+
+
+def plan_command(
+    recipe: Recipe = None,
+    model: Model = None,
+    device: DeviceName = None,
+    count: Count = None,
+    seq: Seq = None,
+    global_batch_tokens: Batch = None,
+    precision: PrecisionName = None,
+    optimizer: OptimizerName = None,
+    stack: StackName = None,
+    tokens: Tokens = None,
+    usd_per_device_hour: Price = None,
+    layout: LayoutText = None,
+    measured: MeasuredText = None,
+    serve: ServeText = None,
+    html: Html = None,
+    emit: Emit = None,
+    compare: Compare = None,
+    published: Published = None,
+    set_values: SetValues = None,
+    home: Home = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Choose sizes for the budget; predict time, memory and quality; refuse what cannot fit.
+
+    With --model and --device: the best layout on many devices, without torch.
+    """
+    values = dict(locals())
+    given = {
+        f"--{name.replace('_', '-')}": values[name]
+        for name in CLUSTER_FLAGS
+        if values[name] is not None
+    }
+    modes = {"RECIPE": recipe, "--model": model, "--compare": compare, "--published": published}
+    _check_modes([name for name, value in modes.items() if value is not None], list(given))
+    if recipe is None and (set_values or home is not None):
+        raise SpecError("--set and --home need a RECIPE", do="leave them out")
+    if compare is not None:
+        _compare(compare, json)
+    elif published is not None:
+        _published(published, json)
+    elif recipe is not None and not given:
+        _plan_recipe(recipe, set_values, home, json)
+    else:
+        _plan_cluster(model, recipe, set_values, given, json)
+
+
+def _check_modes(modes: list[str], given: list[str]) -> None:
+    """The command is about exactly one thing, or SpecError."""
+    if len(modes) != 1:
+        raise SpecError(
+            "plan needs one of RECIPE, --model, --compare and --published",
+            found=" and ".join(modes) or "none",
+            do="keep one of them" if modes else "give RECIPE, or --model NAME --device NAME …",
+        )
+    if given and modes[0] in ("--compare", "--published"):
+        raise SpecError(f"{modes[0]} does not go with {', '.join(given)}", do="leave them out")
+
+
+def _plan_recipe(recipe: Path, set_values: list[str] | None, home: Path | None, json: bool) -> None:
+    session = open_session(recipe, set_values, home)
+    record = session.plan()
+    if json:
+        print_json({"record": str(record.path), **session.planned.model_dump(mode="json")})
+    else:
+        print_plan(record)
+        print_stage(record, session.took_s.get(record.stage))
+
+
+def _plan_cluster(
+    model: str | None,
+    recipe: Path | None,
+    set_values: list[str] | None,
+    given: dict[str, Any],
+    json: bool,
+) -> None:
+    from whorl import planning
+    from whorl.stages.plan.output.page import render_page
+    from whorl.stages.plan.output.text import render_cluster_plan
+
+    shape = planning.read_shape(model, recipe, set_values or ())
+    plan = planning.plan_cluster(model or str(recipe), shape, given)
+    html, emit = given.get("--html"), given.get("--emit")
+    if html is not None:
+        _write(html, render_page(plan))
+    if emit is not None:
+        for name, text in plan.commands.items():
+            _write(emit / name, text)
+    if json:
+        print_json(plan.model_dump(mode="json"))
+    else:
+        OUT.print(render_cluster_plan(plan))
+    for path in filter(None, (html, emit)):
+        ERR.print(f"wrote {path}", markup=False, soft_wrap=True)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise SpecError(f"{path} cannot be written", found=error) from error
+
+
+def _compare(paths: tuple[Path, Path], json: bool) -> None:
+    from whorl.stages.plan.output.compare import compare_plans, render_comparison
+    from whorl.stages.plan.output.schema import load_plan
+
+    comparison = compare_plans(load_plan(paths[0]), load_plan(paths[1]))
+    if json:
+        print_json({"a": str(paths[0]), "b": str(paths[1]), **comparison})
+    else:
+        OUT.print(render_comparison((str(paths[0]), str(paths[1])), comparison))
+
+
+def _published(path: Path, json: bool) -> None:
+    from whorl import planning
+    from whorl.stages.plan.output.published import render_scores
+
+    report = planning.predict_published(path)
+    if json:
+        print_json(report)
+    else:
+        OUT.print(render_scores(report))

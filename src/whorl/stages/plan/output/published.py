@@ -1,0 +1,82 @@
+"""Predictions of published rows as one document, and how far they are from what was measured."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from whorl.stages.plan.cluster.rows import PublishedRow
+
+__all__ = ["RowFigures", "published_report", "render_scores"]
+
+RowFigures = tuple[float, float, float]  # predicted, low, high; in the row's metric
+
+
+def published_report(
+    rows: Sequence[PublishedRow],
+    figures: Sequence[RowFigures | None],
+    refusals: Sequence[str | None],
+) -> dict[str, Any]:
+    """{"rows": [...], "by_source": {...}}; the measured columns are used for by_source alone.
+
+    A row that is no job has null figures and its reason; one whose job does not fit the memory
+    keeps its figures and has the reason too.
+    """
+    listed = []
+    for row, figure, refused in zip(rows, figures, refusals, strict=True):
+        predicted, low, high = figure or (None, None, None)
+        listed.append(
+            {
+                "id": row.id,
+                "metric": row.metric,
+                "predicted": predicted,
+                "low": low,
+                "high": high,
+                "refused": row.refused or refused,
+            }
+        )
+    sources = dict.fromkeys(row.source for row in rows)
+    by_source = {}
+    for source in sources:
+        inside = [index for index, row in enumerate(rows) if row.source == source]
+        by_source[source] = _scores([rows[i] for i in inside], [figures[i] for i in inside])
+    return {"rows": listed, "by_source": by_source}
+
+
+def _scores(rows: Sequence[PublishedRow], figures: Sequence[RowFigures | None]) -> dict[str, Any]:
+    """Relative errors, predicted over measured minus one; null where nothing was measured."""
+    pairs = [
+        (figure, row.measured)
+        for row, figure in zip(rows, figures, strict=True)
+        if figure is not None and row.measured and not row.oom
+    ]
+    errors = [figure[0] / measured - 1 for figure, measured in pairs]
+    sizes = sorted(map(abs, errors))
+    covered = [figure[1] <= measured <= figure[2] for figure, measured in pairs]
+    return {
+        "rows": len(rows),
+        "predicted": sum(figure is not None for figure in figures),
+        "measured": len(pairs),
+        "median_error": statistics.median(sizes) if sizes else None,
+        "p90_error": sizes[math.ceil(0.9 * len(sizes)) - 1] if sizes else None,
+        "bias": statistics.median(errors) if errors else None,
+        "coverage": sum(covered) / len(covered) if covered else None,
+    }
+
+
+def render_scores(report: dict[str, Any]) -> Table:
+    """by_source as a table for a terminal."""
+    table = Table(title="predicted against measured", title_justify="left", show_edge=False)
+    table.add_column("source", overflow="fold")
+    for column in ("rows", "predicted", "median error", "90th percentile", "bias", "in 90%"):
+        table.add_column(column, justify="right")
+    for source, found in report["by_source"].items():
+        shares = (found[key] for key in ("median_error", "p90_error", "bias", "coverage"))
+        cells = ("" if share is None else f"{share:.1%}" for share in shares)
+        table.add_row(Text(source), str(found["rows"]), str(found["predicted"]), *cells)
+    return table

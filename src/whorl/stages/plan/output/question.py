@@ -1,0 +1,155 @@
+"""What the flags of `whorl plan` say, read into a question and its layouts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any, get_args
+
+from whorl.core.errors import SpecError
+from whorl.core.units import parse_count
+from whorl.stages.plan.cluster.job import SELECTIVE_PARTS, Layout, Recompute, Shard
+
+__all__ = [
+    "Measured",
+    "layout_label",
+    "parse_batch",
+    "parse_layout",
+    "parse_measured",
+    "parse_pairs",
+]
+
+SHORT = {"mbs": "micro_batch", "sp": "sequence_parallel", "zero": "shard"}
+WRITTEN = {"micro_batch": "mbs", "sequence_parallel": "sp"}
+CHOICES: Mapping[str, Sequence[str]] = {
+    "shard": get_args(Shard),
+    "recompute": get_args(Recompute),
+    "schedule": ("1f1b", "interleaved", "zero_bubble"),
+}
+LAYOUT_KEYS = (*(field.name for field in fields(Layout) if field.name != "devices"), *SHORT)
+ALWAYS = ("tp", "pp", "micro_batch")  # stand in every label
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One step that was timed: its layout, and the rate or the seconds."""
+
+    layout: Layout
+    tokens_per_s_per_device: float | None
+    step_s: float | None
+
+
+def parse_pairs(text: str, flag: str, known: Sequence[str]) -> dict[str, str]:
+    """ "tp=8,pp=4" -> {"tp": "8", "pp": "4"}. Raises SpecError, naming the nearest key."""
+    found: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        key, equals, value = (word.strip() for word in part.partition("="))
+        if not equals or not value:
+            raise SpecError(f"{flag} cannot be read", found=part, expected="key=value,key=value")
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
+            raise SpecError(
+                f"{flag}: {key} is not known",
+                expected=", ".join(known),
+                do=f"did you mean {near[0]}?" if near else None,
+            )
+        if key in found:
+            raise SpecError(f"{flag}: {key} is given twice", found=text)
+        found[key] = value
+    if not found:
+        raise SpecError(f"{flag} is empty", expected=f"key=value of {', '.join(known)}")
+    return found
+
+
+def parse_batch(text: str, seq_len: int) -> int:
+    """Sequences of one step from tokens: "16M", "4194304".
+
+    As people write it: 16M of 8,192 are the 2,048 sequences of 16 * 2**20 tokens when 16,000,000
+    is no whole number of them. Raises SpecError with the nearest batches.
+    """
+    flag = "--global-batch-tokens"
+    tokens = parse_count(text, flag)
+    counts = [tokens]
+    if match := re.fullmatch(r"\s*([0-9.]+)\s*([kKmM])\s*", text):
+        counts.append(round(float(match[1]) * {"k": 2**10, "m": 2**20}[match[2].lower()]))
+    for count in counts:
+        if count % seq_len == 0:
+            return count // seq_len
+    rows = max(1, tokens // seq_len)
+    raise SpecError(
+        f"{flag} {text} is not a whole number of sequences of {seq_len:,} tokens",
+        found=f"{tokens / seq_len:.3f} sequences",
+        do=f"use {rows * seq_len} or {(rows + 1) * seq_len}",
+    )
+
+
+def parse_layout(text: str, devices: int, flag: str = "--layout") -> Layout:
+    """A layout from "tp=8,pp=16,vpp=4,mbs=1,recompute=full". Raises SpecError."""
+    return _layout(parse_pairs(text, flag, LAYOUT_KEYS), devices, flag)
+
+
+def _layout(pairs: Mapping[str, str], devices: int, flag: str) -> Layout:
+    values: dict[str, Any] = {}
+    for key, text in pairs.items():
+        name = SHORT.get(key, key)
+        where = f"{flag}: {key}"
+        if name in CHOICES:
+            text = f"zero{text}" if key == "zero" and text.isdigit() else text
+            if text not in CHOICES[name]:
+                raise SpecError(where, found=text, expected=", ".join(CHOICES[name]))
+            values[name] = text
+        elif name == "recompute_parts":
+            values[name] = tuple(text.split("+"))
+        elif name in ("sequence_parallel", "offload_optimizer", "offload_activations"):
+            if text not in ("0", "1", "true", "false"):
+                raise SpecError(where, found=text, expected="0 or 1")
+            values[name] = text in ("1", "true")
+        else:
+            values[name] = parse_count(text, where)
+    if "recompute_parts" in values:
+        values.setdefault("recompute", "selective")
+    if values.get("vpp", 1) > 1:
+        values.setdefault("schedule", "interleaved")
+    return Layout(devices=devices, **values)
+
+
+def parse_measured(text: str, devices: int) -> Measured:
+    """A layout with tokens_per_s (per device) or step_s, and count if other devices ran it."""
+    flag = "--measured"
+    pairs = parse_pairs(text, flag, (*LAYOUT_KEYS, "count", "tokens_per_s", "step_s"))
+    rates: dict[str, float | None] = {"tokens_per_s": None, "step_s": None}
+    for name in rates:
+        if given := pairs.pop(name, None):
+            try:
+                rates[name] = float(given)
+            except ValueError:
+                raise SpecError(f"{flag}: {name}", found=given, expected="a number") from None
+            if not 0 < (rates[name] or 0) < 1e12:
+                raise SpecError(f"{flag}: {name}", found=given, expected="above 0")
+    if (rates["tokens_per_s"] is None) == (rates["step_s"] is None):
+        raise SpecError(
+            f"{flag} needs one of tokens_per_s (per device) and step_s",
+            found=text,
+            do='such as --measured "tp=4,pp=4,mbs=1,tokens_per_s=1638"',
+        )
+    devices = parse_count(pairs.pop("count", devices), f"{flag}: count")
+    return Measured(_layout(pairs, devices, flag), rates["tokens_per_s"], rates["step_s"])
+
+
+def layout_label(layout: Layout) -> str:
+    """The layout as --layout takes it: what differs from the defaults, and what people ask for."""
+    parts = []
+    plain = Layout(devices=layout.devices, schedule="interleaved" if layout.vpp > 1 else "1f1b")
+    for field in fields(Layout):
+        value = getattr(layout, field.name)
+        if field.name == "devices" or (
+            value == getattr(plain, field.name) and field.name not in ALWAYS
+        ):
+            continue
+        if isinstance(value, tuple):
+            value = "+".join(part for part in value if part in SELECTIVE_PARTS)
+        written = WRITTEN.get(field.name, field.name)
+        parts.append(f"{written}={int(value) if isinstance(value, bool) else value}")
+    return ",".join(parts)

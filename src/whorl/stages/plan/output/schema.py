@@ -1,0 +1,158 @@
+"""The document `whorl plan --model … --json` prints. Units stand in the names; bytes are bytes.
+
+docs/plan-schema.json is generated from these classes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from whorl.arch.shape import ModelShape
+from whorl.core.errors import DataError, SpecError
+from whorl.stages.plan.cluster.devices import Device
+from whorl.stages.plan.cluster.job import Layout
+from whorl.stages.plan.cluster.memory import RankMemory
+from whorl.stages.plan.cluster.step import StepTime
+from whorl.stages.plan.serving.target import ServingPlan
+from whorl.stages.plan.whole_job import JobView
+
+__all__ = [
+    "ClusterPlan",
+    "Figure",
+    "FrontPoint",
+    "LossFigures",
+    "LossPoint",
+    "ModelFigures",
+    "PlannedLayout",
+    "Question",
+    "load_plan",
+    "plan_schema",
+]
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Figure(Frozen):
+    """A prediction and its 90% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Question(Frozen):
+    """What was asked, defaults filled in."""
+
+    model: str = Field(description="a known model, the path of a config.json, or a recipe")
+    device: str = Field(description="name in the device catalogue")
+    count: int = Field(description="devices")
+    seq_len: int = Field(description="tokens of one sequence")
+    global_batch: int = Field(description="sequences of one optimiser step")
+    precision: str = Field("bf16", description="of the matrix products")
+    optimizer: str = "adamw"
+    stack: str = Field("megatron", description="software the figures are predicted for")
+    tokens: int | None = Field(None, description="to train on; null: the law's choice")
+    usd_per_device_hour: float | None = Field(None, description="null: the catalogue's price")
+    layout: str = Field("", description="the layout given; empty: searched")
+    measured: str = Field("", description="the measured step given")
+    serve: str = Field("", description="the serving target given")
+
+
+class ModelFigures(Frozen):
+    shape: ModelShape
+    parameters: int
+    active_parameters: int = Field(description="that one token passes through")
+    forward_flops_per_token: float
+    training_flops_per_token: float = Field(description="forward and backward, no recomputation")
+    weight_bytes: float = Field(description="in bf16")
+    kv_bytes_per_token: float = Field(description="of a bf16 cache")
+
+
+class PlannedLayout(Frozen):
+    label: str = Field(description="as --layout takes it")
+    layout: Layout
+    dp: int = Field(description="data-parallel degree")
+    step: StepTime
+    memory: RankMemory
+    why: str = Field(description="why it was chosen, or why it lost")
+
+
+class FrontPoint(Frozen):
+    """A layout that nothing beats in both time and memory."""
+
+    label: str
+    step_s: float
+    peak_bytes: float
+
+
+class LossPoint(Frozen):
+    """The best size for a budget."""
+
+    flops: float
+    parameters: float
+    tokens: float
+    loss: Figure
+
+
+class LossFigures(Frozen):
+    """Losses are nats per token of the law's own data and tokenizer."""
+
+    law: str
+    tokens: float
+    steps: int
+    loss: Figure
+    tokens_per_parameter: float = Field(description="active parameters")
+    best: LossPoint = Field(description="of the same FLOPs, by the law")
+    best_batch_tokens: float = Field(description="of this size and these tokens, by the step law")
+    best_learning_rate: float = Field(description="peak, AdamW")
+    budgets: list[LossPoint]
+    notes: list[str] = []
+
+
+class ClusterPlan(Frozen):
+    """Training one model on many devices: the layout, and what it takes and gives."""
+
+    version: Literal[1] = 1
+    kind: Literal["cluster_plan"] = "cluster_plan"
+    question: Question
+    model: ModelFigures
+    device: Device = Field(description="rates of one; usd_per_hour is what was asked with")
+    chosen: PlannedLayout
+    runners_up: list[PlannedLayout] = []
+    front: list[FrontPoint] = []
+    considered: int = Field(0, description="layouts looked at")
+    fitting: int = Field(0, description="of these, layouts that fit the memory")
+    job: JobView | None = None
+    loss: LossFigures | None = None
+    serving: ServingPlan | None = None
+    commands: dict[str, str] = Field({}, description="file name -> what runs the chosen layout")
+    warnings: list[str] = []
+
+
+def plan_schema() -> dict[str, Any]:
+    """JSON Schema of ClusterPlan."""
+    return ClusterPlan.model_json_schema()
+
+
+def load_plan(path: Path) -> ClusterPlan:
+    """A plan that `--json` wrote. Raises SpecError if there is none, DataError if it is no plan."""
+    try:
+        return ClusterPlan.model_validate_json(path.read_text("utf-8"))
+    except OSError as error:
+        do = "whorl plan --model … --json > FILE"
+        raise SpecError(f"{path} cannot be read", found=error, do=do) from error
+    except (ValidationError, UnicodeDecodeError) as error:
+        found: object = error
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            found = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
+        raise DataError(
+            f"{path} is not a cluster plan",
+            found=found,
+            expected="what `whorl plan --model … --json` printed",
+        ) from error

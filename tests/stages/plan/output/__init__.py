@@ -1,0 +1,1 @@
+"""What a cluster plan looks like."""
