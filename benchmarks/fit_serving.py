@@ -181,12 +181,14 @@ class Rows:
         return Rows(cut[0], cut[1], load, self.token_s[mask], self.first_s[mask], cut[2])
 
 
-def read_rows(path: Path = SILICON) -> tuple[Rows, Counter[str]]:
+def read_rows(path: Path = SILICON, speculative: bool = False) -> tuple[Rows, Counter[str]]:
     """The rows that can be predicted, and how many were left out for which reason."""
     left_out: Counter[str] = Counter()
     kept, decode, prefill, running = [], [], [], []
     with path.open(encoding="utf-8") as lines:
         for row in csv.DictReader(line for line in lines if not line.startswith("#")):
+            if speculative and row["left_out"] == "speculative":
+                row["left_out"] = ""
             case = _deployment(row)
             room = 0.0 if case is None else room_for(case, int(row["input"]) + int(row["output"]))
             reason = row["left_out"] or ("does not fit" if room < MAX_ROOM_FREE else "")
@@ -221,7 +223,6 @@ def _deployment(row: Mapping[str, str]) -> Deployment | None:
         device(row["device"]),
         int(row["devices"]),
         QUANTISATIONS[row["quantisation"]],
-        row["expert_parallel"] == "1",
         int(row["attention_replicas"]),
     )
 

@@ -98,11 +98,13 @@ def plan_serving(
     return _plan(found, target, usd)
 
 
-def _options(shape: ModelShape, device: Device, target: ServingTarget) -> list[Option]:
-    sizes = [2**i for i in range(12) if 2**i <= max(1, device.node_devices)]
+def _options(
+    shape: ModelShape, device: Device, target: ServingTarget, nodes: int = 1
+) -> list[Option]:
+    sizes = [2**i for i in range(12) if 2**i <= device.node_devices * nodes]
     options = []
     for name in target.quantisations:
-        for devices in sizes if device.kind != "cpu" else [1]:
+        for devices in sizes:
             if shape.attention.heads % devices:
                 continue
             deployment = Deployment(shape, device, devices, QUANTISATIONS[name])
@@ -278,8 +280,7 @@ def _infeasible(
         kind = text.split()[0]
         if kind not in helps and _cheapest(_options(shape, device, changed), changed):
             helps[kind] = text
-    wider = replace(device, node_devices=4 * device.node_devices)
-    if _cheapest(_options(shape, wider, target), target):
+    if device.kind != "cpu" and _cheapest(_options(shape, device, target, nodes=4), target):
         helps["split"] = f"split over more than the {device.node_devices} devices of a node"
     return PlanError(
         f"no deployment of {shape.name} on {device.name} meets the target",

@@ -64,6 +64,7 @@ class ServingPlan:
     tokens_per_s: Interval  # output tokens of all replicas
     usd_per_million_tokens: Interval  # output tokens; the prompts are in the price
     usd_per_hour: float
+    # one step of decoding at the device's own rates, before any loss
     decode_parts_s: dict[str, float] = field(default_factory=dict, hash=False)
     notes: tuple[str, ...] = ()
 

@@ -43,12 +43,9 @@ class Load:
 class Latency:
     """Seconds; means over requests in a closed loop, where a finished user asks again."""
 
-    decode_s: Reals  # one step that only decodes
-    prefill_s: Reals  # one prompt
     token_s: Reals  # between output tokens, other users' prompts included
-    first_s: Reals  # to the first token, all of the following included
+    first_s: Reals  # to the first token
     queue_s: Reals  # of first_s: behind other prompts
-    room_s: Reals  # of first_s: until the cache has room
 
 
 @cache
@@ -108,4 +105,4 @@ def steady_state(decode: Columns, prefill: Columns, load: Load, k: Mapping[str, 
     room = load.waiting / load.running * load.output_tokens * token
     base = np.array([k[f"first_s.{item}"] for item in ENGINES])[load.engine]
     first = base + k["steps_before_first"] * step + prompt + queue + room
-    return Latency(step, prompt, token, first, queue, room)
+    return Latency(token, first, queue)

@@ -60,7 +60,6 @@ class Deployment:
     device: Device
     devices: int  # tensor parallel
     quantisation: Quantisation
-    expert_parallel: bool = False  # whole experts per device instead of slices of each
     attention_replicas: int = 1  # groups of devices that each serve their own requests' attention
 
     def __post_init__(self) -> None:
