@@ -6,7 +6,7 @@ rank_memory explains, memory_for is the number alone, fits is the rule the layou
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from whorl.stages.plan.cluster.memory_activations import (
 )
 from whorl.stages.plan.cluster.memory_states import (
     QUANTISED_BYTES,
+    ElementBytes,
     RankParameters,
     element_bytes,
     rank_parameters,
@@ -31,21 +32,25 @@ __all__ = [
     "constants",
     "fits",
     "memory_for",
+    "needed_for",
     "rank_memory",
 ]
 
 Kind = Literal["reserved", "allocated", "smi"]
 GIB = 2**30
 STATIC_ALLOCATOR = frozenset({"oneflow", "xla"})  # addresses planned before the run
-MARGIN = 0.015  # over the limit; under pressure the allocator gives unused blocks back
-BUCKET_ELEMENTS = 5e8  # DeepSpeed's reduce and gather buckets
+RELEASED = 0.5  # of the slack, once the allocator frees its blocks and tries again
+BUCKET_ELEMENTS, LIVE_ELEMENTS = 5e8, 1e9  # DeepSpeed: buckets; gathered at once
+MULTIPROCESSORS = {"v100": 80, "a100": 108, "a800": 108}  # of one device; later ones:
+NEWER_MULTIPROCESSORS = 132
+OTHER_FRAMEWORK_GIB = 0.5  # of a process on a TPU or a CPU
 
 
 @dataclass(frozen=True)
 class MemoryConstants:
     """What no source code tells: fitted by benchmarks/fit_memory.py."""
 
-    context_gib: float = 1.0  # driver context and libraries of one process
+    context_gib: float = 1.0  # driver context and libraries of one process on an A100
     group_gib: float = 0.5  # buffers of one communicator
     kept_share: float = 0.7  # of the smaller of two peaks, what the allocator cannot reuse
     slack_share: float = 0.05  # of activations and temporaries, lost between blocks
@@ -135,7 +140,18 @@ def fits(
 ) -> bool:
     """Whether the job is expected to run in memory_bytes (default: its device's)."""
     limit = job.device.memory_bytes if memory_bytes is None else memory_bytes
-    return memory_for(job, "smi", fitted) <= limit * (1 + MARGIN)
+    return needed_for(job, fitted) <= limit
+
+
+def needed_for(job: TrainingJob, fitted: MemoryConstants | None = None) -> float:
+    """Bytes a device must have: the peak, less what the allocator gives back under pressure."""
+    fitted = fitted or constants()
+    return memory_for(job, "smi", _pressed(fitted))
+
+
+@cache
+def _pressed(fitted: MemoryConstants) -> MemoryConstants:
+    return replace(fitted, slack_share=fitted.slack_share * (1 - RELEASED))
 
 
 def _stages(job: TrainingJob) -> tuple[int, ...]:
@@ -191,10 +207,7 @@ def _states(
     def split(whole: float, shard: float) -> float:
         return (whole + shard / ways) * dense + (whole + shard / expert_ways) * experts
 
-    unit = 2 * params.largest_layer if per.gathered else 0.0
-    gathered = per.gathered * max(unit, params.tables) + per.gathered_gradient * max(
-        params.largest_layer, params.tables
-    )
+    gathered = _gathered(job, params, per)
     buckets = 0.0
     if layout.dp > 1 and layout.shard == "zero1" and job.stack == "megatron_2021":
         buckets = 2 * 2 * min(BUCKET_ELEMENTS, dense + experts)
@@ -210,6 +223,19 @@ def _states(
         gathered,
         buckets,
     )
+
+
+def _gathered(job: TrainingJob, params: RankParameters, per: ElementBytes) -> float:
+    """Bytes of whole weights and gradients that zero2 and zero3 bring together for a while."""
+    unit = params.largest_layer
+    weights, gradients = max(2 * unit, params.tables), max(unit, params.tables)  # one prefetched
+    if job.stack == "megatron_2021":  # DeepSpeed: stage3_max_live_parameters
+        weights = min(weights, LIVE_ELEMENTS)
+        gradients = min(gradients, BUCKET_ELEMENTS)
+    elif job.stack == "xla":
+        weights = gradients
+        gradients = 0.0
+    return per.gathered * weights + per.gathered_gradient * gradients
 
 
 def _frozen(
@@ -268,10 +294,15 @@ def _peak(
 
 
 def _framework(job: TrainingJob, fitted: MemoryConstants) -> float:
-    """Driver context and the buffers of each kind of communicator."""
+    """Driver context, a piece for each multiprocessor, and buffers of each kind of communicator."""
+    if job.device.kind != "gpu":
+        return GIB * OTHER_FRAMEWORK_GIB
     layout = job.layout
     degrees = (layout.tp, layout.pp, layout.dp, layout.cp, layout.ep)
-    return GIB * (fitted.context_gib + fitted.group_gib * sum(degree > 1 for degree in degrees))
+    family = job.device.name.partition("-")[0]
+    size = MULTIPROCESSORS.get(family, NEWER_MULTIPROCESSORS) / MULTIPROCESSORS["a100"]
+    groups = sum(degree > 1 for degree in degrees)
+    return GIB * (fitted.context_gib * size + fitted.group_gib * groups)
 
 
 def _phases(

@@ -16,7 +16,8 @@ __all__ = ["LayerBytes", "layer_bytes", "logit_bytes", "micro_batches_in_flight"
 
 FLOAT = 4
 SCORE_BYTES = 5  # per score of unfused attention: softmax, dropout mask, dropout output
-EAGER = frozenset({"fsdp", "whorl"})  # element-wise operations keep their inputs one by one
+EAGER = frozenset({"fsdp"})  # element-wise operations keep their inputs one by one
+FLOAT_NORMS = frozenset({"fsdp", "whorl"})  # norms work in fp32 and keep what they worked on
 DROPOUT = frozenset({"megatron_2021", "oneflow"})
 
 # Bytes per logit alive at once: the product, its fp32 copy, the softmax in place or beside it.
@@ -25,8 +26,8 @@ LOGIT_BYTES = {
     "megatron_2021": 2 + 2 * FLOAT,
     "internevo": 2 + 2 * FLOAT,
     "oneflow": 2 + FLOAT,
-    "fsdp": 2 + 2 * FLOAT,
-    "xla": 2 + FLOAT,
+    "fsdp": 2 + 2,  # fused loss, in place or compiled: logits and their gradient
+    "xla": 2 + 2,
     "whorl": 2 * FLOAT,
 }
 
@@ -79,14 +80,15 @@ def _layer(
     width, eager = shape.width, stack in EAGER
     ways = tp if sequence_parallel else 1
     keep = _Kept(trained, linear, quantised)
-    norm_element = FLOAT if eager and shape.norm == "rms" else element
-    if trained != "all" and shape.norm != "rms":
-        norm_element = element
+    norm_element = FLOAT if stack in FLOAT_NORMS and shape.norm == "rms" else element
     norms = 2 * norm_element * width / ways
     inputs = 2 * keep.linear_input(width) / ways
     masks = 2 * width / ways if stack in DROPOUT else 0.0
     entry = element * width / ways
     attention, expanded = _attention(shape, element, keep, tp, eager and trained != "all")
+    if shape.attention.qk_norm != "none":
+        heads = shape.attention.heads + shape.attention.kv_heads
+        attention += norm_element * heads * shape.attention.head_dim / tp
     if kind == "expert" and shape.experts is not None:
         block, product = _mixture(shape, shape.experts, element, keep, tp, eager)
     else:
@@ -96,6 +98,8 @@ def _layer(
     saved = whole
     if recompute == "full":
         saved = entry
+    elif recompute == "selective" and stack == "xla":
+        saved = 0.0  # custom policies: computed again, or sent to the host with the layer's input
     elif recompute == "selective" and eager and not parts:
         # torchtitan: every second product is kept, and the output of attention
         a = shape.attention

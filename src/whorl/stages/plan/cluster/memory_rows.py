@@ -8,8 +8,10 @@ from whorl.stages.plan.cluster.memory import (
     MemoryConstants,
     constants,
     fits,
+    needed_for,
     rank_memory,
 )
+from whorl.stages.plan.cluster.memory_advice import mildest_recompute
 from whorl.stages.plan.cluster.rows import PublishedRow
 
 __all__ = ["counted_by", "predict_row_memory"]
@@ -39,11 +41,11 @@ def predict_row_memory(
     if row.job is None:
         raise ValueError(f"row {row.id} has no job: {row.refused}")
     fitted = fitted or constants(without=row.source)
+    job = mildest_recompute(row.job, fitted) if "recompute" in row.inferred else row.job
     kind, stage = counted_by(row.memory_kind)
-    found = rank_memory(row.job, kind, fitted, stage)
+    found = rank_memory(job, kind, fitted, stage)
     refused = None
-    if not fits(row.job, fitted=fitted):
-        needed = rank_memory(row.job, "smi", fitted).peak_bytes / GIB
-        available = row.job.device.memory_bytes / GIB
-        refused = f"needs {needed:.1f} GiB of the {available:.1f} GiB of {row.job.device.name}"
+    if not fits(job, fitted=fitted):
+        needed, available = needed_for(job, fitted) / GIB, job.device.memory_bytes / GIB
+        refused = f"needs {needed:.1f} GiB of the {available:.1f} GiB of {job.device.name}"
     return found.peak_bytes / GIB, found.low_bytes / GIB, found.high_bytes / GIB, refused
