@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 
@@ -109,17 +110,30 @@ def test_too_large_a_model_is_refused_with_a_narrower_type() -> None:
 
 
 def test_a_long_prompt_is_refused_with_a_shorter_one() -> None:
-    target = replace(CHAT, input_tokens=200_000, first_token_p95_s=10.0)
+    target = replace(CHAT, input_tokens=120_000, first_token_p95_s=4.0)
     with pytest.raises(PlanError, match=r"allow .* s to the first token.*shorten the input"):
         plan("llama-3.1-70b", "h100", target)
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("users", 0), ("input_tokens", -1), ("quantisations", ("fp3",))]
+    ("name", "value"),
+    [
+        ("users", 0),
+        ("users", 1.5),
+        ("input_tokens", -1),
+        ("first_token_p95_s", math.nan),
+        ("tokens_per_s_per_user", math.inf),
+        ("quantisations", ("fp3",)),
+    ],
 )
 def test_nonsense_targets_are_refused(name: str, value: object) -> None:
     with pytest.raises(SpecError, match=name):
         replace(CHAT, **{name: value})
+
+
+def test_a_context_longer_than_the_model_s_is_refused() -> None:
+    with pytest.raises(PlanError, match=r"found: 1536 tokens.*expected: at most 1024"):
+        plan("gpt2", "h100")
 
 
 def test_a_plan_is_json() -> None:

@@ -87,6 +87,14 @@ def plan_serving(
     usd = device.usd_per_hour if price is None else price
     if not usd >= 0:
         raise SpecError("price of a device-hour", found=price, expected="at least 0")
+    context = target.input_tokens + target.output_tokens
+    if 0 < shape.max_seq_len < context:
+        raise PlanError(
+            f"{shape.name} was made for shorter contexts",
+            found=f"{context} tokens in and out",
+            expected=f"at most {shape.max_seq_len}",
+            do="shorten the input or the output",
+        )
     if model_path is not None and aiconfigurator.covers(device):
         row = aiconfigurator.best_configuration(model_path, device, target)
         if row is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
@@ -34,8 +35,11 @@ class ServingTarget:
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            if item.name != "quantisations" and not value > 0:
-                raise SpecError(f"serving target: {item.name}", found=value, expected="above 0")
+            if item.name == "quantisations":
+                continue
+            if not 0 < value < math.inf or (item.type == "int" and value != int(value)):
+                expected = "a whole number of at least 1" if item.type == "int" else "above 0"
+                raise SpecError(f"serving target: {item.name}", found=value, expected=expected)
         unknown = sorted(set(self.quantisations) - set(QUANTISATIONS))
         if unknown or not self.quantisations:
             raise SpecError(
