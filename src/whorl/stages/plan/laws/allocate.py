@@ -15,7 +15,12 @@ from whorl.stages.plan.laws.named import find_law
 from whorl.stages.plan.plan import Prediction
 
 __all__ = [
-    *("Allocation", "LifetimePlan", "allocate", "budget_flops", "lifetime_optimum", "tokens_for"),
+    "Allocation",
+    "LifetimePlan",
+    "allocate",
+    "budget_flops",
+    "lifetime_optimum",
+    "tokens_for",
 ]
 
 FORWARD_FLOPS = 2.0  # per parameter and token served

@@ -22,8 +22,17 @@ from whorl.core.errors import PlanError
 from whorl.stages.plan.plan import Prediction
 
 __all__ = [
-    *("FLOPS_PER_PARAM_TOKEN", "NORMAL_90", "REACH_PER_DECADE", "Adjusted", "Law", "PowerLaw"),
-    *("around", "crossing", "least_at", "log_loss", "positive"),
+    "FLOPS_PER_PARAM_TOKEN",
+    "NORMAL_90",
+    "REACH_PER_DECADE",
+    "Adjusted",
+    "Law",
+    "PowerLaw",
+    "around",
+    "crossing",
+    "least_at",
+    "log_loss",
+    "positive",
 ]
 
 Array = NDArray[np.float64]

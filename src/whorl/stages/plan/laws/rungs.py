@@ -25,8 +25,15 @@ from whorl.stages.plan.laws.law import PowerLaw
 from whorl.stages.plan.plan import Prediction
 
 __all__ = [
-    *("KNEE_TOKENS", "LADDER", "MIN_RUNGS", "Rung", "Target"),
-    *("choose_rungs", "ladder_law", "predict_from", "rung_recipe"),
+    "KNEE_TOKENS",
+    "LADDER",
+    "MIN_RUNGS",
+    "Rung",
+    "Target",
+    "choose_rungs",
+    "ladder_law",
+    "predict_from",
+    "rung_recipe",
 ]
 
 MIN_RUNGS = 4  # the last is predicted from three before it is run
