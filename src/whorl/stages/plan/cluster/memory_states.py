@@ -89,10 +89,11 @@ def _layer_elements(shape: ModelShape, tp: int, ep: int) -> tuple[float, float, 
 
 @lru_cache(maxsize=4096)
 def _tables(shape: ModelShape, tp: int) -> tuple[float, float]:
-    """(embedding and positions, head) on one rank."""
+    """(embedding and positions, head and the last norm) on one rank."""
     counts = count_shape(shape)
     head = counts.head or (counts.embedding if shape.tied_embeddings else 0)
-    return counts.embedding / tp + counts.positions, head / tp
+    last_norm = counts.norms - shape.layers * layer_norm_parameters(shape)
+    return counts.embedding / tp + counts.positions, head / tp + last_norm
 
 
 def rank_parameters(shape: ModelShape, layout: Layout, stage: int) -> RankParameters:
@@ -111,8 +112,9 @@ def _rank_parameters(shape: ModelShape, tp: int, ep: int, pp: int, stage: int) -
     expert_layers = layers - dense_layers
     tables = embedding if stage == 0 else 0.0
     if stage == pp - 1:
-        if not (shape.tied_embeddings and pp == 1):
-            tables += head
+        tables += head
+        if shape.tied_embeddings and pp == 1:
+            tables -= count_shape(shape).embedding / tp
         if shape.predicted_tokens:
             expert_layers += shape.predicted_tokens if shape.experts else 0
             dense_layers += 0 if shape.experts else shape.predicted_tokens
