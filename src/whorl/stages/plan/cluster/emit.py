@@ -85,7 +85,8 @@ def shell_script(
         lines.append(f"export {environment}")
     grouped: list[str] = []
     for word in words:
-        if grouped and not word.startswith("-") and grouped[-1].startswith("-"):
+        value = grouped and grouped[-1].startswith("-") and " " not in grouped[-1]
+        if value and not word.startswith("-") and ":" not in word:
             grouped[-1] += f" {_quoted(word)}"
         else:
             grouped.append(_quoted(word))

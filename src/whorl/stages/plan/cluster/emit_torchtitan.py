@@ -96,7 +96,7 @@ def _degrees(job: TrainingJob, warnings: list[str]) -> list[str]:
         pipeline_parallel_degree=layout.pp,
     )
     if layout.tp > 1 and not layout.sequence_parallel:
-        words.append("--parallelism.no-enable_sequence_parallel")
+        words.append("--parallelism.no-enable-sequence-parallel")
     if job.shape.experts is not None:
         words += _options("parallelism", expert_parallel_degree=layout.ep)
     if layout.pp == 1:

@@ -120,7 +120,7 @@ def search_layouts(
     timed = _timed(search.fitting.values(), predict)
     ranked = _certain(_simplest_first(timed, given, tie, limit)[:keep], final)
     best = ranked[0]
-    lighter = _timed(_lighter(search, timed[: 3 * keep]), predict)
+    lighter = _timed(_lighter(search, [*timed[: 3 * keep], *_front(timed)]), predict)
     front = _front(sorted([*timed, *lighter], key=lambda item: item.seconds))
     return SearchResult(
         best=best,
@@ -200,10 +200,10 @@ def _timed(
     return sorted(found, key=lambda item: item.seconds)
 
 
-def _lighter(search: _Search, fastest: Sequence[RankedLayout]) -> list[tuple[TrainingJob, float]]:
-    """The fastest layouts with more recomputation: the front of time and memory needs them."""
+def _lighter(search: _Search, items: Sequence[RankedLayout]) -> list[tuple[TrainingJob, float]]:
+    """These layouts with more recomputation: the front of time and memory needs them."""
     found = []
-    for item in fastest:
+    for item in items:
         if item.layout.recompute != search.space.recomputations()[0][0]:
             continue
         for kind, parts in search.space.recomputations()[1:]:
