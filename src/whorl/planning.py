@@ -172,14 +172,22 @@ def plan_cluster(name: str, shape: ModelShape, flags: Flags) -> schema.ClusterPl
         loss=figures.loss_figures(job, tokens),
         serving=_serving(shape, asked) if asked.serve else None,
         commands={item.name: item.text for item in emitted.values()},
-        warnings=[*_doubts(planned[0], space.device), *emitted[asked.stack].warnings],
+        warnings=[
+            *_doubts(planned[0], space.device, asked.precision),
+            *emitted[asked.stack].warnings,
+        ],
     )
 
 
-def _doubts(planned: schema.PlannedLayout, device: Device) -> list[str]:
-    if planned.memory.high_bytes <= device.memory_bytes:
-        return []
-    return ["the peak's 90% interval reaches beyond the memory: try before you count on it"]
+def _doubts(planned: schema.PlannedLayout, device: Device, precision: str) -> list[str]:
+    """What a person should know before counting on the plan."""
+    doubts = []
+    kind = "fp8" if precision in ("fp8_block", "mxfp8") else precision
+    if kind not in device.flops_per_s:
+        doubts.append(f"{device.name} has no {kind}: its next wider type is reckoned with")
+    if planned.memory.high_bytes > device.memory_bytes:
+        doubts.append("the peak's 90% interval reaches beyond the memory: try it on a few devices")
+    return doubts
 
 
 def _different(chosen: Layout, ranked: Sequence[RankedLayout]) -> list[RankedLayout]:
@@ -199,7 +207,7 @@ def _why(given: TrainingJob | None, found: SearchResult) -> str:
     if given is None:
         return "the fastest that fits; of those that tie, the simplest"
     if found.best.layout == given.layout:
-        return "as given; the search finds none faster"
+        return "as given; the search finds none that is faster by more than 1%"
     return f"as given; the search would take {layout_label(found.best.layout)}"
 
 

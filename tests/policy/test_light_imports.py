@@ -90,7 +90,13 @@ def test_light_modules_load_where_nothing_heavy_is_installed() -> None:
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["plan", "--help"], ["--version"], ["doctor"]])
+CLUSTER = "plan --model llama-3-8b --device h100-sxm --count 8 --seq 8192 --global-batch-tokens 1M"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["plan", "--help"], ["--version"], ["doctor"], CLUSTER.split()],
+)
 def test_commands_run_where_nothing_heavy_is_installed(arguments: list[str]) -> None:
     body = RUN_CLI.format(arguments=arguments)
     result = run_python(BLOCK.format(heavy=HEAVY, body=body))

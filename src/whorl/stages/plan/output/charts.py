@@ -42,6 +42,9 @@ def stacked_bar(
 ) -> str:
     """One bar made of parts, with its legend; limit (name, value) is drawn as a line."""
     items = sorted(((n, v) for n, v in parts.items() if v > 0), key=lambda item: -item[1])
+    if len(items) > NUM_COLOURS:
+        small = sum(value for _, value in items[NUM_COLOURS - 1 :])
+        items = [*items[: NUM_COLOURS - 1], ("smaller parts", small)]
     total = sum(value for _, value in items) or 1.0
     scale = WIDTH / max(total, limit[1] if limit else 0.0)
     drawn, x = [], 0.0

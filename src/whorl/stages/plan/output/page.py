@@ -78,7 +78,7 @@ def _cards(plan: ClusterPlan) -> list[str]:
     cards.append(_card("The choice and the runners-up", table, note, is_wide=True))
     if plan.commands:
         commands = "".join(
-            f"<p>{escape(name)}</p><pre>{escape(text)}</pre>"
+            f"<details><summary>{escape(name)}</summary><pre>{escape(text)}</pre></details>"
             for name, text in plan.commands.items()
         )
         cards.append(_card("To run it", commands, is_wide=True))

@@ -60,7 +60,7 @@ def _usd(value: float) -> str:
 
 
 def _mwh(kwh: float) -> str:
-    return f"{kwh / 1e3:,.1f} MWh"
+    return f"{kwh / 1e3:,.1f} MWh" if kwh < 1e6 else f"{kwh / 1e6:,.1f} GWh"
 
 
 def _few(count: float) -> str:
@@ -103,7 +103,8 @@ def question_line(plan: ClusterPlan) -> str:
 def headline(plan: ClusterPlan) -> list[Row]:
     """The figures a person asks for first."""
     step, memory, job, loss = plan.chosen.step, plan.chosen.memory, plan.job, plan.loss
-    groups = ", ".join(f"{name} {share:.0%}" for name, share in _shares(step.parts_s).items())
+    shares = {name: share for name, share in _shares(step.parts_s).items() if share >= 0.005}
+    groups = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
     rows: list[Row] = [
         ("time of a step", seconds(step.step_s), f"{seconds(step.low_s)} – {seconds(step.high_s)}"),
         ("tokens/s per device", f"{step.tokens_per_s_per_device:,.0f}", f"MFU {step.mfu:.1%}"),
@@ -112,7 +113,7 @@ def headline(plan: ClusterPlan) -> list[Row]:
             f"{step.step_s / step.roofline_s:.2f}×",
             f"roofline {seconds(step.roofline_s)}",
         ),
-        (f"mostly {groups.partition(' ')[0]}", groups.split(", ")[0].rpartition(" ")[2], groups),
+        (f"mostly {next(iter(shares))}", f"{next(iter(shares.values())):.0%}", groups),
         (
             f"peak memory, of {gib(plan.device.memory_bytes)}",
             gib(memory.peak_bytes),
@@ -195,7 +196,7 @@ def serving_rows(plan: ClusterPlan) -> list[Row]:
         (
             "engine",
             f"{s.engine}, {s.quantisation}",
-            f"{s.devices_per_replica} devices a replica, at most {s.max_running:,} running",
+            f"devices a replica: {s.devices_per_replica}, at most {s.max_running:,} running",
         )
     ]
     for name, found, form in figures:
