@@ -2,13 +2,14 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install run serve test check policy package bench docs clean
+.PHONY: help install run serve test check policy package bench planner-accuracy docs clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 RECIPE ?= recipes/python-stdlib.yaml
 PIP_FLAGS ?=
-BENCHMARKS ?= $(filter-out %/__init__.py benchmarks/fit_%,$(wildcard benchmarks/*.py))
+HELPERS := accuracy_plots planner_scores rivals
+BENCHMARKS ?= $(filter-out benchmarks/fit_% $(HELPERS:%=benchmarks/%.py),$(wildcard benchmarks/*.py))
 PYTEST_FLAGS ?= -n 2 --dist loadfile
 BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.stamp-train-openvino
@@ -16,7 +17,7 @@ DEV_STAMP := $(VENV)/.stamp-train-openvino-dev
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
-	  while IFS=$$'\t' read -r name text; do printf '  make %-9s %s\n' "$$name" "$$text"; done
+	  while IFS=$$'\t' read -r name text; do printf '  make %-17s %s\n' "$$name" "$$text"; done
 	@echo "variables: PYTHON VENV RECIPE BENCHMARKS PIP_FLAGS PYTEST_FLAGS"
 
 # ---- set-up: one stamp per set of extras, so that nothing is installed twice
@@ -51,6 +52,9 @@ package: $(DEV_STAMP) ## build the wheel, install it into a clean environment, r
 
 bench: $(DEV_STAMP) ## every benchmark, one table each
 	@for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python "$$script"; done
+
+planner-accuracy: $(DEV_STAMP) ## score the planner on published rows; writes docs/planner-accuracy.md
+	@$(BIN)/python benchmarks/planner_accuracy.py
 
 docs: $(DEV_STAMP) ## write the generated pages again and check the rest
 	@$(BIN)/python docs/generate.py && $(BIN)/python -m pytest tests/policy -k docs

@@ -134,14 +134,18 @@ def parse_row(row: Mapping[str, str | None], metric: Metric) -> PublishedRow:
         measured=measured if measured == measured else None,
         oom=fields.get("oom") == "1",
         memory_kind=fields.get("memory_kind", ""),
-        group="" if job is None else _group(source, job),
+        group="" if job is None else _group(fields.get("source", ""), job),
     )
 
 
 def _group(source: str, job: TrainingJob) -> str:
-    precision = "4-bit" if job.precision == "nvfp4" else job.precision.replace("mxfp8", "fp8")
-    kind = "moe" if job.shape.experts else "dense"
-    return " ".join((source, job.stack, job.device.name, precision, kind, job.task))
+    """Source, release of its software, device, precision, kind of model."""
+    release = re.search(r"release ([\d.]+)|engine=([\w-]+)|NeMo (\d[\d.]+)", source)
+    software = next((word for word in release.groups() if word), "") if release else ""
+    bits = job.precision.replace("mxfp8", "fp8")
+    kind = "experts" if job.shape.experts else "dense"
+    first = (source.split() or ["?"])[0]
+    return " ".join((first, software or job.stack, job.device.name, bits, kind))
 
 
 def _number(fields: Mapping[str, str], name: str, default: int | None = None) -> int:

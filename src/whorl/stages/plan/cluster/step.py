@@ -18,6 +18,7 @@ from whorl.arch.shape_counts import flops_per_token
 from whorl.core.errors import SpecError
 from whorl.stages.plan.cluster.amounts import amounts
 from whorl.stages.plan.cluster.job import TrainingJob
+from whorl.stages.plan.cluster.row_defaults import completed
 from whorl.stages.plan.cluster.rows import PublishedRow
 from whorl.stages.plan.cluster.seconds import (
     PARTS,
@@ -38,12 +39,13 @@ __all__ = [
     "StepTime",
     "calibrate",
     "predict_rows",
+    "row_steps",
     "step_time",
     "step_times",
 ]
 
 Array = NDArray[np.float64]
-MEASURED_NOISE = 0.04  # of log time: steps with identical inputs differ by 3 to 7% (published rows)
+MEASURED_NOISE = 0.06  # of log time: steps with identical inputs differ by 3 to 7% (published rows)
 INFERRED_NOISE = 0.10  # of log time, per field that a row does not state
 WIDENING_FIELDS = frozenset({"recompute", "micro_batch", "vpp", "global_batch"})
 
@@ -131,7 +133,7 @@ def calibrate(measured: Iterable[MeasuredStep], without: str | None = None) -> M
     return Model(
         theta=model.theta + gain @ residual,
         covariance=model.covariance - gain @ shared.T,
-        noise=model.noise * 0.75,
+        noise=model.noise,
         dense_width=model.dense_width,
         expert_width=model.expert_width,
     )
@@ -196,6 +198,7 @@ def predict_rows(
     leave_source_out: a row of a source that the constants were fitted on is predicted by
     constants fitted without that source.
     """
+    rows = [completed(row) for row in rows]
     found: list[RowPrediction] = [RowPrediction(None, None, None)] * len(rows)
     groups: dict[str | None, list[int]] = {}
     known = set(sources())
@@ -206,7 +209,7 @@ def predict_rows(
     for source, indices in groups.items():
         model = _model(constants(source))
         chosen = [rows[index] for index in indices]
-        step, factor = _with_factor(model, chosen)
+        step, factor = row_steps(model, chosen)
         for index, row, center, width in zip(indices, chosen, step, factor, strict=True):
             assert row.job is not None
             rate = row.job.tokens_per_step / row.job.layout.devices / center
@@ -214,11 +217,11 @@ def predict_rows(
     return found
 
 
-def _with_factor(model: Model, rows: Sequence[PublishedRow]) -> tuple[Array, Array]:
-    """(step seconds, high over middle), each [rows]."""
+def row_steps(model: Model, rows: Sequence[PublishedRow]) -> tuple[Array, Array]:
+    """(step seconds, high over middle), each [rows]; every row must have a job."""
     jobs = [row.job for row in rows if row.job is not None]
-    rates: Table = table([amounts(job) for job in jobs])
-    base, slopes = jacobian(model.theta, rates)
+    counted: Table = table([amounts(job) for job in jobs])
+    base, slopes = jacobian(model.theta, counted)
     extra = [INFERRED_NOISE * len(row.inferred & WIDENING_FIELDS) ** 0.5 for row in rows]
-    factor = np.exp(model.width(rates["moe"]) * model.spread(slopes, np.array(extra)))
+    factor = np.exp(model.width(counted["moe"]) * model.spread(slopes, np.array(extra)))
     return np.exp(base), factor
