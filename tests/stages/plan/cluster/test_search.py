@@ -257,21 +257,27 @@ def test_impossible_requests_say_what_to_do() -> None:
 # Layouts that were run, from the publications' own tables.
 PUBLISHED = [
     # mosaicml/llm-foundry scripts/train/benchmarking/README.md @8c8dd48
+    "mosaicml/llm-foundry,"
     "mpt-70b,64.86,80,8192,64,64,32768,50368,,,,2048,h100,512,amp_bf16,4096,8,1,1,512,1,,,"
     "fsdp-FULL_SHARD/DEFAULT,full",
+    "mosaicml/llm-foundry,"
     "mpt-30b,29.98,48,7168,56,56,28672,50368,,,,2048,h100,32,amp_bf16,1344,14,1,1,32,1,,,"
     "fsdp-FULL_SHARD/DEFAULT,full",
     # NVIDIA-NeMo/Megatron-Bridge docs/performance-summary.md @067f987
+    "NVIDIA-NeMo/Megatron-Bridge,"
     "deepseek-v3,671,61,7168,128,128,18432,129280,256,8,2048,4096,gb300,256,mxfp8,4096,1,1,2,128,1,"
     "32,8,dist-optimizer(zero1),none",
     # InternLM/InternEvo doc/en/train_performance.md
+    "InternLM/InternEvo,"
     "internlm-7b,7.32,32,4096,32,32,11008,103168,,,,2048,a100-80,16,bf16,128,2,1,1,16,1,,,"
     "zero1-in-node8,none",
     # Narayanan et al. 2021, arXiv 2104.04473, table 1
+    "Narayanan,"
     "gpt-1t,1008,128,25600,160,160,102400,51200,,,,2048,a100-80,3072,fp16,3072,1,8,64,6,1,,1,none,"
     "full",
 ]
 COLUMNS = (
+    "source,"
     "model,params_b,n_layers,hidden,n_heads,n_kv_heads,ffn_hidden,vocab,n_experts,top_k,moe_ffn,"
     "seq_len,gpu,n_gpus,precision,global_batch_seqs,micro_batch_seqs,tp,pp,dp,cp,ep,vpp,zero_fsdp,"
     "activation_recompute"

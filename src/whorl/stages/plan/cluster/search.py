@@ -69,20 +69,19 @@ class _Search:
     space: SearchSpace
     memory_of: MemoryOf
     limit_bytes: float
-    fitting: dict[Layout, tuple[TrainingJob, float]] = field(default_factory=dict)
+    fitting: list[tuple[TrainingJob, float]] = field(default_factory=list)  # peak bytes
     infeasible: Counter[str] = field(default_factory=Counter)
     examined: int = 0
     evaluated: int = 0
     dominated: int = 0
 
-    def peak(self, layout: Layout) -> float | None:
-        """Peak bytes of a layout that fits, which is kept; None if it does not."""
+    def fits(self, layout: Layout, into: list[tuple[TrainingJob, float]]) -> bool:
+        """Whether a layout fits; if so it is appended."""
         job = self.space.job(layout)
         peak = self.memory_of(job)
-        if peak > self.limit_bytes:
-            return None
-        self.fitting[layout] = job, peak
-        return peak
+        if peak <= self.limit_bytes:
+            into.append((job, peak))
+        return peak <= self.limit_bytes
 
 
 def search_layouts(
@@ -117,7 +116,7 @@ def search_layouts(
         _fit_given(search, layout)
     if not search.fitting:
         raise _refusal(search)
-    timed = _timed(search.fitting.values(), predict)
+    timed = _timed(search.fitting, predict)
     ranked = _certain(_simplest_first(timed, given, tie, limit)[:keep], final)
     best = ranked[0]
     lighter = _timed(_lighter(search, [*timed[: 3 * keep], *_front(timed)]), predict)
@@ -162,7 +161,7 @@ def _fit(search: _Search, mesh: Mesh, sizes: list[int]) -> None:
     for at, size in enumerate(sizes):
         found = 0
         for rank, option in enumerate(options):
-            if search.peak(space.layout(mesh, size, option)) is None:
+            if not search.fits(space.layout(mesh, size, option), search.fitting):
                 search.infeasible[NO_ACTIVATIONS] += 1
                 continue
             found += 1
@@ -177,12 +176,12 @@ def _fit(search: _Search, mesh: Mesh, sizes: list[int]) -> None:
 
 def _fit_given(search: _Search, layout: Layout) -> None:
     """A layout the caller named: whatever can be run is considered."""
-    if layout in search.fitting:
+    if any(job.layout == layout for job, _ in search.fitting):
         return
     search.examined += 1
     try:
         reason = NO_JOB if layout.devices != search.space.devices else NO_ACTIVATIONS
-        if reason is NO_ACTIVATIONS and search.peak(layout) is not None:
+        if reason is NO_ACTIVATIONS and search.fits(layout, search.fitting):
             search.evaluated += 1
             return
     except SpecError:
@@ -191,25 +190,24 @@ def _fit_given(search: _Search, layout: Layout) -> None:
 
 
 def _timed(
-    entries: Iterable[tuple[TrainingJob, float]], time_of: TimeOf
+    entries: Sequence[tuple[TrainingJob, float]], time_of: TimeOf
 ) -> list[RankedLayout]:  # fmt: skip
     """Fastest first."""
-    jobs = list(entries)
-    steps = time_of([job for job, _ in jobs]) if jobs else []
-    found = [RankedLayout(job, step, peak) for (job, peak), step in zip(jobs, steps, strict=True)]
+    steps = time_of([job for job, _ in entries]) if entries else []
+    found = [
+        RankedLayout(job, step, peak) for (job, peak), step in zip(entries, steps, strict=True)
+    ]
     return sorted(found, key=lambda item: item.seconds)
 
 
 def _lighter(search: _Search, items: Sequence[RankedLayout]) -> list[tuple[TrainingJob, float]]:
     """These layouts with more recomputation: the front of time and memory needs them."""
-    found = []
-    for item in items:
-        if item.layout.recompute != search.space.recomputations()[0][0]:
-            continue
-        for kind, parts in search.space.recomputations()[1:]:
-            layout = item.layout.with_(recompute=kind, recompute_parts=parts)
-            if layout not in search.fitting and search.peak(layout) is not None:
-                found.append(search.fitting[layout])
+    found: list[tuple[TrainingJob, float]] = []
+    first, *heavier = search.space.recomputations()
+    for layout in dict.fromkeys(item.layout for item in items):
+        if (layout.recompute, layout.recompute_parts) == first:
+            for kind, parts in heavier:
+                search.fits(layout.with_(recompute=kind, recompute_parts=parts), found)
     return found
 
 

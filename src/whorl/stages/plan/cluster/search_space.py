@@ -198,7 +198,7 @@ class SearchSpace:
         found: list[tuple[Shard, int | None]] = []
         for shard in SHARDS[self.stack][pp > 1]:
             found.append((shard, None))
-            if shard in ("zero1", "zero3"):
+            if shard == "zero3" or (shard == "zero1" and self.stack == "internevo"):
                 groups = [n * max(1, self.device.node_devices // tp) for n in HYBRID_NODES]
                 found += [(shard, n) for n in groups if 1 < n < ranks and ranks % n == 0]
         return found
