@@ -24,6 +24,7 @@ from whorl.stages.plan.cluster.memory_states import (
     element_bytes,
     rank_parameters,
 )
+from whorl.stages.plan.memory import ALLOCATOR_SHARE
 
 __all__ = [
     "Kind",
@@ -215,10 +216,13 @@ def _states(
             buckets += 2 * (dense + experts)
     elif layout.dp > 1 and job.stack in ("whorl", "oneflow"):
         buckets = min(25 * 2**20, 4 * (dense + experts))
+    tables_extra = 0.0
+    if job.optimizer == "muon" and per.optimizer_shard:  # AdamW's second moment, not Muon's
+        tables_extra = 4.0 * params.tables / ways
     return (
         split(per.weight_whole, per.weight_shard),
         split(per.gradient_whole, per.gradient_shard),
-        split(0.0, per.optimizer_shard),
+        split(0.0, per.optimizer_shard) + tables_extra,
         split(per.step_whole, per.step_shard),
         gathered,
         buckets,
@@ -287,6 +291,8 @@ def _peak(
     slack, kept = fitted.slack_share, fitted.kept_share
     if job.stack in STATIC_ALLOCATOR:
         slack = kept = 0.0
+    elif job.device.kind == "cpu":
+        slack = ALLOCATOR_SHARE  # glibc's, fitted to resident memory
     named["allocator"] = slack * moving - (1 - kept) * small
     if kind == "smi":
         named["framework"] = _framework(job, fitted)

@@ -28,7 +28,7 @@ LOGIT_BYTES = {
     "oneflow": 2 + FLOAT,
     "fsdp": 2 + 2,  # fused loss, in place or compiled: logits and their gradient
     "xla": 2 + 2,
-    "whorl": 2 * FLOAT,
+    "whorl": 3 * FLOAT,
 }
 
 

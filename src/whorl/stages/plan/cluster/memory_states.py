@@ -146,7 +146,7 @@ def _element_bytes(
     offload: bool,
     mixture: bool,
 ) -> ElementBytes:
-    moments = {"adamw": 8.0, "adamw_bf16": 4.0, "adamw_8bit": 2.0 + 8 / 256, "muon": 4.4}
+    moments = {"adamw": 8.0, "adamw_bf16": 4.0, "adamw_8bit": 2.0 + 8 / 256, "muon": 4.0}
     state = moments.get(optimizer, 4.0)
     sharded_grads = shard in ("zero2", "zero3")
     whole = shard != "zero3"
