@@ -25,73 +25,43 @@ Example: `whorl plan --model llama-3.1-405b --device h100-sxm --count 16384 --se
 --global-batch-tokens 16M --tokens 15T --html plan.html`"""
 
 
-def _text(flag: str, help_text: str, metavar: str = "TEXT") -> Any:
+def _flag(flag: str, help_text: str, metavar: str = "TEXT") -> Any:
     return typer.Option(flag, help=help_text, metavar=metavar, show_default=False)
 
 
+Text = str | None
 Recipe = Annotated[
     Path | None,
     typer.Argument(help="A recipe (YAML), planned for this machine.", show_default=False),
 ]
-Model = Annotated[
-    str | None, _text("--model", "A known model's name, or the path of a Hugging Face config.json.")
-]
-DeviceName = Annotated[str | None, _text("--device", "What to plan for, such as h100-sxm.")]
-Count = Annotated[str | None, _text("--count", "How many devices.", "N")]
-Seq = Annotated[str | None, _text("--seq", "Tokens of one sequence.", "N")]
-Batch = Annotated[
-    str | None,
-    _text(
-        "--global-batch-tokens",
-        "Tokens of one optimiser step; 16M of 8192 are 2,048 sequences.",
-        "N",
-    ),
-]
-PrecisionName = Annotated[
-    str | None, _text("--precision", "bf16 (default), fp8, fp8_block, mxfp8, nvfp4, fp16, fp32.")
-]
-OptimizerName = Annotated[
-    str | None, _text("--optimizer", "adamw (default), adamw_bf16, adamw_8bit, muon, sgd.")
-]
-Tokens = Annotated[
-    str | None,
-    _text("--tokens", "Tokens to train on, such as 15T. Default: the scaling law's choice.", "N"),
-]
-Price = Annotated[
-    float | None, _text("--usd-per-device-hour", "Price. Default: the catalogue's.", "X")
-]
-StackName = Annotated[
-    str | None, _text("--stack", "Software that trains: megatron (default), fsdp or whorl.")
-]
-LayoutText = Annotated[
-    str | None,
-    _text("--layout", "Predict this layout instead of searching: tp=8,pp=16,mbs=1,recompute=full."),
-]
-MeasuredText = Annotated[
-    str | None,
-    _text(
-        "--measured",
-        "One timed step, from which all is re-predicted: tp=4,pp=4,mbs=1,tokens_per_s=1638 "
-        "(per device), or step_s=…; count=… if on fewer devices.",
-    ),
-]
-ServeText = Annotated[
-    str | None, _text("--serve", "Plan serving too: users=100,ttft=1s,tokens_per_s=20,…")
-]
-Html = Annotated[
-    Path | None, _text("--html", "Write the plan as one page with plots to this file.", "FILE")
-]
-Emit = Annotated[
-    Path | None, _text("--emit", "Write what runs the choice into this folder.", "FOLDER")
-]
-Compare = Annotated[
-    tuple[Path, Path] | None,
-    _text("--compare", "Two plans that --json wrote, side by side, with ratios.", "A B"),
-]
-Published = Annotated[
-    Path | None,
-    _text("--published", "Predict every row of a CSV of published measurements.", "FILE"),
-]
+Model = Annotated[Text, _flag("--model", "A known model's name, or the path of a config.json.")]
+Device = Annotated[Text, _flag("--device", "What to plan for, such as h100-sxm.")]
+Count = Annotated[Text, _flag("--count", "How many devices.", "N")]
+Seq = Annotated[Text, _flag("--seq", "Tokens of one sequence.", "N")]
+BATCH = "Tokens of one optimiser step; 16M of 8192 are 2,048 sequences."
+Batch = Annotated[Text, _flag("--global-batch-tokens", BATCH, "N")]
+Precision = Annotated[Text, _flag("--precision", "bf16 (default), fp8, fp8_block, mxfp8, …")]
+OPTIMIZERS = "adamw (default), adamw_bf16, adamw_8bit, muon, sgd."
+Optimizer = Annotated[Text, _flag("--optimizer", OPTIMIZERS)]
+Stack = Annotated[Text, _flag("--stack", "What trains: megatron (default), fsdp or whorl.")]
+Tokens = Annotated[Text, _flag("--tokens", "To train on. Default: the scaling law's choice.", "N")]
+PRICE = "Price. Default: the catalogue's."
+Price = Annotated[float | None, _flag("--usd-per-device-hour", PRICE, "X")]
+LAYOUT = "Predict this layout instead of searching: tp=8,pp=16,mbs=1,recompute=full."
+LayoutText = Annotated[Text, _flag("--layout", LAYOUT)]
+MEASURED = (
+    "One timed step, from which all is re-predicted: tp=4,pp=4,mbs=1,tokens_per_s=1638 (per "
+    "device), or step_s=…; count=… if on other devices."
+)
+Measured = Annotated[Text, _flag("--measured", MEASURED)]
+SERVE = "Plan serving too: users=100,ttft=1s,tokens_per_s=20,input=1024,output=256."
+Serve = Annotated[Text, _flag("--serve", SERVE)]
+Html = Annotated[Path | None, _flag("--html", "Write the plan as one page with plots.", "FILE")]
+Emit = Annotated[Path | None, _flag("--emit", "Write what runs the choice.", "FOLDER")]
+COMPARE = "Two plans that --json wrote, side by side, with ratios."
+Compare = Annotated[tuple[Path, Path] | None, _flag("--compare", COMPARE, "A B")]
+PUBLISHED = "Predict every row of a CSV of published measurements."
+Published = Annotated[Path | None, _flag("--published", PUBLISHED, "FILE")]
 
 
 def register(app: typer.Typer) -> None:
@@ -101,18 +71,18 @@ def register(app: typer.Typer) -> None:
 def plan_command(
     recipe: Recipe = None,
     model: Model = None,
-    device: DeviceName = None,
+    device: Device = None,
     count: Count = None,
     seq: Seq = None,
     global_batch_tokens: Batch = None,
-    precision: PrecisionName = None,
-    optimizer: OptimizerName = None,
-    stack: StackName = None,
+    precision: Precision = None,
+    optimizer: Optimizer = None,
+    stack: Stack = None,
     tokens: Tokens = None,
     usd_per_device_hour: Price = None,
     layout: LayoutText = None,
-    measured: MeasuredText = None,
-    serve: ServeText = None,
+    measured: Measured = None,
+    serve: Serve = None,
     html: Html = None,
     emit: Emit = None,
     compare: Compare = None,

@@ -117,11 +117,10 @@ def test_a_stacked_bar_is_as_long_as_its_parts() -> None:
     assert sum(widths) == pytest.approx(charts.WIDTH / 2, rel=0.01)  # half of the device
 
 
-def test_curve_keeps_the_order_of_its_points() -> None:
-    points = [(10.0**power, 4 - 0.3 * power) for power in range(5)]
-    drawn = charts.curve(
-        points, [(x, y, y) for x, y in points], (100, 3.4, "here"), ("x", "y"), (str, str)
-    )
+def test_a_plot_keeps_the_order_of_its_points() -> None:
+    points = [(10.0**power, 4 - 0.3 * power, "p") for power in range(5)]
+    band = [(x, y, y) for x, y, _ in points]
+    drawn = charts.plot(points, (100, 3.4, "here"), ("x", "y"), (str, str), band)
     line = re.findall(r'class="line" points="([^"]*)"', drawn)[0]
     pixels = [tuple(map(float, pair.split(","))) for pair in line.split()]
     steps = [b[0] - a[0] for a, b in pairwise(pixels)]

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
-__all__ = ["MAX_NODE_ROWS", "curve", "nodes", "scatter", "stacked_bar"]
+__all__ = ["MAX_NODE_ROWS", "nodes", "plot", "stacked_bar"]
 
 WIDTH, HEIGHT = 460, 250
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 44
@@ -72,10 +72,10 @@ def stacked_bar(
 
 
 class _Axes:
-    """Data to pixels, either axis logarithmic, with a little room around the points."""
+    """Data to pixels, x logarithmic or not, with a little room around the points."""
 
-    def __init__(self, points: Sequence[Point], log_x: bool, log_y: bool) -> None:
-        self.log = (log_x, log_y)
+    def __init__(self, points: Sequence[Point], log_x: bool) -> None:
+        self.log = (log_x, False)
         self.spans = []
         for axis in (0, 1):
             values = [self._place(point[axis], axis) for point in points]
@@ -146,41 +146,25 @@ def _mark(axes: _Axes, point: Point, text: str) -> str:
     )
 
 
-def curve(
-    line: Sequence[Point],
-    band: Sequence[tuple[float, float, float]],
-    chosen: tuple[float, float, str],
-    names: tuple[str, str],
-    show: tuple[Format, Format],
-) -> str:
-    """A line over a logarithmic x, its interval (x, low, high) and one marked point."""
-    edges = [(x, low) for x, low, _ in band] + [(x, high) for x, _, high in band]
-    mark = (chosen[0], chosen[1])
-    axes = _Axes([*line, *edges, mark], True, False)
-    around = [(x, low) for x, low, _ in band] + [(x, high) for x, _, high in reversed(band)]
-    drawn = axes.draw(names, show)
-    drawn.append(f'<polygon class="band" points="{axes.path(around)}"/>')
-    drawn.append(f'<polyline class="line" points="{axes.path(line)}"/>')
-    drawn.append(_mark(axes, mark, chosen[2]))
-    return _svg(WIDTH, HEIGHT, f"{names[1]} against {names[0]}", drawn)
-
-
-def scatter(
+def plot(
     points: Sequence[tuple[float, float, str]],
     chosen: tuple[float, float, str],
     names: tuple[str, str],
     show: tuple[Format, Format],
+    band: Sequence[tuple[float, float, float]] = (),
 ) -> str:
-    """Points joined by a stepped line, one marked; each tells its name under the pointer."""
-    mark = (chosen[0], chosen[1])
-    ordered = sorted(points)
-    axes = _Axes([(x, y) for x, y, _ in points] + [mark], False, False)
+    """Points (x, y, name) joined by a line, one marked; with a band (x, low, high), x is log."""
+    line, mark = sorted(point[:2] for point in points), chosen[:2]
+    around = [(x, low) for x, low, _ in band] + [(x, high) for x, _, high in reversed(band)]
+    axes = _Axes([*line, *around, mark], bool(band))
     drawn = axes.draw(names, show)
-    drawn.append(f'<polyline class="thin" points="{axes.path([p[:2] for p in ordered])}"/>')
-    for x, y, name in ordered:
+    if around:
+        drawn.append(f'<polygon class="band" points="{axes.path(around)}"/>')
+    drawn.append(f'<polyline class="line" points="{axes.path(line)}"/>')
+    for x, y, name in points:
         at = axes.at((x, y))
         drawn.append(
-            f'<circle class="dot" cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="3.5">'
+            f'<circle class="dot" cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="3">'
             f"<title>{escape(name)}: {escape(show[0](x))}, {escape(show[1](y))}</title></circle>"
         )
     drawn.append(_mark(axes, mark, chosen[2]))

@@ -6,11 +6,11 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from whorl.stages.plan.output import show
 from whorl.stages.plan.output.schema import ClusterPlan
+from whorl.stages.plan.output.text import table
 
 __all__ = ["compare_plans", "render_comparison"]
 
@@ -21,7 +21,7 @@ def compare_plans(first: ClusterPlan, second: ClusterPlan) -> dict[str, Any]:
     for part, a, b in (
         ("question", first.question.model_dump(), second.question.model_dump()),
         ("model", first.model.model_dump(), second.model.model_dump()),
-        ("device", asdict(first.device), asdict(second.device)),
+        ("device", _device(first), _device(second)),
         ("layout", asdict(first.chosen.layout), asdict(second.chosen.layout)),
     ):
         differs.update({f"{part}.{key}": [a[key], b[key]] for key in a if a[key] != b[key]})
@@ -32,6 +32,12 @@ def compare_plans(first: ClusterPlan, second: ClusterPlan) -> dict[str, Any]:
         ratio = other / one if one and other is not None else None
         figures[name] = {"a": one, "b": other, "ratio": ratio}
     return {"differs": differs, "figures": figures}
+
+
+def _device(plan: ClusterPlan) -> dict[str, Any]:
+    """What a comparison needs of the device; its name stands in the question."""
+    shown = ("memory_bytes", "memory_bytes_per_s", "usd_per_hour")
+    return {name: getattr(plan.device, name) for name in shown}
 
 
 def _figures(plan: ClusterPlan) -> dict[str, float]:
@@ -49,7 +55,7 @@ def _figures(plan: ClusterPlan) -> dict[str, float]:
         found |= {"failures": job.failures.value, "goodput": job.goodput.value}
     if plan.loss is not None:
         found["loss"] = plan.loss.loss.value
-    found |= {f"step_s: {name}": value for name, value in step.parts_s.items()}
+    found |= {f"step_s: {name}": value for name, value in step.parts_s.items() if value}
     return found
 
 
@@ -65,16 +71,19 @@ def _shown(name: str, value: float | None) -> str:
 
 def render_comparison(names: tuple[str, str], comparison: dict[str, Any]) -> RenderableType:
     """The tables of `compare_plans` for a terminal."""
-    differs = Table(title="what differs", title_justify="left", show_edge=False, pad_edge=False)
-    figures = Table(title="what it changes", title_justify="left", show_edge=False, pad_edge=False)
-    for table in (differs, figures):
-        for column in ("", *names):
-            table.add_column(Text(column), overflow="fold")
-    figures.add_column("ratio", justify="right")
-    for key, (a, b) in comparison["differs"].items():
-        differs.add_row(Text(key), Text(str(a)), Text(str(b)))
-    for name, row in comparison["figures"].items():
-        ratio = "" if row["ratio"] is None else f"{row['ratio']:.3f}×"
-        figures.add_row(Text(name), _shown(name, row["a"]), _shown(name, row["b"]), ratio)
-    same = [] if comparison["differs"] else [Text("the same question, the same layout")]
-    return Group(differs, *same, Text(""), figures)
+    differs = [(key, str(a), str(b)) for key, (a, b) in comparison["differs"].items()]
+    figures = [
+        (
+            name,
+            _shown(name, row["a"]),
+            _shown(name, row["b"]),
+            "" if row["ratio"] is None else f"{row['ratio']:.3f}×",
+        )
+        for name, row in comparison["figures"].items()
+    ]
+    return Group(
+        Text(f"A: {names[0]}\nB: {names[1]}\n"),
+        table(("", "A", "B"), differs, "what differs" if differs else "nothing differs"),
+        "",
+        table(("", "A", "B", "ratio"), figures, "what it changes"),
+    )

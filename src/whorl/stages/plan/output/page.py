@@ -71,7 +71,7 @@ def _cards(plan: ClusterPlan) -> list[str]:
     rows = [(name, show.gib(value)) for name, value in memory.phases.items()]
     cards.append(_card("Peak memory by phase", _table(("", ""), rows)))
     if plan.serving is not None:
-        cards.append(_card("Serving", _table(("", "", ""), show.serving_rows(plan))))
+        cards.append(_card("Serving", _table(("", "", ""), show.serving_rows(plan), text=(2,))))
     others = [show.layout_row(item) for item in (chosen, *plan.runners_up)]
     note = f"{plan.considered:,} layouts looked at, {plan.fitting:,} fit the memory."
     table = _table(show.LAYOUT_COLUMNS, others, text=(0, 4))
@@ -90,7 +90,7 @@ def _cards(plan: ClusterPlan) -> list[str]:
 
 def _front(plan: ClusterPlan) -> str:
     chosen = plan.chosen
-    plot = charts.scatter(
+    plot = charts.plot(
         [(point.step_s, point.peak_bytes / GIB, point.label) for point in plan.front],
         (chosen.step.step_s, chosen.memory.peak_bytes / GIB, "chosen"),
         ("time of a step", "peak memory of a device, GiB"),
@@ -101,12 +101,12 @@ def _front(plan: ClusterPlan) -> str:
 
 def _loss(plan: ClusterPlan, loss: LossFigures) -> str:
     flops = FLOPS_PER_PARAM_TOKEN * plan.model.active_parameters * loss.tokens
-    plot = charts.curve(
-        [(point.flops, point.loss.value) for point in loss.budgets],
-        [(point.flops, point.loss.low, point.loss.high) for point in loss.budgets],
+    plot = charts.plot(
+        [(p.flops, p.loss.value, f"{format_count(p.parameters)} parameters") for p in loss.budgets],
         (flops, loss.loss.value, f"{format_count(loss.tokens)} tokens"),
         ("training FLOPs", "loss, nats per token"),
         (lambda value: f"{value:.0e}".replace("e+", "e"), lambda value: f"{value:.3g}"),
+        band=[(point.flops, point.loss.low, point.loss.high) for point in loss.budgets],
     )
     return _card(
         "Loss against budget",

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
 from whorl.stages.plan.cluster.rows import PublishedRow
+from whorl.stages.plan.output.text import table
 
 __all__ = ["RowFigures", "published_report", "render_scores"]
 
+SCORES = ("source", "rows", "predicted", "median error", "p90", "bias", "in 90%")
 RowFigures = tuple[float, float, float]  # predicted, low, high; in the row's metric
 
 
@@ -71,12 +72,9 @@ def _scores(rows: Sequence[PublishedRow], figures: Sequence[RowFigures | None]) 
 
 def render_scores(report: dict[str, Any]) -> Table:
     """by_source as a table for a terminal."""
-    table = Table(title="predicted against measured", title_justify="left", show_edge=False)
-    table.add_column("source", overflow="fold")
-    for column in ("rows", "predicted", "median error", "90th percentile", "bias", "in 90%"):
-        table.add_column(column, justify="right")
+    rows = []
     for source, found in report["by_source"].items():
         shares = (found[key] for key in ("median_error", "p90_error", "bias", "coverage"))
         cells = ("" if share is None else f"{share:.1%}" for share in shares)
-        table.add_row(Text(source), str(found["rows"]), str(found["predicted"]), *cells)
-    return table
+        rows.append((source, str(found["rows"]), str(found["predicted"]), *cells))
+    return table(SCORES, rows, "predicted against measured")

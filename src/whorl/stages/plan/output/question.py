@@ -144,6 +144,8 @@ def layout_label(layout: Layout) -> str:
     plain = Layout(devices=layout.devices, schedule="interleaved" if layout.vpp > 1 else "1f1b")
     for field in fields(Layout):
         value = getattr(layout, field.name)
+        if field.name == "recompute" and layout.recompute_parts:
+            continue  # the parts say it
         if field.name == "devices" or (
             value == getattr(plain, field.name) and field.name not in ALWAYS
         ):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import DataError, SpecError
@@ -146,13 +146,7 @@ def load_plan(path: Path) -> ClusterPlan:
     except OSError as error:
         do = "whorl plan --model … --json > FILE"
         raise SpecError(f"{path} cannot be read", found=error, do=do) from error
-    except (ValidationError, UnicodeDecodeError) as error:
-        found: object = error
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            found = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
-        raise DataError(
-            f"{path} is not a cluster plan",
-            found=found,
-            expected="what `whorl plan --model … --json` printed",
-        ) from error
+    except ValueError as error:  # of pydantic, of UTF-8, of a shape that cannot be
+        found = str(error).partition("For further information")[0][:300]
+        expected = "what `whorl plan --model … --json` printed"
+        raise DataError(f"{path} is not a cluster plan", found=found, expected=expected) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 from whorl.core.units import format_count, format_duration
@@ -20,7 +21,6 @@ __all__ = [
     "question_line",
     "seconds",
     "serving_rows",
-    "with_interval",
 ]
 
 Row = tuple[str, str, str]  # name, value, interval or remark
@@ -41,8 +41,8 @@ NAMES = {
 
 
 def seconds(value: float) -> str:
-    if value < 1e-3:
-        return f"{value * 1e6:.0f} µs"
+    if not 1e-3 <= value < math.inf:
+        return f"{value * 1e6:.0f} µs" if value < 1e-3 else "no bound"
     return f"{value * 1e3:.3g} ms" if value < 1 else format_duration(value)
 
 
@@ -64,18 +64,13 @@ def _mwh(kwh: float) -> str:
 
 
 def _few(count: float) -> str:
-    return f"{count:,.1f}"
+    if count == math.inf:
+        return "no bound"
+    return f"{count:,.1f}" if count >= 1 else f"{count:.2g}"
 
 
 def _days(value: float) -> str:
     return f"{value:.1f} days" if value >= 2 else f"{24 * value:.1f} h"
-
-
-def with_interval(figure: Figure | Range, show: Callable[[float], str]) -> str:
-    """ "90%: low – high"; nothing for a figure that is exact."""
-    if figure.low == figure.high:
-        return ""
-    return f"{show(figure.low)} – {show(figure.high)}"
 
 
 def model_line(plan: ClusterPlan) -> str:
@@ -102,50 +97,40 @@ def question_line(plan: ClusterPlan) -> str:
 
 def headline(plan: ClusterPlan) -> list[Row]:
     """The figures a person asks for first."""
-    step, memory, job, loss = plan.chosen.step, plan.chosen.memory, plan.job, plan.loss
+    step, memory = plan.chosen.step, plan.chosen.memory
     shares = {name: share for name, share in _shares(step.parts_s).items() if share >= 0.005}
-    groups = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-    rows: list[Row] = [
-        ("time of a step", seconds(step.step_s), f"{seconds(step.low_s)} – {seconds(step.high_s)}"),
+    first, words = next(iter(shares)), ", ".join(f"{n} {share:.0%}" for n, share in shares.items())
+    light = f"{step.step_s / step.roofline_s:.2f}×"
+    peak = Range(memory.peak_bytes, memory.low_bytes, memory.high_bytes)
+    rows = [
+        _row("time of a step", Range(step.step_s, step.low_s, step.high_s), seconds),
         ("tokens/s per device", f"{step.tokens_per_s_per_device:,.0f}", f"MFU {step.mfu:.1%}"),
-        (
-            "over the speed of light",
-            f"{step.step_s / step.roofline_s:.2f}×",
-            f"roofline {seconds(step.roofline_s)}",
-        ),
-        (f"mostly {next(iter(shares))}", f"{next(iter(shares.values())):.0%}", groups),
-        (
-            f"peak memory, of {gib(plan.device.memory_bytes)}",
-            gib(memory.peak_bytes),
-            f"{gib(memory.low_bytes)} – {gib(memory.high_bytes)}",
-        ),
+        ("over the speed of light", light, f"roofline {seconds(step.roofline_s)}"),
+        (f"mostly {first}", f"{shares[first]:.0%}", words),
+        _row(f"peak memory, of {gib(plan.device.memory_bytes)}", peak, gib),
     ]
-    if loss is not None and job is not None:
-        each = f"{loss.steps:,} steps"
-        name = f"to train {format_count(loss.tokens)} tokens"
-        rows.append((name, _days(job.days.value), f"{with_interval(job.days, _days)}, {each}"))
-    if job is not None:
-        rows += [
-            ("device-hours", f"{job.device_hours.value:,.0f}", ""),
-            ("money", _usd(job.usd.value), with_interval(job.usd, _usd)),
-            ("energy", _mwh(job.energy_kwh.value), with_interval(job.energy_kwh, _mwh)),
-            ("interruptions", _few(job.failures.value), with_interval(job.failures, _few)),
-            (
-                "checkpoint every",
-                seconds(job.checkpoint_interval_s),
-                f"{job.checkpoint_interval_steps:,} steps, each {seconds(job.checkpoint_write_s)} "
-                "to write",
-            ),
-            ("goodput", f"{job.goodput.value:.1%}", "of the wall time trains"),
-        ]
-    if loss is not None:
+    if (loss := plan.loss) and (job := plan.job):
+        every = f"{job.checkpoint_interval_steps:,} steps, {seconds(job.checkpoint_write_s)} each"
         best = loss.best
         sizes = f"{format_count(best.parameters)} parameters, {format_count(best.tokens)} tokens"
         rows += [
-            ("loss, nats per token", nats(loss.loss.value), with_interval(loss.loss, nats)),
+            _row(f"{format_count(loss.tokens)} tokens, {loss.steps:,} steps", job.days, _days),
+            _row("device-hours", job.device_hours, lambda hours: f"{hours:,.0f}"),
+            _row("money", job.usd, _usd),
+            _row("energy", job.energy_kwh, _mwh),
+            _row("interruptions", job.failures, _few),
+            ("checkpoint every", seconds(job.checkpoint_interval_s), every),
+            _row("useful share of the time", job.goodput, lambda share: f"{share:.1%}"),
+            _row("loss, nats per token", loss.loss, nats),
             ("best for the same FLOPs", nats(best.loss.value), sizes),
         ]
     return rows
+
+
+def _row(name: str, found: Figure | Range, form: Callable[[float], str]) -> Row:
+    """An interval of no width is not shown: the figure is counted or has none."""
+    ends = "" if found.low == found.high else f"{form(found.low)} – {form(found.high)}"
+    return name, form(found.value), ends
 
 
 def _shares(parts_s: Mapping[str, float]) -> dict[str, float]:
@@ -185,6 +170,7 @@ def serving_rows(plan: ClusterPlan) -> list[Row]:
     s = plan.serving
     if s is None:
         return []
+    batch = f"devices a replica: {s.devices_per_replica}, at most {s.max_running:,} running"
     figures = (
         ("replicas", s.replicas, _few),
         ("time to first token, 95th percentile", s.first_token_p95_s, seconds),
@@ -192,15 +178,11 @@ def serving_rows(plan: ClusterPlan) -> list[Row]:
         ("tokens/s of all replicas", s.tokens_per_s, _few),
         ("a million output tokens", s.usd_per_million_tokens, lambda usd: f"${usd:.2f}"),
     )
-    rows: list[Row] = [
-        (
-            "engine",
-            f"{s.engine}, {s.quantisation}",
-            f"devices a replica: {s.devices_per_replica}, at most {s.max_running:,} running",
-        )
+    return [
+        ("engine", f"{s.engine}, {s.quantisation}", batch),
+        *(
+            _row(name, Range(found.value, found.low, found.high or math.inf), form)
+            for name, found, form in figures
+        ),
+        ("money an hour", f"${s.usd_per_hour:,.2f}", f"{s.devices} devices"),
     ]
-    for name, found, form in figures:
-        high = "no bound" if found.high is None else form(found.high)
-        rows.append((name, form(found.value), f"{form(found.low)} – {high}"))
-    rows.append(("money an hour", f"${s.usd_per_hour:,.2f}", f"{s.devices} devices"))
-    return rows

@@ -11,9 +11,9 @@ from rich.text import Text
 from whorl.stages.plan.output import show
 from whorl.stages.plan.output.schema import ClusterPlan
 
-__all__ = ["render_cluster_plan"]
+__all__ = ["render_cluster_plan", "table"]
 
-BAR_CELLS = 24
+BAR_CELLS, LONG_CELL = 24, 24
 
 
 def render_cluster_plan(plan: ClusterPlan) -> RenderableType:
@@ -27,7 +27,7 @@ def render_cluster_plan(plan: ClusterPlan) -> RenderableType:
         Text.assemble(("layout  ", "bold"), (chosen.label, "bold green")),
         Text(chosen.why, style="dim"),
         Text(""),
-        _table(("", "predicted", "90%, or remark"), show.headline(plan), right=1),
+        table(("", "predicted", "90%, or remark"), show.headline(plan), right=1),
         Text(""),
         _bars("where a step's time goes", show.named_parts(chosen.step.parts_s), show.seconds),
         Text(""),
@@ -35,12 +35,12 @@ def render_cluster_plan(plan: ClusterPlan) -> RenderableType:
     ]
     if plan.runners_up:
         rows = [show.layout_row(item) for item in plan.runners_up]
-        blocks += [Text(""), _table(show.LAYOUT_COLUMNS, rows, title="others, and why they lost")]
+        blocks += [Text(""), table(show.LAYOUT_COLUMNS, rows, title="others, and why they lost")]
     if plan.considered:
         looked = f"{plan.considered:,} layouts looked at, {plan.fitting:,} fit the memory"
         blocks.append(Text(looked, style="dim"))
     if plan.serving is not None:
-        served = _table(("serving", "", "90%, or remark"), show.serving_rows(plan), right=1)
+        served = table(("serving", "", "90%, or remark"), show.serving_rows(plan), right=1)
         blocks += [Text(""), served]
     blocks += [Text(""), *(Text(f"· {note}", style="dim") for note in show.notes(plan))]
     if plan.commands:
@@ -49,27 +49,29 @@ def render_cluster_plan(plan: ClusterPlan) -> RenderableType:
     return Group(*blocks)
 
 
-def _table(
+def table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", right: int | None = None
 ) -> Table:
-    table = Table(title=title or None, title_justify="left", show_edge=False, pad_edge=False)
+    """Cells as they are, without markup; short ones, but those at the ends, are kept whole."""
+    made = Table(title=title or None, title_justify="left", show_edge=False, pad_edge=False)
+    made.show_header = any(columns)
     for index, column in enumerate(columns):
         is_words = index in (0, len(columns) - 1)
+        is_long = max((len(row[index]) for row in rows), default=0) > LONG_CELL
         justify: JustifyMethod = "right" if index == right else "left"
-        table.add_column(column, justify=justify, overflow="fold", no_wrap=not is_words)
+        whole = not is_words and not is_long
+        made.add_column(Text(column), justify=justify, overflow="fold", no_wrap=whole)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table
+        made.add_row(*(Text(cell) for cell in row))
+    return made
 
 
 def _bars(title: str, parts: Mapping[str, float], form: Callable[[float], str]) -> Table:
     total = sum(parts.values()) or 1.0
-    table = Table(
-        title=title, title_justify="left", show_edge=False, pad_edge=False, show_header=False
-    )
-    for name, value in sorted(parts.items(), key=lambda item: -item[1]):
-        if value > 0:
-            share = value / total
-            bar = "█" * round(BAR_CELLS * share) or "▏"
-            table.add_row(Text(name), Text(form(value)), Text(f"{share:.0%}"), Text(bar))
-    return table
+    largest = sorted(parts.items(), key=lambda item: -item[1])
+    rows = [
+        (name, form(value), f"{value / total:.0%}", "█" * round(BAR_CELLS * value / total) or "▏")
+        for name, value in largest
+        if value > 0
+    ]
+    return table(("", "", "", ""), rows, title)
