@@ -8,7 +8,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 RECIPE ?= recipes/python-stdlib.yaml
 PIP_FLAGS ?=
-HELPERS := accuracy_plots planner_scores rivals
+HELPERS := accuracy_plots planner_scores rivals rival_llm_analysis
 BENCHMARKS ?= $(filter-out benchmarks/fit_% $(HELPERS:%=benchmarks/%.py),$(wildcard benchmarks/*.py))
 PYTEST_FLAGS ?= -n 2 --dist loadfile
 BIN := $(VENV)/bin

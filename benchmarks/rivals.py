@@ -52,8 +52,11 @@ def rival_errors(results: Sequence[Result]) -> dict[str, str]:
         if isinstance(answer, float) and item.row.job
     ]
     refused = sorted({answer for answer in answers if isinstance(answer, str)})
-    theirs = _mean_of_sources(
-        [(item.row.source, rate / item.measured - 1) for item, rate in scored]
+    ratios = [(item.row.source, rate / item.measured) for item, rate in scored]
+    theirs = _mean_of_sources([(source, ratio - 1) for source, ratio in ratios])
+    best = min(
+        _mean_of_sources([(source, factor * ratio - 1) for source, ratio in ratios])
+        for factor in np.geomspace(0.25, 4, 161)
     )
     ours = _mean_of_sources([(item.row.source, item.error) for item, _ in scored])
     text = (
