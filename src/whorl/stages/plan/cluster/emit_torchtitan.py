@@ -141,8 +141,4 @@ def _unexpressed(job: TrainingJob, config: str, warnings: list[str]) -> None:
 
 
 def _options(section: str, **values: object) -> list[str]:
-    return [
-        word
-        for name, value in values.items()
-        for word in (f"--{section}.{name}", str(value))
-    ]  # fmt: skip
+    return [word for key, value in values.items() for word in (f"--{section}.{key}", str(value))]

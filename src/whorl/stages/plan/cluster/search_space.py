@@ -19,6 +19,7 @@ from whorl.stages.plan.cluster.job import (
     Optimizer,
     Precision,
     Recompute,
+    Schedule,
     Shard,
     Stack,
     TrainingJob,
@@ -110,30 +111,14 @@ class SearchSpace:
         return count_shape(self.shape)
 
     def layout(self, mesh: Mesh, micro_batch: int, recompute: Recomputation) -> Layout:
-        return Layout(
-            devices=self.devices,
-            tp=mesh.tp,
-            pp=mesh.pp,
-            vpp=mesh.vpp,
-            cp=mesh.cp,
-            ep=mesh.ep,
-            shard=mesh.shard,
-            shard_devices=mesh.shard_devices,
-            micro_batch=micro_batch,
-            recompute=recompute[0],
-            recompute_parts=recompute[1],
-            schedule="interleaved" if mesh.vpp > 1 else "1f1b",
-            offload_optimizer=self.offload_optimizer,
-        )
+        schedule: Schedule = "interleaved" if mesh.vpp > 1 else "1f1b"
+        offload = self.offload_optimizer
+        return Layout(self.devices, *mesh, micro_batch, *recompute, True, schedule, offload)
 
     def job(self, layout: Layout) -> TrainingJob:
         """Raises SpecError if the job cannot be run."""
         return TrainingJob(
-            shape=self.shape,
-            device=self.device,
-            layout=layout,
-            seq_len=self.seq_len,
-            global_batch=self.global_batch,
+            *(self.shape, self.device, layout, self.seq_len, self.global_batch),
             precision=self.precision,
             optimizer=self.optimizer,
             stack=self.stack,
@@ -141,13 +126,14 @@ class SearchSpace:
         )
 
     def tps(self) -> list[int]:
-        """Within a node, dividing the heads; keys and values are divided or copied whole."""
+        """Within a node, dividing heads and feed-forward; keys are divided or copied whole."""
         heads, kv_heads = self.shape.attention.heads, self.shape.attention.kv_heads
         widest = min(self.device.node_devices, self.devices, heads, WIDEST_TP)
         return [
             tp
             for tp in _divisors(self.devices, widest)
             if heads % tp == 0
+            and self.shape.ffn_width % tp == 0
             and (kv_heads % tp == 0 or (tp % kv_heads == 0 and self.stack != "megatron"))
         ]
 
@@ -278,13 +264,8 @@ class SearchSpace:
     def _bytes(self) -> dict[Shard, ElementBytes]:
         """What each kind of sharding keeps per parameter."""
         kinds: tuple[Shard, ...] = ("none", "zero1", "zero2", "zero3")
-        offload = self.offload_optimizer
-        return {
-            kind: element_bytes(
-                self.job(Layout(self.devices, shard=kind, offload_optimizer=offload))
-            )
-            for kind in kinds
-        }
+        bare = Layout(self.devices, offload_optimizer=self.offload_optimizer)
+        return {kind: element_bytes(self.job(bare.with_(shard=kind))) for kind in kinds}
 
     def outside(self, layout: Layout) -> str | None:
         """Why a layout is not enumerated (a search can be given it with `also`); None if it is."""
