@@ -1,12 +1,16 @@
 """The memory model against fake ranks of our own model: FSDP2 over tensor parallelism on meta.
 
-The private modules of torch.distributed stay in this file. Nothing here runs a kernel: 64 ranks
-are pretended, rank 0 holds its shards on the meta device, and the bytes are read off them.
+The private modules of torch.distributed stay in this file. 64 ranks are pretended, rank 0 holds
+its shards on the meta device, and the bytes are read off them. Last, a real process on the CPU.
 """
 
 from __future__ import annotations
 
+import math
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -27,7 +31,7 @@ from whorl.arch.shape_counts import shape_of
 from whorl.model.transformer import Transformer
 from whorl.stages.plan.cluster.devices import device
 from whorl.stages.plan.cluster.job import Layout, Shard, TrainingJob
-from whorl.stages.plan.cluster.memory import rank_memory
+from whorl.stages.plan.cluster.memory import memory_for, rank_memory
 from whorl.stages.plan.cluster.memory_activations import layer_bytes
 
 WORLD, TP, ROWS, TOKENS = 64, 8, 4, 256
@@ -153,3 +157,48 @@ def test_activations_of_a_rank(mesh: DeviceMesh, tp: int, changes: dict[str, obj
     traced = traced_bytes(layers, mesh if tp > 1 else None, **changes)
     planned = layers * layer_bytes(job(architecture(layers, **changes), tp, "none"), "dense").saved
     assert planned == pytest.approx(traced, rel=0.02)
+
+
+REAL = """
+import resource, sys, torch
+from whorl.arch.architecture import Architecture
+from whorl.model.transformer import Transformer
+torch.set_num_threads(1)
+rows, sizes = int(sys.argv[1]), eval(sys.argv[2])
+model = Transformer(Architecture.model_validate(sizes))
+optimizer = torch.optim.AdamW(model.parameters())
+ids = torch.zeros(rows, sizes["max_seq_len"], dtype=torch.long)
+cross_entropy = torch.nn.functional.cross_entropy
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+start = peak() - sum(p.nbytes for p in model.parameters())
+for _ in range(2):
+    logits = model(ids) @ model.lm_head_weight.T
+    cross_entropy(logits.view(-1, logits.shape[-1]), ids.view(-1)).backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=False)
+print(peak() - start)
+"""
+
+
+def test_a_real_process_on_the_cpu() -> None:
+    """Resident bytes of two steps of our own model, beyond those of the interpreter: within 20%."""
+    names = ("layers", "width", "heads", "kv_heads", "head_dim", "ffn_width", "vocab_size")
+    sizes = dict(zip(names, (4, 256, 4, 4, 64, 768, 2048), strict=True)) | {"max_seq_len": 256}
+    rows = 8
+    ran = subprocess.run(
+        [sys.executable, "-c", REAL, str(rows), repr(sizes)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    planned = TrainingJob(
+        shape=shape_of(Architecture.model_validate(sizes)),
+        device=replace(device("a100-80"), kind="cpu"),
+        layout=Layout(1, shard="none", micro_batch=rows),
+        seq_len=256,
+        global_batch=rows,
+        precision="fp32",
+    )
+    log_error = math.log(memory_for(planned, "reserved") / float(ran.stdout))
+    assert abs(log_error) < math.log(1.2)

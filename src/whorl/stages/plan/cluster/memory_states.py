@@ -10,9 +10,11 @@ from functools import lru_cache
 
 from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import count_shape, layer_matrices, layer_norm_parameters
-from whorl.stages.plan.cluster.job import Layout, TrainingJob
+from whorl.stages.plan.cluster.job import Layout, Lora, TrainingJob
 
-__all__ = ["ElementBytes", "RankParameters", "element_bytes", "rank_parameters", "stage_layers"]
+__all__ = ["RankParameters", "rank_parameters", "stage_layers", "state_bytes"]
+
+BUCKET_ELEMENTS, LIVE_ELEMENTS = 5e8, 1e9  # DeepSpeed: buckets; gathered at once
 
 QUANTISED_BYTES = {  # per element of a frozen base; blocks of 64 with one fp32 scale, or 8-bit
     "none": 2.0,
@@ -129,11 +131,76 @@ def _rank_parameters(shape: ModelShape, tp: int, ep: int, pp: int, stage: int) -
     )
 
 
-def element_bytes(job: TrainingJob) -> ElementBytes:
-    """What the software keeps per trained parameter."""
+def state_bytes(job: TrainingJob, params: RankParameters) -> dict[str, float]:
+    """weights, gradients, optimizer, step, gathered and communication of one rank."""
+    if job.lora is not None:
+        return _frozen(job, job.lora, params)
     layout, stack = job.layout, job.stack
     key = (stack, job.precision, job.optimizer, job.pure_low_precision, layout.shard)
-    return _element_bytes(*key, layout.offload_optimizer, job.shape.experts is not None)
+    per = _element_bytes(*key, layout.offload_optimizer, job.shape.experts is not None)
+    dense, experts = params.dense + params.tables, params.experts
+    ways = expert_ways = layout.sharded_over
+    if layout.ep > 1 and layout.shard != "none":  # one copy of an expert is spread over ep ranks
+        copies = max(1, layout.dp * layout.cp * layout.tp // layout.ep)
+        expert_ways = copies if layout.shard_devices is None else min(ways, copies)
+
+    def split(whole: float, shard: float) -> float:
+        return (whole + shard / ways) * dense + (whole + shard / expert_ways) * experts
+
+    buckets = 0.0
+    if layout.dp > 1 and layout.shard == "zero1" and stack == "megatron_2021":
+        buckets = 2 * 2 * min(BUCKET_ELEMENTS, dense + experts)
+        if layout.pp == 1:  # made anew at each backward pass, and gradients stay in them
+            buckets += 2 * (dense + experts)
+    elif layout.dp > 1 and layout.shard == "none" and stack in ("fsdp", "whorl"):
+        buckets = split(per.gradient_whole, 0.0)  # DDP copies gradients into its buckets
+    optimizer = split(0.0, per.optimizer_shard)
+    if job.optimizer == "muon":  # tables are AdamW's, with a second moment
+        optimizer += per.optimizer_shard / 2 * params.tables / ways
+    return {
+        "weights": split(per.weight_whole, per.weight_shard),
+        "gradients": split(per.gradient_whole, per.gradient_shard),
+        "optimizer": optimizer,
+        "step": split(per.step_whole, per.step_shard),
+        "gathered": _gathered(stack, params, per),
+        "communication": buckets,
+    }
+
+
+def _gathered(stack: str, params: RankParameters, per: ElementBytes) -> float:
+    """Bytes of whole weights and gradients that zero2 and zero3 bring together for a while."""
+    unit = params.largest_layer
+    weights, gradients = max(2 * unit, params.tables), max(unit, params.tables)  # one prefetched
+    if stack == "megatron_2021":  # DeepSpeed: stage3_max_live_parameters
+        weights, gradients = min(weights, LIVE_ELEMENTS), min(gradients, BUCKET_ELEMENTS)
+    elif stack == "xla":
+        weights, gradients = gradients, 0.0
+    return per.gathered * weights + per.gathered_gradient * gradients
+
+
+def _frozen(job: TrainingJob, lora: Lora, params: RankParameters) -> dict[str, float]:
+    """States of a frozen, perhaps quantised base with small trained adapters."""
+    layout, a = job.layout, job.shape.attention
+    ways = layout.sharded_over if layout.shard == "zero3" else 1
+    element = 2.0 if job.pure_low_precision or ways == 1 else 4.0
+    quantised = lora.base != "none"
+    head = 0 if job.shape.tied_embeddings else params.tables / 2
+    linears = params.dense + params.experts + head
+    per = QUANTISED_BYTES[lora.base] if quantised else element
+    trained = params.layers * lora.rank * 2 * (job.shape.width + a.heads * a.head_dim)
+    gathered = 0.0
+    if quantised:  # one matrix of the base at a time, back in 16 bits
+        gathered = 2.0 * max(head, job.shape.width * job.shape.ffn_width / layout.tp)
+    elif ways > 1:
+        gathered = 2.0 * max(2 * params.largest_layer, params.tables)
+    return {
+        "weights": (per * linears + element * (params.tables - head)) / ways,
+        "gradients": element * trained,
+        "optimizer": 2 * element * trained,
+        "step": element * trained,
+        "gathered": gathered,
+        "communication": 0.0,
+    }
 
 
 @lru_cache(maxsize=1024)
@@ -164,16 +231,19 @@ def _element_bytes(
             state -= 4.0  # precision-aware optimiser: moments in bf16
     if offload:
         state = step = 0.0
+    kept = 0.0
+    if stack in ("fsdp", "xla") and shard == "zero2":  # fp32 shards, a whole copy to compute with
+        whole, kept = False, 2.0
     cast = 2.0 if precision != "fp32" and not pure else weight
     return ElementBytes(
-        weight_whole=weight if whole else 0.0,
+        weight_whole=weight if whole else kept,
         weight_shard=0.0 if whole else weight,
         gradient_whole=0.0 if sharded_grads else gradient,
         gradient_shard=gradient if sharded_grads else 0.0,
         optimizer_shard=state,
         step_shard=step,
         step_whole=step_whole,
-        gathered=0.0 if whole else cast,
+        gathered=0.0 if whole or kept else cast,
         gathered_gradient=cast if sharded_grads else 0.0,
     )
 
