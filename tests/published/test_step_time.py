@@ -1,0 +1,112 @@
+"""Step time against 1,466 published measurements, by constants that never saw the row's source."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from whorl.arch.shape_counts import flops_per_token
+from whorl.stages.plan.cluster.row_defaults import completed
+from whorl.stages.plan.cluster.rows import PublishedRow, read_rows
+from whorl.stages.plan.cluster.seconds import sources
+from whorl.stages.plan.cluster.step import MeasuredStep, calibrate, predict_rows, row_steps
+
+FILE = Path(str(files("whorl.stages.plan.cluster") / "published/train_perf.csv"))
+GIVEN_ROWS = 4  # of a machine and stack, each given in turn
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[PublishedRow]:
+    found = [completed(row) for row in read_rows(FILE)]
+    assert len(found) == 1466
+    assert all(row.job and row.measured for row in found)
+    return found
+
+
+def _median_by_source(rows: list[PublishedRow], errors: np.ndarray) -> dict[str, float]:
+    groups = defaultdict(list)
+    for row, error in zip(rows, errors, strict=True):
+        groups[row.source].append(error)
+    return {source: float(np.median(found)) for source, found in groups.items()}
+
+
+def test_every_source_was_left_out_once(rows: list[PublishedRow]) -> None:
+    assert set(sources()) == {row.source for row in rows}
+
+
+def test_uncalibrated_error_is_half_the_floor(rows: list[PublishedRow]) -> None:
+    """The floor: the median FLOP/s that rows of the device, precision and kind achieved."""
+    measured = np.array([row.measured for row in rows], dtype=float)
+    predicted = np.array([item.predicted for item in predict_rows(rows)], dtype=float)
+    kinds, flops = [], []
+    for row in rows:
+        assert row.job
+        kinds.append((row.job.device.name, row.job.precision, row.job.shape.experts is not None))
+        flops.append(flops_per_token(row.job.shape, row.job.seq_len).training)
+    achieved = measured * np.array(flops)
+    medians = {
+        kind: np.median(
+            [rate for rate, other in zip(achieved, kinds, strict=True) if other == kind]
+        )
+        for kind in set(kinds)
+    }
+    floor = np.array([medians[kind] for kind in kinds]) / achieved - 1
+    error = _median_by_source(rows, np.abs(predicted / measured - 1))
+    assert np.mean(list(error.values())) <= np.median(np.abs(floor)) / 2
+    assert np.mean(list(error.values())) <= 0.10
+
+
+def test_intervals_hold_what_they_say(rows: list[PublishedRow]) -> None:
+    inside = []
+    for row, item in zip(rows, predict_rows(rows), strict=True):
+        assert item.low and item.high and row.measured
+        inside.append(item.low <= row.measured <= item.high)
+    by_source = defaultdict(list)
+    for row, held in zip(rows, inside, strict=True):
+        by_source[row.source].append(held)
+    assert 0.85 <= np.mean(inside) <= 0.95
+    assert 0.85 <= np.mean([np.mean(held) for held in by_source.values()]) <= 0.95
+
+
+def test_one_measured_row_calibrates_its_machine(rows: list[PublishedRow]) -> None:
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row.group].append(row)
+    errors = defaultdict(list)
+    random = np.random.default_rng(1)
+    for members in groups.values():
+        if len(members) < 2:
+            continue
+        number = min(GIVEN_ROWS, len(members))
+        for index in random.choice(len(members), number, replace=False):
+            given = members[index]
+            others = [row for row in members if row is not given]
+            step, _ = row_steps(calibrate([_step(given)], without=given.source), others)
+            actual = np.array([_step(row).step_s for row in others])
+            errors[given.source].extend(np.abs(actual / step - 1))
+    assert np.mean([np.median(found) for found in errors.values()]) <= 0.085
+
+
+def _step(row: PublishedRow) -> MeasuredStep:
+    assert row.job and row.measured
+    return MeasuredStep(row.job, row.job.tokens_per_step / row.job.layout.devices / row.measured)
+
+
+def test_measured_columns_are_not_read_for_the_prediction(rows: list[PublishedRow]) -> None:
+    from dataclasses import replace
+
+    some = rows[::97]
+    forged = [replace(row, measured=1.0) for row in some]
+    assert predict_rows(some) == predict_rows(forged)
+
+
+def test_thousand_rows_take_seconds(rows: list[PublishedRow]) -> None:
+    from time import process_time
+
+    start = process_time()
+    predict_rows(rows[:1000])
+    assert process_time() - start < 20
