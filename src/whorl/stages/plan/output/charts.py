@@ -140,7 +140,7 @@ class _Axes:
 def _mark(axes: _Axes, point: Point, text: str) -> str:
     """A dot with a label on the side that has room."""
     x, y = axes.at(point)
-    anchor, x_text = ("end", x - 9) if x > WIDTH / 2 else ("start", x + 9)
+    anchor, x_text = ("end", x - 9) if x > 0.75 * WIDTH else ("start", x + 9)
     return f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="5"/>' + _text(
         x_text, y - 7 if y > TOP + 20 else y + 15, text, anchor, "label"
     )

@@ -68,7 +68,7 @@ def _cards(plan: ClusterPlan) -> list[str]:
     if plan.loss is not None:
         cards.append(_loss(plan, plan.loss))
     cards.append(_nodes(plan))
-    rows = [(name, show.gib(value)) for name, value in memory.phases.items()]
+    rows = [(name.replace("_", " "), show.gib(b)) for name, b in memory.phases.items()]
     cards.append(_card("Peak memory by phase", _table(("", ""), rows)))
     if plan.serving is not None:
         cards.append(_card("Serving", _table(("", "", ""), show.serving_rows(plan), text=(2,))))
