@@ -121,16 +121,7 @@ def plan_cluster(name: str, shape: ModelShape, flags: Flags) -> schema.ClusterPl
     fits the memory.
     """
     asked = _question(name, flags)
-    space = SearchSpace(
-        shape=shape,
-        device=device(asked.device),
-        devices=asked.count,
-        seq_len=asked.seq_len,
-        global_batch=asked.global_batch,
-        precision=cast(Precision, asked.precision),
-        stack=cast(Stack, asked.stack),
-        optimizer=cast(Optimizer, asked.optimizer),
-    )
+    space = _space(shape, asked)
     model = _calibrated(space, asked.measured)
     given = _given(space, asked.layout)
     found = search_layouts(
@@ -176,6 +167,19 @@ def plan_cluster(name: str, shape: ModelShape, flags: Flags) -> schema.ClusterPl
             *_doubts(planned[0], space.device, asked.precision),
             *emitted[asked.stack].warnings,
         ],
+    )
+
+
+def _space(shape: ModelShape, asked: schema.Question) -> SearchSpace:
+    return SearchSpace(
+        shape=shape,
+        device=device(asked.device),
+        devices=asked.count,
+        seq_len=asked.seq_len,
+        global_batch=asked.global_batch,
+        precision=cast(Precision, asked.precision),
+        stack=cast(Stack, asked.stack),
+        optimizer=cast(Optimizer, asked.optimizer),
     )
 
 
