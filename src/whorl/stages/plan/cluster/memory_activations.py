@@ -57,8 +57,10 @@ def micro_batches_in_flight(job: TrainingJob, stage: int) -> float:
         return float(min(pp, number))
     if vpp > 1:
         return min(2 * (pp - stage - 1) + (vpp - 1) * pp + 1, number * vpp) / vpp
-    if job.stack == "oneflow":  # registers for twice the distance to the last stage
-        return float(min(2 * (pp - stage), number))
+    if (
+        job.stack == "oneflow"
+    ):  # pipeline_buffer_pass.cpp: a buffer of two per stage, and its source
+        return 1.0 if stage == pp - 1 else 2.0 * pp + 1
     return float(min(pp - stage, number))
 
 
@@ -82,7 +84,8 @@ def _layer(
     keep = _Kept(trained, linear, quantised)
     norm_element = FLOAT if stack in FLOAT_NORMS and shape.norm == "rms" else element
     norms = 2 * norm_element * width / ways
-    inputs = 2 * keep.linear_input(width) / ways
+    readers = 5 if stack == "whorl" and element < FLOAT else 2  # autocast: a copy for each product
+    inputs = readers * keep.linear_input(width) / ways
     masks = 2 * width / ways if stack in DROPOUT else 0.0
     entry = element * width / ways
     attention, expanded = _attention(shape, element, keep, tp, eager and trained != "all")
@@ -104,7 +107,7 @@ def _layer(
         # torchtitan: every second product is kept, and the output of attention
         a = shape.attention
         products = (a.heads + 2 * a.kv_heads) * a.head_dim / tp + 2 * width
-        products += (2 if shape.gated else 1) * shape.ffn_width / tp
+        products += (1 + shape.gated) * shape.ffn_width / tp
         saved = entry + element * (products / 2 + a.heads * a.values / tp)
     elif recompute == "selective":
         if "layernorm" in parts:
@@ -185,11 +188,10 @@ def _adapters(shape: ModelShape, element: float, trained: str, tp: int) -> float
     """What adapters of a frozen base keep besides."""
     a, width = shape.attention, shape.width
     if trained == "lora":  # dropout's output and mask, its product as wide as q, k and v
-        return (element + 1) * width + element * (a.heads + 2 * a.kv_heads) * a.head_dim
+        return (element + 1) * width + element * (a.heads + 2 * a.kv_heads) * a.head_dim / tp
     if trained == "scales":  # a scale and a shift on each linear's output, trained norms
-        inner = (2 if shape.gated else 1) * shape.ffn_width
-        out = (a.heads + 2 * a.kv_heads) * a.head_dim + 2 * width + inner
-        return element * (out + 2 * width)
+        out = (a.heads + 2 * a.kv_heads) * a.head_dim + (1 + shape.gated) * shape.ffn_width
+        return element * (out / tp + 4 * width)
     return 0.0
 
 

@@ -49,6 +49,7 @@ class ElementBytes:
     step_whole: float = 0.0
     gathered: float = 0.0  # weights of a gathered unit (zero3)
     gathered_gradient: float = 0.0
+    cast_whole: float = 0.0  # copies of whole weights that autocast keeps
 
 
 @lru_cache(maxsize=4096)
@@ -154,6 +155,9 @@ def state_bytes(job: TrainingJob, params: RankParameters) -> dict[str, float]:
             buckets += 2 * (dense + experts)
     elif layout.dp > 1 and layout.shard == "none" and stack in ("fsdp", "whorl"):
         buckets = split(per.gradient_whole, 0.0)  # DDP copies gradients into its buckets
+    step = split(per.step_whole, per.step_shard)
+    if stack == "megatron_2021" and layout.dp > 1:  # the norm is taken of gradients in fp64
+        step = max(step, 8 * min(params.tables, (dense + experts) / ways))
     optimizer = split(0.0, per.optimizer_shard)
     if job.optimizer == "muon":  # tables are AdamW's, with a second moment
         optimizer += per.optimizer_shard / 2 * params.tables / ways
@@ -161,8 +165,8 @@ def state_bytes(job: TrainingJob, params: RankParameters) -> dict[str, float]:
         "weights": split(per.weight_whole, per.weight_shard),
         "gradients": split(per.gradient_whole, per.gradient_shard),
         "optimizer": optimizer,
-        "step": split(per.step_whole, per.step_shard),
-        "gathered": _gathered(stack, params, per),
+        "step": step,
+        "gathered": _gathered(stack, params, per) + per.cast_whole * (dense + experts),
         "communication": buckets,
     }
 
@@ -245,6 +249,7 @@ def _element_bytes(
         step_whole=step_whole,
         gathered=0.0 if whole or kept else cast,
         gathered_gradient=cast if sharded_grads else 0.0,
+        cast_whole=cast if whole and cast < weight and stack in ("fsdp", "whorl") else 0.0,
     )
 
 
