@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -11,18 +11,19 @@ from typing import Any
 from whorl.core.errors import PlanError, SpecError
 from whorl.core.units import format_bytes
 from whorl.stages.plan.cluster.job import TrainingJob
-from whorl.stages.plan.cluster.memory import (
-    MemoryConstants,
-    fits,
-    needed_for,
-    rank_memory,
-)
+from whorl.stages.plan.cluster.memory import MemoryConstants, fits, needed_for, rank_memory
 
 __all__ = ["changes_that_fit", "check_fits", "mildest_recompute"]
 
-Change = tuple[str, Callable[[TrainingJob], TrainingJob]]
+Change = dict[str, Any]  # fields of Layout or TrainingJob -> their new values
 MOST_DEVICES = 2**10  # times those asked for
 SHARDS = ("none", "zero1", "zero2", "zero3")
+NONE: Change = {"recompute": "none", "recompute_parts": ()}
+SELECTIVE: Change = {
+    "recompute": "selective",
+    "recompute_parts": ("layernorm", "mlp", "moe_act"),
+}
+FULL: Change = {"recompute": "full", "recompute_parts": ()}
 
 
 def mildest_recompute(job: TrainingJob, fitted: MemoryConstants | None = None) -> TrainingJob:
@@ -30,16 +31,8 @@ def mildest_recompute(job: TrainingJob, fitted: MemoryConstants | None = None) -
 
     What to assume of a run that does not say whether it recomputes.
     """
-    layout = job.layout
-    for changes in (
-        {"recompute": "none", "recompute_parts": ()},
-        {"recompute": "selective", "recompute_parts": ("layernorm", "mlp", "moe_act")},
-        {"recompute": "full", "recompute_parts": ()},
-    ):
-        changed = replace(job, layout=layout.with_(**changes))
-        if fits(changed, fitted=fitted):
-            return changed
-    return job
+    tried = (_changed(job, change) for change in (NONE, SELECTIVE, FULL))
+    return next((one for one in tried if fits(one, fitted=fitted)), job)
 
 
 def check_fits(job: TrainingJob, memory_bytes: float | None = None) -> None:
@@ -49,13 +42,12 @@ def check_fits(job: TrainingJob, memory_bytes: float | None = None) -> None:
         return
     found = rank_memory(job, "smi")
     parts = sorted(found.parts.items(), key=lambda item: -item[1])[:3]
-    changes = changes_that_fit(job, limit)
-    told = [f"{what} ({format_bytes(round(size))})" for what, size in changes]
+    largest = ", ".join(f"{name} {format_bytes(round(size))}" for name, size in parts)
+    told = [f"{what} ({format_bytes(round(size))})" for what, size in changes_that_fit(job, limit)]
     raise PlanError(
         f"training {job.shape.name} on {job.layout.devices} x {job.device.name} does not fit",
-        found=f"{format_bytes(round(needed_for(job)))} needed on a rank of stage {found.stage} ("
-        + ", ".join(f"{name} {format_bytes(round(size))}" for name, size in parts)
-        + ")",
+        found=f"{format_bytes(round(needed_for(job)))} needed on a rank of stage {found.stage} "
+        f"({largest})",
         expected=f"at most {format_bytes(round(limit))}",
         do="; or ".join(told) or "use a smaller model or devices with more memory",
     )
@@ -68,94 +60,72 @@ def changes_that_fit(
     limit = job.device.memory_bytes if memory_bytes is None else memory_bytes
     single = list(_changes(job))
     found: list[tuple[str, float]] = []
-    done: set[str] = set()
-    for chosen in (*((one,) for one in single), *combinations(single, 2)):
+    enough: set[str] = set()  # fields of which a single change suffices
+    for chosen in (*((one,) for one in single), *combinations(single, 2), *_more_devices(job)):
         if len(found) == most:
-            return found
-        names = [name for name, _ in chosen]
-        if done & {name.partition("=")[0] for name in names}:
-            continue  # a milder change of the same kind suffices
-        changed = _apply(job, [change for _, change in chosen])
-        if changed is not None and fits(changed, limit):
-            found.append((" and ".join(names), needed_for(changed)))
-            if len(names) == 1:
-                done.add(names[0].partition("=")[0])
-    if len(found) < most and (more := _more_devices(job, limit)) is not None:
-        found.append(more)
+            break
+        merged = {name: value for change in chosen for name, value in change.items()}
+        if enough & set(merged) or len(merged) < sum(map(len, chosen)):
+            continue
+        try:
+            changed = _changed(job, merged)
+        except SpecError:  # degrees that do not divide
+            continue
+        if fits(changed, limit):
+            found.append((_told(merged), needed_for(changed)))
+            enough |= set(merged) if len(chosen) == 1 else set()
     return found
 
 
-def _apply(
-    job: TrainingJob, changes: list[Callable[[TrainingJob], TrainingJob]]
-) -> TrainingJob | None:
-    try:
-        for change in changes:
-            job = change(job)
-    except SpecError:  # degrees that do not divide
-        return None
-    return job
+def _changed(job: TrainingJob, change: Change) -> TrainingJob:
+    layout = {name: value for name, value in change.items() if hasattr(job.layout, name)}
+    other = {name: value for name, value in change.items() if name not in layout}
+    return replace(job, layout=job.layout.with_(**layout), **other)
+
+
+def _told(change: Change) -> str:
+    shown = {name: value for name, value in change.items() if value != () and name != "lora"}
+    if "lora" in change:
+        shown["base"] = change["lora"].base
+    return " and ".join(f"{name}={value}" for name, value in shown.items())
 
 
 def _changes(job: TrainingJob) -> Iterator[Change]:
     """From what costs nothing to what costs speed, exactness or devices."""
     layout = job.layout
-
-    def layout_change(**changes: object) -> Callable[[TrainingJob], TrainingJob]:
-        return lambda old: replace(old, layout=old.layout.with_(**changes))
-
-    def job_change(**changes: Any) -> Callable[[TrainingJob], TrainingJob]:
-        return lambda old: replace(old, **changes)
-
     if job.full_logits:
-        yield "logits in chunks", job_change(full_logits=False)
+        yield {"full_logits": False}
     if layout.tp > 1 and not layout.sequence_parallel:
-        yield "sequence_parallel=True", layout_change(sequence_parallel=True)
+        yield {"sequence_parallel": True}
     if layout.dp * layout.cp > 1:
-        for shard in SHARDS[SHARDS.index(layout.shard) + 1 :]:
-            yield f"shard={shard}", layout_change(shard=shard)
+        yield from ({"shard": shard} for shard in SHARDS[SHARDS.index(layout.shard) + 1 :])
     micro_batch = layout.micro_batch
     while micro_batch > 1:
         micro_batch //= 2
-        yield f"micro_batch={micro_batch}", layout_change(micro_batch=micro_batch)
+        yield {"micro_batch": micro_batch}
     if layout.recompute == "none":
-        parts = ("layernorm", "mlp", "moe_act")
-        yield (
-            f"recompute=selective ({', '.join(parts)})",
-            layout_change(recompute="selective", recompute_parts=parts),
-        )
+        yield SELECTIVE
     if layout.recompute != "full":
-        yield "recompute=full", layout_change(recompute="full", recompute_parts=())
-    for degree in (2, 4, 8):
-        if layout.tp * degree <= job.device.node_devices:
-            yield f"tp={layout.tp * degree}", layout_change(tp=layout.tp * degree)
-    for degree in (2, 4, 8):
-        yield f"pp={layout.pp * degree}", layout_change(pp=layout.pp * degree)
+        yield FULL
+    for factor in (2, 4, 8):
+        if layout.tp * factor <= job.device.node_devices:
+            yield {"tp": layout.tp * factor}
+    yield from ({"pp": layout.pp * factor} for factor in (2, 4, 8))
     if job.optimizer == "adamw":
-        yield "optimizer=adamw_8bit", job_change(optimizer="adamw_8bit")
+        yield {"optimizer": "adamw_8bit"}
     if not layout.offload_optimizer:
-        yield "offload_optimizer=True", layout_change(offload_optimizer=True)
+        yield {"offload_optimizer": True}
     if job.lora is not None and job.lora.base == "none":
-        yield "base=nf4", job_change(lora=replace(job.lora, base="nf4"))
+        yield {"lora": replace(job.lora, base="nf4")}
 
 
-def _more_devices(job: TrainingJob, limit: float) -> tuple[str, float] | None:
-    """Twice the devices as often as needed, with everything split, sharded and recomputed."""
+def _more_devices(job: TrainingJob) -> Iterator[tuple[Change]]:
+    """Twice the devices as often as needed, with everything sharded, recomputed, at last split."""
     layout = job.layout
-    tp = math.gcd(job.device.node_devices, job.shape.attention.heads)
     factor = 2
     while factor <= MOST_DEVICES:
-        devices = layout.devices * factor
-        layouts = [{}] if devices % (tp * layout.pp * layout.cp) else [{}, {"tp": tp}]
-        for changes in layouts:
-            whole = {"shard": "zero3", "micro_batch": 1, "recompute": "full", **changes}
-            told = ", ".join(f"{name}={value}" for name, value in whole.items())
-            whole |= {"devices": devices, "recompute_parts": ()}
-            changed = replace(
-                job,
-                layout=layout.with_(**whole),
-                global_batch=max(job.global_batch, devices // (layout.pp * layout.cp)),
-            )
-            if fits(changed, limit):
-                return f"{devices} devices with {told}", needed_for(changed)
+        whole: Change = {"devices": layout.devices * factor, "shard": "zero3", "micro_batch": 1}
+        whole |= FULL | {"global_batch": max(job.global_batch, layout.dp * factor)}
+        yield (whole,)
+        yield ({**whole, "tp": math.gcd(job.device.node_devices, job.shape.attention.heads)},)
         factor *= 2
-    return None
