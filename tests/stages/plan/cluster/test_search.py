@@ -14,9 +14,10 @@ from whorl.arch.shape import Attention, Experts, ModelShape
 from whorl.core.errors import PlanError, SpecError
 from whorl.stages.plan.cluster.devices import device
 from whorl.stages.plan.cluster.job import Layout, TrainingJob
-from whorl.stages.plan.cluster.memory import memory_for
+from whorl.stages.plan.cluster.memory import needed_for
 from whorl.stages.plan.cluster.rows import parse_row
 from whorl.stages.plan.cluster.search import SearchResult, search_layouts
+from whorl.stages.plan.cluster.search_remedies import cheapest_changes
 from whorl.stages.plan.cluster.search_space import SearchSpace
 from whorl.stages.plan.cluster.step import StepTime, step_times
 
@@ -36,7 +37,7 @@ def constant_time(jobs: Sequence[TrainingJob]) -> list[StepTime]:
 
 
 def peak(job: TrainingJob) -> float:
-    return memory_for(job, kind="reserved")
+    return needed_for(job)
 
 
 def every_layout(space: SearchSpace) -> list[Layout]:
@@ -105,6 +106,8 @@ def check_layouts(space: SearchSpace, result: SearchResult) -> None:
         assert space.seq_len % layout.cp == 0
         assert (layout.dp * layout.cp * layout.tp) % layout.ep == 0
         assert space.shape.experts is None or space.shape.experts.count % layout.ep == 0
+        assert layout.vpp == 1 or item.job.micro_batches % layout.pp == 0  # rounds of pp
+        assert space.stack != "megatron" or space.shape.attention.kv_heads % layout.tp == 0
         assert item.peak_bytes <= result.limit_bytes
         assert item.step.low_s < item.seconds < item.step.high_s
         assert space.outside(layout) is None
@@ -183,13 +186,15 @@ def test_a_layout_given_is_considered_and_never_beaten_by_a_slower_choice() -> N
 def test_why_names_the_part_that_grew() -> None:
     def slow_pipeline(jobs: Sequence[TrainingJob]) -> list[StepTime]:
         return [
-            StepTime(1.0 + b, 1.0, 2.0, {"compute": 1.0, "bubble": b}, 1.0, 0.5, 0.5)
+            StepTime(
+                1 + b, 1, 2, {"a": 1.0, "bubble": b, "b": b / 9, "c": b / 8, "d": -b / 7}, 1, 1, 1
+            )
             for b in (0.5 * (job.layout.pp - 1) for job in jobs)
         ]
 
     found = search_layouts(space_of(), time_of=slow_pipeline, keep=10_000)
     lost = next(item for item in found.ranked if item.layout.pp == 2)
-    assert lost.why.startswith("+50.0% time: bubble +0.5 s")
+    assert lost.why.startswith("+50.0% time: bubble +0.5 s, c +0.0625 s against d -0.0714 s")
 
 
 def test_infeasible_names_three_changes_and_each_is_enough() -> None:
@@ -213,6 +218,16 @@ def test_infeasible_names_three_changes_and_each_is_enough() -> None:
         else:
             changed["device"] = device(word[1])
         assert search_layouts(space_of(shape, **changed)).best, change
+
+
+def test_shorter_sequences_keep_the_tokens_of_a_step() -> None:
+    space = space_of(optimizer="sgd", offload_optimizer=True)
+
+    def short_only(job: TrainingJob) -> float:
+        return GIB if job.seq_len <= 2048 and job.tokens_per_step == 24 * 8192 else 200 * GIB
+
+    changes = cheapest_changes(space, short_only, H100.memory_bytes)
+    assert changes[0] == "train on sequences of 2048 tokens"
 
 
 def test_fewest_devices_are_the_fewest() -> None:

@@ -14,7 +14,7 @@ from math import prod
 
 from whorl.core.errors import PlanError, SpecError
 from whorl.stages.plan.cluster.job import Layout, TrainingJob
-from whorl.stages.plan.cluster.memory import memory_for
+from whorl.stages.plan.cluster.memory import needed_for
 from whorl.stages.plan.cluster.search_remedies import MemoryOf, cheapest_changes
 from whorl.stages.plan.cluster.search_space import Mesh, SearchSpace
 from whorl.stages.plan.cluster.step import Model, StepTime, step_times
@@ -37,7 +37,7 @@ TimeOf = Callable[[Sequence[TrainingJob]], Sequence[StepTime]]
 class RankedLayout:
     job: TrainingJob
     step: StepTime
-    peak_bytes: float  # of the fullest rank
+    peak_bytes: float  # that the fullest rank needs
     why: str = ""  # what makes it lose against the best; empty for the best
 
     @property
@@ -108,7 +108,7 @@ def search_layouts(
     limit = space.device.memory_bytes if memory_limit_bytes is None else memory_limit_bytes
     if keep < 1 or not limit > 0:
         raise SpecError("layout search: keep and memory limit", found=(keep, limit), expected="> 0")
-    search = _Search(space, memory_of or partial(memory_for, kind="reserved"), limit)
+    search = _Search(space, memory_of or needed_for, limit)
     for mesh, sizes in space.meshes():
         _fit(search, mesh, sizes)
     given = set(also)

@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from whorl.arch.shape import ModelShape
-from whorl.arch.shape_counts import ShapeCounts, count_shape
 from whorl.core.errors import PlanError, SpecError
 from whorl.stages.plan.cluster.devices import Device
 from whorl.stages.plan.cluster.job import (
@@ -24,7 +23,7 @@ from whorl.stages.plan.cluster.job import (
     Stack,
     TrainingJob,
 )
-from whorl.stages.plan.cluster.memory_states import ElementBytes, element_bytes
+from whorl.stages.plan.cluster.memory_states import rank_parameters, state_bytes
 
 __all__ = ["Mesh", "Recomputation", "SearchSpace"]
 
@@ -105,10 +104,6 @@ class SearchSpace:
             )
         if not self.recompute:
             raise SpecError("layout search: recompute", found="none allowed", expected="at least 1")
-
-    @cached_property
-    def counts(self) -> ShapeCounts:
-        return count_shape(self.shape)
 
     def layout(self, mesh: Mesh, micro_batch: int, recompute: Recomputation) -> Layout:
         schedule: Schedule = "interleaved" if mesh.vpp > 1 else "1f1b"
@@ -242,30 +237,17 @@ class SearchSpace:
                     yield Mesh(tp, pp, vpp, cp, ep, shard, group), able
 
     def state_bytes(self, mesh: Mesh) -> float:
-        """Lower bound of weights, gradients and optimiser state of the fullest rank.
-
-        Every pipeline rank gets its fair share and every shard is even, so nothing is refused
-        by it that could fit.
-        """
-        size = self._bytes[mesh.shard]
-        ranks = self.devices // (mesh.tp * mesh.pp)  # dp x cp
-        ways = 1 if mesh.shard == "none" else min(mesh.shard_devices or ranks, ranks)
-        total, experts = self.counts.total, self.counts.experts
-        shared = (total - experts) / (mesh.tp * mesh.pp)
-        mixed = experts / (mesh.pp * (mesh.ep if mesh.ep > 1 else mesh.tp))
-        even = experts / (mesh.pp * mesh.tp * ranks)  # of all ranks: no shard is smaller
-        spread = shared / ways + (mixed if ways == 1 else even)
-        whole = size.weight_whole + size.gradient_whole
-        return whole * (shared + mixed) + spread * (
-            size.weight_shard + size.gradient_shard + size.optimizer_shard
-        )
+        """Weights, gradients and optimiser state of the first pipeline stage: no peak is lower."""
+        key = mesh._replace(vpp=1)
+        if key not in self._states:
+            layout = self.layout(key, 1, ("full", ()))
+            parts = state_bytes(self.job(layout), rank_parameters(self.shape, layout, 0))
+            self._states[key] = sum(parts[name] for name in ("weights", "gradients", "optimizer"))
+        return self._states[key]
 
     @cached_property
-    def _bytes(self) -> dict[Shard, ElementBytes]:
-        """What each kind of sharding keeps per parameter."""
-        kinds: tuple[Shard, ...] = ("none", "zero1", "zero2", "zero3")
-        bare = Layout(self.devices, offload_optimizer=self.offload_optimizer)
-        return {kind: element_bytes(self.job(bare.with_(shard=kind))) for kind in kinds}
+    def _states(self) -> dict[Mesh, float]:
+        return {}
 
     def outside(self, layout: Layout) -> str | None:
         """Why a layout is not enumerated (a search can be given it with `also`); None if it is."""
@@ -297,7 +279,7 @@ class SearchSpace:
             f"{self.devices} devices",
             found=f"data-parallel degrees {', '.join(map(str, dps[:12]))}",
             expected="one of them dividing the global batch",
-            do=f"use a global batch that is a multiple of {dps[0]}",
+            do=f"use a multiple of {dps[0]}, such as {-(-self.global_batch // dps[0]) * dps[0]}",
         )
 
 
