@@ -81,14 +81,17 @@ def _layer(
     """(saved, entry, whole, passing) per token; the scores of unfused attention apart."""
     width, eager = shape.width, stack in EAGER
     ways = tp if sequence_parallel else 1
-    keep = _Kept(trained, linear, quantised)
+    # inputs of linear layers are kept for gradients of trained weights, and by 4-bit products
+    keep = linear if trained == "all" or quantised else 0.0
     norm_element = FLOAT if stack in FLOAT_NORMS and shape.norm == "rms" else element
     norms = 2 * norm_element * width / ways
     readers = 5 if stack == "whorl" and element < FLOAT else 2  # autocast: a copy for each product
-    inputs = readers * keep.linear_input(width) / ways
+    inputs = readers * keep * width / ways
     masks = 2 * width / ways if stack in DROPOUT else 0.0
     entry = element * width / ways
-    attention, expanded = _attention(shape, element, keep, tp, eager and trained != "all")
+    copied = linear < element or (quantised and trained != "all")
+    joint = eager and trained != "all"
+    attention, expanded = _attention(shape, element, keep, tp, copied, joint)
     if shape.attention.qk_norm != "none":
         heads = shape.attention.heads + shape.attention.kv_heads
         attention += norm_element * heads * shape.attention.head_dim / tp
@@ -124,20 +127,8 @@ def _layer(
     return saved, entry, whole, backward
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """Which inputs of linear layers are kept: for the gradient of a weight that is trained."""
-
-    trained: str
-    linear: float
-    quantised: bool  # 4-bit products keep their input although their weight is frozen
-
-    def linear_input(self, elements: float) -> float:
-        return self.linear * elements if self.trained == "all" or self.quantised else 0.0
-
-
 def _attention(
-    shape: ModelShape, element: float, keep: _Kept, tp: int, joint: bool
+    shape: ModelShape, element: float, keep: float, tp: int, copied: bool, joint: bool
 ) -> tuple[float, float]:
     """(all, of it what latent attention expands) per token."""
     a = shape.attention
@@ -145,8 +136,8 @@ def _attention(
     queries, keys, values = heads * a.head_dim, kv_heads * a.head_dim, kv_heads * a.values
     out = heads * a.values
     bytes_ = element * (queries + keys + values + out) + FLOAT * heads
-    if keep.linear < element or (keep.quantised and keep.trained != "all"):
-        bytes_ += keep.linear_input(out)
+    if copied:  # the output's own input to the next product
+        bytes_ += keep * out
     if joint:  # the values are a view of the joint product, which stays whole
         bytes_ += element * (queries + keys)
     expanded = 0.0
@@ -158,11 +149,11 @@ def _attention(
 
 
 def _feed_forward(
-    shape: ModelShape, inner: int, element: float, keep: _Kept, tp: int, eager: bool
+    shape: ModelShape, inner: int, element: float, keep: float, tp: int, eager: bool
 ) -> tuple[float, float]:
     """(all, the activation function's output) per token."""
     width = inner / tp
-    product = keep.linear_input(width)
+    product = keep * width
     if not shape.gated:
         return element * width + product, product
     between = element * width if eager else 0.0  # silu's output, an input of the product
@@ -170,18 +161,14 @@ def _feed_forward(
 
 
 def _mixture(
-    shape: ModelShape, experts: Experts, element: float, keep: _Kept, tp: int, eager: bool
+    shape: ModelShape, experts: Experts, element: float, keep: float, tp: int, eager: bool
 ) -> tuple[float, float]:
     per_token, product = _feed_forward(shape, experts.width, element, keep, 1, eager)
     routed = experts.active * (per_token + element * 2 * shape.width)  # sent and brought back
-    product *= experts.active
-    if experts.shared:
-        inner = experts.shared * (experts.shared_width or experts.width)
-        shared, _ = _feed_forward(shape, inner, element, keep, tp, eager)
-    else:
-        shared = 0.0
+    inner = experts.shared * (experts.shared_width or experts.width)
+    shared, _ = _feed_forward(shape, inner, element, keep, tp, eager)
     scores = FLOAT * 2 * experts.count
-    return (routed + scores) / tp + shared, product / tp
+    return (routed + scores) / tp + shared, experts.active * product / tp
 
 
 def _adapters(shape: ModelShape, element: float, trained: str, tp: int) -> float:

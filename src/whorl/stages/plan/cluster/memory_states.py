@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from whorl.arch.shape import ModelShape
-from whorl.arch.shape_counts import count_shape, layer_matrices, layer_norm_parameters
+from whorl.arch.shape_counts import (
+    LayerKind,
+    count_shape,
+    layer_matrices,
+    layer_norm_parameters,
+)
 from whorl.stages.plan.cluster.job import Layout, Lora, TrainingJob
 
 __all__ = ["RankParameters", "rank_parameters", "stage_layers", "state_bytes"]
@@ -46,10 +51,10 @@ class ElementBytes:
     gradient_shard: float
     optimizer_shard: float
     step_shard: float  # temporaries of the optimiser's step
-    step_whole: float = 0.0
-    gathered: float = 0.0  # weights of a gathered unit (zero3)
-    gathered_gradient: float = 0.0
-    cast_whole: float = 0.0  # copies of whole weights that autocast keeps
+    step_whole: float
+    gathered: float  # weights of a gathered unit (zero3)
+    gathered_gradient: float
+    cast_whole: float  # copies of whole weights that autocast keeps
 
 
 @lru_cache(maxsize=4096)
@@ -69,18 +74,15 @@ def stage_layers(layers: int, pp: int, stage: int) -> int:
 @lru_cache(maxsize=4096)
 def _layer_elements(shape: ModelShape, tp: int, ep: int) -> tuple[float, float, float]:
     """(dense layer, expert layer without experts, routed experts of it) on one rank."""
-    found = []
-    kinds = ("dense", "expert") if shape.experts else ("dense",)
-    norms = float(layer_norm_parameters(shape))
-    experts = 0.0
+    found, experts = [], 0.0
+    kinds: tuple[LayerKind, ...] = ("dense", "expert") if shape.experts else ("dense",)
     for kind in kinds:
-        total = norms
-        for matrix in layer_matrices(shape, kind):  # type: ignore[arg-type]
-            if matrix.kind == "expert":
-                # with expert parallelism the experts themselves are not split over tp
+        total = float(layer_norm_parameters(shape))
+        for matrix in layer_matrices(shape, kind):
+            ways = tp
+            if matrix.kind == "expert":  # each split over ep alone, where there is one
                 experts += matrix.parameters / (ep if ep > 1 else tp)
                 continue
-            ways = tp
             if matrix.name in ("k_proj", "v_proj"):
                 ways = min(tp, shape.attention.kv_heads)
             elif matrix.kind == "router" or matrix.name in ("q_a_proj", "kv_a_proj"):
@@ -90,16 +92,8 @@ def _layer_elements(shape: ModelShape, tp: int, ep: int) -> tuple[float, float, 
     return found[0], found[-1], experts
 
 
-@lru_cache(maxsize=4096)
-def _tables(shape: ModelShape, tp: int) -> tuple[float, float]:
-    """(embedding and positions, head and the last norm) on one rank."""
-    counts = count_shape(shape)
-    head = counts.head or (counts.embedding if shape.tied_embeddings else 0)
-    last_norm = counts.norms - shape.layers * layer_norm_parameters(shape)
-    return counts.embedding / tp + counts.positions, head / tp + last_norm
-
-
 def rank_parameters(shape: ModelShape, layout: Layout, stage: int) -> RankParameters:
+    """Of a rank of one pipeline stage; tied ends are stored twice when the stages differ."""
     return _rank_parameters(shape, layout.tp, layout.ep, layout.pp, stage)
 
 
@@ -107,28 +101,26 @@ def rank_parameters(shape: ModelShape, layout: Layout, stage: int) -> RankParame
 def _rank_parameters(shape: ModelShape, tp: int, ep: int, pp: int, stage: int) -> RankParameters:
     dense, mixed, experts = _layer_elements(shape, tp, ep)
     layers = stage_layers(shape.layers, pp, stage)
-    embedding, head = _tables(shape, tp)
-    first_dense = (shape.layers - shape.expert_layers) if shape.experts else shape.layers
-    dense_layers = min(layers, first_dense) if stage == 0 else 0
-    if shape.experts is None:
-        dense_layers = layers
-    expert_layers = layers - dense_layers
-    tables = embedding if stage == 0 else 0.0
+    first = layers  # the dense ones
+    if shape.experts is not None:
+        first = min(layers, shape.experts.dense_layers) if stage == 0 else 0
+    others = layers - first
+    counts = count_shape(shape)
+    tables = 0.0
+    if stage == 0:
+        tables += counts.embedding / tp + counts.positions
     if stage == pp - 1:
-        tables += head
-        if shape.tied_embeddings and pp == 1:
-            tables -= count_shape(shape).embedding / tp
-        if shape.predicted_tokens:
-            expert_layers += shape.predicted_tokens if shape.experts else 0
-            dense_layers += 0 if shape.experts else shape.predicted_tokens
+        others += shape.predicted_tokens
+        tables += counts.norms - shape.layers * layer_norm_parameters(shape)
+        tables += counts.head / tp
+        if shape.tied_embeddings and pp > 1:  # a copy of the embedding
+            tables += counts.embedding / tp
     return RankParameters(
-        dense=dense_layers * dense + expert_layers * mixed,
-        experts=expert_layers * experts,
+        dense=first * dense + others * mixed,
+        experts=others * experts,
         tables=tables,
         layers=layers,
-        largest_layer=max(
-            dense if dense_layers else 0.0, mixed + experts if expert_layers else 0.0
-        ),
+        largest_layer=max(dense * (first > 0), (mixed + experts) * (others > 0)),
     )
 
 
@@ -209,13 +201,7 @@ def _frozen(job: TrainingJob, lora: Lora, params: RankParameters) -> dict[str, f
 
 @lru_cache(maxsize=1024)
 def _element_bytes(
-    stack: str,
-    precision: str,
-    optimizer: str,
-    pure: bool,
-    shard: str,
-    offload: bool,
-    mixture: bool,
+    stack: str, precision: str, optimizer: str, pure: bool, shard: str, offload: bool, mixture: bool
 ) -> ElementBytes:
     moments = {"adamw": 8.0, "adamw_bf16": 4.0, "adamw_8bit": 2.0 + 8 / 256, "muon": 4.0}
     state = moments.get(optimizer, 4.0)
