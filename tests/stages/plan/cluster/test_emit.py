@@ -182,7 +182,7 @@ def parameters_of(found: Any, vocab_size: int) -> int:
         mixed += found.num_experts if found.moe_router_enable_expert_bias else 0
     tables = 2 if found.untie_embeddings_and_output_weights else 1
     blocks = layers * (attention + 2 * width) + dense_layers * dense
-    return blocks + (layers - dense_layers) * mixed + tables * vocab_size * width + width
+    return int(blocks + (layers - dense_layers) * mixed + (tables * vocab_size + 1) * width)
 
 
 @pytest.mark.parametrize(

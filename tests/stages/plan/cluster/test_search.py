@@ -143,14 +143,13 @@ def test_layouts_are_valid_counted_and_not_dominated(
     assert order == sorted(order)
 
 
-@pytest.mark.parametrize("name", ["llama-3.1-8b", "qwen3-30b-a3b", "deepseek-v3", "gemma-2-9b"])
-@pytest.mark.parametrize("stack", ["megatron", "fsdp", "whorl"])
-def test_bound_of_the_state_is_below_every_peak(name: str, stack: str) -> None:
-    space = space_of(known_model(name), devices=64, global_batch=128, seq_len=4096, stack=stack)
-    meshes = [(mesh, sizes) for mesh, sizes in space.meshes() if sizes]
-    for mesh, sizes in meshes[:: max(1, len(meshes) // 60)]:
-        job = space.job(space.layout(mesh, sizes[0], ("full", ())))
-        assert space.state_bytes(mesh) <= peak(job) * (1 + 1e-9), mesh
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "qwen3-30b-a3b", "gemma-2-9b"])
+def test_what_is_called_far_too_large_is_so_with_any_recomputation(name: str) -> None:
+    space = space_of(known_model(name), devices=16, global_batch=32, seq_len=4096, stack="megatron")
+    for mesh, sizes in list(space.meshes())[::5]:
+        options = space.recomputations() if sizes else []
+        peaks = [peak(space.job(space.layout(mesh, sizes[0], option))) for option in options]
+        assert not sizes or peaks[-1] <= 1.25 * min(peaks), mesh
 
 
 def test_equal_times_choose_the_simplest_with_memory_to_spare() -> None:

@@ -24,10 +24,11 @@ __all__ = ["RankedLayout", "SearchResult", "SearchSpace", "TimeOf", "search_layo
 GIB = 2**30
 TIE = 0.01  # predicted times closer than this are one time: the simpler layout is the better
 ROOM = 0.92  # of the memory: what is left covers the error of a predicted peak
-NO_BATCH, NO_STATE, NO_ACTIVATIONS, NO_JOB = (
+FAR = 1.25  # beyond the memory by this, with all recomputed: not worth a look at lighter ones
+NO_BATCH, FAR_TOO_MUCH, TOO_MUCH, NO_JOB = (
     "the global batch does not divide by dp",
-    "weights, gradients and optimiser state alone exceed the memory",
-    "activations exceed the memory",
+    "far too large for the memory, whatever is recomputed",
+    "too large for the memory",
     "the job cannot be run",
 )
 TimeOf = Callable[[Sequence[TrainingJob]], Sequence[StepTime]]
@@ -155,14 +156,15 @@ def _fit(search: _Search, mesh: Mesh, sizes: list[int]) -> None:
     if not sizes:
         search.infeasible[NO_BATCH] += layouts
         return
-    if space.state_bytes(mesh) > search.limit_bytes:
-        search.infeasible[NO_STATE] += layouts
+    least = search.memory_of(space.job(space.layout(mesh, sizes[0], options[-1])))
+    if least > FAR * search.limit_bytes:
+        search.infeasible[FAR_TOO_MUCH] += layouts
         return
     for at, size in enumerate(sizes):
         found = 0
         for rank, option in enumerate(options):
             if not search.fits(space.layout(mesh, size, option), search.fitting):
-                search.infeasible[NO_ACTIVATIONS] += 1
+                search.infeasible[TOO_MUCH] += 1
                 continue
             found += 1
             if rank == 0:  # nothing to recompute: heavier ones are only slower
@@ -170,7 +172,7 @@ def _fit(search: _Search, mesh: Mesh, sizes: list[int]) -> None:
                 break
         search.evaluated += found
         if not found:  # larger micro-batches hold more
-            search.infeasible[NO_ACTIVATIONS] += (len(sizes) - at - 1) * len(options)
+            search.infeasible[TOO_MUCH] += (len(sizes) - at - 1) * len(options)
             return
 
 
@@ -180,8 +182,8 @@ def _fit_given(search: _Search, layout: Layout) -> None:
         return
     search.examined += 1
     try:
-        reason = NO_JOB if layout.devices != search.space.devices else NO_ACTIVATIONS
-        if reason is NO_ACTIVATIONS and search.fits(layout, search.fitting):
+        reason = NO_JOB if layout.devices != search.space.devices else TOO_MUCH
+        if reason is TOO_MUCH and search.fits(layout, search.fitting):
             search.evaluated += 1
             return
     except SpecError:

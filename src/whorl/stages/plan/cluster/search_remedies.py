@@ -13,7 +13,7 @@ from whorl.stages.plan.cluster.search_space import SearchSpace
 __all__ = ["MemoryOf", "cheapest_changes", "some_layout_fits"]
 
 GIB = 2**30
-TRIED_MESHES = 120  # of least state, enough to find one that fits
+TRIED_MESHES = 200  # the most split, enough to find one that fits
 MOST_TIMES_DEVICES = 256
 
 MemoryOf = Callable[[TrainingJob], float]  # peak bytes of the fullest rank
@@ -33,12 +33,12 @@ def cheapest_changes(
 
 def some_layout_fits(space: SearchSpace, memory_of: MemoryOf, limit_bytes: float) -> bool:
     """Whether the smallest micro-batch with the most recomputation fits on some mesh."""
-    meshes = [(space.state_bytes(mesh), mesh, sizes) for mesh, sizes in space.meshes() if sizes]
-    able = sorted((item for item in meshes if item[0] <= limit_bytes), key=lambda item: item[0])
+    meshes = [(mesh, sizes[0]) for mesh, sizes in space.meshes() if sizes and mesh.vpp == 1]
+    meshes.sort(key=lambda item: (item[0].shard, item[0].tp * item[0].pp * item[0].ep * item[0].cp))
     option = space.recomputations()[-1]
     return any(
-        memory_of(space.job(space.layout(mesh, sizes[0], option))) <= limit_bytes
-        for _, mesh, sizes in able[:TRIED_MESHES]
+        memory_of(space.job(space.layout(mesh, size, option))) <= limit_bytes
+        for mesh, size in meshes[: -TRIED_MESHES - 1 : -1]  # the most split first
     )
 
 

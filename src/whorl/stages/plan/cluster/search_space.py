@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, NamedTuple
 
 from whorl.arch.shape import ModelShape
@@ -23,7 +22,6 @@ from whorl.stages.plan.cluster.job import (
     Stack,
     TrainingJob,
 )
-from whorl.stages.plan.cluster.memory_states import rank_parameters, state_bytes
 
 __all__ = ["Mesh", "Recomputation", "SearchSpace"]
 
@@ -235,19 +233,6 @@ class SearchSpace:
             for ep in self.eps(dp * cp * tp):
                 for shard, group in self.shards(tp, pp, dp * cp):
                     yield Mesh(tp, pp, vpp, cp, ep, shard, group), able
-
-    def state_bytes(self, mesh: Mesh) -> float:
-        """Weights, gradients and optimiser state of the first pipeline stage: no peak is lower."""
-        key = mesh._replace(vpp=1)
-        if key not in self._states:
-            layout = self.layout(key, 1, ("full", ()))
-            parts = state_bytes(self.job(layout), rank_parameters(self.shape, layout, 0))
-            self._states[key] = sum(parts[name] for name in ("weights", "gradients", "optimizer"))
-        return self._states[key]
-
-    @cached_property
-    def _states(self) -> dict[Mesh, float]:
-        return {}
 
     def outside(self, layout: Layout) -> str | None:
         """Why a layout is not enumerated (a search can be given it with `also`); None if it is."""
