@@ -202,12 +202,15 @@ def test_a_refusal_names_changes_that_fit() -> None:
     large = job(known_model("llama-3-8b"), shard="none", stack="fsdp", seq_len=8192, global_batch=8)
     changes = changes_that_fit(large)
     assert len(changes) == 3
-    assert changes[0][0] == "shard=zero3"
-    assert fits(replace(large, layout=large.layout.with_(shard="zero3")))
+    shard = changes[0][0].removeprefix("shard=")
+    better = replace(large, layout=large.layout.with_(shard=shard))
+    assert fits(better)
     assert all(size <= large.device.memory_bytes for _, size in changes)
-    with pytest.raises(PlanError, match=r"llama-3-8b on 8 x a100-80 does not fit.*shard=zero3 \("):
+    with pytest.raises(
+        PlanError, match=rf"llama-3-8b on 8 x a100-80 does not fit.*shard={shard} \("
+    ):
         check_fits(large)
-    check_fits(replace(large, layout=large.layout.with_(shard="zero3")))
+    check_fits(better)
 
 
 def test_a_hopeless_refusal_names_devices() -> None:

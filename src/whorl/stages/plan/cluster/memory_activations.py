@@ -16,8 +16,7 @@ __all__ = ["LayerBytes", "layer_bytes", "logit_bytes", "micro_batches_in_flight"
 
 FLOAT = 4
 SCORE_BYTES = 5  # per score of unfused attention: softmax, dropout mask, dropout output
-EAGER = frozenset({"fsdp"})  # element-wise operations keep their inputs one by one
-FLOAT_NORMS = frozenset({"fsdp", "whorl"})  # norms work in fp32 and keep what they worked on
+EAGER = frozenset({"fsdp"})  # of fine-tuning with a frozen base; training compiles or fuses
 DROPOUT = frozenset({"megatron_2021", "oneflow"})
 
 # Bytes per logit alive at once: the product, its fp32 copy, the softmax in place or beside it.
@@ -79,19 +78,19 @@ def _layer(
     parts: tuple[str, ...],
 ) -> tuple[float, float, float, float]:
     """(saved, entry, whole, passing) per token; the scores of unfused attention apart."""
-    width, eager = shape.width, stack in EAGER
+    width, eager = shape.width, stack in EAGER and trained != "all"
     ways = tp if sequence_parallel else 1
     # inputs of linear layers are kept for gradients of trained weights, and by 4-bit products
     keep = linear if trained == "all" or quantised else 0.0
-    norm_element = FLOAT if stack in FLOAT_NORMS and shape.norm == "rms" else element
+    in_floats = (eager or stack == "whorl") and shape.norm == "rms"
+    norm_element = FLOAT if in_floats else element  # norms keep what they worked on
     norms = 2 * norm_element * width / ways
     readers = 5 if stack == "whorl" and element < FLOAT else 2  # autocast: a copy for each product
     inputs = readers * keep * width / ways
     masks = 2 * width / ways if stack in DROPOUT else 0.0
     entry = element * width / ways
     copied = linear < element or (quantised and trained != "all")
-    joint = eager and trained != "all"
-    attention, expanded = _attention(shape, element, keep, tp, copied, joint)
+    attention, expanded = _attention(shape, element, keep, tp, copied, eager)
     if shape.attention.qk_norm != "none":
         heads = shape.attention.heads + shape.attention.kv_heads
         attention += norm_element * heads * shape.attention.head_dim / tp
@@ -106,7 +105,7 @@ def _layer(
         saved = entry
     elif recompute == "selective" and stack == "xla":
         saved = 0.0  # custom policies: computed again, or sent to the host with the layer's input
-    elif recompute == "selective" and eager and not parts:
+    elif recompute == "selective" and stack == "fsdp" and not parts:
         # torchtitan: every second product is kept, and the output of attention
         a = shape.attention
         products = (a.heads + 2 * a.kv_heads) * a.head_dim / tp + 2 * width
