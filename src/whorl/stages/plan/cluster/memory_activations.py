@@ -112,16 +112,16 @@ def _layer(
         products += (1 + shape.gated) * shape.ffn_width / tp
         saved = entry + element * (products / 2 + a.heads * a.values / tp)
     elif recompute == "selective":
-        if "layernorm" in parts:
-            saved -= inputs
-        if "core_attn" in parts and linear < element:  # the next product keeps its own copy
-            saved -= element * shape.attention.heads * shape.attention.values / tp
-        if "mla_up_proj" in parts:
-            saved -= expanded
-        if {"dense": "mlp", "expert": "moe"}[kind] in parts:
-            saved -= block
-        elif "moe_act" in parts and kind == "expert":
-            saved -= product
+        out = element * shape.attention.heads * shape.attention.values / tp
+        dropped = {
+            "layernorm": inputs,
+            "core_attn": out if linear < element else 0.0,  # the next product has its own copy
+            "mla_up_proj": expanded,
+            "moe" if kind == "expert" else "mlp": block,
+        }
+        if kind == "expert" and "moe" not in parts:
+            dropped["moe_act"] = product
+        saved -= sum(dropped.get(part, 0.0) for part in parts)
     backward = element * (3 * shape.ffn_width / tp + 4 * width)
     return saved, entry, whole, backward
 
