@@ -22,10 +22,11 @@ MemoryOf = Callable[[TrainingJob], float]  # peak bytes of the fullest rank
 def cheapest_changes(
     space: SearchSpace, memory_of: MemoryOf, limit_bytes: float, most: int = 3
 ) -> list[str]:
-    """Up to `most` single changes, each of which alone makes some layout fit.
+    """Up to `most` changes, each of which alone makes some layout fit.
 
     In order of price: recomputation (a third more time), 8-bit moments, optimiser state on the
-    host, shorter sequences (tokens per step kept), more devices, devices with more memory.
+    host, shorter sequences (tokens per step kept), more devices, devices with more memory; where
+    these are not enough, more devices with lighter states or more memory.
     """
     changes = _changes(space, memory_of, limit_bytes)
     return list(islice(changes, most))
@@ -43,15 +44,19 @@ def some_layout_fits(space: SearchSpace, memory_of: MemoryOf, limit_bytes: float
 
 
 def _changes(space: SearchSpace, memory_of: MemoryOf, limit: float) -> Iterator[str]:
-    def fits(changed: SearchSpace, within: float = limit) -> bool:
+    def fits(changed: SearchSpace) -> bool:
+        within = limit * changed.device.memory_bytes / space.device.memory_bytes
         return some_layout_fits(changed, memory_of, within)
 
+    name = space.device.name
     if "full" not in space.recompute and fits(replace(space, recompute=(*space.recompute, "full"))):
         yield "allow full recomputation"
-    if space.optimizer == "adamw" and fits(replace(space, optimizer="adamw_8bit")):
-        yield "use 8-bit AdamW"
-    if not space.offload_optimizer and fits(replace(space, offload_optimizer=True)):
-        yield "keep the optimiser state on the host"
+    lighter = {"8-bit AdamW": replace(space, optimizer="adamw_8bit")}
+    if space.optimizer != "adamw":
+        lighter = {}
+    if not space.offload_optimizer:
+        lighter["the optimiser state on the host"] = replace(space, offload_optimizer=True)
+    yield from (f"train with {words}" for words, changed in lighter.items() if fits(changed))
     shorter = space.seq_len // 2
     while shorter >= 512 and space.seq_len % shorter == 0:
         batch = space.global_batch * (space.seq_len // shorter)
@@ -60,12 +65,16 @@ def _changes(space: SearchSpace, memory_of: MemoryOf, limit: float) -> Iterator[
             break
         shorter //= 2
     if count := _fewest_devices(space, fits):
-        yield f"use {count} {space.device.name}"
-    for larger in _larger(space.device):
-        factor = larger.memory_bytes / space.device.memory_bytes
-        if fits(replace(space, device=larger), limit * factor):
-            yield f"use {larger.name} ({larger.memory_bytes / GIB:.0f} GiB)"
-            break
+        yield f"use {count} {name}"
+    larger = [replace(space, device=item) for item in _larger(space.device)]
+    if enough := next(filter(fits, larger), None):
+        yield f"use {space.devices} {enough.device.name}"
+    for words, changed in lighter.items():
+        if not fits(changed) and (count := _fewest_devices(changed, fits)):
+            yield f"use {count} {name} with {words}"
+    for changed in larger:
+        if count := _fewest_devices(changed, fits):
+            yield f"use {count} {changed.device.name}"
 
 
 def _fewest_devices(space: SearchSpace, fits: Callable[[SearchSpace], bool]) -> int | None:
