@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import pairwise
 
 import numpy as np
@@ -75,7 +76,7 @@ def test_less_time_gives_smaller_rungs_then_an_error_that_says_what_is_needed() 
 def measured(count: int, noise: float, seed: int) -> tuple[list[Rung], float]:
     """Rungs of an independent truth, and its loss for a model four times the last one's compute."""
     params = np.geomspace(1e5, 2e6, count)
-    tokens = 2e6 * (params / 1e5) ** 0.5
+    tokens = 3e7 * (params / 1e5) ** 0.5
 
     def loss(n: float, d: float) -> float:
         return 0.7 + 12 / n**0.29 + 30 / d**0.3
@@ -99,6 +100,17 @@ def test_a_ladder_predicts_a_known_model() -> None:
     assert np.median(errors) < 0.02
     assert sum(held) >= 7
     assert found.unit == "bits/byte"
+
+
+def test_short_runs_are_no_surer_than_ours_were() -> None:
+    """Our runs lie 6.3% (log deviation) about a smooth law; four rungs cannot show that."""
+    rungs, _ = measured(4, 0.0, 0)
+    short = [dataclasses.replace(rung, tokens=rung.tokens // 20) for rung in rungs]
+    for given, at_least in ((rungs, 0.0), (short, shipped_law().residual)):
+        found = ladder_law(given, "bits/byte").predict(given[-1].params, given[-1].tokens)
+        assert found.low is not None and found.high is not None
+        width = np.log(found.high / found.low) / 2 / 1.645
+        assert at_least <= width < at_least + 0.04
 
 
 def test_fewer_than_three_rungs_say_nothing() -> None:

@@ -40,7 +40,7 @@ FLOPS_PER_PARAM_TOKEN = 6.0  # forward 2, backward 4; attention's own products a
 NORMAL_90 = 1.645  # standard deviations on either side that hold 90%
 # Log deviation of a law per decade of compute beyond what it was fitted on, besides what the
 # bootstrap sees: 90% of held-out points of the public families (docs/scaling-laws.md).
-REACH_PER_DECADE = 0.015
+REACH_PER_DECADE = 0.016
 SCANS, SCAN_POINTS, BISECTIONS = 6, 60, 70
 
 
