@@ -82,8 +82,8 @@ def _layer(
     ways = tp if sequence_parallel else 1
     # inputs of linear layers are kept for gradients of trained weights, and by 4-bit products
     keep = linear if trained == "all" or quantised else 0.0
-    in_floats = (eager or stack == "whorl") and shape.norm == "rms"
-    norm_element = FLOAT if in_floats else element  # norms keep what they worked on
+    floats = (eager or stack == "whorl") and shape.norm == "rms"
+    norm_element = FLOAT if floats else element  # norms keep what they worked on
     norms = 2 * norm_element * width / ways
     readers = 5 if stack == "whorl" and element < FLOAT else 2  # autocast: a copy for each product
     inputs = readers * keep * width / ways
@@ -98,12 +98,9 @@ def _layer(
         block, product = _mixture(shape, shape.experts, element, keep, tp, eager)
     else:
         block, product = _feed_forward(shape, shape.ffn_width, element, keep, tp, eager)
-    adapters = _adapters(shape, element, trained, tp)
-    whole = norms + inputs + masks + attention + block + adapters
-    saved = whole
-    if recompute == "full":
-        saved = entry
-    elif recompute == "selective" and stack == "xla":
+    whole = norms + inputs + masks + attention + block + _adapters(shape, element, trained, tp)
+    saved = entry if recompute == "full" else whole
+    if recompute == "selective" and stack == "xla":
         saved = 0.0  # custom policies: computed again, or sent to the host with the layer's input
     elif recompute == "selective" and stack == "fsdp" and not parts:
         # torchtitan: every second product is kept, and the output of attention
