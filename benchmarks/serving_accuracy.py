@@ -125,6 +125,30 @@ def draw(rows: Rows, scores: Scores, path: Path) -> None:
     figure.savefig(path / "serving-accuracy.png", dpi=110)
 
 
+def caveats(gb200_rows: int, token: float, first: float) -> list[str]:
+    """What the figures hide. token, first: medians in percent with the speculative rows back in."""
+    return [
+        "## What the figures hide",
+        "",
+        f"- GB200 has {gb200_rows} rows of one small campaign that contradict each other: with",
+        "  Qwen3-32B on 2 devices, 4,000 tokens in, 32 requests together got a token every",
+        "  103 ms, 128 together every 72 ms.",
+        "- Speculative decoding is not marked in the file. DeepSeek rows of two TensorRT-LLM",
+        "  images, and the faster of two rows with equal inputs, are taken for it and left out.",
+        f"  With them the medians over models are {token:.0f}% and {first:.0f}%.",
+        "- Constants never saw the group they are scored on, but we did: which terms the model",
+        "  has, and which rows are left out, was decided while looking at all of the file.",
+        "- Software versions differ: DeepSeek in fp4 with SGLang on 4 B200, 32 requests of 1,024",
+        "  tokens, had 7.1 s to the first token in November 2025, 0.47 s in March 2026.",
+        "- Load generators differ: most keep a number of requests in flight, one starts them all",
+        "  at once and stops. `burst` marks the latter; it has its own two constants.",
+        "- GLM-5 (sparse attention) and Qwen3.5 (linear attention) are counted as sliding",
+        "  windows of 2,048 tokens; their indexers and extra kernels are not in the model.",
+        "- The 95th percentile of TTFT in a plan is not measured here: the rows are means or",
+        "  medians. It takes the wait behind other prompts as exponential.",
+    ]
+
+
 def page(rows: Rows, left_out: dict[str, int], models: Scores, devices: Scores) -> str:
     keep = rows.labels["device"] != "gb200"
     kept = leave_one_out(rows.where(keep), "device")
@@ -164,24 +188,7 @@ def page(rows: Rows, left_out: dict[str, int], models: Scores, devices: Scores) 
         *table("device", kept, kept.groups),
         "![predicted against measured](images/serving-accuracy.png)",
         "",
-        "## What the figures hide",
-        "",
-        f"- GB200 has {(~keep).sum()} rows of one small campaign that contradict each other: with",
-        "  Qwen3-32B on 2 devices, 4,000 tokens in, 32 requests together got a token every",
-        "  103 ms, 128 together every 72 ms.",
-        "- Speculative decoding is not marked in the file. DeepSeek rows of two TensorRT-LLM",
-        "  images, and the faster of two rows with equal inputs, are taken for it and left out.",
-        f"  With them the medians over models are {token:.0f}% and {first:.0f}%.",
-        "- Constants never saw the group they are scored on, but we did: which terms the model",
-        "  has, and which rows are left out, was decided while looking at all of the file.",
-        "- Software versions differ: DeepSeek in fp4 with SGLang on 4 B200, 32 requests of 1,024",
-        "  tokens, had 7.1 s to the first token in November 2025, 0.47 s in March 2026.",
-        "- Load generators differ: most keep a number of requests in flight, one starts them all",
-        "  at once and stops. `burst` marks the latter; it has its own two constants.",
-        "- GLM-5 (sparse attention) and Qwen3.5 (linear attention) are counted as sliding",
-        "  windows of 2,048 tokens; their indexers and extra kernels are not in the model.",
-        "- The 95th percentile of TTFT in a plan is not measured here: the rows are means or",
-        "  medians. It takes the wait behind other prompts as exponential.",
+        *caveats(int((~keep).sum()), token, first),
         "",
     ]
     return "\n".join(lines)
