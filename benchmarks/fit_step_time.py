@@ -6,7 +6,8 @@
 The prior and spread of every constant stand in that file and are not touched. Every source counts
 as SOURCE_WEIGHT measurements with an error of SOURCE_NOISE, however many rows it has: its rows
 share a machine and a software, so they are far from independent. Weighted least squares of the
-logarithm with a soft-L1 loss; nothing is tuned on the source that is left out.
+logarithm with a soft-L1 loss; nothing is tuned on the source that is left out. The constant
+"tables" is fitted after all others, which it leaves alone, where the measured tables are installed.
 """
 
 from __future__ import annotations
@@ -22,10 +23,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
+from whorl.core.errors import MissingExtra
 from whorl.stages.plan.cluster.amounts import amounts
 from whorl.stages.plan.cluster.row_defaults import completed
 from whorl.stages.plan.cluster.rows import PublishedRow, read_rows
-from whorl.stages.plan.cluster.seconds import Table, jacobian, prior, seconds, table
+from whorl.stages.plan.cluster.seconds import (
+    Table,
+    constants,
+    jacobian,
+    prior,
+    seconds,
+    table,
+)
 
 CLUSTER = Path(__file__).parents[1] / "src/whorl/stages/plan/cluster"
 ROWS = CLUSTER / "published/train_perf.csv"
@@ -45,11 +54,11 @@ class Data:
     weight: Array  # of each row; a source's rows add up to at most 1
 
 
-def load(path: Path = ROWS) -> Data:
+def load(path: Path = ROWS, *, tables: bool = False) -> Data:
     rows = [completed(row) for row in read_rows(path)]
     rows = [row for row in rows if row.job is not None and row.measured]
     source = np.array([row.source for row in rows])
-    counted = table([amounts(row.job) for row in rows if row.job is not None])
+    counted = table([amounts(row.job, tables) for row in rows if row.job is not None])
     rate = np.array([row.measured for row in rows])
     return Data(
         rows, counted, np.log(counted["step_tokens_per_device"] / rate), source, _weights(rows)
@@ -71,17 +80,22 @@ def _weights(rows: list[PublishedRow]) -> Array:
     )
 
 
-def fit(data: Data, chosen: NDArray[np.bool_]) -> Array:
-    """Logarithms of the constants, from the chosen rows."""
+def fit(
+    data: Data, chosen: NDArray[np.bool_], start: Array | None = None, free: Any = slice(None)
+) -> Array:
+    """Logarithms of the constants, from the chosen rows; those that are not free stay at start."""
     p, rows = prior(), data.amounts.rows(chosen)
+    theta = np.array(p.means if start is None else start)
     scale = np.sqrt(data.weight[chosen] * SOURCE_WEIGHT) * SOFT / SOURCE_NOISE
 
-    def residuals(theta: Array) -> Array:
+    def residuals(values: Array) -> Array:
+        theta[free] = values
         error = np.log(seconds(theta, rows)[0]) - data.log_step[chosen]
         soft = np.sign(error) * np.sqrt(2 * (np.sqrt(1 + (error / SOFT) ** 2) - 1))
         return np.concatenate([soft * scale, (theta - p.means) / p.sigmas])
 
-    return np.asarray(least_squares(residuals, p.means, max_nfev=40).x)
+    theta[free] = least_squares(residuals, theta[free], max_nfev=40).x
+    return theta
 
 
 def standardised(data: Data, theta: Array, chosen: NDArray[np.bool_]) -> Array:
@@ -98,7 +112,17 @@ def width(score: Array, weight: Array) -> float:
     return float(score[order][np.searchsorted(share, COVERAGE)])
 
 
-def fit_all(data: Data) -> dict[str, Any]:
+def fit_tables(data: Data | None, theta: Array, source: str | None) -> Array:
+    """theta with "tables" fitted on rows of other sources; as it was if none are installed."""
+    index = prior().names.index("tables")
+    if data is None:
+        theta[index] = constants(source).array()[index]
+        return theta
+    chosen = (data.amounts["product_s"] > 0) & (data.source != source)
+    return fit(data, chosen, theta, [index])
+
+
+def fit_all(data: Data, looked_up: Data | None) -> dict[str, Any]:
     names = sorted(set(data.source))
     thetas = {name: fit(data, data.source != name) for name in names}
     score = np.zeros(len(data.rows))
@@ -107,7 +131,9 @@ def fit_all(data: Data) -> dict[str, Any]:
         score[own] = standardised(data, thetas[name], own)
     moe = data.amounts["moe"] > 0
 
-    def entry(theta: Array, others: NDArray[np.bool_]) -> dict[str, Any]:
+    def entry(theta: Array, source: str | None = None) -> dict[str, Any]:
+        others = data.source != source
+        theta = fit_tables(looked_up, theta, source)
         experts = others & moe if (others & moe).sum() >= SMALL_SOURCE else moe
         dense = others & ~moe
         values = {
@@ -120,10 +146,9 @@ def fit_all(data: Data) -> dict[str, Any]:
             "expert_width": round(width(score[experts], data.weight[experts]), 3),
         }
 
-    everything = np.ones(len(data.rows), bool)
     return {
-        "all": entry(fit(data, everything), everything),
-        "without": {name: entry(thetas[name], data.source != name) for name in names},
+        "all": entry(fit(data, np.ones(len(data.rows), bool))),
+        "without": {name: entry(thetas[name], name) for name in names},
     }
 
 
@@ -131,7 +156,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--write", action="store_true", help="write cluster/constants.json")
     write = parser.parse_args().write
-    found = fit_all(load())
+    try:
+        looked_up = load(tables=True)
+    except MissingExtra as error:
+        print(f"{error}; the constant of the tables stays as it is")
+        looked_up = None
+    found = fit_all(load(), looked_up)
     path = CLUSTER / "constants.json"
     document = json.loads(path.read_text("utf-8"))
     for item in document["constants"]:

@@ -90,7 +90,7 @@ def _flops(row: PublishedRow) -> float:
     return flops_per_token(row.job.shape, row.job.seq_len).training
 
 
-def calibrated_errors(rows: Iterable[PublishedRow]) -> dict[str, Array]:
+def calibrated_errors(rows: Iterable[PublishedRow], *, tables: bool = False) -> dict[str, Array]:
     """Source -> absolute errors of all other rows of a machine and stack, given one of them."""
     groups = defaultdict(list)
     for row in rows:
@@ -104,7 +104,8 @@ def calibrated_errors(rows: Iterable[PublishedRow]) -> dict[str, Array]:
             given = [members[index] for index in picked]
         for one in given if len(members) > 1 else ():
             others = [row for row in members if row is not one]
-            step, _ = row_steps(calibrate([_measured(one)], without=one.source), others)
+            model = calibrate([_measured(one)], without=one.source, tables=tables)
+            step, _ = row_steps(model, others)
             actual = np.array([_measured(row).step_s for row in others])
             errors[one.source].append(np.abs(actual / step - 1))
     return {source: np.concatenate(found) for source, found in errors.items()}

@@ -26,7 +26,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "openvino": (("openvino", "openvino_genai", "nncf"), "compress, the openvino engine (CPU)"),
     "vllm": (("vllm",), "the vllm engine (GPUs and clusters; not in this version)"),
     "ray": (("ray",), "clusters (not in this version)"),
-    "tables": (("pyarrow",), "measured kernel tables, parquet (not in this version)"),
+    "tables": (("pyarrow", "aiconfigurator_core"), "measured tables of matrix products for plan"),
     "track": (("mlflow",), "experiment tracking (not in this version)"),
     "dev": (("pytest", "ruff", "mypy", "transformers"), "working on whorl itself"),
 }

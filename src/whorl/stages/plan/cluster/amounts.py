@@ -16,6 +16,7 @@ from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import ShapeCounts, count_shape, flops_per_token, layer_matrices
 from whorl.stages.plan.cluster.devices import Device
 from whorl.stages.plan.cluster.job import TrainingJob
+from whorl.stages.plan.cluster.tables import layer_products_s
 
 __all__ = ["FAMILIES", "Amounts", "amounts"]
 
@@ -32,7 +33,7 @@ HALF, FULL = 2.0, 4.0  # bytes
 MIXED_ADAM_BYTES, PURE_ADAM_BYTES = 34.0, 16.0  # read and written per parameter, one update
 MLP_SHARE = 0.6  # of a layer's products, repeated when the feed-forward block is recomputed
 BUCKET_BYTES = 512e6  # of one gradient message
-EXPERT_NUMBER_COST = 6  # times a routed token is read or written around the experts
+ROUTED_PASSES = 6  # times a routed token is read or written around the experts
 
 
 class Amounts(NamedTuple):
@@ -82,6 +83,7 @@ class Amounts(NamedTuple):
     family: float  # index into FAMILIES, -1: none
     moe: float
     frozen: float  # 1: the base's weights are not trained
+    product_s: float  # layer_flops as fast as tables measured them, seconds; 0: not looked up
 
 
 @dataclass(frozen=True)
@@ -206,8 +208,8 @@ def _stage(job: TrainingJob, layers: _Layers) -> tuple[float, float, float]:
     return share, head, (pp - 1) / vpp * of_rank / (of_rank + 0.75 * head * table)
 
 
-def amounts(job: TrainingJob) -> Amounts:
-    """All amounts of one job, plain numbers."""
+def amounts(job: TrainingJob, tables: bool = False) -> Amounts:
+    """All amounts of one job, plain numbers; product_s only with tables (tables.py)."""
     shape, layout, device = job.shape, job.layout, job.device
     layers, passes = _layers(shape), _passes(job)
     share, head, fill = _stage(job, layers)
@@ -215,6 +217,7 @@ def amounts(job: TrainingJob) -> Amounts:
     low = LOW_PRECISION.get(job.precision)
     peak = device.peak("bf16" if low else job.precision)
     products = layers.dense + layers.expert
+    looked_up = layer_products_s(job, tokens, passes.backward, passes.repeated) if tables else None
     return Amounts(
         micro_batches=job.micro_batches,
         fill=fill,
@@ -239,6 +242,7 @@ def amounts(job: TrainingJob) -> Amounts:
         family=_family(device),
         moe=float(shape.experts is not None),
         frozen=float(job.task in ("lora", "adapter")),
+        product_s=(looked_up or 0.0) * share,
     )
 
 
@@ -268,7 +272,7 @@ def _memory_amounts(
     split = (3 * layers.inner * (1.5 if shape.gated else 1) + 3 * layers.heads) / tp
     experts = shape.experts
     active = experts.active if experts else 0
-    routed = EXPERT_NUMBER_COST * active * shape.width * layers.expert_layers / tp
+    routed = ROUTED_PASSES * active * shape.width * layers.expert_layers / tp
     return {
         "attention_flops": attention,
         "misaligned": float(not job.flash_attention and shape.attention.head_dim % 8 != 0),

@@ -186,7 +186,9 @@ def _device_work(c: Mapping[str, float], t: Table) -> tuple[Array, Array, Array,
     layer = np.select([bits == 8, bits == 4], [c["matmul_8"], c["matmul_4"]], wide) * slow
     small = 1 + t["moe"] * c["expert_rows"] / np.maximum(t["expert_rows"], 1)
     at_peak = t["layer_flops"] / t["low_peak"] + t["head_flops"] / t["peak"]
+    looked_up = t["product_s"] > 0
     compute = t["layer_flops"] / t["low_peak"] * layer * small
+    compute = np.where(looked_up, t["product_s"] * c["tables"] * slow, compute)
     compute = compute + t["head_flops"] / t["peak"] * wide * slow
     ported = np.where(stack > XLA, 1.0, c["attention_ported"])
     fused = np.select(
@@ -202,7 +204,7 @@ def _device_work(c: Mapping[str, float], t: Table) -> tuple[Array, Array, Array,
         [c["elementwise_2021"], c["elementwise_fsdp"], c["elementwise_xla"]],
         c["elementwise_modern"],
     )
-    moved = t["matmul_bytes"] * c["matmul_bytes"] + t["score_bytes"] * c["scores"]
+    moved = t["matmul_bytes"] * c["matmul_bytes"] * ~looked_up + t["score_bytes"] * c["scores"]
     moved = moved + t["elementwise_bytes"] * elementwise + t["logit_bytes"] * c["logits"]
     moved = moved + t["cast_bytes"] * c["casts"] + t["route_bytes"] * c["routing"]
     return at_peak, compute, attention, moved / t["memory_bytes_per_s"]

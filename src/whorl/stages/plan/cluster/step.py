@@ -8,7 +8,7 @@ it and as its spread allows: the Gaussian update of a linear model in logarithms
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -93,6 +93,10 @@ class Model:
     noise: float
     dense_width: float
     expert_width: float
+    tables: bool = False  # products as fast as measured where there are tables (tables.py)
+
+    def amounts(self, jobs: Iterable[TrainingJob]) -> Table:
+        return table([amounts(job, self.tables) for job in jobs])
 
     def spread(self, slopes: Array, extra: Array | float = 0.0) -> Array:
         """Standard deviation of log time: slopes [jobs, constants] -> [jobs]."""
@@ -105,37 +109,39 @@ class Model:
         return np.where(moe > 0, self.expert_width, self.dense_width)
 
 
-def _model(found: Constants) -> Model:
+def _model(found: Constants, tables: bool = False) -> Model:
     return Model(
         theta=found.array(),
         covariance=np.diag(prior().sigmas ** 2),
         noise=found.noise,
         dense_width=found.dense_width,
         expert_width=found.expert_width,
+        tables=tables,
     )
 
 
-def calibrate(measured: Iterable[MeasuredStep], without: str | None = None) -> Model:
+def calibrate(
+    measured: Iterable[MeasuredStep], without: str | None = None, *, tables: bool = False
+) -> Model:
     """The model after steps measured on one machine with one software.
 
     without: a source of published steps whose own rows must not have been used (for scoring).
+    tables: the model looks products up; MissingExtra at its first use without the tables.
     """
-    model = _model(constants(without))
+    model = _model(constants(without), tables)
     steps = list(measured)
     if not steps:
         return model
-    rows = table([amounts(item.job) for item in steps])
+    rows = model.amounts(item.job for item in steps)
     base, slopes = jacobian(model.theta, rows)
     residual = np.log([item.step_s for item in steps]) - base
     shared = model.covariance @ slopes.T
     total = slopes @ shared + MEASURED_NOISE**2 * np.eye(len(steps))
     gain = np.linalg.solve(total, shared.T).T
-    return Model(
+    return replace(
+        model,
         theta=model.theta + gain @ residual,
         covariance=model.covariance - gain @ shared.T,
-        noise=model.noise,
-        dense_width=model.dense_width,
-        expert_width=model.expert_width,
     )
 
 
@@ -151,7 +157,7 @@ def step_times(
     if not jobs:
         return []
     model = model or _model(constants())
-    rows = table([amounts(job) for job in jobs])
+    rows = model.amounts(jobs)
     step, parts = seconds(model.theta, rows)
     factor = np.ones(len(jobs))
     if intervals:
@@ -219,8 +225,7 @@ def predict_rows(
 
 def row_steps(model: Model, rows: Sequence[PublishedRow]) -> tuple[Array, Array]:
     """(step seconds, high over middle), each [rows]; every row must have a job."""
-    jobs = [row.job for row in rows if row.job is not None]
-    counted: Table = table([amounts(job) for job in jobs])
+    counted = model.amounts(row.job for row in rows if row.job is not None)
     base, slopes = jacobian(model.theta, counted)
     extra = [INFERRED_NOISE * len(row.inferred & WIDENING_FIELDS) ** 0.5 for row in rows]
     factor = np.exp(model.width(counted["moe"]) * model.spread(slopes, np.array(extra)))
