@@ -31,7 +31,9 @@ LOW_PRECISION = {"fp8": "fp8", "fp8_block": "fp8", "mxfp8": "fp8", "nvfp4": "nvf
 FLASH_BACKWARD = 2.5  # five products against two: FlashAttention-2, arXiv 2307.08691
 HALF, FULL = 2.0, 4.0  # bytes
 MIXED_ADAM_BYTES, PURE_ADAM_BYTES = 34.0, 16.0  # read and written per parameter, one update
-MLP_SHARE = 0.6  # of a layer's products, repeated when the feed-forward block is recomputed
+# Share of a layer's forward pass that is repeated when only a part is recomputed.
+PART_SHARES = {"mlp": 0.6, "moe": 0.6, "mla_up_proj": 0.1, "layernorm": 0.03, "moe_act": 0.03}
+EVERY_SECOND_PRODUCT = 0.5  # torchtitan's selective recomputation saves the others
 BUCKET_BYTES = 512e6  # of one gradient message
 ROUTED_PASSES = 6  # times a routed token is read or written around the experts
 
@@ -174,6 +176,7 @@ class _Pass(NamedTuple):
 
     backward: float
     repeated: float
+    attention_repeated: float
 
     @property
     def total(self) -> float:
@@ -181,11 +184,16 @@ class _Pass(NamedTuple):
 
 
 def _passes(job: TrainingJob) -> _Pass:
-    layout = job.layout
-    repeated = 1.0 if layout.recompute == "full" else 0.0
-    if {"mlp", "moe"} & set(layout.recompute_parts):
-        repeated = MLP_SHARE
-    return _Pass(1.0 if job.task in ("lora", "adapter") else 2.0, repeated)
+    layout, backward = job.layout, 1.0 if job.task in ("lora", "adapter") else 2.0
+    if layout.recompute == "none":
+        return _Pass(backward, 0.0, 0.0)
+    if layout.recompute == "full":
+        return _Pass(backward, 1.0, 1.0)
+    if not layout.recompute_parts and job.stack in ("fsdp", "whorl"):
+        return _Pass(backward, EVERY_SECOND_PRODUCT, 0.0)
+    parts = layout.recompute_parts or ("core_attn",)
+    repeated = min(1.0, sum(PART_SHARES.get(part, 0.0) for part in set(parts)))
+    return _Pass(backward, repeated, float("core_attn" in parts))
 
 
 def _stage(job: TrainingJob, layers: _Layers) -> tuple[float, float, float]:
@@ -263,11 +271,12 @@ def _memory_amounts(
     attention = _attention(shape, job.seq_len, job.causal_flops) * tokens / tp * share
     scores = 0.0
     if job.flash_attention:
-        attention *= 1 + FLASH_BACKWARD * passes.backward / 2 + passes.repeated
+        attention *= 1 + FLASH_BACKWARD * passes.backward / 2 + passes.attention_repeated
     else:
-        attention *= total
+        attention *= 1 + passes.backward + passes.attention_repeated
         elements = layers.number * shape.attention.heads * job.seq_len / tp * share * tokens
-        scores = elements * HALF * 8 * (1 + 0.75 * passes.backward + passes.repeated)
+        scores = elements * HALF * 8
+        scores *= 1 + 0.75 * passes.backward + passes.attention_repeated
     residual = 12 * layers.number * shape.width / (tp if layout.sequence_parallel else 1)
     split = (3 * layers.inner * (1.5 if shape.gated else 1) + 3 * layers.heads) / tp
     experts = shape.experts

@@ -309,6 +309,8 @@ def _recompute(text: str) -> tuple[Recompute, tuple[str, ...]]:
     if text.startswith("selective"):
         words = text.removeprefix("selective").strip().replace(",", "+").split("+")
         return "selective", tuple(part for part in map(str.strip, words) if part in SELECTIVE_PARTS)
-    if "minimal" in text or "offload" in text or "remat" in text:
-        return "selective", ("mlp",)
+    if "minimal" in text:  # MaxText: products are kept, the rest is repeated
+        return "selective", ("core_attn", "layernorm")
+    if "offload" in text or "remat" in text:
+        return "selective", ("core_attn", "mlp")
     return "none", ()

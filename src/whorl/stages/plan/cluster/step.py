@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import flops_per_token
 from whorl.core.errors import SpecError
 from whorl.stages.plan.cluster.amounts import amounts
@@ -182,9 +184,13 @@ def step_times(
 
 
 def _training_flops(job: TrainingJob) -> float:
-    per_token = flops_per_token(job.shape, job.seq_len)
     passes = 2 if job.task in ("lora", "adapter") else 3
-    return passes * per_token.forward * job.tokens_per_step
+    return passes * _forward_flops(job.shape, job.seq_len) * job.tokens_per_step
+
+
+@lru_cache(maxsize=256)
+def _forward_flops(shape: ModelShape, seq_len: int) -> float:
+    return flops_per_token(shape, seq_len).forward
 
 
 @dataclass(frozen=True)
