@@ -123,11 +123,11 @@ def errors_page() -> str:
 
 
 def main(is_check: bool) -> int:
-    from whorl.cli.main import app
+    from whorl.cli.main import build_app
     from whorl.stages.plan.output.schema import plan_schema
 
     schema = json.dumps(plan_schema(), indent=1, ensure_ascii=False) + "\n"
-    pages = {"cli.md": cli_page(app), "errors.md": errors_page(), "plan-schema.json": schema}
+    pages = {"cli.md": cli_page(build_app()), "errors.md": errors_page(), "plan-schema.json": schema}
     stale = []
     for name, text in pages.items():
         path = DOCS / name

@@ -104,18 +104,18 @@ def test_a_killed_ladder_goes_on_and_predicts_its_last_rung_and_the_target(
 
 def check_command(tmp_path: Path, record: Record) -> None:
     """The command finds the same record, prints it, draws it."""
-    from whorl.cli.main import app
+    from whorl.cli.main import build_app
 
     path = tmp_path / "tiny.yaml"
     path.write_text(json.dumps(recipe(tmp_path / "data")))
     home = str(tmp_path / "home")
     arguments = ["ladder", str(path), "--budget", "10min", "--home", home, "--workers", "1"]
     drawn = tmp_path / "ladder.svg"
-    done = CliRunner().invoke(app, [*arguments, "--json", "--plot", str(drawn)])
+    done = CliRunner().invoke(build_app(), [*arguments, "--json", "--plot", str(drawn)])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["record"] == str(record.path)
     assert drawn.read_text("utf-8").lstrip().startswith("<?xml")
-    shown = CliRunner().invoke(app, arguments, env={"COLUMNS": "160"})
+    shown = CliRunner().invoke(build_app(), arguments, env={"COLUMNS": "160"})
     assert "predicted before" in shown.stdout
-    refused = CliRunner().invoke(app, [*arguments, "--plot", "ladder.txt"])
+    refused = CliRunner().invoke(build_app(), [*arguments, "--plot", "ladder.txt"])
     assert refused.exit_code != 0

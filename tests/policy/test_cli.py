@@ -61,9 +61,9 @@ def undocumented(command: Any, path: str, page: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def whorl_command() -> Any:
-    from whorl.cli.main import app
+    from whorl.cli.main import build_app
 
-    return typer.main.get_command(app)
+    return typer.main.get_command(build_app())
 
 
 def test_commands_are_those_promised(whorl_command: Any) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import traceback
+from importlib import import_module
 from typing import Annotated
 
 import typer
@@ -13,19 +14,25 @@ import typer
 from whorl import __version__
 from whorl.core.errors import Interrupted, ResourceError, WhorlError
 
-__all__ = ["app", "main"]
+__all__ = ["build_app", "main"]
 
-app = typer.Typer(
-    name="whorl",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
-    help=(
-        "One recipe, seven stages: plan, prepare, train, compress, evaluate, serve, improve.\n\n"
-        "Start with `whorl new mine --data notes/`, then `whorl up mine.yaml`."
-    ),
-    epilog="Example: `whorl up recipes/python-stdlib.yaml`",
+HELP = (
+    "One recipe, seven stages: plan, prepare, train, compress, evaluate, serve, improve.\n\n"
+    "Start with `whorl new mine --data notes/`, then `whorl up mine.yaml`."
 )
+# Modules of cli/ and their commands, in the order of --help.
+MODULES: dict[str, tuple[str, ...]] = {
+    "up": ("up",),
+    "plan": ("plan",),
+    "stages": ("prepare", "train", "compress", "evaluate"),
+    "serve": ("serve",),
+    "ladder": ("ladder",),
+    "models": ("models",),
+    "doctor": ("doctor",),
+    "explain": ("explain",),
+    "new": ("new",),
+    "records": ("ls", "show", "verify", "gc"),
+}
 
 
 def _print_version(value: bool) -> None:
@@ -34,7 +41,6 @@ def _print_version(value: bool) -> None:
         raise typer.Exit()
 
 
-@app.callback()
 def _root(
     version: Annotated[
         bool,
@@ -46,20 +52,27 @@ def _root(
     """Build, measure and serve a large model of your own."""
 
 
-def _register() -> None:
-    from whorl.cli import doctor, explain, ladder, models, new, plan, records, serve, stages, up
-
-    for module in (up, plan, stages, serve, ladder, models, doctor, explain, new, records):
-        module.register(app)
-
-
-_register()
+def build_app(command: str | None = None) -> typer.Typer:
+    """The application; with the name of a command, only the module that has it is imported."""
+    app = typer.Typer(
+        name="whorl",
+        no_args_is_help=True,
+        rich_markup_mode="markdown",
+        pretty_exceptions_enable=False,
+        help=HELP,
+        epilog="Example: `whorl up recipes/python-stdlib.yaml`",
+    )
+    app.callback()(_root)
+    chosen = [name for name, commands in MODULES.items() if command in commands] or list(MODULES)
+    for name in chosen:
+        import_module(f"whorl.cli.{name}").register(app)
+    return app
 
 
 def main() -> None:
     """Entry point. Exit codes: whorl.core.errors, 1 for our own defects."""
     try:
-        app()
+        build_app(next(iter(sys.argv[1:]), None))()
     except WhorlError as error:
         _report(error)
     except KeyboardInterrupt:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from whorl.cli.console import ERR, make_progress
 from whorl.core.errors import SpecError
-from whorl.verbs import Session
+
+if TYPE_CHECKING:
+    from whorl.verbs import Session
 
 __all__ = ["Debug", "Home", "Json", "RecipePath", "SetValues", "Workers", "open_session"]
 
@@ -38,6 +40,8 @@ def open_session(
     recipe: Path, overrides: list[str] | None, home: Path | None, workers: int | None = None
 ) -> Session:
     """A session that reports on stderr."""
+    from whorl.verbs import Session
+
     if recipe.is_dir():
         raise SpecError(f"{recipe} is a folder", expected="a recipe file such as my-model.yaml")
     return Session.open(
