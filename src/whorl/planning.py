@@ -4,109 +4,161 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 from whorl.arch.hf_config import model_shape
+from whorl.arch.known_models import hugging_face_id, is_known
 from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import shape_of
-from whorl.core.errors import PlanError, SpecError
+from whorl.core.errors import SpecError
 from whorl.core.units import parse_count, parse_duration_s
-from whorl.spec.load import load_recipe
+from whorl.spec.recipe import Recipe
 from whorl.stages.plan.candidate import architecture_of
 from whorl.stages.plan.cluster.devices import Device, device
 from whorl.stages.plan.cluster.emit import launch_file
 from whorl.stages.plan.cluster.emit_megatron import megatron_command
 from whorl.stages.plan.cluster.emit_torchtitan import torchtitan_command
-from whorl.stages.plan.cluster.job import Layout, Optimizer, Precision, Stack, TrainingJob
-from whorl.stages.plan.cluster.memory import fits, rank_memory
+from whorl.stages.plan.cluster.job import Layout, Optimizer, Precision, TrainingJob
+from whorl.stages.plan.cluster.memory import rank_memory
 from whorl.stages.plan.cluster.memory_rows import predict_row_memory
 from whorl.stages.plan.cluster.rows import read_rows
 from whorl.stages.plan.cluster.search import (
     RankedLayout,
     SearchResult,
-    SearchSpace,
-    search_layouts,
 )
 from whorl.stages.plan.cluster.step import (
-    MeasuredStep,
-    Model,
-    calibrate,
     predict_rows,
     step_times,
 )
-from whorl.stages.plan.output import figures, schema
+from whorl.stages.plan.cluster_choice import buy, choose_layout
+from whorl.stages.plan.output import figures, schema, show
 from whorl.stages.plan.output.published import RowFigures, published_report
 from whorl.stages.plan.output.question import (
     layout_label,
     parse_batch,
-    parse_layout,
-    parse_measured,
+    parse_budget,
     parse_pairs,
 )
 from whorl.stages.plan.serving import ServingPlan, ServingTarget, plan_serving
 
-__all__ = ["plan_cluster", "predict_published", "read_shape"]
+__all__ = ["plan_cluster", "predict_published", "read_shape", "recipe_flags"]
 
-STACKS = ("megatron", "fsdp", "whorl")
-NEEDED = ("--device", "--count", "--seq", "--global-batch-tokens")
-RUNNERS_UP, KEPT = 5, 200
-GIB = 2**30
+STACKS = ("megatron", "fsdp", "whorl", "xla")
+BATCH = "--global-batch-tokens"
+NEEDED = ("--device", "--count", "--seq", BATCH)
+RUNNERS_UP = 5
 SERVE_KEYS = ("users", "input", "output", "ttft", "tokens_per_s", "quantisation", "device")
 Flags = Mapping[str, Any]  # "--count" -> what was given, None if nothing was
 
 
-def read_shape(model: str | None, recipe: Path | None, overrides: Sequence[str]) -> ModelShape:
-    """The model that --model, or a recipe that states its sizes, means. Raises SpecError."""
+def read_shape(
+    model: str | None, recipe: Recipe | None = None, has_budget: bool = True
+) -> ModelShape | None:
+    """The model that --model, or a recipe with its sizes, means; None: the budget is to choose.
+
+    Raises SpecError for sizes that are half open, or open without a budget.
+    """
     if model is not None or recipe is None:
-        return model_shape(model or "")
-    loaded = load_recipe(recipe, overrides).recipe
-    sizes = {
-        "model.layers": loaded.model.layers,
-        "model.width": loaded.model.width,
-        "prepare.vocab_size": loaded.prepare.vocab_size,
-    }
+        return None if model is None else model_shape(model)
+    sizes = {"model.layers": recipe.model.layers, "model.width": recipe.model.width}
+    if has_budget and all(value == "auto" for value in sizes.values()):
+        return None
+    sizes["prepare.vocab_size"] = recipe.prepare.vocab_size
     missing = [key for key, value in sizes.items() if value == "auto"]
     if missing:
         raise SpecError(
-            f"{recipe} leaves sizes of the model open: {', '.join(missing)}",
-            do=f"add --set {missing[0]}=…, or give --model",
+            f"recipe {recipe.name} leaves sizes of the model open: {', '.join(missing)}",
+            do=f"add --set {missing[0]}=…, or give --model or a budget",
         )
-    seq_len = 1 if loaded.train.seq_len == "auto" else loaded.train.seq_len
+    seq_len = 1 if recipe.train.seq_len == "auto" else recipe.train.seq_len
     layers, width, vocab_size = (int(value) for value in sizes.values())
-    return shape_of(architecture_of(loaded, layers, width, vocab_size, seq_len))
+    return shape_of(architecture_of(recipe, layers, width, vocab_size, seq_len))
 
 
-def _question(name: str, flags: Flags) -> schema.Question:
-    """The flags, read. Raises SpecError for what is missing or makes no sense."""
-    if missing := [flag for flag in NEEDED if flags.get(flag) is None]:
+def recipe_flags(recipe: Recipe, given: Flags | None = None) -> dict[str, Any]:
+    """What a recipe says of a cluster plan, as the flags that would say it; `given` goes before."""
+    hardware, train, budget = recipe.hardware, recipe.train, recipe.budget
+    spent = {
+        "time": f"{budget.train_time}s" if budget.train_time else None,
+        "device_hours": budget.device_hours,
+        "usd": budget.usd,
+        "flops": budget.flops,
+    }
+    tokens = budget.tokens
+    if train.steps != "auto" and train.batch_tokens != "auto":
+        tokens = train.steps * train.batch_tokens
+    said = {
+        "--device": hardware.device,
+        "--count": None if hardware.is_here else hardware.count,
+        "--usd-per-device-hour": hardware.usd_per_device_hour,
+        "--seq": train.seq_len,
+        "--global-batch-tokens": train.batch_tokens,
+        "--precision": train.precision,
+        "--optimizer": train.optimizer,
+        "--vocab": recipe.prepare.vocab_size if recipe.model.layers == "auto" else None,
+        "--tokens": tokens,
+        "--budget": next((f"{kind}={value}" for kind, value in spent.items() if value), None),
+    }
+    given = given or {}
+    if "--tokens" in given or "--budget" in given:
+        said |= {"--tokens": None, "--budget": None}
+    return {flag: value for flag, value in said.items() if value not in (None, "auto")} | {**given}
+
+
+def _check_given(shape: ModelShape | None, flags: Flags) -> None:
+    """What a cluster plan needs is given, and nothing that does not go together."""
+    is_bought = "--budget" in flags
+    missing = [flag for flag in NEEDED if flag not in flags]
+    if missing and not (is_bought and missing == [BATCH]):
         raise SpecError(
             f"a cluster plan needs {', '.join(missing)}",
-            do="such as --device h100-sxm --count 64 --seq 8192 --global-batch-tokens 4M",
+            do="such as --device h100-sxm --count 64 --seq 8192 --global-batch-tokens 4M; in a "
+            "recipe hardware, train.seq_len and train.batch_tokens",
         )
-    for flag, allowed, default in (
-        ("--precision", get_args(Precision), "bf16"),
-        ("--optimizer", get_args(Optimizer), "adamw"),
-        ("--stack", STACKS, "megatron"),
+    if is_bought and "--tokens" in flags:
+        raise SpecError("--budget and --tokens both say how long to train", do="keep one of them")
+    for flag in ("--layout", "--measured") if shape is None else ("--vocab",):
+        if flag in flags:
+            found = "the budget chooses the size" if shape is None else "a model is given"
+            raise SpecError(f"{flag} does not go with this plan", found=found, do="leave it out")
+
+
+def _question(name: str, shape: ModelShape | None, flags: Flags) -> schema.Question:
+    """The flags, read. Raises SpecError for what is missing or makes no sense."""
+    _check_given(shape, flags)
+    target = device(flags["--device"])
+    stack = flags.get("--stack") or ("xla" if target.kind == "tpu" else "megatron")
+    precision, optimizer = flags.get("--precision") or "bf16", flags.get("--optimizer") or "adamw"
+    for flag, found, allowed in (
+        ("--precision", precision, get_args(Precision)),
+        ("--optimizer", optimizer, get_args(Optimizer)),
+        ("--stack", stack, STACKS),
     ):
-        if (flags.get(flag) or default) not in allowed:
-            raise SpecError(flag, found=flags[flag], expected=", ".join(allowed))
+        if found not in allowed:
+            raise SpecError(flag, found=found, expected=", ".join(allowed))
     price = flags.get("--usd-per-device-hour")
     if price is not None and not 0 <= price < 1e6:
         raise SpecError("--usd-per-device-hour", found=price, expected="at least 0")
     seq_len = parse_count(flags["--seq"], "--seq")
-    tokens = flags.get("--tokens")
+
+    def count(flag: str) -> int | None:
+        return parse_count(flags[flag], flag) if flag in flags else None
+
     return schema.Question(
         model=name,
-        device=device(flags["--device"]).name,
+        device=target.name,
         count=parse_count(flags["--count"], "--count"),
         seq_len=seq_len,
-        global_batch=parse_batch(flags["--global-batch-tokens"], seq_len),
-        precision=flags.get("--precision") or "bf16",
-        optimizer=flags.get("--optimizer") or "adamw",
-        stack=flags.get("--stack") or "megatron",
-        tokens=None if tokens is None else parse_count(tokens, "--tokens"),
+        global_batch=parse_batch(str(flags[BATCH]), seq_len) if BATCH in flags else 0,
+        precision=precision,
+        optimizer=optimizer,
+        stack=stack,
+        tokens=count("--tokens"),
+        budget=flags.get("--budget") or "",
+        vocab_size=count("--vocab"),
+        unique_tokens=count("--unique-tokens"),
+        served_tokens=count("--served-tokens"),
         usd_per_device_hour=price,
         layout=flags.get("--layout") or "",
         measured=flags.get("--measured") or "",
@@ -114,40 +166,43 @@ def _question(name: str, flags: Flags) -> schema.Question:
     )
 
 
-def plan_cluster(name: str, shape: ModelShape, flags: Flags) -> schema.ClusterPlan:
+def plan_cluster(name: str, shape: ModelShape | None, flags: Flags) -> schema.ClusterPlan:
     """The best layout, or the one given, and everything that follows from it.
 
-    Raises SpecError for flags that make no sense, PlanError with the cheapest changes when nothing
-    fits the memory.
+    Without a shape the budget chooses the size. Raises SpecError for flags that make no sense,
+    PlanError with the cheapest changes when nothing fits the memory.
     """
-    asked = _question(name, flags)
-    space = _space(shape, asked)
-    model = _calibrated(space, asked.measured)
-    given = _given(space, asked.layout)
-    found = search_layouts(
-        space,
-        time_of=partial(step_times, model=model),
-        keep=KEPT,
-        also=() if given is None else (given.layout,),
-    )
-    if given is not None and not fits(given):
-        raise _refusal(given, layout_label(found.best.layout))
-    job = given or found.best.job
+    flags = {flag: value for flag, value in flags.items() if value is not None}
+    asked = _question(name, shape, flags)
+    budget = parse_budget(asked.budget) if asked.budget else None
+    if budget is None and shape is not None:
+        tokens = float(asked.tokens or figures.law_tokens(shape))
+        choice = replace(choose_layout(shape, asked), tokens=tokens)
+    elif budget is None:
+        raise SpecError("no model is given", do="give --model, or --budget to choose a size")
+    else:
+        choice = buy(shape, asked, budget)
+    asked, space, job, found = choice.asked, choice.space, choice.job, choice.found
     others = _different(job.layout, found.ranked)
-    timed = step_times([job, *(item.job for item in others)], model, intervals=True)
-    whys = [_why(given, found), *(item.why for item in others)]
+    timed = step_times([job, *(item.job for item in others)], choice.model, intervals=True)
+    whys = [_why(choice.given, found), *(show.readable(item.why) for item in others)]
     planned = [
         figures.planned_layout(job, step, why)
         for job, step, why in zip([job, *(o.job for o in others)], timed, whys, strict=True)
     ]
-    tokens, price = float(asked.tokens or figures.law_tokens(shape)), asked.usd_per_device_hour
-    emitted = {"whorl": launch_file(job), "fsdp": torchtitan_command(job)}
-    emitted["megatron"] = megatron_command(job)
+    price = asked.usd_per_device_hour
+    view = figures.whole_job(job, timed[0], choice.tokens, price)
+    spent = None
+    if budget is not None:
+        law = None if shape is not None else figures.law_of(choice.tokens, asked.unique_tokens)
+        spent = figures.budget_figures(budget, job.shape, choice.tokens, view, law, choice.rounds)
+    emitted, warnings = _emitted(job)
     return schema.ClusterPlan(
         question=asked,
-        model=figures.model_figures(shape, asked.seq_len),
+        model=figures.model_figures(job.shape, asked.seq_len),
         device=space.device if price is None else replace(space.device, usd_per_hour=price),
         chosen=planned[0],
+        safe=_safe(planned[0], found),
         runners_up=planned[1:],
         front=[
             schema.FrontPoint(
@@ -159,28 +214,37 @@ def plan_cluster(name: str, shape: ModelShape, flags: Flags) -> schema.ClusterPl
         ],
         considered=found.examined,
         fitting=found.evaluated,
-        job=figures.whole_job(job, timed[0], tokens, price),
-        loss=figures.loss_figures(job, tokens),
-        serving=_serving(shape, asked) if asked.serve else None,
-        commands={item.name: item.text for item in emitted.values()},
-        warnings=[
-            *_doubts(planned[0], space.device, asked.precision),
-            *emitted[asked.stack].warnings,
-        ],
+        budget=spent,
+        job=view,
+        loss=figures.loss_figures(job, choice.tokens, asked, spent),
+        serving=_serving(job.shape, asked) if asked.serve else None,
+        commands=emitted,
+        warnings=[*_doubts(planned[0], space.device, asked.precision), *warnings],
     )
 
 
-def _space(shape: ModelShape, asked: schema.Question) -> SearchSpace:
-    return SearchSpace(
-        shape=shape,
-        device=device(asked.device),
-        devices=asked.count,
-        seq_len=asked.seq_len,
-        global_batch=asked.global_batch,
-        precision=cast(Precision, asked.precision),
-        stack=cast(Stack, asked.stack),
-        optimizer=cast(Optimizer, asked.optimizer),
-    )
+def _emitted(job: TrainingJob) -> tuple[dict[str, str], list[str]]:
+    """(file name -> what runs the layout, what its software cannot do)."""
+    made = {"whorl": launch_file(job)}
+    if job.stack == "xla":
+        note = "predicted as XLA compiles it; for it no command is written, the layout alone"
+        return {item.name: item.text for item in made.values()}, [note]
+    made |= {"fsdp": torchtitan_command(job), "megatron": megatron_command(job)}
+    return {item.name: item.text for item in made.values()}, list(made[job.stack].warnings)
+
+
+def _safe(chosen: schema.PlannedLayout, found: SearchResult) -> schema.PlannedLayout | None:
+    """The fastest layout whose whole interval of memory fits, if that of the chosen does not."""
+    limit = found.limit_bytes
+    if chosen.memory.high_bytes <= limit:
+        return None
+    every = {item.layout: item for item in (*found.ranked, *found.pareto)}
+    for item in sorted(every.values(), key=lambda item: item.seconds):
+        if rank_memory(item.job).high_bytes <= limit:
+            slower = item.seconds / chosen.step.step_s - 1
+            why = f"the whole interval of its memory fits, {slower:+.1%} time"
+            return figures.planned_layout(item.job, item.step, why)
+    return None
 
 
 def _doubts(planned: schema.PlannedLayout, device: Device, precision: str) -> list[str]:
@@ -215,55 +279,6 @@ def _why(given: TrainingJob | None, found: SearchResult) -> str:
     return f"as given; the search would take {layout_label(found.best.layout)}"
 
 
-def _given(space: SearchSpace, text: str) -> TrainingJob | None:
-    """The job of --layout. Raises SpecError if it cannot be run."""
-    if not text:
-        return None
-    job = space.job(parse_layout(text, space.devices))
-    passes = job.layout.dp * job.layout.micro_batch
-    if job.global_batch % passes:
-        most = max(1, job.global_batch // passes) * passes
-        raise SpecError(
-            f"a global batch of {job.global_batch:,} sequences is not divisible by dp "
-            f"{job.layout.dp} x micro-batch {job.layout.micro_batch}",
-            do=f"use --global-batch-tokens {most * job.seq_len} or another layout",
-        )
-    return job
-
-
-def _refusal(job: TrainingJob, best: str) -> PlanError:
-    """What would make a given layout fit, the cheapest first."""
-    changes: dict[str, dict[str, Any]] = {
-        "recompute=selective": {"recompute": "selective", "recompute_parts": ()},
-        "mbs=1": {"micro_batch": 1},
-        "recompute=full": {"recompute": "full", "recompute_parts": ()},
-        "shard=zero1": {"shard": "zero1"},
-        "shard=zero3": {"shard": "zero3"},
-        "offload_optimizer=1": {"offload_optimizer": True},
-    }
-    jobs = {name: replace(job, layout=replace(job.layout, **c)) for name, c in changes.items()}
-    able = [name for name, changed in jobs.items() if changed != job and fits(changed)]
-    return PlanError(
-        f"--layout {layout_label(job.layout)} does not fit",
-        found=f"{rank_memory(job).peak_bytes / GIB:.1f} GiB",
-        expected=f"at most {job.device.memory_bytes / GIB:.1f} GiB of {job.device.name}",
-        do="; or ".join([*able[:2], f"--layout {best}, which the search finds"]),
-    )
-
-
-def _calibrated(space: SearchSpace, text: str) -> Model | None:
-    """The step model after --measured, of the same model, sequences and batch."""
-    if not text:
-        return None
-    measured = parse_measured(text, space.devices)
-    job = space.job(measured.layout)
-    step_s = measured.step_s
-    if step_s is None:
-        rate = measured.tokens_per_s_per_device or 0.0
-        step_s = job.tokens_per_step / measured.layout.devices / rate
-    return calibrate([MeasuredStep(job, step_s)])
-
-
 def _serving(shape: ModelShape, asked: schema.Question) -> ServingPlan:
     """The plan of --serve, on the same device unless it names one."""
     pairs = parse_pairs(asked.serve, "--serve", SERVE_KEYS)
@@ -282,7 +297,9 @@ def _serving(shape: ModelShape, asked: schema.Question) -> ServingPlan:
     )
     same = target.name == asked.device
     price = asked.usd_per_device_hour if same else None
-    return plan_serving(shape, target, wanted, price=price)
+    path = hugging_face_id(asked.model) if is_known(asked.model) else asked.model
+    path = path if path and (is_known(asked.model) or Path(path).exists()) else None
+    return plan_serving(shape, target, wanted, price=price, model_path=path)
 
 
 def predict_published(path: Path) -> dict[str, Any]:

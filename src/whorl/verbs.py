@@ -138,11 +138,11 @@ class Session:
         from whorl.launch.machine import machine_facts
         from whorl.stages.plan.data import DataFacts, gather_facts
         from whorl.stages.plan.hardware import Machine
-        from whorl.stages.plan.run import find_or_make, trial_vocab_sizes
+        from whorl.stages.plan.run import check_is_here, find_or_make, trial_vocab_sizes
         from whorl.stages.prepare.facts import data_facts
 
-        recipe, facts = self.loaded.recipe, machine_facts()
-
+        check_is_here(recipe := self.loaded.recipe)
+        facts = machine_facts()
         def measure() -> Machine:
             self.progress.start("measuring this machine", None)
             machine = this_machine(self.home)
@@ -301,7 +301,9 @@ class Session:
         return list(found["scores"])
 
     def resolved(self) -> tuple[dict[str, Any], dict[str, str]]:
-        """(dotted key -> the value that runs, dotted key -> plan's reason)."""
+        """(dotted key -> the value that runs, dotted key -> plan's reason); of this machine."""
+        if not self.loaded.recipe.hardware.is_here:
+            return {}, {}
         return dict(self.planned.resolved), dict(self.planned.reasons)
 
     def up(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from whorl.cli.main import app
+from whorl.cli.main import build_app
 from whorl.core.errors import PlanError, SpecError, WhorlError
 from whorl.stages.plan.output.schema import ClusterPlan
 
@@ -36,7 +36,7 @@ GPT = {
 
 def run(*arguments: str) -> str:
     """stdout of the command; its WhorlError is raised."""
-    result = CliRunner().invoke(app, ["plan", *arguments])
+    result = CliRunner().invoke(build_app(), ["plan", *arguments])
     if isinstance(result.exception, WhorlError):
         raise result.exception
     assert result.exit_code == 0, (result.output, result.exception)
@@ -238,6 +238,17 @@ def test_published_memory_says_what_does_not_fit(tmp_path: Path) -> None:
         ([*SMALL, "--usd-per-device-hour", "-1"], "at least 0"),
         ([*SMALL, "--usd-per-device-hour", "nan"], "at least 0"),
         ([*SMALL, "--tokens", "-5"], "--tokens"),
+        ([*SMALL, "--tokens", "5B", "--budget", "usd=5"], "keep one"),
+        ([*SMALL, "--budget", "usd=5,time=1h"], "several limits"),
+        ([*SMALL, "--budget", "eur=5"], "eur is not known"),
+        ([*SMALL, "--budget", "usd=-5"], "above 0"),
+        ([*SMALL, "--budget", "usd=nan"], "above 0"),
+        ([*SMALL, "--budget", "time=5"], "no known unit"),
+        ([*SMALL, "--budget", "usd=5", "--usd-per-device-hour", "0"], "costs nothing"),
+        ([*SMALL, "--vocab", "5000"], "a model is given"),
+        ([*SMALL, "--unique-tokens", "0"], "--unique-tokens"),
+        (["--budget", "usd=5"], "needs --device, --count, --seq"),
+        (["--budget", "usd=5", *SMALL[2:], "--layout", "tp=2"], "chooses the size"),
         ([*SMALL, "--serve", "userz=3"], "did you mean users"),
         ([*SMALL, "--home", "x"], "--home"),
         (["--published", "x.csv", "--count", "3"], "does not go with --count"),

@@ -20,6 +20,27 @@ def test_only_name_and_data_are_needed() -> None:
     assert recipe.compress.max_bpb_increase == 0.01
 
 
+def test_money_and_hours_of_this_machine_become_seconds() -> None:
+    def seconds(**keys: Any) -> float | None:
+        return parse_recipe({**GOOD, **keys}).recipe.train_time_s
+
+    assert seconds() is None
+    assert seconds(budget={"train_time": "2min"}) == 120
+    assert seconds(budget={"device_hours": 0.5}) == 1800
+    price = {"usd_per_device_hour": 0.4}
+    assert seconds(budget={"usd": 1}, hardware=price) == pytest.approx(9000)  # 2.5 hours
+
+
+def test_hardware_is_this_machine_unless_a_device_is_named() -> None:
+    assert parse_recipe({**GOOD, "hardware": "auto"}) == parse_recipe(GOOD)
+    there = {"device": "h100-sxm", "count": 64, "usd_per_device_hour": 2.5}
+    recipe = parse_recipe({**GOOD, "hardware": there, "budget": {"usd": 1000}}).recipe
+    assert not recipe.hardware.is_here and recipe.hardware.count == 64
+    overrides = ["hardware=auto", "budget.usd=null", "budget.device_hours=1"]
+    here = parse_recipe({**GOOD, "hardware": there}, overrides=overrides).recipe
+    assert here.hardware.is_here and here.train_time_s == 3600
+
+
 def test_an_override_wins_and_is_remembered(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("name: mine\ndata:\n  - {source: notes}\ntrain:\n  seq_len: 128\n")
@@ -41,9 +62,15 @@ def test_an_override_wins_and_is_remembered(tmp_path: Path) -> None:
         ({"train": {"objective": "dpo"}}, "objective=dpo: .* not in this version"),
         ({"data": [{"source": "a", "share": 0.5}]}, "data.share: .* not in this version"),
         ({"model": {"base": "x"}}, "model.base: .* not in this version"),
-        ({"hardware": {"device": "h100", "count": 8}}, "hardware.device: .* not in this version"),
+        ({"hardware": {"device": "h100", "count": 0}}, "hardware.count"),
+        ({"hardware": {"count": 8}}, "hardware.count needs hardware.device"),
+        ({"hardware": {"devise": "h100"}}, "did you mean hardware.device"),
+        ({"hardware": {"device": "h100", "usd_per_device_hour": -1}}, "usd_per_device_hour"),
         ({"serve": {"ttft_p95": "300ms"}}, "serve.ttft_p95: .* not in this version"),
-        ({"budget": {"usd": 3}}, "budget.usd: .* not in this version"),
+        ({"budget": {"usd": 3}}, "budget.usd needs the price of this machine"),
+        ({"budget": {"usd": 3, "device_hours": 2}}, "several limits"),
+        ({"budget": {"device_hours": -2}}, "budget.device_hours"),
+        ({"budget": {"usd": 3}, "train": {"steps": 5}}, "both say how long"),
         ({"budget": {"train_time": 4}}, "budget.train_time has no known unit"),
         ({"budget": {"train_time": "1min", "tokens": "1M"}}, "several limits"),
         ({"budget": {"tokens": "1M"}, "train": {"steps": 5}}, "both say how long"),

@@ -76,6 +76,14 @@ def known_model(name: str) -> ModelShape:
     )
 
 
+def hugging_face_id(name: str) -> str | None:
+    """ "meta-llama/Llama-3.1-8B" of a known model, where its sizes come from its page there."""
+    found = _names_by_key().get(_key(name))
+    source = known_models()[found].source if found is not None else ""
+    match = re.search(r"huggingface\.co/([\w.-]+/[\w.-]+)", source)
+    return match[1] if match else None
+
+
 @cache
 def _names_by_key() -> dict[str, str]:
     return {

@@ -11,12 +11,14 @@ from whorl.cli.console import ERR, OUT, print_json
 from whorl.cli.options import Debug, Home, Json, SetValues, open_session
 from whorl.cli.report import print_plan, print_stage
 from whorl.core.errors import SpecError
+from whorl.verbs import Session
 
 __all__ = ["register"]
 
 CLUSTER_FLAGS = (
     *("device", "count", "seq", "global_batch_tokens", "precision", "optimizer", "stack"),
-    *("tokens", "usd_per_device_hour", "layout", "measured", "serve", "html", "emit"),
+    *("tokens", "budget", "vocab", "unique_tokens", "served_tokens", "usd_per_device_hour"),
+    *("layout", "measured", "serve", "html", "emit"),
 )
 
 EXAMPLES = """Example: `whorl plan recipes/python-stdlib.yaml --set budget.train_time=10min`
@@ -30,10 +32,8 @@ def _flag(flag: str, help_text: str, metavar: str = "TEXT") -> Any:
 
 
 Text = str | None
-Recipe = Annotated[
-    Path | None,
-    typer.Argument(help="A recipe (YAML), planned for this machine.", show_default=False),
-]
+RECIPE = "A recipe (YAML), planned for its hardware: this machine if it names none."
+Recipe = Annotated[Path | None, typer.Argument(help=RECIPE, show_default=False)]
 Model = Annotated[Text, _flag("--model", "A known model's name, or the path of a config.json.")]
 Device = Annotated[Text, _flag("--device", "What to plan for, such as h100-sxm.")]
 Count = Annotated[Text, _flag("--count", "How many devices.", "N")]
@@ -45,6 +45,14 @@ OPTIMIZERS = "adamw (default), adamw_bf16, adamw_8bit, muon, sgd."
 Optimizer = Annotated[Text, _flag("--optimizer", OPTIMIZERS)]
 Stack = Annotated[Text, _flag("--stack", "What trains: megatron (default), fsdp or whorl.")]
 Tokens = Annotated[Text, _flag("--tokens", "To train on. Default: the scaling law's choice.", "N")]
+BUDGET = "What to spend: usd=100k, time=30days, device_hours=50k or flops=1e24; without --model it "
+Budget = Annotated[Text, _flag("--budget", BUDGET + "chooses the size.", "KIND=X")]
+VOCAB = "Vocabulary of the model that a budget chooses. Default: 128,256."
+Vocab = Annotated[Text, _flag("--vocab", VOCAB, "N")]
+UNIQUE = "Tokens there are: training on more repeats them."
+UniqueTokens = Annotated[Text, _flag("--unique-tokens", UNIQUE, "N")]
+SERVED = "Tokens read and written over its life: the size that is cheapest to train and serve."
+ServedTokens = Annotated[Text, _flag("--served-tokens", SERVED, "N")]
 PRICE = "Price. Default: the catalogue's."
 Price = Annotated[float | None, _flag("--usd-per-device-hour", PRICE, "X")]
 LAYOUT = "Predict this layout instead of searching: tp=8,pp=16,mbs=1,recompute=full."
@@ -79,6 +87,10 @@ def plan_command(
     optimizer: Optimizer = None,
     stack: Stack = None,
     tokens: Tokens = None,
+    budget: Budget = None,
+    vocab: Vocab = None,
+    unique_tokens: UniqueTokens = None,
+    served_tokens: ServedTokens = None,
     usd_per_device_hour: Price = None,
     layout: LayoutText = None,
     measured: Measured = None,
@@ -103,6 +115,8 @@ def plan_command(
         if values[name] is not None
     }
     modes = {"RECIPE": recipe, "--model": model, "--compare": compare, "--published": published}
+    if not any(modes.values()):
+        modes["--budget"] = budget
     _check_modes([name for name, value in modes.items() if value is not None], list(given))
     if recipe is None and (set_values or home is not None):
         raise SpecError("--set and --home need a RECIPE", do="leave them out")
@@ -110,17 +124,19 @@ def plan_command(
         _compare(compare, json)
     elif published is not None:
         _published(published, json)
-    elif recipe is not None and not given:
-        _plan_recipe(recipe, set_values, home, json)
     else:
-        _plan_cluster(model, recipe, set_values, given, json)
+        loaded = None if recipe is None else open_session(recipe, set_values, home)
+        if loaded is not None and not given and loaded.loaded.recipe.hardware.is_here:
+            _plan_recipe(loaded, json)
+        else:
+            _plan_cluster(model, loaded, given, json)
 
 
 def _check_modes(modes: list[str], given: list[str]) -> None:
     """The command is about exactly one thing, or SpecError."""
     if len(modes) != 1:
         raise SpecError(
-            "plan needs one of RECIPE, --model, --compare and --published",
+            "plan needs one of RECIPE, --model, --budget, --compare and --published",
             found=" and ".join(modes) or "none",
             do="keep one of them" if modes else "give RECIPE, or --model NAME --device NAME …",
         )
@@ -128,8 +144,7 @@ def _check_modes(modes: list[str], given: list[str]) -> None:
         raise SpecError(f"{modes[0]} does not go with {', '.join(given)}", do="leave them out")
 
 
-def _plan_recipe(recipe: Path, set_values: list[str] | None, home: Path | None, json: bool) -> None:
-    session = open_session(recipe, set_values, home)
+def _plan_recipe(session: Session, json: bool) -> None:
     record = session.plan()
     if json:
         print_json({"record": str(record.path), **session.planned.model_dump(mode="json")})
@@ -139,18 +154,17 @@ def _plan_recipe(recipe: Path, set_values: list[str] | None, home: Path | None, 
 
 
 def _plan_cluster(
-    model: str | None,
-    recipe: Path | None,
-    set_values: list[str] | None,
-    given: dict[str, Any],
-    json: bool,
+    model: str | None, session: Session | None, given: dict[str, Any], json: bool
 ) -> None:
     from whorl import planning
     from whorl.stages.plan.output.page import render_page
     from whorl.stages.plan.output.text import render_cluster_plan
 
-    shape = planning.read_shape(model, recipe, set_values or ())
-    plan = planning.plan_cluster(model or str(recipe), shape, given)
+    recipe = None if session is None else session.loaded.recipe
+    flags = given if recipe is None else planning.recipe_flags(recipe, given)
+    shape = planning.read_shape(model, recipe, "--budget" in flags)
+    name = model or (str(session.loaded.path) if session is not None else "")
+    plan = planning.plan_cluster(name, shape, flags)
     html, emit = given.get("--html"), given.get("--emit")
     if html is not None:
         _write(html, render_page(plan))

@@ -205,12 +205,20 @@ def _spec_error(error: ValidationError, origins: Mapping[str, str]) -> SpecError
 
 def _check_together(recipe: Recipe) -> None:
     """What no single key can know."""
-    given = [name for name in ("train_time", "tokens", "flops") if getattr(recipe.budget, name)]
+    given = [name for name, value in recipe.budget if value]
     if len(given) > 1:
         raise SpecError("budget has several limits", found=given, expected="one of them")
     if given and recipe.train.steps != "auto":
         raise SpecError(
             f"train.steps and budget.{given[0]} both say how long to train", do="remove one"
+        )
+    hardware = recipe.hardware
+    if hardware.is_here and hardware.count > 1:
+        raise SpecError("hardware.count needs hardware.device", found=hardware.count)
+    if hardware.is_here and recipe.budget.usd and not hardware.usd_per_device_hour:
+        raise SpecError(
+            "budget.usd needs the price of this machine",
+            do="give hardware.usd_per_device_hour above 0, or hardware.device",
         )
     fields = sorted({entry.field for entry in recipe.data})
     if len(fields) > 1:

@@ -14,6 +14,7 @@ __all__ = [
     "CompressSpec",
     "DataSpec",
     "EvaluateSpec",
+    "HardwareSpec",
     "ModelSpec",
     "PrepareSpec",
     "Recipe",
@@ -28,6 +29,7 @@ def _unless_auto(parse: Any) -> BeforeValidator:
     return BeforeValidator(lambda value: value if value in ("auto", None) else parse(value))
 
 
+_AUTO_IS_NONE = BeforeValidator(lambda value: None if value == "auto" else value)
 Seconds = Annotated[float, BeforeValidator(parse_duration_s)]
 Share = Annotated[float, BeforeValidator(parse_share)]
 Count = Annotated[int, BeforeValidator(parse_count)]
@@ -42,11 +44,6 @@ LATER = {
     "train.objective=distill": "distillation",
     "train.layout": "distributed layouts",
     "model.base": "opening existing models",
-    "hardware.device": "planning for other hardware than this machine",
-    "hardware.count": "planning for other hardware than this machine",
-    "hardware.usd_per_device_hour": "planning in money",
-    "budget.device_hours": "planning in device-hours",
-    "budget.usd": "planning in money",
     "serve.ttft_p95": "serving targets",
     "serve.tokens_per_s_per_user": "serving targets",
     "serve.users": "serving targets",
@@ -65,6 +62,27 @@ class Budget(Spec):
     train_time: Seconds | None = Field(None, description='wall time of training, such as "4min"')
     tokens: Count | None = Field(None, description='tokens to train on, such as "2M"')
     flops: float | None = Field(None, gt=0, description="floating-point operations of training")
+    device_hours: float | None = Field(
+        None, gt=0, lt=1e15, description="hours of one device; this machine is one device"
+    )
+    usd: float | None = Field(
+        None, gt=0, lt=1e15, description="US dollars, at the price of a device-hour"
+    )
+
+
+class HardwareSpec(Spec):
+    device: Annotated[str | None, _AUTO_IS_NONE] = Field(
+        None, min_length=1, description="such as h100-sxm; left out: this machine, measured"
+    )
+    count: Count = Field(1, description="devices")
+    usd_per_device_hour: float | None = Field(
+        None, ge=0, lt=1e6, description="price; of other devices the catalogue's by default"
+    )
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is this machine."""
+        return self.device is None
 
 
 class DataSpec(Spec):
@@ -136,10 +154,19 @@ class Recipe(Spec):
     data: tuple[DataSpec, ...] = Field(min_length=1, description="sources, one field")
     budget: Budget = Field(default_factory=Budget, description="what training may take")
     seed: int = Field(0, ge=0, lt=2**31, description="of everything random")
-    hardware: Auto = Field("auto", description="this machine, measured")
+    hardware: Annotated[HardwareSpec, BeforeValidator(lambda v: {} if v == "auto" else v)] = Field(
+        default_factory=HardwareSpec, description="auto: this machine"
+    )
     prepare: PrepareSpec = Field(default_factory=PrepareSpec, description="cleaning and tokens")
     model: ModelSpec = Field(default_factory=ModelSpec, description="sizes; auto: chosen by plan")
     train: TrainSpec = Field(default_factory=TrainSpec, description="how it is trained")
     compress: CompressSpec = Field(default_factory=CompressSpec, description="smaller variants")
     evaluate: EvaluateSpec = Field(default_factory=EvaluateSpec, description="how it is scored")
     serve: ServeSpec = Field(default_factory=ServeSpec, description="how it is served")
+
+    @property
+    def train_time_s(self) -> float | None:
+        """The budget on this machine, in seconds of training; None if it is no time or money."""
+        budget, price = self.budget, self.hardware.usd_per_device_hour
+        hours = budget.usd / price if budget.usd and price else budget.device_hours
+        return budget.train_time if hours is None else 3600 * hours

@@ -44,6 +44,14 @@ def test_the_time_is_used_and_kept(minutes: int) -> None:
     assert 0.9 * 60 * minutes < best.train_s <= 60 * minutes
 
 
+def test_hours_and_money_of_this_machine_are_its_time() -> None:
+    asked = recipe("budget.train_time=null", "budget.device_hours=0.1")
+    assert chosen(asked).architecture == chosen(recipe("budget.train_time=6min")).architecture
+    priced = {"hardware": {"usd_per_device_hour": 3}, "budget": {"usd": 0.3}}
+    best = chosen(recipe("budget.train_time=null", **priced))
+    assert 0.9 * 360 < best.train_s <= 360
+
+
 def test_more_time_and_a_faster_machine_give_better_models() -> None:
     qualities = [chosen(recipe(f"budget.train_time={n}min")).quality for n in (1, 4, 16)]
     assert qualities == sorted(qualities, reverse=True)

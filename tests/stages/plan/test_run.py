@@ -49,6 +49,19 @@ def test_every_auto_value_is_resolved_with_a_reason(context: StageContext) -> No
     assert set(plan.reasons) <= set(known_keys())
 
 
+def test_keys_of_recipes_without_hardware_and_money_stay_as_they_were() -> None:
+    facts = machine().facts
+    config = plan_key(recipe(), facts, "data").config
+    assert config["hardware"] == "auto"
+    assert set(config["budget"]) == {"train_time", "tokens", "flops"}
+    priced = {"hardware": {"usd_per_device_hour": 3}, "budget": {"usd": 0.3}}
+    keys = [
+        plan_key(recipe(*change, "budget.train_time=null", **priced), facts, "data").digest
+        for change in ((), ("budget.usd=0.4",), ("hardware.usd_per_device_hour=4",))
+    ]
+    assert len(set(keys)) == 3
+
+
 def test_given_values_have_no_reason_of_plan(context: StageContext) -> None:
     plan = plan_of(context, recipe("train.learning_rate=0.003", "train.seq_len=128"))
     assert "train.learning_rate" not in plan.reasons and "train.seq_len" not in plan.reasons

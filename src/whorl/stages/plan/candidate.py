@@ -223,7 +223,7 @@ def _steps(
         tokens = recipe.budget.flops / count_flops(architecture, seq_len).training
     if tokens is not None:
         return max(1, round(tokens / batch))
-    if recipe.budget.train_time is None:
+    if recipe.train_time_s is None:
         raise PlanError(
             "the recipe does not say how long to train",
             do='give budget.train_time (such as "4min"), budget.tokens, budget.flops '
@@ -233,7 +233,7 @@ def _steps(
     step_s = _step_s(situation, load)
     fixed_s = _train_s(load, 0, step_s)
     per_step_s = _train_s(load, 1, step_s) - fixed_s
-    return max(0, int((recipe.budget.train_time - fixed_s) / per_step_s))
+    return max(0, int((recipe.train_time_s - fixed_s) / per_step_s))
 
 
 def _useful_steps(situation: Situation, facts: TokenFacts, steps: int, batch: int) -> int:

@@ -99,7 +99,7 @@ def _shapes(situation: Situation) -> list[tuple[int, int]]:
 def _check_says_enough(situation: Situation) -> None:
     recipe = situation.recipe
     budget = recipe.budget
-    if recipe.train.steps != "auto" or budget.train_time or budget.tokens or budget.flops:
+    if recipe.train.steps != "auto" or any(value for _, value in budget):
         return
     raise PlanError(
         "the recipe does not say how long to train",
@@ -138,11 +138,11 @@ def _too_short(situation: Situation, fitting: Sequence[Candidate]) -> PlanError:
     """The error for a budget that allows only a handful of steps."""
     best = max(fitting, key=lambda item: item.steps)
     a = best.architecture
-    budget = situation.recipe.budget
-    if budget.train_time is not None:
+    train_time_s = situation.recipe.train_time_s
+    if train_time_s is not None:
         needed_s = 1.1 * (best.train_s + (rules.MIN_STEPS - best.steps) * best.step_s)
         advice = f"budget.train_time={int(needed_s) + 1}s"
-        found = f"{format_duration(budget.train_time)}, a step takes {format_duration(best.step_s)}"
+        found = f"{format_duration(train_time_s)}, a step takes {format_duration(best.step_s)}"
     else:
         tokens = rules.MIN_STEPS * best.batch_tokens
         advice = f"at least {format_count(tokens)} tokens"

@@ -135,10 +135,8 @@ def _steps_reason(situation: Situation, candidate: Candidate) -> str:
     spent = f"{step} a step, {format_duration(candidate.train_s)} in all"
     if candidate.stopped_by_data:
         return f"{epochs:.1f} passes over the data: more would overfit ({spent})"
-    if budget.train_time is not None:
-        return (
-            f"budget of {format_duration(budget.train_time)}: {spent}, start-up and saves included"
-        )
+    if (time_s := situation.recipe.train_time_s) is not None:
+        return f"budget of {format_duration(time_s)}: {spent}, start-up and saves included"
     return f"budget of {format_count(budget.flops or 0)} FLOP; {spent}"
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from whorl.core.context import StageContext
 from whorl.core.digests import digest_value, write_sealed
-from whorl.core.errors import RecordError
+from whorl.core.errors import PlanError, RecordError
 from whorl.core.records import Record, RecordKey
-from whorl.spec.recipe import Recipe
+from whorl.spec.recipe import HardwareSpec, Recipe
 from whorl.spec.resolved import CompressConfig, EvaluateConfig, ServeConfig
 from whorl.stages.plan.candidate import Situation
 from whorl.stages.plan.choose import choose
@@ -29,16 +29,24 @@ from whorl.stages.plan.rules import vocab_sizes
 from whorl.stages.plan.settings import prepare_config, train_config
 from whorl.stages.plan.step_time import fit_level
 
-__all__ = ["LOGIC_VERSION", "find_or_make", "plan_key", "run", "trial_vocab_sizes"]
+__all__ = ["LOGIC_VERSION", "check_is_here", "find_or_make", "plan_key", "run", "trial_vocab_sizes"]
 
 LOGIC_VERSION = 1  # raised when the same recipe, data and machine would get another plan
 IDS_MULTIPLE = 64
+ADDED_BUDGETS = ("device_hours", "usd")  # not in the keys of plans that do not use them
 CHOSEN_FROM = ("budget", "model", "train", "prepare", "seed")  # parts of the recipe
 
 
 def plan_key(recipe: Recipe, facts: MachineFacts, data_digest: str) -> RecordKey:
     """The key of the record: recipe without names and places, kind of machine, data."""
     value = recipe.model_dump(mode="json", exclude={"name", "data"})
+    value["budget"] = {
+        name: amount
+        for name, amount in value["budget"].items()
+        if amount is not None or name not in ADDED_BUDGETS
+    }
+    if recipe.hardware == HardwareSpec():
+        value["hardware"] = "auto"
     value["field"] = recipe.data[0].field
     value["machine"] = facts.identity
     return RecordKey("plan", value, {"data": data_digest}, LOGIC_VERSION)
@@ -81,6 +89,17 @@ def run(context: StageContext, recipe: Recipe, machine: Machine, data: DataFacts
     return context.store.published(key)
 
 
+def check_is_here(recipe: Recipe) -> None:
+    """Raises PlanError if the recipe is for other hardware: nothing of it is run here."""
+    if not (hardware := recipe.hardware).is_here:
+        raise PlanError(
+            f"recipe {recipe.name} is for other hardware than this machine",
+            found=f"hardware: {hardware.count} × {hardware.device}",
+            expected="hardware: auto",
+            do="whorl plan RECIPE plans it; --set hardware=auto runs it here",
+        )
+
+
 def trial_vocab_sizes(recipe: Recipe, text_bytes: int) -> tuple[int, ...]:
     """Vocabularies that `gather_facts` should try for this recipe."""
     given = recipe.prepare.vocab_size
@@ -89,7 +108,8 @@ def trial_vocab_sizes(recipe: Recipe, text_bytes: int) -> tuple[int, ...]:
 
 def _chosen_from(key: RecordKey) -> str:
     """Digest of everything the choice of sizes, steps and data depends on."""
-    used = {name: key.config[name] for name in (*CHOSEN_FROM, "field", "machine")}
+    priced = ("hardware",) if key.config["hardware"] != "auto" else ()
+    used = {name: key.config[name] for name in (*CHOSEN_FROM, *priced, "field", "machine")}
     return digest_value({"used": used, "data": dict(key.inputs), "logic": key.logic_version})[:32]
 
 

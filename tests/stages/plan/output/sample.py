@@ -75,8 +75,8 @@ def sample_loss() -> LossFigures:
         loss=Figure(value=2.05, low=2.0, high=2.1),
         tokens_per_parameter=125,
         best=points[-1],
-        best_batch_tokens=4e6,
-        best_learning_rate=3e-4,
+        best_batch_tokens=Figure(value=4e6, low=2e6, high=8e6),
+        best_learning_rate=Figure(value=3e-4, low=2e-4, high=5e-4),
         budgets=points,
     )
 

@@ -15,15 +15,27 @@ from whorl.arch.shape_counts import (
 from whorl.stages.plan.cluster.job import TrainingJob
 from whorl.stages.plan.cluster.memory import rank_memory
 from whorl.stages.plan.cluster.step import StepTime
+from whorl.stages.plan.laws.allocate import allocate, lifetime_optimum
+from whorl.stages.plan.laws.effective import effective_tokens, with_repetition
 from whorl.stages.plan.laws.hyper import step_law
 from whorl.stages.plan.laws.law import FLOPS_PER_PARAM_TOKEN, Law
 from whorl.stages.plan.laws.named import find_law
 from whorl.stages.plan.output import schema
 from whorl.stages.plan.output.question import layout_label
 from whorl.stages.plan.plan import Prediction
+from whorl.stages.plan.spending import Budget
 from whorl.stages.plan.whole_job import JobView, Range, WholeJob, steps_of, view_job
 
-__all__ = ["law_tokens", "loss_figures", "model_figures", "planned_layout", "whole_job"]
+__all__ = [
+    "budget_figures",
+    "law_of",
+    "law_tokens",
+    "loss_figures",
+    "model_figures",
+    "planned_layout",
+    "step_batch",
+    "whole_job",
+]
 
 WEIGHT_BYTES = 2  # bf16
 # Storage all nodes write to: Llama 3's sustains 2 TB/s for 16,384 GPUs (2407.21783, 3.3.1).
@@ -88,13 +100,86 @@ def law_tokens(shape: ModelShape, law: Law | None = None) -> float:
     return law.optimal(math.exp(high))[1]
 
 
-def loss_figures(job: TrainingJob, tokens: float, law: Law | None = None) -> schema.LossFigures:
-    """What the law expects of the model, and the best of the same FLOPs and of others around."""
-    law, counts = law or find_law(), count_shape(job.shape)
+def law_of(tokens: float, unique_tokens: float | None) -> Law:
+    """The default law; of repeated data where there are more tokens than unique ones."""
+    repeats = unique_tokens is not None and tokens > unique_tokens
+    return with_repetition(find_law(), unique_tokens or 0.0) if repeats else find_law()
+
+
+def step_batch(shape: ModelShape, tokens: float) -> tuple[Prediction, Prediction]:
+    """(peak learning rate, tokens of a batch) by the step law, of the model without its tables."""
+    counts = count_shape(shape)
+    return step_law(counts.active - counts.embedding - counts.head - counts.positions, tokens)
+
+
+def budget_figures(
+    budget: Budget, shape: ModelShape, tokens: float, view: JobView, law: Law | None, rounds: int
+) -> schema.BudgetFigures:
+    """What it buys. The intervals hold the speed's error and that of the law which chose the size.
+
+    law: None if the size was given.
+    """
+    active = count_shape(shape).active
+    flops = FLOPS_PER_PARAM_TOKEN * active * tokens
+    spent = budget.spent(view, flops)
+    speeds = spent.value / spent.high, spent.value / spent.low
+    size, bought = None, _within(tokens, (speeds[0], speeds[1]))
+    if law is not None:
+        best, slow, fast = allocate(flops, law), *(law.optimal(flops * by) for by in speeds)
+        size, bought = (
+            _within(value, _ratios(found), (slow[at] / middle, fast[at] / middle))
+            for at, (value, found) in enumerate(((active, best.params), (tokens, best.tokens)))
+            if (middle := found.value)
+        )
+    return schema.BudgetFigures(
+        kind=budget.kind,
+        amount=budget.amount,
+        spent=schema.Figure(value=spent.value, low=spent.low, high=spent.high),
+        flops=flops,
+        tokens=bought,
+        parameters=size,
+        rounds=rounds,
+    )
+
+
+def _ratios(found: Prediction) -> tuple[float, float]:
+    """The ends of an interval over its middle."""
+    figure = _figure(found)
+    return figure.low / figure.value, figure.high / figure.value
+
+
+def _within(value: float, *errors: tuple[float, float]) -> schema.Figure:
+    """A figure that errs by independent factors, each with its 90% interval around one."""
+
+    def end(at: int) -> float:
+        return math.hypot(*(math.log(ends[at]) for ends in errors))
+
+    return schema.Figure(value=value, low=value * math.exp(-end(0)), high=value * math.exp(end(1)))
+
+
+def loss_figures(
+    job: TrainingJob,
+    tokens: float,
+    asked: schema.Question,
+    bought: schema.BudgetFigures | None = None,
+) -> schema.LossFigures:
+    """What the law expects of the model, and the best of the same FLOPs and of others around.
+
+    With a budget the interval holds the error of the speed too.
+    """
+    law, counts = law_of(tokens, asked.unique_tokens), count_shape(job.shape)
     flops = FLOPS_PER_PARAM_TOKEN * counts.active * tokens
-    blocks = counts.active - counts.embedding - counts.head - counts.positions
-    rate, batch = step_law(blocks, tokens)
+    rate, batch = step_batch(job.shape, tokens)
     found = law.predict(counts.active, tokens)
+    loss = _figure(found)
+    if bought is not None:
+        spent = bought.spent
+        slow, fast = (
+            law.loss(counts.active, tokens * spent.value / end) / loss.value
+            for end in (spent.high, spent.low)
+        )
+        loss = _within(loss.value, _ratios(found), (fast, slow))
+    repeats = asked.unique_tokens is not None and tokens > asked.unique_tokens
     notes = [f"loss by the law {found.note}: good for comparing, not the loss on your data"]
     if job.shape.experts:
         notes.append("a mixture of experts counts by its active parameters: expect a lower loss")
@@ -102,12 +187,17 @@ def loss_figures(job: TrainingJob, tokens: float, law: Law | None = None) -> sch
         law=law.name,
         tokens=tokens,
         steps=steps_of(tokens, job.tokens_per_step),
-        loss=_figure(found),
+        loss=loss,
         tokens_per_parameter=tokens / counts.active,
         best=_best(law, flops),
-        best_batch_tokens=batch.value or 0.0,
-        best_learning_rate=rate.value or 0.0,
+        best_batch_tokens=_figure(batch),
+        best_learning_rate=_figure(rate),
         budgets=[_best(law, factor * flops) for factor in BUDGETS_AROUND],
+        unique_tokens=asked.unique_tokens if repeats else None,
+        worth_tokens=effective_tokens(tokens, asked.unique_tokens or 0.0) if repeats else None,
+        lifetime=lifetime_optimum(loss.value, asked.served_tokens, law)
+        if asked.served_tokens
+        else None,
         notes=notes,
     )
 

@@ -27,7 +27,8 @@ def render_page(plan: ClusterPlan) -> str:
     return Template(template).substitute(
         title=escape(f"{plan.model.shape.name} on {plan.question.count:,} × {plan.device.name}"),
         subtitle=f"{escape(show.question_line(plan))}<br>{escape(show.model_line(plan))}<br>"
-        f'<b class="label">{escape(plan.chosen.label)}</b> {escape(plan.chosen.why)}',
+        f'<b class="label">{escape(plan.chosen.label)}</b> {escape(plan.chosen.why)}'
+        + "".join(f"<br>safe: {escape(line)}" for line in show.safe_lines(plan)),
         warnings="".join(f'<p class="warning">{escape(line)}</p>' for line in plan.warnings),
         key=key,
         cards="".join(_cards(plan)),

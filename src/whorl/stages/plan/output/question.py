@@ -9,13 +9,15 @@ from difflib import get_close_matches
 from typing import Any, get_args
 
 from whorl.core.errors import SpecError
-from whorl.core.units import parse_count
+from whorl.core.units import parse_count, parse_duration_s
 from whorl.stages.plan.cluster.job import SELECTIVE_PARTS, Layout, Recompute, Shard
+from whorl.stages.plan.spending import KINDS, Budget
 
 __all__ = [
     "Measured",
     "layout_label",
     "parse_batch",
+    "parse_budget",
     "parse_layout",
     "parse_measured",
     "parse_pairs",
@@ -83,6 +85,27 @@ def parse_batch(text: str, seq_len: int) -> int:
         found=f"{tokens / seq_len:.3f} sequences",
         do=f"use {rows * seq_len} or {(rows + 1) * seq_len}",
     )
+
+
+def parse_budget(text: str) -> Budget:
+    """A budget from "usd=100k", "time=30days", "device_hours=5e4" or "flops=1e24".
+
+    Raises SpecError unless it is exactly one.
+    """
+    pairs = parse_pairs(text, "--budget", KINDS)
+    if len(pairs) > 1:
+        raise SpecError("--budget has several limits", found=text, expected="one of them")
+    ((kind, written),) = ((name, pairs[name]) for name in KINDS if name in pairs)
+    where = f"--budget: {kind}"
+    if kind == "time":
+        return Budget(kind, parse_duration_s(written, where))
+    try:
+        amount = float(written)
+    except ValueError:
+        amount = float(parse_count(written, where))
+    if not 0 < amount < 1e32:
+        raise SpecError(where, found=written, expected="above 0")
+    return Budget(kind, amount)
 
 
 def parse_layout(text: str, devices: int, flag: str = "--layout") -> Layout:

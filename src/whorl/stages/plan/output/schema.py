@@ -16,10 +16,13 @@ from whorl.stages.plan.cluster.devices import Device
 from whorl.stages.plan.cluster.job import Layout
 from whorl.stages.plan.cluster.memory import RankMemory
 from whorl.stages.plan.cluster.step import StepTime
+from whorl.stages.plan.laws.allocate import LifetimePlan
 from whorl.stages.plan.serving.target import ServingPlan
+from whorl.stages.plan.spending import BudgetKind
 from whorl.stages.plan.whole_job import JobView
 
 __all__ = [
+    "BudgetFigures",
     "ClusterPlan",
     "Figure",
     "FrontPoint",
@@ -52,11 +55,15 @@ class Question(Frozen):
     device: str = Field(description="name in the device catalogue")
     count: int = Field(description="devices")
     seq_len: int = Field(description="tokens of one sequence")
-    global_batch: int = Field(description="sequences of one optimiser step")
+    global_batch: int = Field(description="sequences of one step; 0: by the step law")
     precision: str = Field("bf16", description="of the matrix products")
     optimizer: str = "adamw"
     stack: str = Field("megatron", description="software the figures are predicted for")
-    tokens: int | None = Field(None, description="to train on; null: the law's choice")
+    tokens: int | None = Field(None, description="to train on; null: the budget's or law's choice")
+    budget: str = Field("", description="the budget given, such as usd=100000")
+    vocab_size: int | None = Field(None, description="of a model whose size the budget chooses")
+    unique_tokens: int | None = Field(None, description="that there are; more are repetitions")
+    served_tokens: int | None = Field(None, description="read and written over the model's life")
     usd_per_device_hour: float | None = Field(None, description="null: the catalogue's price")
     layout: str = Field("", description="the layout given; empty: searched")
     measured: str = Field("", description="the measured step given")
@@ -108,10 +115,27 @@ class LossFigures(Frozen):
     loss: Figure
     tokens_per_parameter: float = Field(description="active parameters")
     best: LossPoint = Field(description="of the same FLOPs, by the law")
-    best_batch_tokens: float = Field(description="of this size and these tokens, by the step law")
-    best_learning_rate: float = Field(description="peak, AdamW")
+    best_batch_tokens: Figure = Field(description="of this size and these tokens, by the step law")
+    best_learning_rate: Figure = Field(description="peak, AdamW, by the step law")
     budgets: list[LossPoint]
+    unique_tokens: float | None = Field(None, description="set where tokens repeat them")
+    worth_tokens: float | None = Field(None, description="fresh tokens that the repeated are worth")
+    lifetime: LifetimePlan | None = Field(
+        None, description="the size cheapest to train and serve at this loss"
+    )
     notes: list[str] = []
+
+
+class BudgetFigures(Frozen):
+    """What a budget buys at the predicted speed."""
+
+    kind: BudgetKind
+    amount: float = Field(description="USD, seconds, device-hours or FLOPs")
+    spent: Figure = Field(description="by the plan, in the same unit, failures included")
+    flops: float = Field(description="6 per active parameter and token, as the laws count")
+    tokens: Figure
+    parameters: Figure | None = Field(None, description="active; null: the model was given")
+    rounds: int = Field(description="searches until size, batch and speed agreed")
 
 
 class ClusterPlan(Frozen):
@@ -123,10 +147,14 @@ class ClusterPlan(Frozen):
     model: ModelFigures
     device: Device = Field(description="rates of one; usd_per_hour is what was asked with")
     chosen: PlannedLayout
+    safe: PlannedLayout | None = Field(
+        None, description="fastest whose whole interval of memory fits, where the chosen's does not"
+    )
     runners_up: list[PlannedLayout] = []
     front: list[FrontPoint] = []
     considered: int = Field(0, description="layouts looked at")
     fitting: int = Field(0, description="of these, layouts that fit the memory")
+    budget: BudgetFigures | None = None
     job: JobView | None = None
     loss: LossFigures | None = None
     serving: ServingPlan | None = None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 
 from whorl.core.units import format_count, format_duration
-from whorl.stages.plan.output.schema import ClusterPlan, Figure, PlannedLayout
+from whorl.stages.plan.output.schema import ClusterPlan, Figure, LossFigures, PlannedLayout
 from whorl.stages.plan.whole_job import Range
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "nats",
     "notes",
     "question_line",
+    "readable",
+    "safe_lines",
     "seconds",
     "serving_rows",
 ]
@@ -56,11 +59,19 @@ def nats(value: float) -> str:
 
 
 def _usd(value: float) -> str:
+    if value < 100:
+        return f"${value:.2f}"
     return f"${value:,.0f}" if value < 1e6 else f"${format_count(value)}"
 
 
 def _mwh(kwh: float) -> str:
+    if kwh < 1e3:
+        return f"{kwh:,.1f} kWh"
     return f"{kwh / 1e3:,.1f} MWh" if kwh < 1e6 else f"{kwh / 1e6:,.1f} GWh"
+
+
+def _hours(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _few(count: float) -> str:
@@ -70,6 +81,8 @@ def _few(count: float) -> str:
 
 
 def _days(value: float) -> str:
+    if value < 0.2:
+        return seconds(86400 * value)
     return f"{value:.1f} days" if value >= 2 else f"{24 * value:.1f} h"
 
 
@@ -95,6 +108,11 @@ def question_line(plan: ClusterPlan) -> str:
     )
 
 
+def safe_lines(plan: ClusterPlan) -> list[str]:
+    """The safe layout and what it costs; none when the chosen one is safe."""
+    return [] if plan.safe is None else [f"{plan.safe.label}: {plan.safe.why}"]
+
+
 def headline(plan: ClusterPlan) -> list[Row]:
     """The figures a person asks for first."""
     step, memory = plan.chosen.step, plan.chosen.memory
@@ -102,7 +120,8 @@ def headline(plan: ClusterPlan) -> list[Row]:
     first, words = next(iter(shares)), ", ".join(f"{n} {share:.0%}" for n, share in shares.items())
     light = f"{step.step_s / step.roofline_s:.2f}×"
     peak = Range(memory.peak_bytes, memory.low_bytes, memory.high_bytes)
-    rows = [
+    rows = _budget_rows(plan)
+    rows += [
         _row("time of a step", Range(step.step_s, step.low_s, step.high_s), seconds),
         ("tokens/s per device", f"{step.tokens_per_s_per_device:,.0f}", f"MFU {step.mfu:.1%}"),
         ("over the speed of light", light, f"roofline {seconds(step.roofline_s)}"),
@@ -115,7 +134,7 @@ def headline(plan: ClusterPlan) -> list[Row]:
         sizes = f"{format_count(best.parameters)} parameters, {format_count(best.tokens)} tokens"
         rows += [
             _row(f"{format_count(loss.tokens)} tokens, {loss.steps:,} steps", job.days, _days),
-            _row("device-hours", job.device_hours, lambda hours: f"{hours:,.0f}"),
+            _row("device-hours", job.device_hours, _hours),
             _row("money", job.usd, _usd),
             _row("energy", job.energy_kwh, _mwh),
             _row("interruptions", job.failures, _few),
@@ -123,7 +142,46 @@ def headline(plan: ClusterPlan) -> list[Row]:
             _row("useful share of the time", job.goodput, lambda share: f"{share:.1%}"),
             _row("loss, nats per token", loss.loss, nats),
             ("best for the same FLOPs", nats(best.loss.value), sizes),
+            _row("batch by the step law, tokens", loss.best_batch_tokens, format_count),
+            _row("peak learning rate", loss.best_learning_rate, lambda rate: f"{rate:.2e}"),
         ]
+        rows += _law_rows(loss)
+    return rows
+
+
+def _budget_rows(plan: ClusterPlan) -> list[Row]:
+    """What the budget buys."""
+    bought = plan.budget
+    if bought is None:
+        return []
+    forms: dict[str, Callable[[float], str]] = {
+        "usd": _usd,
+        "time": lambda seconds: _days(seconds / 86400),
+        "device_hours": lambda hours: f"{_hours(hours)} device-hours",
+        "flops": lambda flops: f"{flops:.3g} FLOP",
+    }
+    form = forms[bought.kind]
+    rows = [_row(f"spent of {form(bought.amount)}", bought.spent, form)]
+    if bought.parameters is not None:
+        rows.append(_row("parameters, by the law", bought.parameters, format_count))
+    return [*rows, _row("tokens that it buys", bought.tokens, format_count)]
+
+
+def _law_rows(loss: LossFigures) -> list[Row]:
+    """Repeated data, and the size for a life of serving."""
+    rows: list[Row] = []
+    if loss.unique_tokens and loss.worth_tokens:
+        worth = f"worth {format_count(loss.worth_tokens)} fresh tokens"
+        rows.append(("passes over the data", f"{loss.tokens / loss.unique_tokens:.1f}", worth))
+    if life := loss.lifetime:
+        least = f"{format_count(life.compute_optimal_params)} parameters, "
+        least += f"{format_count(life.compute_optimal_tokens)} tokens"
+        best = f"{format_count(life.tokens)} tokens; saves {life.saved_share:.0%} of training and "
+        rows += [
+            ("cheapest to train to this loss", least.partition(",")[0], least.partition(", ")[2]),
+            ("cheapest to train and serve", f"{format_count(life.params)} parameters",
+             best + f"serving, {life.training_flops + life.serving_flops:.3g} FLOP"),
+        ]  # fmt: skip
     return rows
 
 
@@ -145,6 +203,15 @@ def _shares(parts_s: Mapping[str, float]) -> dict[str, float]:
 def named_parts(parts_s: Mapping[str, float]) -> dict[str, float]:
     """The parts of a step in the words of a person."""
     return {NAMES.get(name, name.replace("_", " ")): value for name, value in parts_s.items()}
+
+
+def readable(why: str) -> str:
+    """A search's reason with the parts of a step named as `named_parts` names them."""
+
+    def named(match: re.Match[str]) -> str:
+        return f"{next(iter(named_parts({match[1]: 0.0})))} {match[2]}"
+
+    return re.sub(r"\b([a-z_]+) ([+-]\S+ s)\b", named, why)
 
 
 def layout_row(planned: PlannedLayout) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ def render_cluster_plan(plan: ClusterPlan) -> RenderableType:
         Text(""),
         Text.assemble(("layout  ", "bold"), (chosen.label, "bold green")),
         Text(chosen.why, style="dim"),
+        *(Text(f"safe: {line}", style="green") for line in show.safe_lines(plan)),
         Text(""),
         table(("", "predicted", "90%, or remark"), show.headline(plan), right=1),
         Text(""),

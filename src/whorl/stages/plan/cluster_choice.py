@@ -1,0 +1,176 @@
+"""The layout of a cluster plan and, where a budget decides, the size, the batch and the tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, cast
+
+from whorl.arch.llama_like import LLAMA_3_VOCAB, llama_like
+from whorl.arch.shape import ModelShape
+from whorl.arch.shape_counts import count_shape
+from whorl.core.errors import PlanError, SpecError
+from whorl.stages.plan.cluster.devices import device
+from whorl.stages.plan.cluster.job import Optimizer, Precision, Stack, TrainingJob
+from whorl.stages.plan.cluster.memory import fits, rank_memory
+from whorl.stages.plan.cluster.search import SearchResult, SearchSpace, search_layouts
+from whorl.stages.plan.cluster.step import MeasuredStep, Model, calibrate, step_times
+from whorl.stages.plan.laws.law import FLOPS_PER_PARAM_TOKEN
+from whorl.stages.plan.laws.named import find_law
+from whorl.stages.plan.output import figures, schema
+from whorl.stages.plan.output.question import layout_label, parse_layout, parse_measured
+from whorl.stages.plan.spending import Budget, round_batch, steps_bought
+
+__all__ = ["Choice", "buy", "choose_layout"]
+
+MOST_ROUNDS, FIRST_UTILISATION = 6, 0.3
+KEPT = 200
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A layout of one model and batch, and the tokens to train on."""
+
+    asked: schema.Question  # with its batch
+    space: SearchSpace
+    model: Model | None
+    given: TrainingJob | None  # of --layout
+    found: SearchResult
+    tokens: float = 0.0
+    rounds: int = 1
+
+    @property
+    def job(self) -> TrainingJob:
+        return self.given or self.found.best.job
+
+
+def choose_layout(shape: ModelShape, asked: schema.Question) -> Choice:
+    """The layout of a model and batch: searched, or the one given if it fits."""
+    space = _space(shape, asked)
+    model = _calibrated(space, asked.measured)
+    given = _given(space, asked.layout)
+    found = search_layouts(
+        space,
+        time_of=partial(step_times, model=model),
+        keep=KEPT,
+        also=() if given is None else (given.layout,),
+    )
+    if given is not None and not fits(given):
+        raise _refusal(given, layout_label(found.best.layout))
+    return Choice(asked, space, model, given, found)
+
+
+def buy(shape: ModelShape | None, asked: schema.Question, budget: Budget) -> Choice:
+    """Size, batch and tokens that a budget buys, searched until they agree with the speed.
+
+    The size is the law's optimum for the FLOPs that the chosen layout's speed buys; the batch, if
+    it was not given, the step law's.
+    """
+    is_open, vocab_size = shape is None, asked.vocab_size or LLAMA_3_VOCAB
+    flops = _first_flops(budget, asked)
+    if shape is None:
+        shape = llama_like(find_law().optimal(flops)[0], vocab_size)
+    tokens = flops / (FLOPS_PER_PARAM_TOKEN * count_shape(shape).active)
+    tried: dict[tuple[ModelShape, int], Choice] = {}
+    while True:
+        batch = asked.global_batch
+        if not batch:
+            wanted = figures.step_batch(shape, tokens)[1].value or 0.0
+            batch = round_batch(wanted, asked.seq_len, asked.count)
+        if (shape, batch) in tried or len(tried) == MOST_ROUNDS:
+            return list(tried.values())[-1]
+        choice = choose_layout(shape, asked.model_copy(update={"global_batch": batch}))
+        tokens = _tokens_bought(choice, budget)
+        tried[shape, batch] = replace(choice, tokens=tokens, rounds=len(tried) + 1)
+        if is_open:
+            law = figures.law_of(tokens, asked.unique_tokens)
+            flops = FLOPS_PER_PARAM_TOKEN * count_shape(shape).active * tokens
+            shape = llama_like(law.optimal(flops)[0], vocab_size)
+
+
+def _first_flops(budget: Budget, asked: schema.Question) -> float:
+    """A first guess of the FLOPs that a budget buys."""
+    target, price = device(asked.device), asked.usd_per_device_hour
+    per_unit = {
+        "time": asked.count / 3600,
+        "device_hours": 1.0,
+        "usd": 1 / ((target.usd_per_hour if price is None else price) or 1.0),
+    }
+    if budget.kind == "flops":
+        return budget.amount
+    speed = FIRST_UTILISATION * target.peak(asked.precision)
+    return 3600 * speed * budget.amount * per_unit[budget.kind]
+
+
+def _tokens_bought(choice: Choice, budget: Budget) -> float:
+    """Whole steps of the chosen layout at its predicted speed, as tokens."""
+    job = choice.job
+    step, price = step_times([job], choice.model)[0], choice.asked.usd_per_device_hour
+    flops = FLOPS_PER_PARAM_TOKEN * count_shape(job.shape).active * job.tokens_per_step
+    per_step = float(job.tokens_per_step)
+    return per_step * steps_bought(
+        budget, lambda steps: figures.whole_job(job, step, per_step * steps, price), flops
+    )
+
+
+def _space(shape: ModelShape, asked: schema.Question) -> SearchSpace:
+    return SearchSpace(
+        shape=shape,
+        device=device(asked.device),
+        devices=asked.count,
+        seq_len=asked.seq_len,
+        global_batch=asked.global_batch,
+        precision=cast(Precision, asked.precision),
+        stack=cast(Stack, asked.stack),
+        optimizer=cast(Optimizer, asked.optimizer),
+    )
+
+
+def _given(space: SearchSpace, text: str) -> TrainingJob | None:
+    """The job of --layout. Raises SpecError if it cannot be run."""
+    if not text:
+        return None
+    job = space.job(parse_layout(text, space.devices))
+    passes = job.layout.dp * job.layout.micro_batch
+    if job.global_batch % passes:
+        most = max(1, job.global_batch // passes) * passes
+        raise SpecError(
+            f"a global batch of {job.global_batch:,} sequences is not divisible by dp "
+            f"{job.layout.dp} x micro-batch {job.layout.micro_batch}",
+            do=f"use --global-batch-tokens {most * job.seq_len} or another layout",
+        )
+    return job
+
+
+def _refusal(job: TrainingJob, best: str) -> PlanError:
+    """What would make a given layout fit, the cheapest first."""
+    changes: dict[str, dict[str, Any]] = {
+        "recompute=selective": {"recompute": "selective", "recompute_parts": ()},
+        "mbs=1": {"micro_batch": 1},
+        "recompute=full": {"recompute": "full", "recompute_parts": ()},
+        "shard=zero1": {"shard": "zero1"},
+        "shard=zero3": {"shard": "zero3"},
+        "offload_optimizer=1": {"offload_optimizer": True},
+    }
+    jobs = {name: replace(job, layout=replace(job.layout, **c)) for name, c in changes.items()}
+    able = [name for name, changed in jobs.items() if changed != job and fits(changed)]
+    return PlanError(
+        f"--layout {layout_label(job.layout)} does not fit",
+        found=f"{rank_memory(job).peak_bytes / GIB:.1f} GiB",
+        expected=f"at most {job.device.memory_bytes / GIB:.1f} GiB of {job.device.name}",
+        do="; or ".join([*able[:2], f"--layout {best}, which the search finds"]),
+    )
+
+
+def _calibrated(space: SearchSpace, text: str) -> Model | None:
+    """The step model after --measured, of the same model, sequences and batch."""
+    if not text:
+        return None
+    measured = parse_measured(text, space.devices)
+    job = space.job(measured.layout)
+    step_s = measured.step_s
+    if step_s is None:
+        rate = measured.tokens_per_s_per_device or 0.0
+        step_s = job.tokens_per_step / measured.layout.devices / rate
+    return calibrate([MeasuredStep(job, step_s)])
