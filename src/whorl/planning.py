@@ -110,7 +110,8 @@ def _check_given(shape: ModelShape | None, flags: Flags) -> None:
     """What a cluster plan needs is given, and nothing that does not go together."""
     is_bought = "--budget" in flags
     missing = [flag for flag in NEEDED if flag not in flags]
-    if missing and not (is_bought and missing == [BATCH]):
+    is_by_law = is_bought and missing == [BATCH] and "--measured" not in flags
+    if missing and not is_by_law:
         raise SpecError(
             f"a cluster plan needs {', '.join(missing)}",
             do="such as --device h100-sxm --count 64 --seq 8192 --global-batch-tokens 4M; in a "

@@ -247,6 +247,7 @@ def test_published_memory_says_what_does_not_fit(tmp_path: Path) -> None:
         ([*SMALL, "--budget", "usd=5", "--usd-per-device-hour", "0"], "costs nothing"),
         ([*SMALL, "--vocab", "5000"], "a model is given"),
         ([*SMALL, "--unique-tokens", "0"], "--unique-tokens"),
+        ([*SMALL[:-2], "--budget", "usd=5", "--measured", "tp=2,step_s=1"], "needs --global-batch"),
         (["--budget", "usd=5"], "needs --device, --count, --seq"),
         (["--budget", "usd=5", *SMALL[2:], "--layout", "tp=2"], "chooses the size"),
         ([*SMALL, "--serve", "userz=3"], "did you mean users"),

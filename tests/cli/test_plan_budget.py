@@ -75,7 +75,9 @@ def test_more_money_never_buys_less(bought: dict[str, Any]) -> None:
     assert losses == sorted(losses, reverse=True)
 
 
-def test_repeated_tokens_are_worth_less_and_serving_calls_for_a_smaller_model() -> None:
+def test_repeated_tokens_are_worth_less_and_serving_calls_for_a_smaller_model(
+    tmp_path: Path,
+) -> None:
     model = ["--model", "llama-3-8b", *BOUGHT, "--global-batch-tokens", "4M", "--tokens", "1T"]
     fresh = planned(*model, "--unique-tokens", "1T", "--served-tokens", "2T")["loss"]
     assert fresh["worth_tokens"] is None
@@ -90,8 +92,11 @@ def test_repeated_tokens_are_worth_less_and_serving_calls_for_a_smaller_model() 
     other = life["compute_optimal_params"]
     unsaved = 6 * other * life["compute_optimal_tokens"] + 2 * other * 2e12
     assert life["saved_share"] == pytest.approx(1 - paid / unsaved, rel=1e-3)
-    shown = run(*model, "--unique-tokens", "100B", "--served-tokens", "2T")
-    assert "passes over the data" in shown and "cheapest to train and serve" in shown
+    page = tmp_path / "plan.html"
+    files = ["--html", str(page)]
+    shown = run(*model, "--unique-tokens", "100B", "--served-tokens", "2T", *files)
+    for text in (shown, page.read_text("utf-8")):
+        assert "passes over the data" in text and "cheapest to train and serve" in text
 
 
 def test_a_recipe_names_its_hardware_and_budget(tmp_path: Path) -> None:

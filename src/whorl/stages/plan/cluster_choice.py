@@ -15,6 +15,7 @@ from whorl.stages.plan.cluster.job import Optimizer, Precision, Stack, TrainingJ
 from whorl.stages.plan.cluster.memory import fits, rank_memory
 from whorl.stages.plan.cluster.search import SearchResult, SearchSpace, search_layouts
 from whorl.stages.plan.cluster.step import MeasuredStep, Model, calibrate, step_times
+from whorl.stages.plan.laws.allocate import budget_flops
 from whorl.stages.plan.laws.law import FLOPS_PER_PARAM_TOKEN
 from whorl.stages.plan.laws.named import find_law
 from whorl.stages.plan.output import figures, schema
@@ -92,15 +93,12 @@ def buy(shape: ModelShape | None, asked: schema.Question, budget: Budget) -> Cho
 def _first_flops(budget: Budget, asked: schema.Question) -> float:
     """A first guess of the FLOPs that a budget buys."""
     target, price = device(asked.device), asked.usd_per_device_hour
-    per_unit = {
-        "time": asked.count / 3600,
-        "device_hours": 1.0,
-        "usd": 1 / ((target.usd_per_hour if price is None else price) or 1.0),
-    }
-    if budget.kind == "flops":
-        return budget.amount
-    speed = FIRST_UTILISATION * target.peak(asked.precision)
-    return 3600 * speed * budget.amount * per_unit[budget.kind]
+    return budget_flops(
+        **{"time_s" if budget.kind == "time" else budget.kind: budget.amount},
+        flops_per_s=FIRST_UTILISATION * target.peak(asked.precision),
+        devices=asked.count,
+        usd_per_device_hour=(target.usd_per_hour if price is None else price) or 1.0,
+    )
 
 
 def _tokens_bought(choice: Choice, budget: Budget) -> float:

@@ -54,7 +54,7 @@ def _figures(plan: ClusterPlan) -> dict[str, float]:
         found |= {"days": job.days.value, "usd": job.usd.value, "energy_kwh": job.energy_kwh.value}
         found |= {"failures": job.failures.value, "goodput": job.goodput.value}
     if plan.loss is not None:
-        found["loss"] = plan.loss.loss.value
+        found |= {"loss": plan.loss.loss.value, "tokens": plan.loss.tokens}
     found |= {f"step_s: {name}": value for name, value in step.parts_s.items() if value}
     return found
 

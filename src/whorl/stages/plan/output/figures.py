@@ -183,6 +183,12 @@ def loss_figures(
     notes = [f"loss by the law {found.note}: good for comparing, not the loss on your data"]
     if job.shape.experts:
         notes.append("a mixture of experts counts by its active parameters: expect a lower loss")
+    if bought is not None and bought.parameters is not None:
+        notes.append("the size is the law's for the FLOPs bought, in the proportions of Llama 3")
+    if asked.served_tokens:
+        notes.append("a FLOP of serving is priced as one of training (Sardana et al. 2023)")
+    if repeats:
+        notes.append("repeated tokens count by Muennighoff et al. 2023, equation 5")
     return schema.LossFigures(
         law=law.name,
         tokens=tokens,

@@ -174,14 +174,13 @@ def _law_rows(loss: LossFigures) -> list[Row]:
         worth = f"worth {format_count(loss.worth_tokens)} fresh tokens"
         rows.append(("passes over the data", f"{loss.tokens / loss.unique_tokens:.1f}", worth))
     if life := loss.lifetime:
-        least = f"{format_count(life.compute_optimal_params)} parameters, "
-        least += f"{format_count(life.compute_optimal_tokens)} tokens"
-        best = f"{format_count(life.tokens)} tokens; saves {life.saved_share:.0%} of training and "
+        sizes = format_count(life.compute_optimal_params), format_count(life.params)
+        tokens = format_count(life.compute_optimal_tokens), format_count(life.tokens)
+        saved = f"saves {life.saved_share:.0%} of the FLOPs of training and serving"
         rows += [
-            ("cheapest to train to this loss", least.partition(",")[0], least.partition(", ")[2]),
-            ("cheapest to train and serve", f"{format_count(life.params)} parameters",
-             best + f"serving, {life.training_flops + life.serving_flops:.3g} FLOP"),
-        ]  # fmt: skip
+            ("parameters, cheapest to train to this loss", sizes[0], f"{tokens[0]} tokens"),
+            ("and cheapest to train and serve", sizes[1], f"{tokens[1]} tokens; {saved}"),
+        ]
     return rows
 
 
