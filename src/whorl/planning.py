@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from whorl.arch.hf_config import model_shape
 from whorl.arch.known_models import hugging_face_id, is_known
@@ -13,8 +13,6 @@ from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import shape_of
 from whorl.core.errors import SpecError
 from whorl.core.units import parse_count, parse_duration_s
-from whorl.spec.recipe import Recipe
-from whorl.stages.plan.candidate import architecture_of
 from whorl.stages.plan.cluster.devices import Device, device
 from whorl.stages.plan.cluster.emit import launch_file
 from whorl.stages.plan.cluster.emit_megatron import megatron_command
@@ -41,6 +39,9 @@ from whorl.stages.plan.output.question import (
     parse_pairs,
 )
 from whorl.stages.plan.serving import ServingPlan, ServingTarget, plan_serving
+
+if TYPE_CHECKING:
+    from whorl.spec.recipe import Recipe
 
 __all__ = ["plan_cluster", "predict_published", "read_shape", "recipe_flags"]
 
@@ -73,6 +74,8 @@ def read_shape(
         )
     seq_len = 1 if recipe.train.seq_len == "auto" else recipe.train.seq_len
     layers, width, vocab_size = (int(value) for value in sizes.values())
+    from whorl.stages.plan.candidate import architecture_of  # slow to import, for recipes only
+
     return shape_of(architecture_of(recipe, layers, width, vocab_size, seq_len))
 
 

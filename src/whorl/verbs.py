@@ -143,6 +143,7 @@ class Session:
 
         check_is_here(recipe := self.loaded.recipe)
         facts = machine_facts()
+
         def measure() -> Machine:
             self.progress.start("measuring this machine", None)
             machine = this_machine(self.home)

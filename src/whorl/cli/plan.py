@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,7 +11,9 @@ from whorl.cli.console import ERR, OUT, print_json
 from whorl.cli.options import Debug, Home, Json, SetValues, open_session
 from whorl.cli.report import print_plan, print_stage
 from whorl.core.errors import SpecError
-from whorl.verbs import Session
+
+if TYPE_CHECKING:
+    from whorl.verbs import Session
 
 __all__ = ["register"]
 
