@@ -127,7 +127,11 @@ def main(is_check: bool) -> int:
     from whorl.stages.plan.output.schema import plan_schema
 
     schema = json.dumps(plan_schema(), indent=1, ensure_ascii=False) + "\n"
-    pages = {"cli.md": cli_page(build_app()), "errors.md": errors_page(), "plan-schema.json": schema}
+    pages = {
+        "cli.md": cli_page(build_app()),
+        "errors.md": errors_page(),
+        "plan-schema.json": schema,
+    }
     stale = []
     for name, text in pages.items():
         path = DOCS / name

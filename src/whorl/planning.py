@@ -29,6 +29,7 @@ from whorl.stages.plan.cluster.step import (
     predict_rows,
     step_times,
 )
+from whorl.stages.plan.cluster.tables import tables_note
 from whorl.stages.plan.cluster_choice import buy, choose_layout
 from whorl.stages.plan.output import figures, schema, show
 from whorl.stages.plan.output.published import RowFigures, published_report
@@ -166,6 +167,7 @@ def _question(name: str, shape: ModelShape | None, flags: Flags) -> schema.Quest
         usd_per_device_hour=price,
         layout=flags.get("--layout") or "",
         measured=flags.get("--measured") or "",
+        tables=bool(flags.get("--tables")),
         serve=flags.get("--serve") or "",
     )
 
@@ -223,7 +225,11 @@ def plan_cluster(name: str, shape: ModelShape | None, flags: Flags) -> schema.Cl
         loss=figures.loss_figures(job, choice.tokens, asked, spent),
         serving=_serving(job.shape, asked) if asked.serve else None,
         commands=emitted,
-        warnings=[*_doubts(planned[0], space.device, asked.precision), *warnings],
+        warnings=[
+            *_doubts(planned[0], space.device, asked.precision),
+            *([tables_note(job)] if asked.tables else ()),
+            *warnings,
+        ],
     )
 
 

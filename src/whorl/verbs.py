@@ -342,9 +342,6 @@ def report_of(home: Path, name: str) -> dict[str, Any]:
     return build_report(name, records, {}, version)
 
 
-# ------------------------------------------------------------------ the Python interface
-
-
 def _verb(stage: str, recipe: Any, options: Mapping[str, Any]) -> Record:
     record: Record = getattr(Session.open(recipe, **options), stage)()
     return record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import math
 import time
@@ -13,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from whorl.cli.main import build_app
-from whorl.core.errors import PlanError, SpecError, WhorlError
+from whorl.core.errors import MissingExtra, PlanError, SpecError, WhorlError
 from whorl.stages.plan.output.schema import ClusterPlan
 
 MODEL = ["--model", "llama-3-8b", "--device", "h100-sxm"]
@@ -286,3 +287,10 @@ def test_what_does_not_fit_is_refused_with_changes_that_help() -> None:
         key = change.partition("=")[0]
         kept = [part for part in ("tp=2", "pp=2", "mbs=1") if not part.startswith(f"{key}=")]
         run(*large, "--layout", ",".join([*kept, change]))
+
+
+def test_tables_that_are_not_installed_say_what_to_install() -> None:
+    if importlib.util.find_spec("aiconfigurator_core") is not None:
+        pytest.skip("the measured tables are installed here")
+    with pytest.raises(MissingExtra, match=r"whorl\[tables\]"):
+        run(*SMALL, "--tables")

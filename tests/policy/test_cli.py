@@ -11,7 +11,18 @@ import typer
 from tests.policy.conftest import ROOT, report
 
 STAGES = {"plan", "prepare", "train", "compress", "evaluate", "serve"}
-COMMANDS = STAGES | {"up", "ladder", "models", "doctor", "explain", "new", "ls", "show", "verify", "gc"}
+COMMANDS = STAGES | {
+    "up",
+    "ladder",
+    "models",
+    "doctor",
+    "explain",
+    "new",
+    "ls",
+    "show",
+    "verify",
+    "gc",
+}
 COMMON_FLAGS = {"--json": COMMANDS - {"new", "serve"}, "--debug": COMMANDS}
 
 

@@ -15,7 +15,10 @@ LAYERS = (
     ("model",),
     ("stages",),
     ("engines", "fields", "launch", "testing"),
-    ("serving", "planning",),
+    (
+        "serving",
+        "planning",
+    ),
     ("verbs",),
     ("ladders",),
     ("cli", "studio", ""),

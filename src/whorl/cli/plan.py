@@ -20,7 +20,7 @@ __all__ = ["register"]
 CLUSTER_FLAGS = (
     *("device", "count", "seq", "global_batch_tokens", "precision", "optimizer", "stack"),
     *("tokens", "budget", "vocab", "unique_tokens", "served_tokens", "usd_per_device_hour"),
-    *("layout", "measured", "serve", "html", "emit"),
+    *("layout", "measured", "tables", "serve", "html", "emit"),
 )
 
 EXAMPLES = """Example: `whorl plan recipes/python-stdlib.yaml --set budget.train_time=10min`
@@ -64,6 +64,8 @@ MEASURED = (
     "device), or step_s=…; count=… if on other devices."
 )
 Measured = Annotated[Text, _flag("--measured", MEASURED)]
+TABLES = "Time products by the measured kernels of whorl[tables], where the device has them."
+Tables = Annotated[bool | None, typer.Option("--tables", help=TABLES, show_default=False)]
 SERVE = "Plan serving too: users=100,ttft=1s,tokens_per_s=20,input=1024,output=256."
 Serve = Annotated[Text, _flag("--serve", SERVE)]
 Html = Annotated[Path | None, _flag("--html", "Write the plan as one page with plots.", "FILE")]
@@ -96,6 +98,7 @@ def plan_command(
     usd_per_device_hour: Price = None,
     layout: LayoutText = None,
     measured: Measured = None,
+    tables: Tables = None,
     serve: Serve = None,
     html: Html = None,
     emit: Emit = None,

@@ -49,7 +49,7 @@ class Choice:
 def choose_layout(shape: ModelShape, asked: schema.Question) -> Choice:
     """The layout of a model and batch: searched, or the one given if it fits."""
     space = _space(shape, asked)
-    model = _calibrated(space, asked.measured)
+    model = _calibrated(space, asked.measured, asked.tables)
     given = _given(space, asked.layout)
     found = search_layouts(
         space,
@@ -161,14 +161,14 @@ def _refusal(job: TrainingJob, best: str) -> PlanError:
     )
 
 
-def _calibrated(space: SearchSpace, text: str) -> Model | None:
+def _calibrated(space: SearchSpace, text: str, tables: bool) -> Model | None:
     """The step model after --measured, of the same model, sequences and batch."""
     if not text:
-        return None
+        return calibrate([], tables=True) if tables else None
     measured = parse_measured(text, space.devices)
     job = space.job(measured.layout)
     step_s = measured.step_s
     if step_s is None:
         rate = measured.tokens_per_s_per_device or 0.0
         step_s = job.tokens_per_step / measured.layout.devices / rate
-    return calibrate([MeasuredStep(job, step_s)])
+    return calibrate([MeasuredStep(job, step_s)], tables=tables)

@@ -23,7 +23,7 @@ __all__ = ["RankedLayout", "SearchResult", "SearchSpace", "TimeOf", "search_layo
 
 GIB = 2**30
 TIE = 0.01  # predicted times closer than this are one time: the simpler layout is the better
-ROOM = 0.92  # of the memory: what is left covers the error of a predicted peak
+ROOM = 0.905  # of the memory: what is left covers the 90% interval of a predicted peak
 FAR = 1.25  # beyond the memory by this, with all recomputed: not worth a look at lighter ones
 NO_BATCH, FAR_TOO_MUCH, TOO_MUCH, NO_JOB = (
     "the global batch does not divide by dp",

@@ -67,6 +67,7 @@ class Question(Frozen):
     usd_per_device_hour: float | None = Field(None, description="null: the catalogue's price")
     layout: str = Field("", description="the layout given; empty: searched")
     measured: str = Field("", description="the measured step given")
+    tables: bool = Field(False, description="products timed by measured kernels")
     serve: str = Field("", description="the serving target given")
 
 
