@@ -40,6 +40,7 @@ CLUSTER = Path(__file__).parents[1] / "src/whorl/stages/plan/cluster"
 ROWS = CLUSTER / "published/train_perf.csv"
 SOURCE_WEIGHT, SOURCE_NOISE, SOFT = 0.5, 0.15, 0.2
 SMALL_SOURCE = 8  # rows under which a source counts for less
+FEW_EXPERTS_WIDTH = 2.5  # by hand, where other sources have fewer rows of experts than that
 NOISE = 0.08  # of log time, what no constant explains
 COVERAGE = 0.90
 Array = NDArray[np.float64]
@@ -134,8 +135,10 @@ def fit_all(data: Data, looked_up: Data | None) -> dict[str, Any]:
     def entry(theta: Array, source: str | None = None) -> dict[str, Any]:
         others = data.source != source
         theta = fit_tables(looked_up, theta, source)
-        experts = others & moe if (others & moe).sum() >= SMALL_SOURCE else moe
-        dense = others & ~moe
+        experts, dense = others & moe, others & ~moe
+        of_experts = FEW_EXPERTS_WIDTH
+        if experts.sum() >= SMALL_SOURCE:
+            of_experts = round(width(score[experts], data.weight[experts]), 3)
         values = {
             name: float(f"{value:.5g}")
             for name, value in zip(prior().names, np.exp(theta), strict=True)
@@ -143,7 +146,7 @@ def fit_all(data: Data, looked_up: Data | None) -> dict[str, Any]:
         return {
             "values": values,
             "dense_width": round(width(score[dense], data.weight[dense]), 3),
-            "expert_width": round(width(score[experts], data.weight[experts]), 3),
+            "expert_width": of_experts,
         }
 
     return {

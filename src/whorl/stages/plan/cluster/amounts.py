@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import ShapeCounts, count_shape, flops_per_token, layer_matrices
 from whorl.stages.plan.cluster.devices import Device
-from whorl.stages.plan.cluster.job import TrainingJob
+from whorl.stages.plan.cluster.job import Layout, TrainingJob
 from whorl.stages.plan.cluster.tables import layer_products_s
 
 __all__ = ["FAMILIES", "Amounts", "amounts"]
@@ -29,12 +29,15 @@ STACKS = {"megatron_2021": 0, "oneflow": 0, "fsdp": 1, "whorl": 1, "xla": 2, "in
 MODERN = 4  # Megatron-Core and whatever is not named
 LOW_PRECISION = {"fp8": "fp8", "fp8_block": "fp8", "mxfp8": "fp8", "nvfp4": "nvfp4"}
 FLASH_BACKWARD = 2.5  # five products against two: FlashAttention-2, arXiv 2307.08691
+BACKWARD = 2.0  # of what has no weights, or whose weights are trained, per forward pass
 HALF, FULL = 2.0, 4.0  # bytes
 MIXED_ADAM_BYTES, PURE_ADAM_BYTES = 34.0, 16.0  # read and written per parameter, one update
 # Share of a layer's forward pass that is repeated when only a part is recomputed.
 PART_SHARES = {"mlp": 0.6, "moe": 0.6, "mla_up_proj": 0.1, "layernorm": 0.03, "moe_act": 0.03}
 EVERY_SECOND_PRODUCT = 0.5  # torchtitan's selective recomputation saves the others
+ZERO_BUBBLE = 3  # ZB-H1 waits a third as long as 1F1B: Qi et al. 2023, arXiv 2401.10241
 BUCKET_BYTES = 512e6  # of one gradient message
+HOST_BYTES_PER_S = 25e9  # of a device to its host (PCIe Gen4 x16), where the optimiser is there
 ROUTED_PASSES = 6  # times a routed token is read or written around the experts
 
 
@@ -184,7 +187,7 @@ class _Pass(NamedTuple):
 
 
 def _passes(job: TrainingJob) -> _Pass:
-    layout, backward = job.layout, 1.0 if job.task in ("lora", "adapter") else 2.0
+    layout, backward = job.layout, 1.0 if job.task in ("lora", "adapter") else BACKWARD
     if layout.recompute == "none":
         return _Pass(backward, 0.0, 0.0)
     if layout.recompute == "full":
@@ -211,9 +214,10 @@ def _stage(job: TrainingJob, layers: _Layers) -> tuple[float, float, float]:
         share = max(1 / pp, math.ceil(number / (pp * vpp)) * vpp / number)
     balanced = number % pp and (number + 2) % pp == 0
     head = 0.5 if balanced else 1.0
+    waits = pp - 1 if job.layout.schedule != "zero_bubble" else (pp - 1) / ZERO_BUBBLE
     of_rank = (layers.dense + layers.expert) / pp
     table = job.shape.vocab_size * job.shape.width
-    return share, head, (pp - 1) / vpp * of_rank / (of_rank + 0.75 * head * table)
+    return share, head, waits / vpp * of_rank / (of_rank + 0.75 * head * table)
 
 
 def amounts(job: TrainingJob, tables: bool = False) -> Amounts:
@@ -231,7 +235,7 @@ def amounts(job: TrainingJob, tables: bool = False) -> Amounts:
         fill=fill,
         layer_flops=2 * tokens * products / layout.tp * share * passes.total,
         head_flops=2 * tokens * layers.router * share * passes.total
-        + 6 * tokens * _table(shape) / layout.tp * head,
+        + 2 * (1 + passes.backward) * tokens * _table(shape) / layout.tp * head,
         **_memory_amounts(job, layers, passes, share, head, tokens),
         layer_passes=layers.number * share * passes.total,
         expert_layer_passes=layers.expert_layers * share * passes.total,
@@ -266,17 +270,20 @@ def _memory_amounts(
     shape, layout = job.shape, job.layout
     tp, total = layout.tp, passes.total
     low = job.precision in LOW_PRECISION
-    element = 1.2 if low else HALF  # bytes of a product's operand, mean over inputs and outputs
-    weights = (layers.dense / tp + layers.stored_experts / layout.ep) * share
+    element_bytes = _element_bytes(job)
+    element = (
+        1.2 if low else element_bytes
+    )  # bytes of a product's operand, mean over inputs and outputs
+    weights = (layers.dense / tp + layers.stored_experts / _expert_ways(layout)) * share
     attention = _attention(shape, job.seq_len, job.causal_flops) * tokens / tp * share
     scores = 0.0
     if job.flash_attention:
-        attention *= 1 + FLASH_BACKWARD * passes.backward / 2 + passes.attention_repeated
+        attention *= 1 + FLASH_BACKWARD + passes.attention_repeated
     else:
-        attention *= 1 + passes.backward + passes.attention_repeated
+        attention *= 1 + BACKWARD + passes.attention_repeated
         elements = layers.number * shape.attention.heads * job.seq_len / tp * share * tokens
-        scores = elements * HALF * 8
-        scores *= 1 + 0.75 * passes.backward + passes.attention_repeated
+        scores = elements * element_bytes * 8
+        scores *= 1 + 0.75 * BACKWARD + passes.attention_repeated
     residual = 12 * layers.number * shape.width / (tp if layout.sequence_parallel else 1)
     split = (3 * layers.inner * (1.5 if shape.gated else 1) + 3 * layers.heads) / tp
     experts = shape.experts
@@ -289,13 +296,15 @@ def _memory_amounts(
         "score_bytes": scores,
         "elementwise_bytes": tokens
         * share
-        * HALF
+        * element_bytes
         * (residual + split)
-        * (1 + 0.75 * passes.backward + passes.repeated),
+        * (1 + 0.75 * BACKWARD + passes.repeated),
         "logit_bytes": 5 * FULL * tokens * shape.vocab_size / tp * head,
         "cast_bytes": 6 * tokens * layers.io / tp * share + 3 * weights if low else 0.0,
-        "route_bytes": routed * tokens * HALF * share * total,
-        "expert_rows": tokens * active * layout.ep / experts.count if experts else 0.0,
+        "route_bytes": routed * tokens * element_bytes * share * total,
+        "expert_rows": tokens * active / experts.count * (layout.ep / tp if layout.ep > 1 else 1)
+        if experts
+        else 0.0,
     }
 
 
@@ -305,12 +314,13 @@ def _message_amounts(
     """Tensor, expert, context and pipeline parallelism: what each sends per micro-batch."""
     shape, layout, device = job.shape, job.layout, job.device
     tp, ep = layout.tp, layout.ep
-    hidden = tokens * shape.width * HALF
+    hidden = tokens * shape.width * _element_bytes(job)
     rounds = 2 + passes.repeated  # two all-reduces a layer forward, two backward
     expert_groups = hidden / tp * 4 * layers.expert_layers * share  # to experts and back, twice
     ep_node = max(1, min(ep, device.node_devices))
     ep_nodes = -(-ep // ep_node)
     active = shape.experts.active if shape.experts else 0
+    kv = layers.kv / min(tp, shape.attention.kv_heads)  # keys are divided, or copied whole
     crosses = layout.devices > device.node_devices
     return {
         "tp": tp,
@@ -320,7 +330,7 @@ def _message_amounts(
         "ep_node_bytes": expert_groups * _copies(ep_node, active),
         "ep_network_bytes": expert_groups * _copies(ep_nodes, active),
         "ep_messages": 4 * layers.expert_layers * share if ep > 1 else 0.0,
-        "cp_bytes": 6 * tokens * layers.kv / tp * share * (layout.cp - 1),
+        "cp_bytes": 3 * _element_bytes(job) * tokens * kv * share * (layout.cp - 1),
         "cp_bandwidth": _ring(layout.cp, tp, device),
         "pp_bytes": 2 * hidden / tp * layout.vpp if layout.pp > 1 else 0.0,
         "pp_messages": 2 * layout.vpp if layout.pp > 1 else 0.0,
@@ -331,31 +341,59 @@ def _message_amounts(
 def _sharding_amounts(job: TrainingJob) -> dict[str, float]:
     """Data parallelism: gathered weights, exchanged gradients, the optimiser's update."""
     shape, layout, device = job.shape, job.layout, job.device
-    counts = _counts(shape)
+    counts, element = _counts(shape), _element_bytes(job)
     dense = (counts.total - counts.experts) / (layout.tp * layout.pp)
-    stored = dense + counts.experts / (layout.tp * layout.pp)
-    trained = dense + counts.experts / (layout.ep * layout.pp)
-    if job.task in ("lora", "adapter"):
-        trained *= 0.01
+    experts = counts.experts / (_expert_ways(layout) * layout.pp)
+    frozen = job.task in ("lora", "adapter")
+    trained = 0.01 if frozen else 1.0  # share of the elements
     ranks = layout.dp * layout.cp
     ways = max(1, min(layout.sharded_over, ranks))
+    # ranks with the same experts: ep spreads one copy of them over ep of the ranks of a stage
+    copies = max(1, ranks * layout.tp // layout.ep) if layout.ep > 1 else ranks
+    expert_ways = min(ways, copies)
     gather = reduce = messages = 0.0
+    replicas = 1  # of the shards, with zero3
     if layout.shard == "zero3" and ranks > 1:
-        rounds = 2.0 if job.task in ("lora", "adapter") else 3.0
-        gather = stored * HALF * rounds * (ways - 1) / ways
-        reduce = 0.0 if ways >= ranks else trained * HALF * 2
+        rounds = 2.0 if frozen else 3.0
+        moved = dense * (ways - 1) / ways + experts * (expert_ways - 1) / expert_ways
+        gather, replicas = moved * element * rounds, ranks // ways
+        if replicas > 1:
+            shards = dense / ways + experts / expert_ways
+            reduce = trained * shards * 2 * element * (replicas - 1) / replicas
     elif ranks > 1:
-        megatron = job.stack in ("megatron", "megatron_2021")
-        gradient = FULL if megatron and job.precision != "fp16" else HALF
-        reduce = trained * (gradient + HALF) * (ranks - 1) / ranks
+        moved = dense * (ranks - 1) / ranks + experts * (copies - 1) / copies
+        reduce = trained * moved * sum(_exchanged_bytes(job))
         if layout.shard == "zero1" and job.stack != "megatron":
-            messages = 2 * math.ceil(trained * HALF / BUCKET_BYTES) * (ways - 1)
+            buckets = math.ceil(trained * (dense + experts) * element / BUCKET_BYTES)
+            messages = 2 * buckets * (ways - 1)
     update = PURE_ADAM_BYTES if job.pure_low_precision else MIXED_ADAM_BYTES
+    if layout.offload_optimizer:  # as long as it takes to move it to the host and back
+        update *= device.memory_bytes_per_s / HOST_BYTES_PER_S
     return {
         "gather_bytes": gather,
         "step_reduce_bytes": reduce,
         "step_reduce_messages": messages,
-        "step_optimizer_bytes": trained / ways * update,
-        "dp_bandwidth": _ring(ranks, layout.tp, device),
+        "step_optimizer_bytes": trained * (dense / ways + experts / expert_ways) * update,
+        "dp_bandwidth": _ring(replicas, layout.tp * ways, device)
+        if replicas > 1
+        else _ring(ranks, layout.tp, device),
         "shard_bandwidth": _ring(ways, layout.tp, device),
     }
+
+
+def _exchanged_bytes(job: TrainingJob) -> tuple[float, float]:
+    """Bytes per element of the gradients' reduction, and of what is gathered after it."""
+    element, stack, shard = _element_bytes(job), job.stack, job.layout.shard
+    wide = stack in ("megatron", "megatron_2021") and job.precision != "fp16"
+    gradient = FULL if wide or (stack == "whorl" and shard == "none") else element
+    return gradient, gradient if shard == "none" else element
+
+
+def _element_bytes(job: TrainingJob) -> float:
+    """Of activations, and of weights and gradients on their way."""
+    return FULL if job.precision == "fp32" else HALF
+
+
+def _expert_ways(layout: Layout) -> int:
+    """Ranks that one copy of a layer's experts is spread over before any sharding."""
+    return layout.ep if layout.ep > 1 else layout.tp

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from whorl.stages.plan.cluster.memory import fits
+from whorl.stages.plan.cluster.memory import constants, fits
 from whorl.stages.plan.cluster.rows import PublishedRow
 
 __all__ = ["completed"]
@@ -22,10 +22,10 @@ def completed(row: PublishedRow) -> PublishedRow:
     if job is None or "micro_batch" not in row.inferred:
         return row
     of_rank = max(1, job.global_batch // job.layout.dp)
-    size = MOST_SEQUENCES
+    size, fitted = MOST_SEQUENCES, constants(without=row.source)
     while size > 1:
         larger = replace(job, layout=job.layout.with_(micro_batch=size))
-        if of_rank % size == 0 and fits(larger):
+        if of_rank % size == 0 and fits(larger, fitted=fitted):
             return replace(row, job=larger)
         size //= 2
     return row

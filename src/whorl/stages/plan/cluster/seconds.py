@@ -174,7 +174,7 @@ def seconds(theta: Array, t: Table) -> tuple[Array, dict[str, Array]]:
 def _overlap(a: Array, b: Array, power: Array | float) -> Array:
     """Between the sum (power 1) and the larger of two things that go on together."""
     result: Array = (a**power + b**power) ** (1 / np.asarray(power))
-    return result
+    return np.maximum(result, a)  # but for rounding, what b adds is never below 0
 
 
 def _device_work(c: Mapping[str, float], t: Table) -> tuple[Array, Array, Array, Array]:
