@@ -13,7 +13,7 @@ from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import shape_of
 from whorl.core.errors import SpecError
 from whorl.core.units import parse_count, parse_duration_s
-from whorl.stages.plan.cluster.devices import Device, device
+from whorl.stages.plan.cluster.devices import device
 from whorl.stages.plan.cluster.emit import launch_file
 from whorl.stages.plan.cluster.emit_megatron import megatron_command
 from whorl.stages.plan.cluster.emit_torchtitan import torchtitan_command
@@ -26,6 +26,7 @@ from whorl.stages.plan.cluster.search import (
     SearchResult,
 )
 from whorl.stages.plan.cluster.step import (
+    Model,
     predict_rows,
     step_times,
 )
@@ -112,6 +113,8 @@ def recipe_flags(recipe: Recipe, given: Flags | None = None) -> dict[str, Any]:
 
 def _check_given(shape: ModelShape | None, flags: Flags) -> None:
     """What a cluster plan needs is given, and nothing that does not go together."""
+    if empty := [flag for flag, value in flags.items() if value == ""]:
+        raise SpecError(f"{', '.join(empty)}: nothing is given", do="give a value or leave it out")
     is_bought = "--budget" in flags
     missing = [flag for flag in NEEDED if flag not in flags]
     is_by_law = is_bought and missing == [BATCH] and "--measured" not in flags
@@ -208,7 +211,7 @@ def plan_cluster(name: str, shape: ModelShape | None, flags: Flags) -> schema.Cl
         model=figures.model_figures(job.shape, asked.seq_len),
         device=space.device if price is None else replace(space.device, usd_per_hour=price),
         chosen=planned[0],
-        safe=_safe(planned[0], found),
+        safe=_safe(planned[0], found, choice.model),
         runners_up=planned[1:],
         front=[
             schema.FrontPoint(
@@ -226,7 +229,7 @@ def plan_cluster(name: str, shape: ModelShape | None, flags: Flags) -> schema.Cl
         serving=_serving(job.shape, asked) if asked.serve else None,
         commands=emitted,
         warnings=[
-            *_doubts(planned[0], space.device, asked.precision),
+            *_doubts(planned[0], job, asked.precision),
             *([tables_note(job)] if asked.tables else ()),
             *warnings,
         ],
@@ -243,7 +246,9 @@ def _emitted(job: TrainingJob) -> tuple[dict[str, str], list[str]]:
     return {item.name: item.text for item in made.values()}, list(made[job.stack].warnings)
 
 
-def _safe(chosen: schema.PlannedLayout, found: SearchResult) -> schema.PlannedLayout | None:
+def _safe(
+    chosen: schema.PlannedLayout, found: SearchResult, model: Model | None
+) -> schema.PlannedLayout | None:
     """The fastest layout whose whole interval of memory fits, if that of the chosen does not."""
     limit = found.limit_bytes
     if chosen.memory.high_bytes <= limit:
@@ -253,13 +258,19 @@ def _safe(chosen: schema.PlannedLayout, found: SearchResult) -> schema.PlannedLa
         if rank_memory(item.job).high_bytes <= limit:
             slower = item.seconds / chosen.step.step_s - 1
             why = f"the whole interval of its memory fits, {slower:+.1%} time"
-            return figures.planned_layout(item.job, item.step, why)
+            step = step_times([item.job], model, intervals=True)[0]
+            return figures.planned_layout(item.job, step, why)
     return None
 
 
-def _doubts(planned: schema.PlannedLayout, device: Device, precision: str) -> list[str]:
+def _doubts(planned: schema.PlannedLayout, job: TrainingJob, precision: str) -> list[str]:
     """What a person should know before counting on the plan."""
-    doubts = []
+    doubts, device, longest = [], job.device, job.shape.max_seq_len
+    if 0 < longest < job.seq_len:
+        doubts.append(
+            f"{job.shape.name} was made for sequences of {longest:,} tokens: "
+            f"for {job.seq_len:,} its positions must be extended"
+        )
     kind = "fp8" if precision in ("fp8_block", "mxfp8") else precision
     if kind not in device.flops_per_s:
         doubts.append(f"{device.name} has no {kind}: its next wider type is reckoned with")

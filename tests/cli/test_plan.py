@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from whorl.cli.main import build_app
-from whorl.core.errors import MissingExtra, PlanError, SpecError, WhorlError
+from whorl.core.errors import DataError, MissingExtra, PlanError, SpecError, WhorlError
 from whorl.stages.plan.output.schema import ClusterPlan
 
 MODEL = ["--model", "llama-3-8b", "--device", "h100-sxm"]
@@ -218,6 +218,37 @@ def test_published_memory_says_what_does_not_fit(tmp_path: Path) -> None:
     assert "rtx-4090" in second["refused"] and second["predicted"] > 23
 
 
+def test_published_files_as_spreadsheets_write_them(tmp_path: Path) -> None:
+    good = planned("--published", str(write_rows(tmp_path / "a.csv", [GPT, GPT], "oom")))["rows"]
+    assert good[0]["metric"] == "peak_gib"  # by its columns, with nothing measured in it
+    text = (tmp_path / "a.csv").read_text("utf-8")
+    path = tmp_path / "b.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())  # a byte order mark
+    assert planned("--published", str(path))["rows"] == good
+    header, first, second = text.splitlines()
+    for broken, words in (
+        (f"{header},tp\n{first},8\n", "two columns tp"),
+        (f'{header}\n"{first}\n{second}\n', "cannot be read as CSV"),
+    ):
+        path.write_text(broken)
+        with pytest.raises(DataError, match=words):
+            run("--published", str(path))
+    path.write_text(f"{header}\n{first},8\n{second}\n")
+    row, after = planned("--published", str(path))["rows"]
+    assert "more cells" in row["refused"] and row["predicted"] is None and after == good[1]
+
+
+@pytest.mark.parametrize("text", ["inf", "nan", "abc", "-8", "1.5", "1e30", "0"])
+@pytest.mark.parametrize("column", ["n_gpus", "n_layers", "tp"])
+def test_a_published_count_that_is_none_refuses_its_row(
+    tmp_path: Path, column: str, text: str
+) -> None:
+    rows = [GPT | {column: text}, GPT]
+    bad, good = planned("--published", str(write_rows(tmp_path / "a.csv", rows, "oom")))["rows"]
+    assert column in bad["refused"] or "layers" in bad["refused"]
+    assert bad["predicted"] is None and good["predicted"] > 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -233,6 +264,16 @@ def test_published_memory_says_what_does_not_fit(tmp_path: Path) -> None:
         ([*SMALL, "--layout", "tp=64"], "32 attention heads"),
         ([*SMALL, "--layout", "tp=3"], "not divisible"),
         ([*SMALL, "--layout", "mbs=3"], "not divisible by dp"),
+        ([*SMALL, "--layout", "vpp=4"], "vpp needs pp above 1"),
+        ([*SMALL, "--layout", "pp=4,vpp=4,schedule=1f1b"], "does not go with vpp=4"),
+        ([*SMALL, "--layout", "pp=4,schedule=interleaved"], "does not go with vpp=1"),
+        ([*SMALL, "--layout", "recompute=full,recompute_parts=mlp"], "keep one of the two"),
+        ([*SMALL, "--layout", "shard=zero3,shard_devices=3"], "divisor of 64"),
+        ([*SMALL, "--layout", "", "--serve", ""], "--layout, --serve: nothing is given"),
+        # the whole cluster's rate in place of one device's: 64 x 9,000
+        ([*SMALL, "--measured", "shard=zero3,tokens_per_s=576000"], "faster than the peak"),
+        ([*SMALL, "--measured", "mbs=3,step_s=9"], "not divisible by dp"),
+        (["--model", "absent.json", *SMALL[2:]], "absent.json; found: no such file"),
         ([*SMALL, "--precision", "bf17"], "bf16"),
         ([*SMALL, "--stack", "abacus"], "megatron"),
         ([*SMALL, "--optimizer", "luck"], "adamw"),
@@ -287,6 +328,32 @@ def test_what_does_not_fit_is_refused_with_changes_that_help() -> None:
         key = change.partition("=")[0]
         kept = [part for part in ("tp=2", "pp=2", "mbs=1") if not part.startswith(f"{key}=")]
         run(*large, "--layout", ",".join([*kept, change]))
+
+
+def test_a_given_layout_that_fits_nowhere_is_told_what_it_lacks() -> None:
+    one = [*MODEL, "--count", "1", *SMALL[6:], "--layout"]
+    with pytest.raises(PlanError, match="offload_optimizer=1 does not fit") as caught:
+        run(*one, "offload_optimizer=1")
+    assert caught.value.do == "recompute=full"
+    run(*one, "offload_optimizer=1,recompute=full")
+
+
+def test_a_rate_measured_by_ranks_that_do_not_divide_the_batch() -> None:
+    # 512 sequences are no whole number for 24 ranks; a rate is as good
+    found = planned(*SMALL, "--measured", "count=24,shard=zero3,tokens_per_s=9000")
+    assert found["chosen"]["step"]["tokens_per_s_per_device"] == pytest.approx(9000, rel=0.1)
+
+
+def test_sequences_beyond_the_positions_of_a_model_are_doubted(small: dict[str, Any]) -> None:
+    far = planned("--model", "gpt2", *SMALL[2:])  # 1,024 learned positions
+    assert any("1,024 tokens" in warning for warning in far["warnings"])
+    assert not any("positions" in warning for warning in small["warnings"])
+
+
+def test_the_safe_layout_has_its_interval_too() -> None:
+    safe = planned("--model", "llama-3.1-70b", *SMALL[2:5], "256", *SMALL[6:])["safe"]
+    assert safe["step"]["low_s"] < 0.95 * safe["step"]["step_s"]
+    assert safe["step"]["high_s"] > 1.05 * safe["step"]["step_s"]
 
 
 def test_tables_that_are_not_installed_say_what_to_install() -> None:

@@ -29,13 +29,14 @@ def model_types() -> tuple[str, ...]:
 def model_shape(name_or_path: str | Path) -> ModelShape:
     """A model by its public name, or by the path of a config.json or of a folder with one.
 
-    A path that exists and has a separator or ends in .json goes before a name. Raises SpecError
-    if it is neither.
+    What ends in .json is a path; one that exists and has a separator goes before a name. Raises
+    SpecError if it is neither.
     """
     text = str(name_or_path)
     looks_like_path = os.sep in text or text.endswith(".json") or isinstance(name_or_path, Path)
     path = Path(text).expanduser()
-    if text and path.exists() and (looks_like_path or not is_known(text)):
+    is_there = bool(text) and path.exists() and (looks_like_path or not is_known(text))
+    if is_there or text.endswith(".json"):
         return shape_from_config(path)
     return known_model(text)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
@@ -51,14 +52,20 @@ def choose_layout(shape: ModelShape, asked: schema.Question) -> Choice:
     space = _space(shape, asked)
     model = _calibrated(space, asked.measured, asked.tables)
     given = _given(space, asked.layout)
-    found = search_layouts(
-        space,
-        time_of=partial(step_times, model=model),
-        keep=KEPT,
-        also=() if given is None else (given.layout,),
-    )
+    try:
+        found = search_layouts(
+            space,
+            time_of=partial(step_times, model=model),
+            keep=KEPT,
+            also=() if given is None else (given.layout,),
+        )
+    except PlanError:
+        if given is None or not (changes := _changes_that_fit(given)):
+            raise
+        raise _refusal(given, changes) from None
     if given is not None and not fits(given):
-        raise _refusal(given, layout_label(found.best.layout))
+        best = f"--layout {layout_label(found.best.layout)}, which the search finds"
+        raise _refusal(given, [*_changes_that_fit(given), best])
     return Choice(asked, space, model, given, found)
 
 
@@ -129,7 +136,11 @@ def _given(space: SearchSpace, text: str) -> TrainingJob | None:
     """The job of --layout. Raises SpecError if it cannot be run."""
     if not text:
         return None
-    job = space.job(parse_layout(text, space.devices))
+    return _divided(space.job(parse_layout(text, space.devices)))
+
+
+def _divided(job: TrainingJob) -> TrainingJob:
+    """The job, if its ranks share the batch equally; else SpecError."""
     passes = job.layout.dp * job.layout.micro_batch
     if job.global_batch % passes:
         most = max(1, job.global_batch // passes) * passes
@@ -141,8 +152,8 @@ def _given(space: SearchSpace, text: str) -> TrainingJob | None:
     return job
 
 
-def _refusal(job: TrainingJob, best: str) -> PlanError:
-    """What would make a given layout fit, the cheapest first."""
+def _changes_that_fit(job: TrainingJob) -> list[str]:
+    """Up to two changes that would make a given layout fit, the cheapest first."""
     changes: dict[str, dict[str, Any]] = {
         "recompute=selective": {"recompute": "selective", "recompute_parts": ()},
         "mbs=1": {"micro_batch": 1},
@@ -152,23 +163,36 @@ def _refusal(job: TrainingJob, best: str) -> PlanError:
         "offload_optimizer=1": {"offload_optimizer": True},
     }
     jobs = {name: replace(job, layout=replace(job.layout, **c)) for name, c in changes.items()}
-    able = [name for name, changed in jobs.items() if changed != job and fits(changed)]
+    return [name for name, changed in jobs.items() if changed != job and fits(changed)][:2]
+
+
+def _refusal(job: TrainingJob, changes: Sequence[str]) -> PlanError:
     return PlanError(
         f"--layout {layout_label(job.layout)} does not fit",
         found=f"{rank_memory(job).peak_bytes / GIB:.1f} GiB",
         expected=f"at most {job.device.memory_bytes / GIB:.1f} GiB of {job.device.name}",
-        do="; or ".join([*able[:2], f"--layout {best}, which the search finds"]),
+        do="; or ".join(changes),
     )
 
 
 def _calibrated(space: SearchSpace, text: str, tables: bool) -> Model | None:
-    """The step model after --measured, of the same model, sequences and batch."""
+    """The step model after --measured, of the same model, sequences and about the same batch."""
     if not text:
         return calibrate([], tables=True) if tables else None
     measured = parse_measured(text, space.devices)
-    job = space.job(measured.layout)
-    step_s = measured.step_s
-    if step_s is None:
+    job, step_s = space.job(measured.layout), measured.step_s
+    if step_s is not None:
+        _divided(job)
+    else:  # a rate hardly depends on the batch: the nearest that the measured ranks share
+        passes = job.layout.dp * job.layout.micro_batch
+        job = replace(job, global_batch=passes * max(1, round(job.global_batch / passes)))
         rate = measured.tokens_per_s_per_device or 0.0
         step_s = job.tokens_per_step / measured.layout.devices / rate
+    if step_s < (least := step_times([job])[0].roofline_s):
+        raise SpecError(
+            "--measured is faster than the peak of its devices",
+            found=f"a step of {step_s:.4g} s, {job.tokens_per_step / step_s:,.0f} tokens/s in all",
+            expected=f"at least {least:.4g} s",
+            do="give tokens_per_s of one device, and the layout and count that were timed",
+        )
     return calibrate([MeasuredStep(job, step_s)], tables=tables)

@@ -15,9 +15,10 @@ from whorl.arch.shape import Attention, Experts, ModelShape
 from whorl.arch.shape_counts import count_shape
 from whorl.core.errors import SpecError
 
-__all__ = ["row_shape"]
+__all__ = ["row_shape", "whole_number"]
 
 SIZES = ("n_layers", "hidden", "n_heads", "n_kv_heads", "ffn_hidden", "vocab")
+MOST = 1e12  # beyond any count or size
 MIXTURE = ("n_experts", "top_k", "moe_ffn")
 
 
@@ -30,13 +31,17 @@ def row_shape(fields: Mapping[str, str]) -> ModelShape:
 
 
 def _whole(fields: Mapping[str, str], name: str) -> int:
-    text = fields.get(name, "")
+    return whole_number(fields[name], name, 0) if fields.get(name) else 0
+
+
+def whole_number(text: str, name: str, least: int = 1) -> int:
+    """ "8" or "8.0" of a column as 8. Raises SpecError for what is no whole number from least."""
     try:
-        value = float(text or 0)
+        value = float(text)
     except ValueError as error:
         raise SpecError(f"column {name}", found=text, expected="a number") from error
-    if value < 0 or value != int(value):
-        raise SpecError(f"column {name}", found=text, expected="a whole number of at least 1")
+    if not least <= value < MOST or value != int(value):
+        raise SpecError(f"column {name}", found=text, expected=f"a whole number from {least}")
     return int(value)
 
 

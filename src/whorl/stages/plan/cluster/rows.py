@@ -28,11 +28,13 @@ from whorl.stages.plan.cluster.job import (
     Task,
     TrainingJob,
 )
-from whorl.stages.plan.cluster.row_shapes import row_shape
+from whorl.stages.plan.cluster.row_shapes import row_shape, whole_number
 
 __all__ = ["Metric", "PublishedRow", "parse_row", "read_rows"]
 
 Metric = Literal["tokens_per_s_per_device", "peak_gib"]
+TIME_COLUMNS = ("tokens_per_s_per_gpu_norm", "measured_metric")
+MEMORY_COLUMNS = ("peak_mem_gib", "oom", "memory_kind")  # one of them: a file of peaks
 NEEDED = ("id", "source", "n_layers", "hidden", "n_heads", "seq_len", "gpu", "n_gpus", "tp", "pp")
 
 # Words of a source's name -> the software that ran; the first that matches.
@@ -93,8 +95,8 @@ class PublishedRow:
 def read_rows(path: Path) -> list[PublishedRow]:
     """One PublishedRow per row of the file, in its order. Raises DataError, naming the column."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)  # strict: a quote left open is an error
             rows = list(reader)
             columns = reader.fieldnames or ()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -105,7 +107,10 @@ def read_rows(path: Path) -> list[PublishedRow]:
             found=", ".join(columns)[:200],
             expected="the columns of train_perf.csv or train_memory.csv",
         )
-    memory = "peak_mem_gib" in columns
+    if twice := sorted({name for name in columns if name and list(columns).count(name) > 1}):
+        raise DataError(f"{path} has two columns {', '.join(twice)}", do="keep one of each")
+    is_time = any(name in columns for name in TIME_COLUMNS)
+    memory = not is_time and any(name in columns for name in MEMORY_COLUMNS)
     return [parse_row(row, "peak_gib" if memory else "tokens_per_s_per_device") for row in rows]
 
 
@@ -116,6 +121,8 @@ def parse_row(row: Mapping[str, str | None], metric: Metric) -> PublishedRow:
     inferred: set[str] = set()
     job, refused = None, None
     try:
+        if any(row.get(cast(Any, None)) or ()):  # where csv puts cells beyond the header
+            raise SpecError("the row has more cells than the header", do="quote cells with commas")
         job = _job(fields, inferred)
     except (SpecError, ValueError) as error:
         refused = str(error)
@@ -154,10 +161,7 @@ def _number(fields: Mapping[str, str], name: str, default: int | None = None) ->
         if default is None:
             raise SpecError(f"column {name} is empty", do="state it")
         return default
-    value = float(text)
-    if value != int(value):
-        raise SpecError(f"column {name}", found=text, expected="a whole number")
-    return int(value)
+    return whole_number(text, name)
 
 
 def _job(fields: Mapping[str, str], inferred: set[str]) -> TrainingJob:

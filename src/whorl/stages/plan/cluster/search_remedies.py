@@ -12,7 +12,8 @@ from whorl.stages.plan.cluster.search_space import SearchSpace
 
 __all__ = ["MemoryOf", "cheapest_changes", "some_layout_fits"]
 
-GIB = 2**30
+EIGHT_BIT = "8-bit AdamW (--optimizer adamw_8bit)"
+HOST = "the optimiser state on the host (--layout offload_optimizer=1,recompute=full,…)"
 TRIED_MESHES = 200  # the most split, enough to find one that fits
 MOST_TIMES_DEVICES = 256
 
@@ -51,11 +52,11 @@ def _changes(space: SearchSpace, memory_of: MemoryOf, limit: float) -> Iterator[
     name = space.device.name
     if "full" not in space.recompute and fits(replace(space, recompute=(*space.recompute, "full"))):
         yield "allow full recomputation"
-    lighter = {"8-bit AdamW": replace(space, optimizer="adamw_8bit")}
+    lighter = {EIGHT_BIT: replace(space, optimizer="adamw_8bit")}
     if space.optimizer != "adamw":
         lighter = {}
     if not space.offload_optimizer:
-        lighter["the optimiser state on the host"] = replace(space, offload_optimizer=True)
+        lighter[HOST] = replace(space, offload_optimizer=True)
     yield from (f"train with {words}" for words, changed in lighter.items() if fits(changed))
     shorter = space.seq_len // 2
     while shorter >= 512 and space.seq_len % shorter == 0:

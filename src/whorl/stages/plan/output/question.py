@@ -135,7 +135,34 @@ def _layout(pairs: Mapping[str, str], devices: int, flag: str) -> Layout:
         values.setdefault("recompute", "selective")
     if values.get("vpp", 1) > 1:
         values.setdefault("schedule", "interleaved")
-    return Layout(devices=devices, **values)
+    layout = Layout(devices=devices, **values)
+    _check_layout(layout, flag)
+    return layout
+
+
+def _check_layout(layout: Layout, flag: str) -> None:
+    """What no software runs is refused rather than read as something else."""
+    ranks, chunks = layout.dp * layout.cp, layout.vpp > 1
+    for is_wrong, what, do in (
+        (
+            layout.recompute_parts and layout.recompute != "selective",
+            f"recompute_parts do not go with recompute={layout.recompute}",
+            "keep one of the two",
+        ),
+        (chunks and layout.pp == 1, "vpp needs pp above 1", "leave vpp out"),
+        (
+            layout.schedule == ("1f1b" if chunks else "interleaved"),
+            f"schedule={layout.schedule} does not go with vpp={layout.vpp}",
+            "leave schedule out, or set vpp: above 1 the schedule is interleaved",
+        ),
+        (
+            layout.shard_devices and ranks % layout.shard_devices,
+            f"shard_devices={layout.shard_devices} does not divide dp x cp, {ranks}",
+            f"use a divisor of {ranks}",
+        ),
+    ):
+        if is_wrong:
+            raise SpecError(f"{flag}: {what}", do=do)
 
 
 def parse_measured(text: str, devices: int) -> Measured:
