@@ -136,7 +136,7 @@ def _question(name: str, shape: ModelShape | None, flags: Flags) -> schema.Quest
     """The flags, read. Raises SpecError for what is missing or makes no sense."""
     _check_given(shape, flags)
     target = device(flags["--device"])
-    stack = flags.get("--stack") or ("xla" if target.kind == "tpu" else "megatron")
+    stack = flags.get("--stack") or {"tpu": "xla", "cpu": "whorl"}.get(target.kind, "megatron")
     precision, optimizer = flags.get("--precision") or "bf16", flags.get("--optimizer") or "adamw"
     for flag, found, allowed in (
         ("--precision", precision, get_args(Precision)),
@@ -271,6 +271,8 @@ def _doubts(planned: schema.PlannedLayout, job: TrainingJob, precision: str) -> 
             f"{job.shape.name} was made for sequences of {longest:,} tokens: "
             f"for {job.seq_len:,} its positions must be extended"
         )
+    if job.stack == "megatron" and device.kind != "gpu":
+        doubts.append(f"Megatron-LM does not run on {device.name}: predicted as if it did")
     kind = "fp8" if precision in ("fp8_block", "mxfp8") else precision
     if kind not in device.flops_per_s:
         doubts.append(f"{device.name} has no {kind}: its next wider type is reckoned with")

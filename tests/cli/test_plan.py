@@ -173,6 +173,11 @@ def test_two_plans_side_by_side(tmp_path: Path, small: dict[str, Any]) -> None:
     ratio = other["chosen"]["step"]["step_s"] / small["chosen"]["step"]["step_s"]
     assert found["figures"]["step_s"]["ratio"] == pytest.approx(ratio)
     assert "question.global_batch" in run(*paths)
+    assert not any(key.startswith("model") for key in found["differs"])
+    gpt2 = run("--model", "gpt2", *SMALL[2:], "--json")
+    (tmp_path / "b.json").write_text(gpt2, "utf-8")
+    differs = json.loads(run(*paths, "--json"))["differs"]
+    assert differs["model.shape.attention.heads"] == [32, 12]
 
 
 def write_rows(path: Path, rows: list[dict[str, str]], measured: str) -> Path:
@@ -348,6 +353,17 @@ def test_sequences_beyond_the_positions_of_a_model_are_doubted(small: dict[str, 
     far = planned("--model", "gpt2", *SMALL[2:])  # 1,024 learned positions
     assert any("1,024 tokens" in warning for warning in far["warnings"])
     assert not any("positions" in warning for warning in small["warnings"])
+
+
+def test_each_kind_of_device_is_planned_with_what_runs_on_it() -> None:
+    one = ["--model", "gpt2", "--count", "1", "--seq", "1024", "--global-batch-tokens", "64K"]
+    for name, stack in (("tpu-v5p", "xla"), ("xeon-8480-2s", "whorl"), ("h100-sxm", "megatron")):
+        assert planned(*one, "--device", name)["question"]["stack"] == stack
+    far = planned(*one, "--device", "tpu-v5p", "--stack", "megatron")
+    assert any("does not run on tpu-v5p" in warning for warning in far["warnings"])
+    with pytest.raises(SpecError) as caught:
+        run(*one, "--device", "cpu")
+    assert "xeon-8480-2s" in str(caught.value.do) and "tpu" not in str(caught.value.do)
 
 
 def test_the_safe_layout_has_its_interval_too() -> None:

@@ -45,7 +45,7 @@ Batch = Annotated[Text, _flag("--global-batch-tokens", BATCH, "N")]
 Precision = Annotated[Text, _flag("--precision", "bf16 (default), fp8, fp8_block, mxfp8, …")]
 OPTIMIZERS = "adamw (default), adamw_bf16, adamw_8bit, muon, sgd."
 Optimizer = Annotated[Text, _flag("--optimizer", OPTIMIZERS)]
-STACKS = "What trains: megatron (default), fsdp, whorl, or xla (default of TPUs)."
+STACKS = "What trains: megatron (default), fsdp, xla (default of TPUs) or whorl (of CPUs)."
 Stack = Annotated[Text, _flag("--stack", STACKS)]
 Tokens = Annotated[Text, _flag("--tokens", "To train on. Default: the scaling law's choice.", "N")]
 BUDGET = "What to spend: usd=100k, time=30days, device_hours=50k or flops=1e24; without --model it "

@@ -27,6 +27,8 @@ from whorl.stages.plan.output.question import (
         ("16777216", 8192, 2048),
         ("4M", 4096, 1024),
         ("0.5M", 2048, 256),
+        ("512K", 4096, 128),  # 512,000 tokens would be 125, which no devices share
+        ("64M", 4096, 16384),
         ("1M", 1000, 1000),  # a whole number of sequences as it stands
         ("8192", 8192, 1),
     ],

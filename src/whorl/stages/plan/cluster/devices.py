@@ -101,7 +101,8 @@ def device(name: str) -> Device:
     if found is None:
         from difflib import get_close_matches
 
-        near = get_close_matches(key, _catalogue(), n=3, cutoff=0.4)
+        of_kind = [each.name for each in _catalogue().values() if each.kind == key]
+        near = list(dict.fromkeys(of_kind)) or get_close_matches(key, _catalogue(), n=3, cutoff=0.4)
         raise SpecError(
             "unknown device",
             found=name,

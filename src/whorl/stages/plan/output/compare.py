@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -17,14 +18,14 @@ __all__ = ["compare_plans", "render_comparison"]
 
 def compare_plans(first: ClusterPlan, second: ClusterPlan) -> dict[str, Any]:
     """{"differs": {key: [a, b]}, "figures": {name: {"a", "b", "ratio"}}}; ratio is b over a."""
-    differs = {}
+    differs: dict[str, list[Any]] = {}
     for part, a, b in (
         ("question", first.question.model_dump(), second.question.model_dump()),
         ("model", first.model.model_dump(), second.model.model_dump()),
         ("device", _device(first), _device(second)),
         ("layout", asdict(first.chosen.layout), asdict(second.chosen.layout)),
     ):
-        differs.update({f"{part}.{key}": [a[key], b[key]] for key in a if a[key] != b[key]})
+        differs.update(_differences(part, a, b))
     figures = {}
     ours, theirs = _figures(first), _figures(second)
     for name in dict.fromkeys([*ours, *theirs]):
@@ -32,6 +33,15 @@ def compare_plans(first: ClusterPlan, second: ClusterPlan) -> dict[str, Any]:
         ratio = other / one if one and other is not None else None
         figures[name] = {"a": one, "b": other, "ratio": ratio}
     return {"differs": differs, "figures": figures}
+
+
+def _differences(name: str, a: Any, b: Any) -> Iterator[tuple[str, list[Any]]]:
+    """The leaves of two documents that differ, by their dotted names."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in dict.fromkeys([*a, *b]):
+            yield from _differences(f"{name}.{key}", a.get(key), b.get(key))
+    elif a != b:
+        yield name, [a, b]
 
 
 def _device(plan: ClusterPlan) -> dict[str, Any]:

@@ -68,14 +68,15 @@ def parse_pairs(text: str, flag: str, known: Sequence[str]) -> dict[str, str]:
 def parse_batch(text: str, seq_len: int) -> int:
     """Sequences of one step from tokens: "16M", "4194304".
 
-    As people write it: 16M of 8,192 are the 2,048 sequences of 16 * 2**20 tokens when 16,000,000
-    is no whole number of them. Raises SpecError with the nearest batches.
+    As people write it: 16M of 8,192 are the 2,048 sequences of 16 * 2**20 tokens, and 512K of
+    4,096 are 128, not the 125 of 512,000; 16,000,000 only where 16 * 2**20 is no whole number of
+    them. Raises SpecError with the nearest batches.
     """
     flag = "--global-batch-tokens"
     tokens = parse_count(text, flag)
     counts = [tokens]
     if match := re.fullmatch(r"\s*([0-9.]+)\s*([kKmM])\s*", text):
-        counts.append(round(float(match[1]) * {"k": 2**10, "m": 2**20}[match[2].lower()]))
+        counts.insert(0, round(float(match[1]) * {"k": 2**10, "m": 2**20}[match[2].lower()]))
     for count in counts:
         if count % seq_len == 0:
             return count // seq_len
