@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -45,6 +46,39 @@ def test_experts_multiply_every_token_once(tp: int, ep: int) -> None:
     assert experts
     found = amounts(job(Layout(64, tp=tp, ep=ep)))
     assert found.expert_rows * experts.count / ep == pytest.approx(4096 * experts.active / tp)
+
+
+def test_tokens_travel_to_the_nodes_of_their_experts() -> None:
+    """Eight of 128 experts drawn at random, ranks in nodes of eight: to them and back, twice."""
+    draws = np.random.default_rng(0)
+    nodes = [len(set(draws.choice(128, 8, replace=False) // 16) - {own % 8}) for own in range(4000)]
+    found = amounts(job(Layout(64, ep=64)))
+    hidden = 4096 * MIXTURE.width * 2
+    expected = 4 * MIXTURE.expert_layers * hidden * np.mean(nodes)
+    assert found.ep_network_bytes == pytest.approx(expected, rel=0.05)
+    inside = amounts(job(Layout(64, ep=8)))
+    assert inside.ep_network_bytes == 0 < inside.ep_node_bytes
+
+
+def test_only_layers_of_experts_launch_experts() -> None:
+    shape = known_model("deepseek-v3")  # 3 of 61 layers are dense
+    assert amounts(job(Layout(8, ep=8), shape)).expert_layer_passes == pytest.approx(3 * 58)
+
+
+def test_keys_and_values_go_round_the_ring_by_hand() -> None:
+    """Forward once, backward again with their gradients: to cp - 1 ranks, half the tokens each."""
+    found = amounts(job(Layout(8, cp=2), known_model("llama-3-8b")))
+    keys_and_values = 2 * 8 * 128 * 2
+    assert found.cp_bytes == pytest.approx(3 * 32 * 2048 * keys_and_values)
+
+
+def test_every_chunk_of_a_pipeline_sends_its_tokens() -> None:
+    """Hidden states forward and their gradients backward, split over tp; logits too."""
+    layout = Layout(16, tp=2, pp=4, vpp=2, schedule="interleaved")
+    found = amounts(job(layout, known_model("llama-3-8b")))
+    assert found.pp_bytes == pytest.approx(2 * 2 * 4096 * 4096 * 2 / 2)
+    whole = amounts(job(Layout(16), known_model("llama-3-8b")))
+    assert found.logit_bytes == pytest.approx(whole.logit_bytes / 2)
 
 
 def test_experts_of_one_copy_have_nothing_to_exchange() -> None:

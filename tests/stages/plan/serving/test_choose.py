@@ -56,6 +56,16 @@ def test_requests_and_money_are_conserved(model: str, name: str, target: Serving
             assert item.low <= item.value <= item.high
 
 
+def test_more_memory_needs_no_more_devices() -> None:
+    many = ServingTarget(5_000, 2_000, 500, first_token_p95_s=5, tokens_per_s_per_user=30)
+    small = device("l40s")
+    counts = [
+        plan_serving(known_model("qwen3-8b"), replace(small, memory_bytes=size), many).devices
+        for size in (small.memory_bytes, 1.5 * small.memory_bytes, 2 * small.memory_bytes)
+    ]
+    assert counts == sorted(counts, reverse=True)
+
+
 def test_cost_follows_the_price() -> None:
     cheap, dear = (plan("llama-3.1-70b", "h100", price=usd) for usd in (1.0, 4.0))
     assert dear.usd_per_million_tokens.value == pytest.approx(

@@ -152,7 +152,8 @@ def state_bytes(job: TrainingJob, params: RankParameters) -> dict[str, float]:
         step = max(step, 8 * min(params.tables, (dense + experts) / ways))
     optimizer = split(0.0, per.optimizer_shard)
     if job.optimizer == "muon":  # tables are AdamW's, with a second moment
-        optimizer += per.optimizer_shard / 2 * params.tables / ways
+        moment = min(per.optimizer_shard, 2.0 if job.pure_low_precision else 4.0)
+        optimizer += moment * params.tables / ways
     return {
         "weights": split(per.weight_whole, per.weight_shard),
         "gradients": split(per.gradient_whole, per.gradient_shard),
@@ -210,7 +211,7 @@ def _element_bytes(
     step = step_whole = 0.0
     if pure:
         weight = gradient = 2.0
-        state = state / 2 if optimizer == "adamw" else state
+        state = state / 2 if optimizer in ("adamw", "muon", "sgd") else state
     elif precision == "fp32" or (stack in ("fsdp", "xla", "whorl", "oneflow")):
         weight, gradient = 4.0, 4.0  # fp32 weights, cast where they are used
         step = 4.0 if stack == "whorl" else 0.0

@@ -35,6 +35,7 @@ __all__ = ["plan_serving", "room_for"]
 MEMORY_SHARE = 0.9  # of the device, what the engines take by default
 RESERVED_BYTES = 2e9  # activations, graphs, buffers of the collectives
 MAX_RUNNING = 1024
+BATCHES = np.unique(np.geomspace(1, MAX_RUNNING, 96).round())
 # Mean wait behind other prompts -> its 95th percentile, if waits are exponential: our assumption.
 P95_OF_MEAN_WAIT = math.log(20)
 OTHER_GPUS = ("mi300x",)
@@ -130,7 +131,8 @@ def _engines(device: Device) -> tuple[str, ...]:
 
 def _option(deployment: Deployment, engine: str, room: float, target: ServingTarget) -> Option:
     most = int(min(room, target.users, MAX_RUNNING))
-    running = np.unique(np.geomspace(1, most, 48).round())
+    grid = BATCHES[most > BATCHES]  # the same whatever the room: more of it offers no less
+    running = np.append(grid, float(most))
     context = target.input_tokens + target.output_tokens // 2
     load = Load(
         engine=np.full(len(running), ENGINES.index(engine)),

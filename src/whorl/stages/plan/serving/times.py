@@ -50,7 +50,7 @@ class Latency:
 
 @cache
 def constants() -> dict[str, Any]:
-    """ "values": name -> number; "error": log(measured / predicted) at 5% and 95%."""
+    """ "values": name -> number; "error": measured / predicted at 5% and 95% of the rows."""
     text = (files("whorl.stages.plan.serving") / "constants.json").read_text("utf-8")
     found: dict[str, Any] = json.loads(text)
     return found
