@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from collections import defaultdict
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,8 +13,8 @@ import pytest
 
 from whorl.arch.shape_counts import flops_per_token
 from whorl.stages.plan.cluster.row_defaults import completed
-from whorl.stages.plan.cluster.rows import PublishedRow, read_rows
-from whorl.stages.plan.cluster.seconds import sources
+from whorl.stages.plan.cluster.rows import Metric, PublishedRow, parse_row, read_rows
+from whorl.stages.plan.cluster.seconds import constants, sources
 from whorl.stages.plan.cluster.step import MeasuredStep, calibrate, predict_rows, row_steps
 
 FILE = Path(str(files("whorl.stages.plan.cluster") / "published/train_perf.csv"))
@@ -96,12 +98,34 @@ def _step(row: PublishedRow) -> MeasuredStep:
     return MeasuredStep(row.job, row.job.tokens_per_step / row.job.layout.devices / row.measured)
 
 
-def test_measured_columns_are_not_read_for_the_prediction(rows: list[PublishedRow]) -> None:
-    from dataclasses import replace
+@pytest.mark.parametrize(
+    ("name", "column", "metric"),
+    [
+        ("train_perf.csv", "tokens_per_s_per_gpu_norm", "tokens_per_s_per_device"),
+        ("train_memory.csv", "peak_mem_gib", "peak_gib"),
+    ],
+)
+def test_measured_columns_do_not_reach_the_job(name: str, column: str, metric: Metric) -> None:
+    with FILE.with_name(name).open(encoding="utf-8", newline="") as lines:
+        for fields in csv.DictReader(lines):
+            row, forged = (parse_row(f, metric) for f in (fields, {**fields, column: "777"}))
+            assert forged.measured == 777
+            assert replace(forged, measured=row.measured) == row
 
-    some = rows[::97]
-    forged = [replace(row, measured=1.0) for row in some]
-    assert predict_rows(some) == predict_rows(forged)
+
+def test_a_known_source_has_constants_that_never_saw_it() -> None:
+    for source in sources():
+        assert constants(source).values != constants().values, source
+    assert constants("no-such/source") == constants()
+
+
+def test_what_a_row_does_not_state_widens_its_interval(rows: list[PublishedRow]) -> None:
+    stated = next(row for row in rows if not row.inferred)
+    unstated = replace(stated, inferred=frozenset({"recompute"}))
+    sharp, wide = predict_rows([stated, unstated])
+    assert sharp.high and wide.high and sharp.low and wide.low
+    assert wide.high > sharp.high and wide.low < sharp.low
+    assert wide.predicted == sharp.predicted
 
 
 def test_thousand_rows_take_seconds(rows: list[PublishedRow]) -> None:
