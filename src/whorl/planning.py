@@ -273,6 +273,8 @@ def _doubts(planned: schema.PlannedLayout, job: TrainingJob, precision: str) -> 
         )
     if job.stack == "megatron" and device.kind != "gpu":
         doubts.append(f"Megatron-LM does not run on {device.name}: predicted as if it did")
+    if job.layout.offload_activations:
+        doubts.append("moving activations to the host and back is counted in memory, not in time")
     kind = "fp8" if precision in ("fp8_block", "mxfp8") else precision
     if kind not in device.flops_per_s:
         doubts.append(f"{device.name} has no {kind}: its next wider type is reckoned with")

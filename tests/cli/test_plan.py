@@ -366,6 +366,11 @@ def test_each_kind_of_device_is_planned_with_what_runs_on_it() -> None:
     assert "xeon-8480-2s" in str(caught.value.do) and "tpu" not in str(caught.value.do)
 
 
+def test_time_that_is_not_counted_is_said() -> None:
+    moved = planned(*SMALL, "--layout", "shard=zero3,offload_activations=1")
+    assert any("not in time" in warning for warning in moved["warnings"])
+
+
 def test_the_safe_layout_has_its_interval_too() -> None:
     safe = planned("--model", "llama-3.1-70b", *SMALL[2:5], "256", *SMALL[6:])["safe"]
     assert safe["step"]["low_s"] < 0.95 * safe["step"]["step_s"]
