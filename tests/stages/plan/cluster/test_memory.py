@@ -174,6 +174,34 @@ def test_expert_parallelism_splits_experts() -> None:
     assert optimizer[0] == pytest.approx(optimizer[1])  # over all ranks either way
 
 
+def test_keys_are_stored_twice_by_twice_as_many_ranks() -> None:
+    """Eight key-value heads on sixteen ranks; norms are on every rank."""
+    shape = known_model("llama-3-8b")
+    counts, keys_and_values = count_shape(shape), 32 * 2 * 8 * 128 * 4096
+    elements = counts.total + 15 * counts.norms + keys_and_values
+    weights = rank_memory(job(shape, 16, tp=16)).parts["weights"]
+    assert 16 * weights == pytest.approx(2 * elements)
+
+
+@pytest.mark.parametrize("tp", [1, 4])
+@pytest.mark.parametrize("ep", [1, 8, 64])
+def test_optimizer_state_of_experts_is_held_once(tp: int, ep: int) -> None:
+    """Moments in bf16 and fp32 masters, whatever the split; routers are on every tp rank."""
+    shape = known_model("qwen3-30b-a3b")
+    state = rank_memory(job(shape, 64, tp=tp, ep=ep)).parts["optimizer"]
+    assert 64 * state == pytest.approx((4 + 4) * count_shape(shape).total, rel=0.01)
+
+
+def test_the_driver_takes_a_piece_for_each_multiprocessor() -> None:
+    """80 of a V100, 108 of an A100, 132 of an H100 (NVIDIA's data sheets)."""
+    names = ("v100-32", "a100-80", "h100-sxm")
+    one = job(devices=1)
+    taken = [
+        rank_memory(replace(one, device=device(name)), "smi").parts["framework"] for name in names
+    ]
+    assert [size / taken[1] for size in taken] == pytest.approx([80 / 108, 1, 132 / 108])
+
+
 def measured() -> dict[str, list[PublishedRow]]:
     found = defaultdict(list)
     for row in read_rows(PUBLISHED):
