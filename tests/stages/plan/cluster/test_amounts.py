@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from whorl.arch.known_models import known_model
 from whorl.arch.shape import Experts, Latent, ModelShape
 from whorl.arch.shape_counts import count_shape
+from whorl.stages.plan.cluster import tables
 from whorl.stages.plan.cluster.amounts import amounts
 from whorl.stages.plan.cluster.devices import device
 from whorl.stages.plan.cluster.job import SELECTIVE_PARTS, Layout, Lora, TrainingJob
@@ -46,6 +47,9 @@ def test_experts_multiply_every_token_once(tp: int, ep: int) -> None:
     assert experts
     found = amounts(job(Layout(64, tp=tp, ep=ep)))
     assert found.expert_rows * experts.count / ep == pytest.approx(4096 * experts.active / tp)
+    products = list(tables._products(job(Layout(64, tp=tp, ep=ep)), 4096.0))
+    rows = [(number, m) for number, m, _, _ in products if m != 4096]
+    assert rows == 2 * [(pytest.approx(48 * experts.count / ep), pytest.approx(found.expert_rows))]
 
 
 def test_tokens_travel_to_the_nodes_of_their_experts() -> None:
