@@ -158,3 +158,15 @@ def test_measured_step_must_be_a_time() -> None:
     for wrong in (0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(SpecError, match="measured step"):
             MeasuredStep(job(), wrong)
+
+
+def test_expert_shards_use_the_one_port_their_ranks_have_in_a_node() -> None:
+    """With ep over a whole node, ranks with the same experts meet across nodes, one port each."""
+    h100, shape = device("h100-sxm"), known_model("qwen3-30b-a3b")
+    counts = count_shape(shape)
+    layout = Layout(64, ep=8, shard="zero3")
+    one = replace(job("qwen3-30b-a3b", layout, batch=64, seq_len=4096), precision="bf16")
+    found = amounts(one)
+    dense_s = 3 * 2 * (counts.total - counts.experts) * 63 / 64 / found.shard_bandwidth
+    expert_s = 3 * 2 * counts.experts / 8 * 7 / 8 / h100.network_bytes_per_s
+    assert found.gather_bytes / found.shard_bandwidth == pytest.approx(dense_s + expert_s)

@@ -13,9 +13,16 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from whorl.arch.shape import ModelShape
-from whorl.arch.shape_counts import ShapeCounts, count_shape, flops_per_token, layer_matrices
+from whorl.arch.shape_counts import flops_per_token, layer_matrices
 from whorl.stages.plan.cluster.devices import Device
-from whorl.stages.plan.cluster.job import Layout, TrainingJob
+from whorl.stages.plan.cluster.exchange import (
+    FULL,
+    element_bytes,
+    expert_ways,
+    ring,
+    sharding_amounts,
+)
+from whorl.stages.plan.cluster.job import TrainingJob
 from whorl.stages.plan.cluster.tables import layer_products_s
 
 __all__ = ["FAMILIES", "Amounts", "amounts"]
@@ -30,14 +37,10 @@ MODERN = 4  # Megatron-Core and whatever is not named
 LOW_PRECISION = {"fp8": "fp8", "fp8_block": "fp8", "mxfp8": "fp8", "nvfp4": "nvfp4"}
 FLASH_BACKWARD = 2.5  # five products against two: FlashAttention-2, arXiv 2307.08691
 BACKWARD = 2.0  # of what has no weights, or whose weights are trained, per forward pass
-HALF, FULL = 2.0, 4.0  # bytes
-MIXED_ADAM_BYTES, PURE_ADAM_BYTES = 34.0, 16.0  # read and written per parameter, one update
 # Share of a layer's forward pass that is repeated when only a part is recomputed.
 PART_SHARES = {"mlp": 0.6, "moe": 0.6, "mla_up_proj": 0.1, "layernorm": 0.03, "moe_act": 0.03}
 EVERY_SECOND_PRODUCT = 0.5  # torchtitan's selective recomputation saves the others
 ZERO_BUBBLE = 3  # ZB-H1 waits a third as long as 1F1B: Qi et al. 2023, arXiv 2401.10241
-BUCKET_BYTES = 512e6  # of one gradient message
-HOST_BYTES_PER_S = 25e9  # of a device to its host (PCIe Gen4 x16), where the optimiser is there
 ROUTED_PASSES = 6  # times a routed token is read or written around the experts
 
 
@@ -138,22 +141,9 @@ def _layers(shape: ModelShape) -> _Layers:
     )
 
 
-@lru_cache(maxsize=1024)
-def _counts(shape: ModelShape) -> ShapeCounts:
-    return count_shape(shape)
-
-
 @lru_cache(maxsize=4096)
 def _attention(shape: ModelShape, seq_len: int, causal: bool) -> float:
     return flops_per_token(shape, seq_len, causal=causal).attention
-
-
-def _ring(size: int, stride: int, device: Device) -> float:
-    """Bytes/s of a ring over `size` devices, `stride` apart: its node's ports work together."""
-    per_node = max(1, min(size, device.node_devices // max(1, stride)))
-    if size <= per_node:
-        return device.link_bytes_per_s
-    return min(device.link_bytes_per_s, per_node * device.network_bytes_per_s)
 
 
 def _copies(groups: int, active: int) -> float:
@@ -240,7 +230,7 @@ def amounts(job: TrainingJob, tables: bool = False) -> Amounts:
         layer_passes=layers.number * share * passes.total,
         expert_layer_passes=layers.expert_layers * share * passes.total,
         **_message_amounts(job, layers, passes, share, tokens),
-        **_sharding_amounts(job),
+        **sharding_amounts(job),
         peak=peak,
         low_peak=device.peak(low) if low else peak,
         memory_bytes_per_s=device.memory_bytes_per_s,
@@ -270,11 +260,9 @@ def _memory_amounts(
     shape, layout = job.shape, job.layout
     tp, total = layout.tp, passes.total
     low = job.precision in LOW_PRECISION
-    element_bytes = _element_bytes(job)
-    element = (
-        1.2 if low else element_bytes
-    )  # bytes of a product's operand, mean over inputs and outputs
-    weights = (layers.dense / tp + layers.stored_experts / _expert_ways(layout)) * share
+    plain_bytes = element_bytes(job)
+    element = 1.2 if low else plain_bytes  # of a product's operand, mean over inputs and outputs
+    weights = (layers.dense / tp + layers.stored_experts / expert_ways(layout)) * share
     attention = _attention(shape, job.seq_len, job.causal_flops) * tokens / tp * share
     scores = 0.0
     if job.flash_attention:
@@ -282,7 +270,7 @@ def _memory_amounts(
     else:
         attention *= 1 + BACKWARD + passes.attention_repeated
         elements = layers.number * shape.attention.heads * job.seq_len / tp * share * tokens
-        scores = elements * element_bytes * 8
+        scores = elements * plain_bytes * 8
         scores *= 1 + 0.75 * BACKWARD + passes.attention_repeated
     residual = 12 * layers.number * shape.width / (tp if layout.sequence_parallel else 1)
     split = (3 * layers.inner * (1.5 if shape.gated else 1) + 3 * layers.heads) / tp
@@ -296,12 +284,12 @@ def _memory_amounts(
         "score_bytes": scores,
         "elementwise_bytes": tokens
         * share
-        * element_bytes
+        * plain_bytes
         * (residual + split)
         * (1 + 0.75 * BACKWARD + passes.repeated),
         "logit_bytes": 5 * FULL * tokens * shape.vocab_size / tp * head,
         "cast_bytes": 6 * tokens * layers.io / tp * share + 3 * weights if low else 0.0,
-        "route_bytes": routed * tokens * element_bytes * share * total,
+        "route_bytes": routed * tokens * plain_bytes * share * total,
         "expert_rows": tokens * active / experts.count * (layout.ep / tp if layout.ep > 1 else 1)
         if experts
         else 0.0,
@@ -314,7 +302,7 @@ def _message_amounts(
     """Tensor, expert, context and pipeline parallelism: what each sends per micro-batch."""
     shape, layout, device = job.shape, job.layout, job.device
     tp, ep = layout.tp, layout.ep
-    hidden = tokens * shape.width * _element_bytes(job)
+    hidden = tokens * shape.width * element_bytes(job)
     rounds = 2 + passes.repeated  # two all-reduces a layer forward, two backward
     expert_groups = hidden / tp * 4 * layers.expert_layers * share  # to experts and back, twice
     ep_node = max(1, min(ep, device.node_devices))
@@ -326,74 +314,13 @@ def _message_amounts(
         "tp": tp,
         "tp_bytes": 4 * (tp - 1) / tp * hidden * layers.number * share * rounds,
         "tp_messages": 2 * layers.number * share * rounds if tp > 1 else 0.0,
-        "tp_bandwidth": _ring(tp, 1, device),
+        "tp_bandwidth": ring(tp, 1, device),
         "ep_node_bytes": expert_groups * _copies(ep_node, active),
         "ep_network_bytes": expert_groups * _copies(ep_nodes, active),
         "ep_messages": 4 * layers.expert_layers * share if ep > 1 else 0.0,
-        "cp_bytes": 3 * _element_bytes(job) * tokens * kv * share * (layout.cp - 1),
-        "cp_bandwidth": _ring(layout.cp, tp, device),
+        "cp_bytes": 3 * element_bytes(job) * tokens * kv * share * (layout.cp - 1),
+        "cp_bandwidth": ring(layout.cp, tp, device),
         "pp_bytes": 2 * hidden / tp * layout.vpp if layout.pp > 1 else 0.0,
         "pp_messages": 2 * layout.vpp if layout.pp > 1 else 0.0,
         "pp_bandwidth": device.network_bytes_per_s if crosses else device.link_bytes_per_s,
     }
-
-
-def _sharding_amounts(job: TrainingJob) -> dict[str, float]:
-    """Data parallelism: gathered weights, exchanged gradients, the optimiser's update."""
-    shape, layout, device = job.shape, job.layout, job.device
-    counts, element = _counts(shape), _element_bytes(job)
-    dense = (counts.total - counts.experts) / (layout.tp * layout.pp)
-    experts = counts.experts / (_expert_ways(layout) * layout.pp)
-    frozen = job.task in ("lora", "adapter")
-    trained = 0.01 if frozen else 1.0  # share of the elements
-    ranks = layout.dp * layout.cp
-    ways = max(1, min(layout.sharded_over, ranks))
-    # ranks with the same experts: ep spreads one copy of them over ep of the ranks of a stage
-    copies = max(1, ranks * layout.tp // layout.ep) if layout.ep > 1 else ranks
-    expert_ways = min(ways, copies)
-    gather = reduce = messages = 0.0
-    replicas = 1  # of the shards, with zero3
-    if layout.shard == "zero3" and ranks > 1:
-        rounds = 2.0 if frozen else 3.0
-        moved = dense * (ways - 1) / ways + experts * (expert_ways - 1) / expert_ways
-        gather, replicas = moved * element * rounds, ranks // ways
-        if replicas > 1:
-            shards = dense / ways + experts / expert_ways
-            reduce = trained * shards * 2 * element * (replicas - 1) / replicas
-    elif ranks > 1:
-        moved = dense * (ranks - 1) / ranks + experts * (copies - 1) / copies
-        reduce = trained * moved * sum(_exchanged_bytes(job))
-        if layout.shard == "zero1" and job.stack != "megatron":
-            buckets = math.ceil(trained * (dense + experts) * element / BUCKET_BYTES)
-            messages = 2 * buckets * (ways - 1)
-    update = PURE_ADAM_BYTES if job.pure_low_precision else MIXED_ADAM_BYTES
-    if layout.offload_optimizer:  # as long as it takes to move it to the host and back
-        update *= device.memory_bytes_per_s / HOST_BYTES_PER_S
-    return {
-        "gather_bytes": gather,
-        "step_reduce_bytes": reduce,
-        "step_reduce_messages": messages,
-        "step_optimizer_bytes": trained * (dense / ways + experts / expert_ways) * update,
-        "dp_bandwidth": _ring(replicas, layout.tp * ways, device)
-        if replicas > 1
-        else _ring(ranks, layout.tp, device),
-        "shard_bandwidth": _ring(ways, layout.tp, device),
-    }
-
-
-def _exchanged_bytes(job: TrainingJob) -> tuple[float, float]:
-    """Bytes per element of the gradients' reduction, and of what is gathered after it."""
-    element, stack, shard = _element_bytes(job), job.stack, job.layout.shard
-    wide = stack in ("megatron", "megatron_2021") and job.precision != "fp16"
-    gradient = FULL if wide or (stack == "whorl" and shard == "none") else element
-    return gradient, gradient if shard == "none" else element
-
-
-def _element_bytes(job: TrainingJob) -> float:
-    """Of activations, and of weights and gradients on their way."""
-    return FULL if job.precision == "fp32" else HALF
-
-
-def _expert_ways(layout: Layout) -> int:
-    """Ranks that one copy of a layer's experts is spread over before any sharding."""
-    return layout.ep if layout.ep > 1 else layout.tp
