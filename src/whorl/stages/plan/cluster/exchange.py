@@ -44,7 +44,7 @@ def sharding_amounts(job: TrainingJob) -> dict[str, float]:
     # ranks with the same experts: ep spreads one copy of them over ep of the ranks of a stage
     copies = max(1, ranks * layout.tp // layout.ep) if layout.ep > 1 else ranks
     sharing = min(ways, copies)
-    stride = layout.tp * layout.ep  # between ranks with the same experts: often in other nodes
+    stride = max(layout.tp, layout.ep)  # between ranks with the same experts: ep reuses tp ranks
 
     def as_slow(group: int, expert_group: int) -> float:
         """Time of an expert byte in bytes of the dense ring."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
 from whorl.stages.plan.cluster.rows import PublishedRow
@@ -64,7 +64,7 @@ def _scores(rows: Sequence[PublishedRow], figures: Sequence[RowFigures | None]) 
         "predicted": sum(figure is not None for figure in figures),
         "measured": len(pairs),
         "median_error": statistics.median(sizes) if sizes else None,
-        "p90_error": sizes[math.ceil(0.9 * len(sizes)) - 1] if sizes else None,
+        "p90_error": float(np.quantile(sizes, 0.9)) if sizes else None,
         "bias": statistics.median(errors) if errors else None,
         "coverage": sum(covered) / len(covered) if covered else None,
     }
