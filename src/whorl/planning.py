@@ -32,7 +32,7 @@ from whorl.stages.plan.cluster.step import (
 )
 from whorl.stages.plan.cluster.tables import tables_note
 from whorl.stages.plan.cluster_choice import buy, choose_layout
-from whorl.stages.plan.output import figures, schema, show
+from whorl.stages.plan.output import figures, schema
 from whorl.stages.plan.output.published import RowFigures, published_report
 from whorl.stages.plan.output.question import (
     layout_label,
@@ -194,7 +194,7 @@ def plan_cluster(name: str, shape: ModelShape | None, flags: Flags) -> schema.Cl
     asked, space, job, found = choice.asked, choice.space, choice.job, choice.found
     others = _different(job.layout, found.ranked)
     timed = step_times([job, *(item.job for item in others)], choice.model, intervals=True)
-    whys = [_why(choice.given, found), *(show.readable(item.why) for item in others)]
+    whys = [_why(choice.given, found), *(item.why for item in others)]
     planned = [
         figures.planned_layout(job, step, why)
         for job, step, why in zip([job, *(o.job for o in others)], timed, whys, strict=True)

@@ -6,10 +6,10 @@ rank_memory explains, memory_for is the number alone, fits is the rule for a dev
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Literal
 
 from whorl.stages.plan.cluster.job import TrainingJob
 from whorl.stages.plan.cluster.memory_activations import (
@@ -74,9 +74,6 @@ class RankMemory:
     peak_bytes: float
     low_bytes: float
     high_bytes: float
-
-    def as_dict(self) -> dict[str, Any]:
-        return {item.name: getattr(self, item.name) for item in fields(self)}
 
 
 def rank_memory(

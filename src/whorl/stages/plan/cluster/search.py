@@ -17,6 +17,7 @@ from whorl.stages.plan.cluster.job import Layout, TrainingJob
 from whorl.stages.plan.cluster.memory import needed_for
 from whorl.stages.plan.cluster.search_remedies import MemoryOf, cheapest_changes
 from whorl.stages.plan.cluster.search_space import Mesh, SearchSpace
+from whorl.stages.plan.cluster.seconds import part_name
 from whorl.stages.plan.cluster.step import Model, StepTime, step_times
 
 __all__ = ["RankedLayout", "SearchResult", "SearchSpace", "TimeOf", "search_layouts"]
@@ -262,7 +263,7 @@ def _why(item: RankedLayout, best: RankedLayout) -> str:
     least = 0.001 * best.seconds
     words = f"{slower:+.1%} time" if abs(slower) > TIE else f"ties in time ({slower:+.1%})"
     if grown := [name for name in worst[:2] if change[name] > least]:
-        words += ": " + ", ".join(f"{name} {change[name]:+.3g} s" for name in grown)
+        words += ": " + ", ".join(f"{part_name(name)} {change[name]:+.3g} s" for name in grown)
     if change and change[worst[-1]] < -least:
-        words += f" against {worst[-1]} {change[worst[-1]]:+.3g} s"
+        words += f" against {part_name(worst[-1])} {change[worst[-1]]:+.3g} s"
     return f"{words}; memory {(item.peak_bytes - best.peak_bytes) / GIB:+.1f} GiB"

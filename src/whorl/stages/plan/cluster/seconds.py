@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -27,6 +27,7 @@ __all__ = [
     "Table",
     "constants",
     "jacobian",
+    "part_name",
     "prior",
     "seconds",
     "sources",
@@ -53,6 +54,11 @@ PARTS = (
     "optimizer",
     "other",
 )
+NAMES = {
+    "compute": "products at peak rate",
+    "efficiency": "products below peak rate",
+    "memory": "memory traffic",
+}
 
 
 @dataclass(frozen=True)
@@ -60,9 +66,9 @@ class Constants:
     """Values by name, and the interval's width in standard deviations of their spread."""
 
     values: Mapping[str, float]
-    dense_width: float = 1.7
-    expert_width: float = 2.5
-    noise: float = field(default=0.08)  # of log time, what no constant explains
+    dense_width: float
+    expert_width: float
+    noise: float  # of log time, what no constant explains
 
     def array(self) -> Array:
         """Logarithms, in the order of `prior`."""
@@ -131,8 +137,8 @@ def constants(without: str | None = None) -> Constants:
 def seconds(theta: Array, t: Table) -> tuple[Array, dict[str, Array]]:
     """(step in seconds [jobs], parts of it by the names of PARTS, each [jobs]).
 
-    theta: logarithms of the constants, [constants] in the order of `prior`. Parts overlap: they
-    are scaled to add up to the step, except that "launch" holds only what it adds.
+    theta: logarithms of the constants, [constants] in the order of `prior`. The parts add up to
+    the step: of what overlaps, "launch" and "sharded_weights" hold only what they add.
     """
     c = dict(zip(prior().names, np.exp(theta), strict=True))
     stack = t["stack"]
@@ -163,12 +169,16 @@ def seconds(theta: Array, t: Table) -> tuple[Array, dict[str, Array]]:
         "bubble": fill * with_gather,
         "gradient_exchange": exchange,
         "optimizer": update,
-        "other": np.broadcast_to(c["step_s"], number.shape),
+        "other": np.full(number.shape, c["step_s"]),
     }
     parts = {name: value * scale for name, value in parts.items()}
-    parts["other"] = parts["other"] + 0.0
     step = np.sum(list(parts.values()), axis=0)
     return step, parts
+
+
+def part_name(part: str) -> str:
+    """One of PARTS in the words of a person."""
+    return NAMES.get(part, part.replace("_", " "))
 
 
 def _overlap(a: Array, b: Array, power: Array | float) -> Array:

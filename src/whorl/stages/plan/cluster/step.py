@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,17 +63,6 @@ class StepTime:
     mfu: float  # model FLOPs (causal, no recomputation) against the peak of the products' type
     roofline_s: float  # those FLOPs at that peak on every device: the speed of light
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "step_s": self.step_s,
-            "low_s": self.low_s,
-            "high_s": self.high_s,
-            "parts_s": dict(self.parts_s),
-            "tokens_per_s_per_device": self.tokens_per_s_per_device,
-            "mfu": self.mfu,
-            "roofline_s": self.roofline_s,
-        }
-
 
 @dataclass(frozen=True)
 class MeasuredStep:
@@ -106,9 +94,10 @@ class Model:
         result: Array = np.sqrt(np.maximum(variance, 0) + self.noise**2 + np.square(extra))
         return result
 
-    def width(self, moe: Array) -> Array:
-        """Standard deviations on either side of a 90% interval."""
-        return np.where(moe > 0, self.expert_width, self.dense_width)
+    def factor(self, rows: Table, slopes: Array, extra: Array | float = 0.0) -> Array:
+        """High end of the 90% interval over the middle, and the middle over its low end: [jobs]."""
+        width = np.where(rows["moe"] > 0, self.expert_width, self.dense_width)
+        return np.asarray(np.exp(width * self.spread(slopes, extra)))
 
 
 def _model(found: Constants, tables: bool = False) -> Model:
@@ -163,7 +152,7 @@ def step_times(
     step, parts = seconds(model.theta, rows)
     factor = np.ones(len(jobs))
     if intervals:
-        factor = np.exp(model.width(rows["moe"]) * model.spread(jacobian(model.theta, rows)[1]))
+        factor = model.factor(rows, jacobian(model.theta, rows)[1])
     columns = np.stack([parts[name] for name in PARTS], axis=1).tolist()
     flops = np.array([_training_flops(job) for job in jobs])
     devices = np.array([job.layout.devices for job in jobs])
@@ -234,5 +223,4 @@ def row_steps(model: Model, rows: Sequence[PublishedRow]) -> tuple[Array, Array]
     counted = model.amounts(row.job for row in rows if row.job is not None)
     base, slopes = jacobian(model.theta, counted)
     extra = [INFERRED_NOISE * len(row.inferred & WIDENING_FIELDS) ** 0.5 for row in rows]
-    factor = np.exp(model.width(counted["moe"]) * model.spread(slopes, np.array(extra)))
-    return np.exp(base), factor
+    return np.exp(base), model.factor(counted, slopes, np.array(extra))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 
 from whorl.core.units import format_count, format_duration
+from whorl.stages.plan.cluster.seconds import part_name
 from whorl.stages.plan.output.schema import ClusterPlan, Figure, LossFigures, PlannedLayout
 from whorl.stages.plan.whole_job import Range
 
@@ -20,7 +20,6 @@ __all__ = [
     "nats",
     "notes",
     "question_line",
-    "readable",
     "safe_lines",
     "seconds",
     "serving_rows",
@@ -35,11 +34,6 @@ GROUPS = {  # of the parts of a step
     **dict.fromkeys(("tensor_parallel", "expert_parallel", "context_parallel"), NETWORK),
     **dict.fromkeys(("pipeline_messages", "sharded_weights", "gradient_exchange"), NETWORK),
     "bubble": "bubble",
-}
-NAMES = {
-    "compute": "products at peak rate",
-    "efficiency": "products below peak rate",
-    "memory": "memory traffic",
 }
 
 
@@ -201,16 +195,7 @@ def _shares(parts_s: Mapping[str, float]) -> dict[str, float]:
 
 def named_parts(parts_s: Mapping[str, float]) -> dict[str, float]:
     """The parts of a step in the words of a person."""
-    return {NAMES.get(name, name.replace("_", " ")): value for name, value in parts_s.items()}
-
-
-def readable(why: str) -> str:
-    """A search's reason with the parts of a step named as `named_parts` names them."""
-
-    def named(match: re.Match[str]) -> str:
-        return f"{next(iter(named_parts({match[1]: 0.0})))} {match[2]}"
-
-    return re.sub(r"\b([a-z_]+) ([+-]\S+ s)\b", named, why)
+    return {part_name(name): value for name, value in parts_s.items()}
 
 
 def layout_row(planned: PlannedLayout) -> tuple[str, ...]:

@@ -15,7 +15,6 @@ from whorl.core.errors import SpecError
 __all__ = ["FailureFact", "FailureRate", "expected_rate", "failure_facts", "poisson_interval"]
 
 COVERAGE = 0.9
-SECONDS_PER_HOUR = 3600.0
 
 
 @dataclass(frozen=True)
