@@ -165,13 +165,14 @@ class Session:
         """Token rows and the token contract."""
 
         def make() -> Record:
+            from whorl.stages.plan.settings import given_prepare_config
             from whorl.stages.prepare.run import run
 
-            config = self.planned.decisions.prepare
+            given = given_prepare_config(self.loaded.recipe)
+            config = given or self.planned.decisions.prepare
             fields = {self.field.name: self.field}
             return run(self.context, config, fields, self.sources, self.data_digest, self.workers)
 
-        self.plan()
         return self._stage("prepare", make)
 
     def train(self) -> Record:
@@ -191,6 +192,7 @@ class Session:
                 predicted,
             )
 
+        self.plan()
         self.prepare()
         return self._stage("train", make)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -235,3 +236,20 @@ def test_heldout_documents_round_trip(tmp_path: Path) -> None:
     assert [documents.num_bytes(number) for number in range(2)] == [11, 0]
     assert documents.ids(0).dtype == np.int32
     assert RowSet.heldout(record).read(np.array([0])).ids.tolist() == [[0, 5, 70_000, 1]]
+
+
+def test_shuffled_is_the_order_of_a_hash_whatever_order_they_came_in() -> None:
+    def opened(documents: list[list[int]]) -> HeldoutDocuments:
+        sizes = [len(ids) for ids in documents]
+        ids = np.array([i for document in documents for i in document], np.int32)
+        ends = np.cumsum([0, *sizes])
+        names = tuple(map(str, documents))
+        return HeldoutDocuments(names, ends, ids, ids > 0, np.array(sizes))
+
+    documents = [[0, number, 70_000 + number, 1] for number in range(20)]
+    found = [opened(documents[::step]).shuffled() for step in (1, -1)]
+    orders = [[opened(documents[::step]).names[n] for n in found[step < 0]] for step in (1, -1)]
+    assert orders[0] == orders[1] and sorted(found[0]) == list(range(20)) != found[0]
+    little_endian = [b"".join(i.to_bytes(4, "little") for i in ids) for ids in documents]
+    by_hash = sorted(range(20), key=lambda number: blake3(little_endian[number]).digest())
+    assert found[0] == by_hash

@@ -75,6 +75,17 @@ def test_the_report_has_scores_variants_samples_and_speeds(report: dict[str, Any
     assert report["plan_vs_actual"]
 
 
+def test_the_report_continues_heldout_documents(report: dict[str, Any], notes: Path) -> None:
+    texts = {path.name: path.read_text() for path in (notes / "notes").iterdir()}
+    rows = report["serve"]["continuations"]
+    assert rows
+    for row in rows:
+        assert any(row["prompt"] + row["truth"] in text for text in texts.values())
+        assert row["truth"] and row["completion"]
+    shown = whorl("show", "mine", cwd=notes)
+    assert shown.stdout.count("the document goes on") == len(rows)
+
+
 def test_a_second_run_reuses_everything(report: dict[str, Any], notes: Path) -> None:
     begin = time.monotonic()
     done = whorl("up", "mine.yaml", "--json", cwd=notes)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from whorl.arch.architecture import Architecture
-from whorl.model.fused import apply_rotary, gated_silu, unit_rms
+from whorl.model.fused import attention_heads, gated_silu, normed_linear, unit_rms
 from whorl.model.transformer import Segments, Transformer, segments_of
 
 
@@ -121,13 +121,32 @@ def test_one_segment_needs_no_mask() -> None:
 
 def test_fused_gradients_are_right() -> None:
     generator = torch.Generator().manual_seed(4)
-    x = torch.randn(3, 5, 8, generator=generator, dtype=torch.float64, requires_grad=True)
-    angles = torch.randn(5, 4, generator=generator, dtype=torch.float64)
+
+    def random(*shape: int) -> torch.Tensor:
+        values = torch.randn(shape, generator=generator, dtype=torch.float64)
+        return values.requires_grad_()
+
     check = torch.autograd.gradcheck
-    assert check(lambda x: unit_rms(x, 1e-3), (x,))
-    up = torch.randn(x.shape, generator=generator, dtype=torch.float64, requires_grad=True)
-    assert check(gated_silu, (x, up))
-    assert check(lambda x: apply_rotary(x, angles.cos(), angles.sin()), (x,))
+    assert check(lambda x: unit_rms(x, 1e-3), (random(3, 5, 8),))
+    assert check(gated_silu, (random(3, 5, 8),))
+    assert check(
+        lambda x, norm, first, second: normed_linear(x, norm, (first, second), 1e-3),
+        (random(2, 3, 4), random(4), random(5, 4), random(2, 4)),
+    )
+    angles = torch.randn(5, 1, 2, generator=generator, dtype=torch.float64)
+    turns = angles.cos(), angles.sin()
+    joined, norm = random(2, 5, (3 + 2 * 1) * 4), random(4, 4)
+    assert check(lambda x, norm: attention_heads(x, (3, 1), norm, *turns, 1e-3), (joined, norm))
+    assert check(lambda x: attention_heads(x, (3, 1), None, *turns, 1e-3), (joined,))
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+def test_the_fused_forward_is_the_plain_one(family: str) -> None:
+    model = random_model(small(family)).double()
+    ids = torch.randint(0, 61, (2, 30), generator=torch.Generator().manual_seed(6))
+    with torch.no_grad():
+        plain = model(ids)
+    assert (model(ids) - plain).abs().max() < 1e-12
 
 
 def test_bf16_autocast_is_near() -> None:

@@ -77,6 +77,14 @@ def test_every_control_has_a_label_and_every_id_exists() -> None:
     assert 'role="alert"' in page and 'role="status"' in page and '<html lang="en">' in page
 
 
+def test_the_page_starts_with_the_sampling_that_the_server_tells() -> None:
+    for control, key in (("temperature", "temperature"), ("top-p", "top_p"), ("seed", "seed")):
+        (written,) = re.findall(rf'<input id="{control}"[^>]*>', text_of("index.html"))
+        assert "value=" not in written  # the server has the one home of these figures
+        assert f'at("{control}").value = model.sampling.{key};' in text_of("studio.js")
+        assert re.search(rf'^ +{key}: .*at\("{control}"\)', text_of("studio.js"), re.MULTILINE)
+
+
 # ------------------------------------------------------------------ in a browser
 
 
@@ -205,6 +213,8 @@ def test_a_person_types_and_sees_tokens_arrive(tmp_path: Path) -> None:
         count = browser.evaluate("document.getElementById('count').textContent")
         assert int(count) == len(reply)
         assert "tokens/s" in browser.evaluate("document.getElementById('speed').textContent")
+        asked = engine.submitted[-1]
+        assert (asked.temperature, asked.top_p, asked.seed) == (0.7, 0.95, 0)
 
         engine.reply = lambda request: [300] * request.max_tokens
         browser.evaluate("document.getElementById('generate').click()")

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.markup import escape
-from rich.panel import Panel
 from rich.table import Table
 
 from whorl.cli.console import OUT
+from whorl.cli.samples import print_samples
 from whorl.core.records import Record
 from whorl.core.units import format_bytes, format_duration
 
@@ -145,8 +145,4 @@ def _print_serve(serve: Mapping[str, Any]) -> None:
                 f"{1000 * row['ttft_s']:.0f} ms",
             )
         OUT.print(table)
-    for sample in serve.get("completions") or []:
-        text = f"[dim]{escape(sample['prompt'])}[/dim]{escape(sample['text'])}"
-        OUT.print(Panel(text, title="completion", title_align="left", width=min(100, OUT.width)))
-    if serve.get("accepted") is not None:
-        OUT.print(f"{serve['accepted']} of {serve['asked']} completions pass {serve['checker']}")
+    print_samples(serve)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from whorl.core import order
-from whorl.core.digests import canonical_json
+from whorl.core.digests import canonical_json, digest_bytes
 from whorl.core.errors import DataError, RecordError
 from whorl.core.records import Record
 
@@ -340,6 +340,14 @@ class HeldoutDocuments:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def shuffled(self) -> list[int]:
+        """All numbers in the order of a hash of the ids: the same whatever order they came in."""
+        digests = [
+            digest_bytes(np.ascontiguousarray(self.ids(number), "<i4").tobytes())
+            for number in range(len(self))
+        ]
+        return sorted(range(len(self)), key=lambda number: (digests[number], number))
 
     def ids(self, number: int) -> NDArray[np.int32]:
         """All ids of a document, <|bos|> and <|eos|> included: int32 [n]."""

@@ -13,8 +13,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +40,10 @@ if TYPE_CHECKING:
 
 __all__ = ["best_of", "calibration_path", "measure", "this_machine"]
 
+LIMIT_S = 20.0  # of all measuring, whatever runs beside it
+ROUND_S = 9.0  # after which every probe of a round runs once
 TIMEOUT_S = 300
-STEP_S = 0.35  # spent on each reference step
+STEP_S = 0.25  # spent on each reference step
 
 QUIET = 0.12  # noise below which one round is enough
 BUSY_WINDOW_S, BUSY_PERCENT = 0.5, 25.0  # of all cores, before anything is measured
@@ -58,13 +61,15 @@ FIGURES = {
     "steps": ("step_s", -1),
 }
 
-# Whole steps that set the level: (layers, width, head_dim, ffn, vocabulary, seq_len, rows, masked)
+# A step that candidates are compared by, and whole steps that set the level, rows of each lane:
+# (layers, width, head_dim, ffn, vocabulary, seq_len, rows, masked)
+CHOICE_STEP = (2, 128, 64, 384, 2048, 256, 8, False)
 REFERENCE_STEPS = (
     (2, 64, 32, 192, 1024, 128, 8, False),
     (2, 128, 64, 384, 2048, 256, 4, False),
     (2, 128, 64, 384, 2048, 256, 4, True),
-    (3, 192, 64, 512, 2048, 256, 8, False),
-    (2, 256, 64, 768, 2048, 256, 8, False),
+    (3, 192, 64, 512, 2048, 256, 4, False),
+    (2, 256, 64, 768, 2048, 256, 4, False),
 )
 
 
@@ -101,26 +106,27 @@ def _read(path: Path) -> Calibration:
 
 
 def _measure_apart(facts: MachineFacts) -> Calibration:
-    """`measure` in a process of its own; on a busy machine in two, and the best of both.
+    """`measure` in a process of its own; if it was disturbed in two, and the best of both.
 
-    Beside other work, threads that wait for each other by spinning take turns with it and every
-    operation costs milliseconds: then they wait asleep, which is a little slower on a quiet one.
+    The second one is left out where it would not end within the limit.
     """
-    busy = psutil.cpu_percent(BUSY_WINDOW_S) > BUSY_PERCENT
-    rounds = [_run_measure(facts, asleep=busy)]
-    if busy or rounds[0].noise > QUIET:
-        rounds.append(_run_measure(facts, asleep=busy))
+    begin_s = time.perf_counter()
+    used = psutil.cpu_percent(BUSY_WINDOW_S)
+    busy = used > BUSY_PERCENT
+    rounds = [_run_measure(facts, ROUND_S)]
+    took_s = time.perf_counter() - begin_s
+    if (busy or rounds[0].noise > QUIET) and 2 * took_s < LIMIT_S:
+        rounds.append(_run_measure(facts, min(ROUND_S, LIMIT_S - 1.5 * took_s)))
     best = best_of(rounds)
-    took_s = sum(item.took_s for item in rounds)
     noise = max(best.noise, BUSY_NOISE) if busy else best.noise
-    return best.model_copy(update={"took_s": took_s, "noise": noise})
+    took_s = time.perf_counter() - begin_s
+    return best.model_copy(update={"took_s": took_s, "noise": noise, "busy": used / 100})
 
 
-def _run_measure(facts: MachineFacts, asleep: bool) -> Calibration:
-    command = [sys.executable, "-m", "whorl.launch.calibrate", facts.model_dump_json()]
+def _run_measure(facts: MachineFacts, patience_s: float) -> Calibration:
+    given = json.dumps({"facts": facts.model_dump(mode="json"), "patience_s": patience_s})
+    command = [sys.executable, "-m", "whorl.launch.calibrate", given]
     environment = {**os.environ, "OMP_NUM_THREADS": str(facts.cores)}
-    if asleep:
-        environment["OMP_WAIT_POLICY"] = "passive"
     try:
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S
@@ -139,18 +145,24 @@ def _run_measure(facts: MachineFacts, asleep: bool) -> Calibration:
     return Calibration.model_validate_json(done.stdout)
 
 
-def measure(facts: MachineFacts, step_s: float = STEP_S, probe_s: float = 0.03) -> Calibration:
-    """All figures, in this process. Needs torch."""
+def measure(
+    facts: MachineFacts,
+    step_s: float = STEP_S,
+    probe_s: float = 0.03,
+    patience_s: float = ROUND_S,
+) -> Calibration:
+    """All figures, in this process. Needs torch. patience_s: afterwards every probe runs once."""
     import torch
 
+    from whorl.launch.probes import Stopwatch
     from whorl.stages.train.process import training_process
 
-    begin = time.perf_counter()
-    with training_process(_train_config(rows=1, seq_len=1, threads=facts.cores)):
+    watch = Stopwatch(seconds_each=probe_s, patience_s=patience_s)
+    with training_process(_train_config(rows=1, seq_len=1, settings={"threads": facts.cores})):
         torch.manual_seed(0)
         _first_step(facts)
-        figures = _figures(facts, step_s, probe_s)
-    return figures.model_copy(update={"took_s": time.perf_counter() - begin})
+        figures = _figures(facts, step_s, watch)
+    return figures.model_copy(update={"took_s": time.perf_counter() - watch.begin})
 
 
 def best_of(rounds: Sequence[Calibration]) -> Calibration:
@@ -170,6 +182,7 @@ def best_of(rounds: Sequence[Calibration]) -> Calibration:
         pairs = [(_figure(items[0], figure), _figure(items[1], figure)) for items in ranked]
         behind += [max(a, b) / min(a, b) - 1 for a, b in pairs]
     update["noise"] = statistics.median(behind)
+    update["choices"] = min(rounds, key=lambda c: c.noise).choices
     return first.model_copy(update=update)
 
 
@@ -181,46 +194,74 @@ def _figure(item: Any, name: str) -> float:
     return float(getattr(item, name) if name else item)
 
 
-def _figures(facts: MachineFacts, step_s: float, probe_s: float) -> Calibration:
+def _figures(facts: MachineFacts, step_s: float, watch: Stopwatch) -> Calibration:
     import torch
 
-    from whorl.launch import probes
+    from whorl.launch import candidates, probes
     from whorl.stages.train.optimizers import orthogonalise
 
-    watch = probes.Stopwatch(seconds_each=probe_s)
-    precisions: Sequence[Precision] = ("fp32", "bf16") if facts.bf16 else ("fp32",)
     base_memory_bytes = psutil.Process().memory_info().rss
+    layers, width, *_ = CHOICE_STEP
+    name = f"{layers} layers of width {width}"
+    chosen = tuple(candidates.choices(facts, watch, _choice_step, name))
+    taken: dict[str, Any] = {}
+    for choice in chosen:
+        taken |= choice.settings
+    torch.set_num_threads(max(1, taken["threads"] // taken["lanes"]))  # as a lane computes
+    precisions: list[Precision] = ["fp32"]
+    if taken["precision"] == "bf16":
+        precisions.append("bf16")
     pools = {precision: probes.Pool(probes.DTYPES[precision]) for precision in precisions}
     matmuls = [r for p in precisions for r in probes.matmul_rates(watch, pools[p], p)]
     attentions = [r for p in precisions for r in probes.attention_rates(watch, pools[p], p)]
-    pool = pools["fp32"]
+    muon = partial(orthogonalise, dtype=probes.DTYPES[taken["muon_dtype"]])
     return Calibration(
         identity=facts.identity,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         torch=torch.__version__,
-        threads=facts.cores,
+        threads=taken["threads"],
         matmuls=tuple(matmuls),
-        orthogonalise=tuple(probes.orthogonalise_rates(watch, orthogonalise)),
+        orthogonalise=tuple(probes.orthogonalise_rates(watch, muon, taken["muon_dtype"])),
         attentions=tuple(attentions),
-        traffic=tuple(probes.traffic_rates(watch, pool)),
-        exponentials_per_s=probes.exponentials_per_s(watch, pool),
+        traffic=tuple(probes.traffic_rates(watch, pools["fp32"])),
+        exponentials_per_s=probes.exponentials_per_s(watch, pools["fp32"]),
         operation_s=probes.operation_s(watch),
         base_memory_bytes=base_memory_bytes,
-        steps=tuple(_reference_steps(facts, step_s, watch)),
+        choices=chosen,
+        steps=tuple(_reference_steps(taken, step_s, watch)),
         noise=watch.noise,
         took_s=0.0,
     )
 
 
-def _train_config(rows: int, seq_len: int, threads: int) -> TrainConfig:
+def _train_config(rows: int, seq_len: int, settings: Mapping[str, Any]) -> TrainConfig:
+    """A step in which each lane computes one micro-batch of `rows`."""
     return TrainConfig(
         seq_len=seq_len,
-        batch_tokens=rows * seq_len,
+        batch_tokens=rows * seq_len * settings.get("lanes", 1),
         micro_batch_rows=rows,
         steps=1000,
         learning_rate=0.01,
         embedding_learning_rate=0.01,
-        threads=threads,
+        **settings,
+    )
+
+
+def _step(values: tuple[Any, ...], settings: Mapping[str, Any]) -> ReferenceStep:
+    layers, width, head_dim, ffn_width, vocab_size, seq_len, rows, masked = values
+    return ReferenceStep(
+        layers=layers,
+        width=width,
+        head_dim=head_dim,
+        ffn_width=ffn_width,
+        vocab_size=vocab_size,
+        seq_len=seq_len,
+        rows=rows,
+        precision=settings.get("precision", "fp32"),
+        attention_dtype=settings.get("attention_dtype", "fp32"),
+        lanes=settings.get("lanes", 1),
+        masked=masked,
+        step_s=0.0,
     )
 
 
@@ -228,48 +269,39 @@ def _first_step(facts: MachineFacts) -> None:
     """A step of next to nothing: loads what any step needs into memory."""
     from whorl.launch.rehearsal import rehearsed_step
 
-    tiny = ReferenceStep(
-        layers=1,
-        width=32,
-        head_dim=32,
-        ffn_width=64,
-        vocab_size=256,
-        seq_len=32,
-        rows=1,
-        precision="fp32",
-        masked=False,
-        step_s=0.0,
-    )
-    rehearsed_step(reference_load(tiny).architecture, _train_config(1, 32, facts.cores))()
+    settings = {"threads": facts.cores, "lanes": 1}
+    tiny = reference_load(_step((1, 32, 32, 64, 256, 32, 1, False), settings))
+    rehearsed_step(tiny.architecture, _train_config(1, 32, settings))()
+
+
+def _choice_step(settings: Mapping[str, Any]) -> Callable[[], object]:
+    """A step of the same tokens however many lanes share them."""
+    from whorl.launch.rehearsal import rehearsed_step
+
+    *_, seq_len, rows, _ = CHOICE_STEP
+    lanes = int(settings.get("lanes", 1))
+    config = _train_config(max(1, rows // lanes), seq_len, settings)
+    return rehearsed_step(reference_load(_step(CHOICE_STEP, settings)).architecture, config)
 
 
 def _reference_steps(
-    facts: MachineFacts, step_s: float, watch: Stopwatch
+    settings: Mapping[str, Any], step_s: float, watch: Stopwatch
 ) -> Iterator[ReferenceStep]:
     from whorl.launch.rehearsal import rehearsed_step
 
-    for layers, width, head_dim, ffn_width, vocab_size, seq_len, rows, masked in REFERENCE_STEPS:
-        step = ReferenceStep(
-            layers=layers,
-            width=width,
-            head_dim=head_dim,
-            ffn_width=ffn_width,
-            vocab_size=vocab_size,
-            seq_len=seq_len,
-            rows=rows,
-            precision="fp32",
-            masked=masked,
-            step_s=0.0,
-        )
-        config = _train_config(rows, seq_len, facts.cores)
-        run = rehearsed_step(reference_load(step).architecture, config, rows if masked else 0)
+    for values in REFERENCE_STEPS:
+        step = _step(values, settings)
+        config = _train_config(step.rows, step.seq_len, settings)
+        mixed_rows = step.rows if step.masked else 0
+        run = rehearsed_step(reference_load(step).architecture, config, mixed_rows)
         yield step.model_copy(update={"step_s": watch.fastest(run, step_s)})
 
 
 def main() -> None:
     """Measure for the facts given as JSON; print the figures."""
-    facts = MachineFacts.model_validate(json.loads(sys.argv[1]))
-    sys.stdout.write(measure(facts).model_dump_json())
+    given = json.loads(sys.argv[1])
+    facts = MachineFacts.model_validate(given["facts"])
+    sys.stdout.write(measure(facts, patience_s=given["patience_s"]).model_dump_json())
 
 
 if __name__ == "__main__":

@@ -14,14 +14,21 @@ __all__ = ["machine_facts"]
 
 CGROUP = Path("/sys/fs/cgroup")
 CPUINFO = Path("/proc/cpuinfo")
+LIMIT = "ATEN_CPU_CAPABILITY"  # the instructions torch is told to use, fewer than there are
+NO_BF16 = ("default", "avx2")
 
 
 def machine_facts(cgroup: Path = CGROUP, cpuinfo: Path = CPUINFO) -> MachineFacts:
     """Cores by affinity and container quota, memory by container limit, whichever is less."""
     model, flags = _processor(cpuinfo)
+    if limit := os.environ.get(LIMIT, "").lower():
+        model = f"{model}, limited to {limit}"
+        flags = frozenset() if limit in NO_BF16 else flags
+    cores = _cores(cgroup)
     return MachineFacts(
         cpu=model,
-        cores=_cores(cgroup),
+        cores=cores,
+        physical_cores=min(cores, psutil.cpu_count(logical=False) or cores),
         memory_bytes=_memory_bytes(cgroup),
         bf16=bool(flags & {"avx512_bf16", "amx_bf16", "bf16"}),
     )

@@ -49,7 +49,7 @@ MATMUL_SHAPES = (
     (4096, 128, 384),
     (4096, 256, 256),
 )
-ORTHOGONALISE_SHAPES = ((4, 64, 192), (4, 128, 128), (4, 128, 384), (4, 256, 768), (2, 512, 1536))
+ORTHOGONALISE_SHAPES = ((4, 64, 192), (4, 128, 128), (4, 128, 384), (4, 256, 768), (1, 512, 1536))
 ATTENTION_SHAPES = ((128, 64), (256, 32), (256, 64), (512, 64))  # (seq_len, head_dim)
 ATTENTION_TOKENS, ATTENTION_HEADS = 1024, 2
 TRAFFIC_BYTES = (2**16, 2**18, 2**20, 4 * 2**20, 12 * 2**20)
@@ -64,7 +64,7 @@ class Stopwatch:
     """Times functions, each for about `seconds_each`, and remembers how much they varied."""
 
     seconds_each: float = 0.03
-    patience_s: float = 12.0  # on a busy machine: afterwards two repeats must do
+    patience_s: float = 9.0  # afterwards one run must do
     clock: Callable[[], float] = time.perf_counter
     spreads: list[float] = field(default_factory=list)
     begin: float = field(default_factory=time.perf_counter)
@@ -72,17 +72,22 @@ class Stopwatch:
     def fastest(self, run: Callable[[], object], seconds_each: float | None = None) -> float:
         """Seconds of the fastest repeat, after one that is not counted."""
         begin = self.clock()
-        min_repeats = MIN_REPEATS if begin - self.begin < self.patience_s else 2
         run()
+        if self.clock() - self.begin > self.patience_s:
+            return self.clock() - begin
         seconds: list[float] = []
-        end = self.clock() + (seconds_each or self.seconds_each)
-        while len(seconds) < min_repeats or self.clock() < end:
+        end = self.clock() + (self.seconds_each if seconds_each is None else seconds_each)
+        while not seconds or self._goes_on(len(seconds), end):
             start = self.clock()
             run()
             seconds.append(self.clock() - start)
         best = min(seconds)
         self.spreads.append(statistics.median(seconds) / max(best, 1e-9) - 1)
         return best
+
+    def _goes_on(self, repeats: int, end: float) -> bool:
+        now = self.clock()
+        return (repeats < MIN_REPEATS or now < end) and now - self.begin < self.patience_s
 
     @property
     def noise(self) -> float:
@@ -135,7 +140,9 @@ def matmul_rates(watch: Stopwatch, pool: Pool, precision: Precision) -> Iterator
         )
 
 
-def orthogonalise_rates(watch: Stopwatch, run: Callable[[Any], object]) -> list[MatmulRate]:
+def orthogonalise_rates(
+    watch: Stopwatch, run: Callable[[Any], object], precision: Precision
+) -> list[MatmulRate]:
     """Muon's iteration on batches of matrices; tokens stands for their number.
 
     run: the optimiser's own function, [n, small, large] -> the same.
@@ -147,7 +154,7 @@ def orthogonalise_rates(watch: Stopwatch, run: Callable[[Any], object]) -> list[
         seconds = watch.fastest(partial(run, matrices))
         rates.append(
             MatmulRate(
-                precision="bf16",
+                precision=precision,
                 tokens=count,
                 columns=large,
                 rows=small,

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from whorl.arch.architecture import Architecture
-from whorl.model.fused import apply_rotary, gated_silu, unit_rms
+from whorl.model.fused import attention_heads, gated_silu, normed_linear, unit_rms
+from whorl.model.head import head_loss
 
 __all__ = ["KeyValueCache", "Segments", "Transformer", "segments_of"]
 
@@ -74,29 +75,48 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(a.width, a.kv_heads * a.head_dim, bias=False)
         self.o_proj = nn.Linear(a.heads * a.head_dim, a.width, bias=False)
         with_norm = a.family == "qwen3"
+        self.dtype: torch.dtype | None = (
+            None  # of the scores and their softmax; None: the products'
+        )
         self.q_norm = RmsNorm(a.head_dim, a.norm_eps) if with_norm else None
         self.k_norm = RmsNorm(a.head_dim, a.norm_eps) if with_norm else None
 
     def forward(
         self,
         x_BTD: Tensor,
+        norm: RmsNorm,
         rotary: tuple[Tensor, Tensor],
         segments: Segments,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
+        """x + attention(norm(x))."""
         rows, tokens, _ = x_BTD.shape
-        query = self.q_proj(x_BTD).view(rows, tokens, self.heads, self.head_dim)
-        key = self.k_proj(x_BTD).view(rows, tokens, self.kv_heads, self.head_dim)
-        value = self.v_proj(x_BTD).view(rows, tokens, self.kv_heads, self.head_dim)
-        if self.q_norm is not None and self.k_norm is not None:
-            query, key = self.q_norm(query), self.k_norm(key)
-        query = apply_rotary(query, *rotary).transpose(1, 2)  # [B, H, T, N]
-        key = apply_rotary(key, *rotary).transpose(1, 2)  # [B, K, T, N]
-        value = value.transpose(1, 2)
+        weights = (self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
+        joined = normed_linear(x_BTD, norm.weight, weights, norm.eps)
+        joined = joined.to(self.dtype or joined.dtype)
+        heads = self.heads, self.kv_heads
+        query, key, value = (
+            part.transpose(1, 2)  # [B, H or K, T, N]
+            for part in attention_heads(joined, heads, self.head_norms(), *rotary, norm.eps)
+        )
         if cache is not None:
             key, value = cache.update(self.layer, key, value)
-        out_BHTN = attend(query, key, value, segments)
-        return self.o_proj(out_BHTN.transpose(1, 2).reshape(rows, tokens, -1))  # type: ignore[no-any-return]
+        with torch.autocast(x_BTD.device.type, enabled=False):
+            out_BHTN = attend(query, key, value, segments)
+        return add_linear(x_BTD, out_BHTN.transpose(1, 2).reshape(rows, tokens, -1), self.o_proj)
+
+    def head_norms(self) -> Tensor | None:
+        """The norms' weights of the queries' heads, then of the keys': [H + K, N]."""
+        if self.q_norm is None or self.k_norm is None:
+            return None
+        query, key = self.q_norm.weight, self.k_norm.weight
+        return torch.cat((query.expand(self.heads, -1), key.expand(self.kv_heads, -1)))
+
+
+def add_linear(x_BTD: Tensor, inner: Tensor, linear: nn.Linear) -> Tensor:
+    """x + linear(inner): the sum is part of the product."""
+    flat = inner.flatten(0, -2)
+    return torch.addmm(x_BTD.flatten(0, -2), flat, linear.weight.T).view(x_BTD.shape)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, segments: Segments) -> Tensor:
@@ -127,9 +147,11 @@ class Mlp(nn.Module):
         self.up_proj = nn.Linear(width, ffn_width, bias=False)
         self.down_proj = nn.Linear(ffn_width, width, bias=False)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        hidden = gated_silu(self.gate_proj(x_BTD), self.up_proj(x_BTD))
-        return self.down_proj(hidden)  # type: ignore[no-any-return]
+    def forward(self, x_BTD: Tensor, norm: RmsNorm) -> Tensor:
+        """x + mlp(norm(x))."""
+        weights = (self.gate_proj.weight, self.up_proj.weight)
+        hidden = gated_silu(normed_linear(x_BTD, norm.weight, weights, norm.eps))
+        return add_linear(x_BTD, hidden, self.down_proj)
 
 
 class Block(nn.Module):
@@ -149,8 +171,8 @@ class Block(nn.Module):
         segments: Segments,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotary, segments, cache)
-        out: Tensor = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        x_BTD = self.self_attn(x_BTD, self.input_layernorm, rotary, segments, cache)
+        out: Tensor = self.mlp(x_BTD, self.post_attention_layernorm)
         return out
 
 
@@ -172,6 +194,11 @@ class Transformer(nn.Module):
         angles = torch.arange(a.max_seq_len, dtype=torch.float32)[:, None] / a.rope_theta**half
         self.register_buffer("cos", angles.cos(), persistent=False)  # [max_seq_len, N/2]
         self.register_buffer("sin", angles.sin(), persistent=False)
+
+    def attend_in(self, dtype: torch.dtype | None) -> None:
+        """Compute attention in this dtype whatever the products are in; None: in theirs."""
+        for block in self.layers:
+            block.self_attn.dtype = dtype  # type: ignore[assignment]
 
     @property
     def lm_head_weight(self) -> Tensor:
@@ -202,6 +229,13 @@ class Transformer(nn.Module):
             x_BTD = block(x_BTD, rotary, segments, cache)
         out: Tensor = self.norm(x_BTD)
         return out
+
+    def nats(self, ids_BT: Tensor, targets_BT: Tensor, segments: Segments | None = None) -> Tensor:
+        """Sum of -ln p(target) over the tokens whose target is not negative; float64."""
+        hidden_BTD = self(ids_BT, segments)
+        if torch.is_autocast_enabled(kind := ids_BT.device.type):
+            hidden_BTD = hidden_BTD.to(torch.get_autocast_dtype(kind))
+        return head_loss(hidden_BTD.flatten(0, 1), self.lm_head_weight, targets_BT.flatten())
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, V]."""

@@ -126,7 +126,12 @@ class TrainSpec(Spec):
     embedding_learning_rate: float | Auto = Field("auto", description="peak, of the embeddings")
     weight_decay: float | Auto = Field("auto", description="decoupled weight decay")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="of the arithmetic")
+    attention_dtype: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of attention where precision is bf16"
+    )
+    muon_dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="of Muon's iteration")
     threads: int | Auto = Field("auto", description="CPU threads")
+    lanes: int | Auto = Field("auto", description="micro-batches side by side, on these threads")
     checkpoint_every_steps: AutoCount = Field("auto", description="steps between checkpoints")
 
 

@@ -43,7 +43,12 @@ class TrainConfig(Frozen):
     seed: int = 0
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Literal["fp32", "bf16"] = "fp32"
+    attention_dtype: Literal["fp32", "bf16"] = Field(
+        "fp32", description="of attention's scores and softmax where precision is bf16"
+    )
+    muon_dtype: Literal["fp32", "bf16"] = Field("fp32", description="of Muon's iteration")
     threads: int = Field(2, description="CPU threads; results are bit-exact for the same number")
+    lanes: int = Field(1, description="micro-batches computed side by side, sharing the threads")
     checkpoint_every_steps: int = 100
     validate_every_steps: int = 100
     validate_rows: int = Field(32, description="held-out rows of the validation loss")

@@ -27,6 +27,9 @@ async function start() {
   const limit = Math.max(1, Math.min(model.max_tokens, model.context_length - 1));
   at("max-tokens").max = limit;
   at("max-tokens").value = Math.min(limit, 128);
+  at("temperature").value = model.sampling.temperature;
+  at("top-p").value = model.sampling.top_p;
+  at("seed").value = model.sampling.seed;
   if (!model.takesText) askForIds();
   at("generate").disabled = false;
   at("prompt").focus();
@@ -77,6 +80,8 @@ async function generate() {
       model: model.id,
       prompt: promptToSend(),
       temperature: Number(at("temperature").value),
+      top_p: Number(at("top-p").value),
+      seed: at("seed").value === "" ? undefined : Number(at("seed").value), // the server's own
       max_tokens: Number(at("max-tokens").value),
       stream: true,
       stream_options: { include_usage: true },

@@ -16,6 +16,7 @@ from whorl.stages.plan.data import DataFacts, TokenFacts
 from whorl.stages.plan.hardware import (
     AttentionRate,
     Calibration,
+    Choice,
     Machine,
     MachineFacts,
     MatmulRate,
@@ -63,6 +64,29 @@ def machine(
         exponentials_per_s=speed * 1.3e9,
         operation_s=4e-6 / speed,
         base_memory_bytes=340 * 2**20,
+        choices=(
+            Choice(
+                key="train.lanes",
+                what="a step",
+                taken="1 x 2",
+                seconds={"1 x 2": 0.1, "2 x 1": 0.2},
+                settings={"threads": 2, "lanes": 1},
+            ),
+            Choice(
+                key="train.muon_dtype",
+                what="four matrices",
+                taken="fp32",
+                seconds={"fp32": 0.1, "bf16": 0.2},
+                settings={"muon_dtype": "fp32"},
+            ),
+            Choice(
+                key="train.precision",
+                what="a step",
+                taken="fp32",
+                seconds={"fp32": 0.1},
+                settings={"precision": "fp32", "attention_dtype": "fp32"},
+            ),
+        ),
         steps=tuple(
             ReferenceStep(
                 layers=n,

@@ -107,6 +107,7 @@ def test_models_tell_what_is_served(server, tokens: Tokens) -> None:  # type: ig
     assert model["contract_digest"] == tokens.contract.digest
     assert model["lineage"] == {"train": "ab" * 16}
     assert model["quality"][0]["value"] == 1.5
+    assert model["sampling"] == {"temperature": 0.7, "top_p": 0.95, "seed": 0}
 
 
 @pytest.mark.parametrize(

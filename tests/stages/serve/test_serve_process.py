@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from whorl.core.errors import BusyError, EngineError, SpecError
+from whorl.stages.serve.card import Sampling
 from whorl.stages.serve.exercise import exercise, request_completion
 from whorl.stages.serve.server import base_url_of, is_loopback, open_socket
 
@@ -116,11 +117,15 @@ def test_no_thread_or_descriptor_stays_behind(start: Any) -> None:
 
 
 def test_the_exercise_measures_what_was_served(start: Any) -> None:
+    sampling = Sampling(temperature=1.5, top_p=0.5, seed=7)
     with start(step_s=0.005, max_running=4) as running:
         report = exercise(
             running.base_url, KEY, "tiny", ["The shell", [0, 20, 21]],
-            max_tokens=10, concurrency=(1, 4),
+            max_tokens=10, concurrency=(1, 4), sampling=sampling,
         )  # fmt: skip
+        drawn, fast = running.engine.submitted[:2], running.engine.submitted[2:]
+        assert [(r.temperature, r.top_p, r.seed) for r in drawn] == [(1.5, 0.5, 7), (1.5, 0.5, 8)]
+        assert len(fast) == 10 and {request.temperature for request in fast} == {0}
         assert [c["prompt"] for c in report["completions"]] == ["The shell", [0, 20, 21]]
         assert all(c["text"] and c["finish_reason"] == "length" for c in report["completions"])
         one, four = report["throughput"]

@@ -16,7 +16,6 @@ from math import log
 from typing import TypeVar
 
 import numpy as np
-from blake3 import blake3
 from numpy.typing import NDArray
 
 from whorl.codecs.contract import CodecEntry, Tokens
@@ -54,14 +53,9 @@ def select_documents(
     """
     if not len(documents):
         raise DataError("there are no held-out documents", do="raise prepare.heldout_share")
-    digests = [
-        blake3(np.ascontiguousarray(documents.ids(number), "<i4").tobytes()).digest()
-        for number in range(len(documents))
-    ]
-    order = sorted(range(len(documents)), key=lambda number: (digests[number], number))
     chosen: list[int] = []
     left_bytes = max_bytes
-    for number in order:
+    for number in documents.shuffled():
         if len(chosen) == (max_documents or MAX_DOCUMENTS):
             break
         if chosen and documents.num_bytes(number) > left_bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from whorl.arch.architecture import Architecture
 from whorl.arch.counts import count_flops, count_parameters, count_training_bytes
@@ -48,9 +49,14 @@ class Situation:
     law: Law
 
     @property
-    def threads(self) -> int:
-        given = self.recipe.train.threads
-        return self.machine.calibration.threads if given == "auto" else given
+    def ways(self) -> dict[str, Any]:
+        """How this machine computes: fields of TrainConfig, measured unless the recipe says."""
+        given = self.recipe.train.model_dump()
+        taken = {
+            name: value if given[name] == "auto" else given[name]
+            for name, value in self.machine.calibration.settings.items()
+        }
+        return taken | {"lanes": max(1, min(taken["lanes"], taken["threads"]))}
 
 
 @dataclass(frozen=True)
@@ -174,10 +180,12 @@ def _batch_tokens(recipe: Recipe, tokens: float, seq_len: int) -> int:
 
 
 def _load(situation: Situation, architecture: Architecture, seq_len: int, batch: int) -> Load:
-    train = situation.recipe.train
+    train, ways = situation.recipe.train, situation.ways
     rows = batch // seq_len
+    lanes = min(ways["lanes"], rows)
     if train.micro_batch_rows == "auto":
-        micro_rows = min(rows, max(1, rules.MAX_MICRO_BATCH_TOKENS // seq_len))
+        most = max(1, rules.MAX_MICRO_BATCH_TOKENS // seq_len // lanes)
+        micro_rows = min(-(-rows // lanes), most)
     else:
         micro_rows = min(rows, train.micro_batch_rows)
     return Load(
@@ -185,7 +193,9 @@ def _load(situation: Situation, architecture: Architecture, seq_len: int, batch:
         seq_len=seq_len,
         rows=micro_rows,
         micro_batches=-(-rows // micro_rows),
-        precision="fp32" if train.precision == "auto" else train.precision,
+        lanes=lanes,
+        precision=ways["precision"],
+        attention_dtype=ways["attention_dtype"],
         optimizer="muon" if train.optimizer == "auto" else train.optimizer,
         mixed_share=situation.data.for_vocab(architecture.vocab_size).mixed_share(seq_len),
     )
@@ -194,7 +204,9 @@ def _load(situation: Situation, architecture: Architecture, seq_len: int, batch:
 def _step_s(situation: Situation, load: Load) -> float:
     calibration = situation.machine.calibration
     fastest_s = predicted_step_s(load, calibration, situation.level)
-    slower = calibration.threads / min(situation.threads, calibration.threads)
+    ways, measured = situation.ways, calibration.settings
+    each, usual = ways["threads"] / load.lanes, measured["threads"] / measured["lanes"]
+    slower = float(max(1.0, usual / each))  # rates are those of a lane's threads
     return MEAN_OVER_FASTEST * fastest_s * slower + DATA_S
 
 

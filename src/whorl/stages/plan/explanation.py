@@ -108,16 +108,26 @@ def _train_reasons(
     rows = candidate.batch_tokens // candidate.seq_len
     return {
         "train.steps": _steps_reason(situation, candidate),
-        "train.batch_tokens": f"{rows} rows; near the square root of twice the tokens, "
+        "train.batch_tokens": f"{rows} rows; near the square root of all tokens, "
         f"within {rules.BATCH_TOKENS_RANGE[0]} to {rules.BATCH_TOKENS_RANGE[1]}",
-        "train.micro_batch_rows": f"at most {rules.MAX_MICRO_BATCH_TOKENS} tokens at once",
+        "train.micro_batch_rows": f"at most {rules.MAX_MICRO_BATCH_TOKENS} tokens at once, "
+        f"shared by {train.lanes} lanes",
         "train.optimizer": "Muon reached the loss of AdamW in about half the steps in our runs",
         "train.learning_rate": f"best of our runs with {train.optimizer}",
         "train.embedding_learning_rate": f"best of our runs with {train.optimizer}",
         "train.weight_decay": "nothing gained in runs of minutes",
-        "train.precision": "fp32: the runs the law is fitted on",
-        "train.threads": f"all {situation.threads} cores",
+        **_measured_reasons(situation),
         "train.checkpoint_every_steps": f"about every {rules.CHECKPOINT_EVERY_S:.0f} s",
+    }
+
+
+def _measured_reasons(situation: Situation) -> dict[str, str]:
+    """What calibration tried here, and how long each way took."""
+    reasons = {choice.key: choice.reason for choice in situation.machine.calibration.choices}
+    return {
+        **reasons,
+        "train.threads": reasons.get("train.lanes", "all cores"),
+        "train.attention_dtype": reasons.get("train.precision", "that of the products"),
     }
 
 
@@ -145,8 +155,9 @@ def data_warnings(situation: Situation, candidate: Candidate) -> Iterator[str]:
     data, calibration = situation.data, situation.machine.calibration
     if calibration.noise > NOISY:
         yield (
-            f"the machine was busy when it was measured (repeats varied by "
-            f"{calibration.noise:.0%}): times may be too long; whorl doctor --calibrate repeats it"
+            f"the machine was busy when it was measured ({calibration.busy:.0%} of it used by "
+            f"others, repeats varied by {calibration.noise:.0%}): times may be too long; "
+            "whorl doctor --calibrate repeats it"
         )
     if data.metric == "bits_per_byte":
         distance = situation.law.distance(candidate.point)

@@ -7,7 +7,7 @@ again never makes the same plan twice.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,6 +16,7 @@ from whorl.core.digests import digest_value
 __all__ = [
     "AttentionRate",
     "Calibration",
+    "Choice",
     "Machine",
     "MachineFacts",
     "MatmulRate",
@@ -37,6 +38,7 @@ class MachineFacts(Frozen):
     device: Literal["cpu"] = "cpu"
     cpu: str = Field(description="model name of the processor")
     cores: int = Field(ge=1)
+    physical_cores: int = Field(1, ge=1, description="of them; two threads of a core count once")
     memory_bytes: int = Field(gt=0)
     bf16: bool = Field(description="the processor multiplies bfloat16 in hardware")
 
@@ -87,13 +89,37 @@ class ReferenceStep(Frozen):
     rows: int
     precision: Precision
     masked: bool
+    lanes: int = 1
+    attention_dtype: Precision = "fp32"
     step_s: float
+
+
+class Choice(Frozen):
+    """One of several ways to compute: the fastest here, with the times it was chosen by."""
+
+    key: str = Field(description="of the recipe, dotted")
+    what: str = Field(description="what was timed")
+    taken: str
+    seconds: dict[str, float] = Field(description="way -> fastest seconds")
+    settings: dict[str, int | str] = Field(description="fields of TrainConfig that carry it out")
+    note: str = ""
+
+    @property
+    def reason(self) -> str:
+        """In words: what was timed, each way's time, fastest first."""
+        ranked = sorted(self.seconds, key=lambda name: self.seconds[name])
+        times = ", ".join(f"{name} {_milliseconds(self.seconds[name])}" for name in ranked)
+        return f"measured: {self.what}: {times}" + (f"; {self.note}" if self.note else "")
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.3g} ms"
 
 
 class Calibration(Frozen):
     """Measured figures of one machine; the fastest of many repeats each."""
 
-    version: int = 1
+    version: int = 2
     identity: str
     measured_at: str = Field(description="UTC, ISO 8601")
     torch: str
@@ -105,9 +131,19 @@ class Calibration(Frozen):
     exponentials_per_s: float
     operation_s: float = Field(description="cost of one small operation with its gradient")
     base_memory_bytes: int = Field(description="of a process that has loaded the framework")
+    choices: tuple[Choice, ...] = Field(description="how to compute here, and why")
     steps: tuple[ReferenceStep, ...]
+    busy: float = Field(0.0, description="share of all cores that others used meanwhile")
     noise: float = Field(description="median over probes of (median - fastest) / fastest")
     took_s: float
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Fields of TrainConfig that the choices decide."""
+        found: dict[str, Any] = {"threads": self.threads, "lanes": 1}
+        for choice in self.choices:
+            found |= choice.settings
+        return found
 
     @property
     def digest(self) -> str:

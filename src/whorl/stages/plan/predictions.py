@@ -50,7 +50,7 @@ def predictions_of(
         "gradient_bytes": Prediction.exact(state.gradients, "bytes"),
         "optimizer_bytes": Prediction.exact(state.optimizer_state, "bytes", train.optimizer),
         "kv_cache_bytes_per_token": Prediction.exact(kv_cache_bytes_per_token(a), "bytes"),
-        "step_s": _around(candidate.step_s, factor, "s", "mean of all steps"),
+        "step_s": _around(candidate.step_s, factor, "s", _busy_note(situation)),
         "train_s": _around(candidate.train_s, factor, "s", "with validations and checkpoints"),
         "peak_bytes": Prediction(
             value=candidate.peak_bytes,
@@ -68,6 +68,11 @@ def _time_factor(situation: Situation) -> float:
     noise = min(MAX_NOISE, situation.machine.calibration.noise)
     parts = (MODEL_DEVIATION, RUN_DEVIATION, situation.level.spread, noise / 2)
     return math.exp(NORMAL_90 * math.sqrt(sum(part**2 for part in parts)))
+
+
+def _busy_note(situation: Situation) -> str:
+    busy = situation.machine.calibration.busy
+    return f"mean of all steps; {busy:.0%} of the machine was used by others when it was measured"
 
 
 def _around(value: float, factor: float, unit: str, note: str) -> Prediction:

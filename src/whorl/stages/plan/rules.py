@@ -41,7 +41,7 @@ WIDTHS = (32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896
 WIDTH_PER_LAYER = (24, 40)  # the shapes of our runs: 32 of width per layer, a little either way
 LAYERS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
 FFN_PER_WIDTH = 3
-BATCH_TOKENS_RANGE = (512, 4096)
+BATCH_TOKENS_RANGE = (512, 65_536)
 MAX_MICRO_BATCH_TOKENS = 4096  # beyond, nothing is gained on a CPU and memory is spent
 USUAL_TOKENS = 2_000_000  # a first guess before the budget is known in tokens
 TIED_EMBEDDINGS = True
@@ -80,9 +80,12 @@ def ffn_width(width: int) -> int:
 
 
 def batch_tokens(num_tokens: float, seq_len: int) -> int:
-    """Tokens of one step: near the square root of twice the tokens, a power of two of rows."""
+    """Tokens of one step: near the square root of all tokens, a power of two of rows.
+
+    In our runs of 3M tokens 1,024 and 2,048 a step did equally well and 4,096 worse (docs/log.md).
+    """
     low, high = BATCH_TOKENS_RANGE
-    wanted = min(max(math.sqrt(2 * num_tokens), low), high)
+    wanted = min(max(math.sqrt(num_tokens), low), high)
     octaves = max(0, round(math.log2(wanted / seq_len)))
     return seq_len << octaves
 

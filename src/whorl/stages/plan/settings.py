@@ -7,14 +7,26 @@ from whorl.spec.resolved import PrepareConfig, TrainConfig
 from whorl.stages.plan import rules
 from whorl.stages.plan.candidate import VALIDATE_ROWS, Candidate, Situation, load_of
 
-__all__ = ["prepare_config", "train_config"]
+__all__ = ["given_prepare_config", "prepare_config", "train_config"]
+
+
+def given_prepare_config(recipe: Recipe) -> PrepareConfig | None:
+    """The config of prepare if the recipe alone decides it, so that nothing need be measured."""
+    vocab_size, seq_len = recipe.prepare.vocab_size, recipe.train.seq_len
+    if vocab_size == "auto" or seq_len == "auto":
+        return None
+    return _prepare_config(recipe, vocab_size, seq_len)
 
 
 def prepare_config(recipe: Recipe, candidate: Candidate) -> PrepareConfig:
+    return _prepare_config(recipe, candidate.architecture.vocab_size, candidate.seq_len)
+
+
+def _prepare_config(recipe: Recipe, vocab_size: int, seq_len: int) -> PrepareConfig:
     given = recipe.prepare
     return PrepareConfig(
-        vocab_size=candidate.architecture.vocab_size,
-        seq_len=candidate.seq_len,
+        vocab_size=vocab_size,
+        seq_len=seq_len,
         heldout_share=given.heldout_share,
         seed=recipe.seed,
         near_duplicate_jaccard=given.near_duplicate_jaccard,
@@ -51,8 +63,7 @@ def train_config(situation: Situation, candidate: Candidate) -> TrainConfig:
         decay_steps=decay_steps,
         seed=situation.recipe.seed,
         device="cpu",
-        precision=load.precision,
-        threads=situation.threads,
+        **(situation.ways | {"lanes": load.lanes}),
         checkpoint_every_steps=checkpoint_every_steps,
         validate_every_steps=max(1, -(-candidate.steps // rules.VALIDATIONS)),
         validate_rows=VALIDATE_ROWS,

@@ -62,8 +62,10 @@ class Load:
     architecture: Architecture
     seq_len: int
     rows: int  # of one micro-batch
-    micro_batches: int = 1
+    micro_batches: int = 1  # of a step, all lanes
+    lanes: int = 1  # micro-batches computed side by side, each on threads of its own
     precision: Precision = "fp32"
+    attention_dtype: Precision = "fp32"  # where precision is bf16
     optimizer: str = "muon"
     mixed_share: float = 0.0  # share of rows that hold several documents: masked attention
 
@@ -71,6 +73,11 @@ class Load:
     def tokens(self) -> int:
         """Tokens of one micro-batch."""
         return self.rows * self.seq_len
+
+    @property
+    def micro_batches_each(self) -> int:
+        """Micro-batches that the busiest lane computes one after the other."""
+        return -(-self.micro_batches // self.lanes)
 
 
 @dataclass(frozen=True)
@@ -95,16 +102,15 @@ def step_time(load: Load, calibration: Calibration) -> StepTime:
     a, c = load.architecture, calibration
     rates = [rate for rate in c.matmuls if rate.precision == load.precision]
     products = [(load.tokens, m.columns, m.rows, a.layers) for m in block_matrices(a)]
+    each = load.micro_batches_each
     return StepTime(
-        matmul_s=load.micro_batches * _matmul_s(products, rates),
-        attention_s=load.micro_batches * _attention_s(load, c.attentions, masked=False),
-        masked_s=load.micro_batches * _attention_s(load, c.attentions, masked=True),
-        traffic_s=load.micro_batches * _traffic_s(load, c.traffic),
-        loss_s=load.micro_batches * _loss_s(load, c, rates),
-        optimizer_s=_optimizer_s(load, c),
-        overhead_s=load.micro_batches
-        * (a.layers * OPERATIONS_PER_BLOCK + OPERATIONS_PER_BATCH)
-        * c.operation_s,
+        matmul_s=each * _matmul_s(products, rates),
+        attention_s=each * _attention_s(load, c.attentions, masked=False),
+        masked_s=each * _attention_s(load, c.attentions, masked=True),
+        traffic_s=each * _traffic_s(load, c.traffic),
+        loss_s=each * _loss_s(load, c, rates),
+        optimizer_s=_optimizer_s(load, c) / load.lanes,
+        overhead_s=each * (a.layers * OPERATIONS_PER_BLOCK + OPERATIONS_PER_BATCH) * c.operation_s,
     )
 
 
@@ -168,7 +174,14 @@ def reference_load(step: ReferenceStep) -> Load:
     )
     mixed_share = 1.0 if step.masked else 0.0
     return Load(
-        architecture, step.seq_len, step.rows, precision=step.precision, mixed_share=mixed_share
+        architecture,
+        step.seq_len,
+        step.rows,
+        micro_batches=step.lanes,
+        lanes=step.lanes,
+        precision=step.precision,
+        attention_dtype=step.attention_dtype,
+        mixed_share=mixed_share,
     )
 
 
@@ -191,11 +204,12 @@ def _matmul_s(products: Sequence[tuple[int, int, int, int]], rates: Sequence[Mat
 def _attention_s(load: Load, rates: Sequence[AttentionRate], masked: bool) -> float:
     a = load.architecture
     share = load.mixed_share if masked else 1 - load.mixed_share
+    dtype = load.attention_dtype if load.precision == "bf16" else "fp32"
     pairs = share * a.layers * a.heads * load.rows * load.seq_len**2
     table = [
         ((rate.seq_len, rate.head_dim), rate.pairs_per_s)
         for rate in rates
-        if rate.masked == masked and rate.precision == load.precision
+        if rate.masked == masked and rate.precision == dtype
     ]
     return pairs / _rate((load.seq_len, a.head_dim), table) if pairs else 0.0
 

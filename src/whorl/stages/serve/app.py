@@ -164,6 +164,7 @@ def _model(gateway: Gateway) -> dict[str, Any]:
         "lineage": card.lineage,
         "quality": [figure.model_dump() for figure in card.quality],
         "example_prompt": card.example_prompt,
+        "sampling": card.sampling.model_dump(),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,15 +14,16 @@ from whorl.core.ports import Field
 from whorl.core.records import Record, RecordKey
 from whorl.core.rows import HeldoutDocuments
 from whorl.spec.resolved import ServeConfig
-from whorl.stages.serve.exercise import exercise, request_completion
+from whorl.stages.serve.card import GREEDY, SAMPLING, Sampling
+from whorl.stages.serve.exercise import Answer, exercise, request_completion
+from whorl.stages.serve.passages import Passage, continue_passages, passages_of
 from whorl.stages.serve.server import running_server
 
 __all__ = ["Samples", "run", "samples_of"]
 
-LOGIC_VERSION = 1
+LOGIC_VERSION = 2  # 2: answers are drawn, not greedy; held-out documents are continued
 NUM_PROMPTS = 5
 SAMPLES_PER_PROMPT = 4
-SAMPLE_TEMPERATURE = 0.7
 MAX_TOKENS = 64
 CONCURRENCY = (1, 16)
 
@@ -37,24 +38,33 @@ class Samples:
     texts: Sequence[str]
     accepts: Accepts | None = None  # None: answers are not judged
     checker: str = ""  # what acceptance means, in words
+    sampling: Sampling = SAMPLING
+    passages: Sequence[Passage] = ()  # of held-out text
 
 
 def samples_of(field: Field, prepared: Record) -> Samples:
-    """The field's own prompts, or the beginnings of held-out documents, up to the answer."""
+    """The field's own prompts, or the beginnings of held-out documents, up to the answer.
+
+    Text is drawn as a person would be shown it, and held-out text is continued; an answer that is
+    not text (a label) is the most probable one.
+    """
+    documents = HeldoutDocuments.open(prepared)
+    tokens = Tokens.load(prepared.folder("tokens"))
+    passages = passages_of(documents, tokens)
     prompts = getattr(field, "prompts", ())
     if prompts:
         accepts = getattr(field, "accepts", None)
         judged = accepts is not None and accepts(prompts[0], "\n") is not None
         checker = getattr(field, "checker", f"the check of the field {field.name}")
-        return Samples(prompts, prompts, accepts if judged else None, checker)
-    documents = HeldoutDocuments.open(prepared)
-    tokens = Tokens.load(prepared.folder("tokens"))
+        verdict = accepts if judged else None
+        return Samples(prompts, prompts, verdict, checker, passages=passages)
     asked, texts = [], []
     for number in range(min(NUM_PROMPTS, len(documents))):
         answer = int(documents.mask(number)[1:].argmax()) + 1  # the first trained target
         asked.append([int(token) for token in documents.ids(number)[:answer]])
         texts.append(f"{documents.names[number]}: {tokens.decode(asked[-1])} ")
-    return Samples(asked, texts)
+    is_text = any(documents.num_bytes(number) for number in range(len(documents)))
+    return Samples(asked, texts, sampling=SAMPLING if is_text else GREEDY, passages=passages)
 
 
 def run(
@@ -65,13 +75,22 @@ def run(
     samples: Samples,
     open_app: Callable[[], tuple[FastAPI, Callable[[], None]]],
 ) -> Record:
-    """The record of a short service: greedy answers, judged samples; speeds are in its run.json.
+    """The record of a short service: answers, judged samples; speeds are in its run.json.
 
     open_app gives the service and a function that closes its engine; it is called only if there is
     work to do. Raises EngineError when a request fails, BusyError when no port is free.
     """
-    asked = {"prompts": [_plain(prompt) for prompt in samples.prompts], "variant": variant}
-    limits = {"max_running": config.max_running, "engine": config.engine}
+    asked = {
+        "prompts": [_plain(prompt) for prompt in samples.prompts],
+        "passages": [asdict(passage) for passage in samples.passages],
+        "sampling": samples.sampling.model_dump(),
+        "variant": variant,
+    }
+    limits = {
+        "max_running": config.max_running,
+        "max_tokens": min(MAX_TOKENS, config.max_tokens),
+        "engine": config.engine,
+    }
     key = RecordKey("serve", {**asked, **limits}, inputs, LOGIC_VERSION)
     if record := context.store.find(key):
         return record
@@ -80,7 +99,7 @@ def run(
         app, close = open_app()
         try:
             with running_server(app, local) as base_url:
-                metrics, speeds = _ask(context, app, base_url, samples)
+                metrics, speeds = _Conversation(context, app, base_url, samples).hold()
         finally:
             close()
         writer.metrics.update(metrics, variant=variant)
@@ -92,43 +111,73 @@ def _plain(prompt: str | Sequence[int]) -> str | list[int]:
     return prompt if isinstance(prompt, str) else [int(number) for number in prompt]
 
 
-def _ask(
-    context: StageContext, app: FastAPI, base_url: str, samples: Samples
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(answers, speeds) of a running service."""
-    card, api_key = app.state.gateway.card, app.state.access.api_key
-    prompts = [_plain(prompt) for prompt in samples.prompts]
-    max_tokens = max(1, min(MAX_TOKENS, card.context_tokens - _longest(samples)))
-    num_judged = len(prompts) * SAMPLES_PER_PROMPT if samples.accepts else 0
-    context.progress.start("serve", 1 + num_judged, "requests")
-    found = exercise(
-        base_url, api_key, card.name, prompts, max_tokens=max_tokens, concurrency=CONCURRENCY
-    )
-    context.progress.advance()
-    judged = []
-    for number in range(num_judged):
-        at = number % len(prompts)
-        answer = request_completion(
-            base_url,
-            api_key,
-            prompts[at],
-            model=card.name,
+@dataclass(frozen=True)
+class _Conversation:
+    """Everything that is asked of a running service."""
+
+    context: StageContext
+    app: FastAPI
+    base_url: str
+    samples: Samples
+
+    def hold(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(answers, speeds)."""
+        gateway, samples, progress = self.app.state.gateway, self.samples, self.context.progress
+        context_tokens = gateway.card.context_tokens
+        limit = min(MAX_TOKENS, gateway.config.max_tokens)
+        max_tokens = max(1, min(limit, context_tokens - _longest(samples)))
+        num_judged = len(samples.prompts) * SAMPLES_PER_PROMPT if samples.accepts else 0
+        num_requests = 1 + num_judged + len(samples.passages)
+        progress.start("serve", num_requests, "requests")
+        found = exercise(
+            self.base_url,
+            self.app.state.access.api_key,
+            gateway.card.name,
+            [_plain(prompt) for prompt in samples.prompts],
             max_tokens=max_tokens,
-            temperature=SAMPLE_TEMPERATURE,
-            seed=number,
+            concurrency=CONCURRENCY,
+            sampling=samples.sampling,
         )
-        assert samples.accepts is not None
-        judged.append(bool(samples.accepts(samples.texts[at], answer.text)))
-        context.progress.advance()
-    context.progress.finish(f"{len(prompts)} prompts, {num_judged} judged samples")
-    completions = [
-        {**completion, "prompt": text}
-        for completion, text in zip(found["completions"], samples.texts, strict=True)
-    ]
-    metrics: dict[str, Any] = {"completions": completions}
-    if judged:
-        metrics |= {"accepted": sum(judged), "asked": len(judged), "checker": samples.checker}
-    return metrics, {"throughput": found["throughput"], "engine": app.state.gateway.engine.name}
+        progress.advance()
+        metrics: dict[str, Any] = {
+            "completions": [
+                {**completion, "prompt": text}
+                for completion, text in zip(found["completions"], samples.texts, strict=True)
+            ],
+            "continuations": continue_passages(
+                samples.passages, gateway.tokens, context_tokens, limit, self._complete
+            ),
+            **self._judge(num_judged, max_tokens),
+        }
+        continued = len(samples.passages)
+        progress.finish(
+            f"{len(samples.prompts)} prompts, {continued} held-out documents, "
+            f"{num_judged} judged samples"
+        )
+        return metrics, {"throughput": found["throughput"], "engine": gateway.engine.name}
+
+    def _judge(self, num_judged: int, max_tokens: int) -> dict[str, Any]:
+        """How many of several samples per prompt the field accepts; nothing if it does not ask."""
+        samples = self.samples
+        if samples.accepts is None:
+            return {}
+        accepted = 0
+        for number in range(num_judged):
+            at = number % len(samples.prompts)
+            answer = self._complete(_plain(samples.prompts[at]), max_tokens, number)
+            accepted += bool(samples.accepts(samples.texts[at], answer.text))
+        return {"accepted": accepted, "asked": num_judged, "checker": samples.checker}
+
+    def _complete(self, prompt: str | Sequence[int], max_tokens: int, number: int) -> Answer:
+        """One completion, drawn with a seed of its own number."""
+        sampling = self.samples.sampling
+        fields = sampling.model_dump() | {"seed": sampling.seed + number}
+        name, api_key = self.app.state.gateway.card.name, self.app.state.access.api_key
+        answer = request_completion(
+            self.base_url, api_key, prompt, model=name, max_tokens=max_tokens, **fields
+        )
+        self.context.progress.advance()
+        return answer
 
 
 def _longest(samples: Samples) -> int:

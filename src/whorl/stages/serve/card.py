@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["ModelCard", "QualityFigure"]
+__all__ = ["GREEDY", "SAMPLING", "ModelCard", "QualityFigure", "Sampling"]
 
 
 class _Frozen(BaseModel):
@@ -21,6 +21,20 @@ class QualityFigure(_Frozen):
     high: float | None = None
 
 
+class Sampling(_Frozen):
+    """How the tokens of an answer are drawn: the fields of a request that say so."""
+
+    temperature: float
+    top_p: float
+    seed: int = 0
+
+
+GREEDY = Sampling(temperature=0.0, top_p=1.0)
+# What a person is shown. A small model's most probable tokens soon go round in circles; top_p as in
+# Holtzman et al. (2020, arXiv 1904.09751), the temperature a little below one for its long tail.
+SAMPLING = Sampling(temperature=0.7, top_p=0.95)
+
+
 class ModelCard(_Frozen):
     name: str = Field(description="what requests call it")
     contract_digest: str = Field(description="of the token contract in the model folder")
@@ -30,3 +44,4 @@ class ModelCard(_Frozen):
     lineage: dict[str, str] = Field(default_factory=dict, description="role -> record digest")
     quality: tuple[QualityFigure, ...] = ()
     example_prompt: str = Field("", description="what the page starts with")
+    sampling: Sampling = Field(SAMPLING, description="what the page starts with")

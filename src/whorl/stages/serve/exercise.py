@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from whorl.core.errors import EngineError
+from whorl.stages.serve.card import GREEDY, Sampling
 
 __all__ = ["Answer", "exercise", "request_completion"]
 
@@ -68,29 +69,33 @@ def exercise(
     max_tokens: int = 64,
     concurrency: Sequence[int] = (1, 16),
     requests_per_worker: int = 2,
-    temperature: float = 0.0,
+    sampling: Sampling = GREEDY,
 ) -> dict[str, Any]:
     """Plain data: {"completions": one per prompt, "throughput": one row per concurrency}.
 
     Work is bounded: one request per prompt, then concurrency * requests_per_worker each. A row's
     tokens_per_s counts all tokens from the first request to the last answer; ttft_s is the median.
+    `sampling` is of the completions, the n-th with its seed + n; speed is measured greedily, so
+    that it is of the same tokens on every run.
     """
-    fields = {"model": model, "max_tokens": max_tokens}
 
-    def complete(number: int) -> Answer:
+    def complete(number: int, drawn: Sampling) -> Answer:
+        fields = drawn.model_dump() | {"model": model, "max_tokens": max_tokens}
         prompt = prompts[number % len(prompts)]
         return request_completion(
-            base_url, api_key, prompt, temperature=temperature, seed=number, **fields
+            base_url, api_key, prompt, **fields | {"seed": drawn.seed + number}
         )
 
+    answered = [(prompt, complete(n, sampling)) for n, prompt in enumerate(prompts)]
     completions = [
         {"prompt": prompt, "text": answer.text, "finish_reason": answer.finish_reason}
-        for prompt, answer in ((prompt, complete(n)) for n, prompt in enumerate(prompts))
+        for prompt, answer in answered
     ]
     rows = []
     for workers in concurrency:
         with ThreadPoolExecutor(workers) as pool:
-            answers = list(pool.map(complete, range(workers * requests_per_worker)))
+            numbers = range(workers * requests_per_worker)
+            answers = list(pool.map(lambda number: complete(number, GREEDY), numbers))
         rows.append({"concurrency": workers, **_summary(answers)})
     return {"completions": completions, "throughput": rows}
 

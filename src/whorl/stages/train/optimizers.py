@@ -7,7 +7,8 @@ Loshchilov and Hutter, "Decoupled weight decay regularization", 2019.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,9 @@ from whorl.spec.resolved import TrainConfig
 __all__ = ["POLAR_EXPRESS", "AdamW", "Muon", "Optimizers", "orthogonalise"]
 
 Coefficients = Sequence[tuple[float, float, float]]
-# With the paper's safety factor of 2%: without it single singular values reach 6 in bfloat16.
+Work = Callable[[], None]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# With the paper's safety factor of 2%: without it single singular values reach 6 in bf16.
 POLAR_EXPRESS: Coefficients = (
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
     (4.042929935166739, -2.808917465908714, 0.5000178451051316),
@@ -36,7 +39,7 @@ def orthogonalise(
     matrices: Tensor,
     coefficients: Coefficients = POLAR_EXPRESS,
     margin: float = NORM_MARGIN,
-    dtype: torch.dtype = torch.bfloat16,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Near U V' of each U S V': float32 [n, rows, columns], rows <= columns, same out.
 
@@ -61,8 +64,10 @@ class Muon:
         momentum: float = MOMENTUM,
         coefficients: Coefficients = POLAR_EXPRESS,
         margin: float = NORM_MARGIN,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.momentum, self.coefficients, self.margin = momentum, coefficients, margin
+        self.dtype = dtype  # of the iteration
         self.groups: dict[tuple[int, int], list[tuple[str, nn.Parameter]]] = {}
         for name, parameter in parameters.items():
             shape = _wide(parameter).shape
@@ -74,19 +79,39 @@ class Muon:
             for shape, group in self.groups.items()
         }
 
-    @torch.no_grad()
     def step(self, learning_rate: float, weight_decay: float) -> None:
         """Nesterov momentum; a matrix moves by learning_rate * sqrt(max(1, rows / columns))."""
+        for work in self.work(learning_rate, weight_decay, 1):
+            work()
+
+    def work(self, learning_rate: float, weight_decay: float, parts: int) -> list[Work]:
+        """A step in pieces that may run beside each other: the matrices of a shape in `parts`."""
+        pieces: list[Work] = []
         for shape, group in self.groups.items():
-            gradients = torch.stack([_wide(_gradient(parameter)) for _, parameter in group])
-            buffer = self.buffers[shape].lerp_(gradients, 1 - self.momentum)
-            mixed = gradients.lerp_(buffer, self.momentum)
-            updates = orthogonalise(mixed, self.coefficients, self.margin)
-            for (_, parameter), update in zip(group, updates, strict=True):
-                scale = math.sqrt(max(1.0, parameter.shape[0] / parameter.shape[1]))
-                if weight_decay:
-                    parameter.mul_(1 - learning_rate * weight_decay)
-                parameter.add_(_like(update, parameter), alpha=-learning_rate * scale)
+            size = -(-len(group) // parts)
+            for begin in range(0, len(group), size):
+                part = group[begin : begin + size]
+                buffer = self.buffers[shape][begin : begin + size]
+                pieces.append(partial(self._move, part, buffer, learning_rate, weight_decay))
+        return pieces
+
+    @torch.no_grad()
+    def _move(
+        self,
+        group: Sequence[tuple[str, nn.Parameter]],
+        buffer: Tensor,
+        learning_rate: float,
+        weight_decay: float,
+    ) -> None:
+        gradients = torch.stack([_wide(_gradient(parameter)) for _, parameter in group])
+        buffer.lerp_(gradients, 1 - self.momentum)
+        mixed = gradients.lerp_(buffer, self.momentum)
+        updates = orthogonalise(mixed, self.coefficients, self.margin, self.dtype)
+        for (_, parameter), update in zip(group, updates, strict=True):
+            scale = math.sqrt(max(1.0, parameter.shape[0] / parameter.shape[1]))
+            if weight_decay:
+                parameter.mul_(1 - learning_rate * weight_decay)
+            parameter.add_(_like(update, parameter), alpha=-learning_rate * scale)
 
     def state(self) -> dict[str, Tensor]:
         """Copies, in each parameter's own orientation."""
@@ -160,7 +185,8 @@ class Optimizers:
         for name, parameter in named_parameters.items():
             kinds[_kind(name, parameter)][name] = parameter
         by_muon = config.optimizer == "muon"
-        self.muon = Muon(kinds["matrix"] if by_muon else {})
+        dtype = DTYPES[config.muon_dtype]
+        self.muon = Muon(kinds["matrix"] if by_muon else {}, dtype=dtype)
         self.adamw = [
             AdamW(kinds["embedding"], config.embedding_learning_rate),
             AdamW(kinds["head"], config.head_learning_rate),
@@ -170,9 +196,14 @@ class Optimizers:
 
     def step(self, share: float) -> None:
         """One update with every peak learning rate times `share`."""
-        for adamw_group in self.adamw:
-            adamw_group.step(share)
-        self.muon.step(self.config.learning_rate * share, self.config.weight_decay)
+        for work in self.work(share, 1):
+            work()
+
+    def work(self, share: float, parts: int) -> list[Work]:
+        """A step in pieces that may run beside each other, the longest first."""
+        rate, decay = self.config.learning_rate * share, self.config.weight_decay
+        by_muon = self.muon.work(rate, decay, parts)
+        return [*by_muon, *(partial(group.step, share) for group in self.adamw if group.parameters)]
 
     def state(self) -> dict[str, Tensor]:
         """Copies of all state, by parameter name."""

@@ -6,8 +6,9 @@ Axes: B rows, T tokens of a row.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from whorl.core.errors import DivergedError
 from whorl.model.transformer import Transformer
 from whorl.spec.resolved import TrainConfig
 from whorl.stages.train.batch import Batch, MicroBatch
-from whorl.stages.train.loss import backward_from, head_loss
+from whorl.stages.train.lanes import Lanes
 from whorl.stages.train.optimizers import Optimizers
 from whorl.stages.train.schedule import learning_rate_share
 
@@ -42,6 +43,9 @@ class Trainer:
         self.parameters = list(self.named.values())
         self.optimizers = Optimizers(self.named, config)
         self.device = model.lm_head_weight.device
+        self.lanes = Lanes(config.lanes, config.threads)
+        if config.precision == "bf16" and config.attention_dtype == "fp32":
+            model.attend_in(torch.float32)
 
     def step(self, step: int, batch: Batch) -> StepResult:
         """Move the weights by one batch. Raises DivergedError before a non-finite update."""
@@ -50,35 +54,36 @@ class Trainer:
         if not math.isfinite(norm):
             raise _diverged("the gradient", norm, step, batch.row_numbers)
         share = learning_rate_share(step, self.config)
-        self.optimizers.step(share)
+        self.lanes.run(self.optimizers.work(share, self.lanes.count))
         return StepResult(loss, self.config.learning_rate * share, norm, batch.trained_tokens)
 
     def gradients(self, batch: Batch, step: int = 0) -> float:
         """Fill every .grad; gives the loss in nats per trained token of the whole batch.
 
         Both are sums over trained tokens divided by their number in the batch, so that
-        micro-batches and packing change nothing but rounding.
+        micro-batches, lanes and packing change nothing but rounding.
         """
         scale = 1.0 / max(1, batch.trained_tokens)
-        self._clear()
-        total = 0.0
-        for micro in batch.micro_batches:
-            nats = self._micro_batch(micro, scale)
-            if not math.isfinite(nats):
-                rows = [int(row) for row in micro.row_numbers]
-                raise _diverged("the loss", nats, step, rows)
-            total += nats
-        return total * scale
+        count = min(self.lanes.count, len(batch.micro_batches))
+        shares = [batch.micro_batches[lane::count] for lane in range(count)]
+        lanes = self.lanes.run([partial(self._lane, share, scale, step) for share in shares])
+        for number, parameter in enumerate(self.parameters):
+            parameter.grad = lanes[0][1][number]
+        others = [gradients for _, gradients in lanes[1:]]
+        if others:
+            self.lanes.run([partial(self._add, others, part) for part in self._parts()])
+        return sum(nats for nats, _ in lanes) * scale
 
     def clip(self) -> float:
         """Scale the gradients down to `clip_norm` together; gives their norm before."""
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
-        if self.config.clip_norm > 0:
-            torch.nn.utils.clip_grads_with_norm_(
-                self.parameters, self.config.clip_norm, norm, foreach=True
-            )
-        return float(norm)
+        parts = [[self.parameters[number].grad for number in part] for part in self._parts()]
+        gradients = [[g for g in part if g is not None] for part in parts]
+        norms = self.lanes.run([partial(_norm, part) for part in gradients])
+        norm = float(torch.linalg.vector_norm(torch.stack(norms)))
+        share = self.config.clip_norm / (norm + 1e-6)  # as torch.nn.utils.clip_grad_norm_
+        if self.config.clip_norm > 0 and share < 1:
+            self.lanes.run([partial(torch._foreach_mul_, part, share) for part in gradients])
+        return norm
 
     @torch.no_grad()
     def heldout_loss(self, batches: Iterable[Batch]) -> float:
@@ -87,37 +92,50 @@ class Trainer:
         for batch in batches:
             tokens += batch.trained_tokens
             for micro in batch.micro_batches:
-                hidden, targets = self._hidden(micro)
-                weight = self.model.lm_head_weight.detach()
-                nats += float(head_loss(hidden, weight, targets, 1.0, None)[0])
+                nats += float(self._nats(micro))
         return nats / max(1, tokens)
 
-    def _micro_batch(self, micro: MicroBatch, scale: float) -> float:
-        hidden, targets = self._hidden(micro)
-        head = self.model.lm_head_weight
-        nats, gradient = head_loss(hidden.detach(), head.detach(), targets, scale, head.grad)
-        assert gradient is not None
-        backward_from(hidden, gradient)
-        return float(nats)
+    def _lane(
+        self, micro_batches: Sequence[MicroBatch], scale: float, step: int
+    ) -> tuple[float, list[Tensor]]:
+        """(nats, gradients of scale * nats), summed over micro-batches."""
+        total = 0.0
+        gradients: list[Tensor] = []
+        for micro in micro_batches:
+            loss = self._nats(micro)
+            nats = float(loss.detach())
+            if not math.isfinite(nats):
+                rows = [int(row) for row in micro.row_numbers]
+                raise _diverged("the loss", nats, step, rows)
+            found = list(torch.autograd.grad(loss * scale, self.parameters))
+            if gradients:
+                torch._foreach_add_(gradients, found)
+            else:
+                gradients = found
+            total += nats
+        return total, gradients
 
-    def _hidden(self, micro: MicroBatch) -> tuple[Tensor, Tensor]:
+    def _nats(self, micro: MicroBatch) -> Tensor:
         in_bf16 = self.config.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=in_bf16):
-            hidden = self.model(micro.ids_BT, micro.segments)
-        if in_bf16:
-            hidden = hidden.bfloat16()
-        return hidden.flatten(0, 1), micro.targets_BT.flatten()
+            return self.model.nats(micro.ids_BT, micro.targets_BT, micro.segments)
 
-    def _clear(self) -> None:
-        """No gradients but the head's, which is kept as zeros: the loss adds to it in place."""
-        head = self.model.lm_head_weight
-        for parameter in self.parameters:
-            if parameter is not head:
-                parameter.grad = None
-            elif parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            else:
-                parameter.grad.zero_()
+    def _parts(self) -> list[range]:
+        """Numbers of the parameters, shared out."""
+        count = self.lanes.count
+        return [range(lane, len(self.parameters), count) for lane in range(count)]
+
+    def _add(self, others: Sequence[Sequence[Tensor]], numbers: Sequence[int]) -> None:
+        for gradients in others:
+            for number in numbers:
+                whole = self.parameters[number].grad
+                assert whole is not None
+                whole.add_(gradients[number])
+
+
+def _norm(gradients: list[Tensor]) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    return norm
 
 
 def _diverged(what: str, value: float, step: int, rows: list[int]) -> DivergedError:

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from whorl.stages.train.loss import chunk_tokens, head_loss
+from whorl.model.head import chunk_tokens, head_loss
 
 
 def make(dtype: torch.dtype, untrained: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -31,39 +31,35 @@ def test_equals_full_logits(chunk: int, untrained: int) -> None:
     expected = functional.cross_entropy(
         hidden @ weight.T, targets, ignore_index=-1, reduction="sum"
     )
-    (0.25 * expected).backward()
-    head_gradient = torch.ones_like(weight)
-    total, gradient = head_loss(
-        hidden.detach(), weight.detach(), targets, 0.25, head_gradient, chunk
-    )
-    torch.testing.assert_close(total, expected.detach(), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(gradient, hidden.grad, rtol=1e-11, atol=1e-12)
-    torch.testing.assert_close(head_gradient - 1.0, weight.grad, rtol=1e-11, atol=1e-12)
+    wanted = torch.autograd.grad(0.25 * expected, (hidden, weight), retain_graph=True)
+    total = head_loss(hidden, weight, targets, chunk)
+    found = torch.autograd.grad(0.25 * total, (hidden, weight))
+    torch.testing.assert_close(total, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-12)
 
 
 def test_without_gradient_it_is_the_same_loss() -> None:
     hidden, weight, targets = make(torch.float32, 9)
-    total, gradient = head_loss(hidden.detach(), weight.detach(), targets, 1.0, None, 7)
+    with torch.no_grad():
+        total = head_loss(hidden, weight, targets, 7)
     expected = functional.cross_entropy(
         hidden @ weight.T, targets, ignore_index=-1, reduction="sum"
     )
-    assert gradient is None
+    assert not total.requires_grad
     torch.testing.assert_close(total.float(), expected.detach())
 
 
 def test_bf16_hidden_states_keep_a_float32_softmax() -> None:
     hidden, weight, targets = make(torch.float32)
     expected = functional.cross_entropy(hidden @ weight.T, targets, reduction="sum")
-    expected.backward()
-    head_gradient = torch.zeros_like(weight)
-    total, gradient = head_loss(
-        hidden.detach().bfloat16(), weight.detach(), targets, 1.0, head_gradient, 16
-    )
-    assert gradient is not None and gradient.dtype == torch.bfloat16
-    assert total.dtype == torch.float64 and abs(float(total / expected.detach()) - 1) < 5e-3
-    for found, wanted in ((gradient, hidden.grad), (head_gradient, weight.grad)):
-        assert wanted is not None
-        assert (found.float() - wanted).norm() < 0.02 * wanted.norm()
+    wanted = torch.autograd.grad(expected, (hidden, weight))
+    half = hidden.detach().bfloat16().requires_grad_()
+    total = head_loss(half, weight, targets, 16)
+    found = torch.autograd.grad(total, (half, weight))
+    assert found[0].dtype == torch.bfloat16 and found[1].dtype == torch.float32
+    assert total.dtype == torch.float64 and abs(float((total / expected).detach()) - 1) < 5e-3
+    for ours, exact in zip(found, wanted, strict=True):
+        assert (ours.float() - exact).norm() < 0.02 * exact.norm()
 
 
 class LargestTensor(TorchDispatchMode):
@@ -82,10 +78,11 @@ class LargestTensor(TorchDispatchMode):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_full_logits_are_never_stored(dtype: torch.dtype) -> None:
     tokens, width, vocab_size = 4096, 8, 2000
-    hidden, weight = torch.randn(tokens, width).to(dtype), torch.randn(vocab_size, width)
+    hidden = torch.randn(tokens, width).to(dtype).requires_grad_()
+    weight = torch.randn(vocab_size, width).requires_grad_()
     targets = torch.randint(0, vocab_size, (tokens,))
     targets[::3] = -1
     with LargestTensor() as largest:
-        head_loss(hidden, weight, targets, 1.0, torch.zeros_like(weight))
+        torch.autograd.grad(head_loss(hidden, weight, targets), (hidden, weight))
     assert largest.elements == chunk_tokens(vocab_size) * vocab_size
     assert largest.elements < 0.3 * tokens * vocab_size

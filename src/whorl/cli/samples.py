@@ -1,0 +1,66 @@
+"""What the model wrote: answers to prompts, and held-out documents beside how they really go on.
+
+Texts are shown as they are: neither markup nor control characters in them mean anything here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from whorl.cli.console import OUT
+
+__all__ = ["print_samples"]
+
+MAX_WIDTH = 100  # of one text
+SIDE_BY_SIDE_WIDTH = 100  # a narrower terminal gets one text above the other
+# What a model writes must not move anyone's cursor: controls become their pictures, and those that
+# have none, or turn the direction of writing, U+FFFD.
+PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
+PICTURES |= dict.fromkeys(
+    (*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), 0xFFFD
+)
+
+
+def print_samples(serve: Mapping[str, Any]) -> None:
+    """Completions and continuations of a serve record, and how many samples were accepted."""
+    for sample in serve.get("completions") or []:
+        text = _text(sample["prompt"], "dim") + _text(sample["text"])
+        width = min(MAX_WIDTH, OUT.width)
+        OUT.print(Panel(text, title="completion", title_align="left", width=width))
+    for row in serve.get("continuations") or []:
+        _print_continuation(row)
+    if serve.get("accepted") is not None:
+        counts = f"{serve['accepted']} of {serve['asked']} completions pass"
+        OUT.print(f"{counts} {escape(serve['checker'])}")
+
+
+def _print_continuation(row: Mapping[str, str]) -> None:
+    """The prompt, and below it the model's text beside the document's."""
+    heads = ("the model goes on", "the document goes on")
+    ours, true = _text(row["completion"]), _text(row["truth"])
+    shown: list[RenderableType] = [_text(row["prompt"].removesuffix("\n"), "dim")]
+    if OUT.width < SIDE_BY_SIDE_WIDTH:
+        for head, text in zip(heads, (ours, true), strict=True):
+            shown += [Text(f"── {head}", "bold"), text]
+        width = OUT.width
+    else:
+        table = Table(box=None, expand=True, padding=(0, 2, 0, 0))
+        for head in heads:
+            table.add_column(head, ratio=1, overflow="fold", header_style="bold")
+        table.add_row(ours, true)
+        shown += [Text(), table]
+        width = min(2 * MAX_WIDTH, OUT.width)
+    title = Text(f"held-out document {_text(row['document'])}")
+    OUT.print(Panel(Group(*shown), title=title, title_align="left", width=width))
+
+
+def _text(text: str, style: str = "") -> Text:
+    """Text in which nothing is markup, and every line and space stays."""
+    return Text(text.translate(PICTURES), style=style, overflow="fold")

@@ -1,0 +1,110 @@
+"""The serve stage against a fake engine: what is drawn, what is greedy, what the record keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from whorl.codecs.contract import Tokens
+from whorl.core.context import StageContext
+from whorl.core.ports import Document, GenerateRequest, Part
+from whorl.core.records import Record, RecordKey, RecordStore
+from whorl.core.rows import write_heldout
+from whorl.fields.code import FIELD as CODE
+from whorl.spec.resolved import ServeConfig
+from whorl.stages.serve.app import create_app
+from whorl.stages.serve.brief import Samples, run, samples_of
+from whorl.stages.serve.card import ModelCard
+from whorl.testing.corpus import tiny_texts, tiny_tokens
+from whorl.testing.engine import FakeEngine
+from whorl.testing.fakes import FakeField
+
+TEXTS = ["\n".join(tiny_texts(20, seed)) for seed in range(5)]
+
+
+def prepared(home: Path, tokens: Tokens, are_text: bool = True) -> Record:
+    """A record with held-out documents alone; not text: their first five tokens are a question."""
+    key = RecordKey("prepare", {"are_text": are_text})
+    ids = [tokens.encode_arrays(Document("d", (Part("text", text),)))[0] for text in TEXTS]
+    masks = [np.arange(len(part)) >= (1 if are_text else 5) for part in ids]
+    sizes = [len(text.encode()) * are_text for text in TEXTS]
+    names = [f"{number}.txt" for number in range(len(TEXTS))]
+    with RecordStore(home, "test").write(key) as writer:
+        write_heldout(writer.path, names, ids, masks, sizes)
+        tokens.save(writer.path / "tokens")
+    return RecordStore(home, "test").published(key)
+
+
+def serve(home: Path, tokens: Tokens, samples: Samples, **config: Any):
+    """(record, every request the engine was given); the engine answers with the prompt's end."""
+    engines: list[FakeEngine] = []
+
+    def reply(request: GenerateRequest) -> Sequence[int]:
+        return request.prompt_ids[-min(7, request.max_tokens) :]
+
+    def open_app():
+        digest = tokens.contract.digest
+        engines.append(FakeEngine(digest, reply, max_running=16))
+        card = ModelCard(name="tiny", contract_digest=digest, context_tokens=256)
+        settings = ServeConfig(port=0, grace_s=1, **config)
+        return create_app(engines[-1], tokens, card, settings, None), engines[-1].close
+
+    context, settings = StageContext(RecordStore(home, "test")), ServeConfig(**config)
+    record = run(context, settings, {"evaluate": "0" * 32}, "int8", samples, open_app)
+    return record, [request for engine in engines for request in engine.submitted]
+
+
+@pytest.fixture(scope="module")
+def tokens() -> Tokens:
+    return tiny_tokens()
+
+
+def test_text_is_drawn_and_speed_is_measured_greedily(tmp_path: Path, tokens: Tokens) -> None:
+    samples = samples_of(CODE, prepared(tmp_path, tokens))
+    record, requests = serve(tmp_path, tokens, samples)
+    drawn = [request for request in requests if request.temperature > 0]
+    greedy = [request for request in requests if request.temperature == 0]
+    assert len(greedy) == 2 * (1 + 16)  # one alone and sixteen together, two each
+    assert {(request.temperature, request.top_p) for request in drawn} == {(0.7, 0.95)}
+    seeds = [request.seed for request in drawn]
+    assert seeds == [*range(5), *range(3), *range(20)]  # prompts, held-out documents, judged
+    assert len(record.metrics["completions"]) == 5 and record.metrics["asked"] == 20
+    again, none = serve(tmp_path, tokens, samples)
+    assert again.path == record.path and none == []
+
+
+def test_heldout_documents_are_continued_beside_the_truth(tmp_path: Path, tokens: Tokens) -> None:
+    samples = samples_of(CODE, prepared(tmp_path, tokens))
+    record, _ = serve(tmp_path, tokens, samples)
+    rows = record.metrics["continuations"]
+    assert len(rows) == 3
+    for row in rows:
+        text = TEXTS[int(row["document"].removesuffix(".txt"))]
+        assert row["prompt"].count("\n") == 6 and row["prompt"].endswith("\n")
+        assert row["truth"] and (row["prompt"] + row["truth"]) in text
+        assert row["completion"] and row["prompt"].endswith(row["completion"])  # as scripted
+        assert len(tokens.encode_prompt(row["truth"])) == 1 + 7
+
+
+def test_an_answer_that_is_no_text_is_the_most_probable(tmp_path: Path, tokens: Tokens) -> None:
+    samples = samples_of(FakeField(), prepared(tmp_path, tokens, are_text=False))
+    record, requests = serve(tmp_path, tokens, samples)
+    assert {request.temperature for request in requests} == {0.0}
+    assert record.metrics["continuations"] == []
+    assert [len(prompt) for prompt in samples.prompts] == [5] * 5
+    assert len(record.metrics["completions"]) == 5
+
+
+def test_text_without_prompts_of_its_field_is_drawn_too(tmp_path: Path, tokens: Tokens) -> None:
+    samples = samples_of(FakeField(), prepared(tmp_path, tokens))
+    assert samples.sampling.temperature == 0.7 and len(samples.passages) == 3
+
+
+def test_a_small_limit_of_tokens_is_kept(tmp_path: Path, tokens: Tokens) -> None:
+    samples = samples_of(CODE, prepared(tmp_path, tokens))
+    _, requests = serve(tmp_path, tokens, samples, max_tokens=3)
+    assert {request.max_tokens for request in requests} == {3}
