@@ -22,14 +22,16 @@ from whorl.spec.resolved import TrainConfig
 from whorl.stages.plan.memory import peak_memory
 from whorl.stages.plan.step_time import Load, fit_level, predicted_step_s
 
-# (layers, width, head_dim, ffn, vocabulary, seq_len, rows, micro-batches, mixed rows)
+# (layers, width, head_dim, ffn, vocabulary, seq_len, rows, micro-batches, mixed rows, lanes):
+# rows and mixed rows of one micro-batch, micro-batches of the step, all lanes
 SHAPES = (
-    (2, 96, 48, 288, 1024, 256, 4, 1, 0),
-    (4, 128, 64, 384, 2048, 256, 8, 1, 0),
-    (4, 128, 64, 384, 2048, 256, 8, 1, 4),
-    (6, 192, 64, 576, 4096, 256, 4, 2, 0),
-    (4, 256, 64, 768, 2048, 512, 8, 1, 2),
-    (8, 384, 64, 1152, 4096, 256, 8, 1, 0),
+    (2, 96, 48, 288, 1024, 256, 2, 2, 0, 2),
+    (4, 128, 64, 384, 2048, 256, 4, 2, 0, 2),
+    (4, 128, 64, 384, 2048, 256, 4, 2, 2, 2),
+    (6, 192, 64, 576, 4096, 256, 4, 2, 0, 2),
+    (4, 128, 64, 384, 2048, 256, 4, 4, 0, 2),
+    (4, 256, 64, 768, 2048, 512, 4, 2, 1, 2),
+    (8, 384, 64, 1152, 4096, 256, 8, 1, 0, 1),
 )
 
 
@@ -53,7 +55,7 @@ def measure(shape: tuple[int, ...], threads: int, seconds: float) -> dict[str, f
     from whorl.launch.rehearsal import rehearsed_step
     from whorl.stages.train.process import training_process
 
-    *_, seq_len, rows, micro_batches, mixed_rows = shape
+    *_, seq_len, rows, micro_batches, mixed_rows, lanes = shape
     config = TrainConfig(
         seq_len=seq_len,
         batch_tokens=rows * seq_len * micro_batches,
@@ -62,6 +64,7 @@ def measure(shape: tuple[int, ...], threads: int, seconds: float) -> dict[str, f
         learning_rate=0.01,
         embedding_learning_rate=0.01,
         threads=threads,
+        lanes=lanes,
     )
     with training_process(config):
         step = rehearsed_step(architecture_of(shape), config, mixed_rows)
@@ -93,9 +96,14 @@ def main() -> None:
     print(f"{machine.facts.identity}: calibrated in {calibration.took_s:.1f} s, {level}")
     errors = []
     for shape in SHAPES:
-        *_, seq_len, rows, micro_batches, mixed_rows = shape
+        *_, seq_len, rows, micro_batches, mixed_rows, lanes = shape
         load = Load(
-            architecture_of(shape), seq_len, rows, micro_batches, mixed_share=mixed_rows / rows
+            architecture_of(shape),
+            seq_len,
+            rows,
+            micro_batches,
+            lanes=lanes,
+            mixed_share=mixed_rows / rows,
         )
         command = [sys.executable, __file__, "--home", str(arguments.home)]
         command += ["--seconds", str(arguments.seconds), "--shape", json.dumps(shape)]

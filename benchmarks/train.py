@@ -5,8 +5,8 @@
 Each side trains the same shape on the same made-up rows in a process of its own; they take turns,
 and each figure is a median over all steps. whorl runs as it would plan here: its default optimiser,
 and the lanes and dtypes that calibration found fastest. The peer runs in float32 with all cores
-and, where the processor multiplies bfloat16, under autocast too; the faster of the two counts.
-Run it on a quiet machine.
+and, where products in bfloat16 are faster here, under autocast too; the faster of the two counts.
+"beside" is the mean step beside one busy process. Run it on a quiet machine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -136,22 +137,21 @@ class Side:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self.times: list[float] = []
+        self.beside: list[float] = []  # of steps beside a busy process
         self.peak_bytes = 0
 
-    def run(self, seconds: float) -> None:
+    def run(self, seconds: float, beside: bool = False) -> None:
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(f"{seconds}\n")
         self.process.stdin.flush()
         found = json.loads(self.process.stdout.readline())
-        self.times += found["times"]
+        (self.beside if beside else self.times).extend(found["times"])
         self.peak_bytes = found["peak_bytes"]
 
-    def close(self) -> float:
-        """Median seconds of a step."""
+    def close(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()
-        return statistics.median(self.times)
 
 
 # ------------------------------------------------------------------ all of them
@@ -170,26 +170,56 @@ def matmul_peak() -> float:
     return 2.0 * PEAK_SIZE**3 / min(seconds)
 
 
+@contextmanager
+def busy_process() -> Iterator[None]:
+    """A process that computes without end, stopped afterwards."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def has_fast_bf16() -> bool:
+    """Whether products in bfloat16 take less time here than in float32."""
+    import torch
+
+    def seconds(dtype: torch.dtype) -> float:
+        x = torch.randn(384, 384).to(dtype)
+        x @ x
+        start = time.perf_counter()
+        x @ x
+        return time.perf_counter() - start
+
+    return seconds(torch.bfloat16) < seconds(torch.float32)
+
+
 def compare(name: str, ours: dict[str, Any], rounds: int, seconds: float, peak: float) -> Any:
     facts = machine_facts()
     sides = [Side("whorl", name, ours)]
-    for dtype in ("float32", "bfloat16") if facts.bf16 else ("float32",):
+    for dtype in ("float32", "bfloat16") if has_fast_bf16() else ("float32",):
         settings = {"threads": facts.cores, "autocast": dtype == "bfloat16", "dtype": dtype}
         sides.append(Side("transformers", name, settings))
     for _ in range(rounds):
         for side in sides:
             side.run(seconds)
+    with busy_process():
+        for side in sides:
+            side.run(seconds, beside=True)
     tokens = SHAPES[name][-1] * SEQ_LEN
     flops = count_flops(architecture_of(name), SEQ_LEN).training
     rows = []
     for side in sides:
-        tokens_per_s = tokens / side.close()
+        side.close()
+        step_s = statistics.median(side.times)
         rows.append(
             {
                 "side": side.label,
-                "tokens_per_s": round(tokens_per_s, 1),
-                "share_of_matmul_peak": round(flops * tokens_per_s / peak, 3),
+                "tokens_per_s": round(tokens / step_s, 1),
+                "share_of_matmul_peak": round(flops * tokens / step_s / peak, 3),
                 "peak_mib": round(side.peak_bytes / 2**20, 1),
+                "beside_busy": round(statistics.fmean(side.beside) / step_s, 2),
             }
         )
     mine, peer = rows[0], max(rows[1:], key=lambda row: row["tokens_per_s"])
@@ -206,7 +236,7 @@ def settings_here(home: Path) -> dict[str, Any]:
 
 def show(found: dict[str, Any]) -> None:
     table = Table(title=f"training, {found['cpu']}, whorl with {found['settings']}")
-    for column in ("shape", "side", "tokens/s", "of matmul peak", "peak memory", "ratio"):
+    for column in ("shape", "side", "tokens/s", "of matmul peak", "peak memory", "beside", "ratio"):
         table.add_column(column)
     for row in found["rows"]:
         for number, side in enumerate(row["sides"]):
@@ -216,6 +246,7 @@ def show(found: dict[str, Any]) -> None:
                 f"{side['tokens_per_s']:,.0f}",
                 f"{side['share_of_matmul_peak']:.0%}",
                 f"{side['peak_mib']:,.0f} MiB",
+                f"{side['beside_busy']:.1f}x slower",
                 f"{row['ratio']:.2f}x" if not number else "",
             )
     Console().print(table)

@@ -165,11 +165,12 @@ class Session:
         """Token rows and the token contract."""
 
         def make() -> Record:
+            from whorl.stages.plan.run import check_is_here
             from whorl.stages.plan.settings import given_prepare_config
             from whorl.stages.prepare.run import run
 
-            given = given_prepare_config(self.loaded.recipe)
-            config = given or self.planned.decisions.prepare
+            check_is_here(recipe := self.loaded.recipe)
+            config = given_prepare_config(recipe) or self.planned.decisions.prepare
             fields = {self.field.name: self.field}
             return run(self.context, config, fields, self.sources, self.data_digest, self.workers)
 
@@ -182,15 +183,9 @@ class Session:
             _need("torch", "train", "training")
             from whorl.stages.train.run import run
 
-            decided = self.planned.decisions
-            predicted = self.planned.predicted()
-            return run(
-                self.context,
-                decided.architecture,
-                decided.train,
-                self.records["prepare"],
-                predicted,
-            )
+            decided, predicted = self.planned.decisions, self.planned.predicted()
+            prepared = self.records["prepare"]
+            return run(self.context, decided.architecture, decided.train, prepared, predicted)
 
         self.plan()
         self.prepare()

@@ -147,6 +147,8 @@ def test_the_fused_forward_is_the_plain_one(family: str) -> None:
     with torch.no_grad():
         plain = model(ids)
     assert (model(ids) - plain).abs().max() < 1e-12
+    model.join_products(False)
+    assert (model(ids) - plain).abs().max() < 1e-12
 
 
 def test_bf16_autocast_is_near() -> None:

@@ -8,7 +8,7 @@ from tests.policy.conftest import SourceFile, python_files, report
 
 MAX_FILE_LINES = 400  # a file has fewer
 MAX_FUNCTION_LINES = 60  # a function has fewer, docstring and signature included
-MAX_PACKAGE_LINES = 28_000  # of src/whorl together
+MAX_PACKAGE_LINES = 28_500  # of src/whorl together
 
 
 def long_files(files: tuple[SourceFile, ...]) -> list[str]:

@@ -30,12 +30,8 @@ def unit_rms(x: Tensor, eps: float) -> Tensor:
 def normed_linear(x_BTD: Tensor, norm_D: Tensor, weights: Sequence[Tensor], eps: float) -> Tensor:
     """(unit_rms(x) * norm) W' for W = the weights [O_i, D] one below the other: [B, T, sum of O_i].
 
-    One product instead of several; while training, the norm's weight scales W, which is smaller
-    than the activations.
+    One product instead of several; the norm's weight scales W, which is smaller than x.
     """
-    if not (torch.is_grad_enabled() and norm_D.requires_grad):
-        x = unit_rms(x_BTD, eps) * norm_D.to(x_BTD.dtype)
-        return torch.cat([functional.linear(x, weight) for weight in weights], dim=-1)
     out: Tensor = _NormedLinear.apply(  # type: ignore[no-untyped-call]
         x_BTD, norm_D, eps, _product_dtype(x_BTD), *weights
     )
@@ -87,6 +83,8 @@ def _wide(x: Tensor) -> Tensor:
 def _product_dtype(x: Tensor) -> torch.dtype:
     """What matrix products are computed in here: autocast's dtype, else the input's own."""
     kind = x.device.type
+    if not torch.amp.is_autocast_available(kind):
+        return x.dtype
     enabled = torch.is_autocast_enabled(kind)
     dtype: torch.dtype = torch.get_autocast_dtype(kind) if enabled else x.dtype
     return dtype
@@ -164,6 +162,7 @@ class _Heads(Function):
         if norm is None:
             _rotate(together, cos, sin, cos, sin, out)
             ctx.save_for_backward(cos, sin)
+            value = value.contiguous()  # a view would keep all of joined
         else:
             norm = norm.to(joined.dtype)
             inverse = _inverse_rms(_wide(together), eps).to(joined.dtype)

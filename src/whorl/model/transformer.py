@@ -9,6 +9,8 @@ layers.0.self_attn.q_proj.weight, …, norm.weight, lm_head.weight (absent when 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, Protocol
 
 import torch
@@ -75,9 +77,8 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(a.width, a.kv_heads * a.head_dim, bias=False)
         self.o_proj = nn.Linear(a.heads * a.head_dim, a.width, bias=False)
         with_norm = a.family == "qwen3"
-        self.dtype: torch.dtype | None = (
-            None  # of the scores and their softmax; None: the products'
-        )
+        self.joined = True  # False: each projection is called, as tensor parallelism needs
+        self.dtype: torch.dtype | None = None  # of scores and softmax; None: the products'
         self.q_norm = RmsNorm(a.head_dim, a.norm_eps) if with_norm else None
         self.k_norm = RmsNorm(a.head_dim, a.norm_eps) if with_norm else None
 
@@ -91,8 +92,7 @@ class Attention(nn.Module):
     ) -> Tensor:
         """x + attention(norm(x))."""
         rows, tokens, _ = x_BTD.shape
-        weights = (self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
-        joined = normed_linear(x_BTD, norm.weight, weights, norm.eps)
+        joined = projected(x_BTD, norm, (self.q_proj, self.k_proj, self.v_proj), self.joined)
         joined = joined.to(self.dtype or joined.dtype)
         heads = self.heads, self.kv_heads
         query, key, value = (
@@ -101,9 +101,10 @@ class Attention(nn.Module):
         )
         if cache is not None:
             key, value = cache.update(self.layer, key, value)
-        with torch.autocast(x_BTD.device.type, enabled=False):
+        with as_they_are(x_BTD.device.type):
             out_BHTN = attend(query, key, value, segments)
-        return add_linear(x_BTD, out_BHTN.transpose(1, 2).reshape(rows, tokens, -1), self.o_proj)
+        inner = out_BHTN.transpose(1, 2).reshape(rows, tokens, -1)
+        return add_linear(x_BTD, inner, self.o_proj, self.joined)
 
     def head_norms(self) -> Tensor | None:
         """The norms' weights of the queries' heads, then of the keys': [H + K, N]."""
@@ -113,10 +114,27 @@ class Attention(nn.Module):
         return torch.cat((query.expand(self.heads, -1), key.expand(self.kv_heads, -1)))
 
 
-def add_linear(x_BTD: Tensor, inner: Tensor, linear: nn.Linear) -> Tensor:
-    """x + linear(inner): the sum is part of the product."""
+def projected(x_BTD: Tensor, norm: RmsNorm, linears: Sequence[nn.Linear], joined: bool) -> Tensor:
+    """The outputs of the linears of norm(x), side by side. joined: as one product, to train."""
+    if joined and torch.is_grad_enabled() and norm.weight.requires_grad:
+        return normed_linear(x_BTD, norm.weight, [item.weight for item in linears], norm.eps)
+    x_BTD = norm(x_BTD)
+    return torch.cat([item(x_BTD) for item in linears], dim=-1)
+
+
+def add_linear(x_BTD: Tensor, inner: Tensor, linear: nn.Linear, joined: bool) -> Tensor:
+    """x + linear(inner). joined: the sum is part of the product."""
+    if not joined:
+        out: Tensor = x_BTD + linear(inner)
+        return out
     flat = inner.flatten(0, -2)
     return torch.addmm(x_BTD.flatten(0, -2), flat, linear.weight.T).view(x_BTD.shape)
+
+
+def as_they_are(kind: str) -> AbstractContextManager[object]:
+    """Operations in the dtypes of their inputs, on a kind of device that has autocast."""
+    known = torch.amp.is_autocast_available(kind)
+    return torch.autocast(kind, enabled=False) if known else nullcontext()
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, segments: Segments) -> Tensor:
@@ -143,15 +161,15 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int, ffn_width: int) -> None:
         super().__init__()
+        self.joined = True
         self.gate_proj = nn.Linear(width, ffn_width, bias=False)
         self.up_proj = nn.Linear(width, ffn_width, bias=False)
         self.down_proj = nn.Linear(ffn_width, width, bias=False)
 
     def forward(self, x_BTD: Tensor, norm: RmsNorm) -> Tensor:
         """x + mlp(norm(x))."""
-        weights = (self.gate_proj.weight, self.up_proj.weight)
-        hidden = gated_silu(normed_linear(x_BTD, norm.weight, weights, norm.eps))
-        return add_linear(x_BTD, hidden, self.down_proj)
+        hidden = gated_silu(projected(x_BTD, norm, (self.gate_proj, self.up_proj), self.joined))
+        return add_linear(x_BTD, hidden, self.down_proj, self.joined)
 
 
 class Block(nn.Module):
@@ -195,10 +213,15 @@ class Transformer(nn.Module):
         self.register_buffer("cos", angles.cos(), persistent=False)  # [max_seq_len, N/2]
         self.register_buffer("sin", angles.sin(), persistent=False)
 
+    def join_products(self, joined: bool) -> None:
+        """Whether projections of one input are one product; off for wrapped projections."""
+        for block in self.layers:
+            block.self_attn.joined = block.mlp.joined = joined  # type: ignore[union-attr, assignment]
+
     def attend_in(self, dtype: torch.dtype | None) -> None:
         """Compute attention in this dtype whatever the products are in; None: in theirs."""
         for block in self.layers:
-            block.self_attn.dtype = dtype  # type: ignore[assignment]
+            block.self_attn.dtype = dtype
 
     @property
     def lm_head_weight(self) -> Tensor:
@@ -233,7 +256,8 @@ class Transformer(nn.Module):
     def nats(self, ids_BT: Tensor, targets_BT: Tensor, segments: Segments | None = None) -> Tensor:
         """Sum of -ln p(target) over the tokens whose target is not negative; float64."""
         hidden_BTD = self(ids_BT, segments)
-        if torch.is_autocast_enabled(kind := ids_BT.device.type):
+        kind = ids_BT.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
             hidden_BTD = hidden_BTD.to(torch.get_autocast_dtype(kind))
         return head_loss(hidden_BTD.flatten(0, 1), self.lm_head_weight, targets_BT.flatten())
 

@@ -32,6 +32,23 @@ STEPS = (
 )
 
 
+def choices(lanes: int = 1, **settings: str) -> tuple[Choice, ...]:
+    """What calibration took; lanes of one thread each, or one of two threads."""
+    taken = {"precision": "fp32", "attention_dtype": "fp32", "muon_dtype": "fp32", **settings}
+    ways = {"1 x 2": 0.1, "2 x 1": 0.2} if lanes == 1 else {"2 x 1": 0.1, "1 x 2": 0.2}
+
+    def choice(key: str, name: str, seconds: dict[str, float], *fields: str) -> Choice:
+        carried = {field: taken[field] for field in fields}
+        return Choice(key=key, what="a step", taken=name, seconds=seconds, settings=carried)
+
+    first = choice("train.lanes", next(iter(ways)), ways)
+    return (
+        first.model_copy(update={"settings": {"threads": 2, "lanes": lanes}}),
+        choice("train.muon_dtype", taken["muon_dtype"], {"fp32": 0.1}, "muon_dtype"),
+        choice("train.precision", "fp32", {"fp32": 0.1}, "precision", "attention_dtype"),
+    )
+
+
 def machine(
     speed: float = 1.0, memory_bytes: int = 16 * GIB, noise: float = 0.02, slow_steps: float = 1.0
 ) -> Machine:
@@ -64,29 +81,7 @@ def machine(
         exponentials_per_s=speed * 1.3e9,
         operation_s=4e-6 / speed,
         base_memory_bytes=340 * 2**20,
-        choices=(
-            Choice(
-                key="train.lanes",
-                what="a step",
-                taken="1 x 2",
-                seconds={"1 x 2": 0.1, "2 x 1": 0.2},
-                settings={"threads": 2, "lanes": 1},
-            ),
-            Choice(
-                key="train.muon_dtype",
-                what="four matrices",
-                taken="fp32",
-                seconds={"fp32": 0.1, "bf16": 0.2},
-                settings={"muon_dtype": "fp32"},
-            ),
-            Choice(
-                key="train.precision",
-                what="a step",
-                taken="fp32",
-                seconds={"fp32": 0.1},
-                settings={"precision": "fp32", "attention_dtype": "fp32"},
-            ),
-        ),
+        choices=choices(),
         steps=tuple(
             ReferenceStep(
                 layers=n,

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from whorl.arch.architecture import Architecture
+from whorl.arch.counts import count_training_bytes
 from whorl.core.errors import PlanError
+from whorl.launch.rehearsal import rehearsed_step
 from whorl.model.transformer import Transformer, segments_of
+from whorl.spec.resolved import TrainConfig
 from whorl.stages.plan.memory import check_memory, peak_memory, saved_activation_bytes
 from whorl.stages.plan.step_time import Load
 
@@ -43,36 +49,47 @@ def saved_bytes(load: Load) -> int:
 
     starts = torch.zeros(load.rows, load.seq_len, dtype=torch.bool)
     if load.mixed_share:
-        starts[:, load.seq_len // 3] = True
-    head = torch.nn.Linear(load.architecture.width, 1, bias=False)
-    known.add(head.weight.untyped_storage().data_ptr())
+        starts[0 if load.mixed_share == 1 else 1 :, load.seq_len // 3] = True
+    model.attend_in(torch.float32)  # the default of train.attention_dtype
+    ids = torch.zeros(load.rows, load.seq_len, dtype=torch.long)
     segments = segments_of(starts)
     with (
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         torch.autocast("cpu", torch.bfloat16, enabled=load.precision == "bf16"),
     ):
-        hidden = model(torch.zeros(load.rows, load.seq_len, dtype=torch.long), segments)
-        loss = head(hidden.float()).sum()
+        loss = model.nats(ids, ids.clone(), segments)
     assert loss.requires_grad
     return sum(storage.nbytes() for storage in found.values())
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"layers": 5}, {"kv_heads": 2}, {"family": "llama"}, {"ffn_width": 224, "head_dim": 32}],
+    [
+        {},
+        {"layers": 5},
+        {"kv_heads": 2},
+        {"family": "llama"},
+        {"family": "llama", "kv_heads": 2, "tied_embeddings": False},
+        {"ffn_width": 224, "head_dim": 32},
+    ],
 )
 def test_activations_are_what_autograd_saves(changes: dict[str, object]) -> None:
     load = Load(architecture(**changes), seq_len=48, rows=3)
     assert saved_activation_bytes(load) == saved_bytes(load)
 
 
-def test_activations_of_mixed_rows() -> None:
-    load = Load(architecture(), seq_len=48, rows=3, mixed_share=1.0)
+@pytest.mark.parametrize("changes", [{}, {"kv_heads": 2}, {"family": "llama", "kv_heads": 1}])
+@pytest.mark.parametrize("mixed_share", [0.5, 1.0])
+def test_activations_of_mixed_rows(changes: dict[str, object], mixed_share: float) -> None:
+    load = Load(architecture(**changes), seq_len=48, rows=3, mixed_share=mixed_share)
     assert saved_activation_bytes(load) == saved_bytes(load)
 
 
-def test_activations_in_bfloat16() -> None:
-    load = Load(architecture(width=128, head_dim=32), seq_len=48, rows=8, precision="bf16")
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+@pytest.mark.parametrize("mixed_share", [0.0, 0.5, 1.0])
+def test_activations_in_bfloat16(family: str, mixed_share: float) -> None:
+    wide = architecture(width=128, head_dim=32, family=family)
+    load = Load(wide, seq_len=48, rows=8, precision="bf16", mixed_share=mixed_share)
     assert saved_activation_bytes(load) == pytest.approx(saved_bytes(load), rel=0.08)
 
 
@@ -88,6 +105,45 @@ def test_more_of_anything_needs_more() -> None:
     adamw = Load(architecture(), seq_len=48, rows=2, optimizer="adamw")
     muon = peak_memory(Load(architecture(), seq_len=48, rows=2), 10**8)
     assert peak_memory(adamw, 10**8).optimizer > muon.optimizer
+
+
+def test_lanes_have_memory_of_their_own() -> None:
+    one = peak_memory(Load(architecture(), seq_len=48, rows=2, micro_batches=2), 10**8)
+    two = peak_memory(Load(architecture(), seq_len=48, rows=2, micro_batches=2, lanes=2), 10**8)
+    assert two.activations == 2 * one.activations and two.working >= one.working
+    assert one.gradients == 2 * two.gradients  # the sum of the micro-batches before
+    idle = Load(architecture(), seq_len=48, rows=2, micro_batches=2, lanes=8)
+    assert peak_memory(idle, 10**8) == two
+    more = Load(architecture(), seq_len=48, rows=2, micro_batches=12, lanes=2)
+    assert peak_memory(more, 10**8).gradients == 5 * two.gradients
+
+
+def test_tensors_of_a_step() -> None:
+    """Tensors alive at once while a step runs, against what is planned without the allocator."""
+    load = Load(architecture(layers=6, vocab_size=500), seq_len=48, rows=3, micro_batches=4)
+    config = TrainConfig(
+        seq_len=load.seq_len,
+        batch_tokens=load.tokens * load.micro_batches,
+        micro_batch_rows=load.rows,
+        steps=1,
+        learning_rate=0.01,
+        embedding_learning_rate=0.01,
+        threads=1,
+    )
+    step = rehearsed_step(load.architecture, config)
+    step()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as measured:
+        step()
+    allocated = [
+        event.nbytes()
+        for event in measured.profiler.kineto_results.events()
+        if event.name() == "[memory]"
+    ]
+    highest = max(accumulate(allocated))
+    peak = peak_memory(load, 0)
+    resting = peak.weights + peak.optimizer + count_training_bytes(load.architecture).gradients
+    planned = peak.total - peak.allocator - resting
+    assert planned == pytest.approx(highest, rel=0.1)
 
 
 def test_refusal_says_what_fits() -> None:

@@ -1,7 +1,8 @@
 """Peak memory of training: weights, gradients, optimiser state, activations, loss, the process.
 
-Activations are counted tensor by tensor: what autograd saves in model/transformer.py, checked
-against its saved-tensor hooks by a test.
+What lanes have of their own is counted for each: see stages/train/trainer.py. Activations are
+counted tensor by tensor: what autograd saves in model/transformer.py, model/fused.py and
+model/head.py, checked against its saved-tensor hooks by a test.
 """
 
 from __future__ import annotations
@@ -24,22 +25,25 @@ __all__ = [
 ]
 
 FLOAT_BYTES, ID_BYTES = 4, 8
-LOSS_CHUNK_ELEMENTS, MIN_CHUNK_TOKENS = 2**21, 64  # logits that exist at once; of stages/train
-ALLOCATOR_SHARE = 0.55  # of the activations; fitted to resident memory, benchmarks/plan_accuracy.py
-LOGIT_COPIES = 3  # logits, log-softmax, and the gradient's mask
+LOSS_CHUNK_ELEMENTS, MIN_CHUNK_TOKENS = 2**21, 64  # logits that exist at once; of model/head.py
+# Of activations and working memory, what glibc's arenas hold beyond them after a dozen steps.
+# Fitted 2026-11-25 to the resident peaks that `python benchmarks/plan_accuracy.py` prints, with
+# AVX-512 and with ATEN_CPU_CAPABILITY=avx2 (0.36 to 0.75 at single shapes, less at large ones).
+ALLOCATOR_SHARE = 0.5
+LOGIT_COPIES = 3  # logits, their log-softmax, and the chunk's before
 
 
 @dataclass(frozen=True)
 class PeakMemory:
-    """Bytes at the peak, the end of a forward pass; the optimiser's temporaries come later."""
+    """Bytes at the peak, the end of the lanes' forward passes or, with little to save, after it."""
 
     process: int  # interpreter, libraries, thread pools
     weights: int
-    gradients: int
+    gradients: int  # those that are there already
     optimizer: int
-    activations: int
+    activations: int  # of all lanes
     allocator: int  # freed pieces that later, larger tensors do not fit into
-    working: int  # logits of one chunk and the widest temporaries, or those of the optimiser
+    working: int  # a chunk's logits or the widest temporaries, or later gradients, or Muon's
 
     @property
     def total(self) -> int:
@@ -49,57 +53,101 @@ class PeakMemory:
 def saved_activation_bytes(load: Load) -> int:
     """Bytes autograd keeps from the forward pass of one micro-batch to its backward pass.
 
-    With bfloat16 the products' inputs and the attention's are kept in 2 bytes, once per product
-    that reads them, beside the float32 values the norms keep; cast weights are counted too.
+    The gradients that the head computes with its loss are among them. In bfloat16 the products'
+    inputs are kept in 2 bytes, attention's in 4 (`attention_dtype` fp32, the default).
     """
     a = load.architecture
+    product = BYTES_PER_ELEMENT[load.precision]
     per_token = a.layers * _block_bytes_per_token(a, load.precision)
-    per_token += FLOAT_BYTES * (2 * a.width + 1)  # final norm: its value, its scale, its output
-    total = load.tokens * (per_token + ID_BYTES)
+    per_token += FLOAT_BYTES * (a.width + 1)  # final norm: its value and scale
+    per_token += product * a.width + ID_BYTES  # the head's gradient for the hidden states
+    total = load.tokens * per_token + _embedding_bytes(a)  # and that for the head's weight
+    if a.family == "qwen3":
+        total += a.layers * FLOAT_BYTES * (a.heads + a.kv_heads) * a.head_dim  # weights of norms
     if load.precision == "bf16":
-        half = BYTES_PER_ELEMENT["bf16"]
-        total += a.layers * half * sum(matrix.elements for matrix in block_matrices(a))
-    if load.mixed_share:  # the worst batch: every row is masked
-        total += FLOAT_BYTES * load.rows * load.seq_len**2
-        total += FLOAT_BYTES * load.tokens * a.head_dim
+        total += load.tokens * product * a.width  # the final norm's value once more
+        cast = [m.elements for m in block_matrices(a) if m.name in ("o_proj", "down_proj")]
+        total += a.layers * product * sum(cast)
+    if load.mixed_share:
+        total += _mask_bytes(load) + FLOAT_BYTES * load.tokens * a.head_dim  # each row's angles
+        if load.rows > _masked_rows(load) and load.precision == "fp32":
+            total += a.layers * FLOAT_BYTES * load.tokens * a.heads * a.head_dim  # both, joined
     return int(total)
 
 
 def _block_bytes_per_token(a: Architecture, precision: str) -> int:
     query_width, kv_width = a.heads * a.head_dim, a.kv_heads * a.head_dim
     product = BYTES_PER_ELEMENT[precision]
-    normed = 2 * FLOAT_BYTES * (a.width + 1)  # both norms: value and scale
-    copies = (3, 2) if precision == "bf16" else (1, 1)  # read by q, k, v and by gate, up
-    inputs = product * a.width * sum(copies)
-    head_norms = FLOAT_BYTES * (query_width + kv_width + a.heads + a.kv_heads)
-    attention = product * (2 * query_width + 2 * kv_width) + FLOAT_BYTES * a.heads
-    feed_forward = product * 3 * a.ffn_width
-    with_norms = head_norms if a.family == "qwen3" else 0
-    return normed + inputs + with_norms + attention + feed_forward
+    normed = 2 * (product * a.width + FLOAT_BYTES)  # both norms: value and scale
+    attention = FLOAT_BYTES * (query_width + 2 * kv_width)  # joined: values, heads to be normed
+    attention += FLOAT_BYTES * (query_width + kv_width)  # turned
+    attention += FLOAT_BYTES * (query_width + a.heads)  # its output and sums of exponentials
+    if precision == "bf16":
+        attention += product * query_width  # its output as the product reads it
+    if a.family == "qwen3":
+        attention += FLOAT_BYTES * (a.heads + a.kv_heads)  # the heads' scales
+    return normed + attention + product * 4 * a.ffn_width  # gate, up, silu(gate), their product
+
+
+def _embedding_bytes(a: Architecture) -> int:
+    return FLOAT_BYTES * a.vocab_size * a.width
+
+
+def _masked_rows(load: Load) -> int:
+    """Of the worst batch: all but one if some rows are not, as the two kinds are then joined."""
+    return load.rows if load.mixed_share >= 1 else max(1, load.rows - 1)
+
+
+def _mask_bytes(load: Load) -> int:
+    return FLOAT_BYTES * _masked_rows(load) * load.seq_len**2
 
 
 def peak_memory(load: Load, process_bytes: int) -> PeakMemory:
-    """Bytes at the peak of training. process_bytes: a process that has loaded the framework."""
-    a = load.architecture
+    """Bytes at the peak of training. process_bytes: a process that has loaded the framework.
+
+    Lanes reach the end of their forward passes together, each with activations of its own.
+    """
+    a, lanes = load.architecture, min(load.lanes, load.micro_batches)
     fixed = count_training_bytes(a, "muon" if load.optimizer == "muon" else "adamw")
-    chunk = min(max(MIN_CHUNK_TOKENS, LOSS_CHUNK_ELEMENTS // a.vocab_size), load.tokens)
-    loss = LOGIT_COPIES * FLOAT_BYTES * chunk * a.vocab_size
-    loss += FLOAT_BYTES * load.tokens * a.width
-    backward = FLOAT_BYTES * load.tokens * (4 * a.ffn_width + 4 * a.width)
-    activations = saved_activation_bytes(load)
+    activations = lanes * saved_activation_bytes(load)
+    if load.mixed_share:  # micro-batches that wait have their masks too
+        activations += (load.micro_batches - lanes) * _mask_bytes(load)
+    working = lanes * max(_loss_bytes(load), _backward_bytes(load))
+    later = max(lanes * fixed.gradients, _optimizer_bytes(load))  # when activations are gone
+    # The last step's gradients stay until the new ones are whole; a lane has a sum of its own
+    # while it computes more, and what it added last until there is something new to add.
+    sets = 1 + lanes * min(2, load.micro_batches_each - 1)
     return PeakMemory(
         process=process_bytes,
         weights=fixed.weights,
-        gradients=fixed.gradients,
+        gradients=sets * fixed.gradients,
         optimizer=fixed.optimizer_state,
         activations=activations,
-        allocator=round(ALLOCATOR_SHARE * activations),
-        working=max(loss, backward, _optimizer_bytes(load) - activations),
+        allocator=round(ALLOCATOR_SHARE * (activations + working)),
+        working=max(working, later - activations),
     )
 
 
+def _loss_bytes(load: Load) -> int:
+    """Logits of one chunk, their log-softmax and, if there is one, the chunk's before."""
+    vocab_size = load.architecture.vocab_size
+    chunk = max(MIN_CHUNK_TOKENS, LOSS_CHUNK_ELEMENTS // vocab_size)
+    copies = LOGIT_COPIES if load.tokens > chunk else LOGIT_COPIES - 1
+    return copies * FLOAT_BYTES * min(chunk, load.tokens) * vocab_size
+
+
+def _backward_bytes(load: Load) -> int:
+    """Of the last block's MLP, while nearly everything that was saved is still there."""
+    a = load.architecture
+    product = BYTES_PER_ELEMENT[load.precision]
+    return product * load.tokens * 4 * (a.ffn_width + a.width) + _embedding_bytes(a)
+
+
 def _optimizer_bytes(load: Load) -> int:
-    """Temporaries of Muon: all matrices of one shape at once, as gradients and as iterates."""
+    """Temporaries of Muon in float32: all matrices of one shape, shared out among the lanes.
+
+    Gradients and two iterates of each, and two of their products with themselves.
+    """
     if load.optimizer != "muon":
         return 0
     a = load.architecture
@@ -108,7 +156,7 @@ def _optimizer_bytes(load: Load) -> int:
         small, large = sorted((matrix.rows, matrix.columns))
         shapes[small, large] = shapes.get((small, large), 0) + a.layers
     per_shape = [
-        count * (4 * FLOAT_BYTES * small * large + 3 * 2 * small * small)
+        count * FLOAT_BYTES * (3 * small * large + 2 * small * small)
         for (small, large), count in shapes.items()
     ]
     return max(per_shape)

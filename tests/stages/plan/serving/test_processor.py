@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.stages.plan.conftest import choices
 from whorl.arch.shape import Attention, ModelShape
 from whorl.stages.plan.hardware import Calibration, MachineFacts, MatmulRate, TrafficRate
 from whorl.stages.plan.serving import ServingTarget, cpu_device, plan_serving
@@ -25,6 +26,7 @@ CALIBRATION = Calibration(
     exponentials_per_s=1.3e9,
     operation_s=4.4e-6,
     base_memory_bytes=283_701_248,
+    choices=choices(),
     steps=(),
     noise=0.07,
     took_s=7.8,

@@ -94,10 +94,11 @@ def _layer(
     if shape.attention.qk_norm != "none":
         heads = shape.attention.heads + shape.attention.kv_heads
         attention += norm_element * heads * shape.attention.head_dim / tp
+    opened = eager or stack == "whorl"
     if kind == "expert" and shape.experts is not None:
-        block, product = _mixture(shape, shape.experts, element, keep, tp, eager)
+        block, product = _mixture(shape, shape.experts, element, keep, tp, opened)
     else:
-        block, product = _feed_forward(shape, shape.ffn_width, element, keep, tp, eager)
+        block, product = _feed_forward(shape, shape.ffn_width, element, keep, tp, opened)
     whole = norms + inputs + masks + attention + block + _adapters(shape, element, trained, tp)
     saved = entry if recompute == "full" else whole
     if recompute == "selective" and stack == "xla":
@@ -145,24 +146,24 @@ def _attention(
 
 
 def _feed_forward(
-    shape: ModelShape, inner: int, element: float, keep: float, tp: int, eager: bool
+    shape: ModelShape, inner: int, element: float, keep: float, tp: int, opened: bool
 ) -> tuple[float, float]:
     """(all, the activation function's output) per token."""
     width = inner / tp
     product = keep * width
     if not shape.gated:
         return element * width + product, product
-    between = element * width if eager else 0.0  # silu's output, an input of the product
+    between = element * width if opened else 0.0  # silu's output, an input of the product
     return 2 * element * width + between + product, product + between
 
 
 def _mixture(
-    shape: ModelShape, experts: Experts, element: float, keep: float, tp: int, eager: bool
+    shape: ModelShape, experts: Experts, element: float, keep: float, tp: int, opened: bool
 ) -> tuple[float, float]:
-    per_token, product = _feed_forward(shape, experts.width, element, keep, 1, eager)
+    per_token, product = _feed_forward(shape, experts.width, element, keep, 1, opened)
     routed = experts.active * (per_token + element * 2 * shape.width)  # sent and brought back
     inner = experts.shared * (experts.shared_width or experts.width)
-    shared, _ = _feed_forward(shape, inner, element, keep, tp, eager)
+    shared, _ = _feed_forward(shape, inner, element, keep, tp, opened)
     scores = FLOAT * 2 * experts.count
     return (routed + scores) / tp + shared, experts.active * product / tp
 
