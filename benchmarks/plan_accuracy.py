@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--home", type=Path, default=Path("runs"))
     parser.add_argument("--seconds", type=float, default=3.0, help="of steps per shape")
     parser.add_argument("--fresh", action="store_true", help="measure the machine again first")
-    parser.add_argument("--shape", help=argparse.SUPPRESS)
+    parser.add_argument("--shape", help="JSON, as in SHAPES: only measure this one, here")
     arguments = parser.parse_args()
     machine = this_machine(arguments.home, fresh=arguments.fresh)
     if arguments.shape:

@@ -216,11 +216,13 @@ class Transformer(nn.Module):
     def join_products(self, joined: bool) -> None:
         """Whether projections of one input are one product; off for wrapped projections."""
         for block in self.layers:
-            block.self_attn.joined = block.mlp.joined = joined  # type: ignore[union-attr, assignment]
+            assert isinstance(block, Block)
+            block.self_attn.joined = block.mlp.joined = joined
 
     def attend_in(self, dtype: torch.dtype | None) -> None:
         """Compute attention in this dtype whatever the products are in; None: in theirs."""
         for block in self.layers:
+            assert isinstance(block, Block)
             block.self_attn.dtype = dtype
 
     @property

@@ -26,9 +26,11 @@ __all__ = [
 
 FLOAT_BYTES, ID_BYTES = 4, 8
 LOSS_CHUNK_ELEMENTS, MIN_CHUNK_TOKENS = 2**21, 64  # logits that exist at once; of model/head.py
-# Of activations and working memory, what glibc's arenas hold beyond them after a dozen steps.
-# Fitted 2026-11-25 to the resident peaks that `python benchmarks/plan_accuracy.py` prints, with
-# AVX-512 and with ATEN_CPU_CAPABILITY=avx2 (0.36 to 0.75 at single shapes, less at large ones).
+# What glibc's arenas hold beyond activations and working memory, as a share of these: it grows for
+# a dozen steps. Fitted 2026-11-25 to the resident peaks of nine shapes from 2x96 to 8x384 (1 or 2
+# lanes, 6 to 15 steps), as by `python benchmarks/plan_accuracy.py --shape "[6, 192, 64, 576, 4096,
+# 256, 4, 2, 0, 2]"`, with AVX-512 and with ATEN_CPU_CAPABILITY=avx2 (0.36 to 0.74), and in
+# bfloat16 (0.48 to 0.75).
 ALLOCATOR_SHARE = 0.5
 LOGIT_COPIES = 3  # logits, their log-softmax, and the chunk's before
 
@@ -53,40 +55,65 @@ class PeakMemory:
 def saved_activation_bytes(load: Load) -> int:
     """Bytes autograd keeps from the forward pass of one micro-batch to its backward pass.
 
-    The gradients that the head computes with its loss are among them. In bfloat16 the products'
-    inputs are kept in 2 bytes, attention's in 4 (`attention_dtype` fp32, the default).
+    The gradients that the head computes with its loss are among them.
     """
     a = load.architecture
     product = BYTES_PER_ELEMENT[load.precision]
-    per_token = a.layers * _block_bytes_per_token(a, load.precision)
-    per_token += FLOAT_BYTES * (a.width + 1)  # final norm: its value and scale
+    per_token = FLOAT_BYTES * (a.width + 1)  # final norm: its value and scale
     per_token += product * a.width + ID_BYTES  # the head's gradient for the hidden states
-    total = load.tokens * per_token + _embedding_bytes(a)  # and that for the head's weight
-    if a.family == "qwen3":
-        total += a.layers * FLOAT_BYTES * (a.heads + a.kv_heads) * a.head_dim  # weights of norms
+    total = a.layers * _block_bytes(load) + load.tokens * per_token
+    total += _embedding_bytes(a)  # the head's gradient for its weight
     if load.precision == "bf16":
         total += load.tokens * product * a.width  # the final norm's value once more
-        cast = [m.elements for m in block_matrices(a) if m.name in ("o_proj", "down_proj")]
-        total += a.layers * product * sum(cast)
     if load.mixed_share:
-        total += _mask_bytes(load) + FLOAT_BYTES * load.tokens * a.head_dim  # each row's angles
-        if load.rows > _masked_rows(load) and load.precision == "fp32":
-            total += a.layers * FLOAT_BYTES * load.tokens * a.heads * a.head_dim  # both, joined
+        total += _mask_bytes(load) + _angle_bytes(load, FLOAT_BYTES)
     return int(total)
 
 
-def _block_bytes_per_token(a: Architecture, precision: str) -> int:
+def _block_bytes(load: Load) -> int:
+    """What autograd keeps of one block."""
+    a = load.architecture
+    product = BYTES_PER_ELEMENT[load.precision]
+    per_token = 2 * (product * a.width + FLOAT_BYTES)  # both norms: value and scale
+    per_token += 4 * product * a.ffn_width  # gate, up, silu(gate), and their product
+    total = load.tokens * per_token + _attention_bytes(load)
+    if load.precision == "bf16":
+        cast = [m.elements for m in block_matrices(a) if m.name in ("o_proj", "down_proj")]
+        total += product * sum(cast)
+    return total
+
+
+def _attention_bytes(load: Load) -> int:
+    a = load.architecture
     query_width, kv_width = a.heads * a.head_dim, a.kv_heads * a.head_dim
-    product = BYTES_PER_ELEMENT[precision]
-    normed = 2 * (product * a.width + FLOAT_BYTES)  # both norms: value and scale
-    attention = FLOAT_BYTES * (query_width + 2 * kv_width)  # joined: values, heads to be normed
-    attention += FLOAT_BYTES * (query_width + kv_width)  # turned
-    attention += FLOAT_BYTES * (query_width + a.heads)  # its output and sums of exponentials
-    if precision == "bf16":
-        attention += product * query_width  # its output as the product reads it
-    if a.family == "qwen3":
-        attention += FLOAT_BYTES * (a.heads + a.kv_heads)  # the heads' scales
-    return normed + attention + product * 4 * a.ffn_width  # gate, up, silu(gate), their product
+    element = _attention_element_bytes(load)
+    per_token = element * (query_width + kv_width)  # queries and keys, turned
+    per_token += element * query_width + FLOAT_BYTES * a.heads  # output, sums of exponentials
+    total = 0
+    if a.family == "qwen3":  # all three as projected, the heads' scales; the norms' weights
+        per_token += element * (query_width + 2 * kv_width + a.heads + a.kv_heads)
+        total += element * (query_width + kv_width)
+    else:
+        per_token += element * kv_width  # values
+    if element != BYTES_PER_ELEMENT[load.precision]:
+        per_token += BYTES_PER_ELEMENT[load.precision] * query_width  # output, for the product
+    elif load.mixed_share and load.rows > _masked_rows(load):
+        per_token += element * query_width  # outputs of plain and of masked rows, joined
+    if element != FLOAT_BYTES:  # cast in each block
+        total += _angle_bytes(load, element)
+        total += _mask_bytes(load) * element // FLOAT_BYTES if load.mixed_share else 0
+    return total + load.tokens * per_token
+
+
+def _attention_element_bytes(load: Load) -> int:
+    return BYTES_PER_ELEMENT[load.attention_dtype if load.precision == "bf16" else "fp32"]
+
+
+def _angle_bytes(load: Load, element: int) -> int:
+    """Cosines and sines of each token's position, of one row if all rows have the same."""
+    return (
+        element * load.architecture.head_dim * (load.tokens if load.mixed_share else load.seq_len)
+    )
 
 
 def _embedding_bytes(a: Architecture) -> int:
