@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,12 +159,15 @@ def load_of(situation: Situation, candidate: Candidate) -> Load:
 
 
 def preference(situation: Situation, architecture: Architecture, tokens: float) -> float:
-    """Predicted quality after that many tokens, worse the further the law has to reach."""
+    """Predicted quality after that many tokens, worse the further the law has to reach and the
+    more rarely an id is trained."""
     point = _law_point(
         situation, architecture, situation.data.for_vocab(architecture.vocab_size), tokens
     )
     reach = max(0.0, situation.law.distance(point) - NEAR_OCTAVES)
-    return situation.law.value(point) * (1 + CAUTION * reach)
+    wanted = rules.MIN_TOKENS_PER_ID * architecture.vocab_size
+    rare = max(0.0, math.log2(wanted / max(1.0, tokens)))
+    return situation.law.value(point) * (1 + CAUTION * reach + rules.RARE_IDS * rare)
 
 
 def _batch_tokens(recipe: Recipe, tokens: float, seq_len: int) -> int:

@@ -96,7 +96,9 @@ def _data_reasons(
             best[size] = min(best.get(size, item.quality), item.quality)
         others = ", ".join(f"{size:,}: {value:.3f}" for size, value in sorted(best.items()))
         vocabulary = (
-            f"{facts.bytes_per_token:.2f} bytes per token; best prediction by size {others}"
+            f"{facts.bytes_per_token:.2f} bytes per token; at least "
+            f"{rules.MIN_TOKENS_PER_ID:,} trained tokens for each id; "
+            f"best prediction by size {others}"
         )
         rows = f"{rules.SEQ_LEN} tokens did best in minutes on a CPU"
     return {"prepare.vocab_size": vocabulary, "train.seq_len": rows}

@@ -28,9 +28,9 @@ FLOAT_BYTES, ID_BYTES = 4, 8
 LOSS_CHUNK_ELEMENTS, MIN_CHUNK_TOKENS = 2**21, 64  # logits that exist at once; of model/head.py
 # What glibc's arenas hold beyond activations and working memory, as a share of these: it grows for
 # a dozen steps. Fitted 2026-11-25 to the resident peaks of nine shapes from 2x96 to 8x384 (1 or 2
-# lanes, 6 to 15 steps), as by `python benchmarks/plan_accuracy.py --shape "[6, 192, 64, 576, 4096,
+# lanes, 5 to 16 steps), as by `python benchmarks/plan_accuracy.py --shape "[6, 192, 64, 576, 4096,
 # 256, 4, 2, 0, 2]"`, with AVX-512 and with ATEN_CPU_CAPABILITY=avx2 (0.36 to 0.74), and in
-# bfloat16 (0.48 to 0.75).
+# bfloat16 (0.38 to 0.79; 1.25 at 2x96, where it is 10 MiB).
 ALLOCATOR_SHARE = 0.5
 LOGIT_COPIES = 3  # logits, their log-softmax, and the chunk's before
 
@@ -164,10 +164,12 @@ def _loss_bytes(load: Load) -> int:
 
 
 def _backward_bytes(load: Load) -> int:
-    """Of the last block's MLP, while nearly everything that was saved is still there."""
+    """Of the last block's MLP, while nearly everything that was saved is still there.
+
+    As much in bfloat16, where norms and attention have float32 copies of what they are given.
+    """
     a = load.architecture
-    product = BYTES_PER_ELEMENT[load.precision]
-    return product * load.tokens * 4 * (a.ffn_width + a.width) + _embedding_bytes(a)
+    return FLOAT_BYTES * load.tokens * 4 * (a.ffn_width + a.width) + _embedding_bytes(a)
 
 
 def _optimizer_bytes(load: Load) -> int:

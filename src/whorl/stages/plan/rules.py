@@ -18,6 +18,8 @@ __all__ = [
     "MAX_MICRO_BATCH_TOKENS",
     "MIN_SEQ_LEN",
     "MIN_STEPS",
+    "MIN_TOKENS_PER_ID",
+    "RARE_IDS",
     "SEQ_LEN",
     "TIED_EMBEDDINGS",
     "USUAL_TOKENS",
@@ -37,6 +39,10 @@ SEQ_LEN, MIN_SEQ_LEN = 256, 64
 DOCUMENTS_PER_SHORT_ROW = 3  # rows get shorter while the longest document fits that often
 VOCAB_SIZES = (512, 1024, 2048, 4096)
 MIN_BYTES_PER_ID = 2_000  # of text: below, an id is seen too rarely to be learned
+# Trained tokens for each id: below, copying from the context is learned late or not at all, and
+# quality is this share worse per octave. 3M tokens of code with 1,024 ids gave 1.29 and 1.37 bits
+# per byte, 2.6M with 2,048 gave 1.50 (docs/log.md, 25 November 2026); the law does not know of it.
+MIN_TOKENS_PER_ID, RARE_IDS = 2_500, 0.1
 WIDTHS = (32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024, 1280, 1536)
 WIDTH_PER_LAYER = (24, 40)  # the shapes of our runs: 32 of width per layer, a little either way
 LAYERS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
