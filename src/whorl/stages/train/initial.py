@@ -12,6 +12,11 @@ from whorl.model.transformer import Transformer
 __all__ = ["initialise"]
 
 EMBEDDING_STD = 0.02
+# Scores of normed heads cannot exceed sqrt(head_dim) * HEAD_NORM²: 5.7 for 32 at 1, too little to
+# pick one token out of hundreds. At 1.4 copying from the context is learned earlier (docs/log.md,
+# 25 November 2026); nanochat and modded-nanogpt sharpen their scores too.
+HEAD_NORM = 1.4
+HEAD_NORMS = ("q_norm.weight", "k_norm.weight")
 ZERO = ("o_proj.weight", "down_proj.weight", "lm_head.weight")  # every block starts as the identity
 
 
@@ -20,11 +25,11 @@ def initialise(model: Transformer, seed: int) -> None:
     """Fill every parameter in place, on the CPU and then copied: equal on every device.
 
     Matrices: normal of std 1/sqrt(inputs); what writes into the residual, and an untied head:
-    zero; embedding: normal of std 0.02; norms: one.
+    zero; embedding: normal of std 0.02; norms: one, those of heads HEAD_NORM.
     """
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
-            parameter.fill_(1.0)
+            parameter.fill_(HEAD_NORM if name.endswith(HEAD_NORMS) else 1.0)
         elif name.endswith(ZERO):
             parameter.zero_()
         else:

@@ -27,7 +27,7 @@ from whorl.stages.train.signals import StopSignals
 
 __all__ = ["LOGIC_VERSION", "run", "train_key"]
 
-LOGIC_VERSION = 1  # raised when the same config and rows would give other bytes
+LOGIC_VERSION = 2  # raised when the same config and rows would give other bytes
 LAST_SHARE = 0.05  # of the steps: what the final training loss is the mean of
 
 
