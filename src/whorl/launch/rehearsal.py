@@ -14,7 +14,7 @@ from whorl.stages.train.batch import Batch, MicroBatch
 from whorl.stages.train.initial import initialise
 from whorl.stages.train.trainer import Trainer
 
-__all__ = ["made_up_batch", "rehearsed_step"]
+__all__ = ["made_up_batch", "rehearsed", "rehearsed_step"]
 
 
 def made_up_batch(
@@ -37,12 +37,18 @@ def made_up_batch(
     return Batch(num_rows * config.seq_len, tuple(micro_batches))
 
 
+def rehearsed(
+    architecture: Architecture, config: TrainConfig, mixed_rows: int = 0
+) -> tuple[Trainer, Batch]:
+    """A new model's trainer and made-up rows for it."""
+    model = Transformer(architecture)
+    initialise(model, config.seed)
+    return Trainer(model, config), made_up_batch(architecture, config, mixed_rows)
+
+
 def rehearsed_step(
     architecture: Architecture, config: TrainConfig, mixed_rows: int = 0
 ) -> Callable[[], object]:
     """A function that does one more training step of a new model on the same made-up rows."""
-    model = Transformer(architecture)
-    initialise(model, config.seed)
-    trainer = Trainer(model, config)
-    batch = made_up_batch(architecture, config, mixed_rows)
+    trainer, batch = rehearsed(architecture, config, mixed_rows)
     return lambda: trainer.step(0, batch)

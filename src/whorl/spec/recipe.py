@@ -131,7 +131,9 @@ class TrainSpec(Spec):
     )
     muon_dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="of Muon's iteration")
     threads: int | Auto = Field("auto", description="CPU threads")
-    lanes: int | Auto = Field("auto", description="micro-batches side by side, on these threads")
+    lanes: Annotated[int, Field(ge=1)] | Auto = Field(
+        "auto", description="micro-batches computed side by side, sharing the threads"
+    )
     checkpoint_every_steps: AutoCount = Field("auto", description="steps between checkpoints")
 
 

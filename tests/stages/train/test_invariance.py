@@ -47,13 +47,13 @@ def pack(home: RecordStore, seq_len: int, one_each: bool, reverse: bool) -> RowS
     return RowSet.open(record)
 
 
-def trainer(dtype: torch.dtype, precision: str = "fp32") -> Trainer:
+def trainer(dtype: torch.dtype, precision: str = "fp32", lanes: int = 1) -> Trainer:
     torch.manual_seed(0)
     model = Transformer(architecture(max_seq_len=512))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0.0, 0.15).add_(1.0 if parameter.ndim == 1 else 0.0)
-    return Trainer(model.to(dtype), config(precision=precision))
+    return Trainer(model.to(dtype), config(precision=precision, lanes=lanes, threads=lanes))
 
 
 def all_rows(rows: RowSet, micro_batch_rows: int, dtype: torch.dtype) -> Batch:
@@ -82,6 +82,23 @@ def test_loss_and_gradient_are_invariant(dtype: torch.dtype, isolated_home: obje
     assert max(losses) - min(losses) < LIMITS[dtype] * losses[0]
     for _, gradient in results[1:]:
         assert (gradient - reference).norm() < 10 * LIMITS[dtype] * reference.norm()
+
+
+@pytest.mark.parametrize("lanes", [2, 3, 16])
+def test_lanes_change_nothing_but_rounding(lanes: int, isolated_home: object) -> None:
+    """Against one lane; and again with the same bits, however the threads are scheduled."""
+    rows = pack(RecordStore(isolated_home, "tiny"), 120, False, False)  # type: ignore[arg-type]
+    batch = all_rows(rows, 1, torch.float64)
+    assert 3 < len(batch.micro_batches) < 16
+    one, several = trainer(torch.float64), trainer(torch.float64, lanes=lanes)
+    loss, gradient = loss_and_gradient(one, batch)
+    found = [loss_and_gradient(several, batch) for _ in range(4)]
+    assert found[0][0] == pytest.approx(loss, rel=1e-12)
+    assert (found[0][1] - gradient).norm() < 1e-10 * gradient.norm()
+    assert all(again == found[0][0] for again, _ in found)
+    assert all(torch.equal(again, found[0][1]) for _, again in found)
+    assert several.heldout_loss([batch]) == pytest.approx(one.heldout_loss([batch]), rel=1e-12)
+    assert several.clip() == pytest.approx(float(gradient.norm()), rel=1e-10)
 
 
 def test_plain_rows_run_without_a_mask(isolated_home: object) -> None:

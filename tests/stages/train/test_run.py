@@ -149,6 +149,18 @@ def test_same_work_same_bits_whatever_the_clock_says(
     assert again.files == trained.files and again.metrics == trained.metrics
 
 
+def test_lanes_go_on_to_the_same_bits(tmp_path: Path, prepared: Record) -> None:
+    """Two lanes, stopped after five steps and resumed, beside two lanes that were not stopped."""
+    lanes = {"lanes": 2, "threads": 2, "micro_batch_rows": 1}
+    whole = train(tmp_path / "whole", prepared, lanes)
+    with pytest.raises(Interrupted):
+        train(tmp_path / "cut", prepared, lanes, progress=PressCtrlC(5))
+    lines: list[str] = []
+    record = train(tmp_path / "cut", prepared, lanes, log=lines.append)
+    assert any(line.startswith("resumed at step") for line in lines)
+    assert record.files == whole.files
+
+
 def test_second_signal_stops_at_once(tmp_path: Path, trained: Record, prepared: Record) -> None:
     home = tmp_path / "home"
     with pytest.raises(Interrupted, match="at once by a second signal") as caught:

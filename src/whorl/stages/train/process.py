@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import platform
 import sys
@@ -54,10 +55,13 @@ def training_process(config: TrainConfig) -> Iterator[torch.device]:
 
 
 def _keep_memory() -> None:
-    """Let glibc keep freed tensors: no page faults in every step (the loss runs 2 to 4 times
-    faster on a CPU). Stays set; without glibc nothing happens."""
+    """Give back what earlier stages freed, then let glibc keep freed tensors: no page faults in
+    every step (the loss runs 2 to 4 times faster on a CPU). Stays set; without glibc nothing
+    happens."""
+    gc.collect()
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
+        library.malloc_trim(0)
         library.mallopt(M_MMAP_THRESHOLD, KEEP_BELOW_BYTES)
         library.mallopt(M_TRIM_THRESHOLD, NEVER_TRIM)
 

@@ -64,6 +64,8 @@ class Trainer:
         micro-batches, lanes and packing change nothing but rounding.
         """
         scale = 1.0 / max(1, batch.trained_tokens)
+        for parameter in self.parameters:
+            parameter.grad = None  # or it would be held beside the next ones
         count = min(self.lanes.count, len(batch.micro_batches))
         shares = [batch.micro_batches[lane::count] for lane in range(count)]
         lanes = self.lanes.run([partial(self._lane, share, scale, step) for share in shares])
@@ -85,15 +87,15 @@ class Trainer:
             self.lanes.run([partial(torch._foreach_mul_, part, share) for part in gradients])
         return norm
 
-    @torch.no_grad()
     def heldout_loss(self, batches: Iterable[Batch]) -> float:
         """Nats per trained token."""
-        nats, tokens = 0.0, 0
-        for batch in batches:
-            tokens += batch.trained_tokens
-            for micro in batch.micro_batches:
-                nats += float(self._nats(micro))
-        return nats / max(1, tokens)
+        every = list(batches)
+        work = [partial(self._value, micro) for batch in every for micro in batch.micro_batches]
+        return sum(self.lanes.run(work)) / max(1, sum(batch.trained_tokens for batch in every))
+
+    @torch.no_grad()
+    def _value(self, micro: MicroBatch) -> float:
+        return float(self._nats(micro))
 
     def _lane(
         self, micro_batches: Sequence[MicroBatch], scale: float, step: int
