@@ -45,7 +45,6 @@ SHAPES = {
     "12x768": (12, 768, 64, 8192),
 }
 PEAK_SIZE = 2048
-MICRO_TOKENS = 4096
 TOKENS_PER_PARAMETER = 20
 
 
@@ -72,6 +71,7 @@ def step_tokens_of(name: str) -> int:
 
 # ------------------------------------------------------------------ one side, in its own process
 
+KEPT: list[Any] = []  # contexts that last as long as the process
 Work = tuple[Callable[[], object], Callable[[], object]]  # a micro-batch's gradients, an update
 
 
@@ -90,7 +90,8 @@ def whorl_work(name: str, rows: int, settings: dict[str, Any]) -> Work:
         embedding_learning_rate=0.001,
         **settings,
     )
-    training_process(config).__enter__()
+    KEPT.append(process := training_process(config))
+    process.__enter__()
     trainer, batch = rehearsed(architecture_of(name), config)
 
     def update() -> None:
@@ -212,11 +213,12 @@ def has_fast_bf16() -> bool:
     import torch
 
     def seconds(dtype: torch.dtype) -> float:
-        x = torch.randn(384, 384).to(dtype)
-        x @ x
-        start = time.perf_counter()
-        x @ x
-        return time.perf_counter() - start
+        x, times = torch.randn(384, 384).to(dtype), []
+        for _ in range(5):
+            start = time.perf_counter()
+            x @ x
+            times.append(time.perf_counter() - start)
+        return min(times)
 
     return seconds(torch.bfloat16) < seconds(torch.float32)
 
@@ -225,7 +227,7 @@ def compare(name: str, ours: dict[str, Any], given: argparse.Namespace, peak: fl
     """One shape: both sides in turns, then once each beside a busy process."""
     facts = machine_facts()
     step_tokens = given.step_tokens or step_tokens_of(name)
-    rows = min(step_tokens, MICRO_TOKENS) // SEQ_LEN
+    rows = min(step_tokens, rules.MAX_MICRO_BATCH_TOKENS) // SEQ_LEN
     sides = [Side("whorl", name, rows, ours)]
     for dtype in ("float32", "bfloat16") if has_fast_bf16() else ("float32",):
         settings = {"threads": facts.cores, "autocast": dtype == "bfloat16", "dtype": dtype}
@@ -301,7 +303,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of one turn")
     parser.add_argument("--step-tokens", type=int, help="tokens of a step, all shapes")
     parser.add_argument("--home", type=Path, default=Path("runs"), help="where calibration is kept")
-    parser.add_argument("--set", nargs="*", default=[], help="settings instead of the plan's")
+    parser.add_argument("--set", nargs="*", default=[], help="settings that replace the plan's")
     parser.add_argument("--json", action="store_true", help="one document on standard output")
     parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -309,7 +311,7 @@ def main() -> None:
         side, name, rows, settings = given.worker
         work(side, name, int(rows), json.loads(settings))
         return
-    settings = settings_here(given.home) if not given.set else {}
+    settings = settings_here(given.home)
     for entry in given.set:
         key, _, value = entry.partition("=")
         settings[key] = int(value) if value.isdigit() else value

@@ -5,7 +5,7 @@ Axes: B rows, H heads, T tokens of a row, S tokens attended to.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ import torch
 
 from tests.stages.plan.conftest import machine
 from whorl.arch.architecture import Architecture
+from whorl.core.digests import write_sealed
 from whorl.core.errors import MissingExtra, PlanError, RecordError
 from whorl.launch import calibrate, probes
 from whorl.launch.calibrate import best_of, calibration_path, this_machine
@@ -20,7 +21,7 @@ from whorl.launch.machine import machine_facts
 from whorl.launch.probes import Pool, Stopwatch
 from whorl.launch.rehearsal import made_up_batch, rehearsed_step
 from whorl.spec.resolved import TrainConfig
-from whorl.stages.plan.hardware import Calibration, MachineFacts
+from whorl.stages.plan.hardware import Calibration, Choice, MachineFacts
 
 TINY = Architecture(
     layers=1,
@@ -76,6 +77,37 @@ def test_damaged_figures_are_refused(measured: list[MachineFacts], tmp_path: Pat
     with pytest.raises(RecordError):
         this_machine(tmp_path)
     assert this_machine(tmp_path, fresh=True).calibration.threads == 2
+
+
+def test_figures_of_an_earlier_version_are_measured_again(
+    measured: list[MachineFacts], tmp_path: Path
+) -> None:
+    path = calibration_path(tmp_path, this_machine(tmp_path).facts)
+    write_sealed(path, {"version": 1, "matmuls": []})
+    assert this_machine(tmp_path).calibration.version == 2
+    assert len(measured) == 2
+
+
+@pytest.mark.parametrize(
+    ("noise", "took_s", "rounds"), [(0.02, 5.0, 1), (0.5, 5.0, 2), (0.5, 11.0, 1)]
+)
+def test_a_disturbed_round_is_repeated_if_there_is_time(
+    noise: float, took_s: float, rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the choices of the first, and so that both end within the limit."""
+    now, asked = [0.0], []
+
+    def fake(facts: MachineFacts, patience_s: float, taken: Sequence[Choice] = ()) -> Calibration:
+        asked.append((patience_s, tuple(taken)))
+        now[0] += min(took_s, patience_s + 2.0)
+        return machine(noise=noise).calibration
+
+    monkeypatch.setattr(calibrate, "_run_measure", fake)
+    monkeypatch.setattr(calibrate.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(calibrate.psutil, "cpu_percent", lambda interval: 3.0)
+    found = calibrate._measure_apart(machine_facts())
+    assert len(asked) == rounds and found.took_s <= calibrate.LIMIT_S
+    assert [taken for _, taken in asked[1:]] == [found.choices] * (rounds - 1)
 
 
 @pytest.mark.parametrize(

@@ -39,10 +39,26 @@ def test_no_limits(tmp_path: Path) -> None:
         ("model name : Old CPU\nflags : fpu avx2\nmodel name : Other\n", "Old CPU", False),
     ],
 )
-def test_processor(tmp_path: Path, text: str, model: str, bf16: bool) -> None:
+def test_processor(
+    tmp_path: Path, text: str, model: str, bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
     (tmp_path / "cpuinfo").write_text(text)
     facts = machine_facts(cpuinfo=tmp_path / "cpuinfo")
     assert (facts.cpu, facts.bf16) == (model, bf16)
+
+
+@pytest.mark.parametrize(("limit", "bf16"), [("avx2", False), ("AVX2", False), ("avx512", True)])
+def test_fewer_instructions_are_another_machine(
+    tmp_path: Path, limit: str, bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text("model name : Some CPU\nflags : fpu avx512_bf16\n")
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    whole = machine_facts(cpuinfo=tmp_path / "cpuinfo")
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", limit)
+    limited = machine_facts(cpuinfo=tmp_path / "cpuinfo")
+    assert whole.bf16 and limited.bf16 == bf16
+    assert limited.identity != whole.identity and limit.lower() in limited.cpu
 
 
 def test_identity_ignores_a_few_pages() -> None:

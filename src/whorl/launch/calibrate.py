@@ -28,6 +28,7 @@ from whorl.launch.machine import machine_facts
 from whorl.spec.resolved import TrainConfig
 from whorl.stages.plan.hardware import (
     Calibration,
+    Choice,
     Machine,
     MachineFacts,
     Precision,
@@ -42,7 +43,8 @@ __all__ = ["best_of", "calibration_path", "measure", "this_machine"]
 
 LIMIT_S = 20.0  # of all measuring, whatever runs beside it
 ROUND_S = 9.0  # after which every probe of a round runs once
-TIMEOUT_S = 300
+TIMEOUT_S = 300  # if it hangs
+VERSION = int(Calibration.model_fields["version"].default)
 STEP_S = 0.25  # spent on each reference step
 
 QUIET = 0.12  # noise below which one round is enough
@@ -85,8 +87,8 @@ def this_machine(home: Path, *, fresh: bool = False) -> Machine:
     """
     facts = machine_facts()
     path = calibration_path(home, facts)
-    if path.exists() and not fresh:
-        return Machine(facts=facts, calibration=_read(path))
+    if path.exists() and not fresh and (kept := _read(path)) is not None:
+        return Machine(facts=facts, calibration=kept)
     calibration = _measure_apart(facts)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,9 +98,13 @@ def this_machine(home: Path, *, fresh: bool = False) -> Machine:
     return Machine(facts=facts, calibration=calibration)
 
 
-def _read(path: Path) -> Calibration:
+def _read(path: Path) -> Calibration | None:
+    """None: of an earlier version, to be measured again."""
+    found = read_sealed(path)
+    if isinstance(found, dict) and found.get("version") != VERSION:
+        return None
     try:
-        return Calibration.model_validate(read_sealed(path))
+        return Calibration.model_validate(found)
     except ValidationError as error:
         raise RecordError(
             f"{path} is not a calibration of this version", do="delete it: it is measured again"
@@ -116,15 +122,24 @@ def _measure_apart(facts: MachineFacts) -> Calibration:
     rounds = [_run_measure(facts, ROUND_S)]
     took_s = time.perf_counter() - begin_s
     if (busy or rounds[0].noise > QUIET) and 2 * took_s < LIMIT_S:
-        rounds.append(_run_measure(facts, min(ROUND_S, LIMIT_S - 1.5 * took_s)))
+        patience_s = min(ROUND_S, LIMIT_S - 1.5 * took_s)
+        rounds.append(_run_measure(facts, patience_s, rounds[0].choices))
     best = best_of(rounds)
     noise = max(best.noise, BUSY_NOISE) if busy else best.noise
     took_s = time.perf_counter() - begin_s
     return best.model_copy(update={"took_s": took_s, "noise": noise, "busy": used / 100})
 
 
-def _run_measure(facts: MachineFacts, patience_s: float) -> Calibration:
-    given = json.dumps({"facts": facts.model_dump(mode="json"), "patience_s": patience_s})
+def _run_measure(
+    facts: MachineFacts, patience_s: float, taken: Sequence[Choice] = ()
+) -> Calibration:
+    """taken: what an earlier round chose, so that both measure the same."""
+    value = {
+        "facts": facts.model_dump(mode="json"),
+        "patience_s": patience_s,
+        "taken": [choice.model_dump(mode="json") for choice in taken],
+    }
+    given = json.dumps(value)
     command = [sys.executable, "-m", "whorl.launch.calibrate", given]
     environment = {**os.environ, "OMP_NUM_THREADS": str(facts.cores)}
     try:
@@ -150,19 +165,28 @@ def measure(
     step_s: float = STEP_S,
     probe_s: float = 0.03,
     patience_s: float = ROUND_S,
+    taken: Sequence[Choice] = (),
 ) -> Calibration:
-    """All figures, in this process. Needs torch. patience_s: afterwards every probe runs once."""
+    """All figures, in this process. Needs torch.
+
+    patience_s: since the process began; afterwards every probe runs once, and the figures count as
+    measured on a busy machine. taken: choices made before; none: they are made now.
+    """
     import torch
 
     from whorl.launch.probes import Stopwatch
     from whorl.stages.train.process import training_process
 
+    started_s = time.time() - psutil.Process().create_time()
     watch = Stopwatch(seconds_each=probe_s, patience_s=patience_s)
+    watch.begin -= min(started_s, patience_s)  # loading torch counts
     with training_process(_train_config(rows=1, seq_len=1, settings={"threads": facts.cores})):
         torch.manual_seed(0)
         _first_step(facts)
-        figures = _figures(facts, step_s, watch)
-    return figures.model_copy(update={"took_s": time.perf_counter() - watch.begin})
+        figures = _figures(facts, step_s, watch, taken)
+    took_s = time.perf_counter() - watch.begin
+    noise = max(figures.noise, BUSY_NOISE) if took_s > patience_s else figures.noise
+    return figures.model_copy(update={"took_s": took_s, "noise": noise})
 
 
 def best_of(rounds: Sequence[Calibration]) -> Calibration:
@@ -182,7 +206,6 @@ def best_of(rounds: Sequence[Calibration]) -> Calibration:
         pairs = [(_figure(items[0], figure), _figure(items[1], figure)) for items in ranked]
         behind += [max(a, b) / min(a, b) - 1 for a, b in pairs]
     update["noise"] = statistics.median(behind)
-    update["choices"] = min(rounds, key=lambda c: c.noise).choices
     return first.model_copy(update=update)
 
 
@@ -194,23 +217,24 @@ def _figure(item: Any, name: str) -> float:
     return float(getattr(item, name) if name else item)
 
 
-def _figures(facts: MachineFacts, step_s: float, watch: Stopwatch) -> Calibration:
+def _figures(
+    facts: MachineFacts, step_s: float, watch: Stopwatch, given: Sequence[Choice]
+) -> Calibration:
     import torch
 
     from whorl.launch import candidates, probes
     from whorl.stages.train.optimizers import orthogonalise
 
     base_memory_bytes = psutil.Process().memory_info().rss
-    layers, width, *_ = CHOICE_STEP
+    layers, width, *_, rows, _ = CHOICE_STEP
     name = f"{layers} layers of width {width}"
-    chosen = tuple(candidates.choices(facts, watch, _choice_step, name))
+    step_of = partial(_choice_step, facts.cores * -(-rows // facts.cores))
+    chosen = tuple(given) or tuple(candidates.choices(facts, watch, step_of, name))
     taken: dict[str, Any] = {}
     for choice in chosen:
         taken |= choice.settings
     torch.set_num_threads(max(1, taken["threads"] // taken["lanes"]))  # as a lane computes
-    precisions: list[Precision] = ["fp32"]
-    if taken["precision"] == "bf16":
-        precisions.append("bf16")
+    precisions: tuple[Precision, ...] = ("fp32", "bf16") if facts.bf16 else ("fp32",)
     pools = {precision: probes.Pool(probes.DTYPES[precision]) for precision in precisions}
     matmuls = [r for p in precisions for r in probes.matmul_rates(watch, pools[p], p)]
     attentions = [r for p in precisions for r in probes.attention_rates(watch, pools[p], p)]
@@ -274,11 +298,11 @@ def _first_step(facts: MachineFacts) -> None:
     rehearsed_step(tiny.architecture, _train_config(1, 32, settings))()
 
 
-def _choice_step(settings: Mapping[str, Any]) -> Callable[[], object]:
-    """A step of the same tokens however many lanes share them."""
+def _choice_step(rows: int, settings: Mapping[str, Any]) -> Callable[[], object]:
+    """A step of so many rows however many lanes share them; rows: a multiple of the cores."""
     from whorl.launch.rehearsal import rehearsed_step
 
-    *_, seq_len, rows, _ = CHOICE_STEP
+    *_, seq_len, _, _ = CHOICE_STEP
     lanes = int(settings.get("lanes", 1))
     config = _train_config(max(1, rows // lanes), seq_len, settings)
     return rehearsed_step(reference_load(_step(CHOICE_STEP, settings)).architecture, config)
@@ -301,7 +325,9 @@ def main() -> None:
     """Measure for the facts given as JSON; print the figures."""
     given = json.loads(sys.argv[1])
     facts = MachineFacts.model_validate(given["facts"])
-    sys.stdout.write(measure(facts, patience_s=given["patience_s"]).model_dump_json())
+    taken = [Choice.model_validate(choice) for choice in given["taken"]]
+    found = measure(facts, patience_s=given["patience_s"], taken=taken)
+    sys.stdout.write(found.model_dump_json())
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ ORTHOGONALISE_SHAPE = (4, 128, 384)
 PRODUCT_SIZE = 384
 WORTH = 0.9  # bf16 rounds: it is taken if it needs less than this share of float32's time
 LANES_WORTH = 1.15  # lanes keep their speed beside other work: worth that much on a quiet machine
+LANES_NOTE = "lanes are taken unless they are 15% slower: other work costs them less"
 STEP_S = 0.25  # spent on each way of computing a step
 
 Steps = Callable[[Mapping[str, Any]], Callable[[], object]]  # settings -> does one more step
@@ -37,8 +38,9 @@ def choices(
     yield lanes
     settings |= lanes.settings
     torch.set_num_threads(max(1, settings["threads"] // settings["lanes"]))
-    yield _muon(watch)
-    yield _precision(watch, step_of, step_name, settings)
+    muon = _muon(watch)
+    yield muon
+    yield _precision(watch, step_of, step_name, settings | muon.settings)
 
 
 def layouts(cores: int, physical_cores: int) -> list[dict[str, int]]:
@@ -51,7 +53,7 @@ def layouts(cores: int, physical_cores: int) -> list[dict[str, int]]:
 def _lanes(facts: MachineFacts, watch: Stopwatch, step_of: Steps, step_name: str) -> Choice:
     named = {
         f"{way['lanes']} x {way['threads'] // way['lanes']}": way
-        for way in layouts(facts.cores, facts.physical_cores)
+        for way in layouts(facts.cores, facts.physical_cores or facts.cores)
     }
     seconds = {}
     for name, way in named.items():
@@ -67,7 +69,7 @@ def _lanes(facts: MachineFacts, watch: Stopwatch, step_of: Steps, step_name: str
         taken=taken,
         seconds=seconds,
         settings=named[taken],
-        note="lanes do not wait for each other inside a step, so other work costs them less",
+        note=LANES_NOTE if seconds[taken] > seconds[best] else "",
     )
 
 
@@ -95,7 +97,8 @@ def _precision(
     """float32 unless bf16 products pay for their casts; attention in whichever is faster then."""
     products = {name: _product_s(watch, dtype) for name, dtype in DTYPES.items()}
     ways = {"fp32": {"precision": "fp32", "attention_dtype": "fp32"}}
-    note = f"bf16 products take {products['bf16'] / products['fp32']:.1f} x the time of fp32"
+    ratio = products["bf16"] / products["fp32"]
+    note = f"bf16 products take {ratio:.2g} x the time of fp32, bf16 is taken if it saves a tenth"
     if products["bf16"] < products["fp32"]:
         for dtype in DTYPES:
             ways[f"bf16, attention {dtype}"] = {"precision": "bf16", "attention_dtype": dtype}

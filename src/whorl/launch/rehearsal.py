@@ -10,7 +10,7 @@ import torch
 from whorl.arch.architecture import Architecture
 from whorl.model.transformer import Transformer, segments_of
 from whorl.spec.resolved import TrainConfig
-from whorl.stages.train.batch import Batch, MicroBatch
+from whorl.stages.train.batch import Batch, MicroBatch, mask_dtype
 from whorl.stages.train.initial import initialise
 from whorl.stages.train.trainer import Trainer
 
@@ -33,7 +33,9 @@ def made_up_batch(
         if mixed_rows:
             starts[-mixed_rows:, config.seq_len // 2] = True
         numbers = np.arange(begin, begin + rows, dtype=np.int64)
-        micro_batches.append(MicroBatch(ids, targets, segments_of(starts), numbers))
+        micro_batches.append(
+            MicroBatch(ids, targets, segments_of(starts, mask_dtype(config)), numbers)
+        )
     return Batch(num_rows * config.seq_len, tuple(micro_batches))
 
 

@@ -1,6 +1,6 @@
 """Pieces of the transformer with gradients written by hand: fewer passes over memory.
 
-Each is an ordinary formula; without gradients the same numbers are computed with nothing saved.
+Each is an ordinary formula; without gradients the same values, but for rounding, and nothing saved.
 Axes: B rows, T tokens of a row, D width, O outputs, H query heads (in norm_HN the keys' too), K
 key/value heads, N head_dim.
 """

@@ -54,7 +54,7 @@ class _HeadLoss(Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight = ctx.saved_tensors
         (scale,) = gradients
-        return hidden * scale.to(hidden.dtype), weight * scale.to(weight.dtype), None, None
+        return hidden * scale, weight * scale, None, None
 
 
 def _by_chunks(

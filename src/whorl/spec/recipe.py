@@ -119,7 +119,9 @@ class TrainSpec(Spec):
     objective: Literal["pretrain"] = Field("pretrain", description="what is learned")
     seq_len: AutoCount = Field("auto", description="input tokens of one row")
     batch_tokens: AutoCount = Field("auto", description="input tokens of one step, all rows")
-    micro_batch_rows: int | Auto = Field("auto", description="rows of one forward pass")
+    micro_batch_rows: Annotated[int, Field(ge=1)] | Auto = Field(
+        "auto", description="rows of one forward pass"
+    )
     steps: AutoCount = Field("auto", description="optimiser steps; auto: from the budget")
     optimizer: Literal["auto", "muon", "adamw"] = Field("auto", description="optimiser")
     learning_rate: float | Auto = Field("auto", description="peak, of the hidden matrices")
@@ -130,7 +132,7 @@ class TrainSpec(Spec):
         "auto", description="of attention where precision is bf16"
     )
     muon_dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="of Muon's iteration")
-    threads: int | Auto = Field("auto", description="CPU threads")
+    threads: Annotated[int, Field(ge=1)] | Auto = Field("auto", description="CPU threads")
     lanes: Annotated[int, Field(ge=1)] | Auto = Field(
         "auto", description="micro-batches computed side by side, sharing the threads"
     )

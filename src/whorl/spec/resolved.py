@@ -42,12 +42,14 @@ class TrainConfig(Frozen):
     clip_norm: float = Field(1.0, description="of all gradients together; 0: no clipping")
     seed: int = 0
     device: Literal["cpu", "cuda"] = "cpu"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="of products and what blocks hand on; bf16 by torch's autocast"
+    )
     attention_dtype: Literal["fp32", "bf16"] = Field(
         "fp32", description="of attention's scores and softmax where precision is bf16"
     )
     muon_dtype: Literal["fp32", "bf16"] = Field("fp32", description="of Muon's iteration")
-    threads: int = Field(2, description="CPU threads; results are bit-exact for the same number")
+    threads: int = Field(2, description="CPU threads; same threads and lanes, same bits")
     lanes: int = Field(1, description="micro-batches computed side by side, sharing the threads")
     checkpoint_every_steps: int = 100
     validate_every_steps: int = 100

@@ -53,6 +53,19 @@ def test_muon_equals_torch() -> None:
         assert (ours[name] - theirs[name]).norm() < 0.02 * moved  # bf16 inside
 
 
+@pytest.mark.parametrize("parts", [2, 3, 9])
+def test_muon_in_parts_is_muon(parts: int) -> None:
+    whole, apart = (parameters((24, 24), (24, 64), (64, 24), (64, 24)) for _ in range(2))
+    first, second = Muon(whole), Muon(apart)
+    for seed in range(3):
+        give_gradients(whole, apart, seed=seed)
+        first.step(0.1, 0.3)
+        for work in second.work(0.1, 0.3, parts):
+            work()
+    for name in whole:
+        torch.testing.assert_close(whole[name], apart[name], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_orthogonalise_is_near_the_polar_factor(dtype: torch.dtype) -> None:
     """Errors of the published coefficients: singular values within 0.85 .. 1.15."""

@@ -51,13 +51,22 @@ class Situation:
 
     @property
     def ways(self) -> dict[str, Any]:
-        """How this machine computes: fields of TrainConfig, measured unless the recipe says."""
+        """How this machine computes: fields of TrainConfig, measured unless the recipe says.
+
+        Raises SpecError if the recipe asks for more lanes than threads.
+        """
         given = self.recipe.train.model_dump()
         taken = {
             name: value if given[name] == "auto" else given[name]
             for name, value in self.machine.calibration.settings.items()
         }
-        return taken | {"lanes": max(1, min(taken["lanes"], taken["threads"]))}
+        if given["lanes"] != "auto" and given["lanes"] > taken["threads"]:
+            raise SpecError(
+                "train.lanes is more than train.threads",
+                found=given["lanes"],
+                expected=f"at most {taken['threads']}",
+            )
+        return taken | {"lanes": min(taken["lanes"], taken["threads"])}
 
 
 @dataclass(frozen=True)
@@ -210,7 +219,7 @@ def _step_s(situation: Situation, load: Load) -> float:
     fastest_s = predicted_step_s(load, calibration, situation.level)
     ways, measured = situation.ways, calibration.settings
     each, usual = ways["threads"] / load.lanes, measured["threads"] / measured["lanes"]
-    slower = float(max(1.0, usual / each))  # rates are those of a lane's threads
+    slower = float(usual / each)  # rates are those of a lane's threads
     return MEAN_OVER_FASTEST * fastest_s * slower + DATA_S
 
 

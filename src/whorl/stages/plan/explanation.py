@@ -96,7 +96,7 @@ def _data_reasons(
             best[size] = min(best.get(size, item.quality), item.quality)
         others = ", ".join(f"{size:,}: {value:.3f}" for size, value in sorted(best.items()))
         vocabulary = (
-            f"{facts.bytes_per_token:.2f} bytes per token; at least "
+            f"{facts.bytes_per_token:.2f} bytes per token; counted as worse below "
             f"{rules.MIN_TOKENS_PER_ID:,} trained tokens for each id; "
             f"best prediction by size {others}"
         )
@@ -113,7 +113,7 @@ def _train_reasons(
         "train.batch_tokens": f"{rows} rows; near the square root of all tokens, "
         f"within {rules.BATCH_TOKENS_RANGE[0]} to {rules.BATCH_TOKENS_RANGE[1]}",
         "train.micro_batch_rows": f"at most {rules.MAX_MICRO_BATCH_TOKENS} tokens at once, "
-        f"shared by {train.lanes} lanes",
+        f"shared by {train.lanes} {'lane' if train.lanes == 1 else 'lanes'}",
         "train.optimizer": "Muon reached the loss of AdamW in about half the steps in our runs",
         "train.learning_rate": f"best of our runs with {train.optimizer}",
         "train.embedding_learning_rate": f"best of our runs with {train.optimizer}",
@@ -157,8 +157,8 @@ def data_warnings(situation: Situation, candidate: Candidate) -> Iterator[str]:
     data, calibration = situation.data, situation.machine.calibration
     if calibration.noise > NOISY:
         yield (
-            f"the machine was busy when it was measured ({calibration.busy:.0%} of it used by "
-            f"others, repeats varied by {calibration.noise:.0%}): times may be too long; "
+            f"the machine was busy when it was measured (others used {calibration.busy:.0%} of it "
+            f"just before, repeats varied by {calibration.noise:.0%}): times may be too long; "
             "whorl doctor --calibrate repeats it"
         )
     if data.metric == "bits_per_byte":

@@ -38,7 +38,9 @@ class MachineFacts(Frozen):
     device: Literal["cpu"] = "cpu"
     cpu: str = Field(description="model name of the processor")
     cores: int = Field(ge=1)
-    physical_cores: int = Field(1, ge=1, description="of them; two threads of a core count once")
+    physical_cores: int | None = Field(
+        None, ge=1, description="of them, two threads of a core counted once; None: not known"
+    )
     memory_bytes: int = Field(gt=0)
     bf16: bool = Field(description="the processor multiplies bfloat16 in hardware")
 
@@ -51,7 +53,10 @@ class MachineFacts(Frozen):
 
 
 class MatmulRate(Frozen):
-    """y = x W^T and its two gradients, together: x [tokens, columns], W [rows, columns]."""
+    """y = x W^T and its two gradients, together: x [tokens, columns], W [rows, columns].
+
+    This and the other rates are those of one lane's threads.
+    """
 
     precision: Precision
     tokens: int
@@ -95,7 +100,7 @@ class ReferenceStep(Frozen):
 
 
 class Choice(Frozen):
-    """One of several ways to compute: the fastest here, with the times it was chosen by."""
+    """One of several ways to compute, and the times here that it was chosen by."""
 
     key: str = Field(description="of the recipe, dotted")
     what: str = Field(description="what was timed")
@@ -106,10 +111,11 @@ class Choice(Frozen):
 
     @property
     def reason(self) -> str:
-        """In words: what was timed, each way's time, fastest first."""
+        """In words: what was taken, what was timed, each way's time, fastest first."""
         ranked = sorted(self.seconds, key=lambda name: self.seconds[name])
         times = ", ".join(f"{name} {_milliseconds(self.seconds[name])}" for name in ranked)
-        return f"measured: {self.what}: {times}" + (f"; {self.note}" if self.note else "")
+        found = f"{self.taken} taken; measured: {self.what}: {times}"
+        return found + (f"; {self.note}" if self.note else "")
 
 
 def _milliseconds(seconds: float) -> str:
@@ -133,7 +139,7 @@ class Calibration(Frozen):
     base_memory_bytes: int = Field(description="of a process that has loaded the framework")
     choices: tuple[Choice, ...] = Field(description="how to compute here, and why")
     steps: tuple[ReferenceStep, ...]
-    busy: float = Field(0.0, description="share of all cores that others used meanwhile")
+    busy: float = Field(0.0, description="share of all cores that others used just before")
     noise: float = Field(description="median over probes of (median - fastest) / fastest")
     took_s: float
 

@@ -141,9 +141,8 @@ def peak_memory(load: Load, process_bytes: int) -> PeakMemory:
         activations += (load.micro_batches - lanes) * _mask_bytes(load)
     working = lanes * max(_loss_bytes(load), _backward_bytes(load))
     later = max(lanes * fixed.gradients, _optimizer_bytes(load))  # when activations are gone
-    # The last step's gradients stay until the new ones are whole; a lane has a sum of its own
-    # while it computes more, and what it added last until there is something new to add.
-    sets = 1 + lanes * min(2, load.micro_batches_each - 1)
+    # A lane has a sum of its own while it computes more.
+    sets = max(1, lanes * min(1, load.micro_batches_each - 1))
     return PeakMemory(
         process=process_bytes,
         weights=fixed.weights,

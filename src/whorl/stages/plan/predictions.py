@@ -72,7 +72,7 @@ def _time_factor(situation: Situation) -> float:
 
 def _busy_note(situation: Situation) -> str:
     busy = situation.machine.calibration.busy
-    return f"mean of all steps; {busy:.0%} of the machine was used by others when it was measured"
+    return f"mean of all steps; others used {busy:.0%} of the machine just before it was measured"
 
 
 def _around(value: float, factor: float, unit: str, note: str) -> Prediction:

@@ -40,7 +40,8 @@ ELEMENT_BYTES = 4  # of float32; norms, rotations and the loss stay in float32
 ARRAYS_PER_PASS = 3  # an element-wise operation reads two arrays and writes one
 
 # Element passes (one array read or written once) of one token, forward and backward, counted in
-# model/transformer.py and model/fused.py: multiples of the width of the array they run over.
+# model/transformer.py and model/fused.py of 22 November 2026: multiples of the width of the array
+# they run over. What changed since is in the factors fitted to whole steps.
 NORM_PASSES = 19
 RESIDUAL_PASSES = 6 + 4.5  # two arrays added, and gradients of the projections summed
 ROTARY_PASSES = 10
@@ -101,6 +102,12 @@ def step_time(load: Load, calibration: Calibration) -> StepTime:
     """Seconds by kind of work, before the level is applied."""
     a, c = load.architecture, calibration
     rates = [rate for rate in c.matmuls if rate.precision == load.precision]
+    if not rates:
+        raise PlanError(
+            f"products in {load.precision} were not measured",
+            found="a processor without instructions for them, where they are many times slower",
+            do="set train.precision=fp32, or leave it to auto",
+        )
     products = [(load.tokens, m.columns, m.rows, a.layers) for m in block_matrices(a)]
     each = load.micro_batches_each
     return StepTime(

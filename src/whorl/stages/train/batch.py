@@ -14,10 +14,17 @@ from torch import Tensor
 
 from whorl.core.rows import RowSet
 from whorl.model.transformer import Segments, segments_of
+from whorl.spec.resolved import TrainConfig
 
-__all__ = ["UNTRAINED", "Batch", "MicroBatch", "make_batch"]
+__all__ = ["UNTRAINED", "Batch", "MicroBatch", "make_batch", "mask_dtype"]
 
 UNTRAINED = -1
+
+
+def mask_dtype(config: TrainConfig) -> torch.dtype:
+    """What attention is computed in, so that no block casts the mask."""
+    in_bf16 = config.precision == config.attention_dtype == "bf16"
+    return torch.bfloat16 if in_bf16 else torch.float32
 
 
 @dataclass(frozen=True)
@@ -59,8 +66,9 @@ def make_batch(
     trained = read.loss_mask[:, 1:]
     targets = np.where(trained, read.ids[:, 1:], UNTRAINED)
     micro_batches = []
-    for begin in range(0, len(row_numbers), micro_batch_rows):
-        part = plain_first[begin : begin + micro_batch_rows]
+    count = -(-len(row_numbers) // micro_batch_rows)
+    for number in range(count):
+        part = plain_first[number::count]  # to each as much with a mask as to the others
         segments = segments_of(torch.from_numpy(starts[part]), dtype)
         micro_batches.append(
             MicroBatch(

@@ -2,7 +2,8 @@
 
 An operation that is split among threads ends when the slowest of them has done its part; a step
 has a thousand of those, so that one busy process beside it costs several times the step, unless
-threads wait by spinning, which costs the others. Lanes meet twice a step.
+threads wait by spinning, which costs the others. Lanes meet a handful of
+times a step.
 """
 
 from __future__ import annotations
@@ -23,12 +24,8 @@ class Lanes:
 
     def __init__(self, count: int, threads: int) -> None:
         self.count = count
-        self._each = max(1, threads // count)
-        self._pool = ThreadPoolExecutor(count, "lane", self._begin) if count > 1 else None
-
-    def _begin(self) -> None:
-        torch.set_num_threads(self._each)
-        torch.set_flush_denormal(True)
+        each = max(1, threads // count)
+        self._pool = ThreadPoolExecutor(count, "lane", _begin, (each,)) if count > 1 else None
 
     def run(self, work: Sequence[Callable[[], T]]) -> list[T]:
         """The results in order; the first error is raised when all have ended."""
@@ -41,5 +38,11 @@ class Lanes:
         return [future.result() for future in futures]
 
     def close(self) -> None:
+        """End the threads; without it they end with the last reference to this object."""
         if self._pool is not None:
             self._pool.shutdown()
+
+
+def _begin(threads: int) -> None:
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)

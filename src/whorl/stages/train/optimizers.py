@@ -200,7 +200,7 @@ class Optimizers:
             work()
 
     def work(self, share: float, parts: int) -> list[Work]:
-        """A step in pieces that may run beside each other, the longest first."""
+        """A step in pieces that may run beside each other."""
         rate, decay = self.config.learning_rate * share, self.config.weight_decay
         by_muon = self.muon.work(rate, decay, parts)
         return [*by_muon, *(partial(group.step, share) for group in self.adamw if group.parameters)]

@@ -51,8 +51,8 @@ def run(
     """The trained record; found, resumed or made. predicted: the plan's figures, only reported.
 
     Files: model/ (HF folder), loss.jsonl. The run folder keeps metrics.jsonl (timings) and the
-    picture of the loss. Killed at any time and run again with the same threads on the same
-    machine, the record has the same bytes.
+    picture of the loss. Killed at any time and run again with the same threads and lanes on the
+    same machine, the record has the same bytes.
 
     Raises BusyError if another process works on it, Interrupted (after saving) on Ctrl-C and
     SIGTERM, SpecError, RecordError on damaged rows, ResourceError, DivergedError.
@@ -76,6 +76,7 @@ def run(
             session.train(stop)
             record = _publish(session, key, architecture, tokens, prepared, device)
         finally:
+            session.trainer.lanes.close()
             session.metrics.close()
         session.checkpoints.remove()
     if stop.received is not None:

@@ -19,7 +19,7 @@ from whorl.core.rows import RowSet
 from whorl.core.units import format_duration
 from whorl.model.transformer import Transformer
 from whorl.spec.resolved import TrainConfig
-from whorl.stages.train.batch import Batch, make_batch
+from whorl.stages.train.batch import Batch, make_batch, mask_dtype
 from whorl.stages.train.checkpoint import Checkpoint, CheckpointStore
 from whorl.stages.train.initial import initialise
 from whorl.stages.train.report import ByteRates, MetricsFile, Validation, planned_value
@@ -176,7 +176,7 @@ class Session:
             yield self._batch(self.heldout, numbers[begin : begin + self.config.micro_batch_rows])
 
     def _batch(self, rows: RowSet, numbers: np.typing.NDArray[np.int64]) -> Batch:
-        dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
+        dtype = mask_dtype(self.config)
         return make_batch(rows, numbers, self.config.micro_batch_rows, self.trainer.device, dtype)
 
     def _note(self) -> str:

@@ -5,6 +5,7 @@ Axes: B rows, T tokens of a row.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -43,9 +44,9 @@ class Trainer:
         self.parameters = list(self.named.values())
         self.optimizers = Optimizers(self.named, config)
         self.device = model.lm_head_weight.device
-        self.lanes = Lanes(config.lanes, config.threads)
-        if config.precision == "bf16" and config.attention_dtype == "fp32":
-            model.attend_in(torch.float32)
+        self.lanes = Lanes(config.lanes if self.device.type == "cpu" else 1, config.threads)
+        apart = config.precision == "bf16" and config.attention_dtype == "fp32"
+        model.attend_in(torch.float32 if apart else None)
 
     def step(self, step: int, batch: Batch) -> StepResult:
         """Move the weights by one batch. Raises DivergedError before a non-finite update."""
@@ -89,9 +90,13 @@ class Trainer:
 
     def heldout_loss(self, batches: Iterable[Batch]) -> float:
         """Nats per trained token."""
-        every = list(batches)
-        work = [partial(self._value, micro) for batch in every for micro in batch.micro_batches]
-        return sum(self.lanes.run(work)) / max(1, sum(batch.trained_tokens for batch in every))
+        nats, tokens = 0.0, 0
+        left = iter(batches)
+        while together := list(itertools.islice(left, self.lanes.count)):
+            tokens += sum(batch.trained_tokens for batch in together)
+            micro_batches = [micro for batch in together for micro in batch.micro_batches]
+            nats += sum(self.lanes.run([partial(self._value, micro) for micro in micro_batches]))
+        return nats / max(1, tokens)
 
     @torch.no_grad()
     def _value(self, micro: MicroBatch) -> float:
@@ -114,6 +119,7 @@ class Trainer:
                 torch._foreach_add_(gradients, found)
             else:
                 gradients = found
+            del loss, found  # or they would be held during the next forward
             total += nats
         return total, gradients
 
@@ -124,7 +130,7 @@ class Trainer:
 
     def _parts(self) -> list[range]:
         """Numbers of the parameters, shared out."""
-        count = self.lanes.count
+        count = min(self.lanes.count, len(self.parameters))
         return [range(lane, len(self.parameters), count) for lane in range(count)]
 
     def _add(self, others: Sequence[Sequence[Tensor]], numbers: Sequence[int]) -> None:

@@ -129,10 +129,11 @@ def device_of(machine: Machine) -> Device:
     """
     facts, measured = machine.facts, machine.calibration
     peaks: dict[str, float] = {}
+    lanes = int(measured.settings["lanes"])
     for rate in (*measured.matmuls, *measured.orthogonalise):
-        peaks[rate.precision] = max(peaks.get(rate.precision, 0.0), rate.flops_per_s)
+        peaks[rate.precision] = max(peaks.get(rate.precision, 0.0), lanes * rate.flops_per_s)
     largest = max(rate.num_bytes for rate in measured.traffic)
-    bytes_per_s = max(r.bytes_per_s for r in measured.traffic if r.num_bytes == largest)
+    bytes_per_s = lanes * max(r.bytes_per_s for r in measured.traffic if r.num_bytes == largest)
     return Device(
         name=facts.identity,
         kind=facts.device,

@@ -17,10 +17,11 @@ def cpu_device(facts: MachineFacts, calibration: Calibration, price: float = 0.0
     Traffic: of the largest arrays. Products: the median shape, per precision.
     """
     k = constants()["values"]
-    traffic = max(calibration.traffic, key=lambda item: item.num_bytes).bytes_per_s
+    lanes = int(calibration.settings["lanes"])
+    traffic = lanes * max(calibration.traffic, key=lambda item: item.num_bytes).bytes_per_s
     rates: dict[str, list[float]] = {}
     for item in calibration.matmuls:
-        rates.setdefault(item.precision, []).append(item.flops_per_s)
+        rates.setdefault(item.precision, []).append(lanes * item.flops_per_s)
     return Device(
         name=facts.identity,
         kind="cpu",
