@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tests.stages.plan.conftest import GIB, machine, recipe, text_facts
+from tests.stages.plan.conftest import GIB, choices, machine, recipe, text_facts
 from whorl.arch.counts import train_flops
 from whorl.core.errors import PlanError, SpecError
 from whorl.spec.recipe import Recipe
 from whorl.stages.plan import rules
-from whorl.stages.plan.candidate import MEMORY_MARGIN, Candidate, Situation, preference
+from whorl.stages.plan.candidate import (
+    MEMORY_MARGIN,
+    Candidate,
+    Situation,
+    load_of,
+    preference,
+)
 from whorl.stages.plan.choose import candidates, choose
 from whorl.stages.plan.data import DataFacts
 from whorl.stages.plan.hardware import Machine
@@ -158,3 +165,27 @@ def test_ids_that_are_trained_rarely_count_as_worse() -> None:
     a = chosen(recipe(), data=text_facts(vocab_sizes=(2048,))).architecture
     few, enough, more = (preference(here, a, tokens) for tokens in (2.56e6, 5.12e6, 5.13e6))
     assert few > 1.09 * enough and enough == pytest.approx(more, rel=0.01)
+
+
+def test_lanes_yield_to_memory() -> None:
+    """Two lanes hold two sets of gradients; where they do not fit, one lane is planned."""
+    here = machine()
+    calibration = here.calibration.model_copy(update={"choices": choices(lanes=2)})
+    size = {"layers": 12, "width": 512}
+    asked = recipe("train.steps=10", "train.batch_tokens=2048", budget={}, model=size)
+    roomy = situation(asked, here.model_copy(update={"calibration": calibration}))
+    best = choose(roomy)[0]
+    assert load_of(roomy, best).lanes == 2
+    facts = here.facts.model_copy(update={"memory_bytes": int(1.1 * best.peak_bytes)})
+    tight = situation(asked, here.model_copy(update={"calibration": calibration, "facts": facts}))
+    assert load_of(tight, choose(tight)[0]).lanes == 1
+    two = recipe(
+        "train.lanes=2", "train.steps=10", "train.batch_tokens=2048", budget={}, model=size
+    )
+    with pytest.raises(PlanError, match=r"train\.lanes=1"):
+        choose(replace(tight, recipe=two))
+
+
+def test_more_lanes_than_threads_are_refused() -> None:
+    with pytest.raises(SpecError, match="lanes"):
+        chosen(recipe("train.lanes=4", "train.threads=2"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from whorl.arch.architecture import Architecture
@@ -23,6 +23,7 @@ __all__ = [
     "Candidate",
     "Situation",
     "architecture_of",
+    "fits",
     "load_of",
     "make_candidate",
     "preference",
@@ -193,15 +194,16 @@ def _batch_tokens(recipe: Recipe, tokens: float, seq_len: int) -> int:
 
 
 def _load(situation: Situation, architecture: Architecture, seq_len: int, batch: int) -> Load:
+    """A step with as many lanes as the recipe says, or else as were measured best and fit."""
     train, ways = situation.recipe.train, situation.ways
     rows = batch // seq_len
-    lanes = min(ways["lanes"], rows)
+    lanes = min(int(ways["lanes"]), rows)
     if train.micro_batch_rows == "auto":
         most = max(1, rules.MAX_MICRO_BATCH_TOKENS // seq_len // lanes)
         micro_rows = min(-(-rows // lanes), most)
     else:
         micro_rows = min(rows, train.micro_batch_rows)
-    return Load(
+    load = Load(
         architecture=architecture,
         seq_len=seq_len,
         rows=micro_rows,
@@ -212,6 +214,16 @@ def _load(situation: Situation, architecture: Architecture, seq_len: int, batch:
         optimizer="muon" if train.optimizer == "auto" else train.optimizer,
         mixed_share=situation.data.for_vocab(architecture.vocab_size).mixed_share(seq_len),
     )
+    while load.lanes > 1 and train.lanes == "auto" and not fits(situation, load):
+        load = replace(load, lanes=load.lanes // 2)
+    return load
+
+
+def fits(situation: Situation, load: Load) -> bool:
+    """Whether the peak fits the memory even at the high end of its interval."""
+    machine = situation.machine
+    peak = peak_memory(load, machine.calibration.base_memory_bytes)
+    return peak.total * MEMORY_MARGIN <= machine.facts.memory_bytes
 
 
 def _step_s(situation: Situation, load: Load) -> float:

@@ -18,6 +18,7 @@ from whorl.stages.plan.candidate import (
     Candidate,
     Situation,
     architecture_of,
+    fits,
     load_of,
     make_candidate,
     preference,
@@ -38,7 +39,7 @@ def choose(situation: Situation) -> tuple[Candidate, tuple[Candidate, ...]]:
     recipe = situation.recipe
     _check_says_enough(situation)
     tried = list(candidates(situation))
-    fitting = [item for item in tried if _fits(situation, item)]
+    fitting = [item for item in tried if fits(situation, load_of(situation, item))]
     if not fitting:
         smallest = min(tried, key=lambda item: item.peak_bytes)
         machine = situation.machine
@@ -105,11 +106,6 @@ def _check_says_enough(situation: Situation) -> None:
         "the recipe does not say how long to train",
         do='give budget.train_time (such as "4min"), budget.tokens, budget.flops or train.steps',
     )
-
-
-def _fits(situation: Situation, candidate: Candidate) -> bool:
-    memory_bytes = situation.machine.facts.memory_bytes
-    return candidate.peak_bytes * MEMORY_MARGIN <= memory_bytes
 
 
 def _worth_its_flops(situation: Situation, tried: Sequence[Candidate]) -> Candidate:

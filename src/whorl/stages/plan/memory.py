@@ -220,8 +220,13 @@ def _parts(peak: PeakMemory) -> str:
 
 def _what_fits(load: Load, fits: Callable[[Load], bool]) -> Iterator[str]:
     """Changes of one size that make it fit, the mildest first."""
+    for lanes in _halvings(load.lanes):
+        if fits(replace(load, lanes=lanes)):
+            yield f"train.lanes={lanes}"
+            break
     for rows in _halvings(load.rows):
-        if fits(replace(load, rows=rows)):
+        micro_batches = -(-load.micro_batches * load.rows // rows)  # of the same step
+        if fits(replace(load, rows=rows, micro_batches=micro_batches)):
             yield f"train.micro_batch_rows={rows}"
             break
     for seq_len in _halvings(load.seq_len):
