@@ -42,10 +42,8 @@ def choose(situation: Situation) -> tuple[Candidate, tuple[Candidate, ...]]:
     fitting = [item for item in tried if fits(situation, load_of(situation, item))]
     if not fitting:
         smallest = min(tried, key=lambda item: item.peak_bytes)
-        machine = situation.machine
-        base_bytes = machine.calibration.base_memory_bytes
-        load = load_of(situation, smallest)
-        check_memory(load, base_bytes, machine.facts.memory_bytes, MEMORY_MARGIN)  # raises
+        load, memory_bytes = load_of(situation, smallest), situation.machine.facts.memory_bytes
+        check_memory(load, situation.process_bytes, memory_bytes, MEMORY_MARGIN)  # raises
     trainable = [item for item in fitting if item.steps >= rules.MIN_STEPS]
     if not trainable:
         if recipe.train.steps != "auto":

@@ -23,8 +23,7 @@ __all__ = ["corrected", "predictions_of"]
 # calibration did not time, and of one run from another on a quiet machine.
 MODEL_DEVIATION, RUN_DEVIATION = 0.05, 0.02
 MAX_NOISE = 0.3
-OTHER_STAGES_BYTES = 128 * 2**20  # what stages before leave in the same process
-MEMORY_LOW = 0.88  # low end of the memory's interval over its middle
+MEMORY_LOW = 0.85  # low end of the memory's interval over its middle
 
 
 def predictions_of(
@@ -55,9 +54,9 @@ def predictions_of(
         "peak_bytes": Prediction(
             value=candidate.peak_bytes,
             low=MEMORY_LOW * candidate.peak_bytes,
-            high=MEMORY_MARGIN * candidate.peak_bytes + OTHER_STAGES_BYTES,
+            high=MEMORY_MARGIN * candidate.peak_bytes,
             unit="bytes",
-            note="resident, of a process that only trains; the high end allows for other stages",
+            note="resident, with the pages of the tokens' file that are read",
         ),
         "heldout_bpb": _quality(situation, candidate),
     }

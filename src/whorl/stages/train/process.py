@@ -19,7 +19,7 @@ from whorl.spec.resolved import TrainConfig
 
 __all__ = ["environment", "peak_memory_bytes", "training_process"]
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of glibc's mallopt
 KEEP_BELOW_BYTES, NEVER_TRIM = 2**30, 2**31 - 1
 
 
@@ -61,6 +61,7 @@ def _keep_memory() -> None:
     gc.collect()
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
+        library.mallopt(M_ARENA_MAX, 1)  # or each lane keeps what it once freed
         library.malloc_trim(0)
         library.mallopt(M_MMAP_THRESHOLD, KEEP_BELOW_BYTES)
         library.mallopt(M_TRIM_THRESHOLD, NEVER_TRIM)
