@@ -137,7 +137,8 @@ def test_a_model_that_does_not_fit_is_refused_with_one_that_does() -> None:
 def test_open_sizes_are_chosen_to_fit() -> None:
     small = machine(memory_bytes=600 * 2**20)
     best = chosen(recipe("budget.train_time=4h"), small)
-    assert best.peak_bytes * MEMORY_MARGIN <= 600 * 2**20
+    pages = 2 * text_facts().unique_tokens(best.architecture.vocab_size)  # can be given up
+    assert (best.peak_bytes - pages) * MEMORY_MARGIN <= 600 * 2**20
 
 
 def test_a_budget_that_is_too_small_is_refused() -> None:

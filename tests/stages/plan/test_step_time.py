@@ -118,7 +118,7 @@ def test_a_machine_twice_as_fast_takes_half_the_time() -> None:
 
 def test_a_calibration_without_rates_or_steps_is_refused() -> None:
     calibration = machine().calibration
-    with pytest.raises(PlanError, match="no rate"):
+    with pytest.raises(PlanError, match="not measured"):
         step_time(LOAD, calibration.model_copy(update={"matmuls": ()}))
     with pytest.raises(PlanError, match="no steps"):
         fit_level(calibration.model_copy(update={"steps": ()}))

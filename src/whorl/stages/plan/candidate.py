@@ -38,8 +38,9 @@ VALIDATE_ROWS = 32
 CAUTION = 0.04  # of quality, per octave further from the nearest run of the law
 MEMORY_MARGIN = 1.15  # high end of the memory's interval over its middle
 # What a process of whorl holds when training begins, beyond one that has loaded torch: its own
-# modules, the tokens' index, what earlier stages left (25 November 2026: 309 against 253 MiB).
-HELD_BYTES = 56 * 2**20
+# modules, the tokens' index, what earlier stages left, and copies of what is saved (25 November
+# 2026: 56 MiB before the first step, 25 to 35 more after the last).
+HELD_BYTES = 72 * 2**20
 ROW_ELEMENT_BYTES = 2  # of the tokens' file, which is mapped and read at random
 TEXT_BYTES_PER_TOKEN = 3.0  # stands in where the data is not text
 

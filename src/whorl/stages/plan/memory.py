@@ -26,12 +26,11 @@ __all__ = [
 
 FLOAT_BYTES, ID_BYTES = 4, 8
 LOSS_CHUNK_ELEMENTS, MIN_CHUNK_TOKENS = 2**21, 64  # logits that exist at once; of model/head.py
-# What glibc's arenas hold beyond activations and working memory, as a share of these: it grows for
-# a dozen steps. Fitted 2026-11-25 to the resident peaks of nine shapes from 2x96 to 8x384 (1 or 2
-# lanes, 5 to 16 steps), as by `python benchmarks/plan_accuracy.py --shape "[6, 192, 64, 576, 4096,
-# 256, 4, 2, 0, 2]"`, with AVX-512 and with ATEN_CPU_CAPABILITY=avx2 (0.36 to 0.74), and in
-# bfloat16 (0.38 to 0.79; 1.25 at 2x96, where it is 10 MiB).
-ALLOCATOR_SHARE = 0.5
+# What glibc keeps beyond what is alive, as a share of activations and working memory. Fitted on
+# 25 November 2026 to the resident peaks of seven shapes from 2x96 to 8x384 (one or two lanes, 5 to
+# 30 steps, one arena: stages/train/process.py), with AVX-512 and kept to AVX2: at 0.2 the planned
+# peaks are -5.5% to +6.1% of the actual ones, at 0.35 -1.4% to +15.5%.
+ALLOCATOR_SHARE = 0.25
 LOGIT_COPIES = 3  # logits, their log-softmax, and the chunk's before
 
 
@@ -141,8 +140,8 @@ def peak_memory(load: Load, process_bytes: int) -> PeakMemory:
         activations += (load.micro_batches - lanes) * _mask_bytes(load)
     working = lanes * max(_loss_bytes(load), _backward_bytes(load))
     later = max(lanes * fixed.gradients, _optimizer_bytes(load))  # when activations are gone
-    # A lane has a sum of its own while it computes more.
-    sets = max(1, lanes * min(1, load.micro_batches_each - 1))
+    # A lane has a sum of its own while it computes more, and what it adds to it.
+    sets = max(1, lanes * min(2, load.micro_batches_each - 1))
     return PeakMemory(
         process=process_bytes,
         weights=fixed.weights,

@@ -105,8 +105,8 @@ def step_time(load: Load, calibration: Calibration) -> StepTime:
     if not rates:
         raise PlanError(
             f"products in {load.precision} were not measured",
-            found="a processor without instructions for them, where they are many times slower",
-            do="set train.precision=fp32, or leave it to auto",
+            found="calibration leaves out what this processor has no instructions for",
+            do="leave train.precision to auto, or set fp32",
         )
     products = [(load.tokens, m.columns, m.rows, a.layers) for m in block_matrices(a)]
     each = load.micro_batches_each
