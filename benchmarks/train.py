@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import plan_accuracy
 from rich.console import Console
 from rich.table import Table
 
@@ -50,17 +51,7 @@ TOKENS_PER_PARAMETER = 20
 
 def architecture_of(name: str) -> Architecture:
     layers, width, head_dim, vocab_size = SHAPES[name]
-    heads = width // head_dim
-    return Architecture(
-        layers=layers,
-        width=width,
-        heads=heads,
-        kv_heads=heads,
-        head_dim=head_dim,
-        ffn_width=3 * width,
-        vocab_size=vocab_size,
-        max_seq_len=SEQ_LEN,
-    )
+    return plan_accuracy.architecture_of((layers, width, head_dim, 3 * width, vocab_size, SEQ_LEN))
 
 
 def step_tokens_of(name: str) -> int:

@@ -33,6 +33,7 @@ from whorl.stages.plan.hardware import (
     MachineFacts,
     Precision,
     ReferenceStep,
+    settings_of,
 )
 from whorl.stages.plan.step_time import reference_load
 
@@ -230,9 +231,7 @@ def _figures(
     name = f"{layers} layers of width {width}"
     step_of = partial(_choice_step, facts.cores * -(-rows // facts.cores))
     chosen = tuple(given) or tuple(candidates.choices(facts, watch, step_of, name))
-    taken: dict[str, Any] = {}
-    for choice in chosen:
-        taken |= choice.settings
+    taken = settings_of(chosen)
     torch.set_num_threads(max(1, taken["threads"] // taken["lanes"]))  # as a lane computes
     precisions: tuple[Precision, ...] = ("fp32", "bf16") if facts.bf16 else ("fp32",)
     pools = {precision: probes.Pool(probes.DTYPES[precision]) for precision in precisions}

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from whorl.stages.plan.hardware import AttentionRate, MatmulRate, Precision, TrafficRate
+from whorl.stages.train.optimizers import DTYPES
 
 __all__ = [
     "DTYPES",
@@ -32,7 +33,6 @@ __all__ = [
     "traffic_rates",
 ]
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 ELEMENT_BYTES = 4
 BACKWARD_AND_FORWARD = 3
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
 
-__all__ = ["attention_heads", "gated_silu", "normed_linear", "unit_rms"]
+__all__ = ["attention_heads", "gated_silu", "normed_linear", "product_dtype", "unit_rms"]
 
 
 def unit_rms(x: Tensor, eps: float) -> Tensor:
@@ -33,7 +33,7 @@ def normed_linear(x_BTD: Tensor, norm_D: Tensor, weights: Sequence[Tensor], eps:
     One product instead of several; the norm's weight scales W, which is smaller than x.
     """
     out: Tensor = _NormedLinear.apply(  # type: ignore[no-untyped-call]
-        x_BTD, norm_D, eps, _product_dtype(x_BTD), *weights
+        x_BTD, norm_D, eps, product_dtype(x_BTD), *weights
     )
     return out
 
@@ -80,7 +80,7 @@ def _wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
-def _product_dtype(x: Tensor) -> torch.dtype:
+def product_dtype(x: Tensor) -> torch.dtype:
     """What matrix products are computed in here: autocast's dtype, else the input's own."""
     kind = x.device.type
     if not torch.amp.is_autocast_available(kind):

@@ -18,7 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from whorl.arch.architecture import Architecture
-from whorl.model.fused import attention_heads, gated_silu, normed_linear, unit_rms
+from whorl.model.fused import (
+    attention_heads,
+    gated_silu,
+    normed_linear,
+    product_dtype,
+    unit_rms,
+)
 from whorl.model.head import head_loss
 
 __all__ = ["KeyValueCache", "Segments", "Transformer", "segments_of"]
@@ -258,9 +264,7 @@ class Transformer(nn.Module):
     def nats(self, ids_BT: Tensor, targets_BT: Tensor, segments: Segments | None = None) -> Tensor:
         """Sum of -ln p(target) over the tokens whose target is not negative; float64."""
         hidden_BTD = self(ids_BT, segments)
-        kind = ids_BT.device.type
-        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-            hidden_BTD = hidden_BTD.to(torch.get_autocast_dtype(kind))
+        hidden_BTD = hidden_BTD.to(product_dtype(hidden_BTD))
         return head_loss(hidden_BTD.flatten(0, 1), self.lm_head_weight, targets_BT.flatten())
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:

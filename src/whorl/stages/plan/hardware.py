@@ -7,6 +7,7 @@ again never makes the same plan twice.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,6 +23,7 @@ __all__ = [
     "MatmulRate",
     "ReferenceStep",
     "TrafficRate",
+    "settings_of",
 ]
 
 GIB = 2**30
@@ -118,6 +120,11 @@ class Choice(Frozen):
         return found + (f"; {self.note}" if self.note else "")
 
 
+def settings_of(choices: Iterable[Choice]) -> dict[str, Any]:
+    """Fields of TrainConfig that carry all of them out."""
+    return {name: value for choice in choices for name, value in choice.settings.items()}
+
+
 def _milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:.3g} ms"
 
@@ -146,10 +153,7 @@ class Calibration(Frozen):
     @property
     def settings(self) -> dict[str, Any]:
         """Fields of TrainConfig that the choices decide."""
-        found: dict[str, Any] = {"threads": self.threads, "lanes": 1}
-        for choice in self.choices:
-            found |= choice.settings
-        return found
+        return {"threads": self.threads, "lanes": 1, **settings_of(self.choices)}
 
     @property
     def digest(self) -> str:

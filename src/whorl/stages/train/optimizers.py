@@ -17,7 +17,7 @@ from torch.optim.adamw import adamw
 from whorl.core.errors import RecordError
 from whorl.spec.resolved import TrainConfig
 
-__all__ = ["POLAR_EXPRESS", "AdamW", "Muon", "Optimizers", "orthogonalise"]
+__all__ = ["DTYPES", "POLAR_EXPRESS", "AdamW", "Muon", "Optimizers", "orthogonalise"]
 
 Coefficients = Sequence[tuple[float, float, float]]
 Work = Callable[[], None]
