@@ -63,7 +63,7 @@ SHAPES = {
         4096,
         1024,
         248320,
-        Attention(32, 2, 256, window=2048, window_layers=45),
+        Attention(32, 2, 256, window=2048, windowed=tuple(range(45))),
         Experts(512, 10, 1024, shared=1),
     ),
     "glm-5": ModelShape(
@@ -72,8 +72,8 @@ SHAPES = {
         6144,
         12288,
         154880,
-        Attention(64, 64, 256, 256, Latent(2048, 512, 64), window=2048, window_layers=78),
-        Experts(256, 8, 2048, shared=1, dense_layers=3),
+        Attention(64, 64, 256, 256, Latent(2048, 512, 64), window=2048, windowed=tuple(range(78))),
+        Experts(256, 8, 2048, shared=1, dense=(0, 1, 2)),
     ),
 }
 MAX_ROOM_FREE = 0.5  # a layout with less room than half a request is misstated

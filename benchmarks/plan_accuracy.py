@@ -15,7 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-from whorl.arch.architecture import Architecture
+from whorl.arch.dense import dense_shape
+from whorl.arch.shape import ModelShape
 from whorl.core.memory import peak_resident_bytes
 from whorl.launch.calibrate import this_machine
 from whorl.spec.resolved import TrainConfig
@@ -35,10 +36,10 @@ SHAPES = (
 )
 
 
-def architecture_of(shape: tuple[int, ...]) -> Architecture:
+def shape_of(shape: tuple[int, ...]) -> ModelShape:
     layers, width, head_dim, ffn_width, vocab_size, seq_len, *_ = shape
     heads = width // head_dim
-    return Architecture(
+    return dense_shape(
         layers=layers,
         width=width,
         heads=heads,
@@ -67,7 +68,7 @@ def measure(shape: tuple[int, ...], threads: int, seconds: float) -> dict[str, f
         lanes=lanes,
     )
     with training_process(config):
-        step = rehearsed_step(architecture_of(shape), config, mixed_rows)
+        step = rehearsed_step(shape_of(shape), config, mixed_rows)
         step()
         times: list[float] = []
         begin = time.perf_counter()
@@ -98,7 +99,7 @@ def main() -> None:
     for shape in SHAPES:
         *_, seq_len, rows, micro_batches, mixed_rows, lanes = shape
         load = Load(
-            architecture_of(shape),
+            shape_of(shape),
             seq_len,
             rows,
             micro_batches,

@@ -122,11 +122,11 @@ def main() -> None:
 
 
 def compare(folder: Path, exports: Path, arguments: argparse.Namespace) -> None:
-    architecture = read_card(folder).architecture
-    num_tokens = min(arguments.new_tokens, architecture.max_seq_len // 2)
-    prompt_tokens = min(arguments.prompt_tokens, architecture.max_seq_len - num_tokens)
+    shape = read_card(folder).shape
+    num_tokens = min(arguments.new_tokens, shape.max_seq_len // 2)
+    prompt_tokens = min(arguments.prompt_tokens, shape.max_seq_len - num_tokens)
     generator = np.random.default_rng(0)
-    ids = generator.integers(16, architecture.vocab_size, (max(CONCURRENCY), prompt_tokens))
+    ids = generator.integers(16, shape.vocab_size, (max(CONCURRENCY), prompt_tokens))
     prompts = [tuple(row) for row in ids.tolist()]
     begin = time.perf_counter()
     engines = {name: open_engine(folder, name, cache_folder=exports) for name in ("f32", "int8")}
@@ -138,10 +138,8 @@ def compare(folder: Path, exports: Path, arguments: argparse.Namespace) -> None:
     rates = measure(systems, prompts, num_tokens, arguments.rounds)
     for engine in engines.values():
         engine.close()
-    print(
-        f"{folder.name}: {architecture.layers} layers of {architecture.width}, vocabulary ", end=""
-    )
-    print(f"{architecture.vocab_size:,}; {os.cpu_count()} CPUs; exported and opened in ", end="")
+    print(f"{folder.name}: {shape.layers} layers of {shape.width}, vocabulary ", end="")
+    print(f"{shape.vocab_size:,}; {os.cpu_count()} CPUs; exported and opened in ", end="")
     print(f"{opened_s:.1f} s; {equal} of {len(prompts)} greedy answers equal (f32)")
     print(f"generated tokens/s, {prompt_tokens} tokens in, {num_tokens} out, median ", end="")
     print(f"[min max] of {arguments.rounds} rounds; ratio to the first line, by round")

@@ -30,8 +30,8 @@ import plan_accuracy
 from rich.console import Console
 from rich.table import Table
 
-from whorl.arch.architecture import Architecture
-from whorl.arch.counts import count_flops, count_parameters
+from whorl.arch.shape import ModelShape
+from whorl.arch.shape_counts import count_shape, flops_per_token
 from whorl.core.memory import peak_resident_bytes
 from whorl.launch.machine import machine_facts
 from whorl.spec.resolved import TrainConfig
@@ -49,14 +49,14 @@ PEAK_SIZE = 2048
 TOKENS_PER_PARAMETER = 20
 
 
-def architecture_of(name: str) -> Architecture:
+def shape_of(name: str) -> ModelShape:
     layers, width, head_dim, vocab_size = SHAPES[name]
-    return plan_accuracy.architecture_of((layers, width, head_dim, 3 * width, vocab_size, SEQ_LEN))
+    return plan_accuracy.shape_of((layers, width, head_dim, 3 * width, vocab_size, SEQ_LEN))
 
 
 def step_tokens_of(name: str) -> int:
     """What plan takes for 20 tokens a parameter."""
-    parameters = count_parameters(architecture_of(name)).total
+    parameters = count_shape(shape_of(name)).total
     return rules.batch_tokens(TOKENS_PER_PARAMETER * parameters, SEQ_LEN)
 
 
@@ -83,7 +83,7 @@ def whorl_work(name: str, rows: int, settings: dict[str, Any]) -> Work:
     )
     KEPT.append(process := training_process(config))
     process.__enter__()
-    trainer, batch = rehearsed(architecture_of(name), config)
+    trainer, batch = rehearsed(shape_of(name), config)
 
     def update() -> None:
         trainer.clip()
@@ -98,7 +98,7 @@ def peer_work(name: str, rows: int, settings: dict[str, Any]) -> Work:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.set_num_threads(settings["threads"])
-    a = architecture_of(name)
+    a = shape_of(name)
     config = Qwen3Config(
         vocab_size=a.vocab_size,
         hidden_size=a.width,
@@ -240,7 +240,7 @@ def figures(side: Side, name: str, rows: int, step_tokens: int, peak: float) -> 
     side.close()
     micro_s, update_s = (statistics.median(column) for column in zip(*side.times, strict=True))
     tokens_per_s = step_tokens / (step_tokens / (rows * SEQ_LEN) * micro_s + update_s)
-    flops = count_flops(architecture_of(name), SEQ_LEN).training
+    flops = flops_per_token(shape_of(name), SEQ_LEN).training
     return {
         "side": side.label,
         "tokens_per_s": round(tokens_per_s, 1),

@@ -43,7 +43,7 @@ def ladder(session: Session, budget_s: float = 300.0, rungs: int = DEFAULT_RUNGS
         return record
     planned = session.planned.decisions
     tokens = planned.train.steps * planned.train.batch_tokens
-    target = Target(planned.architecture, planned.train.seq_len, tokens)
+    target = Target(planned.shape, planned.train.seq_len, tokens)
     unit = "bits/byte" if session.field.metric == "bits_per_byte" else "nats/token"
     results: list[Rung] = []
     for rung in _rung_sessions(session, target, key):
@@ -59,8 +59,8 @@ def ladder(session: Session, budget_s: float = 300.0, rungs: int = DEFAULT_RUNGS
         ],
         "law": {"name": law.name, "theta": law.theta, "bootstrap": law.bootstrap},
         "target": {
-            "layers": planned.architecture.layers,
-            "width": planned.architecture.width,
+            "layers": planned.shape.layers,
+            "width": planned.shape.width,
             "params": target.params,
             "tokens": tokens,
             "predicted": predicted.model_dump(),
@@ -103,7 +103,7 @@ def _choose(session: Session, target: Target, config: Mapping[str, Any]) -> tupl
     from whorl.stages.plan.step_time import fit_level
 
     recipe, machine = session.loaded.recipe, this_machine(session.home)
-    sizes, share = (target.architecture.vocab_size,), recipe.prepare.heldout_share
+    sizes, share = (target.shape.vocab_size,), recipe.prepare.heldout_share
     session.progress.start("sampling the data", None)
     facts = gather_facts(
         session.field, session.sources, session.data_digest, sizes, share, recipe.seed
@@ -111,9 +111,7 @@ def _choose(session: Session, target: Target, config: Mapping[str, Any]) -> tupl
     session.progress.finish(f"{facts.num_documents:,} documents")
     situation = Situation(recipe, machine, fit_level(machine.calibration), facts, shipped_law())
     rungs = choose_rungs(situation, target, config["rungs"], config["budget_s"])
-    return situation, [
-        rung_recipe(recipe, rung.architecture, rung.seq_len, rung.tokens) for rung in rungs
-    ]
+    return situation, [rung_recipe(recipe, rung.shape, rung.seq_len, rung.tokens) for rung in rungs]
 
 
 def _climb(session: Session, before: Sequence[Rung], unit: str) -> Rung:
@@ -131,7 +129,7 @@ def _climb(session: Session, before: Sequence[Rung], unit: str) -> Rung:
     metric = "heldout_bits_per_byte" if unit == "bits/byte" else "heldout_loss"
     loss = float(record.metrics[metric])
     session.log(f"{name}: {loss:.4f} {unit}")
-    shape = session.planned.decisions.architecture
+    shape = session.planned.decisions.shape
     flops = float(figures["train_flops"])
     return Rung(shape.layers, shape.width, params, tokens, flops, loss, record.digest, predicted)
 

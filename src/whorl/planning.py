@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, get_args
 from whorl.arch.hf_config import model_shape
 from whorl.arch.known_models import hugging_face_id, is_known
 from whorl.arch.shape import ModelShape
-from whorl.arch.shape_counts import shape_of
 from whorl.core.errors import SpecError
 from whorl.core.units import parse_count, parse_duration_s
 from whorl.stages.plan.cluster.devices import device
@@ -76,9 +75,9 @@ def read_shape(
         )
     seq_len = 1 if recipe.train.seq_len == "auto" else recipe.train.seq_len
     layers, width, vocab_size = (int(value) for value in sizes.values())
-    from whorl.stages.plan.candidate import architecture_of  # slow to import, for recipes only
+    from whorl.stages.plan.candidate import shape_of  # slow to import, for recipes only
 
-    return shape_of(architecture_of(recipe, layers, width, vocab_size, seq_len))
+    return shape_of(recipe, layers, width, vocab_size, seq_len)
 
 
 def recipe_flags(recipe: Recipe, given: Flags | None = None) -> dict[str, Any]:

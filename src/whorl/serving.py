@@ -36,7 +36,7 @@ def open_model_app(
     shown = ModelCard(
         name=name,
         contract_digest=card.contract_digest,
-        context_tokens=card.architecture.max_seq_len,
+        context_tokens=card.shape.max_seq_len,
         variant=variant,
         created=int((folder / "whorl.json").stat().st_mtime),
         lineage={key: str(value) for key, value in card.lineage.items()},

@@ -185,7 +185,7 @@ class Session:
 
             decided, predicted = self.planned.decisions, self.planned.predicted()
             prepared = self.records["prepare"]
-            return run(self.context, decided.architecture, decided.train, prepared, predicted)
+            return run(self.context, decided.shape, decided.train, prepared, predicted)
 
         self.plan()
         self.prepare()

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from whorl.arch.architecture import Architecture
-from whorl.arch.counts import (
+from whorl.arch.dense import dense_shape
+from whorl.arch.shape import ModelShape
+from whorl.arch.shape_counts import (
     attention_pairs,
-    block_matrices,
-    count_flops,
-    count_parameters,
-    count_training_bytes,
-    kv_cache_bytes_per_token,
-    train_flops,
+    count_shape,
+    flops_per_token,
+    kv_bytes_per_token,
+    layer_matrices,
+    training_bytes,
 )
 
 
-def architecture(**changes: object) -> Architecture:
+def dense(**changes: object) -> ModelShape:
     sizes: dict[str, object] = {
         "layers": 2,
         "width": 64,
@@ -29,7 +31,7 @@ def architecture(**changes: object) -> Architecture:
         "vocab_size": 300,
         "max_seq_len": 48,
     }
-    return Architecture.model_validate(sizes | changes)
+    return dense_shape(**(sizes | changes))  # type: ignore[arg-type]
 
 
 # (sizes of the public config.json, parameters its authors publish)
@@ -50,8 +52,8 @@ PUBLISHED = {
 def test_parameters_of_published_models(name: str) -> None:
     sizes, expected = PUBLISHED[name]
     keys = ("family", "layers", "width", "heads", "kv_heads", "head_dim", "ffn_width")
-    shape = dict(zip((*keys, "vocab_size", "tied_embeddings"), sizes, strict=True))
-    assert count_parameters(architecture(**shape)).total == expected
+    sizes_by_name = dict(zip((*keys, "vocab_size", "tied_embeddings"), sizes, strict=True))
+    assert count_shape(dense(**sizes_by_name)).total == expected
 
 
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
@@ -59,10 +61,10 @@ def test_parameters_of_published_models(name: str) -> None:
 def test_parameters_and_bytes_match_torch(family: str, tied: bool) -> None:
     from whorl.model.transformer import Transformer
 
-    shape = architecture(family=family, tied_embeddings=tied)
+    shape = dense(family=family, tied_embeddings=tied)
     with torch.device("meta"):
         model = Transformer(shape)
-    counted = count_parameters(shape)
+    counted = count_shape(shape)
     by_name = {name: parameter.numel() for name, parameter in model.named_parameters()}
     assert counted.total == sum(by_name.values())
     assert counted.embedding == by_name["embed_tokens.weight"]
@@ -70,7 +72,7 @@ def test_parameters_and_bytes_match_torch(family: str, tied: bool) -> None:
     assert counted.norms == sum(size for name, size in by_name.items() if "norm" in name)
     assert counted.attention == sum(n for k, n in by_name.items() if "attn" in k and "proj" in k)
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    assert count_training_bytes(shape).weights == weights == count_training_bytes(shape).gradients
+    assert training_bytes(shape).weights == weights == training_bytes(shape).gradients
     optimizer = torch.optim.AdamW(torch.nn.Linear(7, 5, bias=False).parameters())
     for parameter in optimizer.param_groups[0]["params"]:
         parameter.grad = torch.ones_like(parameter)
@@ -84,23 +86,23 @@ def test_parameters_and_bytes_match_torch(family: str, tied: bool) -> None:
         )
         / 35
     )
-    assert count_training_bytes(shape, "adamw").optimizer_state == per_parameter * counted.total
+    assert training_bytes(shape, "adamw").optimizer_state == per_parameter * counted.total
 
 
 def test_matrices_match_torch() -> None:
     from whorl.model.transformer import Transformer
 
-    shape = architecture()
+    shape = dense()
     with torch.device("meta"):
         block = Transformer(shape).layers[0]
     found = {k.split(".")[-2]: tuple(p.shape) for k, p in block.named_parameters() if p.ndim == 2}
-    assert found == {m.name: (m.rows, m.columns) for m in block_matrices(shape)}
+    assert found == {m.name: (m.rows, m.columns) for m in layer_matrices(shape, "dense")}
 
 
 def test_flops_of_the_matrices_match_torch() -> None:
     from whorl.model.transformer import Transformer
 
-    shape, rows, seq_len = architecture(), 3, 48
+    shape, rows, seq_len = dense(), 3, 48
     model = Transformer(shape)
     counter = FlopCounterMode(display=False)
     with counter:
@@ -110,29 +112,31 @@ def test_flops_of_the_matrices_match_torch() -> None:
     measured = sum(
         flops for op, flops in counter.get_flop_counts()["Global"].items() if str(op) in products
     )
-    counted = count_flops(shape, seq_len)
+    counted = flops_per_token(shape, seq_len)
     assert 3 * (counted.blocks + counted.head) * rows * seq_len == measured
 
 
 def test_attention_flops_match_brute_force() -> None:
-    shape, seq_len = architecture(), 37
+    shape, seq_len = dense(), 37
     flops = 0
     for token in range(seq_len):
         for _past in range(token + 1):
-            flops += shape.layers * shape.heads * (2 * shape.head_dim + 2 * shape.head_dim)
-    assert count_flops(shape, seq_len).attention * seq_len == pytest.approx(flops, rel=1e-12)
+            flops += shape.layers * 4 * (2 * 16 + 2 * 16)
+    assert flops_per_token(shape, seq_len).attention * seq_len == pytest.approx(flops, rel=1e-12)
     assert attention_pairs(seq_len) == sum(range(1, seq_len + 1))
 
 
 def test_training_flops_near_six_per_parameter() -> None:
     """Kaplan et al. 2020 (2001.08361), section 2.1: about 6 N per token when N is large."""
-    shape = architecture(layers=32, width=4096, heads=32, kv_heads=32, head_dim=128)
-    shape = shape.model_copy(update={"ffn_width": 11008, "vocab_size": 32000})
-    non_embedding = count_parameters(shape).non_embedding
-    assert train_flops(shape, 256, 10) / (6 * non_embedding * 10) == pytest.approx(1.03, abs=0.03)
+    shape = dense(layers=32, width=4096, heads=32, kv_heads=32, head_dim=128)
+    shape = replace(shape, ffn_width=11008, vocab_size=32000)
+    non_embedding = count_shape(shape).non_embedding
+    assert flops_per_token(shape, 256).training / (6 * non_embedding) == pytest.approx(
+        1.03, abs=0.03
+    )
 
 
 def test_kv_cache_of_a_published_model() -> None:
     """Llama-3-8B in bf16: 128 KiB per token (8 heads x 128 x 32 layers x 2 x 2 bytes)."""
-    shape = architecture(layers=32, width=4096, heads=32, kv_heads=8, head_dim=128)
-    assert kv_cache_bytes_per_token(shape, "bf16") == 128 * 1024
+    shape = dense(layers=32, width=4096, heads=32, kv_heads=8, head_dim=128)
+    assert kv_bytes_per_token(shape, 2) == 128 * 1024

@@ -85,7 +85,9 @@ def test_pairs_by_counting_them(seq_len: int, window: int | None) -> None:
     assert attention_pairs(seq_len, window) == pairs
     shape = replace(
         known_model("gpt-oss-20b"),
-        attention=Attention(4, 2, 8, value_dim=5, window=window, window_layers=7 if window else 0),
+        attention=Attention(
+            4, 2, 8, value_dim=5, window=window, windowed=tuple(range(7)) if window else ()
+        ),
     )
     windowed = 7 if window else 0
     total = windowed * pairs + (24 - windowed) * attention_pairs(seq_len)
@@ -107,7 +109,7 @@ def test_backward_is_twice_forward_and_causal_halves_attention() -> None:
 
 def test_prediction_layers_cost_a_layer_the_join_and_the_head() -> None:
     shape = known_model("deepseek-v3")
-    one = replace(shape, layers=1, experts=replace(shape.experts, dense_layers=0))
+    one = replace(shape, layers=1, experts=replace(shape.experts, dense=()))
     extra = flops_per_token(replace(shape, predicted_tokens=1), 512).forward
     join = 2 * 2 * 7168 * 7168
     expected = flops_per_token(shape, 512).forward + flops_per_token(one, 512).forward + join
@@ -187,7 +189,7 @@ def test_a_shape_with_every_option_by_hand() -> None:
         ffn_width=7,
         vocab_size=13,
         attention=Attention(2, 2, 6, 3, Latent(None, 4, 2), qkv_bias=True, sinks=True),
-        experts=Experts(3, 2, 5, 2, 4, True, 1, router_bias=True, score_correction=True),
+        experts=Experts(3, 2, 5, 2, 4, True, (0,), router_bias=True, score_correction=True),
         gated=False,
         norm="layer",
         norms_per_layer=1,

@@ -117,7 +117,7 @@ def test_a_field_from_outside_is_prepared_trained_and_evaluated(
 ) -> None:
     """Nothing of whorl is changed for it: prepare, train, evaluate through an engine."""
     pytest.importorskip("torch", reason="needs the extra train")
-    from whorl.arch.architecture import Architecture
+    from whorl.arch.dense import dense_shape
     from whorl.engines.open import open_engine
     from whorl.stages.evaluate.run import run as evaluate
     from whorl.stages.prepare.run import run as prepare
@@ -130,7 +130,7 @@ def test_a_field_from_outside_is_prepared_trained_and_evaluated(
     context = StageContext(RecordStore(tmp_path / "home", "letters"))
     config = PrepareConfig(vocab_size=32, seq_len=30, heldout_share=0.2)
     prepared = prepare(context, config, {field.name: field}, sources, "0" * 64, 1)
-    shape = Architecture(
+    shape = dense_shape(
         layers=2,
         width=32,
         heads=2,

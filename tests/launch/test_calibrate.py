@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.stages.plan.conftest import machine
-from whorl.arch.architecture import Architecture
+from whorl.arch.dense import dense_shape
 from whorl.core.digests import write_sealed
 from whorl.core.errors import MissingExtra, PlanError, RecordError
 from whorl.launch import calibrate, probes
@@ -23,7 +23,7 @@ from whorl.launch.rehearsal import made_up_batch, rehearsed_step
 from whorl.spec.resolved import TrainConfig
 from whorl.stages.plan.hardware import Calibration, Choice, MachineFacts
 
-TINY = Architecture(
+TINY = dense_shape(
     layers=1,
     width=32,
     heads=1,
@@ -202,5 +202,4 @@ def test_made_up_rows_split_into_micro_batches() -> None:
     batch = made_up_batch(TINY, config(rows=5, micro_batch_rows=2), mixed_rows=1)
     assert [len(micro.row_numbers) for micro in batch.micro_batches] == [2, 2, 1]
     assert batch.trained_tokens == 5 * 32
-    mask = batch.micro_batches[0].segments.mask_BHTS
-    assert mask is not None and len(mask) == 1
+    assert batch.micro_batches[0].segments.lengths == ((32,), (16, 16))

@@ -1,16 +1,24 @@
-"""The transformer against transformers' Qwen3 and Llama, and segments against rows alone."""
+"""Segments against rows alone, hand-written gradients, long rows; families have their own test."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 
-from whorl.arch.architecture import Architecture
+from whorl.arch.computable import MASK_TOKENS
+from whorl.arch.dense import dense_shape
+from whorl.arch.shape import ModelShape
+from whorl.model.attend import Segments, segments_of
 from whorl.model.fused import attention_heads, gated_silu, normed_linear, unit_rms
-from whorl.model.transformer import Segments, Transformer, segments_of
+from whorl.model.transformer import Transformer
 
 
-def small(family: str = "qwen3", **changes: object) -> Architecture:
+def small(family: str = "qwen3", **changes: object) -> ModelShape:
     sizes: dict[str, object] = {
         "family": family,
         "layers": 2,
@@ -22,76 +30,16 @@ def small(family: str = "qwen3", **changes: object) -> Architecture:
         "vocab_size": 61,
         "max_seq_len": 64,
     }
-    return Architecture.model_validate(sizes | changes)
+    return dense_shape(**(sizes | changes))  # type: ignore[arg-type]
 
 
-def random_model(architecture: Architecture, seed: int = 0) -> Transformer:
+def random_model(shape: ModelShape, seed: int = 0) -> Transformer:
     torch.manual_seed(seed)
-    model = Transformer(architecture)
+    model = Transformer(shape)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0.0, 0.2).add_(1.0 if parameter.ndim == 1 else 0.0)
     return model
-
-
-def reference(model: Transformer) -> torch.nn.Module:
-    import transformers
-
-    a = model.architecture
-    sizes = {
-        "hidden_size": a.width,
-        "intermediate_size": a.ffn_width,
-        "num_hidden_layers": a.layers,
-        "num_attention_heads": a.heads,
-        "num_key_value_heads": a.kv_heads,
-        "head_dim": a.head_dim,
-        "vocab_size": a.vocab_size,
-        "max_position_embeddings": a.max_seq_len,
-        "rms_norm_eps": a.norm_eps,
-        "rope_parameters": {"rope_type": "default", "rope_theta": a.rope_theta},
-        "tie_word_embeddings": a.tied_embeddings,
-    }
-    if a.family == "qwen3":
-        theirs = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**sizes))
-    else:
-        theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes))
-    state = {
-        name if name.startswith("lm_head") else f"model.{name}": tensor
-        for name, tensor in model.state_dict().items()
-    }
-    missing, unexpected = theirs.load_state_dict(state, strict=False)
-    assert not unexpected
-    assert missing == (["lm_head.weight"] if a.tied_embeddings else [])
-    theirs.tie_weights()
-    return theirs.eval()
-
-
-@pytest.mark.parametrize("family", ["qwen3", "llama"])
-@pytest.mark.parametrize("tied", [True, False])
-def test_logits_equal_transformers(family: str, tied: bool) -> None:
-    model = random_model(small(family, tied_embeddings=tied, rope_theta=1000.0))
-    theirs = reference(model)
-    ids = torch.randint(0, 61, (3, 50), generator=torch.Generator().manual_seed(1))
-    ours = model.logits(model(ids))  # with gradients: the hand-written backward's forward
-    with torch.no_grad():
-        expected = theirs(input_ids=ids).logits
-        plain = model.logits(model(ids))
-    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(plain, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_gradients_equal_transformers() -> None:
-    model = random_model(small())
-    theirs = reference(model)
-    ids = torch.randint(0, 61, (2, 30), generator=torch.Generator().manual_seed(2))
-    for logits in (model.logits(model(ids)), theirs(input_ids=ids).logits):
-        torch.nn.functional.cross_entropy(
-            logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
-        ).backward()
-    expected = dict(theirs.named_parameters())
-    for name, parameter in model.named_parameters():
-        other = expected[name if name.startswith("lm_head") else f"model.{name}"]
-        torch.testing.assert_close(parameter.grad, other.grad, rtol=2e-4, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
@@ -103,8 +51,8 @@ def test_segments_are_as_if_alone(family: str) -> None:
     for row, parts in enumerate(lengths):
         for part in range(len(parts)):
             starts[row, sum(parts[:part])] = True
-    segments = segments_of(starts, torch.float64)
-    assert segments.causal_rows == 1
+    segments = segments_of(starts)
+    assert segments.lengths == ((40,), (7, 1, 32), (20, 20))
     together = model(ids, segments)
     for row, parts in enumerate(lengths):
         begin = 0
@@ -162,3 +110,50 @@ def test_bf16_autocast_is_near() -> None:
         near.float().square().mean().backward()
     assert (near - exact).abs().max() < 0.1 * exact.abs().max()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("window", [None, 100])
+def test_long_rows_are_attended_document_by_document(window: int | None) -> None:
+    """Rows beyond MASK_TOKENS: the same numbers as each document alone."""
+    shape = small(max_seq_len=3000)
+    if window:
+        shape = replace(shape, attention=replace(shape.attention, window=window, windowed=(1,)))
+    model = random_model(shape).double()
+    ids = torch.randint(0, 61, (2, MASK_TOKENS + 400), generator=torch.Generator().manual_seed(7))
+    starts = torch.zeros(ids.shape, dtype=torch.bool)
+    starts[:, [3, 900, 901]] = True
+    starts[1, 1200] = True
+    together = model(ids, segments_of(starts))
+    for row, places in enumerate(([0, 3, 900, 901], [0, 3, 900, 901, 1200])):
+        for begin, end in pairwise([*places, ids.shape[1]]):
+            alone = model(ids[row : row + 1, begin:end])[0]
+            assert (together[row, begin:end] - alone).abs().max() < 1e-12
+
+
+LONG = """
+import pathlib, sys, torch
+from tests.model.test_transformer import random_model, small
+from whorl.model.attend import segments_of
+torch.set_num_threads(1)
+tokens = int(sys.argv[1])
+model = random_model(small(max_seq_len=tokens))
+def peak():  # KiB; ru_maxrss would count the parent's, from before exec
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
+before = peak()
+ids = torch.zeros(1, tokens, dtype=torch.long)
+starts = torch.zeros(1, tokens, dtype=torch.bool)
+starts[:, tokens // 3 :: tokens // 5] = True
+model.nats(ids, ids, segments_of(starts)).backward()
+print(peak() - before)
+"""
+
+
+def test_a_row_of_32768_tokens_trains_in_linear_memory() -> None:
+    """Four times the tokens: about four times the memory, where a mask would take 16 times."""
+    grown = []
+    for tokens in (8192, 32_768):
+        command = [sys.executable, "-c", LONG, str(tokens)]
+        ran = subprocess.run(command, capture_output=True, text=True, check=True)
+        grown.append(int(ran.stdout))  # KiB
+    assert grown[1] < 5 * grown[0] and grown[1] < 600 * 1024

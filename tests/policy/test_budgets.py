@@ -1,4 +1,4 @@
-"""Files stay below 400 lines, functions below 60, and the whole package below its budget."""
+"""Files stay below 400 lines, functions below 60, and every package within its budget."""
 
 from __future__ import annotations
 
@@ -8,7 +8,30 @@ from tests.policy.conftest import SourceFile, python_files, report
 
 MAX_FILE_LINES = 400  # a file has fewer
 MAX_FUNCTION_LINES = 60  # a function has fewer, docstring and signature included
-MAX_PACKAGE_LINES = 28_500  # of src/whorl together
+# Of each package: its size when it was last thought over, and a quarter. plan must shrink.
+PACKAGE_LINES = {
+    "whorl": 1_017,
+    "arch": 1_580,
+    "cli": 1_550,
+    "codecs": 844,
+    "core": 1_952,
+    "engines": 932,
+    "fields": 561,
+    "launch": 815,
+    "model": 1_920,
+    "spec": 551,
+    "stages": 1,
+    "stages/compress": 424,
+    "stages/evaluate": 794,
+    "stages/improve": 246,
+    "stages/plan": 10_075,
+    "stages/prepare": 2_327,
+    "stages/serve": 1_721,
+    "stages/train": 1_530,
+    "studio": 1,
+    "testing": 381,
+}
+ROOM = 1.25
 
 
 def long_files(files: tuple[SourceFile, ...]) -> list[str]:
@@ -51,12 +74,23 @@ def test_functions_are_short() -> None:
     assert not offenders, report(offenders)
 
 
-def test_package_keeps_its_line_budget() -> None:
+def too_large(totals: dict[str, int]) -> list[str]:
+    """Packages beyond their budgets, or without one."""
+    budgets = {package: int(lines * ROOM) for package, lines in PACKAGE_LINES.items()}
+    return [
+        f"{package}: {lines:,} lines; expected: at most {budgets.get(package, 0):,}"
+        for package, lines in sorted(totals.items())
+        if lines > budgets.get(package, 0)
+    ]
+
+
+def test_packages_keep_their_line_budgets() -> None:
     totals = lines_by_package(python_files("src"))
     for package, lines in sorted(totals.items()):
         print(f"{package:18} {lines:6,}")
-    print(f"{'total':18} {sum(totals.values()):6,} of {MAX_PACKAGE_LINES:,}")
-    assert sum(totals.values()) < MAX_PACKAGE_LINES, report([str(totals)])
+    offenders = too_large(totals)
+    assert not offenders, report(offenders)
+    assert totals.keys() == PACKAGE_LINES.keys()
 
 
 def test_planted_violations_are_found() -> None:
@@ -68,3 +102,5 @@ def test_planted_violations_are_found() -> None:
     below = SourceFile("src/whorl/stages/train/below.py", "x = 1\n" * (MAX_FILE_LINES - 1))
     assert [line.partition(":")[0] for line in long_files((exact, below))] == [exact.name]
     assert lines_by_package((exact, below)) == {"core": 400, "stages/train": 399}
+    assert too_large({"core": 2_440, "new": 1}) == ["new: 1 lines; expected: at most 0"]
+    assert len(too_large({"core": 2_441})) == 1

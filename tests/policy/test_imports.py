@@ -92,7 +92,7 @@ PLANTED = [
     ("core/rows.py", "def f():\n    from whorl import verbs", "downwards"),
     ("core/rows.py", "importlib.import_module('whorl.cli.main')", "downwards"),
     ("core/rows.py", "import whorl", "downwards"),
-    ("spec/load.py", "from whorl.arch.architecture import Architecture", "downwards"),
+    ("spec/load.py", "from whorl.arch.shape import ModelShape", "downwards"),
     ("verbs.py", "from whorl.cli.main import app", "downwards"),
     ("verbs.py", "from whorl.testing.fakes import FakeEngine", "only tests"),
     ("oddity/thing.py", "from whorl.core import errors", "LAYERS"),

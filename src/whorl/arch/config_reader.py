@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,6 +56,23 @@ class ConfigReader:
             found=repr(value)[:60],
             expected=f"a whole number from {least} to {most:,}",
         )
+
+    def number(self, *keys: str) -> float | None:
+        """The first of `keys` that is present and not null; None if there is none.
+
+        Raises SpecError unless it is a finite number above 0.
+        """
+        for key in keys:
+            value = self.values.get(key)
+            if value is None:
+                continue
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if is_number and 0 < value < math.inf:
+                return float(value)
+            raise SpecError(
+                f"{self.where}: {key}", found=repr(value)[:60], expected="a number above 0"
+            )
+        return None
 
     def flag(self, key: str, default: bool) -> bool:
         value = self.values.get(key)

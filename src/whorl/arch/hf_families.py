@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from whorl.arch.config_reader import ConfigReader
+from whorl.arch.hf_rope import windowed_rope
 from whorl.arch.shape import Experts, Norm
 
 __all__ = ["FAMILIES", "Family", "Flag"]
@@ -19,39 +20,43 @@ Flag = bool | tuple[str, bool]  # fixed by the code, or (key, its default)
 WINDOW_PATTERN_KEYS = ("sliding_window_pattern", "_sliding_window_pattern")
 
 
-def no_window(c: ConfigReader, layers: int) -> int:
-    return 0
+Layers = tuple[int, ...]
 
 
-def all_layers(c: ConfigReader, layers: int) -> int:
-    return layers
+def no_window(c: ConfigReader, layers: int) -> Layers:
+    return ()
 
 
-def all_but_every(period: int) -> Callable[[ConfigReader, int], int]:
+def all_layers(c: ConfigReader, layers: int) -> Layers:
+    return tuple(range(layers))
+
+
+def all_but_every(period: int) -> Callable[[ConfigReader, int], Layers]:
     """Each period-th layer sees everything; a config may state another period."""
 
-    def window_layers(c: ConfigReader, layers: int) -> int:
-        return layers - layers // c.whole(*WINDOW_PATTERN_KEYS, default=period)
+    def windowed(c: ConfigReader, layers: int) -> Layers:
+        stated = c.whole(*WINDOW_PATTERN_KEYS, default=period)
+        return tuple(layer for layer in range(layers) if (layer + 1) % stated)
 
-    return window_layers
+    return windowed
 
 
-def last_layers(c: ConfigReader, layers: int) -> int:
+def last_layers(c: ConfigReader, layers: int) -> Layers:
     """Qwen: layers from max_window_layers on, when windows are switched on."""
     if not c.flag("use_sliding_window", False):
-        return 0
-    return max(0, layers - c.whole("max_window_layers", default=28, least=0))
+        return ()
+    return tuple(range(c.whole("max_window_layers", default=28, least=0), layers))
 
 
-def all_if_used(c: ConfigReader, layers: int) -> int:
-    return layers if c.flag("use_sliding_window", False) else 0
+def all_if_used(c: ConfigReader, layers: int) -> Layers:
+    return tuple(range(layers)) if c.flag("use_sliding_window", False) else ()
 
 
-def early_even_layers(c: ConfigReader, layers: int) -> int:
+def early_even_layers(c: ConfigReader, layers: int) -> Layers:
     """Qwen2-MoE: every second layer before max_window_layers."""
     if not c.flag("use_sliding_window", False):
-        return 0
-    return (min(layers, c.whole("max_window_layers", default=28, least=0)) + 1) // 2
+        return ()
+    return tuple(range(0, min(layers, c.whole("max_window_layers", default=28, least=0)), 2))
 
 
 def mixtral_experts(c: ConfigReader, layers: int) -> Experts:
@@ -82,7 +87,8 @@ def qwen_experts(c: ConfigReader, layers: int) -> Experts | None:
         shared=0 if shared_width is None else 1,
         shared_width=shared_width,
         shared_gate=shared_width is not None,
-        dense_layers=layers - len(sparse),
+        dense=tuple(n for n in range(layers) if n not in sparse),
+        normalise=c.flag("norm_topk_prob", False),
     )
 
 
@@ -96,7 +102,7 @@ def deepseek_experts(c: ConfigReader, layers: int) -> Experts | None:
         active=c.whole("num_experts_per_tok"),
         width=c.whole("moe_intermediate_size"),
         shared=c.whole("n_shared_experts", default=0, least=0),
-        dense_layers=dense,
+        dense=tuple(range(dense)),
         score_correction=c.values.get("topk_method", "noaux_tc") == "noaux_tc"
         and c.values.get("model_type") != "deepseek_v2",
     )
@@ -119,15 +125,28 @@ class Family:
     qk_norm: Literal["none", "head", "width"] = "none"
     tied: bool = False  # when the config does not say
     head_dim: int | None = None  # when the config does not say; None: width / heads
+    query_scalar: int | None = None  # scores are divided by its root, when the config does not say
     ffn_multiple: int | None = None  # of the width, when the config gives no inner size
+    activation: str = "silu"  # when the config does not say
+    rope_theta: float = 10_000.0  # when the config does not say
     latent: bool = False
     sinks: bool = False
     grouped: bool = True  # keys and values may have fewer heads than queries
-    window_layers: Callable[[ConfigReader, int], int] = no_window
+    windowed: Callable[[ConfigReader, int], Layers] = no_window
     experts: Callable[[ConfigReader, int], Experts | None] = no_experts
     defaults: Mapping[str, int] = field(default_factory=dict)  # of keys that configs leave out
     fixed: Mapping[str, object] = field(default_factory=dict)  # variants that are refused
     others: Callable[[ConfigReader], dict[str, Any]] = lambda c: {}  # further fields of ModelShape
+
+
+def gemma3_others(c: ConfigReader) -> dict[str, Any]:
+    c.must_be("use_bidirectional_attention", False)
+    return {
+        "norm_offset": True,
+        "embedding_scale": c.whole("hidden_size") ** 0.5,
+        "windowed_rope": windowed_rope(c, "rope_local_base_freq", 10_000.0),
+        "logit_softcap": c.number("final_logit_softcapping"),
+    }
 
 
 def gpt2_others(c: ConfigReader) -> dict[str, Any]:
@@ -162,10 +181,10 @@ def stablelm_others(c: ConfigReader) -> dict[str, Any]:
 LLAMA_BIAS = ("attention_bias", False)
 BIASED = Family(qkv_bias=LLAMA_BIAS, output_bias=LLAMA_BIAS)
 LLAMA = replace(BIASED, ffn_bias=("mlp_bias", False))
-QWEN3 = replace(BIASED, qk_norm="head", head_dim=128, window_layers=last_layers)
+QWEN3 = replace(BIASED, qk_norm="head", head_dim=128, windowed=last_layers)
 GEMMA = replace(BIASED, tied=True, head_dim=256)
 GEMMA2 = replace(
-    GEMMA, norms_per_layer=4, window_layers=all_but_every(2), defaults={"sliding_window": 4096}
+    GEMMA, norms_per_layer=4, windowed=all_but_every(2), defaults={"sliding_window": 4096}
 )
 DEEPSEEK = replace(
     BIASED, latent=True, experts=deepseek_experts, fixed={"moe_layer_freq": 1, "mlp_bias": False}
@@ -180,21 +199,25 @@ FAMILIES: dict[str, Family] = {
     "granite": LLAMA,
     "smollm3": replace(LLAMA, tied=True, fixed={"use_sliding_window": False}),
     "mistral": Family(
-        window_layers=all_layers, defaults={"num_key_value_heads": 8, "sliding_window": 4096}
+        windowed=all_layers, defaults={"num_key_value_heads": 8, "sliding_window": 4096}
     ),
     "mixtral": Family(
-        window_layers=all_layers, experts=mixtral_experts, defaults={"num_key_value_heads": 8}
+        windowed=all_layers, experts=mixtral_experts, defaults={"num_key_value_heads": 8}
     ),
-    "qwen2": Family(qkv_bias=True, window_layers=last_layers),
-    "qwen2_moe": Family(("qkv_bias", True), window_layers=early_even_layers, experts=qwen_experts),
+    "qwen2": Family(qkv_bias=True, windowed=last_layers),
+    "qwen2_moe": Family(("qkv_bias", True), windowed=early_even_layers, experts=qwen_experts),
     "qwen3": QWEN3,
-    "qwen3_moe": replace(QWEN3, head_dim=None, window_layers=all_if_used, experts=qwen_experts),
+    "qwen3_moe": replace(QWEN3, head_dim=None, windowed=all_if_used, experts=qwen_experts),
     "gemma": GEMMA,
     "gemma2": GEMMA2,
     "gemma3_text": replace(
         GEMMA2,
         qk_norm="head",
-        window_layers=all_but_every(6),
+        activation="gelu_tanh",
+        rope_theta=1_000_000.0,
+        query_scalar=256,
+        windowed=all_but_every(6),
+        others=gemma3_others,
         defaults={
             "vocab_size": 262_208,
             "num_attention_heads": 8,
@@ -211,7 +234,7 @@ FAMILIES: dict[str, Family] = {
         ffn_bias=True,
         head_dim=64,
         sinks=True,
-        window_layers=all_but_every(2),
+        windowed=all_but_every(2),
         experts=gpt_oss_experts,
         defaults={"num_key_value_heads": 8, "sliding_window": 128},
     ),
@@ -254,10 +277,10 @@ FAMILIES: dict[str, Family] = {
         fixed={"qk_layernorm": False},
         others=lambda c: {"head_bias": True},
     ),
-    "phi3": Family(window_layers=all_layers),
+    "phi3": Family(windowed=all_layers),
     "olmo2": replace(BIASED, qk_norm="width"),
     "olmo3": replace(
-        BIASED, qk_norm="width", window_layers=all_but_every(4), defaults={"sliding_window": 4096}
+        BIASED, qk_norm="width", windowed=all_but_every(4), defaults={"sliding_window": 4096}
     ),
     "stablelm": Family(
         qkv_bias=("use_qkv_bias", False),

@@ -6,6 +6,7 @@ from typing import Any
 
 from whorl.arch.config_reader import ConfigReader
 from whorl.arch.hf_families import FAMILIES, Family, Flag
+from whorl.arch.hf_rope import read_rope
 from whorl.arch.shape import Attention, Latent, ModelShape
 from whorl.core.errors import SpecError
 
@@ -13,6 +14,8 @@ __all__ = ["shape_of_family"]
 
 LAYER_TYPES = ("full_attention", "sliding_attention")
 MOST_LAYERS = 10_000
+DEFAULT_EPS = 1e-6
+ACTIVATIONS = {"swish": "silu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
 
 
 def shape_of_family(model_type: str, c: ConfigReader, name: str) -> ModelShape:
@@ -25,6 +28,7 @@ def shape_of_family(model_type: str, c: ConfigReader, name: str) -> ModelShape:
     read_attention = _latent_attention if family.latent else _attention
     sizes: dict[str, Any] = {
         "name": name,
+        "family": model_type,
         "layers": layers,
         "width": width,
         "ffn_width": _ffn_width(family, c, width),
@@ -32,15 +36,23 @@ def shape_of_family(model_type: str, c: ConfigReader, name: str) -> ModelShape:
         "attention": read_attention(family, c, width, layers),
         "experts": family.experts(c, layers),
         "gated": family.gated,
+        "activation": _activation(family, c),
         "ffn_bias": _flag(family.ffn_bias, c),
         "norm": family.norm,
+        "norm_eps": c.number("rms_norm_eps", "layer_norm_eps") or DEFAULT_EPS,
         "norms_per_layer": family.norms_per_layer,
+        "rope": read_rope(c, family.rope_theta),
         "tied_embeddings": c.flag("tie_word_embeddings", family.tied),
         "max_seq_len": c.whole(
             "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", default=0
         ),
     }
     return ModelShape(**(sizes | family.others(c)))
+
+
+def _activation(family: Family, c: ConfigReader) -> str:
+    stated = c.values.get("hidden_activation") or c.values.get("hidden_act")
+    return family.activation if stated is None else ACTIVATIONS.get(str(stated), str(stated))
 
 
 def _flag(flag: Flag, c: ConfigReader) -> bool:
@@ -61,7 +73,8 @@ def _attention(family: Family, c: ConfigReader, width: int, layers: int) -> Atte
             f"{c.where}: hidden size {width} is not divisible by {heads} attention heads",
             do="correct one of the two, or state head_dim",
         )
-    window, window_layers = _window(family, c, layers)
+    window, windowed = _window(family, c, layers)
+    scalar = c.number("query_pre_attn_scalar") or family.query_scalar
     return Attention(
         heads=heads,
         kv_heads=_kv_heads(family, c, heads),
@@ -71,7 +84,9 @@ def _attention(family: Family, c: ConfigReader, width: int, layers: int) -> Atte
         qk_norm=family.qk_norm,
         sinks=family.sinks,
         window=window,
-        window_layers=window_layers,
+        windowed=windowed,
+        query_scale=scalar**-0.5 if scalar else None,
+        softcap=c.number("attn_logit_softcapping"),
     )
 
 
@@ -105,7 +120,7 @@ def _kv_heads(family: Family, c: ConfigReader, heads: int) -> int:
     return c.whole("num_key_value_heads", "num_kv_heads", default=default)
 
 
-def _window(family: Family, c: ConfigReader, layers: int) -> tuple[int | None, int]:
+def _window(family: Family, c: ConfigReader, layers: int) -> tuple[int | None, tuple[int, ...]]:
     """(tokens, layers that use it); a list of layer types decides over the family's pattern."""
     types = c.sequence("layer_types")
     if types and (len(types) != layers or any(kind not in LAYER_TYPES for kind in types)):
@@ -118,5 +133,6 @@ def _window(family: Family, c: ConfigReader, layers: int) -> tuple[int | None, i
     window = c.optional("sliding_window", least=0)
     if not is_stated:
         window = family.defaults.get("sliding_window")
-    counted = types.count("sliding_attention") if types else family.window_layers(c, layers)
-    return (window, counted) if window and counted else (None, 0)
+    listed = tuple(layer for layer, kind in enumerate(types) if kind == "sliding_attention")
+    windowed = listed if types else family.windowed(c, layers)
+    return (window, windowed) if window and windowed else (None, ())

@@ -1,17 +1,20 @@
-"""The shape of any decoder-only transformer whorl can plan for: what decides its cost.
+"""The shape of a decoder-only transformer: everything that decides what it costs and computes.
 
-Wider than `Architecture`, which is what whorl itself trains: GPT, Llama, Qwen, Gemma, DeepSeek
-and their mixtures of experts. Sizes in elements.
+Wider than what whorl can compute itself (`arch.computable` says what that is): GPT, Llama, Qwen,
+Gemma, DeepSeek and their mixtures of experts can all be planned for. Sizes in elements.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass
+import math
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from whorl.core.errors import SpecError
 
-__all__ = ["Attention", "Experts", "Latent", "ModelShape"]
+__all__ = ["Attention", "Experts", "Latent", "ModelShape", "Rope", "shape_from_json"]
 
 Norm = Literal["rms", "layer", "layer_no_bias"]
 
@@ -26,6 +29,27 @@ class Latent:
 
 
 @dataclass(frozen=True)
+class Rope:
+    """Rotary positions (arXiv 2104.09864): pair i turns by position * theta^(-2i / head_dim).
+
+    `scaling` stretches them to longer contexts: "linear" (2306.15595), "llama3" (2407.21783),
+    "yarn" (2309.00071); "default" not at all. Other names can be read, not computed.
+    """
+
+    theta: float = 10_000.0
+    scaling: str = "default"
+    factor: float = 1.0  # how much longer
+    original_seq_len: int | None = None  # tokens of a sequence before stretching
+    low_freq_factor: float = 1.0  # llama3: pairs that turn less often in original_seq_len are
+    high_freq_factor: float = 4.0  # stretched, those that turn more often are not
+    beta_slow: float = 1.0  # yarn: the same in turns
+    beta_fast: float = 32.0
+    truncate: bool = True  # yarn: the borders are whole pairs
+    attention_factor: float = 1.0  # both cos and sin are multiplied by it
+    rotated_share: float = 1.0  # of head_dim
+
+
+@dataclass(frozen=True)
 class Attention:
     heads: int
     kv_heads: int
@@ -37,12 +61,18 @@ class Attention:
     qk_norm: Literal["none", "head", "width"] = "none"
     sinks: bool = False  # one learned logit per head (gpt-oss)
     window: int | None = None  # tokens a sliding-window layer looks back
-    window_layers: int = 0  # layers that use the window; the others see everything
+    windowed: tuple[int, ...] = ()  # layers that use the window; the others see everything
+    query_scale: float | None = None  # of the scores; None: 1 / sqrt(head_dim)
+    softcap: float | None = None  # scores become softcap * tanh(score / softcap) (Gemma 2)
 
     @property
     def values(self) -> int:
         """Elements of one head's value."""
         return self.head_dim if self.value_dim is None else self.value_dim
+
+    @property
+    def window_layers(self) -> int:
+        return len(self.windowed)
 
 
 @dataclass(frozen=True)
@@ -55,29 +85,44 @@ class Experts:
     shared: int = 0  # experts every token passes through
     shared_width: int | None = None  # inner size of one shared expert; None: as the routed
     shared_gate: bool = False  # a learned gate on the shared expert's output (Qwen2-MoE)
-    dense_layers: int = 0  # first layers with the dense feed-forward block instead
+    dense: tuple[int, ...] = ()  # layers with the dense feed-forward block instead
+    normalise: bool = True  # the chosen experts' shares are made to sum to one
     router_bias: bool = False
     score_correction: bool = False  # DeepSeek-V3's bias per expert
+
+    @property
+    def dense_layers(self) -> int:
+        return len(self.dense)
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Raises SpecError if the sizes cannot belong to one model."""
+    """Raises SpecError if the sizes cannot belong to one model. Equal whatever their names are."""
 
-    name: str
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    name: str = field(compare=False)
     layers: int
     width: int
     ffn_width: int  # of the dense feed-forward block
     vocab_size: int
     attention: Attention
     experts: Experts | None = None
+    family: str = ""  # Hugging Face's model_type; "": none of theirs
     gated: bool = True  # gate, up and down (SwiGLU); False: up and down
+    activation: str = "silu"  # of the gate, or of up
     ffn_bias: bool = False
     norm: Norm = "rms"
-    norms_per_layer: int = 2
+    norm_eps: float = 1e-6
+    norm_offset: bool = False  # norms multiply by 1 + weight (Gemma)
+    norms_per_layer: int = 2  # 4: one more behind each block's output (Gemma)
     embedding_norm: bool = False  # one more after the embedding (BLOOM)
+    embedding_scale: float = 1.0
+    rope: Rope = Rope()
+    windowed_rope: Rope | None = None  # of layers with a window; None: as the others
     tied_embeddings: bool = False
     head_bias: bool = False
+    logit_softcap: float | None = None  # logits become softcap * tanh(logit / softcap)
     learned_positions: int = 0  # rows of a learned position table
     max_seq_len: int = 0  # 0: not stated
     predicted_tokens: int = 0  # extra multi-token-prediction layers (DeepSeek-V3)
@@ -91,12 +136,9 @@ class ModelShape:
                 f"kv_heads {attention.kv_heads}",
                 do=f"set kv_heads to a divisor of {attention.heads}",
             )
-        if attention.window_layers > self.layers:
-            raise SpecError(
-                f"model {self.name}: more sliding-window layers than layers",
-                found=attention.window_layers,
-                expected=f"at most {self.layers}",
-            )
+        _check_layers(attention.windowed, self, "sliding-window")
+        if self.experts is not None:
+            _check_layers(self.experts.dense, self, "dense")
         if self.experts is not None and self.experts.active > self.experts.count:
             raise SpecError(
                 f"model {self.name}: more active experts than experts",
@@ -111,22 +153,42 @@ class ModelShape:
 
 
 MAY_BE_ZERO = frozenset(
-    {"window_layers", "shared", "dense_layers", "learned_positions", "max_seq_len"}
+    {"shared", "learned_positions", "max_seq_len"}
     | {"predicted_tokens", "norms_per_layer", "ffn_width"}
 )
 
 
+def _check_layers(layers: tuple[int, ...], shape: ModelShape, kind: str) -> None:
+    if sorted({*layers}) != list(layers) or not {*layers} <= {*range(shape.layers)}:
+        raise SpecError(
+            f"model {shape.name}: its {kind} layers",
+            found=layers,
+            expected=f"rising numbers from 0 to {shape.layers - 1}",
+        )
+
+
 def _check_counts(value: Any, where: str) -> None:
-    """Every number must be a whole one of at least 1, or 0 where nothing is meant."""
+    """Counts must be whole and at least 1, or 0 where nothing is meant; other numbers above 0."""
     for item in fields(value):
         number = getattr(value, item.name)
         if is_dataclass(number):
             _check_counts(number, f"{where}: {item.name}")
         elif isinstance(number, bool) or not isinstance(number, int | float):
             continue
+        elif "float" in str(item.type):
+            if not 0 < number < math.inf:
+                raise SpecError(f"{where}: {item.name}", found=number, expected="above 0")
         elif number != int(number) or number < (0 if item.name in MAY_BE_ZERO else 1):
             raise SpecError(
                 f"{where}: {item.name}",
                 found=number,
                 expected="a whole number of at least " + ("0" if item.name in MAY_BE_ZERO else "1"),
             )
+
+
+def shape_from_json(value: object) -> ModelShape:
+    """What `dataclasses.asdict` made of a shape. Raises SpecError on anything else."""
+    try:
+        return TypeAdapter(ModelShape).validate_python(value)
+    except ValidationError as error:
+        raise SpecError("this is not the shape of a model", found=error) from error

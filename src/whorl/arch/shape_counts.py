@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from whorl.arch.architecture import Architecture
-from whorl.arch.shape import Attention, ModelShape
+from whorl.arch.shape import ModelShape
 from whorl.core.errors import SpecError
 
 __all__ = [
+    "BYTES_PER_ELEMENT",
     "LayerKind",
     "LayerMatrix",
     "MatrixKind",
@@ -27,12 +27,12 @@ __all__ = [
     "layer_matrices",
     "layer_norm_parameters",
     "prediction_matrix",
-    "shape_of",
     "training_bytes",
 ]
 
 LayerKind = Literal["dense", "expert"]
 MatrixKind = Literal["attention", "ffn", "router", "expert", "shared"]
+BYTES_PER_ELEMENT = {"fp32": 4, "bf16": 2, "int8": 1}
 BACKWARD_PER_FORWARD = 2  # gradients of the input and of the weights, one product each
 ADAMW_MOMENTS, MUON_MOMENTS, SGD_MOMENTS = 2, 1, 0
 
@@ -140,22 +140,6 @@ class TrainingBytes:
     @property
     def total(self) -> int:
         return self.weights + self.gradients + self.optimizer_state
-
-
-def shape_of(architecture: Architecture) -> ModelShape:
-    """The shape of a model whorl trains."""
-    a = architecture
-    qk_norm: Literal["head", "none"] = "head" if a.family == "qwen3" else "none"
-    return ModelShape(
-        name=a.family,
-        layers=a.layers,
-        width=a.width,
-        ffn_width=a.ffn_width,
-        vocab_size=a.vocab_size,
-        attention=Attention(a.heads, a.kv_heads, a.head_dim, qk_norm=qk_norm),
-        tied_embeddings=a.tied_embeddings,
-        max_seq_len=a.max_seq_len,
-    )
 
 
 def layer_matrices(shape: ModelShape, layer_kind: LayerKind) -> tuple[LayerMatrix, ...]:

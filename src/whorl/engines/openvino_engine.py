@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whorl.arch.architecture import Architecture
+from whorl.arch.shape import ModelShape
 from whorl.core.errors import EngineError, MissingExtra
 from whorl.core.ports import GenerateRequest, TokenEvent
 from whorl.engines.loop import EngineLoop, Limits
@@ -37,16 +37,16 @@ def open_openvino(folder: Path, card: FolderCard, max_running: int) -> EngineLoo
     Raises MissingExtra without openvino_genai, EngineError if the graph cannot be loaded.
     """
     stepper = OpenvinoStepper(folder, card, max_running)
-    a = card.architecture
+    a = card.shape
     limits = Limits(max_running, a.max_seq_len, a.vocab_size)
     return EngineLoop("openvino", card.contract_digest, stepper, limits)
 
 
-def num_cache_blocks(architecture: Architecture, max_running: int) -> int:
+def num_cache_blocks(shape: ModelShape, max_running: int) -> int:
     """Blocks for every running request's whole context, within MAX_CACHE_BYTES."""
-    a = architecture
-    block_bytes = 2 * a.layers * a.kv_heads * a.head_dim * 4 * BLOCK_TOKENS
-    one_request = blocks_of(a.max_seq_len)
+    a = shape.attention
+    block_bytes = 2 * shape.layers * a.kv_heads * a.head_dim * 4 * BLOCK_TOKENS
+    one_request = blocks_of(shape.max_seq_len)
     return max(one_request, min(max_running * one_request, MAX_CACHE_BYTES // block_bytes))
 
 
@@ -71,7 +71,7 @@ class OpenvinoStepper:
             package = error.name or "openvino-genai"
             raise MissingExtra.of(package, "openvino", "the openvino engine") from error
         self._genai, self._tensor = openvino_genai, openvino.Tensor
-        self._vocab_size = card.architecture.vocab_size
+        self._vocab_size = card.shape.vocab_size
         self._next_number = 0
         self._running: dict[str, Any] = {}  # request_id -> handle; a dropped handle cancels
         self._reserved: dict[str, int] = {}  # request_id -> blocks
@@ -79,7 +79,7 @@ class OpenvinoStepper:
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.max_num_seqs = max_running
         scheduler.max_num_batched_tokens = BATCHED_TOKENS
-        self._num_blocks = num_cache_blocks(card.architecture, max_running)
+        self._num_blocks = num_cache_blocks(card.shape, max_running)
         scheduler.num_kv_blocks = self._num_blocks
         scheduler.enable_prefix_caching = False  # timing would tell users of each other's prompts
         group = 0 if card.variant == "f32" else INPUT_GROUP

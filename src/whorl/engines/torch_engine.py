@@ -24,8 +24,8 @@ __all__ = ["TorchStepper", "open_torch", "sample"]
 
 def open_torch(folder: Path, max_running: int) -> EngineLoop:
     """An engine over an HF model folder in float32. Raises RecordError if it is damaged."""
-    model, architecture, _, card = load_model_folder(folder)
-    limits = Limits(max_running, architecture.max_seq_len, architecture.vocab_size)
+    model, shape, _, card = load_model_folder(folder)
+    limits = Limits(max_running, shape.max_seq_len, shape.vocab_size)
     return EngineLoop("torch", card.contract_digest, TorchStepper(model), limits)
 
 

@@ -294,7 +294,7 @@ def _first_step(facts: MachineFacts) -> None:
 
     settings = {"threads": facts.cores, "lanes": 1}
     tiny = reference_load(_step((1, 32, 32, 64, 256, 32, 1, False), settings))
-    rehearsed_step(tiny.architecture, _train_config(1, 32, settings))()
+    rehearsed_step(tiny.shape, _train_config(1, 32, settings))()
 
 
 def _choice_step(rows: int, settings: Mapping[str, Any]) -> Callable[[], object]:
@@ -304,7 +304,7 @@ def _choice_step(rows: int, settings: Mapping[str, Any]) -> Callable[[], object]
     *_, seq_len, _, _ = CHOICE_STEP
     lanes = int(settings.get("lanes", 1))
     config = _train_config(max(1, rows // lanes), seq_len, settings)
-    return rehearsed_step(reference_load(_step(CHOICE_STEP, settings)).architecture, config)
+    return rehearsed_step(reference_load(_step(CHOICE_STEP, settings)).shape, config)
 
 
 def _reference_steps(
@@ -316,7 +316,7 @@ def _reference_steps(
         step = _step(values, settings)
         config = _train_config(step.rows, step.seq_len, settings)
         mixed_rows = step.rows if step.masked else 0
-        run = rehearsed_step(reference_load(step).architecture, config, mixed_rows)
+        run = rehearsed_step(reference_load(step).shape, config, mixed_rows)
         yield step.model_copy(update={"step_s": watch.fastest(run, step_s)})
 
 

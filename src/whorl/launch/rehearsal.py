@@ -7,10 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from whorl.arch.architecture import Architecture
-from whorl.model.transformer import Transformer, segments_of
+from whorl.arch.shape import ModelShape
+from whorl.model.attend import segments_of
+from whorl.model.transformer import Transformer
 from whorl.spec.resolved import TrainConfig
-from whorl.stages.train.batch import Batch, MicroBatch, mask_dtype
+from whorl.stages.train.batch import Batch, MicroBatch
 from whorl.stages.train.initial import initialise
 from whorl.stages.train.trainer import Trainer
 
@@ -18,7 +19,7 @@ __all__ = ["made_up_batch", "rehearsed", "rehearsed_step"]
 
 
 def made_up_batch(
-    architecture: Architecture, config: TrainConfig, mixed_rows: int = 0, seed: int = 0
+    shape: ModelShape, config: TrainConfig, mixed_rows: int = 0, seed: int = 0
 ) -> Batch:
     """One step's rows of random ids; the last mixed_rows of each micro-batch hold two documents."""
     generator = torch.Generator().manual_seed(seed)
@@ -26,31 +27,27 @@ def made_up_batch(
     micro_batches = []
     for begin in range(0, num_rows, config.micro_batch_rows):
         rows = min(config.micro_batch_rows, num_rows - begin)
-        shape = (rows, config.seq_len)
-        ids = torch.randint(architecture.vocab_size, shape, generator=generator)
-        targets = torch.randint(architecture.vocab_size, shape, generator=generator)
-        starts = torch.zeros(shape, dtype=torch.bool)
+        sizes = (rows, config.seq_len)
+        ids = torch.randint(shape.vocab_size, sizes, generator=generator)
+        targets = torch.randint(shape.vocab_size, sizes, generator=generator)
+        starts = torch.zeros(sizes, dtype=torch.bool)
         if mixed_rows:
             starts[-mixed_rows:, config.seq_len // 2] = True
         numbers = np.arange(begin, begin + rows, dtype=np.int64)
-        micro_batches.append(
-            MicroBatch(ids, targets, segments_of(starts, mask_dtype(config)), numbers)
-        )
+        micro_batches.append(MicroBatch(ids, targets, segments_of(starts), numbers))
     return Batch(num_rows * config.seq_len, tuple(micro_batches))
 
 
-def rehearsed(
-    architecture: Architecture, config: TrainConfig, mixed_rows: int = 0
-) -> tuple[Trainer, Batch]:
+def rehearsed(shape: ModelShape, config: TrainConfig, mixed_rows: int = 0) -> tuple[Trainer, Batch]:
     """A new model's trainer and made-up rows for it."""
-    model = Transformer(architecture)
+    model = Transformer(shape)
     initialise(model, config.seed)
-    return Trainer(model, config), made_up_batch(architecture, config, mixed_rows)
+    return Trainer(model, config), made_up_batch(shape, config, mixed_rows)
 
 
 def rehearsed_step(
-    architecture: Architecture, config: TrainConfig, mixed_rows: int = 0
+    shape: ModelShape, config: TrainConfig, mixed_rows: int = 0
 ) -> Callable[[], object]:
     """A function that does one more training step of a new model on the same made-up rows."""
-    trainer, batch = rehearsed(architecture, config, mixed_rows)
+    trainer, batch = rehearsed(shape, config, mixed_rows)
     return lambda: trainer.step(0, batch)

@@ -7,13 +7,13 @@ machine still verifies itself: nothing damaged, missing or unlisted is ever load
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from whorl.arch.architecture import Architecture
+from whorl.arch.shape import ModelShape, shape_from_json
 from whorl.codecs.contract import TokenContract
 from whorl.core.digests import digest_value, read_sealed, write_sealed
 from whorl.core.errors import RecordError, WhorlError
@@ -31,7 +31,7 @@ class FolderCard:
 
     variant: str  # "hf": safetensors; "f32", "int8", "int4": OpenVINO IR
     contract_digest: str
-    architecture: Architecture
+    shape: ModelShape
     lineage: Mapping[str, Any]  # role -> digest of what it was made from
     quality: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, FileEntry] = field(default_factory=dict, repr=False)
@@ -59,7 +59,7 @@ def seal_folder(folder: Path, card: FolderCard) -> FolderCard:
     names = sorted(_present(folder) - {CARD})
     files = {name: FileEntry.of(folder / name) for name in names}
     sealed = FolderCard(
-        card.variant, card.contract_digest, card.architecture, card.lineage, card.quality, files
+        card.variant, card.contract_digest, card.shape, card.lineage, card.quality, files
     )
     write_sealed(folder / CARD, _to_json(sealed))
     return sealed
@@ -84,7 +84,7 @@ def read_card(folder: Path) -> FolderCard:
         card = FolderCard(
             str(value["variant"]),
             str(value["contract_digest"]),
-            Architecture.model_validate(value["architecture"]),
+            shape_from_json(value["shape"]),
             dict(value["lineage"]),
             dict(value["quality"]),
             {
@@ -123,11 +123,11 @@ def _verify_contract(folder: Path, card: FolderCard) -> None:
             expected=f"{card.contract_digest[:16]}…",
             do="take the tokens folder that belongs to this model",
         )
-    if contract.vocab_size != card.architecture.vocab_size:
+    if contract.vocab_size != card.shape.vocab_size:
         raise RecordError(
             f"{folder}: the token contract does not fit the model",
             found=f"{contract.vocab_size} ids",
-            expected=f"{card.architecture.vocab_size}",
+            expected=f"{card.shape.vocab_size}",
         )
 
 
@@ -140,7 +140,7 @@ def _to_json(card: FolderCard) -> dict[str, Any]:
         "version": VERSION,
         "variant": card.variant,
         "contract_digest": card.contract_digest,
-        "architecture": card.architecture.model_dump(mode="json"),
+        "shape": asdict(card.shape),
         "lineage": dict(card.lineage),
         "quality": dict(card.quality),
         "files": {

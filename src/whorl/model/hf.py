@@ -1,6 +1,6 @@
 """A model as a Hugging Face folder: config.json, model.safetensors, tokenizer, and whorl.json.
 
-transformers, vLLM and OpenVINO read the folder as Qwen3ForCausalLM or LlamaForCausalLM.
+transformers, vLLM and OpenVINO read the folder as a model of its family.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from whorl.arch.architecture import Architecture
+from whorl.arch.computable import check_computable
+from whorl.arch.hf_config import shape_from_config
+from whorl.arch.shape import ModelShape
 from whorl.codecs.contract import Tokens
 from whorl.core.digests import write_bytes
 from whorl.core.errors import RecordError
+from whorl.model.families import family_of
 from whorl.model.folder import TOKENS, FolderCard, prepare_folder, read_card, seal_folder
-from whorl.model.hf_files import CONFIG, architecture_of, write_servable_files
+from whorl.model.hf_files import CONFIG, write_servable_files
 from whorl.model.transformer import Transformer
 
 __all__ = ["load_model_folder", "load_weights", "save_model_folder"]
@@ -34,7 +37,7 @@ INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
 def save_model_folder(
     path: Path,
     model: Transformer,
-    architecture: Architecture,
+    shape: ModelShape,
     tokens: Tokens,
     lineage: Mapping[str, Any],
     quality: Mapping[str, Any] | None = None,
@@ -45,57 +48,58 @@ def save_model_folder(
     Raises RecordError if the folder is not empty or the contract does not fit the model,
     ResourceError on a full disk.
     """
-    if tokens.contract.vocab_size != architecture.vocab_size:
+    if tokens.contract.vocab_size != shape.vocab_size:
         raise RecordError(
             "the token contract does not fit the model",
             found=f"{tokens.contract.vocab_size} ids",
-            expected=f"{architecture.vocab_size}",
+            expected=f"{shape.vocab_size}",
         )
     prepare_folder(path)
-    state = {_hf_name(name): tensor for name, tensor in model.state_dict().items()}
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    named = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    state = family_of(shape).to_disk(named)
     write_bytes(path / WEIGHTS, safetensors_bytes(state, metadata={"format": "pt"}))
     dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
-    write_servable_files(path, architecture, tokens, dtype)
-    card = FolderCard("hf", tokens.contract.digest, architecture, lineage, quality or {})
+    write_servable_files(path, shape, tokens, dtype)
+    card = FolderCard("hf", tokens.contract.digest, shape, lineage, quality or {})
     return seal_folder(path, card)
-
-
-def _hf_name(name: str) -> str:
-    return name if name.startswith("lm_head.") else f"model.{name}"
 
 
 # ------------------------------------------------------------------ reading
 
 
-def load_model_folder(path: Path) -> tuple[Transformer, Architecture, Tokens, FolderCard]:
+def load_model_folder(path: Path) -> tuple[Transformer, ModelShape, Tokens, FolderCard]:
     """The model (fp32 or as saved, in eval mode), its shape, its tokens and its card.
 
     Every file is verified first. Raises RecordError on a damaged or foreign folder.
     """
     card = read_card(path)
-    model, architecture = load_weights(path)
-    if architecture != card.architecture:
+    model, shape = load_weights(path)
+    if shape != card.shape:
         raise RecordError(
             f"{path / CONFIG} does not match the model card",
-            found=architecture,
-            expected=card.architecture,
+            found=shape,
+            expected=card.shape,
         )
-    return model, architecture, Tokens.load(path / TOKENS), card
+    return model, shape, Tokens.load(path / TOKENS), card
 
 
-def load_weights(path: Path) -> tuple[Transformer, Architecture]:
-    """Model and shape of any HF folder of a Qwen3 or Llama, without tokens or a card.
+def load_weights(path: Path) -> tuple[Transformer, ModelShape]:
+    """Model and shape of any HF folder, without tokens or a card.
 
-    Raises RecordError if a tensor is missing, unknown or of another shape.
+    Raises RecordError if a tensor is missing, unknown or of another shape, SpecError if the
+    model is none that whorl can compute.
     """
-    architecture = architecture_of(_read_json(path / CONFIG))
-    state = _read_tensors(path)
-    if architecture.tied_embeddings:
+    config = _read_json(path / CONFIG)
+    if config.get("quantization_config") is not None:
+        raise RecordError(f"{path} holds quantised weights", expected="float32, bf16 or float16")
+    shape = shape_from_config(path)
+    check_computable(shape, "train")
+    state = family_of(shape).from_disk(_read_tensors(path))
+    if shape.tied_embeddings:
         state.pop("lm_head.weight", None)
     with torch.device("meta"):
-        model = Transformer(architecture)
-    expected = {_hf_name(name): tuple(t.shape) for name, t in model.state_dict().items()}
+        model = Transformer(shape)
+    expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if found != expected:
         wrong = sorted({*found.items()} ^ {*expected.items()})
@@ -104,11 +108,8 @@ def load_weights(path: Path) -> tuple[Transformer, Architecture]:
             found=[f"{name} {found.get(name, 'missing')}" for name, _ in wrong[:3]],
             expected=[f"{name} {expected.get(name, 'absent')}" for name, _ in wrong[:3]],
         )
-    model = Transformer(architecture)
-    model.load_state_dict(
-        {name.removeprefix("model."): tensor for name, tensor in state.items()}, assign=True
-    )
-    return model.eval(), architecture
+    model.load_state_dict(state, assign=True)
+    return model.eval(), shape
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

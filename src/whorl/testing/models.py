@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from whorl.arch.architecture import Architecture
+from whorl.arch.dense import dense_shape
+from whorl.arch.shape import ModelShape
 from whorl.codecs.contract import Tokens
 from whorl.model.hf import save_model_folder
 from whorl.model.transformer import Transformer
 from whorl.testing.corpus import tiny_texts, tiny_tokens
 
-__all__ = ["tiny_architecture", "tiny_model", "tiny_model_folder", "train_briefly"]
+__all__ = ["tiny_model", "tiny_model_folder", "tiny_shape", "train_briefly"]
 
 
-def tiny_architecture(**changes: Any) -> Architecture:
+def tiny_shape(**changes: Any) -> ModelShape:
     """Two layers, grouped queries, 512 ids; a Qwen3 with tied embeddings unless told otherwise."""
     values: dict[str, Any] = {
         "layers": 2,
@@ -30,13 +31,13 @@ def tiny_architecture(**changes: Any) -> Architecture:
         "vocab_size": 512,
         "max_seq_len": 256,
     }
-    return Architecture(**(values | changes))
+    return dense_shape(**(values | changes))
 
 
-def tiny_model(architecture: Architecture, seed: int = 0) -> Transformer:
+def tiny_model(shape: ModelShape, seed: int = 0) -> Transformer:
     """A random model; norm weights too differ from one."""
     generator = torch.Generator().manual_seed(seed)
-    model = Transformer(architecture).eval()
+    model = Transformer(shape).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
@@ -69,10 +70,10 @@ def train_briefly(
 
 def tiny_model_folder(path: Path, *, steps: int = 60, **changes: Any) -> Path:
     """A briefly trained tiny model saved as a model folder."""
-    architecture = tiny_architecture(**changes)
-    tokens = tiny_tokens(architecture.vocab_size)
-    model = tiny_model(architecture)
+    shape = tiny_shape(**changes)
+    tokens = tiny_tokens(shape.vocab_size)
+    model = tiny_model(shape)
     if steps:
         train_briefly(model, tokens, steps)
-    save_model_folder(path, model, architecture, tokens, {"prepare": "0" * 32})
+    save_model_folder(path, model, shape, tokens, {"prepare": "0" * 32})
     return path

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from whorl.core.errors import EngineError, PlanError, RecordError
+from whorl.model.cached import ExportedDecoder
 from whorl.model.hf import load_model_folder
 from whorl.stages.compress import openvino_export
 from whorl.stages.compress.openvino_export import MODEL, compress_folder, export_openvino
@@ -100,9 +101,14 @@ def test_equal_models_export_to_equal_bytes(tmp_path: Path) -> None:
 
 
 def test_wrong_graph_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A conversion that drops the second half of the rotary turn must not pass."""
+    """A conversion that forgets the positions must not pass."""
     tiny_model_folder(tmp_path / "hf", steps=0)
-    monkeypatch.setattr("whorl.model.cached._turned", lambda x, cos, sin: x * cos)
+    right = ExportedDecoder.forward
+
+    def wrong(self, input_ids, attention_mask, position_ids, past):
+        return right(self, input_ids, attention_mask, position_ids * 0, past)
+
+    monkeypatch.setattr(ExportedDecoder, "forward", wrong)
     with pytest.raises(EngineError, match="does not compute what the model computes"):
         export_openvino(tmp_path / "hf", tmp_path / "f32")
     with pytest.raises(RecordError):  # and the folder was not sealed

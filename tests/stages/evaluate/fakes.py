@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from whorl.arch.architecture import Architecture
+from whorl.arch.dense import dense_shape
 from whorl.codecs.contract import Tokens
 from whorl.codecs.text import train_text_codec
 from whorl.core.context import StageContext
@@ -62,7 +62,7 @@ def model_folder(path: Path, tokens: Tokens, lineage: str = "1") -> Path:
     """A folder that verifies, with tokens and a card but no weights."""
     prepare_folder(path)
     tokens.save(path / "tokens")
-    shape = Architecture(
+    shape = dense_shape(
         layers=1,
         width=8,
         heads=1,

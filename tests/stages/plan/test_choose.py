@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.stages.plan.conftest import GIB, choices, machine, recipe, text_facts
-from whorl.arch.counts import train_flops
+from whorl.arch.shape_counts import flops_per_token
 from whorl.core.errors import PlanError, SpecError
 from whorl.spec.recipe import Recipe
 from whorl.stages.plan import rules
@@ -40,9 +40,7 @@ def test_nothing_considered_is_better() -> None:
     best, considered = choose(here)
     assert len(considered) > 50
     assert best.preference == min(item.preference for item in considered)
-    assert {item.architecture for item in considered} <= {
-        item.architecture for item in candidates(here)
-    }
+    assert {item.shape for item in considered} <= {item.shape for item in candidates(here)}
 
 
 @pytest.mark.parametrize("minutes", [1, 4, 15])
@@ -53,7 +51,7 @@ def test_the_time_is_used_and_kept(minutes: int) -> None:
 
 def test_hours_and_money_of_this_machine_are_its_time() -> None:
     asked = recipe("budget.train_time=null", "budget.device_hours=0.1")
-    assert chosen(asked).architecture == chosen(recipe("budget.train_time=6min")).architecture
+    assert chosen(asked).shape == chosen(recipe("budget.train_time=6min")).shape
     priced = {"hardware": {"usd_per_device_hour": 3}, "budget": {"usd": 0.3}}
     best = chosen(recipe("budget.train_time=null", **priced))
     assert 0.9 * 360 < best.train_s <= 360
@@ -72,8 +70,14 @@ def test_what_the_recipe_gives_is_kept() -> None:
         train={"seq_len": 128, "batch_tokens": 1024, "micro_batch_rows": 2, "threads": 1},
     )
     best = chosen(asked, data=text_facts(vocab_sizes=(2048,)))  # as plan gathers them then
-    a = best.architecture
-    assert (a.layers, a.width, a.kv_heads, a.ffn_width, a.family) == (3, 160, 1, 400, "llama")
+    a = best.shape
+    assert (a.layers, a.width, a.attention.kv_heads, a.ffn_width, a.family) == (
+        3,
+        160,
+        1,
+        400,
+        "llama",
+    )
     assert (a.vocab_size, a.max_seq_len, best.seq_len) == (2048, 128, 128)
     assert (best.batch_tokens, best.micro_batch_rows) == (1024, 2)
 
@@ -86,13 +90,14 @@ def test_one_thread_is_slower() -> None:
 
 
 def test_given_heads_decide_the_head_dim() -> None:
-    a = chosen(recipe(model={"layers": 2, "width": 96, "heads": 6})).architecture
-    assert (a.heads, a.head_dim) == (6, 16)
+    a = chosen(recipe(model={"layers": 2, "width": 96, "heads": 6})).shape
+    assert (a.attention.heads, a.attention.head_dim) == (6, 16)
 
 
 def test_a_budget_of_flops_is_kept() -> None:
     best = chosen(recipe(budget={"flops": 2e13}))
-    spent = train_flops(best.architecture, best.seq_len, best.steps * best.batch_tokens)
+    per_token = flops_per_token(best.shape, best.seq_len).training
+    spent = per_token * best.steps * best.batch_tokens
     assert spent == pytest.approx(2e13, rel=0.02)
 
 
@@ -137,7 +142,7 @@ def test_a_model_that_does_not_fit_is_refused_with_one_that_does() -> None:
 def test_open_sizes_are_chosen_to_fit() -> None:
     small = machine(memory_bytes=600 * 2**20)
     best = chosen(recipe("budget.train_time=4h"), small)
-    pages = 2 * text_facts().unique_tokens(best.architecture.vocab_size)  # can be given up
+    pages = 2 * text_facts().unique_tokens(best.shape.vocab_size)  # can be given up
     assert (best.peak_bytes - pages) * MEMORY_MARGIN <= 600 * 2**20
 
 
@@ -163,7 +168,7 @@ def test_a_batch_that_does_not_fit_its_rows_is_refused() -> None:
 def test_ids_that_are_trained_rarely_count_as_worse() -> None:
     """In our runs 2.6M tokens with 2,048 ids ended 10% above 3M with 1,024 (docs/log.md)."""
     here = situation(recipe(), data=text_facts(vocab_sizes=(2048,)))
-    a = chosen(recipe(), data=text_facts(vocab_sizes=(2048,))).architecture
+    a = chosen(recipe(), data=text_facts(vocab_sizes=(2048,))).shape
     few, enough, more = (preference(here, a, tokens) for tokens in (2.56e6, 5.12e6, 5.13e6))
     assert few > 1.09 * enough and enough == pytest.approx(more, rel=0.01)
 

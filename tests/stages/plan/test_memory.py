@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import accumulate
 
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from whorl.arch.architecture import Architecture
-from whorl.arch.counts import count_training_bytes
+from whorl.arch.dense import dense_shape
+from whorl.arch.shape import ModelShape
+from whorl.arch.shape_counts import training_bytes
 from whorl.core.errors import PlanError
 from whorl.launch.rehearsal import rehearsed_step
-from whorl.model.transformer import Transformer, segments_of
+from whorl.model.attend import segments_of
+from whorl.model.transformer import Transformer
 from whorl.spec.resolved import TrainConfig
 from whorl.stages.plan.hardware import Precision
 from whorl.stages.plan.memory import check_memory, peak_memory, saved_activation_bytes
@@ -21,7 +24,7 @@ from whorl.stages.plan.step_time import Load
 GIB = 2**30
 
 
-def architecture(**changes: object) -> Architecture:
+def dense(**changes: object) -> ModelShape:
     sizes: dict[str, object] = {
         "layers": 2,
         "width": 64,
@@ -32,12 +35,12 @@ def architecture(**changes: object) -> Architecture:
         "vocab_size": 300,
         "max_seq_len": 48,
     }
-    return Architecture.model_validate(sizes | changes)
+    return dense_shape(**(sizes | changes))  # type: ignore[arg-type]
 
 
 def saved_bytes(load: Load) -> int:
     """Bytes of distinct storages that autograd saves, weights and tables excluded."""
-    model = Transformer(load.architecture)
+    model = Transformer(load.shape)
     fixed = [*model.parameters(), *model.buffers()]
     known = {tensor.untyped_storage().data_ptr() for tensor in fixed}
     found: dict[int, torch.UntypedStorage] = {}
@@ -76,14 +79,14 @@ def saved_bytes(load: Load) -> int:
     ],
 )
 def test_activations_are_what_autograd_saves(changes: dict[str, object]) -> None:
-    load = Load(architecture(**changes), seq_len=48, rows=3)
+    load = Load(dense(**changes), seq_len=48, rows=3)
     assert saved_activation_bytes(load) == saved_bytes(load)
 
 
 @pytest.mark.parametrize("changes", [{}, {"kv_heads": 2}, {"family": "llama", "kv_heads": 1}])
 @pytest.mark.parametrize("mixed_share", [0.5, 1.0])
 def test_activations_of_mixed_rows(changes: dict[str, object], mixed_share: float) -> None:
-    load = Load(architecture(**changes), seq_len=48, rows=3, mixed_share=mixed_share)
+    load = Load(dense(**changes), seq_len=48, rows=3, mixed_share=mixed_share)
     assert saved_activation_bytes(load) == saved_bytes(load)
 
 
@@ -91,39 +94,39 @@ def test_activations_of_mixed_rows(changes: dict[str, object], mixed_share: floa
 @pytest.mark.parametrize("mixed_share", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("attention", ["fp32", "bf16"])
 def test_activations_in_bfloat16(family: str, mixed_share: float, attention: Precision) -> None:
-    wide = architecture(width=128, head_dim=32, kv_heads=2, family=family)
+    wide = dense(width=128, head_dim=32, kv_heads=2, family=family)
     load = Load(wide, 48, 8, precision="bf16", attention_dtype=attention, mixed_share=mixed_share)
     assert saved_activation_bytes(load) == pytest.approx(saved_bytes(load), rel=0.08)
 
 
 def test_more_of_anything_needs_more() -> None:
-    small = peak_memory(Load(architecture(), seq_len=48, rows=2), 10**8).total
+    small = peak_memory(Load(dense(), seq_len=48, rows=2), 10**8).total
     larger = [
-        Load(architecture(layers=3), seq_len=48, rows=2),
-        Load(architecture(width=128), seq_len=48, rows=2),
-        Load(architecture(vocab_size=900), seq_len=48, rows=2),
-        Load(architecture(), seq_len=48, rows=3),
+        Load(dense(layers=3), seq_len=48, rows=2),
+        Load(dense(width=128), seq_len=48, rows=2),
+        Load(dense(vocab_size=900), seq_len=48, rows=2),
+        Load(dense(), seq_len=48, rows=3),
     ]
     assert all(peak_memory(load, 10**8).total > small for load in larger)
-    adamw = Load(architecture(), seq_len=48, rows=2, optimizer="adamw")
-    muon = peak_memory(Load(architecture(), seq_len=48, rows=2), 10**8)
+    adamw = Load(dense(), seq_len=48, rows=2, optimizer="adamw")
+    muon = peak_memory(Load(dense(), seq_len=48, rows=2), 10**8)
     assert peak_memory(adamw, 10**8).optimizer > muon.optimizer
 
 
 def test_lanes_have_memory_of_their_own() -> None:
-    one = peak_memory(Load(architecture(), seq_len=48, rows=2, micro_batches=2), 10**8)
-    two = peak_memory(Load(architecture(), seq_len=48, rows=2, micro_batches=2, lanes=2), 10**8)
+    one = peak_memory(Load(dense(), seq_len=48, rows=2, micro_batches=2), 10**8)
+    two = peak_memory(Load(dense(), seq_len=48, rows=2, micro_batches=2, lanes=2), 10**8)
     assert two.activations == 2 * one.activations and two.working >= one.working
     assert one.gradients == two.gradients  # of the micro-batch before; of the step
-    idle = Load(architecture(), seq_len=48, rows=2, micro_batches=2, lanes=8)
+    idle = Load(dense(), seq_len=48, rows=2, micro_batches=2, lanes=8)
     assert peak_memory(idle, 10**8) == two
-    more = Load(architecture(), seq_len=48, rows=2, micro_batches=12, lanes=2)
+    more = Load(dense(), seq_len=48, rows=2, micro_batches=12, lanes=2)
     assert peak_memory(more, 10**8).gradients == 4 * two.gradients
 
 
 def test_tensors_of_a_step() -> None:
     """Tensors alive at once while a step runs, against what is planned without the allocator."""
-    load = Load(architecture(layers=6, vocab_size=500), seq_len=48, rows=3, micro_batches=4)
+    load = Load(dense(layers=6, vocab_size=500), seq_len=48, rows=3, micro_batches=4)
     config = TrainConfig(
         seq_len=load.seq_len,
         batch_tokens=load.tokens * load.micro_batches,
@@ -133,7 +136,7 @@ def test_tensors_of_a_step() -> None:
         embedding_learning_rate=0.01,
         threads=1,
     )
-    step = rehearsed_step(load.architecture, config)
+    step = rehearsed_step(load.shape, config)
     step()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as measured:
         step()
@@ -144,13 +147,13 @@ def test_tensors_of_a_step() -> None:
     ]
     highest = max(accumulate(allocated))
     peak = peak_memory(load, 0)
-    resting = peak.weights + peak.optimizer + count_training_bytes(load.architecture).gradients
+    resting = peak.weights + peak.optimizer + training_bytes(load.shape).gradients
     planned = peak.total - peak.allocator - resting
     assert planned == pytest.approx(highest, rel=0.1)
 
 
 def test_refusal_says_what_fits() -> None:
-    large = architecture(layers=24, width=2048, heads=16, kv_heads=16, head_dim=128)
+    large = dense(layers=24, width=2048, heads=16, kv_heads=16, head_dim=128)
     load = Load(large, seq_len=1024, rows=16)
     with pytest.raises(PlanError) as caught:
         check_memory(load, 300 * 2**20, 6 * GIB, margin=1.2)
@@ -160,9 +163,9 @@ def test_refusal_says_what_fits() -> None:
         for item in (caught.value.do or "").split(";")
     )
     assert {"model.layers", "model.width"} <= suggestions.keys()
-    fewer = large.model_copy(update={"layers": int(suggestions["model.layers"])})
+    fewer = replace(large, layers=int(suggestions["model.layers"]))
     peak = check_memory(Load(fewer, 1024, 16), 300 * 2**20, 6 * GIB, margin=1.2)
     assert peak.total * 1.2 <= 6 * GIB
-    one_more = fewer.model_copy(update={"layers": fewer.layers + 1})
+    one_more = replace(fewer, layers=fewer.layers + 1)
     with pytest.raises(PlanError):
         check_memory(Load(one_more, 1024, 16), 300 * 2**20, 6 * GIB, margin=1.2)

@@ -67,7 +67,7 @@ def test_given_values_have_no_reason_of_plan(context: StageContext) -> None:
     assert "train.learning_rate" not in plan.reasons and "train.seq_len" not in plan.reasons
     assert plan.decisions.train.learning_rate == 0.003
     assert plan.decisions.train.seq_len == plan.decisions.prepare.seq_len == 128
-    assert plan.decisions.evaluate.window == plan.decisions.architecture.max_seq_len == 128
+    assert plan.decisions.evaluate.window == plan.decisions.shape.max_seq_len == 128
 
 
 def test_figures_have_intervals(context: StageContext) -> None:
@@ -85,7 +85,7 @@ def test_decisions_fit_each_other(context: StageContext) -> None:
     decisions = plan_of(context, recipe()).decisions
     train = decisions.train
     assert train.batch_tokens % train.seq_len == 0
-    assert decisions.architecture.vocab_size == decisions.prepare.vocab_size
+    assert decisions.shape.vocab_size == decisions.prepare.vocab_size
     assert 0 < train.warmup_steps < train.steps and 0 < train.decay_steps <= train.steps
     assert 1 <= train.micro_batch_rows <= train.batch_tokens // train.seq_len
     assert train.checkpoint_every_steps > 0 and 0 < train.validate_every_steps <= train.steps
@@ -121,7 +121,7 @@ def test_what_passes_through_changes_no_choice(context: StageContext) -> None:
     changes = ("serve.port=9001", "compress.max_bpb_increase=2%", "evaluate.baselines=false")
     second = plan_of(context, recipe(*changes), machine(speed=0.5))
     assert second.decisions.train == first.decisions.train
-    assert second.decisions.architecture == first.decisions.architecture
+    assert second.decisions.shape == first.decisions.shape
     assert second.decisions.serve.port == 9001
     assert second.decisions.compress.max_bpb_increase == 0.02
     assert not second.decisions.evaluate.baselines

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from tests.stages.plan.conftest import machine
-from whorl.arch.architecture import Architecture
-from whorl.arch.counts import count_flops
+from whorl.arch.dense import dense_shape
+from whorl.arch.shape_counts import flops_per_token
 from whorl.core.errors import PlanError
 from whorl.stages.plan.hardware import Calibration
 from whorl.stages.plan.step_time import (
@@ -20,7 +20,7 @@ from whorl.stages.plan.step_time import (
     step_time,
 )
 
-SHAPE = Architecture(
+SHAPE = dense_shape(
     layers=4,
     width=256,
     heads=4,
@@ -58,7 +58,7 @@ def with_steps(calibration: Calibration, truth: Level) -> Calibration:
 def test_matmul_time_is_flops_over_rate_where_the_shape_was_measured() -> None:
     calibration = machine().calibration
     parts = step_time(LOAD, calibration)
-    flops = 3 * count_flops(SHAPE, 256).blocks * LOAD.tokens
+    flops = 3 * flops_per_token(SHAPE, 256).blocks * LOAD.tokens
     assert parts.matmul_s == pytest.approx(flops / 160e9, rel=1e-9)  # one rate for all shapes
     pairs = 4 * 4 * 16 * 256**2
     assert parts.attention_s == pytest.approx(pairs / 0.12e9, rel=1e-9)
@@ -69,10 +69,12 @@ def test_a_measured_shape_dominates_its_neighbours() -> None:
     calibration = machine().calibration
     rates = list(calibration.matmuls)
     slow = [rate.model_copy(update={"flops_per_s": 10e9}) for rate in rates[1:]]
-    narrow = SHAPE.model_copy(update={"width": 64, "heads": 1, "kv_heads": 1, "ffn_width": 64})
+    narrow = replace(
+        SHAPE, width=64, ffn_width=64, attention=replace(SHAPE.attention, heads=1, kv_heads=1)
+    )
     changed = calibration.model_copy(update={"matmuls": (rates[0], *slow)})
     for load, low, high in ((Load(narrow, 256, rows=4), 150e9, 160e9), (LOAD, 10e9, 20e9)):
-        flops = 3 * count_flops(load.architecture, 256).blocks * load.tokens
+        flops = 3 * flops_per_token(load.shape, 256).blocks * load.tokens
         assert low < flops / step_time(load, changed).matmul_s <= high
 
 
@@ -92,12 +94,12 @@ def test_more_work_takes_longer() -> None:
     calibration = machine().calibration
     level = Level(2.0, 2.0, 1.2)
     base = predicted_step_s(LOAD, calibration, level)
-    wider = SHAPE.model_copy(update={"width": 512, "heads": 8})
+    wider = replace(SHAPE, width=512, attention=replace(SHAPE.attention, heads=8))
     for more in (
         replace(LOAD, rows=17),
         replace(LOAD, micro_batches=2),
-        replace(LOAD, architecture=wider),
-        replace(LOAD, architecture=SHAPE.model_copy(update={"vocab_size": 4096})),
+        replace(LOAD, shape=wider),
+        replace(LOAD, shape=replace(SHAPE, vocab_size=4096)),
         replace(LOAD, mixed_share=1.0),
     ):
         assert predicted_step_s(more, calibration, level) > base

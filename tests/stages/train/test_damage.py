@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stages.train.work import architecture, config, make_prepared, train
+from tests.stages.train.work import config, make_prepared, tiny_shape, train
 from whorl.core.errors import Interrupted, RecordError
 from whorl.core.records import Record, RecordStore
 from whorl.model.hf import load_model_folder
@@ -82,7 +82,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     prepared = make_prepared(home)
     with pytest.raises(Interrupted, match="saved at step 6 of 12"):
         train(home, prepared, STOPPED, progress=PressCtrlC(5))
-    key = train_key(architecture(), config(**STOPPED), prepared)
+    key = train_key(tiny_shape(), config(**STOPPED), prepared)
     checkpoints = RecordStore(home, "tiny").run_folder(key) / "checkpoints"
     assert sorted(path.name for path in checkpoints.iterdir()) == ["step-000004", "step-000006"]
     return Place(prepared, train(home, prepared), key.digest, checkpoints)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.stages.train.forks import TrainingProcesses
-from tests.stages.train.work import architecture, config, make_prepared
+from tests.stages.train.work import config, make_prepared, tiny_shape
 from whorl.core.records import Record, RecordStore
 from whorl.stages.train.run import train_key
 
@@ -54,7 +54,7 @@ def finished(home: Path, **settings: object) -> Record:
     store = RecordStore(home, "tiny")
     prepared = store.newest("prepare")
     assert prepared is not None
-    record = store.find(train_key(architecture(), config(**settings), prepared))
+    record = store.find(train_key(tiny_shape(), config(**settings), prepared))
     assert record is not None
     return record
 

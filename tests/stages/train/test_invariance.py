@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.stages.train.work import architecture, config, encode
+from tests.stages.train.work import config, encode, tiny_shape
 from whorl.core.records import RecordKey, RecordStore
 from whorl.core.rows import RowSet, RowsIndex, RowWriter
 from whorl.model.transformer import Transformer
@@ -49,16 +49,16 @@ def pack(home: RecordStore, seq_len: int, one_each: bool, reverse: bool) -> RowS
 
 def trainer(dtype: torch.dtype, precision: str = "fp32", lanes: int = 1) -> Trainer:
     torch.manual_seed(0)
-    model = Transformer(architecture(max_seq_len=512))
+    model = Transformer(tiny_shape(max_seq_len=512))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0.0, 0.15).add_(1.0 if parameter.ndim == 1 else 0.0)
     return Trainer(model.to(dtype), config(precision=precision, lanes=lanes, threads=lanes))
 
 
-def all_rows(rows: RowSet, micro_batch_rows: int, dtype: torch.dtype) -> Batch:
+def all_rows(rows: RowSet, micro_batch_rows: int) -> Batch:
     numbers = np.arange(rows.num_rows)
-    return make_batch(rows, numbers, micro_batch_rows, torch.device("cpu"), dtype)
+    return make_batch(rows, numbers, micro_batch_rows, torch.device("cpu"))
 
 
 def loss_and_gradient(who: Trainer, batch: Batch) -> tuple[float, torch.Tensor]:
@@ -75,7 +75,7 @@ def test_loss_and_gradient_are_invariant(dtype: torch.dtype, isolated_home: obje
     for seq_len, one_each, reverse in packings:
         rows = pack(store, seq_len, one_each, reverse)
         for micro_batch_rows in (1, 2, 3, 100):
-            results.append(loss_and_gradient(who, all_rows(rows, micro_batch_rows, dtype)))
+            results.append(loss_and_gradient(who, all_rows(rows, micro_batch_rows)))
     losses = [loss for loss, _ in results]
     reference = results[0][1]
     assert len(results) == 12
@@ -88,7 +88,7 @@ def test_loss_and_gradient_are_invariant(dtype: torch.dtype, isolated_home: obje
 def test_lanes_change_nothing_but_rounding(lanes: int, isolated_home: object) -> None:
     """Against one lane; and again with the same bits, however the threads are scheduled."""
     rows = pack(RecordStore(isolated_home, "tiny"), 120, False, False)  # type: ignore[arg-type]
-    batch = all_rows(rows, 1, torch.float64)
+    batch = all_rows(rows, 1)
     assert 3 < len(batch.micro_batches) < 16
     one, several = trainer(torch.float64), trainer(torch.float64, lanes=lanes)
     loss, gradient = loss_and_gradient(one, batch)
@@ -101,13 +101,17 @@ def test_lanes_change_nothing_but_rounding(lanes: int, isolated_home: object) ->
     assert several.clip() == pytest.approx(float(gradient.norm()), rel=1e-10)
 
 
-def test_plain_rows_run_without_a_mask(isolated_home: object) -> None:
+def test_plain_rows_come_first(isolated_home: object) -> None:
     store = RecordStore(isolated_home, "tiny")  # type: ignore[arg-type]
     rows = pack(store, 120, False, False)
-    batch = all_rows(rows, 100, torch.float32)
+    batch = all_rows(rows, 100)
     (micro,) = batch.micro_batches
     crossing = rows.read(np.arange(rows.num_rows)).segment_starts[:, 1:-1].any(axis=1)
-    assert micro.segments.causal_rows == (~crossing).sum() < rows.num_rows
+    lengths = micro.segments.lengths
+    assert lengths is not None
+    plain = [len(row) == 1 for row in lengths]
+    assert plain == sorted(plain, reverse=True)
+    assert sum(plain) == (~crossing).sum() < rows.num_rows
     assert batch.trained_tokens == rows.index.trained_tokens
     assert sorted(batch.row_numbers) == list(range(rows.num_rows))
 
@@ -115,8 +119,8 @@ def test_plain_rows_run_without_a_mask(isolated_home: object) -> None:
 def test_bf16_autocast_is_near_float32(isolated_home: object) -> None:
     store = RecordStore(isolated_home, "tiny")  # type: ignore[arg-type]
     rows = pack(store, 120, False, False)
-    exact = loss_and_gradient(trainer(torch.float32), all_rows(rows, 4, torch.float32))
-    near = loss_and_gradient(trainer(torch.float32, "bf16"), all_rows(rows, 4, torch.bfloat16))
+    exact = loss_and_gradient(trainer(torch.float32), all_rows(rows, 4))
+    near = loss_and_gradient(trainer(torch.float32, "bf16"), all_rows(rows, 4))
     assert near[0] == pytest.approx(exact[0], rel=5e-3)
     cosine = torch.nn.functional.cosine_similarity(near[1], exact[1], dim=0)
     assert cosine > 0.99

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.stages.train.work import architecture, config
+from tests.stages.train.work import config, tiny_shape
 from whorl.core.errors import RecordError
 from whorl.model.transformer import Transformer
 from whorl.stages.train.initial import initialise
@@ -99,7 +99,7 @@ def test_orthogonalise_of_zero_and_of_rank_one_is_finite() -> None:
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_adamw_equals_torch_without_fusing(optimizer: str) -> None:
     torch.manual_seed(3)
-    model = Transformer(architecture(tied_embeddings=False))
+    model = Transformer(tiny_shape(tied_embeddings=False))
     other = copy.deepcopy(model)
     settings = config(optimizer=optimizer, weight_decay=0.1)
     optimizers = Optimizers(dict(model.named_parameters()), settings)
@@ -129,7 +129,7 @@ def test_adamw_equals_torch_without_fusing(optimizer: str) -> None:
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_state_goes_on_bit_for_bit(optimizer: str) -> None:
     torch.manual_seed(4)
-    first = Transformer(architecture())
+    first = Transformer(tiny_shape())
     settings = config(optimizer=optimizer)
     before = Optimizers(dict(first.named_parameters()), settings)
     for seed in range(3):
@@ -150,7 +150,7 @@ def test_state_goes_on_bit_for_bit(optimizer: str) -> None:
 
 
 def test_foreign_state_is_refused() -> None:
-    model = Transformer(architecture())
+    model = Transformer(tiny_shape())
     optimizers = Optimizers(dict(model.named_parameters()), config())
     with pytest.raises(RecordError, match="other optimisers"):
         optimizers.load({"adamw.step.x": torch.zeros(())})
@@ -165,7 +165,7 @@ def test_schedule() -> None:
 
 
 def test_initial_weights_depend_on_seed_and_name_alone() -> None:
-    small, large = Transformer(architecture()), Transformer(architecture(layers=3))
+    small, large = Transformer(tiny_shape()), Transformer(tiny_shape(layers=3))
     torch.manual_seed(0)
     initialise(small, 5)
     torch.manual_seed(1)

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from tests.stages.train.test_damage import PressCtrlC
-from tests.stages.train.work import architecture, config, make_prepared, train
+from tests.stages.train.work import config, make_prepared, tiny_shape, train
 from whorl.core.context import StageContext
 from whorl.core.errors import DivergedError, Interrupted, SpecError
 from whorl.core.records import Record, RecordStore
@@ -51,11 +51,11 @@ def progress() -> RecordingProgress:
 @pytest.fixture(scope="module")
 def trained(home: Path, prepared: Record, progress: RecordingProgress) -> Record:
     context = StageContext(RecordStore(home, "tiny"), progress)
-    return run(context, architecture(), config(), prepared, PLAN)
+    return run(context, tiny_shape(), config(), prepared, PLAN)
 
 
 def run_folder(home: Path, prepared: Record, **settings: Any) -> Path:
-    key = train_key(architecture(), config(**settings), prepared)
+    key = train_key(tiny_shape(), config(**settings), prepared)
     return RecordStore(home, "tiny").run_folder(key)
 
 

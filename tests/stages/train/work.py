@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from whorl.arch.architecture import Architecture
+from whorl.arch.dense import dense_shape
+from whorl.arch.shape import ModelShape
 from whorl.codecs.contract import Tokens
 from whorl.core.context import StageContext
 from whorl.core.ports import Document, Part, Progress
@@ -65,7 +66,7 @@ def fill_rows(folder: Path, texts: list[str], tokens: Tokens, seq_len: int) -> d
     return {"train_bytes": sum(num_bytes[HELDOUT:]), "heldout_bytes": sum(num_bytes[:HELDOUT])}
 
 
-def architecture(**changes: Any) -> Architecture:
+def tiny_shape(**changes: Any) -> ModelShape:
     sizes: dict[str, Any] = {
         "layers": 2,
         "width": 32,
@@ -76,7 +77,7 @@ def architecture(**changes: Any) -> Architecture:
         "vocab_size": VOCAB_SIZE,
         "max_seq_len": 64,
     }
-    return Architecture(**(sizes | changes))
+    return dense_shape(**(sizes | changes))
 
 
 def config(**changes: Any) -> TrainConfig:
@@ -110,4 +111,4 @@ def train(
     context = StageContext(RecordStore(home, "tiny"), log=log)
     if progress is not None:
         context = StageContext(context.store, progress, log)
-    return run(context, architecture(), config(**(settings or {})), prepared, {})
+    return run(context, tiny_shape(), config(**(settings or {})), prepared, {})

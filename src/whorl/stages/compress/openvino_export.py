@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from whorl.arch.architecture import Architecture
+from whorl.arch.computable import check_computable
+from whorl.arch.shape import ModelShape
 from whorl.codecs.contract import Tokens
 from whorl.core.digests import fsync_folder
 from whorl.core.errors import EngineError, MissingExtra, PlanError, RecordError
@@ -47,17 +48,18 @@ def export_openvino(
         from whorl.model.hf import load_model_folder
     except ImportError as error:
         raise MissingExtra.of(error.name or "torch", "train", "exporting a model") from error
-    model, architecture, tokens, card = load_model_folder(model_folder)
+    model, shape, tokens, card = load_model_folder(model_folder)
+    check_computable(shape, "export")
     prepare_folder(out_folder)
     graph = _traced(openvino, model)
-    _name_axes(openvino, graph, architecture)
-    _make_stateful(openvino, graph, architecture)
+    _name_axes(openvino, graph, shape)
+    _make_stateful(openvino, graph, shape)
     _save(openvino, graph, out_folder)
     _check_logits(openvino, out_folder, model)
-    write_servable_files(out_folder, architecture, tokens)
+    write_servable_files(out_folder, shape, tokens)
     made_from = {"model": card.digest[:32]} | dict(lineage or card.lineage)
     return seal_folder(
-        out_folder, FolderCard("f32", card.contract_digest, architecture, made_from, card.quality)
+        out_folder, FolderCard("f32", card.contract_digest, shape, made_from, card.quality)
     )
 
 
@@ -74,10 +76,10 @@ def compress_folder(f32_folder: Path, out_folder: Path, weights: WeightFormat) -
         raise RecordError(f"{f32_folder} cannot be compressed", found=card.variant, expected="f32")
     prepare_folder(out_folder)
     graph = openvino.Core().read_model(f32_folder / MODEL)
-    _save(openvino, _compressed(graph, weights, card.architecture), out_folder)
-    write_servable_files(out_folder, card.architecture, Tokens.load(f32_folder / TOKENS))
+    _save(openvino, _compressed(graph, weights, card.shape), out_folder)
+    write_servable_files(out_folder, card.shape, Tokens.load(f32_folder / TOKENS))
     return seal_folder(
-        out_folder, FolderCard(weights, card.contract_digest, card.architecture, card.lineage)
+        out_folder, FolderCard(weights, card.contract_digest, card.shape, card.lineage)
     )
 
 
@@ -97,9 +99,9 @@ def _traced(openvino: Any, model: Any) -> Any:
     import torch
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    from whorl.model.cached import ExportDecoder
+    from whorl.model.cached import ExportedDecoder
 
-    decoder = ExportDecoder(model).eval()
+    decoder = ExportedDecoder(model).eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer: it warns of every size it reads
         traced = TorchScriptPythonDecoder(
@@ -108,26 +110,26 @@ def _traced(openvino: Any, model: Any) -> Any:
         return openvino.convert_model(traced)
 
 
-def _key_values(architecture: Architecture) -> list[str]:
-    return [f"{layer}.{kind}" for layer in range(architecture.layers) for kind in ("key", "value")]
+def _key_values(shape: ModelShape) -> list[str]:
+    return [f"{layer}.{kind}" for layer in range(shape.layers) for kind in ("key", "value")]
 
 
-def _name_axes(openvino: Any, graph: Any, architecture: Architecture) -> None:
+def _name_axes(openvino: Any, graph: Any, shape: ModelShape) -> None:
     """Names by which the runtime knows inputs and outputs; batch, past and tokens dynamic."""
-    kinds = _key_values(architecture)
+    kinds = _key_values(shape)
     inputs = ["input_ids", "attention_mask", "position_ids", *(f"past.{kind}" for kind in kinds)]
     outputs = ["logits", *(f"present.{kind}" for kind in kinds)]
     for port, name in [*zip(graph.inputs, inputs, strict=True)]:
         port.get_tensor().set_names({name})
-        shape = [-1, architecture.kv_heads, -1, architecture.head_dim]
-        is_past = name.startswith("past.")
-        port.get_node().set_partial_shape(openvino.PartialShape(shape if is_past else [-1, -1]))
+        past_sizes = [-1, shape.attention.kv_heads, -1, shape.attention.head_dim]
+        sizes = past_sizes if name.startswith("past.") else [-1, -1]
+        port.get_node().set_partial_shape(openvino.PartialShape(sizes))
     for port, name in zip(graph.outputs, outputs, strict=True):
         port.get_tensor().set_names({name})
     graph.validate_nodes_and_infer_types()
 
 
-def _make_stateful(openvino: Any, graph: Any, architecture: Architecture) -> None:
+def _make_stateful(openvino: Any, graph: Any, shape: ModelShape) -> None:
     """Past keys and values become state of length 0 at first, reordered by `beam_idx`."""
     from openvino import opset13 as ops
     from openvino._offline_transformations import apply_make_stateful_transformation
@@ -142,12 +144,12 @@ def _make_stateful(openvino: Any, graph: Any, architecture: Architecture) -> Non
             for consumer in consumers:
                 consumer.replace_source_output(chosen.output(0))
     graph.validate_nodes_and_infer_types()
-    kinds = _key_values(architecture)
+    kinds = _key_values(shape)
     apply_make_stateful_transformation(graph, {f"past.{kind}": f"present.{kind}" for kind in kinds})
     ids = next(port for port in graph.inputs if port.any_name == "input_ids")
-    shape = ops.shape_of(ids.get_node(), output_type="i64")
-    num_rows = ops.gather(shape, ops.constant([0]), ops.constant(0))
-    rest = ops.constant([architecture.kv_heads, 0, architecture.head_dim], dtype="int64")
+    sizes = ops.shape_of(ids.get_node(), output_type="i64")
+    num_rows = ops.gather(sizes, ops.constant([0]), ops.constant(0))
+    rest = ops.constant([shape.attention.kv_heads, 0, shape.attention.head_dim], dtype="int64")
     empty = ops.broadcast(ops.constant(0.0, dtype="float32"), ops.concat([num_rows, rest], 0))
     for operation in graph.get_ops():
         if operation.get_type_name() == "ReadValue":
@@ -155,7 +157,7 @@ def _make_stateful(openvino: Any, graph: Any, architecture: Architecture) -> Non
     graph.validate_nodes_and_infer_types()
 
 
-def _compressed(graph: Any, weights: WeightFormat, architecture: Architecture) -> Any:
+def _compressed(graph: Any, weights: WeightFormat, shape: ModelShape) -> Any:
     try:
         import nncf
     except ImportError as error:
@@ -164,18 +166,15 @@ def _compressed(graph: Any, weights: WeightFormat, architecture: Architecture) -
     modes = nncf.CompressWeightsMode
     options: dict[str, Any] = {"mode": modes.INT8_SYM}
     if weights == "int4":
-        _check_int4(architecture)
+        _check_int4(shape)
         options = {"mode": modes.INT4_SYM, "group_size": INT4_GROUP, "ratio": 1.0}
     with contextlib.redirect_stdout(io.StringIO()):  # it draws a progress bar of its own
         return nncf.compress_weights(graph, **options)
 
 
-def _check_int4(architecture: Architecture) -> None:
-    inputs = (
-        architecture.width,
-        architecture.ffn_width,
-        architecture.heads * architecture.head_dim,
-    )
+def _check_int4(shape: ModelShape) -> None:
+    attention = shape.attention
+    inputs = shape.width, shape.ffn_width, attention.heads * attention.head_dim
     if any(width % INT4_GROUP for width in inputs):
         raise PlanError(
             f"int4 weights need widths divisible by {INT4_GROUP}",
@@ -203,9 +202,9 @@ def _check_logits(openvino: Any, folder: Path, model: Any) -> None:
     """Run the saved graph and torch on the same ids. Raises EngineError if they differ."""
     import torch
 
-    vocab_size = model.architecture.vocab_size
+    vocab_size = model.shape.vocab_size
     generator = np.random.default_rng(0)
-    ids = generator.integers(0, vocab_size, (2, min(CHECK_TOKENS, model.architecture.max_seq_len)))
+    ids = generator.integers(0, vocab_size, (2, min(CHECK_TOKENS, model.shape.max_seq_len)))
     options = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
     request = openvino.Core().compile_model(folder / MODEL, "CPU", options).create_infer_request()
     half = ids.shape[1] // 2

@@ -145,7 +145,7 @@ def _seal_quality(folder: Path, row: dict[str, Any]) -> None:
     card = read_card(folder)
     seal_folder(
         folder,
-        FolderCard(card.variant, card.contract_digest, card.architecture, card.lineage, row),
+        FolderCard(card.variant, card.contract_digest, card.shape, card.lineage, row),
     )
 
 

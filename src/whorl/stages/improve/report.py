@@ -40,7 +40,7 @@ def build_report(
         )
     if "plan" in records and "train" in records:
         report["plan_vs_actual"] = compare(records)
-        report["model"] = _json(records["plan"], "plan.json")["decisions"]["architecture"]
+        report["model"] = _json(records["plan"], "plan.json")["decisions"]["shape"]
     if "train" in records:
         curve = records["train"].path.with_suffix(".run") / "loss.png"
         report["curve"] = str(curve) if curve.exists() else None

@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from whorl.arch.architecture import Architecture
-from whorl.arch.counts import count_flops, count_parameters, count_training_bytes
+from whorl.arch.dense import dense_shape
+from whorl.arch.shape import ModelShape
+from whorl.arch.shape_counts import count_shape, flops_per_token, training_bytes
 from whorl.core.errors import PlanError, SpecError
 from whorl.spec.recipe import Recipe
 from whorl.stages.plan import rules
@@ -22,11 +23,11 @@ __all__ = [
     "VALIDATE_ROWS",
     "Candidate",
     "Situation",
-    "architecture_of",
     "fits",
     "load_of",
     "make_candidate",
     "preference",
+    "shape_of",
 ]
 
 STARTUP_S = 1.5  # opening the rows, making the model, publishing the record
@@ -84,7 +85,7 @@ class Situation:
 class Candidate:
     """A shape and what it costs and gives."""
 
-    architecture: Architecture
+    shape: ModelShape
     seq_len: int
     batch_tokens: int
     micro_batch_rows: int
@@ -99,7 +100,7 @@ class Candidate:
 
     @property
     def parameters(self) -> int:
-        return count_parameters(self.architecture).non_embedding
+        return count_shape(self.shape).non_embedding
 
     @property
     def tokens(self) -> int:
@@ -107,20 +108,18 @@ class Candidate:
 
     @property
     def flops(self) -> float:
-        return count_flops(self.architecture, self.seq_len).training * self.tokens
+        return flops_per_token(self.shape, self.seq_len).training * self.tokens
 
 
-def architecture_of(
-    recipe: Recipe, layers: int, width: int, vocab_size: int, seq_len: int
-) -> Architecture:
-    """The architecture of that size; every size the recipe gives is kept. Raises SpecError."""
+def shape_of(recipe: Recipe, layers: int, width: int, vocab_size: int, seq_len: int) -> ModelShape:
+    """The shape of that size; every size the recipe gives is kept. Raises SpecError."""
     m = recipe.model
     if m.heads != "auto" and m.head_dim == "auto":
         head_dim = max(2, width // m.heads // 2 * 2)
     else:
         head_dim = rules.head_dim(width) if m.head_dim == "auto" else m.head_dim
     heads = max(1, width // head_dim) if m.heads == "auto" else m.heads
-    return Architecture(
+    return dense_shape(
         family=m.family,
         layers=layers,
         width=width,
@@ -135,30 +134,30 @@ def architecture_of(
 
 
 def make_candidate(
-    situation: Situation, architecture: Architecture, seq_len: int, tokens: float | None = None
+    situation: Situation, shape: ModelShape, seq_len: int, tokens: float | None = None
 ) -> Candidate:
-    """Spend the budget (or exactly `tokens`) on this architecture, and predict what comes of it.
+    """Spend the budget (or exactly `tokens`) on this shape, and predict what comes of it.
 
     Raises PlanError if the recipe's batch does not fit its rows.
     """
-    facts = situation.data.for_vocab(architecture.vocab_size)
+    facts = situation.data.for_vocab(shape.vocab_size)
     batch = _batch_tokens(situation.recipe, tokens or rules.USUAL_TOKENS, seq_len)
     for _ in range(4):  # the batch depends on the tokens, and they on the time of a step
-        allowed = _steps(situation, architecture, seq_len, batch, tokens)
+        allowed = _steps(situation, shape, seq_len, batch, tokens)
         steps = _useful_steps(situation, facts, allowed, batch)
         again = _batch_tokens(situation.recipe, steps * batch, seq_len)
         if again == batch:
             break
         batch = again
     else:
-        allowed = _steps(situation, architecture, seq_len, batch, tokens)
+        allowed = _steps(situation, shape, seq_len, batch, tokens)
         steps = _useful_steps(situation, facts, allowed, batch)
-    load = _load(situation, architecture, seq_len, batch)
+    load = _load(situation, shape, seq_len, batch)
     step_s = _step_s(situation, load)
-    point = _law_point(situation, architecture, facts, steps * batch)
+    point = _law_point(situation, shape, facts, steps * batch)
     quality = situation.law.value(point)
     return Candidate(
-        architecture=architecture,
+        shape=shape,
         seq_len=seq_len,
         batch_tokens=batch,
         micro_batch_rows=load.rows,
@@ -168,24 +167,22 @@ def make_candidate(
         peak_bytes=_peak_bytes(situation, load, steps * batch),
         quality=quality,
         point=point,
-        preference=preference(situation, architecture, steps * batch),
+        preference=preference(situation, shape, steps * batch),
         stopped_by_data=steps < allowed,
     )
 
 
 def load_of(situation: Situation, candidate: Candidate) -> Load:
     """What one step of a candidate has to do."""
-    return _load(situation, candidate.architecture, candidate.seq_len, candidate.batch_tokens)
+    return _load(situation, candidate.shape, candidate.seq_len, candidate.batch_tokens)
 
 
-def preference(situation: Situation, architecture: Architecture, tokens: float) -> float:
+def preference(situation: Situation, shape: ModelShape, tokens: float) -> float:
     """Predicted quality after that many tokens, worse the further the law has to reach and the
     more rarely an id is trained."""
-    point = _law_point(
-        situation, architecture, situation.data.for_vocab(architecture.vocab_size), tokens
-    )
+    point = _law_point(situation, shape, situation.data.for_vocab(shape.vocab_size), tokens)
     reach = max(0.0, situation.law.distance(point) - NEAR_OCTAVES)
-    wanted = rules.MIN_TOKENS_PER_ID * architecture.vocab_size
+    wanted = rules.MIN_TOKENS_PER_ID * shape.vocab_size
     rare = max(0.0, math.log2(wanted / max(1.0, tokens)))
     return situation.law.value(point) * (1 + CAUTION * reach + rules.RARE_IDS * rare)
 
@@ -203,7 +200,7 @@ def _batch_tokens(recipe: Recipe, tokens: float, seq_len: int) -> int:
     return given
 
 
-def _load(situation: Situation, architecture: Architecture, seq_len: int, batch: int) -> Load:
+def _load(situation: Situation, shape: ModelShape, seq_len: int, batch: int) -> Load:
     """A step with as many lanes as the recipe says, or else as were measured best and fit."""
     train, ways = situation.recipe.train, situation.ways
     rows = batch // seq_len
@@ -214,7 +211,7 @@ def _load(situation: Situation, architecture: Architecture, seq_len: int, batch:
     else:
         micro_rows = min(rows, train.micro_batch_rows)
     load = Load(
-        architecture=architecture,
+        shape=shape,
         seq_len=seq_len,
         rows=micro_rows,
         micro_batches=-(-rows // micro_rows),
@@ -222,7 +219,7 @@ def _load(situation: Situation, architecture: Architecture, seq_len: int, batch:
         precision=ways["precision"],
         attention_dtype=ways["attention_dtype"],
         optimizer="muon" if train.optimizer == "auto" else train.optimizer,
-        mixed_share=situation.data.for_vocab(architecture.vocab_size).mixed_share(seq_len),
+        mixed_share=situation.data.for_vocab(shape.vocab_size).mixed_share(seq_len),
     )
     while load.lanes > 1 and train.lanes == "auto" and not fits(situation, load):
         load = replace(load, lanes=load.lanes // 2)
@@ -237,7 +234,7 @@ def fits(situation: Situation, load: Load) -> bool:
 
 def _peak_bytes(situation: Situation, load: Load, tokens: float) -> int:
     """With the pages of the tokens' file that will have been read; they can be given up."""
-    unique = situation.data.unique_tokens(load.architecture.vocab_size)
+    unique = situation.data.unique_tokens(load.shape.vocab_size)
     mapped = ROW_ELEMENT_BYTES * min(tokens, unique)
     return peak_memory(load, situation.process_bytes).total + round(mapped)
 
@@ -255,7 +252,7 @@ def _train_s(load: Load, steps: int, step_s: float) -> float:
     """Start-up, steps, validations and checkpoints."""
     rows = load.rows * load.micro_batches
     validation_s = FORWARD_SHARE * step_s * VALIDATE_ROWS / rows
-    state = count_training_bytes(load.architecture, "muon" if load.optimizer == "muon" else "adamw")
+    state = training_bytes(load.shape, "muon" if load.optimizer == "muon" else "adamw")
     checkpoint_s = CHECKPOINT_S + (state.weights + state.optimizer_state) / CHECKPOINT_BYTES_PER_S
     checkpoints = 1 + steps * step_s / rules.CHECKPOINT_EVERY_S
     return (
@@ -264,7 +261,7 @@ def _train_s(load: Load, steps: int, step_s: float) -> float:
 
 
 def _steps(
-    situation: Situation, architecture: Architecture, seq_len: int, batch: int, tokens: float | None
+    situation: Situation, shape: ModelShape, seq_len: int, batch: int, tokens: float | None
 ) -> int:
     """Steps that the recipe, the tokens asked for or the budget give."""
     recipe = situation.recipe
@@ -273,7 +270,7 @@ def _steps(
     if tokens is None and recipe.budget.tokens is not None:
         tokens = recipe.budget.tokens
     if tokens is None and recipe.budget.flops is not None:
-        tokens = recipe.budget.flops / count_flops(architecture, seq_len).training
+        tokens = recipe.budget.flops / flops_per_token(shape, seq_len).training
     if tokens is not None:
         return max(1, round(tokens / batch))
     if recipe.train_time_s is None:
@@ -282,7 +279,7 @@ def _steps(
             do='give budget.train_time (such as "4min"), budget.tokens, budget.flops '
             "or train.steps",
         )
-    load = _load(situation, architecture, seq_len, batch)
+    load = _load(situation, shape, seq_len, batch)
     step_s = _step_s(situation, load)
     fixed_s = _train_s(load, 0, step_s)
     per_step_s = _train_s(load, 1, step_s) - fixed_s
@@ -299,12 +296,12 @@ def _useful_steps(situation: Situation, facts: TokenFacts, steps: int, batch: in
 
 
 def _law_point(
-    situation: Situation, architecture: Architecture, facts: TokenFacts, tokens: float
+    situation: Situation, shape: ModelShape, facts: TokenFacts, tokens: float
 ) -> LawPoint:
     bytes_per_token = facts.bytes_per_token or TEXT_BYTES_PER_TOKEN
     unique = situation.data.unique_tokens(facts.vocab_size)
     return LawPoint(
-        parameters=count_parameters(architecture).non_embedding,
+        parameters=count_shape(shape).non_embedding,
         trained_bytes=max(1, tokens) * bytes_per_token,
         unique_bytes=unique * bytes_per_token,
         xz_bits_per_byte=situation.data.xz_bits_per_byte or X0,

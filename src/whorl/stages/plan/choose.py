@@ -17,11 +17,11 @@ from whorl.stages.plan.candidate import (
     MEMORY_MARGIN,
     Candidate,
     Situation,
-    architecture_of,
     fits,
     load_of,
     make_candidate,
     preference,
+    shape_of,
 )
 from whorl.stages.plan.memory import check_memory
 
@@ -60,8 +60,8 @@ def candidates(situation: Situation) -> Iterator[Candidate]:
     for vocab_size in _vocab_sizes(situation):
         for seq_len in _seq_lens(situation, vocab_size):
             for layers, width in _shapes(situation):
-                architecture = architecture_of(situation.recipe, layers, width, vocab_size, seq_len)
-                yield make_candidate(situation, architecture, seq_len)
+                shape = shape_of(situation.recipe, layers, width, vocab_size, seq_len)
+                yield make_candidate(situation, shape, seq_len)
 
 
 def _vocab_sizes(situation: Situation) -> Sequence[int]:
@@ -117,7 +117,7 @@ def _worth_its_flops(situation: Situation, tried: Sequence[Candidate]) -> Candid
     for _ in range(FLOPS_BISECTIONS):
         flops = math.sqrt(low * high)
         values = [
-            preference(situation, item.architecture, flops / cost)
+            preference(situation, item.shape, flops / cost)
             for item, cost in zip(tried, per_token, strict=True)
         ]
         best = tried[values.index(min(values))]
@@ -131,7 +131,7 @@ def _worth_its_flops(situation: Situation, tried: Sequence[Candidate]) -> Candid
 def _too_short(situation: Situation, fitting: Sequence[Candidate]) -> PlanError:
     """The error for a budget that allows only a handful of steps."""
     best = max(fitting, key=lambda item: item.steps)
-    a = best.architecture
+    a = best.shape
     train_time_s = situation.recipe.train_time_s
     if train_time_s is not None:
         needed_s = 1.1 * (best.train_s + (rules.MIN_STEPS - best.steps) * best.step_s)

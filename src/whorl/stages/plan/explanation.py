@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from whorl.arch.counts import count_parameters
+from whorl.arch.shape_counts import count_shape
 from whorl.core.units import format_bytes, format_count, format_duration
 from whorl.spec.resolved import TrainConfig
 from whorl.stages.plan import rules
@@ -39,14 +39,14 @@ def reasons_of(
 def _model_reasons(
     situation: Situation, candidate: Candidate, considered: Sequence[Candidate]
 ) -> dict[str, str]:
-    a = candidate.architecture
+    a = candidate.shape
     size = _size_reason(situation, candidate, considered)
     return {
         "model.width": size,
         "model.layers": f"{size}; width per layer between "
         f"{rules.WIDTH_PER_LAYER[0]} and {rules.WIDTH_PER_LAYER[1]}",
         "model.head_dim": "64 where it divides the width, else 32",
-        "model.heads": f"width {a.width} / head_dim {a.head_dim}",
+        "model.heads": f"width {a.width} / head_dim {a.attention.head_dim}",
         "model.kv_heads": "as many as heads: so small a cache need not be shared",
         "model.ffn_width": f"{rules.FFN_PER_WIDTH} x width",
     }
@@ -68,7 +68,7 @@ def _size_reason(
         near = [
             item
             for item in considered
-            if item.architecture.vocab_size == candidate.architecture.vocab_size
+            if item.shape.vocab_size == candidate.shape.vocab_size
             and 0.6 < item.parameters / (other * candidate.parameters) < 1.7
         ]
         if near:
@@ -84,7 +84,7 @@ def _data_reasons(
     situation: Situation, candidate: Candidate, considered: Sequence[Candidate]
 ) -> dict[str, str]:
     data = situation.data
-    vocab_size = candidate.architecture.vocab_size
+    vocab_size = candidate.shape.vocab_size
     facts = data.for_vocab(vocab_size)
     if facts.bytes_per_token is None:
         vocabulary = f"{facts.used_ids} ids are used, rounded up"
@@ -92,7 +92,7 @@ def _data_reasons(
     else:
         best: dict[int, float] = {}
         for item in considered:
-            size = item.architecture.vocab_size
+            size = item.shape.vocab_size
             best[size] = min(best.get(size, item.quality), item.quality)
         others = ", ".join(f"{size:,}: {value:.3f}" for size, value in sorted(best.items()))
         vocabulary = (
@@ -135,7 +135,7 @@ def _measured_reasons(situation: Situation) -> dict[str, str]:
 
 def _steps_reason(situation: Situation, candidate: Candidate) -> str:
     budget = situation.recipe.budget
-    unique = situation.data.unique_tokens(candidate.architecture.vocab_size)
+    unique = situation.data.unique_tokens(candidate.shape.vocab_size)
     epochs = candidate.tokens / unique
     if budget.tokens is not None:
         return f"budget of {format_count(budget.tokens)} tokens / {candidate.batch_tokens:,} a step"
@@ -169,7 +169,7 @@ def data_warnings(situation: Situation, candidate: Candidate) -> Iterator[str]:
                 "nearest run the law was fitted on"
             )
     if candidate.stopped_by_data:
-        unique = data.unique_tokens(candidate.architecture.vocab_size)
+        unique = data.unique_tokens(candidate.shape.vocab_size)
         yield (
             f"there is little data ({format_count(unique)} tokens"
             + (f", {format_bytes(data.num_bytes)} of text" if data.num_bytes else "")
@@ -178,6 +178,6 @@ def data_warnings(situation: Situation, candidate: Candidate) -> Iterator[str]:
         )
     if data.read_share < 1:
         yield f"sizes are estimated from {data.read_share:.1%} of the data"
-    parameters = count_parameters(candidate.architecture)
+    parameters = count_shape(candidate.shape)
     if parameters.embedding + parameters.head > 4 * parameters.non_embedding:
         yield "most parameters are embeddings: a smaller prepare.vocab_size may do better"

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 
-from whorl.arch.architecture import Architecture
-from whorl.arch.counts import BYTES_PER_ELEMENT, block_matrices, count_training_bytes
+from whorl.arch.computable import MASK_TOKENS
+from whorl.arch.shape import ModelShape
+from whorl.arch.shape_counts import BYTES_PER_ELEMENT, layer_matrices, training_bytes
 from whorl.core.errors import PlanError
 from whorl.core.units import format_bytes
 from whorl.stages.plan.step_time import Load
@@ -56,7 +57,7 @@ def saved_activation_bytes(load: Load) -> int:
 
     The gradients that the head computes with its loss are among them.
     """
-    a = load.architecture
+    a = load.shape
     product = BYTES_PER_ELEMENT[load.precision]
     per_token = FLOAT_BYTES * (a.width + 1)  # final norm: its value and scale
     per_token += product * a.width + ID_BYTES  # the head's gradient for the hidden states
@@ -64,32 +65,32 @@ def saved_activation_bytes(load: Load) -> int:
     total += _embedding_bytes(a)  # the head's gradient for its weight
     if load.precision == "bf16":
         total += load.tokens * product * a.width  # the final norm's value once more
-    if load.mixed_share:
-        total += _mask_bytes(load) + _angle_bytes(load, FLOAT_BYTES)
+    total += 2 * _angle_bytes(load, FLOAT_BYTES)  # of both halves of a head
+    total += _mask_bytes(load)
     return int(total)
 
 
 def _block_bytes(load: Load) -> int:
     """What autograd keeps of one block."""
-    a = load.architecture
+    a = load.shape
     product = BYTES_PER_ELEMENT[load.precision]
     per_token = 2 * (product * a.width + FLOAT_BYTES)  # both norms: value and scale
     per_token += 4 * product * a.ffn_width  # gate, up, silu(gate), and their product
     total = load.tokens * per_token + _attention_bytes(load)
     if load.precision == "bf16":
-        cast = [m.elements for m in block_matrices(a) if m.name in ("o_proj", "down_proj")]
+        cast = [m.elements for m in layer_matrices(a, "dense") if m.name in ("o_proj", "down_proj")]
         total += product * sum(cast)
     return total
 
 
 def _attention_bytes(load: Load) -> int:
-    a = load.architecture
+    a = load.shape.attention
     query_width, kv_width = a.heads * a.head_dim, a.kv_heads * a.head_dim
     element = _attention_element_bytes(load)
     per_token = element * (query_width + kv_width)  # queries and keys, turned
     per_token += element * query_width + FLOAT_BYTES * a.heads  # output, sums of exponentials
     total = 0
-    if a.family == "qwen3":  # all three as projected, the heads' scales; the norms' weights
+    if a.qk_norm == "head":  # all three as projected, the heads' scales; the norms' weights
         per_token += element * (query_width + 2 * kv_width + a.heads + a.kv_heads)
         total += element * (query_width + kv_width)
     else:
@@ -100,7 +101,6 @@ def _attention_bytes(load: Load) -> int:
         per_token += element * query_width  # outputs of plain and of masked rows, joined
     if element != FLOAT_BYTES:  # cast in each block
         total += _angle_bytes(load, element)
-        total += _mask_bytes(load) * element // FLOAT_BYTES if load.mixed_share else 0
     return total + load.tokens * per_token
 
 
@@ -110,12 +110,11 @@ def _attention_element_bytes(load: Load) -> int:
 
 def _angle_bytes(load: Load, element: int) -> int:
     """Cosines and sines of each token's position, of one row if all rows have the same."""
-    return (
-        element * load.architecture.head_dim * (load.tokens if load.mixed_share else load.seq_len)
-    )
+    tokens = load.tokens if load.mixed_share else load.seq_len
+    return element * load.shape.attention.head_dim * tokens
 
 
-def _embedding_bytes(a: Architecture) -> int:
+def _embedding_bytes(a: ModelShape) -> int:
     return FLOAT_BYTES * a.vocab_size * a.width
 
 
@@ -125,7 +124,9 @@ def _masked_rows(load: Load) -> int:
 
 
 def _mask_bytes(load: Load) -> int:
-    return FLOAT_BYTES * _masked_rows(load) * load.seq_len**2
+    if not load.mixed_share or load.seq_len > MASK_TOKENS:
+        return 0
+    return _attention_element_bytes(load) * _masked_rows(load) * load.seq_len**2
 
 
 def peak_memory(load: Load, process_bytes: int) -> PeakMemory:
@@ -133,11 +134,9 @@ def peak_memory(load: Load, process_bytes: int) -> PeakMemory:
 
     Lanes reach the end of their forward passes together, each with activations of its own.
     """
-    a, lanes = load.architecture, min(load.lanes, load.micro_batches)
-    fixed = count_training_bytes(a, "muon" if load.optimizer == "muon" else "adamw")
+    a, lanes = load.shape, min(load.lanes, load.micro_batches)
+    fixed = training_bytes(a, "muon" if load.optimizer == "muon" else "adamw")
     activations = lanes * saved_activation_bytes(load)
-    if load.mixed_share:  # micro-batches that wait have their masks too
-        activations += (load.micro_batches - lanes) * _mask_bytes(load)
     working = lanes * max(_loss_bytes(load), _backward_bytes(load))
     later = max(lanes * fixed.gradients, _optimizer_bytes(load))  # when activations are gone
     # A lane has a sum of its own while it computes more, and what it adds to it.
@@ -155,7 +154,7 @@ def peak_memory(load: Load, process_bytes: int) -> PeakMemory:
 
 def _loss_bytes(load: Load) -> int:
     """Logits of one chunk, their log-softmax and, if there is one, the chunk's before."""
-    vocab_size = load.architecture.vocab_size
+    vocab_size = load.shape.vocab_size
     chunk = max(MIN_CHUNK_TOKENS, LOSS_CHUNK_ELEMENTS // vocab_size)
     copies = LOGIT_COPIES if load.tokens > chunk else LOGIT_COPIES - 1
     return copies * FLOAT_BYTES * min(chunk, load.tokens) * vocab_size
@@ -166,7 +165,7 @@ def _backward_bytes(load: Load) -> int:
 
     As much in bfloat16, where norms and attention have float32 copies of what they are given.
     """
-    a = load.architecture
+    a = load.shape
     return FLOAT_BYTES * load.tokens * 4 * (a.ffn_width + a.width) + _embedding_bytes(a)
 
 
@@ -177,9 +176,9 @@ def _optimizer_bytes(load: Load) -> int:
     """
     if load.optimizer != "muon":
         return 0
-    a = load.architecture
+    a = load.shape
     shapes: dict[tuple[int, int], int] = {}
-    for matrix in block_matrices(a):
+    for matrix in layer_matrices(a, "dense"):
         small, large = sorted((matrix.rows, matrix.columns))
         shapes[small, large] = shapes.get((small, large), 0) + a.layers
     per_shape = [
@@ -197,7 +196,7 @@ def check_memory(load: Load, process_bytes: int, memory_bytes: int, margin: floa
     peak = peak_memory(load, process_bytes)
     if peak.total * margin <= memory_bytes:
         return peak
-    a = load.architecture
+    a = load.shape
 
     def fits(other: Load) -> bool:
         return peak_memory(other, process_bytes).total * margin <= memory_bytes
@@ -232,12 +231,12 @@ def _what_fits(load: Load, fits: Callable[[Load], bool]) -> Iterator[str]:
         if fits(replace(load, seq_len=seq_len)):
             yield f"train.seq_len={seq_len} with as many rows"
             break
-    for layers in range(load.architecture.layers - 1, 0, -1):
-        if fits(replace(load, architecture=_resized(load.architecture, layers=layers))):
+    for layers in range(load.shape.layers - 1, 0, -1):
+        if fits(replace(load, shape=replace(load.shape, layers=layers))):
             yield f"model.layers={layers}"
             break
-    for width in _narrower(load.architecture):
-        if fits(replace(load, architecture=_scaled(load.architecture, width))):
+    for width in _narrower(load.shape):
+        if fits(replace(load, shape=_scaled(load.shape, width))):
             yield f"model.width={width}"
             break
 
@@ -248,18 +247,17 @@ def _halvings(number: int) -> Iterator[int]:
         yield number
 
 
-def _narrower(a: Architecture) -> Iterator[int]:
+def _narrower(a: ModelShape) -> Iterator[int]:
     """Widths below this one that keep whole heads, widest first."""
-    yield from range(a.width - a.head_dim, a.head_dim - 1, -a.head_dim)
+    head_dim = a.attention.head_dim
+    yield from range(a.width - head_dim, head_dim - 1, -head_dim)
 
 
-def _resized(a: Architecture, **sizes: int) -> Architecture:
-    return a.model_copy(update=sizes)
-
-
-def _scaled(a: Architecture, width: int) -> Architecture:
+def _scaled(a: ModelShape, width: int) -> ModelShape:
     """The same proportions at another width."""
-    heads = max(1, a.heads * width // a.width)
+    was = a.attention
+    heads = max(1, was.heads * width // a.width)
     ffn_width = max(1, a.ffn_width * width // a.width)
-    kv_heads = next(n for n in range(min(a.kv_heads, heads), 0, -1) if heads % n == 0)
-    return _resized(a, width=width, heads=heads, kv_heads=kv_heads, ffn_width=ffn_width)
+    kv_heads = next(n for n in range(min(was.kv_heads, heads), 0, -1) if heads % n == 0)
+    attention = replace(was, heads=heads, kv_heads=kv_heads)
+    return replace(a, width=width, attention=attention, ffn_width=ffn_width)

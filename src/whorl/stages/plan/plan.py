@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from whorl.arch.architecture import Architecture
+from whorl.arch.shape import ModelShape
 from whorl.core.digests import read_sealed
 from whorl.core.errors import RecordError
 from whorl.core.records import Record
@@ -22,6 +22,8 @@ from whorl.spec.resolved import (
 __all__ = ["PLAN_FILE", "Decisions", "Plan", "Prediction"]
 
 PLAN_FILE = "plan.json"
+SHAPE_KEYS = ("family", "layers", "width", "ffn_width")  # what a recipe can say of them
+ATTENTION_KEYS = ("heads", "kv_heads", "head_dim")
 
 
 class Frozen(BaseModel):
@@ -31,7 +33,7 @@ class Frozen(BaseModel):
 class Decisions(Frozen):
     """The config of every stage, each value explicit."""
 
-    architecture: Architecture
+    shape: ModelShape
     prepare: PrepareConfig
     train: TrainConfig
     compress: CompressConfig
@@ -82,9 +84,9 @@ class Plan(Frozen):
     def resolved(self) -> Mapping[str, Any]:
         """Dotted keys of the recipe -> the value that runs."""
         d = self.decisions
-        sizes = ("family", "layers", "width", "heads", "kv_heads", "head_dim", "ffn_width")
         return {
-            **{f"model.{key}": getattr(d.architecture, key) for key in sizes},
+            **{f"model.{key}": getattr(d.shape, key) for key in SHAPE_KEYS},
+            **{f"model.{key}": getattr(d.shape.attention, key) for key in ATTENTION_KEYS},
             **{f"prepare.{key}": value for key, value in d.prepare.model_dump().items()},
             **{f"train.{key}": value for key, value in d.train.model_dump().items()},
             **{f"compress.{key}": value for key, value in d.compress.model_dump().items()},

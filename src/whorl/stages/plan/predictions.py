@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from whorl.arch.counts import (
+from whorl.arch.shape_counts import (
     BYTES_PER_ELEMENT,
-    count_flops,
-    count_parameters,
-    count_training_bytes,
-    kv_cache_bytes_per_token,
+    count_shape,
+    flops_per_token,
+    kv_bytes_per_token,
+    training_bytes,
 )
 from whorl.spec.resolved import TrainConfig
 from whorl.stages.plan.candidate import MEMORY_MARGIN, Candidate, Situation
@@ -30,9 +30,9 @@ def predictions_of(
     situation: Situation, candidate: Candidate, train: TrainConfig
 ) -> dict[str, Prediction]:
     """Name -> figure. Units: s, bytes, tokens, FLOP, bits/byte, parameters, passes."""
-    a = candidate.architecture
-    parameters = count_parameters(a)
-    state = count_training_bytes(a, train.optimizer)
+    a = candidate.shape
+    parameters = count_shape(a)
+    state = training_bytes(a, train.optimizer)
     unique = situation.data.unique_tokens(a.vocab_size)
     factor = _time_factor(situation)
     weight_bytes = BYTES_PER_ELEMENT["fp32"] * parameters.total
@@ -44,11 +44,13 @@ def predictions_of(
             value=candidate.tokens / unique, unit="passes", note="before cleaning"
         ),
         "train_flops": Prediction.exact(candidate.flops, "FLOP", "causal rows, optimiser excluded"),
-        "flops_per_token": Prediction.exact(count_flops(a, candidate.seq_len).training, "FLOP"),
+        "flops_per_token": Prediction.exact(flops_per_token(a, candidate.seq_len).training, "FLOP"),
         "weight_bytes": Prediction.exact(weight_bytes, "bytes", "in fp32"),
         "gradient_bytes": Prediction.exact(state.gradients, "bytes"),
         "optimizer_bytes": Prediction.exact(state.optimizer_state, "bytes", train.optimizer),
-        "kv_cache_bytes_per_token": Prediction.exact(kv_cache_bytes_per_token(a), "bytes"),
+        "kv_cache_bytes_per_token": Prediction.exact(
+            int(kv_bytes_per_token(a, BYTES_PER_ELEMENT["fp32"])), "bytes"
+        ),
         "step_s": _around(candidate.step_s, factor, "s", _busy_note(situation)),
         "train_s": _around(candidate.train_s, factor, "s", "with validations and checkpoints"),
         "peak_bytes": Prediction(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from whorl.arch.architecture import Architecture
+from whorl.arch.shape import ModelShape
 
 __all__ = [
     "BATCH_TOKENS_RANGE",
@@ -96,12 +96,12 @@ def batch_tokens(num_tokens: float, seq_len: int) -> int:
     return seq_len << octaves
 
 
-def learning_rates(architecture: Architecture, optimizer: str) -> tuple[float, float, float]:
+def learning_rates(shape: ModelShape, optimizer: str) -> tuple[float, float, float]:
     """(of the hidden matrices, of the embedding, of a head that is not tied)."""
-    head = round(HEAD_RATE_TIMES_WIDTH / architecture.width, 5)
+    head = round(HEAD_RATE_TIMES_WIDTH / shape.width, 5)
     if optimizer == "muon":
-        return MUON_RATE, EMBEDDING_RATE if not architecture.tied_embeddings else TIED_RATE, head
-    return round(ADAMW_RATE * math.sqrt(128 / architecture.width), 5), TIED_RATE, head
+        return MUON_RATE, EMBEDDING_RATE if not shape.tied_embeddings else TIED_RATE, head
+    return round(ADAMW_RATE * math.sqrt(128 / shape.width), 5), TIED_RATE, head
 
 
 def schedule_steps(steps: int) -> tuple[int, int]:

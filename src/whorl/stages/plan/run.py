@@ -132,7 +132,7 @@ def _new_plan(recipe: Recipe, machine: Machine, data: DataFacts, chosen_from: st
     candidate, considered = choose(situation)
     train = train_config(situation, candidate)
     decisions = Decisions(
-        architecture=candidate.architecture,
+        shape=candidate.shape,
         prepare=prepare_config(recipe, candidate),
         train=train,
         compress=CompressConfig(),

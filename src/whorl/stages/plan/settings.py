@@ -19,7 +19,7 @@ def given_prepare_config(recipe: Recipe) -> PrepareConfig | None:
 
 
 def prepare_config(recipe: Recipe, candidate: Candidate) -> PrepareConfig:
-    return _prepare_config(recipe, candidate.architecture.vocab_size, candidate.seq_len)
+    return _prepare_config(recipe, candidate.shape.vocab_size, candidate.seq_len)
 
 
 def _prepare_config(recipe: Recipe, vocab_size: int, seq_len: int) -> PrepareConfig:
@@ -40,7 +40,7 @@ def train_config(situation: Situation, candidate: Candidate) -> TrainConfig:
     given = situation.recipe.train
     load = load_of(situation, candidate)
     optimizer = "muon" if given.optimizer == "auto" else given.optimizer
-    hidden, embedding, head = rules.learning_rates(candidate.architecture, optimizer)
+    hidden, embedding, head = rules.learning_rates(candidate.shape, optimizer)
     warmup_steps, decay_steps = rules.schedule_steps(candidate.steps)
     if given.checkpoint_every_steps == "auto":
         checkpoint_every_steps = max(1, round(rules.CHECKPOINT_EVERY_S / candidate.step_s))

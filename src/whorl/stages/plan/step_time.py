@@ -1,6 +1,6 @@
 """Time of one training step from the operators it is made of.
 
-Operators' shapes come from the architecture, their rates from the machine's calibration,
+Operators' shapes come from the shape, their rates from the machine's calibration,
 interpolated between the measured shapes. Three factors (memory traffic, cost per operation, masked
 attention) are fitted to the few whole steps that the calibration timed.
 """
@@ -13,8 +13,9 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from whorl.arch.architecture import Architecture
-from whorl.arch.counts import block_matrices, count_parameters
+from whorl.arch.dense import dense_shape
+from whorl.arch.shape import ModelShape
+from whorl.arch.shape_counts import count_shape, layer_matrices
 from whorl.core.errors import PlanError
 from whorl.stages.plan.hardware import (
     AttentionRate,
@@ -60,7 +61,7 @@ EXPONENTIALS_PER_LOGIT = 1.2  # log-softmax and its exponential, gathering and s
 class Load:
     """What a step has to do."""
 
-    architecture: Architecture
+    shape: ModelShape
     seq_len: int
     rows: int  # of one micro-batch
     micro_batches: int = 1  # of a step, all lanes
@@ -100,7 +101,7 @@ class StepTime:
 
 def step_time(load: Load, calibration: Calibration) -> StepTime:
     """Seconds by kind of work, before the level is applied."""
-    a, c = load.architecture, calibration
+    a, c = load.shape, calibration
     rates = [rate for rate in c.matmuls if rate.precision == load.precision]
     if not rates:
         raise PlanError(
@@ -108,7 +109,7 @@ def step_time(load: Load, calibration: Calibration) -> StepTime:
             found="calibration leaves out what this processor has no instructions for",
             do="leave train.precision to auto, or set fp32",
         )
-    products = [(load.tokens, m.columns, m.rows, a.layers) for m in block_matrices(a)]
+    products = [(load.tokens, m.columns, m.rows, a.layers) for m in layer_matrices(a, "dense")]
     each = load.micro_batches_each
     return StepTime(
         matmul_s=each * _matmul_s(products, rates),
@@ -169,7 +170,7 @@ def predicted_step_s(load: Load, calibration: Calibration, level: Level) -> floa
 def reference_load(step: ReferenceStep) -> Load:
     """The load of a step that the calibration timed."""
     heads = max(1, step.width // step.head_dim)
-    architecture = Architecture(
+    shape = dense_shape(
         layers=step.layers,
         width=step.width,
         heads=heads,
@@ -181,7 +182,7 @@ def reference_load(step: ReferenceStep) -> Load:
     )
     mixed_share = 1.0 if step.masked else 0.0
     return Load(
-        architecture,
+        shape,
         step.seq_len,
         step.rows,
         micro_batches=step.lanes,
@@ -209,22 +210,23 @@ def _matmul_s(products: Sequence[tuple[int, int, int, int]], rates: Sequence[Mat
 
 
 def _attention_s(load: Load, rates: Sequence[AttentionRate], masked: bool) -> float:
-    a = load.architecture
+    a = load.shape
     share = load.mixed_share if masked else 1 - load.mixed_share
     dtype = load.attention_dtype if load.precision == "bf16" else "fp32"
-    pairs = share * a.layers * a.heads * load.rows * load.seq_len**2
+    pairs = share * a.layers * a.attention.heads * load.rows * load.seq_len**2
     table = [
         ((rate.seq_len, rate.head_dim), rate.pairs_per_s)
         for rate in rates
         if rate.masked == masked and rate.precision == dtype
     ]
-    return pairs / _rate((load.seq_len, a.head_dim), table) if pairs else 0.0
+    return pairs / _rate((load.seq_len, a.attention.head_dim), table) if pairs else 0.0
 
 
 def _traffic_s(load: Load, rates: Sequence[TrafficRate]) -> float:
-    a = load.architecture
-    query_width, kv_width = a.heads * a.head_dim, a.kv_heads * a.head_dim
-    per_head = ROTARY_PASSES + (NORM_PASSES if a.family == "qwen3" else 0)
+    a = load.shape
+    b = a.attention
+    query_width, kv_width = b.heads * b.head_dim, b.kv_heads * b.head_dim
+    per_head = ROTARY_PASSES + (NORM_PASSES if b.qk_norm == "head" else 0)
     passes = [
         (a.width, a.layers * 2 * (NORM_PASSES + RESIDUAL_PASSES) + NORM_PASSES),
         (query_width, a.layers * per_head),
@@ -242,22 +244,22 @@ def _pass_s(num_elements: int, passes: float, rates: Sequence[TrafficRate]) -> f
 
 
 def _loss_s(load: Load, c: Calibration, rates: Sequence[MatmulRate]) -> float:
-    a = load.architecture
+    a = load.shape
     products = [(load.tokens, a.width, a.vocab_size, 1)]
     logits = load.tokens * a.vocab_size
     return _matmul_s(products, rates) + EXPONENTIALS_PER_LOGIT * logits / c.exponentials_per_s
 
 
 def _optimizer_s(load: Load, c: Calibration) -> float:
-    a = load.architecture
-    parameters = count_parameters(a)
+    a = load.shape
+    parameters = count_shape(a)
     hidden = parameters.hidden_matrices if load.optimizer == "muon" else 0
     seconds = _pass_s(parameters.total - hidden, ADAMW_PASSES, c.traffic)
     if not hidden:
         return seconds
     seconds += _pass_s(hidden, MUON_PASSES, c.traffic)
     table = [((rate.columns, rate.rows), rate.flops_per_s) for rate in c.orthogonalise]
-    for matrix in block_matrices(a):
+    for matrix in layer_matrices(a, "dense"):
         small, large = sorted((matrix.rows, matrix.columns))
         flops = ORTHOGONAL_STEPS * (2 * 2.0 * small * small * large + 2.0 * small**3)
         seconds += a.layers * flops / _rate((large, small), table)

@@ -47,9 +47,10 @@ def _interval(prediction: Prediction) -> str:
 
 
 def _model_line(plan: Plan) -> str:
-    a, t = plan.decisions.architecture, plan.decisions.train
+    a, t = plan.decisions.shape, plan.decisions.train
+    heads = f"{a.attention.heads} heads of {a.attention.head_dim}"
     return (
-        f"{a.family}: {a.layers} layers of width {a.width}, {a.heads} heads of {a.head_dim}, "
+        f"{a.family}: {a.layers} layers of width {a.width}, {heads}, "
         f"ffn {a.ffn_width}, vocabulary {a.vocab_size:,}; "
         f"{t.steps:,} steps of {t.batch_tokens:,} tokens in rows of {t.seq_len}, "
         f"{t.optimizer} in {t.precision}"

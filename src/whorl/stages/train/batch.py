@@ -13,18 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from whorl.core.rows import RowSet
-from whorl.model.transformer import Segments, segments_of
-from whorl.spec.resolved import TrainConfig
+from whorl.model.attend import Segments, segments_of
 
-__all__ = ["UNTRAINED", "Batch", "MicroBatch", "make_batch", "mask_dtype"]
+__all__ = ["UNTRAINED", "Batch", "MicroBatch", "make_batch"]
 
 UNTRAINED = -1
-
-
-def mask_dtype(config: TrainConfig) -> torch.dtype:
-    """What attention is computed in, so that no block casts the mask."""
-    in_bf16 = config.precision == config.attention_dtype == "bf16"
-    return torch.bfloat16 if in_bf16 else torch.float32
 
 
 @dataclass(frozen=True)
@@ -54,9 +47,8 @@ def make_batch(
     row_numbers: NDArray[np.int64],
     micro_batch_rows: int,
     device: torch.device,
-    dtype: torch.dtype = torch.float32,
 ) -> Batch:
-    """Read rows and split them. dtype: of the attention masks.
+    """Read rows and split them.
 
     Rows of one segment come first (a sum over rows has no order): they run without a mask.
     """
@@ -69,7 +61,7 @@ def make_batch(
     count = -(-len(row_numbers) // micro_batch_rows)
     for number in range(count):
         part = plain_first[number::count]  # to each as much with a mask as to the others
-        segments = segments_of(torch.from_numpy(starts[part]), dtype)
+        segments = segments_of(torch.from_numpy(starts[part]))
         micro_batches.append(
             MicroBatch(
                 torch.from_numpy(read.ids[part, :-1]).to(device),

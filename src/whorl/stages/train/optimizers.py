@@ -70,12 +70,10 @@ class Muon:
         self.dtype = dtype  # of the iteration
         self.groups: dict[tuple[int, int], list[tuple[str, nn.Parameter]]] = {}
         for name, parameter in parameters.items():
-            shape = _wide(parameter).shape
-            self.groups.setdefault((shape[0], shape[1]), []).append((name, parameter))
+            rows, columns = _wide(parameter).shape[-2:]
+            self.groups.setdefault((rows, columns), []).append((name, parameter))
         self.buffers = {
-            shape: torch.zeros(
-                len(group), *shape, dtype=group[0][1].dtype, device=group[0][1].device
-            )
+            shape: [torch.zeros_like(_stack(parameter)) for _, parameter in group]
             for shape, group in self.groups.items()
         }
 
@@ -91,24 +89,25 @@ class Muon:
             size = -(-len(group) // parts)
             for begin in range(0, len(group), size):
                 part = group[begin : begin + size]
-                buffer = self.buffers[shape][begin : begin + size]
-                pieces.append(partial(self._move, part, buffer, learning_rate, weight_decay))
+                buffers = self.buffers[shape][begin : begin + size]
+                pieces.append(partial(self._move, part, buffers, learning_rate, weight_decay))
         return pieces
 
     @torch.no_grad()
     def _move(
         self,
         group: Sequence[tuple[str, nn.Parameter]],
-        buffer: Tensor,
+        buffers: Sequence[Tensor],
         learning_rate: float,
         weight_decay: float,
     ) -> None:
-        gradients = torch.stack([_wide(_gradient(parameter)) for _, parameter in group])
-        buffer.lerp_(gradients, 1 - self.momentum)
-        mixed = gradients.lerp_(buffer, self.momentum)
+        gradients = [_stack(_gradient(parameter)) for _, parameter in group]
+        torch._foreach_lerp_(list(buffers), gradients, 1 - self.momentum)
+        mixed = torch.cat(torch._foreach_lerp(gradients, list(buffers), self.momentum))
         updates = orthogonalise(mixed, self.coefficients, self.margin, self.dtype)
-        for (_, parameter), update in zip(group, updates, strict=True):
-            scale = math.sqrt(max(1.0, parameter.shape[0] / parameter.shape[1]))
+        parts = torch.split(updates, [len(buffer) for buffer in buffers])
+        for (_, parameter), update in zip(group, parts, strict=True):
+            scale = math.sqrt(max(1.0, parameter.shape[-2] / parameter.shape[-1]))
             if weight_decay:
                 parameter.mul_(1 - learning_rate * weight_decay)
             parameter.add_(_like(update, parameter), alpha=-learning_rate * scale)
@@ -124,7 +123,7 @@ class Muon:
     def load(self, state: Mapping[str, Tensor]) -> None:
         for shape, group in self.groups.items():
             for (name, _), buffer in zip(group, self.buffers[shape], strict=True):
-                buffer.copy_(_wide(state[f"muon.momentum.{name}"]))
+                buffer.copy_(_stack(state[f"muon.momentum.{name}"]))
 
 
 class AdamW:
@@ -236,10 +235,16 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
 
 
 def _wide(matrix: Tensor) -> Tensor:
-    """The matrix, or its transpose if it has more rows than columns."""
-    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    """The matrices, or their transposes if they have more rows than columns."""
+    return matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT
+
+
+def _stack(matrix: Tensor) -> Tensor:
+    """[copies, rows, columns], wide: experts are stacked already, other matrices alone."""
+    return _wide(matrix if matrix.ndim == 3 else matrix[None])
 
 
 def _like(wide: Tensor, parameter: Tensor) -> Tensor:
-    """Back from `_wide` to the parameter's orientation."""
-    return wide if parameter.shape[0] <= parameter.shape[1] else wide.T
+    """Back from `_stack` to the parameter's sizes."""
+    turned = wide if parameter.shape[-2] <= parameter.shape[-1] else wide.mT
+    return turned.reshape(parameter.shape)

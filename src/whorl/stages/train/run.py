@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from whorl.arch.architecture import Architecture
+from whorl.arch.shape import ModelShape
 from whorl.codecs.contract import Tokens
 from whorl.core.context import StageContext
 from whorl.core.digests import write_bytes
@@ -27,15 +28,15 @@ from whorl.stages.train.signals import StopSignals
 
 __all__ = ["LOGIC_VERSION", "run", "train_key"]
 
-LOGIC_VERSION = 2  # raised when the same config and rows would give other bytes
+LOGIC_VERSION = 3  # raised when the same config and rows would give other bytes
 LAST_SHARE = 0.05  # of the steps: what the final training loss is the mean of
 
 
-def train_key(architecture: Architecture, config: TrainConfig, prepared: Record) -> RecordKey:
+def train_key(shape: ModelShape, config: TrainConfig, prepared: Record) -> RecordKey:
     """The key of the record this work makes."""
     return RecordKey(
         "train",
-        {"architecture": architecture.model_dump(), "train": config.model_dump()},
+        {"shape": asdict(shape), "train": config.model_dump()},
         {"prepare": prepared.digest},
         LOGIC_VERSION,
     )
@@ -43,7 +44,7 @@ def train_key(architecture: Architecture, config: TrainConfig, prepared: Record)
 
 def run(
     context: StageContext,
-    architecture: Architecture,
+    shape: ModelShape,
     config: TrainConfig,
     prepared: Record,
     predicted: Mapping[str, Any],
@@ -57,7 +58,7 @@ def run(
     Raises BusyError if another process works on it, Interrupted (after saving) on Ctrl-C and
     SIGTERM, SpecError, RecordError on damaged rows, ResourceError, DivergedError.
     """
-    key = train_key(architecture, config, prepared)
+    key = train_key(shape, config, prepared)
     folder = context.store.run_folder(key)
     if (found := _find(context, key, folder)) is not None:
         return found
@@ -70,11 +71,11 @@ def run(
             return found
         tokens = Tokens.load(prepared.folder("tokens"))
         session = Session.open(
-            context, architecture, config, prepared, predicted, key.digest, folder, device
+            context, shape, config, prepared, predicted, key.digest, folder, device
         )
         try:
             session.train(stop)
-            record = _publish(session, key, architecture, tokens, prepared, device)
+            record = _publish(session, key, shape, tokens, prepared, device)
         finally:
             session.trainer.lanes.close()
             session.metrics.close()
@@ -95,7 +96,7 @@ def _find(context: StageContext, key: RecordKey, folder: Path) -> Record | None:
 def _publish(
     session: Session,
     key: RecordKey,
-    architecture: Architecture,
+    shape: ModelShape,
     tokens: Tokens,
     prepared: Record,
     device: torch.device,
@@ -108,7 +109,7 @@ def _publish(
     quality = {name: metrics[name] for name in ("heldout_loss", "heldout_bits_per_byte")}
     with session.context.store.write(key) as writer:
         model = session.trainer.model
-        save_model_folder(writer.path / "model", model, architecture, tokens, lineage, quality)
+        save_model_folder(writer.path / "model", model, shape, tokens, lineage, quality)
         lines = "".join(history_lines(session.steps, session.validations))
         write_bytes(writer.path / "loss.jsonl", lines.encode())
         writer.metrics.update(metrics)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from whorl.arch.architecture import Architecture
+from whorl.arch.shape import ModelShape
 from whorl.core.context import StageContext
 from whorl.core.errors import Interrupted, RecordError, SpecError
 from whorl.core.records import Record
@@ -19,7 +19,7 @@ from whorl.core.rows import RowSet
 from whorl.core.units import format_duration
 from whorl.model.transformer import Transformer
 from whorl.spec.resolved import TrainConfig
-from whorl.stages.train.batch import Batch, make_batch, mask_dtype
+from whorl.stages.train.batch import Batch, make_batch
 from whorl.stages.train.checkpoint import Checkpoint, CheckpointStore
 from whorl.stages.train.initial import initialise
 from whorl.stages.train.report import ByteRates, MetricsFile, Validation, planned_value
@@ -31,23 +31,23 @@ __all__ = ["Session", "check_fit"]
 COLUMNS = ("loss", "learning_rate", "gradient_norm", "trained_tokens")
 
 
-def check_fit(architecture: Architecture, config: TrainConfig, rows: RowSet) -> int:
+def check_fit(shape: ModelShape, config: TrainConfig, rows: RowSet) -> int:
     """Rows of one step. Raises SpecError if model, config and rows do not fit each other."""
     rows_per_step, rest = divmod(config.batch_tokens, config.seq_len)
     wrong = {
         "train.seq_len is not that of the prepared rows": (config.seq_len, rows.seq_len),
         "model.vocab_size is not that of the prepared rows": (
-            architecture.vocab_size,
+            shape.vocab_size,
             rows.vocab_size,
         ),
     }
     for what, (found, expected) in wrong.items():
         if found != expected:
             raise SpecError(what, found=found, expected=expected, do="prepare again, or change it")
-    if architecture.max_seq_len < config.seq_len:
+    if shape.max_seq_len < config.seq_len:
         raise SpecError(
             "model.max_seq_len is shorter than train.seq_len",
-            found=architecture.max_seq_len,
+            found=shape.max_seq_len,
             expected=f"at least {config.seq_len}",
         )
     if rest or not rows_per_step:
@@ -84,7 +84,7 @@ class Session:
     def open(
         cls,
         context: StageContext,
-        architecture: Architecture,
+        shape: ModelShape,
         config: TrainConfig,
         prepared: Record,
         predicted: Mapping[str, Any],
@@ -94,8 +94,8 @@ class Session:
     ) -> Session:
         """Verify and map the data, make the model, and go back to the newest checkpoint."""
         rows = RowSet.open(prepared)
-        rows_per_step = check_fit(architecture, config, rows)
-        model = Transformer(architecture)
+        rows_per_step = check_fit(shape, config, rows)
+        model = Transformer(shape)
         initialise(model, config.seed)
         session = cls(
             context,
@@ -176,8 +176,7 @@ class Session:
             yield self._batch(self.heldout, numbers[begin : begin + self.config.micro_batch_rows])
 
     def _batch(self, rows: RowSet, numbers: np.typing.NDArray[np.int64]) -> Batch:
-        dtype = mask_dtype(self.config)
-        return make_batch(rows, numbers, self.config.micro_batch_rows, self.trainer.device, dtype)
+        return make_batch(rows, numbers, self.config.micro_batch_rows, self.trainer.device)
 
     def _note(self) -> str:
         """The latest loss, and the time that is left by the plan."""

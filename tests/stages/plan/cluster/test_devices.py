@@ -11,7 +11,7 @@ from tests.stages.plan.conftest import machine
 from whorl.core.errors import SpecError
 from whorl.stages.plan.cluster.devices import GIB, device, device_names, device_of
 
-# name: (matrix units' FLOP per clock, all units together; MHz), from the architecture papers:
+# name: (matrix units' FLOP per clock, all units together; MHz), from the shape papers:
 # units x FLOP of one unit and clock, dense, 16-bit inputs, 32-bit sums
 MATRIX = {
     "v100-32": (80 * 8 * 64 * 2, 1530),  # 8 tensor cores of 64 multiply-adds

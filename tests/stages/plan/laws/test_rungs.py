@@ -10,7 +10,7 @@ import pytest
 
 from tests.stages.plan.conftest import machine, recipe, text_facts
 from whorl.core.errors import DataError, PlanError
-from whorl.stages.plan.candidate import Situation, architecture_of
+from whorl.stages.plan.candidate import Situation, shape_of
 from whorl.stages.plan.law import shipped_law
 from whorl.stages.plan.laws.rungs import (
     KNEE_TOKENS,
@@ -30,7 +30,7 @@ def situation(*overrides: str) -> Situation:
 
 
 def target(layers: int = 6, width: int = 192, tokens: int = 8_000_000) -> Target:
-    return Target(architecture_of(recipe(), layers, width, 2048, 256), 256, tokens)
+    return Target(shape_of(recipe(), layers, width, 2048, 256), 256, tokens)
 
 
 @pytest.mark.parametrize("count", [4, 5])
@@ -41,7 +41,7 @@ def test_rungs_grow_below_the_planned_size_within_their_time(count: int) -> None
     assert all(small < large for small, large in pairwise(sizes))
     assert sizes[-1] < target().params
     assert sum(rung.train_s for rung in found) <= 900.0
-    assert {rung.architecture.vocab_size for rung in found} == {2048}
+    assert {rung.shape.vocab_size for rung in found} == {2048}
 
 
 def test_rungs_lie_on_a_line_that_ends_at_the_target_above_the_knee() -> None:

@@ -14,12 +14,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from whorl.arch.architecture import Architecture
-from whorl.arch.counts import count_parameters
+from whorl.arch.shape import ModelShape
+from whorl.arch.shape_counts import count_shape
 from whorl.core.errors import PlanError
 from whorl.core.units import format_duration
 from whorl.spec.recipe import Budget, ModelSpec, Recipe
-from whorl.stages.plan.candidate import Candidate, Situation, architecture_of, make_candidate
+from whorl.stages.plan.candidate import Candidate, Situation, make_candidate, shape_of
 from whorl.stages.plan.law import shipped_law
 from whorl.stages.plan.laws.fit import FitOptions, Points, fit_law
 from whorl.stages.plan.laws.law import PowerLaw
@@ -54,13 +54,13 @@ LADDER = FitOptions(huber=5e-3, floor_share=0.6, floor_deviation=0.3, exponent_d
 class Target:
     """The planned model that a ladder leads to."""
 
-    architecture: Architecture
+    shape: ModelShape
     seq_len: int
     tokens: int
 
     @property
     def params(self) -> int:
-        return _size(self.architecture)
+        return _size(self.shape)
 
 
 @dataclass(frozen=True)
@@ -110,17 +110,17 @@ def choose_rungs(
     )
 
 
-def _size(shape: Architecture) -> int:
-    return count_parameters(shape).non_embedding
+def _size(shape: ModelShape) -> int:
+    return count_shape(shape).non_embedding
 
 
-def _shapes(situation: Situation, target: Target) -> list[Architecture]:
+def _shapes(situation: Situation, target: Target) -> list[ModelShape]:
     """Every shape below the planned size, of about its proportions, smallest first."""
-    planned, seq_len = target.architecture, target.seq_len
+    planned, seq_len = target.shape, target.seq_len
     recipe = rung_recipe(situation.recipe, planned, seq_len, target.tokens)
     widths = range(WIDTH_STEP, planned.width + 1, WIDTH_STEP)
     shapes = [
-        architecture_of(recipe, layers, width, planned.vocab_size, seq_len)
+        shape_of(recipe, layers, width, planned.vocab_size, seq_len)
         for width, layers in itertools.product(widths, range(1, MAX_LAYERS))
         if ASPECTS[0] <= width / layers <= ASPECTS[1]
     ]
@@ -128,13 +128,13 @@ def _shapes(situation: Situation, target: Target) -> list[Architecture]:
 
 
 def _nearest(
-    shapes: Sequence[Architecture], sizes: Sequence[float], target: Target
-) -> list[Architecture]:
+    shapes: Sequence[ModelShape], sizes: Sequence[float], target: Target
+) -> list[ModelShape]:
     """A different shape for each size, smallest first."""
-    planned, left, chosen = target.architecture, list(shapes), []
+    planned, left, chosen = target.shape, list(shapes), []
     for wanted in sizes:
 
-        def distance(shape: Architecture, wanted: float = wanted) -> float:
+        def distance(shape: ModelShape, wanted: float = wanted) -> float:
             aspect = shape.width / shape.layers * planned.layers / planned.width
             return abs(math.log(_size(shape) / wanted)) + ASPECT_WEIGHT * abs(math.log(aspect))
 
@@ -143,7 +143,7 @@ def _nearest(
     return sorted(chosen, key=_size)
 
 
-def _spend(situation: Situation, target: Target, shapes: Sequence[Architecture]) -> list[Candidate]:
+def _spend(situation: Situation, target: Target, shapes: Sequence[ModelShape]) -> list[Candidate]:
     """Each shape with its tokens: D = D_target (N / N_target)^p, p at most 1."""
     room = math.log(max(1.0, target.tokens / KNEE_TOKENS))
     power = min(1.0, room / math.log(target.params / _size(shapes[0])))
@@ -156,7 +156,7 @@ def _spend(situation: Situation, target: Target, shapes: Sequence[Architecture])
     return rungs
 
 
-def rung_recipe(recipe: Recipe, shape: Architecture, seq_len: int, tokens: int) -> Recipe:
+def rung_recipe(recipe: Recipe, shape: ModelShape, seq_len: int, tokens: int) -> Recipe:
     """The recipe with another size and tokens; its data, tokenizer, rates and batch rule stay."""
     sizes = {"layers": shape.layers, "width": shape.width}
     changes = {

@@ -1,0 +1,204 @@
+"""Who may look at whom, and the attention that keeps to it.
+
+`Segments` say where documents begin; `attention_of` makes of them what one forward needs, so that
+every layer shares it. Rows up to MASK_TOKENS long get a mask; longer ones are attended document by
+document, in memory linear in their length.
+
+Axes: B rows, T tokens of a row, S tokens attended to (S = T without a cache), H query heads,
+K key/value heads, N head_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import groupby, pairwise
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from whorl.arch.computable import MASK_TOKENS
+
+__all__ = ["Attend", "Segments", "attention_of", "segments_of"]
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Where a token stands and what it may look at."""
+
+    positions_BT: Tensor | None = None  # None: 0..T-1 in every row
+    lengths: tuple[tuple[int, ...], ...] | None = None  # of each row's documents; None: one each
+    mask_BHTS: Tensor | None = None  # True: may attend; for decoding, where S > T
+
+    def to(self, device: torch.device) -> Segments:
+        """With its tensors there."""
+        positions, mask = self.positions_BT, self.mask_BHTS
+        return Segments(
+            None if positions is None else positions.to(device),
+            self.lengths,
+            None if mask is None else mask.to(device),
+        )
+
+
+class Attend(Protocol):
+    """Scaled dot-product attention for one forward."""
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float | None
+    ) -> Tensor:
+        """[B, H, T, N] of queries [B, H, T, N], keys and values [B, K, S, N].
+
+        window: tokens a token may look back at, itself among them. scale: of the scores; None:
+        1 / sqrt(N).
+        """
+        ...
+
+
+def segments_of(starts_BT: Tensor) -> Segments:
+    """Segments of rows in which a document begins wherever `starts` is True.
+
+    A row's first token always begins one.
+    """
+    if not starts_BT[:, 1:].any():
+        return Segments()
+    rows, tokens = starts_BT.shape
+    lengths, begins = [], torch.zeros(rows, tokens, dtype=torch.int64)
+    for row, starts in enumerate(starts_BT):
+        places = [0, *(torch.nonzero(starts[1:]).flatten() + 1).tolist(), tokens]
+        lengths.append(tuple(b - a for a, b in pairwise(places)))
+        begins[row] = torch.repeat_interleave(torch.tensor(places[:-1]), torch.tensor(lengths[-1]))
+    positions = torch.arange(tokens).expand(rows, tokens) - begins
+    return Segments(positions.to(starts_BT.device), tuple(lengths))
+
+
+def attention_of(segments: Segments, tokens: int) -> Attend:
+    """The attention of one forward over rows of so many tokens."""
+    if segments.mask_BHTS is not None:
+        return Masked(segments.mask_BHTS)
+    if segments.lengths is None:
+        return _causal
+    if tokens <= MASK_TOKENS and segments.positions_BT is not None:
+        return Short(segments.lengths, segments.positions_BT)
+    return Documents(segments.lengths)
+
+
+def _sdpa(query: Tensor, key: Tensor, value: Tensor, scale: float | None, **how: Any) -> Tensor:
+    grouped = bool(query.shape[1] != key.shape[1])
+    return functional.scaled_dot_product_attention(
+        query, key, value, scale=scale, enable_gqa=grouped, **how
+    )
+
+
+def _causal(
+    query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float | None
+) -> Tensor:
+    """Every row is one document. With a window, in blocks as long as it: linear in T."""
+    tokens = query.shape[2]
+    if window is None or tokens <= window:
+        return _sdpa(query, key, value, scale, is_causal=True)
+    at, back = torch.arange(window), torch.arange(2 * window - 1)
+    ahead = back[None, :] - at[:, None]  # of the block's oldest key, for each query
+    mask = ((ahead >= 0) & (ahead < window)).to(query.device)
+    parts = [_causal(query[:, :, :window], key[:, :, :window], value[:, :, :window], None, scale)]
+    for begin in range(window, tokens, window):
+        end = min(begin + window, tokens)
+        seen = slice(begin - window + 1, end)
+        allowed = mask[: end - begin, : end - seen.start]
+        keys, values = key[:, :, seen], value[:, :, seen]
+        parts.append(_sdpa(query[:, :, begin:end], keys, values, scale, attn_mask=allowed))
+    return torch.cat(parts, dim=2)
+
+
+@dataclass(frozen=True)
+class Masked:
+    """By a given mask. Keys are the last S tokens, queries the last T of them."""
+
+    mask_BHTS: Tensor  # bool
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float | None
+    ) -> Tensor:
+        mask = self.mask_BHTS
+        if window is not None:
+            tokens, all_tokens = mask.shape[-2:]
+            at = torch.arange(all_tokens - tokens, all_tokens, device=mask.device)
+            mask = mask & (at[:, None] - torch.arange(all_tokens, device=mask.device) < window)
+        groups = int(query.shape[1] // key.shape[1])
+        return functional.scaled_dot_product_attention(
+            query, _repeated(key, groups), _repeated(value, groups), attn_mask=mask, scale=scale
+        )
+
+
+def _repeated(x_BKSN: Tensor, groups: int) -> Tensor:
+    """Each key/value head for the query heads of its group: spelled out, as OpenVINO knows it."""
+    if groups == 1:
+        return x_BKSN
+    rows, kv_heads, tokens, head_dim = x_BKSN.shape
+    wide = x_BKSN[:, :, None].expand(rows, kv_heads, groups, tokens, head_dim)
+    return wide.reshape(rows, int(kv_heads) * groups, tokens, head_dim)
+
+
+@dataclass(frozen=True)
+class Short:
+    """Rows with several documents by one mask, added to the scores; the others without."""
+
+    lengths: tuple[tuple[int, ...], ...]
+    positions_BT: Tensor
+    _masks: dict[tuple[int, int | None, torch.dtype], Tensor] = field(default_factory=dict)
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float | None
+    ) -> Tensor:
+        out = []
+        for is_plain, rows in _runs(self.lengths, lambda item: len(item) == 1):
+            q, k, v = query[rows], key[rows], value[rows]
+            if is_plain:
+                out.append(_causal(q, k, v, window, scale))
+            else:
+                mask = self._mask(rows, window, query.dtype)
+                out.append(_sdpa(q, k, v, scale, attn_mask=mask))
+        return out[0] if len(out) == 1 else torch.cat(out)
+
+    def _mask(self, rows: slice, window: int | None, dtype: torch.dtype) -> Tensor:
+        """[rows, 1, T, T], added; made once for all layers alike."""
+        if (rows.start, window, dtype) not in self._masks:
+            positions = self.positions_BT[rows]
+            place = torch.arange(positions.shape[1], device=positions.device)
+            begin = place - positions
+            back = place[:, None] - place  # how far a key lies behind a query
+            allowed = (begin[:, :, None] == begin[:, None, :]) & (back >= 0)
+            if window is not None:
+                allowed &= back < window
+            mask = torch.zeros(allowed.shape, dtype=dtype, device=positions.device)
+            self._masks[rows.start, window, dtype] = mask.masked_fill_(~allowed, float("-inf"))[
+                :, None
+            ]
+        return self._masks[rows.start, window, dtype]
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Document by document: no mask, no pair computed that is not wanted."""
+
+    lengths: tuple[tuple[int, ...], ...]
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float | None
+    ) -> Tensor:
+        out = []
+        for lengths, rows in _runs(self.lengths, lambda item: item):
+            parts = [torch.split(x[rows], lengths, dim=2) for x in (query, key, value)]
+            alone = [_causal(q, k, v, window, scale) for q, k, v in zip(*parts, strict=True)]
+            out.append(torch.cat(alone, dim=2))
+        return torch.cat(out)
+
+
+def _runs(lengths: tuple[tuple[int, ...], ...], key: Any) -> Iterator[tuple[Any, slice]]:
+    """Neighbouring rows alike by key, as slices."""
+    begin = 0
+    for kind, items in groupby(lengths, key):
+        end = begin + len(list(items))
+        yield kind, slice(begin, end)
+        begin = end
