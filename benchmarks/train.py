@@ -104,9 +104,9 @@ def peer_work(name: str, rows: int, settings: dict[str, Any]) -> Work:
         hidden_size=a.width,
         intermediate_size=a.ffn_width,
         num_hidden_layers=a.layers,
-        num_attention_heads=a.heads,
-        num_key_value_heads=a.kv_heads,
-        head_dim=a.head_dim,
+        num_attention_heads=a.attention.heads,
+        num_key_value_heads=a.attention.kv_heads,
+        head_dim=a.attention.head_dim,
         tie_word_embeddings=True,
         use_cache=False,
     )

@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_transformers_gives_the_same_logits(shape: str, tmp_path: Path) -> None:
     shape = tiny_shape(**SHAPES[shape])
     model = tiny_model(shape)
-    save_model_folder(tmp_path / "m", model, shape, tiny_tokens(512), {})
+    save_model_folder(tmp_path / "m", model.state_dict(), shape, tiny_tokens(512), {})
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "m").eval()
     ids = torch.tensor(np.random.default_rng(0).integers(0, 512, (2, 100)))
     loaded, found, tokens, card = load_model_folder(tmp_path / "m")
@@ -150,7 +150,7 @@ def test_full_folder_is_not_written_over(folder: Path) -> None:
     shape = tiny_shape()
     model = tiny_model(shape)
     with pytest.raises(RecordError, match="not empty"):
-        save_model_folder(folder, model, shape, tiny_tokens(512), {})
+        save_model_folder(folder, model.state_dict(), shape, tiny_tokens(512), {})
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,8 @@ LayerKind = Literal["dense", "expert"]
 MatrixKind = Literal["attention", "ffn", "router", "expert", "shared"]
 BYTES_PER_ELEMENT = {"fp32": 4, "bf16": 2, "int8": 1}
 BACKWARD_PER_FORWARD = 2  # gradients of the input and of the weights, one product each
-ADAMW_MOMENTS, MUON_MOMENTS, SGD_MOMENTS = 2, 1, 0
+OTHER_MOMENTS = 2  # of what is not a matrix of a block: AdamW's
+MATRIX_MOMENTS = {"adamw": 2, "muon": 1, "sgd": 0}
 
 
 @dataclass(frozen=True)
@@ -330,7 +331,7 @@ def kv_bytes_per_token(
 
 def training_bytes(
     shape: ModelShape,
-    optimizer: Literal["adamw", "muon", "sgd"] = "adamw",
+    optimizer: str = "adamw",
     weight_bytes: int = 4,
     gradient_bytes: int = 4,
     moment_bytes: int = 4,
@@ -342,10 +343,8 @@ def training_bytes(
     """
     counts = count_shape(shape)
     total, hidden = counts.total, counts.hidden_matrices
-    if optimizer == "muon":
-        moments = MUON_MOMENTS * hidden + ADAMW_MOMENTS * (total - hidden)
-    else:
-        moments = total * (ADAMW_MOMENTS if optimizer == "adamw" else SGD_MOMENTS)
+    others = OTHER_MOMENTS if optimizer != "sgd" else 0
+    moments = MATRIX_MOMENTS.get(optimizer, 2) * hidden + others * (total - hidden)
     return TrainingBytes(weight_bytes * total, gradient_bytes * total, moment_bytes * moments)
 
 

@@ -224,7 +224,7 @@ def _figures(
     import torch
 
     from whorl.launch import candidates, probes
-    from whorl.stages.train.optimizers import orthogonalise
+    from whorl.stages.train.optimizers.muon import orthogonalise
 
     base_memory_bytes = psutil.Process().memory_info().rss
     layers, width, *_, rows, _ = CHOICE_STEP

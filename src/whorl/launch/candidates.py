@@ -74,7 +74,7 @@ def _lanes(facts: MachineFacts, watch: Stopwatch, step_of: Steps, step_name: str
 
 
 def _muon(watch: Stopwatch) -> Choice:
-    from whorl.stages.train.optimizers import orthogonalise
+    from whorl.stages.train.optimizers.muon import orthogonalise
 
     matrices = torch.randn(ORTHOGONALISE_SHAPE)
     seconds = {

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from whorl.stages.plan.hardware import AttentionRate, MatmulRate, Precision, TrafficRate
-from whorl.stages.train.optimizers import DTYPES
+from whorl.stages.train.optimizers.muon import DTYPES
 
 __all__ = [
     "DTYPES",

@@ -36,7 +36,7 @@ INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
 
 def save_model_folder(
     path: Path,
-    model: Transformer,
+    weights: Mapping[str, Tensor],
     shape: ModelShape,
     tokens: Tokens,
     lineage: Mapping[str, Any],
@@ -44,7 +44,8 @@ def save_model_folder(
 ) -> FolderCard:
     """Write a model folder; the same model gives the same bytes. The card is written last.
 
-    lineage: role -> digest of what the model was made from. quality: measured figures.
+    weights: by the names of a `Transformer`. lineage: role -> digest of what the model was made
+    from. quality: measured figures.
     Raises RecordError if the folder is not empty or the contract does not fit the model,
     ResourceError on a full disk.
     """
@@ -55,10 +56,10 @@ def save_model_folder(
             expected=f"{shape.vocab_size}",
         )
     prepare_folder(path)
-    named = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    named = {name: tensor.detach().cpu() for name, tensor in weights.items()}
     state = family_of(shape).to_disk(named)
     write_bytes(path / WEIGHTS, safetensors_bytes(state, metadata={"format": "pt"}))
-    dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
+    dtype = str(named["embed_tokens.weight"].dtype).removeprefix("torch.")
     write_servable_files(path, shape, tokens, dtype)
     card = FolderCard("hf", tokens.contract.digest, shape, lineage, quality or {})
     return seal_folder(path, card)

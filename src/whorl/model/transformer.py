@@ -119,11 +119,13 @@ class Transformer(nn.Module):
         ids_BT: Tensor,
         segments: Segments | None = None,
         cache: KeyValueCache | None = None,
+        targets_BT: Tensor | None = None,
     ) -> Tensor:
         """Hidden states [B, T, D], normed: what `lm_head_weight` is applied to.
 
         Without segments every row is one causal sequence at positions 0..T-1. With a cache,
-        segments must give positions and a mask over all tokens attended to.
+        segments must give positions and a mask over all tokens attended to. With targets, what
+        `nats` gives: in here, so that the head's weights are there when parameters are sharded.
         """
         segments = segments or Segments()
         attend = attention_of(segments, ids_BT.shape[1])
@@ -138,11 +140,14 @@ class Transformer(nn.Module):
             rotary = tables[self.ropes[block.self_attn.window is not None]]
             x_BTD = block(x_BTD, rotary, attend, cache)
         out: Tensor = self.norm(x_BTD)
-        return out
+        return out if targets_BT is None else self._nats(out, targets_BT)
 
     def nats(self, ids_BT: Tensor, targets_BT: Tensor, segments: Segments | None = None) -> Tensor:
         """Sum of -ln p(target) over the tokens whose target is not negative; float64."""
-        hidden_BTD = self(ids_BT, segments)
+        nats: Tensor = self(ids_BT, segments, targets_BT=targets_BT)
+        return nats
+
+    def _nats(self, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
         hidden_BTD = hidden_BTD.to(product_dtype(hidden_BTD))
         return head_loss(
             hidden_BTD.flatten(0, 1),

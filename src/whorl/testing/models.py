@@ -75,5 +75,5 @@ def tiny_model_folder(path: Path, *, steps: int = 60, **changes: Any) -> Path:
     model = tiny_model(shape)
     if steps:
         train_briefly(model, tokens, steps)
-    save_model_folder(path, model, shape, tokens, {"prepare": "0" * 32})
+    save_model_folder(path, model.state_dict(), shape, tokens, {"prepare": "0" * 32})
     return path

@@ -20,7 +20,7 @@ from tests.stages.train.work import config, make_prepared, tiny_shape, train
 from whorl.core.errors import Interrupted, RecordError
 from whorl.core.records import Record, RecordStore
 from whorl.model.hf import load_model_folder
-from whorl.stages.train.checkpoint import CheckpointStore
+from whorl.stages.train.checkpoints.local import LocalCheckpoints
 from whorl.stages.train.run import train_key
 
 STOPPED = {"seed": 7}  # settings of the run that was stopped after 6 steps
@@ -65,7 +65,7 @@ class Place:
         """Open it as the next stage does: why it was refused, "" if it was not."""
         if kind == "checkpoint":
             lines: list[str] = []
-            found = CheckpointStore(self.checkpoints, lines.append).newest(self.work_digest)
+            found = LocalCheckpoints(self.checkpoints, lines.append).newest(self.work_digest)
             assert found is not None
             assert found[0].step == (4 if lines else 6)  # the one before, if this one is damaged
             return " ".join(lines)
@@ -179,7 +179,7 @@ def test_checkpoints_are_not_taken_for_one_another(place: Place) -> None:
         shutil.copytree(older, place.folder("checkpoint"))
         assert "holds another checkpoint" in place.refusal("checkpoint")
     lines: list[str] = []
-    assert CheckpointStore(place.checkpoints, lines.append).newest("0" * 32) is None
+    assert LocalCheckpoints(place.checkpoints, lines.append).newest("0" * 32) is None
     assert len(lines) == 2 and "is of other work" in lines[0]
 
 

@@ -62,7 +62,7 @@ def all_rows(rows: RowSet, micro_batch_rows: int) -> Batch:
 
 
 def loss_and_gradient(who: Trainer, batch: Batch) -> tuple[float, torch.Tensor]:
-    loss = who.gradients(batch)
+    loss = who.gradients(batch, batch.trained_tokens)
     return loss, torch.cat([p.grad.flatten().double() for p in who.parameters])  # type: ignore[union-attr]
 
 

@@ -10,10 +10,15 @@ import torch
 from torch import nn
 
 from tests.stages.train.work import config, tiny_shape
+from whorl.arch.shape_counts import MATRIX_MOMENTS
 from whorl.core.errors import RecordError
 from whorl.model.transformer import Transformer
 from whorl.stages.train.initial import initialise
-from whorl.stages.train.optimizers import POLAR_EXPRESS, Muon, Optimizers, orthogonalise
+from whorl.stages.train.optimizers import find_optimizer
+from whorl.stages.train.optimizers.groups import Groups, check_state
+from whorl.stages.train.optimizers.muon import POLAR_EXPRESS, Muon, orthogonalise
+from whorl.stages.train.parallel.alone import Alone
+from whorl.stages.train.ports import Optimizer
 from whorl.stages.train.schedule import learning_rate_share
 
 
@@ -30,11 +35,16 @@ def give_gradients(*sets: dict[str, nn.Parameter], seed: int) -> None:
             parameter.grad = gradient.clone()
 
 
+def move(optimizer: Optimizer, share: float, parts: int = 1) -> None:
+    for work in optimizer.work(share, parts):
+        work()
+
+
 def test_muon_equals_torch() -> None:
     ours = parameters((24, 24), (24, 64), (64, 24), (64, 24))
     theirs = copy.deepcopy(ours)
     coefficients = (3.4445, -4.775, 2.0315)
-    muon = Muon(ours, momentum=0.9, coefficients=(coefficients,) * 5, margin=1.0)
+    muon = Muon(ours, 0.1, 0.3, momentum=0.9, coefficients=(coefficients,) * 5, margin=1.0)
     reference = torch.optim.Muon(
         theirs.values(),
         lr=0.1,
@@ -46,7 +56,7 @@ def test_muon_equals_torch() -> None:
     start = copy.deepcopy(ours)
     for seed in range(4):
         give_gradients(ours, theirs, seed=seed)
-        muon.step(0.1, 0.3)
+        move(muon, 1.0)
         reference.step()
     for name in ours:
         moved = (theirs[name] - start[name]).norm()
@@ -56,12 +66,11 @@ def test_muon_equals_torch() -> None:
 @pytest.mark.parametrize("parts", [2, 3, 9])
 def test_muon_in_parts_is_muon(parts: int) -> None:
     whole, apart = (parameters((24, 24), (24, 64), (64, 24), (64, 24)) for _ in range(2))
-    first, second = Muon(whole), Muon(apart)
+    first, second = Muon(whole, 0.1, 0.3), Muon(apart, 0.1, 0.3)
     for seed in range(3):
         give_gradients(whole, apart, seed=seed)
-        first.step(0.1, 0.3)
-        for work in second.work(0.1, 0.3, parts):
-            work()
+        move(first, 1.0)
+        move(second, 1.0, parts)
     for name in whole:
         torch.testing.assert_close(whole[name], apart[name], rtol=1e-5, atol=1e-6)
 
@@ -102,7 +111,7 @@ def test_adamw_equals_torch_without_fusing(optimizer: str) -> None:
     model = Transformer(tiny_shape(tied_embeddings=False))
     other = copy.deepcopy(model)
     settings = config(optimizer=optimizer, weight_decay=0.1)
-    optimizers = Optimizers(dict(model.named_parameters()), settings)
+    optimizers = Groups(dict(model.named_parameters()), settings)
     named, reference = dict(other.named_parameters()), []
     for name, parameter in named.items():
         rate, decay = settings.embedding_learning_rate, 0.0
@@ -118,7 +127,7 @@ def test_adamw_equals_torch_without_fusing(optimizer: str) -> None:
     adamw = torch.optim.AdamW(reference, betas=(0.9, 0.95), eps=1e-10, foreach=False, fused=False)
     for seed in range(4):
         give_gradients(dict(model.named_parameters()), named, seed=seed)
-        optimizers.step(0.5)
+        move(optimizers, 0.5)
         adamw.step()
     for group in reference:
         (theirs,) = group["params"]
@@ -131,17 +140,17 @@ def test_state_goes_on_bit_for_bit(optimizer: str) -> None:
     torch.manual_seed(4)
     first = Transformer(tiny_shape())
     settings = config(optimizer=optimizer)
-    before = Optimizers(dict(first.named_parameters()), settings)
+    before = Groups(dict(first.named_parameters()), settings)
     for seed in range(3):
         give_gradients(dict(first.named_parameters()), seed=seed)
-        before.step(1.0)
+        move(before, 1.0)
     second = copy.deepcopy(first)
-    after = Optimizers(dict(second.named_parameters()), settings)
-    after.load({name: tensor.clone() for name, tensor in before.state().items()})
+    after = Groups(dict(second.named_parameters()), settings)
+    Alone().fill(after.state(), {name: t.clone() for name, t in before.state().items()})
     for seed in range(3, 6):
         give_gradients(dict(first.named_parameters()), dict(second.named_parameters()), seed=seed)
-        before.step(0.7)
-        after.step(0.7)
+        move(before, 0.7)
+        move(after, 0.7)
     pairs = itertools.chain(
         zip(first.parameters(), second.parameters(), strict=True),
         ((before.state()[name], after.state()[name]) for name in before.state()),
@@ -149,11 +158,38 @@ def test_state_goes_on_bit_for_bit(optimizer: str) -> None:
     assert all(torch.equal(left, right) for left, right in pairs)
 
 
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+def test_moments_are_as_many_as_the_planner_counts(name: str) -> None:
+    named = parameters((24, 24), (24, 64))
+    kind = find_optimizer(name)
+    state = kind.of(named, config(optimizer=name)).state()
+    elements = sum(tensor.numel() for tensor in state.values() if tensor.ndim)
+    assert elements == kind.matrix_moments * sum(p.numel() for p in named.values())
+    assert kind.matrix_moments == MATRIX_MOMENTS[name]
+
+
+def test_experts_move_as_matrices_of_their_own() -> None:
+    """A stack of matrices moves as each of them alone."""
+    stacked, alone = parameters((3, 16, 24)), parameters((16, 24), (16, 24), (16, 24))
+    with torch.no_grad():
+        for number, single in enumerate(alone.values()):
+            single.copy_(stacked["layers.0.w"][number])
+    first, second = Muon(stacked, 0.1, 0.3), Muon(alone, 0.1, 0.3)
+    for seed in range(3):
+        give_gradients(stacked, seed=seed)
+        for number, single in enumerate(alone.values()):
+            single.grad = stacked["layers.0.w"].grad[number].clone()  # type: ignore[index]
+        move(first, 1.0)
+        move(second, 1.0)
+    for number, single in enumerate(alone.values()):
+        torch.testing.assert_close(stacked["layers.0.w"][number], single)
+
+
 def test_foreign_state_is_refused() -> None:
     model = Transformer(tiny_shape())
-    optimizers = Optimizers(dict(model.named_parameters()), config())
+    optimizers = Groups(dict(model.named_parameters()), config())
     with pytest.raises(RecordError, match="other optimisers"):
-        optimizers.load({"adamw.step.x": torch.zeros(())})
+        check_state(optimizers.state(), {"adamw.step.x": torch.zeros(())})
 
 
 def test_schedule() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from whorl.core.lock import exclusive
 from whorl.core.records import Record, RecordKey
 from whorl.model.hf import save_model_folder
 from whorl.spec.resolved import TrainConfig
-from whorl.stages.train.checkpoint import CheckpointStore
+from whorl.stages.train.checkpoints.local import LocalCheckpoints
+from whorl.stages.train.parallel.alone import Alone
 from whorl.stages.train.picture import draw_loss
+from whorl.stages.train.ports import Parallel
 from whorl.stages.train.process import environment, peak_memory_bytes, training_process
 from whorl.stages.train.report import compare_with_plan, history_lines
 from whorl.stages.train.session import Session
@@ -48,22 +51,25 @@ def run(
     config: TrainConfig,
     prepared: Record,
     predicted: Mapping[str, Any],
+    parallel: Parallel | None = None,
 ) -> Record:
     """The trained record; found, resumed or made. predicted: the plan's figures, only reported.
 
     Files: model/ (HF folder), loss.jsonl. The run folder keeps metrics.jsonl (timings) and the
     picture of the loss. Killed at any time and run again with the same threads and lanes on the
-    same machine, the record has the same bytes.
+    same machine, the record has the same bytes. parallel: how the ranks of a process group share
+    the work; every rank calls this, the main one writes.
 
     Raises BusyError if another process works on it, Interrupted (after saving) on Ctrl-C and
     SIGTERM, SpecError, RecordError on damaged rows, ResourceError, DivergedError.
     """
+    ranks = parallel or Alone()
     key = train_key(shape, config, prepared)
     folder = context.store.run_folder(key)
     if (found := _find(context, key, folder)) is not None:
         return found
     with (
-        exclusive(folder, "training"),
+        exclusive(folder, "training") if ranks.is_main else nullcontext(),
         StopSignals() as stop,
         training_process(config) as device,
     ):
@@ -71,45 +77,57 @@ def run(
             return found
         tokens = Tokens.load(prepared.folder("tokens"))
         session = Session.open(
-            context, shape, config, prepared, predicted, key.digest, folder, device
+            context,
+            shape,
+            config,
+            prepared,
+            predicted,
+            key.digest,
+            folder,
+            device,
+            LocalCheckpoints.of(folder, context.log),
+            ranks,
         )
         try:
             session.train(stop)
-            record = _publish(session, key, shape, tokens, prepared, device)
+            weights = ranks.whole(session.trainer.named)
+            if ranks.is_main:
+                _publish(session, key, tokens, prepared, weights)
+            ranks.sum([0.0])  # until the record is there, no rank looks for it
         finally:
             session.trainer.lanes.close()
             session.metrics.close()
-        session.checkpoints.remove()
+        if ranks.is_main:
+            session.checkpoints.remove()
     if stop.received is not None:
         raise Interrupted("training was finished and saved", signal_number=stop.received)
-    return record
+    return context.store.published(key)
 
 
 def _find(context: StageContext, key: RecordKey, folder: Path) -> Record | None:
     """The finished record, verified; its checkpoints may be left if it was killed just then."""
     found = context.store.find(key)
     if found is not None:
-        CheckpointStore.of(folder, context.log).remove()
+        LocalCheckpoints.of(folder, context.log).remove()
     return found
 
 
 def _publish(
     session: Session,
     key: RecordKey,
-    shape: ModelShape,
     tokens: Tokens,
     prepared: Record,
-    device: torch.device,
-) -> Record:
+    weights: Mapping[str, torch.Tensor],
+) -> None:
     """Write the record from the finished session, and the picture beside it."""
     metrics = _metrics(session)
-    report = _run_report(session, metrics, device)
+    report = _run_report(session, metrics, session.trainer.device)
     _draw(session)
     lineage = {"prepare": prepared.digest, "train": key.digest}
     quality = {name: metrics[name] for name in ("heldout_loss", "heldout_bits_per_byte")}
     with session.context.store.write(key) as writer:
-        model = session.trainer.model
-        save_model_folder(writer.path / "model", model, shape, tokens, lineage, quality)
+        shape = session.trainer.model.shape
+        save_model_folder(writer.path / "model", weights, shape, tokens, lineage, quality)
         lines = "".join(history_lines(session.steps, session.validations))
         write_bytes(writer.path / "loss.jsonl", lines.encode())
         writer.metrics.update(metrics)
@@ -120,7 +138,6 @@ def _publish(
             f"{name}: planned {row['predicted']:.4g}, actual {row['actual']:.4g}"
             + {True: "", False: " (outside the interval)", None: ""}[row["within"]]
         )
-    return session.context.store.published(key)
 
 
 def _metrics(session: Session) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,8 +22,10 @@ from whorl.core.units import format_duration
 from whorl.model.transformer import Transformer
 from whorl.spec.resolved import TrainConfig
 from whorl.stages.train.batch import Batch, make_batch
-from whorl.stages.train.checkpoint import Checkpoint, CheckpointStore
+from whorl.stages.train.checkpoints.local import Checkpoint
 from whorl.stages.train.initial import initialise
+from whorl.stages.train.optimizers.groups import check_state
+from whorl.stages.train.ports import CheckpointStore, Parallel
 from whorl.stages.train.report import ByteRates, MetricsFile, Validation, planned_value
 from whorl.stages.train.signals import StopSignals
 from whorl.stages.train.trainer import StepResult, Trainer
@@ -91,6 +95,8 @@ class Session:
         work_digest: str,
         folder: Path,
         device: torch.device,
+        checkpoints: CheckpointStore,
+        parallel: Parallel,
     ) -> Session:
         """Verify and map the data, make the model, and go back to the newest checkpoint."""
         rows = RowSet.open(prepared)
@@ -106,9 +112,9 @@ class Session:
             rows,
             RowSet.heldout(prepared),
             ByteRates.of(rows.index, prepared.metrics),
-            Trainer(model.to(device), config),
-            CheckpointStore.of(folder, context.log),
-            MetricsFile(folder / "metrics.jsonl"),
+            Trainer(model.to(device), config, parallel),
+            checkpoints,
+            MetricsFile(folder / "metrics.jsonl" if parallel.is_main else Path(os.devnull)),
             rows_per_step,
         )
         session._resume()
@@ -136,7 +142,8 @@ class Session:
             is_last = self.done == config.steps
             if is_last or self.done % config.validate_every_steps == 0:
                 self._validate()
-            stopping = stop.received
+            (stopped_ranks,) = self.trainer.parallel.sum([float(stop.received is not None)])
+            stopping = (stop.received or signal.SIGTERM) if stopped_ranks else None
             if is_last or stopping or self.done % config.checkpoint_every_steps == 0:
                 self._save()
             self.context.progress.advance(1, self._note())
@@ -150,7 +157,7 @@ class Session:
     def _step(self) -> None:
         step, begin_s = self.done, time.perf_counter()
         numbers = self.rows.rows_of_step(step, self.rows_per_step, self.config.seed)
-        batch = self._batch(self.rows, numbers)
+        batch = self._batch(self.rows, self.trainer.parallel.rows(numbers))
         data_s = time.perf_counter() - begin_s
         result = self.trainer.step(step, batch)
         self.steps.append(result)
@@ -190,15 +197,17 @@ class Session:
 
     def _save(self) -> None:
         values = [[float(vars(result)[name]) for name in COLUMNS] for result in self.steps]
+        parallel = self.trainer.parallel
         checkpoint = Checkpoint(
             self.done,
             self.work_digest,
-            self.trainer.named,
-            self.trainer.optimizers.state(),
+            parallel.whole(self.trainer.named),
+            parallel.whole(self.trainer.optimizer.state()),
             {"steps": torch.tensor(values, dtype=torch.float64)},
             tuple(self.validations),
         )
-        digest = self.checkpoints.save(checkpoint)
+        digest = self.checkpoints.save(checkpoint) if parallel.is_main else ""
+        parallel.sum([0.0])  # until it is there, no rank goes on
         self.metrics.write({"saved": self.done, "checkpoint": digest})
 
     def _resume(self) -> None:
@@ -210,11 +219,11 @@ class Session:
         expected = {name: tuple(tensor.shape) for name, tensor in self.trainer.named.items()}
         shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.model.items()}
         if shapes != expected or len(history) != checkpoint.step:
-            raise RecordError(f"{self.checkpoints.folder} is of another model", do="delete it")
-        with torch.no_grad():
-            for name, tensor in checkpoint.model.items():
-                self.trainer.named[name].copy_(tensor)
-        self.trainer.optimizers.load(checkpoint.optimizer)
+            raise RecordError(f"a checkpoint in {self.folder} is of another model", do="delete it")
+        state, parallel = self.trainer.optimizer.state(), self.trainer.parallel
+        check_state(state, checkpoint.optimizer)
+        parallel.fill(self.trainer.named, checkpoint.model)
+        parallel.fill(state, checkpoint.optimizer)
         self.steps = [StepResult(loss, rate, norm, int(n)) for loss, rate, norm, n in history]
         self.validations = list(checkpoint.validations)
         self.context.log(f"resumed at step {checkpoint.step} from checkpoint {digest[:16]}")

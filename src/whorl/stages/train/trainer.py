@@ -1,4 +1,4 @@
-"""One step, and the loss on held-out rows.
+"""One step, top to bottom, and the loss on held-out rows.
 
 Axes: B rows, T tokens of a row.
 """
@@ -19,7 +19,11 @@ from whorl.model.transformer import Transformer
 from whorl.spec.resolved import TrainConfig
 from whorl.stages.train.batch import Batch, MicroBatch
 from whorl.stages.train.lanes import Lanes
-from whorl.stages.train.optimizers import Optimizers
+from whorl.stages.train.objectives import find_objective
+from whorl.stages.train.optimizers.groups import Groups
+from whorl.stages.train.optimizers.tensors import local
+from whorl.stages.train.parallel.alone import Alone
+from whorl.stages.train.ports import Parallel
 from whorl.stages.train.schedule import learning_rate_share
 
 __all__ = ["StepResult", "Trainer"]
@@ -36,60 +40,63 @@ class StepResult:
 
 
 class Trainer:
-    """A model with its optimisers. Rows of a batch may be split in any way: see `gradients`."""
+    """A model with its objective and optimiser; `parallel` says which part of it is here.
 
-    def __init__(self, model: Transformer, config: TrainConfig) -> None:
-        self.model, self.config = model, config
-        self.named = dict(model.named_parameters())
-        self.parameters = list(self.named.values())
-        self.optimizers = Optimizers(self.named, config)
-        self.device = model.lm_head_weight.device
-        self.lanes = Lanes(config.lanes if self.device.type == "cpu" else 1, config.threads)
+    How a batch is split into micro-batches, lanes and ranks changes nothing but rounding: losses
+    and gradients are sums over trained tokens, divided by their number in the whole batch.
+    """
+
+    def __init__(
+        self, model: Transformer, config: TrainConfig, parallel: Parallel | None = None
+    ) -> None:
+        self.config, self.parallel = config, parallel or Alone()
         apart = config.precision == "bf16" and config.attention_dtype == "fp32"
         model.attend_in(torch.float32 if apart else None)
+        self.model = self.parallel.wrap(model)
+        self.named = dict(self.model.named_parameters())
+        self.parameters = list(self.named.values())
+        self.objective = find_objective(config.objective)
+        self.optimizer = Groups(self.named, config)
+        self.device = self.parameters[0].device
+        most = self.parallel.num_lanes or config.lanes
+        count = min(config.lanes, most) if self.device.type == "cpu" else 1
+        self.lanes = Lanes(count, config.threads)
 
     def step(self, step: int, batch: Batch) -> StepResult:
         """Move the weights by one batch. Raises DivergedError before a non-finite update."""
-        loss = self.gradients(batch, step)
+        (tokens,) = self.parallel.sum([batch.trained_tokens])
+        loss = self.gradients(batch, int(tokens), step)
         norm = self.clip()
         if not math.isfinite(norm):
             raise _diverged("the gradient", norm, step, batch.row_numbers)
         share = learning_rate_share(step, self.config)
-        self.lanes.run(self.optimizers.work(share, self.lanes.count))
-        return StepResult(loss, self.config.learning_rate * share, norm, batch.trained_tokens)
+        self.lanes.run(self.optimizer.work(share, self.lanes.count))
+        return StepResult(loss, self.config.learning_rate * share, norm, int(tokens))
 
-    def gradients(self, batch: Batch, step: int = 0) -> float:
-        """Fill every .grad; gives the loss in nats per trained token of the whole batch.
-
-        Both are sums over trained tokens divided by their number in the batch, so that
-        micro-batches, lanes and packing change nothing but rounding.
-        """
-        scale = 1.0 / max(1, batch.trained_tokens)
+    def gradients(self, batch: Batch, trained_tokens: int, step: int = 0) -> float:
+        """Fill every .grad; gives the loss in nats per trained token of all ranks' batch."""
+        scale = 1.0 / max(1, trained_tokens)
         for parameter in self.parameters:
             parameter.grad = None  # or it would be held beside the next ones
-        count = min(self.lanes.count, len(batch.micro_batches))
-        shares = [batch.micro_batches[lane::count] for lane in range(count)]
-        lanes = self.lanes.run([partial(self._lane, share, scale, step) for share in shares])
-        for number, parameter in enumerate(self.parameters):
-            parameter.grad = lanes[0][1][number]
-        others = [gradients for _, gradients in lanes[1:]]
-        if others:
-            self.lanes.run([partial(self._add, others, part) for part in self._parts()])
-        return sum(nats for nats, _ in lanes) * scale
+        if self.parallel.num_lanes is not None:
+            nats = self._backward(batch.micro_batches, scale, step)
+        else:
+            nats = self._in_lanes(batch.micro_batches, scale, step)
+        (total,) = self.parallel.sum([nats])
+        return total * scale
 
     def clip(self) -> float:
         """Scale the gradients down to `clip_norm` together; gives their norm before."""
-        parts = [[self.parameters[number].grad for number in part] for part in self._parts()]
-        gradients = [[g for g in part if g is not None] for part in parts]
+        gradients = [[local(g) for g in part] for part in self._gradients_by_lane()]
         norms = self.lanes.run([partial(_norm, part) for part in gradients])
-        norm = float(torch.linalg.vector_norm(torch.stack(norms)))
+        norm = math.sqrt(self.parallel.sum([math.fsum(float(n) ** 2 for n in norms)])[0])
         share = self.config.clip_norm / (norm + 1e-6)  # as torch.nn.utils.clip_grad_norm_
         if self.config.clip_norm > 0 and share < 1:
             self.lanes.run([partial(torch._foreach_mul_, part, share) for part in gradients])
         return norm
 
     def heldout_loss(self, batches: Iterable[Batch]) -> float:
-        """Nats per trained token."""
+        """Nats per trained token; every rank scores all of them."""
         nats, tokens = 0.0, 0
         left = iter(batches)
         while together := list(itertools.islice(left, self.lanes.count)):
@@ -100,7 +107,35 @@ class Trainer:
 
     @torch.no_grad()
     def _value(self, micro: MicroBatch) -> float:
-        return float(self._nats(micro))
+        return float(self._loss(micro))
+
+    def _loss(self, micro: MicroBatch) -> Tensor:
+        in_bf16 = self.config.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=in_bf16):
+            return self.objective.loss(self.model, micro)
+
+    def _backward(self, micro_batches: Sequence[MicroBatch], scale: float, step: int) -> float:
+        """One micro-batch after the other, gradients by .backward(): hooks of modules run."""
+        total = 0.0
+        for micro in micro_batches:
+            loss = self._loss(micro)
+            total += _finite(float(loss.detach()), micro, step)
+            (loss * scale).backward()  # type: ignore[no-untyped-call]
+        return total
+
+    def _in_lanes(self, micro_batches: Sequence[MicroBatch], scale: float, step: int) -> float:
+        """Each lane sums its own gradients; the sums are added in a fixed order."""
+        count = min(self.lanes.count, len(micro_batches))
+        shares = [micro_batches[lane::count] for lane in range(count)]
+        lanes = self.lanes.run([partial(self._lane, share, scale, step) for share in shares])
+        for parameter, gradient in zip(self.parameters, lanes[0][1], strict=True):
+            parameter.grad = gradient
+        for _, gradients in lanes[1:]:
+            wholes = self._gradients_by_lane()
+            parts = [gradients[lane :: len(wholes)] for lane in range(len(wholes))]
+            work = zip(wholes, parts, strict=True)
+            self.lanes.run([partial(torch._foreach_add_, whole, part) for whole, part in work])
+        return sum(nats for nats, _ in lanes)
 
     def _lane(
         self, micro_batches: Sequence[MicroBatch], scale: float, step: int
@@ -109,41 +144,32 @@ class Trainer:
         total = 0.0
         gradients: list[Tensor] = []
         for micro in micro_batches:
-            loss = self._nats(micro)
-            nats = float(loss.detach())
-            if not math.isfinite(nats):
-                rows = [int(row) for row in micro.row_numbers]
-                raise _diverged("the loss", nats, step, rows)
+            loss = self._loss(micro)
+            total += _finite(float(loss.detach()), micro, step)
             found = list(torch.autograd.grad(loss * scale, self.parameters))
             if gradients:
                 torch._foreach_add_(gradients, found)
             else:
                 gradients = found
             del loss, found  # or they would be held during the next forward
-            total += nats
         return total, gradients
 
-    def _nats(self, micro: MicroBatch) -> Tensor:
-        in_bf16 = self.config.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=in_bf16):
-            return self.model.nats(micro.ids_BT, micro.targets_BT, micro.segments)
-
-    def _parts(self) -> list[range]:
-        """Numbers of the parameters, shared out."""
-        count = min(self.lanes.count, len(self.parameters))
-        return [range(lane, len(self.parameters), count) for lane in range(count)]
-
-    def _add(self, others: Sequence[Sequence[Tensor]], numbers: Sequence[int]) -> None:
-        for gradients in others:
-            for number in numbers:
-                whole = self.parameters[number].grad
-                assert whole is not None
-                whole.add_(gradients[number])
+    def _gradients_by_lane(self) -> list[list[Tensor]]:
+        """All gradients, dealt out to the lanes."""
+        found = [p.grad for p in self.parameters if p.grad is not None]
+        count = min(self.lanes.count, len(found))
+        return [found[lane::count] for lane in range(count)]
 
 
 def _norm(gradients: list[Tensor]) -> Tensor:
     norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     return norm
+
+
+def _finite(nats: float, micro: MicroBatch, step: int) -> float:
+    if math.isfinite(nats):
+        return nats
+    raise _diverged("the loss", nats, step, [int(row) for row in micro.row_numbers])
 
 
 def _diverged(what: str, value: float, step: int, rows: list[int]) -> DivergedError:

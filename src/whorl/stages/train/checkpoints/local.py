@@ -1,4 +1,4 @@
-"""Checkpoints: a folder per saved step, published by rename, verified byte by byte when read.
+"""Whole tensors in local folders: one per saved step, published by rename, verified when read.
 
     checkpoints/step-000100/model.safetensors      weights, fp32
                             optimizer.safetensors  state of the optimisers
@@ -27,7 +27,7 @@ from whorl.core.digests import fsync_folder, read_sealed, write_bytes, write_sea
 from whorl.core.errors import RecordError
 from whorl.core.records import FileEntry, disk_error
 
-__all__ = ["Checkpoint", "CheckpointStore"]
+__all__ = ["Checkpoint", "LocalCheckpoints"]
 
 MANIFEST, STATE = "manifest.json", "state.json"
 TENSOR_FILES = ("model", "optimizer", "history")
@@ -49,14 +49,14 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class CheckpointStore:
+class LocalCheckpoints:
     """The checkpoints of one run folder; used by the holder of its lock alone."""
 
     folder: Path
     log: Callable[[str], None]
 
     @classmethod
-    def of(cls, run_folder: Path, log: Callable[[str], None]) -> CheckpointStore:
+    def of(cls, run_folder: Path, log: Callable[[str], None]) -> LocalCheckpoints:
         """Those of a run folder; `log` is told of damaged ones."""
         return cls(run_folder / "checkpoints", log)
 

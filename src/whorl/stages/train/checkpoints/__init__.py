@@ -1,0 +1,1 @@
+"""Where the states of a run are saved, one file each."""

@@ -1,0 +1,60 @@
+"""One rank of a tiny training: python -m tests.stages.train.ranks JSON, alone or by torchrun."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import torch.distributed as dist
+
+from tests.stages.train.work import config, tiny_shape
+from whorl.core.context import StageContext
+from whorl.core.errors import Interrupted
+from whorl.core.records import Record, RecordStore
+from whorl.stages.train.parallel.alone import Alone
+from whorl.stages.train.parallel.fsdp import FullyShardedData
+from whorl.stages.train.ports import Parallel
+from whorl.stages.train.run import run
+
+
+class StopsAt:
+    """Progress that signals its own process after so many steps of a training from the start."""
+
+    def __init__(self, step: int) -> None:
+        self.left = step
+
+    def start(self, label: str, total: float | None, unit: str = "") -> None:
+        self.left = 0 if "from step" in label else self.left
+
+    def advance(self, amount: float = 1.0, note: str = "") -> None:
+        self.left -= 1
+        if self.left == 0:
+            signal.raise_signal(signal.SIGTERM)
+
+    def finish(self, note: str = "") -> None:
+        pass
+
+
+def main() -> None:
+    given = json.loads(sys.argv[1])
+    parallel: Parallel = Alone()
+    if given["ranks"] > 1:
+        dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+        parallel = FullyShardedData()
+    store = RecordStore(Path(given["home"]), "tiny")
+    context = StageContext(store, progress=StopsAt(given["stop_at"] if parallel.is_main else 0))
+    prepared = Record.load(Path(given["prepared"]))
+    try:
+        run(context, tiny_shape(), config(**given["settings"]), prepared, {}, parallel)
+    except Interrupted:
+        print("stopped")
+    finally:
+        if given["ranks"] > 1:
+            dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
