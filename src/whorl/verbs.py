@@ -135,6 +135,7 @@ class Session:
 
     def _plan(self) -> Record:
         from whorl.launch.calibrate import this_machine
+        from whorl.launch.compiling import with_compiled
         from whorl.launch.machine import machine_facts
         from whorl.stages.plan.data import DataFacts, gather_facts
         from whorl.stages.plan.hardware import Machine
@@ -159,7 +160,15 @@ class Session:
             self.progress.finish(f"{found.num_documents:,} documents")
             return found
 
-        return find_or_make(self.context, recipe, facts, self.data_digest, measure, gather)
+        def compiled(machine: Machine) -> Machine:
+            self.progress.start("timing compiled blocks", None)
+            machine = with_compiled(self.home, machine)
+            self.progress.finish()
+            return machine
+
+        return find_or_make(
+            self.context, recipe, facts, self.data_digest, measure, gather, compiled
+        )
 
     def prepare(self) -> Record:
         """Token rows and the token contract."""

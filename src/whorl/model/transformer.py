@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from whorl.arch.architecture import Architecture
+from whorl.model.compiled import Around
 from whorl.model.fused import (
     attention_heads,
     gated_silu,
@@ -187,6 +188,7 @@ class Block(nn.Module):
         self.self_attn = Attention(architecture, layer)
         self.post_attention_layernorm = RmsNorm(architecture.width, architecture.norm_eps)
         self.mlp = Mlp(architecture.width, architecture.ffn_width)
+        self.around: Around | None = None  # what computes the rest of the block in training
 
     def forward(
         self,
@@ -195,9 +197,44 @@ class Block(nn.Module):
         segments: Segments,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
+        if self.around is not None and cache is None and torch.is_grad_enabled():
+            return self._compiled(self.around, x_BTD, rotary, segments)
         x_BTD = self.self_attn(x_BTD, self.input_layernorm, rotary, segments, cache)
         out: Tensor = self.mlp(x_BTD, self.post_attention_layernorm)
         return out
+
+    def _compiled(
+        self, around: Around, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], segments: Segments
+    ) -> Tensor:
+        """The same; every call has tensors of the same kinds, so that they compile once."""
+        norm, attention, mlp = self.input_layernorm, self.self_attn, self.mlp
+        x_BTD = x_BTD.to(product_dtype(x_BTD))
+        cos, sin = (part.expand(len(x_BTD), -1, -1, -1).contiguous() for part in rotary)
+        head_norms = None
+        if attention.q_norm is not None and attention.k_norm is not None:
+            head_norms = attention.q_norm.weight, attention.k_norm.weight
+        with as_they_are(x_BTD.device.type):
+            heads = around.before(
+                x_BTD,
+                norm.weight,
+                (attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight),
+                head_norms,
+                (cos, sin),
+                norm.eps,
+                attention.head_dim,
+                attention.dtype or x_BTD.dtype,
+            )
+            query, key, value = (part.transpose(1, 2) for part in heads)
+            inner = attend(query, key, value, segments).transpose(1, 2).flatten(2)
+            return around.after(
+                x_BTD,
+                inner.to(x_BTD.dtype).contiguous(),
+                attention.o_proj.weight,
+                self.post_attention_layernorm.weight,
+                (mlp.gate_proj.weight, mlp.up_proj.weight),
+                mlp.down_proj.weight,
+                norm.eps,
+            )
 
 
 class Transformer(nn.Module):
@@ -230,6 +267,12 @@ class Transformer(nn.Module):
         for block in self.layers:
             assert isinstance(block, Block)
             block.self_attn.dtype = dtype
+
+    def compute_by(self, around: Around | None) -> None:
+        """What computes the blocks around attention in training; None: as they are written."""
+        for block in self.layers:
+            assert isinstance(block, Block)
+            block.around = around
 
     @property
     def lm_head_weight(self) -> Tensor:

@@ -11,11 +11,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from whorl.core.errors import DivergedError
-from whorl.model.transformer import Transformer
+from whorl.core.errors import DivergedError, ResourceError
+from whorl.model.compiled import compiled_around, has_compiler
+from whorl.model.transformer import Segments, Transformer
 from whorl.spec.resolved import TrainConfig
 from whorl.stages.train.batch import Batch, MicroBatch
 from whorl.stages.train.lanes import Lanes
@@ -47,6 +49,8 @@ class Trainer:
         self.lanes = Lanes(config.lanes if self.device.type == "cpu" else 1, config.threads)
         apart = config.precision == "bf16" and config.attention_dtype == "fp32"
         model.attend_in(torch.float32 if apart else None)
+        if config.compiled:
+            self._compile()
 
     def step(self, step: int, batch: Batch) -> StepResult:
         """Move the weights by one batch. Raises DivergedError before a non-finite update."""
@@ -128,6 +132,31 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=in_bf16):
             return self.model.nats(micro.ids_BT, micro.targets_BT, micro.segments)
 
+    def _compile(self) -> None:
+        """Compile for the micro-batches of a step, before lanes begin, on the threads of one lane.
+
+        Raises ResourceError if it cannot be done here.
+        """
+        config = self.config
+        try:
+            if not has_compiler():
+                raise OSError("no C++ compiler (g++, or what CXX names)")
+            threads = torch.get_num_threads()
+            torch.set_num_threads(max(1, config.threads // self.lanes.count))
+            self.model.compute_by(compiled_around())
+            for rows in sorted(_sizes(config.batch_tokens // config.seq_len, config)):
+                ids = torch.zeros(rows, config.seq_len, dtype=torch.int64, device=self.device)
+                numbers = np.arange(rows, dtype=np.int64)
+                micro = MicroBatch(ids, ids, Segments(), numbers)
+                torch.autograd.grad(self._nats(micro), self.parameters)
+            torch.set_num_threads(threads)
+        except (OSError, RuntimeError) as error:
+            raise ResourceError(
+                "the blocks of the model cannot be compiled here",
+                found=str(error).strip().splitlines()[0],
+                do="set train.compiled=false",
+            ) from error
+
     def _parts(self) -> list[range]:
         """Numbers of the parameters, shared out."""
         count = min(self.lanes.count, len(self.parameters))
@@ -139,6 +168,12 @@ class Trainer:
                 whole = self.parameters[number].grad
                 assert whole is not None
                 whole.add_(gradients[number])
+
+
+def _sizes(rows: int, config: TrainConfig) -> set[int]:
+    """Rows of the micro-batches that `make_batch` makes of a step's."""
+    count = -(-rows // config.micro_batch_rows)
+    return {rows // count, -(-rows // count)}
 
 
 def _norm(gradients: list[Tensor]) -> Tensor:
