@@ -32,8 +32,8 @@ LOSS_CHUNK_ELEMENTS, MIN_CHUNK_TOKENS = 2**21, 64  # logits that exist at once; 
 # peaks are -5.5% to +6.1% of the actual ones, at 0.35 -1.4% to +15.5%.
 ALLOCATOR_SHARE = 0.25
 # What compiling leaves in the process, its own modules above all: with compiled blocks the peaks of
-# five shapes from 4x96 to 6x384 lay 130 to 166 MiB above those without (25 November 2026).
-COMPILER_BYTES = 150 * 2**20
+# four shapes from 4x96 to 6x384 lay 97 to 166 MiB above those without (25 November 2026).
+COMPILER_BYTES = 145 * 2**20
 LOGIT_COPIES = 3  # logits, their log-softmax, and the chunk's before
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -146,9 +147,9 @@ class Trainer:
             self.model.compute_by(compiled_around())
             for rows in sorted(_sizes(config.batch_tokens // config.seq_len, config)):
                 ids = torch.zeros(rows, config.seq_len, dtype=torch.int64, device=self.device)
-                numbers = np.arange(rows, dtype=np.int64)
-                micro = MicroBatch(ids, ids, Segments(), numbers)
-                torch.autograd.grad(self._nats(micro), self.parameters)
+                micro = MicroBatch(ids, ids, Segments(), np.arange(rows, dtype=np.int64))
+                with warnings.catch_warnings(action="ignore"):  # torch's, about its own tracing
+                    torch.autograd.grad(self._nats(micro), self.parameters)
             torch.set_num_threads(threads)
         except (OSError, RuntimeError) as error:
             raise ResourceError(
