@@ -81,6 +81,7 @@ def compiled_around() -> Around:
     bits = VECTOR_BITS.get(torch.backends.cpu.get_cpu_capability())
     if bits is not None:  # torch knows already: or half of the time goes into finding out
         inductor.cpp.simdlen, inductor.cpp.vec_isa_ok = bits, True
+        inductor.cpp.march = ""  # only those instructions: what is kept may move to another CPU
     inductor.compile_threads = 1  # or processes stay that wait for more to compile
     return Around(
         torch.compile(before_attention, dynamic=False, fullgraph=True),
