@@ -7,10 +7,11 @@ A step is so many micro-batches of at most 4,096 tokens and one update; both are
 all turns, and tokens/s is those of a step over its micro-batches' and its update's seconds. A step
 has the tokens that plan takes for 20 tokens a parameter, unless --step-tokens says otherwise.
 
-whorl runs as it would plan here: its default optimiser, and the lanes and dtypes that calibration
-found fastest. The peer runs in float32 with all cores and, where products in bfloat16 are faster
-here, under autocast too; the faster of the two counts. "beside" is how much slower micro-batches
-are, on average, beside one busy process. Run it on a quiet machine.
+whorl runs as it would plan a long training here: its default optimiser, and the lanes, dtypes and
+compiled blocks that calibration found fastest (compiling is not timed). The peer runs in float32
+with all cores and, where products in bfloat16 are faster here, under autocast too; the faster of
+the two counts. "beside" is how much slower micro-batches are, on average, beside one busy process.
+Run it on a quiet machine.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import plan_accuracy
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -253,10 +255,11 @@ def figures(side: Side, name: str, rows: int, step_tokens: int, peak: float) -> 
 
 
 def settings_here(home: Path) -> dict[str, Any]:
-    """What the plan takes on this machine."""
+    """What the plan takes on this machine, in a training that is worth compiling for."""
     from whorl.launch.calibrate import this_machine
+    from whorl.launch.compiling import with_compiled
 
-    return this_machine(home).calibration.settings
+    return with_compiled(home, this_machine(home)).calibration.settings
 
 
 def show(found: dict[str, Any]) -> None:
@@ -305,7 +308,7 @@ def main() -> None:
     settings = settings_here(given.home)
     for entry in given.set:
         key, _, value = entry.partition("=")
-        settings[key] = int(value) if value.isdigit() else value
+        settings[key] = yaml.safe_load(value)
     peak = matmul_peak()
     rows = [compare(name, settings, given, peak) for name in given.shapes]
     found = {

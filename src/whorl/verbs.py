@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,7 @@ class Session:
 
     def _plan(self) -> Record:
         from whorl.launch.calibrate import this_machine
+        from whorl.launch.compiling import with_compiled
         from whorl.launch.machine import machine_facts
         from whorl.stages.plan.data import DataFacts, gather_facts
         from whorl.stages.plan.hardware import Machine
@@ -144,9 +146,9 @@ class Session:
         check_is_here(recipe := self.loaded.recipe)
         facts = machine_facts()
 
-        def measure() -> Machine:
-            self.progress.start("measuring this machine", None)
-            machine = this_machine(self.home)
+        def told(label: str, find: Callable[..., Machine], *known: Machine) -> Machine:
+            self.progress.start(label, None)
+            machine = find(self.home, *known)
             self.progress.finish()
             return machine
 
@@ -159,7 +161,10 @@ class Session:
             self.progress.finish(f"{found.num_documents:,} documents")
             return found
 
-        return find_or_make(self.context, recipe, facts, self.data_digest, measure, gather)
+        measure = partial(told, "measuring this machine", this_machine)
+        compiled = partial(told, "timing compiled blocks", with_compiled)
+        digest = self.data_digest
+        return find_or_make(self.context, recipe, facts, digest, measure, gather, compiled)
 
     def prepare(self) -> Record:
         """Token rows and the token contract."""

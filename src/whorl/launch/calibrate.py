@@ -40,7 +40,14 @@ from whorl.stages.plan.step_time import reference_load
 if TYPE_CHECKING:
     from whorl.launch.probes import Stopwatch
 
-__all__ = ["best_of", "calibration_path", "measure", "this_machine"]
+__all__ = [
+    "best_of",
+    "calibration_path",
+    "measure",
+    "reference_step",
+    "step_config",
+    "this_machine",
+]
 
 LIMIT_S = 20.0  # of all measuring, whatever runs beside it
 ROUND_S = 9.0  # after which every probe of a round runs once
@@ -181,7 +188,7 @@ def measure(
     started_s = time.time() - psutil.Process().create_time()
     watch = Stopwatch(seconds_each=probe_s, patience_s=patience_s)
     watch.begin -= min(started_s, patience_s)  # loading torch counts
-    with training_process(_train_config(rows=1, seq_len=1, settings={"threads": facts.cores})):
+    with training_process(step_config(rows=1, seq_len=1, settings={"threads": facts.cores})):
         torch.manual_seed(0)
         _first_step(facts)
         figures = _figures(facts, step_s, watch, taken)
@@ -257,7 +264,7 @@ def _figures(
     )
 
 
-def _train_config(rows: int, seq_len: int, settings: Mapping[str, Any]) -> TrainConfig:
+def step_config(rows: int, seq_len: int, settings: Mapping[str, Any]) -> TrainConfig:
     """A step in which each lane computes one micro-batch of `rows`."""
     return TrainConfig(
         seq_len=seq_len,
@@ -270,7 +277,8 @@ def _train_config(rows: int, seq_len: int, settings: Mapping[str, Any]) -> Train
     )
 
 
-def _step(values: tuple[Any, ...], settings: Mapping[str, Any]) -> ReferenceStep:
+def reference_step(values: tuple[Any, ...], settings: Mapping[str, Any]) -> ReferenceStep:
+    """A step of that shape, yet to be timed."""
     layers, width, head_dim, ffn_width, vocab_size, seq_len, rows, masked = values
     return ReferenceStep(
         layers=layers,
@@ -283,6 +291,7 @@ def _step(values: tuple[Any, ...], settings: Mapping[str, Any]) -> ReferenceStep
         precision=settings.get("precision", "fp32"),
         attention_dtype=settings.get("attention_dtype", "fp32"),
         lanes=settings.get("lanes", 1),
+        compiled=settings.get("compiled", False),
         masked=masked,
         step_s=0.0,
     )
@@ -293,8 +302,8 @@ def _first_step(facts: MachineFacts) -> None:
     from whorl.launch.rehearsal import rehearsed_step
 
     settings = {"threads": facts.cores, "lanes": 1}
-    tiny = reference_load(_step((1, 32, 32, 64, 256, 32, 1, False), settings))
-    rehearsed_step(tiny.shape, _train_config(1, 32, settings))()
+    tiny = reference_load(reference_step((1, 32, 32, 64, 256, 32, 1, False), settings))
+    rehearsed_step(tiny.shape, step_config(1, 32, settings))()
 
 
 def _choice_step(rows: int, settings: Mapping[str, Any]) -> Callable[[], object]:
@@ -303,8 +312,8 @@ def _choice_step(rows: int, settings: Mapping[str, Any]) -> Callable[[], object]
 
     *_, seq_len, _, _ = CHOICE_STEP
     lanes = int(settings.get("lanes", 1))
-    config = _train_config(max(1, rows // lanes), seq_len, settings)
-    return rehearsed_step(reference_load(_step(CHOICE_STEP, settings)).shape, config)
+    config = step_config(max(1, rows // lanes), seq_len, settings)
+    return rehearsed_step(reference_load(reference_step(CHOICE_STEP, settings)).shape, config)
 
 
 def _reference_steps(
@@ -313,8 +322,8 @@ def _reference_steps(
     from whorl.launch.rehearsal import rehearsed_step
 
     for values in REFERENCE_STEPS:
-        step = _step(values, settings)
-        config = _train_config(step.rows, step.seq_len, settings)
+        step = reference_step(values, settings)
+        config = step_config(step.rows, step.seq_len, settings)
         mixed_rows = step.rows if step.masked else 0
         run = rehearsed_step(reference_load(step).shape, config, mixed_rows)
         yield step.model_copy(update={"step_s": watch.fastest(run, step_s)})

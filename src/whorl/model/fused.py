@@ -15,15 +15,22 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
 
-__all__ = ["attention_heads", "gated_silu", "normed_linear", "product_dtype", "unit_rms"]
+__all__ = [
+    "attention_heads",
+    "gated_silu",
+    "normed_linear",
+    "product_dtype",
+    "unit_rms",
+    "wide",
+]
 
 
 def unit_rms(x: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x²) + eps) over the last axis; at least float32 inside."""
     if torch.is_grad_enabled() and x.requires_grad:
-        y: Tensor = _UnitRms.apply(_wide(x), eps)  # type: ignore[no-untyped-call]
+        y: Tensor = _UnitRms.apply(wide(x), eps)  # type: ignore[no-untyped-call]
     else:
-        y = _wide(x) * _inverse_rms(_wide(x), eps)
+        y = wide(x) * _inverse_rms(wide(x), eps)
     return y.to(x.dtype)
 
 
@@ -76,7 +83,8 @@ def gated_silu(joined: Tensor) -> Tensor:
     return functional.silu(gate) * up
 
 
-def _wide(x: Tensor) -> Tensor:
+def wide(x: Tensor) -> Tensor:
+    """At least float32, for what is summed."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
@@ -123,7 +131,7 @@ class _NormedLinear(Function):
         ctx: Any, x: Tensor, norm: Tensor, eps: float, dtype: torch.dtype, *weights: Tensor
     ) -> Tensor:
         ctx.dtype, ctx.x_dtype, ctx.sizes = dtype, x.dtype, [len(weight) for weight in weights]
-        flat = _wide(x).flatten(0, -2)
+        flat = wide(x).flatten(0, -2)
         inverse = _inverse_rms(flat, eps)
         y = (flat * inverse).to(dtype)
         ctx.save_for_backward(y, inverse, norm, *weights)
@@ -165,7 +173,7 @@ class _Heads(Function):
             value = value.contiguous()  # a view would keep all of joined
         else:
             norm = norm.to(joined.dtype)
-            inverse = _inverse_rms(_wide(together), eps).to(joined.dtype)
+            inverse = _inverse_rms(wide(together), eps).to(joined.dtype)
             first, second = norm.chunk(2, dim=-1)
             _rotate(together, cos * first, sin * second, cos * second, sin * first, out)
             out.mul_(inverse)

@@ -16,10 +16,11 @@ from torch.nn import functional
 from whorl.arch.computable import check_computable
 from whorl.arch.shape import ModelShape, Rope
 from whorl.model.attend import Attend, Segments, attention_of
-from whorl.model.blocks.attention import Attention, KeyValueCache, Rotary
+from whorl.model.blocks.attention import Attention, KeyValueCache, Rotary, as_they_are
 from whorl.model.blocks.experts import MixtureOfExperts
 from whorl.model.blocks.feed_forward import FeedForward
 from whorl.model.blocks.norm import RmsNorm
+from whorl.model.compiled import Around
 from whorl.model.fused import product_dtype
 from whorl.model.head import head_loss
 from whorl.model.rotary import inverse_frequencies
@@ -47,6 +48,7 @@ class Block(nn.Module):
         if self.sandwiched:
             self.pre_feedforward_layernorm = RmsNorm(shape.width, shape)
             self.post_feedforward_layernorm = RmsNorm(shape.width, shape)
+        self.around: Around | None = None  # what computes the rest of the block in training
 
     def forward(
         self,
@@ -55,6 +57,8 @@ class Block(nn.Module):
         attend: Attend,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
+        if self.around is not None and cache is None and torch.is_grad_enabled():
+            return self._compiled(self.around, x_BTD, rotary, attend)
         norms: tuple[RmsNorm, RmsNorm | None]
         between = self.post_attention_layernorm
         norms = self.input_layernorm, between if self.sandwiched else None
@@ -64,6 +68,54 @@ class Block(nn.Module):
             norms = self.pre_feedforward_layernorm, self.post_feedforward_layernorm
         out: Tensor = self.mlp(x_BTD, norms)
         return out
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether `_compiled` computes what `forward` does."""
+        mlp, attention = self.mlp, self.self_attn
+        return (
+            isinstance(mlp, FeedForward)
+            and mlp.gate_proj is not None
+            and mlp.activation == "silu"
+            and not self.sandwiched
+            and not self.input_layernorm.offset
+            and all("bias" not in name for name, _ in self.named_parameters())
+            and attention.joined
+        )
+
+    def _compiled(self, around: Around, x_BTD: Tensor, rotary: Rotary, attend: Attend) -> Tensor:
+        """The same; every call has tensors of the same kinds, so that they compile once."""
+        norm, attention, mlp = self.input_layernorm, self.self_attn, self.mlp
+        assert isinstance(mlp, FeedForward) and mlp.gate_proj is not None
+        x_BTD = x_BTD.to(product_dtype(x_BTD))
+        half = attention.head_dim // 2
+        sizes = (len(x_BTD), -1, -1, -1)
+        cos, sin = (t[:, 0, :, None, :half].expand(sizes).contiguous() for t in rotary)
+        head_norms = None
+        if attention.q_norm is not None and attention.k_norm is not None:
+            head_norms = attention.q_norm.weight, attention.k_norm.weight
+        with as_they_are(x_BTD.device.type):
+            heads = around.before(
+                x_BTD,
+                norm.weight,
+                (attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight),
+                head_norms,
+                (cos, sin),
+                norm.eps,
+                attention.head_dim,
+                attention.dtype or x_BTD.dtype,
+            )
+            query, key, value = (part.transpose(1, 2) for part in heads)
+            out = attend(query, key, value, attention.window, attention.scale)
+            return around.after(
+                x_BTD,
+                out.transpose(1, 2).flatten(2).to(x_BTD.dtype).contiguous(),
+                attention.o_proj.weight,
+                self.post_attention_layernorm.weight,
+                (mlp.gate_proj.weight, mlp.up_proj.weight),
+                mlp.down_proj.weight,
+                norm.eps,
+            )
 
 
 class Transformer(nn.Module):
@@ -100,6 +152,11 @@ class Transformer(nn.Module):
         """Compute attention in this dtype whatever the products are in; None: in theirs."""
         for block in self.blocks:
             block.self_attn.dtype = dtype
+
+    def compute_by(self, around: Around | None) -> None:
+        """What computes plain blocks around attention in training; None: as they are written."""
+        for block in self.blocks:
+            block.around = around if block.is_plain else None
 
     @property
     def lm_head_weight(self) -> Tensor:

@@ -136,6 +136,9 @@ class TrainSpec(Spec):
     lanes: Annotated[int, Field(ge=1)] | Auto = Field(
         "auto", description="micro-batches computed side by side, sharing the threads"
     )
+    compiled: bool | Auto = Field(
+        "auto", description="blocks run as C++ compiled for them: a tenth faster, after 10 to 20 s"
+    )
     checkpoint_every_steps: AutoCount = Field("auto", description="steps between checkpoints")
 
 

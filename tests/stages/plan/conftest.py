@@ -103,6 +103,27 @@ def machine(
     return Machine(facts=facts, calibration=calibration)
 
 
+def compiling(here: Machine, saved: float, compiling_s: float = 10.0) -> Machine:
+    """The machine after compiled blocks were timed: they save that share of a step."""
+    calibration = here.calibration
+    plain = calibration.steps[1]
+    step = plain.model_copy(update={"compiled": True, "step_s": (1 - saved) * plain.step_s})
+    worth = saved > 0.03
+    choice = Choice(
+        key="train.compiled",
+        what="a step",
+        taken="compiled blocks" if worth else "blocks as written",
+        seconds={"blocks as written": plain.step_s, "compiled blocks": step.step_s},
+        settings={"compiled": worth},
+    )
+    update = {
+        "choices": (*calibration.choices, choice),
+        "compiled_steps": (plain, step),
+        "compiling_s": compiling_s,
+    }
+    return here.model_copy(update={"calibration": calibration.model_copy(update=update)})
+
+
 def text_facts(
     num_bytes: int = 30_000_000, document_bytes: int = 18_000, xz: float = 1.4, **changes: Any
 ) -> DataFacts:

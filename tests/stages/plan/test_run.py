@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tests.stages.plan.conftest import machine, recipe, text_facts
+from tests.stages.plan.conftest import compiling, machine, recipe, text_facts
 from whorl.core.context import StageContext
 from whorl.core.errors import PlanError, RecordError
 from whorl.core.records import Record
@@ -98,6 +98,51 @@ def test_measuring_again_makes_no_other_plan(context: StageContext) -> None:
     assert Plan.load(again).machine["calibration"] == machine().calibration.digest
 
 
+def never(machine: Machine) -> Machine:
+    raise AssertionError("compiled blocks are timed for a long training only")
+
+
+def test_compiled_blocks_are_timed_for_a_long_training(context: StageContext) -> None:
+    """And taken where they save more than compiling takes."""
+    here, data = machine(), text_facts(num_bytes=3_000_000_000)
+    hour, minutes = (recipe(f"budget.train_time={time}") for time in ("1h", "4min"))
+    asked: list[float] = []
+
+    def time_them(found: Machine) -> Machine:
+        asked.append(1)
+        return compiling(found, saved=0.08)
+
+    long = Plan.load(run(context, hour, here, data, time_them))
+    short = Plan.load(run(context, minutes, here, data, never))
+    assert asked == [1] and long.decisions.train.compiled and not short.decisions.train.compiled
+    assert "compiled blocks taken" in long.reasons["train.compiled"]
+    assert "not timed" in short.reasons["train.compiled"]
+
+
+@pytest.mark.parametrize(
+    ("saved", "compiling_s", "change", "compiled"),
+    [
+        (0.1, 10.0, "train.compiled=auto", True),
+        (0.1, 30.0, "train.compiled=auto", False),
+        (0.02, 0.1, "train.compiled=auto", False),
+        (0.1, 30.0, "train.compiled=true", True),
+        (0.1, 10.0, "train.compiled=false", False),
+    ],
+)
+def test_compiling_must_save_more_than_it_takes(
+    context: StageContext, saved: float, compiling_s: float, change: str, compiled: bool
+) -> None:
+    """In four minutes a tenth is 24 s."""
+    here, data = compiling(machine(), saved, compiling_s), text_facts(num_bytes=3_000_000_000)
+    plan = Plan.load(run(context, recipe(change), here, data, never))
+    assert plan.decisions.train.compiled == compiled
+    usual = Plan.load(run(context, recipe("train.compiled=false"), here, data))
+    steps, step_s = plan.decisions.train.steps, plan.predictions["step_s"].value
+    assert step_s is not None and steps * step_s + compiled * compiling_s < 240
+    if compiled and change.endswith("auto"):
+        assert steps > usual.decisions.train.steps
+
+
 def test_a_plan_that_is_there_needs_no_measuring_and_no_reading(context: StageContext) -> None:
     here, data = machine(), text_facts()
     asked: list[str] = []
@@ -110,8 +155,8 @@ def test_a_plan_that_is_there_needs_no_measuring_and_no_reading(context: StageCo
         asked.append("data")
         return data
 
-    first = find_or_make(context, recipe(), here.facts, data.digest, measure, gather)
-    second = find_or_make(context, recipe(), here.facts, data.digest, measure, gather)
+    first = find_or_make(context, recipe(), here.facts, data.digest, measure, gather, never)
+    second = find_or_make(context, recipe(), here.facts, data.digest, measure, gather, never)
     assert first.digest == second.digest and asked == ["machine", "data"]
 
 

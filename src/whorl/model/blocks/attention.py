@@ -18,7 +18,7 @@ from whorl.model.blocks.linear import add_linear, is_fused, normed_products
 from whorl.model.blocks.norm import RmsNorm
 from whorl.model.fused import attention_heads
 
-__all__ = ["Attention", "KeyValueCache", "Rotary"]
+__all__ = ["Attention", "KeyValueCache", "Rotary", "as_they_are"]
 
 
 class KeyValueCache(Protocol):
@@ -71,7 +71,7 @@ class Attention(nn.Module):
             query, key, value = self._plain_heads(norms[0](x_BTD), rotary)
         if cache is not None:
             key, value = cache.update(self.layer, key, value)
-        with _as_they_are(x_BTD.device.type):
+        with as_they_are(x_BTD.device.type):
             out_BHTN = attend(query, key, value, self.window, self.scale)
         inner = out_BHTN.transpose(1, 2).flatten(2)
         return add_linear(x_BTD, inner, self.o_proj, norms[1], self.joined)
@@ -115,7 +115,7 @@ def _turned(x_BHTN: Tensor, rotary: Rotary) -> Tensor:
     return x_BHTN * cos + torch.cat((-second, first), dim=-1) * sin
 
 
-def _as_they_are(kind: str) -> AbstractContextManager[object]:
+def as_they_are(kind: str) -> AbstractContextManager[object]:
     """Operations in the dtypes of their inputs, on a kind of device that has autocast."""
     known = torch.amp.is_autocast_available(kind)
     return torch.autocast(kind, enabled=False) if known else nullcontext()

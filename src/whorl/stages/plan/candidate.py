@@ -78,7 +78,16 @@ class Situation:
                 found=given["lanes"],
                 expected=f"at most {taken['threads']}",
             )
+        del taken["compiled"]  # a choice of each candidate
         return taken | {"lanes": min(taken["lanes"], taken["threads"])}
+
+    @property
+    def compiled_ways(self) -> tuple[bool, ...]:
+        """Whether blocks may be compiled: as the recipe says, else both if it is faster here."""
+        given = self.recipe.train.compiled
+        if given != "auto":
+            return (given,)
+        return (False, True) if self.machine.calibration.settings["compiled"] else (False,)
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,7 @@ class Candidate:
     seq_len: int
     batch_tokens: int
     micro_batch_rows: int
+    compiled: bool
     steps: int
     step_s: float
     train_s: float  # everything between the start and the finished record
@@ -138,21 +148,37 @@ def make_candidate(
 ) -> Candidate:
     """Spend the budget (or exactly `tokens`) on this shape, and predict what comes of it.
 
+    With compiled blocks if that gets further, or there sooner, compiling included.
     Raises PlanError if the recipe's batch does not fit its rows.
     """
+    ways = [
+        _candidate(situation, shape, seq_len, tokens, compiled)
+        for compiled in situation.compiled_ways
+    ]
+    return min(ways, key=lambda item: (item.preference, item.train_s))
+
+
+def _candidate(
+    situation: Situation,
+    shape: ModelShape,
+    seq_len: int,
+    tokens: float | None,
+    compiled: bool,
+) -> Candidate:
     facts = situation.data.for_vocab(shape.vocab_size)
     batch = _batch_tokens(situation.recipe, tokens or rules.USUAL_TOKENS, seq_len)
     for _ in range(4):  # the batch depends on the tokens, and they on the time of a step
-        allowed = _steps(situation, shape, seq_len, batch, tokens)
+        load = _load(situation, shape, seq_len, batch, compiled)
+        allowed = _steps(situation, load, batch, tokens)
         steps = _useful_steps(situation, facts, allowed, batch)
         again = _batch_tokens(situation.recipe, steps * batch, seq_len)
         if again == batch:
             break
         batch = again
     else:
-        allowed = _steps(situation, shape, seq_len, batch, tokens)
+        load = _load(situation, shape, seq_len, batch, compiled)
+        allowed = _steps(situation, load, batch, tokens)
         steps = _useful_steps(situation, facts, allowed, batch)
-    load = _load(situation, shape, seq_len, batch)
     step_s = _step_s(situation, load)
     point = _law_point(situation, shape, facts, steps * batch)
     quality = situation.law.value(point)
@@ -161,9 +187,10 @@ def make_candidate(
         seq_len=seq_len,
         batch_tokens=batch,
         micro_batch_rows=load.rows,
+        compiled=compiled,
         steps=steps,
         step_s=step_s,
-        train_s=_train_s(load, steps, step_s),
+        train_s=_train_s(situation, load, steps, step_s),
         peak_bytes=_peak_bytes(situation, load, steps * batch),
         quality=quality,
         point=point,
@@ -174,7 +201,8 @@ def make_candidate(
 
 def load_of(situation: Situation, candidate: Candidate) -> Load:
     """What one step of a candidate has to do."""
-    return _load(situation, candidate.shape, candidate.seq_len, candidate.batch_tokens)
+    c = candidate
+    return _load(situation, c.shape, c.seq_len, c.batch_tokens, c.compiled)
 
 
 def preference(situation: Situation, shape: ModelShape, tokens: float) -> float:
@@ -200,7 +228,9 @@ def _batch_tokens(recipe: Recipe, tokens: float, seq_len: int) -> int:
     return given
 
 
-def _load(situation: Situation, shape: ModelShape, seq_len: int, batch: int) -> Load:
+def _load(
+    situation: Situation, shape: ModelShape, seq_len: int, batch: int, compiled: bool
+) -> Load:
     """A step with as many lanes as the recipe says, or else as were measured best and fit."""
     train, ways = situation.recipe.train, situation.ways
     rows = batch // seq_len
@@ -219,6 +249,7 @@ def _load(situation: Situation, shape: ModelShape, seq_len: int, batch: int) -> 
         precision=ways["precision"],
         attention_dtype=ways["attention_dtype"],
         optimizer="muon" if train.optimizer == "auto" else train.optimizer,
+        compiled=compiled,
         mixed_share=situation.data.for_vocab(shape.vocab_size).mixed_share(seq_len),
     )
     while load.lanes > 1 and train.lanes == "auto" and not fits(situation, load):
@@ -248,21 +279,20 @@ def _step_s(situation: Situation, load: Load) -> float:
     return MEAN_OVER_FASTEST * fastest_s * slower + DATA_S
 
 
-def _train_s(load: Load, steps: int, step_s: float) -> float:
-    """Start-up, steps, validations and checkpoints."""
+def _train_s(situation: Situation, load: Load, steps: int, step_s: float) -> float:
+    """Start-up, compiling, steps, validations and checkpoints."""
+    startup_s = STARTUP_S + load.compiled * situation.machine.calibration.compiling_s
     rows = load.rows * load.micro_batches
     validation_s = FORWARD_SHARE * step_s * VALIDATE_ROWS / rows
     state = training_bytes(load.shape, "muon" if load.optimizer == "muon" else "adamw")
     checkpoint_s = CHECKPOINT_S + (state.weights + state.optimizer_state) / CHECKPOINT_BYTES_PER_S
     checkpoints = 1 + steps * step_s / rules.CHECKPOINT_EVERY_S
     return (
-        STARTUP_S + steps * step_s + rules.VALIDATIONS * validation_s + checkpoints * checkpoint_s
+        startup_s + steps * step_s + rules.VALIDATIONS * validation_s + checkpoints * checkpoint_s
     )
 
 
-def _steps(
-    situation: Situation, shape: ModelShape, seq_len: int, batch: int, tokens: float | None
-) -> int:
+def _steps(situation: Situation, load: Load, batch: int, tokens: float | None) -> int:
     """Steps that the recipe, the tokens asked for or the budget give."""
     recipe = situation.recipe
     if recipe.train.steps != "auto":
@@ -270,7 +300,7 @@ def _steps(
     if tokens is None and recipe.budget.tokens is not None:
         tokens = recipe.budget.tokens
     if tokens is None and recipe.budget.flops is not None:
-        tokens = recipe.budget.flops / flops_per_token(shape, seq_len).training
+        tokens = recipe.budget.flops / flops_per_token(load.shape, load.seq_len).training
     if tokens is not None:
         return max(1, round(tokens / batch))
     if recipe.train_time_s is None:
@@ -279,10 +309,9 @@ def _steps(
             do='give budget.train_time (such as "4min"), budget.tokens, budget.flops '
             "or train.steps",
         )
-    load = _load(situation, shape, seq_len, batch)
     step_s = _step_s(situation, load)
-    fixed_s = _train_s(load, 0, step_s)
-    per_step_s = _train_s(load, 1, step_s) - fixed_s
+    fixed_s = _train_s(situation, load, 0, step_s)
+    per_step_s = _train_s(situation, load, 1, step_s) - fixed_s
     return max(0, int((recipe.train_time_s - fixed_s) / per_step_s))
 
 

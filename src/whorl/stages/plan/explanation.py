@@ -119,6 +119,7 @@ def _train_reasons(
         "train.embedding_learning_rate": f"best of our runs with {train.optimizer}",
         "train.weight_decay": "nothing gained in runs of minutes",
         **_measured_reasons(situation),
+        "train.compiled": _compiled_reason(situation, candidate),
         "train.checkpoint_every_steps": f"about every {rules.CHECKPOINT_EVERY_S:.0f} s",
     }
 
@@ -131,6 +132,16 @@ def _measured_reasons(situation: Situation) -> dict[str, str]:
         "train.threads": reasons.get("train.lanes", "all cores"),
         "train.attention_dtype": reasons.get("train.precision", "that of the products"),
     }
+
+
+def _compiled_reason(situation: Situation, candidate: Candidate) -> str:
+    choice = situation.machine.calibration.choice("train.compiled")
+    if choice is None:
+        least = format_duration(rules.LONG_TRAINING_S)
+        return f"not timed: only for a training of {least} or more"
+    if choice.settings["compiled"] and not candidate.compiled:
+        return f"compiling would take more than it saves here; {choice.reason}"
+    return choice.reason
 
 
 def _steps_reason(situation: Situation, candidate: Candidate) -> str:

@@ -98,6 +98,7 @@ class ReferenceStep(Frozen):
     masked: bool
     lanes: int = 1
     attention_dtype: Precision = "fp32"
+    compiled: bool = False
     step_s: float
 
 
@@ -108,13 +109,17 @@ class Choice(Frozen):
     what: str = Field(description="what was timed")
     taken: str
     seconds: dict[str, float] = Field(description="way -> fastest seconds")
-    settings: dict[str, int | str] = Field(description="fields of TrainConfig that carry it out")
+    settings: dict[str, bool | int | str] = Field(
+        description="fields of TrainConfig that carry it out"
+    )
     note: str = ""
 
     @property
     def reason(self) -> str:
         """In words: what was taken, what was timed, each way's time, fastest first."""
         ranked = sorted(self.seconds, key=lambda name: self.seconds[name])
+        if not ranked:
+            return f"{self.taken} taken; {self.note}"
         times = ", ".join(f"{name} {_milliseconds(self.seconds[name])}" for name in ranked)
         found = f"{self.taken} taken; measured: {self.what}: {times}"
         return found + (f"; {self.note}" if self.note else "")
@@ -146,6 +151,10 @@ class Calibration(Frozen):
     base_memory_bytes: int = Field(description="of a process that has loaded the framework")
     choices: tuple[Choice, ...] = Field(description="how to compute here, and why")
     steps: tuple[ReferenceStep, ...]
+    compiled_steps: tuple[ReferenceStep, ...] = Field(
+        (), description="one step as its blocks are written, and with compiled blocks"
+    )
+    compiling_s: float = Field(0.0, description="what compiling such blocks took, once")
     busy: float = Field(0.0, description="share of all cores that others used just before")
     noise: float = Field(description="median over probes of (median - fastest) / fastest")
     took_s: float
@@ -153,7 +162,12 @@ class Calibration(Frozen):
     @property
     def settings(self) -> dict[str, Any]:
         """Fields of TrainConfig that the choices decide."""
-        return {"threads": self.threads, "lanes": 1, **settings_of(self.choices)}
+        plain = {"threads": self.threads, "lanes": 1, "compiled": False}
+        return plain | settings_of(self.choices)
+
+    def choice(self, key: str) -> Choice | None:
+        """What was chosen for a key of the recipe; None: nothing was timed for it."""
+        return next((choice for choice in self.choices if choice.key == key), None)
 
     @property
     def digest(self) -> str:

@@ -14,6 +14,7 @@ __all__ = [
     "BATCH_TOKENS_RANGE",
     "CHECKPOINT_EVERY_S",
     "DOCUMENTS_PER_SHORT_ROW",
+    "LONG_TRAINING_S",
     "MAX_EPOCHS",
     "MAX_MICRO_BATCH_TOKENS",
     "MIN_SEQ_LEN",
@@ -59,6 +60,9 @@ ADAMW_RATE = 0.005  # at width 128
 HEAD_RATE_TIMES_WIDTH = 1.28
 WARMUP_SHARE, DECAY_SHARE = 0.02, 0.6
 CHECKPOINT_EVERY_S, VALIDATIONS = 30.0, 10
+# From here on compiled blocks, which save about a tenth, pay for being timed (15 to 20 s on two
+# cores, once for a machine) and for being compiled (10 s): docs/log.md, 25 November 2026.
+LONG_TRAINING_S = 600.0
 
 
 def vocab_sizes(num_bytes: int) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from whorl.core.errors import PlanError, RecordError
 from whorl.core.records import Record, RecordKey
 from whorl.spec.recipe import HardwareSpec, Recipe
 from whorl.spec.resolved import CompressConfig, EvaluateConfig, ServeConfig
+from whorl.stages.plan import rules
 from whorl.stages.plan.candidate import Situation
 from whorl.stages.plan.choose import choose
 from whorl.stages.plan.data import DataFacts
@@ -25,13 +26,12 @@ from whorl.stages.plan.hardware import Machine, MachineFacts
 from whorl.stages.plan.law import shipped_law
 from whorl.stages.plan.plan import PLAN_FILE, Decisions, Plan
 from whorl.stages.plan.predictions import predictions_of
-from whorl.stages.plan.rules import vocab_sizes
 from whorl.stages.plan.settings import prepare_config, train_config
 from whorl.stages.plan.step_time import fit_level
 
 __all__ = ["LOGIC_VERSION", "check_is_here", "find_or_make", "plan_key", "run", "trial_vocab_sizes"]
 
-LOGIC_VERSION = 2  # raised when the same recipe, data and machine would get another plan
+LOGIC_VERSION = 3  # raised when the same recipe, data and machine would get another plan
 IDS_MULTIPLE = 64
 ADDED_BUDGETS = ("device_hours", "usd")  # not in the keys of plans that do not use them
 CHOSEN_FROM = ("budget", "model", "train", "prepare", "seed")  # parts of the recipe
@@ -59,14 +59,24 @@ def find_or_make(
     data_digest: str,
     measure: Callable[[], Machine],
     gather: Callable[[], DataFacts],
+    with_compiled: Callable[[Machine], Machine],
 ) -> Record:
-    """The plan's record; the machine is measured and the data read only if it is not there."""
+    """The plan's record; the machine is measured and the data read only if it is not there.
+
+    with_compiled times compiled blocks too: called only for a long training.
+    """
     if (record := context.store.find(plan_key(recipe, facts, data_digest))) is not None:
         return record
-    return run(context, recipe, measure(), gather())
+    return run(context, recipe, measure(), gather(), with_compiled)
 
 
-def run(context: StageContext, recipe: Recipe, machine: Machine, data: DataFacts) -> Record:
+def run(
+    context: StageContext,
+    recipe: Recipe,
+    machine: Machine,
+    data: DataFacts,
+    with_compiled: Callable[[Machine], Machine] | None = None,
+) -> Record:
     """The plan's record, found or made.
 
     Raises PlanError when what is asked for does not fit, saying what would; SpecError when sizes
@@ -76,7 +86,11 @@ def run(context: StageContext, recipe: Recipe, machine: Machine, data: DataFacts
     if (record := context.store.find(key)) is not None:
         return record
     chosen_from = _chosen_from(key)
-    plan = _earlier_choice(context, chosen_from) or _new_plan(recipe, machine, data, chosen_from)
+    plan = _earlier_choice(context, chosen_from)
+    if plan is None:
+        plan = _new_plan(recipe, machine, data, chosen_from)
+        if with_compiled is not None and _compiling_may_pay(plan, recipe, machine):
+            plan = _new_plan(recipe, with_compiled(machine), data, chosen_from)
     plan = plan.model_copy(update={"decisions": _passed_through(plan.decisions, recipe)})
     with context.store.write(key) as writer:
         write_sealed(writer.path / PLAN_FILE, plan.model_dump(mode="json"))
@@ -103,7 +117,7 @@ def check_is_here(recipe: Recipe) -> None:
 def trial_vocab_sizes(recipe: Recipe, text_bytes: int) -> tuple[int, ...]:
     """Vocabularies that `gather_facts` should try for this recipe."""
     given = recipe.prepare.vocab_size
-    return vocab_sizes(text_bytes) if given == "auto" else (given,)
+    return rules.vocab_sizes(text_bytes) if given == "auto" else (given,)
 
 
 def _chosen_from(key: RecordKey) -> str:
@@ -155,6 +169,13 @@ def _new_plan(recipe: Recipe, machine: Machine, data: DataFacts, chosen_from: st
         law=_law_facts(data),
         warnings=tuple(data_warnings(situation, candidate)),
     )
+
+
+def _compiling_may_pay(plan: Plan, recipe: Recipe, machine: Machine) -> bool:
+    """Whether a training is so long that it is worth finding out, and nobody knows yet."""
+    given, known = recipe.train.compiled, machine.calibration.choice("train.compiled")
+    long = (plan.predictions["train_s"].value or 0) >= rules.LONG_TRAINING_S
+    return known is None and given is not False and (long or given is True)
 
 
 def _tightened(data: DataFacts, recipe: Recipe) -> DataFacts:

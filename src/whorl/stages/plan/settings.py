@@ -63,7 +63,7 @@ def train_config(situation: Situation, candidate: Candidate) -> TrainConfig:
         decay_steps=decay_steps,
         seed=situation.recipe.seed,
         device="cpu",
-        **(situation.ways | {"lanes": load.lanes}),
+        **(situation.ways | {"lanes": load.lanes, "compiled": load.compiled}),
         checkpoint_every_steps=checkpoint_every_steps,
         validate_every_steps=max(1, -(-candidate.steps // rules.VALIDATIONS)),
         validate_rows=VALIDATE_ROWS,

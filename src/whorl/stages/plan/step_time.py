@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -69,6 +69,7 @@ class Load:
     precision: Precision = "fp32"
     attention_dtype: Precision = "fp32"  # where precision is bf16
     optimizer: str = "muon"
+    compiled: bool = False  # blocks around attention
     mixed_share: float = 0.0  # share of rows that hold several documents: masked attention
 
     @property
@@ -129,6 +130,7 @@ class Level:
     traffic: float = 1.0  # arrays in a real step are rarely where the last operation left them
     overhead: float = 1.0
     masked: float = 1.0  # attention of rows with several documents
+    compiled: float = 1.0  # traffic and overhead that compiled blocks leave, of the whole step's
     spread: float = 0.0  # log deviation of the timed steps from the fit
 
 
@@ -150,20 +152,34 @@ def fit_level(calibration: Calibration) -> Level:
     errors = np.log((fixed + adjustable @ factors) / seconds)
     spread = math.sqrt(float((errors**2).sum()) / max(1, len(seconds) - 2))
     traffic, overhead, masked = (float(factor) for factor in factors)
-    return Level(traffic, overhead, masked, spread)
+    level = Level(traffic, overhead, masked, spread=spread)
+    return replace(level, compiled=_compiled_share(calibration, level))
+
+
+def _compiled_share(calibration: Calibration, level: Level) -> float:
+    """What is left of traffic and overhead, from a step timed both ways; 1 if none was."""
+    if not calibration.compiled_steps:
+        return 1.0
+    plain, compiled = calibration.compiled_steps
+    p = step_time(reference_load(plain), calibration)
+    there_s = level.traffic * p.traffic_s + level.overhead * p.overhead_s
+    saved = 1 - compiled.step_s / plain.step_s
+    return max(
+        0.0, 1 - saved * predicted_step_s(reference_load(plain), calibration, level) / there_s
+    )
 
 
 def predicted_step_s(load: Load, calibration: Calibration, level: Level) -> float:
     """Seconds of one step: operators at the machine's level."""
     p = step_time(load, calibration)
+    left = level.compiled if load.compiled else 1.0
     return (
         p.matmul_s
         + p.attention_s
         + level.masked * p.masked_s
-        + level.traffic * p.traffic_s
+        + left * (level.traffic * p.traffic_s + level.overhead * p.overhead_s)
         + p.loss_s
         + p.optimizer_s
-        + level.overhead * p.overhead_s
     )
 
 
@@ -189,6 +205,7 @@ def reference_load(step: ReferenceStep) -> Load:
         lanes=step.lanes,
         precision=step.precision,
         attention_dtype=step.attention_dtype,
+        compiled=step.compiled,
         mixed_share=mixed_share,
     )
 

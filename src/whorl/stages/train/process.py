@@ -9,6 +9,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,13 +21,17 @@ from whorl.spec.resolved import TrainConfig
 __all__ = ["environment", "peak_memory_bytes", "training_process"]
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of glibc's mallopt
+CACHE = "TORCHINDUCTOR_CACHE_DIR"  # torch's variable
 KEEP_BELOW_BYTES, NEVER_TRIM = 2**30, 2**31 - 1
 
 
 @contextmanager
-def training_process(config: TrainConfig) -> Iterator[torch.device]:
+def training_process(
+    config: TrainConfig, compiled_folder: Path | None = None
+) -> Iterator[torch.device]:
     """Threads and determinism as configured, put back at the end; gives the device.
 
+    compiled_folder: where compiled code is kept for other runs, unless the environment says.
     Raises SpecError if the device is not there.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
@@ -39,6 +44,9 @@ def training_process(config: TrainConfig) -> Iterator[torch.device]:
     determinism = torch.get_deterministic_debug_mode()
     filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what CUDA's determinism needs
+    cache = os.environ.get(CACHE)
+    if compiled_folder is not None and cache is None:
+        os.environ[CACHE] = str(compiled_folder)
     _keep_memory()
     restart_peak()
     try:
@@ -48,6 +56,8 @@ def training_process(config: TrainConfig) -> Iterator[torch.device]:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         yield torch.device(config.device)
     finally:
+        if cache is None:
+            os.environ.pop(CACHE, None)
         torch.set_num_threads(threads)
         torch.set_flush_denormal(False)
         torch.set_deterministic_debug_mode(determinism)

@@ -71,7 +71,7 @@ def run(
     with (
         exclusive(folder, "training") if ranks.is_main else nullcontext(),
         StopSignals() as stop,
-        training_process(config) as device,
+        training_process(config, context.store.home / "machine" / "compiled") as device,
     ):
         if (found := _find(context, key, folder)) is not None:
             return found

@@ -18,6 +18,7 @@ from whorl.core.errors import DivergedError
 from whorl.model.transformer import Transformer
 from whorl.spec.resolved import TrainConfig
 from whorl.stages.train.batch import Batch, MicroBatch
+from whorl.stages.train.compiling import compile_blocks
 from whorl.stages.train.lanes import Lanes
 from whorl.stages.train.objectives import find_objective
 from whorl.stages.train.optimizers.groups import Groups
@@ -61,6 +62,8 @@ class Trainer:
         most = self.parallel.num_lanes or config.lanes
         count = min(config.lanes, most) if self.device.type == "cpu" else 1
         self.lanes = Lanes(count, config.threads)
+        if config.compiled and self.parallel.num_lanes is None:
+            compile_blocks(self.model, config, self.lanes.count, self._loss)
 
     def step(self, step: int, batch: Batch) -> StepResult:
         """Move the weights by one batch. Raises DivergedError before a non-finite update."""

@@ -1,0 +1,139 @@
+"""Whether compiled blocks are faster on this machine, and what compiling them takes.
+
+Timed apart from the rest of the calibration, and only before a long training: compiling takes
+longer than all other measuring. A fresh process compiles into an empty folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from whorl.core.digests import write_sealed
+from whorl.core.errors import ResourceError
+from whorl.launch.calibrate import calibration_path, reference_step, step_config
+from whorl.stages.plan.hardware import Choice, Machine, ReferenceStep
+
+__all__ = ["KEY", "LIMIT_S", "with_compiled"]
+
+KEY = "train.compiled"
+LIMIT_S = 90.0  # of compiling and timing
+STEP_S = 1.0  # spent on timing each way
+WORTH = 0.97  # compiled blocks are taken if a step needs less than this share of the time
+SHAPE = (4, 128, 64, 384, 2048, 256, 4, False)  # as calibrate.REFERENCE_STEPS
+CACHE = "TORCHINDUCTOR_CACHE_DIR"  # torch's variable
+
+
+def with_compiled(home: Path, machine: Machine) -> Machine:
+    """The machine with that choice made, and kept; as it is if it is there already."""
+    if machine.calibration.choice(KEY) is not None:
+        return machine
+    calibration = machine.calibration
+    found = measured_apart(calibration.settings)
+    if isinstance(found, str):
+        choice = _choice({}, found)
+        update: dict[str, Any] = {"choices": (*calibration.choices, choice)}
+    else:
+        steps, compiling_s = found
+        seconds = {_name(step.compiled): step.step_s for step in steps}
+        update = {
+            "choices": (*calibration.choices, _choice(seconds, f"compiling {compiling_s:.0f} s")),
+            "compiled_steps": steps,
+            "compiling_s": compiling_s,
+        }
+    machine = machine.model_copy(update={"calibration": calibration.model_copy(update=update)})
+    kept = machine.calibration.model_dump(mode="json")
+    write_sealed(calibration_path(home, machine.facts), kept)
+    return machine
+
+
+def measured_apart(
+    settings: Mapping[str, Any], limit_s: float = LIMIT_S
+) -> tuple[tuple[ReferenceStep, ReferenceStep], float] | str:
+    """(a step both ways, seconds of compiling), or why there is none."""
+    command = [sys.executable, "-m", "whorl.launch.compiling", json.dumps(dict(settings))]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        process = subprocess.Popen(
+            command,
+            env=os.environ | {CACHE: folder, "OMP_NUM_THREADS": str(settings["threads"])},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # the compiler is ended with it
+        )
+        try:
+            out, errors = process.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            return f"compiling took more than {limit_s:.0f} s"
+    if process.returncode:
+        last = (errors.strip().splitlines() or [f"exit status {process.returncode}"])[-1]
+        return f"compiling failed: {last}"
+    found = json.loads(out)
+    if "why_not" in found:
+        return str(found["why_not"])
+    plain, compiled = (ReferenceStep.model_validate(step) for step in found["steps"])
+    return (plain, compiled), float(found["compiling_s"])
+
+
+def _choice(seconds: Mapping[str, float], note: str) -> Choice:
+    plain, compiled = _name(False), _name(True)
+    worth = bool(seconds) and seconds[compiled] < WORTH * seconds[plain]
+    layers, width, *_ = SHAPE
+    return Choice(
+        key=KEY,
+        what=f"a step of {layers} layers of width {width}",
+        taken=_name(worth),
+        seconds=dict(seconds),
+        settings={"compiled": worth},
+        note=note,
+    )
+
+
+def _name(compiled: bool) -> str:
+    return "compiled blocks" if compiled else "blocks as written"
+
+
+def main() -> None:
+    """Measure with the settings given as JSON; print what was found."""
+    from whorl.stages.train.process import training_process
+
+    settings = json.loads(sys.argv[1])
+    found: dict[str, Any]
+    with training_process(step_config(1, 1, settings)):
+        try:
+            found = _both_ways(settings)
+        except ResourceError as error:
+            found = {"why_not": str(error.found)}
+    sys.stdout.write(json.dumps(found))
+
+
+def _both_ways(settings: Mapping[str, Any]) -> dict[str, Any]:
+    from whorl.launch.probes import Stopwatch
+    from whorl.launch.rehearsal import rehearsed_step
+    from whorl.stages.plan.step_time import reference_load
+
+    watch = Stopwatch(patience_s=LIMIT_S)
+    steps, making_s = [], []
+    for compiled in (False, True):
+        begin_s = time.perf_counter()
+        step = reference_step(SHAPE, {**settings, "compiled": compiled})
+        config = step_config(step.rows, step.seq_len, {**settings, "compiled": compiled})
+        run = rehearsed_step(reference_load(step).shape, config)
+        making_s.append(time.perf_counter() - begin_s)
+        timed = step.model_copy(update={"step_s": watch.fastest(run, STEP_S)})
+        steps.append(timed.model_dump(mode="json"))
+    return {"steps": steps, "compiling_s": making_s[1] - making_s[0]}
+
+
+if __name__ == "__main__":
+    main()
