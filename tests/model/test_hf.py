@@ -78,8 +78,8 @@ def test_tokenizer_of_transformers_agrees_with_the_contract(folder: Path) -> Non
     tokens = Tokens.load(folder / "tokens")
     for text in tiny_texts(5, seed=3):
         assert theirs.encode(text, add_special_tokens=False) == tokens.encode_prompt(text)[1:]
-    assert theirs.eos_token_id == tokens.contract.eos_id
-    assert theirs.decode([tokens.contract.bos_id]) == "<|bos|>"
+    assert [theirs.eos_token_id] == list(tokens.contract.end_ids)
+    assert theirs.decode(list(tokens.contract.start_ids)) == "<|bos|>"
 
 
 def test_same_model_same_bytes(tmp_path: Path) -> None:

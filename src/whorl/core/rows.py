@@ -106,6 +106,18 @@ class RowBatch:
     loss_mask: NDArray[np.bool_]
     segment_starts: NDArray[np.bool_]
 
+    def is_padding(self, pad_id: int) -> NDArray[np.bool_]:
+        """bool [n, T+1]: filled up, not part of a document.
+
+        That is the last segment of a row if it is nothing but pad_id and nothing of it is trained:
+        pad_id may have a meaning inside documents.
+        """
+        from_here = np.cumsum(self.segment_starts[:, ::-1], axis=1)[:, ::-1]
+        is_last: NDArray[np.bool_] = from_here - self.segment_starts == 0
+        is_used = is_last & ((self.ids != pad_id) | self.loss_mask)
+        is_unused: NDArray[np.bool_] = ~is_used.any(axis=1, keepdims=True)
+        return is_last & is_unused
+
 
 # ------------------------------------------------------------------ reading
 
@@ -350,7 +362,7 @@ class HeldoutDocuments:
         return sorted(range(len(self)), key=lambda number: (digests[number], number))
 
     def ids(self, number: int) -> NDArray[np.int32]:
-        """All ids of a document, <|bos|> and <|eos|> included: int32 [n]."""
+        """All ids of a document, what starts and ends it included: int32 [n]."""
         return self.all_ids[self.offsets[number] : self.offsets[number + 1]]
 
     def mask(self, number: int) -> NDArray[np.bool_]:

@@ -27,9 +27,10 @@ def write_servable_files(
     values = {
         CONFIG: hf_config(architecture, contract, dtype),
         "generation_config.json": {
-            "bos_token_id": contract.bos_id,
+            "bos_token_id": contract.id_of("bos_token"),
             "eos_token_id": list(contract.stop_ids),
             "pad_token_id": contract.pad_id,
+            **({"stop_strings": list(contract.stop_strings)} if contract.stop_strings else {}),
             "do_sample": False,
         },
     }
@@ -37,6 +38,8 @@ def write_servable_files(
     if text_codec is not None and TOKENIZER in (files := text_codec.files()):
         write_bytes(path / TOKENIZER, files[TOKENIZER])
         values["tokenizer_config.json"] = _tokenizer_config(architecture, contract)
+        if contract.chat_template is not None:
+            write_bytes(path / "chat_template.jinja", contract.chat_template.encode())
     for name, value in values.items():
         write_bytes(path / name, canonical_json(value).encode())
     tokens.save(path / TOKENS)
@@ -69,8 +72,8 @@ def hf_config(
         "use_cache": True,
         "dtype": dtype,
         "torch_dtype": dtype,
-        "bos_token_id": contract.bos_id,
-        "eos_token_id": contract.eos_id,
+        "bos_token_id": contract.id_of("bos_token"),
+        "eos_token_id": contract.id_of("eos_token"),
         "pad_token_id": contract.pad_id,
     }
     if a.family == "llama":
@@ -81,17 +84,12 @@ def hf_config(
 
 
 def _tokenizer_config(architecture: Architecture, contract: TokenContract) -> dict[str, Any]:
-    config: dict[str, Any] = {
+    return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": "<|bos|>",
-        "eos_token": "<|eos|>",
-        "pad_token": "<|pad|>",
+        **contract.names,
         "clean_up_tokenization_spaces": False,
         "model_max_length": architecture.max_seq_len,
     }
-    if contract.chat_template is not None:
-        config["chat_template"] = contract.chat_template
-    return config
 
 
 def architecture_of(config: Mapping[str, Any]) -> Architecture:

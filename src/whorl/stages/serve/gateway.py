@@ -56,8 +56,7 @@ class Gateway:
         self._submitted: dict[str, float] = {}  # request id -> when
         self._last_progress_s = clock()
         self._mean_request_s = 1.0
-        stop_ids = set(tokens.contract.stop_ids)
-        self._stop_ids = tuple(sorted(stop_ids))
+        self._stop_ids = tuple(sorted(set(tokens.contract.stop_ids)))
         self.has_text = any(entry.name == "text" for entry in tokens.contract.codecs)
 
     # ---------------------------------------------------------------- health
@@ -107,7 +106,9 @@ class Gateway:
                 seed=secrets.randbits(31) if body.seed is None else body.seed,
                 stop_ids=self._stop_ids,
             )
-            return self._submit(request, StopFinder(body.stops))
+            return self._submit(
+                request, StopFinder((*body.stops, *self.tokens.contract.stop_strings))
+            )
         except BaseException:
             self._inside -= 1
             raise
@@ -213,7 +214,7 @@ class Generation:
         self.request = request
         self._gateway, self._queue, self._stops = gateway, queue, stops
         self.created = int(time.time())
-        self._decoder = gateway.tokens.decode_stream()
+        self._decoder = gateway.tokens.decode_stream(continues=True)
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """Text as it comes. Raises ApiError 500/503 if the engine fails or stalls."""
