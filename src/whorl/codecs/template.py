@@ -8,6 +8,7 @@ once always is. What lies between {% generation %} and {% endgeneration %} comes
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import datetime
@@ -32,6 +33,7 @@ MAX_CHARS = 2**24  # of what is rendered, and of any text on the way there
 MAX_STEPS = 500_000  # turns of loops and calls of one rendering
 MAX_TEMPLATE_CHARS = 2**20
 MAX_EXPONENT = 64
+WIDTH = re.compile(r"%[^%a-zA-Z]*(\*|\d{4})")  # of a text's `%` formatting
 # Make a long text of nothing, or another one each time.
 REFUSED_FILTERS = ("center", "format", "random", "wordwrap")
 REFUSED_METHODS = frozenset(
@@ -134,12 +136,15 @@ def _joined(pieces: Iterable[str]) -> str:
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset({"+", "*", "**"})
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
     concat = staticmethod(_joined)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
         return _CountLoops().visit(tree).set_environment(self)  # type: ignore[no-any-return]
+
+    def wrap_str_format(self, value: Any) -> None:
+        """`format` is refused like the other methods that pad."""
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         if isinstance(obj, str) and attr in REFUSED_METHODS:
@@ -152,6 +157,8 @@ class _Environment(ImmutableSandboxedEnvironment):
                 _measured(range(len(text) * max(0, count)))
         if operator == "**" and not abs(right) <= MAX_EXPONENT >= abs(left):
             raise SecurityError("it makes a number that is too large")
+        if operator == "%" and isinstance(left, str) and WIDTH.search(left):
+            raise SecurityError("it pads a text")
         return _measured(super().call_binop(context, operator, left, right))
 
     def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:

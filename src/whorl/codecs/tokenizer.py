@@ -65,7 +65,9 @@ class TextCodec:
             self.first_id = ordinary[0]
             self._ids = {text: number for number, text in texts.items()}
             self._matched = [t["content"] for t in added if not t["special"]]
-            self._unknown = self.special.get(value["model"].get("unk_token"), -1)
+            model = value["model"]
+            unknown = self.special.get(model.get("unk_token"), model.get("unk_id"))
+            self._not_text = np.array(sorted({*self.special.values()} - {unknown}), np.int64)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise RecordError(f"{FILE} is not a tokenizer of text", found=repr(error)) from error
         self.num_ids = max(texts) + 1 - self.first_id
@@ -73,7 +75,6 @@ class TextCodec:
         for number in ordinary:
             self.token_bytes[number - self.first_id] = to_bytes(texts[number])
         self._num_ranked = _num_ranked(value, self.token_bytes)
-        self._special_ids = np.array(sorted({*self.special.values()} - {self._unknown}), np.int64)
 
     def encode(self, value: Any) -> list[int]:
         """Local ids of a text. Raises DataError on lone surrogates or a non-text."""
@@ -82,13 +83,15 @@ class TextCodec:
     def encode_array(self, value: Any) -> NDArray[np.int64]:
         """The same as int64 [n]. The text of a special token is text like any other.
 
-        Raises DataError too if the tokenizer has no other ids for it than the special one.
+        Raises DataError too on the few noncharacters that would come out as special ids.
         """
         text = valid_text(value)
         if not self._num_ranked or _has_long_space_run(text) or self._is_matched(text):
             ids = np.array(self.encode_slowly(text), np.int64)
-            if np.isin(ids + self.first_id, self._special_ids).any():
-                raise DataError("the tokenizer gives a special id for text", found=text[:60])
+            if self._is_special(ids):  # vocabularies that hold "</s>" as a piece of text, too
+                ids = self.encode_rendered(text)[0] - self.first_id
+                if self._is_special(ids):
+                    raise DataError("the tokenizer has no ids but special ones for a text")
             return ids
         ids = self._fast.encode_ordinary(unicodedata.normalize("NFC", text))
         return np.asarray(ids, np.int64)
@@ -153,6 +156,9 @@ class TextCodec:
                     do="report this text: its ids would not be the same when served",
                 )
         return number
+
+    def _is_special(self, ids: NDArray[np.int64]) -> bool:
+        return bool(np.isin(ids + self.first_id, self._not_text).any())
 
     def _is_matched(self, text: str) -> bool:
         """Whether a token that is matched as a whole, such as <think>, is in the text."""
