@@ -21,7 +21,7 @@ from whorl.codecs.template import BEGIN, END, has_generation, render
 from whorl.codecs.tokenizer import TextCodec
 from whorl.core.errors import DataError
 
-__all__ = ["ChatEncoder", "assistant_bytes"]
+__all__ = ["ChatEncoder"]
 
 HIDE = "\ufdd0"  # breaks the text of a special token inside a message
 RESERVED = re.compile("[\ufdd0-\ufdd5]")
@@ -132,16 +132,6 @@ class ChatEncoder:
             elif found[0] == END:
                 spans.append((begun.pop(), num_chars))
         return "".join([*pieces, marked[at:]]), spans
-
-
-def assistant_bytes(chat: Any) -> int:
-    """UTF-8 bytes of what the assistant says in a chat."""
-    return sum(
-        len(text.encode())
-        for message in chat["messages"]
-        if message["role"] == "assistant"
-        for text in _texts(message.get("content"))
-    )
 
 
 def _checked(chat: Any) -> dict[str, Any]:

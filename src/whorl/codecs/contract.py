@@ -39,7 +39,7 @@ from whorl.core.ports import Codec, Document, Part
 if TYPE_CHECKING:
     from whorl.codecs.chat import ChatEncoder
 
-__all__ = ["CHAT", "OWN_RULES", "CodecEntry", "TokenContract", "TokenRules", "Tokens"]
+__all__ = ["CHAT", "OWN_RULES", "TEXT", "CodecEntry", "TokenContract", "TokenRules", "Tokens"]
 
 CONTRACT = "contract.json"
 TEXT, CHAT = "text", "chat"  # the latter: a Part whose value is a chat (see whorl.codecs.chat)

@@ -222,7 +222,8 @@ def _unpack(bits: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
 class RowWriter:
     """Packs documents into rows and rows into files `<prefix>-00000.rows` … below a folder.
 
-    Bytes depend only on the documents and where `end_row` is called.
+    Bytes depend only on the documents and where `end_row` is called. A row of which nothing is
+    trained (the middle of a long prompt) is left out and counted: nothing is learned from it.
     """
 
     folder: Path
@@ -234,6 +235,7 @@ class RowWriter:
     shards: list[ShardEntry] = field(default_factory=list)
     trained_tokens: int = 0
     num_rows: int = 0
+    untrained_rows: int = 0  # left out
     _used: int = 0  # positions filled in the last row of the buffer
     _count: int = 0  # rows begun in the buffer
     _file: BinaryIO | None = None
@@ -270,6 +272,7 @@ class RowWriter:
         if self._count and self._used < self.seq_len + 1:
             self._starts[self._count - 1, self._used] = True
             self._used = self.seq_len + 1
+        self._leave_out_untrained()
 
     def close(self) -> None:
         """Write what is left. At least one shard exists afterwards, perhaps of no rows."""
@@ -281,7 +284,18 @@ class RowWriter:
             self._file.close()
             self._file = None
 
+    def _leave_out_untrained(self) -> None:
+        """Take back the last row if it is full and nothing of it is trained."""
+        row = self._count - 1
+        if not self._count or self._mask[row].any():
+            return
+        self._ids[row], self._mask[row], self._starts[row] = self.pad_id, False, False
+        self._count -= 1
+        self.num_rows -= 1
+        self.untrained_rows += 1
+
     def _begin_row(self) -> None:
+        self._leave_out_untrained()
         if self._count == BUFFER_ROWS:
             self._flush()
         self._count += 1

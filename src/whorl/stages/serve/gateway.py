@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 from whorl.codecs.contract import Tokens
@@ -20,7 +21,7 @@ from whorl.core.ports import Engine, GenerateRequest, TokenEvent
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.card import ModelCard
 from whorl.stages.serve.errors import ApiError, invalid
-from whorl.stages.serve.request import CompletionBody
+from whorl.stages.serve.request import Body, ChatBody, CompletionBody
 from whorl.stages.serve.stops import StopFinder
 
 __all__ = ["Gateway", "Generation", "Piece"]
@@ -90,17 +91,19 @@ class Gateway:
 
     # ---------------------------------------------------------------- one request
 
-    async def start(self, body: CompletionBody) -> Generation:
+    async def start(self, body: Body) -> Generation:
         """Check, admit, encode and submit. Raises ApiError: 400, 404, 429 or 503."""
         self._check(body)
         self._admit()
         try:
-            prompt_ids = await self._encode(body.text_or_ids)
-            self._check_length(len(prompt_ids), body.max_tokens)
+            prompt_ids = await self._encode(body)
+            room = self.card.context_tokens - len(prompt_ids)
+            max_tokens = body.max_tokens or max(1, min(self.config.max_tokens, room))
+            self._check_length(len(prompt_ids), max_tokens)
             request = GenerateRequest(
                 request_id=f"cmpl-{uuid.uuid4().hex}",
                 prompt_ids=prompt_ids,
-                max_tokens=body.max_tokens,
+                max_tokens=max_tokens,
                 temperature=body.temperature,
                 top_p=body.top_p,
                 seed=secrets.randbits(31) if body.seed is None else body.seed,
@@ -113,7 +116,7 @@ class Gateway:
             self._inside -= 1
             raise
 
-    def _check(self, body: CompletionBody) -> None:
+    def _check(self, body: Body) -> None:
         if body.model != self.card.name:
             raise ApiError(
                 404,
@@ -121,7 +124,7 @@ class Gateway:
                 code="model_not_found",
                 param="model",
             )
-        if body.max_tokens > self.config.max_tokens:
+        if body.max_tokens is not None and body.max_tokens > self.config.max_tokens:
             raise invalid(
                 f"max_tokens: {body.max_tokens} is over this server's limit of "
                 f"{self.config.max_tokens}",
@@ -148,7 +151,16 @@ class Gateway:
         waiting_s = self._mean_request_s / self.config.max_running
         return min(MAX_RETRY_AFTER_S, max(1, math.ceil(waiting_s)))
 
-    async def _encode(self, prompt: str | list[int]) -> tuple[int, ...]:
+    async def _encode(self, body: Body) -> tuple[int, ...]:
+        if isinstance(body, ChatBody):
+            encode, now = self.tokens.encode_chat, datetime.now()
+            try:
+                ids, _ = await asyncio.to_thread(encode, body.chat, True, now)
+            except DataError as error:
+                raise invalid(f"messages: {error}", "messages") from None
+            return tuple(ids.tolist())
+        assert isinstance(body, CompletionBody)
+        prompt = body.text_or_ids
         if isinstance(prompt, str):
             if not self.has_text:
                 raise invalid("prompt: this model takes no text; send token ids", "prompt")
