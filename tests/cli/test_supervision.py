@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from tests.stages.prepare.support import prepare, write_stories
 from tests.stages.prepare.test_supervision import ChatField
 from whorl.cli import supervision
-from whorl.cli.main import app
+from whorl.cli.main import build_app
 from whorl.codecs.contract import Tokens
 from whorl.core.ports import Source
 from whorl.core.records import Record
@@ -68,8 +68,8 @@ def test_show_prints_it(tmp_path: Path) -> None:
     record = prepare(tmp_path, write_stories(tmp_path / "texts", range(30)))
     recipe = record.path.parent.parent.name
     for what in (recipe, record.path.name):
-        shown = CliRunner().invoke(app, ["show", what, "--home", str(tmp_path)])
+        shown = CliRunner().invoke(build_app(), ["show", what, "--home", str(tmp_path)])
         assert shown.exit_code == 0, shown.output
         assert "% of the tokens are trained" in shown.output and "row 0" in shown.output
-        told = CliRunner().invoke(app, ["show", what, "--home", str(tmp_path), "--json"])
+        told = CliRunner().invoke(build_app(), ["show", what, "--home", str(tmp_path), "--json"])
         assert len(json.loads(told.stdout)["supervision"]["rows"]) == 3

@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 
 from whorl.core.errors import DataError, MissingExtra, RecordError
 
-__all__ = ["FILE", "SPLIT_PATTERN", "TextCodec", "load", "tokenizers_library", "valid_text"]
+__all__ = [
+    "FILE",
+    "SPLIT_PATTERN",
+    "TextCodec",
+    "byte_of_char",
+    "load",
+    "tokenizers_library",
+    "valid_text",
+]
 
 FILE = "tokenizer.json"
 NUM_BYTES = 256
@@ -276,7 +284,7 @@ def _decoding(decoder: Any) -> tuple[Callable[[str], bytes], bool]:
     steps = decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
     kinds = [step["type"] for step in steps]
     if "ByteLevel" in kinds:
-        return functools.partial(_byte_level, _byte_of_char()), False
+        return functools.partial(_byte_level, byte_of_char()), False
     strange = set(kinds) - {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}
     if strange:
         raise RecordError(
@@ -329,7 +337,7 @@ def _num_ranked(value: Mapping[str, Any], token_bytes: Sequence[bytes]) -> int:
         or {len(token) for token in token_bytes[:NUM_BYTES]} != {1}
     ):
         return 0
-    table = _byte_of_char()
+    table = byte_of_char()
     merges = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
     ranked = [bytes(table[char] for char in left + right) for left, right in merges]
     ranked = [*token_bytes[:NUM_BYTES], *ranked]
@@ -337,7 +345,7 @@ def _num_ranked(value: Mapping[str, Any], token_bytes: Sequence[bytes]) -> int:
     return len(ranked) if is_same else 0
 
 
-def _byte_of_char() -> dict[str, int]:
+def byte_of_char() -> dict[str, int]:
     """GPT-2's printable stand-ins for the 256 bytes, as written in tokenizer.json."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]

@@ -110,7 +110,7 @@ def test_a_source_without_a_trained_token_is_refused(tmp_path: Path) -> None:
     for number in range(20):
         (tmp_path / "texts" / f"{number}.txt").write_text(story(number))
     sources = (Source(str(tmp_path / "texts"), "text"), Source("the chats", "chat"))
-    with pytest.raises(DataError, match="source the chats has no trained token.*chat 0: no tr"):
+    with pytest.raises(DataError, match=r"source the chats has no trained token.*chat 0: no tr"):
         prepared(tmp_path / "home", *sources, unanswered=1)
     record, _ = prepared(tmp_path / "home", *sources, unanswered=4)
     assert all(source.trained_tokens for source in RowSet.open(record).index.sources)

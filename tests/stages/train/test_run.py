@@ -231,5 +231,5 @@ def test_rows_of_which_nothing_is_trained_are_refused(home: Path, prepared: Reco
             check_fit(architecture(), config(), RowSet(index, rows.shards))
     untrained = np.array(rows.shards[0])
     untrained["loss_mask"] = 0
-    with pytest.raises(DataError, match="would learn nothing.*rows 0, 1"):
+    with pytest.raises(DataError, match=r"would learn nothing.*rows 0, 1"):
         make_batch(RowSet(rows.index, (untrained,)), np.arange(2), 1, torch.device("cpu"))
