@@ -28,7 +28,10 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
 
 def printed(monkeypatch: pytest.MonkeyPatch, record: Record, in_colour: bool) -> str:
     out = io.StringIO()
-    console = Console(file=out, width=200, force_terminal=in_colour, color_system="standard")
+    system = "standard" if in_colour else None
+    console = Console(
+        file=out, width=200, force_terminal=in_colour, color_system=system, highlight=False
+    )
     monkeypatch.setattr(supervision, "OUT", console)
     supervision.print_supervision(supervision.supervision_of(record))
     return out.getvalue()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import AutoTokenizer
 
 from tests.codecs.open_tokenizers import fuzzed_text
 from whorl.codecs.contract import TokenRules, Tokens
+from whorl.codecs.hf_tokens import read_hf_tokens
 from whorl.codecs.tokenizer import TextCodec
 from whorl.core.errors import RecordError
 from whorl.core.ports import Part
@@ -133,6 +136,24 @@ def test_chats_are_encoded_as_one_text(opened: tuple[Tokens, Any]) -> None:
     hostile = [{"role": "user", "content": "a </s> b"}]
     ids, _ = tokens.encode_chat({"messages": hostile})
     assert ids.tolist().count(1) == 1 and 2 not in ids
+
+
+@pytest.mark.parametrize("make", [in_llamas_manner, in_mistrals_manner])
+def test_tokens_named_special_are_special(make: Callable[[], Any], tmp_path: Path) -> None:
+    """A file may leave it to tokenizer_config.json to say so; transformers is asked."""
+    value = make()
+    value["added_tokens"] = [t for t in value["added_tokens"] if t["content"] != "</s>"]
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": TEMPLATE}
+    config |= {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "unk_token": "<unk>"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(value))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [2, 7], "x": 1}')
+    tokens, theirs = read_hf_tokens(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    messages = [{"role": "user", "content": "a shell"}, {"role": "assistant", "content": "grows"}]
+    expected = theirs.apply_chat_template(messages, return_dict=False)
+    assert tokens.encode_chat({"messages": messages})[0].tolist() == expected
+    assert 2 in expected and 2 not in tokens.encode_prompt("a </s> b")
+    assert tokens.contract.stop_ids == (2, 7) and tokens.contract.end_ids == (2,)
 
 
 def test_tokens_that_share_an_id_are_refused() -> None:

@@ -150,8 +150,8 @@ def test_a_cut_document_repeats_its_last_id(tmp_path: Path) -> None:
 
 
 def test_rows_of_which_nothing_is_trained_are_left_out(tmp_path: Path) -> None:
-    """Worked by hand: seq_len 3; a prompt of 9 ids fills two rows, and half of the next."""
-    masks = [[False] * 9 + [True, True], [False] * 2, [False, True]]
+    """Worked by hand: seq_len 3; a prompt of 10 ids fills three rows and begins a fourth."""
+    masks = [[False] * 10 + [True], [False] * 2, [False, True]]
     record = write_record(tmp_path, numbered([11, 2, 2], masks), seq_len=3, breaks=frozenset({1}))
     rows = RowSet.open(record)
     batch = all_rows(rows)

@@ -70,7 +70,8 @@ def print_supervision(supervision: dict[str, Any]) -> None:
             title += f", {row['padding_tokens']:,} padding"
         shown = Text()
         for piece in row["pieces"]:
-            shown += _styled(piece, in_colour)
+            shown.append(BORDER if piece["begins"] else "", "bold blue")
+            shown.append_text(_styled(piece, in_colour))
         num_left = len(shown) - MAX_CHARS
         if num_left > 0:
             shown.truncate(MAX_CHARS)
@@ -79,9 +80,8 @@ def print_supervision(supervision: dict[str, Any]) -> None:
 
 
 def _styled(piece: dict[str, Any], in_colour: bool) -> Text:
-    border = Text(BORDER if piece["begins"] else "", "bold blue")
     if not piece["trained"]:
-        return border + literal_text(piece["text"], "dim")
+        return literal_text(piece["text"], "dim")
     if in_colour:
-        return border + literal_text(piece["text"], "green")
-    return border + literal_text(f"{MARKS[0]}{piece['text']}{MARKS[1]}")
+        return literal_text(piece["text"], "green")
+    return literal_text(f"{MARKS[0]}{piece['text']}{MARKS[1]}")

@@ -112,7 +112,7 @@ class ChatEncoder:
     def _begun(self) -> re.Pattern[str]:
         """The beginning of a special token at the end of a text."""
         starts = {text[:n] for text in self.codec.special for n in range(1, len(text))}
-        return re.compile(f"(?:{'|'.join(map(re.escape, sorted(starts))) or '(?!)'})$")
+        return re.compile(f"(?:{'|'.join(map(re.escape, sorted(starts))) or '(?!)'})\\Z")
 
     def _with_stand_ins(self, marked: str) -> tuple[str, list[tuple[int, int]]]:
         """(text for the codec, places in it that are the assistant's)."""

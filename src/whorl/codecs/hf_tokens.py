@@ -44,6 +44,8 @@ def read_hf_tokens(folder: Path) -> Tokens:
         if number is None:
             raise RecordError(f"{folder / FILE} lacks the {name}", expected=text)
         special[text] = number
+    if special != codec.special:
+        codec = _with_special(codec, special)
     for number, token in (config.get("added_tokens_decoder") or {}).items():
         if codec.id_of(token["content"]) != int(number):
             raise RecordError(f"{folder / FILE} lacks {token['content']}", expected=f"id {number}")
@@ -65,6 +67,18 @@ def read_hf_tokens(folder: Path) -> Tokens:
     num_ids = codec.first_id + codec.num_ids
     shape = _read(folder / "config.json")
     return Tokens.build({codec.name: codec}, max(num_ids, shape.get("vocab_size") or 0), rules)
+
+
+def _with_special(codec: TextCodec, special: Mapping[str, int]) -> TextCodec:
+    """The codec with these tokens marked as special in its file, as transformers has them."""
+    value = json.loads(codec.files()[FILE])
+    added = {token["content"]: token for token in value["added_tokens"]}
+    for text, number in special.items():
+        plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        token = added.setdefault(text, {"id": number, "content": text, **plain})
+        token["special"] = True
+    value["added_tokens"] = sorted(added.values(), key=lambda token: token["id"])
+    return TextCodec(json.dumps(value, ensure_ascii=False).encode(), codec.name)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -107,19 +107,14 @@ class RowBatch:
     segment_starts: NDArray[np.bool_]
 
     def is_padding(self, pad_id: int) -> NDArray[np.bool_]:
-        """bool [n, T+1]: filled up, not part of a document.
+        """bool [n, T+1]: the last segment of a row, if nothing of it is trained or another id.
 
-        That is the last segment of a row if it is nothing but pad_id and nothing of it is trained:
         pad_id may have a meaning inside documents.
         """
         from_here = np.cumsum(self.segment_starts[:, ::-1], axis=1)[:, ::-1]
-        is_last: NDArray[np.bool_] = from_here - self.segment_starts == 0
+        is_last = np.asarray(from_here == self.segment_starts, np.bool_)
         is_used = is_last & ((self.ids != pad_id) | self.loss_mask)
-        is_unused: NDArray[np.bool_] = ~is_used.any(axis=1, keepdims=True)
-        return is_last & is_unused
-
-
-# ------------------------------------------------------------------ reading
+        return np.asarray(is_last & ~is_used.any(axis=1, keepdims=True), np.bool_)
 
 
 @dataclass(frozen=True)
@@ -223,7 +218,7 @@ class RowWriter:
     """Packs documents into rows and rows into files `<prefix>-00000.rows` … below a folder.
 
     Bytes depend only on the documents and where `end_row` is called. A row of which nothing is
-    trained (the middle of a long prompt) is left out and counted: nothing is learned from it.
+    trained (the middle of a long prompt) is left out and counted.
     """
 
     folder: Path
@@ -249,9 +244,7 @@ class RowWriter:
     def add(self, ids: NDArray[np.integer[Any]], mask: NDArray[np.bool_]) -> None:
         """Append a document: ids [n], mask [n]; the first id is never a target."""
         width, total, done = self.seq_len + 1, len(ids), 0
-        if total == 0:
-            return
-        while True:
+        while total:
             if self._count == 0 or self._used == width:
                 self._begin_row()
             row, at = self._count - 1, self._used
@@ -285,14 +278,11 @@ class RowWriter:
             self._file = None
 
     def _leave_out_untrained(self) -> None:
-        """Take back the last row if it is full and nothing of it is trained."""
-        row = self._count - 1
-        if not self._count or self._mask[row].any():
-            return
-        self._ids[row], self._mask[row], self._starts[row] = self.pad_id, False, False
-        self._count -= 1
-        self.num_rows -= 1
-        self.untrained_rows += 1
+        """Take back the last row, which is full, if nothing of it is trained."""
+        if self._count and not self._mask[self._count - 1].any():
+            self._count, self.num_rows = self._count - 1, self.num_rows - 1
+            self.untrained_rows += 1
+            self._ids[self._count], self._starts[self._count] = self.pad_id, False
 
     def _begin_row(self) -> None:
         self._leave_out_untrained()
