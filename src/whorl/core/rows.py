@@ -167,11 +167,8 @@ class RowSet:
             first = ends[number] - len(self.shards[number])
             rows[here] = self.shards[number][numbers[here] - first]
         width = self.seq_len + 1
-        return RowBatch(
-            rows["ids"].astype(np.int64),
-            _unpack(rows["loss_mask"], width),
-            _unpack(rows["segment_starts"], width),
-        )
+        bits = [_unpack(rows[name], width) for name in ("loss_mask", "segment_starts")]
+        return RowBatch(rows["ids"].astype(np.int64), *bits)
 
     def rows_of_step(self, step: int, rows_per_step: int, seed: int) -> NDArray[np.int64]:
         """Row numbers of a step's global batch; several sources are mixed by their weights."""

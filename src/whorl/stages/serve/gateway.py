@@ -16,6 +16,7 @@ from datetime import datetime
 from typing import Literal
 
 from whorl.codecs.contract import Tokens
+from whorl.codecs.decoding import DecodeStream
 from whorl.core.errors import DataError, EngineError
 from whorl.core.ports import Engine, GenerateRequest, TokenEvent
 from whorl.spec.resolved import ServeConfig
@@ -109,9 +110,9 @@ class Gateway:
                 seed=secrets.randbits(31) if body.seed is None else body.seed,
                 stop_ids=self._stop_ids,
             )
-            return self._submit(
-                request, StopFinder((*body.stops, *self.tokens.contract.stop_strings))
-            )
+            stops = StopFinder((*body.stops, *self.tokens.contract.stop_strings))
+            decoder = self.tokens.decode_stream(continues=not isinstance(body, ChatBody))
+            return self._submit(request, stops, decoder)
         except BaseException:
             self._inside -= 1
             raise
@@ -185,7 +186,9 @@ class Gateway:
             "context_length_exceeded",
         )
 
-    def _submit(self, request: GenerateRequest, stops: StopFinder) -> Generation:
+    def _submit(
+        self, request: GenerateRequest, stops: StopFinder, decoder: DecodeStream
+    ) -> Generation:
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[TokenEvent] = asyncio.Queue()
 
@@ -201,7 +204,7 @@ class Gateway:
         except EngineError as error:
             del self._submitted[request.request_id]
             raise ApiError(503, f"the engine refused: {error}", code="engine_failed") from error
-        return Generation(self, request, queue, stops)
+        return Generation(self, request, queue, stops, decoder)
 
     def _deliver(self, event: TokenEvent, queue: asyncio.Queue[TokenEvent]) -> None:
         self._last_progress_s = self.clock()
@@ -222,11 +225,11 @@ class Generation:
         request: GenerateRequest,
         queue: asyncio.Queue[TokenEvent],
         stops: StopFinder,
+        decoder: DecodeStream,
     ) -> None:
         self.request = request
-        self._gateway, self._queue, self._stops = gateway, queue, stops
+        self._gateway, self._queue, self._stops, self._decoder = gateway, queue, stops, decoder
         self.created = int(time.time())
-        self._decoder = gateway.tokens.decode_stream(continues=True)
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """Text as it comes. Raises ApiError 500/503 if the engine fails or stalls."""
