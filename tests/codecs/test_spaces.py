@@ -144,7 +144,11 @@ def test_tokens_named_special_are_special(make: Callable[[], Any], tmp_path: Pat
     value = make()
     value["added_tokens"] = [t for t in value["added_tokens"] if t["content"] != "</s>"]
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": TEMPLATE}
-    config |= {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "unk_token": "<unk>"}
+    config |= {
+        "bos_token": "<s>",
+        "eos_token": {"__type": "AddedToken", "content": "</s>"},
+        "unk_token": "<unk>",
+    }
     (tmp_path / "tokenizer.json").write_text(json.dumps(value))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [2, 7], "x": 1}')
