@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whorl.codecs.contract import SPECIAL, Tokens
+from whorl.codecs.contract import OWN_RULES, Tokens
 from whorl.codecs.kinds import KINDS, load_codec
 from whorl.codecs.label import LabelCodec
-from whorl.codecs.text import train_text_codec
+from whorl.codecs.text import SPECIAL, train_text_codec
 from whorl.core.errors import DataError, RecordError, SpecError
 from whorl.core.ports import Document, Part
 
@@ -38,7 +38,10 @@ def test_ids_are_laid_out_as_promised(tokens: Tokens) -> None:
     text_end = 16 + tokens.codecs["text"].num_ids
     assert ranges == [("text", 16, text_end), ("answer-label", text_end, text_end + 2)]
     assert tokens.contract.stop_ids == (1, 6)
-    assert (tokens.contract.bos_id, tokens.contract.eos_id, tokens.contract.pad_id) == (0, 1, 2)
+    contract = tokens.contract
+    assert (contract.start_ids, contract.end_ids, contract.pad_id) == ((0,), (1,), 2)
+    found = [contract.id_of(f"{name}_token") for name in ("bos", "eos", "pad", "unk")]
+    assert found == [0, 1, 2, None]
 
 
 def test_a_document_becomes_ids_and_mask(tokens: Tokens) -> None:
@@ -111,11 +114,12 @@ def test_save_and_load(tokens: Tokens, tmp_path: Path) -> None:
 def test_digests_tell_contracts_apart(tokens: Tokens) -> None:
     text = tokens.codecs["text"]
     same = Tokens.build({"text": text, "answer-label": LABELS}, 400)
+    other_rules = OWN_RULES.model_copy(update={"chat_template": "x"})
     others = [
         Tokens.build({"text": text, "answer-label": LABELS}, 401),
         Tokens.build({"text": text}, 400),
         Tokens.build({"text": text, "x": LabelCodec(["yes", "no"], "answer-label")}, 400),
-        Tokens.build({"text": text, "answer-label": LABELS}, 400, chat_template="x"),
+        Tokens.build({"text": text, "answer-label": LABELS}, 400, other_rules),
     ]
     assert same.contract.digest == tokens.contract.digest
     assert len({other.contract.digest for other in others} | {same.contract.digest}) == 5
@@ -154,7 +158,7 @@ def test_unknown_codecs_and_specials_are_refused(tokens: Tokens) -> None:
 
 
 def test_every_built_in_kind_loads_its_own_files(tokens: Tokens) -> None:
-    assert {"text-bpe", "image-patches", "label"} <= set(KINDS)
+    assert {"tokenizer", "image-patches", "label"} <= set(KINDS)
     for codec in tokens.codecs.values():
         again = load_codec(codec.kind, codec.name, codec.files())
         assert again.files() == codec.files() and again.num_ids == codec.num_ids

@@ -149,6 +149,36 @@ def test_a_cut_document_repeats_its_last_id(tmp_path: Path) -> None:
     assert rows.index.trained_tokens == 6
 
 
+def test_rows_of_which_nothing_is_trained_are_left_out(tmp_path: Path) -> None:
+    """Worked by hand: seq_len 3; a prompt of 10 ids fills three rows and begins a fourth."""
+    masks = [[False] * 10 + [True], [False] * 2, [False, True]]
+    record = write_record(tmp_path, numbered([11, 2, 2], masks), seq_len=3, breaks=frozenset({1}))
+    rows = RowSet.open(record)
+    batch = all_rows(rows)
+    assert batch.ids.tolist() == [[25, 26, PAD, PAD], [27, 28, 29, 30]]
+    assert batch.loss_mask.astype(int).tolist() == [[0, 1, 0, 0], [0, 0, 0, 1]]
+    writer = RowWriter(tmp_path / "none", "rows", 3, 100, PAD, None)
+    writer.add(np.arange(9), np.zeros(9, np.bool_))
+    writer.close()
+    assert (writer.num_rows, writer.untrained_rows, writer.shards[0].num_rows) == (0, 3, 0)
+
+
+@settings(max_examples=TRIALS)
+@given(documents_strategy, st.integers(1, 17))
+def test_padding_is_known_even_if_its_id_ends_documents(
+    tmp_path_factory: pytest.TempPathFactory, shapes: list[tuple[int, list[bool]]], seq_len: int
+) -> None:
+    """Trained documents that end with the padding's id: what is no padding is conserved."""
+    documents = [
+        ([*ids, PAD], [False, *[True] * len(ids)]) for ids, _ in numbered([n for n, _ in shapes])
+    ]
+    batch = all_rows(RowSet.open(write_record(tmp_path_factory.mktemp("r"), documents, seq_len)))
+    padding = batch.is_padding(PAD)
+    is_end = (batch.ids == PAD) & batch.loss_mask
+    assert int(is_end.sum()) == len(documents)
+    assert (padding == ((batch.ids == PAD) & ~is_end)).all()
+
+
 def test_shards_do_not_change_rows(tmp_path: Path) -> None:
     documents = numbered([7] * 300)
     one, many = (

@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from whorl.codecs.contract import Tokens
+from whorl.codecs.hf_tokens import read_hf_tokens
 from whorl.core.digests import read_sealed, write_sealed
 from whorl.core.errors import RecordError, SpecError
 from whorl.model.folder import read_card
@@ -78,8 +79,24 @@ def test_tokenizer_of_transformers_agrees_with_the_contract(folder: Path) -> Non
     tokens = Tokens.load(folder / "tokens")
     for text in tiny_texts(5, seed=3):
         assert theirs.encode(text, add_special_tokens=False) == tokens.encode_prompt(text)[1:]
-    assert theirs.eos_token_id == tokens.contract.eos_id
-    assert theirs.decode([tokens.contract.bos_id]) == "<|bos|>"
+    assert [theirs.eos_token_id] == list(tokens.contract.end_ids)
+    assert theirs.decode(list(tokens.contract.start_ids)) == "<|bos|>"
+
+
+def test_chats_and_prompts_of_transformers_agree_with_the_contract(folder: Path) -> None:
+    """A folder is all that is needed: <|bos|> in front, the template, what ends answers."""
+    theirs, tokens = AutoTokenizer.from_pretrained(folder), Tokens.load(folder / "tokens")
+    for text in tiny_texts(5, seed=3):
+        assert theirs.encode(text) == tokens.encode_prompt(text)
+    chat = [{"role": "system", "content": "Hi"}, {"role": "user", "content": "A shell?"}]
+    for ask in (False, True):
+        for messages in (chat, [*chat, {"role": "assistant", "content": "Yes."}, chat[1]]):
+            expected = theirs.apply_chat_template(
+                messages, add_generation_prompt=ask, return_dict=False
+            )
+            assert tokens.encode_chat({"messages": messages}, ask)[0].tolist() == expected
+    again = read_hf_tokens(folder)
+    assert again.contract == tokens.contract
 
 
 def test_same_model_same_bytes(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ HEAVY = [
     "nncf",
     "tokenizers",
     "tiktoken",
+    "jinja2",
     "transformers",
     "sklearn",
     "scipy",

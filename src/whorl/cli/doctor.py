@@ -20,7 +20,16 @@ __all__ = ["EXTRAS", "register"]
 # extra -> (packages it must find, what it is for)
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "train": (
-        ("torch", "tokenizers", "tiktoken", "safetensors", "sklearn", "scipy", "matplotlib"),
+        (
+            "torch",
+            "tokenizers",
+            "tiktoken",
+            "jinja2",
+            "safetensors",
+            "sklearn",
+            "scipy",
+            "matplotlib",
+        ),
         "prepare, train, evaluate, the torch engine",
     ),
     "openvino": (("openvino", "openvino_genai", "nncf"), "compress, the openvino engine (CPU)"),

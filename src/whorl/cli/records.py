@@ -14,6 +14,7 @@ from rich.table import Table
 from whorl.cli.console import ERR, OUT, print_json
 from whorl.cli.options import Debug, Home, Json
 from whorl.cli.report import print_report
+from whorl.cli.supervision import print_supervision, supervision_of
 from whorl.core.errors import BusyError, RecordError, SpecError
 from whorl.core.lock import exclusive
 from whorl.core.records import MANIFEST, Record, RecordStore
@@ -73,7 +74,12 @@ def show_command(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show the report of a recipe's newest records, or one record."""
+    """Show the report of a recipe's newest records, or one record.
+
+    Of prepared data it tells which share of the tokens is trained, and prints three rows as they
+    are packed: what is trained is green, or stands between ⟦ and ⟧ where there are no colours, and
+    each ¶ begins a document. A model learns to write the trained text alone.
+    """
     root = home_folder(home)
     found = list(_folders(root))
     matching = [path for _, _, path in found if len(what) >= 4 and path.name.startswith(what)]
@@ -83,10 +89,14 @@ def show_command(
         _show_record(record, json)
     elif what in {recipe for recipe, _, _ in found}:
         report = report_of(root, what)
+        prepared = RecordStore(root, what).newest("prepare")
+        supervision = None if prepared is None else supervision_of(prepared)
         if json:
-            print_json(report)
-        else:
-            print_report(report)
+            print_json({**report, "supervision": supervision})
+            return
+        print_report(report)
+        if supervision is not None:
+            print_supervision(supervision)
     else:
         names = sorted({recipe for recipe, _, _ in found})
         raise SpecError(f"{what} is neither a recipe nor a record in {root}", expected=names)
@@ -102,8 +112,9 @@ def _show_record(record: Record, json: bool) -> None:
         "files": {name: entry.size_bytes for name, entry in record.files.items()},
         "run": record.run,
     }
+    supervision = supervision_of(record) if record.stage == "prepare" else None
     if json:
-        print_json(value)
+        print_json(value if supervision is None else {**value, "supervision": supervision})
         return
     for key in ("path", "stage", "inputs", "config", "metrics", "run"):
         OUT.print(f"[bold]{key}[/bold]")
@@ -112,6 +123,8 @@ def _show_record(record: Record, json: bool) -> None:
     for name, size_bytes in value["files"].items():
         table.add_row(name, format_bytes(size_bytes))
     OUT.print(table)
+    if supervision is not None:
+        print_supervision(supervision)
 
 
 def verify_command(home: Home = None, json: Json = False, debug: Debug = False) -> None:

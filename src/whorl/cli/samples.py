@@ -16,7 +16,7 @@ from rich.text import Text
 
 from whorl.cli.console import OUT
 
-__all__ = ["print_samples"]
+__all__ = ["literal_text", "print_samples"]
 
 MAX_WIDTH = 100  # of one text
 SIDE_BY_SIDE_WIDTH = 100  # a narrower terminal gets one text above the other
@@ -31,7 +31,7 @@ PICTURES |= dict.fromkeys(
 def print_samples(serve: Mapping[str, Any]) -> None:
     """Completions and continuations of a serve record, and how many samples were accepted."""
     for sample in serve.get("completions") or []:
-        text = _text(sample["prompt"], "dim") + _text(sample["text"])
+        text = literal_text(sample["prompt"], "dim") + literal_text(sample["text"])
         width = min(MAX_WIDTH, OUT.width)
         OUT.print(Panel(text, title="completion", title_align="left", width=width))
     for row in serve.get("continuations") or []:
@@ -44,8 +44,8 @@ def print_samples(serve: Mapping[str, Any]) -> None:
 def _print_continuation(row: Mapping[str, str]) -> None:
     """The prompt, and below it the model's text beside the document's."""
     heads = ("the model goes on", "the document goes on")
-    ours, true = _text(row["completion"]), _text(row["truth"])
-    shown: list[RenderableType] = [_text(row["prompt"].removesuffix("\n"), "dim")]
+    ours, true = literal_text(row["completion"]), literal_text(row["truth"])
+    shown: list[RenderableType] = [literal_text(row["prompt"].removesuffix("\n"), "dim")]
     if OUT.width < SIDE_BY_SIDE_WIDTH:
         for head, text in zip(heads, (ours, true), strict=True):
             shown += [Text(f"── {head}", "bold"), text]
@@ -57,10 +57,10 @@ def _print_continuation(row: Mapping[str, str]) -> None:
         table.add_row(ours, true)
         shown += [Text(), table]
         width = min(2 * MAX_WIDTH, OUT.width)
-    title = Text(f"held-out document {_text(row['document'])}")
+    title = Text(f"held-out document {literal_text(row['document'])}")
     OUT.print(Panel(Group(*shown), title=title, title_align="left", width=width))
 
 
-def _text(text: str, style: str = "") -> Text:
+def literal_text(text: str, style: str = "") -> Text:
     """Text in which nothing is markup, and every line and space stays."""
     return Text(text.translate(PICTURES), style=style, overflow="fold")

@@ -53,7 +53,7 @@ def serve_command(
     home: Home = None,
     debug: Debug = False,
 ) -> None:
-    """Serve a model: /v1/completions, /v1/models, /health, and a page at /."""
+    """Serve a model: /v1/completions, /v1/chat/completions, /v1/models, /health, a page at /."""
     given = {"host": host, "port": port, "engine": engine}
     changes = {key: value for key, value in given.items() if value is not None}
     key = api_key or os.environ.get("WHORL_API_KEY")

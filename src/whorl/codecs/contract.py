@@ -1,27 +1,31 @@
 """The token contract: what every id means. Trainer, evaluator and server share this one object.
 
-    contract.json             sealed: vocabulary, special ids, stop ids, template, codecs
+    contract.json             sealed: vocabulary, special ids, stop rules, template, codecs
     tokenizer.json            of the text codec, if there is one
     codecs/<name>/<file>      files of the other codecs
 
-Ids 0..15 are special, then each codec has a range of its own, the text codec first; what is left
-up to vocab_size is reserved.
+The ids of text are those of its tokenizer.json, special ones among them or in front; each other
+codec has a range of its own behind it. Without text, ids 0..15 are whorl's own special ones. What
+is left up to vocab_size is reserved.
 """
 
 from __future__ import annotations
 
-import codecs as unicode_codecs
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from whorl.codecs.decoding import DecodeStream
 from whorl.codecs.kinds import load_codec
-from whorl.codecs.text import NUM_SPECIAL, SPECIAL_TOKENS, TextCodec
+from whorl.codecs.text import CHAT_TEMPLATE, NAMES, NUM_SPECIAL, SPECIAL
+from whorl.codecs.tokenizer import TextCodec
 from whorl.core.digests import (
     digest_bytes,
     digest_value,
@@ -29,14 +33,17 @@ from whorl.core.digests import (
     write_bytes,
     write_sealed,
 )
-from whorl.core.errors import DataError, RecordError, SpecError
+from whorl.core.errors import DataError, MissingExtra, RecordError, SpecError
 from whorl.core.ports import Codec, Document, Part
 
-__all__ = ["SPECIAL", "CodecEntry", "DecodeStream", "TokenContract", "Tokens"]
+if TYPE_CHECKING:
+    from whorl.codecs.chat import ChatEncoder
 
-SPECIAL = {token: number for number, token in enumerate(SPECIAL_TOKENS)}
+__all__ = ["CHAT", "OWN_RULES", "TEXT", "CodecEntry", "TokenContract", "TokenRules", "Tokens"]
+
 CONTRACT = "contract.json"
-TEXT, SPECIAL_CODEC = "text", "special"  # the latter: a Part whose value is a special's name
+TEXT, CHAT = "text", "chat"  # the latter: a Part whose value is a chat (see whorl.codecs.chat)
+SPECIAL_CODEC = "special"  # a Part whose value is a special token's text
 
 
 class _Frozen(BaseModel):
@@ -54,25 +61,38 @@ class CodecEntry(_Frozen):
     id_end: int
 
 
-class TokenContract(_Frozen):
-    version: Literal[1] = 1
-    vocab_size: int
-    special: dict[str, int]
-    stop_ids: tuple[int, ...]
+class TokenRules(_Frozen):
+    """Special ids and what they are for."""
+
+    special: dict[str, int]  # text -> id
+    names: dict[str, str]  # "bos_token", "eos_token" … -> its text, as templates know it
+    start_ids: tuple[int, ...]  # before every document and prompt; () if nothing is
+    end_ids: tuple[int, ...]  # after every document
+    pad_id: int  # fills rows; may have another meaning besides
+    stop_ids: tuple[int, ...]  # any of them ends an answer
+    stop_strings: tuple[str, ...] = ()  # so does any of these texts
     chat_template: str | None = None
+
+    def id_of(self, name: str) -> int | None:
+        """The id of a name such as "eos_token"; None if the tokenizer has none."""
+        return self.special.get(self.names.get(name, ""))
+
+
+OWN_RULES = TokenRules(
+    special=SPECIAL,
+    names=NAMES,
+    start_ids=(SPECIAL["<|bos|>"],),
+    end_ids=(SPECIAL["<|eos|>"],),
+    pad_id=SPECIAL["<|pad|>"],
+    stop_ids=(SPECIAL["<|eos|>"], SPECIAL["<|end|>"]),
+    chat_template=CHAT_TEMPLATE,
+)
+
+
+class TokenContract(TokenRules):
+    version: Literal[2] = 2
+    vocab_size: int
     codecs: tuple[CodecEntry, ...]
-
-    @property
-    def bos_id(self) -> int:
-        return self.special["<|bos|>"]
-
-    @property
-    def eos_id(self) -> int:
-        return self.special["<|eos|>"]
-
-    @property
-    def pad_id(self) -> int:
-        return self.special["<|pad|>"]
 
     @property
     def digest(self) -> str:
@@ -89,11 +109,13 @@ class Tokens:
 
     @classmethod
     def build(
-        cls, codecs: Mapping[str, Codec], vocab_size: int, chat_template: str | None = None
+        cls, codecs: Mapping[str, Codec], vocab_size: int, rules: TokenRules = OWN_RULES
     ) -> Tokens:
         """Give each codec its range of ids. Raises SpecError if vocab_size is too small."""
         ordered = sorted(codecs.values(), key=lambda codec: codec.name != TEXT)  # text first
-        entries, start = [], NUM_SPECIAL
+        first = ordered[0] if ordered else None
+        start = first.first_id if isinstance(first, TextCodec) else NUM_SPECIAL
+        entries, num_special = [], start
         for codec in ordered:
             files = {_path(codec.name, file): data for file, data in codec.files().items()}
             digests = {path: digest_bytes(data) for path, data in sorted(files.items())}
@@ -112,17 +134,11 @@ class Tokens:
             raise SpecError(
                 "the vocabulary is too small for its codecs",
                 found=f"{vocab_size} ids",
-                expected=f"at least {start}: {NUM_SPECIAL} special, "
+                expected=f"at least {start}: {num_special} special, "
                 + ", ".join(f"{codec.num_ids} {codec.name}" for codec in ordered),
                 do="raise the vocabulary size",
             )
-        contract = TokenContract(
-            vocab_size=vocab_size,
-            special=SPECIAL,
-            stop_ids=(SPECIAL["<|eos|>"], SPECIAL["<|end|>"]),
-            chat_template=chat_template,
-            codecs=tuple(entries),
-        )
+        contract = TokenContract(vocab_size=vocab_size, codecs=tuple(entries), **dict(rules))
         return cls(contract, {codec.name: codec for codec in ordered})
 
     def save(self, folder: Path) -> None:
@@ -144,40 +160,64 @@ class Tokens:
             raise RecordError(
                 f"{folder / CONTRACT} is not a token contract", found=error
             ) from error
-        if contract.special != SPECIAL:
-            raise RecordError(f"{folder / CONTRACT} has other special ids", expected=SPECIAL)
         codecs = {entry.name: _load_codec(folder, entry) for entry in contract.codecs}
         return cls(contract, codecs)
 
     # ---------------------------------------------------------------- encoding
 
     def encode_arrays(self, document: Document) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """(ids [n], mask [n]) of a document: <|bos|>, its parts, <|eos|>.
+        """(ids [n], mask [n]) of a document: start ids, its parts, end ids; of a chat, the chat.
 
-        mask: the id is a trained target. <|bos|> never is; <|eos|> is if the last part is.
-        Raises DataError on a part that its codec cannot encode.
+        mask: the id is a trained target. Start ids never are, nor is the first id; end ids are if
+        the last part is. Raises DataError on a part that its codec cannot encode.
         """
-        parts = [self._encode_part(part) for part in document.parts]
-        ends_trained = bool(document.parts) and document.parts[-1].trained
-        ids = [np.array([self.contract.bos_id]), *parts, np.array([self.contract.eos_id])]
-        masks = [
-            np.zeros(1, np.bool_),
-            *(
-                np.full(len(part_ids), part.trained, np.bool_)
-                for part_ids, part in zip(parts, document.parts, strict=True)
-            ),
-            np.full(1, ends_trained, np.bool_),
-        ]
-        return np.concatenate(ids), np.concatenate(masks)
+        if any(part.codec == CHAT for part in document.parts):
+            if len(document.parts) > 1:
+                raise DataError("a document with a chat has other parts", found=document.name)
+            ids, mask = self.encode_chat(document.parts[0].value)
+        else:
+            ends_trained = bool(document.parts) and document.parts[-1].trained
+            start, end = self.contract.start_ids, self.contract.end_ids
+            parts = [(np.array(start, np.int64), False)]
+            parts += [(self._encode_part(part), part.trained) for part in document.parts]
+            parts += [(np.array(end, np.int64), ends_trained)]
+            ids = np.concatenate([part_ids for part_ids, _ in parts])
+            mask = np.concatenate([np.full(len(part), trained) for part, trained in parts])
+        mask[:1] = False
+        return ids, mask
 
     def encode_document(self, document: Document) -> tuple[list[int], list[bool]]:
         """The same as lists."""
         ids, mask = self.encode_arrays(document)
         return ids.tolist(), mask.tolist()
 
+    def encode_chat(
+        self, chat: Any, ask: bool = False, now: datetime | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """(ids [n], mask [n]: the assistant's turns) of a chat, as `whorl.codecs.chat` says.
+
+        ask: the assistant's next turn is begun. now: for templates that tell the date. Raises
+        DataError on what is no chat, or without a template.
+        """
+        return self._chat.encode(chat, ask, now)
+
+    @cached_property
+    def _chat(self) -> ChatEncoder:
+        codec, contract = self.codecs.get(TEXT), self.contract
+        if contract.chat_template is None or not isinstance(codec, TextCodec):
+            raise DataError(
+                "this model has no chat template", do="use plain text, or tokens with a template"
+            )
+        try:
+            from whorl.codecs.chat import ChatEncoder
+        except ImportError as error:
+            raise MissingExtra.of("jinja2", "train", "a chat template") from error
+        stops = [text for text, number in contract.special.items() if number in contract.stop_ids]
+        return ChatEncoder(codec, contract.chat_template, contract.names, stops)
+
     def encode_prompt(self, text: str) -> list[int]:
-        """<|bos|> and the text: what a model is asked to continue."""
-        return [self.contract.bos_id, *self.encode_parts([Part(TEXT, text)])]
+        """Start ids and the text: what a model is asked to continue."""
+        return [*self.contract.start_ids, *self.encode_parts([Part(TEXT, text)])]
 
     def encode_parts(self, parts: Iterable[Part]) -> list[int]:
         """The parts' ids and nothing else. Raises DataError on a part that cannot be encoded."""
@@ -185,11 +225,12 @@ class Tokens:
 
     def _encode_part(self, part: Part) -> NDArray[np.int64]:
         if part.codec == SPECIAL_CODEC:
-            if part.value not in SPECIAL:
+            special = self.contract.special
+            if part.value not in special:
                 raise DataError(
-                    f"there is no special token {part.value}", expected=", ".join(SPECIAL)
+                    f"there is no special token {part.value}", expected=", ".join(special)
                 )
-            return np.array([SPECIAL[part.value]])
+            return np.array([special[part.value]])
         entry = self._entry(part.codec)
         codec = self.codecs[part.codec]
         if isinstance(codec, TextCodec):
@@ -212,52 +253,35 @@ class Tokens:
         stream = self.decode_stream(skip_special)
         return stream.push(ids) + stream.finish()
 
-    def decode_stream(self, skip_special: bool = True) -> DecodeStream:
-        """A decoder that is given ids as they come and holds back half characters."""
-        return DecodeStream(self, skip_special)
+    def decode_stream(self, skip_special: bool = True, continues: bool = False) -> DecodeStream:
+        """A decoder that is given ids as they come and holds back half characters.
 
-    def printable(self, number: int, skip_special: bool) -> str:
-        """How an id that is not text is shown."""
+        continues: the ids go on from a prompt.
+        """
+        codec = self.codecs.get(TEXT)
+        return DecodeStream(
+            codec if isinstance(codec, TextCodec) else None,
+            lambda number: self._shown(number, skip_special),
+            continues,
+        )
+
+    @cached_property
+    def special_texts(self) -> dict[int, str]:
+        """Id of each special token -> its text."""
+        return {number: text for text, number in self.contract.special.items()}
+
+    def _shown(self, number: int, skip_special: bool) -> str | None:
+        """How an id that is not text is shown; None for one of text."""
+        if number in self.special_texts:
+            return "" if skip_special else self.special_texts[number]
         for entry in self.contract.codecs:
             if entry.id_start <= number < entry.id_end:
-                local = number - entry.id_start
-                value = self.codecs[entry.name].decode([local])
+                codec, local = self.codecs[entry.name], number - entry.id_start
+                if entry.name == TEXT and isinstance(codec, TextCodec):
+                    return None
+                value = codec.decode([local])
                 return value if isinstance(value, str) else f"<|{entry.name}_{local}|>"
-        if skip_special:
-            return ""
-        if 0 <= number < NUM_SPECIAL:
-            return SPECIAL_TOKENS[number]
-        return f"<|unused_{number}|>"
-
-
-class DecodeStream:
-    """Ids to text, piece by piece: the pieces join to what `Tokens.decode` gives for all."""
-
-    def __init__(self, tokens: Tokens, skip_special: bool = True) -> None:
-        self._tokens = tokens
-        self._skip_special = skip_special
-        self._utf8 = unicode_codecs.getincrementaldecoder("utf-8")("replace")
-        codec = tokens.codecs.get(TEXT)
-        self._bytes = codec.token_bytes if isinstance(codec, TextCodec) else []
-        self._start = next((e.id_start for e in tokens.contract.codecs if e.name == TEXT), 0)
-
-    def push(self, ids: Sequence[int]) -> str:
-        """The text that is certain once these ids are known too."""
-        pieces = []
-        for number in ids:
-            local = int(number) - self._start
-            if 0 <= local < len(self._bytes):
-                pieces.append(self._utf8.decode(self._bytes[local]))
-            else:
-                pieces.append(self.finish())
-                pieces.append(self._tokens.printable(int(number), self._skip_special))
-        return "".join(pieces)
-
-    def finish(self) -> str:
-        """What was held back: half a character becomes U+FFFD."""
-        rest = self._utf8.decode(b"", True)
-        self._utf8.reset()
-        return rest
+        return "" if skip_special else f"<|unused_{number}|>"
 
 
 def _path(codec: str, file: str) -> str:
@@ -282,10 +306,11 @@ def _load_codec(folder: Path, entry: CodecEntry) -> Codec:
             )
         files[path.removeprefix(f"codecs/{entry.name}/")] = data
     codec = load_codec(entry.kind, entry.name, files)
-    if codec.num_ids != entry.id_end - entry.id_start:
+    is_moved = isinstance(codec, TextCodec) and codec.first_id != entry.id_start
+    if is_moved or codec.num_ids != entry.id_end - entry.id_start:
         raise RecordError(
             f"codec {entry.name} does not fit its contract",
             found=f"{codec.num_ids} ids",
-            expected=f"{entry.id_end - entry.id_start}",
+            expected=f"{entry.id_start} to {entry.id_end - 1}",
         )
     return codec

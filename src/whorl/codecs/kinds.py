@@ -29,7 +29,7 @@ def _module(name: str) -> Loader:
 
 
 KINDS: dict[str, Loader] = {
-    "text-bpe": _module("whorl.codecs.text"),
+    "tokenizer": _module("whorl.codecs.tokenizer"),
     "image-patches": _module("whorl.codecs.image"),
     "label": _module("whorl.codecs.label"),
 }

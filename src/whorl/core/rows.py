@@ -106,8 +106,15 @@ class RowBatch:
     loss_mask: NDArray[np.bool_]
     segment_starts: NDArray[np.bool_]
 
+    def is_padding(self, pad_id: int) -> NDArray[np.bool_]:
+        """bool [n, T+1]: the last segment of a row, if nothing of it is trained or another id.
 
-# ------------------------------------------------------------------ reading
+        pad_id may have a meaning inside documents.
+        """
+        from_here = np.cumsum(self.segment_starts[:, ::-1], axis=1)[:, ::-1]
+        is_last = np.asarray(from_here == self.segment_starts, np.bool_)
+        is_used = is_last & ((self.ids != pad_id) | self.loss_mask)
+        return np.asarray(is_last & ~is_used.any(axis=1, keepdims=True), np.bool_)
 
 
 @dataclass(frozen=True)
@@ -160,11 +167,8 @@ class RowSet:
             first = ends[number] - len(self.shards[number])
             rows[here] = self.shards[number][numbers[here] - first]
         width = self.seq_len + 1
-        return RowBatch(
-            rows["ids"].astype(np.int64),
-            _unpack(rows["loss_mask"], width),
-            _unpack(rows["segment_starts"], width),
-        )
+        bits = [_unpack(rows[name], width) for name in ("loss_mask", "segment_starts")]
+        return RowBatch(rows["ids"].astype(np.int64), *bits)
 
     def rows_of_step(self, step: int, rows_per_step: int, seed: int) -> NDArray[np.int64]:
         """Row numbers of a step's global batch; several sources are mixed by their weights."""
@@ -210,7 +214,8 @@ def _unpack(bits: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
 class RowWriter:
     """Packs documents into rows and rows into files `<prefix>-00000.rows` … below a folder.
 
-    Bytes depend only on the documents and where `end_row` is called.
+    Bytes depend only on the documents and where `end_row` is called. A row of which nothing is
+    trained (the middle of a long prompt) is left out and counted.
     """
 
     folder: Path
@@ -222,6 +227,7 @@ class RowWriter:
     shards: list[ShardEntry] = field(default_factory=list)
     trained_tokens: int = 0
     num_rows: int = 0
+    untrained_rows: int = 0  # left out
     _used: int = 0  # positions filled in the last row of the buffer
     _count: int = 0  # rows begun in the buffer
     _file: BinaryIO | None = None
@@ -235,9 +241,7 @@ class RowWriter:
     def add(self, ids: NDArray[np.integer[Any]], mask: NDArray[np.bool_]) -> None:
         """Append a document: ids [n], mask [n]; the first id is never a target."""
         width, total, done = self.seq_len + 1, len(ids), 0
-        if total == 0:
-            return
-        while True:
+        while total:
             if self._count == 0 or self._used == width:
                 self._begin_row()
             row, at = self._count - 1, self._used
@@ -258,6 +262,7 @@ class RowWriter:
         if self._count and self._used < self.seq_len + 1:
             self._starts[self._count - 1, self._used] = True
             self._used = self.seq_len + 1
+        self._leave_out_untrained()
 
     def close(self) -> None:
         """Write what is left. At least one shard exists afterwards, perhaps of no rows."""
@@ -269,7 +274,15 @@ class RowWriter:
             self._file.close()
             self._file = None
 
+    def _leave_out_untrained(self) -> None:
+        """Take back the last row, which is full, if nothing of it is trained."""
+        if self._count and not self._mask[self._count - 1].any():
+            self._count, self.num_rows = self._count - 1, self.num_rows - 1
+            self.untrained_rows += 1
+            self._ids[self._count], self._starts[self._count] = self.pad_id, False
+
     def _begin_row(self) -> None:
+        self._leave_out_untrained()
         if self._count == BUFFER_ROWS:
             self._flush()
         self._count += 1
@@ -350,7 +363,7 @@ class HeldoutDocuments:
         return sorted(range(len(self)), key=lambda number: (digests[number], number))
 
     def ids(self, number: int) -> NDArray[np.int32]:
-        """All ids of a document, <|bos|> and <|eos|> included: int32 [n]."""
+        """All ids of a document, what starts and ends it included: int32 [n]."""
         return self.all_ids[self.offsets[number] : self.offsets[number + 1]]
 
     def mask(self, number: int) -> NDArray[np.bool_]:

@@ -25,9 +25,10 @@ def write_servable_files(
     values = {
         CONFIG: hf_config(shape, contract, dtype),
         "generation_config.json": {
-            "bos_token_id": contract.bos_id,
+            "bos_token_id": contract.id_of("bos_token"),
             "eos_token_id": list(contract.stop_ids),
             "pad_token_id": contract.pad_id,
+            **({"stop_strings": list(contract.stop_strings)} if contract.stop_strings else {}),
             "do_sample": False,
         },
     }
@@ -35,6 +36,8 @@ def write_servable_files(
     if text_codec is not None and TOKENIZER in (files := text_codec.files()):
         write_bytes(path / TOKENIZER, files[TOKENIZER])
         values["tokenizer_config.json"] = _tokenizer_config(shape, contract)
+        if contract.chat_template is not None:
+            write_bytes(path / "chat_template.jinja", contract.chat_template.encode())
     for name, value in values.items():
         write_bytes(path / name, canonical_json(value).encode())
     tokens.save(path / TOKENS)
@@ -45,21 +48,16 @@ def hf_config(shape: ModelShape, contract: TokenContract, dtype: str = "float32"
     return family_of(shape).config(shape) | {
         "dtype": dtype,
         "torch_dtype": dtype,
-        "bos_token_id": contract.bos_id,
-        "eos_token_id": contract.eos_id,
+        "bos_token_id": contract.id_of("bos_token"),
+        "eos_token_id": contract.id_of("eos_token"),
         "pad_token_id": contract.pad_id,
     }
 
 
 def _tokenizer_config(shape: ModelShape, contract: TokenContract) -> dict[str, Any]:
-    config: dict[str, Any] = {
+    return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": "<|bos|>",
-        "eos_token": "<|eos|>",
-        "pad_token": "<|pad|>",
+        **contract.names,
         "clean_up_tokenization_spaces": False,
         "model_max_length": shape.max_seq_len,
     }
-    if contract.chat_template is not None:
-        config["chat_template"] = contract.chat_template
-    return config

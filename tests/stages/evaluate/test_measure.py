@@ -150,7 +150,9 @@ def test_the_answer_is_the_most_probable_label_after_the_question() -> None:
     asked = {tuple(sequence[:-1]) for sequence in engine.sequences}
     assert len(engine.sequences) == 9 and len(asked) == 3
     for sequence in asked:  # <|bos|> picture <|answer|>, and never the answer
-        assert sequence[0] == tokens.contract.bos_id and sequence[-1] == 8 and len(sequence) == 3
+        assert (
+            sequence[0] == tokens.contract.start_ids[0] and sequence[-1] == 8 and len(sequence) == 3
+        )
     engine.close()
 
 

@@ -34,7 +34,9 @@ def texts_of_rows(record: Record) -> list[str]:
     documents: list[list[int]] = []
     for ids, starts in zip(batch.ids.tolist(), batch.segment_starts.tolist(), strict=True):
         for place, (number, start) in enumerate(zip(ids, starts, strict=True)):
-            if number == tokens.contract.bos_id and not (place == 0 and documents[-1:] == [[0]]):
+            if number == tokens.contract.start_ids[0] and not (
+                place == 0 and documents[-1:] == [[0]]
+            ):
                 documents.append([])
             if number == tokens.contract.pad_id or (start and place == 0 and number != 0):
                 continue  # padding, or the repeated last id of a continued document

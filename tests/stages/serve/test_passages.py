@@ -83,7 +83,7 @@ def test_what_is_not_text_or_too_short_is_not_cut() -> None:
     assert passages_of(heldout(["13 bytes long"], BYTES), BYTES) == []  # 15 tokens with its ends
     (passage,) = passages_of(heldout(["fourteen bytes"], BYTES), BYTES)
     assert BYTES.decode([*passage.prompt_ids, *passage.truth_ids]) == "fourteen bytes"
-    assert BYTES.contract.eos_id not in passage.truth_ids
+    assert BYTES.contract.end_ids[0] not in passage.truth_ids
     assert passages_of(heldout([], BYTES), BYTES) == []
 
 

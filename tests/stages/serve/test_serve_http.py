@@ -141,7 +141,7 @@ def test_a_prompt_that_just_fits_is_taken(server) -> None:  # type: ignore[no-un
 def test_other_routes_and_methods(server) -> None:  # type: ignore[no-untyped-def]
     for method, path, status in (
         ("GET", "/v1/completions", 405),
-        ("POST", "/v1/chat/completions", 404),
+        ("GET", "/v1/chat/completions", 405),
         ("GET", "/docs", 404),
         ("GET", "/openapi.json", 404),
         ("GET", "/v1/models/", 404),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from whorl.stages.serve.errors import ApiError
-from whorl.stages.serve.request import parse_completion
+from whorl.stages.serve.request import ChatBody, CompletionBody, parse_body
 
 TRIALS = 400 * int(os.environ.get("WHORL_TRIALS", "1"))
 GOOD = {"model": "m", "prompt": "p"}
@@ -22,14 +22,14 @@ def encode(**fields: Any) -> bytes:
 
 def refusal(data: bytes) -> ApiError:
     with pytest.raises(ApiError) as caught:
-        parse_completion(data)
+        parse_body(data, CompletionBody)
     assert caught.value.status == 400
     json.dumps(caught.value.body, ensure_ascii=False).encode()
     return caught.value
 
 
 def test_defaults_are_those_of_openai() -> None:
-    body = parse_completion(encode())
+    body = parse_body(encode(), CompletionBody)
     assert (body.max_tokens, body.temperature, body.top_p, body.stops) == (16, 1.0, 1.0, ())
     assert body.seed is None and not body.stream
 
@@ -39,7 +39,7 @@ def test_defaults_are_those_of_openai() -> None:
     [("p", "p"), (["p"], "p"), ([5, 6], [5, 6]), ([[5, 6]], [5, 6]), ("", ""), ([""], "")],
 )
 def test_every_form_of_one_prompt(prompt: Any, expected: Any) -> None:
-    assert parse_completion(encode(prompt=prompt)).text_or_ids == expected
+    assert parse_body(encode(prompt=prompt), CompletionBody).text_or_ids == expected
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_every_form_of_one_prompt(prompt: Any, expected: Any) -> None:
     ],
 )
 def test_neutral_values_of_openais_fields_are_taken(fields: dict[str, Any]) -> None:
-    assert parse_completion(encode(**fields)).prompt == "p"
+    assert parse_body(encode(**fields), CompletionBody).prompt == "p"
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_neutral_values_of_openais_fields_are_taken(fields: dict[str, Any]) -> N
 )
 def test_what_is_not_supported_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
     if param is None:
-        parse_completion(encode(**fields))
+        parse_body(encode(**fields), CompletionBody)
         return
     error = refusal(encode(**fields))
     assert error.param == param
@@ -181,7 +181,7 @@ def test_mutated_bodies_are_parsed_or_refused() -> None:
     for number in range(10 * TRIALS):
         data = mutate(base, random.Random(number))
         try:
-            parse_completion(data)
+            parse_body(data, CompletionBody)
         except ApiError as error:
             assert error.status == 400
             json.dumps(error.body, ensure_ascii=False).encode()
@@ -189,3 +189,19 @@ def test_mutated_bodies_are_parsed_or_refused() -> None:
         else:
             outcomes.add("parsed")
     assert {"parsed", "invalid_json", "unknown_parameter", "invalid_value"} <= outcomes
+
+
+def test_a_chat_takes_what_openai_takes() -> None:
+    messages = [{"role": "user", "content": "Hi"}]
+    given = {"model": "m", "messages": messages, "max_completion_tokens": 7, "n": 1}
+    body = parse_body(json.dumps(given).encode(), ChatBody)
+    assert body.chat == {"messages": messages, "tools": None} and body.max_tokens == 7
+    for wrong, match in (
+        ({"messages": []}, "messages"),
+        ({"messages": "Hi"}, "messages"),
+        ({"messages": messages, "chat_template": "{{ 1 }}"}, "unknown field chat_template"),
+        ({"messages": messages, "prompt": "Hi"}, "unknown field prompt"),
+        ({"prompt": "Hi"}, "messages is missing|unknown field prompt"),
+    ):
+        with pytest.raises(ApiError, match=match):
+            parse_body(json.dumps({"model": "m", **wrong}).encode(), ChatBody)

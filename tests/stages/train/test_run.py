@@ -17,11 +17,13 @@ from torch.nn import functional
 from tests.stages.train.test_damage import PressCtrlC
 from tests.stages.train.work import config, make_prepared, tiny_shape, train
 from whorl.core.context import StageContext
-from whorl.core.errors import DivergedError, Interrupted, SpecError
+from whorl.core.errors import DataError, DivergedError, Interrupted, SpecError
 from whorl.core.records import Record, RecordStore
 from whorl.core.rows import RowSet
 from whorl.model.hf import load_model_folder
+from whorl.stages.train.batch import make_batch
 from whorl.stages.train.run import run, train_key
+from whorl.stages.train.session import check_fit
 from whorl.testing.fakes import RecordingProgress
 
 PLAN = {
@@ -218,3 +220,16 @@ def test_cuda_in_bf16_learns_the_same(tmp_path: Path, trained: Record, prepared:
     record = train(tmp_path / "home", prepared, {"precision": "bf16", "device": "cuda"})
     expected = trained.metrics["heldout_loss"]
     assert record.metrics["heldout_loss"] == pytest.approx(expected, rel=0.02)
+
+
+def test_rows_of_which_nothing_is_trained_are_refused(home: Path, prepared: Record) -> None:
+    """Records made before prepare refused them."""
+    rows = RowSet.open(prepared)
+    for key in ("trained_tokens", "heldout_trained_tokens"):
+        index = rows.index.model_copy(update={key: 0})
+        with pytest.raises(DataError, match="the prepared rows have no trained token"):
+            check_fit(tiny_shape(), config(), RowSet(index, rows.shards))
+    untrained = np.array(rows.shards[0])
+    untrained["loss_mask"] = 0
+    with pytest.raises(DataError, match=r"would learn nothing.*rows 0, 1"):
+        make_batch(RowSet(rows.index, (untrained,)), np.arange(2), 1, torch.device("cpu"))

@@ -15,7 +15,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from whorl.codecs.contract import SPECIAL, Tokens
+from whorl.codecs.contract import Tokens
 from whorl.core.errors import RecordError
 from whorl.core.ports import Document, Part, QualityMeasure
 from whorl.core.rows import HeldoutDocuments, RowSet
@@ -35,7 +35,6 @@ __all__ = [
 MAX_TOKENS = 12_000_000  # of an n-gram model: 1.4 GB and 15 s
 ROWS_AT_ONCE = 4_096
 SPECIAL_OWNER = -1
-NAMES = {number: name for name, number in SPECIAL.items()}
 
 Ints = NDArray[np.int64]
 
@@ -77,17 +76,16 @@ def read_stream(
         is_whole = False
     contract = tokens.contract
     ids, starts = [np.empty(0, np.int64)], [np.empty(0, np.bool_)]
-    previous, previous_id = -2, contract.pad_id
+    previous, previous_id = -2, -1
     for begin in range(0, len(wanted), ROWS_AT_ONCE):
         part = wanted[begin : begin + ROWS_AT_ONCE]
         batch = rows.read(part)
         follows = np.diff(part, prepend=previous) == 1
         before = np.concatenate([[previous_id], batch.ids[:-1, -1]])
-        is_repeated = (batch.ids[:, 0] != contract.bos_id) | (before == contract.bos_id)
-        joins = follows & is_repeated
+        joins = follows & (batch.ids[:, 0] == before)
         begins = batch.segment_starts.copy()
         begins[joins, 0] = False
-        kept = batch.ids != contract.pad_id
+        kept = ~batch.is_padding(contract.pad_id)
         kept[joins, 0] = False
         ids.append(batch.ids[kept])
         starts.append(begins[kept])
@@ -160,11 +158,12 @@ def heldout_documents(
 def document_of(name: str, ids: NDArray[Any], tokens: Tokens) -> Document:
     """A document of the parts its ids say: runs of one codec's ids; exact for text."""
     contract = tokens.contract
-    ends = (contract.bos_id, contract.eos_id, contract.pad_id)
+    ends = (*contract.start_ids, *contract.end_ids, contract.pad_id)
     inside = np.asarray(ids, np.int64)[~np.isin(ids, ends)]
     owner = np.full(len(inside), SPECIAL_OWNER)
     for number, entry in enumerate(contract.codecs):
         owner[(inside >= entry.id_start) & (inside < entry.id_end)] = number
+    owner[np.isin(inside, list(tokens.special_texts))] = SPECIAL_OWNER
     edges = [0, *(np.flatnonzero(np.diff(owner)) + 1).tolist(), len(inside)]
     parts: list[Part] = []
     for begin, end in itertools.pairwise(edges):
@@ -172,7 +171,7 @@ def document_of(name: str, ids: NDArray[Any], tokens: Tokens) -> Document:
         if not run:
             continue
         if owner[begin] == SPECIAL_OWNER:
-            parts += [Part("special", NAMES.get(i, f"<|unused_{i}|>")) for i in run]
+            parts += [Part("special", tokens.special_texts.get(i, f"<|unused_{i}|>")) for i in run]
             continue
         entry = contract.codecs[owner[begin]]
         value = tokens.codecs[entry.name].decode([i - entry.id_start for i in run])

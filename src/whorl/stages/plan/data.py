@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import lzma
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, Field
 
+from whorl.codecs.contract import Tokens
+from whorl.codecs.text import NUM_SPECIAL
 from whorl.core.errors import DataError
-from whorl.core.ports import Codec, Document, Source
+from whorl.core.ports import Document, Source
 from whorl.core.ports import Field as DataField
 
 __all__ = ["DataFacts", "TokenFacts", "gather_facts"]
@@ -28,9 +30,6 @@ XZ_EXPONENT = 0.1  # of the sample's size; 0.06 to 0.10 for Python code, 0.11 to
 CODEC_BYTES = 4 * 2**20  # of text that trial tokenizers are trained on
 MEASURED_DOCUMENTS, MEASURED_BYTES = 400, 2**19  # documents that are tokenised to count
 OTHER_DOCUMENT_BYTES = 1024  # what a document that is not text counts for in a sample
-BOUNDARY_TOKENS = 2  # <|bos|> and <|eos|> of every document
-NUM_SPECIAL_IDS = 16
-SPECIAL = "special"  # codec name of a part that is one special id
 
 
 class Frozen(BaseModel):
@@ -176,22 +175,20 @@ def _token_facts(
     """Fit the codecs on most of the sample, count on the rest (on all of it if it is small)."""
     num_measured = min(MEASURED_DOCUMENTS, max(1, len(sample) // 5))
     measured, rest = sample[:num_measured], sample[num_measured:]
-    options = {"vocab_size": vocab_size - NUM_SPECIAL_IDS, "seed": seed}
+    options = {"vocab_size": vocab_size - NUM_SPECIAL, "seed": seed}
     codecs = field.fit_codecs(_first_bytes(rest or measured, CODEC_BYTES), options)
+    tokens = Tokens.build(codecs, vocab_size)
     lengths: list[int] = []
     trained = total_bytes = 0
     for document in _first_bytes(measured, MEASURED_BYTES):
-        counts = [
-            (_num_ids(codecs, part.codec, part.value), part.trained) for part in document.parts
-        ]
-        lengths.append(sum(count for count, _ in counts) + BOUNDARY_TOKENS)
-        trained += sum(count for count, is_trained in counts if is_trained)
-        trained += int(bool(counts) and counts[-1][1])  # <|eos|> is a target if what it ends is
+        ids, mask = tokens.encode_arrays(document)
+        lengths.append(len(ids))
+        trained += int(mask.sum())
         total_bytes += len((document.text or "").encode("utf-8", "replace"))
     total = sum(lengths)
     return TokenFacts(
         vocab_size=vocab_size,
-        used_ids=NUM_SPECIAL_IDS + sum(codec.num_ids for codec in codecs.values()),
+        used_ids=max(entry.id_end for entry in tokens.contract.codecs),
         tokens_per_document=_mean_length(sample, lengths, total, total_bytes),
         trained_share=trained / total,
         bytes_per_token=total_bytes / total if total_bytes else None,
@@ -207,10 +204,6 @@ def _mean_length(
         return total / len(lengths)
     num_bytes = sum(len((document.text or "").encode("utf-8", "replace")) for document in sample)
     return num_bytes / len(sample) * total / total_bytes
-
-
-def _num_ids(codecs: Mapping[str, Codec], name: str, value: object) -> int:
-    return 1 if name == SPECIAL else len(codecs[name].encode(value))
 
 
 def _first_bytes(sample: Sequence[Document], max_bytes: int) -> list[Document]:

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from whorl.codecs.contract import CHAT, TEXT
 from whorl.core.ports import Document, Field, Source
 from whorl.stages.prepare.filters import is_repetitive
 from whorl.stages.prepare.readers import Item
@@ -167,7 +168,9 @@ class _Collector:
             num_bytes = len(record) if data is None else len(data)
             row = (content_digest(document.parts), num_bytes, data is not None)
             self.rows.append((*row, SPLITS.index(document.split)))
-            self.codecs.update(part.codec for part in document.parts)
+            self.codecs.update(
+                TEXT if part.codec == CHAT else part.codec for part in document.parts
+            )
         self.bands.append(sketches.bands[kept])
         self.has_windows.append(sketches.has_windows[kept])
         self.batch, self.batch_bytes = [], 0

@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from whorl.codecs.contract import Tokens
+from whorl.codecs.contract import CHAT, Tokens
 from whorl.core.errors import DataError
 from whorl.core.ports import Document
 from whorl.stages.prepare import split
 from whorl.stages.prepare.spill import SpillReader
 
-__all__ = ["EncodeTask", "Encoded", "encode", "encode_with_folder"]
+__all__ = ["UNTRAINED", "EncodeTask", "Encoded", "encode", "encode_with_folder"]
+
+UNTRAINED = "no trained token"
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,10 @@ class Encoded:
     source_number: int
     is_heldout: NDArray[np.bool_]
     lengths: NDArray[np.int64]  # tokens
-    num_bytes: NDArray[np.int64]  # of text in UTF-8; 0 if it is not text
+    num_bytes: NDArray[np.int64]  # of text in UTF-8, of a chat what is trained; 0 if it is none
     heldout_names: list[str]
     rejected: Counter[str]
+    first_rejected: str  # its name and why; "" if none is
 
     def read(self) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
         """(ids, masks) of all documents one after another."""
@@ -55,12 +58,13 @@ class Encoded:
 
 
 def encode(tokens: Tokens, task: EncodeTask) -> Encoded:
-    """Run a task. A document that its codecs refuse is counted as rejected."""
+    """Run a task. Documents that codecs refuse, or without a trained token, count as rejected."""
     lengths: list[int] = []
     num_bytes: list[int] = []
     is_heldout: list[bool] = []
     names: list[str] = []
     rejected: Counter[str] = Counter()
+    first_rejected = ""
     with (
         SpillReader(task.path, task.offsets) as reader,
         task.out.with_suffix(".ids").open("wb") as ids_file,
@@ -69,15 +73,15 @@ def encode(tokens: Tokens, task: EncodeTask) -> Encoded:
         for number in np.flatnonzero(task.actions != split.DROPPED).tolist():
             action = int(task.actions[number])
             for document, heldout in _split(reader.document(number), action, task.cut_share):
-                try:
-                    ids, mask = tokens.encode_arrays(document)
-                except DataError:
-                    rejected["a codec cannot encode it"] += 1
+                ids, mask, reason = _encoded(tokens, document)
+                if reason:
+                    rejected[reason] += 1
+                    first_rejected = first_rejected or f"{document.name}: {reason}"
                     continue
                 ids_file.write(ids.astype("<u4").tobytes())
                 mask_file.write(mask.tobytes())
                 lengths.append(len(ids))
-                num_bytes.append(len((document.text or "").encode()))
+                num_bytes.append(_text_bytes(tokens, document, ids[mask]))
                 is_heldout.append(heldout)
                 if heldout:
                     names.append(document.name)
@@ -89,7 +93,27 @@ def encode(tokens: Tokens, task: EncodeTask) -> Encoded:
         np.array(num_bytes, np.int64),
         names,
         rejected,
+        first_rejected,
     )
+
+
+def _encoded(
+    tokens: Tokens, document: Document
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], str]:
+    """(ids, mask, why the document cannot be used or "")."""
+    try:
+        ids, mask = tokens.encode_arrays(document)
+    except DataError as error:
+        is_chat = any(part.codec == CHAT for part in document.parts)
+        reason = error.what if is_chat else "a codec cannot encode it"
+        return np.empty(0, np.int64), np.empty(0, np.bool_), reason
+    return ids, mask, "" if mask.any() else UNTRAINED
+
+
+def _text_bytes(tokens: Tokens, document: Document, trained: NDArray[np.int64]) -> int:
+    if document.parts and document.parts[0].codec == CHAT:
+        return len(tokens.decode(trained.tolist()).encode())
+    return len((document.text or "").encode())
 
 
 def _split(document: Document, action: int, cut_share: float) -> list[tuple[Document, bool]]:

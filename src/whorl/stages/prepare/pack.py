@@ -17,6 +17,7 @@ from whorl.stages.prepare.encode import Encoded
 
 __all__ = ["Packer", "row_weights"]
 
+TO_TRAIN = "mark the parts to be learned as trained; in a chat those are the assistant's turns"
 WEIGHT_TOTAL = 1000  # integer weights of the sources add up to about this
 
 
@@ -32,6 +33,7 @@ class Packer:
         self.heldout = RowWriter(folder, "heldout/heldout", *shape, None)
         self.first_rows: list[int] = []  # per source met so far
         self.first_trained: list[int] = []
+        self.first_rejected: dict[int, str] = {}  # source number -> a document and why
         self.names: list[str] = []
         self.heldout_ids: list[NDArray[Any]] = []
         self.heldout_masks: list[NDArray[np.bool_]] = []
@@ -44,6 +46,8 @@ class Packer:
             self.train.end_row()
             self.first_rows.append(self.train.num_rows)
             self.first_trained.append(self.train.trained_tokens)
+        if encoded.first_rejected:
+            self.first_rejected.setdefault(encoded.source_number, encoded.first_rejected)
         all_ids, all_masks = encoded.read()
         ends = np.cumsum(encoded.lengths)
         self.names += encoded.heldout_names
@@ -62,15 +66,28 @@ class Packer:
                 self.train_bytes += int(encoded.num_bytes[number])
 
     def finish(self) -> dict[str, Any]:
-        """Write what is left and the index; gives the metrics. Raises DataError on no rows."""
+        """Write what is left and the index; gives the metrics.
+
+        Raises DataError if there is nothing to train on or to hold out, or none of a source.
+        """
         self.train.close()
         self.heldout.close()
         if not self.train.trained_tokens or not self.heldout.trained_tokens:
+            found = f"{self.train.trained_tokens} and {self.heldout.trained_tokens} trained tokens"
+            refused = "; ".join(self.first_rejected.values())
             raise DataError(
                 "nothing is left to train on or to hold out after encoding",
-                found=f"{self.train.trained_tokens} and {self.heldout.trained_tokens} tokens",
+                found=f"{found}; refused, first: {refused}" if refused else found,
                 expected="at least one each",
+                do=TO_TRAIN,
             )
+        for number, rejected in self.first_rejected.items():
+            if not self._trained_of_sources()[number]:
+                raise DataError(
+                    f"source {self.sources[number].source} has no trained token",
+                    found=f"every document is refused, first: {rejected}",
+                    do=TO_TRAIN,
+                )
         write_heldout(
             self.folder, self.names, self.heldout_ids, self.heldout_masks, self.heldout_bytes
         )
@@ -98,12 +115,17 @@ class Packer:
             "heldout_tokens": heldout_tokens,
             "heldout_bytes": sum(self.heldout_bytes),
             "heldout_rows": self.heldout.num_rows,
+            "untrained_rows": self.train.untrained_rows + self.heldout.untrained_rows,
             "bytes_per_token": num_bytes / (self.train_tokens + heldout_tokens),
         }
 
+    def _trained_of_sources(self) -> list[int]:
+        counts: list[int] = np.diff([*self.first_trained, self.train.trained_tokens]).tolist()
+        return counts
+
     def _sources(self) -> tuple[SourceRows, ...]:
         rows = np.diff([*self.first_rows, self.train.num_rows]).tolist()
-        trained = np.diff([*self.first_trained, self.train.trained_tokens]).tolist()
+        trained = self._trained_of_sources()
         weights = row_weights([source.share for source in self.sources], rows, trained)
         return tuple(
             SourceRows(

@@ -44,7 +44,7 @@ from whorl.stages.prepare.vocabulary import build_tokens
 
 __all__ = ["LOGIC_VERSION", "record_key", "run"]
 
-LOGIC_VERSION = 1  # raised when the code changes what is written
+LOGIC_VERSION = 2  # 2: token contract 2; documents and rows without a trained token are refused
 SHOWN_REASONS = 4
 SPILL = "spill-"
 
@@ -247,3 +247,5 @@ class _Preparation:
             f"({metrics['train_tokens']:,} tokens) and {metrics['heldout_documents']:,} held out; "
             f"dropped: {reasons}"
         )
+        if metrics["untrained_rows"]:
+            self.context.log(f"left out {metrics['untrained_rows']:,} rows without a trained token")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from whorl.codecs.contract import Tokens
-from whorl.codecs.text import MAX_TRAINING_BYTES, NUM_SPECIAL, TextCodec
+from whorl.codecs.text import MAX_TRAINING_BYTES, NUM_SPECIAL
+from whorl.codecs.tokenizer import TextCodec
 from whorl.core.ports import Codec, Field, Source
 from whorl.spec.resolved import PrepareConfig
 from whorl.stages.prepare.corpus import TrainingDocuments

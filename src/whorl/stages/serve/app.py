@@ -1,10 +1,10 @@
-"""The HTTP service: /v1/completions, /v1/models, /health and the page at /."""
+"""The HTTP service: /v1/completions, /v1/chat/completions, /v1/models, /health, the page at /."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import aclosing, suppress
 from importlib.resources import files
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from whorl.stages.serve.access import Access, Guard
 from whorl.stages.serve.card import ModelCard
 from whorl.stages.serve.errors import ApiError
 from whorl.stages.serve.gateway import Gateway, Generation, Piece
-from whorl.stages.serve.request import CompletionBody, parse_completion, read_body
+from whorl.stages.serve.request import Body, ChatBody, CompletionBody, parse_body, read_body
 
 __all__ = ["create_app"]
 
@@ -115,16 +115,11 @@ def _add_api(app: FastAPI, gateway: Gateway) -> None:
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        config = gateway.config
-        data = await read_body(request, config.max_body_bytes, config.receive_s)
-        body = parse_completion(data)
-        generation = await gateway.start(body)
-        if body.stream:
-            return EventStream(gateway, body, generation)
-        try:
-            return await _or_gone(request.receive, _whole_answer(gateway, generation))
-        except ClientGone:
-            return Response(status_code=499)  # nobody reads it
+        return await _complete(gateway, request, CompletionBody)
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(request: Request) -> Response:
+        return await _complete(gateway, request, ChatBody)
 
 
 def _add_page_file(app: FastAPI, path: str, name: str, media_type: str) -> None:
@@ -171,13 +166,31 @@ def _model(gateway: Gateway) -> dict[str, Any]:
 # ------------------------------------------------------------------ answers
 
 
-async def _whole_answer(gateway: Gateway, generation: Generation) -> Response:
+async def _complete(gateway: Gateway, request: Request, kind: type[Body]) -> Response:
+    config = gateway.config
+    data = await read_body(request, config.max_body_bytes, config.receive_s)
+    body = parse_body(data, kind)
+    generation = await gateway.start(body)
+    if body.stream:
+        return EventStream(gateway, body, generation)
+    try:
+        return await _or_gone(request.receive, _whole_answer(gateway, body, generation))
+    except ClientGone:
+        return Response(status_code=499)  # nobody reads it
+
+
+async def _whole_answer(gateway: Gateway, body: Body, generation: Generation) -> Response:
     pieces: list[Piece] = []
     async with aclosing(generation.pieces()) as stream:
         async for piece in stream:
             pieces.append(piece)
     text = "".join(piece.text for piece in pieces)
-    answer = _answer(gateway, generation, text, pieces[-1].finish_reason)
+    reason = pieces[-1].finish_reason
+    if isinstance(body, ChatBody):
+        message = {"role": "assistant", "content": text}
+        answer = _chat_answer(gateway, generation, "message", message, reason)
+    else:
+        answer = _answer(gateway, generation, text, reason)
     answer["usage"] = _usage(generation, sum(piece.num_tokens for piece in pieces))
     return JSONResponse(answer)
 
@@ -194,6 +207,17 @@ def _answer(
     }
 
 
+def _chat_answer(
+    gateway: Gateway, generation: Generation, key: str, message: Any, reason: str | None
+) -> dict[str, Any]:
+    """key: "message" for a whole answer, "delta" for a piece of one."""
+    return {
+        **_answer(gateway, generation, "", reason),
+        "object": "chat.completion" if key == "message" else "chat.completion.chunk",
+        "choices": [{"index": 0, key: message, "logprobs": None, "finish_reason": reason}],
+    }
+
+
 def _usage(generation: Generation, completion_tokens: int) -> dict[str, int]:
     prompt_tokens = len(generation.request.prompt_ids)
     return {
@@ -206,7 +230,7 @@ def _usage(generation: Generation, completion_tokens: int) -> dict[str, int]:
 class EventStream(Response):
     """Server-sent events; ends the generation when the client leaves."""
 
-    def __init__(self, gateway: Gateway, body: CompletionBody, generation: Generation) -> None:
+    def __init__(self, gateway: Gateway, body: Body, generation: Generation) -> None:
         super().__init__(media_type="text/event-stream")
         del self.headers["content-length"]
         self._gateway, self._request, self._generation = gateway, body, generation
@@ -226,24 +250,33 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b""})
 
     async def _events(self) -> AsyncGenerator[dict[str, Any] | str, None]:
-        gateway, generation, num_tokens = self._gateway, self._generation, 0
+        generation, num_tokens = self._generation, 0
         options = self._request.stream_options
         with_usage = options is not None and options.include_usage
+        usage = {"usage": None} if with_usage else {}
         try:
             async with aclosing(generation.pieces()) as stream:
+                if isinstance(self._request, ChatBody):
+                    yield self._piece("", None, {"role": "assistant"}) | usage
                 async for piece in stream:
                     num_tokens += piece.num_tokens
                     if piece.text or piece.finish_reason is not None:
-                        yield _answer(gateway, generation, piece.text, piece.finish_reason) | (
-                            {"usage": None} if with_usage else {}
-                        )
+                        yield self._piece(piece.text, piece.finish_reason) | usage
         except ApiError as error:
             yield error.body
             return
         if with_usage:
-            answer = _answer(gateway, generation, "", None) | {"choices": []}
+            answer = self._piece("", None) | {"choices": []}
             yield answer | {"usage": _usage(generation, num_tokens)}
         yield "[DONE]"
+
+    def _piece(
+        self, text: str, reason: str | None, more: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        if not isinstance(self._request, ChatBody):
+            return _answer(self._gateway, self._generation, text, reason)
+        delta = {**(more or {}), "content": text}
+        return _chat_answer(self._gateway, self._generation, "delta", delta, reason)
 
 
 class ClientGone(Exception):

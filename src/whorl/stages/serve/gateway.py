@@ -12,15 +12,17 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 from whorl.codecs.contract import Tokens
+from whorl.codecs.decoding import DecodeStream
 from whorl.core.errors import DataError, EngineError
 from whorl.core.ports import Engine, GenerateRequest, TokenEvent
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.card import ModelCard
 from whorl.stages.serve.errors import ApiError, invalid
-from whorl.stages.serve.request import CompletionBody
+from whorl.stages.serve.request import Body, ChatBody, CompletionBody
 from whorl.stages.serve.stops import StopFinder
 
 __all__ = ["Gateway", "Generation", "Piece"]
@@ -56,8 +58,7 @@ class Gateway:
         self._submitted: dict[str, float] = {}  # request id -> when
         self._last_progress_s = clock()
         self._mean_request_s = 1.0
-        stop_ids = set(tokens.contract.stop_ids)
-        self._stop_ids = tuple(sorted(stop_ids))
+        self._stop_ids = tuple(sorted(set(tokens.contract.stop_ids)))
         self.has_text = any(entry.name == "text" for entry in tokens.contract.codecs)
 
     # ---------------------------------------------------------------- health
@@ -91,28 +92,32 @@ class Gateway:
 
     # ---------------------------------------------------------------- one request
 
-    async def start(self, body: CompletionBody) -> Generation:
+    async def start(self, body: Body) -> Generation:
         """Check, admit, encode and submit. Raises ApiError: 400, 404, 429 or 503."""
         self._check(body)
         self._admit()
         try:
-            prompt_ids = await self._encode(body.text_or_ids)
-            self._check_length(len(prompt_ids), body.max_tokens)
+            prompt_ids = await self._encode(body)
+            room = self.card.context_tokens - len(prompt_ids)
+            max_tokens = body.max_tokens or max(1, min(self.config.max_tokens, room))
+            self._check_length(len(prompt_ids), max_tokens)
             request = GenerateRequest(
                 request_id=f"cmpl-{uuid.uuid4().hex}",
                 prompt_ids=prompt_ids,
-                max_tokens=body.max_tokens,
+                max_tokens=max_tokens,
                 temperature=body.temperature,
                 top_p=body.top_p,
                 seed=secrets.randbits(31) if body.seed is None else body.seed,
                 stop_ids=self._stop_ids,
             )
-            return self._submit(request, StopFinder(body.stops))
+            stops = StopFinder((*body.stops, *self.tokens.contract.stop_strings))
+            decoder = self.tokens.decode_stream(continues=not isinstance(body, ChatBody))
+            return self._submit(request, stops, decoder)
         except BaseException:
             self._inside -= 1
             raise
 
-    def _check(self, body: CompletionBody) -> None:
+    def _check(self, body: Body) -> None:
         if body.model != self.card.name:
             raise ApiError(
                 404,
@@ -120,7 +125,7 @@ class Gateway:
                 code="model_not_found",
                 param="model",
             )
-        if body.max_tokens > self.config.max_tokens:
+        if body.max_tokens is not None and body.max_tokens > self.config.max_tokens:
             raise invalid(
                 f"max_tokens: {body.max_tokens} is over this server's limit of "
                 f"{self.config.max_tokens}",
@@ -147,7 +152,16 @@ class Gateway:
         waiting_s = self._mean_request_s / self.config.max_running
         return min(MAX_RETRY_AFTER_S, max(1, math.ceil(waiting_s)))
 
-    async def _encode(self, prompt: str | list[int]) -> tuple[int, ...]:
+    async def _encode(self, body: Body) -> tuple[int, ...]:
+        if isinstance(body, ChatBody):
+            encode, now = self.tokens.encode_chat, datetime.now()
+            try:
+                ids, _ = await asyncio.to_thread(encode, body.chat, True, now)
+            except DataError as error:
+                raise invalid(f"messages: {error}", "messages") from None
+            return tuple(ids.tolist())
+        assert isinstance(body, CompletionBody)
+        prompt = body.text_or_ids
         if isinstance(prompt, str):
             if not self.has_text:
                 raise invalid("prompt: this model takes no text; send token ids", "prompt")
@@ -172,7 +186,9 @@ class Gateway:
             "context_length_exceeded",
         )
 
-    def _submit(self, request: GenerateRequest, stops: StopFinder) -> Generation:
+    def _submit(
+        self, request: GenerateRequest, stops: StopFinder, decoder: DecodeStream
+    ) -> Generation:
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[TokenEvent] = asyncio.Queue()
 
@@ -188,7 +204,7 @@ class Gateway:
         except EngineError as error:
             del self._submitted[request.request_id]
             raise ApiError(503, f"the engine refused: {error}", code="engine_failed") from error
-        return Generation(self, request, queue, stops)
+        return Generation(self, request, queue, stops, decoder)
 
     def _deliver(self, event: TokenEvent, queue: asyncio.Queue[TokenEvent]) -> None:
         self._last_progress_s = self.clock()
@@ -209,11 +225,11 @@ class Generation:
         request: GenerateRequest,
         queue: asyncio.Queue[TokenEvent],
         stops: StopFinder,
+        decoder: DecodeStream,
     ) -> None:
         self.request = request
-        self._gateway, self._queue, self._stops = gateway, queue, stops
+        self._gateway, self._queue, self._stops, self._decoder = gateway, queue, stops, decoder
         self.created = int(time.time())
-        self._decoder = gateway.tokens.decode_stream()
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """Text as it comes. Raises ApiError 500/503 if the engine fails or stalls."""

@@ -17,7 +17,7 @@ __all__ = ["Passage", "continue_passages", "cut_place", "last_lines", "passages_
 NUM_PASSAGES = 3
 PROMPT_TOKENS, TRUTH_TOKENS = 96, 64
 MIN_TOKENS = 16  # of a document: with fewer there is little to go on from
-FULL_TOKENS = 4 * PROMPT_TOKENS + 2  # with <|bos|> and <|eos|>: prompt and truth are whole
+FULL_TOKENS = 4 * PROMPT_TOKENS + 2  # with what starts and ends it: prompt and truth are whole
 SHOWN_LINES = 6
 CHARACTER_TOKENS = 4  # a UTF-8 character has at most four bytes, a token at least one
 
@@ -42,8 +42,9 @@ def passages_of(documents: HeldoutDocuments, tokens: Tokens) -> list[Passage]:
     passages = []
     for number in usable[:NUM_PASSAGES]:
         ids = [int(token) for token in documents.ids(number)]
-        if ids[-1] == tokens.contract.eos_id:
-            del ids[-1]
+        end = tokens.contract.end_ids
+        if end and tuple(ids[-len(end) :]) == end:
+            del ids[-len(end) :]
         cut = cut_place(ids, tokens)
         before, after = ids[max(0, cut - PROMPT_TOKENS) : cut], ids[cut : cut + TRUTH_TOKENS]
         passages.append(Passage(documents.names[number], tuple(before), tuple(after)))

@@ -1,4 +1,4 @@
-"""The body of /v1/completions: read within limits, parsed strictly, nothing ignored."""
+"""Bodies of /v1/completions and /v1/chat/completions: read within limits, parsed strictly."""
 
 from __future__ import annotations
 
@@ -7,14 +7,22 @@ import json
 import math
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from starlette.requests import Request
 
 from whorl.stages.serve.errors import ApiError, invalid
 
-__all__ = ["CompletionBody", "parse_completion", "read_body"]
+__all__ = ["Body", "ChatBody", "CompletionBody", "parse_body", "read_body"]
 
 MAX_STOPS, MAX_STOP_CHARS = 4, 256
 TokenId = Annotated[int, Field(ge=0, lt=2**32)]
@@ -39,20 +47,45 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class CompletionBody(BaseModel):
-    """What is supported; defaults are OpenAI's."""
+class Body(BaseModel):
+    """What both have; defaults are OpenAI's."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     model: str
-    prompt: str | list[TokenId] | list[str] | list[list[TokenId]]
-    max_tokens: int = Field(16, ge=1)
+    max_tokens: int | None = Field(None, ge=1, description="None: as many as there is room for")
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
     seed: int | None = Field(None, ge=0, lt=2**63)
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] = []
     stream: bool = False
     stream_options: StreamOptions | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+
+class ChatBody(Body):
+    """Messages and tools as the model's chat template takes them; a template is never taken."""
+
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    tools: list[dict[str, Any]] | None = None
+    max_tokens: int | None = Field(
+        None, ge=1, validation_alias=AliasChoices("max_tokens", "max_completion_tokens")
+    )
+
+    @property
+    def chat(self) -> dict[str, Any]:
+        """What `Tokens.encode_chat` takes."""
+        return {"messages": self.messages, "tools": self.tools}
+
+
+class CompletionBody(Body):
+    """A text or token ids to go on from."""
+
+    prompt: str | list[TokenId] | list[str] | list[list[TokenId]]
+    max_tokens: int | None = Field(16, ge=1)
 
     @field_validator("prompt")
     @classmethod
@@ -73,9 +106,8 @@ class CompletionBody(BaseModel):
             return self.prompt[0]
         return self.prompt
 
-    @property
-    def stops(self) -> tuple[str, ...]:
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+AnyBody = TypeVar("AnyBody", bound=Body)
 
 
 async def read_body(request: Request, max_bytes: int, deadline_s: float) -> bytes:
@@ -103,16 +135,16 @@ async def read_body(request: Request, max_bytes: int, deadline_s: float) -> byte
         ) from None
 
 
-def parse_completion(data: bytes) -> CompletionBody:
+def parse_body(data: bytes, kind: type[AnyBody]) -> AnyBody:
     """Raises ApiError 400 naming the field that is wrong."""
     value = _load_json(data)
     if not isinstance(value, dict):
         raise invalid("the body must be a JSON object", code="invalid_json")
-    kept = {key: item for key, item in value.items() if not _is_neutral(key, item)}
+    kept = {key: item for key, item in value.items() if not _is_neutral(key, item, kind)}
     try:
-        return CompletionBody.model_validate(kept)
+        return kind.model_validate(kept)
     except ValidationError as error:
-        raise _refusal(error) from None
+        raise _refusal(error, kind) from None
 
 
 def _too_large(max_bytes: int) -> ApiError:
@@ -162,14 +194,15 @@ def _finite(text: str) -> float:
     return value
 
 
-def _is_neutral(key: str, item: Any) -> bool:
+def _is_neutral(key: str, item: Any, kind: type[Body]) -> bool:
     if item is None:
-        return key in NEUTRAL or key in CompletionBody.model_fields.keys() - {"model", "prompt"}
+        needed = {"model", "prompt", "messages"}
+        return key in NEUTRAL or key in kind.model_fields.keys() - needed
     accepted = NEUTRAL.get(key, ())
     return any(type(item) in (type(a), float) and item == a for a in accepted)
 
 
-def _refusal(error: ValidationError) -> ApiError:
+def _refusal(error: ValidationError, kind: type[Body]) -> ApiError:
     """The first thing wrong, by its field."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     name = _clip(first["loc"][0]) if first["loc"] else None
@@ -177,7 +210,7 @@ def _refusal(error: ValidationError) -> ApiError:
         key = _clip(first["loc"][-1])
         if key in NEUTRAL:
             return invalid(f"{key} is not supported; leave it out", key, "unsupported_parameter")
-        near = get_close_matches(key, CompletionBody.model_fields, n=1)
+        near = get_close_matches(key, kind.model_fields, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         return invalid(f"unknown field {key}{hint}", key, "unknown_parameter")
     if first["type"] == "missing":

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from whorl.core.errors import DataError
 from whorl.core.rows import RowSet
 from whorl.model.attend import Segments, segments_of
 
@@ -51,11 +52,18 @@ def make_batch(
     """Read rows and split them.
 
     Rows of one segment come first (a sum over rows has no order): they run without a mask.
+    Raises DataError if nothing in them is trained.
     """
     read = rows.read(row_numbers)
     starts = read.segment_starts[:, :-1]
     plain_first = np.argsort(starts[:, 1:].any(axis=1), kind="stable")
     trained = read.loss_mask[:, 1:]
+    if not trained.any():
+        raise DataError(
+            "a step would learn nothing: its rows have no trained token",
+            found=f"rows {', '.join(map(str, row_numbers[:8]))}",
+            do="prepare again: rows without a trained token are left out then",
+        )
     targets = np.where(trained, read.ids[:, 1:], UNTRAINED)
     micro_batches = []
     count = -(-len(row_numbers) // micro_batch_rows)

@@ -15,7 +15,7 @@ import torch
 
 from whorl.arch.shape import ModelShape
 from whorl.core.context import StageContext
-from whorl.core.errors import Interrupted, RecordError, SpecError
+from whorl.core.errors import DataError, Interrupted, RecordError, SpecError
 from whorl.core.records import Record
 from whorl.core.rows import RowSet
 from whorl.core.units import format_duration
@@ -36,7 +36,11 @@ COLUMNS = ("loss", "learning_rate", "gradient_norm", "trained_tokens")
 
 
 def check_fit(shape: ModelShape, config: TrainConfig, rows: RowSet) -> int:
-    """Rows of one step. Raises SpecError if model, config and rows do not fit each other."""
+    """Rows of one step.
+
+    Raises SpecError if model, config and rows do not fit each other, DataError on rows of which
+    nothing is trained.
+    """
     rows_per_step, rest = divmod(config.batch_tokens, config.seq_len)
     wrong = {
         "train.seq_len is not that of the prepared rows": (config.seq_len, rows.seq_len),
@@ -48,6 +52,13 @@ def check_fit(shape: ModelShape, config: TrainConfig, rows: RowSet) -> int:
     for what, (found, expected) in wrong.items():
         if found != expected:
             raise SpecError(what, found=found, expected=expected, do="prepare again, or change it")
+    if not rows.index.trained_tokens or not rows.index.heldout_trained_tokens:
+        raise DataError(
+            "the prepared rows have no trained token",
+            found=f"{rows.index.trained_tokens} to train, "
+            f"{rows.index.heldout_trained_tokens} held out",
+            do="mark what is to be learned as trained and prepare again; `whorl show` prints rows",
+        )
     if shape.max_seq_len < config.seq_len:
         raise SpecError(
             "model.max_seq_len is shorter than train.seq_len",
