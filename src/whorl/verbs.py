@@ -20,6 +20,7 @@ from whorl.core.context import NoProgress, StageContext
 from whorl.core.errors import MissingExtra
 from whorl.core.ports import Engine, Field, Progress, QualityMeasure, Source
 from whorl.core.records import Record, RecordStore
+from whorl.core.sources import SourceIndex
 from whorl.serving import open_model_app, serve_app
 from whorl.spec.load import LoadedRecipe, load_recipe, parse_recipe
 from whorl.spec.resolved import ServeConfig
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 STAGES = ("plan", "prepare", "train", "compress", "evaluate", "serve", "improve")
+SOURCES = "sources"  # folder of the home: the index of sources, and what was fetched
 VARIANTS = ("int4", "int8", "f32")  # servable folders of a compress record, the smallest first
 
 
@@ -108,7 +110,8 @@ class Session:
     def data_digest(self) -> str:
         from whorl.stages.prepare.facts import data_digest
 
-        return data_digest({self.field.name: self.field}, self.sources, self.workers)
+        index = SourceIndex(self.home / SOURCES, self.log)
+        return data_digest({self.field.name: self.field}, self.sources, self.workers, index)
 
     @functools.cached_property
     def planned(self) -> Any:
@@ -139,7 +142,7 @@ class Session:
         from whorl.stages.plan.data import DataFacts, gather_facts
         from whorl.stages.plan.hardware import Machine
         from whorl.stages.plan.run import check_is_here, find_or_make, trial_vocab_sizes
-        from whorl.stages.prepare.facts import data_facts
+        from whorl.stages.prepare.facts import text_bytes
 
         check_is_here(recipe := self.loaded.recipe)
         facts = machine_facts()
@@ -152,8 +155,8 @@ class Session:
 
         def gather() -> DataFacts:
             self.progress.start("sampling the data", None)
-            text_bytes = data_facts({self.field.name: self.field}, self.sources).text_bytes
-            sizes = trial_vocab_sizes(recipe, text_bytes)
+            fields = {self.field.name: self.field}
+            sizes = trial_vocab_sizes(recipe, text_bytes(fields, self.sources))
             share, seed = recipe.prepare.heldout_share, recipe.seed
             found = gather_facts(self.field, self.sources, self.data_digest, sizes, share, seed)
             self.progress.finish(f"{found.num_documents:,} documents")

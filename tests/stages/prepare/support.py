@@ -16,9 +16,10 @@ from whorl.codecs.text import train_text_codec
 from whorl.core.context import StageContext
 from whorl.core.ports import Codec, Document, MetricName, Part, Score, Source
 from whorl.core.records import Record, RecordStore
+from whorl.core.sources import FileItem
 from whorl.spec.resolved import PrepareConfig
 from whorl.stages.prepare.facts import data_digest
-from whorl.stages.prepare.readers import Item, read_item, text_items
+from whorl.stages.prepare.readers import read_item, text_items
 from whorl.stages.prepare.run import run
 
 __all__ = ["FIELDS", "PixelField", "TextField", "contents", "prepare", "story", "write_stories"]
@@ -31,10 +32,12 @@ class TextField:
     name: str = "text"
     metric: MetricName = "bits_per_byte"
 
-    def items(self, source: Source) -> list[Item]:
+    def items(self, source: Source) -> list[FileItem]:
         return text_items(source)
 
-    def read(self, source: Source, item: Item, reject: Callable[[str], None]) -> Iterator[Document]:
+    def read(
+        self, source: Source, item: FileItem, reject: Callable[[str], None]
+    ) -> Iterator[Document]:
         return read_item(item, reject, source.text_key)
 
     def fit_codecs(

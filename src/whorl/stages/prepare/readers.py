@@ -16,18 +16,17 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from whorl.core.errors import DataError
 from whorl.core.ports import Document, Part, Source
+from whorl.core.sources import FileItem
 from whorl.stages.prepare import streams
 
 __all__ = [
     "JSONL_SUFFIXES",
     "RANGE_BYTES",
     "TEXT_SUFFIXES",
-    "Item",
     "file_items",
     "read_item",
     "source_root",
@@ -44,29 +43,11 @@ RANGE_BYTES = 8 * 2**20  # longer files are read as several items
 Reject = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Item:
-    """A file or a range of its bytes; small and picklable. name is relative to the source."""
-
-    path: str
-    root: str
-    name: str
-    kind: Literal["text", "jsonl", "rejected"]
-    num_bytes: int  # of the whole file
-    start: int = 0
-    end: int | None = None  # None: to the end of the file
-    reason: str = ""  # why it is rejected
-
-    @property
-    def range_bytes(self) -> int:
-        return (self.num_bytes if self.end is None else self.end) - self.start
-
-
 def text_items(
     source: Source,
     suffixes: Sequence[str] = TEXT_SUFFIXES,
     exclude: Sequence[str] = EXCLUDED,
-) -> list[Item]:
+) -> list[FileItem]:
     """Items of a source of text, in an order that does not depend on the machine.
 
     In a folder, files with these suffixes and jsonl files are taken (also compressed) and names
@@ -83,7 +64,7 @@ def text_items(
     return items
 
 
-def file_items(source: Source, suffixes: Sequence[str], exclude: Sequence[str]) -> list[Item]:
+def file_items(source: Source, suffixes: Sequence[str], exclude: Sequence[str]) -> list[FileItem]:
     """One item per file. Raises DataError when the source is missing or has no such file."""
     root = source_root(source)
     paths, passed_over = _find(source, root, suffixes, exclude)
@@ -178,7 +159,7 @@ def _walk(
     return taken, passed_over
 
 
-def _item(path: str, root: str) -> Item:
+def _item(path: str, root: str) -> FileItem:
     name = os.fsencode(os.path.relpath(path, root)).decode("utf-8", "backslashreplace")
     reason, num_bytes = "", 0
     try:
@@ -193,18 +174,18 @@ def _item(path: str, root: str) -> Item:
     except OSError:
         reason = "file cannot be read"
     if reason:
-        return Item(path, root, name, "rejected", 0, reason=reason)
-    kind: Literal["text", "jsonl"] = "jsonl" if _bare(path).endswith(JSONL_SUFFIXES) else "text"
-    return Item(path, root, name, kind, num_bytes)
+        return FileItem(path, root, name, "rejected", 0, reason=reason)
+    kind = "jsonl" if _bare(path).endswith(JSONL_SUFFIXES) else "text"
+    return FileItem(path, root, name, kind, num_bytes)
 
 
-def _ranges(item: Item) -> list[Item]:
+def _ranges(item: FileItem) -> list[FileItem]:
     """Byte ranges of a long uncompressed file; how they are cut depends on its size alone."""
     if item.path.endswith(COMPRESSED_SUFFIXES) or item.num_bytes <= RANGE_BYTES:
         return [item]
     starts = range(0, item.num_bytes, RANGE_BYTES)
     return [
-        Item(item.path, item.root, item.name, item.kind, item.num_bytes, start, end)
+        FileItem(item.path, item.root, item.name, item.kind, item.num_bytes, start, end)
         for start, end in zip(starts, [*starts[1:], None], strict=True)
     ]
 
@@ -228,7 +209,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 # ------------------------------------------------------------------ reading
 
 
-def read_item(item: Item, reject: Reject, text_key: str = "text") -> Iterator[Document]:
+def read_item(item: FileItem, reject: Reject, text_key: str = "text") -> Iterator[Document]:
     """The documents of an item; calls reject(reason) for each row (or file) it cannot use.
 
     Raises DataError if the file changed since the items were listed.
@@ -248,7 +229,7 @@ def read_item(item: Item, reject: Reject, text_key: str = "text") -> Iterator[Do
         raise DataError(f"cannot read {item.name}", found=error.strerror) from error
 
 
-def _rows(content: Any, item: Item, reject: Reject, text_key: str) -> Iterator[Document]:
+def _rows(content: Any, item: FileItem, reject: Reject, text_key: str) -> Iterator[Document]:
     for offset, line in streams.lines(content, item.start, item.end):
         if line is None:
             reject(f"row longer than {streams.MAX_ROW_BYTES:,} bytes")
@@ -292,7 +273,7 @@ def _refuse_constant(name: str) -> None:
     raise _Constant(name)
 
 
-def _files(content: Any, item: Item, reject: Reject) -> Iterator[Document]:
+def _files(content: Any, item: FileItem, reject: Reject) -> Iterator[Document]:
     for offset, data in streams.pieces(content, item.start, item.end):
         try:
             text = _checked(_decode(data))
