@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,15 +96,17 @@ class Session:
 
     @functools.cached_property
     def sources(self) -> tuple[Source, ...]:
-        """The recipe's sources; paths are relative to the recipe's folder."""
-        return tuple(
-            Source(self._locate(entry.source), entry.field, text_key=entry.text_key)
-            for entry in self.loaded.recipe.data
-        )
+        """The recipe's sources; what is fetched is fetched now, once. Raises DataError."""
+        from whorl.schemes.fetch import fetch
 
-    def _locate(self, source: str) -> str:
-        is_name = source == "stdlib" or ":" in source
-        return source if is_name else str(self.loaded.folder / Path(source).expanduser())
+        found = []
+        for entry in self.loaded.recipe.data:
+            source = Source(entry.source, entry.field, text_key=entry.text_key)
+            fetched = fetch(entry.source, self.home / SOURCES, self.log)
+            if fetched is not None:
+                source = replace(source, source=fetched.source, release=fetched.release)
+            found.append(replace(source, folder=str(self.loaded.folder)))
+        return tuple(found)
 
     @functools.cached_property
     def data_digest(self) -> str:

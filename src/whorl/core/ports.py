@@ -5,6 +5,7 @@ Each port has at most five methods, and a fake of it ships in `whorl.testing`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,10 +66,17 @@ class Document:
 class Source:
     """One entry of a recipe's `data`, resolved."""
 
-    source: str  # path, glob, "stdlib", "sklearn:digits" …
+    source: str  # path or glob, or a name that the field knows: "stdlib", "sklearn:digits" …
     field: str
     share: float = 1.0
     text_key: str = "text"
+    folder: str = "."  # where relative paths start
+    release: Mapping[str, Any] | None = None  # what was fetched: version, digest, licence …
+
+    @property
+    def path(self) -> str:
+        """The absolute path or glob, for fields that read files."""
+        return os.path.abspath(os.path.join(self.folder, os.path.expanduser(self.source)))
 
 
 class Codec(Protocol):

@@ -87,7 +87,8 @@ class HardwareSpec(Spec):
 
 class DataSpec(Spec):
     source: str = Field(
-        min_length=1, description="a file, folder or glob; or stdlib; or a field's own"
+        min_length=1,
+        description="a file, folder, glob, pypi: npm: debian: hf: release, or a field's own name",
     )
     field: str = Field("text", description="text, code, digits, or a field from an entry point")
     text_key: str = Field("text", description="key of the text in jsonl rows")

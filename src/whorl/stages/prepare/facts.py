@@ -53,7 +53,7 @@ def data_digest(
         items = field.items(source)
         files = {item.name: item for item in items if isinstance(item, FileItem)}
         readable = [item.path for item in files.values() if item.kind != "rejected"]
-        name = f"{source.field} {os.path.abspath(source.source)}"
+        name = f"{source.field} {source.path}"
         digests = index.digests(name, readable, workers)
         content: list[Any] = [
             [item.name, digests.get(item.path, item.reason)] for item in files.values()

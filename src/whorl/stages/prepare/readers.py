@@ -99,8 +99,8 @@ def source_root(source: Source) -> str:
     if not glob.has_magic(source.source):
         raise DataError(
             f"source {source.source} does not exist",
-            expected="a file, a folder or a pattern like texts/*.jsonl.gz",
-            do="correct data.source (relative paths start at the current folder)",
+            expected="a file, a folder, a pattern like texts/*.jsonl.gz, or pypi: npm: debian: hf:",
+            do="correct data.source (relative paths start at the recipe's folder)",
         )
     parts = path.split(os.sep)
     magic = next(number for number, part in enumerate(parts) if glob.has_magic(part))
@@ -114,7 +114,7 @@ def source_root(source: Source) -> str:
 
 def _absolute(source: Source) -> str:
     """The source's path; a file or folder that is itself a link is where it points."""
-    path = os.path.abspath(os.path.expanduser(source.source))
+    path = source.path
     return os.path.realpath(path) if os.path.exists(path) else path
 
 

@@ -157,6 +157,7 @@ class _Preparation:
                 "tokenizer_documents_compared": num_checked,
                 "used_ids": max(entry.id_end for entry in tokens.contract.codecs),
                 "contract": tokens.contract.digest,
+                "releases": [dict(source.release) for source in self.sources if source.release],
             }
         )
         self._report(writer.metrics)
