@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from whorl.core.context import NoProgress, StageContext
 from whorl.core.errors import MissingExtra
 from whorl.core.ports import Engine, Field, Progress, QualityMeasure, Source
 from whorl.core.records import Record, RecordStore
-from whorl.core.sources import SourceIndex
 from whorl.serving import open_model_app, serve_app
 from whorl.spec.load import LoadedRecipe, load_recipe, parse_recipe
 from whorl.spec.resolved import ServeConfig
+from whorl.wiring.data import digest_of, fields_of, only_field, sources_of
 
 __all__ = [
     "Session",
@@ -39,7 +39,6 @@ __all__ = [
 ]
 
 STAGES = ("plan", "prepare", "train", "compress", "evaluate", "serve", "improve")
-SOURCES = "sources"  # folder of the home: the index of sources, and what was fetched
 VARIANTS = ("int4", "int8", "f32")  # servable folders of a compress record, the smallest first
 
 
@@ -89,31 +88,21 @@ class Session:
     # -------------------------------------------------------------- what stages need
 
     @functools.cached_property
-    def field(self) -> Field:
-        from whorl.fields.base import find_field
+    def fields(self) -> dict[str, Field]:
+        return fields_of(self.loaded)
 
-        return find_field(self.loaded.recipe.data[0].field)
+    @property
+    def field(self) -> Field:
+        """The only field. Raises SpecError where there are several."""
+        return only_field(self.fields)
 
     @functools.cached_property
     def sources(self) -> tuple[Source, ...]:
-        """The recipe's sources; what is fetched is fetched now, once. Raises DataError."""
-        from whorl.schemes.fetch import fetch
-
-        found = []
-        for entry in self.loaded.recipe.data:
-            source = Source(entry.source, entry.field, text_key=entry.text_key)
-            fetched = fetch(entry.source, self.home / SOURCES, self.log)
-            if fetched is not None:
-                source = replace(source, source=fetched.source, release=fetched.release)
-            found.append(replace(source, folder=str(self.loaded.folder)))
-        return tuple(found)
+        return sources_of(self.loaded, self.home, self.log)
 
     @functools.cached_property
     def data_digest(self) -> str:
-        from whorl.stages.prepare.facts import data_digest
-
-        index = SourceIndex(self.home / SOURCES, self.log)
-        return data_digest({self.field.name: self.field}, self.sources, self.workers, index)
+        return digest_of(self.fields, self.sources, self.home, self.log, self.workers)
 
     @functools.cached_property
     def planned(self) -> Any:
@@ -157,10 +146,9 @@ class Session:
 
         def gather() -> DataFacts:
             self.progress.start("sampling the data", None)
-            fields = {self.field.name: self.field}
-            sizes = trial_vocab_sizes(recipe, text_bytes(fields, self.sources))
+            sizes = trial_vocab_sizes(recipe, text_bytes(self.fields, self.sources))
             share, seed = recipe.prepare.heldout_share, recipe.seed
-            found = gather_facts(self.field, self.sources, self.data_digest, sizes, share, seed)
+            found = gather_facts(self.fields, self.sources, self.data_digest, sizes, share, seed)
             self.progress.finish(f"{found.num_documents:,} documents")
             return found
 
@@ -176,8 +164,8 @@ class Session:
 
             check_is_here(recipe := self.loaded.recipe)
             config = given_prepare_config(recipe) or self.planned.decisions.prepare
-            fields = {self.field.name: self.field}
-            return run(self.context, config, fields, self.sources, self.data_digest, self.workers)
+            sources, digest = self.sources, self.data_digest
+            return run(self.context, config, self.fields, sources, digest, self.workers)
 
         return self._stage("prepare", make)
 
@@ -206,6 +194,7 @@ class Session:
             config = self.planned.decisions.compress
             return run(self.context, config, self.records["train"], self._measure)
 
+        _ = self.field  # refused before anything is trained
         self.train()
         return self._stage("compress", make)
 

@@ -18,6 +18,7 @@ LAYERS = (
     (
         "serving",
         "planning",
+        "wiring",
     ),
     ("verbs",),
     ("ladders",),

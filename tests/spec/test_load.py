@@ -60,7 +60,9 @@ def test_an_override_wins_and_is_remembered(tmp_path: Path) -> None:
         ({"serv": {}}, "did you mean serve"),
         ({"train": {"lora": {"rank": 8}}}, "train.lora: .* not in this version"),
         ({"train": {"objective": "dpo"}}, "objective=dpo: .* not in this version"),
-        ({"data": [{"source": "a", "share": 0.5}]}, "data.share: .* not in this version"),
+        ({"data": [{"source": "a", "share": 0.5}]}, r"data.share must add up to 1.*\[0.5\]"),
+        ({"data": [{"source": "a", "share": 1}, {"source": "b"}]}, "a share above 0 for each"),
+        ({"data": [{"source": "a", "share": 1}, {"source": "b", "share": 0}]}, "above 0"),
         ({"model": {"base": "x"}}, "model.base: .* not in this version"),
         ({"hardware": {"device": "h100", "count": 0}}, "hardware.count"),
         ({"hardware": {"count": 8}}, "hardware.count needs hardware.device"),
@@ -80,7 +82,6 @@ def test_an_override_wins_and_is_remembered(tmp_path: Path) -> None:
         ({"data": "notes"}, "data"),
         ({"model": {"layers": "four"}}, "model.layers"),
         ({"compress": {"max_bpb_increase": "300%"}}, "more than 100%"),
-        ({"data": [{"source": "a"}, {"source": "b", "field": "code"}]}, "several fields"),
     ],
 )
 def test_errors_name_the_key(change: dict[str, Any], message: str) -> None:

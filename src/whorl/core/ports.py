@@ -68,7 +68,7 @@ class Source:
 
     source: str  # path or glob, or a name that the field knows: "stdlib", "sklearn:digits" …
     field: str
-    share: float = 1.0
+    share: float | None = None  # of the trained tokens; None: as much as there is
     text_key: str = "text"
     folder: str = "."  # where relative paths start
     release: Mapping[str, Any] | None = None  # what was fetched: version, digest, licence …

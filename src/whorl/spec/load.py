@@ -220,6 +220,12 @@ def _check_together(recipe: Recipe) -> None:
             "budget.usd needs the price of this machine",
             do="give hardware.usd_per_device_hour above 0, or hardware.device",
         )
-    fields = sorted({entry.field for entry in recipe.data})
-    if len(fields) > 1:
-        raise SpecError("data of several fields is not in this version", found=fields)
+    shares = [entry.share for entry in recipe.data]
+    given_shares = [share for share in shares if share is not None]
+    add_up = abs(sum(given_shares) - 1) < 1e-6 and min(given_shares) > 0 if given_shares else True
+    if given_shares and (len(given_shares) < len(shares) or not add_up):
+        raise SpecError(
+            "data.share must add up to 1 over all sources",
+            found=["none" if share is None else share for share in shares],
+            expected="a share above 0 for each source, or for none",
+        )

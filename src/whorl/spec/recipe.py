@@ -37,7 +37,6 @@ AutoCount = Annotated[int | Auto, _unless_auto(parse_count)]
 
 # Keys of the design whose work comes later: known, and refused, never ignored.
 LATER = {
-    "data.share": "mixing sources by shares",
     "train.lora": "low-rank fine-tuning",
     "train.objective=sft": "supervised fine-tuning",
     "train.objective=dpo": "preference training",
@@ -91,6 +90,9 @@ class DataSpec(Spec):
         description="a file, folder, glob, pypi: npm: debian: hf: release, or a field's own name",
     )
     field: str = Field("text", description="text, code, digits, or a field from an entry point")
+    share: Share | None = Field(
+        None, description="of the trained tokens; without shares: as much as there is"
+    )
     text_key: str = Field("text", description="key of the text in jsonl rows")
 
 
@@ -137,6 +139,9 @@ class TrainSpec(Spec):
     lanes: Annotated[int, Field(ge=1)] | Auto = Field(
         "auto", description="micro-batches computed side by side, sharing the threads"
     )
+    max_repeats: float = Field(
+        4.0, gt=0, description="epochs of a source that has a share; training on more is refused"
+    )
     checkpoint_every_steps: AutoCount = Field("auto", description="steps between checkpoints")
 
 
@@ -161,7 +166,9 @@ class ServeSpec(Spec):
 
 class Recipe(Spec):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="names the model")
-    data: tuple[DataSpec, ...] = Field(min_length=1, description="sources, one field")
+    data: tuple[DataSpec, ...] = Field(
+        min_length=1, description="sources, of one or several fields"
+    )
     budget: Budget = Field(default_factory=Budget, description="what training may take")
     seed: int = Field(0, ge=0, lt=2**31, description="of everything random")
     hardware: Annotated[HardwareSpec, BeforeValidator(lambda v: {} if v == "auto" else v)] = Field(

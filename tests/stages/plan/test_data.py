@@ -71,7 +71,7 @@ def texts(count: int, seed: int = 0) -> list[str]:
 
 
 def gather(documents: list[Document], **options: Any) -> DataFacts:
-    return gather_facts(PaperField(documents), [SOURCE], "d" * 64, (512,), **options)
+    return gather_facts({"paper": PaperField(documents)}, [SOURCE], "d" * 64, (512,), **options)
 
 
 def test_text_is_counted() -> None:
@@ -126,7 +126,7 @@ def test_documents_without_text() -> None:
             return {"text": LetterCodec(), "label": LetterCodec("label", num_ids=10)}
 
     documents = [Document(str(n), parts, "train") for n in range(50)]
-    found = gather_facts(Field(documents, "accuracy"), [SOURCE], "d" * 64, (512,))
+    found = gather_facts({"paper": Field(documents, "accuracy")}, [SOURCE], "d" * 64, (512,))
     tokens = found.for_vocab(512)
     assert (found.metric, found.num_bytes, found.xz_bits_per_byte) == ("accuracy", 0, None)
     assert tokens.tokens_per_document == 7  # bos, a b c, answer, label, eos
