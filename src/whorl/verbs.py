@@ -98,7 +98,7 @@ class Session:
 
     @functools.cached_property
     def sources(self) -> tuple[Source, ...]:
-        return sources_of(self.loaded, self.home, self.log)
+        return sources_of(self.loaded, self.fields, self.home, self.log)
 
     @functools.cached_property
     def data_digest(self) -> str:

@@ -155,3 +155,14 @@ def test_explain_says_where_a_value_comes_from(tmp_path: Path) -> None:
         explain(loaded, "model.widht", {}, {})
     for key in known_keys():
         assert explain(loaded, key, {}, {}).description, key
+
+
+def test_options_below_a_source_are_the_fields() -> None:
+    data = [{"source": "a", "options": {"text_key": "body"}}]
+    assert parse_recipe({**GOOD, "data": data}).recipe.data[0].options == {"text_key": "body"}
+    override = ("data.options.text_key=title",)
+    assert parse_recipe({**GOOD, "data": data}, overrides=override).recipe.data[0].options == {
+        "text_key": "title"
+    }
+    with pytest.raises(SpecError, match=r"data\.text_key: unknown key"):
+        parse_recipe({**GOOD, "data": [{"source": "a", "text_key": "body"}]})

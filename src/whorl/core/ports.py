@@ -5,6 +5,7 @@ Each port has at most five methods, and a fake of it ships in `whorl.testing`.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -69,7 +70,7 @@ class Source:
     source: str  # path or glob, or a name that the field knows: "stdlib", "sklearn:digits" …
     field: str
     share: float | None = None  # of the trained tokens; None: as much as there is
-    text_key: str = "text"
+    options: Mapping[str, str] = dataclasses.field(default_factory=dict)  # those of the field
     folder: str = "."  # where relative paths start
     release: Mapping[str, Any] | None = None  # what was fetched: version, digest, licence …
 
@@ -104,6 +105,7 @@ class Field(Protocol):
 
     name: str
     metric: MetricName
+    options: Mapping[str, str]  # of a source, with their defaults: {"text_key": "text"} …
 
     def items(self, source: Source) -> list[Any]:
         """Picklable work items (a file, a byte range, an index range), in a fixed order; cheap.

@@ -34,11 +34,12 @@ class FileItem:
     path: str
     root: str
     name: str
-    kind: str  # of reader: "text", "jsonl" …; "rejected": none
+    kind: str  # of format: "text", "jsonl" …; "rejected": not read
     num_bytes: int  # of the whole file
     start: int = 0
     end: int | None = None  # None: to the end of the file
     reason: str = ""  # why it is rejected
+    num_rows: int | None = None  # if the format says so
 
     @property
     def range_bytes(self) -> int:

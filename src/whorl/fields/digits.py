@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class DigitsField:
 
     name: str = "digits"
     metric: MetricName = "accuracy"
+    options: Mapping[str, str] = field(default_factory=dict)
 
     def items(self, source: Source) -> list[Any]:
         """Raises DataError on another source than sklearn:digits."""

@@ -18,6 +18,7 @@ __all__ = ["LoadedRecipe", "known_keys", "load_recipe", "parse_recipe"]
 
 MAX_RECIPE_BYTES = 1_000_000
 MAX_DEPTH = 20
+FIELD_OPTIONS = "data.options."  # keys below are those of a field, which checks them
 YAML_TAG = "tag:yaml.org,2002:"
 PLAIN_TAGS = {"map", "seq", "str", "int", "float", "bool", "null"}
 
@@ -167,7 +168,7 @@ def _refuse_later(raw: Mapping[str, Any]) -> None:
 def _refuse_unknown(raw: Mapping[str, Any]) -> None:
     known = list(known_keys())
     for key, _ in _flat(raw):
-        if key not in known:
+        if key not in known and not key.startswith(FIELD_OPTIONS):
             nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             by_last = difflib.get_close_matches(
                 key.rpartition(".")[2], [name.rpartition(".")[2] for name in known], n=1, cutoff=0.7

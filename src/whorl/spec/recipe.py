@@ -93,7 +93,10 @@ class DataSpec(Spec):
     share: Share | None = Field(
         None, description="of the trained tokens; without shares: as much as there is"
     )
-    text_key: str = Field("text", description="key of the text in jsonl rows")
+    options: dict[str, str] = Field(
+        default_factory=dict,
+        description="of the field; text and code: text_key, the key of the text in rows",
+    )
 
 
 class PrepareSpec(Spec):

@@ -36,13 +36,17 @@ def only_field(fields: Mapping[str, Field]) -> Field:
     return next(iter(fields.values()))
 
 
-def sources_of(loaded: LoadedRecipe, home: Path, log: Log) -> tuple[Source, ...]:
+def sources_of(
+    loaded: LoadedRecipe, fields: Mapping[str, Field], home: Path, log: Log
+) -> tuple[Source, ...]:
     """The recipe's sources; what has to be fetched is fetched now, once. Raises DataError."""
+    from whorl.fields.base import options_of
     from whorl.schemes.fetch import fetch
 
     found = []
     for entry in loaded.recipe.data:
-        source = Source(entry.source, entry.field, entry.share, text_key=entry.text_key)
+        options = options_of(fields[entry.field], entry.options)
+        source = Source(entry.source, entry.field, entry.share, options)
         fetched = fetch(entry.source, home / SOURCES, log)
         if fetched is not None:
             source = replace(source, source=fetched.source, release=fetched.release)

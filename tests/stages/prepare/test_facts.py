@@ -20,7 +20,9 @@ from whorl.stages.prepare.facts import data_digest, text_bytes
 
 
 def digest(*paths: Path, field: str = "text", text_key: str = "text") -> str:
-    return data_digest(FIELDS, [Source(str(path), field, text_key=text_key) for path in paths])
+    return data_digest(
+        FIELDS, [Source(str(path), field, options={"text_key": text_key}) for path in paths]
+    )
 
 
 def test_equal_content_elsewhere_has_the_same_digest(tmp_path: Path) -> None:

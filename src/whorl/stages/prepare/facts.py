@@ -10,11 +10,11 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from whorl.core import streams
 from whorl.core.digests import digest_bytes, digest_value
 from whorl.core.errors import DataError, SpecError
 from whorl.core.ports import Field, Source
 from whorl.core.sources import DatasetItem, FileItem, SourceIndex
-from whorl.stages.prepare import streams
 from whorl.stages.prepare.spill import document_bytes
 
 __all__ = ["data_digest", "field_of", "text_bytes"]
@@ -65,7 +65,7 @@ def data_digest(
             for item in items
             if not isinstance(item, FileItem)
         ]
-        values.append({"field": source.field, "text_key": source.text_key, "content": content})
+        values.append({"field": source.field, "options": dict(source.options), "content": content})
     return digest_value(values)
 
 
@@ -126,16 +126,19 @@ def _probe(field: Field, source: Source, item: FileItem) -> tuple[int, str]:
         return item.range_bytes, "\n".join(texts)
     if item.kind == "text" and not item.path.endswith((".gz", ".zst")):
         return given_bytes, "\n".join(texts)
-    return _consumed_bytes(item, len(texts)), "\n".join(texts)
+    if item.num_rows:
+        return item.range_bytes * len(texts) // item.num_rows, "\n".join(texts)
+    return _consumed_bytes(item, len(texts), given_bytes), "\n".join(texts)
 
 
-def _consumed_bytes(item: FileItem, num_rows: int) -> int:
-    """Bytes of the file that about num_rows rows (or the first pieces) take."""
+def _consumed_bytes(item: FileItem, num_rows: int, text_bytes: int) -> int:
+    """Bytes of the file that about num_rows rows (or the first pieces) of so much text take."""
     try:
         with streams.open_source(item.path, item.root, item.num_bytes) as (content, raw):
             if content is raw:
                 content.seek(item.start)
             row_bytes = sum(len(content.readline(streams.MAX_ROW_BYTES)) for _ in range(num_rows))
+            row_bytes = max(row_bytes, text_bytes)  # rows of a table may have several lines
             if content is raw:
                 return row_bytes
             # Enough more that what lies in buffers does not matter.

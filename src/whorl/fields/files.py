@@ -1,67 +1,73 @@
-"""Readers of text: plain files, trees of source code, jsonl (also .gz and .zst).
+"""Which files a source is: a file, a folder (with everything below it) or a glob.
 
-A source is a file, a folder (read with everything below it) or a glob. Documents are named by
-their path relative to it, so that a record is the same wherever the source lies; rows and
-pieces of a file add `@` and the byte they begin at.
-
-Fields call `text_items` and `read_item`. A row that cannot be used is rejected with a reason out
-of a small fixed set; nothing is read outside the source, through links or otherwise.
+Documents are named by their path relative to the source, so that a record is the same wherever
+it lies. Nothing is read outside the source, through links or otherwise. `whorl.fields.formats`
+reads what is found here.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import glob
-import json
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
+from whorl.core import streams
 from whorl.core.errors import DataError
-from whorl.core.ports import Document, Part, Source
+from whorl.core.ports import Source
 from whorl.core.sources import FileItem
-from whorl.stages.prepare import streams
+from whorl.fields.parquet import count_rows
 
 __all__ = [
+    "EXCLUDED",
     "JSONL_SUFFIXES",
     "RANGE_BYTES",
+    "ROW_FORMATS",
     "TEXT_SUFFIXES",
     "file_items",
-    "read_item",
     "source_root",
     "text_items",
 ]
 
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".markdown", ".rst", ".org", ".tex", ".html", ".adoc")
 JSONL_SUFFIXES = (".jsonl", ".ndjson")
+ROW_FORMATS = {  # suffix -> kind of item: files of rows that have keys
+    **dict.fromkeys(JSONL_SUFFIXES, "jsonl"),
+    **{".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"},
+}
 COMPRESSED_SUFFIXES = (".gz", ".zst")
-OTHER_FORMATS = (".parquet", ".arrow", ".feather", ".zip", ".7z", ".bz2", ".xz", ".tar", ".pdf")
+OTHER_FORMATS = (".arrow", ".feather", ".zip", ".7z", ".bz2", ".xz", ".tar", ".pdf")
 EXCLUDED = (".*", "__pycache__")  # names of folders and files passed over in a folder
-RANGE_BYTES = 8 * 2**20  # longer files are read as several items
-
-Reject = Callable[[str], None]
+RANGE_BYTES = 8 * 2**20  # longer files are read as several items, where the format allows it
+CUT_KINDS = ("text", "jsonl")
 
 
 def text_items(
     source: Source,
     suffixes: Sequence[str] = TEXT_SUFFIXES,
     exclude: Sequence[str] = EXCLUDED,
+    rows: Sequence[str] = tuple(ROW_FORMATS),
 ) -> list[FileItem]:
     """Items of a source of text, in an order that does not depend on the machine.
 
-    In a folder, files with these suffixes and jsonl files are taken (also compressed) and names
-    that match `exclude` (shell patterns) are passed over; a file or glob takes what it names.
+    In a folder, files with the suffixes of `suffixes` (text) and `rows` (of ROW_FORMATS) are
+    taken, also compressed, and names that match `exclude` (shell patterns) are passed over; a
+    file or glob takes what it names, as text if it is nothing of `rows`.
 
     Raises DataError when the source is missing, empty or holds no file of these kinds.
     """
-    wanted = (*suffixes, *JSONL_SUFFIXES)
-    items = [
-        part
-        for item in file_items(source, wanted, exclude)
-        for part in ([item] if item.kind == "rejected" else _ranges(item))
-    ]
-    return items
+    found = []
+    for item in file_items(source, (*suffixes, *rows), exclude):
+        if item.kind != "rejected":
+            suffix = _suffix(_bare(item.path))
+            kind = ROW_FORMATS[suffix] if suffix in rows else "text"
+            item = replace(item, kind=kind)
+        if item.kind == "parquet":
+            item = replace(item, num_rows=count_rows(item.path))
+        found += _ranges(item) if item.kind in CUT_KINDS else [item]
+    return found
 
 
 def file_items(source: Source, suffixes: Sequence[str], exclude: Sequence[str]) -> list[FileItem]:
@@ -175,8 +181,7 @@ def _item(path: str, root: str) -> FileItem:
         reason = "file cannot be read"
     if reason:
         return FileItem(path, root, name, "rejected", 0, reason=reason)
-    kind = "jsonl" if _bare(path).endswith(JSONL_SUFFIXES) else "text"
-    return FileItem(path, root, name, kind, num_bytes)
+    return FileItem(path, root, name, "file", num_bytes)
 
 
 def _ranges(item: FileItem) -> list[FileItem]:
@@ -184,10 +189,8 @@ def _ranges(item: FileItem) -> list[FileItem]:
     if item.path.endswith(COMPRESSED_SUFFIXES) or item.num_bytes <= RANGE_BYTES:
         return [item]
     starts = range(0, item.num_bytes, RANGE_BYTES)
-    return [
-        FileItem(item.path, item.root, item.name, item.kind, item.num_bytes, start, end)
-        for start, end in zip(starts, [*starts[1:], None], strict=True)
-    ]
+    ends = [*starts[1:], None]
+    return [replace(item, start=s, end=e) for s, e in zip(starts, ends, strict=True)]
 
 
 def _bare(path: str) -> str:
@@ -204,102 +207,3 @@ def _suffix(path: str) -> str:
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
-# ------------------------------------------------------------------ reading
-
-
-def read_item(item: FileItem, reject: Reject, text_key: str = "text") -> Iterator[Document]:
-    """The documents of an item; calls reject(reason) for each row (or file) it cannot use.
-
-    Raises DataError if the file changed since the items were listed.
-    """
-    if item.kind == "rejected":
-        reject(item.reason)
-        return
-    try:
-        with streams.open_source(item.path, item.root, item.num_bytes) as (content, _):
-            if item.kind == "jsonl":
-                yield from _rows(content, item, reject, text_key)
-            else:
-                yield from _files(content, item, reject)
-    except streams.SourceFault as fault:
-        reject(str(fault))
-    except OSError as error:
-        raise DataError(f"cannot read {item.name}", found=error.strerror) from error
-
-
-def _rows(content: Any, item: FileItem, reject: Reject, text_key: str) -> Iterator[Document]:
-    for offset, line in streams.lines(content, item.start, item.end):
-        if line is None:
-            reject(f"row longer than {streams.MAX_ROW_BYTES:,} bytes")
-            continue
-        if line.isspace():
-            continue
-        try:
-            text = _text_of_row(line, text_key)
-        except ValueError as error:
-            reject(str(error))
-            continue
-        yield Document(f"{item.name}@{offset}", (Part("text", text),))
-
-
-def _text_of_row(line: bytes, text_key: str) -> str:
-    """Raises ValueError whose text is the reason of the rejection."""
-    try:
-        row = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse_constant)
-    except UnicodeDecodeError as error:
-        raise ValueError("not UTF-8") from error
-    except RecursionError as error:
-        raise ValueError("JSON nested too deeply") from error
-    except _Constant as error:
-        raise ValueError("NaN or Infinity in JSON") from error
-    except ValueError as error:
-        raise ValueError("not JSON") from error
-    if not isinstance(row, dict):
-        raise ValueError("JSON but not an object")
-    if text_key not in row:
-        raise ValueError(f"no key {text_key}")
-    if not isinstance(row[text_key], str):
-        raise ValueError(f"{text_key} is not a text")
-    return _checked(row[text_key])
-
-
-class _Constant(ValueError):
-    pass
-
-
-def _refuse_constant(name: str) -> None:
-    raise _Constant(name)
-
-
-def _files(content: Any, item: FileItem, reject: Reject) -> Iterator[Document]:
-    for offset, data in streams.pieces(content, item.start, item.end):
-        try:
-            text = _checked(_decode(data))
-        except ValueError as error:
-            reject(str(error))
-            continue
-        name = item.name if offset is None else f"{item.name}@{offset}"
-        yield Document(name, (Part("text", text),))
-
-
-def _decode(data: bytes) -> str:
-    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise ValueError("not UTF-8") from error
-
-
-def _checked(text: str) -> str:
-    """Raises ValueError on text that no tokenizer should see."""
-    if not text or text.isspace():
-        raise ValueError("empty")
-    if "\0" in text:
-        raise ValueError("NUL in text")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("lone surrogate in text") from error
-    return text
