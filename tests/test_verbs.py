@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,21 @@ def test_prepare_of_given_sizes_measures_nothing(recipe: dict[str, object], tmp_
 def test_open_sizes_are_planned(recipe: dict[str, object], tmp_path: Path) -> None:
     with pytest.raises(WhorlError, match="measured"):
         whorl.prepare(recipe, home=tmp_path / "runs", workers=1)
+
+
+def test_a_release_is_prepared_and_named_in_the_manifest(
+    recipe: dict[str, object], tmp_path: Path
+) -> None:
+    hand = tmp_path / "runs" / "sources" / "pypi" / "notes-1.0.byhand"
+    hand.mkdir(parents=True)
+    with zipfile.ZipFile(hand / "notes-1.0-py3-none-any.whl", "w") as wheel:
+        for path in (tmp_path / "notes").iterdir():
+            wheel.write(path, f"notes/{path.name}")
+        metadata = "Name: notes\nVersion: 1.0\nLicense-Expression: CC0-1.0\n"
+        wheel.writestr("notes-1.0.dist-info/METADATA", metadata)
+    recipe["data"] = [{"source": "pypi:notes==1.0/notes/*.txt"}]
+    sizes = ["prepare.vocab_size=300", "train.seq_len=64"]
+    record = whorl.prepare(recipe, overrides=sizes, home=tmp_path / "runs", workers=1)
+    (release,) = record.metrics["releases"]
+    assert (release["version"], release["licence"]) == ("1.0", "CC0-1.0")
+    assert record.metrics["read_documents"] == 60

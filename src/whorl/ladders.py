@@ -106,7 +106,7 @@ def _choose(session: Session, target: Target, config: Mapping[str, Any]) -> tupl
     sizes, share = (target.shape.vocab_size,), recipe.prepare.heldout_share
     session.progress.start("sampling the data", None)
     facts = gather_facts(
-        session.field, session.sources, session.data_digest, sizes, share, recipe.seed
+        session.fields, session.sources, session.data_digest, sizes, share, recipe.seed
     )
     session.progress.finish(f"{facts.num_documents:,} documents")
     situation = Situation(recipe, machine, fit_level(machine.calibration), facts, shipped_law())

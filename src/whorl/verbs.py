@@ -24,6 +24,7 @@ from whorl.core.records import Record, RecordStore
 from whorl.serving import open_model_app, serve_app
 from whorl.spec.load import LoadedRecipe, load_recipe, parse_recipe
 from whorl.spec.resolved import ServeConfig
+from whorl.wiring.data import digest_of, fields_of, only_field, sources_of
 
 __all__ = [
     "Session",
@@ -88,28 +89,21 @@ class Session:
     # -------------------------------------------------------------- what stages need
 
     @functools.cached_property
-    def field(self) -> Field:
-        from whorl.fields.base import find_field
+    def fields(self) -> dict[str, Field]:
+        return fields_of(self.loaded)
 
-        return find_field(self.loaded.recipe.data[0].field)
+    @property
+    def field(self) -> Field:
+        """The only field. Raises SpecError where there are several."""
+        return only_field(self.fields)
 
     @functools.cached_property
     def sources(self) -> tuple[Source, ...]:
-        """The recipe's sources; paths are relative to the recipe's folder."""
-        return tuple(
-            Source(self._locate(entry.source), entry.field, text_key=entry.text_key)
-            for entry in self.loaded.recipe.data
-        )
-
-    def _locate(self, source: str) -> str:
-        is_name = source == "stdlib" or ":" in source
-        return source if is_name else str(self.loaded.folder / Path(source).expanduser())
+        return sources_of(self.loaded, self.fields, self.home, self.log)
 
     @functools.cached_property
     def data_digest(self) -> str:
-        from whorl.stages.prepare.facts import data_digest
-
-        return data_digest({self.field.name: self.field}, self.sources, self.workers)
+        return digest_of(self.fields, self.sources, self.home, self.log, self.workers)
 
     @functools.cached_property
     def planned(self) -> Any:
@@ -141,7 +135,7 @@ class Session:
         from whorl.stages.plan.data import DataFacts, gather_facts
         from whorl.stages.plan.hardware import Machine
         from whorl.stages.plan.run import check_is_here, find_or_make, trial_vocab_sizes
-        from whorl.stages.prepare.facts import data_facts
+        from whorl.stages.prepare.facts import text_bytes
 
         check_is_here(recipe := self.loaded.recipe)
         facts = machine_facts()
@@ -154,10 +148,9 @@ class Session:
 
         def gather() -> DataFacts:
             self.progress.start("sampling the data", None)
-            text_bytes = data_facts({self.field.name: self.field}, self.sources).text_bytes
-            sizes = trial_vocab_sizes(recipe, text_bytes)
+            sizes = trial_vocab_sizes(recipe, text_bytes(self.fields, self.sources))
             share, seed = recipe.prepare.heldout_share, recipe.seed
-            found = gather_facts(self.field, self.sources, self.data_digest, sizes, share, seed)
+            found = gather_facts(self.fields, self.sources, self.data_digest, sizes, share, seed)
             self.progress.finish(f"{found.num_documents:,} documents")
             return found
 
@@ -176,8 +169,8 @@ class Session:
 
             check_is_here(recipe := self.loaded.recipe)
             config = given_prepare_config(recipe) or self.planned.decisions.prepare
-            fields = {self.field.name: self.field}
-            return run(self.context, config, fields, self.sources, self.data_digest, self.workers)
+            sources, digest = self.sources, self.data_digest
+            return run(self.context, config, self.fields, sources, digest, self.workers)
 
         return self._stage("prepare", make)
 
@@ -206,6 +199,7 @@ class Session:
             config = self.planned.decisions.compress
             return run(self.context, config, self.records["train"], self._measure)
 
+        _ = self.field  # refused before anything is trained
         self.train()
         return self._stage("compress", make)
 

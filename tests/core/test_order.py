@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whorl.core.errors import DataError
-from whorl.core.order import Mixture, permute, rank_slice, rows_of_step, splitmix64
+from whorl.core.order import permute, rank_slice, rows_of_step, splitmix64
 
 TRIALS = int(float(os.environ.get("WHORL_TRIALS", "1")) * 50)
 sizes = st.integers(1, 3000)
@@ -101,40 +101,12 @@ def test_world_sizes_share_one_batch(rows_per_step: int) -> None:
         assert max(lengths) - min(lengths) <= 1
 
 
-@settings(max_examples=TRIALS)
-@given(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 9)), min_size=1, max_size=5), seeds)
-def test_a_mixture_keeps_weights_and_epochs(sources: list[tuple[int, int]], seed: int) -> None:
-    num_rows, weights = zip(*sources, strict=True)
-    total = sum(weights)
-    cycles = 40
-    source, epoch, row = Mixture(num_rows, weights, seed).order(np.arange(cycles * total))
-    for number, (rows, weight) in enumerate(sources):
-        here = source == number
-        assert np.all(here.reshape(cycles, total).sum(axis=1) == weight)
-        pairs = list(zip(epoch[here].tolist(), row[here].tolist(), strict=True))
-        assert len(set(pairs)) == len(pairs)
-        drawn = cycles * weight
-        expected = {(e, r) for e in range(drawn // rows) for r in range(rows)}
-        assert expected <= set(pairs)
-        assert max(pairs)[0] == (drawn - 1) // rows
-
-
-def test_a_mixture_numbers_rows_through_its_sources() -> None:
-    mixture = Mixture([10, 1000], [1, 3], seed=0)
-    rows = np.concatenate([mixture.rows_of_step(step, 16) for step in range(10)])
-    assert int((rows < 10).sum()) == 40 and rows.max() >= 500
-    assert rows.tolist() != sorted(rows.tolist())
-
-
 @pytest.mark.parametrize("arguments", [(-1, 1, 1), (0, 0, 1), (0, 1, 0)])
 def test_impossible_batches_are_refused(arguments: tuple[int, int, int]) -> None:
     with pytest.raises(DataError, match="no such batch"):
         rows_of_step(*arguments, seed=0)
 
 
-def test_impossible_mixtures_and_ranks_are_refused() -> None:
-    for num_rows, weights in (([], []), ([1], [1, 2]), ([0], [1]), ([1], [0])):
-        with pytest.raises(DataError, match="mixture"):
-            Mixture(num_rows, weights, 0).order(np.arange(3))
+def test_impossible_ranks_are_refused() -> None:
     with pytest.raises(DataError, match="rank 2 of 2"):
         rank_slice(10, 2, 2)

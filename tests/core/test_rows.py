@@ -63,7 +63,11 @@ def write_record(
     rows.close()
     firsts.append(rows.num_rows)
     sources = tuple(
-        SourceRows(field="text", first_row=a, num_rows=b - a, trained_tokens=1, weight=1 + number)
+        SourceRows(
+            field="text", first_row=a, num_rows=b - a, trained_tokens=1, share=(1 + number) / 3
+        )
+        if breaks
+        else SourceRows(field="text", first_row=a, num_rows=b - a, trained_tokens=1)
         for number, (a, b) in enumerate(pairwise(firsts))
     )
     RowsIndex(
@@ -206,7 +210,9 @@ def test_sources_begin_rows_and_are_mixed(tmp_path: Path) -> None:
     first, second = rows.index.sources
     assert second.first_row == first.num_rows and first.num_rows < second.num_rows
     drawn = np.concatenate([rows.rows_of_step(step, 6, seed=0) for step in range(50)])
-    assert int((drawn < second.first_row).sum()) == 100  # weights 1 and 2
+    trained = rows.read(drawn).loss_mask.sum(axis=1)
+    share = trained[drawn < second.first_row].sum() / trained.sum()
+    assert share == pytest.approx(1 / 3, abs=9 / trained.sum())  # to one row of nine
     assert set(drawn.tolist()) == set(range(rows.num_rows))
 
 

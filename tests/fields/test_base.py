@@ -30,6 +30,7 @@ LETTERS = "abcd"
 class FirstLetter:
     name = "first-letter"
     metric = "accuracy"
+    options = {}
 
     def items(self, source):
         return [0, 1]

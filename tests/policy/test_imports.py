@@ -8,16 +8,17 @@ import pytest
 
 from tests.policy.conftest import SourceFile, dotted_name, python_files, report
 
-# core < spec, arch, codecs < model < stages < engines, fields, launch < verbs < ladders < cli
+# core < spec, arch, codecs < model < stages < engines, fields, schemes, launch < verbs < cli
 LAYERS = (
     ("core",),
     ("spec", "arch", "codecs"),
     ("model",),
     ("stages",),
-    ("engines", "fields", "launch", "testing"),
+    ("engines", "fields", "schemes", "launch", "testing"),
     (
         "serving",
         "planning",
+        "wiring",
     ),
     ("verbs",),
     ("ladders",),

@@ -60,7 +60,9 @@ def test_an_override_wins_and_is_remembered(tmp_path: Path) -> None:
         ({"serv": {}}, "did you mean serve"),
         ({"train": {"lora": {"rank": 8}}}, "train.lora: .* not in this version"),
         ({"train": {"objective": "dpo"}}, "objective=dpo: .* not in this version"),
-        ({"data": [{"source": "a", "share": 0.5}]}, "data.share: .* not in this version"),
+        ({"data": [{"source": "a", "share": 0.5}]}, r"data.share must add up to 1.*\[0.5\]"),
+        ({"data": [{"source": "a", "share": 1}, {"source": "b"}]}, "a share above 0 for each"),
+        ({"data": [{"source": "a", "share": 1}, {"source": "b", "share": 0}]}, "above 0"),
         ({"model": {"base": "x"}}, "model.base: .* not in this version"),
         ({"hardware": {"device": "h100", "count": 0}}, "hardware.count"),
         ({"hardware": {"count": 8}}, "hardware.count needs hardware.device"),
@@ -80,7 +82,6 @@ def test_an_override_wins_and_is_remembered(tmp_path: Path) -> None:
         ({"data": "notes"}, "data"),
         ({"model": {"layers": "four"}}, "model.layers"),
         ({"compress": {"max_bpb_increase": "300%"}}, "more than 100%"),
-        ({"data": [{"source": "a"}, {"source": "b", "field": "code"}]}, "several fields"),
     ],
 )
 def test_errors_name_the_key(change: dict[str, Any], message: str) -> None:
@@ -154,3 +155,14 @@ def test_explain_says_where_a_value_comes_from(tmp_path: Path) -> None:
         explain(loaded, "model.widht", {}, {})
     for key in known_keys():
         assert explain(loaded, key, {}, {}).description, key
+
+
+def test_options_below_a_source_are_the_fields() -> None:
+    data = [{"source": "a", "options": {"text_key": "body"}}]
+    assert parse_recipe({**GOOD, "data": data}).recipe.data[0].options == {"text_key": "body"}
+    override = ("data.options.text_key=title",)
+    assert parse_recipe({**GOOD, "data": data}, overrides=override).recipe.data[0].options == {
+        "text_key": "title"
+    }
+    with pytest.raises(SpecError, match=r"data\.text_key: unknown key"):
+        parse_recipe({**GOOD, "data": [{"source": "a", "text_key": "body"}]})

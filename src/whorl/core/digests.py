@@ -72,7 +72,11 @@ def digest_value(value: Any) -> str:
 
 def digest_file(path: Path) -> str:
     """Digest of a whole file. Raises OSError if it cannot be read."""
-    return digest_parts(path)[0]
+    hasher = blake3()
+    with path.open("rb") as file:
+        while block := file.read(CHUNK_BYTES):
+            hasher.update(block)
+    return str(hasher.hexdigest())
 
 
 def digest_parts(path: Path) -> tuple[str, tuple[str, ...], int]:

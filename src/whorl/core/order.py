@@ -9,15 +9,12 @@ arguments, vectorised over positions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from whorl.core.errors import DataError
 
-__all__ = ["Mixture", "permute", "rank_slice", "rows_of_step", "splitmix64"]
+__all__ = ["I64", "check_step", "key_of", "permute", "rank_slice", "rows_of_step", "splitmix64"]
 
 GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, the increment of splitmix64
 MASK64 = 2**64 - 1
@@ -64,7 +61,7 @@ def _feistel(values: U64, keys: U64, half_bits: int) -> U64:
     return (left << shift) | right
 
 
-def _key(seed: int, *parts: I64) -> U64:
+def key_of(seed: int, *parts: I64) -> U64:
     """A 64-bit key per element from the seed and non-negative integers."""
     key = splitmix64(np.array([(seed * GOLDEN + 1) & MASK64], np.uint64))
     for part in parts:
@@ -77,13 +74,14 @@ def rows_of_step(step: int, rows_per_step: int, num_rows: int, seed: int) -> I64
 
     Every epoch is a new order in which each row appears once. Raises DataError on no rows.
     """
-    _check(step, rows_per_step, num_rows)
+    check_step(step, rows_per_step, num_rows)
     positions = np.arange(step * rows_per_step, (step + 1) * rows_per_step, dtype=np.int64)
     epochs = positions // num_rows
-    return permute(positions - epochs * num_rows, num_rows, _key(seed, epochs))
+    return permute(positions - epochs * num_rows, num_rows, key_of(seed, epochs))
 
 
-def _check(step: int, rows_per_step: int, num_rows: int) -> None:
+def check_step(step: int, rows_per_step: int, num_rows: int) -> None:
+    """Raises DataError on a negative step, or no rows."""
     if step < 0 or rows_per_step < 1 or num_rows < 1:
         raise DataError(
             "there is no such batch",
@@ -97,58 +95,3 @@ def rank_slice(num_rows: int, rank: int, world_size: int) -> slice:
     if not 0 <= rank < world_size:
         raise DataError(f"rank {rank} of {world_size} does not exist", expected="0 <= rank < world")
     return slice(num_rows * rank // world_size, num_rows * (rank + 1) // world_size)
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """Sources mixed by integer weights: of sum(weights) rows in a row, each has its weight.
-
-    The places of the sources within such a cycle are permuted anew in each cycle, and each
-    source goes through its own epochs.
-    """
-
-    num_rows: Sequence[int]  # per source
-    weights: Sequence[int]  # per source, at least 1
-    seed: int
-
-    def order(self, positions: I64) -> tuple[I64, I64, I64]:
-        """(source, epoch of that source, row within the source), each int64 [n].
-
-        Raises DataError on a source without rows or a weight below 1.
-        """
-        self._check()
-        weights = np.asarray(self.weights, np.int64)
-        ends = np.cumsum(weights)
-        total = int(ends[-1])
-        cycles = positions // total
-        slots = permute(positions - cycles * total, total, _key(self.seed, cycles))
-        source = np.searchsorted(ends, slots, side="right").astype(np.int64)
-        ordinal = cycles * weights[source] + slots - (ends - weights)[source]
-        epoch, row = np.empty_like(ordinal), np.empty_like(ordinal)
-        for number, count in enumerate(self.num_rows):
-            here = np.flatnonzero(source == number)
-            epoch[here] = ordinal[here] // count
-            key = _key(self.seed, source[here], epoch[here])
-            row[here] = permute(ordinal[here] % count, count, key)
-        return source, epoch, row
-
-    def rows_of_step(self, step: int, rows_per_step: int) -> I64:
-        """Row numbers of a step's global batch, the sources' rows numbered one after another."""
-        _check(step, rows_per_step, sum(self.num_rows))
-        first = np.concatenate([[0], np.cumsum(np.asarray(self.num_rows, np.int64))])
-        positions = np.arange(step * rows_per_step, (step + 1) * rows_per_step, dtype=np.int64)
-        source, _, row = self.order(positions)
-        return np.asarray(first[source] + row, np.int64)
-
-    def _check(self) -> None:
-        if (
-            not self.num_rows
-            or len(self.num_rows) != len(self.weights)
-            or min(self.num_rows) < 1
-            or min(self.weights) < 1
-        ):
-            raise DataError(
-                "a mixture needs rows and a weight for each source",
-                found=f"rows {list(self.num_rows)}, weights {list(self.weights)}",
-                expected="one of each per source, all at least 1",
-            )

@@ -5,6 +5,8 @@ Each port has at most five methods, and a fake of it ships in `whorl.testing`.
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,10 +67,17 @@ class Document:
 class Source:
     """One entry of a recipe's `data`, resolved."""
 
-    source: str  # path, glob, "stdlib", "sklearn:digits" …
+    source: str  # path or glob, or a name that the field knows: "stdlib", "sklearn:digits" …
     field: str
-    share: float = 1.0
-    text_key: str = "text"
+    share: float | None = None  # of the trained tokens; None: as much as there is
+    options: Mapping[str, str] = dataclasses.field(default_factory=dict)  # those of the field
+    folder: str = "."  # where relative paths start
+    release: Mapping[str, Any] | None = None  # what was fetched: version, digest, licence …
+
+    @property
+    def path(self) -> str:
+        """The absolute path or glob, for fields that read files."""
+        return os.path.abspath(os.path.join(self.folder, os.path.expanduser(self.source)))
 
 
 class Codec(Protocol):
@@ -96,6 +105,7 @@ class Field(Protocol):
 
     name: str
     metric: MetricName
+    options: Mapping[str, str]  # of a source, with their defaults: {"text_key": "text"} …
 
     def items(self, source: Source) -> list[Any]:
         """Picklable work items (a file, a byte range, an index range), in a fixed order; cheap.

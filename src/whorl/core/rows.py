@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from whorl.core import order
 from whorl.core.digests import canonical_json, digest_bytes
 from whorl.core.errors import DataError, RecordError
+from whorl.core.mixture import Mixture
 from whorl.core.records import Record
 
 __all__ = [
@@ -68,13 +69,13 @@ class ShardEntry(_Frozen):
 
 
 class SourceRows(_Frozen):
-    """Rows of one source: consecutive, from first_row on. weight: integer share of the rows."""
+    """Rows of one source: consecutive, from first_row on."""
 
     field: str
     first_row: int
     num_rows: int
     trained_tokens: int
-    weight: int
+    share: float | None = None  # of the trained tokens; None: as much as there is
 
 
 class RowsIndex(_Frozen):
@@ -123,6 +124,7 @@ class RowSet:
 
     index: RowsIndex
     shards: tuple[NDArray[Any], ...] = field(repr=False)
+    _mixtures: dict[int, Mixture] = field(default_factory=dict, repr=False)  # by seed
 
     @classmethod
     def open(cls, record: Record) -> RowSet:
@@ -171,14 +173,22 @@ class RowSet:
         return RowBatch(rows["ids"].astype(np.int64), *bits)
 
     def rows_of_step(self, step: int, rows_per_step: int, seed: int) -> NDArray[np.int64]:
-        """Row numbers of a step's global batch; several sources are mixed by their weights."""
-        sources = [source for source in self.index.sources if source.num_rows]
-        if len(sources) < 2:
-            return order.rows_of_step(step, rows_per_step, self.num_rows, seed)
-        mixture = order.Mixture(
-            [source.num_rows for source in sources], [source.weight for source in sources], seed
-        )
-        return mixture.rows_of_step(step, rows_per_step)
+        """Row numbers of a step's global batch; sources that have shares are mixed by them."""
+        if (mixture := self.mixture(seed)) is not None:
+            return mixture.rows_of_step(step, rows_per_step)
+        return order.rows_of_step(step, rows_per_step, self.num_rows, seed)
+
+    def mixture(self, seed: int) -> Mixture | None:
+        """The mixture of the sources; None if they have no shares: all rows are one then."""
+        sources = self.index.sources
+        if len(sources) < 2 or sources[0].share is None:
+            return None
+        if seed not in self._mixtures:
+            counts = [np.bitwise_count(shard["loss_mask"]).sum(axis=1) for shard in self.shards]
+            trained = np.concatenate(counts).astype(np.int64)
+            tokens = [trained[s.first_row : s.first_row + s.num_rows] for s in sources]
+            self._mixtures[seed] = Mixture(tokens, [s.share or 0.0 for s in sources], seed)
+        return self._mixtures[seed]
 
 
 def _read_index(record: Record) -> RowsIndex:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol, runtime_checkable
@@ -15,7 +16,7 @@ from typing import Protocol, runtime_checkable
 from whorl.core.errors import SpecError, WhorlError
 from whorl.core.ports import Field
 
-__all__ = ["GROUP", "SampledField", "field_names", "find_field", "load_fields"]
+__all__ = ["GROUP", "SampledField", "field_names", "find_field", "load_fields", "options_of"]
 
 GROUP = "whorl.fields"
 BUILT_IN = ("text", "code", "digits")  # modules of this package, each with a FIELD
@@ -56,6 +57,19 @@ def find_field(name: str) -> Field:
     )
 
 
+def options_of(field: Field, given: Mapping[str, str]) -> dict[str, str]:
+    """A source's options with the field's defaults. Raises SpecError on one it does not have."""
+    for name in given:
+        if name not in field.options:
+            near = difflib.get_close_matches(name, field.options, n=1)
+            raise SpecError(
+                f"data.options.{name}: field {field.name} has no such option",
+                found=name,
+                expected=f"did you mean {near[0]}?" if near else list(field.options) or "none",
+            )
+    return {**field.options, **given}
+
+
 def load_fields() -> dict[str, Field]:
     """Every field by its name; one that cannot be loaded is warned of and left out."""
     fields: dict[str, Field] = {}
@@ -93,7 +107,7 @@ def _load(point: EntryPoint) -> Field:
 
 def _checked(name: str, loaded: object) -> Field:
     """Raises SpecError unless it has what Field asks for."""
-    needed = ("name", "metric", "items", "read", "fit_codecs", "baselines")
+    needed = ("name", "metric", "options", "items", "read", "fit_codecs", "baselines")
     missing = [attribute for attribute in needed if not hasattr(loaded, attribute)]
     if missing:
         raise SpecError(

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from whorl.core.ports import Source
+from whorl.fields.files import EXCLUDED, JSONL_SUFFIXES, text_items
 from whorl.fields.text import TextField
-from whorl.stages.prepare.readers import EXCLUDED, text_items
 
 __all__ = ["FIELD", "STDLIB", "CodeField", "is_python_so_far"]
 
@@ -45,8 +45,8 @@ class CodeField(TextField):
         """Source files, or those of the standard library for the source `stdlib`."""
         exclude = (*EXCLUDED, *OTHERS_FOLDERS)
         if source.source == STDLIB:
-            return list(text_items(_stdlib(source), (".py",), exclude))
-        return list(text_items(source, CODE_SUFFIXES, exclude))
+            return list(text_items(_stdlib(source), (".py",), exclude, JSONL_SUFFIXES))
+        return list(text_items(source, CODE_SUFFIXES, exclude, JSONL_SUFFIXES))
 
     def accepts(self, prompt: str, completion: str) -> bool | None:
         """Whether the completion is Python as far as it goes: see `is_python_so_far`."""

@@ -8,8 +8,11 @@ their own; the held-out ones never are. Reference on the same split: SVC(gamma=0
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,13 +20,16 @@ from numpy.typing import NDArray
 
 from whorl.codecs.image import fit_image_codec
 from whorl.codecs.label import LabelCodec
+from whorl.core.digests import digest_file
 from whorl.core.errors import DataError, MissingExtra
 from whorl.core.intervals import score_of
 from whorl.core.ports import Codec, Document, MetricName, Part, QualityMeasure, Score, Source
+from whorl.core.sources import DatasetItem
 
 __all__ = ["FIELD", "DigitsField", "distort"]
 
 SOURCE = "sklearn:digits"
+LOGIC_VERSION = 1  # raised when the same images would give other documents
 HELDOUT_SHARE, SPLIT_SEED = 0.2, 0
 COPY = "~"  # in the name of a distorted copy, before its number
 NUM_COPIES = 20  # of each training image, the original included
@@ -47,25 +53,28 @@ class DigitsField:
 
     name: str = "digits"
     metric: MetricName = "accuracy"
+    options: Mapping[str, str] = field(default_factory=dict)
 
     def items(self, source: Source) -> list[Any]:
         """Raises DataError on another source than sklearn:digits."""
         if source.source != SOURCE:
             raise DataError(f"field digits cannot read {source.source}", expected=SOURCE)
-        return list(range(NUM_COPIES))
+        identity = _identity()
+        return [DatasetItem(copy, f"{identity}, copy {copy}") for copy in range(NUM_COPIES)]
 
     def read(self, source: Source, item: Any, reject: Callable[[str], None]) -> Iterator[Document]:
         """Images as uint8 [8, 8]; nothing is ever rejected."""
         split = _load_split()
-        if item == 0:
+        copy = int(item.number)
+        if copy == 0:
             held_out = set(split.heldout.tolist())
             for number, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
                 where = "heldout" if number in held_out else "train"
                 yield Document(_name(number), _parts(image, label), where)  # type: ignore[arg-type]
             return
-        copies = distort(split.images[split.train], seed=int(item))
+        copies = distort(split.images[split.train], seed=copy)
         for number, image in zip(split.train.tolist(), copies, strict=True):
-            name = f"{_name(number)}{COPY}{int(item):02d}"
+            name = f"{_name(number)}{COPY}{copy:02d}"
             yield Document(name, _parts(image, split.labels[number]), "train")
 
     def fit_codecs(
@@ -147,6 +156,17 @@ def _sample(
     upper = padded[which, top, left] * (1 - right) + padded[which, top, left + 1] * right
     lower = padded[which, top + 1, left] * (1 - right) + padded[which, top + 1, left + 1] * right
     return np.asarray(upper * (1 - down) + lower * down)
+
+
+@functools.cache
+def _identity() -> str:
+    """Of the images and of the code that distorts them, without loading either."""
+    spec = importlib.util.find_spec("sklearn")
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtra.of("scikit-learn", "train", "field digits")
+    path = Path(spec.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")
+    versions = [f"{name} {metadata.version(name)}" for name in ("scikit-learn", "numpy")]
+    return f"{', '.join(versions)}, digits {digest_file(path)}, distortion {LOGIC_VERSION}"
 
 
 @functools.cache

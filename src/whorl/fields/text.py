@@ -1,9 +1,9 @@
-"""Plain text: .txt, .md, .rst and other text files, folders of them, and jsonl with a text key."""
+"""Plain text: .txt, .md, .rst and other text files, folders of them, and rows with a text key."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from whorl.codecs.text import train_text_codec
 from whorl.core.ports import Codec, Document, MetricName, Score, Source
 from whorl.fields.compressors import xz_baselines
-from whorl.stages.prepare.readers import read_item, text_items
+from whorl.fields.files import text_items
+from whorl.fields.formats import read_item
 
 __all__ = ["FIELD", "TextField"]
+
+TEXT_KEY = "text_key"  # option: key of the text in rows
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class TextField:
 
     name: str = "text"
     metric: MetricName = "bits_per_byte"
+    options: Mapping[str, str] = field(default_factory=lambda: {TEXT_KEY: "text"})
     prompts: tuple[str, ...] = (
         "The most important thing to know is that ",
         "In the beginning, ",
@@ -37,7 +41,7 @@ class TextField:
         return list(text_items(source))
 
     def read(self, source: Source, item: Any, reject: Callable[[str], None]) -> Iterator[Document]:
-        return read_item(item, reject, source.text_key)
+        return read_item(item, reject, source.options.get(TEXT_KEY, self.options[TEXT_KEY]))
 
     def fit_codecs(
         self, documents: Iterable[Document], options: Mapping[str, Any]

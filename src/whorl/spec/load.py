@@ -18,6 +18,7 @@ __all__ = ["LoadedRecipe", "known_keys", "load_recipe", "parse_recipe"]
 
 MAX_RECIPE_BYTES = 1_000_000
 MAX_DEPTH = 20
+FIELD_OPTIONS = "data.options."  # keys below are those of a field, which checks them
 YAML_TAG = "tag:yaml.org,2002:"
 PLAIN_TAGS = {"map", "seq", "str", "int", "float", "bool", "null"}
 
@@ -167,7 +168,7 @@ def _refuse_later(raw: Mapping[str, Any]) -> None:
 def _refuse_unknown(raw: Mapping[str, Any]) -> None:
     known = list(known_keys())
     for key, _ in _flat(raw):
-        if key not in known:
+        if key not in known and not key.startswith(FIELD_OPTIONS):
             nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             by_last = difflib.get_close_matches(
                 key.rpartition(".")[2], [name.rpartition(".")[2] for name in known], n=1, cutoff=0.7
@@ -220,6 +221,12 @@ def _check_together(recipe: Recipe) -> None:
             "budget.usd needs the price of this machine",
             do="give hardware.usd_per_device_hour above 0, or hardware.device",
         )
-    fields = sorted({entry.field for entry in recipe.data})
-    if len(fields) > 1:
-        raise SpecError("data of several fields is not in this version", found=fields)
+    shares = [entry.share for entry in recipe.data]
+    given_shares = [share for share in shares if share is not None]
+    add_up = abs(sum(given_shares) - 1) < 1e-6 and min(given_shares) > 0 if given_shares else True
+    if given_shares and (len(given_shares) < len(shares) or not add_up):
+        raise SpecError(
+            "data.share must add up to 1 over all sources",
+            found=["none" if share is None else share for share in shares],
+            expected="a share above 0 for each source, or for none",
+        )

@@ -37,7 +37,6 @@ AutoCount = Annotated[int | Auto, _unless_auto(parse_count)]
 
 # Keys of the design whose work comes later: known, and refused, never ignored.
 LATER = {
-    "data.share": "mixing sources by shares",
     "train.lora": "low-rank fine-tuning",
     "train.objective=sft": "supervised fine-tuning",
     "train.objective=dpo": "preference training",
@@ -87,10 +86,17 @@ class HardwareSpec(Spec):
 
 class DataSpec(Spec):
     source: str = Field(
-        min_length=1, description="a file, folder or glob; or stdlib; or a field's own"
+        min_length=1,
+        description="a file, folder, glob, pypi: npm: debian: hf: release, or a field's own name",
     )
     field: str = Field("text", description="text, code, digits, or a field from an entry point")
-    text_key: str = Field("text", description="key of the text in jsonl rows")
+    share: Share | None = Field(
+        None, description="of the trained tokens; without shares: as much as there is"
+    )
+    options: dict[str, str] = Field(
+        default_factory=dict,
+        description="of the field; text and code: text_key, the key of the text in rows",
+    )
 
 
 class PrepareSpec(Spec):
@@ -139,6 +145,9 @@ class TrainSpec(Spec):
     compiled: bool | Auto = Field(
         "auto", description="blocks run as C++ compiled for them: a tenth faster, after 10 to 20 s"
     )
+    max_repeats: float = Field(
+        4.0, gt=0, description="epochs of a source that has a share; training on more is refused"
+    )
     checkpoint_every_steps: AutoCount = Field("auto", description="steps between checkpoints")
 
 
@@ -163,7 +172,9 @@ class ServeSpec(Spec):
 
 class Recipe(Spec):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="names the model")
-    data: tuple[DataSpec, ...] = Field(min_length=1, description="sources, one field")
+    data: tuple[DataSpec, ...] = Field(
+        min_length=1, description="sources, of one or several fields"
+    )
     budget: Budget = Field(default_factory=Budget, description="what training may take")
     seed: int = Field(0, ge=0, lt=2**31, description="of everything random")
     hardware: Annotated[HardwareSpec, BeforeValidator(lambda v: {} if v == "auto" else v)] = Field(

@@ -52,6 +52,7 @@ class TrainConfig(Frozen):
     threads: int = Field(2, description="CPU threads; same threads and lanes, same bits")
     lanes: int = Field(1, description="micro-batches computed side by side, sharing the threads")
     compiled: bool = Field(False, description="blocks around attention run as compiled C++")
+    max_repeats: float = Field(4.0, description="epochs of a source that has a share, at most")
     checkpoint_every_steps: int = 100
     validate_every_steps: int = 100
     validate_rows: int = Field(32, description="held-out rows of the validation loss")

@@ -44,6 +44,7 @@ class FakeField:
     texts: Sequence[str] = ("alpha beta", "gamma delta", "")
     name: str = "fake"
     metric: MetricName = "bits_per_byte"
+    options: Mapping[str, str] = field(default_factory=dict)
 
     def items(self, source: Source) -> list[Any]:
         if not self.texts:

@@ -144,7 +144,6 @@ def text_facts(
         )
     values = {
         "digest": "d" * 64,
-        "field": "text",
         "metric": "bits_per_byte",
         "num_documents": max(1, num_bytes // document_bytes),
         "num_bytes": num_bytes,

@@ -71,7 +71,7 @@ def texts(count: int, seed: int = 0) -> list[str]:
 
 
 def gather(documents: list[Document], **options: Any) -> DataFacts:
-    return gather_facts(PaperField(documents), [SOURCE], "d" * 64, (512,), **options)
+    return gather_facts({"paper": PaperField(documents)}, [SOURCE], "d" * 64, (512,), **options)
 
 
 def test_text_is_counted() -> None:
@@ -126,7 +126,7 @@ def test_documents_without_text() -> None:
             return {"text": LetterCodec(), "label": LetterCodec("label", num_ids=10)}
 
     documents = [Document(str(n), parts, "train") for n in range(50)]
-    found = gather_facts(Field(documents, "accuracy"), [SOURCE], "d" * 64, (512,))
+    found = gather_facts({"paper": Field(documents, "accuracy")}, [SOURCE], "d" * 64, (512,))
     tokens = found.for_vocab(512)
     assert (found.metric, found.num_bytes, found.xz_bits_per_byte) == ("accuracy", 0, None)
     assert tokens.tokens_per_document == 7  # bos, a b c, answer, label, eos
@@ -166,3 +166,40 @@ def test_mixed_rows_match_packing(seq_len: int, longest: int) -> None:
     num_rows = starts[-1] // seq_len
     mixed = {start // seq_len for start in starts if start % seq_len} - {num_rows}
     assert facts.mixed_share(seq_len) == pytest.approx(len(mixed) / num_rows, abs=0.12)
+
+
+def test_several_fields_are_counted_by_source() -> None:
+    """Texts of 98 letters, answers of one label after ten letters of context."""
+
+    class Answers(PaperField):
+        def fit_codecs(
+            self, documents: Iterable[Document], options: Mapping[str, Any]
+        ) -> dict[str, Any]:
+            assert all(len(document.parts) == 2 for document in documents)
+            return {"label": LetterCodec("label", num_ids=10), "seen": LetterCodec("seen")}
+
+    labelled = (Part("seen", "k" * 10, False), Part("label", "a"))
+    fields = {
+        "paper": PaperField([text_document(str(n), f"{n:03d}" + "x" * 95) for n in range(100)]),
+        "answers": Answers([Document(str(n), labelled) for n in range(300)], "accuracy", "answers"),
+    }
+    sources = [Source("p", "paper", 0.8), Source("a", "answers", 0.2)]
+    facts = gather_facts(fields, sources, "d" * 64, (512,), heldout_share=0.0)
+    assert facts.metric == "bits_per_byte" and facts.num_documents == 400
+    paper, answers = facts.sources
+    tokens, trained = (100 * 100, 300 * 13), (99 / 100, 2 / 13)  # with <|bos|> and <|eos|>
+    assert paper.tokens_share == pytest.approx(tokens[0] / sum(tokens))
+    assert (paper.trained_share, answers.trained_share) == pytest.approx(trained)
+    # 0.8 and 0.2 of the trained tokens of a run of a million positions, counted backwards.
+    unique = facts.unique_tokens(512)
+    epochs = facts.epochs(1e6, 512)
+    seen = [epochs[n] * facts.sources[n].tokens_share * unique for n in range(2)]
+    assert sum(seen) == pytest.approx(1e6)
+    assert seen[0] * trained[0] / (seen[1] * trained[1]) == pytest.approx(4)
+
+
+def test_a_source_without_a_trained_token_is_refused() -> None:
+    documents = [Document(str(n), (Part("text", f"muted {n}", False),)) for n in range(9)]
+    fields = {"paper": PaperField([text_document("t", "abc")]), "mute": PaperField(documents)}
+    with pytest.raises(DataError, match="source m has nothing to train on"):
+        gather_facts(fields, [Source("p", "paper"), Source("m", "mute")], "d" * 64, (512,))

@@ -16,9 +16,11 @@ from whorl.codecs.text import train_text_codec
 from whorl.core.context import StageContext
 from whorl.core.ports import Codec, Document, MetricName, Part, Score, Source
 from whorl.core.records import Record, RecordStore
+from whorl.core.sources import FileItem
+from whorl.fields.files import text_items
+from whorl.fields.formats import read_item
 from whorl.spec.resolved import PrepareConfig
 from whorl.stages.prepare.facts import data_digest
-from whorl.stages.prepare.readers import Item, read_item, text_items
 from whorl.stages.prepare.run import run
 
 __all__ = ["FIELDS", "PixelField", "TextField", "contents", "prepare", "story", "write_stories"]
@@ -31,11 +33,13 @@ class TextField:
     name: str = "text"
     metric: MetricName = "bits_per_byte"
 
-    def items(self, source: Source) -> list[Item]:
+    def items(self, source: Source) -> list[FileItem]:
         return text_items(source)
 
-    def read(self, source: Source, item: Item, reject: Callable[[str], None]) -> Iterator[Document]:
-        return read_item(item, reject, source.text_key)
+    def read(
+        self, source: Source, item: FileItem, reject: Callable[[str], None]
+    ) -> Iterator[Document]:
+        return read_item(item, reject, source.options.get("text_key", "text"))
 
     def fit_codecs(
         self, documents: Iterable[Document], options: Mapping[str, Any]

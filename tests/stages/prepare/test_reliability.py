@@ -22,8 +22,9 @@ from tests.stages.prepare import run_once
 from tests.stages.prepare.prose import CHINESE, DEGENERATE
 from tests.stages.prepare.support import contents, prepare, story, write_stories
 from tests.stages.prepare.test_shingles import edited
+from whorl.core import streams
 from whorl.core.records import Record
-from whorl.stages.prepare import clean, streams
+from whorl.stages.prepare import clean
 
 ROOT = Path(__file__).resolve().parents[3]
 SCALE = float(os.environ.get("WHORL_TRIALS", "1"))

@@ -192,7 +192,7 @@ def test_a_text_and_another_field_share_a_record(tmp_path: Path) -> None:
     masks = rows.read(drawn).loss_mask
     is_text = drawn < text.num_rows
     share = masks[is_text].sum() / masks.sum()
-    assert share == pytest.approx(0.25, abs=0.02)
+    assert abs(share - 0.25) * masks.sum() <= masks.sum(axis=1).max()  # to one row
     contract = json.loads(record.file("tokens/contract.json").read_bytes())
     assert [entry["name"] for entry in contract["codecs"]] == ["text", "pixel", "label"]
     assert contract["codecs"][-1]["id_end"] <= 512

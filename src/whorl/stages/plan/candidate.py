@@ -320,8 +320,10 @@ def _useful_steps(situation: Situation, facts: TokenFacts, steps: int, batch: in
     recipe = situation.recipe
     if recipe.train.steps != "auto" or recipe.budget.tokens is not None:
         return steps
-    unique = situation.data.unique_tokens(facts.vocab_size)
-    return min(steps, max(rules.MIN_STEPS, int(rules.MAX_EPOCHS * unique / batch)))
+    data = situation.data
+    most = rules.REPEATS_MARGIN * recipe.train.max_repeats if data.is_mixed else rules.MAX_EPOCHS
+    useful = most / max(data.epochs(batch, facts.vocab_size))
+    return min(steps, max(rules.MIN_STEPS, int(useful)))
 
 
 def _law_point(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import lzma
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,10 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from whorl.codecs.contract import Tokens
 from whorl.codecs.text import NUM_SPECIAL
 from whorl.core.errors import DataError
-from whorl.core.ports import Document, Source
+from whorl.core.ports import Codec, Document, Source
 from whorl.core.ports import Field as DataField
 
-__all__ = ["DataFacts", "TokenFacts", "gather_facts"]
+__all__ = ["DataFacts", "SourceFacts", "TokenFacts", "gather_facts"]
 
 MAX_READ_BYTES = 64 * 2**20  # more is sampled
 MAX_READ_DOCUMENTS = 200_000
@@ -56,15 +56,24 @@ class TokenFacts(Frozen):
         return min(1.0, inside / total) if total else 0.0
 
 
+class SourceFacts(Frozen):
+    """One source of several, measured on a sample."""
+
+    field: str
+    share: float | None = Field(description="of the trained tokens, if the recipe gives shares")
+    tokens_share: float = Field(description="its part of the tokens of all sources")
+    trained_share: float = Field(description="share of its tokens that are targets")
+
+
 class DataFacts(Frozen):
     digest: str = Field(description="of the sources; the plan's record depends on it")
-    field: str
     metric: Literal["bits_per_byte", "accuracy"]
     num_documents: int = Field(description="for training, exact copies counted once")
     num_bytes: int = Field(description="of their text in UTF-8; 0 if they are not text")
     xz_bits_per_byte: float | None = Field(description="of a 1 MiB sample of the text")
     tokens: tuple[TokenFacts, ...] = Field(min_length=1)
     read_share: float = Field(description="share of the items that was read")
+    sources: tuple[SourceFacts, ...] = Field((), description="of several sources; else none")
 
     def for_vocab(self, vocab_size: int) -> TokenFacts:
         """The facts measured with this vocabulary. Raises DataError if there are none."""
@@ -81,28 +90,47 @@ class DataFacts(Frozen):
         """Tokens of one epoch."""
         return max(1, round(self.num_documents * self.for_vocab(vocab_size).tokens_per_document))
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether the sources are mixed by shares."""
+        return bool(self.sources) and self.sources[0].share is not None
+
+    def epochs(self, tokens: float, vocab_size: int) -> tuple[float, ...]:
+        """How often training on so many tokens sees each source; one figure if nothing is mixed."""
+        unique = self.unique_tokens(vocab_size)
+        if not self.is_mixed:
+            return (tokens / unique,)
+        read = [(source.share or 0.0) / source.trained_share for source in self.sources]
+        return tuple(
+            tokens * amount / sum(read) / (source.tokens_share * unique)
+            for amount, source in zip(read, self.sources, strict=True)
+        )
+
+
+Sample = Sequence[tuple[int, Document]]  # number of the source, document
+
 
 @dataclass
 class _Read:
-    documents: list[Document]
+    documents: list[tuple[int, Document]]
     num_heldout: int
     num_bytes: int
     read_share: float
 
 
 def gather_facts(
-    field: DataField,
+    fields: Mapping[str, DataField],
     sources: Sequence[Source],
     digest: str,
     vocab_sizes: Sequence[int],
     heldout_share: float = 0.05,
     seed: int = 0,
 ) -> DataFacts:
-    """Read (a sample of) the data and try the field's codecs at each vocabulary size.
+    """Read (a sample of) the data and try the fields' codecs at each vocabulary size.
 
     Raises DataError when there is nothing to train on.
     """
-    read = _read(field, sources, seed)
+    read = _read(fields, sources, seed)
     if not read.documents:
         raise DataError(
             "there is nothing to train on",
@@ -112,29 +140,38 @@ def gather_facts(
     scale = (1.0 if read.num_heldout else 1 - heldout_share) / read.read_share
     sample = list(read.documents)
     random.Random(seed).shuffle(sample)
+    tokens = [_fit_tokens(fields, sources, sample, size, seed) for size in vocab_sizes]
+    documents = [document for _, document in sample]
+    metrics = [fields[source.field].metric for source in sources]
     return DataFacts(
         digest=digest,
-        field=field.name,
-        metric=field.metric,
+        metric="bits_per_byte" if "bits_per_byte" in metrics else metrics[0],
         num_documents=max(1, round(len(read.documents) * scale)),
         num_bytes=round(read.num_bytes * scale),
-        xz_bits_per_byte=_xz_bits_per_byte(sample),
-        tokens=tuple(_token_facts(field, sample, size, seed) for size in vocab_sizes),
+        xz_bits_per_byte=_xz_bits_per_byte([d for d in documents if d.text is not None]),
+        tokens=tuple(_token_facts(one, documents) for one in tokens),
         read_share=read.read_share,
+        sources=_source_facts(tokens[-1], sources, sample),
     )
 
 
-def _read(field: DataField, sources: Sequence[Source], seed: int) -> _Read:
-    items = [(source, item) for source in sources for item in field.items(source)]
+def _read(fields: Mapping[str, DataField], sources: Sequence[Source], seed: int) -> _Read:
+    items = [
+        (number, item)
+        for number, source in enumerate(sources)
+        for item in fields[source.field].items(source)
+    ]
     order = list(range(len(items)))
     random.Random(seed).shuffle(order)
     seen: set[bytes] = set()
     read = _Read([], 0, 0, 1.0)
-    for done, number in enumerate(order):
+    for done, place in enumerate(order):
         if read.num_bytes > MAX_READ_BYTES or len(read.documents) > MAX_READ_DOCUMENTS:
             read.read_share = done / len(items)
             break
-        for document in field.read(*items[number], lambda reason: None):
+        number, item = items[place]
+        source = sources[number]
+        for document in fields[source.field].read(source, item, lambda reason: None):
             if document.split == "heldout":
                 read.num_heldout += 1
                 continue
@@ -143,7 +180,7 @@ def _read(field: DataField, sources: Sequence[Source], seed: int) -> _Read:
             if data and key in seen:
                 continue
             seen.add(key)
-            read.documents.append(document)
+            read.documents.append((number, document))
             read.num_bytes += len(data)
     return read
 
@@ -169,41 +206,109 @@ def _xz_bits_per_byte(sample: Sequence[Document]) -> float | None:
     return float(found * (len(data) / SAMPLE_BYTES) ** XZ_EXPONENT)
 
 
-def _token_facts(
-    field: DataField, sample: Sequence[Document], vocab_size: int, seed: int
-) -> TokenFacts:
-    """Fit the codecs on most of the sample, count on the rest (on all of it if it is small)."""
-    num_measured = min(MEASURED_DOCUMENTS, max(1, len(sample) // 5))
-    measured, rest = sample[:num_measured], sample[num_measured:]
-    options = {"vocab_size": vocab_size - NUM_SPECIAL, "seed": seed}
-    codecs = field.fit_codecs(_first_bytes(rest or measured, CODEC_BYTES), options)
-    tokens = Tokens.build(codecs, vocab_size)
-    lengths: list[int] = []
-    trained = total_bytes = 0
-    for document in _first_bytes(measured, MEASURED_BYTES):
-        ids, mask = tokens.encode_arrays(document)
-        lengths.append(len(ids))
-        trained += int(mask.sum())
-        total_bytes += len((document.text or "").encode("utf-8", "replace"))
-    total = sum(lengths)
+def _fit_tokens(
+    fields: Mapping[str, DataField],
+    sources: Sequence[Source],
+    sample: Sample,
+    vocab_size: int,
+    seed: int,
+) -> Tokens:
+    """Codecs of all fields, fitted on what is not measured; text gets the ids that are left."""
+    rest = sample[_num_measured(sample) :]
+    codecs: dict[str, Codec] = {}
+    groups: dict[str, list[Document]] = {}
+    for name in dict.fromkeys(source.field for source in sources):
+        mine = [(n, document) for n, document in sample if sources[n].field == name]
+        kept = [document for n, document in rest if sources[n].field == name]
+        groups[name] = kept or [document for _, document in mine]
+    for name in sorted(groups, key=lambda name: any(d.text is not None for d in groups[name])):
+        needed = _codecs_of(groups[name])
+        if not groups[name] or (needed and needed <= set(codecs)):
+            continue
+        sharing = [d for group in groups.values() for d in group if _codecs_of([d]) & needed]
+        left_ids = vocab_size - NUM_SPECIAL - sum(c.num_ids for c in codecs.values())
+        options = {"vocab_size": left_ids, "seed": seed}
+        codecs = {**fields[name].fit_codecs(_first_bytes(sharing, CODEC_BYTES), options), **codecs}
+    return Tokens.build(codecs, vocab_size)
+
+
+def _codecs_of(documents: Sequence[Document]) -> set[str]:
+    return {part.codec for document in documents for part in document.parts} - {"special"}
+
+
+def _num_measured(sample: Sized) -> int:
+    return min(MEASURED_DOCUMENTS, max(1, len(sample) // 5))
+
+
+@dataclass
+class _Counted:
+    """Tokens of documents; boundary tokens included."""
+
+    lengths: list[int]
+    trained: int = 0
+    text_bytes: int = 0
+
+    @classmethod
+    def of(cls, tokens: Tokens, documents: Sequence[Document]) -> _Counted:
+        counted = cls([])
+        for document in _first_bytes(documents, MEASURED_BYTES):
+            ids, mask = tokens.encode_arrays(document)
+            counted.lengths.append(len(ids))
+            counted.trained += int(mask.sum())
+            counted.text_bytes += len((document.text or "").encode("utf-8", "replace"))
+        return counted
+
+    def mean_length(self, sample: Sequence[Document]) -> float:
+        """Tokens per document; for text by the bytes of all documents, which vary more."""
+        total = sum(self.lengths)
+        if not self.text_bytes:
+            return total / len(self.lengths)
+        num_bytes = sum(len((d.text or "").encode("utf-8", "replace")) for d in sample)
+        return num_bytes / len(sample) * total / self.text_bytes
+
+
+def _token_facts(tokens: Tokens, sample: Sequence[Document]) -> TokenFacts:
+    """Counted on what the codecs were not fitted on (on all of it if it is small)."""
+    counted = _Counted.of(tokens, sample[: _num_measured(sample)])
+    total = sum(counted.lengths)
     return TokenFacts(
-        vocab_size=vocab_size,
+        vocab_size=tokens.contract.vocab_size,
         used_ids=max(entry.id_end for entry in tokens.contract.codecs),
-        tokens_per_document=_mean_length(sample, lengths, total, total_bytes),
-        trained_share=trained / total,
-        bytes_per_token=total_bytes / total if total_bytes else None,
-        document_tokens=tuple(sorted(lengths)),
+        tokens_per_document=counted.mean_length(sample),
+        trained_share=counted.trained / total,
+        bytes_per_token=counted.text_bytes / total if counted.text_bytes else None,
+        document_tokens=tuple(sorted(counted.lengths)),
     )
 
 
-def _mean_length(
-    sample: Sequence[Document], lengths: Sequence[int], total: int, total_bytes: int
-) -> float:
-    """Tokens per document; for text by the bytes of all documents, which vary more."""
-    if not total_bytes:
-        return total / len(lengths)
-    num_bytes = sum(len((document.text or "").encode("utf-8", "replace")) for document in sample)
-    return num_bytes / len(sample) * total / total_bytes
+def _source_facts(
+    one: Tokens, sources: Sequence[Source], sample: Sample
+) -> tuple[SourceFacts, ...]:
+    """How the tokens are spread over several sources. Raises DataError if one has none."""
+    if len(sources) < 2:
+        return ()
+    tokens, trained = [], []
+    for number, source in enumerate(sources):
+        documents = [document for n, document in sample if n == number]
+        counted = (
+            _Counted.of(contract, documents[:MEASURED_DOCUMENTS]) if documents else _Counted([])
+        )
+        if not counted.trained:
+            raise DataError(
+                f"source {source.source} has nothing to train on",
+                found=f"{len(documents)} documents without a trained token",
+            )
+        tokens.append(len(documents) * counted.mean_length(documents))
+        trained.append(counted.trained / sum(counted.lengths))
+    return tuple(
+        SourceFacts(
+            field=source.field,
+            share=source.share,
+            tokens_share=tokens[number] / sum(tokens),
+            trained_share=trained[number],
+        )
+        for number, source in enumerate(sources)
+    )
 
 
 def _first_bytes(sample: Sequence[Document], max_bytes: int) -> list[Document]:

@@ -29,11 +29,25 @@ def reasons_of(
         **_train_reasons(situation, candidate, train),
     }
     recipe = situation.recipe
-    return {
+    open_values = {
         key: reason
         for key, reason in reasons.items()
         if getattr(getattr(recipe, key.partition(".")[0]), key.partition(".")[2]) == "auto"
     }
+    return {**open_values, **_share_reasons(situation, candidate)}
+
+
+def _share_reasons(situation: Situation, candidate: Candidate) -> dict[str, str]:
+    """How often each source of a mixture will be seen."""
+    data = situation.data
+    if not data.is_mixed:
+        return {}
+    epochs = data.epochs(candidate.tokens, candidate.shape.vocab_size)
+    parts = [
+        f"{source.field} {source.share or 0:.1%} of the trained tokens, {count:.1f} epochs of it"
+        for source, count in zip(data.sources, epochs, strict=True)
+    ]
+    return {"data.share": "; ".join(parts)}
 
 
 def _model_reasons(

@@ -43,6 +43,7 @@ def predictions_of(
         "epochs": Prediction(
             value=candidate.tokens / unique, unit="passes", note="before cleaning"
         ),
+        **_epochs_of_sources(situation, candidate),
         "train_flops": Prediction.exact(candidate.flops, "FLOP", "causal rows, optimiser excluded"),
         "flops_per_token": Prediction.exact(flops_per_token(a, candidate.seq_len).training, "FLOP"),
         "weight_bytes": Prediction.exact(weight_bytes, "bytes", "in fp32"),
@@ -61,6 +62,18 @@ def predictions_of(
             note="resident, with the pages of the tokens' file that are read",
         ),
         "heldout_bpb": _quality(situation, candidate),
+    }
+
+
+def _epochs_of_sources(situation: Situation, candidate: Candidate) -> dict[str, Prediction]:
+    """Of each source of a mixture, how often it is seen."""
+    data = situation.data
+    if not data.is_mixed:
+        return {}
+    epochs = data.epochs(candidate.tokens, candidate.shape.vocab_size)
+    return {
+        f"epochs_of_data_{number}": Prediction(value=count, unit="passes", note="before cleaning")
+        for number, count in enumerate(epochs)
     }
 
 

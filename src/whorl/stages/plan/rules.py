@@ -21,6 +21,7 @@ __all__ = [
     "MIN_STEPS",
     "MIN_TOKENS_PER_ID",
     "RARE_IDS",
+    "REPEATS_MARGIN",
     "SEQ_LEN",
     "TIED_EMBEDDINGS",
     "USUAL_TOKENS",
@@ -54,6 +55,7 @@ USUAL_TOKENS = 2_000_000  # a first guess before the budget is known in tokens
 TIED_EMBEDDINGS = True
 MIN_STEPS = 20
 MAX_EPOCHS = 4
+REPEATS_MARGIN = 0.9  # of train.max_repeats: sizes of sources are estimates here
 WEIGHT_DECAY = 0.0
 MUON_RATE, EMBEDDING_RATE, TIED_RATE = 0.02, 0.05, 0.008
 ADAMW_RATE = 0.005  # at width 128

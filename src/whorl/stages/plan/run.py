@@ -14,11 +14,12 @@ from typing import Any
 from whorl.core.context import StageContext
 from whorl.core.digests import digest_value, write_sealed
 from whorl.core.errors import PlanError, RecordError
+from whorl.core.mixture import check_repeats
 from whorl.core.records import Record, RecordKey
 from whorl.spec.recipe import HardwareSpec, Recipe
 from whorl.spec.resolved import CompressConfig, EvaluateConfig, ServeConfig
 from whorl.stages.plan import rules
-from whorl.stages.plan.candidate import Situation
+from whorl.stages.plan.candidate import Candidate, Situation
 from whorl.stages.plan.choose import choose
 from whorl.stages.plan.data import DataFacts
 from whorl.stages.plan.explanation import data_warnings, reasons_of
@@ -26,6 +27,7 @@ from whorl.stages.plan.hardware import Machine, MachineFacts
 from whorl.stages.plan.law import shipped_law
 from whorl.stages.plan.plan import PLAN_FILE, Decisions, Plan
 from whorl.stages.plan.predictions import predictions_of
+from whorl.stages.plan.rules import REPEATS_MARGIN
 from whorl.stages.plan.settings import prepare_config, train_config
 from whorl.stages.plan.step_time import fit_level
 
@@ -47,7 +49,7 @@ def plan_key(recipe: Recipe, facts: MachineFacts, data_digest: str) -> RecordKey
     }
     if recipe.hardware == HardwareSpec():
         value["hardware"] = "auto"
-    value["field"] = recipe.data[0].field
+    value["sources"] = [{"field": entry.field, "share": entry.share} for entry in recipe.data]
     value["machine"] = facts.identity
     return RecordKey("plan", value, {"data": data_digest}, LOGIC_VERSION)
 
@@ -123,7 +125,7 @@ def trial_vocab_sizes(recipe: Recipe, text_bytes: int) -> tuple[int, ...]:
 def _chosen_from(key: RecordKey) -> str:
     """Digest of everything the choice of sizes, steps and data depends on."""
     priced = ("hardware",) if key.config["hardware"] != "auto" else ()
-    used = {name: key.config[name] for name in (*CHOSEN_FROM, *priced, "field", "machine")}
+    used = {name: key.config[name] for name in (*CHOSEN_FROM, *priced, "sources", "machine")}
     return digest_value({"used": used, "data": dict(key.inputs), "logic": key.logic_version})[:32]
 
 
@@ -144,6 +146,7 @@ def _new_plan(recipe: Recipe, machine: Machine, data: DataFacts, chosen_from: st
     level = fit_level(machine.calibration)
     situation = Situation(recipe, machine, level, _tightened(data, recipe), law)
     candidate, considered = choose(situation)
+    _check_repeats(situation, candidate)
     train = train_config(situation, candidate)
     decisions = Decisions(
         shape=candidate.shape,
@@ -176,6 +179,14 @@ def _compiling_may_pay(plan: Plan, recipe: Recipe, machine: Machine) -> bool:
     given, known = recipe.train.compiled, machine.calibration.choice("train.compiled")
     long = (plan.predictions["train_s"].value or 0) >= rules.LONG_TRAINING_S
     return known is None and given is not False and (long or given is True)
+
+
+def _check_repeats(situation: Situation, candidate: Candidate) -> None:
+    """Raises SpecError if a source of a mixture is surely too small; train counts exactly."""
+    data, most = situation.data, situation.recipe.train.max_repeats
+    epochs = data.epochs(candidate.tokens, candidate.shape.vocab_size)
+    if data.is_mixed and max(epochs) * REPEATS_MARGIN > most:
+        check_repeats(epochs, [source.field for source in data.sources], most)
 
 
 def _tightened(data: DataFacts, recipe: Recipe) -> DataFacts:

@@ -61,6 +61,7 @@ def train_config(situation: Situation, candidate: Candidate) -> TrainConfig:
         weight_decay=(rules.WEIGHT_DECAY if given.weight_decay == "auto" else given.weight_decay),
         warmup_steps=warmup_steps,
         decay_steps=decay_steps,
+        max_repeats=given.max_repeats,
         seed=situation.recipe.seed,
         device="cpu",
         **(situation.ways | {"lanes": load.lanes, "compiled": load.compiled}),

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from whorl.codecs.contract import CHAT, TEXT
 from whorl.core.ports import Document, Field, Source
+from whorl.core.sources import FileItem
 from whorl.stages.prepare.filters import is_repetitive
-from whorl.stages.prepare.readers import Item
 from whorl.stages.prepare.shingles import NUM_BANDS, sketch
 from whorl.stages.prepare.spill import content_digest, document_bytes
 
@@ -67,7 +67,7 @@ class Cleaned:
 
 
 def item_bytes(item: Any) -> int:
-    return item.range_bytes if isinstance(item, Item) else OTHER_ITEM_BYTES
+    return item.range_bytes if isinstance(item, FileItem) else OTHER_ITEM_BYTES
 
 
 def clean_tasks(

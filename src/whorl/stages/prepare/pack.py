@@ -15,10 +15,9 @@ from whorl.core.rows import RowsIndex, RowWriter, SourceRows, row_dtype, write_h
 from whorl.spec.resolved import PrepareConfig
 from whorl.stages.prepare.encode import Encoded
 
-__all__ = ["Packer", "row_weights"]
+__all__ = ["Packer"]
 
 TO_TRAIN = "mark the parts to be learned as trained; in a chat those are the assistant's turns"
-WEIGHT_TOTAL = 1000  # integer weights of the sources add up to about this
 
 
 class Packer:
@@ -38,6 +37,7 @@ class Packer:
         self.heldout_ids: list[NDArray[Any]] = []
         self.heldout_masks: list[NDArray[np.bool_]] = []
         self.heldout_bytes: list[int] = []
+        self.all_text = True
         self.train_documents = self.train_tokens = self.train_bytes = 0
 
     def add(self, encoded: Encoded) -> None:
@@ -51,6 +51,7 @@ class Packer:
         all_ids, all_masks = encoded.read()
         ends = np.cumsum(encoded.lengths)
         self.names += encoded.heldout_names
+        self.all_text &= bool(encoded.num_bytes.all())
         for number, end in enumerate(ends.tolist()):
             part = slice(end - int(encoded.lengths[number]), end)
             ids, mask = all_ids[part], all_masks[part]
@@ -110,7 +111,9 @@ class Packer:
             "train_tokens": self.train_tokens,
             "train_bytes": self.train_bytes,
             "trained_tokens": self.train.trained_tokens,
+            "all_text": self.all_text,
             "train_rows": self.train.num_rows,
+            "sources": [source.model_dump() for source in index.sources],
             "heldout_documents": len(self.names),
             "heldout_tokens": heldout_tokens,
             "heldout_bytes": sum(self.heldout_bytes),
@@ -124,31 +127,22 @@ class Packer:
         return counts
 
     def _sources(self) -> tuple[SourceRows, ...]:
+        """Raises DataError on a source with a share that has nothing left to train on."""
         rows = np.diff([*self.first_rows, self.train.num_rows]).tolist()
         trained = self._trained_of_sources()
-        weights = row_weights([source.share for source in self.sources], rows, trained)
+        for number, source in enumerate(self.sources):
+            if source.share is not None and not trained[number]:
+                raise DataError(
+                    f"source {source.source} has a share but nothing to train on",
+                    found="no trained token after duplicates went and documents were held out",
+                )
         return tuple(
             SourceRows(
                 field=source.field,
                 first_row=self.first_rows[number],
                 num_rows=rows[number],
                 trained_tokens=trained[number],
-                weight=weights[number],
+                share=source.share,
             )
             for number, source in enumerate(self.sources)
         )
-
-
-def row_weights(
-    shares: Sequence[float], num_rows: Sequence[int], trained_tokens: Sequence[int]
-) -> list[int]:
-    """Integer weights of rows that give each source its share of the trained tokens.
-
-    A source whose rows hold fewer trained tokens gets more rows; 0 for a source without rows.
-    """
-    wanted = [
-        share * rows / tokens if rows and tokens else 0.0
-        for share, rows, tokens in zip(shares, num_rows, trained_tokens, strict=True)
-    ]
-    total = sum(wanted)
-    return [max(1, round(WEIGHT_TOTAL * part / total)) if part else 0 for part in wanted]

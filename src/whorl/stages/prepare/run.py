@@ -60,7 +60,7 @@ def record_key(
         {
             "field": source.field,
             "share": source.share,
-            "text_key": source.text_key,
+            "options": dict(source.options),
             "logic_version": getattr(field_of(fields, source), "logic_version", 1),
         }
         for source in sources
@@ -157,6 +157,7 @@ class _Preparation:
                 "tokenizer_documents_compared": num_checked,
                 "used_ids": max(entry.id_end for entry in tokens.contract.codecs),
                 "contract": tokens.contract.digest,
+                "releases": [dict(source.release) for source in self.sources if source.release],
             }
         )
         self._report(writer.metrics)
@@ -187,7 +188,7 @@ class _Preparation:
                     f"source {source.source} has no usable document",
                     found=", ".join(f"{count} x {reason}" for reason, count in shown)
                     or "no document at all",
-                    do="check the source's field and text_key",
+                    do="check the source's field and its options",
                 )
         progress.finish(f"{sum(len(part.num_bytes) for part in parts):,} documents")
         return parts

@@ -34,6 +34,8 @@ class ByteRates:
         def rate(tokens: int, num_bytes: float) -> float | None:
             return tokens / num_bytes if tokens and num_bytes else None
 
+        if not metrics.get("all_text", True):  # bits of other fields, and no bytes of theirs
+            return cls(None, None)
         return cls(
             rate(index.trained_tokens, metrics.get("train_bytes", 0)),
             rate(index.heldout_trained_tokens, metrics.get("heldout_bytes", 0)),

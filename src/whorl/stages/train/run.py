@@ -144,15 +144,21 @@ def _metrics(session: Session) -> dict[str, Any]:
     last = session.steps[-max(1, math.ceil(LAST_SHARE * len(session.steps))) :]
     trained_tokens = sum(result.trained_tokens for result in session.steps)
     final = session.validations[-1]
+    mixture = session.rows.mixture(session.config.seed)
     return {
         "steps": len(session.steps),
         "trained_tokens": trained_tokens,
         "epochs": trained_tokens / session.rows.index.trained_tokens,
+        **({} if mixture is None else {"epochs_by_source": mixture.epochs(_rows_seen(session))}),
         "parameters": sum(p.numel() for p in session.trainer.parameters),
         "train_loss": sum(result.loss for result in last) / len(last),
         "heldout_loss": final["heldout_loss"],
         "heldout_bits_per_byte": final["heldout_bits_per_byte"],
     }
+
+
+def _rows_seen(session: Session) -> int:
+    return len(session.steps) * session.rows_per_step
 
 
 def _run_report(

@@ -16,6 +16,7 @@ import torch
 from whorl.arch.shape import ModelShape
 from whorl.core.context import StageContext
 from whorl.core.errors import DataError, Interrupted, RecordError, SpecError
+from whorl.core.mixture import check_repeats
 from whorl.core.records import Record
 from whorl.core.rows import RowSet
 from whorl.core.units import format_duration
@@ -112,6 +113,9 @@ class Session:
         """Verify and map the data, make the model, and go back to the newest checkpoint."""
         rows = RowSet.open(prepared)
         rows_per_step = check_fit(shape, config, rows)
+        if (mixture := rows.mixture(config.seed)) is not None:
+            epochs = mixture.epochs(config.steps * rows_per_step)
+            check_repeats(epochs, [s.field for s in rows.index.sources], config.max_repeats)
         model = Transformer(shape)
         initialise(model, config.seed)
         session = cls(

@@ -14,16 +14,18 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from whorl.core import streams
 from whorl.core.errors import DataError
 from whorl.core.ports import Document, Source
-from whorl.stages.prepare import readers, streams
-from whorl.stages.prepare.readers import read_item, text_items
+from whorl.fields import files
+from whorl.fields.files import text_items
+from whorl.fields.formats import read_item
 
 TRIALS = int(float(os.environ.get("WHORL_TRIALS", "1")) * 60)
 
 
 def read(
-    path: Path | str, text_key: str = "text", suffixes: tuple[str, ...] = readers.TEXT_SUFFIXES
+    path: Path | str, text_key: str = "text", suffixes: tuple[str, ...] = files.TEXT_SUFFIXES
 ) -> tuple[list[Document], Counter[str]]:
     """Documents of a source, and what was rejected."""
     rejected: Counter[str] = Counter()
@@ -174,9 +176,9 @@ def test_an_empty_source(tmp_path: Path) -> None:
 
 
 def test_a_format_that_is_not_read(tmp_path: Path) -> None:
-    (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    for path in (tmp_path / "a.parquet", tmp_path / "*.parquet"):
-        with pytest.raises(DataError, match=r"format that is not read.*a\.parquet.*convert"):
+    (tmp_path / "a.arrow").write_bytes(b"ARROW1")
+    for path in (tmp_path / "a.arrow", tmp_path / "*.arrow"):
+        with pytest.raises(DataError, match=r"format that is not read.*a\.arrow.*convert"):
             read(path)
 
 
@@ -242,7 +244,7 @@ def test_pieces_of_text_join(texts: list[str], piece_bytes: int, cuts: list[int]
 def test_long_files_become_items_and_documents(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "RANGE_BYTES", 5000)
+    monkeypatch.setattr(files, "RANGE_BYTES", 5000)
     monkeypatch.setattr(streams, "PIECE_BYTES", 1000)
     monkeypatch.setattr(streams, "WHOLE_BYTES", 4000)
     monkeypatch.setattr(streams, "ALIGN_BYTES", 100)

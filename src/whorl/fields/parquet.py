@@ -1,0 +1,54 @@
+"""Parquet files by pyarrow, which an extra brings: how many rows, and the rows one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any, BinaryIO
+
+from whorl.core.errors import MissingExtra
+from whorl.core.streams import MAX_EXPANSION, SourceFault
+
+__all__ = ["count_rows", "parquet_rows"]
+
+BATCH_ROWS = 256  # decoded at a time
+
+
+def count_rows(path: str) -> int | None:
+    """From the file's footer; None if it is damaged. Raises MissingExtra."""
+    parquet = _pyarrow()
+    try:
+        return int(parquet.read_metadata(path).num_rows)
+    except (OSError, ValueError):
+        return None
+
+
+def parquet_rows(
+    content: BinaryIO, num_bytes: int, keys: Sequence[str]
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """(number, values of keys) of each row. Raises SourceFault if the rest cannot be read."""
+    parquet = _pyarrow()
+    number = 0
+    try:
+        file = parquet.ParquetFile(content)
+        if missing := [key for key in keys if key not in file.schema_arrow.names]:
+            raise SourceFault(f"no key {missing[0]}")
+        metadata = file.metadata
+        groups = [metadata.row_group(n).total_byte_size for n in range(metadata.num_row_groups)]
+        if sum(groups) > MAX_EXPANSION * num_bytes:
+            raise SourceFault(f"file expands more than {MAX_EXPANSION} times")
+        for batch in file.iter_batches(BATCH_ROWS, columns=list(keys)):
+            for row in batch.to_pylist():
+                yield number, row
+                number += 1
+    except (OSError, ValueError) as error:  # pyarrow's own errors are of these kinds
+        raise SourceFault("damaged parquet file") from error
+
+
+def _pyarrow() -> ModuleType:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtra.of("pyarrow", "parquet", "a .parquet file") from error
+    module: ModuleType = pyarrow.parquet
+    return module

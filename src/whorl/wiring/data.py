@@ -1,0 +1,67 @@
+"""A recipe's data, resolved: its fields, its sources, and the digest of what they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from whorl.core.errors import SpecError
+from whorl.core.ports import Field, Source
+from whorl.core.sources import SourceIndex
+from whorl.spec.load import LoadedRecipe
+
+__all__ = ["digest_of", "fields_of", "only_field", "sources_of"]
+
+SOURCES = "sources"  # folder of the home: the index of sources, and what was fetched
+Log = Callable[[str], None]
+
+
+def fields_of(loaded: LoadedRecipe) -> dict[str, Field]:
+    """The fields of the recipe's data, by name. Raises SpecError if there is no such field."""
+    from whorl.fields.base import find_field
+
+    names = dict.fromkeys(entry.field for entry in loaded.recipe.data)
+    return {name: find_field(name) for name in names}
+
+
+def only_field(fields: Mapping[str, Field]) -> Field:
+    """Raises SpecError where there are several: they are trained, no more yet."""
+    if len(fields) > 1:
+        raise SpecError(
+            "models of several fields are trained, but not yet compressed, scored and served",
+            found=", ".join(fields),
+            do="whorl train makes the model folder",
+        )
+    return next(iter(fields.values()))
+
+
+def sources_of(
+    loaded: LoadedRecipe, fields: Mapping[str, Field], home: Path, log: Log
+) -> tuple[Source, ...]:
+    """The recipe's sources; what has to be fetched is fetched now, once. Raises DataError."""
+    from whorl.fields.base import options_of
+    from whorl.schemes.fetch import fetch
+
+    found = []
+    for entry in loaded.recipe.data:
+        options = options_of(fields[entry.field], entry.options)
+        source = Source(entry.source, entry.field, entry.share, options)
+        fetched = fetch(entry.source, home / SOURCES, log)
+        if fetched is not None:
+            source = replace(source, source=fetched.source, release=fetched.release)
+        found.append(replace(source, folder=str(loaded.folder)))
+    return tuple(found)
+
+
+def digest_of(
+    fields: Mapping[str, Field],
+    sources: Sequence[Source],
+    home: Path,
+    log: Log,
+    workers: int | None,
+) -> str:
+    """The digest of all content; files that did not change since are not read again."""
+    from whorl.stages.prepare.facts import data_digest
+
+    return data_digest(fields, sources, workers, SourceIndex(home / SOURCES, log))
