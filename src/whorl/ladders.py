@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from whorl.core.digests import read_sealed, write_sealed
 from whorl.core.errors import MissingExtra
+from whorl.core.metrics import BITS_PER_BYTE
 from whorl.core.records import Record, RecordKey
 from whorl.verbs import Session
 
@@ -44,7 +45,7 @@ def ladder(session: Session, budget_s: float = 300.0, rungs: int = DEFAULT_RUNGS
     planned = session.planned.decisions
     tokens = planned.train.steps * planned.train.batch_tokens
     target = Target(planned.architecture, planned.train.seq_len, tokens)
-    unit = "bits/byte" if session.field.metric == "bits_per_byte" else "nats/token"
+    unit = "bits/byte" if session.field.metric is BITS_PER_BYTE else "nats/token"
     results: list[Rung] = []
     for rung in _rung_sessions(session, target, key):
         results.append(_climb(rung, results, unit))

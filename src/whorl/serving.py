@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from whorl.core.metrics import find_metric
 from whorl.spec.resolved import ServeConfig
 
 __all__ = ["open_model_app", "serve_app"]
@@ -29,7 +30,10 @@ def open_model_app(
 
     card = read_card(folder)
     figures = tuple(
-        QualityFigure(**{key: score[key] for key in ("name", "metric", "value", "low", "high")})
+        QualityFigure(
+            **{key: score[key] for key in ("name", "metric", "value", "low", "high")},
+            shown=find_metric(score["metric"]).shown(score["value"]),
+        )
         for score in quality
         if variant in score["name"]
     )

@@ -22,6 +22,7 @@ OUTSIDE = '''
 """First letters of words."""
 import random
 from whorl.codecs.label import LabelCodec
+from whorl.core.metrics import ACCURACY
 from whorl.core.ports import Document, Part, Score
 
 LETTERS = "abcd"
@@ -29,7 +30,7 @@ LETTERS = "abcd"
 
 class FirstLetter:
     name = "first-letter"
-    metric = "accuracy"
+    metric = ACCURACY
 
     def items(self, source):
         return [0, 1]
@@ -77,7 +78,7 @@ def test_built_in_fields_are_found() -> None:
     assert {"text", "code", "digits"} <= set(field_names())
     fields = load_fields()
     assert [fields[name].name for name in ("text", "code", "digits")] == ["text", "code", "digits"]
-    assert fields["digits"].metric == "accuracy" and fields["text"].metric == "bits_per_byte"
+    assert fields["digits"].metric.name == "accuracy" and fields["text"].metric.unit == "bits/byte"
     assert find_field("code") is fields["code"]
 
 

@@ -13,6 +13,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from whorl.core.metrics import Metric
+
 __all__ = [
     "Codec",
     "Document",
@@ -30,7 +32,6 @@ __all__ = [
 ]
 
 Split = Literal["train", "heldout"]
-MetricName = Literal["bits_per_byte", "accuracy"]
 
 
 # ------------------------------------------------------------------ data
@@ -95,7 +96,7 @@ class Field(Protocol):
     """One kind of data: how to read it, which codecs it uses, how it is scored."""
 
     name: str
-    metric: MetricName
+    metric: Metric
 
     def items(self, source: Source) -> list[Any]:
         """Picklable work items (a file, a byte range, an index range), in a fixed order; cheap.
@@ -185,7 +186,7 @@ class Score:
     """One figure of one model or baseline on the held-out documents."""
 
     name: str  # "openvino int8", "5-gram Kneser-Ney" …
-    metric: MetricName
+    metric: Metric
     value: float
     low: float | None = None  # 95% interval by bootstrap over documents
     high: float | None = None
@@ -196,19 +197,19 @@ class Score:
 
 @dataclass(frozen=True)
 class QualityMeasure:
-    """Per-document results of one model, for paired comparison.
+    """Per-document results of one model, for paired comparison: two numbers of each.
 
-    bits_per_byte: `numerator` bits, `denominator` bytes. accuracy: `numerator` 0/1 right, 1s below.
+    Of bits per byte they are bits and bytes, of an accuracy 0 or 1 and 1.
     """
 
-    metric: MetricName
+    metric: Metric
     document_names: tuple[str, ...]
     numerator: NDArray[np.float64] = field(repr=False)
     denominator: NDArray[np.float64] = field(repr=False)
 
     @property
     def value(self) -> float:
-        return float(self.numerator.sum() / self.denominator.sum())
+        return float(self.metric.total(self.numerator, self.denominator))
 
 
 class Measure(Protocol):

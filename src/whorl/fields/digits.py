@@ -19,7 +19,8 @@ from whorl.codecs.image import fit_image_codec
 from whorl.codecs.label import LabelCodec
 from whorl.core.errors import DataError, MissingExtra
 from whorl.core.intervals import score_of
-from whorl.core.ports import Codec, Document, MetricName, Part, QualityMeasure, Score, Source
+from whorl.core.metrics import ACCURACY, Metric
+from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Source
 
 __all__ = ["FIELD", "DigitsField", "distort"]
 
@@ -46,7 +47,7 @@ class DigitsField:
     """One work item per copy: item 0 are the originals, item k the k-th distortion."""
 
     name: str = "digits"
-    metric: MetricName = "accuracy"
+    metric: Metric = ACCURACY
 
     def items(self, source: Source) -> list[Any]:
         """Raises DataError on another source than sklearn:digits."""

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.codecs.text import train_text_codec
-from whorl.core.ports import Codec, Document, MetricName, Score, Source
+from whorl.core.metrics import BITS_PER_BYTE, Metric
+from whorl.core.ports import Codec, Document, Score, Source
 from whorl.fields.compressors import xz_baselines
 from whorl.stages.prepare.readers import read_item, text_items
 
@@ -22,7 +23,7 @@ class TextField:
     """Text scored in bits per byte; baselines are xz alone and after training text."""
 
     name: str = "text"
-    metric: MetricName = "bits_per_byte"
+    metric: Metric = BITS_PER_BYTE
     prompts: tuple[str, ...] = (
         "The most important thing to know is that ",
         "In the beginning, ",

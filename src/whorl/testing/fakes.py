@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.core.errors import DataError
-from whorl.core.ports import Codec, Document, MetricName, Part, QualityMeasure, Score, Source
+from whorl.core.metrics import BITS_PER_BYTE, Metric
+from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Source
 
 __all__ = ["FakeCodec", "FakeField", "FakeMeasure", "RecordingProgress"]
 
@@ -43,7 +44,7 @@ class FakeField:
 
     texts: Sequence[str] = ("alpha beta", "gamma delta", "")
     name: str = "fake"
-    metric: MetricName = "bits_per_byte"
+    metric: Metric = BITS_PER_BYTE
 
     def items(self, source: Source) -> list[Any]:
         if not self.texts:
@@ -80,7 +81,7 @@ class FakeMeasure:
         names = tuple(f"document-{i}" for i in range(10))
         value = self.values.get((model.name, variant), self.default)
         num_bytes = np.full(len(names), float(self.num_bytes))
-        return QualityMeasure("bits_per_byte", names, value * num_bytes, num_bytes)
+        return QualityMeasure(BITS_PER_BYTE, names, value * num_bytes, num_bytes)
 
 
 @dataclass

@@ -12,7 +12,8 @@ import pytest
 from whorl.codecs.contract import Tokens
 from whorl.core.context import StageContext
 from whorl.core.errors import GateError, RecordError, SpecError
-from whorl.core.ports import MetricName, QualityMeasure
+from whorl.core.metrics import ACCURACY, BITS_PER_BYTE, Metric
+from whorl.core.ports import QualityMeasure
 from whorl.core.records import Record, RecordKey, RecordStore
 from whorl.engines.open import open_engine
 from whorl.model.folder import read_card
@@ -36,7 +37,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Record:
     return record
 
 
-def measured(value: float, spread: float = 0.0, metric: MetricName = "bits_per_byte"):
+def measured(value: float, spread: float = 0.0, metric: Metric = BITS_PER_BYTE):
     wobble = spread * np.where(np.arange(12) % 2, 1.0, -1.0)
     bits = (value + wobble) * NUM_BYTES
     return QualityMeasure(metric, NAMES, bits, NUM_BYTES)
@@ -114,7 +115,7 @@ def test_loss_of_quality_points_the_right_way() -> None:
     fewer = right * (np.arange(200) % 20 != 1)  # 5 points of it lost
 
     def accuracy(values: np.ndarray) -> QualityMeasure:
-        return QualityMeasure("accuracy", tuple(map(str, range(200))), values, ones)
+        return QualityMeasure(ACCURACY, tuple(map(str, range(200))), values, ones)
 
     loss = loss_of_quality(accuracy(fewer), accuracy(right))
     assert loss.value == pytest.approx(0.05 / 0.9)
@@ -146,7 +147,7 @@ def test_int8_loses_little_through_the_engine(trained: Record, tmp_path: Path) -
         engine.close()
         bits = np.array([-score.sum() / math.log(2) for score in scores])
         names = tuple(f"text-{i}" for i in range(len(texts)))
-        return QualityMeasure("bits_per_byte", names, bits, np.array([len(t) for t in texts]) * 1.0)
+        return QualityMeasure(BITS_PER_BYTE, names, bits, np.array([len(t) for t in texts]) * 1.0)
 
     record = run(context(tmp_path), CompressConfig(), trained, measure)
     parent, int8 = record.metrics["variants"]

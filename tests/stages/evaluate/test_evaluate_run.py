@@ -18,6 +18,7 @@ from tests.stages.evaluate.fakes import (
 )
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import DataError, RecordError, SpecError
+from whorl.core.metrics import BITS_PER_BYTE
 from whorl.core.ports import Engine, Score
 from whorl.core.records import Record, RecordKey
 from whorl.core.rows import HeldoutDocuments, RowSet
@@ -173,7 +174,7 @@ class OddField(TextField):
 
     def baselines(self, train, heldout, rows):  # type: ignore[no-untyped-def]
         assert rows is not None and rows.shape[1] == 49 and len(train) > 50
-        return [Score(name, "bits_per_byte", 1.0) for name in self.names]  # type: ignore[attr-defined]
+        return [Score(name, BITS_PER_BYTE, 1.0) for name in self.names]  # type: ignore[attr-defined]
 
 
 def test_a_baseline_without_documents_is_shown_but_not_compared(

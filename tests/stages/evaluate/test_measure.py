@@ -14,6 +14,7 @@ from whorl.codecs.contract import Tokens
 from whorl.codecs.image import fit_image_codec
 from whorl.codecs.label import LabelCodec
 from whorl.core.errors import DataError, RecordError, SpecError
+from whorl.core.metrics import ACCURACY, BITS_PER_BYTE
 from whorl.core.ports import Document, Part, QualityMeasure
 from whorl.core.rows import HeldoutDocuments
 from whorl.stages.evaluate.measure import measure, select_documents, windows_of
@@ -56,7 +57,7 @@ def test_a_window_of_one_id_is_refused() -> None:
 
 def run(engine: ScoringEngine, tokens: Tokens, documents: HeldoutDocuments, window: int = 16):
     numbers = list(range(len(documents)))
-    return measure(engine, tokens, documents, numbers, metric="bits_per_byte", window=window)
+    return measure(engine, tokens, documents, numbers, metric=BITS_PER_BYTE, window=window)
 
 
 def test_bits_are_those_of_the_counted_ids() -> None:
@@ -128,7 +129,7 @@ def question_tokens() -> tuple[Tokens, HeldoutDocuments]:
 
 def answer(engine: ScoringEngine, tokens: Tokens, documents: HeldoutDocuments) -> QualityMeasure:
     numbers = list(range(len(documents)))
-    return measure(engine, tokens, documents, numbers, metric="accuracy", window=16)
+    return measure(engine, tokens, documents, numbers, metric=ACCURACY, window=16)
 
 
 def test_the_answer_is_the_most_probable_label_after_the_question() -> None:
@@ -187,7 +188,7 @@ def test_progress_counts_documents() -> None:
         tokens,
         texts([5, 100, 3]),
         [0, 1, 2],
-        metric="bits_per_byte",
+        metric=BITS_PER_BYTE,
         window=8,
         progress=progress,
     )

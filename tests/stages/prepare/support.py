@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from whorl.codecs.label import LabelCodec
 from whorl.codecs.text import train_text_codec
 from whorl.core.context import StageContext
-from whorl.core.ports import Codec, Document, MetricName, Part, Score, Source
+from whorl.core.metrics import ACCURACY, BITS_PER_BYTE, Metric
+from whorl.core.ports import Codec, Document, Part, Score, Source
 from whorl.core.records import Record, RecordStore
 from whorl.spec.resolved import PrepareConfig
 from whorl.stages.prepare.facts import data_digest
@@ -29,7 +30,7 @@ class TextField:
     """What a field of text is, in few lines."""
 
     name: str = "text"
-    metric: MetricName = "bits_per_byte"
+    metric: Metric = BITS_PER_BYTE
 
     def items(self, source: Source) -> list[Item]:
         return text_items(source)
@@ -55,7 +56,7 @@ class PixelField:
 
     count: int = 20
     name: str = "pixels"
-    metric: MetricName = "accuracy"
+    metric: Metric = ACCURACY
 
     def items(self, source: Source) -> list[Any]:
         return [(start, min(start + 7, self.count)) for start in range(0, self.count, 7)]

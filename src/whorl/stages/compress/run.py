@@ -87,13 +87,13 @@ def _make_variants(
 def loss_of_quality(variant: QualityMeasure, parent: QualityMeasure, seed: int = 0) -> Interval:
     """How much worse a variant is, as a share of the parent's figure, with its paired interval.
 
-    bits_per_byte: the increase. accuracy: the decrease; a parent that is never right cannot lose.
+    The increase where less is better, else the decrease; a parent that scores 0 there cannot lose.
     Raises SpecError when the two were not measured on the same documents.
     """
-    if parent.metric == "accuracy" and parent.value == 0.0:
+    if parent.metric.higher_is_better and parent.value == 0.0:
         return Interval(0.0, None, None)
     change = paired_interval(variant, parent, relative=True, seed=seed)
-    if parent.metric == "bits_per_byte":
+    if not parent.metric.higher_is_better:
         return change
     low = None if change.high is None else -change.high
     high = None if change.low is None else -change.low
@@ -130,7 +130,7 @@ def _row(
     return {
         "name": name,
         "bytes": weights.stat().st_size,
-        "metric": quality.metric,
+        "metric": quality.metric.name,
         "documents": len(quality.document_names),
         "value": _rounded(quality.value),
         "increase": _rounded(loss.value),

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from whorl.codecs.contract import SPECIAL, Tokens
 from whorl.core.errors import RecordError
+from whorl.core.metrics import BITS_PER_BYTE
 from whorl.core.ports import Document, Part, QualityMeasure
 from whorl.core.rows import HeldoutDocuments, RowSet
 from whorl.stages.evaluate.ngram import KneserNey
@@ -111,7 +112,7 @@ def ngram_measure(
     bits = np.add.reduceat(np.where(mask, model.bits(ids, starts), 0.0), begins)
     num_bytes = np.array([documents.num_bytes(number) for number in numbers], np.float64)
     names = tuple(documents.names[number] for number in numbers)
-    return QualityMeasure("bits_per_byte", names, bits, num_bytes)
+    return QualityMeasure(BITS_PER_BYTE, names, bits, num_bytes)
 
 
 # ------------------------------------------------------------------ documents of ids

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from whorl.codecs.contract import CodecEntry, Tokens
 from whorl.core.context import NoProgress
 from whorl.core.errors import DataError, RecordError, SpecError
-from whorl.core.ports import Engine, MetricName, Progress, QualityMeasure
+from whorl.core.metrics import BITS_PER_BYTE, Metric
+from whorl.core.ports import Engine, Progress, QualityMeasure
 from whorl.core.rows import HeldoutDocuments
 
 __all__ = ["Window", "measure", "select_documents", "windows_of"]
@@ -86,7 +87,7 @@ def measure(
     documents: HeldoutDocuments,
     numbers: Sequence[int],
     *,
-    metric: MetricName,
+    metric: Metric,
     window: int,
     progress: Progress | None = None,
 ) -> QualityMeasure:
@@ -104,7 +105,7 @@ def measure(
         )
     shown = progress or NoProgress()
     shown.start(f"score with {engine.name}", len(numbers), "documents")
-    if metric == "bits_per_byte":
+    if metric is BITS_PER_BYTE:
         found = _bits(engine, documents, numbers, window, shown)
     else:
         found = _answers(engine, tokens, documents, numbers, window, shown)

@@ -20,6 +20,7 @@ from whorl.core.context import StageContext
 from whorl.core.digests import canonical_json, write_bytes
 from whorl.core.errors import DataError, SpecError
 from whorl.core.intervals import paired_interval, score_of
+from whorl.core.metrics import BITS_PER_BYTE
 from whorl.core.ports import Engine, Field, QualityMeasure, Score
 from whorl.core.records import Record, RecordKey, RecordWriter
 from whorl.core.rows import HeldoutDocuments, RowSet
@@ -141,7 +142,7 @@ class _Evaluation:
         rows = RowSet.open(self.prepared)
         whole = read_stream(rows, self.tokens)
         scores = []
-        if self.field.metric == "bits_per_byte":
+        if self.field.metric is BITS_PER_BYTE:
             seen = None if trained is None else _seen_rows(rows, trained)
             if seen is not None and len(seen) < rows.num_rows:
                 part = read_stream(rows, self.tokens, seen)
@@ -181,7 +182,7 @@ class _Evaluation:
         if len(set(names)) != len(names):
             raise DataError("two scores have one name", found=names)
         scores = {
-            "metric": self.field.metric,
+            "metric": self.field.metric.name,
             "num_documents": len(self.numbers),
             "num_heldout_documents": len(self.documents),
             "scores": [_described(score, "model") for score in models]
@@ -192,7 +193,7 @@ class _Evaluation:
         first = models[0].measure
         assert first is not None
         per_document = {
-            "metric": self.field.metric,
+            "metric": self.field.metric.name,
             "documents": list(first.document_names),
             "denominator": first.denominator.tolist(),
             "numerators": {name: found.numerator.tolist() for name, found in measured.items()},
@@ -201,7 +202,7 @@ class _Evaluation:
             write_bytes(writer.path / name, canonical_json(value).encode())
         writer.metrics.update(
             {
-                "metric": self.field.metric,
+                "metric": self.field.metric.name,
                 "num_documents": len(self.numbers),
                 "num_bytes": int(sum(self.documents.num_bytes(n) for n in self.numbers)),
                 "scores": {score.name: score.value for score in everything},
@@ -211,7 +212,7 @@ class _Evaluation:
     def _comparisons(self, first: Score, others: Sequence[Score]) -> list[dict[str, Any]]:
         """The first model against each other score that is known per document."""
         assert first.measure is not None
-        sign = 1 if self.field.metric == "accuracy" else -1
+        sign = self.field.metric.sign
         comparisons = []
         for other in others:
             if other.measure is None:
@@ -241,7 +242,7 @@ def _described(score: Score, kind: str) -> dict[str, Any]:
     return {
         "kind": kind,
         "name": score.name,
-        "metric": score.metric,
+        "metric": score.metric.name,
         "value": score.value,
         "low": score.low,
         "high": score.high,

@@ -36,7 +36,7 @@ class RegisteredScore(_Frozen):
 
     kind: Literal["model", "baseline"]
     name: str
-    metric: Literal["bits_per_byte", "accuracy"]
+    metric: str
     value: float
     low: float | None = None
     high: float | None = None

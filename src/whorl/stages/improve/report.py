@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from whorl.core.metrics import find_metric
 from whorl.core.records import Record
 
 DURATIONS = ("wall_s", "duration_s", "train_s")  # of a record's run.json, whichever it has
@@ -89,14 +90,16 @@ def losses_to(
     ours = [score for score in scores if score.get("kind") == "model"]
     if not ours:
         return []
-    sign = 1 if ours[0]["metric"] == "accuracy" else -1
+    metric = find_metric(ours[0]["metric"])
     better = {pair["second"]: pair["better"] for pair in comparisons}
     lines = []
     for other in (score for score in scores if score.get("kind") == "baseline"):
         mine = values[comparisons[0]["first"]] if comparisons else ours[0]
-        if sign * other["value"] <= sign * mine["value"]:
+        if metric.sign * (other["value"] - mine["value"]) <= 0:
             continue
-        told = f"{other['value']:.3f} against {mine['value']:.3f} ({mine['name']})"
+        told = (
+            f"{metric.shown(other['value'])} against {metric.shown(mine['value'])} ({mine['name']})"
+        )
         certain = better.get(other["name"], other["name"]) is not None
         doubt = "" if certain else "; the paired interval holds no difference as well"
         lines.append(f"{other['name']} is better: {told}{doubt}")

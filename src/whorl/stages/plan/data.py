@@ -10,12 +10,12 @@ import lzma
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, Field
 
 from whorl.core.errors import DataError
+from whorl.core.metrics import BITS_PER_BYTE
 from whorl.core.ports import Codec, Document, Source
 from whorl.core.ports import Field as DataField
 
@@ -60,12 +60,17 @@ class TokenFacts(Frozen):
 class DataFacts(Frozen):
     digest: str = Field(description="of the sources; the plan's record depends on it")
     field: str
-    metric: Literal["bits_per_byte", "accuracy"]
+    metric: str = Field(description="name of what evaluation measures")
     num_documents: int = Field(description="for training, exact copies counted once")
     num_bytes: int = Field(description="of their text in UTF-8; 0 if they are not text")
     xz_bits_per_byte: float | None = Field(description="of a 1 MiB sample of the text")
     tokens: tuple[TokenFacts, ...] = Field(min_length=1)
     read_share: float = Field(description="share of the items that was read")
+
+    @property
+    def has_law(self) -> bool:
+        """Whether a scaling law predicts the quality: laws are of bits per byte."""
+        return self.metric == BITS_PER_BYTE.name
 
     def for_vocab(self, vocab_size: int) -> TokenFacts:
         """The facts measured with this vocabulary. Raises DataError if there are none."""
@@ -116,7 +121,7 @@ def gather_facts(
     return DataFacts(
         digest=digest,
         field=field.name,
-        metric=field.metric,
+        metric=field.metric.name,
         num_documents=max(1, round(len(read.documents) * scale)),
         num_bytes=round(read.num_bytes * scale),
         xz_bits_per_byte=_xz_bits_per_byte(sample),

@@ -17,6 +17,7 @@ class QualityFigure(_Frozen):
     name: str
     metric: str
     value: float
+    shown: str = Field("", description="the value as people read it")
     low: float | None = None
     high: float | None = None
 
