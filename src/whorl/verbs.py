@@ -231,20 +231,19 @@ class Session:
         from whorl.codecs.contract import Tokens
         from whorl.core.rows import HeldoutDocuments
         from whorl.model.folder import TOKENS
-        from whorl.stages.evaluate.measure import measure, select_documents
+        from whorl.stages.evaluate.measure import ask, measure, select_documents
 
         decided = self.planned.decisions
         documents = HeldoutDocuments.open(self.records["prepare"])
         limit = decided.compress.max_documents
         numbers = select_documents(documents, decided.evaluate.max_bytes, limit)
+        tokens = Tokens.load(model / TOKENS)
         engine = self._open_engine(model, variant)
         try:
             return measure(
                 engine,
-                Tokens.load(model / TOKENS),
-                documents,
-                numbers,
-                metric=self.field.metric,
+                tokens,
+                ask(self.field.task, tokens, documents, numbers),
                 window=decided.evaluate.window,
                 progress=self.progress,
             )
@@ -265,10 +264,10 @@ class Session:
         if (config or self.planned.decisions.serve).engine == "torch":
             variant, folder = "hf", self.train().folder("model")
         quality = self.scores() if "evaluate" in self.records else []
-        prompts = getattr(self.field, "prompts", ("",))
         chosen = config or self.planned.decisions.serve
+        prompt = next(iter(self.field.task.prompts), "")
         return open_model_app(
-            folder, variant, self.name, chosen, quality, api_key, example_prompt=prompts[0]
+            folder, variant, self.name, chosen, quality, api_key, example_prompt=prompt
         )
 
     def serve(self) -> Record:
@@ -279,7 +278,7 @@ class Session:
 
             inputs = {stage: self.records[stage].digest for stage in ("compress", "evaluate")}
             config, variant = self.planned.decisions.serve, self.variants()[0]
-            samples = samples_of(self.field, self.records["prepare"])
+            samples = samples_of(self.field.task, self.records["prepare"])
             return run(self.context, config, inputs, variant, samples, self.open_app)
 
         self.evaluate()

@@ -14,7 +14,7 @@ from whorl.core.context import StageContext
 from whorl.core.errors import SpecError
 from whorl.core.ports import Source
 from whorl.core.records import RecordStore
-from whorl.fields.base import field_names, find_field, load_fields
+from whorl.fields.base import field_names, find_field
 from whorl.spec.resolved import EvaluateConfig, PrepareConfig, TrainConfig
 
 # A whole field of another package: which letter does a word begin with?
@@ -22,15 +22,16 @@ OUTSIDE = '''
 """First letters of words."""
 import random
 from whorl.codecs.label import LabelCodec
-from whorl.core.metrics import ACCURACY
 from whorl.core.ports import Document, Part, Score
+from whorl.core.tasks import ChoiceTask
 
 LETTERS = "abcd"
 
 
 class FirstLetter:
     name = "first-letter"
-    metric = ACCURACY
+    task = ChoiceTask()
+    logic_version = 1
 
     def items(self, source):
         return [0, 1]
@@ -47,7 +48,7 @@ class FirstLetter:
         return {name: LabelCodec(list(LETTERS), name) for name in ("letter", "answer")}
 
     def baselines(self, train, heldout, rows):
-        return [Score("one letter for all", self.metric, 0.25)]
+        return [Score("one letter for all", self.task.metric, 0.25)]
 
 
 FIELD = FirstLetter()
@@ -76,10 +77,11 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_built_in_fields_are_found() -> None:
     assert {"text", "code", "digits"} <= set(field_names())
-    fields = load_fields()
-    assert [fields[name].name for name in ("text", "code", "digits")] == ["text", "code", "digits"]
-    assert fields["digits"].metric.name == "accuracy" and fields["text"].metric.unit == "bits/byte"
-    assert find_field("code") is fields["code"]
+    names = ("text", "code", "digits")
+    assert tuple(find_field(name).name for name in names) == names
+    metrics = [find_field(name).task.metric.name for name in names]
+    assert metrics == ["bits_per_byte", "bits_per_byte", "accuracy"]
+    assert find_field("code") is find_field("code")
 
 
 def test_an_unknown_name_gets_the_nearest() -> None:
@@ -95,8 +97,6 @@ def test_what_is_broken_is_named_and_leaves_the_others(outside: Path) -> None:
     with pytest.raises(SpecError, match="broken_field:FIELD"):
         find_field("broken")
     assert find_field("text").name == "text"
-    with pytest.warns(UserWarning, match="broken is left out"):
-        assert {"text", "code", "digits"} <= set(load_fields())
 
 
 def test_what_is_no_field_or_takes_a_name_is_refused(outside: Path) -> None:
@@ -109,7 +109,7 @@ def test_what_is_no_field_or_takes_a_name_is_refused(outside: Path) -> None:
 def test_a_number_is_no_field(outside: Path) -> None:
     install(outside, "twin_field", "odd = twin_field:FIELD", "FIELD = 3")
     importlib.invalidate_caches()
-    with pytest.raises(SpecError, match="odd is not a field; found: int without name, metric"):
+    with pytest.raises(SpecError, match="odd is not a field; found: int without name, task"):
         find_field("odd")
 
 

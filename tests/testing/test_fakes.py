@@ -16,13 +16,14 @@ from whorl.core.errors import DataError, EngineError
 from whorl.core.ports import GenerateRequest, Source, TokenEvent
 from whorl.testing.corpus import tiny_texts, tiny_tokens, write_corpus
 from whorl.testing.engine import FakeEngine
-from whorl.testing.fakes import FakeCodec, FakeField, FakeMeasure, RecordingProgress
+from whorl.testing.fakes import FakeCodec, FakeField, FakeMeasure, FakeTask, RecordingProgress
 
 FAKES: dict[type, Any] = {
     ports.Codec: FakeCodec,
     ports.Field: FakeField,
     ports.Engine: FakeEngine,
     ports.Measure: FakeMeasure,
+    ports.Task: FakeTask,
     ports.Progress: RecordingProgress,
 }
 

@@ -16,19 +16,23 @@ from numpy.typing import NDArray
 from whorl.core.metrics import Metric
 
 __all__ = [
+    "Choice",
     "Codec",
     "Document",
     "Engine",
     "EngineStats",
     "Field",
     "GenerateRequest",
+    "HeldoutDocument",
     "Measure",
     "Part",
     "Progress",
     "QualityMeasure",
     "Score",
     "Source",
+    "Task",
     "TokenEvent",
+    "TokenSpace",
 ]
 
 Split = Literal["train", "heldout"]
@@ -93,10 +97,11 @@ class Codec(Protocol):
 
 
 class Field(Protocol):
-    """One kind of data: how to read it, which codecs it uses, how it is scored."""
+    """One kind of data: how to read it, which codecs it uses, what its models are asked."""
 
     name: str
-    metric: Metric
+    task: Task
+    logic_version: int  # raised when the same sources would give other documents or baselines
 
     def items(self, source: Source) -> list[Any]:
         """Picklable work items (a file, a byte range, an index range), in a fixed order; cheap.
@@ -119,6 +124,76 @@ class Field(Protocol):
         self, train: Sequence[Document], heldout: Sequence[Document], rows: NDArray[np.int64] | None
     ) -> list[Score]:
         """Other methods on the same split (rows: the token rows trained on, if any)."""
+        ...
+
+
+# ------------------------------------------------------------------ questions
+
+
+@dataclass(frozen=True)
+class HeldoutDocument:
+    """A held-out document in ids. mask: which of them are trained targets."""
+
+    name: str
+    ids: NDArray[np.integer[Any]] = field(repr=False)  # [n]
+    mask: NDArray[np.bool_] = field(repr=False)  # [n]
+    num_bytes: int  # of its text in UTF-8; 0 if it is not text
+
+
+@dataclass(frozen=True)
+class TokenSpace:
+    """What ids mean, as far as a task needs to know."""
+
+    ranges: Mapping[str, range]  # codec -> its ids
+    encode: Callable[[Sequence[Part]], list[int]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A question with a closed set of answers, each of one id or more."""
+
+    prompt_ids: tuple[int, ...]
+    candidates: Sequence[Sequence[int]]
+    right: int  # place of the true one
+
+
+class Task(Protocol):
+    """What evaluation asks a model, among which answers it chooses, and who judges them."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def metric(self) -> Metric: ...
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """What serving offers, equal for all models; (): beginnings of held-out documents."""
+        ...
+
+    @property
+    def checker(self) -> str:
+        """What `accepts` checks, in words; "" if it checks nothing."""
+        ...
+
+    def question(self, document: HeldoutDocument, space: TokenSpace) -> Choice | None:
+        """None: nothing is chosen, the document's own trained ids are scored.
+
+        Raises DataError on a document that cannot be asked.
+        """
+        ...
+
+    def judge(
+        self, document: HeldoutDocument, question: Choice | None, nats: NDArray[np.float64]
+    ) -> tuple[float, float]:
+        """The document's (numerator, denominator) in the metric.
+
+        nats: the log-probability of each candidate, or of each trained id if nothing is chosen.
+        """
+        ...
+
+    def accepts(self, prompt: str, completion: str) -> bool | None:
+        """Whether a completion is well formed; None: there is no such check."""
         ...
 
 

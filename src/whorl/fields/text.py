@@ -10,12 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.codecs.text import train_text_codec
-from whorl.core.metrics import BITS_PER_BYTE, Metric
-from whorl.core.ports import Codec, Document, Score, Source
+from whorl.core.ports import Codec, Document, Score, Source, Task
+from whorl.core.tasks import LikelihoodTask
 from whorl.fields.compressors import xz_baselines
 from whorl.stages.prepare.readers import read_item, text_items
 
 __all__ = ["FIELD", "TextField"]
+
+
+PROMPTS = (
+    "The most important thing to know is that ",
+    "In the beginning, ",
+    "There are three reasons for this. First, ",
+    "# Introduction\n\n",
+    "For example, ",
+)
+TASK = LikelihoodTask(prompts=PROMPTS)
 
 
 @dataclass(frozen=True)
@@ -23,15 +33,8 @@ class TextField:
     """Text scored in bits per byte; baselines are xz alone and after training text."""
 
     name: str = "text"
-    metric: Metric = BITS_PER_BYTE
-    prompts: tuple[str, ...] = (
-        "The most important thing to know is that ",
-        "In the beginning, ",
-        "There are three reasons for this. First, ",
-        "# Introduction\n\n",
-        "For example, ",
-    )
-    checker: str = ""
+    task: Task = TASK
+    logic_version: int = 1
 
     def items(self, source: Source) -> list[Any]:
         """Files or ranges of long ones. Raises DataError when the source is missing or empty."""
@@ -51,10 +54,6 @@ class TextField:
         self, train: Sequence[Document], heldout: Sequence[Document], rows: NDArray[np.int64] | None
     ) -> list[Score]:
         return xz_baselines(train, heldout)
-
-    def accepts(self, prompt: str, completion: str) -> bool | None:
-        """Prose has no check."""
-        return None
 
 
 FIELD = TextField()

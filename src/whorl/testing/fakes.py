@@ -12,10 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.core.errors import DataError
-from whorl.core.metrics import BITS_PER_BYTE, Metric
-from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Source
+from whorl.core.metrics import ACCURACY, BITS_PER_BYTE, Metric
+from whorl.core.ports import (
+    Choice,
+    Codec,
+    Document,
+    HeldoutDocument,
+    Part,
+    QualityMeasure,
+    Score,
+    Source,
+    Task,
+    TokenSpace,
+)
+from whorl.core.tasks import LikelihoodTask
 
-__all__ = ["FakeCodec", "FakeField", "FakeMeasure", "RecordingProgress"]
+__all__ = ["FakeCodec", "FakeField", "FakeMeasure", "FakeTask", "RecordingProgress"]
 
 
 @dataclass
@@ -44,7 +56,8 @@ class FakeField:
 
     texts: Sequence[str] = ("alpha beta", "gamma delta", "")
     name: str = "fake"
-    metric: Metric = BITS_PER_BYTE
+    task: Task = field(default_factory=LikelihoodTask)
+    logic_version: int = 1
 
     def items(self, source: Source) -> list[Any]:
         if not self.texts:
@@ -66,7 +79,30 @@ class FakeField:
         self, train: Sequence[Document], heldout: Sequence[Document], rows: NDArray[np.int64] | None
     ) -> list[Score]:
         """The uniform model over bytes: 8 bits per byte."""
-        return [Score("uniform bytes", self.metric, 8.0, num_documents=len(heldout))]
+        return [Score("uniform bytes", self.task.metric, 8.0, num_documents=len(heldout))]
+
+
+@dataclass(frozen=True)
+class FakeTask:
+    """Which of two ids ends the document: its last one, or `other`? A prompt repeated is fine."""
+
+    other: int = 0
+    name: str = "last of two"
+    metric: Metric = ACCURACY
+    prompts: tuple[str, ...] = ()
+    checker: str = "the prompt said again"
+
+    def question(self, document: HeldoutDocument, space: TokenSpace) -> Choice | None:
+        ids = tuple(int(i) for i in document.ids)
+        return Choice(ids[:-1], ((self.other,), (ids[-1],)), 1)
+
+    def judge(
+        self, document: HeldoutDocument, question: Choice | None, nats: NDArray[np.float64]
+    ) -> tuple[float, float]:
+        return float(nats[1] > nats[0]), 1.0
+
+    def accepts(self, prompt: str, completion: str) -> bool | None:
+        return completion == prompt
 
 
 @dataclass

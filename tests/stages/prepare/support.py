@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from whorl.codecs.label import LabelCodec
 from whorl.codecs.text import train_text_codec
 from whorl.core.context import StageContext
-from whorl.core.metrics import ACCURACY, BITS_PER_BYTE, Metric
-from whorl.core.ports import Codec, Document, Part, Score, Source
+from whorl.core.ports import Codec, Document, Part, Score, Source, Task
 from whorl.core.records import Record, RecordStore
+from whorl.core.tasks import ChoiceTask, LikelihoodTask
 from whorl.spec.resolved import PrepareConfig
 from whorl.stages.prepare.facts import data_digest
 from whorl.stages.prepare.readers import Item, read_item, text_items
@@ -30,7 +30,8 @@ class TextField:
     """What a field of text is, in few lines."""
 
     name: str = "text"
-    metric: Metric = BITS_PER_BYTE
+    task: Task = field(default_factory=LikelihoodTask)
+    logic_version: int = 1
 
     def items(self, source: Source) -> list[Item]:
         return text_items(source)
@@ -56,7 +57,8 @@ class PixelField:
 
     count: int = 20
     name: str = "pixels"
-    metric: Metric = ACCURACY
+    task: Task = field(default_factory=ChoiceTask)
+    logic_version: int = 1
 
     def items(self, source: Source) -> list[Any]:
         return [(start, min(start + 7, self.count)) for start in range(0, self.count, 7)]

@@ -121,7 +121,7 @@ def gather_facts(
     return DataFacts(
         digest=digest,
         field=field.name,
-        metric=field.metric.name,
+        metric=field.task.metric.name,
         num_documents=max(1, round(len(read.documents) * scale)),
         num_bytes=round(read.num_bytes * scale),
         xz_bits_per_byte=_xz_bits_per_byte(sample),

@@ -9,8 +9,9 @@ from typing import Any
 from fastapi import FastAPI
 
 from whorl.codecs.contract import Tokens
+from whorl.codecs.parts import token_space
 from whorl.core.context import StageContext
-from whorl.core.ports import Field
+from whorl.core.ports import Task
 from whorl.core.records import Record, RecordKey
 from whorl.core.rows import HeldoutDocuments
 from whorl.spec.resolved import ServeConfig
@@ -42,29 +43,31 @@ class Samples:
     passages: Sequence[Passage] = ()  # of held-out text
 
 
-def samples_of(field: Field, prepared: Record) -> Samples:
-    """The field's own prompts, or the beginnings of held-out documents, up to the answer.
+def samples_of(task: Task, prepared: Record) -> Samples:
+    """The task's own prompts, or the beginnings of held-out documents, up to the answer.
 
-    Text is drawn as a person would be shown it, and held-out text is continued; an answer that is
-    not text (a label) is the most probable one.
+    Where nothing is chosen answers are drawn as a person would be shown them; of a choice the
+    answer is the most probable one.
     """
     documents = HeldoutDocuments.open(prepared)
     tokens = Tokens.load(prepared.folder("tokens"))
     passages = passages_of(documents, tokens)
-    prompts = getattr(field, "prompts", ())
-    if prompts:
-        accepts = getattr(field, "accepts", None)
-        judged = accepts is not None and accepts(prompts[0], "\n") is not None
-        checker = getattr(field, "checker", f"the check of the field {field.name}")
-        verdict = accepts if judged else None
-        return Samples(prompts, prompts, verdict, checker, passages=passages)
-    asked, texts = [], []
+    if task.prompts:
+        judged = task.accepts(task.prompts[0], "\n") is not None
+        verdict = task.accepts if judged else None
+        return Samples(task.prompts, task.prompts, verdict, task.checker, passages=passages)
+    asked, texts, space, sampling = [], [], token_space(tokens), SAMPLING
     for number in range(min(NUM_PROMPTS, len(documents))):
-        answer = int(documents.mask(number)[1:].argmax()) + 1  # the first trained target
-        asked.append([int(token) for token in documents.ids(number)[:answer]])
-        texts.append(f"{documents.names[number]}: {tokens.decode(asked[-1])} ")
-    is_text = any(documents.num_bytes(number) for number in range(len(documents)))
-    return Samples(asked, texts, sampling=SAMPLING if is_text else GREEDY, passages=passages)
+        document = documents.document(number)
+        question = task.question(document, space)
+        if question is None:
+            answer = int(document.mask[1:].argmax()) + 1  # the first trained target
+            asked.append([int(token) for token in document.ids[:answer]])
+        else:
+            asked.append(list(question.prompt_ids))
+            sampling = GREEDY
+        texts.append(f"{document.name}: {tokens.decode(asked[-1])} ")
+    return Samples(asked, texts, sampling=sampling, passages=passages)
 
 
 def run(
