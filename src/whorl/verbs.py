@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from whorl.core.context import NoProgress, StageContext
-from whorl.core.errors import MissingExtra
+from whorl.core.errors import MissingExtra, SpecError
 from whorl.core.ports import Engine, Field, Progress, QualityMeasure, Source
 from whorl.core.records import Record, RecordStore
+from whorl.core.variants import Variant
 from whorl.serving import open_model_app, serve_app
 from whorl.spec.load import LoadedRecipe, load_recipe, parse_recipe
 from whorl.spec.resolved import ServeConfig
@@ -36,9 +37,6 @@ __all__ = [
     "train",
     "up",
 ]
-
-STAGES = ("plan", "prepare", "train", "compress", "evaluate", "serve", "improve")
-VARIANTS = ("int4", "int8", "f32")  # servable folders of a compress record, the smallest first
 
 
 def home_folder(home: Path | None = None) -> Path:
@@ -134,6 +132,7 @@ class Session:
         return self._stage("plan", self._plan)
 
     def _plan(self) -> Record:
+        from whorl.engines.open import find_engine
         from whorl.launch.calibrate import this_machine
         from whorl.launch.machine import machine_facts
         from whorl.stages.plan.data import DataFacts, gather_facts
@@ -142,6 +141,8 @@ class Session:
         from whorl.stages.prepare.facts import data_facts
 
         check_is_here(recipe := self.loaded.recipe)
+        if recipe.serve.engine != "auto":
+            find_engine(recipe.serve.engine)  # a wrong name is told before any work
         facts = machine_facts()
 
         def measure() -> Machine:
@@ -196,11 +197,18 @@ class Session:
 
         def make() -> Record:
             _need("openvino_genai", "openvino", "compress")
+            from whorl.engines.openvino_export import EXPORTER
             from whorl.stages.compress.run import run
 
-            config = self.planned.decisions.compress
-            return run(self.context, config, self.records["train"], self._measure)
+            config, trained = self.planned.decisions.compress, self.records["train"]
+            return run(self.context, config, trained, EXPORTER, self._measure)
 
+        if not self._compresses:
+            raise SpecError(
+                f"{self.name} is served as it was trained: there is nothing to compress",
+                found="compress.formats []",
+                do="name formats, such as compress.formats=[int8]",
+            )
         self.train()
         return self._stage("compress", make)
 
@@ -210,23 +218,37 @@ class Session:
         def make() -> Record:
             from whorl.stages.evaluate.run import run
 
-            folder = self.records["compress"].path
-            models = {f"openvino {name}": (folder / name, name) for name in self.variants()}
-            config = self.planned.decisions.evaluate
+            models, config = self.variants(), self.planned.decisions.evaluate
             prepared, trained = self.records["prepare"], self.records["train"]
             return run(
                 self.context, config, self.field, prepared, models, self._open_engine, trained
             )
 
-        self.compress()
+        self._producer()
         return self._stage("evaluate", make)
 
-    def variants(self) -> list[str]:
-        """Names of the servable variants of the compress record, the smallest first."""
-        found = {name.partition("/")[0] for name in self.compress().files if "/" in name}
-        return sorted(found, key=lambda name: VARIANTS.index(name))
+    @property
+    def _compresses(self) -> bool:
+        return bool(self.loaded.recipe.compress.formats)
 
-    def _measure(self, model: Path, variant: str) -> QualityMeasure:
+    def _producer(self) -> Record:
+        """The record whose model folders are evaluated and served."""
+        return self.compress() if self._compresses else self.train()
+
+    def variants(self) -> dict[Variant, Path]:
+        """What is evaluated and served: variant -> its folder, the smallest first."""
+        from whorl.model.folder import model_folders
+
+        return model_folders(self._producer())
+
+    def served(self, config: ServeConfig) -> tuple[Variant, Path]:
+        """The smallest variant that the engine serves; the trained model is one too."""
+        from whorl.engines.open import smallest
+        from whorl.model.folder import model_folders
+
+        return smallest(self.variants() | model_folders(self.train()), config.engine)
+
+    def _measure(self, model: Path, variant: Variant) -> QualityMeasure:
         """The `Measure` that compress is handed: quality of a folder through its engine."""
         from whorl.codecs.contract import Tokens
         from whorl.core.rows import HeldoutDocuments
@@ -250,7 +272,7 @@ class Session:
         finally:
             engine.close()
 
-    def _open_engine(self, model: Path, variant: str) -> Engine:
+    def _open_engine(self, model: Path, variant: Variant) -> Engine:
         from whorl.engines.open import open_engine
 
         return open_engine(model, variant, max_running=self.planned.decisions.serve.max_running)
@@ -258,13 +280,10 @@ class Session:
     # -------------------------------------------------------------- serving
 
     def open_app(self, config: ServeConfig | None = None, api_key: str | None = None) -> Any:
-        """(FastAPI service of the smallest variant, or the model itself for torch; its close)."""
-        variant = self.variants()[0]
-        folder = self.compress().folder(variant)
-        if (config or self.planned.decisions.serve).engine == "torch":
-            variant, folder = "hf", self.train().folder("model")
-        quality = self.scores() if "evaluate" in self.records else []
+        """(FastAPI service of the smallest variant the engine serves; its close)."""
         chosen = config or self.planned.decisions.serve
+        variant, folder = self.served(chosen)
+        quality = self.scores() if "evaluate" in self.records else []
         prompt = next(iter(self.field.task.prompts), "")
         return open_model_app(
             folder, variant, self.name, chosen, quality, api_key, example_prompt=prompt
@@ -276,8 +295,10 @@ class Session:
         def make() -> Record:
             from whorl.stages.serve.brief import run, samples_of
 
-            inputs = {stage: self.records[stage].digest for stage in ("compress", "evaluate")}
-            config, variant = self.planned.decisions.serve, self.variants()[0]
+            producer = self._producer()
+            inputs = {record.stage: record.digest for record in (producer, self.evaluate())}
+            config = self.planned.decisions.serve
+            variant, _ = self.served(config)
             samples = samples_of(self.field.task, self.records["prepare"])
             return run(self.context, config, inputs, variant, samples, self.open_app)
 
@@ -308,7 +329,8 @@ class Session:
         from whorl.stages.improve.report import build_report
 
         _need("torch", "train", "whorl up")
-        _need("openvino_genai", "openvino", "whorl up")
+        if self._compresses:
+            _need("openvino_genai", "openvino", "whorl up")
         version = self.improve()
         return build_report(self.name, self.records, self.took_s, version.version)
 
@@ -317,25 +339,6 @@ def _need(package: str, extra: str, purpose: str) -> None:
     """Raises MissingExtra, before any work is done for nothing."""
     if importlib.util.find_spec(package) is None:
         raise MissingExtra.of(package.replace("_", "-"), extra, purpose)
-
-
-def report_of(home: Path, name: str) -> dict[str, Any]:
-    """The report of a recipe from its newest registered lineage. Raises RecordError."""
-    from whorl.stages.improve.registry import list_versions
-    from whorl.stages.improve.report import build_report
-
-    store = RecordStore(home, name)
-    versions = list_versions(home, name)
-    records: dict[str, Record] = {}
-    for stage in STAGES:
-        if versions and stage in versions[-1].lineage:
-            record: Record | None = Record.load(store.folder(stage) / versions[-1].lineage[stage])
-        else:
-            record = store.newest(stage)
-        if record is not None:
-            records[stage] = record
-    version = versions[-1].version if versions else None
-    return build_report(name, records, {}, version)
 
 
 def _verb(stage: str, recipe: Any, options: Mapping[str, Any]) -> Record:

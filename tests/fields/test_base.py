@@ -119,6 +119,7 @@ def test_a_field_from_outside_is_prepared_trained_and_evaluated(
     """Nothing of whorl is changed for it: prepare, train, evaluate through an engine."""
     pytest.importorskip("torch", reason="needs the extra train")
     from whorl.arch.architecture import Architecture
+    from whorl.core.variants import Variant
     from whorl.engines.open import open_engine
     from whorl.stages.evaluate.run import run as evaluate
     from whorl.stages.prepare.run import run as prepare
@@ -158,8 +159,8 @@ def test_a_field_from_outside_is_prepared_trained_and_evaluated(
         EvaluateConfig(window=30, bootstrap_samples=200),
         field,
         prepared,
-        {"torch": (trained.path / "model", "hf")},
-        lambda folder, variant: open_engine(folder, variant, name="torch"),
+        {Variant("hf", "f32"): trained.path / "model"},
+        open_engine,
         trained,
     )
     model, baseline = json.loads(record.file("scores.json").read_bytes())["scores"]

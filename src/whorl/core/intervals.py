@@ -100,7 +100,7 @@ def score_of(
         interval.high,
         len(measure.document_names),
         note,
-        measure,
+        measure=measure,
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.core.metrics import Metric
+from whorl.core.variants import Variant
 
 __all__ = [
     "Choice",
@@ -21,6 +22,7 @@ __all__ = [
     "Document",
     "Engine",
     "EngineStats",
+    "Exporter",
     "Field",
     "GenerateRequest",
     "HeldoutDocument",
@@ -267,6 +269,7 @@ class Score:
     high: float | None = None
     num_documents: int | None = None
     note: str = ""
+    variant: Variant | None = None  # of a model; None: another method
     measure: QualityMeasure | None = field(default=None, repr=False, compare=False)  # to pair it
 
 
@@ -287,10 +290,25 @@ class QualityMeasure:
         return float(self.metric.total(self.numerator, self.denominator))
 
 
+class Exporter(Protocol):
+    """Handed to `compress` by verbs: makes folders of another format, servable as they are."""
+
+    format: str  # of every variant it makes
+    version: int  # raised when the same model is exported to other bytes
+
+    def export(self, model: Path, folder: Path, lineage: Mapping[str, Any]) -> None:
+        """A Hugging Face folder in this format, with f32 weights."""
+        ...
+
+    def compress(self, exported: Path, folder: Path, weights: str) -> None:
+        """An exported f32 folder with smaller weights. Raises SpecError if it has no such."""
+        ...
+
+
 class Measure(Protocol):
     """Handed to `compress` by verbs: the quality of a model folder, through its engine."""
 
-    def __call__(self, model: Path, variant: str) -> QualityMeasure: ...
+    def __call__(self, model: Path, variant: Variant) -> QualityMeasure: ...
 
 
 # ------------------------------------------------------------------ reporting

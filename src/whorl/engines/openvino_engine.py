@@ -82,7 +82,7 @@ class OpenvinoStepper:
         self._num_blocks = num_cache_blocks(card.architecture, max_running)
         scheduler.num_kv_blocks = self._num_blocks
         scheduler.enable_prefix_caching = False  # timing would tell users of each other's prompts
-        group = 0 if card.variant == "f32" else INPUT_GROUP
+        group = 0 if card.variant.bits == 32 else INPUT_GROUP
         properties = PROPERTIES | {"DYNAMIC_QUANTIZATION_GROUP_SIZE": group}
         tokenizer = openvino_genai.Tokenizer(str(folder))  # an empty one: no tokenizer is there
         try:

@@ -19,6 +19,7 @@ from whorl.arch.architecture import Architecture
 from whorl.codecs.contract import Tokens
 from whorl.core.digests import write_bytes
 from whorl.core.errors import RecordError
+from whorl.core.variants import Variant
 from whorl.model.folder import TOKENS, FolderCard, prepare_folder, read_card, seal_folder
 from whorl.model.hf_files import CONFIG, architecture_of, write_servable_files
 from whorl.model.transformer import Transformer
@@ -57,7 +58,8 @@ def save_model_folder(
     write_bytes(path / WEIGHTS, safetensors_bytes(state, metadata={"format": "pt"}))
     dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
     write_servable_files(path, architecture, tokens, dtype)
-    card = FolderCard("hf", tokens.contract.digest, architecture, lineage, quality or {})
+    variant = Variant.of_torch(dtype)
+    card = FolderCard(variant, tokens.contract.digest, architecture, lineage, quality or {})
     return seal_folder(path, card)
 
 

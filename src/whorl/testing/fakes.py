@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from whorl.core.ports import (
     TokenSpace,
 )
 from whorl.core.tasks import LikelihoodTask
+from whorl.core.variants import Variant
+from whorl.model.folder import CARD, read_card, seal_folder
 
-__all__ = ["FakeCodec", "FakeField", "FakeMeasure", "FakeTask", "RecordingProgress"]
+__all__ = ["FakeCodec", "FakeExporter", "FakeField", "FakeMeasure", "FakeTask", "RecordingProgress"]
 
 
 @dataclass
@@ -106,14 +109,34 @@ class FakeTask:
 
 
 @dataclass
+class FakeExporter:
+    """Copies of a folder that say they hold other weights, half as many bytes a time."""
+
+    format: str = "copied"
+    version: int = 1
+
+    def export(self, model: Path, folder: Path, lineage: Mapping[str, Any]) -> None:
+        self._copy(model, folder, Variant(self.format, "f32"), lineage)
+
+    def compress(self, exported: Path, folder: Path, weights: str) -> None:
+        self._copy(exported, folder, Variant(self.format, weights), read_card(exported).lineage)
+
+    def _copy(self, source: Path, folder: Path, variant: Variant, lineage: Any) -> None:
+        card = read_card(source)
+        shutil.copytree(source, folder, ignore=shutil.ignore_patterns(CARD))
+        (folder / "weights.bin").write_bytes(bytes(variant.bits))
+        seal_folder(folder, replace(card, variant=variant, lineage=dict(lineage)))
+
+
+@dataclass
 class FakeMeasure:
     """Bits per byte by model folder and variant, the same for each of ten documents."""
 
-    values: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    values: Mapping[tuple[str, Variant], float] = field(default_factory=dict)
     default: float = 2.0
     num_bytes: int = 100
 
-    def __call__(self, model: Path, variant: str) -> QualityMeasure:
+    def __call__(self, model: Path, variant: Variant) -> QualityMeasure:
         names = tuple(f"document-{i}" for i in range(10))
         value = self.values.get((model.name, variant), self.default)
         num_bytes = np.full(len(names), float(self.num_bytes))

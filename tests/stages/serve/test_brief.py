@@ -15,6 +15,7 @@ from whorl.core.ports import Document, GenerateRequest, Part
 from whorl.core.records import Record, RecordKey, RecordStore
 from whorl.core.rows import write_heldout
 from whorl.core.tasks import ChoiceTask, LikelihoodTask
+from whorl.core.variants import Variant
 from whorl.fields.code import FIELD as CODE
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.app import create_app
@@ -55,7 +56,9 @@ def serve(home: Path, tokens: Tokens, samples: Samples, **config: Any):
         return create_app(engines[-1], tokens, card, settings, None), engines[-1].close
 
     context, settings = StageContext(RecordStore(home, "test")), ServeConfig(**config)
-    record = run(context, settings, {"evaluate": "0" * 32}, "int8", samples, open_app)
+    record = run(
+        context, settings, {"evaluate": "0" * 32}, Variant("openvino", "int8"), samples, open_app
+    )
     return record, [request for engine in engines for request in engine.submitted]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from whorl.core.intervals import paired_interval, score_of
 from whorl.core.ports import Engine, Field, QualityMeasure, Score
 from whorl.core.records import Record, RecordKey, RecordWriter
 from whorl.core.rows import HeldoutDocuments, RowSet
+from whorl.core.variants import Variant
 from whorl.model.folder import read_card
 from whorl.spec.resolved import EvaluateConfig
 from whorl.stages.evaluate.baselines import (
@@ -42,8 +43,8 @@ LOGIC_VERSION = 2  # raised when the same models and documents would give other 
 MAX_ROWS_BYTES = 256 * 2**20  # of token rows handed to a field's baselines
 ID_BYTES = 8
 
-OpenEngine = Callable[[Path, str], Engine]
-Models = Mapping[str, tuple[Path, str]]
+OpenEngine = Callable[[Path, Variant], Engine]
+Models = Mapping[Variant, Path]
 
 
 def evaluate_key(
@@ -54,10 +55,7 @@ def evaluate_key(
     trained: Record | None = None,
 ) -> RecordKey:
     """The key of the record this work makes: the folders' contents, not their places."""
-    named = {
-        name: {"variant": variant, "folder": read_card(folder).digest}
-        for name, (folder, variant) in models.items()
-    }
+    named = {str(variant): read_card(folder).digest for variant, folder in models.items()}
     value = {
         "evaluate": config.model_dump(mode="json"),
         "field": {"name": field.name, "logic_version": field.logic_version},
@@ -81,7 +79,7 @@ def run(
 ) -> Record:
     """The record of these models' scores, made now unless it exists.
 
-    models: display name -> (folder, variant); the first is what baselines are compared with.
+    models: variant -> its folder; the first is what baselines are compared with.
     trained: the record of train, so that an n-gram model is given the same rows.
 
     Raises SpecError without a model, RecordError if a model's tokens are not those of `prepared`,
@@ -94,7 +92,7 @@ def run(
         return found
     start = time.monotonic()
     work = _Evaluation.of(context, config, field, prepared)
-    scores = [work.score_model(name, *models[name], engines) for name in models]
+    scores = [work.score_model(*model, engines) for model in models.items()]
     baselines = work.baselines(trained) if config.baselines else []
     with context.store.write(key) as writer:
         work.write(writer, scores, baselines)
@@ -122,7 +120,7 @@ class _Evaluation:
         asked = ask(field.task, tokens, documents, numbers)
         return cls(context, config, field, prepared, tokens, len(documents), asked)
 
-    def score_model(self, name: str, folder: Path, variant: str, engines: OpenEngine) -> Score:
+    def score_model(self, variant: Variant, folder: Path, engines: OpenEngine) -> Score:
         engine = engines(folder, variant)
         try:
             found = measure(
@@ -134,7 +132,7 @@ class _Evaluation:
             )
         finally:
             engine.close()
-        return self._score(name, found)
+        return replace(self._score(str(variant), found), variant=variant)
 
     def baselines(self, trained: Record | None) -> list[Score]:
         """Those of the field, and of n-grams where nothing is chosen."""
@@ -247,6 +245,7 @@ def _described(score: Score, kind: str) -> dict[str, Any]:
         "high": score.high,
         "num_documents": score.num_documents,
         "note": score.note,
+        "variant": None if score.variant is None else asdict(score.variant),
     }
 
 

@@ -14,6 +14,7 @@ from whorl.core.context import StageContext
 from whorl.core.ports import Task
 from whorl.core.records import Record, RecordKey
 from whorl.core.rows import HeldoutDocuments
+from whorl.core.variants import Variant
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.card import GREEDY, SAMPLING, Sampling
 from whorl.stages.serve.exercise import Answer, exercise, request_completion
@@ -74,7 +75,7 @@ def run(
     context: StageContext,
     config: ServeConfig,
     inputs: dict[str, str],
-    variant: str,
+    variant: Variant,
     samples: Samples,
     open_app: Callable[[], tuple[FastAPI, Callable[[], None]]],
 ) -> Record:
@@ -87,7 +88,7 @@ def run(
         "prompts": [_plain(prompt) for prompt in samples.prompts],
         "passages": [asdict(passage) for passage in samples.passages],
         "sampling": samples.sampling.model_dump(),
-        "variant": variant,
+        "variant": str(variant),
     }
     limits = {
         "max_running": config.max_running,
@@ -105,7 +106,7 @@ def run(
                 metrics, speeds = _Conversation(context, app, base_url, samples).hold()
         finally:
             close()
-        writer.metrics.update(metrics, variant=variant)
+        writer.metrics.update(metrics, variant=str(variant))
         writer.run.update(speeds)
     return context.store.published(key)
 

@@ -12,23 +12,25 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from whorl.arch.architecture import Architecture
 from whorl.codecs.contract import Tokens
 from whorl.core.digests import fsync_folder
-from whorl.core.errors import EngineError, MissingExtra, PlanError, RecordError
+from whorl.core.errors import EngineError, MissingExtra, PlanError, RecordError, SpecError
+from whorl.core.variants import Variant
+from whorl.engines.quiet import silence_telemetry
 from whorl.model.folder import TOKENS, FolderCard, prepare_folder, read_card, seal_folder
 from whorl.model.hf_files import write_servable_files
-from whorl.stages.compress.quiet import silence_telemetry
 
-__all__ = ["EXPORT_VERSION", "MODEL", "WeightFormat", "compress_folder", "export_openvino"]
+__all__ = ["EXPORTER", "FORMAT", "MODEL", "compress_folder", "export_openvino"]
 
-WeightFormat = Literal["f32", "int8", "int4"]
+FORMAT = "openvino"
+COMPRESSED = ("int8", "int4")
 MODEL = "openvino_model.xml"
-EXPORT_VERSION = 1  # raised when the same model is exported to other bytes
+EXPORT_VERSION = 2  # raised when the same model is exported to other bytes
 CHECK_TOKENS, MAX_LOGIT_DIFFERENCE = 48, 1e-3
 INT4_GROUP = 64  # weights that share a scale
 
@@ -57,11 +59,14 @@ def export_openvino(
     write_servable_files(out_folder, architecture, tokens)
     made_from = {"model": card.digest[:32]} | dict(lineage or card.lineage)
     return seal_folder(
-        out_folder, FolderCard("f32", card.contract_digest, architecture, made_from, card.quality)
+        out_folder,
+        FolderCard(
+            Variant(FORMAT, "f32"), card.contract_digest, architecture, made_from, card.quality
+        ),
     )
 
 
-def compress_folder(f32_folder: Path, out_folder: Path, weights: WeightFormat) -> FolderCard:
+def compress_folder(f32_folder: Path, out_folder: Path, weights: str) -> FolderCard:
     """Write a folder with int8 or int4 weights from an exported f32 one.
 
     int8: per output channel, every matrix with the embedding and the head. int4: groups of 64
@@ -70,15 +75,33 @@ def compress_folder(f32_folder: Path, out_folder: Path, weights: WeightFormat) -
     """
     openvino = _openvino()
     card = read_card(f32_folder)
-    if card.variant != "f32":
-        raise RecordError(f"{f32_folder} cannot be compressed", found=card.variant, expected="f32")
+    if card.variant != (parent := Variant(FORMAT, "f32")):
+        raise RecordError(f"{f32_folder} cannot be compressed", found=card.variant, expected=parent)
+    if weights not in COMPRESSED:
+        raise SpecError(f"OpenVINO has no weights {weights}", expected=", ".join(COMPRESSED))
     prepare_folder(out_folder)
     graph = openvino.Core().read_model(f32_folder / MODEL)
     _save(openvino, _compressed(graph, weights, card.architecture), out_folder)
     write_servable_files(out_folder, card.architecture, Tokens.load(f32_folder / TOKENS))
     return seal_folder(
-        out_folder, FolderCard(weights, card.contract_digest, card.architecture, card.lineage)
+        out_folder,
+        FolderCard(Variant(FORMAT, weights), card.contract_digest, card.architecture, card.lineage),
     )
+
+
+class _Exporter:
+    """core.ports.Exporter of this file."""
+
+    format, version = FORMAT, EXPORT_VERSION
+
+    def export(self, model: Path, folder: Path, lineage: Mapping[str, Any]) -> None:
+        export_openvino(model, folder, lineage)
+
+    def compress(self, exported: Path, folder: Path, weights: str) -> None:
+        compress_folder(exported, folder, weights)
+
+
+EXPORTER = _Exporter()
 
 
 # ------------------------------------------------------------------ the graph
@@ -155,7 +178,7 @@ def _make_stateful(openvino: Any, graph: Any, architecture: Architecture) -> Non
     graph.validate_nodes_and_infer_types()
 
 
-def _compressed(graph: Any, weights: WeightFormat, architecture: Architecture) -> Any:
+def _compressed(graph: Any, weights: str, architecture: Architecture) -> Any:
     try:
         import nncf
     except ImportError as error:
