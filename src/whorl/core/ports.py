@@ -211,6 +211,7 @@ class GenerateRequest:
     top_p: float = 1.0
     seed: int = 0
     stop_ids: tuple[int, ...] = ()
+    allowed_ids: tuple[int, ...] | None = None  # no other is generated, a stop id neither
 
 
 @dataclass(frozen=True)
@@ -246,8 +247,14 @@ class Engine(Protocol):
         """Free the request's place within one step; its last event says "cancelled"."""
         ...
 
-    def score(self, sequences: Sequence[Sequence[int]]) -> list[NDArray[np.float64]]:
-        """For each sequence of n ids the n-1 log-probabilities (nats) of ids[1:] given the past."""
+    def score(
+        self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()
+    ) -> list[NDArray[np.float64]]:
+        """The log-probabilities (nats) of each sequence's ids, given those before.
+
+        With a prefix, which is read once for all of them, n values for n ids; without one n-1:
+        nothing stands before the first.
+        """
         ...
 
     def stats(self) -> EngineStats: ...

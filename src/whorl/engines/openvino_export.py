@@ -21,15 +21,15 @@ from whorl.codecs.contract import Tokens
 from whorl.core.digests import fsync_folder
 from whorl.core.errors import EngineError, MissingExtra, PlanError, RecordError, SpecError
 from whorl.core.variants import Variant
+from whorl.engines.openvino_graph import MODEL, OpenvinoGraph
 from whorl.engines.quiet import silence_telemetry
 from whorl.model.folder import TOKENS, FolderCard, prepare_folder, read_card, seal_folder
 from whorl.model.hf_files import write_servable_files
 
-__all__ = ["EXPORTER", "FORMAT", "MODEL", "compress_folder", "export_openvino"]
+__all__ = ["EXPORTER", "FORMAT", "compress_folder", "export_openvino"]
 
 FORMAT = "openvino"
 COMPRESSED = ("int8", "int4")
-MODEL = "openvino_model.xml"
 EXPORT_VERSION = 2  # raised when the same model is exported to other bytes
 CHECK_TOKENS, MAX_LOGIT_DIFFERENCE = 48, 1e-3
 INT4_GROUP = 64  # weights that share a scale
@@ -55,7 +55,7 @@ def export_openvino(
     _name_axes(openvino, graph, architecture)
     _make_stateful(openvino, graph, architecture)
     _save(openvino, graph, out_folder)
-    _check_logits(openvino, out_folder, model)
+    _check_logits(out_folder, model)
     write_servable_files(out_folder, architecture, tokens)
     made_from = {"model": card.digest[:32]} | dict(lineage or card.lineage)
     return seal_folder(
@@ -222,7 +222,7 @@ def _save(openvino: Any, graph: Any, folder: Path) -> None:
     fsync_folder(folder)
 
 
-def _check_logits(openvino: Any, folder: Path, model: Any) -> None:
+def _check_logits(folder: Path, model: Any) -> None:
     """Run the saved graph and torch on the same ids. Raises EngineError if they differ."""
     import torch
 
@@ -230,17 +230,8 @@ def _check_logits(openvino: Any, folder: Path, model: Any) -> None:
     generator = np.random.default_rng(0)
     ids = generator.integers(0, vocab_size, (2, min(CHECK_TOKENS, model.architecture.max_seq_len)))
     options = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
-    request = openvino.Core().compile_model(folder / MODEL, "CPU", options).create_infer_request()
-    half = ids.shape[1] // 2
-    pieces = []
-    for begin, end in ((0, half), (half, ids.shape[1])):  # the second half through the cache
-        inputs = {
-            "input_ids": ids[:, begin:end],
-            "attention_mask": np.ones((2, end), np.int64),
-            "position_ids": np.tile(np.arange(begin, end), (2, 1)),
-            "beam_idx": np.arange(2, dtype=np.int32),
-        }
-        pieces.append(request.infer(inputs)["logits"].copy())
+    sequence, half = OpenvinoGraph(folder, options).start(), ids.shape[1] // 2
+    pieces = [sequence.read(ids[:, :half]), sequence.read(ids[:, half:])]  # through the cache
     with torch.no_grad():
         expected = model.float().logits(model(torch.tensor(ids))).numpy()
     difference = float(np.abs(np.concatenate(pieces, axis=1) - expected).max())

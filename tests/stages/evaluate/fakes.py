@@ -35,9 +35,13 @@ class ScoringEngine(FakeEngine):
         self.sequences: list[list[int]] = []
         self.closed = False
 
-    def score(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        self.sequences += [list(sequence) for sequence in sequences]
-        return [np.asarray(self.scorer(sequence), np.float64) for sequence in sequences]
+    def score(
+        self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()
+    ) -> list[np.ndarray]:
+        whole = [[*prefix, *sequence] for sequence in sequences]
+        self.sequences += whole
+        first = max(0, len(prefix) - 1)
+        return [np.asarray(self.scorer(ids), np.float64)[first:] for ids in whole]
 
     def close(self) -> None:
         self.closed = True

@@ -170,9 +170,7 @@ def _score_choice(engine: Engine, question: Choice, window: int) -> Floats:
     """The log-probability of each candidate after the question."""
     longest = max(len(candidate) for candidate in question.candidates)
     prompt = list(question.prompt_ids[max(0, len(question.prompt_ids) + longest - window) :])
-    sequences = [[*prompt, *candidate] for candidate in question.candidates]
-    scores = engine.score(sequences)
-    return np.array([found[len(prompt) - 1 :].sum() for found in scores])
+    return np.array([found.sum() for found in engine.score(question.candidates, prompt)])
 
 
 def _batches(work: Sequence[T], lengths: Sequence[int]) -> Iterator[list[T]]:
