@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from whorl.codecs.contract import SPECIAL, Tokens
 from whorl.core.ports import Part, TokenSpace
 
-__all__ = ["decode_parts", "token_space"]
+__all__ = ["SPECIAL_CODEC", "decode_parts", "token_space"]
 
+SPECIAL_CODEC = "special"
 SPECIAL_OWNER = -1
 NAMES = {number: name for name, number in SPECIAL.items()}
 
@@ -34,7 +35,7 @@ def decode_parts(tokens: Tokens, ids: Sequence[int] | NDArray[np.integer]) -> li
         if not run:
             continue
         if owner[begin] == SPECIAL_OWNER:
-            parts += [Part("special", NAMES.get(i, f"<|unused_{i}|>")) for i in run]
+            parts += [Part(SPECIAL_CODEC, NAMES.get(i, f"<|unused_{i}|>")) for i in run]
             continue
         entry = tokens.contract.codecs[owner[begin]]
         value = tokens.codecs[entry.name].decode([i - entry.id_start for i in run])

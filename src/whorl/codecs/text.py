@@ -55,6 +55,7 @@ class TextCodec:
     """Byte-level BPE with local ids 0..num_ids-1: bytes first, then merges by rank."""
 
     kind = "text-bpe"
+    media_type = "text/plain"
 
     def __init__(self, tokenizer_json: bytes, name: str = "text") -> None:
         """Raises RecordError if this is not a tokenizer.json written by `train_text_codec`."""
@@ -84,6 +85,17 @@ class TextCodec:
     def decode(self, ids: Sequence[int]) -> str:
         """The text; bytes that are not UTF-8 become U+FFFD. Exact for what `encode` gave."""
         return b"".join(self.token_bytes[i] for i in ids).decode("utf-8", "replace")
+
+    def to_bytes(self, value: Any) -> bytes:
+        """UTF-8 after NFC. Raises DataError as `encode`."""
+        return _valid_text(value).encode()
+
+    def from_bytes(self, data: bytes) -> str:
+        """Raises DataError on bytes that are not UTF-8."""
+        try:
+            return data.decode()
+        except UnicodeDecodeError as error:
+            raise DataError("the text is not UTF-8", found=error.reason) from error
 
     def files(self) -> dict[str, bytes]:
         """A Hugging Face tokenizer.json."""

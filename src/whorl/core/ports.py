@@ -84,6 +84,7 @@ class Codec(Protocol):
     name: str
     kind: str  # key into whorl.codecs.KINDS, to load it again
     num_ids: int
+    media_type: str  # of a value's bytes: "text/plain", "image/png", "application/x-choice" …
 
     def encode(self, value: Any) -> list[int]:
         """Local ids. Raises DataError on a value it cannot represent."""
@@ -91,6 +92,14 @@ class Codec(Protocol):
 
     def decode(self, ids: Sequence[int]) -> Any:
         """The value; exact, or with the loss the codec declares."""
+        ...
+
+    def to_bytes(self, value: Any) -> bytes:
+        """A value as a file of the media type. Raises DataError if it is none of this codec."""
+        ...
+
+    def from_bytes(self, data: bytes) -> Any:
+        """The value that such a file holds. Raises DataError on anything else."""
         ...
 
     def files(self) -> dict[str, bytes]:

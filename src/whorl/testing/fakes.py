@@ -40,6 +40,7 @@ class FakeCodec:
     name: str = "text"
     kind: str = "fake-bytes"
     num_ids: int = 256
+    media_type: str = "text/plain"
 
     def encode(self, value: Any) -> list[int]:
         if not isinstance(value, str):
@@ -48,6 +49,12 @@ class FakeCodec:
 
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(ids).decode(errors="replace")
+
+    def to_bytes(self, value: Any) -> bytes:
+        return bytes(self.encode(value))
+
+    def from_bytes(self, data: bytes) -> str:
+        return self.decode(data)
 
     def files(self) -> dict[str, bytes]:
         return {}

@@ -100,6 +100,9 @@ def test_an_answer_that_is_no_text_is_the_most_probable(tmp_path: Path, tokens: 
     assert {request.temperature for request in requests} == {0.0}
     assert record.metrics["continuations"] == []
     assert [len(prompt) for prompt in samples.prompts] == [5] * 5
+    text = next(entry for entry in tokens.contract.codecs if entry.name == "text")
+    allowed = tuple(range(text.id_start, text.id_end))
+    assert {(request.max_tokens, request.allowed_ids) for request in requests} == {(1, allowed)}
     assert len(record.metrics["completions"]) == 5
 
 

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from whorl.codecs.contract import Tokens
 from whorl.codecs.parts import token_space
 from whorl.core.context import StageContext
-from whorl.core.ports import Task
+from whorl.core.ports import HeldoutDocument, Task
 from whorl.core.records import Record, RecordKey
 from whorl.core.rows import HeldoutDocuments
 from whorl.core.variants import Variant
@@ -23,10 +23,11 @@ from whorl.stages.serve.server import running_server
 
 __all__ = ["Samples", "run", "samples_of"]
 
-LOGIC_VERSION = 2  # 2: answers are drawn, not greedy; held-out documents are continued
+LOGIC_VERSION = 3  # 3: where there is a choice, an answer is one of the candidates
 NUM_PROMPTS = 5
 SAMPLES_PER_PROMPT = 4
 MAX_TOKENS = 64
+MAX_ANSWERS = 4_096  # named in a request: beyond, an answer may be anything
 CONCURRENCY = (1, 16)
 
 Accepts = Callable[[str, str], bool | None]
@@ -41,6 +42,7 @@ class Samples:
     accepts: Accepts | None = None  # None: answers are not judged
     checker: str = ""  # what acceptance means, in words
     sampling: Sampling = SAMPLING
+    answer_ids: Sequence[int] = ()  # that alone may be the answer, of one id; (): any text
     passages: Sequence[Passage] = ()  # of held-out text
 
 
@@ -57,18 +59,30 @@ def samples_of(task: Task, prepared: Record) -> Samples:
         judged = task.accepts(task.prompts[0], "\n") is not None
         verdict = task.accepts if judged else None
         return Samples(task.prompts, task.prompts, verdict, task.checker, passages=passages)
-    asked, texts, space, sampling = [], [], token_space(tokens), SAMPLING
-    for number in range(min(NUM_PROMPTS, len(documents))):
-        document = documents.document(number)
-        question = task.question(document, space)
-        if question is None:
-            answer = int(document.mask[1:].argmax()) + 1  # the first trained target
-            asked.append([int(token) for token in document.ids[:answer]])
-        else:
-            asked.append(list(question.prompt_ids))
-            sampling = GREEDY
-        texts.append(f"{document.name}: {tokens.decode(asked[-1])} ")
-    return Samples(asked, texts, sampling=sampling, passages=passages)
+    shown = [documents.document(number) for number in range(min(NUM_PROMPTS, len(documents)))]
+    space = token_space(tokens)
+    questions = [task.question(document, space) for document in shown]
+    asked = [
+        _beginning(document) if question is None else list(question.prompt_ids)
+        for document, question in zip(shown, questions, strict=True)
+    ]
+    texts = [
+        f"{document.name}: {tokens.decode(ids)} "
+        for document, ids in zip(shown, asked, strict=True)
+    ]
+    candidates = [ids for question in questions if question for ids in question.candidates]
+    if not candidates:
+        return Samples(asked, texts, passages=passages)
+    one_id = max(len(ids) for ids in candidates) == 1
+    answers = sorted({int(ids[0]) for ids in candidates}) if one_id else []
+    if len(answers) > MAX_ANSWERS:
+        answers = []
+    return Samples(asked, texts, sampling=GREEDY, answer_ids=answers, passages=passages)
+
+
+def _beginning(document: HeldoutDocument) -> list[int]:
+    """Ids up to the first trained target."""
+    return [int(token) for token in document.ids[: int(document.mask[1:].argmax()) + 1]]
 
 
 def run(
@@ -88,6 +102,7 @@ def run(
         "prompts": [_plain(prompt) for prompt in samples.prompts],
         "passages": [asdict(passage) for passage in samples.passages],
         "sampling": samples.sampling.model_dump(),
+        "answer_ids": list(samples.answer_ids),
         "variant": str(variant),
     }
     limits = {
@@ -130,6 +145,7 @@ class _Conversation:
         context_tokens = gateway.card.context_tokens
         limit = min(MAX_TOKENS, gateway.config.max_tokens)
         max_tokens = max(1, min(limit, context_tokens - _longest(samples)))
+        max_tokens = 1 if samples.answer_ids else max_tokens
         num_judged = len(samples.prompts) * SAMPLES_PER_PROMPT if samples.accepts else 0
         num_requests = 1 + num_judged + len(samples.passages)
         progress.start("serve", num_requests, "requests")
@@ -141,6 +157,7 @@ class _Conversation:
             max_tokens=max_tokens,
             concurrency=CONCURRENCY,
             sampling=samples.sampling,
+            answer_ids=samples.answer_ids,
         )
         progress.advance()
         metrics: dict[str, Any] = {

@@ -9,12 +9,20 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from starlette.requests import Request
 
 from whorl.stages.serve.errors import ApiError, invalid
 
-__all__ = ["CompletionBody", "parse_completion", "read_body"]
+__all__ = ["CompletionBody", "PartBody", "parse_completion", "read_body"]
 
 MAX_STOPS, MAX_STOP_CHARS = 4, 256
 TokenId = Annotated[int, Field(ge=0, lt=2**32)]
@@ -39,13 +47,31 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+class PartBody(BaseModel):
+    """A piece of a prompt: one codec's value, as a text or as a file of its media type."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    codec: str = Field(description='of the model, or "special": then the text names one')
+    text: str | None = None
+    data: str | None = Field(None, description="base64")
+
+    @model_validator(mode="after")
+    def _one_value(self) -> PartBody:
+        if (self.text is None) == (self.data is None):
+            raise ValueError("a part of a prompt has text or data, one of them")
+        return self
+
+
 class CompletionBody(BaseModel):
-    """What is supported; defaults are OpenAI's."""
+    """What is supported; defaults are OpenAI's, and what it lacks has vLLM's names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     model: str
-    prompt: str | list[TokenId] | list[str] | list[list[TokenId]]
+    prompt: str | list[TokenId] | list[str] | list[list[TokenId]] | list[PartBody]
+    allowed_token_ids: Annotated[list[TokenId], Field(min_length=1)] | None = None
+    answer_codec: str | None = Field(None, description="only this codec's ids are generated")
     max_tokens: int = Field(16, ge=1)
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
@@ -59,7 +85,7 @@ class CompletionBody(BaseModel):
     def _one_prompt(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, list) and not value:
             raise ValueError("a prompt of token ids needs at least one")
-        if isinstance(value, list) and not isinstance(value[0], int):
+        if isinstance(value, list) and not isinstance(value[0], int | PartBody):
             if len(value) != 1:
                 raise ValueError(f"one prompt per request, not {len(value)}")
             if value[0] == []:
@@ -67,11 +93,10 @@ class CompletionBody(BaseModel):
         return value
 
     @property
-    def text_or_ids(self) -> str | list[int]:
+    def question(self) -> str | list[int] | list[PartBody]:
         """The one prompt."""
-        if isinstance(self.prompt, list) and not isinstance(self.prompt[0], int):
-            return self.prompt[0]
-        return self.prompt
+        first = self.prompt[0] if isinstance(self.prompt, list) else None
+        return first if isinstance(first, str | list) else self.prompt  # type: ignore[return-value]
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -171,7 +196,9 @@ def _is_neutral(key: str, item: Any) -> bool:
 
 def _refusal(error: ValidationError) -> ApiError:
     """The first thing wrong, by its field."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    errors = error.errors(include_url=False, include_input=False, include_context=False)
+    told = [each for each in errors if each["loc"][:1] == ("prompt",)]  # one for each form of it
+    first = next((each for each in told if each["type"] == "value_error"), errors[0])
     name = _clip(first["loc"][0]) if first["loc"] else None
     if first["type"] == "extra_forbidden":
         key = _clip(first["loc"][-1])
@@ -183,7 +210,7 @@ def _refusal(error: ValidationError) -> ApiError:
     if first["type"] == "missing":
         return invalid(f"{name} is missing", name, "missing_parameter")
     if name == "prompt" and first["type"] != "value_error":
-        message = "expected a string or a list of token ids"
+        message = "expected a string, a list of token ids or a list of parts"
     elif name == "stop":
         message = f"expected up to {MAX_STOPS} strings of 1 to {MAX_STOP_CHARS} characters"
     else:
