@@ -121,7 +121,8 @@ def _climb(session: Session, before: Sequence[Rung], unit: str) -> Rung:
     """Train one rung; what those before it say of it is fixed, and told, before it starts."""
     from whorl.stages.plan.laws.rungs import Rung, predict_from
 
-    figures = {name: item.value for name, item in session.planned.predictions.items()}
+    predictions = session.planned.predictions.items()
+    figures = {name: item.value for name, item in predictions if item.value is not None}
     params, tokens = int(figures["non_embedding_parameters"]), int(figures["train_tokens"])
     name = f"rung of {params:,} parameters and {tokens:,} tokens"
     predicted = predict_from(before, params, tokens, unit)

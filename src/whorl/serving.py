@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from whorl.core.metrics import find_metric
 from whorl.core.variants import Variant
 from whorl.spec.resolved import ServeConfig
 
-__all__ = ["open_model_app", "serve_app"]
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+__all__ = ["Service", "open_model_app", "serve_app"]
+
+Service = tuple["FastAPI", Callable[[], None]]  # the application, and what closes its engine
 
 
 def open_model_app(
@@ -22,7 +27,7 @@ def open_model_app(
     quality: Sequence[Mapping[str, Any]] = (),
     api_key: str | None = None,
     example_prompt: str = "",
-) -> Any:
+) -> Service:
     """(FastAPI service of a model folder, function that closes its engine). variant None: see
     `whorl.engines.open.open_engine`."""
     from whorl.codecs.contract import Tokens
@@ -61,7 +66,10 @@ def open_model_app(
 
 
 def serve_app(
-    app: Any, close: Callable[[], None], config: ServeConfig, on_start: Callable[[str, str], None]
+    app: FastAPI,
+    close: Callable[[], None],
+    config: ServeConfig,
+    on_start: Callable[[str, str], None],
 ) -> None:
     """Run a service of `open_model_app` until it is told to stop."""
     from whorl.stages.serve.server import serve as run_server

@@ -7,23 +7,26 @@ stages before it first when their records do not exist yet.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from whorl.core.context import NoProgress, StageContext
 from whorl.core.errors import MissingExtra, SpecError
 from whorl.core.ports import Engine, Field, Progress, QualityMeasure, Source
 from whorl.core.records import Record, RecordStore
 from whorl.core.variants import Variant
-from whorl.serving import open_model_app, serve_app
+from whorl.serving import Service, open_model_app, serve_app
 from whorl.spec.load import LoadedRecipe, load_recipe, parse_recipe
 from whorl.spec.resolved import ServeConfig
+
+if TYPE_CHECKING:
+    from whorl.stages.improve.registry import Version
+    from whorl.stages.plan.plan import Plan
 
 __all__ = [
     "Session",
@@ -37,6 +40,8 @@ __all__ = [
     "train",
     "up",
 ]
+
+RecipeLike = str | Path | Mapping[str, Any] | LoadedRecipe
 
 
 def home_folder(home: Path | None = None) -> Path:
@@ -59,7 +64,7 @@ class Session:
     @classmethod
     def open(
         cls,
-        recipe: str | Path | Mapping[str, Any] | LoadedRecipe,
+        recipe: RecipeLike,
         *,
         overrides: Sequence[str] = (),
         home: Path | None = None,
@@ -109,7 +114,7 @@ class Session:
         return data_digest({self.field.name: self.field}, self.sources, self.workers)
 
     @functools.cached_property
-    def planned(self) -> Any:
+    def planned(self) -> Plan:
         """The plan as an object: decisions, predictions, reasons."""
         from whorl.stages.plan.plan import Plan
 
@@ -181,7 +186,7 @@ class Session:
         """The trained model folder; resumes where it was stopped."""
 
         def make() -> Record:
-            _need("torch", "train", "training")
+            MissingExtra.check("torch", "train", "training")
             from whorl.stages.train.run import run
 
             decided, predicted = self.planned.decisions, self.planned.predicted()
@@ -196,7 +201,7 @@ class Session:
         """Servable variants, each with its measured loss of quality. Raises GateError."""
 
         def make() -> Record:
-            _need("openvino_genai", "openvino", "compress")
+            MissingExtra.check("openvino_genai", "openvino", "compress")
             from whorl.engines.openvino_export import EXPORTER
             from whorl.stages.compress.run import run
 
@@ -279,7 +284,7 @@ class Session:
 
     # -------------------------------------------------------------- serving
 
-    def open_app(self, config: ServeConfig | None = None, api_key: str | None = None) -> Any:
+    def open_app(self, config: ServeConfig | None = None, api_key: str | None = None) -> Service:
         """(FastAPI service of the smallest variant the engine serves; its close)."""
         chosen = config or self.planned.decisions.serve
         variant, folder = self.served(chosen)
@@ -305,7 +310,7 @@ class Session:
         self.evaluate()
         return self._stage("serve", make)
 
-    def improve(self) -> Any:
+    def improve(self) -> Version:
         """Register the model as a new version with its lineage and scores; idempotent."""
         from whorl.stages.improve.registry import register
 
@@ -328,61 +333,55 @@ class Session:
         """All stages; what was done before is reused. The report, as plain values."""
         from whorl.stages.improve.report import build_report
 
-        _need("torch", "train", "whorl up")
+        MissingExtra.check("torch", "train", "whorl up")
         if self._compresses:
-            _need("openvino_genai", "openvino", "whorl up")
+            MissingExtra.check("openvino_genai", "openvino", "whorl up")
         version = self.improve()
         return build_report(self.name, self.records, self.took_s, version.version)
 
 
-def _need(package: str, extra: str, purpose: str) -> None:
-    """Raises MissingExtra, before any work is done for nothing."""
-    if importlib.util.find_spec(package) is None:
-        raise MissingExtra.of(package.replace("_", "-"), extra, purpose)
-
-
-def _verb(stage: str, recipe: Any, options: Mapping[str, Any]) -> Record:
+def _verb(stage: str, recipe: RecipeLike, options: Mapping[str, Any]) -> Record:
     record: Record = getattr(Session.open(recipe, **options), stage)()
     return record
 
 
-def plan(recipe: Any, **options: Any) -> Record:
+def plan(recipe: RecipeLike, **options: Any) -> Record:
     """The plan of a recipe (path, dict or LoadedRecipe). Options: overrides, home, progress."""
     return _verb("plan", recipe, options)
 
 
-def prepare(recipe: Any, **options: Any) -> Record:
+def prepare(recipe: RecipeLike, **options: Any) -> Record:
     """Prepared data of a recipe. Options as for `plan`, and workers."""
     return _verb("prepare", recipe, options)
 
 
-def train(recipe: Any, **options: Any) -> Record:
+def train(recipe: RecipeLike, **options: Any) -> Record:
     """The trained model of a recipe; `record.folder("model")` is its Hugging Face folder."""
     return _verb("train", recipe, options)
 
 
-def compress(recipe: Any, **options: Any) -> Record:
+def compress(recipe: RecipeLike, **options: Any) -> Record:
     """Servable variants of a recipe's model. Raises GateError when one loses too much."""
     return _verb("compress", recipe, options)
 
 
-def evaluate(recipe: Any, **options: Any) -> Record:
+def evaluate(recipe: RecipeLike, **options: Any) -> Record:
     """Scores of a recipe's model and of baselines, with 95% intervals."""
     return _verb("evaluate", recipe, options)
 
 
-def improve(recipe: Any, **options: Any) -> Any:
+def improve(recipe: RecipeLike, **options: Any) -> Version:
     """Register a recipe's model as a version; everything before it is done first."""
     return Session.open(recipe, **options).improve()
 
 
-def up(recipe: Any, **options: Any) -> dict[str, Any]:
+def up(recipe: RecipeLike, **options: Any) -> dict[str, Any]:
     """All seven stages; the report as plain values."""
     return Session.open(recipe, **options).up()
 
 
 def serve(
-    recipe: Any,
+    recipe: RecipeLike | Session,
     *,
     on_start: Callable[[str, str], None] = lambda page_url, api_key: None,
     api_key: str | None = None,
