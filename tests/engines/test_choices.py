@@ -1,4 +1,7 @@
-"""Candidates after one prefix, and ids that alone are allowed: against one forward per sequence."""
+"""Candidates after one prefix, and ids that alone are allowed: against one forward per sequence.
+
+Axes: B rows, T tokens of a row.
+"""
 
 from __future__ import annotations
 
