@@ -134,7 +134,8 @@ def _print_serve(serve: Mapping[str, Any]) -> None:
         return
     if rows := serve.get("throughput"):
         table = Table("requests together", "tokens/s", "time to first token, median")
-        table.title = f"served through HTTP ({serve.get('engine', '')} {serve.get('variant', '')})"
+        by = f"{serve.get('variant', '')}, engine {serve.get('engine', '')}"
+        table.title = f"served through HTTP ({by})"
         for row in rows:
             table.add_row(
                 str(row["concurrency"]),
