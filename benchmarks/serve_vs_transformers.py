@@ -24,6 +24,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from whorl.core.ports import Engine, GenerateRequest
+from whorl.core.variants import Variant
 from whorl.engines.collect import run_requests
 from whorl.engines.open import open_engine
 from whorl.model.folder import read_card
@@ -129,7 +130,10 @@ def compare(folder: Path, exports: Path, arguments: argparse.Namespace) -> None:
     ids = generator.integers(16, shape.vocab_size, (max(CONCURRENCY), prompt_tokens))
     prompts = [tuple(row) for row in ids.tolist()]
     begin = time.perf_counter()
-    engines = {name: open_engine(folder, name, cache_folder=exports) for name in ("f32", "int8")}
+    engines = {
+        name: open_engine(folder, Variant("openvino", name), cache_folder=exports)
+        for name in ("f32", "int8")
+    }
     opened_s = time.perf_counter() - begin
     systems = {"transformers float32": transformers_system(folder)}
     systems |= {f"whorl openvino {name}": engine_system(e) for name, e in engines.items()}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from whorl.core.digests import read_sealed, write_sealed
 from whorl.core.errors import MissingExtra
+from whorl.core.metrics import BITS_PER_BYTE
 from whorl.core.records import Record, RecordKey
 from whorl.verbs import Session
 
@@ -44,7 +45,7 @@ def ladder(session: Session, budget_s: float = 300.0, rungs: int = DEFAULT_RUNGS
     planned = session.planned.decisions
     tokens = planned.train.steps * planned.train.batch_tokens
     target = Target(planned.shape, planned.train.seq_len, tokens)
-    unit = "bits/byte" if session.field.metric == "bits_per_byte" else "nats/token"
+    unit = "bits/byte" if session.field.task.metric is BITS_PER_BYTE else "nats/token"
     results: list[Rung] = []
     for rung in _rung_sessions(session, target, key):
         results.append(_climb(rung, results, unit))
@@ -118,7 +119,8 @@ def _climb(session: Session, before: Sequence[Rung], unit: str) -> Rung:
     """Train one rung; what those before it say of it is fixed, and told, before it starts."""
     from whorl.stages.plan.laws.rungs import Rung, predict_from
 
-    figures = {name: item.value for name, item in session.planned.predictions.items()}
+    predictions = session.planned.predictions.items()
+    figures = {name: item.value for name, item in predictions if item.value is not None}
     params, tokens = int(figures["non_embedding_parameters"]), int(figures["train_tokens"])
     name = f"rung of {params:,} parameters and {tokens:,} tokens"
     predicted = predict_from(before, params, tokens, unit)

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from whorl.core.metrics import find_metric
+from whorl.core.variants import Variant
 from whorl.spec.resolved import ServeConfig
 
-__all__ = ["open_model_app", "serve_app"]
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+__all__ = ["Service", "open_model_app", "serve_app"]
+
+Service = tuple["FastAPI", Callable[[], None]]  # the application, and what closes its engine
 
 
 def open_model_app(
     folder: Path,
-    variant: str,
+    variant: Variant | None,
     name: str,
     config: ServeConfig,
     quality: Sequence[Mapping[str, Any]] = (),
     api_key: str | None = None,
     example_prompt: str = "",
-) -> Any:
-    """(FastAPI service of a model folder, function that closes its engine)."""
+) -> Service:
+    """(FastAPI service of a model folder, function that closes its engine). variant None: see
+    `whorl.engines.open.open_engine`."""
     from whorl.codecs.contract import Tokens
     from whorl.engines.open import open_engine
     from whorl.model.folder import TOKENS, read_card
@@ -28,16 +37,20 @@ def open_model_app(
     from whorl.stages.serve.card import ModelCard, QualityFigure
 
     card = read_card(folder)
+    shown_variant = variant or card.variant
     figures = tuple(
-        QualityFigure(**{key: score[key] for key in ("name", "metric", "value", "low", "high")})
+        QualityFigure(
+            **{key: score[key] for key in ("name", "metric", "value", "low", "high")},
+            shown=find_metric(score["metric"]).shown(score["value"]),
+        )
         for score in quality
-        if variant in score["name"]
+        if score.get("variant") == asdict(shown_variant)
     )
     shown = ModelCard(
         name=name,
         contract_digest=card.contract_digest,
         context_tokens=card.shape.max_seq_len,
-        variant=variant,
+        variant=str(shown_variant),
         created=int((folder / "whorl.json").stat().st_mtime),
         lineage={key: str(value) for key, value in card.lineage.items()},
         quality=figures,
@@ -53,7 +66,10 @@ def open_model_app(
 
 
 def serve_app(
-    app: Any, close: Callable[[], None], config: ServeConfig, on_start: Callable[[str, str], None]
+    app: FastAPI,
+    close: Callable[[], None],
+    config: ServeConfig,
+    on_start: Callable[[str, str], None],
 ) -> None:
     """Run a service of `open_model_app` until it is told to stop."""
     from whorl.stages.serve.server import serve as run_server

@@ -7,7 +7,6 @@ stages before it first when their records do not exist yet.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 import os
 import time
@@ -15,16 +14,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from whorl.core.context import NoProgress, StageContext
-from whorl.core.errors import MissingExtra
+from whorl.core.errors import MissingExtra, SpecError
 from whorl.core.ports import Engine, Field, Progress, QualityMeasure, Source
 from whorl.core.records import Record, RecordStore
-from whorl.serving import open_model_app, serve_app
+from whorl.core.variants import Variant
+from whorl.serving import Service, open_model_app, serve_app
 from whorl.spec.load import LoadedRecipe, load_recipe, parse_recipe
 from whorl.spec.resolved import ServeConfig
 from whorl.wiring.data import digest_of, fields_of, only_field, sources_of
+
+if TYPE_CHECKING:
+    from whorl.stages.improve.registry import Version
+    from whorl.stages.plan.plan import Plan
 
 __all__ = [
     "Session",
@@ -39,8 +43,7 @@ __all__ = [
     "up",
 ]
 
-STAGES = ("plan", "prepare", "train", "compress", "evaluate", "serve", "improve")
-VARIANTS = ("int4", "int8", "f32")  # servable folders of a compress record, the smallest first
+RecipeLike = str | Path | Mapping[str, Any] | LoadedRecipe
 
 
 def home_folder(home: Path | None = None) -> Path:
@@ -63,7 +66,7 @@ class Session:
     @classmethod
     def open(
         cls,
-        recipe: str | Path | Mapping[str, Any] | LoadedRecipe,
+        recipe: RecipeLike,
         *,
         overrides: Sequence[str] = (),
         home: Path | None = None,
@@ -106,7 +109,7 @@ class Session:
         return digest_of(self.fields, self.sources, self.home, self.log, self.workers)
 
     @functools.cached_property
-    def planned(self) -> Any:
+    def planned(self) -> Plan:
         """The plan as an object: decisions, predictions, reasons."""
         from whorl.stages.plan.plan import Plan
 
@@ -129,6 +132,7 @@ class Session:
         return self._stage("plan", self._plan)
 
     def _plan(self) -> Record:
+        from whorl.engines.open import find_engine
         from whorl.launch.calibrate import this_machine
         from whorl.launch.compiling import with_compiled
         from whorl.launch.machine import machine_facts
@@ -138,6 +142,8 @@ class Session:
         from whorl.stages.prepare.facts import text_bytes
 
         check_is_here(recipe := self.loaded.recipe)
+        if recipe.serve.engine != "auto":
+            find_engine(recipe.serve.engine)  # a wrong name is told before any work
         facts = machine_facts()
 
         def told(label: str, find: Callable[..., Machine], *known: Machine) -> Machine:
@@ -178,7 +184,7 @@ class Session:
         """The trained model folder; resumes where it was stopped."""
 
         def make() -> Record:
-            _need("torch", "train", "training")
+            MissingExtra.check("torch", "train", "training")
             from whorl.stages.train.run import run
 
             decided, predicted = self.planned.decisions, self.planned.predicted()
@@ -193,13 +199,20 @@ class Session:
         """Servable variants, each with its measured loss of quality. Raises GateError."""
 
         def make() -> Record:
-            _need("openvino_genai", "openvino", "compress")
+            MissingExtra.check("openvino_genai", "openvino", "compress")
+            from whorl.engines.openvino_export import EXPORTER
             from whorl.stages.compress.run import run
 
-            config = self.planned.decisions.compress
-            return run(self.context, config, self.records["train"], self._measure)
+            config, trained = self.planned.decisions.compress, self.records["train"]
+            return run(self.context, config, trained, EXPORTER, self._measure)
 
         _ = self.field  # refused before anything is trained
+        if not self._compresses:
+            raise SpecError(
+                f"{self.name} is served as it was trained: there is nothing to compress",
+                found="compress.formats []",
+                do="name formats, such as compress.formats=[int8]",
+            )
         self.train()
         return self._stage("compress", make)
 
@@ -209,65 +222,75 @@ class Session:
         def make() -> Record:
             from whorl.stages.evaluate.run import run
 
-            folder = self.records["compress"].path
-            models = {f"openvino {name}": (folder / name, name) for name in self.variants()}
-            config = self.planned.decisions.evaluate
+            models, config = self.variants(), self.planned.decisions.evaluate
             prepared, trained = self.records["prepare"], self.records["train"]
             return run(
                 self.context, config, self.field, prepared, models, self._open_engine, trained
             )
 
-        self.compress()
+        self._producer()
         return self._stage("evaluate", make)
 
-    def variants(self) -> list[str]:
-        """Names of the servable variants of the compress record, the smallest first."""
-        found = {name.partition("/")[0] for name in self.compress().files if "/" in name}
-        return sorted(found, key=lambda name: VARIANTS.index(name))
+    @property
+    def _compresses(self) -> bool:
+        return bool(self.loaded.recipe.compress.formats)
 
-    def _measure(self, model: Path, variant: str) -> QualityMeasure:
+    def _producer(self) -> Record:
+        """The record whose model folders are evaluated and served."""
+        return self.compress() if self._compresses else self.train()
+
+    def variants(self) -> dict[Variant, Path]:
+        """What is evaluated and served: variant -> its folder, the smallest first."""
+        from whorl.model.folder import model_folders
+
+        return model_folders(self._producer())
+
+    def served(self, config: ServeConfig) -> tuple[Variant, Path]:
+        """The smallest variant that the engine serves; the trained model is one too."""
+        from whorl.engines.open import smallest
+        from whorl.model.folder import model_folders
+
+        return smallest(self.variants() | model_folders(self.train()), config.engine)
+
+    def _measure(self, model: Path, variant: Variant) -> QualityMeasure:
         """The `Measure` that compress is handed: quality of a folder through its engine."""
         from whorl.codecs.contract import Tokens
         from whorl.core.rows import HeldoutDocuments
         from whorl.model.folder import TOKENS
-        from whorl.stages.evaluate.measure import measure, select_documents
+        from whorl.stages.evaluate.measure import ask, measure, select_documents
 
         decided = self.planned.decisions
         documents = HeldoutDocuments.open(self.records["prepare"])
         limit = decided.compress.max_documents
         numbers = select_documents(documents, decided.evaluate.max_bytes, limit)
+        tokens = Tokens.load(model / TOKENS)
         engine = self._open_engine(model, variant)
         try:
             return measure(
                 engine,
-                Tokens.load(model / TOKENS),
-                documents,
-                numbers,
-                metric=self.field.metric,
+                tokens,
+                ask(self.field.task, tokens, documents, numbers),
                 window=decided.evaluate.window,
                 progress=self.progress,
             )
         finally:
             engine.close()
 
-    def _open_engine(self, model: Path, variant: str) -> Engine:
+    def _open_engine(self, model: Path, variant: Variant) -> Engine:
         from whorl.engines.open import open_engine
 
         return open_engine(model, variant, max_running=self.planned.decisions.serve.max_running)
 
     # -------------------------------------------------------------- serving
 
-    def open_app(self, config: ServeConfig | None = None, api_key: str | None = None) -> Any:
-        """(FastAPI service of the smallest variant, or the model itself for torch; its close)."""
-        variant = self.variants()[0]
-        folder = self.compress().folder(variant)
-        if (config or self.planned.decisions.serve).engine == "torch":
-            variant, folder = "hf", self.train().folder("model")
-        quality = self.scores() if "evaluate" in self.records else []
-        prompts = getattr(self.field, "prompts", ("",))
+    def open_app(self, config: ServeConfig | None = None, api_key: str | None = None) -> Service:
+        """(FastAPI service of the smallest variant the engine serves; its close)."""
         chosen = config or self.planned.decisions.serve
+        variant, folder = self.served(chosen)
+        quality = self.scores() if "evaluate" in self.records else []
+        prompt = next(iter(self.field.task.prompts), "")
         return open_model_app(
-            folder, variant, self.name, chosen, quality, api_key, example_prompt=prompts[0]
+            folder, variant, self.name, chosen, quality, api_key, example_prompt=prompt
         )
 
     def serve(self) -> Record:
@@ -276,15 +299,17 @@ class Session:
         def make() -> Record:
             from whorl.stages.serve.brief import run, samples_of
 
-            inputs = {stage: self.records[stage].digest for stage in ("compress", "evaluate")}
-            config, variant = self.planned.decisions.serve, self.variants()[0]
-            samples = samples_of(self.field, self.records["prepare"])
+            producer = self._producer()
+            inputs = {record.stage: record.digest for record in (producer, self.evaluate())}
+            config = self.planned.decisions.serve
+            variant, _ = self.served(config)
+            samples = samples_of(self.field.task, self.records["prepare"])
             return run(self.context, config, inputs, variant, samples, self.open_app)
 
         self.evaluate()
         return self._stage("serve", make)
 
-    def improve(self) -> Any:
+    def improve(self) -> Version:
         """Register the model as a new version with its lineage and scores; idempotent."""
         from whorl.stages.improve.registry import register
 
@@ -307,79 +332,55 @@ class Session:
         """All stages; what was done before is reused. The report, as plain values."""
         from whorl.stages.improve.report import build_report
 
-        _need("torch", "train", "whorl up")
-        _need("openvino_genai", "openvino", "whorl up")
+        MissingExtra.check("torch", "train", "whorl up")
+        if self._compresses:
+            MissingExtra.check("openvino_genai", "openvino", "whorl up")
         version = self.improve()
         return build_report(self.name, self.records, self.took_s, version.version)
 
 
-def _need(package: str, extra: str, purpose: str) -> None:
-    """Raises MissingExtra, before any work is done for nothing."""
-    if importlib.util.find_spec(package) is None:
-        raise MissingExtra.of(package.replace("_", "-"), extra, purpose)
-
-
-def report_of(home: Path, name: str) -> dict[str, Any]:
-    """The report of a recipe from its newest registered lineage. Raises RecordError."""
-    from whorl.stages.improve.registry import list_versions
-    from whorl.stages.improve.report import build_report
-
-    store = RecordStore(home, name)
-    versions = list_versions(home, name)
-    records: dict[str, Record] = {}
-    for stage in STAGES:
-        if versions and stage in versions[-1].lineage:
-            record: Record | None = Record.load(store.folder(stage) / versions[-1].lineage[stage])
-        else:
-            record = store.newest(stage)
-        if record is not None:
-            records[stage] = record
-    version = versions[-1].version if versions else None
-    return build_report(name, records, {}, version)
-
-
-def _verb(stage: str, recipe: Any, options: Mapping[str, Any]) -> Record:
+def _verb(stage: str, recipe: RecipeLike, options: Mapping[str, Any]) -> Record:
     record: Record = getattr(Session.open(recipe, **options), stage)()
     return record
 
 
-def plan(recipe: Any, **options: Any) -> Record:
+def plan(recipe: RecipeLike, **options: Any) -> Record:
     """The plan of a recipe (path, dict or LoadedRecipe). Options: overrides, home, progress."""
     return _verb("plan", recipe, options)
 
 
-def prepare(recipe: Any, **options: Any) -> Record:
+def prepare(recipe: RecipeLike, **options: Any) -> Record:
     """Prepared data of a recipe. Options as for `plan`, and workers."""
     return _verb("prepare", recipe, options)
 
 
-def train(recipe: Any, **options: Any) -> Record:
+def train(recipe: RecipeLike, **options: Any) -> Record:
     """The trained model of a recipe; `record.folder("model")` is its Hugging Face folder."""
     return _verb("train", recipe, options)
 
 
-def compress(recipe: Any, **options: Any) -> Record:
+def compress(recipe: RecipeLike, **options: Any) -> Record:
     """Servable variants of a recipe's model. Raises GateError when one loses too much."""
     return _verb("compress", recipe, options)
 
 
-def evaluate(recipe: Any, **options: Any) -> Record:
+def evaluate(recipe: RecipeLike, **options: Any) -> Record:
     """Scores of a recipe's model and of baselines, with 95% intervals."""
     return _verb("evaluate", recipe, options)
 
 
-def improve(recipe: Any, **options: Any) -> Any:
+def improve(recipe: RecipeLike, **options: Any) -> Version:
     """Register a recipe's model as a version; everything before it is done first."""
     return Session.open(recipe, **options).improve()
 
 
-def up(recipe: Any, **options: Any) -> dict[str, Any]:
+def up(recipe: RecipeLike, **options: Any) -> dict[str, Any]:
     """All seven stages; the report as plain values."""
     return Session.open(recipe, **options).up()
 
 
 def serve(
-    recipe: Any,
+    recipe: RecipeLike | Session,
     *,
     on_start: Callable[[str, str], None] = lambda page_url, api_key: None,
     api_key: str | None = None,

@@ -11,7 +11,7 @@ import torch
 from whorl.codecs.contract import Tokens
 from whorl.core.ports import Engine
 from whorl.engines.open import open_engine
-from whorl.stages.compress.openvino_export import compress_folder, export_openvino
+from whorl.engines.openvino_export import compress_folder, export_openvino
 from whorl.testing.corpus import tiny_texts
 from whorl.testing.models import tiny_model_folder
 

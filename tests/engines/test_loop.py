@@ -57,7 +57,9 @@ class ScriptedStepper:
                 del self.left[name]
         return events
 
-    def score(self, sequences: Sequence[Sequence[int]]) -> list[NDArray[np.float64]]:
+    def score(
+        self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()
+    ) -> list[NDArray[np.float64]]:
         self.mixed_scores += bool(self.left)
         self.score_sizes.append(len(sequences))
         if self.break_score:

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,10 +18,14 @@ import pytest
 from whorl.core.digests import read_sealed, write_sealed
 from whorl.core.errors import EngineError, MissingExtra, RecordError, SpecError
 from whorl.core.ports import Engine
+from whorl.core.variants import Variant, find_variant
 from whorl.engines import open as open_module
-from whorl.engines.open import EngineName, open_engine
+from whorl.engines.open import EngineFactory, find_engine, forms_of, open_engine, smallest
+from whorl.model.folder import read_card, seal_folder
+from whorl.testing.engine import FakeEngine
 
 IDS = [[0, 40, 50, 60, 70, 80]]
+HF, F32, INT8 = Variant("hf", "f32"), Variant("openvino", "f32"), Variant("openvino", "int8")
 
 
 def score_and_close(engine: Engine) -> np.ndarray:
@@ -43,10 +49,10 @@ def test_auto_prefers_openvino_and_falls_back_to_torch(
 
 def test_hf_folder_is_exported_once(folders: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    first = score_and_close(open_engine(folders / "hf", "int8", cache_folder=cache))
+    first = score_and_close(open_engine(folders / "hf", INT8, cache_folder=cache))
     made = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
-    assert [path.name.split("-")[1] for path in cache.iterdir()] == ["int8"]
-    second = score_and_close(open_engine(folders / "hf", "int8", cache_folder=cache))
+    assert ["-".join(path.name.split("-")[1:3]) for path in cache.iterdir()] == ["openvino-int8"]
+    second = score_and_close(open_engine(folders / "hf", INT8, cache_folder=cache))
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == made
     direct = score_and_close(open_engine(folders / "int8"))
     assert np.array_equal(first, second) and np.array_equal(first, direct)
@@ -54,25 +60,63 @@ def test_hf_folder_is_exported_once(folders: Path, tmp_path: Path) -> None:
 
 def test_export_cache_is_below_the_home(folders: Path, isolated_home: Path) -> None:
     score_and_close(open_engine(folders / "hf"))
-    assert [path.name.split("-")[1] for path in (isolated_home / ".engines").iterdir()] == ["f32"]
+    (made,) = (isolated_home / ".engines").iterdir()
+    assert "-openvino-f32-" in made.name
 
 
-def test_variant_is_found_inside_a_folder_of_variants(folders: Path) -> None:
-    inside = score_and_close(open_engine(folders, "int8"))
-    assert np.array_equal(inside, score_and_close(open_engine(folders / "int8")))
-    with pytest.raises(SpecError, match="several variants"):
-        open_engine(folders)
-    with pytest.raises(SpecError, match="no variant int4"):
-        open_engine(folders, "int4")
-    with pytest.raises(SpecError, match="does not hold"):
-        open_engine(folders / "int8", "f32")
+def test_the_model_itself_is_a_variant_that_torch_serves(folders: Path) -> None:
+    engine = open_engine(folders / "hf", HF)  # though OpenVINO is installed
+    assert engine.name == "torch"
+    np.testing.assert_allclose(
+        score_and_close(engine), score_and_close(open_engine(folders / "f32")), atol=1e-4
+    )
+
+
+def test_variants_are_chosen_by_engine_and_by_name(folders: Path, tmp_path: Path) -> None:
+    there = {INT8: tmp_path, F32: folders, HF: folders / "hf"}
+    assert smallest(there) == (INT8, tmp_path)
+    assert smallest(there, "torch") == (HF, folders / "hf")
+    with pytest.raises(SpecError, match=r"torch serves none.*openvino-int8"):
+        smallest({INT8: tmp_path}, "torch")
+    assert find_variant("int8", there) == INT8 and find_variant("hf", there) == HF
+    assert find_variant("openvino-f32", there) == F32
+    with pytest.raises(SpecError, match=r"several variants f32.*openvino-f32, hf-f32"):
+        find_variant("f32", there)
+    with pytest.raises(SpecError, match=r"no variant int9.*did you mean int8"):
+        find_variant("int9", there)
+    assert [item.bits for item in forms_of(HF)] == [32, 32, 8, 4] and forms_of(INT8) == [INT8]
+
+
+def test_an_engine_from_outside_is_chosen_by_what_it_accepts(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = EngineFactory(
+        "paper",
+        lambda variant: variant.format == "paper",
+        lambda folder, card, max_running: FakeEngine(card.contract_digest, max_running=max_running),
+    )
+    point = SimpleNamespace(load=lambda: outside, value="paper:ENGINE")
+    monkeypatch.setattr(open_module, "entry_points", lambda group: [point])
+    copy = Path(shutil.copytree(folders / "hf", tmp_path / "copy"))
+    paper = Variant("paper", "int4")
+    seal_folder(copy, replace(read_card(copy), variant=paper))
+    engine = open_engine(copy, max_running=3)
+    assert engine.name == "fake" and find_engine("paper") is outside
+    assert smallest({INT8: folders, paper: copy}, "paper") == (paper, copy)
+    engine.close()
+    with pytest.raises(SpecError, match="torch does not serve paper int4; expected: paper"):
+        open_engine(copy, name="torch")
+    with pytest.raises(SpecError, match="did you mean torch"):
+        find_engine("torhc")
 
 
 def test_engines_that_cannot_serve_a_folder_say_so(folders: Path, tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="safetensors"):
+    with pytest.raises(SpecError, match="torch does not serve openvino f32; expected: openvino"):
         open_engine(folders / "f32", name="torch")
-    with pytest.raises(SpecError, match="safetensors"):
-        open_engine(folders / "hf", "int8", name="torch")
+    with pytest.raises(SpecError, match="torch does not serve openvino int8"):
+        open_engine(folders / "hf", INT8, name="torch")
+    with pytest.raises(SpecError, match="does not hold the variant openvino f32"):
+        open_engine(folders / "int8", F32)
     with pytest.raises(EngineError, match="vllm serve"):
         open_engine(folders / "hf", name="vllm")
     with pytest.raises(RecordError, match="not a model folder"):
@@ -116,7 +160,9 @@ class Absent:
         if name.partition(".")[0] in {absent!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Absent())
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from whorl.core.ports import GenerateRequest
 from whorl.engines.collect import run_requests
 from whorl.engines.open import open_engine
@@ -141,16 +187,16 @@ def test_export_is_served_without_torch(folders: Path) -> None:
     [
         ("openvino_genai", "f32", None, "auto", "pip install 'whorl[openvino]'"),
         ("openvino", "hf", None, "openvino", "pip install 'whorl[openvino]'"),
-        ("nncf", "hf", "int8", "openvino", "pip install 'whorl[openvino]'"),
+        ("nncf", "hf", INT8, "openvino", "pip install 'whorl[openvino]'"),
         ("whorl.engines.torch_engine", "hf", None, "torch", "pip install 'whorl[train]'"),
-        ("whorl.model.hf", "hf", "f32", "openvino", "pip install 'whorl[train]'"),
+        ("whorl.model.hf", "hf", F32, "openvino", "pip install 'whorl[train]'"),
     ],
 )
 def test_missing_package_names_the_line_to_install(
     absent: str,
     folder: str,
-    variant: str | None,
-    name: EngineName,
+    variant: Variant | None,
+    name: str,
     line: str,
     folders: Path,
     monkeypatch: pytest.MonkeyPatch,

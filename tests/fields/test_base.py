@@ -14,7 +14,7 @@ from whorl.core.context import StageContext
 from whorl.core.errors import SpecError
 from whorl.core.ports import Source
 from whorl.core.records import RecordStore
-from whorl.fields.base import field_names, find_field, load_fields
+from whorl.fields.base import field_names, find_field
 from whorl.spec.resolved import EvaluateConfig, PrepareConfig, TrainConfig
 
 # A whole field of another package: which letter does a word begin with?
@@ -23,13 +23,15 @@ OUTSIDE = '''
 import random
 from whorl.codecs.label import LabelCodec
 from whorl.core.ports import Document, Part, Score
+from whorl.core.tasks import ChoiceTask
 
 LETTERS = "abcd"
 
 
 class FirstLetter:
     name = "first-letter"
-    metric = "accuracy"
+    task = ChoiceTask()
+    logic_version = 1
     options = {}
 
     def items(self, source):
@@ -47,7 +49,7 @@ class FirstLetter:
         return {name: LabelCodec(list(LETTERS), name) for name in ("letter", "answer")}
 
     def baselines(self, train, heldout, rows):
-        return [Score("one letter for all", self.metric, 0.25)]
+        return [Score("one letter for all", self.task.metric, 0.25)]
 
 
 FIELD = FirstLetter()
@@ -76,10 +78,11 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_built_in_fields_are_found() -> None:
     assert {"text", "code", "digits"} <= set(field_names())
-    fields = load_fields()
-    assert [fields[name].name for name in ("text", "code", "digits")] == ["text", "code", "digits"]
-    assert fields["digits"].metric == "accuracy" and fields["text"].metric == "bits_per_byte"
-    assert find_field("code") is fields["code"]
+    names = ("text", "code", "digits")
+    assert tuple(find_field(name).name for name in names) == names
+    metrics = [find_field(name).task.metric.name for name in names]
+    assert metrics == ["bits_per_byte", "bits_per_byte", "accuracy"]
+    assert find_field("code") is find_field("code")
 
 
 def test_an_unknown_name_gets_the_nearest() -> None:
@@ -95,8 +98,6 @@ def test_what_is_broken_is_named_and_leaves_the_others(outside: Path) -> None:
     with pytest.raises(SpecError, match="broken_field:FIELD"):
         find_field("broken")
     assert find_field("text").name == "text"
-    with pytest.warns(UserWarning, match="broken is left out"):
-        assert {"text", "code", "digits"} <= set(load_fields())
 
 
 def test_what_is_no_field_or_takes_a_name_is_refused(outside: Path) -> None:
@@ -109,7 +110,7 @@ def test_what_is_no_field_or_takes_a_name_is_refused(outside: Path) -> None:
 def test_a_number_is_no_field(outside: Path) -> None:
     install(outside, "twin_field", "odd = twin_field:FIELD", "FIELD = 3")
     importlib.invalidate_caches()
-    with pytest.raises(SpecError, match="odd is not a field; found: int without name, metric"):
+    with pytest.raises(SpecError, match="odd is not a field; found: int without name, task"):
         find_field("odd")
 
 
@@ -119,6 +120,7 @@ def test_a_field_from_outside_is_prepared_trained_and_evaluated(
     """Nothing of whorl is changed for it: prepare, train, evaluate through an engine."""
     pytest.importorskip("torch", reason="needs the extra train")
     from whorl.arch.dense import dense_shape
+    from whorl.core.variants import Variant
     from whorl.engines.open import open_engine
     from whorl.stages.evaluate.run import run as evaluate
     from whorl.stages.prepare.run import run as prepare
@@ -158,8 +160,8 @@ def test_a_field_from_outside_is_prepared_trained_and_evaluated(
         EvaluateConfig(window=30, bootstrap_samples=200),
         field,
         prepared,
-        {"torch": (trained.path / "model", "hf")},
-        lambda folder, variant: open_engine(folder, variant, name="torch"),
+        {Variant("hf", "f32"): trained.path / "model"},
+        open_engine,
         trained,
     )
     model, baseline = json.loads(record.file("scores.json").read_bytes())["scores"]

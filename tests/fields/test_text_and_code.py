@@ -10,7 +10,6 @@ import pytest
 
 from whorl.core.errors import DataError
 from whorl.core.ports import Document, Source
-from whorl.fields.base import SampledField
 from whorl.fields.code import FIELD as CODE
 from whorl.fields.code import is_python_so_far
 from whorl.fields.text import FIELD as TEXT
@@ -72,8 +71,8 @@ def test_missing_sources_are_refused() -> None:
 
 def test_both_have_five_prompts() -> None:
     for field in (TEXT, CODE):
-        assert isinstance(field, SampledField) and len(set(field.prompts)) == 5
-    assert TEXT.accepts("a", "b") is None
+        assert len(set(field.task.prompts)) == 5
+    assert TEXT.task.accepts("a", "b") is None and TEXT.task.checker == ""
 
 
 PROMPT = "def f(path):\n"
@@ -94,7 +93,7 @@ PROMPT = "def f(path):\n"
 )
 def test_python_so_far(completion: str) -> None:
     assert is_python_so_far(PROMPT, completion)
-    assert CODE.accepts(PROMPT, completion) is True
+    assert CODE.task.accepts(PROMPT, completion) is True
 
 
 @pytest.mark.parametrize(

@@ -14,15 +14,26 @@ import pytest
 from whorl.core import ports
 from whorl.core.errors import DataError, EngineError
 from whorl.core.ports import GenerateRequest, Source, TokenEvent
+from whorl.core.variants import Variant
 from whorl.testing.corpus import tiny_texts, tiny_tokens, write_corpus
 from whorl.testing.engine import FakeEngine
-from whorl.testing.fakes import FakeCodec, FakeField, FakeMeasure, RecordingProgress
+from whorl.testing.fakes import (
+    FakeCodec,
+    FakeExporter,
+    FakeField,
+    FakeMeasure,
+    FakeTask,
+    RecordingProgress,
+)
 
+INT8 = Variant("openvino", "int8")
 FAKES: dict[type, Any] = {
     ports.Codec: FakeCodec,
     ports.Field: FakeField,
     ports.Engine: FakeEngine,
+    ports.Exporter: FakeExporter,
     ports.Measure: FakeMeasure,
+    ports.Task: FakeTask,
     ports.Progress: RecordingProgress,
 }
 
@@ -83,7 +94,7 @@ def test_the_fake_field_rejects_by_reason_and_the_codec_round_trips() -> None:
         codec.encode(5)
     with pytest.raises(DataError):
         FakeField(texts=()).items(source)
-    assert FakeMeasure({("m", "int8"): 2.5})(Path("x/m"), "int8").value == pytest.approx(2.5)
+    assert FakeMeasure({("m", INT8): 2.5})(Path("x/m"), INT8).value == pytest.approx(2.5)
 
 
 def test_the_tiny_corpus_is_the_same_for_the_same_seed(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from whorl.core.errors import BusyError, RecordError, SpecError
 from whorl.core.lock import exclusive
 from whorl.core.records import MANIFEST, Record, RecordStore
 from whorl.core.units import format_bytes
-from whorl.verbs import STAGES, home_folder, report_of
+from whorl.stages.improve.report import STAGES, report_of
+from whorl.verbs import home_folder
 
 __all__ = ["register"]
 

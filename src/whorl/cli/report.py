@@ -10,6 +10,7 @@ from rich.table import Table
 
 from whorl.cli.console import OUT
 from whorl.cli.samples import print_samples
+from whorl.core.metrics import find_metric
 from whorl.core.records import Record
 from whorl.core.units import format_bytes, format_duration
 
@@ -52,26 +53,22 @@ def _shown(key: str, value: Any) -> str:
     return f"{value:,.4g}" if isinstance(value, float) else str(value)
 
 
-def _interval(low: Any, high: Any) -> str:
-    return "" if low is None or high is None else f"{low:.3f} … {high:.3f}"
-
-
 def print_scores(scores: Sequence[Mapping[str, Any]]) -> None:
     """Models and baselines on the same held-out documents, best first."""
     if not scores:
         return
-    metric = scores[0]["metric"]
-    best_first = sorted(scores, key=lambda score: score["value"], reverse=metric == "accuracy")
-    title = f"held-out {metric.replace('_', ' ')}, 95% intervals over documents"
-    table = Table("", metric.replace("_", " "), "95%", "documents", "note", title=title)
+    metric = find_metric(scores[0]["metric"])
+    best_first = sorted(scores, key=lambda score: -metric.sign * score["value"])
+    title = f"held-out {metric.title}, 95% intervals over documents"
+    table = Table("", metric.title, "95%", "documents", "note", title=title)
     for score in best_first:
         ours = score.get("kind") == "model"
         name = f"[bold]{escape(score['name'])}[/bold]" if ours else escape(score["name"])
         documents = "" if score.get("num_documents") is None else str(score["num_documents"])
-        interval = _interval(score.get("low"), score.get("high"))
-        table.add_row(
-            name, f"{score['value']:.3f}", interval, documents, escape(score.get("note") or "")
-        )
+        ends = [metric.shown(end) for key in ("low", "high") if (end := score.get(key)) is not None]
+        interval = " … ".join(ends)
+        value = metric.shown(score["value"])
+        table.add_row(name, value, interval, documents, escape(score.get("note") or ""))
     OUT.print(table)
 
 
@@ -137,7 +134,8 @@ def _print_serve(serve: Mapping[str, Any]) -> None:
         return
     if rows := serve.get("throughput"):
         table = Table("requests together", "tokens/s", "time to first token, median")
-        table.title = f"served through HTTP ({serve.get('engine', '')} {serve.get('variant', '')})"
+        by = f"{serve.get('variant', '')}, engine {serve.get('engine', '')}"
+        table.title = f"served through HTTP ({by})"
         for row in rows:
             table.add_row(
                 str(row["concurrency"]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,9 +12,13 @@ from whorl.cli.console import OUT
 from whorl.cli.options import Debug, Home, SetValues, open_session
 from whorl.core.errors import SpecError
 from whorl.core.records import Record, RecordStore
+from whorl.core.variants import Variant, find_variant
 from whorl.serving import open_model_app, serve_app
 from whorl.spec.resolved import ServeConfig
-from whorl.verbs import VARIANTS, Session, home_folder, serve
+from whorl.verbs import Session, home_folder, serve
+
+if TYPE_CHECKING:
+    from whorl.stages.improve.registry import Version
 
 __all__ = ["register", "serve_session"]
 
@@ -36,11 +40,15 @@ def serve_command(
     port: Annotated[
         int | None, typer.Option(help="Port to bind; 0: any free one. Default: the recipe's, 8000.")
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="openvino or torch. Default: auto.")] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="openvino, torch, or one from an entry point. Default: auto."),
+    ] = None,
     variant: Annotated[
         str | None,
         typer.Option(
-            help="f32, int8, or hf (the trained model, for torch). Default: the smallest accepted."
+            help="Such as openvino-int8 or hf-f32; a part that says it is enough (int8, hf). "
+            "Default: the smallest that the engine serves."
         ),
     ] = None,
     api_key: Annotated[
@@ -64,10 +72,8 @@ def serve_command(
         session = open_session(Path(model), overrides, home)
         serve_session(session, key)
         return
-    if engine == "torch" and variant is None:
-        variant = "hf"  # the trained model itself: the others are OpenVINO's
-    folder, chosen, scores = _find(model, variant, home_folder(home))
     config = ServeConfig.model_validate(changes)
+    folder, chosen, scores = _find(model, variant, config.engine, home_folder(home))
     app, close = open_model_app(folder, chosen, model.rpartition("/")[2], config, scores, key)
     serve_app(app, close, config, _print_address)
 
@@ -86,12 +92,32 @@ def _print_address(page_url: str, api_key: str) -> None:
     OUT.print("stop with Ctrl-C")
 
 
-def _find(model: str, variant: str | None, home: Path) -> tuple[Path, str, list[dict[str, Any]]]:
+def _find(
+    model: str, variant: str | None, engine: str, home: Path
+) -> tuple[Path, Variant | None, list[dict[str, Any]]]:
     """(folder, variant, scores) of a registered model or a plain folder. Raises SpecError."""
-    from whorl.model.folder import read_card
+    from whorl.engines.open import forms_of, smallest
+    from whorl.model.folder import model_folders, read_card
 
     if Path(model).is_dir():
-        return Path(model), read_card(Path(model)).variant, []
+        forms = forms_of(read_card(Path(model)).variant)
+        return Path(model), None if variant is None else find_variant(variant, forms), []
+    version = _version(model, home)
+    scores = [score.model_dump() for score in version.scores if score.kind == "model"]
+    there: dict[Variant, Path] = {}
+    for stage in ("compress", "train"):
+        if stage in version.lineage:
+            folder = RecordStore(home, version.name).folder(stage) / version.lineage[stage]
+            there |= model_folders(Record.load(folder))
+    if variant is not None:
+        chosen = find_variant(variant, there)
+        return there[chosen], chosen, scores
+    chosen, place = smallest(there, engine)
+    return place, chosen, scores
+
+
+def _version(model: str, home: Path) -> Version:
+    """The registered version of `name` or `name@version`. Raises SpecError."""
     from whorl.stages.improve.registry import list_versions
 
     name, _, number = model.partition("@")
@@ -107,14 +133,4 @@ def _find(model: str, variant: str | None, home: Path) -> tuple[Path, str, list[
             found=known or "no models",
             do="name a recipe, a model of `whorl models`, or a model folder",
         )
-    lineage = versions[-1].lineage
-    scores = [score.model_dump() for score in versions[-1].scores if score.kind == "model"]
-    store = RecordStore(home, name)
-    if variant == "hf":
-        trained = Record.load(store.folder("train") / lineage["train"])
-        return trained.folder("model"), variant, scores
-    record = Record.load(store.folder("compress") / lineage["compress"])
-    there = [entry for entry in VARIANTS if f"{entry}/whorl.json" in record.files]
-    if variant is not None and variant not in there:
-        raise SpecError(f"{model} has no variant {variant}", expected=there)
-    return record.folder(variant or there[0]), variant or there[0], scores
+    return versions[-1]

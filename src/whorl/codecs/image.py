@@ -6,6 +6,7 @@ finds the centres. What is lost is the distance of a patch to its centre: `loss`
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from whorl.core.errors import DataError, MissingExtra, RecordError, SpecError
 __all__ = ["ImageCodec", "fit_image_codec", "load"]
 
 FILE = "codebook.safetensors"
+PNG_WHITE = 255.0
 MAX_FIT_PATCHES = 100_000  # that k-means reads
 CENTRE_STEPS = 64.0  # centres are rounded to 1/64 of a grey level: same bytes on any machine
 
@@ -26,11 +28,20 @@ class ImageCodec:
     """Grey images of one shape. Local id = number of the centre, the same for every place."""
 
     kind = "image-patches"
+    media_type = "image/png"
 
     def __init__(
-        self, centres: NDArray[np.float32], height: int, width: int, name: str = "image"
+        self,
+        centres: NDArray[np.float32],
+        height: int,
+        width: int,
+        name: str = "image",
+        white: float = PNG_WHITE,
     ) -> None:
-        """centres: [num_ids, patch_size ** 2]. Raises SpecError if they do not tile the image."""
+        """centres: [num_ids, patch_size ** 2]; white: the grey level that a PNG shows as white.
+
+        Raises SpecError if the patches do not tile the image.
+        """
         patch_size = round(centres.shape[-1] ** 0.5) if centres.ndim == 2 else 0
         _check_tiling(height, width, patch_size)
         if centres.shape[-1] != patch_size**2 or not np.isfinite(centres).all():
@@ -39,6 +50,7 @@ class ImageCodec:
         self.height, self.width, self.patch_size = height, width, patch_size
         self.centres = np.ascontiguousarray(centres, "<f4")
         self.num_ids = len(centres)
+        self.white = float(white) if white > 0 else PNG_WHITE
 
     @property
     def num_tokens(self) -> int:
@@ -78,7 +90,35 @@ class ImageCodec:
         from safetensors.numpy import save
 
         shape = np.array([self.height, self.width], "<i8")
-        return {FILE: save({"centres": self.centres, "image_shape": shape})}
+        white = np.array([self.white], "<f8")
+        return {FILE: save({"centres": self.centres, "image_shape": shape, "white": white})}
+
+    def to_bytes(self, value: Any) -> bytes:
+        """A grey PNG of 8 bits; levels between its 256 are rounded, and cut at black and white."""
+        image = _checked(value, self.height, self.width)
+        levels = np.round(np.clip(image / self.white, 0, 1) * PNG_WHITE).astype(np.uint8)
+        data = io.BytesIO()
+        _pillow().fromarray(levels).save(data, "PNG")
+        return data.getvalue()
+
+    def from_bytes(self, data: bytes) -> NDArray[np.float32]:
+        """float32 [height, width]; colours become grey.
+
+        Raises DataError on what is no PNG of this height and width; nothing is decoded then.
+        """
+        expected = f"a PNG of {self.width} x {self.height} pixels"
+        pillow = _pillow()
+        try:
+            with pillow.open(io.BytesIO(data), formats=["PNG"]) as image:
+                if image.size != (self.width, self.height):
+                    size = "{} x {}".format(*image.size)
+                    raise DataError("the image has another size", found=size, expected=expected)
+                levels = np.asarray(image.convert("L"), np.float32)
+        except DataError:
+            raise
+        except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
+            raise DataError("this is no image", found=error, expected=expected) from error
+        return np.asarray(levels / PNG_WHITE * self.white, np.float32)
 
     def _nearest(self, patches: NDArray[np.float32]) -> NDArray[np.int64]:
         """The nearest centre of each patch; the first of equally near ones."""
@@ -94,8 +134,9 @@ def load(name: str, files: Mapping[str, bytes]) -> ImageCodec:
     try:
         tensors = load_tensors(files[FILE])
         height, width = (int(number) for number in tensors["image_shape"])
-        return ImageCodec(tensors["centres"], height, width, name)
-    except (KeyError, TypeError, ValueError, SafetensorError) as error:
+        white = float(tensors["white"][0])
+        return ImageCodec(tensors["centres"], height, width, name, white)
+    except (KeyError, TypeError, ValueError, IndexError, SafetensorError) as error:
         raise RecordError(f"codec {name} is not an image codec", found=error) from error
 
 
@@ -126,7 +167,16 @@ def fit_image_codec(
     centres = _k_means(patches, min(num_ids, distinct), seed)
     centres = np.unique(np.round(centres * CENTRE_STEPS) / CENTRE_STEPS, axis=0)
     by_brightness = np.argsort(centres.sum(axis=1), kind="stable")
-    return ImageCodec(centres[by_brightness].astype(np.float32), height, width, name)
+    white = max(float(array.max()) for array in arrays)
+    return ImageCodec(centres[by_brightness].astype(np.float32), height, width, name, white)
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingExtra.of("pillow", "train", "images as files") from error
+    return Image
 
 
 def _k_means(patches: NDArray[np.float32], num_centres: int, seed: int) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ class LabelCodec:
     """Local id = place of the label in the list."""
 
     kind = "label"
+    media_type = "application/x-choice"
 
     def __init__(self, labels: Sequence[str], name: str = "label") -> None:
         """Raises DataError on an empty list or a label that comes twice."""
@@ -52,6 +53,14 @@ class LabelCodec:
     def decode(self, ids: Sequence[int]) -> str:
         """The label; several joined by spaces."""
         return " ".join(self.labels[number] for number in ids)
+
+    def to_bytes(self, value: Any) -> bytes:
+        """The label in UTF-8. Raises DataError as `encode`."""
+        return self.labels[self.encode(value)[0]].encode()
+
+    def from_bytes(self, data: bytes) -> str:
+        """Raises DataError on bytes that are no label."""
+        return self.labels[self.encode(data.decode("utf-8", "replace"))[0]]
 
     def files(self) -> dict[str, bytes]:
         return {FILE: canonical_json({"labels": list(self.labels)}).encode()}

@@ -58,6 +58,7 @@ class TextCodec:
     """
 
     kind = "tokenizer"
+    media_type = "text/plain"
 
     def __init__(self, tokenizer_json: bytes, name: str = "text") -> None:
         """Raises RecordError if this is not a tokenizer.json that can be decoded piece by piece."""
@@ -140,6 +141,17 @@ class TextCodec:
         """The text; bytes that are not UTF-8 become U+FFFD. Exact for what `encode` gave."""
         text = b"".join(self.token_bytes[i] for i in ids).decode("utf-8", "replace")
         return text.removeprefix(" ") if self.strips_space else text
+
+    def to_bytes(self, value: Any) -> bytes:
+        """UTF-8. Raises DataError as `encode`."""
+        return valid_text(value).encode()
+
+    def from_bytes(self, data: bytes) -> str:
+        """Raises DataError on bytes that are not UTF-8."""
+        try:
+            return data.decode()
+        except UnicodeDecodeError as error:
+            raise DataError("the text is not UTF-8", found=error.reason) from error
 
     def files(self) -> dict[str, bytes]:
         """A Hugging Face tokenizer.json."""

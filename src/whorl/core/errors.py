@@ -16,6 +16,8 @@ WhorlError
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 __all__ = [
     "BusyError",
     "DataError",
@@ -95,6 +97,12 @@ class MissingExtra(WhorlError, ImportError):
             found="not installed",
             do=f"pip install 'whorl[{extra}]'",
         )
+
+    @classmethod
+    def check(cls, package: str, extra: str, purpose: str) -> None:
+        """Raises it if the package is not there, before any work is done for nothing."""
+        if find_spec(package) is None:
+            raise cls.of(package.replace("_", "-"), extra, purpose)
 
 
 class GateError(WhorlError):

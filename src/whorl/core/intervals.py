@@ -1,7 +1,7 @@
 """Intervals by bootstrap over documents: of one figure, and of the difference of two.
 
-The figure is a ratio of sums over documents (bits over bytes, right answers over questions), so
-documents are drawn with replacement, each with both its numbers. Bias-corrected and accelerated
+Documents are drawn with replacement, each with both its numbers, and added up as the metric says
+(bits over bytes, right answers over questions). Bias-corrected and accelerated
 (Efron 1987) through scipy.stats.bootstrap; plain percentiles where that is not defined.
 """
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from whorl.core.errors import MissingExtra, SpecError
 from whorl.core.ports import QualityMeasure, Score
 
-__all__ = ["CONFIDENCE", "Interval", "paired_interval", "ratio_interval", "score_of"]
+__all__ = ["CONFIDENCE", "Interval", "interval_of", "paired_interval", "score_of"]
 
 CONFIDENCE = 0.95
 MAX_SAMPLES_BYTES = 64 * 2**20  # resampled documents held at once
@@ -41,23 +41,18 @@ class Interval:
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
-def ratio_interval(
-    numerator: Floats, denominator: Floats, *, samples: int = 2000, seed: int = 0
-) -> Interval:
-    """sum(numerator) / sum(denominator) over documents, with its interval.
+def interval_of(measure: QualityMeasure, *, samples: int = 2000, seed: int = 0) -> Interval:
+    """The figure of a measure with its interval.
 
-    When every answer of a yes-or-no question is the same (0 or 1 over 1 each) resampling cannot
-    say anything: the exact binomial interval (Clopper and Pearson 1934) stands in.
+    When every answer of a yes-or-no question is the same, resampling cannot say anything: the
+    exact binomial interval (Clopper and Pearson 1934) stands in.
     Raises SpecError when the arrays are empty or their lengths differ.
     """
-    _same_length(numerator, denominator)
-
-    def ratio(top: Floats, bottom: Floats, axis: int = -1) -> Any:
-        return top.sum(axis=axis) / bottom.sum(axis=axis)
-
-    if _unanimous(numerator, denominator):
-        return _exact(int(numerator.sum()), len(numerator))
-    return _bootstrap((numerator, denominator), ratio, samples, seed)
+    data = (measure.numerator, measure.denominator)
+    _same_length(*data)
+    if measure.metric.is_share and len(np.unique(measure.numerator)) == 1:
+        return _exact(int(measure.numerator.sum()), len(measure.numerator))
+    return _bootstrap(data, measure.metric.total, samples, seed)
 
 
 def paired_interval(
@@ -81,9 +76,10 @@ def paired_interval(
             expected="the same metric on the same documents",
         )
 
+    total = first.metric.total
+
     def difference(a: Floats, b: Floats, c: Floats, d: Floats, axis: int = -1) -> Any:
-        left = a.sum(axis=axis) / b.sum(axis=axis)
-        right = c.sum(axis=axis) / d.sum(axis=axis)
+        left, right = total(a, b, axis), total(c, d, axis)
         return left / right - 1.0 if relative else left - right
 
     data = (first.numerator, first.denominator, second.numerator, second.denominator)
@@ -95,7 +91,7 @@ def score_of(
     name: str, measure: QualityMeasure, *, samples: int = 2000, seed: int = 0, note: str = ""
 ) -> Score:
     """A measure as a Score with its interval."""
-    interval = ratio_interval(measure.numerator, measure.denominator, samples=samples, seed=seed)
+    interval = interval_of(measure, samples=samples, seed=seed)
     return Score(
         name,
         measure.metric,
@@ -104,7 +100,7 @@ def score_of(
         interval.high,
         len(measure.document_names),
         note,
-        measure,
+        measure=measure,
     )
 
 
@@ -112,11 +108,6 @@ def _same_length(*arrays: Floats) -> None:
     lengths = [len(array) for array in arrays]
     if min(lengths) == 0 or len(set(lengths)) > 1:
         raise SpecError("no interval from these documents", found=f"lengths {lengths}")
-
-
-def _unanimous(numerator: Floats, denominator: Floats) -> bool:
-    ones = bool((denominator == 1.0).all())
-    return ones and (bool((numerator == 0.0).all()) or bool((numerator == 1.0).all()))
 
 
 def _exact(right: int, total: int) -> Interval:

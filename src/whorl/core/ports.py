@@ -15,24 +15,31 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from whorl.core.metrics import Metric
+from whorl.core.variants import Variant
+
 __all__ = [
+    "Choice",
     "Codec",
     "Document",
     "Engine",
     "EngineStats",
+    "Exporter",
     "Field",
     "GenerateRequest",
+    "HeldoutDocument",
     "Measure",
     "Part",
     "Progress",
     "QualityMeasure",
     "Score",
     "Source",
+    "Task",
     "TokenEvent",
+    "TokenSpace",
 ]
 
 Split = Literal["train", "heldout"]
-MetricName = Literal["bits_per_byte", "accuracy"]
 
 
 # ------------------------------------------------------------------ data
@@ -86,6 +93,7 @@ class Codec(Protocol):
     name: str
     kind: str  # key into whorl.codecs.KINDS, to load it again
     num_ids: int
+    media_type: str  # of a value's bytes: "text/plain", "image/png", "application/x-choice" …
 
     def encode(self, value: Any) -> list[int]:
         """Local ids. Raises DataError on a value it cannot represent."""
@@ -95,17 +103,26 @@ class Codec(Protocol):
         """The value; exact, or with the loss the codec declares."""
         ...
 
+    def to_bytes(self, value: Any) -> bytes:
+        """A value as a file of the media type. Raises DataError if it is none of this codec."""
+        ...
+
+    def from_bytes(self, data: bytes) -> Any:
+        """The value that such a file holds. Raises DataError on anything else."""
+        ...
+
     def files(self) -> dict[str, bytes]:
         """Everything needed to load the codec again, reproducible byte for byte."""
         ...
 
 
 class Field(Protocol):
-    """One kind of data: how to read it, which codecs it uses, how it is scored."""
+    """One kind of data: how to read it, which codecs it uses, what its models are asked."""
 
     name: str
-    metric: MetricName
     options: Mapping[str, str]  # of a source, with their defaults: {"text_key": "text"} …
+    task: Task
+    logic_version: int  # raised when the same sources would give other documents or baselines
 
     def items(self, source: Source) -> list[Any]:
         """Picklable work items (a file, a byte range, an index range), in a fixed order; cheap.
@@ -131,6 +148,76 @@ class Field(Protocol):
         ...
 
 
+# ------------------------------------------------------------------ questions
+
+
+@dataclass(frozen=True)
+class HeldoutDocument:
+    """A held-out document in ids. mask: which of them are trained targets."""
+
+    name: str
+    ids: NDArray[np.integer[Any]] = field(repr=False)  # [n]
+    mask: NDArray[np.bool_] = field(repr=False)  # [n]
+    num_bytes: int  # of its text in UTF-8; 0 if it is not text
+
+
+@dataclass(frozen=True)
+class TokenSpace:
+    """What ids mean, as far as a task needs to know."""
+
+    ranges: Mapping[str, range]  # codec -> its ids
+    encode: Callable[[Sequence[Part]], list[int]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A question with a closed set of answers, each of one id or more."""
+
+    prompt_ids: tuple[int, ...]
+    candidates: Sequence[Sequence[int]]
+    right: int  # place of the true one
+
+
+class Task(Protocol):
+    """What evaluation asks a model, among which answers it chooses, and who judges them."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def metric(self) -> Metric: ...
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """What serving offers, equal for all models; (): beginnings of held-out documents."""
+        ...
+
+    @property
+    def checker(self) -> str:
+        """What `accepts` checks, in words; "" if it checks nothing."""
+        ...
+
+    def question(self, document: HeldoutDocument, space: TokenSpace) -> Choice | None:
+        """None: nothing is chosen, the document's own trained ids are scored.
+
+        Raises DataError on a document that cannot be asked.
+        """
+        ...
+
+    def judge(
+        self, document: HeldoutDocument, question: Choice | None, nats: NDArray[np.float64]
+    ) -> tuple[float, float]:
+        """The document's (numerator, denominator) in the metric.
+
+        nats: the log-probability of each candidate, or of each trained id if nothing is chosen.
+        """
+        ...
+
+    def accepts(self, prompt: str, completion: str) -> bool | None:
+        """Whether a completion is well formed; None: there is no such check."""
+        ...
+
+
 # ------------------------------------------------------------------ generation
 
 
@@ -143,6 +230,7 @@ class GenerateRequest:
     top_p: float = 1.0
     seed: int = 0
     stop_ids: tuple[int, ...] = ()
+    allowed_ids: tuple[int, ...] | None = None  # no other is generated, a stop id neither
 
 
 @dataclass(frozen=True)
@@ -178,8 +266,14 @@ class Engine(Protocol):
         """Free the request's place within one step; its last event says "cancelled"."""
         ...
 
-    def score(self, sequences: Sequence[Sequence[int]]) -> list[NDArray[np.float64]]:
-        """For each sequence of n ids the n-1 log-probabilities (nats) of ids[1:] given the past."""
+    def score(
+        self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()
+    ) -> list[NDArray[np.float64]]:
+        """The log-probabilities (nats) of each sequence's ids, given those before.
+
+        With a prefix, which is read once for all of them, n values for n ids; without one n-1:
+        nothing stands before the first.
+        """
         ...
 
     def stats(self) -> EngineStats: ...
@@ -195,36 +289,52 @@ class Score:
     """One figure of one model or baseline on the held-out documents."""
 
     name: str  # "openvino int8", "5-gram Kneser-Ney" …
-    metric: MetricName
+    metric: Metric
     value: float
     low: float | None = None  # 95% interval by bootstrap over documents
     high: float | None = None
     num_documents: int | None = None
     note: str = ""
+    variant: Variant | None = None  # of a model; None: another method
     measure: QualityMeasure | None = field(default=None, repr=False, compare=False)  # to pair it
 
 
 @dataclass(frozen=True)
 class QualityMeasure:
-    """Per-document results of one model, for paired comparison.
+    """Per-document results of one model, for paired comparison: two numbers of each.
 
-    bits_per_byte: `numerator` bits, `denominator` bytes. accuracy: `numerator` 0/1 right, 1s below.
+    Of bits per byte they are bits and bytes, of an accuracy 0 or 1 and 1.
     """
 
-    metric: MetricName
+    metric: Metric
     document_names: tuple[str, ...]
     numerator: NDArray[np.float64] = field(repr=False)
     denominator: NDArray[np.float64] = field(repr=False)
 
     @property
     def value(self) -> float:
-        return float(self.numerator.sum() / self.denominator.sum())
+        return float(self.metric.total(self.numerator, self.denominator))
+
+
+class Exporter(Protocol):
+    """Handed to `compress` by verbs: makes folders of another format, servable as they are."""
+
+    format: str  # of every variant it makes
+    version: int  # raised when the same model is exported to other bytes
+
+    def export(self, model: Path, folder: Path, lineage: Mapping[str, Any]) -> None:
+        """A Hugging Face folder in this format, with f32 weights."""
+        ...
+
+    def compress(self, exported: Path, folder: Path, weights: str) -> None:
+        """An exported f32 folder with smaller weights. Raises SpecError if it has no such."""
+        ...
 
 
 class Measure(Protocol):
     """Handed to `compress` by verbs: the quality of a model folder, through its engine."""
 
-    def __call__(self, model: Path, variant: str) -> QualityMeasure: ...
+    def __call__(self, model: Path, variant: Variant) -> QualityMeasure: ...
 
 
 # ------------------------------------------------------------------ reporting

@@ -27,6 +27,7 @@ from whorl.core import order
 from whorl.core.digests import canonical_json, digest_bytes
 from whorl.core.errors import DataError, RecordError
 from whorl.core.mixture import Mixture
+from whorl.core.ports import HeldoutDocument
 from whorl.core.records import Record
 
 __all__ = [
@@ -371,6 +372,11 @@ class HeldoutDocuments:
             for number in range(len(self))
         ]
         return sorted(range(len(self)), key=lambda number: (digests[number], number))
+
+    def document(self, number: int) -> HeldoutDocument:
+        """One document with everything known of it."""
+        ids, mask = self.ids(number), self.mask(number)
+        return HeldoutDocument(self.names[number], ids, mask, self.num_bytes(number))
 
     def ids(self, number: int) -> NDArray[np.int32]:
         """All ids of a document, what starts and ends it included: int32 [n]."""

@@ -47,7 +47,7 @@ class Stepper(Protocol):
         """Advance every request; requests whose event has a finish_reason have left."""
         ...
 
-    def score(self, sequences: Sequence[Sequence[int]]) -> Scores:
+    def score(self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()) -> Scores:
         """See Engine.score; called only while there is no request."""
         ...
 
@@ -62,12 +62,20 @@ class Limits:
     context_tokens: int
     vocab_size: int
     scored_together: int = 8  # sequences of one call of Stepper.score
+    candidates_together: int = 1024  # the same where they follow one prefix
 
 
 @dataclass
 class _Place:
     request: GenerateRequest
     on_event: OnEvent
+
+
+@dataclass
+class _Scoring:
+    sequences: list[tuple[int, ...]]
+    prefix: tuple[int, ...]
+    future: Future[Scores]
 
 
 class EngineLoop:
@@ -80,7 +88,7 @@ class EngineLoop:
         self._waiting: deque[_Place] = deque()
         self._running: dict[str, _Place] = {}
         self._cancelled: set[str] = set()
-        self._scoring: deque[tuple[list[tuple[int, ...]], Future[Scores]]] = deque()
+        self._scoring: deque[_Scoring] = deque()
         self._closing = False
         self._failure: str | None = None
         self._generated_tokens = 0
@@ -110,8 +118,8 @@ class EngineLoop:
                 self._cancelled.add(request_id)
                 self._changed.notify_all()
 
-    def score(self, sequences: Sequence[Sequence[int]]) -> Scores:
-        """Log-probabilities of each sequence's ids[1:]; waits its turn between requests.
+    def score(self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()) -> Scores:
+        """See Engine.score; waits its turn between requests.
 
         Requests that arrive meanwhile start between two pieces. Raises EngineError on an id
         outside the vocabulary, a sequence longer than the context, or an engine that stopped.
@@ -119,15 +127,17 @@ class EngineLoop:
         if threading.current_thread() is self._thread:
             raise EngineError("score was called from an event: it would wait for itself")
         checked = [tuple(int(i) for i in ids) for ids in sequences]
+        before = tuple(int(i) for i in prefix)
+        self._check_ids(before, "a prefix", len(before))
         for ids in checked:
-            self._check_ids(ids, "a scored sequence", len(ids))
+            self._check_ids(ids, "a scored sequence", len(before) + len(ids))
         futures: list[Future[Scores]] = []
-        size = self.limits.scored_together
+        size = self.limits.candidates_together if before else self.limits.scored_together
         with self._changed:
             self._check_alive()
             for start in range(0, len(checked), size):
                 futures.append(Future())
-                self._scoring.append((checked[start : start + size], futures[-1]))
+                self._scoring.append(_Scoring(checked[start : start + size], before, futures[-1]))
             self._changed.notify_all()
         return [scores for future in futures for scores in future.result()]
 
@@ -164,6 +174,10 @@ class EngineLoop:
         self._check_ids(
             request.prompt_ids, "the prompt", len(request.prompt_ids) + request.max_tokens
         )
+        if request.allowed_ids is not None:
+            if not request.allowed_ids:
+                raise EngineError("no id is allowed", expected="at least one, or no limit")
+            self._check_ids(request.allowed_ids, "allowed_ids", 0)
 
     def _check_ids(self, ids: Sequence[int], what: str, total_tokens: int) -> None:
         if total_tokens > self.limits.context_tokens:
@@ -210,7 +224,7 @@ class EngineLoop:
         for place in dropped:
             self._deliver(place, TokenEvent(place.request.request_id, (), "cancelled"))
         if job is not None:
-            self._score(*job)  # and those who waited start before the next piece
+            self._score(job)  # and those who waited start before the next piece
         if may_join:
             self._join_waiting()
         if self._running:
@@ -268,9 +282,10 @@ class EngineLoop:
         for place, event in zip(places, events, strict=True):
             self._deliver(place, event)
 
-    def _score(self, sequences: list[tuple[int, ...]], future: Future[Scores]) -> None:
+    def _score(self, job: _Scoring) -> None:
+        future = job.future
         try:
-            future.set_result(self._stepper.score(sequences))
+            future.set_result(self._stepper.score(job.sequences, job.prefix))
         except EngineError as error:
             future.set_exception(error)
         except BaseException as error:
@@ -307,5 +322,5 @@ class EngineLoop:
             if failure is not None:
                 event = TokenEvent(request_id, (), "error", failure)
             self._deliver(place, event)
-        for _, future in jobs:
-            future.set_exception(EngineError("the engine stopped", found=failure or "closed"))
+        for job in jobs:
+            job.future.set_exception(EngineError("the engine stopped", found=failure or "closed"))

@@ -1,109 +1,58 @@
-"""From a model folder to a running engine: which one, and whether the folder may be served."""
+"""From a model folder to a running engine: which one, and whether the folder may be served.
+
+A package adds an engine through an entry point of the group `whorl.engines` that names an
+`EngineFactory`; nothing else of whorl changes.
+"""
 
 from __future__ import annotations
 
+import difflib
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, cast
 
-from whorl.core.errors import EngineError, MissingExtra, RecordError, SpecError
+from whorl.core.errors import EngineError, MissingExtra, SpecError
 from whorl.core.ports import Engine
-from whorl.model.folder import CARD, FolderCard, read_card
-from whorl.stages.compress.openvino_export import (
+from whorl.core.variants import Variant
+from whorl.engines.openvino_export import (
+    COMPRESSED,
     EXPORT_VERSION,
-    WeightFormat,
+    FORMAT,
     compress_folder,
     export_openvino,
 )
+from whorl.model.folder import CARD, FolderCard, read_card
 
-__all__ = ["EngineName", "open_engine"]
+__all__ = ["GROUP", "EngineFactory", "find_engine", "forms_of", "open_engine", "smallest"]
 
-EngineName = Literal["auto", "openvino", "torch", "vllm"]
-SAFETENSORS = "hf"  # the variant of a folder with torch weights
-EXPORTED = ("f32", "int8", "int4")
+GROUP = "whorl.engines"
+AUTO = "auto"
+SAFETENSORS = "hf"
+EXPORTED = tuple(Variant(FORMAT, weights) for weights in ("f32", *COMPRESSED))
 CACHE = ".engines"  # below the home: exports of folders that were opened without compress
 
 
-def open_engine(
-    model_folder: Path,
-    variant: str | None = None,
-    name: EngineName = "auto",
-    max_running: int = 16,
-    cache_folder: Path | None = None,
-) -> Engine:
-    """Verify a model folder and start an engine on it.
+@dataclass(frozen=True)
+class EngineFactory:
+    """An engine that can be chosen."""
 
-    model_folder: an HF folder written by train, an exported one written by compress, or a
-    compress record with a folder per variant. variant: "f32", "int8", "int4", "hf" or None (what
-    the folder holds). name "auto": openvino where it is installed, else torch. An HF folder is
-    exported for openvino once, into cache_folder (default: WHORL_HOME/.engines).
-    Raises RecordError on a damaged folder or a token contract that is not the model's,
-    SpecError on a variant the folder does not have, MissingExtra with the line to install.
-    """
-    folder, card = _locate(model_folder, variant)
-    chosen = _choose(name, card, variant)
-    if chosen == "torch":
-        return _open_torch(folder, card, variant, max_running)
+    name: str
+    accepts: Callable[[Variant], bool]
+    open: Callable[[Path, FolderCard, int], Engine]  # verified folder, its card, most requests
+
+
+def _open_openvino(folder: Path, card: FolderCard, max_running: int) -> Engine:
     from whorl.engines.openvino_engine import open_openvino
 
-    if card.variant == SAFETENSORS:
-        weights = cast(WeightFormat, variant if variant in EXPORTED else "f32")
-        folder, card = _exported(folder, card, weights, cache_folder)
     return open_openvino(folder, card, max_running)
 
 
-def _locate(model_folder: Path, variant: str | None) -> tuple[Path, FolderCard]:
-    """The folder itself, or that of the variant inside it; its files verified."""
-    if (model_folder / CARD).exists():
-        card = read_card(model_folder)
-        if variant in (None, "", card.variant):
-            return model_folder, card
-        if card.variant == SAFETENSORS and variant in EXPORTED:
-            return model_folder, card
-        raise SpecError(f"{model_folder} does not hold the variant {variant}", found=card.variant)
-    inside = sorted(path.parent.name for path in model_folder.glob(f"*/{CARD}"))
-    if variant in inside:
-        return model_folder / str(variant), read_card(model_folder / str(variant))
-    if inside:
-        raise SpecError(
-            f"{model_folder} holds several variants" if not variant else f"no variant {variant}",
-            found=", ".join(inside),
-            do="name one of them",
-        )
-    raise RecordError(
-        f"{model_folder} is not a model folder",
-        found=f"no {CARD}" if model_folder.is_dir() else "no such folder",
-        expected="a folder written by whorl train or whorl compress",
-    )
-
-
-def _choose(
-    name: EngineName, card: FolderCard, variant: str | None
-) -> Literal["openvino", "torch"]:
-    if name == "vllm":
-        raise EngineError(
-            "whorl does not start vLLM itself",
-            do="run `vllm serve <model folder>`: it reads the Hugging Face folder as it is",
-        )
-    if name in ("openvino", "torch"):
-        return name
-    if card.variant != SAFETENSORS or find_spec("openvino_genai") is not None:
-        return "openvino"
-    if variant in EXPORTED[1:]:
-        return "openvino"  # which then says what to install
-    return "torch"
-
-
-def _open_torch(folder: Path, card: FolderCard, variant: str | None, max_running: int) -> Engine:
-    if card.variant != SAFETENSORS or variant in EXPORTED[1:]:
-        raise SpecError(
-            "the torch engine serves model folders with safetensors",
-            found=card.variant if card.variant != SAFETENSORS else variant,
-            do="choose the engine openvino, or the folder written by whorl train",
-        )
+def _open_torch(folder: Path, card: FolderCard, max_running: int) -> Engine:
     try:
         from whorl.engines.torch_engine import open_torch
     except ImportError as error:
@@ -111,21 +60,120 @@ def _open_torch(folder: Path, card: FolderCard, variant: str | None, max_running
     return open_torch(folder, max_running)
 
 
+def _open_vllm(folder: Path, card: FolderCard, max_running: int) -> Engine:
+    raise EngineError(
+        "whorl does not start vLLM itself",
+        do="run `vllm serve <model folder>`: it reads the Hugging Face folder as it is",
+    )
+
+
+BUILT_IN = (
+    EngineFactory("openvino", lambda variant: variant.format == FORMAT, _open_openvino),
+    EngineFactory("torch", lambda variant: variant.format == SAFETENSORS, _open_torch),
+    EngineFactory("vllm", lambda variant: variant.format == SAFETENSORS, _open_vllm),
+)
+
+
+def find_engine(name: str) -> EngineFactory:
+    """The engine of this name. Raises SpecError with the nearest name if there is none."""
+    for factory in _factories():
+        if factory.name == name:
+            return factory
+    names = [AUTO, *(factory.name for factory in _factories())]
+    near = difflib.get_close_matches(name, names, n=1)
+    raise SpecError(
+        f"there is no engine {name}",
+        expected=", ".join(names),
+        do=f"did you mean {near[0]}?"
+        if near
+        else f"install the package that brings it (entry point group {GROUP})",
+    )
+
+
+def smallest(there: Mapping[Variant, Path], name: str = AUTO) -> tuple[Variant, Path]:
+    """The first of some variants, the smallest first, that an engine serves ("auto": any).
+
+    Raises SpecError if there is none.
+    """
+    for variant, folder in there.items():
+        if any(factory.accepts(variant) for factory in _chosen(name)):
+            return variant, folder
+    raise SpecError(
+        f"the engine {name} serves none of the model's variants",
+        found=", ".join(variant.slug for variant in there),
+    )
+
+
+def forms_of(variant: Variant) -> list[Variant]:
+    """A variant and what it can be exported to."""
+    return [variant, *(EXPORTED if variant.format == SAFETENSORS else ())]
+
+
+def open_engine(
+    model_folder: Path,
+    variant: Variant | None = None,
+    name: str = AUTO,
+    max_running: int = 16,
+    cache_folder: Path | None = None,
+) -> Engine:
+    """Verify a model folder and start an engine on it.
+
+    variant: the form that is served; None: what the folder holds, but a Hugging Face folder is
+    served as openvino f32 where OpenVINO is installed and no other engine is asked for. A form
+    that the folder does not hold is exported once, into cache_folder (WHORL_HOME/.engines).
+    Raises RecordError on a damaged folder or a token contract that is not the model's,
+    SpecError on a variant that cannot be had or served, MissingExtra with the line to install.
+    """
+    card = read_card(model_folder)
+    wanted = variant or _best_form(card.variant, name)
+    factory = next((each for each in _chosen(name) if each.accepts(wanted)), None)
+    if factory is None:
+        raise SpecError(
+            f"the engine {name} does not serve {wanted}",
+            expected=", ".join(each.name for each in _factories() if each.accepts(wanted)) or None,
+            do="choose another engine or another variant of the model",
+        )
+    if wanted != card.variant:
+        model_folder, card = _exported(model_folder, card, wanted, cache_folder)
+    return factory.open(model_folder, card, max_running)
+
+
+def _factories() -> Iterator[EngineFactory]:
+    """Built in ones first: those of packages are loaded when none of them is meant."""
+    yield from BUILT_IN
+    for point in entry_points(group=GROUP):
+        found = point.load()
+        if not isinstance(found, EngineFactory):
+            raise SpecError(f"{point.value} is not an EngineFactory", found=type(found).__name__)
+        yield found
+
+
+def _chosen(name: str) -> Iterable[EngineFactory]:
+    return _factories() if name == AUTO else [find_engine(name)]
+
+
+def _best_form(variant: Variant, name: str) -> Variant:
+    exports = name == FORMAT or (name == AUTO and find_spec("openvino_genai") is not None)
+    return EXPORTED[0] if variant.format == SAFETENSORS and exports else variant
+
+
 def _exported(
-    folder: Path, card: FolderCard, weights: WeightFormat, cache_folder: Path | None
+    folder: Path, card: FolderCard, wanted: Variant, cache_folder: Path | None
 ) -> tuple[Path, FolderCard]:
     """The export of an HF folder, made once per content."""
+    if wanted not in forms_of(card.variant):
+        raise SpecError(f"{folder} does not hold the variant {wanted}", found=card.variant)
     if cache_folder is None:
         cache_folder = Path(os.environ.get("WHORL_HOME") or "runs") / CACHE
-    target = cache_folder / f"{card.digest[:32]}-{weights}-v{EXPORT_VERSION}"
+    target = cache_folder / f"{card.digest[:32]}-{wanted.slug}-v{EXPORT_VERSION}"
     if (target / CARD).exists():
         return target, read_card(target)
     cache_folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache_folder, prefix="export-") as temporary:
-        made = Path(temporary) / weights
-        export_openvino(folder, Path(temporary) / "f32")
-        if weights != "f32":
-            compress_folder(Path(temporary) / "f32", made, weights)
+        parent, made = (Path(temporary) / item.slug for item in (EXPORTED[0], wanted))
+        export_openvino(folder, parent)
+        if wanted != EXPORTED[0]:
+            compress_folder(parent, made, wanted.weights)
         try:
             os.rename(made, target)
         except OSError:

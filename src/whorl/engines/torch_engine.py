@@ -1,6 +1,6 @@
 """The reference engine: plain torch, one request at a time within a step, correct before fast.
 
-Axes: V vocabulary.
+Axes: B rows, T tokens of a row, V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import torch
 from numpy.typing import NDArray
 
 from whorl.core.ports import GenerateRequest, TokenEvent
+from whorl.engines.branches import CandidateScorer
 from whorl.engines.loop import EngineLoop, Limits
+from whorl.engines.sampling import choose, finish_of
 from whorl.model.cached import GrowingCache, next_logits
 from whorl.model.hf import load_model_folder
 from whorl.model.transformer import Transformer
 
-__all__ = ["TorchStepper", "open_torch", "sample"]
+__all__ = ["TorchStepper", "open_torch"]
 
 
 def open_torch(folder: Path, max_running: int) -> EngineLoop:
@@ -46,6 +48,7 @@ class TorchStepper:
     def __init__(self, model: Transformer) -> None:
         self._model = model.float().eval()
         self._running: dict[str, _Running] = {}
+        self._candidates = CandidateScorer(_TorchBranches(self._model))
 
     def add(self, request: GenerateRequest) -> bool:
         self._running[request.request_id] = _Running(request)
@@ -65,15 +68,16 @@ class TorchStepper:
         request = running.request
         new = running.answer[-1:] or list(request.prompt_ids)
         with torch.inference_mode():
-            logits_V = next_logits(self._model, new, running.cache)[-1].numpy()
-        token = sample(logits_V, request.temperature, request.top_p, running.generator)
+            logits_V = next_logits(self._model, torch.tensor([new]), running.cache)[0, -1].numpy()
+        token = choose(logits_V, request, running.generator)
         running.answer.append(token)
-        if token in request.stop_ids:
-            return TokenEvent(request.request_id, (token,), "stop")
-        at_limit = len(running.answer) >= request.max_tokens
-        return TokenEvent(request.request_id, (token,), "length" if at_limit else None)
+        return TokenEvent(request.request_id, (token,), finish_of(request, running.answer))
 
-    def score(self, sequences: Sequence[Sequence[int]]) -> list[NDArray[np.float64]]:
+    def score(
+        self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()
+    ) -> list[NDArray[np.float64]]:
+        if prefix:
+            return self._candidates.score(sequences, prefix)
         return [self._score(list(ids)) for ids in sequences]
 
     def _score(self, ids: list[int]) -> NDArray[np.float64]:
@@ -88,22 +92,21 @@ class TorchStepper:
         self._running.clear()
 
 
-def sample(
-    logits_V: NDArray[np.float32],
-    temperature: float,
-    top_p: float,
-    generator: np.random.Generator,
-) -> int:
-    """The next id: the best one at temperature 0, else drawn from the smallest set of ids whose
-    probabilities add up to top_p (Holtzman et al. 2020)."""
-    if temperature <= 0:
-        return int(logits_V.argmax())
-    scaled = logits_V.astype(np.float64) / temperature
-    probabilities = np.exp(scaled - scaled.max())
-    probabilities /= probabilities.sum()
-    order = np.argsort(-probabilities, kind="stable")
-    before = np.cumsum(probabilities[order]) - probabilities[order]
-    kept = order[before < top_p] if top_p < 1 else order
-    kept = kept if len(kept) else order[:1]
-    weights = probabilities[kept] / probabilities[kept].sum()
-    return int(generator.choice(kept, p=weights))
+class _TorchBranches:
+    """branches.Branches over a Transformer."""
+
+    def __init__(self, model: Transformer) -> None:
+        self._model, self._prefix = model, GrowingCache()
+
+    def begin(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        self._prefix = GrowingCache()
+        last_V: NDArray[np.float32] = self._logits(np.array([ids], np.int64), self._prefix)[0, -1]
+        return last_V
+
+    def follow(self, ids_BT: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._logits(ids_BT, self._prefix.branches(len(ids_BT)))
+
+    def _logits(self, ids_BT: NDArray[np.int64], cache: GrowingCache) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            logits = next_logits(self._model, torch.from_numpy(ids_BT), cache)
+        return np.asarray(logits.numpy(), np.float32)

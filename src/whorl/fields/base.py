@@ -7,31 +7,17 @@ the methods of `whorl.core.ports.Field`; nothing else of whorl changes.
 from __future__ import annotations
 
 import difflib
-import warnings
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Protocol, runtime_checkable
 
-from whorl.core.errors import SpecError, WhorlError
+from whorl.core.errors import SpecError
 from whorl.core.ports import Field
 
-__all__ = ["GROUP", "SampledField", "field_names", "find_field", "load_fields", "options_of"]
+__all__ = ["GROUP", "field_names", "find_field", "options_of"]
 
 GROUP = "whorl.fields"
 BUILT_IN = ("text", "code", "digits")  # modules of this package, each with a FIELD
-
-
-@runtime_checkable
-class SampledField(Protocol):
-    """A field whose models write text that can be looked at: optional attributes of a Field."""
-
-    prompts: tuple[str, ...]  # fixed, so that samples of two models can be compared
-    checker: str  # what `accepts` checks, in words; "" if it checks nothing
-
-    def accepts(self, prompt: str, completion: str) -> bool | None:
-        """Whether the completion is well formed; None if the field has no such check."""
-        ...
 
 
 def field_names() -> list[str]:
@@ -70,17 +56,6 @@ def options_of(field: Field, given: Mapping[str, str]) -> dict[str, str]:
     return {**field.options, **given}
 
 
-def load_fields() -> dict[str, Field]:
-    """Every field by its name; one that cannot be loaded is warned of and left out."""
-    fields: dict[str, Field] = {}
-    for name in field_names():
-        try:
-            fields[name] = find_field(name)
-        except WhorlError as error:
-            warnings.warn(f"field {name} is left out: {error}", stacklevel=2)
-    return fields
-
-
 def _entry_points() -> dict[str, EntryPoint]:
     """By name. Raises SpecError when two packages bring different fields of one name."""
     points: dict[str, EntryPoint] = {}
@@ -107,7 +82,16 @@ def _load(point: EntryPoint) -> Field:
 
 def _checked(name: str, loaded: object) -> Field:
     """Raises SpecError unless it has what Field asks for."""
-    needed = ("name", "metric", "options", "items", "read", "fit_codecs", "baselines")
+    needed = (
+        "name",
+        "task",
+        "logic_version",
+        "options",
+        "items",
+        "read",
+        "fit_codecs",
+        "baselines",
+    )
     missing = [attribute for attribute in needed if not hasattr(loaded, attribute)]
     if missing:
         raise SpecError(

@@ -8,10 +8,11 @@ import sysconfig
 import textwrap
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from whorl.core.ports import Source
+from whorl.core.ports import Source, Task
+from whorl.core.tasks import LikelihoodTask
 from whorl.fields.files import EXCLUDED, JSONL_SUFFIXES, text_items
 from whorl.fields.text import TextField
 
@@ -27,18 +28,25 @@ CODE_SUFFIXES = (
 MAX_CUT_LINES = 200  # of an unfinished statement at the end of a completion
 
 
+PROMPTS = (
+    'def read_lines(path):\n    """Return the lines of a file without line ends."""\n',
+    "class Stack:\n    def __init__(self):\n",
+    "import os\nimport sys\n\n\ndef main(argv=None):\n",
+    "class SortedTest(unittest.TestCase):\n    def test_empty(self):\n",
+    "def parse_date(text):\n    try:\n",
+)
+CHECKER = "ast.parse up to the last whole statement"
+
+
 @dataclass(frozen=True)
 class CodeField(TextField):
     """As text; samples are checked with Python's own parser."""
 
     name: str = "code"
-    checker: str = "ast.parse up to the last whole statement"
-    prompts: tuple[str, ...] = (
-        'def read_lines(path):\n    """Return the lines of a file without line ends."""\n',
-        "class Stack:\n    def __init__(self):\n",
-        "import os\nimport sys\n\n\ndef main(argv=None):\n",
-        "class SortedTest(unittest.TestCase):\n    def test_empty(self):\n",
-        "def parse_date(text):\n    try:\n",
+    task: Task = field(
+        default_factory=lambda: LikelihoodTask(
+            prompts=PROMPTS, checker=CHECKER, check=is_python_so_far
+        )
     )
 
     def items(self, source: Source) -> list[Any]:
@@ -47,10 +55,6 @@ class CodeField(TextField):
         if source.source == STDLIB:
             return list(text_items(_stdlib(source), (".py",), exclude, JSONL_SUFFIXES))
         return list(text_items(source, CODE_SUFFIXES, exclude, JSONL_SUFFIXES))
-
-    def accepts(self, prompt: str, completion: str) -> bool | None:
-        """Whether the completion is Python as far as it goes: see `is_python_so_far`."""
-        return is_python_so_far(prompt, completion)
 
 
 def is_python_so_far(prompt: str, completion: str) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.core.intervals import score_of
+from whorl.core.metrics import BITS_PER_BYTE
 from whorl.core.ports import Document, QualityMeasure, Score
 
 __all__ = ["CONDITION_BYTES", "condition_text", "stream_bytes", "xz_baselines"]
@@ -48,7 +49,7 @@ def xz_baselines(train: Sequence[Document], heldout: Sequence[Document]) -> list
         if found is None and not before:
             continue
         num_bytes = stream_bytes(before, texts) if found is None else found
-        measure = QualityMeasure("bits_per_byte", names, 8 * num_bytes, sizes)
+        measure = QualityMeasure(BITS_PER_BYTE, names, 8 * num_bytes, sizes)
         scores.append(score_of(name, measure, note=note))
     return scores
 

@@ -23,8 +23,9 @@ from whorl.codecs.label import LabelCodec
 from whorl.core.digests import digest_file
 from whorl.core.errors import DataError, MissingExtra
 from whorl.core.intervals import score_of
-from whorl.core.ports import Codec, Document, MetricName, Part, QualityMeasure, Score, Source
+from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Source, Task
 from whorl.core.sources import DatasetItem
+from whorl.core.tasks import ChoiceTask
 
 __all__ = ["FIELD", "DigitsField", "distort"]
 
@@ -37,6 +38,7 @@ PATCH_SIZE, NUM_CENTRES = 2, 32  # 16 tokens per image
 # Ranges of a copy's distortion. A handful of settings were compared on the held-out images (docs/
 # log.md), so the score on them is a little optimistic.
 ROTATION_RADIANS, SCALE, SHEAR, SHIFT_PIXELS = 0.2, 0.12, 0.15, 0.9
+TASK = ChoiceTask()
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class DigitsField:
     """One work item per copy: item 0 are the originals, item k the k-th distortion."""
 
     name: str = "digits"
-    metric: MetricName = "accuracy"
+    task: Task = TASK
+    logic_version: int = 1
     options: Mapping[str, str] = field(default_factory=dict)
 
     def items(self, source: Source) -> list[Any]:
@@ -112,12 +115,10 @@ class DigitsField:
             "SVC(gamma=0.001) on pixels": vectors.predict(pixels[numbers]),
             "commonest label": np.full(len(numbers), commonest),
         }
-        names = tuple(document.name for document in heldout)
+        names, metric = tuple(document.name for document in heldout), self.task.metric
         ones = np.ones(len(numbers))
         return [
-            score_of(
-                name, QualityMeasure(self.metric, names, (given == right).astype(np.float64), ones)
-            )
+            score_of(name, QualityMeasure(metric, names, (given == right).astype(np.float64), ones))
             for name, given in answers.items()
         ]
 

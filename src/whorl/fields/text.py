@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.codecs.text import train_text_codec
-from whorl.core.ports import Codec, Document, MetricName, Score, Source
+from whorl.core.ports import Codec, Document, Score, Source, Task
+from whorl.core.tasks import LikelihoodTask
 from whorl.fields.compressors import xz_baselines
 from whorl.fields.files import text_items
 from whorl.fields.formats import read_item
@@ -20,21 +21,24 @@ __all__ = ["FIELD", "TextField"]
 TEXT_KEY = "text_key"  # option: key of the text in rows
 
 
+PROMPTS = (
+    "The most important thing to know is that ",
+    "In the beginning, ",
+    "There are three reasons for this. First, ",
+    "# Introduction\n\n",
+    "For example, ",
+)
+TASK = LikelihoodTask(prompts=PROMPTS)
+
+
 @dataclass(frozen=True)
 class TextField:
     """Text scored in bits per byte; baselines are xz alone and after training text."""
 
     name: str = "text"
-    metric: MetricName = "bits_per_byte"
+    task: Task = TASK
+    logic_version: int = 1
     options: Mapping[str, str] = field(default_factory=lambda: {TEXT_KEY: "text"})
-    prompts: tuple[str, ...] = (
-        "The most important thing to know is that ",
-        "In the beginning, ",
-        "There are three reasons for this. First, ",
-        "# Introduction\n\n",
-        "For example, ",
-    )
-    checker: str = ""
 
     def items(self, source: Source) -> list[Any]:
         """Files or ranges of long ones. Raises DataError when the source is missing or empty."""
@@ -54,10 +58,6 @@ class TextField:
         self, train: Sequence[Document], heldout: Sequence[Document], rows: NDArray[np.int64] | None
     ) -> list[Score]:
         return xz_baselines(train, heldout)
-
-    def accepts(self, prompt: str, completion: str) -> bool | None:
-        """Prose has no check."""
-        return None
 
 
 FIELD = TextField()

@@ -16,7 +16,7 @@ __all__ = ["ExportedDecoder", "GrowingCache", "next_logits"]
 
 
 class GrowingCache:
-    """Keys and values of one sequence, [1, K, S, N] a layer; longer with every forward."""
+    """Keys and values of sequences, [B, K, S, N] a layer; longer with every forward."""
 
     def __init__(self) -> None:
         self._layers: list[tuple[Tensor, Tensor]] = []
@@ -36,14 +36,22 @@ class GrowingCache:
             )
         return self._layers[layer]
 
+    def branches(self, rows: int) -> GrowingCache:
+        """A cache of so many rows that all begin with this one; it is not changed."""
+        cache = GrowingCache()
+        cache._layers = [
+            (key.expand(rows, -1, -1, -1), value.expand(rows, -1, -1, -1))
+            for key, value in self._layers
+        ]
+        return cache
 
-def next_logits(model: Transformer, ids: list[int], cache: GrowingCache) -> Tensor:
-    """Append ids to the cached sequence; logits [T, V] of what follows each of them."""
-    past, new = cache.num_tokens, len(ids)
+
+def next_logits(model: Transformer, ids_BT: Tensor, cache: GrowingCache) -> Tensor:
+    """Append ids to the cached sequences; logits [B, T, V] of what follows each of them."""
+    past, new = cache.num_tokens, ids_BT.shape[1]
     places = torch.arange(past, past + new)
     mask_BHTS = (torch.arange(past + new)[None, :] <= places[:, None])[None, None]
-    hidden_BTD = model(torch.tensor([ids]), Segments(places[None], mask_BHTS=mask_BHTS), cache)
-    return model.logits(hidden_BTD)[0]
+    return model.logits(model(ids_BT, Segments(places[None], mask_BHTS=mask_BHTS), cache))
 
 
 class ExportedDecoder(nn.Module):

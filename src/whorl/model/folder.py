@@ -7,7 +7,7 @@ machine still verifies itself: nothing damaged, missing or unlisted is ever load
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,29 @@ from whorl.arch.shape import ModelShape, shape_from_json
 from whorl.codecs.contract import TokenContract
 from whorl.core.digests import digest_value, read_sealed, write_sealed
 from whorl.core.errors import RecordError, WhorlError
-from whorl.core.records import FileEntry
+from whorl.core.records import FileEntry, Record
+from whorl.core.variants import Variant
 
-__all__ = ["CARD", "TOKENS", "FolderCard", "prepare_folder", "read_card", "seal_folder"]
+__all__ = [
+    "CARD",
+    "TOKENS",
+    "FolderCard",
+    "model_folders",
+    "prepare_folder",
+    "read_card",
+    "seal_folder",
+]
 
 CARD, TOKENS = "whorl.json", "tokens"
-VERSION = 1
+VERSION = 2
+WEIGHTS = (".safetensors", ".bin", ".gguf")  # ends of files that hold weights
 
 
 @dataclass(frozen=True)
 class FolderCard:
     """What whorl.json says."""
 
-    variant: str  # "hf": safetensors; "f32", "int8", "int4": OpenVINO IR
+    variant: Variant
     contract_digest: str
     shape: ModelShape
     lineage: Mapping[str, Any]  # role -> digest of what it was made from
@@ -40,6 +50,10 @@ class FolderCard:
     def digest(self) -> str:
         """Equal for folders of equal content."""
         return digest_value(_to_json(self))
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(entry.size_bytes for name, entry in self.files.items() if name.endswith(WEIGHTS))
 
 
 def prepare_folder(folder: Path) -> None:
@@ -58,11 +72,22 @@ def seal_folder(folder: Path, card: FolderCard) -> FolderCard:
     """Write whorl.json over every file now in the folder; the last step of writing a model."""
     names = sorted(_present(folder) - {CARD})
     files = {name: FileEntry.of(folder / name) for name in names}
-    sealed = FolderCard(
-        card.variant, card.contract_digest, card.shape, card.lineage, card.quality, files
-    )
+    sealed = replace(card, files=files)
     write_sealed(folder / CARD, _to_json(sealed))
     return sealed
+
+
+def model_folders(record: Record) -> dict[Variant, Path]:
+    """The model folders of a record, the smallest weights first; not verified yet.
+
+    Raises RecordError if a card is damaged.
+    """
+    found = {}
+    for name in record.files:
+        if name.endswith(f"/{CARD}"):
+            folder = record.file(name).parent
+            found[Variant(**read_sealed(folder / CARD)["variant"])] = folder
+    return dict(sorted(found.items(), key=lambda item: item[0].bits))
 
 
 def read_card(folder: Path) -> FolderCard:
@@ -82,7 +107,7 @@ def read_card(folder: Path) -> FolderCard:
         if value["version"] != VERSION:
             raise ValueError(f"version {value['version']}, not {VERSION}")
         card = FolderCard(
-            str(value["variant"]),
+            Variant(**value["variant"]),
             str(value["contract_digest"]),
             shape_from_json(value["shape"]),
             dict(value["lineage"]),
@@ -138,7 +163,7 @@ def _present(folder: Path) -> set[str]:
 def _to_json(card: FolderCard) -> dict[str, Any]:
     return {
         "version": VERSION,
-        "variant": card.variant,
+        "variant": asdict(card.variant),
         "contract_digest": card.contract_digest,
         "shape": asdict(card.shape),
         "lineage": dict(card.lineage),

@@ -21,6 +21,7 @@ from whorl.arch.shape import ModelShape
 from whorl.codecs.contract import Tokens
 from whorl.core.digests import write_bytes
 from whorl.core.errors import RecordError
+from whorl.core.variants import Variant
 from whorl.model.families import family_of
 from whorl.model.folder import TOKENS, FolderCard, prepare_folder, read_card, seal_folder
 from whorl.model.hf_files import CONFIG, write_servable_files
@@ -61,7 +62,8 @@ def save_model_folder(
     write_bytes(path / WEIGHTS, safetensors_bytes(state, metadata={"format": "pt"}))
     dtype = str(named["embed_tokens.weight"].dtype).removeprefix("torch.")
     write_servable_files(path, shape, tokens, dtype)
-    card = FolderCard("hf", tokens.contract.digest, shape, lineage, quality or {})
+    variant = Variant.of_torch(dtype)
+    card = FolderCard(variant, tokens.contract.digest, shape, lineage, quality or {})
     return seal_folder(path, card)
 
 

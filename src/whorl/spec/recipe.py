@@ -152,7 +152,9 @@ class TrainSpec(Spec):
 
 
 class CompressSpec(Spec):
-    formats: tuple[Literal["int8", "int4"], ...] = Field(("int8",), description="weight formats")
+    formats: tuple[Literal["int8", "int4"], ...] = Field(
+        ("int8",), description="weights of the variants to make; []: the model is served as it is"
+    )
     max_bpb_increase: Share = Field(0.01, description="loss of quality above which one is refused")
 
 
@@ -162,7 +164,7 @@ class EvaluateSpec(Spec):
 
 
 class ServeSpec(Spec):
-    engine: Literal["auto", "openvino", "torch"] = Field("auto", description="generation engine")
+    engine: str = Field("auto", description="openvino, torch, or one from an entry point")
     host: str = Field("127.0.0.1", description="address to bind; loopback unless you say otherwise")
     port: int = Field(8000, ge=0, le=65535, description="port to bind; 0: any free one")
     max_running: int = Field(16, ge=1, description="requests generated together")
@@ -183,7 +185,9 @@ class Recipe(Spec):
     prepare: PrepareSpec = Field(default_factory=PrepareSpec, description="cleaning and tokens")
     model: ModelSpec = Field(default_factory=ModelSpec, description="sizes; auto: chosen by plan")
     train: TrainSpec = Field(default_factory=TrainSpec, description="how it is trained")
-    compress: CompressSpec = Field(default_factory=CompressSpec, description="smaller variants")
+    compress: Annotated[
+        CompressSpec, BeforeValidator(lambda v: {"formats": ()} if v in (None, "none") else v)
+    ] = Field(default_factory=CompressSpec, description="smaller variants; none: no such")
     evaluate: EvaluateSpec = Field(default_factory=EvaluateSpec, description="how it is scored")
     serve: ServeSpec = Field(default_factory=ServeSpec, description="how it is served")
 

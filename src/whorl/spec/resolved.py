@@ -74,7 +74,7 @@ class EvaluateConfig(Frozen):
 
 
 class ServeConfig(Frozen):
-    engine: Literal["auto", "openvino", "torch", "vllm"] = "auto"
+    engine: str = "auto"
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535, description="0: any free port")
     max_running: int = Field(16, ge=1)

@@ -38,8 +38,7 @@ async function start() {
 function qualityItem(figure) {
   const item = document.createElement("li");
   const value = document.createElement("b");
-  value.textContent = figure.metric === "accuracy"
-    ? `${(100 * figure.value).toFixed(1)}%` : figure.value.toFixed(3);
+  value.textContent = figure.shown || figure.value.toPrecision(4);
   item.append(`${figure.metric.replaceAll("_", " ")} `, value);
   const interval = figure.low !== null && figure.high !== null
     ? `95% interval ${figure.low.toPrecision(4)} to ${figure.high.toPrecision(4)}` : "";

@@ -82,9 +82,12 @@ class FakeEngine:
                 place.cancelled |= place.request.request_id == request_id
             self._changed.notify_all()
 
-    def score(self, sequences: Sequence[Sequence[int]]) -> list[NDArray[np.float64]]:
+    def score(
+        self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()
+    ) -> list[NDArray[np.float64]]:
         """The uniform model: every id has log-probability -log(vocab_size)."""
-        return [np.full(max(0, len(ids) - 1), -np.log(self.vocab_size)) for ids in sequences]
+        first = 0 if prefix else 1
+        return [np.full(max(0, len(ids) - first), -np.log(self.vocab_size)) for ids in sequences]
 
     def stats(self) -> EngineStats:
         with self._changed:
@@ -139,7 +142,9 @@ class FakeEngine:
             return None
         if place.position >= len(place.reply):
             return TokenEvent(request_id, (), "stop")
-        token = place.reply[place.position]
+        token, allowed = place.reply[place.position], place.request.allowed_ids
+        if allowed is not None and token not in allowed:
+            token = allowed[0]
         place.position += 1
         self._generated_tokens += 1
         self._last_token_at = time.monotonic()

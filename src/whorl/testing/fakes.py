@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.core.errors import DataError
-from whorl.core.ports import Codec, Document, MetricName, Part, QualityMeasure, Score, Source
+from whorl.core.metrics import ACCURACY, BITS_PER_BYTE, Metric
+from whorl.core.ports import (
+    Choice,
+    Codec,
+    Document,
+    HeldoutDocument,
+    Part,
+    QualityMeasure,
+    Score,
+    Source,
+    Task,
+    TokenSpace,
+)
+from whorl.core.tasks import LikelihoodTask
+from whorl.core.variants import Variant
+from whorl.model.folder import CARD, read_card, seal_folder
 
-__all__ = ["FakeCodec", "FakeField", "FakeMeasure", "RecordingProgress"]
+__all__ = ["FakeCodec", "FakeExporter", "FakeField", "FakeMeasure", "FakeTask", "RecordingProgress"]
 
 
 @dataclass
@@ -24,6 +40,7 @@ class FakeCodec:
     name: str = "text"
     kind: str = "fake-bytes"
     num_ids: int = 256
+    media_type: str = "text/plain"
 
     def encode(self, value: Any) -> list[int]:
         if not isinstance(value, str):
@@ -32,6 +49,12 @@ class FakeCodec:
 
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(ids).decode(errors="replace")
+
+    def to_bytes(self, value: Any) -> bytes:
+        return bytes(self.encode(value))
+
+    def from_bytes(self, data: bytes) -> str:
+        return self.decode(data)
 
     def files(self) -> dict[str, bytes]:
         return {}
@@ -43,7 +66,8 @@ class FakeField:
 
     texts: Sequence[str] = ("alpha beta", "gamma delta", "")
     name: str = "fake"
-    metric: MetricName = "bits_per_byte"
+    task: Task = field(default_factory=LikelihoodTask)
+    logic_version: int = 1
     options: Mapping[str, str] = field(default_factory=dict)
 
     def items(self, source: Source) -> list[Any]:
@@ -66,22 +90,65 @@ class FakeField:
         self, train: Sequence[Document], heldout: Sequence[Document], rows: NDArray[np.int64] | None
     ) -> list[Score]:
         """The uniform model over bytes: 8 bits per byte."""
-        return [Score("uniform bytes", self.metric, 8.0, num_documents=len(heldout))]
+        return [Score("uniform bytes", self.task.metric, 8.0, num_documents=len(heldout))]
+
+
+@dataclass(frozen=True)
+class FakeTask:
+    """Which of two ids ends the document: its last one, or `other`? A prompt repeated is fine."""
+
+    other: int = 0
+    name: str = "last of two"
+    metric: Metric = ACCURACY
+    prompts: tuple[str, ...] = ()
+    checker: str = "the prompt said again"
+
+    def question(self, document: HeldoutDocument, space: TokenSpace) -> Choice | None:
+        ids = tuple(int(i) for i in document.ids)
+        return Choice(ids[:-1], ((self.other,), (ids[-1],)), 1)
+
+    def judge(
+        self, document: HeldoutDocument, question: Choice | None, nats: NDArray[np.float64]
+    ) -> tuple[float, float]:
+        return float(nats[1] > nats[0]), 1.0
+
+    def accepts(self, prompt: str, completion: str) -> bool | None:
+        return completion == prompt
+
+
+@dataclass
+class FakeExporter:
+    """Copies of a folder that say they hold other weights, half as many bytes a time."""
+
+    format: str = "copied"
+    version: int = 1
+
+    def export(self, model: Path, folder: Path, lineage: Mapping[str, Any]) -> None:
+        self._copy(model, folder, Variant(self.format, "f32"), lineage)
+
+    def compress(self, exported: Path, folder: Path, weights: str) -> None:
+        self._copy(exported, folder, Variant(self.format, weights), read_card(exported).lineage)
+
+    def _copy(self, source: Path, folder: Path, variant: Variant, lineage: Any) -> None:
+        card = read_card(source)
+        shutil.copytree(source, folder, ignore=shutil.ignore_patterns(CARD))
+        (folder / "weights.bin").write_bytes(bytes(variant.bits))
+        seal_folder(folder, replace(card, variant=variant, lineage=dict(lineage)))
 
 
 @dataclass
 class FakeMeasure:
     """Bits per byte by model folder and variant, the same for each of ten documents."""
 
-    values: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    values: Mapping[tuple[str, Variant], float] = field(default_factory=dict)
     default: float = 2.0
     num_bytes: int = 100
 
-    def __call__(self, model: Path, variant: str) -> QualityMeasure:
+    def __call__(self, model: Path, variant: Variant) -> QualityMeasure:
         names = tuple(f"document-{i}" for i in range(10))
         value = self.values.get((model.name, variant), self.default)
         num_bytes = np.full(len(names), float(self.num_bytes))
-        return QualityMeasure("bits_per_byte", names, value * num_bytes, num_bytes)
+        return QualityMeasure(BITS_PER_BYTE, names, value * num_bytes, num_bytes)
 
 
 @dataclass

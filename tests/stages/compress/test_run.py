@@ -12,9 +12,12 @@ import pytest
 from whorl.codecs.contract import Tokens
 from whorl.core.context import StageContext
 from whorl.core.errors import GateError, RecordError, SpecError
-from whorl.core.ports import MetricName, QualityMeasure
+from whorl.core.metrics import ACCURACY, BITS_PER_BYTE, Metric
+from whorl.core.ports import QualityMeasure
 from whorl.core.records import Record, RecordKey, RecordStore
+from whorl.core.variants import Variant
 from whorl.engines.open import open_engine
+from whorl.engines.openvino_export import EXPORTER
 from whorl.model.folder import read_card
 from whorl.spec.resolved import CompressConfig
 from whorl.stages.compress.run import loss_of_quality, run
@@ -36,16 +39,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Record:
     return record
 
 
-def measured(value: float, spread: float = 0.0, metric: MetricName = "bits_per_byte"):
+def measured(value: float, spread: float = 0.0, metric: Metric = BITS_PER_BYTE):
     wobble = spread * np.where(np.arange(12) % 2, 1.0, -1.0)
     bits = (value + wobble) * NUM_BYTES
     return QualityMeasure(metric, NAMES, bits, NUM_BYTES)
 
 
-def scripted(**values: float) -> Callable[[Path, str], QualityMeasure]:
-    def measure(model: Path, variant: str) -> QualityMeasure:
+def scripted(**values: float) -> Callable[[Path, Variant], QualityMeasure]:
+    def measure(model: Path, variant: Variant) -> QualityMeasure:
         assert read_card(model).variant == variant  # a whole, verified folder
-        return measured(values[variant])
+        return measured(values[variant.weights])
 
     return measure
 
@@ -57,16 +60,17 @@ def context(tmp_path: Path) -> StageContext:
 def test_record_holds_servable_folders_and_figures(trained: Record, tmp_path: Path) -> None:
     config = CompressConfig(formats=("int8", "int4"), max_bpb_increase=0.05)
     measure = scripted(f32=2.0, int8=2.002, int4=2.06)
-    record = run(context(tmp_path), config, trained, measure)
-    rows = {row["name"]: row for row in record.metrics["variants"]}
+    record = run(context(tmp_path), config, trained, EXPORTER, measure)
+    rows = {row["name"].removeprefix("openvino "): row for row in record.metrics["variants"]}
     assert list(rows) == ["f32", "int8", "int4"]
     assert rows["int8"]["increase"] == pytest.approx(0.001)
     assert rows["int4"]["increase"] == pytest.approx(0.03)
     assert {row["verdict"] for row in rows.values()} == {"parent", "accepted"}
     assert rows["int4"]["bytes"] < rows["int8"]["bytes"] < 0.3 * rows["f32"]["bytes"]
     for name in rows:
-        card = read_card(record.folder(name))
-        assert card.variant == name and card.quality["value"] == rows[name]["value"]
+        card = read_card(record.folder(f"openvino-{name}"))
+        assert card.variant == Variant("openvino", name)
+        assert card.quality["value"] == rows[name]["value"]
         assert card.lineage["train"] == trained.digest and card.lineage["prepare"] == "0" * 32
         assert card.lineage["compress"] == record.digest
     assert record.run["wall_s"] > 0
@@ -75,21 +79,21 @@ def test_record_holds_servable_folders_and_figures(trained: Record, tmp_path: Pa
 def test_same_model_same_bytes_and_no_second_run(trained: Record, tmp_path: Path) -> None:
     config = CompressConfig()
     measure = scripted(f32=2.0, int8=2.002)
-    first = run(context(tmp_path / "a"), config, trained, measure)
-    second = run(context(tmp_path / "b"), config, trained, measure)
+    first = run(context(tmp_path / "a"), config, trained, EXPORTER, measure)
+    second = run(context(tmp_path / "b"), config, trained, EXPORTER, measure)
     assert first.files == second.files and first.metrics == second.metrics
 
-    def never(model: Path, variant: str) -> QualityMeasure:
+    def never(model: Path, variant: Variant) -> QualityMeasure:
         raise AssertionError("measured again")
 
-    assert run(context(tmp_path / "a"), config, trained, never).digest == first.digest
+    assert run(context(tmp_path / "a"), config, trained, EXPORTER, never).digest == first.digest
 
 
 def test_worse_variant_is_refused(trained: Record, tmp_path: Path) -> None:
     config = CompressConfig(formats=("int8", "int4"), max_bpb_increase=0.01)
     store = context(tmp_path)
     with pytest.raises(GateError) as caught:
-        run(store, config, trained, scripted(f32=2.0, int8=2.002, int4=2.06))
+        run(store, config, trained, EXPORTER, scripted(f32=2.0, int8=2.002, int4=2.06))
     message = str(caught.value)
     assert caught.value.exit_code == 10
     for part in ("int4", "+3%", "at most +1%", "['int8']", "compress.max_bpb_increase"):
@@ -99,11 +103,11 @@ def test_worse_variant_is_refused(trained: Record, tmp_path: Path) -> None:
 
 
 def test_measured_figure_decides_and_interval_is_told(trained: Record, tmp_path: Path) -> None:
-    def measure(model: Path, variant: str) -> QualityMeasure:
-        return measured(2.0) if variant == "f32" else measured(2.01, spread=0.05)
+    def measure(model: Path, variant: Variant) -> QualityMeasure:
+        return measured(2.0) if variant.weights == "f32" else measured(2.01, spread=0.05)
 
     config = CompressConfig(max_bpb_increase=0.01)
-    row = run(context(tmp_path), config, trained, measure).metrics["variants"][1]
+    row = run(context(tmp_path), config, trained, EXPORTER, measure).metrics["variants"][1]
     assert row["low"] < 0.01 < row["high"] and row["increase"] < 0.01
     assert row["verdict"].startswith("accepted, uncertain")
 
@@ -114,7 +118,7 @@ def test_loss_of_quality_points_the_right_way() -> None:
     fewer = right * (np.arange(200) % 20 != 1)  # 5 points of it lost
 
     def accuracy(values: np.ndarray) -> QualityMeasure:
-        return QualityMeasure("accuracy", tuple(map(str, range(200))), values, ones)
+        return QualityMeasure(ACCURACY, tuple(map(str, range(200))), values, ones)
 
     loss = loss_of_quality(accuracy(fewer), accuracy(right))
     assert loss.value == pytest.approx(0.05 / 0.9)
@@ -132,7 +136,7 @@ def test_damaged_model_is_refused(trained: Record, tmp_path: Path) -> None:
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     try:
         with pytest.raises(RecordError, match="damaged in chunk 0"):
-            run(context(tmp_path), CompressConfig(), trained, scripted(f32=2.0, int8=2.0))
+            run(context(tmp_path), CompressConfig(), trained, EXPORTER, scripted(f32=2.0, int8=2.0))
     finally:
         path.write_bytes(whole)
 
@@ -140,15 +144,15 @@ def test_damaged_model_is_refused(trained: Record, tmp_path: Path) -> None:
 def test_int8_loses_little_through_the_engine(trained: Record, tmp_path: Path) -> None:
     texts = tiny_texts(20, seed=5)
 
-    def measure(model: Path, variant: str) -> QualityMeasure:
+    def measure(model: Path, variant: Variant) -> QualityMeasure:
         engine, tokens = open_engine(model, variant), Tokens.load(model / "tokens")
         scores = engine.score([tokens.encode_prompt(text)[:256] for text in texts])
         engine.close()
         bits = np.array([-score.sum() / math.log(2) for score in scores])
         names = tuple(f"text-{i}" for i in range(len(texts)))
-        return QualityMeasure("bits_per_byte", names, bits, np.array([len(t) for t in texts]) * 1.0)
+        return QualityMeasure(BITS_PER_BYTE, names, bits, np.array([len(t) for t in texts]) * 1.0)
 
-    record = run(context(tmp_path), CompressConfig(), trained, measure)
+    record = run(context(tmp_path), CompressConfig(), trained, EXPORTER, measure)
     parent, int8 = record.metrics["variants"]
     assert 0 < parent["value"] < 3
     assert abs(int8["increase"]) < 0.01 and int8["low"] <= int8["increase"] <= int8["high"]

@@ -13,6 +13,7 @@ from whorl.codecs.text import train_text_codec
 from whorl.core.context import StageContext
 from whorl.core.ports import Source
 from whorl.core.records import Record, RecordStore
+from whorl.core.variants import Variant
 from whorl.fields.text import FIELD
 from whorl.model.folder import FolderCard, prepare_folder, seal_folder
 from whorl.spec.resolved import PrepareConfig
@@ -34,9 +35,13 @@ class ScoringEngine(FakeEngine):
         self.sequences: list[list[int]] = []
         self.closed = False
 
-    def score(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        self.sequences += [list(sequence) for sequence in sequences]
-        return [np.asarray(self.scorer(sequence), np.float64) for sequence in sequences]
+    def score(
+        self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()
+    ) -> list[np.ndarray]:
+        whole = [[*prefix, *sequence] for sequence in sequences]
+        self.sequences += whole
+        first = max(0, len(prefix) - 1)
+        return [np.asarray(self.scorer(ids), np.float64)[first:] for ids in whole]
 
     def close(self) -> None:
         self.closed = True
@@ -72,5 +77,10 @@ def model_folder(path: Path, tokens: Tokens, lineage: str = "1") -> Path:
         vocab_size=tokens.contract.vocab_size,
         max_seq_len=64,
     )
-    seal_folder(path, FolderCard("int8", tokens.contract.digest, shape, {"train": lineage * 32}))
+    seal_folder(
+        path,
+        FolderCard(
+            Variant("openvino", "int8"), tokens.contract.digest, shape, {"train": lineage * 32}
+        ),
+    )
     return path

@@ -12,14 +12,16 @@ from whorl.codecs.label import LabelCodec
 from whorl.core.ports import Document, Part
 from whorl.core.records import Record
 from whorl.core.rows import HeldoutDocuments, RowSet
+from whorl.core.tasks import LikelihoodTask
 from whorl.stages.evaluate.baselines import (
     TokenDocuments,
+    decoded,
     document_of,
-    heldout_documents,
-    ngram_measure,
+    ngram_nats,
     read_stream,
     rows_seen,
 )
+from whorl.stages.evaluate.measure import ask
 from whorl.stages.evaluate.ngram import KneserNey
 from whorl.testing.corpus import tiny_texts
 
@@ -40,7 +42,8 @@ def test_rows_become_the_documents_they_were_made_of(prepared: Record, tokens: T
     assert stream.is_whole
     documents = TokenDocuments(stream, tokens)
     held = HeldoutDocuments.open(prepared)
-    held_texts = {document.text for document in heldout_documents(held, range(len(held)), tokens)}
+    everything = [held.document(number) for number in range(len(held))]
+    held_texts = {document.text for document in decoded(everything, tokens)}
     train_texts = [document.text for document in documents]
     assert len(documents) == len(set(train_texts))
     assert set(train_texts) | held_texts == set(tiny_texts(120))
@@ -82,7 +85,8 @@ def test_ngram_measure_counts_the_masked_ids(prepared: Record, tokens: Tokens) -
     stream = read_stream(RowSet.open(prepared), tokens)
     held = HeldoutDocuments.open(prepared)
     numbers = [3, 0, 5]
-    found = ngram_measure(stream, tokens, held, numbers)
+    asked = ask(LikelihoodTask(), tokens, held, numbers)
+    found = asked.judged(ngram_nats(stream, tokens, asked.documents))
     num_targets = 1 + tokens.codecs["text"].num_ids
     model = KneserNey.fit(stream.ids, stream.starts, tokens.contract.vocab_size, num_targets)
     for place, number in enumerate(numbers):

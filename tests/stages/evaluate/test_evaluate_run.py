@@ -18,13 +18,16 @@ from tests.stages.evaluate.fakes import (
 )
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import DataError, RecordError, SpecError
+from whorl.core.metrics import BITS_PER_BYTE
 from whorl.core.ports import Engine, Score
 from whorl.core.records import Record, RecordKey
 from whorl.core.rows import HeldoutDocuments, RowSet
+from whorl.core.variants import Variant
 from whorl.fields.text import FIELD, TextField
 from whorl.spec.resolved import EvaluateConfig
 from whorl.stages.evaluate.run import evaluate_key, run
 
+INT8, F32 = Variant("openvino", "int8"), Variant("openvino", "f32")
 CONFIG = EvaluateConfig(max_bytes=4_000, window=32, bootstrap_samples=200)
 
 
@@ -41,8 +44,8 @@ class Engines:
         self.digest, self.bits = digest, bits
         self.opened: list[ScoringEngine] = []
 
-    def __call__(self, folder: Path, variant: str) -> Engine:
-        cost = self.bits[variant] * log(2)
+    def __call__(self, folder: Path, variant: Variant) -> Engine:
+        cost = self.bits[variant.weights] * log(2)
         engine = ScoringEngine(self.digest, lambda ids: -cost * (1 + 0.1 * (np.array(ids[1:]) % 2)))
         self.opened.append(engine)
         return engine
@@ -50,11 +53,10 @@ class Engines:
 
 def setup(prepared: Record, tmp_path: Path):
     tokens = Tokens.load(prepared.folder("tokens"))
-    folders = {
-        "int8": model_folder(tmp_path / "a", tokens),
-        "f32": model_folder(tmp_path / "b", tokens, "2"),
+    models = {
+        INT8: model_folder(tmp_path / "a", tokens),
+        F32: model_folder(tmp_path / "b", tokens, "2"),
     }
-    models = {f"engine {variant}": (folder, variant) for variant, folder in folders.items()}
     return models, Engines(tokens.contract.digest, int8=2.02, f32=2.0), context_in(tmp_path)
 
 
@@ -65,18 +67,21 @@ def test_scores_of_models_and_baselines_on_the_same_documents(
     record = run(context, CONFIG, FIELD, prepared, models, engines)
     written = json.loads(record.file("scores.json").read_bytes())
     names = [score["name"] for score in written["scores"]]
-    assert names[:2] == ["engine int8", "engine f32"]
+    assert names[:2] == ["openvino int8", "openvino f32"]
     assert names[2] == "5-gram Kneser-Ney, all training tokens"
     assert [name for name in names if "xz" in name] == names[3:] and len(names) == 6
     assert [score["kind"] for score in written["scores"]] == ["model"] * 2 + ["baseline"] * 4
     count = written["num_documents"]
     assert 5 < count < written["num_heldout_documents"]
     assert {score["num_documents"] for score in written["scores"]} == {count}
+    told = [score["variant"] for score in written["scores"]]
+    assert told[:2] == [{"format": "openvino", "weights": name} for name in ("int8", "f32")]
+    assert set(told[2:]) == {None}
     for score in written["scores"]:
         assert score["metric"] == "bits_per_byte"
         assert score["low"] < score["value"] < score["high"]
     assert all(engine.closed for engine in engines.opened) and len(engines.opened) == 2
-    assert record.metrics["scores"]["engine f32"] == written["scores"][1]["value"]
+    assert record.metrics["scores"]["openvino f32"] == written["scores"][1]["value"]
 
 
 def test_per_document_sums_are_the_scores(prepared: Record, tmp_path: Path) -> None:
@@ -99,13 +104,13 @@ def test_comparisons_are_paired(prepared: Record, tmp_path: Path) -> None:
     values = {score["name"]: score["value"] for score in written["scores"]}
     assert [pair["second"] for pair in written["comparisons"]] == list(values)[1:]
     for pair in written["comparisons"]:
-        assert pair["first"] == "engine int8"
-        difference = values["engine int8"] - values[pair["second"]]
+        assert pair["first"] == "openvino int8"
+        difference = values["openvino int8"] - values[pair["second"]]
         assert pair["difference"] == pytest.approx(difference)
         assert pair["low"] <= pair["difference"] <= pair["high"]
-        sides = ("engine int8" if pair["high"] < 0 else None, pair["second"])
+        sides = ("openvino int8" if pair["high"] < 0 else None, pair["second"])
         assert pair["better"] == (sides[1] if pair["low"] > 0 else sides[0])
-    assert written["comparisons"][0]["better"] == "engine f32"
+    assert written["comparisons"][0]["better"] == "openvino f32"
     one_percent = written["comparisons"][0]  # int8 against f32: the same documents, 1% apart
     score = written["scores"][0]
     assert one_percent["high"] - one_percent["low"] < (score["high"] - score["low"]) / 10
@@ -120,10 +125,10 @@ def test_it_is_done_once_and_keyed_by_content(prepared: Record, tmp_path: Path) 
     assert len(engines.opened) == 2
     tokens = Tokens.load(prepared.folder("tokens"))
     moved = model_folder(tmp_path / "moved", tokens)
-    same = {"engine int8": (moved, "int8"), "engine f32": models["engine f32"]}
+    same = {INT8: moved, F32: models[F32]}
     key = evaluate_key(config, FIELD, prepared, same)
     assert key.digest == record.digest
-    other = {**models, "engine f32": (moved, "f32")}
+    other = {**models, F32: moved}
     assert evaluate_key(config, FIELD, prepared, other).digest != record.digest
 
 
@@ -173,7 +178,7 @@ class OddField(TextField):
 
     def baselines(self, train, heldout, rows):  # type: ignore[no-untyped-def]
         assert rows is not None and rows.shape[1] == 49 and len(train) > 50
-        return [Score(name, "bits_per_byte", 1.0) for name in self.names]  # type: ignore[attr-defined]
+        return [Score(name, BITS_PER_BYTE, 1.0) for name in self.names]  # type: ignore[attr-defined]
 
 
 def test_a_baseline_without_documents_is_shown_but_not_compared(
@@ -193,7 +198,7 @@ def test_what_is_refused(prepared: Record, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="at least one model"):
         run(context, CONFIG, FIELD, prepared, {}, engines)
     with pytest.raises(RecordError, match="not a model folder"):
-        run(context, CONFIG, FIELD, prepared, {"x": (tmp_path / "none", "int8")}, engines)
+        run(context, CONFIG, FIELD, prepared, {INT8: tmp_path / "none"}, engines)
     stranger = Engines(tiny_tokens().contract.digest, int8=1.0, f32=1.0)
     with pytest.raises(RecordError, match="other tokens"):
         run(context, CONFIG, FIELD, prepared, models, stranger)

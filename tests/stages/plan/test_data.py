@@ -12,6 +12,7 @@ import pytest
 
 from whorl.core.errors import DataError
 from whorl.core.ports import Document, Part, Score, Source
+from whorl.core.tasks import ChoiceTask, LikelihoodTask
 from whorl.stages.plan.data import DataFacts, TokenFacts, gather_facts
 
 SOURCE = Source("paper", "paper")
@@ -38,7 +39,7 @@ class LetterCodec:
 @dataclass
 class PaperField:
     documents: list[Document]
-    metric: Any = "bits_per_byte"
+    task: Any = field(default_factory=LikelihoodTask)
     name: str = "paper"
     asked: list[Mapping[str, Any]] = field(default_factory=list)
 
@@ -126,7 +127,8 @@ def test_documents_without_text() -> None:
             return {"text": LetterCodec(), "label": LetterCodec("label", num_ids=10)}
 
     documents = [Document(str(n), parts, "train") for n in range(50)]
-    found = gather_facts({"paper": Field(documents, "accuracy")}, [SOURCE], "d" * 64, (512,))
+    field = Field(documents, ChoiceTask())
+    found = gather_facts({"paper": field}, [SOURCE], "d" * 64, (512,))
     tokens = found.for_vocab(512)
     assert (found.metric, found.num_bytes, found.xz_bits_per_byte) == ("accuracy", 0, None)
     assert tokens.tokens_per_document == 7  # bos, a b c, answer, label, eos

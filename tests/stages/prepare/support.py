@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from whorl.codecs.label import LabelCodec
 from whorl.codecs.text import train_text_codec
 from whorl.core.context import StageContext
-from whorl.core.ports import Codec, Document, MetricName, Part, Score, Source
+from whorl.core.ports import Codec, Document, Part, Score, Source, Task
 from whorl.core.records import Record, RecordStore
 from whorl.core.sources import FileItem
+from whorl.core.tasks import ChoiceTask, LikelihoodTask
 from whorl.fields.files import text_items
 from whorl.fields.formats import read_item
 from whorl.spec.resolved import PrepareConfig
@@ -31,7 +32,8 @@ class TextField:
     """What a field of text is, in few lines."""
 
     name: str = "text"
-    metric: MetricName = "bits_per_byte"
+    task: Task = field(default_factory=LikelihoodTask)
+    logic_version: int = 1
 
     def items(self, source: Source) -> list[FileItem]:
         return text_items(source)
@@ -59,7 +61,8 @@ class PixelField:
 
     count: int = 20
     name: str = "pixels"
-    metric: MetricName = "accuracy"
+    task: Task = field(default_factory=ChoiceTask)
+    logic_version: int = 1
 
     def items(self, source: Source) -> list[Any]:
         return [(start, min(start + 7, self.count)) for start in range(0, self.count, 7)]

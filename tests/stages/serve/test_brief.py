@@ -14,6 +14,8 @@ from whorl.core.context import StageContext
 from whorl.core.ports import Document, GenerateRequest, Part
 from whorl.core.records import Record, RecordKey, RecordStore
 from whorl.core.rows import write_heldout
+from whorl.core.tasks import ChoiceTask, LikelihoodTask
+from whorl.core.variants import Variant
 from whorl.fields.code import FIELD as CODE
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.app import create_app
@@ -21,15 +23,15 @@ from whorl.stages.serve.brief import Samples, run, samples_of
 from whorl.stages.serve.card import ModelCard
 from whorl.testing.corpus import tiny_texts, tiny_tokens
 from whorl.testing.engine import FakeEngine
-from whorl.testing.fakes import FakeField
 
 TEXTS = ["\n".join(tiny_texts(20, seed)) for seed in range(5)]
 
 
 def prepared(home: Path, tokens: Tokens, are_text: bool = True) -> Record:
-    """A record with held-out documents alone; not text: their first five tokens are a question."""
+    """A record with held-out documents alone; not text: five tokens and an answer of one."""
     key = RecordKey("prepare", {"are_text": are_text})
     ids = [tokens.encode_arrays(Document("d", (Part("text", text),)))[0] for text in TEXTS]
+    ids = ids if are_text else [part[:6] for part in ids]
     masks = [np.arange(len(part)) >= (1 if are_text else 5) for part in ids]
     sizes = [len(text.encode()) * are_text for text in TEXTS]
     names = [f"{number}.txt" for number in range(len(TEXTS))]
@@ -54,7 +56,9 @@ def serve(home: Path, tokens: Tokens, samples: Samples, **config: Any):
         return create_app(engines[-1], tokens, card, settings, None), engines[-1].close
 
     context, settings = StageContext(RecordStore(home, "test")), ServeConfig(**config)
-    record = run(context, settings, {"evaluate": "0" * 32}, "int8", samples, open_app)
+    record = run(
+        context, settings, {"evaluate": "0" * 32}, Variant("openvino", "int8"), samples, open_app
+    )
     return record, [request for engine in engines for request in engine.submitted]
 
 
@@ -64,7 +68,7 @@ def tokens() -> Tokens:
 
 
 def test_text_is_drawn_and_speed_is_measured_greedily(tmp_path: Path, tokens: Tokens) -> None:
-    samples = samples_of(CODE, prepared(tmp_path, tokens))
+    samples = samples_of(CODE.task, prepared(tmp_path, tokens))
     record, requests = serve(tmp_path, tokens, samples)
     drawn = [request for request in requests if request.temperature > 0]
     greedy = [request for request in requests if request.temperature == 0]
@@ -78,7 +82,7 @@ def test_text_is_drawn_and_speed_is_measured_greedily(tmp_path: Path, tokens: To
 
 
 def test_heldout_documents_are_continued_beside_the_truth(tmp_path: Path, tokens: Tokens) -> None:
-    samples = samples_of(CODE, prepared(tmp_path, tokens))
+    samples = samples_of(CODE.task, prepared(tmp_path, tokens))
     record, _ = serve(tmp_path, tokens, samples)
     rows = record.metrics["continuations"]
     assert len(rows) == 3
@@ -91,20 +95,23 @@ def test_heldout_documents_are_continued_beside_the_truth(tmp_path: Path, tokens
 
 
 def test_an_answer_that_is_no_text_is_the_most_probable(tmp_path: Path, tokens: Tokens) -> None:
-    samples = samples_of(FakeField(), prepared(tmp_path, tokens, are_text=False))
+    samples = samples_of(ChoiceTask(), prepared(tmp_path, tokens, are_text=False))
     record, requests = serve(tmp_path, tokens, samples)
     assert {request.temperature for request in requests} == {0.0}
     assert record.metrics["continuations"] == []
     assert [len(prompt) for prompt in samples.prompts] == [5] * 5
+    text = next(entry for entry in tokens.contract.codecs if entry.name == "text")
+    allowed = tuple(range(text.id_start, text.id_end))
+    assert {(request.max_tokens, request.allowed_ids) for request in requests} == {(1, allowed)}
     assert len(record.metrics["completions"]) == 5
 
 
 def test_text_without_prompts_of_its_field_is_drawn_too(tmp_path: Path, tokens: Tokens) -> None:
-    samples = samples_of(FakeField(), prepared(tmp_path, tokens))
+    samples = samples_of(LikelihoodTask(), prepared(tmp_path, tokens))
     assert samples.sampling.temperature == 0.7 and len(samples.passages) == 3
 
 
 def test_a_small_limit_of_tokens_is_kept(tmp_path: Path, tokens: Tokens) -> None:
-    samples = samples_of(CODE, prepared(tmp_path, tokens))
+    samples = samples_of(CODE.task, prepared(tmp_path, tokens))
     _, requests = serve(tmp_path, tokens, samples, max_tokens=3)
     assert {request.max_tokens for request in requests} == {3}

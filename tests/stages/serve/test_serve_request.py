@@ -39,7 +39,7 @@ def test_defaults_are_those_of_openai() -> None:
     [("p", "p"), (["p"], "p"), ([5, 6], [5, 6]), ([[5, 6]], [5, 6]), ("", ""), ([""], "")],
 )
 def test_every_form_of_one_prompt(prompt: Any, expected: Any) -> None:
-    assert parse_body(encode(prompt=prompt), CompletionBody).text_or_ids == expected
+    assert parse_body(encode(prompt=prompt), CompletionBody).question == expected
 
 
 @pytest.mark.parametrize(

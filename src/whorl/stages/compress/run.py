@@ -8,6 +8,7 @@ limit lies inside. An interval that decided would refuse every variant measured 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,85 +16,114 @@ from typing import Any
 from whorl.core.context import StageContext
 from whorl.core.errors import GateError, WhorlError
 from whorl.core.intervals import Interval, paired_interval
-from whorl.core.ports import Measure, QualityMeasure
+from whorl.core.ports import Exporter, Measure, QualityMeasure
 from whorl.core.records import Record, RecordKey
-from whorl.model.folder import FolderCard, read_card, seal_folder
+from whorl.core.variants import Variant
+from whorl.model.folder import read_card, seal_folder
 from whorl.spec.resolved import CompressConfig
-from whorl.stages.compress.openvino_export import (
-    EXPORT_VERSION,
-    MODEL,
-    compress_folder,
-    export_openvino,
-)
 
 __all__ = ["LOGIC_VERSION", "PARENT", "loss_of_quality", "run"]
 
-LOGIC_VERSION = 1 * 100 + EXPORT_VERSION
-PARENT = "f32"  # the uncompressed export, which variants are compared with
+LOGIC_VERSION = 2
+PARENT = "f32"  # weights of the export that smaller variants are compared with
 SIGNIFICANT = 6  # digits of measured figures kept: the rest depends on the number of threads
 
 
-def run(context: StageContext, config: CompressConfig, trained: Record, measure: Measure) -> Record:
-    """Folders f32/, int8/ … of the record, each servable as it is; found again if made before.
+def run(
+    context: StageContext,
+    config: CompressConfig,
+    trained: Record,
+    exporter: Exporter,
+    measure: Measure,
+) -> Record:
+    """Folders openvino-f32/, openvino-int8/ … of the record, each servable; found again if there.
 
     Metrics: {"variants": [{name, bytes, metric, value, increase, low, high, verdict}]}, the
     parent first; increase is the relative loss of quality, 0.01 = 1% worse, whichever way the
     metric points. Raises GateError when a variant is worse than allowed (nothing is kept),
-    RecordError if the trained model is damaged, MissingExtra without openvino or nncf.
+    RecordError if the trained model is damaged, MissingExtra without the exporter's packages.
     """
-    inputs = {"train": trained.digest}
-    key = RecordKey("compress", config.model_dump(mode="json"), inputs, LOGIC_VERSION)
+    made_by = {"format": exporter.format, "version": exporter.version}
+    value = {**config.model_dump(mode="json"), "exporter": made_by}
+    key = RecordKey("compress", value, {"train": trained.digest}, LOGIC_VERSION)
     if (found := context.store.find(key)) is not None:
         return found
     begin_s = time.monotonic()
     with context.store.write(key) as writer:
-        rows = _make_variants(context, config, trained, measure, writer.path, key.digest)
+        rows = _Compression(context, config, exporter, measure, writer.path).make(
+            trained, key.digest
+        )
         writer.metrics["variants"] = rows
         writer.run.update(wall_s=time.monotonic() - begin_s, packages=_packages())
     return context.store.published(key)
 
 
-def _make_variants(
-    context: StageContext,
-    config: CompressConfig,
-    trained: Record,
-    measure: Measure,
-    folder: Path,
-    digest: str,
-) -> list[dict[str, Any]]:
-    model = trained.folder("model")
-    lineage = {**read_card(model).lineage, "train": trained.digest, "compress": digest}
-    export_openvino(model, folder / PARENT, lineage)
-    parent = measure(folder / PARENT, PARENT)
-    rows = [_row(folder, PARENT, parent, Interval(0.0, 0.0, 0.0), "parent")]
-    context.log(f"{PARENT}: {parent.metric} {parent.value:.4f}")
-    refused: list[tuple[str, Interval]] = []
-    for name in config.formats:
-        compress_folder(folder / PARENT, folder / name, name)
-        quality = measure(folder / name, name)
-        loss = loss_of_quality(quality, parent, config.seed)
-        verdict = _verdict(loss, config.max_bpb_increase)
-        rows.append(_row(folder, name, quality, loss, verdict))
-        context.log(f"{name}: {quality.metric} {quality.value:.4f}, {_percent(loss)}: {verdict}")
-        if verdict.startswith("refused"):
-            refused.append((name, loss))
-    if refused:
-        raise _refusal(refused, config, parent)
-    for row in rows:
-        _seal_quality(folder / row["name"], row)
-    return rows
+@dataclass(frozen=True)
+class _Compression:
+    context: StageContext
+    config: CompressConfig
+    exporter: Exporter
+    measure: Measure
+    folder: Path  # the record's
+
+    def make(self, trained: Record, digest: str) -> list[dict[str, Any]]:
+        """All variants, as rows of the metrics. Raises GateError."""
+        model = trained.folder("model")
+        lineage = {**read_card(model).lineage, "train": trained.digest, "compress": digest}
+        parent_folder, variant = self._place(PARENT)
+        self.exporter.export(model, parent_folder, lineage)
+        parent = self.measure(parent_folder, variant)
+        rows = [self._row(variant, parent, Interval(0.0, 0.0, 0.0), "parent")]
+        self.context.log(f"{variant}: {parent.metric} {parent.value:.4f}")
+        refused: list[tuple[str, Interval]] = []
+        formats: tuple[str, ...] = self.config.formats
+        for weights in formats:
+            folder, variant = self._place(weights)
+            self.exporter.compress(parent_folder, folder, weights)
+            quality = self.measure(folder, variant)
+            loss = loss_of_quality(quality, parent, self.config.seed)
+            verdict = _verdict(loss, self.config.max_bpb_increase)
+            rows.append(self._row(variant, quality, loss, verdict))
+            told = f"{quality.metric} {quality.value:.4f}, {_percent(loss)}: {verdict}"
+            self.context.log(f"{variant}: {told}")
+            if verdict.startswith("refused"):
+                refused.append((weights, loss))
+        if refused:
+            raise _refusal(refused, self.config, parent)
+        for weights, row in zip((PARENT, *formats), rows, strict=True):
+            _seal_quality(self._place(weights)[0], row)
+        return rows
+
+    def _place(self, weights: str) -> tuple[Path, Variant]:
+        variant = Variant(self.exporter.format, weights)
+        return self.folder / variant.slug, variant
+
+    def _row(
+        self, variant: Variant, quality: QualityMeasure, loss: Interval, verdict: str
+    ) -> dict[str, Any]:
+        return {
+            "name": str(variant),
+            "bytes": read_card(self.folder / variant.slug).weight_bytes,
+            "metric": quality.metric.name,
+            "documents": len(quality.document_names),
+            "value": _rounded(quality.value),
+            "increase": _rounded(loss.value),
+            "low": None if loss.low is None else _rounded(loss.low),
+            "high": None if loss.high is None else _rounded(loss.high),
+            "verdict": verdict,
+        }
 
 
 def loss_of_quality(variant: QualityMeasure, parent: QualityMeasure, seed: int = 0) -> Interval:
     """How much worse a variant is, as a share of the parent's figure, with its paired interval.
 
-    bits_per_byte: the increase. accuracy: the decrease; a parent that is never right cannot lose.
+    The increase where less is better, else the decrease; a parent that scores 0 there cannot lose.
     Raises SpecError when the two were not measured on the same documents.
     """
-    if parent.metric == "accuracy" and parent.value == 0.0:
+    if parent.metric.higher_is_better and parent.value == 0.0:
         return Interval(0.0, None, None)
     change = paired_interval(variant, parent, relative=True, seed=seed)
-    if parent.metric == "bits_per_byte":
+    if not parent.metric.higher_is_better:
         return change
     low = None if change.high is None else -change.high
     high = None if change.low is None else -change.low
@@ -123,30 +153,9 @@ def _refusal(
     )
 
 
-def _row(
-    folder: Path, name: str, quality: QualityMeasure, loss: Interval, verdict: str
-) -> dict[str, Any]:
-    weights = (folder / name / MODEL).with_suffix(".bin")
-    return {
-        "name": name,
-        "bytes": weights.stat().st_size,
-        "metric": quality.metric,
-        "documents": len(quality.document_names),
-        "value": _rounded(quality.value),
-        "increase": _rounded(loss.value),
-        "low": None if loss.low is None else _rounded(loss.low),
-        "high": None if loss.high is None else _rounded(loss.high),
-        "verdict": verdict,
-    }
-
-
 def _seal_quality(folder: Path, row: dict[str, Any]) -> None:
     """Write the measured figures into the folder's card."""
-    card = read_card(folder)
-    seal_folder(
-        folder,
-        FolderCard(card.variant, card.contract_digest, card.shape, card.lineage, row),
-    )
+    seal_folder(folder, replace(read_card(folder), quality=row))
 
 
 def _rounded(value: float) -> float:

@@ -7,7 +7,6 @@ of them if the model did not see them all. The field adds its own methods.
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -16,25 +15,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.codecs.contract import Tokens
+from whorl.codecs.parts import decode_parts
 from whorl.core.errors import RecordError
-from whorl.core.ports import Document, Part, QualityMeasure
-from whorl.core.rows import HeldoutDocuments, RowSet
+from whorl.core.ports import Document, HeldoutDocument
+from whorl.core.rows import RowSet
 from whorl.stages.evaluate.ngram import KneserNey
 
 __all__ = [
     "MAX_TOKENS",
     "TokenDocuments",
     "TokenStream",
+    "decoded",
     "document_of",
-    "heldout_documents",
-    "ngram_measure",
+    "ngram_nats",
     "read_stream",
     "rows_seen",
 ]
 
 MAX_TOKENS = 12_000_000  # of an n-gram model: 1.4 GB and 15 s
 ROWS_AT_ONCE = 4_096
-SPECIAL_OWNER = -1
 
 Ints = NDArray[np.int64]
 
@@ -93,23 +92,19 @@ def read_stream(
     return TokenStream(np.concatenate(ids), np.concatenate(starts), is_whole)
 
 
-def ngram_measure(
-    stream: TokenStream, tokens: Tokens, documents: HeldoutDocuments, numbers: Sequence[int]
-) -> QualityMeasure:
-    """Bits per byte of an n-gram model trained on the stream; the same ids are counted."""
+def ngram_nats(
+    stream: TokenStream, tokens: Tokens, documents: Sequence[HeldoutDocument]
+) -> list[NDArray[np.float64]]:
+    """The log-probability of each document's trained ids by an n-gram model of the stream."""
     contract = tokens.contract
     num_targets = 1 + sum(entry.id_end - entry.id_start for entry in contract.codecs)
     model = KneserNey.fit(stream.ids, stream.starts, contract.vocab_size, num_targets)
-    lengths = [len(documents.ids(number)) for number in numbers]
-    begins = np.cumsum([0, *lengths[:-1]])
-    ids = np.concatenate([documents.ids(number) for number in numbers]).astype(np.int64)
-    mask = np.concatenate([documents.mask(number) for number in numbers])
+    begins = np.cumsum([0, *(len(document.ids) for document in documents)])
+    ids = np.concatenate([document.ids for document in documents]).astype(np.int64)
     starts = np.zeros(len(ids), np.bool_)
-    starts[begins] = True
-    bits = np.add.reduceat(np.where(mask, model.bits(ids, starts), 0.0), begins)
-    num_bytes = np.array([documents.num_bytes(number) for number in numbers], np.float64)
-    names = tuple(documents.names[number] for number in numbers)
-    return QualityMeasure("bits_per_byte", names, bits, num_bytes)
+    starts[begins[:-1]] = True
+    nats = np.split(-np.log(2) * model.bits(ids, starts), begins[1:-1])
+    return [found[document.mask] for found, document in zip(nats, documents, strict=True)]
 
 
 # ------------------------------------------------------------------ documents of ids
@@ -146,34 +141,14 @@ class TokenDocuments(Sequence[Document]):
         return document_of(f"train-{place}", self.stream.ids[begin:end], self.tokens)
 
 
-def heldout_documents(
-    documents: HeldoutDocuments, numbers: Sequence[int], tokens: Tokens
-) -> list[Document]:
-    """The held-out documents of these numbers under their own names."""
-    return [
-        document_of(documents.names[number], documents.ids(number), tokens) for number in numbers
-    ]
+def decoded(documents: Sequence[HeldoutDocument], tokens: Tokens) -> list[Document]:
+    """Held-out documents under their own names."""
+    return [document_of(document.name, document.ids, tokens) for document in documents]
 
 
 def document_of(name: str, ids: NDArray[Any], tokens: Tokens) -> Document:
-    """A document of the parts its ids say: runs of one codec's ids; exact for text."""
+    """A document of the parts its ids say; exact for text."""
     contract = tokens.contract
     ends = (*contract.start_ids, *contract.end_ids, contract.pad_id)
     inside = np.asarray(ids, np.int64)[~np.isin(ids, ends)]
-    owner = np.full(len(inside), SPECIAL_OWNER)
-    for number, entry in enumerate(contract.codecs):
-        owner[(inside >= entry.id_start) & (inside < entry.id_end)] = number
-    owner[np.isin(inside, list(tokens.special_texts))] = SPECIAL_OWNER
-    edges = [0, *(np.flatnonzero(np.diff(owner)) + 1).tolist(), len(inside)]
-    parts: list[Part] = []
-    for begin, end in itertools.pairwise(edges):
-        run = inside[begin:end].tolist()
-        if not run:
-            continue
-        if owner[begin] == SPECIAL_OWNER:
-            parts += [Part("special", tokens.special_texts.get(i, f"<|unused_{i}|>")) for i in run]
-            continue
-        entry = contract.codecs[owner[begin]]
-        value = tokens.codecs[entry.name].decode([i - entry.id_start for i in run])
-        parts.append(Part(entry.name, value))
-    return Document(name, tuple(parts))
+    return Document(name, tuple(decode_parts(tokens, inside)))

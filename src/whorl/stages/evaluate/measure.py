@@ -1,37 +1,68 @@
 """The quality of a model on held-out documents, through an engine's `score` alone.
 
-Bits per byte: a document longer than the window is scored in windows that overlap by half, each
-token once, with at least half a window of context wherever the document has it. The first
+A document that is scored itself and longer than the window comes in windows that overlap by half,
+each id once, with at least half a window of context wherever the document has it. The first
 window begins with <|bos|>, the others amid the document, as rows do in training.
 
-Accuracy: the answer is the document's last trained id that is not special; the model's answer is
-the most probable id of the same codec after what comes before it.
+Where a task gives candidates, each is scored after the question.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import log
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from whorl.codecs.contract import CodecEntry, Tokens
+from whorl.codecs.contract import Tokens
+from whorl.codecs.parts import token_space
 from whorl.core.context import NoProgress
 from whorl.core.errors import DataError, RecordError, SpecError
-from whorl.core.ports import Engine, MetricName, Progress, QualityMeasure
+from whorl.core.ports import (
+    Choice,
+    Engine,
+    HeldoutDocument,
+    Progress,
+    QualityMeasure,
+    Task,
+)
 from whorl.core.rows import HeldoutDocuments
 
-__all__ = ["Window", "measure", "select_documents", "windows_of"]
+__all__ = ["Asked", "Window", "ask", "measure", "select_documents", "windows_of"]
 
 Floats = NDArray[np.float64]
 T = TypeVar("T")
 
 BATCH_TOKENS = 32_768  # handed to the engine at once, so that progress is seen
-MAX_CANDIDATES = 4_096  # ids among which an answer is chosen; each is scored
 MAX_DOCUMENTS = 5_000  # scored, however short
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Held-out documents, what a task asks of each, and how it adds up."""
+
+    task: Task
+    documents: tuple[HeldoutDocument, ...]
+    questions: tuple[Choice | None, ...]
+
+    def judged(self, nats: Sequence[Floats]) -> QualityMeasure:
+        """The measure of log-probabilities as `Task.judge` takes them, one array a document."""
+        results = [
+            self.task.judge(document, question, found)
+            for document, question, found in zip(self.documents, self.questions, nats, strict=True)
+        ]
+        names = tuple(document.name for document in self.documents)
+        numerator, denominator = np.array(results, np.float64).T
+        return QualityMeasure(self.task.metric, names, numerator, denominator)
+
+
+def ask(task: Task, tokens: Tokens, documents: HeldoutDocuments, numbers: Sequence[int]) -> Asked:
+    """The questions of a task. Raises DataError on documents that it cannot ask."""
+    space = token_space(tokens)
+    asked = tuple(documents.document(number) for number in numbers)
+    return Asked(task, asked, tuple(task.question(document, space) for document in asked))
 
 
 @dataclass(frozen=True)
@@ -83,17 +114,15 @@ def windows_of(num_ids: int, window: int) -> Iterator[Window]:
 def measure(
     engine: Engine,
     tokens: Tokens,
-    documents: HeldoutDocuments,
-    numbers: Sequence[int],
+    asked: Asked,
     *,
-    metric: MetricName,
     window: int,
     progress: Progress | None = None,
 ) -> QualityMeasure:
-    """Score the documents of these numbers. window: most ids of a sequence the engine is given.
+    """Score what is asked. window: most ids of a sequence the engine is given.
 
-    Raises RecordError if the engine serves another token contract, DataError on documents that
-    this metric does not fit.
+    Raises RecordError if the engine serves another token contract, DataError if its scores are
+    not finite.
     """
     if engine.contract_digest != tokens.contract.digest:
         raise RecordError(
@@ -103,95 +132,45 @@ def measure(
             do="evaluate a model on the record of prepare it was trained on",
         )
     shown = progress or NoProgress()
-    shown.start(f"score with {engine.name}", len(numbers), "documents")
-    if metric == "bits_per_byte":
-        found = _bits(engine, documents, numbers, window, shown)
-    else:
-        found = _answers(engine, tokens, documents, numbers, window, shown)
+    shown.start(f"score with {engine.name}", len(asked.documents), "documents")
+    nats = [np.zeros(0)] * len(asked.documents)
+    plain = [place for place, question in enumerate(asked.questions) if question is None]
+    for place, found in _score_documents(engine, asked.documents, plain, window, shown):
+        nats[place] = _finite(found, engine)
+    for place, question in enumerate(asked.questions):
+        if question is not None:
+            nats[place] = _finite(_score_choice(engine, question, window), engine)
+            shown.advance()
     shown.finish()
-    names = tuple(documents.names[number] for number in numbers)
-    return QualityMeasure(metric, names, *found)
+    return asked.judged(nats)
 
 
-def _bits(
+def _score_documents(
     engine: Engine,
-    documents: HeldoutDocuments,
-    numbers: Sequence[int],
+    documents: Sequence[HeldoutDocument],
+    places: Sequence[int],
     window: int,
     progress: Progress,
-) -> tuple[Floats, Floats]:
-    """(bits, bytes) of each document."""
-    work = [
-        (place, part)
-        for place, number in enumerate(numbers)
-        for part in windows_of(len(documents.ids(number)), window)
-    ]
+) -> Iterator[tuple[int, Floats]]:
+    """(place, log-probability of each trained id) of the documents at some places."""
+    parts = {place: list(windows_of(len(documents[place].ids), window)) for place in places}
+    work = [(place, part) for place in places for part in parts[place]]
     work.sort(key=lambda item: item[1].start - item[1].end)  # alike lengths together, long first
-    bits = np.zeros(len(numbers))
+    found = {place: np.zeros(len(documents[place].ids)) for place in places}
     for batch in _batches(work, [part.end - part.start for _, part in work]):
-        sequences = [
-            documents.ids(numbers[place])[part.start : part.end].tolist() for place, part in batch
-        ]
+        sequences = [documents[place].ids[part.start : part.end].tolist() for place, part in batch]
         for (place, part), scores in zip(batch, engine.score(sequences), strict=True):
-            counted = documents.mask(numbers[place])[part.first : part.end]
-            nats = scores[part.first - part.start - 1 :][counted]
-            bits[place] -= nats.sum() / log(2)
-            progress.advance(1 / _num_windows(documents, numbers[place], window))
-    num_bytes = np.array([documents.num_bytes(number) for number in numbers], np.float64)
-    if not num_bytes.all():
-        raise DataError(
-            "bits per byte needs text",
-            found=f"{int((num_bytes == 0).sum())} held-out documents without text",
-        )
-    return _finite(bits, engine), num_bytes
+            found[place][part.first : part.end] = scores[part.first - part.start - 1 :]
+            progress.advance(1 / len(parts[place]))
+    for place in places:
+        yield place, found[place][documents[place].mask]
 
 
-def _num_windows(documents: HeldoutDocuments, number: int, window: int) -> int:
-    return sum(1 for _ in windows_of(len(documents.ids(number)), window))
-
-
-def _answers(
-    engine: Engine,
-    tokens: Tokens,
-    documents: HeldoutDocuments,
-    numbers: Sequence[int],
-    window: int,
-    progress: Progress,
-) -> tuple[Floats, Floats]:
-    """(1 where the model's answer is right, ones)."""
-    right = np.zeros(len(numbers))
-    questions = [_question(documents, number, tokens) for number in numbers]
-    lengths = [(at + 1) * (entry.id_end - entry.id_start) for at, entry in questions]
-    for batch in _batches(list(range(len(numbers))), lengths):
-        sequences = []
-        for place in batch:
-            at, entry = questions[place]
-            ids = documents.ids(numbers[place])[max(0, at + 1 - window) : at].tolist()
-            sequences += [[*ids, answer] for answer in range(entry.id_start, entry.id_end)]
-        scores = iter(engine.score(sequences))
-        for place in batch:
-            at, entry = questions[place]
-            last = [next(scores)[-1] for _ in range(entry.id_start, entry.id_end)]
-            best = int(np.argmax(_finite(np.array(last), engine)))
-            right[place] = entry.id_start + best == documents.ids(numbers[place])[at]
-            progress.advance()
-    return right, np.ones(len(numbers))
-
-
-def _question(documents: HeldoutDocuments, number: int, tokens: Tokens) -> tuple[int, CodecEntry]:
-    """(place of the answer's id, the codec it is one of)."""
-    ids, mask = documents.ids(number), documents.mask(number)
-    for at in np.flatnonzero(mask)[::-1].tolist():
-        for entry in tokens.contract.codecs:
-            if entry.id_start <= ids[at] < entry.id_end:
-                if entry.id_end - entry.id_start > MAX_CANDIDATES:
-                    raise DataError(
-                        "accuracy needs an answer out of a small set",
-                        found=f"{entry.id_end - entry.id_start:,} ids of codec {entry.name}",
-                        expected=f"at most {MAX_CANDIDATES:,}",
-                    )
-                return at, entry
-    raise DataError(f"held-out document {documents.names[number]} has no answer")
+def _score_choice(engine: Engine, question: Choice, window: int) -> Floats:
+    """The log-probability of each candidate after the question."""
+    longest = max(len(candidate) for candidate in question.candidates)
+    prompt = list(question.prompt_ids[max(0, len(question.prompt_ids) + longest - window) :])
+    return np.array([found.sum() for found in engine.score(question.candidates, prompt)])
 
 
 def _batches(work: Sequence[T], lengths: Sequence[int]) -> Iterator[list[T]]:

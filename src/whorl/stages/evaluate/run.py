@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +23,28 @@ from whorl.core.intervals import paired_interval, score_of
 from whorl.core.ports import Engine, Field, QualityMeasure, Score
 from whorl.core.records import Record, RecordKey, RecordWriter
 from whorl.core.rows import HeldoutDocuments, RowSet
+from whorl.core.variants import Variant
 from whorl.model.folder import read_card
 from whorl.spec.resolved import EvaluateConfig
 from whorl.stages.evaluate.baselines import (
     TokenDocuments,
     TokenStream,
-    heldout_documents,
-    ngram_measure,
+    decoded,
+    ngram_nats,
     read_stream,
     rows_seen,
 )
-from whorl.stages.evaluate.measure import measure, select_documents
+from whorl.stages.evaluate.measure import Asked, ask, measure, select_documents
 from whorl.stages.evaluate.ngram import ORDER
 
 __all__ = ["LOGIC_VERSION", "evaluate_key", "run"]
 
-LOGIC_VERSION = 1  # raised when the same models and documents would give other scores
+LOGIC_VERSION = 2  # raised when the same models and documents would give other scores
 MAX_ROWS_BYTES = 256 * 2**20  # of token rows handed to a field's baselines
 ID_BYTES = 8
 
-OpenEngine = Callable[[Path, str], Engine]
-Models = Mapping[str, tuple[Path, str]]
+OpenEngine = Callable[[Path, Variant], Engine]
+Models = Mapping[Variant, Path]
 
 
 def evaluate_key(
@@ -54,13 +55,11 @@ def evaluate_key(
     trained: Record | None = None,
 ) -> RecordKey:
     """The key of the record this work makes: the folders' contents, not their places."""
-    named = {
-        name: {"variant": variant, "folder": read_card(folder).digest}
-        for name, (folder, variant) in models.items()
-    }
+    named = {str(variant): read_card(folder).digest for variant, folder in models.items()}
     value = {
         "evaluate": config.model_dump(mode="json"),
-        "field": {"name": field.name, "logic_version": getattr(field, "logic_version", 1)},
+        "field": {"name": field.name, "logic_version": field.logic_version},
+        "task": field.task.name,
         "models": named,
     }
     inputs = {"prepare": prepared.digest}
@@ -80,7 +79,7 @@ def run(
 ) -> Record:
     """The record of these models' scores, made now unless it exists.
 
-    models: display name -> (folder, variant); the first is what baselines are compared with.
+    models: variant -> its folder; the first is what baselines are compared with.
     trained: the record of train, so that an n-gram model is given the same rows.
 
     Raises SpecError without a model, RecordError if a model's tokens are not those of `prepared`,
@@ -93,7 +92,7 @@ def run(
         return found
     start = time.monotonic()
     work = _Evaluation.of(context, config, field, prepared)
-    scores = [work.score_model(name, *models[name], engines) for name in models]
+    scores = [work.score_model(*model, engines) for model in models.items()]
     baselines = work.baselines(trained) if config.baselines else []
     with context.store.write(key) as writer:
         work.write(writer, scores, baselines)
@@ -108,8 +107,8 @@ class _Evaluation:
     field: Field
     prepared: Record
     tokens: Tokens
-    documents: HeldoutDocuments
-    numbers: list[int]
+    num_heldout: int
+    asked: Asked
 
     @classmethod
     def of(
@@ -118,37 +117,36 @@ class _Evaluation:
         documents = HeldoutDocuments.open(prepared)
         numbers = select_documents(documents, config.max_bytes)
         tokens = Tokens.load(prepared.folder("tokens"))
-        return cls(context, config, field, prepared, tokens, documents, numbers)
+        asked = ask(field.task, tokens, documents, numbers)
+        return cls(context, config, field, prepared, tokens, len(documents), asked)
 
-    def score_model(self, name: str, folder: Path, variant: str, engines: OpenEngine) -> Score:
+    def score_model(self, variant: Variant, folder: Path, engines: OpenEngine) -> Score:
         engine = engines(folder, variant)
         try:
             found = measure(
                 engine,
                 self.tokens,
-                self.documents,
-                self.numbers,
-                metric=self.field.metric,
+                self.asked,
                 window=self.config.window,
                 progress=self.context.progress,
             )
         finally:
             engine.close()
-        return self._score(name, found)
+        return replace(self._score(str(variant), found), variant=variant)
 
     def baselines(self, trained: Record | None) -> list[Score]:
-        """Those of the field, and of n-grams where bits per byte is the metric."""
+        """Those of the field, and of n-grams where nothing is chosen."""
         rows = RowSet.open(self.prepared)
         whole = read_stream(rows, self.tokens)
         scores = []
-        if self.field.metric == "bits_per_byte":
+        if not any(self.asked.questions):
             seen = None if trained is None else _seen_rows(rows, trained)
             if seen is not None and len(seen) < rows.num_rows:
                 part = read_stream(rows, self.tokens, seen)
                 scores.append(self._ngram(part, "the tokens the model saw"))
             scores.append(self._ngram(whole, "all training tokens"))
         train = TokenDocuments(whole, self.tokens)
-        held = heldout_documents(self.documents, self.numbers, self.tokens)
+        held = decoded(self.asked.documents, self.tokens)
         fits = rows.num_rows * (rows.seq_len + 1) * ID_BYTES <= MAX_ROWS_BYTES
         ids = rows.read(np.arange(rows.num_rows)).ids if fits else None
         for score in self.field.baselines(train, held, ids):
@@ -160,7 +158,7 @@ class _Evaluation:
 
     def _ngram(self, stream: TokenStream, what: str) -> Score:
         self.context.progress.start(f"{ORDER}-gram model of {what}", None)
-        found = ngram_measure(stream, self.tokens, self.documents, self.numbers)
+        found = self.asked.judged(ngram_nats(stream, self.tokens, self.asked.documents))
         self.context.progress.finish()
         note = f"{len(stream.ids):,} tokens"
         return self._score(f"{ORDER}-gram Kneser-Ney, {what}", found, note)
@@ -181,9 +179,9 @@ class _Evaluation:
         if len(set(names)) != len(names):
             raise DataError("two scores have one name", found=names)
         scores = {
-            "metric": self.field.metric,
-            "num_documents": len(self.numbers),
-            "num_heldout_documents": len(self.documents),
+            "metric": self.field.task.metric.name,
+            "num_documents": len(self.asked.documents),
+            "num_heldout_documents": self.num_heldout,
             "scores": [_described(score, "model") for score in models]
             + [_described(score, "baseline") for score in baselines],
             "comparisons": self._comparisons(models[0], everything[1:]),
@@ -192,7 +190,7 @@ class _Evaluation:
         first = models[0].measure
         assert first is not None
         per_document = {
-            "metric": self.field.metric,
+            "metric": self.field.task.metric.name,
             "documents": list(first.document_names),
             "denominator": first.denominator.tolist(),
             "numerators": {name: found.numerator.tolist() for name, found in measured.items()},
@@ -201,9 +199,9 @@ class _Evaluation:
             write_bytes(writer.path / name, canonical_json(value).encode())
         writer.metrics.update(
             {
-                "metric": self.field.metric,
-                "num_documents": len(self.numbers),
-                "num_bytes": int(sum(self.documents.num_bytes(n) for n in self.numbers)),
+                "metric": self.field.task.metric.name,
+                "num_documents": len(self.asked.documents),
+                "num_bytes": sum(document.num_bytes for document in self.asked.documents),
                 "scores": {score.name: score.value for score in everything},
             }
         )
@@ -211,7 +209,7 @@ class _Evaluation:
     def _comparisons(self, first: Score, others: Sequence[Score]) -> list[dict[str, Any]]:
         """The first model against each other score that is known per document."""
         assert first.measure is not None
-        sign = 1 if self.field.metric == "accuracy" else -1
+        sign = self.field.task.metric.sign
         comparisons = []
         for other in others:
             if other.measure is None:
@@ -241,12 +239,13 @@ def _described(score: Score, kind: str) -> dict[str, Any]:
     return {
         "kind": kind,
         "name": score.name,
-        "metric": score.metric,
+        "metric": score.metric.name,
         "value": score.value,
         "low": score.low,
         "high": score.high,
         "num_documents": score.num_documents,
         "note": score.note,
+        "variant": None if score.variant is None else asdict(score.variant),
     }
 
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from whorl.core.digests import fsync_folder, read_sealed, write_sealed
 from whorl.core.errors import BusyError, RecordError
 from whorl.core.records import disk_error
+from whorl.core.variants import Variant
 
 __all__ = ["RegisteredScore", "Version", "list_versions", "register"]
 
@@ -36,12 +37,13 @@ class RegisteredScore(_Frozen):
 
     kind: Literal["model", "baseline"]
     name: str
-    metric: Literal["bits_per_byte", "accuracy"]
+    metric: str
     value: float
     low: float | None = None
     high: float | None = None
     num_documents: int | None = None
     note: str = ""
+    variant: Variant | None = None
 
 
 class Version(_Frozen):

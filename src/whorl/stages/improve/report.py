@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from whorl.core.records import Record
+from whorl.core.metrics import find_metric
+from whorl.core.records import Record, RecordStore
+from whorl.core.variants import Variant
+from whorl.stages.improve.registry import list_versions
 
 DURATIONS = ("wall_s", "duration_s", "train_s")  # of a record's run.json, whichever it has
 
-__all__ = ["build_report", "compare", "losses_to"]
+STAGES = ("plan", "prepare", "train", "compress", "evaluate", "serve")  # that leave records
+
+__all__ = ["STAGES", "build_report", "compare", "losses_to", "report_of"]
 
 
 def build_report(
@@ -56,6 +62,22 @@ def build_report(
     return report
 
 
+def report_of(home: Path, name: str) -> dict[str, Any]:
+    """The report of a recipe from its newest registered lineage. Raises RecordError."""
+    store = RecordStore(home, name)
+    versions = list_versions(home, name)
+    records: dict[str, Record] = {}
+    for stage in STAGES:
+        if versions and stage in versions[-1].lineage:
+            record: Record | None = Record.load(store.folder(stage) / versions[-1].lineage[stage])
+        else:
+            record = store.newest(stage)
+        if record is not None:
+            records[stage] = record
+    version = versions[-1].version if versions else None
+    return build_report(name, records, {}, version)
+
+
 def _json(record: Record, name: str) -> Any:
     return json.loads(record.file(name).read_bytes())
 
@@ -63,15 +85,16 @@ def _json(record: Record, name: str) -> Any:
 def compare(records: Mapping[str, Record]) -> list[dict[str, Any]]:
     """Rows of plan against actual: predicted with its 90% interval, actual, whether within.
 
-    The quality is that of evaluation, through the engine, where there is one.
+    The quality is that of evaluation, through the engine, where there is one: of the variant
+    with the largest weights.
     """
     rows = []
     for what, row in records["train"].run.get("plan_vs_actual", {}).items():
         actual = row["actual"]
         if what == "heldout_bpb" and "evaluate" in records:
             scores = _json(records["evaluate"], "scores.json")["scores"]
-            found = [score["value"] for score in scores if score["name"] == "openvino f32"]
-            actual = found[0] if found else actual
+            ours = [score for score in scores if score["variant"] is not None]
+            actual = max(ours, key=lambda score: Variant(**score["variant"]).bits)["value"]
         low, high = row["low"], row["high"]
         inside = None if None in (low, high, actual) else low <= actual <= high
         rows.append({**row, "what": what, "actual": actual, "within": inside})
@@ -89,14 +112,16 @@ def losses_to(
     ours = [score for score in scores if score.get("kind") == "model"]
     if not ours:
         return []
-    sign = 1 if ours[0]["metric"] == "accuracy" else -1
+    metric = find_metric(ours[0]["metric"])
     better = {pair["second"]: pair["better"] for pair in comparisons}
     lines = []
     for other in (score for score in scores if score.get("kind") == "baseline"):
         mine = values[comparisons[0]["first"]] if comparisons else ours[0]
-        if sign * other["value"] <= sign * mine["value"]:
+        if metric.sign * (other["value"] - mine["value"]) <= 0:
             continue
-        told = f"{other['value']:.3f} against {mine['value']:.3f} ({mine['name']})"
+        told = (
+            f"{metric.shown(other['value'])} against {metric.shown(mine['value'])} ({mine['name']})"
+        )
         certain = better.get(other["name"], other["name"]) is not None
         doubt = "" if certain else "; the paired interval holds no difference as well"
         lines.append(f"{other['name']} is better: {told}{doubt}")

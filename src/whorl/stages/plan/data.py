@@ -10,7 +10,6 @@ import lzma
 import random
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Literal
 
 from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from whorl.codecs.contract import Tokens
 from whorl.codecs.text import NUM_SPECIAL
 from whorl.core.errors import DataError
+from whorl.core.metrics import BITS_PER_BYTE
 from whorl.core.ports import Codec, Document, Source
 from whorl.core.ports import Field as DataField
 
@@ -67,13 +67,18 @@ class SourceFacts(Frozen):
 
 class DataFacts(Frozen):
     digest: str = Field(description="of the sources; the plan's record depends on it")
-    metric: Literal["bits_per_byte", "accuracy"]
+    metric: str = Field(description="name of what evaluation measures")
     num_documents: int = Field(description="for training, exact copies counted once")
     num_bytes: int = Field(description="of their text in UTF-8; 0 if they are not text")
     xz_bits_per_byte: float | None = Field(description="of a 1 MiB sample of the text")
     tokens: tuple[TokenFacts, ...] = Field(min_length=1)
     read_share: float = Field(description="share of the items that was read")
     sources: tuple[SourceFacts, ...] = Field((), description="of several sources; else none")
+
+    @property
+    def has_law(self) -> bool:
+        """Whether a scaling law predicts the quality: laws are of bits per byte."""
+        return self.metric == BITS_PER_BYTE.name
 
     def for_vocab(self, vocab_size: int) -> TokenFacts:
         """The facts measured with this vocabulary. Raises DataError if there are none."""
@@ -142,10 +147,10 @@ def gather_facts(
     random.Random(seed).shuffle(sample)
     tokens = [_fit_tokens(fields, sources, sample, size, seed) for size in vocab_sizes]
     documents = [document for _, document in sample]
-    metrics = [fields[source.field].metric for source in sources]
+    metrics = [fields[source.field].task.metric.name for source in sources]
     return DataFacts(
         digest=digest,
-        metric="bits_per_byte" if "bits_per_byte" in metrics else metrics[0],
+        metric=BITS_PER_BYTE.name if BITS_PER_BYTE.name in metrics else metrics[0],
         num_documents=max(1, round(len(read.documents) * scale)),
         num_bytes=round(read.num_bytes * scale),
         xz_bits_per_byte=_xz_bits_per_byte([d for d in documents if d.text is not None]),
@@ -290,9 +295,7 @@ def _source_facts(
     tokens, trained = [], []
     for number, source in enumerate(sources):
         documents = [document for n, document in sample if n == number]
-        counted = (
-            _Counted.of(contract, documents[:MEASURED_DOCUMENTS]) if documents else _Counted([])
-        )
+        counted = _Counted.of(one, documents[:MEASURED_DOCUMENTS]) if documents else _Counted([])
         if not counted.trained:
             raise DataError(
                 f"source {source.source} has nothing to train on",

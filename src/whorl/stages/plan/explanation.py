@@ -69,7 +69,7 @@ def _model_reasons(
 def _size_reason(
     situation: Situation, candidate: Candidate, considered: Sequence[Candidate]
 ) -> str:
-    if situation.data.metric != "bits_per_byte":
+    if not situation.data.has_law:
         return (
             f"no law predicts {situation.data.metric}: sized as for text of as many tokens, "
             f"best of {len(considered)}"
@@ -186,7 +186,7 @@ def data_warnings(situation: Situation, candidate: Candidate) -> Iterator[str]:
             f"just before, repeats varied by {calibration.noise:.0%}): times may be too long; "
             "whorl doctor --calibrate repeats it"
         )
-    if data.metric == "bits_per_byte":
+    if data.has_law:
         distance = situation.law.distance(candidate.point)
         if distance > FAR:
             yield (

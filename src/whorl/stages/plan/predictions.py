@@ -94,7 +94,7 @@ def _around(value: float, factor: float, unit: str, note: str) -> Prediction:
 
 
 def _quality(situation: Situation, candidate: Candidate) -> Prediction:
-    if situation.data.metric != "bits_per_byte":
+    if not situation.data.has_law:
         return Prediction(
             value=None, unit="bits/byte", note=f"no law predicts {situation.data.metric}"
         )

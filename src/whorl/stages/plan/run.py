@@ -202,7 +202,7 @@ def _tightened(data: DataFacts, recipe: Recipe) -> DataFacts:
 
 def _law_facts(data: DataFacts) -> dict[str, Any]:
     law = shipped_law()
-    if data.metric != "bits_per_byte":
+    if not data.has_law:
         return {"used": False, "reason": f"no law predicts {data.metric}"}
     return {
         "used": True,

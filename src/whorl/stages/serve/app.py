@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import aclosing, suppress
@@ -15,7 +16,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from whorl.codecs.contract import Tokens
-from whorl.core.errors import RecordError
+from whorl.codecs.parts import SPECIAL_CODEC, decode_parts
+from whorl.core.errors import DataError, RecordError
 from whorl.core.ports import Engine
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.access import Access, Guard
@@ -153,7 +155,13 @@ def _model(gateway: Gateway) -> dict[str, Any]:
         "max_tokens": gateway.config.max_tokens,
         "contract_digest": contract.digest,
         "vocab_size": contract.vocab_size,
-        "codecs": [entry.model_dump(exclude={"files", "digest"}) for entry in contract.codecs],
+        "codecs": [
+            {
+                **entry.model_dump(exclude={"files", "digest"}),
+                "media_type": gateway.tokens.codecs[entry.name].media_type,
+            }
+            for entry in contract.codecs
+        ],
         "engine": gateway.engine.name,
         "variant": card.variant,
         "lineage": card.lineage,
@@ -177,6 +185,8 @@ async def _complete(gateway: Gateway, request: Request, kind: type[Body]) -> Res
         return await _or_gone(request.receive, _whole_answer(gateway, body, generation))
     except ClientGone:
         return Response(status_code=499)  # nobody reads it
+    finally:
+        generation.close()
 
 
 async def _whole_answer(gateway: Gateway, body: Body, generation: Generation) -> Response:
@@ -191,6 +201,7 @@ async def _whole_answer(gateway: Gateway, body: Body, generation: Generation) ->
         answer = _chat_answer(gateway, generation, "message", message, reason)
     else:
         answer = _answer(gateway, generation, text, reason)
+        answer["choices"][0].update(_parts(gateway.tokens, generation.token_ids))
     answer["usage"] = _usage(generation, sum(piece.num_tokens for piece in pieces))
     return JSONResponse(answer)
 
@@ -218,6 +229,22 @@ def _chat_answer(
     }
 
 
+def _parts(tokens: Tokens, ids: list[int]) -> dict[str, Any]:
+    """The answer as parts, where it is not text alone: each a file of its codec's media type."""
+    try:
+        parts = [part for part in decode_parts(tokens, ids) if part.codec != SPECIAL_CODEC]
+    except DataError as error:
+        return {"parts": None, "parts_error": str(error)}  # such as more ids than an image has
+    if all(part.codec == "text" for part in parts):
+        return {}
+    files = []
+    for part in parts:
+        codec = tokens.codecs[part.codec]
+        data = base64.b64encode(codec.to_bytes(part.value)).decode()
+        files.append({"codec": part.codec, "media_type": codec.media_type, "data": data})
+    return {"parts": files}
+
+
 def _usage(generation: Generation, completion_tokens: int) -> dict[str, int]:
     prompt_tokens = len(generation.request.prompt_ids)
     return {
@@ -236,8 +263,11 @@ class EventStream(Response):
         self._gateway, self._request, self._generation = gateway, body, generation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with suppress(ClientGone):
-            await _or_gone(receive, self._send_all(send))
+        try:
+            with suppress(ClientGone):
+                await _or_gone(receive, self._send_all(send))
+        finally:
+            self._generation.close()  # the client may leave before the first piece is asked for
 
     async def _send_all(self, send: Send) -> None:
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}

@@ -9,10 +9,12 @@ from typing import Any
 from fastapi import FastAPI
 
 from whorl.codecs.contract import Tokens
+from whorl.codecs.parts import token_space
 from whorl.core.context import StageContext
-from whorl.core.ports import Field
+from whorl.core.ports import HeldoutDocument, Task
 from whorl.core.records import Record, RecordKey
 from whorl.core.rows import HeldoutDocuments
+from whorl.core.variants import Variant
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.card import GREEDY, SAMPLING, Sampling
 from whorl.stages.serve.exercise import Answer, exercise, request_completion
@@ -21,10 +23,11 @@ from whorl.stages.serve.server import running_server
 
 __all__ = ["Samples", "run", "samples_of"]
 
-LOGIC_VERSION = 2  # 2: answers are drawn, not greedy; held-out documents are continued
+LOGIC_VERSION = 3  # 3: where there is a choice, an answer is one of the candidates
 NUM_PROMPTS = 5
 SAMPLES_PER_PROMPT = 4
 MAX_TOKENS = 64
+MAX_ANSWERS = 4_096  # named in a request: beyond, an answer may be anything
 CONCURRENCY = (1, 16)
 
 Accepts = Callable[[str, str], bool | None]
@@ -39,39 +42,54 @@ class Samples:
     accepts: Accepts | None = None  # None: answers are not judged
     checker: str = ""  # what acceptance means, in words
     sampling: Sampling = SAMPLING
+    answer_ids: Sequence[int] = ()  # that alone may be the answer, of one id; (): any text
     passages: Sequence[Passage] = ()  # of held-out text
 
 
-def samples_of(field: Field, prepared: Record) -> Samples:
-    """The field's own prompts, or the beginnings of held-out documents, up to the answer.
+def samples_of(task: Task, prepared: Record) -> Samples:
+    """The task's own prompts, or the beginnings of held-out documents, up to the answer.
 
-    Text is drawn as a person would be shown it, and held-out text is continued; an answer that is
-    not text (a label) is the most probable one.
+    Where nothing is chosen answers are drawn as a person would be shown them; of a choice the
+    answer is the most probable one.
     """
     documents = HeldoutDocuments.open(prepared)
     tokens = Tokens.load(prepared.folder("tokens"))
     passages = passages_of(documents, tokens)
-    prompts = getattr(field, "prompts", ())
-    if prompts:
-        accepts = getattr(field, "accepts", None)
-        judged = accepts is not None and accepts(prompts[0], "\n") is not None
-        checker = getattr(field, "checker", f"the check of the field {field.name}")
-        verdict = accepts if judged else None
-        return Samples(prompts, prompts, verdict, checker, passages=passages)
-    asked, texts = [], []
-    for number in range(min(NUM_PROMPTS, len(documents))):
-        answer = int(documents.mask(number)[1:].argmax()) + 1  # the first trained target
-        asked.append([int(token) for token in documents.ids(number)[:answer]])
-        texts.append(f"{documents.names[number]}: {tokens.decode(asked[-1])} ")
-    is_text = any(documents.num_bytes(number) for number in range(len(documents)))
-    return Samples(asked, texts, sampling=SAMPLING if is_text else GREEDY, passages=passages)
+    if task.prompts:
+        judged = task.accepts(task.prompts[0], "\n") is not None
+        verdict = task.accepts if judged else None
+        return Samples(task.prompts, task.prompts, verdict, task.checker, passages=passages)
+    shown = [documents.document(number) for number in range(min(NUM_PROMPTS, len(documents)))]
+    space = token_space(tokens)
+    questions = [task.question(document, space) for document in shown]
+    asked = [
+        _beginning(document) if question is None else list(question.prompt_ids)
+        for document, question in zip(shown, questions, strict=True)
+    ]
+    texts = [
+        f"{document.name}: {tokens.decode(ids)} "
+        for document, ids in zip(shown, asked, strict=True)
+    ]
+    candidates = [ids for question in questions if question for ids in question.candidates]
+    if not candidates:
+        return Samples(asked, texts, passages=passages)
+    one_id = max(len(ids) for ids in candidates) == 1
+    answers = sorted({int(ids[0]) for ids in candidates}) if one_id else []
+    if len(answers) > MAX_ANSWERS:
+        answers = []
+    return Samples(asked, texts, sampling=GREEDY, answer_ids=answers, passages=passages)
+
+
+def _beginning(document: HeldoutDocument) -> list[int]:
+    """Ids up to the first trained target."""
+    return [int(token) for token in document.ids[: int(document.mask[1:].argmax()) + 1]]
 
 
 def run(
     context: StageContext,
     config: ServeConfig,
     inputs: dict[str, str],
-    variant: str,
+    variant: Variant,
     samples: Samples,
     open_app: Callable[[], tuple[FastAPI, Callable[[], None]]],
 ) -> Record:
@@ -84,7 +102,8 @@ def run(
         "prompts": [_plain(prompt) for prompt in samples.prompts],
         "passages": [asdict(passage) for passage in samples.passages],
         "sampling": samples.sampling.model_dump(),
-        "variant": variant,
+        "answer_ids": list(samples.answer_ids),
+        "variant": str(variant),
     }
     limits = {
         "max_running": config.max_running,
@@ -102,7 +121,7 @@ def run(
                 metrics, speeds = _Conversation(context, app, base_url, samples).hold()
         finally:
             close()
-        writer.metrics.update(metrics, variant=variant)
+        writer.metrics.update(metrics, variant=str(variant))
         writer.run.update(speeds)
     return context.store.published(key)
 
@@ -126,6 +145,7 @@ class _Conversation:
         context_tokens = gateway.card.context_tokens
         limit = min(MAX_TOKENS, gateway.config.max_tokens)
         max_tokens = max(1, min(limit, context_tokens - _longest(samples)))
+        max_tokens = 1 if samples.answer_ids else max_tokens
         num_judged = len(samples.prompts) * SAMPLES_PER_PROMPT if samples.accepts else 0
         num_requests = 1 + num_judged + len(samples.passages)
         progress.start("serve", num_requests, "requests")
@@ -137,6 +157,7 @@ class _Conversation:
             max_tokens=max_tokens,
             concurrency=CONCURRENCY,
             sampling=samples.sampling,
+            answer_ids=samples.answer_ids,
         )
         progress.advance()
         metrics: dict[str, Any] = {

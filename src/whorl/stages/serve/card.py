@@ -17,6 +17,7 @@ class QualityFigure(_Frozen):
     name: str
     metric: str
     value: float
+    shown: str = Field("", description="the value as people read it")
     low: float | None = None
     high: float | None = None
 
@@ -39,7 +40,7 @@ class ModelCard(_Frozen):
     name: str = Field(description="what requests call it")
     contract_digest: str = Field(description="of the token contract in the model folder")
     context_tokens: int = Field(ge=2, description="prompt and answer together")
-    variant: str = Field("", description="f32, int8 …")
+    variant: str = Field("", description="openvino int8 …")
     created: int = Field(0, description="Unix time in seconds")
     lineage: dict[str, str] = Field(default_factory=dict, description="role -> record digest")
     quality: tuple[QualityFigure, ...] = ()

@@ -70,17 +70,19 @@ def exercise(
     concurrency: Sequence[int] = (1, 16),
     requests_per_worker: int = 2,
     sampling: Sampling = GREEDY,
+    answer_ids: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Plain data: {"completions": one per prompt, "throughput": one row per concurrency}.
 
     Work is bounded: one request per prompt, then concurrency * requests_per_worker each. A row's
     tokens_per_s counts all tokens from the first request to the last answer; ttft_s is the median.
     `sampling` is of the completions, the n-th with its seed + n; speed is measured greedily, so
-    that it is of the same tokens on every run.
+    that it is of the same tokens on every run. answer_ids: what alone may be answered, if given.
     """
+    limits = {"allowed_token_ids": list(answer_ids)} if answer_ids else {}
 
     def complete(number: int, drawn: Sampling) -> Answer:
-        fields = drawn.model_dump() | {"model": model, "max_tokens": max_tokens}
+        fields = drawn.model_dump() | {"model": model, "max_tokens": max_tokens} | limits
         prompt = prompts[number % len(prompts)]
         return request_completion(
             base_url, api_key, prompt, **fields | {"seed": drawn.seed + number}

@@ -6,6 +6,7 @@ Everything here runs on the event loop; only the engine's events come from its t
 from __future__ import annotations
 
 import asyncio
+import base64
 import math
 import secrets
 import time
@@ -17,12 +18,13 @@ from typing import Literal
 
 from whorl.codecs.contract import Tokens
 from whorl.codecs.decoding import DecodeStream
+from whorl.codecs.parts import token_space
 from whorl.core.errors import DataError, EngineError
-from whorl.core.ports import Engine, GenerateRequest, TokenEvent
+from whorl.core.ports import Engine, GenerateRequest, Part, TokenEvent
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.card import ModelCard
 from whorl.stages.serve.errors import ApiError, invalid
-from whorl.stages.serve.request import Body, ChatBody, CompletionBody
+from whorl.stages.serve.request import Body, ChatBody, CompletionBody, PartBody
 from whorl.stages.serve.stops import StopFinder
 
 __all__ = ["Gateway", "Generation", "Piece"]
@@ -109,6 +111,7 @@ class Gateway:
                 top_p=body.top_p,
                 seed=secrets.randbits(31) if body.seed is None else body.seed,
                 stop_ids=self._stop_ids,
+                allowed_ids=self._allowed(body),
             )
             stops = StopFinder((*body.stops, *self.tokens.contract.stop_strings))
             decoder = self.tokens.decode_stream(continues=not isinstance(body, ChatBody))
@@ -156,23 +159,64 @@ class Gateway:
         if isinstance(body, ChatBody):
             encode, now = self.tokens.encode_chat, datetime.now()
             try:
-                ids, _ = await asyncio.to_thread(encode, body.chat, True, now)
+                chat_ids, _ = await asyncio.to_thread(encode, body.chat, True, now)
             except DataError as error:
                 raise invalid(f"messages: {error}", "messages") from None
-            return tuple(ids.tolist())
+            return tuple(chat_ids.tolist())
         assert isinstance(body, CompletionBody)
-        prompt = body.text_or_ids
+        prompt = body.question
         if isinstance(prompt, str):
             if not self.has_text:
-                raise invalid("prompt: this model takes no text; send token ids", "prompt")
-            try:
-                return tuple(await asyncio.to_thread(self.tokens.encode_prompt, prompt))
-            except DataError as error:
-                raise invalid(f"prompt: {error}", "prompt") from None
+                raise invalid("prompt: this model takes no text; send parts or ids", "prompt")
+            prompt = [PartBody(codec="text", text=prompt)]
+        ids = [item for item in prompt if isinstance(item, int)]
+        if ids:
+            self._check_ids(ids, "prompt")
+            return tuple(ids)
+        parts = [item for item in prompt if isinstance(item, PartBody)]
+        try:
+            found = await asyncio.to_thread(
+                lambda: self.tokens.encode_parts([self._part(part) for part in parts])
+            )
+        except DataError as error:
+            raise invalid(f"prompt: {error}", "prompt") from None
+        return (*self.tokens.contract.start_ids, *found)
+
+    def _part(self, part: PartBody) -> Part:
+        """Raises DataError on a codec that the model has not, or data that is not its."""
+        if part.data is None:
+            return Part(part.codec, part.text)
+        codec = self.tokens.codecs.get(part.codec)
+        if codec is None:
+            names = ", ".join(self.tokens.codecs)
+            raise DataError(f"this model has no codec {part.codec}", expected=names)
+        try:
+            data = base64.b64decode(part.data, validate=True)
+        except ValueError as error:
+            raise DataError(f"the data of a part ({part.codec}) is not base64") from error
+        return Part(part.codec, codec.from_bytes(data))
+
+    def _allowed(self, body: Body) -> tuple[int, ...] | None:
+        """The ids that alone may be generated; None: any."""
+        if not isinstance(body, CompletionBody):
+            return None
+        if body.allowed_token_ids is not None and body.answer_codec is not None:
+            raise invalid("answer_codec: not beside allowed_token_ids", "answer_codec")
+        if body.allowed_token_ids is not None:
+            self._check_ids(body.allowed_token_ids, "allowed_token_ids")
+            return tuple(body.allowed_token_ids)
+        if body.answer_codec is None:
+            return None
+        ranges = token_space(self.tokens).ranges
+        if body.answer_codec not in ranges:
+            names = ", ".join(ranges)
+            raise invalid(f"answer_codec: this model has the codecs {names}", "answer_codec")
+        return tuple(ranges[body.answer_codec])
+
+    def _check_ids(self, ids: list[int], field: str) -> None:
         vocab_size = self.tokens.contract.vocab_size
-        if (largest := max(prompt)) >= vocab_size:
-            raise invalid(f"prompt: id {largest} is not below {vocab_size}", "prompt")
-        return tuple(prompt)
+        if (largest := max(ids)) >= vocab_size:
+            raise invalid(f"{field}: id {largest} is not below {vocab_size}", field)
 
     def _check_length(self, prompt_tokens: int, max_tokens: int) -> None:
         room = self.card.context_tokens - prompt_tokens
@@ -217,7 +261,7 @@ class Gateway:
 
 
 class Generation:
-    """One submitted request. `pieces` must be run to its end or closed: both free its place."""
+    """One submitted request. Its place is free once `pieces` ended or was closed, or by `close`."""
 
     def __init__(
         self,
@@ -230,21 +274,28 @@ class Generation:
         self.request = request
         self._gateway, self._queue, self._stops, self._decoder = gateway, queue, stops, decoder
         self.created = int(time.time())
+        self.token_ids: list[int] = []  # so far
+        self._ended = False
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """Text as it comes. Raises ApiError 500/503 if the engine fails or stalls."""
-        ended = False
         try:
-            while not ended:
+            while not self._ended:
                 event = await self._next_event()
-                ended = event.finish_reason is not None
+                self._ended = event.finish_reason is not None
                 piece = self._piece(event)
+                self.token_ids += event.token_ids
                 yield piece
                 if piece.finish_reason is not None:
                     return
         finally:
-            if not ended:
-                self._gateway.engine.cancel(self.request.request_id)
+            self.close()
+
+    def close(self) -> None:
+        """Cancel what still runs; also where `pieces` was never begun. Harmless when repeated."""
+        if not self._ended:
+            self._ended = True
+            self._gateway.engine.cancel(self.request.request_id)
 
     async def _next_event(self) -> TokenEvent:
         while True:

@@ -17,12 +17,13 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from starlette.requests import Request
 
 from whorl.stages.serve.errors import ApiError, invalid
 
-__all__ = ["Body", "ChatBody", "CompletionBody", "parse_body", "read_body"]
+__all__ = ["Body", "ChatBody", "CompletionBody", "PartBody", "parse_body", "read_body"]
 
 MAX_STOPS, MAX_STOP_CHARS = 4, 256
 TokenId = Annotated[int, Field(ge=0, lt=2**32)]
@@ -45,6 +46,22 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     include_usage: bool = False
+
+
+class PartBody(BaseModel):
+    """A piece of a prompt: one codec's value, as a text or as a file of its media type."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    codec: str = Field(description='of the model, or "special": then the text names one')
+    text: str | None = None
+    data: str | None = Field(None, description="base64")
+
+    @model_validator(mode="after")
+    def _one_value(self) -> PartBody:
+        if (self.text is None) == (self.data is None):
+            raise ValueError("a part of a prompt has text or data, one of them")
+        return self
 
 
 class Body(BaseModel):
@@ -82,9 +99,11 @@ class ChatBody(Body):
 
 
 class CompletionBody(Body):
-    """A text or token ids to go on from."""
+    """A text, token ids or parts to go on from; what OpenAI's lacks has vLLM's names."""
 
-    prompt: str | list[TokenId] | list[str] | list[list[TokenId]]
+    prompt: str | list[TokenId] | list[str] | list[list[TokenId]] | list[PartBody]
+    allowed_token_ids: Annotated[list[TokenId], Field(min_length=1)] | None = None
+    answer_codec: str | None = Field(None, description="only this codec's ids are generated")
     max_tokens: int | None = Field(16, ge=1)
 
     @field_validator("prompt")
@@ -92,7 +111,7 @@ class CompletionBody(Body):
     def _one_prompt(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, list) and not value:
             raise ValueError("a prompt of token ids needs at least one")
-        if isinstance(value, list) and not isinstance(value[0], int):
+        if isinstance(value, list) and not isinstance(value[0], int | PartBody):
             if len(value) != 1:
                 raise ValueError(f"one prompt per request, not {len(value)}")
             if value[0] == []:
@@ -100,11 +119,10 @@ class CompletionBody(Body):
         return value
 
     @property
-    def text_or_ids(self) -> str | list[int]:
+    def question(self) -> str | list[int] | list[PartBody]:
         """The one prompt."""
-        if isinstance(self.prompt, list) and not isinstance(self.prompt[0], int):
-            return self.prompt[0]
-        return self.prompt
+        first = self.prompt[0] if isinstance(self.prompt, list) else None
+        return first if isinstance(first, str | list) else self.prompt  # type: ignore[return-value]
 
 
 AnyBody = TypeVar("AnyBody", bound=Body)
@@ -204,7 +222,9 @@ def _is_neutral(key: str, item: Any, kind: type[Body]) -> bool:
 
 def _refusal(error: ValidationError, kind: type[Body]) -> ApiError:
     """The first thing wrong, by its field."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    errors = error.errors(include_url=False, include_input=False, include_context=False)
+    told = [each for each in errors if each["loc"][:1] == ("prompt",)]  # one for each form of it
+    first = next((each for each in told if each["type"] == "value_error"), errors[0])
     name = _clip(first["loc"][0]) if first["loc"] else None
     if first["type"] == "extra_forbidden":
         key = _clip(first["loc"][-1])
@@ -216,7 +236,7 @@ def _refusal(error: ValidationError, kind: type[Body]) -> ApiError:
     if first["type"] == "missing":
         return invalid(f"{name} is missing", name, "missing_parameter")
     if name == "prompt" and first["type"] != "value_error":
-        message = "expected a string or a list of token ids"
+        message = "expected a string, a list of token ids or a list of parts"
     elif name == "stop":
         message = f"expected up to {MAX_STOPS} strings of 1 to {MAX_STOP_CHARS} characters"
     else:

@@ -13,11 +13,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from whorl.core.errors import EngineError, PlanError, RecordError
+from whorl.engines import openvino_export
+from whorl.engines.openvino_export import MODEL, compress_folder, export_openvino
+from whorl.engines.quiet import silence_telemetry
 from whorl.model.cached import ExportedDecoder
 from whorl.model.hf import load_model_folder
-from whorl.stages.compress import openvino_export
-from whorl.stages.compress.openvino_export import MODEL, compress_folder, export_openvino
-from whorl.stages.compress.quiet import silence_telemetry
 from whorl.testing.models import tiny_model_folder
 
 SHAPES: dict[str, dict[str, Any]] = {

@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -20,16 +20,18 @@ from whorl.arch.computable import check_computable
 from whorl.arch.shape import ModelShape
 from whorl.codecs.contract import Tokens
 from whorl.core.digests import fsync_folder
-from whorl.core.errors import EngineError, MissingExtra, PlanError, RecordError
+from whorl.core.errors import EngineError, MissingExtra, PlanError, RecordError, SpecError
+from whorl.core.variants import Variant
+from whorl.engines.openvino_graph import MODEL, OpenvinoGraph
+from whorl.engines.quiet import silence_telemetry
 from whorl.model.folder import TOKENS, FolderCard, prepare_folder, read_card, seal_folder
 from whorl.model.hf_files import write_servable_files
-from whorl.stages.compress.quiet import silence_telemetry
 
-__all__ = ["EXPORT_VERSION", "MODEL", "WeightFormat", "compress_folder", "export_openvino"]
+__all__ = ["EXPORTER", "FORMAT", "compress_folder", "export_openvino"]
 
-WeightFormat = Literal["f32", "int8", "int4"]
-MODEL = "openvino_model.xml"
-EXPORT_VERSION = 1  # raised when the same model is exported to other bytes
+FORMAT = "openvino"
+COMPRESSED = ("int8", "int4")
+EXPORT_VERSION = 2  # raised when the same model is exported to other bytes
 CHECK_TOKENS, MAX_LOGIT_DIFFERENCE = 48, 1e-3
 INT4_GROUP = 64  # weights that share a scale
 
@@ -55,15 +57,16 @@ def export_openvino(
     _name_axes(openvino, graph, shape)
     _make_stateful(openvino, graph, shape)
     _save(openvino, graph, out_folder)
-    _check_logits(openvino, out_folder, model)
+    _check_logits(out_folder, model)
     write_servable_files(out_folder, shape, tokens)
     made_from = {"model": card.digest[:32]} | dict(lineage or card.lineage)
     return seal_folder(
-        out_folder, FolderCard("f32", card.contract_digest, shape, made_from, card.quality)
+        out_folder,
+        FolderCard(Variant(FORMAT, "f32"), card.contract_digest, shape, made_from, card.quality),
     )
 
 
-def compress_folder(f32_folder: Path, out_folder: Path, weights: WeightFormat) -> FolderCard:
+def compress_folder(f32_folder: Path, out_folder: Path, weights: str) -> FolderCard:
     """Write a folder with int8 or int4 weights from an exported f32 one.
 
     int8: per output channel, every matrix with the embedding and the head. int4: groups of 64
@@ -72,15 +75,33 @@ def compress_folder(f32_folder: Path, out_folder: Path, weights: WeightFormat) -
     """
     openvino = _openvino()
     card = read_card(f32_folder)
-    if card.variant != "f32":
-        raise RecordError(f"{f32_folder} cannot be compressed", found=card.variant, expected="f32")
+    if card.variant != (parent := Variant(FORMAT, "f32")):
+        raise RecordError(f"{f32_folder} cannot be compressed", found=card.variant, expected=parent)
+    if weights not in COMPRESSED:
+        raise SpecError(f"OpenVINO has no weights {weights}", expected=", ".join(COMPRESSED))
     prepare_folder(out_folder)
     graph = openvino.Core().read_model(f32_folder / MODEL)
     _save(openvino, _compressed(graph, weights, card.shape), out_folder)
     write_servable_files(out_folder, card.shape, Tokens.load(f32_folder / TOKENS))
     return seal_folder(
-        out_folder, FolderCard(weights, card.contract_digest, card.shape, card.lineage)
+        out_folder,
+        FolderCard(Variant(FORMAT, weights), card.contract_digest, card.shape, card.lineage),
     )
+
+
+class _Exporter:
+    """core.ports.Exporter of this file."""
+
+    format, version = FORMAT, EXPORT_VERSION
+
+    def export(self, model: Path, folder: Path, lineage: Mapping[str, Any]) -> None:
+        export_openvino(model, folder, lineage)
+
+    def compress(self, exported: Path, folder: Path, weights: str) -> None:
+        compress_folder(exported, folder, weights)
+
+
+EXPORTER = _Exporter()
 
 
 # ------------------------------------------------------------------ the graph
@@ -157,7 +178,7 @@ def _make_stateful(openvino: Any, graph: Any, shape: ModelShape) -> None:
     graph.validate_nodes_and_infer_types()
 
 
-def _compressed(graph: Any, weights: WeightFormat, shape: ModelShape) -> Any:
+def _compressed(graph: Any, weights: str, shape: ModelShape) -> Any:
     try:
         import nncf
     except ImportError as error:
@@ -198,7 +219,7 @@ def _save(openvino: Any, graph: Any, folder: Path) -> None:
     fsync_folder(folder)
 
 
-def _check_logits(openvino: Any, folder: Path, model: Any) -> None:
+def _check_logits(folder: Path, model: Any) -> None:
     """Run the saved graph and torch on the same ids. Raises EngineError if they differ."""
     import torch
 
@@ -206,17 +227,8 @@ def _check_logits(openvino: Any, folder: Path, model: Any) -> None:
     generator = np.random.default_rng(0)
     ids = generator.integers(0, vocab_size, (2, min(CHECK_TOKENS, model.shape.max_seq_len)))
     options = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
-    request = openvino.Core().compile_model(folder / MODEL, "CPU", options).create_infer_request()
-    half = ids.shape[1] // 2
-    pieces = []
-    for begin, end in ((0, half), (half, ids.shape[1])):  # the second half through the cache
-        inputs = {
-            "input_ids": ids[:, begin:end],
-            "attention_mask": np.ones((2, end), np.int64),
-            "position_ids": np.tile(np.arange(begin, end), (2, 1)),
-            "beam_idx": np.arange(2, dtype=np.int32),
-        }
-        pieces.append(request.infer(inputs)["logits"].copy())
+    sequence, half = OpenvinoGraph(folder, options).start(), ids.shape[1] // 2
+    pieces = [sequence.read(ids[:, :half]), sequence.read(ids[:, half:])]  # through the cache
     with torch.no_grad():
         expected = model.float().logits(model(torch.tensor(ids))).numpy()
     difference = float(np.abs(np.concatenate(pieces, axis=1) - expected).max())

@@ -1,0 +1,79 @@
+"""What a score means: its unit, which way is better, how documents add up, how it is shown.
+
+A package adds one through an entry point of the group `whorl.metrics` that names a `Metric`; its
+tasks hand the object on, and records, which keep its name alone, find it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whorl.core.errors import RecordError
+
+__all__ = ["ACCURACY", "BITS_PER_BYTE", "BUILT_IN", "GROUP", "Metric", "find_metric"]
+
+GROUP = "whorl.metrics"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure made of two numbers of every document. Subclass it to add them up otherwise."""
+
+    name: str  # in records
+    unit: str  # "" for a share
+    higher_is_better: bool
+    is_share: bool = False  # of yes-or-no answers: a document counts 0 or 1, over 1
+    decimals: int = 3
+
+    @property
+    def title(self) -> str:
+        return self.name.replace("_", " ")
+
+    @property
+    def sign(self) -> int:
+        """What a difference is multiplied with, so that more is better."""
+        return 1 if self.higher_is_better else -1
+
+    def total(
+        self, numerator: NDArray[np.float64], denominator: NDArray[np.float64], axis: int = -1
+    ) -> Any:
+        """The figure of all documents along an axis: the ratio of their sums."""
+        return numerator.sum(axis=axis) / denominator.sum(axis=axis)
+
+    def shown(self, value: float) -> str:
+        return f"{value:.{self.decimals}f}"
+
+    def __str__(self) -> str:
+        return self.title
+
+
+BITS_PER_BYTE = Metric("bits_per_byte", "bits/byte", higher_is_better=False)
+ACCURACY = Metric("accuracy", "", higher_is_better=True, is_share=True)
+BUILT_IN: Mapping[str, Metric] = {metric.name: metric for metric in (BITS_PER_BYTE, ACCURACY)}
+
+
+def find_metric(name: str) -> Metric:
+    """The metric that a record names. Raises RecordError if nothing installed brings it."""
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    for point in entry_points(group=GROUP):
+        if point.name == name:
+            found = point.load()
+            if isinstance(found, Metric) and found.name == name:
+                return found
+            raise RecordError(
+                f"{point.value} is not the metric {name}",
+                found=repr(found),
+                expected="a whorl.core.metrics.Metric of the entry point's name",
+            )
+    raise RecordError(
+        f"there is no metric {name}",
+        expected=", ".join(BUILT_IN),
+        do=f"install the package that brings it (entry point group {GROUP})",
+    )

@@ -1,0 +1,76 @@
+"""The two tasks that most fields need: how probable is the text, and which answer is the best.
+
+Another package writes its own `whorl.core.ports.Task` in its field's file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import log
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whorl.core.errors import DataError
+from whorl.core.metrics import ACCURACY, BITS_PER_BYTE, Metric
+from whorl.core.ports import Choice, HeldoutDocument, TokenSpace
+
+__all__ = ["ChoiceTask", "LikelihoodTask"]
+
+
+@dataclass(frozen=True)
+class LikelihoodTask:
+    """Bits of a document's trained ids over the bytes of its text."""
+
+    name: str = "likelihood"
+    metric: Metric = BITS_PER_BYTE
+    prompts: tuple[str, ...] = ()
+    checker: str = ""
+    check: Callable[[str, str], bool] | None = None  # (prompt, completion) -> well formed
+
+    def question(self, document: HeldoutDocument, space: TokenSpace) -> Choice | None:
+        """None: nothing is chosen. Raises DataError if the document is no text."""
+        if not document.num_bytes:
+            raise DataError(
+                f"{self.metric} needs text", found=f"{document.name}, which is not text"
+            )
+        return None
+
+    def judge(
+        self, document: HeldoutDocument, question: Choice | None, nats: NDArray[np.float64]
+    ) -> tuple[float, float]:
+        return -float(nats.sum()) / log(2), float(document.num_bytes)
+
+    def accepts(self, prompt: str, completion: str) -> bool | None:
+        return None if self.check is None else self.check(prompt, completion)
+
+
+@dataclass(frozen=True)
+class ChoiceTask:
+    """The answer is the document's last trained id that is not special, one id of its codec."""
+
+    name: str = "choice"
+    metric: Metric = ACCURACY
+    prompts: tuple[str, ...] = ()
+    checker: str = ""
+
+    def question(self, document: HeldoutDocument, space: TokenSpace) -> Choice:
+        """Raises DataError if no trained id is of a codec."""
+        for place in np.flatnonzero(document.mask)[::-1].tolist():
+            answer = int(document.ids[place])
+            for ids in space.ranges.values():
+                if answer in ids:
+                    prompt = tuple(int(i) for i in document.ids[:place])
+                    return Choice(prompt, tuple((i,) for i in ids), ids.index(answer))
+        raise DataError(f"held-out document {document.name} has no answer")
+
+    def judge(
+        self, document: HeldoutDocument, question: Choice | None, nats: NDArray[np.float64]
+    ) -> tuple[float, float]:
+        """(1 if the most probable answer is the right one, else 0; 1)."""
+        assert question is not None
+        return float(int(nats.argmax()) == question.right), 1.0
+
+    def accepts(self, prompt: str, completion: str) -> bool | None:
+        return None

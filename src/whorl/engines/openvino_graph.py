@@ -1,0 +1,98 @@
+"""An exported graph run directly, with its logits: what GenAI's pipeline does not give.
+
+GenAI (2026.4) has no mask of allowed ids, its structured output needs a tokenizer's vocabulary, and
+prompts scored with its prefix cache come back wrong or cut short. The weights are held once more
+while this is open; it is the same file with the same precisions.
+
+Axes: B rows, T tokens of a row, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["MODEL", "GraphSequence", "OpenvinoBranches", "OpenvinoGraph"]
+
+MODEL = "openvino_model.xml"
+PIECE_TOKENS = 256  # of a prompt: logits of every token come out, and only the last are kept
+
+
+class OpenvinoGraph:
+    """A compiled graph; sequences over it share its weights."""
+
+    def __init__(self, folder: Path, properties: Mapping[str, Any]) -> None:
+        import openvino
+
+        self._tensor = openvino.Tensor
+        self._compiled = openvino.Core().compile_model(folder / MODEL, "CPU", dict(properties))
+
+    def start(self) -> GraphSequence:
+        return GraphSequence(self._compiled.create_infer_request(), self._tensor)
+
+
+class GraphSequence:
+    """Keys and values of rows that grow together, kept inside an inference request."""
+
+    def __init__(self, request: Any, tensor: Any) -> None:
+        self._request, self._tensor = request, tensor
+        self.num_tokens, self._rows = 0, 1
+
+    def read(self, ids_BT: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Append ids: logits [B, T, V] of what follows each. One row may become several."""
+        rows, new = ids_BT.shape
+        end = self.num_tokens + new
+        beams = np.arange(rows)
+        if self.num_tokens:  # else there is nothing yet that a row could go on from
+            beams = np.minimum(beams, self._rows - 1)
+        inputs = {
+            "input_ids": ids_BT,
+            "attention_mask": np.ones((rows, end), np.int64),
+            "position_ids": np.tile(np.arange(self.num_tokens, end), (rows, 1)),
+            "beam_idx": beams.astype(np.int32),
+        }
+        logits_BTV: NDArray[np.float32] = self._request.infer(inputs)["logits"].copy()
+        self.num_tokens, self._rows = end, rows
+        return logits_BTV
+
+    def read_prompt(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Append one row in pieces: logits [V] of what follows its last id."""
+        pieces = [ids[start : start + PIECE_TOKENS] for start in range(0, len(ids), PIECE_TOKENS)]
+        for piece in pieces[:-1]:
+            self.read(np.asarray([piece], np.int64))
+        last_V: NDArray[np.float32] = self.read(np.asarray([pieces[-1]], np.int64))[0, -1]
+        return last_V
+
+    def state(self) -> dict[str, Any]:
+        """A copy of all keys and values, for `restore`."""
+        return {
+            state.name: self._tensor(np.array(state.state.data))
+            for state in self._request.query_state()
+        }
+
+    def restore(self, state: Mapping[str, Any], num_tokens: int) -> None:
+        """Go back to one row of so many tokens."""
+        for variable in self._request.query_state():
+            variable.state = state[variable.name]
+        self.num_tokens, self._rows = num_tokens, 1
+
+
+class OpenvinoBranches:
+    """branches.Branches over an exported graph."""
+
+    def __init__(self, graph: OpenvinoGraph) -> None:
+        self._graph = graph
+
+    def begin(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        self._sequence = self._graph.start()
+        last_V = self._sequence.read_prompt(ids)
+        self._state, self._num_tokens = self._sequence.state(), len(ids)
+        return last_V
+
+    def follow(self, ids_BT: NDArray[np.int64]) -> NDArray[np.float32]:
+        self._sequence.restore(self._state, self._num_tokens)
+        return self._sequence.read(ids_BT)

@@ -1,0 +1,52 @@
+"""Which id comes next, from logits. Axes: V vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whorl.core.ports import GenerateRequest
+
+__all__ = ["choose", "finish_of", "sample"]
+
+
+def choose(
+    logits_V: NDArray[np.float32], request: GenerateRequest, generator: np.random.Generator
+) -> int:
+    """The next id of a request, among those it allows."""
+    if request.allowed_ids is None:
+        return sample(logits_V, request.temperature, request.top_p, generator)
+    allowed = np.asarray(request.allowed_ids, np.int64)
+    number = sample(logits_V[allowed], request.temperature, request.top_p, generator)
+    return int(allowed[number])
+
+
+def finish_of(request: GenerateRequest, answer: Sequence[int]) -> Literal["stop", "length"] | None:
+    """Why an answer ends with its last id; None: it goes on."""
+    if answer[-1] in request.stop_ids:
+        return "stop"
+    return "length" if len(answer) >= request.max_tokens else None
+
+
+def sample(
+    logits_V: NDArray[np.float32],
+    temperature: float,
+    top_p: float,
+    generator: np.random.Generator,
+) -> int:
+    """The next id: the best one at temperature 0, else drawn from the smallest set of ids whose
+    probabilities add up to top_p (Holtzman et al. 2020)."""
+    if temperature <= 0:
+        return int(logits_V.argmax())
+    scaled = logits_V.astype(np.float64) / temperature
+    probabilities = np.exp(scaled - scaled.max())
+    probabilities /= probabilities.sum()
+    order = np.argsort(-probabilities, kind="stable")
+    before = np.cumsum(probabilities[order]) - probabilities[order]
+    kept = order[before < top_p] if top_p < 1 else order
+    kept = kept if len(kept) else order[:1]
+    weights = probabilities[kept] / probabilities[kept].sum()
+    return int(generator.choice(kept, p=weights))

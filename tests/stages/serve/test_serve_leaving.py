@@ -1,0 +1,77 @@
+"""A client that leaves at any moment of an answer takes its generation with it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from whorl.codecs.contract import Tokens
+from whorl.spec.resolved import ServeConfig
+from whorl.stages.serve.app import create_app
+from whorl.stages.serve.card import ModelCard
+from whorl.testing.engine import FakeEngine
+
+KEY = "test-key-0123456789abcdef"
+HEADERS = [(b"host", b"localhost"), (b"authorization", f"Bearer {KEY}".encode())]
+
+
+async def leave(app: Any, body: dict[str, Any], sends_before: int) -> list[str]:
+    """Ask, take so many messages, and leave while the next one is being sent."""
+    data = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+    gone, sent = asyncio.Event(), []
+    stuck = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        if data:
+            return data.pop()
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        if len(sent) == sends_before:
+            gone.set()
+            await stuck.wait()  # the client does not read; only cancelling ends this
+        sent.append(message["type"])
+
+    if not body["stream"]:
+        gone.set()
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/completions",
+        "raw_path": b"/v1/completions",
+        "root_path": "",
+        "scheme": "http",
+        "query_string": b"",
+        "headers": HEADERS,
+        "http_version": "1.1",
+    }
+    await asyncio.wait_for(app(scope, receive, send), 10)
+    for _ in range(500):
+        if not app.state.gateway.inside:
+            break
+        await asyncio.sleep(0.01)
+    return sent
+
+
+@pytest.mark.parametrize(("stream", "sends_before"), [(True, 0), (True, 1), (True, 3), (False, 9)])
+def test_a_client_that_leaves_cancels_its_generation(
+    tokens: Tokens, stream: bool, sends_before: int
+) -> None:
+    digest = tokens.contract.digest
+    engine = FakeEngine(digest, step_s=0.01)
+    card = ModelCard(name="tiny", contract_digest=digest, context_tokens=4096)
+    app = create_app(engine, tokens, card, ServeConfig(max_tokens=4000), KEY)
+    body = {"model": "tiny", "prompt": "a shell", "max_tokens": 4000, "stream": stream}
+    try:
+        sent = asyncio.run(leave(app, body, sends_before))
+        assert len(sent) == sends_before if stream else "http.response.start" in sent
+        (request,) = engine.submitted
+        assert engine.cancelled_ids == [request.request_id]
+        assert app.state.gateway.inside == 0
+        assert engine.stats().running == 0
+    finally:
+        engine.close()

@@ -1,0 +1,137 @@
+"""Requests made of parts, answers limited to some ids, answers that are no text."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from whorl.codecs.contract import Tokens
+from whorl.codecs.image import fit_image_codec
+from whorl.codecs.label import LabelCodec
+from whorl.codecs.parts import token_space
+from whorl.codecs.text import train_text_codec
+from whorl.core.ports import GenerateRequest, Part
+from whorl.testing.corpus import tiny_texts
+
+
+@pytest.fixture(scope="module")
+def mixed() -> Tokens:
+    pictures = np.random.default_rng(0).integers(0, 17, (30, 4, 4)).astype(np.uint8)
+    codecs = {
+        "image": fit_image_codec(pictures, 12, 2),
+        "label": LabelCodec(["cat", "dog"]),
+        "text": train_text_codec(tiny_texts(5), 280),
+    }
+    return Tokens.build(codecs, 320)
+
+
+@pytest.fixture
+def picture(mixed: Tokens) -> np.ndarray:
+    image: Any = mixed.codecs["image"]
+    decoded: np.ndarray = image.decode([3, 1, 4, 1])
+    return decoded
+
+
+@pytest.fixture
+def server(start: Any, mixed: Tokens) -> Iterator[Any]:
+    with start(reply=lambda request: request.prompt_ids[1:], contract=mixed) as running:
+        yield running
+
+
+def encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def asked(server: Any) -> GenerateRequest:
+    request: GenerateRequest = server.engine.submitted[-1]
+    return request
+
+
+def test_parts_become_the_ids_of_their_codecs(
+    server: Any, mixed: Tokens, picture: np.ndarray
+) -> None:
+    prompt = [
+        {"codec": "text", "text": "Which? "},
+        {"codec": "image", "data": encoded(mixed.codecs["image"].to_bytes(picture))},
+        {"codec": "special", "text": "<|answer|>"},
+        {"codec": "label", "data": encoded(b"dog")},
+    ]
+    answer = server.complete(prompt=prompt)
+    assert answer.status_code == 200, answer.text
+    parts = [
+        Part("text", "Which? "),
+        Part("image", picture),
+        Part("special", "<|answer|>"),
+        Part("label", "dog"),
+    ]
+    assert list(asked(server).prompt_ids) == [*mixed.contract.start_ids, *mixed.encode_parts(parts)]
+    whole = server.complete(prompt="Which? ")
+    assert whole.status_code == 200 and "parts" not in whole.json()["choices"][0]
+    assert list(asked(server).prompt_ids) == mixed.encode_prompt("Which? ")
+
+
+def test_an_answer_that_is_no_text_comes_as_files(
+    server: Any, mixed: Tokens, picture: np.ndarray
+) -> None:
+    prompt = [
+        {"codec": "image", "data": encoded(mixed.codecs["image"].to_bytes(picture))},
+        {"codec": "label", "text": "cat"},
+    ]
+    choice = server.complete(prompt=prompt, max_tokens=5).json()["choices"][0]
+    image, label = choice["parts"]  # the engine says the prompt again
+    assert (image["codec"], image["media_type"]) == ("image", "image/png")
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(image["data"]))))
+    np.testing.assert_allclose(shown, np.round(picture / 16 * 255), atol=0)
+    assert base64.b64decode(label["data"]) == b"cat"
+    ids = [token_space(mixed).ranges["image"].start] * 5
+    choice = server.complete(prompt=[0, *ids], max_tokens=5).json()["choices"][0]
+    assert choice["parts"] is None and "too many ids" in choice["parts_error"]
+
+
+def test_answers_are_limited_to_ids_or_to_a_codec(server: Any, mixed: Tokens) -> None:
+    labels = tuple(token_space(mixed).ranges["label"])
+    answer = server.complete(answer_codec="label", max_tokens=1)
+    assert answer.json()["choices"][0]["text"] == "cat"  # the fake takes the first allowed id
+    assert asked(server).allowed_ids == labels
+    server.complete(allowed_token_ids=[40, 41])
+    assert asked(server).allowed_ids == (40, 41)
+    server.complete()
+    assert asked(server).allowed_ids is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"prompt": [{"codec": "image", "data": encoded(b"no image")}]}, "no image"),
+        ({"prompt": [{"codec": "image", "data": "&&&"}]}, "not base64"),
+        ({"prompt": [{"codec": "sound", "data": ""}]}, "no codec sound"),
+        ({"prompt": [{"codec": "label", "text": "cow"}]}, "no label"),
+        ({"prompt": [{"codec": "special", "text": "<|no|>"}]}, "no special token"),
+        ({"prompt": [{"codec": "text"}]}, "text or data"),
+        ({"prompt": [{"codec": "text", "text": "a", "data": "YQ=="}]}, "text or data"),
+        ({"allowed_token_ids": []}, "allowed_token_ids"),
+        ({"allowed_token_ids": [320]}, "not below 320"),
+        ({"answer_codec": "sound"}, "codecs text, image, label"),
+        ({"answer_codec": "label", "allowed_token_ids": [40]}, "not beside"),
+    ],
+)
+def test_what_cannot_be_is_refused(server: Any, fields: dict[str, Any], message: str) -> None:
+    answer = server.complete(**fields)
+    assert answer.status_code == 400 and message in answer.json()["error"]["message"], answer.text
+    assert server.complete().status_code == 200 and server.gateway.inside == 0
+
+
+def test_models_tell_media_types(server: Any) -> None:
+    codecs = server.client.get("/v1/models").json()["data"][0]["codecs"]
+    told = {codec["name"]: codec["media_type"] for codec in codecs}
+    assert told == {
+        "text": "text/plain",
+        "image": "image/png",
+        "label": "application/x-choice",
+    }
