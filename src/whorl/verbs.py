@@ -255,7 +255,7 @@ class Session:
     def _measure(self, model: Path, variant: Variant) -> QualityMeasure:
         """The `Measure` that compress is handed: quality of a folder through its engine."""
         from whorl.codecs.contract import Tokens
-        from whorl.core.rows import HeldoutDocuments
+        from whorl.core.heldout import HeldoutDocuments
         from whorl.model.folder import TOKENS
         from whorl.stages.evaluate.measure import ask, measure, select_documents
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whorl.core.errors import DataError, RecordError
+from whorl.core.heldout import HeldoutDocuments, write_heldout
 from whorl.core.records import FileEntry, Record, RecordKey, RecordStore
 from whorl.core.rows import (
-    HeldoutDocuments,
     RowBatch,
     RowSet,
     RowsIndex,
@@ -23,7 +23,6 @@ from whorl.core.rows import (
     ShardEntry,
     SourceRows,
     row_dtype,
-    write_heldout,
 )
 
 TRIALS = int(float(os.environ.get("WHORL_TRIALS", "1")) * 25)

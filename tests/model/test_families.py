@@ -152,12 +152,12 @@ def test_greedy_tokens_equal(pair) -> None:
         expected = other.generate(
             prompt, max_new_tokens=64, min_new_tokens=64, do_sample=False, num_beams=1
         )[0, 9:].tolist()
-        cache, found, ids = GrowingCache(), [], prompt[0].tolist()
+        cache, found, ids = GrowingCache(), [], prompt
         for _ in range(64):
-            logits = next_logits(model, ids, cache)[-1]
+            logits = next_logits(model, ids, cache)[0, -1]
             logits[2] = float("-inf")  # min_new_tokens forbids the end
-            ids = [int(logits.argmax())]
-            found += ids
+            ids = logits.argmax()[None, None]
+            found.append(int(ids))
     assert found == expected
 
 

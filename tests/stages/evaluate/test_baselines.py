@@ -9,9 +9,10 @@ from tests.stages.evaluate.fakes import prepared_corpus
 from whorl.codecs.contract import Tokens
 from whorl.codecs.image import fit_image_codec
 from whorl.codecs.label import LabelCodec
+from whorl.core.heldout import HeldoutDocuments
 from whorl.core.ports import Document, Part
 from whorl.core.records import Record
-from whorl.core.rows import HeldoutDocuments, RowSet
+from whorl.core.rows import RowSet
 from whorl.core.tasks import LikelihoodTask
 from whorl.stages.evaluate.baselines import (
     TokenDocuments,

@@ -18,10 +18,11 @@ from tests.stages.evaluate.fakes import (
 )
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import DataError, RecordError, SpecError
+from whorl.core.heldout import HeldoutDocuments
 from whorl.core.metrics import BITS_PER_BYTE
 from whorl.core.ports import Engine, Score
 from whorl.core.records import Record, RecordKey
-from whorl.core.rows import HeldoutDocuments, RowSet
+from whorl.core.rows import RowSet
 from whorl.core.variants import Variant
 from whorl.fields.text import FIELD, TextField
 from whorl.spec.resolved import EvaluateConfig

@@ -14,8 +14,8 @@ from whorl.codecs.contract import Tokens
 from whorl.codecs.image import fit_image_codec
 from whorl.codecs.label import LabelCodec
 from whorl.core.errors import DataError, RecordError, SpecError
+from whorl.core.heldout import HeldoutDocuments
 from whorl.core.ports import Document, Part, QualityMeasure
-from whorl.core.rows import HeldoutDocuments
 from whorl.core.tasks import ChoiceTask, LikelihoodTask
 from whorl.stages.evaluate.measure import ask, measure, select_documents, windows_of
 from whorl.testing.fakes import RecordingProgress

@@ -181,9 +181,10 @@ def test_several_fields_are_counted_by_source() -> None:
             return {"label": LetterCodec("label", num_ids=10), "seen": LetterCodec("seen")}
 
     labelled = (Part("seen", "k" * 10, False), Part("label", "a"))
+    answered = [Document(str(n), labelled) for n in range(300)]
     fields = {
         "paper": PaperField([text_document(str(n), f"{n:03d}" + "x" * 95) for n in range(100)]),
-        "answers": Answers([Document(str(n), labelled) for n in range(300)], "accuracy", "answers"),
+        "answers": Answers(answered, ChoiceTask(), "answers"),
     }
     sources = [Source("p", "paper", 0.8), Source("a", "answers", 0.2)]
     facts = gather_facts(fields, sources, "d" * 64, (512,), heldout_share=0.0)

@@ -20,10 +20,11 @@ from tests.stages.prepare.support import (
 from tests.stages.prepare.test_shingles import edited
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import BusyError, DataError, RecordError, SpecError
+from whorl.core.heldout import HeldoutDocuments
 from whorl.core.lock import exclusive
 from whorl.core.ports import Source
 from whorl.core.records import Record
-from whorl.core.rows import HeldoutDocuments, RowSet
+from whorl.core.rows import RowSet
 
 
 def texts_of_rows(record: Record) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from tests.stages.prepare.test_run import check_sums
 from whorl.codecs.contract import Tokens
 from whorl.codecs.text import NAMES, train_text_codec
 from whorl.core.errors import DataError
-from whorl.core.ports import Codec, Document, MetricName, Part, Score, Source
-from whorl.core.rows import HeldoutDocuments, RowSet
+from whorl.core.heldout import HeldoutDocuments
+from whorl.core.ports import Codec, Document, Part, Score, Source, Task
+from whorl.core.rows import RowSet
+from whorl.core.tasks import LikelihoodTask
 
 
 def chat(number: int, answers: bool = True, prompt_sentences: int = 1) -> dict[str, Any]:
@@ -37,7 +39,9 @@ class ChatField:
     unanswered: int = 0
     prompt_sentences: int = 1
     name: str = "chat"
-    metric: MetricName = "bits_per_byte"
+    task: Task = field(default_factory=LikelihoodTask)
+    logic_version: int = 1
+    options: Mapping[str, str] = field(default_factory=dict)
 
     def items(self, source: Source) -> list[Any]:
         return list(range(self.count))

@@ -11,9 +11,9 @@ import pytest
 
 from whorl.codecs.contract import Tokens
 from whorl.core.context import StageContext
+from whorl.core.heldout import write_heldout
 from whorl.core.ports import Document, GenerateRequest, Part
 from whorl.core.records import Record, RecordKey, RecordStore
-from whorl.core.rows import write_heldout
 from whorl.core.tasks import ChoiceTask, LikelihoodTask
 from whorl.core.variants import Variant
 from whorl.fields.code import FIELD as CODE

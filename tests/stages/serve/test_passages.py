@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from whorl.codecs.contract import Tokens
 from whorl.codecs.text import train_text_codec
+from whorl.core.heldout import HeldoutDocuments
 from whorl.core.ports import Document, Part
-from whorl.core.rows import HeldoutDocuments
 from whorl.stages.serve.exercise import Answer
 from whorl.stages.serve.passages import continue_passages, cut_place, last_lines, passages_of
 from whorl.testing.corpus import tiny_texts, tiny_tokens

@@ -14,9 +14,9 @@ from whorl.arch.shape_counts import MATRIX_MOMENTS
 from whorl.core.errors import RecordError
 from whorl.model.transformer import Transformer
 from whorl.stages.train.initial import initialise
-from whorl.stages.train.optimizers import find_optimizer
 from whorl.stages.train.optimizers.groups import Groups, check_state
 from whorl.stages.train.optimizers.muon import POLAR_EXPRESS, Muon, orthogonalise
+from whorl.stages.train.optimizers.registry import find_optimizer
 from whorl.stages.train.parallel.alone import Alone
 from whorl.stages.train.ports import Optimizer
 from whorl.stages.train.schedule import learning_rate_share

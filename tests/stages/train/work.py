@@ -12,9 +12,10 @@ from whorl.arch.dense import dense_shape
 from whorl.arch.shape import ModelShape
 from whorl.codecs.contract import Tokens
 from whorl.core.context import StageContext
+from whorl.core.heldout import write_heldout
 from whorl.core.ports import Document, Part, Progress
 from whorl.core.records import Record, RecordKey, RecordStore
-from whorl.core.rows import RowsIndex, RowWriter, write_heldout
+from whorl.core.rows import RowsIndex, RowWriter
 from whorl.spec.resolved import TrainConfig
 from whorl.testing.corpus import tiny_texts, tiny_tokens
 

@@ -20,6 +20,7 @@ from whorl.codecs.contract import Tokens
 from whorl.codecs.parts import token_space
 from whorl.core.context import NoProgress
 from whorl.core.errors import DataError, RecordError, SpecError
+from whorl.core.heldout import HeldoutDocuments
 from whorl.core.ports import (
     Choice,
     Engine,
@@ -28,7 +29,6 @@ from whorl.core.ports import (
     QualityMeasure,
     Task,
 )
-from whorl.core.rows import HeldoutDocuments
 
 __all__ = ["Asked", "Window", "ask", "measure", "select_documents", "windows_of"]
 

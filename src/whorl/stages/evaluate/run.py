@@ -19,10 +19,11 @@ from whorl.codecs.contract import Tokens
 from whorl.core.context import StageContext
 from whorl.core.digests import canonical_json, write_bytes
 from whorl.core.errors import DataError, SpecError
+from whorl.core.heldout import HeldoutDocuments
 from whorl.core.intervals import paired_interval, score_of
 from whorl.core.ports import Engine, Field, QualityMeasure, Score
 from whorl.core.records import Record, RecordKey, RecordWriter
-from whorl.core.rows import HeldoutDocuments, RowSet
+from whorl.core.rows import RowSet
 from whorl.core.variants import Variant
 from whorl.model.folder import read_card
 from whorl.spec.resolved import EvaluateConfig

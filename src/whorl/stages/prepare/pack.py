@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.core.errors import DataError
+from whorl.core.heldout import write_heldout
 from whorl.core.ports import Source
-from whorl.core.rows import RowsIndex, RowWriter, SourceRows, row_dtype, write_heldout
+from whorl.core.rows import RowsIndex, RowWriter, SourceRows, row_dtype
 from whorl.spec.resolved import PrepareConfig
 from whorl.stages.prepare.encode import Encoded
 

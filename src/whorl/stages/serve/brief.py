@@ -11,9 +11,9 @@ from fastapi import FastAPI
 from whorl.codecs.contract import Tokens
 from whorl.codecs.parts import token_space
 from whorl.core.context import StageContext
+from whorl.core.heldout import HeldoutDocuments
 from whorl.core.ports import HeldoutDocument, Task
 from whorl.core.records import Record, RecordKey
-from whorl.core.rows import HeldoutDocuments
 from whorl.core.variants import Variant
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.card import GREEDY, SAMPLING, Sampling

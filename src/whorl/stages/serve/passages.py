@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from whorl.codecs.contract import Tokens
-from whorl.core.rows import HeldoutDocuments
+from whorl.core.heldout import HeldoutDocuments
 from whorl.stages.serve.exercise import Answer
 
 __all__ = ["Passage", "continue_passages", "cut_place", "last_lines", "passages_of"]

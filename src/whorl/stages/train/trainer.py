@@ -20,7 +20,7 @@ from whorl.spec.resolved import TrainConfig
 from whorl.stages.train.batch import Batch, MicroBatch
 from whorl.stages.train.compiling import compile_blocks
 from whorl.stages.train.lanes import Lanes
-from whorl.stages.train.objectives import find_objective
+from whorl.stages.train.objectives.registry import find_objective
 from whorl.stages.train.optimizers.groups import Groups
 from whorl.stages.train.optimizers.tensors import local
 from whorl.stages.train.parallel.alone import Alone

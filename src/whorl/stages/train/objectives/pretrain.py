@@ -1,4 +1,7 @@
-"""Pretraining: the next token, wherever the rows say that it is trained."""
+"""Pretraining: the next token, wherever the rows say that it is trained.
+
+Axes: B rows, T tokens of a row.
+"""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from whorl.core.errors import RecordError
 from whorl.spec.resolved import TrainConfig
-from whorl.stages.train.optimizers import find_optimizer
 from whorl.stages.train.optimizers.adamw import AdamW
+from whorl.stages.train.optimizers.registry import find_optimizer
 from whorl.stages.train.ports import Optimizer, Work
 
 __all__ = ["Groups", "check_state"]
