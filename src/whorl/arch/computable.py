@@ -71,6 +71,7 @@ def _reasons(shape: ModelShape) -> list[str]:
 
 def _export_reasons(shape: ModelShape) -> list[str]:
     wrong = {
+        f"the block {shape.block}": bool(shape.block),
         "experts: each token would pass through all of them": shape.experts is not None,
         "sliding windows: paged attention would see too much": bool(shape.attention.windowed),
     }

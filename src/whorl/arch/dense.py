@@ -25,8 +25,12 @@ def dense_shape(
     rope_theta: float = 10_000.0,
     norm_eps: float = 1e-6,
     tied_embeddings: bool = True,
+    block: str = "",
 ) -> ModelShape:
-    """Sizes in elements. Raises SpecError if they do not fit each other."""
+    """Sizes in elements. block: of a package, in place of ours.
+
+    Raises SpecError if the sizes do not fit each other.
+    """
     return ModelShape(
         name=family,
         layers=layers,
@@ -37,6 +41,7 @@ def dense_shape(
             heads, kv_heads, head_dim, qk_norm="head" if family == "qwen3" else "none"
         ),
         family=family,
+        block=block,
         norm_eps=norm_eps,
         rope=Rope(rope_theta),
         tied_embeddings=tied_embeddings,

@@ -12,12 +12,13 @@ from whorl.arch.config_reader import ConfigReader
 from whorl.arch.hf_families import FAMILIES
 from whorl.arch.hf_shape import shape_of_family
 from whorl.arch.known_models import is_known, known_model
-from whorl.arch.shape import ModelShape
+from whorl.arch.shape import ModelShape, shape_from_json
 from whorl.core.errors import SpecError
 
-__all__ = ["model_shape", "model_types", "shape_from_config"]
+__all__ = ["OWN", "model_shape", "model_types", "shape_from_config"]
 
 MAX_CONFIG_BYTES = 10_000_000
+OWN = "whorl"  # model_type of a model that is not in transformers: its shape stands beside
 TEXT_PART = "text_config"  # of models that also see or hear
 
 
@@ -55,6 +56,8 @@ def shape_from_config(config: Mapping[str, Any] | str | Path) -> ModelShape:
         path = Path(config)
         path = path / "config.json" if path.is_dir() else path
         values, where, name = _read(path), str(path), path.parent.name
+    if values.get("model_type") == OWN:
+        return shape_from_json(values.get("shape"))
     text = values.get(TEXT_PART)
     if isinstance(text, Mapping):
         # only what the text part leaves out: a tied embedding is often said outside

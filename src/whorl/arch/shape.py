@@ -109,6 +109,7 @@ class ModelShape:
     attention: Attention
     experts: Experts | None = None
     family: str = ""  # Hugging Face's model_type; "": none of theirs
+    block: str = ""  # layers are those of a package (entry point group whorl.blocks); "": ours
     gated: bool = True  # gate, up and down (SwiGLU); False: up and down
     activation: str = "silu"  # of the gate, or of up
     ffn_bias: bool = False

@@ -9,12 +9,16 @@ Axes: B rows, T tokens of a row, D width, N head_dim, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from whorl.arch.computable import check_computable
 from whorl.arch.shape import ModelShape, Rope
+from whorl.core.plugins import find_part
 from whorl.model.attend import Attend, Segments, attention_of
 from whorl.model.blocks.attention import Attention, KeyValueCache, Rotary, as_they_are
 from whorl.model.blocks.experts import MixtureOfExperts
@@ -118,6 +122,12 @@ class Block(nn.Module):
             )
 
 
+def _block_of(name: str) -> Callable[[ModelShape, int], nn.Module]:
+    """What makes a layer of (shape, its number): ours, or a package's of `Block`'s forward."""
+    found = find_part("whorl.blocks", name, {"": Block})
+    return cast(Callable[[ModelShape, int], nn.Module], found)
+
+
 class Transformer(nn.Module):
     """Token ids -> hidden states; `logits` turns those into scores of the next token.
 
@@ -129,7 +139,8 @@ class Transformer(nn.Module):
         check_computable(shape, "train")
         self.shape = shape
         self.embed_tokens = nn.Embedding(shape.vocab_size, shape.width)
-        self.layers = nn.ModuleList(Block(shape, layer) for layer in range(shape.layers))
+        kind = _block_of(shape.block)
+        self.layers = nn.ModuleList(kind(shape, layer) for layer in range(shape.layers))
         self.norm = RmsNorm(shape.width, shape)
         self.lm_head = (
             None if shape.tied_embeddings else nn.Linear(shape.width, shape.vocab_size, bias=False)
@@ -137,10 +148,6 @@ class Transformer(nn.Module):
         self.ropes = {False: shape.rope, True: shape.windowed_rope or shape.rope}
         head_dim = shape.attention.head_dim
         self.inverse_N = {rope: inverse_frequencies(rope, head_dim) for rope in self.ropes.values()}
-
-    @property
-    def blocks(self) -> list[Block]:
-        return [block for block in self.layers if isinstance(block, Block)]
 
     def join_products(self, joined: bool) -> None:
         """Whether projections of one input are one product; off for wrapped projections."""
@@ -150,13 +157,15 @@ class Transformer(nn.Module):
 
     def attend_in(self, dtype: torch.dtype | None) -> None:
         """Compute attention in this dtype whatever the products are in; None: in theirs."""
-        for block in self.blocks:
-            block.self_attn.dtype = dtype
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.dtype = dtype
 
     def compute_by(self, around: Around | None) -> None:
         """What computes plain blocks around attention in training; None: as they are written."""
-        for block in self.blocks:
-            block.around = around if block.is_plain else None
+        for block in self.layers:
+            if isinstance(block, Block):
+                block.around = around if block.is_plain else None
 
     @property
     def lm_head_weight(self) -> Tensor:
@@ -193,8 +202,8 @@ class Transformer(nn.Module):
         x_BTD = self.embed_tokens(ids_BT)
         if self.shape.embedding_scale != 1:
             x_BTD = x_BTD * torch.tensor(self.shape.embedding_scale).to(x_BTD)
-        for block in self.blocks:
-            rotary = tables[self.ropes[block.self_attn.window is not None]]
+        for layer, block in enumerate(self.layers):
+            rotary = tables[self.ropes[layer in self.shape.attention.windowed]]
             x_BTD = block(x_BTD, rotary, attend, cache)
         out: Tensor = self.norm(x_BTD)
         return out if targets_BT is None else self._nats(out, targets_BT)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from whorl.core.plugins import check_part
 from whorl.core.units import parse_count, parse_duration_s, parse_share
+from whorl.spec.train_keys import TrainSpec
 
 __all__ = [
     "LATER",
@@ -109,6 +111,12 @@ class PrepareSpec(Spec):
     )
 
 
+def _known_block(name: str) -> str:
+    if name:
+        check_part("whorl.blocks", name, ())
+    return name
+
+
 class ModelSpec(Spec):
     """Any size that is given is kept, the others are chosen."""
 
@@ -119,36 +127,9 @@ class ModelSpec(Spec):
     kv_heads: int | Auto = Field("auto", description="key and value heads; divides heads")
     head_dim: int | Auto = Field("auto", description="elements of one head")
     ffn_width: int | Auto = Field("auto", description="inner size of the feed-forward block")
-
-
-class TrainSpec(Spec):
-    objective: Literal["pretrain"] = Field("pretrain", description="what is learned")
-    seq_len: AutoCount = Field("auto", description="input tokens of one row")
-    batch_tokens: AutoCount = Field("auto", description="input tokens of one step, all rows")
-    micro_batch_rows: Annotated[int, Field(ge=1)] | Auto = Field(
-        "auto", description="rows of one forward pass"
+    block: Annotated[str, AfterValidator(_known_block)] = Field(
+        "", description="of a package, in place of ours; planned as if it were ours"
     )
-    steps: AutoCount = Field("auto", description="optimiser steps; auto: from the budget")
-    optimizer: Literal["auto", "muon", "adamw"] = Field("auto", description="optimiser")
-    learning_rate: float | Auto = Field("auto", description="peak, of the hidden matrices")
-    embedding_learning_rate: float | Auto = Field("auto", description="peak, of the embeddings")
-    weight_decay: float | Auto = Field("auto", description="decoupled weight decay")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="of the arithmetic")
-    attention_dtype: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="of attention where precision is bf16"
-    )
-    muon_dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="of Muon's iteration")
-    threads: Annotated[int, Field(ge=1)] | Auto = Field("auto", description="CPU threads")
-    lanes: Annotated[int, Field(ge=1)] | Auto = Field(
-        "auto", description="micro-batches computed side by side, sharing the threads"
-    )
-    compiled: bool | Auto = Field(
-        "auto", description="blocks run as C++ compiled for them: a tenth faster, after 10 to 20 s"
-    )
-    max_repeats: float = Field(
-        4.0, gt=0, description="epochs of a source that has a share; training on more is refused"
-    )
-    checkpoint_every_steps: AutoCount = Field("auto", description="steps between checkpoints")
 
 
 class CompressSpec(Spec):

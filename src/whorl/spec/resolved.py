@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from whorl.spec.train_keys import TrainConfig
+
 __all__ = ["CompressConfig", "EvaluateConfig", "PrepareConfig", "ServeConfig", "TrainConfig"]
 
 
@@ -22,40 +24,6 @@ class PrepareConfig(Frozen):
     max_repetition_ratio: float = Field(6.0, description="zlib level-1 ratio above which text goes")
     max_repeated_windows: float = Field(0.4, description="share of repeated 30-byte windows")
     rows_per_shard: int = 65_536
-
-
-class TrainConfig(Frozen):
-    objective: Literal["pretrain"] = "pretrain"
-    seq_len: int
-    batch_tokens: int = Field(description="input tokens of one global batch; rows * seq_len")
-    micro_batch_rows: int = Field(description="rows per forward; does not change the result")
-    steps: int
-    optimizer: Literal["muon", "adamw"] = "muon"
-    learning_rate: float = Field(description="peak, of the hidden matrices")
-    embedding_learning_rate: float = Field(description="peak, of the embedding, a tied head too")
-    head_learning_rate: float = Field(0.01, description="peak, of a head that is not tied")
-    norm_learning_rate: float = Field(0.01, description="peak, of the norms' weights")
-    weight_decay: float = Field(0.0, description="of the hidden matrices, per learning rate")
-    warmup_steps: int = 0
-    decay_steps: int = Field(0, description="linear decay to final_learning_rate_share at the end")
-    final_learning_rate_share: float = 0.0
-    clip_norm: float = Field(1.0, description="of all gradients together; 0: no clipping")
-    seed: int = 0
-    device: Literal["cpu", "cuda"] = "cpu"
-    precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="of products and what blocks hand on; bf16 by torch's autocast"
-    )
-    attention_dtype: Literal["fp32", "bf16"] = Field(
-        "fp32", description="of attention's scores and softmax where precision is bf16"
-    )
-    muon_dtype: Literal["fp32", "bf16"] = Field("fp32", description="of Muon's iteration")
-    threads: int = Field(2, description="CPU threads; same threads and lanes, same bits")
-    lanes: int = Field(1, description="micro-batches computed side by side, sharing the threads")
-    compiled: bool = Field(False, description="blocks around attention run as compiled C++")
-    max_repeats: float = Field(4.0, description="epochs of a source that has a share, at most")
-    checkpoint_every_steps: int = 100
-    validate_every_steps: int = 100
-    validate_rows: int = Field(32, description="held-out rows of the validation loss")
 
 
 class CompressConfig(Frozen):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from whorl.arch.hf_config import OWN
 from whorl.arch.hf_rope import rope_parameters
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import RecordError
@@ -69,6 +70,13 @@ class Family:
             "initializer_range": 0.02,
             "use_cache": True,
         }
+        if shape.block:  # transformers has no such model, and must not take it for another
+            values |= {
+                "architectures": ["WhorlForCausalLM"],
+                "model_type": OWN,
+                "shape": asdict(shape),
+            }
+            return values
         if shape.rope.scaling != "default":  # as transformers 4 has it
             values["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
         return values | self.more(shape)

@@ -20,7 +20,6 @@ from whorl.stages.plan.step_time import Level, Load, predicted_step_s
 
 __all__ = [
     "MEMORY_MARGIN",
-    "VALIDATE_ROWS",
     "Candidate",
     "Situation",
     "fits",
@@ -35,7 +34,6 @@ DATA_S = 0.002  # reading the rows of one step and making its masks
 MEAN_OVER_FASTEST = 1.04  # a mean step against the fastest, on a machine that does nothing else
 FORWARD_SHARE = 0.36  # of a step's time per row, when only the loss is wanted
 CHECKPOINT_S, CHECKPOINT_BYTES_PER_S = 0.05, 250e6
-VALIDATE_ROWS = 32
 CAUTION = 0.04  # of quality, per octave further from the nearest run of the law
 MEMORY_MARGIN = 1.15  # high end of the memory's interval over its middle
 # What a process of whorl holds when training begins, beyond one that has loaded torch: its own
@@ -140,6 +138,7 @@ def shape_of(recipe: Recipe, layers: int, width: int, vocab_size: int, seq_len: 
         vocab_size=vocab_size,
         max_seq_len=seq_len,
         tied_embeddings=rules.TIED_EMBEDDINGS,
+        block=m.block,
     )
 
 
@@ -283,7 +282,7 @@ def _train_s(situation: Situation, load: Load, steps: int, step_s: float) -> flo
     """Start-up, compiling, steps, validations and checkpoints."""
     startup_s = STARTUP_S + load.compiled * situation.machine.calibration.compiling_s
     rows = load.rows * load.micro_batches
-    validation_s = FORWARD_SHARE * step_s * VALIDATE_ROWS / rows
+    validation_s = FORWARD_SHARE * step_s * situation.recipe.train.validate_rows / rows
     state = training_bytes(load.shape, "muon" if load.optimizer == "muon" else "adamw")
     checkpoint_s = CHECKPOINT_S + (state.weights + state.optimizer_state) / CHECKPOINT_BYTES_PER_S
     checkpoints = 1 + steps * step_s / rules.CHECKPOINT_EVERY_S

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 
 from whorl.arch.shape import ModelShape
+from whorl.core.errors import SpecError
 
 __all__ = [
     "BATCH_TOKENS_RANGE",
@@ -102,12 +103,27 @@ def batch_tokens(num_tokens: float, seq_len: int) -> int:
     return seq_len << octaves
 
 
-def learning_rates(shape: ModelShape, optimizer: str) -> tuple[float, float, float]:
-    """(of the hidden matrices, of the embedding, of a head that is not tied)."""
-    head = round(HEAD_RATE_TIMES_WIDTH / shape.width, 5)
-    if optimizer == "muon":
-        return MUON_RATE, EMBEDDING_RATE if not shape.tied_embeddings else TIED_RATE, head
-    return round(ADAMW_RATE * math.sqrt(128 / shape.width), 5), TIED_RATE, head
+def learning_rates(
+    shape: ModelShape, optimizer: str, given: float | None = None
+) -> dict[str, float]:
+    """By their keys. given: of the hidden matrices.
+
+    Raises SpecError if nothing is given for an optimiser that was never tried here.
+    """
+    adamw = round(ADAMW_RATE * math.sqrt(128 / shape.width), 5)
+    tried = {"muon": MUON_RATE, "adamw": adamw}
+    if given is None and optimizer not in tried:
+        raise SpecError(
+            f"no learning rate is known for the optimiser {optimizer}",
+            expected="one of " + ", ".join(tried),
+            do="give train.learning_rate",
+        )
+    untied = optimizer == "muon" and not shape.tied_embeddings
+    return {
+        "learning_rate": tried[optimizer] if given is None else given,
+        "embedding_learning_rate": EMBEDDING_RATE if untied else TIED_RATE,
+        "head_learning_rate": round(HEAD_RATE_TIMES_WIDTH / shape.width, 5),
+    }
 
 
 def schedule_steps(steps: int) -> tuple[int, int]:

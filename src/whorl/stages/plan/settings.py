@@ -5,7 +5,7 @@ from __future__ import annotations
 from whorl.spec.recipe import Recipe
 from whorl.spec.resolved import PrepareConfig, TrainConfig
 from whorl.stages.plan import rules
-from whorl.stages.plan.candidate import VALIDATE_ROWS, Candidate, Situation, load_of
+from whorl.stages.plan.candidate import Candidate, Situation, load_of
 
 __all__ = ["given_prepare_config", "prepare_config", "train_config"]
 
@@ -36,36 +36,28 @@ def _prepare_config(recipe: Recipe, vocab_size: int, seq_len: int) -> PrepareCon
 
 
 def train_config(situation: Situation, candidate: Candidate) -> TrainConfig:
-    """Every value explicit; what the recipe gives is kept."""
-    given = situation.recipe.train
+    """Every value explicit. What the recipe gives is kept; what it leaves open is filled."""
+    said = situation.recipe.train.said
     load = load_of(situation, candidate)
-    optimizer = "muon" if given.optimizer == "auto" else given.optimizer
-    hidden, embedding, head = rules.learning_rates(candidate.shape, optimizer)
+    optimizer = str(said.get("optimizer", "muon"))
     warmup_steps, decay_steps = rules.schedule_steps(candidate.steps)
-    if given.checkpoint_every_steps == "auto":
-        checkpoint_every_steps = max(1, round(rules.CHECKPOINT_EVERY_S / candidate.step_s))
-    else:
-        checkpoint_every_steps = given.checkpoint_every_steps
-    return TrainConfig(
-        objective=given.objective,
-        seq_len=candidate.seq_len,
-        batch_tokens=candidate.batch_tokens,
-        micro_batch_rows=candidate.micro_batch_rows,
-        steps=candidate.steps,
-        optimizer=optimizer,
-        learning_rate=hidden if given.learning_rate == "auto" else given.learning_rate,
-        embedding_learning_rate=(
-            embedding if given.embedding_learning_rate == "auto" else given.embedding_learning_rate
-        ),
-        head_learning_rate=head,
-        weight_decay=(rules.WEIGHT_DECAY if given.weight_decay == "auto" else given.weight_decay),
-        warmup_steps=warmup_steps,
-        decay_steps=decay_steps,
-        max_repeats=given.max_repeats,
-        seed=situation.recipe.seed,
-        device="cpu",
-        **(situation.ways | {"lanes": load.lanes, "compiled": load.compiled}),
-        checkpoint_every_steps=checkpoint_every_steps,
-        validate_every_steps=max(1, -(-candidate.steps // rules.VALIDATIONS)),
-        validate_rows=VALIDATE_ROWS,
-    )
+    filled: dict[str, object] = {
+        "optimizer": optimizer,
+        "weight_decay": rules.WEIGHT_DECAY,
+        "warmup_steps": warmup_steps,
+        "decay_steps": decay_steps,
+        "checkpoint_every_steps": max(1, round(rules.CHECKPOINT_EVERY_S / candidate.step_s)),
+        "validate_every_steps": max(1, -(-candidate.steps // rules.VALIDATIONS)),
+    }
+    filled |= rules.learning_rates(candidate.shape, optimizer, said.get("learning_rate"))
+    decided: dict[str, object] = {  # with what the recipe says of them
+        **situation.ways,
+        "lanes": load.lanes,
+        "compiled": load.compiled,
+        "seq_len": candidate.seq_len,
+        "batch_tokens": candidate.batch_tokens,
+        "micro_batch_rows": candidate.micro_batch_rows,
+        "steps": candidate.steps,
+    }
+    values = filled | said | decided
+    return TrainConfig(seed=situation.recipe.seed, **values)

@@ -41,7 +41,7 @@ class FullyShardedData:
         divided by the trained tokens of all ranks."""
         # a block's sum is a view; nothing changes it in place
         warnings.filterwarnings("ignore", "FSDP2-wrapped module")
-        for module in (*model.blocks, model):
+        for module in (*model.layers, model):
             fully_shard(module, mesh=self.mesh)
             assert isinstance(module, FSDPModule)
             module.set_gradient_divide_factor(1.0)
