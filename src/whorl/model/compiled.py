@@ -77,6 +77,8 @@ def compiled_around() -> Around:
     """Both compiled, for the shapes they are called with; what was compiled before is forgotten."""
     import torch._inductor.config as inductor
 
+    # torch loads setuptools, which refuses a process that has loaded Python's own distutils
+    os.environ.setdefault("SETUPTOOLS_USE_DISTUTILS", "stdlib")
     torch.compiler.reset()  # torch keeps but a few shapes of one function
     bits = VECTOR_BITS.get(torch.backends.cpu.get_cpu_capability())
     if bits is not None:  # torch knows already: or half of the time goes into finding out

@@ -74,10 +74,10 @@ class TrainKeys(BaseModel, Generic[A]):
     weight_decay: Annotated[float | A, Plain(0.0)] = Field(
         AUTO, description="of the hidden matrices, per learning rate"
     )
-    warmup_steps: Annotated[int | A, Counted, Plain(0)] = Field(
+    warmup_steps: Annotated[Annotated[int, Field(ge=0)] | A, Plain(0)] = Field(
         AUTO, description="steps until the rates reach their peaks"
     )
-    decay_steps: Annotated[int | A, Counted, Plain(0)] = Field(
+    decay_steps: Annotated[Annotated[int, Field(ge=0)] | A, Plain(0)] = Field(
         AUTO, description="linear decay to final_learning_rate_share at the end"
     )
     final_learning_rate_share: float = Field(0.0, description="of the peaks, after the last step")

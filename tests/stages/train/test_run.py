@@ -197,8 +197,6 @@ def test_bf16_under_autocast_learns_the_same(
     [
         ({"seq_len": 64, "batch_tokens": 128}, "seq_len is not that of the prepared rows"),
         ({"batch_tokens": 100}, "batch_tokens 100 is not a multiple"),
-        ({"steps": 0}, "train.steps"),
-        ({"micro_batch_rows": 0}, "train.micro_batch_rows"),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -206,6 +204,12 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(SpecError, match=message):
         train(tmp_path / "home", prepared, settings)
+
+
+@pytest.mark.parametrize("key", ["steps", "micro_batch_rows", "validate_every_steps"])
+def test_counts_below_one_are_no_config(key: str) -> None:
+    with pytest.raises(ValueError, match=key):
+        config(**{key: 0})
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

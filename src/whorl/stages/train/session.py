@@ -71,9 +71,6 @@ def check_fit(shape: ModelShape, config: TrainConfig, rows: RowSet) -> int:
             f"train.batch_tokens {config.batch_tokens} is not a multiple of train.seq_len",
             do=f"use {max(1, rows_per_step) * config.seq_len}",
         )
-    for key in ("steps", "micro_batch_rows", "checkpoint_every_steps", "validate_every_steps"):
-        if getattr(config, key) < 1:
-            raise SpecError(f"train.{key}", found=getattr(config, key), expected="at least 1")
     return rows_per_step
 
 
