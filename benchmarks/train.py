@@ -89,9 +89,9 @@ def whorl_work(name: str, rows: int, settings: dict[str, Any]) -> Work:
 
     def update() -> None:
         trainer.clip()
-        trainer.lanes.run(trainer.optimizers.work(1.0, trainer.lanes.count))
+        trainer.lanes.run(trainer.optimizer.work(1.0, trainer.lanes.count))
 
-    return lambda: trainer.gradients(batch), update
+    return lambda: trainer.gradients(batch, batch.trained_tokens), update
 
 
 def peer_work(name: str, rows: int, settings: dict[str, Any]) -> Work:
