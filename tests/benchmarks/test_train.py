@@ -30,7 +30,7 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     ("side", "settings"),
     [
         ("whorl_work", {"threads": 1, "lanes": 1}),
-        ("peer_work", {"threads": 1, "precision": "fp32"}),
+        ("peer_work", {"threads": 1, "autocast": False}),
     ],
 )
 def test_a_side_computes_and_updates(

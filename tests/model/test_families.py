@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from whorl.core.errors import RecordError, SpecError
 from whorl.model.attend import segments_of
 from whorl.model.cached import GrowingCache, next_logits
 from whorl.model.families import FAMILIES, family_of
-from whorl.model.hf import load_weights
+from whorl.model.hf import load_weights, save_model_folder
 from whorl.model.transformer import Transformer
+from whorl.testing.corpus import tiny_tokens
 
 COMMON = {
     "hidden_size": 32,
@@ -233,3 +235,24 @@ def test_a_missing_expert_is_named(tmp_path: Path) -> None:
     save_file({k: v for k, v in state.items() if k != gone}, tmp_path / "model.safetensors")
     with pytest.raises(RecordError, match="experts of"):
         load_weights(tmp_path)
+
+
+def test_a_shape_that_its_family_cannot_say_is_not_written(tmp_path: Path) -> None:
+    """Qwen3-MoE has one window for all layers or none."""
+    theirs("qwen3_moe", tmp_path / "theirs")
+    shape = load_weights(tmp_path / "theirs")[1]
+    mixed = replace(
+        shape, vocab_size=512, attention=replace(shape.attention, window=7, windowed=(1,))
+    )
+    with pytest.raises(RecordError, match="cannot say this shape"):
+        save_model_folder(tmp_path / "ours", {}, mixed, tiny_tokens(512), {})
+
+
+def test_old_checkpoints_with_a_table_of_angles_are_read(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    theirs("llama", tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    state["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert load_weights(tmp_path)[1].family == "llama"

@@ -56,6 +56,7 @@ def read_rope(c: ConfigReader, default_theta: float) -> Rope:
 def windowed_rope(c: ConfigReader, key: str, default_theta: float) -> Rope:
     """Of the layers with a window, where a family has others for them (Gemma 3)."""
     stated = c.section("rope_parameters").section(WINDOWED)
+    stated.must_be("rope_type", "default")
     return Rope(stated.number("rope_theta") or c.number(key) or default_theta)
 
 

@@ -71,9 +71,11 @@ def measured_apart(
         )
         try:
             out, errors = process.communicate(timeout=limit_s)
-        except subprocess.TimeoutExpired:
+        except BaseException as error:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
             return f"compiling took more than {limit_s:.0f} s"
     if process.returncode:
         last = (errors.strip().splitlines() or [f"exit status {process.returncode}"])[-1]

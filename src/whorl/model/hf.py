@@ -56,6 +56,11 @@ def save_model_folder(
             found=f"{tokens.contract.vocab_size} ids",
             expected=f"{shape.vocab_size}",
         )
+    config = family_of(shape).config(shape)
+    if (read := shape_from_config(config)) != shape:
+        raise RecordError(
+            f"a config.json of {shape.family} cannot say this shape", found=read, expected=shape
+        )
     prepare_folder(path)
     named = {name: tensor.detach().cpu() for name, tensor in weights.items()}
     state = family_of(shape).to_disk(named)

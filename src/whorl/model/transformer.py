@@ -161,11 +161,15 @@ class Transformer(nn.Module):
             if isinstance(module, Attention):
                 module.dtype = dtype
 
-    def compute_by(self, around: Around | None) -> None:
-        """What computes plain blocks around attention in training; None: as they are written."""
-        for block in self.layers:
-            if isinstance(block, Block):
-                block.around = around if block.is_plain else None
+    def compute_by(self, around: Around | None) -> int:
+        """What computes plain blocks around attention in training; None: as they are written.
+
+        Gives how many blocks are plain.
+        """
+        plain = [block for block in self.layers if isinstance(block, Block) and block.is_plain]
+        for block in plain:
+            block.around = around
+        return len(plain)
 
     @property
     def lm_head_weight(self) -> Tensor:

@@ -25,9 +25,9 @@ class Plain:
     value: object
 
 
-def _part(kind: str, built_in: tuple[str, ...]) -> AfterValidator:
+def _part(kind: str, built_in: tuple[str, ...], is_open: bool = False) -> AfterValidator:
     def check(name: str) -> str:
-        if name != "auto":
+        if not (is_open and name == "auto"):
             check_part(f"whorl.{kind}", name, built_in)
         return name
 
@@ -40,8 +40,9 @@ def _count(value: Any) -> Any:
 
 Counted = BeforeValidator(_count)
 AtLeastOne = Field(ge=1)
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Objective = Annotated[str, _part("objectives", OBJECTIVES)]
-OptimizerName = Annotated[str, _part("optimizers", OPTIMIZERS)]
+OptimizerName = Annotated[str, _part("optimizers", OPTIMIZERS, is_open=True)]
 
 
 class TrainKeys(BaseModel, Generic[A]):
@@ -63,15 +64,15 @@ class TrainKeys(BaseModel, Generic[A]):
     optimizer: Annotated[OptimizerName | A, Plain("muon")] = Field(
         AUTO, description="of the blocks' matrices"
     )
-    learning_rate: float | A = Field(AUTO, description="peak, of the hidden matrices")
-    embedding_learning_rate: float | A = Field(
+    learning_rate: Rate | A = Field(AUTO, description="peak, of the hidden matrices")
+    embedding_learning_rate: Rate | A = Field(
         AUTO, description="peak, of the embedding, a tied head too"
     )
-    head_learning_rate: Annotated[float | A, Plain(0.01)] = Field(
+    head_learning_rate: Annotated[Rate | A, Plain(0.01)] = Field(
         AUTO, description="peak, of a head that is not tied"
     )
-    norm_learning_rate: float = Field(0.01, description="peak, of the norms' weights")
-    weight_decay: Annotated[float | A, Plain(0.0)] = Field(
+    norm_learning_rate: Rate = Field(0.01, description="peak, of the norms' weights")
+    weight_decay: Annotated[Rate | A, Plain(0.0)] = Field(
         AUTO, description="of the hidden matrices, per learning rate"
     )
     warmup_steps: Annotated[Annotated[int, Field(ge=0)] | A, Plain(0)] = Field(
@@ -80,8 +81,10 @@ class TrainKeys(BaseModel, Generic[A]):
     decay_steps: Annotated[Annotated[int, Field(ge=0)] | A, Plain(0)] = Field(
         AUTO, description="linear decay to final_learning_rate_share at the end"
     )
-    final_learning_rate_share: float = Field(0.0, description="of the peaks, after the last step")
-    clip_norm: float = Field(1.0, description="of all gradients together; 0: no clipping")
+    final_learning_rate_share: Rate = Field(
+        0.0, le=1, description="of the peaks, after the last step"
+    )
+    clip_norm: Rate = Field(1.0, description="of all gradients together; 0: no clipping")
     precision: Annotated[Precision | A, Plain("fp32")] = Field(
         AUTO, description="of products and what blocks hand on; bf16 by torch's autocast"
     )

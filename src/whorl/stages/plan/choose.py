@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from whorl.arch.computable import check_computable
 from whorl.core.errors import PlanError
 from whorl.core.units import format_count, format_duration
 from whorl.stages.plan import rules
@@ -61,6 +62,7 @@ def candidates(situation: Situation) -> Iterator[Candidate]:
         for seq_len in _seq_lens(situation, vocab_size):
             for layers, width in _shapes(situation):
                 shape = shape_of(situation.recipe, layers, width, vocab_size, seq_len)
+                check_computable(shape, "export" if situation.recipe.compress.formats else "train")
                 yield make_candidate(situation, shape, seq_len)
 
 

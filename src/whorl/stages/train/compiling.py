@@ -33,7 +33,8 @@ def compile_blocks(
         if not has_compiler():
             raise OSError("no C++ compiler (g++, or what CXX names)")
         torch.set_num_threads(max(1, config.threads // lanes))
-        model.compute_by(compiled_around())
+        if not model.compute_by(compiled_around()):
+            raise OSError("no layer of this model is one that can be compiled")
         for rows in sorted(_sizes(config.batch_tokens // config.seq_len, config)):
             ids = torch.zeros(rows, config.seq_len, dtype=torch.int64, device=device)
             micro = MicroBatch(ids, ids, Segments(), np.arange(rows, dtype=np.int64))

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -66,14 +65,16 @@ def run(
     ranks = parallel or Alone()
     key = train_key(shape, config, prepared)
     folder = context.store.run_folder(key)
-    if (found := _find(context, key, folder)) is not None:
+    if (found := context.store.find(key)) is not None:
+        if ranks.is_main:  # checkpoints may be left if it was killed just then
+            LocalCheckpoints.of(folder, context.log).remove()
         return found
     with (
         exclusive(folder, "training") if ranks.is_main else nullcontext(),
         StopSignals() as stop,
         training_process(config, context.store.home / "machine" / "compiled") as device,
     ):
-        if (found := _find(context, key, folder)) is not None:
+        if (found := context.store.find(key)) is not None:
             return found
         tokens = Tokens.load(prepared.folder("tokens"))
         session = Session.open(
@@ -102,14 +103,6 @@ def run(
     if stop.received is not None:
         raise Interrupted("training was finished and saved", signal_number=stop.received)
     return context.store.published(key)
-
-
-def _find(context: StageContext, key: RecordKey, folder: Path) -> Record | None:
-    """The finished record, verified; its checkpoints may be left if it was killed just then."""
-    found = context.store.find(key)
-    if found is not None:
-        LocalCheckpoints.of(folder, context.log).remove()
-    return found
 
 
 def _publish(

@@ -223,7 +223,17 @@ class Session:
         self.metrics.write({"saved": self.done, "checkpoint": digest})
 
     def _resume(self) -> None:
-        found = self.checkpoints.newest(self.work_digest)
+        """Raises RecordError on all ranks if they do not find the same checkpoint."""
+        found, parallel = self.checkpoints.newest(self.work_digest), self.trainer.parallel
+        mine = 0 if found is None else found[0].step
+        (main,) = parallel.sum([float(mine) if parallel.is_main else 0.0])
+        (others,) = parallel.sum([float(mine != main)])
+        if others:
+            raise RecordError(
+                "ranks found different checkpoints",
+                found=f"step {mine} here, step {main:.0f} on the main rank",
+                do="give all ranks one home, on a file system they share",
+            )
         if found is None:
             return
         checkpoint, digest = found
@@ -232,7 +242,7 @@ class Session:
         shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.model.items()}
         if shapes != expected or len(history) != checkpoint.step:
             raise RecordError(f"a checkpoint in {self.folder} is of another model", do="delete it")
-        state, parallel = self.trainer.optimizer.state(), self.trainer.parallel
+        state = self.trainer.optimizer.state()
         check_state(state, checkpoint.optimizer)
         parallel.fill(self.trainer.named, checkpoint.model)
         parallel.fill(state, checkpoint.optimizer)

@@ -82,10 +82,12 @@ class Trainer:
         for parameter in self.parameters:
             parameter.grad = None  # or it would be held beside the next ones
         if self.parallel.num_lanes is not None:
-            nats = self._backward(batch.micro_batches, scale, step)
+            nats = self._backward(batch.micro_batches, scale)
         else:
             nats = self._in_lanes(batch.micro_batches, scale, step)
         (total,) = self.parallel.sum([nats])
+        if not math.isfinite(total):
+            raise _diverged("the loss", total, step, batch.row_numbers)
         return total * scale
 
     def clip(self) -> float:
@@ -117,14 +119,14 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=in_bf16):
             return self.objective.loss(self.model, micro)
 
-    def _backward(self, micro_batches: Sequence[MicroBatch], scale: float, step: int) -> float:
+    def _backward(self, micro_batches: Sequence[MicroBatch], scale: float) -> float:
         """One micro-batch after the other, gradients by .backward(): hooks of modules run."""
         total = 0.0
         for micro in micro_batches:
             loss = self._loss(micro)
-            total += _finite(float(loss.detach()), micro, step)
+            total += float(loss.detach())
             (loss * scale).backward()  # type: ignore[no-untyped-call]
-        return total
+        return total  # a rank that raised here would leave the others waiting
 
     def _in_lanes(self, micro_batches: Sequence[MicroBatch], scale: float, step: int) -> float:
         """Each lane sums its own gradients; the sums are added in a fixed order."""

@@ -65,6 +65,7 @@ class LocalCheckpoints:
 
         Raises ResourceError when the disk is full: nothing older was touched.
         """
+        self._sweep()
         final = self.folder / f"step-{checkpoint.step:06d}"
         temporary = self.folder / f"{UNFINISHED}{final.name}"
         try:
@@ -85,9 +86,8 @@ class LocalCheckpoints:
     def newest(self, work_digest: str) -> tuple[Checkpoint, str] | None:
         """The newest one that is complete, undamaged and of this work, with its digest.
 
-        Others are reported and passed over; what a killed process left unfinished is removed.
+        Others are reported and passed over.
         """
-        self._sweep()
         for path in self._folders():
             try:
                 return _read(path, work_digest)

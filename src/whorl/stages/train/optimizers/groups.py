@@ -47,7 +47,7 @@ def check_state(state: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Non
 
 
 def _kind(name: str, parameter: nn.Parameter) -> str:
-    if parameter.ndim == 1:
+    if parameter.ndim <= 1:
         return "vector"
     if name.startswith("layers."):
         return "matrix"
