@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.arch.known_models import known_model
-from whorl.arch.shape import Attention, Experts, Latent, ModelShape
+from whorl.arch.shape import AttentionShape, Experts, Latent, ModelShape
 from whorl.stages.plan.cluster.devices import device
 from whorl.stages.plan.serving import times
 from whorl.stages.plan.serving.choose import room_for
@@ -55,7 +55,7 @@ WEIGHTS = {"fp4": "nvfp4", "int4": "int4", "fp8": "fp8", "bf16": "bf16", "": "bf
 # of keys and values) are counted as windows of 2,048 tokens.
 SHAPES = {
     "minimax-m2.5": ModelShape(
-        "minimax-m2.5", 62, 3072, 1536, 200064, Attention(48, 8, 128), Experts(256, 8, 1536)
+        "minimax-m2.5", 62, 3072, 1536, 200064, AttentionShape(48, 8, 128), Experts(256, 8, 1536)
     ),
     "qwen3.5-397b-a17b": ModelShape(
         "qwen3.5-397b-a17b",
@@ -63,7 +63,7 @@ SHAPES = {
         4096,
         1024,
         248320,
-        Attention(32, 2, 256, window=2048, windowed=tuple(range(45))),
+        AttentionShape(32, 2, 256, window=2048, windowed=tuple(range(45))),
         Experts(512, 10, 1024, shared=1),
     ),
     "glm-5": ModelShape(
@@ -72,7 +72,9 @@ SHAPES = {
         6144,
         12288,
         154880,
-        Attention(64, 64, 256, 256, Latent(2048, 512, 64), window=2048, windowed=tuple(range(78))),
+        AttentionShape(
+            64, 64, 256, 256, Latent(2048, 512, 64), window=2048, windowed=tuple(range(78))
+        ),
         Experts(256, 8, 2048, shared=1, dense=(0, 1, 2)),
     ),
 }

@@ -45,7 +45,7 @@ def recipe(folder: Path) -> dict[str, Any]:
 
 def counted_trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of train records as they are made."""
-    from whorl.stages.train.session import Session as Training
+    from whorl.stages.train.session import TrainingRun as Training
 
     made: list[str] = []
     original = Training.train
@@ -65,13 +65,13 @@ def test_a_killed_ladder_goes_on_and_predicts_its_last_rung_and_the_target(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from whorl.ladders import ladder, read_ladder
-    from whorl.verbs import Session
+    from whorl.verbs import TrainingRun
 
     made, told = counted_trainings(monkeypatch), list[str]()
     options: dict[str, Any] = {"home": tmp_path / "home", "workers": 1, "log": told.append}
 
     def climb() -> Record:
-        return ladder(Session.open(recipe(tmp_path / "data"), **options), 600.0, RUNGS)
+        return ladder(TrainingRun.open(recipe(tmp_path / "data"), **options), 600.0, RUNGS)
 
     with pytest.raises(KeyboardInterrupt):
         climb()
@@ -98,7 +98,7 @@ def test_a_killed_ladder_goes_on_and_predicts_its_last_rung_and_the_target(
     assert 0 < predicted["low"] < predicted["value"] < predicted["high"] < 10
 
     with pytest.raises(PlanError, match="--budget"):
-        ladder(Session.open(recipe(tmp_path / "data"), **options), 0.5, RUNGS)
+        ladder(TrainingRun.open(recipe(tmp_path / "data"), **options), 0.5, RUNGS)
     check_command(tmp_path, record)
 
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from whorl.arch.hf_config import shape_from_config
 from whorl.arch.known_models import known_model, known_models
-from whorl.arch.shape import Attention, Experts, Latent, ModelShape
+from whorl.arch.shape import AttentionShape, Experts, Latent, ModelShape
 from whorl.arch.shape_counts import (
     attention_pairs,
     count_shape,
@@ -85,7 +85,7 @@ def test_pairs_by_counting_them(seq_len: int, window: int | None) -> None:
     assert attention_pairs(seq_len, window) == pairs
     shape = replace(
         known_model("gpt-oss-20b"),
-        attention=Attention(
+        attention=AttentionShape(
             4, 2, 8, value_dim=5, window=window, windowed=tuple(range(7)) if window else ()
         ),
     )
@@ -188,7 +188,7 @@ def test_a_shape_with_every_option_by_hand() -> None:
         width=10,
         ffn_width=7,
         vocab_size=13,
-        attention=Attention(2, 2, 6, 3, Latent(None, 4, 2), qkv_bias=True, sinks=True),
+        attention=AttentionShape(2, 2, 6, 3, Latent(None, 4, 2), qkv_bias=True, sinks=True),
         experts=Experts(3, 2, 5, 2, 4, True, (0,), router_bias=True, score_correction=True),
         gated=False,
         norm="layer",

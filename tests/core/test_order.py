@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whorl.core.errors import DataError
-from whorl.core.order import permute, rank_slice, rows_of_step, splitmix64
+from whorl.core.order import permute, rows_of_step, splitmix64
 
 TRIALS = int(float(os.environ.get("WHORL_TRIALS", "1")) * 50)
 sizes = st.integers(1, 3000)
@@ -91,22 +91,7 @@ def test_every_small_order_occurs() -> None:
     assert len(orders) == 24 and counts.max() < 2 * epochs / 24
 
 
-@pytest.mark.parametrize("rows_per_step", [64, 96, 100])
-def test_world_sizes_share_one_batch(rows_per_step: int) -> None:
-    whole = rows_of_step(12, rows_per_step, 777, seed=2)
-    for world_size in range(1, 65):
-        parts = [whole[rank_slice(rows_per_step, rank, world_size)] for rank in range(world_size)]
-        np.testing.assert_array_equal(np.concatenate(parts), whole)
-        lengths = [len(part) for part in parts]
-        assert max(lengths) - min(lengths) <= 1
-
-
 @pytest.mark.parametrize("arguments", [(-1, 1, 1), (0, 0, 1), (0, 1, 0)])
 def test_impossible_batches_are_refused(arguments: tuple[int, int, int]) -> None:
     with pytest.raises(DataError, match="no such batch"):
         rows_of_step(*arguments, seed=0)
-
-
-def test_impossible_ranks_are_refused() -> None:
-    with pytest.raises(DataError, match="rank 2 of 2"):
-        rank_slice(10, 2, 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from whorl.arch.shape import Attention, ModelShape, Rope
+from whorl.arch.shape import AttentionShape, ModelShape, Rope
 
 __all__ = ["DenseFamily", "dense_shape"]
 
@@ -37,7 +37,7 @@ def dense_shape(
         width=width,
         ffn_width=ffn_width,
         vocab_size=vocab_size,
-        attention=Attention(
+        attention=AttentionShape(
             heads, kv_heads, head_dim, qk_norm="head" if family == "qwen3" else "none"
         ),
         family=family,

@@ -14,7 +14,7 @@ from whorl.arch.config_reader import ConfigReader
 from whorl.arch.hf_rope import windowed_rope
 from whorl.arch.shape import Experts, Norm
 
-__all__ = ["FAMILIES", "Family", "Flag"]
+__all__ = ["FAMILIES", "ConfigFamily", "Flag"]
 
 Flag = bool | tuple[str, bool]  # fixed by the code, or (key, its default)
 WINDOW_PATTERN_KEYS = ("sliding_window_pattern", "_sliding_window_pattern")
@@ -113,7 +113,7 @@ def no_experts(c: ConfigReader, layers: int) -> Experts | None:
 
 
 @dataclass(frozen=True)
-class Family:
+class ConfigFamily:
     """What a model_type's code decides; the sizes come from the config."""
 
     qkv_bias: Flag = False
@@ -179,7 +179,7 @@ def stablelm_others(c: ConfigReader) -> dict[str, Any]:
 
 
 LLAMA_BIAS = ("attention_bias", False)
-BIASED = Family(qkv_bias=LLAMA_BIAS, output_bias=LLAMA_BIAS)
+BIASED = ConfigFamily(qkv_bias=LLAMA_BIAS, output_bias=LLAMA_BIAS)
 LLAMA = replace(BIASED, ffn_bias=("mlp_bias", False))
 QWEN3 = replace(BIASED, qk_norm="head", head_dim=128, windowed=last_layers)
 GEMMA = replace(BIASED, tied=True, head_dim=256)
@@ -190,22 +190,24 @@ DEEPSEEK = replace(
     BIASED, latent=True, experts=deepseek_experts, fixed={"moe_layer_freq": 1, "mlp_bias": False}
 )
 GPT_OSS_BIAS = ("attention_bias", True)
-GPT = Family(True, True, True, gated=False, norm="layer", tied=True, ffn_multiple=4, grouped=False)
+GPT = ConfigFamily(
+    True, True, True, gated=False, norm="layer", tied=True, ffn_multiple=4, grouped=False
+)
 OPT_BIAS = ("enable_bias", True)
 BIAS = ("bias", False)
 
-FAMILIES: dict[str, Family] = {
+FAMILIES: dict[str, ConfigFamily] = {
     "llama": LLAMA,
     "granite": LLAMA,
     "smollm3": replace(LLAMA, tied=True, fixed={"use_sliding_window": False}),
-    "mistral": Family(
+    "mistral": ConfigFamily(
         windowed=all_layers, defaults={"num_key_value_heads": 8, "sliding_window": 4096}
     ),
-    "mixtral": Family(
+    "mixtral": ConfigFamily(
         windowed=all_layers, experts=mixtral_experts, defaults={"num_key_value_heads": 8}
     ),
-    "qwen2": Family(qkv_bias=True, windowed=last_layers),
-    "qwen2_moe": Family(("qkv_bias", True), windowed=early_even_layers, experts=qwen_experts),
+    "qwen2": ConfigFamily(qkv_bias=True, windowed=last_layers),
+    "qwen2_moe": ConfigFamily(("qkv_bias", True), windowed=early_even_layers, experts=qwen_experts),
     "qwen3": QWEN3,
     "qwen3_moe": replace(QWEN3, head_dim=None, windowed=all_if_used, experts=qwen_experts),
     "gemma": GEMMA,
@@ -228,7 +230,7 @@ FAMILIES: dict[str, Family] = {
     "deepseek_v2": DEEPSEEK,
     "deepseek_v3": DEEPSEEK,
     "kimi_k2": DEEPSEEK,
-    "gpt_oss": Family(
+    "gpt_oss": ConfigFamily(
         qkv_bias=GPT_OSS_BIAS,
         output_bias=GPT_OSS_BIAS,
         ffn_bias=True,
@@ -256,7 +258,7 @@ FAMILIES: dict[str, Family] = {
         others=opt_others,
     ),
     "bloom": replace(GPT, others=lambda c: {"embedding_norm": True}),
-    "mpt": Family(
+    "mpt": ConfigFamily(
         gated=False,
         norm="layer_no_bias",
         tied=True,
@@ -277,18 +279,18 @@ FAMILIES: dict[str, Family] = {
         fixed={"qk_layernorm": False},
         others=lambda c: {"head_bias": True},
     ),
-    "phi3": Family(windowed=all_layers),
+    "phi3": ConfigFamily(windowed=all_layers),
     "olmo2": replace(BIASED, qk_norm="width"),
     "olmo3": replace(
         BIASED, qk_norm="width", windowed=all_but_every(4), defaults={"sliding_window": 4096}
     ),
-    "stablelm": Family(
+    "stablelm": ConfigFamily(
         qkv_bias=("use_qkv_bias", False),
         norm="layer",
         fixed={"qk_layernorm": False},
         others=stablelm_others,
     ),
     "nemotron": replace(LLAMA, gated=False, norm="layer"),
-    "internlm": Family(qkv_bias=BIAS, output_bias=BIAS),
-    "internlm2": Family(qkv_bias=BIAS, output_bias=BIAS),
+    "internlm": ConfigFamily(qkv_bias=BIAS, output_bias=BIAS),
+    "internlm2": ConfigFamily(qkv_bias=BIAS, output_bias=BIAS),
 }

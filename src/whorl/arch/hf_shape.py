@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from whorl.arch.config_reader import ConfigReader
-from whorl.arch.hf_families import FAMILIES, Family, Flag
+from whorl.arch.hf_families import FAMILIES, ConfigFamily, Flag
 from whorl.arch.hf_rope import read_rope
-from whorl.arch.shape import Attention, Latent, ModelShape
+from whorl.arch.shape import AttentionShape, Latent, ModelShape
 from whorl.core.errors import SpecError
 
 __all__ = ["shape_of_family"]
@@ -50,7 +50,7 @@ def shape_of_family(model_type: str, c: ConfigReader, name: str) -> ModelShape:
     return ModelShape(**(sizes | family.others(c)))
 
 
-def _activation(family: Family, c: ConfigReader) -> str:
+def _activation(family: ConfigFamily, c: ConfigReader) -> str:
     stated = c.values.get("hidden_activation") or c.values.get("hidden_act")
     return family.activation if stated is None else ACTIVATIONS.get(str(stated), str(stated))
 
@@ -59,13 +59,13 @@ def _flag(flag: Flag, c: ConfigReader) -> bool:
     return flag if isinstance(flag, bool) else c.flag(*flag)
 
 
-def _ffn_width(family: Family, c: ConfigReader, width: int) -> int:
+def _ffn_width(family: ConfigFamily, c: ConfigReader, width: int) -> int:
     multiple = c.optional("expansion_ratio") or family.ffn_multiple
     default = None if multiple is None else multiple * width
     return c.whole("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", default=default)
 
 
-def _attention(family: Family, c: ConfigReader, width: int, layers: int) -> Attention:
+def _attention(family: ConfigFamily, c: ConfigReader, width: int, layers: int) -> AttentionShape:
     heads = _heads(family, c)
     head_dim = c.optional("head_dim") or family.head_dim
     if head_dim is None and width % heads:
@@ -75,7 +75,7 @@ def _attention(family: Family, c: ConfigReader, width: int, layers: int) -> Atte
         )
     window, windowed = _window(family, c, layers)
     scalar = c.number("query_pre_attn_scalar") or family.query_scalar
-    return Attention(
+    return AttentionShape(
         heads=heads,
         kv_heads=_kv_heads(family, c, heads),
         head_dim=head_dim or width // heads,
@@ -90,9 +90,11 @@ def _attention(family: Family, c: ConfigReader, width: int, layers: int) -> Atte
     )
 
 
-def _latent_attention(family: Family, c: ConfigReader, width: int, layers: int) -> Attention:
+def _latent_attention(
+    family: ConfigFamily, c: ConfigReader, width: int, layers: int
+) -> AttentionShape:
     heads, rope = _heads(family, c), c.whole("qk_rope_head_dim")
-    return Attention(
+    return AttentionShape(
         heads=heads,
         kv_heads=heads,
         head_dim=c.whole("qk_nope_head_dim") + rope,
@@ -103,12 +105,12 @@ def _latent_attention(family: Family, c: ConfigReader, width: int, layers: int) 
     )
 
 
-def _heads(family: Family, c: ConfigReader) -> int:
+def _heads(family: ConfigFamily, c: ConfigReader) -> int:
     default = family.defaults.get("num_attention_heads")
     return c.whole("num_attention_heads", "n_head", "n_heads", default=default)
 
 
-def _kv_heads(family: Family, c: ConfigReader, heads: int) -> int:
+def _kv_heads(family: ConfigFamily, c: ConfigReader, heads: int) -> int:
     """As many as heads when the config says null, or nothing and the family has no default."""
     if c.values.get("model_type") == "falcon" and not c.flag("new_decoder_architecture", False):
         return 1 if c.flag("multi_query", True) else heads
@@ -120,7 +122,9 @@ def _kv_heads(family: Family, c: ConfigReader, heads: int) -> int:
     return c.whole("num_key_value_heads", "num_kv_heads", default=default)
 
 
-def _window(family: Family, c: ConfigReader, layers: int) -> tuple[int | None, tuple[int, ...]]:
+def _window(
+    family: ConfigFamily, c: ConfigReader, layers: int
+) -> tuple[int | None, tuple[int, ...]]:
     """(tokens, layers that use it); a list of layer types decides over the family's pattern."""
     types = c.sequence("layer_types")
     if types and (len(types) != layers or any(kind not in LAYER_TYPES for kind in types)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from whorl.arch.shape import Attention, ModelShape
+from whorl.arch.shape import AttentionShape, ModelShape
 from whorl.arch.shape_counts import count_shape
 from whorl.core.errors import PlanError
 from whorl.core.units import format_count
@@ -45,7 +45,7 @@ def _of_width(width: int, parameters: float, vocab_size: int) -> list[ModelShape
     def shape(layers: int) -> ModelShape:
         heads = width // HEAD_DIM
         ffn_width = round(FFN_RATIO * width / FFN_MULTIPLE) * FFN_MULTIPLE
-        attention = Attention(heads, math.gcd(heads, KV_HEADS), HEAD_DIM)
+        attention = AttentionShape(heads, math.gcd(heads, KV_HEADS), HEAD_DIM)
         tied = width < TIED_BELOW
         return ModelShape("", layers, width, ffn_width, vocab_size, attention, tied_embeddings=tied)
 

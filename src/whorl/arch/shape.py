@@ -14,7 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from whorl.core.errors import SpecError
 
-__all__ = ["Attention", "Experts", "Latent", "ModelShape", "Rope", "shape_from_json"]
+__all__ = ["AttentionShape", "Experts", "Latent", "ModelShape", "Rope", "shape_from_json"]
 
 Norm = Literal["rms", "layer", "layer_no_bias"]
 
@@ -50,7 +50,7 @@ class Rope:
 
 
 @dataclass(frozen=True)
-class Attention:
+class AttentionShape:
     heads: int
     kv_heads: int
     head_dim: int  # of queries and keys; with latent attention the rotated part included
@@ -106,7 +106,7 @@ class ModelShape:
     width: int
     ffn_width: int  # of the dense feed-forward block
     vocab_size: int
-    attention: Attention
+    attention: AttentionShape
     experts: Experts | None = None
     family: str = ""  # Hugging Face's model_type; "": none of theirs
     block: str = ""  # layers are those of a package (entry point group whorl.blocks); "": ours

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from whorl.core.errors import DataError
 
-__all__ = ["I64", "check_step", "key_of", "permute", "rank_slice", "rows_of_step", "splitmix64"]
+__all__ = ["I64", "check_step", "key_of", "permute", "rows_of_step", "splitmix64"]
 
 GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, the increment of splitmix64
 MASK64 = 2**64 - 1
@@ -88,10 +88,3 @@ def check_step(step: int, rows_per_step: int, num_rows: int) -> None:
             found=f"step {step}, {rows_per_step} rows per step, {num_rows} rows",
             expected="a step from 0, at least one row per step and one row in all",
         )
-
-
-def rank_slice(num_rows: int, rank: int, world_size: int) -> slice:
-    """The part of a global batch that one rank takes; the parts of all ranks join to the whole."""
-    if not 0 <= rank < world_size:
-        raise DataError(f"rank {rank} of {world_size} does not exist", expected="0 <= rank < world")
-    return slice(num_rows * rank // world_size, num_rows * (rank + 1) // world_size)

@@ -14,7 +14,7 @@ from whorl.codecs.contract import Tokens
 from whorl.codecs.text import train_text_codec
 from whorl.core.heldout import HeldoutDocuments
 from whorl.core.ports import Document, Part
-from whorl.stages.serve.exercise import Answer
+from whorl.stages.serve.exercise import ServedAnswer
 from whorl.stages.serve.passages import continue_passages, cut_place, last_lines, passages_of
 from whorl.testing.corpus import tiny_texts, tiny_tokens
 
@@ -93,10 +93,10 @@ def test_any_context_is_enough_and_the_truth_is_as_long_as_the_answer(context_to
     passages = passages_of(heldout([text], BYTES), BYTES)
     asked: list[tuple[int, int, int]] = []
 
-    def complete(prompt: Sequence[int], max_tokens: int, number: int) -> Answer:
+    def complete(prompt: Sequence[int], max_tokens: int, number: int) -> ServedAnswer:
         asked.append((len(prompt), max_tokens, number))
         assert not BYTES.decode(prompt).startswith("\ufffd")
-        return Answer("answer", "stop", min(4, max_tokens), 0.0, 0.0, 0.0)
+        return ServedAnswer("answer", "stop", min(4, max_tokens), 0.0, 0.0, 0.0)
 
     (row,) = continue_passages(passages, BYTES, context_tokens, 64, complete)
     ((num_prompt, max_tokens, number),) = asked

@@ -17,7 +17,7 @@ from whorl.core.records import Record, RecordKey
 from whorl.core.variants import Variant
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.card import GREEDY, SAMPLING, Sampling
-from whorl.stages.serve.exercise import Answer, exercise, request_completion
+from whorl.stages.serve.exercise import ServedAnswer, exercise, request_completion
 from whorl.stages.serve.passages import Passage, continue_passages, passages_of
 from whorl.stages.serve.server import running_server
 
@@ -189,7 +189,7 @@ class _Conversation:
             accepted += bool(samples.accepts(samples.texts[at], answer.text))
         return {"accepted": accepted, "asked": num_judged, "checker": samples.checker}
 
-    def _complete(self, prompt: str | Sequence[int], max_tokens: int, number: int) -> Answer:
+    def _complete(self, prompt: str | Sequence[int], max_tokens: int, number: int) -> ServedAnswer:
         """One completion, drawn with a seed of its own number."""
         sampling = self.samples.sampling
         fields = sampling.model_dump() | {"seed": sampling.seed + number}

@@ -15,13 +15,13 @@ from urllib.parse import urlsplit
 from whorl.core.errors import EngineError
 from whorl.stages.serve.card import GREEDY, Sampling
 
-__all__ = ["Answer", "exercise", "request_completion"]
+__all__ = ["ServedAnswer", "exercise", "request_completion"]
 
 TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
-class Answer:
+class ServedAnswer:
     """One completion: its text, its cost, and when tokens came, on the client's clock."""
 
     text: str
@@ -38,7 +38,7 @@ class Answer:
 
 def request_completion(
     base_url: str, api_key: str, prompt: str | Sequence[int], **fields: Any
-) -> Answer:
+) -> ServedAnswer:
     """Stream one completion; `fields` go into the body (model, max_tokens, temperature …).
 
     Raises EngineError on any answer but a complete one.
@@ -81,7 +81,7 @@ def exercise(
     """
     limits = {"allowed_token_ids": list(answer_ids)} if answer_ids else {}
 
-    def complete(number: int, drawn: Sampling) -> Answer:
+    def complete(number: int, drawn: Sampling) -> ServedAnswer:
         fields = drawn.model_dump() | {"model": model, "max_tokens": max_tokens} | limits
         prompt = prompts[number % len(prompts)]
         return request_completion(
@@ -102,7 +102,7 @@ def exercise(
     return {"completions": completions, "throughput": rows}
 
 
-def _summary(answers: Sequence[Answer]) -> dict[str, Any]:
+def _summary(answers: Sequence[ServedAnswer]) -> dict[str, Any]:
     elapsed_s = max(a.ended_s for a in answers) - min(a.began_s for a in answers)
     num_tokens = sum(answer.num_tokens for answer in answers)
     waits_s = sorted(answer.ttft_s for answer in answers)
@@ -115,7 +115,7 @@ def _summary(answers: Sequence[Answer]) -> dict[str, Any]:
     }
 
 
-def _read_answer(response: http.client.HTTPResponse, began_s: float) -> Answer:
+def _read_answer(response: http.client.HTTPResponse, began_s: float) -> ServedAnswer:
     pieces: list[str] = []
     first_s: float | None = None
     finish_reason, num_tokens = "", 0
@@ -134,4 +134,6 @@ def _read_answer(response: http.client.HTTPResponse, began_s: float) -> Answer:
     ended_s = time.monotonic()
     if not finish_reason:
         raise EngineError("a completion was cut short", found="".join(pieces)[:80])
-    return Answer("".join(pieces), finish_reason, num_tokens, began_s, first_s or ended_s, ended_s)
+    return ServedAnswer(
+        "".join(pieces), finish_reason, num_tokens, began_s, first_s or ended_s, ended_s
+    )

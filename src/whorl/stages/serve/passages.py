@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from whorl.codecs.contract import Tokens
 from whorl.core.heldout import HeldoutDocuments
-from whorl.stages.serve.exercise import Answer
+from whorl.stages.serve.exercise import ServedAnswer
 
 __all__ = ["Passage", "continue_passages", "cut_place", "last_lines", "passages_of"]
 
@@ -21,7 +21,7 @@ FULL_TOKENS = 4 * PROMPT_TOKENS + 2  # with what starts and ends it: prompt and 
 SHOWN_LINES = 6
 CHARACTER_TOKENS = 4  # a UTF-8 character has at most four bytes, a token at least one
 
-Complete = Callable[[Sequence[int], int, int], Answer]  # prompt ids, most tokens, number
+Complete = Callable[[Sequence[int], int, int], ServedAnswer]  # prompt ids, most tokens, number
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from whorl.stages.train.picture import draw_loss
 from whorl.stages.train.ports import Parallel
 from whorl.stages.train.process import environment, peak_memory_bytes, training_process
 from whorl.stages.train.report import compare_with_plan, history_lines
-from whorl.stages.train.session import Session
+from whorl.stages.train.session import TrainingRun
 from whorl.stages.train.signals import StopSignals
 
 __all__ = ["LOGIC_VERSION", "run", "train_key"]
@@ -77,7 +77,7 @@ def run(
         if (found := context.store.find(key)) is not None:
             return found
         tokens = Tokens.load(prepared.folder("tokens"))
-        session = Session.open(
+        session = TrainingRun.open(
             context,
             shape,
             config,
@@ -106,7 +106,7 @@ def run(
 
 
 def _publish(
-    session: Session,
+    session: TrainingRun,
     key: RecordKey,
     tokens: Tokens,
     prepared: Record,
@@ -133,7 +133,7 @@ def _publish(
         )
 
 
-def _metrics(session: Session) -> dict[str, Any]:
+def _metrics(session: TrainingRun) -> dict[str, Any]:
     last = session.steps[-max(1, math.ceil(LAST_SHARE * len(session.steps))) :]
     trained_tokens = sum(result.trained_tokens for result in session.steps)
     final = session.validations[-1]
@@ -150,12 +150,12 @@ def _metrics(session: Session) -> dict[str, Any]:
     }
 
 
-def _rows_seen(session: Session) -> int:
+def _rows_seen(session: TrainingRun) -> int:
     return len(session.steps) * session.rows_per_step
 
 
 def _run_report(
-    session: Session, metrics: Mapping[str, Any], device: torch.device
+    session: TrainingRun, metrics: Mapping[str, Any], device: torch.device
 ) -> dict[str, Any]:
     timings = session.metrics.timings()
     peak = peak_memory_bytes(device)
@@ -174,7 +174,7 @@ def _run_report(
     }
 
 
-def _draw(session: Session) -> None:
+def _draw(session: TrainingRun) -> None:
     try:
         draw_loss(
             session.folder, session.steps, session.validations, session.rates, session.predicted

@@ -31,7 +31,7 @@ from whorl.stages.train.report import ByteRates, MetricsFile, Validation, planne
 from whorl.stages.train.signals import StopSignals
 from whorl.stages.train.trainer import StepResult, Trainer
 
-__all__ = ["Session", "check_fit"]
+__all__ = ["TrainingRun", "check_fit"]
 
 COLUMNS = ("loss", "learning_rate", "gradient_norm", "trained_tokens")
 
@@ -75,7 +75,7 @@ def check_fit(shape: ModelShape, config: TrainConfig, rows: RowSet) -> int:
 
 
 @dataclass
-class Session:
+class TrainingRun:
     """The state of a run in memory; `train` advances it to the end."""
 
     context: StageContext
@@ -106,7 +106,7 @@ class Session:
         device: torch.device,
         checkpoints: CheckpointStore,
         parallel: Parallel,
-    ) -> Session:
+    ) -> TrainingRun:
         """Verify and map the data, make the model, and go back to the newest checkpoint."""
         rows = RowSet.open(prepared)
         rows_per_step = check_fit(shape, config, rows)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from whorl.arch.known_models import known_model
-from whorl.arch.shape import Attention, ModelShape
+from whorl.arch.shape import AttentionShape, ModelShape
 from whorl.arch.shape_counts import count_shape
 from whorl.core.errors import PlanError
 from whorl.stages.plan.cluster import memory
@@ -38,7 +38,7 @@ def gpt(layers: int = 24, width: int = 4096, heads: int = 32) -> ModelShape:
         width=width,
         ffn_width=4 * width,
         vocab_size=51200,
-        attention=Attention(heads, heads, width // heads),
+        attention=AttentionShape(heads, heads, width // heads),
         gated=False,
         norm="layer",
         tied_embeddings=True,

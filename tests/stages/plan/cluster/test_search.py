@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from whorl.arch.known_models import known_model
-from whorl.arch.shape import Attention, Experts, ModelShape
+from whorl.arch.shape import AttentionShape, Experts, ModelShape
 from whorl.core.errors import PlanError, SpecError
 from whorl.stages.plan.cluster.devices import device
 from whorl.stages.plan.cluster.job import Layout, TrainingJob
@@ -24,8 +24,8 @@ from whorl.stages.plan.cluster.step import StepTime, step_times
 
 GIB = 2**30
 H100 = device("h100-sxm")
-DENSE = ModelShape("dense", 6, 1024, 4096, 32_000, Attention(8, 4, 128))
-MIXED = ModelShape("mixed", 4, 512, 1024, 32_000, Attention(8, 4, 64), Experts(8, 2, 512))
+DENSE = ModelShape("dense", 6, 1024, 4096, 32_000, AttentionShape(8, 4, 128))
+MIXED = ModelShape("mixed", 4, 512, 1024, 32_000, AttentionShape(8, 4, 64), Experts(8, 2, 512))
 
 
 def space_of(shape: ModelShape = DENSE, **changes: Any) -> SearchSpace:

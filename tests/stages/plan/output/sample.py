@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from whorl.arch.shape import Attention, ModelShape
+from whorl.arch.shape import AttentionShape, ModelShape
 from whorl.stages.plan.cluster.devices import Device, device
 from whorl.stages.plan.cluster.job import Layout
 from whorl.stages.plan.cluster.memory import RankMemory
@@ -21,7 +21,7 @@ from whorl.stages.plan.whole_job import JobView, Range, WholeJob, view_job
 
 GIB = 2**30
 H100: Device = device("h100-sxm")
-SHAPE = ModelShape("tiny", 32, 4096, 14336, 128256, Attention(32, 8, 128))
+SHAPE = ModelShape("tiny", 32, 4096, 14336, 128256, AttentionShape(32, 8, 128))
 
 
 def planned(label: str, step_s: float, peak_gib: float, why: str, tp: int = 8) -> PlannedLayout:

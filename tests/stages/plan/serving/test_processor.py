@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.stages.plan.conftest import choices
-from whorl.arch.shape import Attention, ModelShape
+from whorl.arch.shape import AttentionShape, ModelShape
 from whorl.stages.plan.hardware import Calibration, MachineFacts, MatmulRate, TrafficRate
 from whorl.stages.plan.serving import ServingTarget, cpu_device, plan_serving
 
@@ -31,7 +31,7 @@ CALIBRATION = Calibration(
     noise=0.07,
     took_s=7.8,
 )
-SMALL = ModelShape("small", 4, 192, 512, 4_096, Attention(6, 3, 32))
+SMALL = ModelShape("small", 4, 192, 512, 4_096, AttentionShape(6, 3, 32))
 MEASURED = {1: 2_003, 16: 7_740}  # README: OpenVINO f32, 128 tokens in, 64 out
 
 
@@ -46,7 +46,7 @@ def test_rates_are_of_the_measured_order(together: int) -> None:
 
 def test_traffic_of_large_arrays_bounds_decoding() -> None:
     """A model of 4 GB read at 42 GB/s gives at most some 10 tokens/s."""
-    large = ModelShape("large", 24, 2_048, 5_632, 32_000, Attention(16, 16, 128))
+    large = ModelShape("large", 24, 2_048, 5_632, 32_000, AttentionShape(16, 16, 128))
     target = ServingTarget(1, 128, 64, 60.0, 1.0, quantisations=("fp32",))
     found = plan_serving(large, cpu_device(FACTS, CALIBRATION), target)
     parameters = 24 * (4 * 2_048**2 + 3 * 2_048 * 5_632) + 32_000 * 2_048

@@ -11,7 +11,7 @@ from functools import lru_cache
 from itertools import product
 
 from whorl.arch.known_models import known_model
-from whorl.arch.shape import Attention, Experts, ModelShape
+from whorl.arch.shape import AttentionShape, Experts, ModelShape
 from whorl.arch.shape_counts import count_shape
 from whorl.core.errors import SpecError
 
@@ -70,7 +70,7 @@ def _shape(
             width=width,
             ffn_width=ffn_width,
             vocab_size=vocab or 32_000,
-            attention=Attention(heads, kv_heads, head_dim),
+            attention=AttentionShape(heads, kv_heads, head_dim),
             experts=experts,
             gated=gated,
             tied_embeddings=tied,
