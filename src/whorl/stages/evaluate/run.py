@@ -40,7 +40,7 @@ from whorl.stages.evaluate.ngram import ORDER
 
 __all__ = ["LOGIC_VERSION", "evaluate_key", "run"]
 
-LOGIC_VERSION = 2  # raised when the same models and documents would give other scores
+LOGIC_VERSION = 3  # raised when the same models and documents would give other scores
 MAX_ROWS_BYTES = 256 * 2**20  # of token rows handed to a field's baselines
 ID_BYTES = 8
 
@@ -183,6 +183,7 @@ class _Evaluation:
             "metric": self.field.task.metric.name,
             "num_documents": len(self.asked.documents),
             "num_heldout_documents": self.num_heldout,
+            "num_cut_questions": self.asked.num_cut(self.config.window),
             "scores": [_described(score, "model") for score in models]
             + [_described(score, "baseline") for score in baselines],
             "comparisons": self._comparisons(models[0], everything[1:]),
@@ -202,6 +203,7 @@ class _Evaluation:
             {
                 "metric": self.field.task.metric.name,
                 "num_documents": len(self.asked.documents),
+                "num_cut_questions": self.asked.num_cut(self.config.window),
                 "num_bytes": sum(document.num_bytes for document in self.asked.documents),
                 "scores": {score.name: score.value for score in everything},
             }
