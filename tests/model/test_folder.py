@@ -30,7 +30,10 @@ def test_folders_are_listed_by_the_bits_of_a_weight(tmp_path: Path) -> None:
         tmp_path, {"variant": {"format": "hf", "weights": "bf16"}}, {"variant": INT8}
     )
     found = {variant: folder.name for variant, folder in model_folders(record).items()}
-    assert list(found.items()) == [(Variant("openvino", "int8"), "m1"), (Variant("hf", "bf16"), "m0")]
+    assert list(found.items()) == [
+        (Variant("openvino", "int8"), "m1"),
+        (Variant("hf", "bf16"), "m0"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,15 @@ from whorl.engines.openvino_export import (
 )
 from whorl.model.folder import CARD, FolderCard, read_card
 
-__all__ = ["GROUP", "EngineFactory", "find_engine", "forms_of", "open_engine", "smallest"]
+__all__ = [
+    "GROUP",
+    "EngineFactory",
+    "find_engine",
+    "forms_of",
+    "open_engine",
+    "server_of",
+    "smallest",
+]
 
 GROUP = "whorl.engines"
 AUTO = "auto"
@@ -103,6 +111,11 @@ def smallest(there: Mapping[Variant, Path], name: str = AUTO) -> tuple[Variant, 
         f"the engine {name} serves none of the model's variants",
         found=", ".join(variant.slug for variant in there),
     )
+
+
+def server_of(variant: Variant, name: str) -> str:
+    """The engine of this name if it serves the variant, else "auto"."""
+    return name if any(factory.accepts(variant) for factory in _chosen(name)) else AUTO
 
 
 def forms_of(variant: Variant) -> list[Variant]:

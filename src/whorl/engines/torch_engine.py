@@ -113,7 +113,5 @@ class _TorchBranches:
         self, ids_BT: NDArray[np.int64], cache: GrowingCache, only_last: bool = False
     ) -> NDArray[np.float32]:
         with torch.inference_mode():
-            logits = next_logits(
-                self._model, torch.from_numpy(ids_BT), cache, only_last=only_last
-            )
+            logits = next_logits(self._model, torch.from_numpy(ids_BT), cache, only_last=only_last)
         return np.asarray(logits.numpy(), np.float32)
