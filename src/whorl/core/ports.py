@@ -94,7 +94,11 @@ class Codec(Protocol):
     kind: str  # key into whorl.codecs.KINDS, to load it again
     num_ids: int
     media_type: str  # of a value's bytes: "text/plain", "image/png", "application/x-choice" …
-    value_ids: int | None  # ids of one value, where each has as many; None: any number
+
+    @property
+    def value_ids(self) -> int | None:
+        """Ids of one value, where each has as many; None: any number."""
+        ...
 
     def encode(self, value: Any) -> list[int]:
         """Local ids. Raises DataError on a value it cannot represent."""
