@@ -79,6 +79,8 @@ def test_several_fields_are_refused_before_anything_is_trained(
     session = Session.open(recipe | {"compress": "none"}, home=tmp_path / "runs")
     with pytest.raises(SpecError, match="several fields"):
         getattr(session, verb)()
+    with pytest.raises(SpecError, match="several fields"):
+        whorl.serve(session)
 
 
 def folders_record(home: Path, stage: str, *variants: Variant) -> Record:

@@ -393,6 +393,7 @@ def serve(
 ) -> None:
     """Serve a recipe's model until SIGTERM or SIGINT. on_start is given the page's URL and key."""
     session = recipe if isinstance(recipe, Session) else Session.open(recipe, **options)
+    _ = session.field  # refused before anything is planned
     chosen = config or session.planned.decisions.serve
     app, close = session.open_app(chosen, api_key)
     serve_app(app, close, chosen, on_start)
