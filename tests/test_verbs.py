@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import whorl
-from whorl.core.errors import WhorlError
+from whorl.core.digests import write_sealed
+from whorl.core.errors import SpecError, WhorlError
+from whorl.core.records import Record, RecordKey, RecordStore
+from whorl.core.variants import Variant
+from whorl.spec.resolved import EvaluateConfig, ServeConfig
 from whorl.testing.corpus import tiny_texts
+from whorl.verbs import Session
 
 pytest.importorskip("torch", reason="needs the extra train")
 
@@ -57,3 +64,71 @@ def test_a_release_is_prepared_and_named_in_the_manifest(
     (release,) = record.metrics["releases"]
     assert (release["version"], release["licence"]) == ("1.0", "CC0-1.0")
     assert record.metrics["read_documents"] == 60
+
+
+@pytest.mark.parametrize("verb", ["compress", "evaluate", "serve", "improve", "up", "open_app"])
+def test_several_fields_are_refused_before_anything_is_trained(
+    verb: str, recipe: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(session: Session) -> Record:
+        raise AssertionError("planned or trained")
+
+    for stage in ("plan", "train"):
+        monkeypatch.setattr(Session, stage, forbidden)
+    recipe["data"] = [*recipe["data"], {"source": "sklearn:digits", "field": "digits"}]  # type: ignore[misc]
+    session = Session.open(recipe | {"compress": "none"}, home=tmp_path / "runs")
+    with pytest.raises(SpecError, match="several fields"):
+        getattr(session, verb)()
+    with pytest.raises(SpecError, match="several fields"):
+        whorl.serve(session)
+
+
+def folders_record(home: Path, stage: str, *variants: Variant) -> Record:
+    """A record of model folders that hold a card alone."""
+    store, key = RecordStore(home, "mine"), RecordKey(stage, {})
+    with store.write(key) as writer:
+        for variant in variants:
+            (writer.path / variant.slug).mkdir()
+            write_sealed(writer.path / variant.slug / "whorl.json", {"variant": asdict(variant)})
+    return store.published(key)
+
+
+@pytest.mark.parametrize(
+    ("engine", "expected"),
+    [
+        ("auto", {"openvino int8": "auto", "openvino f32": "auto"}),
+        ("torch", {"hf f32": "torch", "openvino int8": "auto", "openvino f32": "auto"}),
+    ],
+)
+def test_what_is_served_is_scored_by_the_engine_that_serves_it(
+    engine: str,
+    expected: dict[str, str],
+    recipe: dict[str, object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session = Session.open(recipe, home=tmp_path / "runs")
+    int8, f32 = Variant("openvino", "int8"), Variant("openvino", "f32")
+    session.records["train"] = folders_record(tmp_path, "train", Variant("hf", "f32"))
+    session.records["compress"] = folders_record(tmp_path, "compress", int8, f32)
+    session.records["prepare"] = folders_record(tmp_path, "prepare")
+    for stage in ("train", "compress"):
+        monkeypatch.setattr(Session, stage, lambda self, stage=stage: self.records[stage])
+    serve = ServeConfig(engine=engine)
+    decisions = SimpleNamespace(evaluate=EvaluateConfig(window=64), serve=serve)
+    vars(session)["planned"] = SimpleNamespace(decisions=decisions)
+    opened: dict[str, str] = {}
+
+    def note(folder: Path, variant: Variant, name: str, max_running: int) -> None:
+        opened[str(variant)] = name
+
+    def score(context, config, field, prepared, models, engines, trained, engine) -> Record:  # type: ignore[no-untyped-def]
+        assert engine == serve.engine and next(iter(models)) == session.served(serve)[0]
+        for variant, folder in models.items():
+            engines(folder, variant)
+        return session.records["train"]
+
+    monkeypatch.setattr("whorl.engines.open.open_engine", note)
+    monkeypatch.setattr("whorl.stages.evaluate.run.run", score)
+    session.evaluate()
+    assert opened == expected and list(opened) == list(expected)

@@ -222,11 +222,11 @@ class Session:
         def make() -> Record:
             from whorl.stages.evaluate.run import run
 
-            models, config = self.variants(), self.planned.decisions.evaluate
+            config, serve = self.planned.decisions.evaluate, self.planned.decisions.serve
+            models = dict([self.served(serve)]) | self.variants()
             prepared, trained = self.records["prepare"], self.records["train"]
-            return run(
-                self.context, config, self.field, prepared, models, self._open_engine, trained
-            )
+            work = (self.context, config, self.field, prepared, models)
+            return run(*work, self._open_engine, trained, serve.engine)
 
         self._producer()
         return self._stage("evaluate", make)
@@ -237,10 +237,11 @@ class Session:
 
     def _producer(self) -> Record:
         """The record whose model folders are evaluated and served."""
+        _ = self.field  # refused before anything is trained
         return self.compress() if self._compresses else self.train()
 
     def variants(self) -> dict[Variant, Path]:
-        """What is evaluated and served: variant -> its folder, the smallest first."""
+        """What is there to serve: variant -> its folder, the smallest first."""
         from whorl.model.folder import model_folders
 
         return model_folders(self._producer())
@@ -277,14 +278,16 @@ class Session:
             engine.close()
 
     def _open_engine(self, model: Path, variant: Variant) -> Engine:
-        from whorl.engines.open import open_engine
+        from whorl.engines.open import open_engine, server_of
 
-        return open_engine(model, variant, max_running=self.planned.decisions.serve.max_running)
+        serve = self.planned.decisions.serve
+        return open_engine(model, variant, server_of(variant, serve.engine), serve.max_running)
 
     # -------------------------------------------------------------- serving
 
     def open_app(self, config: ServeConfig | None = None, api_key: str | None = None) -> Service:
         """(FastAPI service of the smallest variant the engine serves; its close)."""
+        _ = self.field
         chosen = config or self.planned.decisions.serve
         variant, folder = self.served(chosen)
         quality = self.scores() if "evaluate" in self.records else []
@@ -332,6 +335,7 @@ class Session:
         """All stages; what was done before is reused. The report, as plain values."""
         from whorl.stages.improve.report import build_report
 
+        _ = self.field
         MissingExtra.check("torch", "train", "whorl up")
         if self._compresses:
             MissingExtra.check("openvino_genai", "openvino", "whorl up")
@@ -389,6 +393,7 @@ def serve(
 ) -> None:
     """Serve a recipe's model until SIGTERM or SIGINT. on_start is given the page's URL and key."""
     session = recipe if isinstance(recipe, Session) else Session.open(recipe, **options)
+    _ = session.field  # refused before anything is planned
     chosen = config or session.planned.decisions.serve
     app, close = session.open_app(chosen, api_key)
     serve_app(app, close, chosen, on_start)

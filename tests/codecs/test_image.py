@@ -20,7 +20,7 @@ def test_each_patch_gets_its_nearest_centre() -> None:
     codec = fit_image_codec(images(), num_ids=12, patch_size=2)
     image = images(1, seed=1)[0]
     ids = codec.encode(image)
-    assert len(ids) == codec.num_tokens == 12
+    assert len(ids) == codec.value_ids == 12
     place = 0
     for top in range(0, 6, 2):
         for left in range(0, 8, 2):
@@ -65,7 +65,7 @@ def test_same_images_same_bytes_and_files_load_again() -> None:
 def test_rectangles_and_other_patch_sizes_tile() -> None:
     for size in (1, 3):
         codec = fit_image_codec(images(height=3, width=9), 8, size)
-        assert codec.num_tokens == 27 // size**2
+        assert codec.value_ids == 27 // size**2
         assert codec.decode(codec.encode(images(1, 3, 9)[0])).shape == (3, 9)
 
 

@@ -106,6 +106,9 @@ def test_parts_come_back_from_their_ids() -> None:
     space = token_space(tokens)
     assert all(i in space.ranges["label"] for i in space.encode([Part("label", "cat")]))
     assert sum(len(ids) for ids in space.ranges.values()) == 24 + 2 + text.num_ids
-    too_many = [space.ranges["image"].start] * (image.num_tokens + 1)
-    with pytest.raises(DataError, match="too many ids"):
-        decode_parts(tokens, too_many)
+    two = [space.ranges["image"].start] * (2 * len(image.encode(images(1)[0])))
+    labels = [space.ranges["label"][number] for number in (1, 0)]
+    found = decode_parts(tokens, two + labels)
+    assert [part.codec for part in found] == ["image", "image", "label", "label"]
+    assert [part.value for part in found[2:]] == ["dog", "cat"]
+    assert tokens.encode_parts(found) == two + labels

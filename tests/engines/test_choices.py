@@ -1,6 +1,6 @@
 """Candidates after one prefix, and ids that alone are allowed: against one forward per sequence.
 
-Axes: B rows, T tokens of a row.
+Axes: B rows, T tokens of a row, D width.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from whorl.engines import branches
 from whorl.engines.branches import CandidateScorer
 from whorl.engines.collect import run_requests
 from whorl.engines.open import open_engine
+from whorl.engines.torch_engine import TorchStepper
 from whorl.testing.corpus import tiny_texts
+from whorl.testing.models import tiny_model, tiny_shape
 
 Prompts = list[tuple[int, ...]]
 
@@ -125,6 +127,26 @@ def test_batches_are_bounded_and_single_ids_need_none(monkeypatch: pytest.Monkey
     ]
 
 
+def test_only_the_last_logits_of_a_prompt_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(tiny_shape())
+    stepper, whole, seen = TorchStepper(model), model.logits, list[int]()
+
+    def logits(hidden_BTD: torch.Tensor) -> torch.Tensor:
+        seen.append(hidden_BTD.shape[1])
+        return whole(hidden_BTD)
+
+    monkeypatch.setattr(model, "logits", logits)
+    stepper.add(ask("a", tuple(range(40)), 2))
+    tokens = [stepper.step()[0].token_ids[0], stepper.step()[0].token_ids[0]]
+    scores = stepper.score([[7], [9]], list(range(40)))
+    assert seen == [1, 1, 1]
+    with torch.no_grad():
+        expected = whole(model(torch.tensor([[*range(40), tokens[0]]])))[0, -2:]
+    assert tokens == expected.argmax(-1).tolist()
+    log_probs = torch.log_softmax(expected[0].double(), dim=-1)
+    np.testing.assert_allclose([found[0] for found in scores], log_probs[[7, 9]], atol=1e-5)
+
+
 # ------------------------------------------------------------------ allowed ids
 
 
@@ -164,7 +186,7 @@ def test_drawn_answers_follow_the_model_within_the_allowed_ids(
     allowed = tuple(int(i) for i in logits.topk(40).indices[[0, 3, 6]])
     expected = torch.softmax(logits[list(allowed)] / 1.5, dim=-1).numpy()
     requests = [
-        ask(f"d{n}", prompts[2], 1, temperature=1.5, seed=n, allowed_ids=allowed)
+        ask(f"d{n}", prompts[2], 1, temperature=1.5, seed=n, allowed_ids=allowed + allowed[2:] * 4)
         for n in range(300)
     ]
     drawn = [answer.token_ids[0] for answer in run_requests(engine, requests)]

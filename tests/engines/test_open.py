@@ -22,7 +22,10 @@ from whorl.core.variants import Variant, find_variant
 from whorl.engines import open as open_module
 from whorl.engines.open import EngineFactory, find_engine, forms_of, open_engine, smallest
 from whorl.model.folder import read_card, seal_folder
+from whorl.model.hf import save_model_folder
+from whorl.testing.corpus import tiny_tokens
 from whorl.testing.engine import FakeEngine
+from whorl.testing.models import tiny_model, tiny_shape
 
 IDS = [[0, 40, 50, 60, 70, 80]]
 HF, F32, INT8 = Variant("hf", "f32"), Variant("openvino", "f32"), Variant("openvino", "int8")
@@ -56,6 +59,18 @@ def test_hf_folder_is_exported_once(folders: Path, tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == made
     direct = score_and_close(open_engine(folders / "int8"))
     assert np.array_equal(first, second) and np.array_equal(first, direct)
+
+
+def test_auto_leaves_what_cannot_be_exported_to_torch(tmp_path: Path) -> None:
+    shape = tiny_shape()
+    attention = replace(shape.attention, window=8, windowed=(0,))
+    windowed = replace(shape, attention=attention)
+    weights = tiny_model(windowed).state_dict()
+    save_model_folder(tmp_path / "hf", weights, windowed, tiny_tokens(512), {"prepare": "0" * 32})
+    engine = open_engine(tmp_path / "hf")
+    assert engine.name == "torch" and len(score_and_close(engine)) == len(IDS[0]) - 1
+    with pytest.raises(SpecError, match="cannot export"):
+        open_engine(tmp_path / "hf", name="openvino")
 
 
 def test_export_cache_is_below_the_home(folders: Path, isolated_home: Path) -> None:

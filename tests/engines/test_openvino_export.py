@@ -17,8 +17,9 @@ from whorl.engines import openvino_export
 from whorl.engines.openvino_export import MODEL, compress_folder, export_openvino
 from whorl.engines.quiet import silence_telemetry
 from whorl.model.cached import ExportedDecoder
-from whorl.model.hf import load_model_folder
-from whorl.testing.models import tiny_model_folder
+from whorl.model.hf import load_model_folder, save_model_folder
+from whorl.testing.corpus import tiny_tokens
+from whorl.testing.models import tiny_model, tiny_model_folder, tiny_shape
 
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen3": {},
@@ -47,6 +48,21 @@ def run_graph(folder: Path, pieces: list[np.ndarray], past_mask: np.ndarray) -> 
         )
         outputs.append(request.get_tensor("logits").data.copy())
     return np.concatenate(outputs, axis=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_saved_in_16_bits_is_exported(dtype: torch.dtype, tmp_path: Path) -> None:
+    shape = tiny_shape()
+    weights = {name: value.to(dtype) for name, value in tiny_model(shape).state_dict().items()}
+    save_model_folder(tmp_path / "hf", weights, shape, tiny_tokens(512), {"prepare": "0" * 32})
+    card = export_openvino(tmp_path / "hf", tmp_path / "f32")
+    assert str(card.variant) == "openvino f32"
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32).eval()
+    ids = np.random.default_rng(0).integers(0, 512, (2, 20))
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(ids)).logits.numpy()
+    found = run_graph(tmp_path / "f32", [ids], np.ones_like(ids))
+    np.testing.assert_allclose(found, expected, atol=2e-4)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

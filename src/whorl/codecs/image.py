@@ -51,14 +51,10 @@ class ImageCodec:
         self.centres = np.ascontiguousarray(centres, "<f4")
         self.num_ids = len(centres)
         self.white = float(white) if white > 0 else PNG_WHITE
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of one image."""
-        return self.height * self.width // self.patch_size**2
+        self.value_ids = height * width // patch_size**2
 
     def encode(self, value: Any) -> list[int]:
-        """num_tokens local ids. Raises DataError on another shape or values that are not finite."""
+        """value_ids local ids. Raises DataError on another shape or values that are not finite."""
         patches = _patches(_checked(value, self.height, self.width), self.patch_size)
         return [int(number) for number in self._nearest(patches)]
 
@@ -67,11 +63,11 @@ class ImageCodec:
 
         Raises DataError on more ids than an image has.
         """
-        if len(ids) > self.num_tokens:
+        if len(ids) > self.value_ids:
             raise DataError(
-                "too many ids for one image", found=len(ids), expected=f"at most {self.num_tokens}"
+                "too many ids for one image", found=len(ids), expected=f"at most {self.value_ids}"
             )
-        patches = np.zeros((self.num_tokens, self.patch_size**2), np.float32)
+        patches = np.zeros((self.value_ids, self.patch_size**2), np.float32)
         patches[: len(ids)] = self.centres[np.asarray(ids, np.int64)]
         size = self.patch_size
         grid = patches.reshape(self.height // size, self.width // size, size, size)
@@ -192,7 +188,7 @@ def _k_means(patches: NDArray[np.float32], num_centres: int, seed: int) -> NDArr
 
 
 def _patches(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """[num_tokens, size ** 2], in reading order."""
+    """[value_ids, size ** 2], in reading order."""
     height, width = image.shape
     grid = image.reshape(height // size, size, width // size, size).swapaxes(1, 2)
     return np.ascontiguousarray(grid).reshape(-1, size * size)

@@ -20,6 +20,7 @@ class LabelCodec:
 
     kind = "label"
     media_type = "application/x-choice"
+    value_ids = 1
 
     def __init__(self, labels: Sequence[str], name: str = "label") -> None:
         """Raises DataError on an empty list or a label that comes twice."""

@@ -17,8 +17,9 @@ SPECIAL_OWNER = -1
 
 
 def decode_parts(tokens: Tokens, ids: Sequence[int] | NDArray[np.integer]) -> list[Part]:
-    """Runs of one codec's ids as parts; a special id, or one that nothing uses, is its own part.
+    """Runs of one codec's ids as parts, cut into values where each value has as many ids.
 
+    The last value of a run may have fewer. A special id, or one that nothing uses, is its own part.
     Encoded again they give the same ids, unless a codec decodes to what it encodes otherwise.
     Raises DataError if a codec cannot decode its run.
     """
@@ -39,8 +40,12 @@ def decode_parts(tokens: Tokens, ids: Sequence[int] | NDArray[np.integer]) -> li
             ]
             continue
         entry = tokens.contract.codecs[owner[begin]]
-        value = tokens.codecs[entry.name].decode([i - entry.id_start for i in run])
-        parts.append(Part(entry.name, value))
+        codec, local = tokens.codecs[entry.name], [i - entry.id_start for i in run]
+        length = codec.value_ids or len(local)
+        parts += [
+            Part(entry.name, codec.decode(local[at : at + length]))
+            for at in range(0, len(local), length)
+        ]
     return parts
 
 

@@ -59,6 +59,7 @@ class TextCodec:
 
     kind = "tokenizer"
     media_type = "text/plain"
+    value_ids = None
 
     def __init__(self, tokenizer_json: bytes, name: str = "text") -> None:
         """Raises RecordError if this is not a tokenizer.json that can be decoded piece by piece."""

@@ -95,6 +95,11 @@ class Codec(Protocol):
     num_ids: int
     media_type: str  # of a value's bytes: "text/plain", "image/png", "application/x-choice" …
 
+    @property
+    def value_ids(self) -> int | None:
+        """Ids of one value, where each has as many; None: any number."""
+        ...
+
     def encode(self, value: Any) -> list[int]:
         """Local ids. Raises DataError on a value it cannot represent."""
         ...

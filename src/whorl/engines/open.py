@@ -16,6 +16,7 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
+from whorl.arch.computable import check_computable
 from whorl.core.errors import EngineError, MissingExtra, SpecError
 from whorl.core.ports import Engine
 from whorl.core.variants import Variant
@@ -28,7 +29,15 @@ from whorl.engines.openvino_export import (
 )
 from whorl.model.folder import CARD, FolderCard, read_card
 
-__all__ = ["GROUP", "EngineFactory", "find_engine", "forms_of", "open_engine", "smallest"]
+__all__ = [
+    "GROUP",
+    "EngineFactory",
+    "find_engine",
+    "forms_of",
+    "open_engine",
+    "server_of",
+    "smallest",
+]
 
 GROUP = "whorl.engines"
 AUTO = "auto"
@@ -104,6 +113,11 @@ def smallest(there: Mapping[Variant, Path], name: str = AUTO) -> tuple[Variant, 
     )
 
 
+def server_of(variant: Variant, name: str) -> str:
+    """The engine of this name if it serves the variant, else "auto"."""
+    return name if any(factory.accepts(variant) for factory in _chosen(name)) else AUTO
+
+
 def forms_of(variant: Variant) -> list[Variant]:
     """A variant and what it can be exported to."""
     return [variant, *(EXPORTED if variant.format == SAFETENSORS else ())]
@@ -119,13 +133,14 @@ def open_engine(
     """Verify a model folder and start an engine on it.
 
     variant: the form that is served; None: what the folder holds, but a Hugging Face folder is
-    served as openvino f32 where OpenVINO is installed and no other engine is asked for. A form
+    served as openvino f32 where OpenVINO is installed, the model can be exported and no other
+    engine is asked for. A form
     that the folder does not hold is exported once, into cache_folder (WHORL_HOME/.engines).
     Raises RecordError on a damaged folder or a token contract that is not the model's,
     SpecError on a variant that cannot be had or served, MissingExtra with the line to install.
     """
     card = read_card(model_folder)
-    wanted = variant or _best_form(card.variant, name)
+    wanted = variant or _best_form(card, name)
     factory = next((each for each in _chosen(name) if each.accepts(wanted)), None)
     if factory is None:
         raise SpecError(
@@ -152,9 +167,17 @@ def _chosen(name: str) -> Iterable[EngineFactory]:
     return _factories() if name == AUTO else [find_engine(name)]
 
 
-def _best_form(variant: Variant, name: str) -> Variant:
-    exports = name == FORMAT or (name == AUTO and find_spec("openvino_genai") is not None)
-    return EXPORTED[0] if variant.format == SAFETENSORS and exports else variant
+def _best_form(card: FolderCard, name: str) -> Variant:
+    if card.variant.format != SAFETENSORS or name not in (FORMAT, AUTO):
+        return card.variant
+    if name == AUTO:
+        try:
+            check_computable(card.shape, "export")
+        except SpecError:
+            return card.variant
+        if find_spec("openvino_genai") is None:
+            return card.variant
+    return EXPORTED[0]
 
 
 def _exported(

@@ -19,7 +19,7 @@ def choose(
     """The next id of a request, among those it allows."""
     if request.allowed_ids is None:
         return sample(logits_V, request.temperature, request.top_p, generator)
-    allowed = np.asarray(request.allowed_ids, np.int64)
+    allowed = np.asarray([*dict.fromkeys(request.allowed_ids)], np.int64)  # each weighs once
     number = sample(logits_V[allowed], request.temperature, request.top_p, generator)
     return int(allowed[number])
 

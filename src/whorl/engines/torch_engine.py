@@ -68,7 +68,9 @@ class TorchStepper:
         request = running.request
         new = running.answer[-1:] or list(request.prompt_ids)
         with torch.inference_mode():
-            logits_V = next_logits(self._model, torch.tensor([new]), running.cache)[0, -1].numpy()
+            ids_BT = torch.tensor([new])
+            logits_BTV = next_logits(self._model, ids_BT, running.cache, only_last=True)
+            logits_V = logits_BTV[0, -1].numpy()
         token = choose(logits_V, request, running.generator)
         running.answer.append(token)
         return TokenEvent(request.request_id, (token,), finish_of(request, running.answer))
@@ -100,13 +102,16 @@ class _TorchBranches:
 
     def begin(self, ids: Sequence[int]) -> NDArray[np.float32]:
         self._prefix = GrowingCache()
-        last_V: NDArray[np.float32] = self._logits(np.array([ids], np.int64), self._prefix)[0, -1]
+        ids_BT = np.array([ids], np.int64)
+        last_V: NDArray[np.float32] = self._logits(ids_BT, self._prefix, only_last=True)[0, -1]
         return last_V
 
     def follow(self, ids_BT: NDArray[np.int64]) -> NDArray[np.float32]:
         return self._logits(ids_BT, self._prefix.branches(len(ids_BT)))
 
-    def _logits(self, ids_BT: NDArray[np.int64], cache: GrowingCache) -> NDArray[np.float32]:
+    def _logits(
+        self, ids_BT: NDArray[np.int64], cache: GrowingCache, only_last: bool = False
+    ) -> NDArray[np.float32]:
         with torch.inference_mode():
-            logits = next_logits(self._model, torch.from_numpy(ids_BT), cache)
+            logits = next_logits(self._model, torch.from_numpy(ids_BT), cache, only_last=only_last)
         return np.asarray(logits.numpy(), np.float32)

@@ -46,12 +46,18 @@ class GrowingCache:
         return cache
 
 
-def next_logits(model: Transformer, ids_BT: Tensor, cache: GrowingCache) -> Tensor:
-    """Append ids to the cached sequences; logits [B, T, V] of what follows each of them."""
+def next_logits(
+    model: Transformer, ids_BT: Tensor, cache: GrowingCache, *, only_last: bool = False
+) -> Tensor:
+    """Append ids to the cached sequences; logits [B, T, V] of what follows each of them.
+
+    only_last: of what follows the last one alone, [B, 1, V].
+    """
     past, new = cache.num_tokens, ids_BT.shape[1]
     places = torch.arange(past, past + new)
     mask_BHTS = (torch.arange(past + new)[None, :] <= places[:, None])[None, None]
-    return model.logits(model(ids_BT, Segments(places[None], mask_BHTS=mask_BHTS), cache))
+    hidden_BTD = model(ids_BT, Segments(places[None], mask_BHTS=mask_BHTS), cache)
+    return model.logits(hidden_BTD[:, -1:] if only_last else hidden_BTD)
 
 
 class ExportedDecoder(nn.Module):

@@ -80,13 +80,21 @@ def seal_folder(folder: Path, card: FolderCard) -> FolderCard:
 def model_folders(record: Record) -> dict[Variant, Path]:
     """The model folders of a record, the smallest weights first; not verified yet.
 
-    Raises RecordError if a card is damaged.
+    Raises RecordError if a card is damaged or two folders hold one variant.
     """
-    found = {}
+    found: dict[Variant, Path] = {}
     for name in record.files:
         if name.endswith(f"/{CARD}"):
             folder = record.file(name).parent
-            found[Variant(**read_sealed(folder / CARD)["variant"])] = folder
+            value = read_sealed(folder / CARD)
+            try:
+                variant = _variant(value)
+            except (KeyError, TypeError) as error:
+                raise RecordError(f"{folder / CARD} is not a model card", found=error) from error
+            if variant in found:
+                names = f"{found[variant].name} and {folder.name}"
+                raise RecordError(f"{record.path} holds {variant} twice", found=names)
+            found[variant] = folder
     return dict(sorted(found.items(), key=lambda item: item[0].bits))
 
 
@@ -107,7 +115,7 @@ def read_card(folder: Path) -> FolderCard:
         if value["version"] != VERSION:
             raise ValueError(f"version {value['version']}, not {VERSION}")
         card = FolderCard(
-            Variant(**value["variant"]),
+            _variant(value),
             str(value["contract_digest"]),
             shape_from_json(value["shape"]),
             dict(value["lineage"]),
@@ -122,6 +130,14 @@ def read_card(folder: Path) -> FolderCard:
     _verify_files(folder, card)
     _verify_contract(folder, card)
     return card
+
+
+def _variant(card: Any) -> Variant:
+    """Raises KeyError or TypeError if the card has no such thing."""
+    variant = Variant(**card["variant"])
+    if not isinstance(variant.format, str) or not isinstance(variant.weights, str):
+        raise TypeError(f"the variant {variant} is not of two names")
+    return variant
 
 
 def _verify_files(folder: Path, card: FolderCard) -> None:

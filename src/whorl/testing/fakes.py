@@ -41,6 +41,7 @@ class FakeCodec:
     kind: str = "fake-bytes"
     num_ids: int = 256
     media_type: str = "text/plain"
+    value_ids: int | None = None
 
     def encode(self, value: Any) -> list[int]:
         if not isinstance(value, str):

@@ -129,6 +129,7 @@ def test_it_is_done_once_and_keyed_by_content(prepared: Record, tmp_path: Path) 
     same = {INT8: moved, F32: models[F32]}
     key = evaluate_key(config, FIELD, prepared, same)
     assert key.digest == record.digest
+    assert evaluate_key(config, FIELD, prepared, same, engine="torch").digest != record.digest
     other = {**models, F32: moved}
     assert evaluate_key(config, FIELD, prepared, other).digest != record.digest
 

@@ -166,6 +166,23 @@ def test_documents_without_answer_are_refused() -> None:
     engine.close()
 
 
+def test_a_question_needs_an_id_before_its_candidates() -> None:
+    """Without one an engine scores from the second id on: nothing of candidates of one id."""
+    tokens, documents = question_tokens()  # three ids before the answer
+    asked = ask(ChoiceTask(), tokens, documents, [0, 1, 2])
+    engine = ScoringEngine(tokens.contract.digest, lambda ids: np.zeros(len(ids) - 1))
+    assert [asked.num_cut(window) for window in (4, 3, 1)] == [0, 3, 3]
+    measure(engine, tokens, asked, window=2)
+    assert {len(sequence) for sequence in engine.sequences} == {2}
+    with pytest.raises(DataError, match=r"window of 1.*raise evaluate\.window"):
+        measure(engine, tokens, asked, window=1)
+    label = next(entry for entry in tokens.contract.codecs if entry.name == "label")
+    first = heldout([[label.id_start, 1]], [[True, False]], [0])
+    with pytest.raises(DataError, match="start ids"):
+        answer(engine, tokens, first)
+    engine.close()
+
+
 def test_other_tokens_no_text_and_broken_scores_are_refused() -> None:
     tokens = tiny_tokens()
     other = ScoringEngine("0" * 64, lambda ids: np.zeros(len(ids) - 1))

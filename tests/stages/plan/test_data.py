@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from whorl.codecs.label import LabelCodec
 from whorl.core.errors import DataError
 from whorl.core.ports import Document, Part, Score, Source
 from whorl.core.tasks import ChoiceTask, LikelihoodTask
@@ -206,3 +207,26 @@ def test_a_source_without_a_trained_token_is_refused() -> None:
     fields = {"paper": PaperField([text_document("t", "abc")]), "mute": PaperField(documents)}
     with pytest.raises(DataError, match="source m has nothing to train on"):
         gather_facts(fields, [Source("p", "paper"), Source("m", "mute")], "d" * 64, (512,))
+
+
+def test_measured_documents_that_cannot_be_encoded_are_counted() -> None:
+    """Each label once: those of the measured documents are not among the fitted ones."""
+
+    class Labels(PaperField):
+        def fit_codecs(
+            self, documents: Iterable[Document], options: Mapping[str, Any]
+        ) -> dict[str, Any]:
+            return {"label": LabelCodec.fit(document.parts[0].value for document in documents)}
+
+    def labels(count: int) -> list[Document]:
+        rare = [Document(f"r{n}", (Part("label", f"rare {n}"),), "train") for n in range(count)]
+        often = [Document(f"o{n}", (Part("label", "often"),), "train") for n in range(50 - count)]
+        return rare + often
+
+    field = Labels(labels(10), ChoiceTask())
+    found = gather_facts({"paper": field}, [SOURCE], "d" * 64, (512,)).for_vocab(512)
+    kept = len(found.document_tokens)
+    assert found.num_refused >= 1 and kept + found.num_refused == 10
+    assert found.tokens_per_document == pytest.approx(3 * kept / 10)  # bos, label, eos
+    with pytest.raises(DataError, match="no label"):
+        gather_facts({"paper": Labels(labels(50), ChoiceTask())}, [SOURCE], "d" * 64, (512,))

@@ -115,3 +115,18 @@ def test_a_small_limit_of_tokens_is_kept(tmp_path: Path, tokens: Tokens) -> None
     samples = samples_of(CODE.task, prepared(tmp_path, tokens))
     _, requests = serve(tmp_path, tokens, samples, max_tokens=3)
     assert {request.max_tokens for request in requests} == {3}
+
+
+def test_of_a_prompt_longer_than_the_context_the_end_is_asked(
+    tmp_path: Path, tokens: Tokens
+) -> None:
+    long, text = [16 + number % 300 for number in range(400)], " ".join(tiny_texts(60))
+    assert len(tokens.encode_prompt(text)) > 256  # the context of the service
+    samples = Samples([long, text, "short"], ["long", "text", "short"])
+    record, requests = serve(tmp_path, tokens, samples)
+    assert record.metrics["num_cut_prompts"] == 2 and len(record.metrics["completions"]) == 3
+    ends = {tuple(long[-192:]), tuple(tokens.encode_prompt(text)[-192:])}
+    assert ends < {request.prompt_ids for request in requests}
+    assert {request.max_tokens for request in requests} == {64}
+    _, requests = serve(tmp_path, tokens, Samples([long], ["long"], answer_ids=[40, 41]))
+    assert {request.prompt_ids for request in requests} == {tuple(long[-255:])}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from whorl.codecs.image import fit_image_codec
 from whorl.codecs.label import LabelCodec
 from whorl.codecs.parts import token_space
 from whorl.codecs.text import train_text_codec
+from whorl.core.errors import DataError
 from whorl.core.ports import GenerateRequest, Part
 from whorl.testing.corpus import tiny_texts
 
@@ -91,7 +93,45 @@ def test_an_answer_that_is_no_text_comes_as_files(
     assert base64.b64decode(label["data"]) == b"cat"
     ids = [token_space(mixed).ranges["image"].start] * 5
     choice = server.complete(prompt=[0, *ids], max_tokens=5).json()["choices"][0]
-    assert choice["parts"] is None and "too many ids" in choice["parts_error"]
+    assert [part["codec"] for part in choice["parts"]] == ["image", "image"]  # four ids and one
+
+
+def test_a_run_of_labels_is_as_many_parts(server: Any) -> None:
+    answer = server.complete(answer_codec="label")  # the fake says its first id often
+    assert answer.status_code == 200, answer.text
+    parts = answer.json()["choices"][0]["parts"]
+    assert [base64.b64decode(part["data"]) for part in parts] == [b"cat"] * len(parts)
+    assert len(parts) == answer.json()["usage"]["completion_tokens"] > 1
+
+
+def test_parts_that_are_no_files_are_told(
+    server: Any, mixed: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(value: Any) -> bytes:
+        raise DataError("no file of this")
+
+    monkeypatch.setattr(mixed.codecs["label"], "to_bytes", refuse)
+    choice = server.complete(answer_codec="label").json()["choices"][0]
+    assert choice["parts"] is None and "no file of this" in choice["parts_error"]
+
+
+def test_a_stream_ends_with_the_parts(server: Any) -> None:
+    fields: dict[str, Any] = {"answer_codec": "label", "max_tokens": 3}
+    whole = server.complete(**fields).json()["choices"][0]["parts"]
+    lines = server.complete(stream=True, **fields).text.split("\n\n")
+    events = [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]  # then [DONE], ""
+    assert [event["choices"][0].get("parts") for event in events] == [None, None, whole]
+    assert len(whole) == 3
+
+
+def test_parts_end_where_a_stop_string_cuts_the_text(server: Any, mixed: Tokens) -> None:
+    label = token_space(mixed).ranges["label"]
+    text = mixed.encode_prompt("x")[-1]
+    stop = mixed.codecs["text"].decode([text - token_space(mixed).ranges["text"].start])
+    ids = [label[0], label[1], text, label[0]]
+    choice = server.complete(prompt=[0, *ids], max_tokens=4, stop=stop).json()["choices"][0]
+    assert choice["finish_reason"] == "stop" and stop not in choice["text"]
+    assert [base64.b64decode(part["data"]) for part in choice["parts"]] == [b"cat", b"dog"]
 
 
 def test_answers_are_limited_to_ids_or_to_a_codec(server: Any, mixed: Tokens) -> None:
@@ -99,7 +139,7 @@ def test_answers_are_limited_to_ids_or_to_a_codec(server: Any, mixed: Tokens) ->
     answer = server.complete(answer_codec="label", max_tokens=1)
     assert answer.json()["choices"][0]["text"] == "cat"  # the fake takes the first allowed id
     assert asked(server).allowed_ids == labels
-    server.complete(allowed_token_ids=[40, 41])
+    server.complete(allowed_token_ids=[40, 41, 40, 40])  # each is weighed once
     assert asked(server).allowed_ids == (40, 41)
     server.complete()
     assert asked(server).allowed_ids is None

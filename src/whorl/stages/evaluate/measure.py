@@ -47,6 +47,11 @@ class Asked:
     documents: tuple[HeldoutDocument, ...]
     questions: tuple[Choice | None, ...]
 
+    def num_cut(self, window: int) -> int:
+        """How many questions lose ids at their beginning, to leave room for the candidates."""
+        questions = [question for question in self.questions if question is not None]
+        return sum(len(each.prompt_ids) + _longest(each) > window for each in questions)
+
     def judged(self, nats: Sequence[Floats]) -> QualityMeasure:
         """The measure of log-probabilities as `Task.judge` takes them, one array a document."""
         results = [
@@ -122,7 +127,7 @@ def measure(
     """Score what is asked. window: most ids of a sequence the engine is given.
 
     Raises RecordError if the engine serves another token contract, DataError if its scores are
-    not finite.
+    not finite or nothing stands before the candidates of a question.
     """
     if engine.contract_digest != tokens.contract.digest:
         raise RecordError(
@@ -167,10 +172,25 @@ def _score_documents(
 
 
 def _score_choice(engine: Engine, question: Choice, window: int) -> Floats:
-    """The log-probability of each candidate after the question."""
-    longest = max(len(candidate) for candidate in question.candidates)
-    prompt = list(question.prompt_ids[max(0, len(question.prompt_ids) + longest - window) :])
+    """The log-probability of each candidate after the question's last ids that fit.
+
+    Raises DataError if there is none: what comes first in a sequence has no probability.
+    """
+    num_ids, longest = len(question.prompt_ids), _longest(question)
+    prompt = list(question.prompt_ids[max(0, num_ids + longest - window) :])
+    if not prompt:
+        raise DataError(
+            "nothing stands before the candidates of a question",
+            found=f"{num_ids} ids before, candidates of up to {longest}, a window of {window}",
+            expected="at least one id, such as <|bos|>",
+            do="raise evaluate.window" if num_ids else "use tokens with start ids",
+        )
     return np.array([found.sum() for found in engine.score(question.candidates, prompt)])
+
+
+def _longest(question: Choice) -> int:
+    """Ids of the longest candidate."""
+    return max(len(candidate) for candidate in question.candidates)
 
 
 def _batches(work: Sequence[T], lengths: Sequence[int]) -> Iterator[list[T]]:

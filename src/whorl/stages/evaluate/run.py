@@ -40,7 +40,7 @@ from whorl.stages.evaluate.ngram import ORDER
 
 __all__ = ["LOGIC_VERSION", "evaluate_key", "run"]
 
-LOGIC_VERSION = 2  # raised when the same models and documents would give other scores
+LOGIC_VERSION = 3  # raised when the same models and documents would give other scores
 MAX_ROWS_BYTES = 256 * 2**20  # of token rows handed to a field's baselines
 ID_BYTES = 8
 
@@ -54,6 +54,7 @@ def evaluate_key(
     prepared: Record,
     models: Models,
     trained: Record | None = None,
+    engine: str = "auto",
 ) -> RecordKey:
     """The key of the record this work makes: the folders' contents, not their places."""
     named = {str(variant): read_card(folder).digest for variant, folder in models.items()}
@@ -62,6 +63,7 @@ def evaluate_key(
         "field": {"name": field.name, "logic_version": field.logic_version},
         "task": field.task.name,
         "models": named,
+        "engine": engine,
     }
     inputs = {"prepare": prepared.digest}
     if trained is not None:
@@ -77,18 +79,20 @@ def run(
     models: Models,
     engines: OpenEngine,
     trained: Record | None = None,
+    engine: str = "auto",
 ) -> Record:
     """The record of these models' scores, made now unless it exists.
 
     models: variant -> its folder; the first is what baselines are compared with.
     trained: the record of train, so that an n-gram model is given the same rows.
+    engine: serve.engine, which `engines` opens where it serves the variant.
 
     Raises SpecError without a model, RecordError if a model's tokens are not those of `prepared`,
     DataError when the documents do not fit the field's metric.
     """
     if not models:
         raise SpecError("evaluate needs at least one model")
-    key = evaluate_key(config, field, prepared, models, trained)
+    key = evaluate_key(config, field, prepared, models, trained, engine)
     if (found := context.store.find(key)) is not None:
         return found
     start = time.monotonic()
@@ -183,6 +187,7 @@ class _Evaluation:
             "metric": self.field.task.metric.name,
             "num_documents": len(self.asked.documents),
             "num_heldout_documents": self.num_heldout,
+            "num_cut_questions": self.asked.num_cut(self.config.window),
             "scores": [_described(score, "model") for score in models]
             + [_described(score, "baseline") for score in baselines],
             "comparisons": self._comparisons(models[0], everything[1:]),
@@ -202,6 +207,7 @@ class _Evaluation:
             {
                 "metric": self.field.task.metric.name,
                 "num_documents": len(self.asked.documents),
+                "num_cut_questions": self.asked.num_cut(self.config.window),
                 "num_bytes": sum(document.num_bytes for document in self.asked.documents),
                 "scores": {score.name: score.value for score in everything},
             }

@@ -41,10 +41,13 @@ class TokenFacts(Frozen):
 
     vocab_size: int = Field(description="ids asked for, special ids included")
     used_ids: int = Field(description="ids the codecs really have, special ids included")
-    tokens_per_document: float = Field(description="mean, <|bos|> and <|eos|> included")
+    tokens_per_document: float = Field(
+        description="mean, <|bos|> and <|eos|> included; 0 of one that cannot be encoded"
+    )
     trained_share: float = Field(description="share of tokens that are targets")
     bytes_per_token: float | None = Field(description="of text, boundary tokens included")
     document_tokens: tuple[int, ...] = Field(description="lengths of sampled documents, sorted")
+    num_refused: int = Field(0, description="sampled documents that cannot be encoded")
 
     def mixed_share(self, seq_len: int) -> float:
         """Share of rows of seq_len tokens that hold the border of two documents.
@@ -252,12 +255,21 @@ class _Counted:
     lengths: list[int]
     trained: int = 0
     text_bytes: int = 0
+    num_refused: int = 0
 
     @classmethod
     def of(cls, tokens: Tokens, documents: Sequence[Document]) -> _Counted:
+        """Raises DataError if none can be encoded; prepare passes over those too."""
         counted = cls([])
-        for document in _first_bytes(documents, MEASURED_BYTES):
-            ids, mask = tokens.encode_arrays(document)
+        measured = _first_bytes(documents, MEASURED_BYTES)
+        for document in measured:
+            try:
+                ids, mask = tokens.encode_arrays(document)
+            except DataError:
+                counted.num_refused += 1
+                if counted.num_refused == len(measured):
+                    raise
+                continue
             counted.lengths.append(len(ids))
             counted.trained += int(mask.sum())
             counted.text_bytes += len((document.text or "").encode("utf-8", "replace"))
@@ -265,11 +277,12 @@ class _Counted:
 
     def mean_length(self, sample: Sequence[Document]) -> float:
         """Tokens per document; for text by the bytes of all documents, which vary more."""
-        total = sum(self.lengths)
+        total, num_kept = sum(self.lengths), len(self.lengths)
+        kept_share = num_kept / (num_kept + self.num_refused)
         if not self.text_bytes:
-            return total / len(self.lengths)
+            return total / num_kept * kept_share
         num_bytes = sum(len((d.text or "").encode("utf-8", "replace")) for d in sample)
-        return num_bytes / len(sample) * total / self.text_bytes
+        return num_bytes / len(sample) * total / self.text_bytes * kept_share
 
 
 def _token_facts(tokens: Tokens, sample: Sequence[Document]) -> TokenFacts:
@@ -283,6 +296,7 @@ def _token_facts(tokens: Tokens, sample: Sequence[Document]) -> TokenFacts:
         trained_share=counted.trained / total,
         bytes_per_token=counted.text_bytes / total if counted.text_bytes else None,
         document_tokens=tuple(sorted(counted.lengths)),
+        num_refused=counted.num_refused,
     )
 
 

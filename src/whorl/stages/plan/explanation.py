@@ -207,6 +207,9 @@ def data_warnings(situation: Situation, candidate: Candidate) -> Iterator[str]:
         )
     if data.read_share < 1:
         yield f"sizes are estimated from {data.read_share:.1%} of the data"
+    if refused := data.tokens[-1].num_refused:
+        sampled = refused + len(data.tokens[-1].document_tokens)
+        yield f"{refused} of {sampled} sampled documents could not be encoded"
     parameters = count_shape(candidate.shape)
     if parameters.embedding + parameters.head > 4 * parameters.non_embedding:
         yield "most parameters are embeddings: a smaller prepare.vocab_size may do better"

@@ -201,7 +201,7 @@ async def _whole_answer(gateway: Gateway, body: Body, generation: Generation) ->
         answer = _chat_answer(gateway, generation, "message", message, reason)
     else:
         answer = _answer(gateway, generation, text, reason)
-        answer["choices"][0].update(_parts(gateway.tokens, generation.token_ids))
+        answer["choices"][0].update(_parts(gateway.tokens, generation.kept_ids))
     answer["usage"] = _usage(generation, sum(piece.num_tokens for piece in pieces))
     return JSONResponse(answer)
 
@@ -231,17 +231,17 @@ def _chat_answer(
 
 def _parts(tokens: Tokens, ids: list[int]) -> dict[str, Any]:
     """The answer as parts, where it is not text alone: each a file of its codec's media type."""
+    files = []
     try:
         parts = [part for part in decode_parts(tokens, ids) if part.codec != SPECIAL_CODEC]
+        if all(part.codec == "text" for part in parts):
+            return {}
+        for part in parts:
+            codec = tokens.codecs[part.codec]
+            data = base64.b64encode(codec.to_bytes(part.value)).decode()
+            files.append({"codec": part.codec, "media_type": codec.media_type, "data": data})
     except DataError as error:
-        return {"parts": None, "parts_error": str(error)}  # such as more ids than an image has
-    if all(part.codec == "text" for part in parts):
-        return {}
-    files = []
-    for part in parts:
-        codec = tokens.codecs[part.codec]
-        data = base64.b64encode(codec.to_bytes(part.value)).decode()
-        files.append({"codec": part.codec, "media_type": codec.media_type, "data": data})
+        return {"parts": None, "parts_error": str(error)}  # ids that are no value of their codec
     return {"parts": files}
 
 
@@ -304,7 +304,11 @@ class EventStream(Response):
         self, text: str, reason: str | None, more: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
         if not isinstance(self._request, ChatBody):
-            return _answer(self._gateway, self._generation, text, reason)
+            answer = _answer(self._gateway, self._generation, text, reason)
+            if reason is not None:
+                found = _parts(self._gateway.tokens, self._generation.kept_ids)
+                answer["choices"][0].update(found)
+            return answer
         delta = {**(more or {}), "content": text}
         return _chat_answer(self._gateway, self._generation, "delta", delta, reason)
 

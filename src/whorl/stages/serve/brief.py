@@ -23,7 +23,7 @@ from whorl.stages.serve.server import running_server
 
 __all__ = ["Samples", "run", "samples_of"]
 
-LOGIC_VERSION = 3  # 3: where there is a choice, an answer is one of the candidates
+LOGIC_VERSION = 4  # 4: of a prompt longer than the context its end is asked
 NUM_PROMPTS = 5
 SAMPLES_PER_PROMPT = 4
 MAX_TOKENS = 64
@@ -130,6 +130,11 @@ def _plain(prompt: str | Sequence[int]) -> str | list[int]:
     return prompt if isinstance(prompt, str) else [int(number) for number in prompt]
 
 
+def _ids_of(prompt: str | Sequence[int], tokens: Tokens) -> list[int]:
+    """The ids that the service reads."""
+    return tokens.encode_prompt(prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
+
+
 @dataclass(frozen=True)
 class _Conversation:
     """Everything that is asked of a running service."""
@@ -144,8 +149,14 @@ class _Conversation:
         gateway, samples, progress = self.app.state.gateway, self.samples, self.context.progress
         context_tokens = gateway.card.context_tokens
         limit = min(MAX_TOKENS, gateway.config.max_tokens)
-        max_tokens = max(1, min(limit, context_tokens - _longest(samples)))
-        max_tokens = 1 if samples.answer_ids else max_tokens
+        encoded = [_ids_of(prompt, gateway.tokens) for prompt in samples.prompts]
+        room = max(context_tokens - max(map(len, encoded)), context_tokens // 2)
+        max_tokens = 1 if samples.answer_ids else max(1, min(limit, room))
+        room = context_tokens - max_tokens
+        prompts = [
+            _plain(prompt) if len(ids) <= room else ids[-room:]
+            for prompt, ids in zip(samples.prompts, encoded, strict=True)
+        ]
         num_judged = len(samples.prompts) * SAMPLES_PER_PROMPT if samples.accepts else 0
         num_requests = 1 + num_judged + len(samples.passages)
         progress.start("serve", num_requests, "requests")
@@ -153,7 +164,7 @@ class _Conversation:
             self.base_url,
             self.app.state.access.api_key,
             gateway.card.name,
-            [_plain(prompt) for prompt in samples.prompts],
+            prompts,
             max_tokens=max_tokens,
             concurrency=CONCURRENCY,
             sampling=samples.sampling,
@@ -168,7 +179,8 @@ class _Conversation:
             "continuations": continue_passages(
                 samples.passages, gateway.tokens, context_tokens, limit, self._complete
             ),
-            **self._judge(num_judged, max_tokens),
+            "num_cut_prompts": sum(len(ids) > room for ids in encoded),
+            **self._judge(prompts, num_judged, max_tokens),
         }
         continued = len(samples.passages)
         progress.finish(
@@ -177,15 +189,17 @@ class _Conversation:
         )
         return metrics, {"throughput": found["throughput"], "engine": gateway.engine.name}
 
-    def _judge(self, num_judged: int, max_tokens: int) -> dict[str, Any]:
+    def _judge(
+        self, prompts: Sequence[str | list[int]], num_judged: int, max_tokens: int
+    ) -> dict[str, Any]:
         """How many of several samples per prompt the field accepts; nothing if it does not ask."""
         samples = self.samples
         if samples.accepts is None:
             return {}
         accepted = 0
         for number in range(num_judged):
-            at = number % len(samples.prompts)
-            answer = self._complete(_plain(samples.prompts[at]), max_tokens, number)
+            at = number % len(prompts)
+            answer = self._complete(prompts[at], max_tokens, number)
             accepted += bool(samples.accepts(samples.texts[at], answer.text))
         return {"accepted": accepted, "asked": num_judged, "checker": samples.checker}
 
@@ -199,12 +213,3 @@ class _Conversation:
         )
         self.context.progress.advance()
         return answer
-
-
-def _longest(samples: Samples) -> int:
-    """An upper bound of the tokens of a prompt: a byte is at most one token."""
-    sizes = [
-        len(prompt.encode()) + 1 if isinstance(prompt, str) else len(prompt)
-        for prompt in samples.prompts
-    ]
-    return max(sizes)

@@ -204,7 +204,7 @@ class Gateway:
             raise invalid("answer_codec: not beside allowed_token_ids", "answer_codec")
         if body.allowed_token_ids is not None:
             self._check_ids(body.allowed_token_ids, "allowed_token_ids")
-            return tuple(body.allowed_token_ids)
+            return tuple(dict.fromkeys(body.allowed_token_ids))
         if body.answer_codec is None:
             return None
         ranges = token_space(self.tokens).ranges
@@ -274,8 +274,18 @@ class Generation:
         self.request = request
         self._gateway, self._queue, self._stops, self._decoder = gateway, queue, stops, decoder
         self.created = int(time.time())
-        self.token_ids: list[int] = []  # so far
+        self._ids: list[int] = []  # so far
+        self._ends: list[int] = []  # of each id: characters of text up to its end
+        self._num_shown = 0  # characters given out
         self._ended = False
+
+    @property
+    def kept_ids(self) -> list[int]:
+        """The ids so far; of a text cut by a stop string those that end before the cut."""
+        if not self._stops.found:
+            return list(self._ids)
+        ends = zip(self._ids, self._ends, strict=True)
+        return [number for number, end in ends if end <= self._num_shown]
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """Text as it comes. Raises ApiError 500/503 if the engine fails or stalls."""
@@ -284,7 +294,6 @@ class Generation:
                 event = await self._next_event()
                 self._ended = event.finish_reason is not None
                 piece = self._piece(event)
-                self.token_ids += event.token_ids
                 yield piece
                 if piece.finish_reason is not None:
                     return
@@ -313,10 +322,15 @@ class Generation:
             raise ApiError(500, f"the engine failed: {event.error}", code="engine_failed")
         if event.finish_reason == "cancelled":
             raise ApiError(503, "the request was cancelled by the server", code="cancelled")
-        text = self._decoder.push(event.token_ids)
+        text, before = "", self._ends[-1] if self._ends else 0
+        for number in event.token_ids:
+            text += self._decoder.push((number,))
+            self._ids.append(number)
+            self._ends.append(before + len(text))
         if event.finish_reason is not None:
             text += self._decoder.finish()
         text = self._stops.push(text)
+        self._num_shown += len(text)
         num_tokens = len(event.token_ids)
         if self._stops.found:
             return Piece(text, num_tokens, "stop")
