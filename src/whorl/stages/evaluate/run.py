@@ -40,7 +40,7 @@ from whorl.stages.evaluate.ngram import ORDER
 
 __all__ = ["LOGIC_VERSION", "evaluate_key", "run"]
 
-LOGIC_VERSION = 2  # raised when the same models and documents would give other scores
+LOGIC_VERSION = 3  # raised when the same models and documents would give other scores
 MAX_ROWS_BYTES = 256 * 2**20  # of token rows handed to a field's baselines
 ID_BYTES = 8
 
