@@ -96,6 +96,7 @@ def test_dates_are_told_when_they_are_given() -> None:
         "{{ missing.thing }}",
         "{% include 'x' %}",
         "{{ [1, 2] | random }}",
+        "{{ 1 | round(999999999, 'ceil') }}",
         "{{ (123).to_bytes(99999999) }}",
         "{% set n = namespace(i=9) %}{% for i in range(99) %}{% set n.i = n.i * n.i %}{% endfor %}",
         "{% for a in range(9) recursive %}{{ loop(range(99999)) }}{% endfor %}",

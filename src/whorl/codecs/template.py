@@ -1,8 +1,8 @@
 """Chat templates, rendered by the rules of transformers: sandboxed, and bounded in work and size.
 
 A template is data of the token contract, never of a request. All that it does is paid from one
-budget, before it is done: turns, calls, and every character that is read, made or compared. The
-budget grows with the chat's length. No clock decides, so that a chat that was rendered once always
+budget: turns, calls, and every character that is read, made or compared, before it is done
+wherever it could grow. The budget grows with the chat's length. No clock decides, so that a chat that was rendered once always
 is. Only named filters and methods exist: those whose result is bounded by a product that can be
 told beforehand. What lies between {% generation %} and {% endgeneration %} comes marked.
 """
@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import lru_cache, wraps
 from typing import Any, cast
@@ -27,18 +25,22 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
+from whorl.codecs.template_budget import (
+    BUDGET,
+    GROWING,
+    MAX_STRIPPED,
+    PLAIN,
+    TURN,
+    budget_for,
+    size_of,
+)
 from whorl.core.errors import DataError, RecordError
 
 __all__ = ["BEGIN", "END", "has_generation", "render"]
 
 BEGIN, END = "\ufdd1", "\ufdd2"  # around what a template marks as generated
-MAX_CHARS = 2**20  # of any text or list a template makes, beside GROWTH times the chat's
-GROWTH = 4
-HANDLINGS = 64  # of the longest text: what a whole rendering may read, make and compare
-TURN = 128  # what a turn or a call costs, in characters
-ITEM = 16  # what an item of a list costs besides
 MAX_TEMPLATE_CHARS = 2**20
-MAX_EXPONENT, MAX_BITS, MAX_STRIPPED, MAX_FORMAT = 64, 4096, 64, 256
+MAX_EXPONENT, MAX_FORMAT = 64, 256
 WIDTH = re.compile(r"%[^%a-zA-Z]*(\*|\d{4})")  # of a text's `%` formatting
 
 
@@ -61,47 +63,6 @@ METHODS = _names(
     "removesuffix replace rfind rpartition rsplit rstrip split splitlines startswith strip title "
     "upper values"
 )
-ITEMS = (list, tuple, set, frozenset, KeysView, ValuesView, ItemsView)
-PLAIN = (str, bytes, int, float, complex, list, tuple, set, frozenset, range, Mapping)
-
-
-@dataclass
-class _Budget:
-    """What a rendering may still do, and the longest text it may make, in characters."""
-
-    left: int
-    longest: int
-
-    def pay(self, cost: int) -> None:
-        self.left -= cost
-        if self.left < 0:
-            raise SecurityError("it takes too many steps")
-
-    def pay_deep(self, value: Any) -> None:
-        """For all there is in a value, seen as often as it is met; stops where nothing is left."""
-        todo = [value]
-        while todo:
-            value = todo.pop()
-            self.pay(_size(value))
-            if isinstance(value, Mapping):
-                todo += [*value.keys(), *value.values()]
-            elif isinstance(value, ITEMS):
-                todo += value
-
-    def check(self, size: int) -> None:
-        if size > self.longest:
-            raise SecurityError(f"it makes a text of more than {self.longest:,} characters")
-
-    def held(self, value: Any) -> Any:
-        if isinstance(value, int) and value.bit_length() > MAX_BITS:
-            raise SecurityError("it makes a number that is too large")
-        if isinstance(value, str | bytes | list | tuple | range):
-            self.check(len(value))
-        self.pay(_size(value))
-        return value
-
-
-_budget: ContextVar[_Budget] = ContextVar("_budget")
 
 
 def render(source: str, values: Mapping[str, Any], now: datetime | None = None) -> str:
@@ -112,10 +73,7 @@ def render(source: str, values: Mapping[str, Any], now: datetime | None = None) 
     """
     template, _ = _compiled(source)
     clock = {} if now is None else {"strftime_now": _clock(now)}
-    chat = _Budget(left := 2**62, left)
-    chat.pay_deep(dict(values))
-    longest = MAX_CHARS + GROWTH * (left - chat.left)
-    token = _budget.set(_Budget(HANDLINGS * longest, longest))
+    token = BUDGET.set(budget_for(dict(values)))
     try:
         return template.render({**values, **clock})
     except (TemplateError, ArithmeticError, TypeError, ValueError, LookupError) as error:
@@ -123,7 +81,7 @@ def render(source: str, values: Mapping[str, Any], now: datetime | None = None) 
     except (AttributeError, RecursionError, MemoryError) as error:
         raise DataError("the chat template fails on this chat", found=error) from error
     finally:
-        _budget.reset(token)
+        BUDGET.reset(token)
 
 
 def has_generation(source: str) -> bool:
@@ -175,26 +133,17 @@ def _environment() -> _Environment:
     return environment
 
 
-def _size(value: Any) -> int:
-    """Of a value itself: characters, or items."""
-    if isinstance(value, str | bytes):
-        return ITEM + len(value)
-    if isinstance(value, (*ITEMS, range, Mapping)):
-        return ITEM * (1 + len(value))
-    return ITEM
-
-
 def _turn(weight: int) -> bool:
-    _budget.get().pay(TURN + abs(weight))
+    BUDGET.get().pay(TURN + abs(weight))
     return True
 
 
 def _held(value: Any) -> Any:
-    return _budget.get().held(value)
+    return BUDGET.get().held(value)
 
 
 def _paid_whole(value: Any) -> Any:
-    _budget.get().pay_deep(value)
+    BUDGET.get().pay_deep(value)
     return value
 
 
@@ -218,7 +167,7 @@ def _paid(function: Callable[..., Any], name: str, is_deep: bool) -> Callable[..
 
     @wraps(function)
     def paid(*args: Any, **kwargs: Any) -> Any:
-        budget = _budget.get()
+        budget = BUDGET.get()
         at = bool(args) and isinstance(args[0], Context | nodes.EvalContext | Environment)
         if is_deep:
             args = (*args[:at], *map(_listed, args[at:]))
@@ -235,33 +184,8 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, Iterator) else value
 
 
-def _replaced_chars(text: Any, old: Any, new: Any, count: Any = None) -> int:
-    return len(str(text)) + str(text).count(str(old)) * len(str(new))
-
-
-def _joined_chars(items: Any, d: Any = "", attribute: Any = None) -> int:
-    return len(items) * len(str(d))
-
-
-def _indented_chars(text: Any, width: Any = 4, first: bool = False, blank: bool = False) -> int:
-    return (1 + len(str(text).splitlines())) * (width if isinstance(width, int) else len(width))
-
-
-def _stripped(text: Any, chars: Any = None) -> int:
-    if chars is not None and len(chars) > MAX_STRIPPED:  # looked through for each character
-        raise SecurityError(f"it strips more than {MAX_STRIPPED} kinds of characters")
-    return 0
-
-
-# Filters and methods -> how many characters (at most) they will make, where that is more than few.
-GROWING: dict[str, Callable[..., int]] = {
-    **{"replace": _replaced_chars, "join": _joined_chars, "indent": _indented_chars},
-    **dict.fromkeys(("trim", "strip", "lstrip", "rstrip"), _stripped),
-}
-
-
 def _joined(pieces: Iterable[str]) -> str:
-    budget, kept, num_chars = _budget.get(), [], 0
+    budget, kept, num_chars = BUDGET.get(), [], 0
     for piece in pieces:
         num_chars += len(piece)
         budget.check(num_chars)
@@ -287,7 +211,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         return super().is_safe_attribute(obj, attr, value)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        budget = _budget.get()
+        budget = BUDGET.get()
         for text, count in ((left, right), (right, left)):
             if operator == "*" and isinstance(count, int) and not isinstance(text, int | float):
                 budget.check(len(text) * max(0, count))
@@ -303,10 +227,10 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:
         _turn(0)
-        budget, owner = _budget.get(), getattr(obj, "__self__", None)
+        budget, owner = BUDGET.get(), getattr(obj, "__self__", None)
         if isinstance(owner, PLAIN):
             args = tuple(map(_listed, args))
-            budget.pay(_size(owner))
+            budget.pay(size_of(owner))
             budget.pay_deep([*args, *kwargs.values()])
             if (name := obj.__name__) in GROWING:
                 whole = (*args, owner) if name == "join" else (owner, *args)
