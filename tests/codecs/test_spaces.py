@@ -160,6 +160,33 @@ def test_tokens_named_special_are_special(make: Callable[[], Any], tmp_path: Pat
     assert tokens.contract.stop_ids == (2, 7) and tokens.contract.end_ids == (2,)
 
 
+def test_one_stop_string_may_stand_without_a_list(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(in_llamas_manner()))
+    (tmp_path / "generation_config.json").write_text('{"stop_strings": "abc"}')
+    rules = read_hf_tokens(tmp_path).contract
+    assert rules.stop_strings == ("abc",)
+    assert rules.pad_id in rules.special.values(), "no ordinary id pads where a special one can"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tokenizer_config.json", {"added_tokens_decoder": {"1": {"special": True}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"one": {"content": "<s>"}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": [1]}),
+        ("tokenizer_config.json", {"chat_template": [{"template": "x"}]}),
+        ("generation_config.json", {"eos_token_id": "two"}),
+        ("generation_config.json", {"stop_strings": 7}),
+        ("config.json", {"vocab_size": "many"}),
+    ],
+)
+def test_files_of_another_shape_are_damaged(tmp_path: Path, name: str, value: Any) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(in_llamas_manner()))
+    (tmp_path / name).write_text(json.dumps(value))
+    with pytest.raises(RecordError, match=r"tokenizer\.json"):
+        read_hf_tokens(tmp_path)
+
+
 def test_tokens_that_share_an_id_are_refused() -> None:
     value = in_llamas_manner()
     value["model"]["vocab"]["twice"] = 5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import tracemalloc
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,7 @@ def test_dates_are_told_when_they_are_given() -> None:
         "{{ 'x'.ljust(99999999999) }}",
         "{{ '%99999999999d' | format(1) }}",
         "{{ '{:99999999999d}'.format(1) }}",
+        "{{ '{:99d}'.format(1) }}",
         "{{ '%99999999999d' % 1 }}",
         "{{ ''.__class__.__mro__ }}",
         "{{ messages.append(1) }}",
@@ -93,12 +96,78 @@ def test_dates_are_told_when_they_are_given() -> None:
         "{{ missing.thing }}",
         "{% include 'x' %}",
         "{{ [1, 2] | random }}",
+        "{{ 1 | round(999999999, 'ceil') }}",
+        "{{ (123).to_bytes(99999999) }}",
+        "{% set n = namespace(i=9) %}{% for i in range(99) %}{% set n.i = n.i * n.i %}{% endfor %}",
+        "{% for a in range(9) recursive %}{{ loop(range(99999)) }}{% endfor %}",
+        "{% set n = namespace(a=[1]) %}{% for i in range(99) %}{% set n.a = [n.a, n.a] %}"
+        "{% endfor %}{{ n.a | tojson }}",
+        "{% set n = namespace(a=[1]) %}{% for i in range(99) %}{% set n.a = [n.a, n.a] %}"
+        "{% endfor %}{{ n.a }}",
+        "{% set n = namespace(a=[1], b=[1]) %}{% for i in range(99) %}{% set n.a = [n.a, n.a] %}"
+        "{% set n.b = [n.b, n.b] %}{% endfor %}{{ n.a == n.b }}",
     ],
 )
 def test_what_a_template_may_not_do(source: str) -> None:
     """Each ends soon, with the reason, and never with a value."""
     with pytest.raises((DataError, RecordError), match="chat template"):
         assert render(source, {"messages": CHAT}) is None
+
+
+HELD = "{% set n = namespace(all=[]) %}{% for i in range(99999) %}{% set n.all = n.all + [T] %}"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ('a' * 30000).replace('a', 'b' * 30000) }}",
+        "{{ ('a' * 30000) | replace('a', 'b' * 30000) }}",
+        "{{ ('a' * 1000000).replace('a', 'b' * 1000000) }}",
+        "{{ 'REPEATED' | replace('', 'b' * 1000000) }}",
+        "{{ range(99999) | join('b' * 100000) }}",
+        "{{ ('b' * 100000).join(('a,' * 50000).split(',')) }}",
+        "{{ ('a\n' * 50000) | indent(99999) }}",
+        "{{ ('%s' * 50000) % (['a' * 100000] * 50000) }}",
+        HELD.replace("T", "'a' * 900000") + "{% endfor %}",
+        HELD.replace("T", "('a' * 900000)[1:]") + "{% endfor %}",
+        "{% set t = 'a' * 900000 %}{% for i in range(99999) %}{{ (t | list | sort)[0] }}"
+        "{% endfor %}",
+        "{% set t = 'a' * 900000 %}{% for i in range(99999) %}{% if t in t + 'b' %}{% endif %}"
+        "{% endfor %}",
+        "{% set t = 'a' * 900000 %}{{ t.strip(t) }}",
+        "{{ [[[[[[1]]]]]] | tojson(separators=('a' * 900000, 'b' * 900000)) }}",
+    ],
+)
+def test_work_and_memory_are_paid_for_before_they_are_used(source: str) -> None:
+    tracemalloc.start()
+    began = time.process_time()
+    try:
+        with pytest.raises(DataError, match="chat template"):
+            render(source.replace("REPEATED", "a" * 500_000), {"messages": CHAT})
+        assert tracemalloc.get_traced_memory()[1] < 300e6, "4 bytes of each character at most"
+    finally:
+        tracemalloc.stop()
+    assert time.process_time() - began < 20
+
+
+def test_a_long_chat_is_rendered_whole() -> None:
+    """The budget grows with the chat: many messages, or long ones."""
+    many = [{"role": "user", "content": f"{n} " * 20} for n in range(3_000)]
+    source = "{% for m in messages %}{% if loop.index <= messages|length %}{{ m.content | trim }}\n"
+    source += "{% endif %}{% endfor %}"
+    chats: list[list[dict[str, Any]]] = [many, [{"role": "user", "content": "word " * 2_000_000}]]
+    for chat in chats:
+        (theirs,), _ = render_jinja_template([chat], chat_template=source)
+        assert render(source, {"messages": chat}) == theirs
+
+
+def test_memory_that_runs_out_is_an_error_of_the_chat(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(value: Any) -> str:
+        raise MemoryError
+
+    monkeypatch.setattr("whorl.codecs.template._joined", full)
+    with pytest.raises(DataError, match="chat template"):
+        render("{{ [1] | tojson }}", {})
 
 
 @pytest.mark.parametrize("source", ["{% for %}", "{{ 1", "{% generation %}", "x" * (2**20 + 1)])

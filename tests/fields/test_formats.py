@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import re
 from pathlib import Path
 
 import pyarrow
@@ -89,6 +90,27 @@ def test_damaged_and_wrong_parquet(tmp_path: Path) -> None:
     assert read(path) == ({}, ["body is not a text"] * 2)
     path.write_bytes(path.read_bytes()[:-9])
     assert read(path) == ({}, ["damaged parquet file"])
+
+
+def test_parquet_whose_schema_is_damaged(tmp_path: Path) -> None:
+    """One letter after another of the schema in its footer; pyarrow says which are not for it."""
+    path = tmp_path / "t.parquet"
+    bodies = pyarrow.array(["a", "b"]).dictionary_encode()
+    pyarrow.parquet.write_table(pyarrow.table({"body": bodies}), path, compression="none")
+    whole = path.read_bytes()
+    schema = re.compile(rb"ARROW:schema\W+([A-Za-z0-9+/=]{100,})").search(whole)
+    assert schema is not None
+    num_not_implemented = 0
+    for at in range(*schema.span(1)):
+        path.write_bytes(whole[:at] + b"C" + whole[at + 1 :])
+        try:
+            pyarrow.parquet.ParquetFile(path).read()
+        except pyarrow.ArrowNotImplementedError:
+            num_not_implemented += 1
+            assert read(path) == ({}, ["damaged parquet file"])
+        except (OSError, ValueError):
+            pass
+    assert num_not_implemented
 
 
 def test_a_parquet_bomb_is_refused(tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -210,15 +212,27 @@ def test_without_network_or_client_the_error_says_what_to_do(
 
 
 def test_what_was_fetched_by_hand_is_used(tmp_path: Path) -> None:
-    hand = tmp_path / "pypi" / "tiny-pack-1.2.0.byhand"
-    hand.mkdir(parents=True)
-    (hand / "tiny.whl").write_bytes(WHEEL)
+    def hand(text: str) -> Path:
+        """The folder that the error names, with the wheel in it."""
+
+        def fails(command: Sequence[str], folder: Path) -> str:
+            raise FileNotFoundError(command[0])
+
+        with pytest.raises(DataError, match="byhand") as caught:
+            fetch(text, tmp_path, client=fails)
+        named = re.search(r"into (\S+\.byhand)", str(caught.value))
+        assert named is not None
+        folder = Path(named[1])
+        folder.mkdir(parents=True)
+        (folder / "tiny.whl").write_bytes(WHEEL)
+        return folder
+
+    hand("pypi:tiny-pack==1.2.0")
     offline = Shop()
     assert got("pypi:tiny-pack==1.2.0", tmp_path, offline).release["version"] == "1.2.0"
     assert not offline.commands
     with pytest.raises(DataError, match=r"Tiny\.Pack 1\.2\.0; expected: tiny-pack 1\.3"):
-        (tmp_path / "pypi" / "tiny-pack-1.3.byhand").mkdir()
-        shutil.copy(hand / "tiny.whl", tmp_path / "pypi" / "tiny-pack-1.3.byhand")
+        hand("pypi:tiny-pack==1.3")
         got("pypi:tiny-pack==1.3", tmp_path, offline)
 
 
@@ -255,11 +269,69 @@ def test_damaged_archives(tmp_path: Path, cut: int) -> None:
         got("npm:@some/pack@3.0.1", tmp_path, Shop(**{"t.tgz": TARBALL[: -len(TARBALL) // 2]}))
 
 
+def test_damage_inside_of_a_wheel(tmp_path: Path) -> None:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("poem.txt", "roses are red\n" * 9)
+    damaged = bytearray(data.getvalue())
+    damaged[38:48] = b"\xff" * 10
+    with pytest.raises(DataError, match="not a whole zip"):
+        got("pypi:tiny-pack==1.2.0", tmp_path, Shop(**{"t.whl": bytes(damaged)}))
+
+
+@pytest.mark.parametrize("at", [-6, -4])
+def test_the_sum_that_ends_a_tarball_is_read(tmp_path: Path, at: int) -> None:
+    """Stored, not deflated: nothing else tells of damage."""
+    packed = tar({"package/package.json": PACKAGE}, mode="w:")
+    stored = zlib.compressobj(0, wbits=31)
+    stream = bytearray(stored.compress(packed) + stored.flush())
+    stream[at] ^= 1
+    with pytest.raises(DataError, match="not a whole tar"):
+        got("npm:@some/pack@3.0.1", tmp_path, Shop(**{"t.tgz": bytes(stream)}))
+
+
+def test_names_and_versions_that_read_alike_are_two(tmp_path: Path) -> None:
+    """debian:foo=1-2 and debian:foo-1=2: neither is taken for the other."""
+    asked = []
+    for text in ("npm:foo@1-2", "npm:foo-1@2"):
+        name, _, version = text.removeprefix("npm:").partition("@")
+        package = json.dumps({"name": name, "version": version})
+        shop = Shop(**{"t.tgz": tar({"package/package.json": package, "package/n": text})})
+        asked.append(got(text, tmp_path, shop))
+        assert (Path(asked[-1].source) / "n").read_text() == text
+    assert asked[0].source != asked[1].source
+
+
+def test_a_commit_that_is_asked_for_is_the_one_that_came(tmp_path: Path) -> None:
+    note = ".cache__huggingface__download__README.md.metadata"
+    files = {"README.md": b"x", note: b"c0ffee" * 6 + b"c0ff\ne\n1\n"}
+    with pytest.raises(DataError, match="not what was fetched"):
+        got(f"hf:owner/name@{'ab' * 20}", tmp_path, Shop(**files))
+
+
+@pytest.mark.parametrize(
+    ("change", "found"), [("edit", "another content"), ("delete", "no such"), ("add", "a new file")]
+)
+def test_files_that_were_changed_afterwards_are_named(
+    tmp_path: Path, change: str, found: str
+) -> None:
+    release = got("pypi:tiny-pack==1.2.0", tmp_path, Shop(**{"t.whl": WHEEL}))
+    path = Path(release.source) / "tiny" / ("new.txt" if change == "add" else "poem.txt")
+    if change == "delete":
+        path.unlink()
+    else:
+        path.write_text("roses are blu\n" * 9)  # as long as before
+    with pytest.raises(DataError, match=rf"{path.name} is not as it was fetched.*{found}"):
+        got("pypi:tiny-pack==1.2.0", tmp_path, Shop())
+    shutil.rmtree(release.source)
+    got("pypi:tiny-pack==1.2.0", tmp_path, Shop(**{"t.whl": WHEEL}))
+
+
 def test_a_damaged_note_is_named(tmp_path: Path) -> None:
     got("pypi:tiny-pack==1.2.0", tmp_path, Shop(**{"t.whl": WHEEL}))
-    note = tmp_path / "pypi" / "tiny-pack-1.2.0.json"
+    (note,) = (tmp_path / "pypi").glob("tiny-pack-1.2.0-????????.json")
     note.write_text(note.read_text().replace("MIT", "ISC"))
-    with pytest.raises(RecordError, match=r"tiny-pack-1\.2\.0\.json is damaged"):
+    with pytest.raises(RecordError, match=r"tiny-pack-1\.2\.0-\w+\.json is damaged"):
         got("pypi:tiny-pack==1.2.0", tmp_path, Shop())
 
 
@@ -272,6 +344,7 @@ def test_other_sources_have_no_scheme(text: str) -> None:
     "text",
     [
         *("pypi:", "pypi:--upgrade", "pypi:six==-1", "pypi:six==1/../../x", "pypi:a b"),
+        *("pypi:six==1.17.0//etc/passwd", "npm:x@1///etc/*"),
         *("npm:../x", "npm:git+ssh://x", "hf:name", "debian:x=$(id)", "debian:-o"),
     ],
 )

@@ -32,6 +32,15 @@ def read_hf_tokens(folder: Path) -> Tokens:
             found=error.strerror,
             do="write one with transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…)",
         ) from error
+    try:
+        return _tokens(folder, codec)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # another shape of JSON
+        raise RecordError(
+            f"the files beside {folder / FILE} are not a tokenizer's", found=repr(error)
+        ) from error
+
+
+def _tokens(folder: Path, codec: TextCodec) -> Tokens:
     special_map, config, generation = (_read(folder / name) for name in CONFIGS)
     names = {
         key: text
@@ -53,15 +62,17 @@ def read_hf_tokens(folder: Path) -> Tokens:
     eos_id = special.get(names.get("eos_token", ""))
     stops = generation.get("eos_token_id")
     stop_ids = stops if isinstance(stops, list) else [] if stops is None else [stops]
+    texts = generation.get("stop_strings") or ()
+    pad_id = special.get(names.get("pad_token", ""), eos_id)
     ends = () if eos_id is None else (eos_id,)
     rules = TokenRules(
         special=special,
         names=names,
         start_ids=tuple(start_ids),
         end_ids=tuple(end_ids) or ends,
-        pad_id=special.get(names.get("pad_token", ""), eos_id or 0),
+        pad_id=min(special.values(), default=0) if pad_id is None else pad_id,
         stop_ids=tuple(dict.fromkeys([*stop_ids, *ends])),
-        stop_strings=tuple(generation.get("stop_strings") or ()),
+        stop_strings=(texts,) if isinstance(texts, str) else tuple(texts),
         chat_template=_template(folder, config),
     )
     num_ids = codec.first_id + codec.num_ids

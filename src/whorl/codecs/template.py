@@ -1,8 +1,10 @@
 """Chat templates, rendered by the rules of transformers: sandboxed, and bounded in work and size.
 
-A template is data of the token contract, never of a request. What it may do is counted (turns of
-loops, calls) and what it makes is measured; no clock decides, so that a chat that was rendered
-once always is. What lies between {% generation %} and {% endgeneration %} comes marked.
+A template is data of the token contract, never of a request. All that it does is paid from one
+budget: turns, calls, and every character that is read, made or compared, before it is done
+wherever it could grow. The budget grows with the chat's length. No clock decides, so that a chat that was rendered once always
+is. Only named filters and methods exist: those whose result is bounded by a product that can be
+told beforehand. What lies between {% generation %} and {% endgeneration %} comes marked.
 """
 
 from __future__ import annotations
@@ -10,12 +12,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextvars import ContextVar
 from datetime import datetime
 from functools import lru_cache, wraps
-from typing import Any
+from typing import Any, cast
 
-from jinja2 import Template, TemplateError, nodes, pass_eval_context
+from jinja2 import Environment, Template, TemplateError, nodes, pass_context, pass_eval_context
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
@@ -24,23 +25,44 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
+from whorl.codecs.template_budget import (
+    BUDGET,
+    GROWING,
+    MAX_STRIPPED,
+    PLAIN,
+    TURN,
+    budget_for,
+    size_of,
+)
 from whorl.core.errors import DataError, RecordError
 
 __all__ = ["BEGIN", "END", "has_generation", "render"]
 
 BEGIN, END = "\ufdd1", "\ufdd2"  # around what a template marks as generated
-MAX_CHARS = 2**24  # of what is rendered, and of any text on the way there
-MAX_STEPS = 500_000  # turns of loops and calls of one rendering
 MAX_TEMPLATE_CHARS = 2**20
-MAX_EXPONENT = 64
+MAX_EXPONENT, MAX_FORMAT = 64, 256
 WIDTH = re.compile(r"%[^%a-zA-Z]*(\*|\d{4})")  # of a text's `%` formatting
-# Make a long text of nothing, or another one each time.
-REFUSED_FILTERS = ("center", "format", "random", "wordwrap")
-REFUSED_METHODS = frozenset(
-    {"center", "expandtabs", "format", "format_map", "ljust", "rjust", "zfill"}
-)
 
-_steps_left: ContextVar[int] = ContextVar("steps_left")
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Filters and tests that look at no more than how many items there are.
+SHALLOW = _names(
+    "boolean callable count d default defined false first float integer items iterable last length "
+    "list map mapping none number reject rejectattr reverse safe sameas select selectattr sequence "
+    "true undefined"
+)
+DEEP = _names(
+    "abs capitalize dictsort e escape float indent int join lower max min replace round sort "
+    "string title trim unique upper"
+)
+METHODS = _names(
+    "capitalize endswith find get isdigit items join keys lower lstrip partition removeprefix "
+    "removesuffix replace rfind rpartition rsplit rstrip split splitlines startswith strip title "
+    "upper values"
+)
 
 
 def render(source: str, values: Mapping[str, Any], now: datetime | None = None) -> str:
@@ -50,16 +72,16 @@ def render(source: str, values: Mapping[str, Any], now: datetime | None = None) 
     is none, DataError if it refuses the values, fails on them or does too much.
     """
     template, _ = _compiled(source)
-    clock = {} if now is None else {"strftime_now": now.strftime}
-    token = _steps_left.set(MAX_STEPS)
+    clock = {} if now is None else {"strftime_now": _clock(now)}
+    token = BUDGET.set(budget_for(dict(values)))
     try:
         return template.render({**values, **clock})
     except (TemplateError, ArithmeticError, TypeError, ValueError, LookupError) as error:
         raise DataError("the chat template refuses this chat", found=error) from error
-    except (AttributeError, RecursionError) as error:
+    except (AttributeError, RecursionError, MemoryError) as error:
         raise DataError("the chat template fails on this chat", found=error) from error
     finally:
-        _steps_left.reset(token)
+        BUDGET.reset(token)
 
 
 def has_generation(source: str) -> bool:
@@ -75,7 +97,7 @@ def _compiled(source: str) -> tuple[Template, bool]:
     try:
         template = environment.from_string(source)
         names = {word for _, kind, word in environment.lex(source) if kind == "name"}
-    except (TemplateError, RecursionError) as error:
+    except (TemplateError, RecursionError, MemoryError) as error:
         raise RecordError("the chat template is not a template", found=error) from error
     return template, "endgeneration" in names
 
@@ -83,54 +105,91 @@ def _compiled(source: str) -> tuple[Template, bool]:
 @lru_cache(maxsize=1)
 def _environment() -> _Environment:
     environment = _Environment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[_Generation, loopcontrols],
+        finalize=_shown,
+        optimized=False,  # nothing is worked out while it is compiled, where nothing is paid
     )
+    filters: Mapping[str, Callable[..., Any]] = environment.filters
     environment.filters = {
-        **{name: _bounded(call) for name, call in environment.filters.items()},
-        "tojson": _bounded(_to_json),
-        "counted": _counted,
+        **{
+            name: _paid(call, name, name in DEEP)
+            for name, call in filters.items()
+            if name in SHALLOW | DEEP
+        },
+        "tojson": _paid(_to_json, "tojson", True),
+        "paid_turn": _turn,
+        "held": _held,
+        "paid_whole": _paid_whole,
     }
-    for name in REFUSED_FILTERS:
-        del environment.filters[name]
+    tests = cast(Mapping[str, Callable[..., Any]], environment.tests)
+    environment.tests = {
+        name: _paid(call, "", name not in {*SHALLOW, "string"}) for name, call in tests.items()
+    }
     environment.globals.update(
         raise_exception=_raise, dict=_Dict(), namespace=_Namespace, lipsum=None
     )
     return environment
 
 
-def _step() -> None:
-    left = _steps_left.get()
-    if left <= 0:
-        raise SecurityError(f"it takes more than {MAX_STEPS:,} steps")
-    _steps_left.set(left - 1)
+def _turn(weight: int) -> bool:
+    BUDGET.get().pay(TURN + abs(weight))
+    return True
 
 
-def _measured(value: Any) -> Any:
-    if isinstance(value, str | list | tuple | range) and len(value) > MAX_CHARS:
-        raise SecurityError(f"it makes a text of more than {MAX_CHARS:,} characters")
+def _held(value: Any) -> Any:
+    return BUDGET.get().held(value)
+
+
+def _paid_whole(value: Any) -> Any:
+    BUDGET.get().pay_deep(value)
     return value
 
 
-def _bounded(function: Callable[..., Any]) -> Callable[..., Any]:
+@pass_context
+def _shown(context: Context, value: Any) -> Any:
+    """What {{ value }} is before it becomes text."""
+    return _paid_whole(value)
+
+
+def _clock(now: datetime) -> Callable[[str], str]:
+    def strftime_now(form: str) -> str:
+        if len(form) > MAX_FORMAT:
+            raise SecurityError("it asks for a date in too many characters")
+        return now.strftime(form)
+
+    return strftime_now
+
+
+def _paid(function: Callable[..., Any], name: str, is_deep: bool) -> Callable[..., Any]:
+    """A filter or test that pays for its arguments, for what it will make, and for its result."""
+
     @wraps(function)
-    def bounded(*args: Any, **kwargs: Any) -> Any:
-        return _measured(function(*args, **kwargs))
+    def paid(*args: Any, **kwargs: Any) -> Any:
+        budget = BUDGET.get()
+        at = bool(args) and isinstance(args[0], Context | nodes.EvalContext | Environment)
+        if is_deep:
+            args = (*args[:at], *map(_listed, args[at:]))
+        for value in (*args[at:], *kwargs.values()):
+            (budget.pay_deep if is_deep else budget.held)(value)
+        if name in GROWING:
+            budget.check(GROWING[name](*args[at:], **kwargs))
+        return budget.held(function(*args, **kwargs))
 
-    return bounded
+    return paid
 
 
-def _counted(items: Iterable[Any]) -> Iterator[Any]:
-    for item in items:
-        _step()
-        yield item
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, Iterator) else value
 
 
 def _joined(pieces: Iterable[str]) -> str:
-    kept, num_chars = [], 0
+    budget, kept, num_chars = BUDGET.get(), [], 0
     for piece in pieces:
         num_chars += len(piece)
-        if num_chars > MAX_CHARS:
-            raise SecurityError(f"it makes a text of more than {MAX_CHARS:,} characters")
+        budget.check(num_chars)
+        budget.pay(len(piece))
         kept.append(piece)
     return "".join(kept)
 
@@ -141,38 +200,79 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
-        return _CountLoops().visit(tree).set_environment(self)  # type: ignore[no-any-return]
+        return _CountTurns().visit(tree).set_environment(self)  # type: ignore[no-any-return]
 
     def wrap_str_format(self, value: Any) -> None:
         """`format` is refused like the other methods that pad."""
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        if isinstance(obj, str) and attr in REFUSED_METHODS:
+        if isinstance(obj, PLAIN) and attr not in METHODS:
             return False
         return super().is_safe_attribute(obj, attr, value)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        budget = BUDGET.get()
         for text, count in ((left, right), (right, left)):
-            if operator == "*" and isinstance(text, str | list | tuple) and isinstance(count, int):
-                _measured(range(len(text) * max(0, count)))
+            if operator == "*" and isinstance(count, int) and not isinstance(text, int | float):
+                budget.check(len(text) * max(0, count))
         if operator == "**" and not abs(right) <= MAX_EXPONENT >= abs(left):
             raise SecurityError("it makes a number that is too large")
-        if operator == "%" and isinstance(left, str) and WIDTH.search(left):
-            raise SecurityError("it pads a text")
-        return _measured(super().call_binop(context, operator, left, right))
+        if operator == "%" and isinstance(left, str | bytes):
+            if not isinstance(left, str) or WIDTH.search(left):
+                raise SecurityError("it pads a text")
+            before = budget.left
+            budget.pay_deep(right)
+            budget.check(len(left) + left.count("%") * (1000 + before - budget.left))
+        return budget.held(super().call_binop(context, operator, left, right))
 
     def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:
-        _step()
-        return _measured(super().call(context, obj, *args, **kwargs))
+        _turn(0)
+        budget, owner = BUDGET.get(), getattr(obj, "__self__", None)
+        if isinstance(owner, PLAIN):
+            args = tuple(map(_listed, args))
+            budget.pay(size_of(owner))
+            budget.pay_deep([*args, *kwargs.values()])
+            if (name := obj.__name__) in GROWING:
+                whole = (*args, owner) if name == "join" else (owner, *args)
+                budget.check(GROWING[name](*whole))
+        elif owner is not None:  # such as loop.changed, which compares
+            budget.pay_deep([*args, *kwargs.values()])
+        return budget.held(super().call(context, obj, *args, **kwargs))
 
 
-class _CountLoops(NodeTransformer):
-    """Loops over what is counted; `a ~ b` as an addition of texts, which is measured."""
+class _CountTurns(NodeTransformer):
+    """Every turn and call pays by the length of its body; so do comparisons and slices.
+
+    `a ~ b` is an addition of texts.
+    """
 
     def visit_For(self, node: nodes.For) -> nodes.For:
-        self.generic_visit(node)
-        node.iter = _filtered(node.iter, "counted")
+        weight = sum(1 for _ in node.find_all(nodes.Node))
+        if node.test is not None:
+            node.test = nodes.And(_pays(weight), node.test, lineno=node.lineno)
+        self._with_body(node, weight)
+        node.iter = _filtered(node.iter, "held")
         return node
+
+    def _with_body(self, node: Any, weight: int | None = None) -> Any:
+        if weight is None:
+            weight = sum(1 for _ in node.find_all(nodes.Node))
+        self.generic_visit(node)
+        node.body = [nodes.ExprStmt(_pays(weight), lineno=node.lineno), *node.body]
+        return node
+
+    visit_Macro = visit_CallBlock = visit_Block = _with_body
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Compare:
+        self.generic_visit(node)
+        node.expr = _filtered(node.expr, "paid_whole")
+        for operand in node.ops:
+            operand.expr = _filtered(operand.expr, "paid_whole")
+        return node
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Expr:
+        self.generic_visit(node)
+        return _filtered(node, "held") if isinstance(node.arg, nodes.Slice) else node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:
         self.generic_visit(node)
@@ -181,6 +281,10 @@ class _CountLoops(NodeTransformer):
         for text in texts[1:]:
             whole = nodes.Add(whole, text, lineno=node.lineno)
         return whole
+
+
+def _pays(weight: int) -> nodes.Filter:
+    return _filtered(nodes.Const(weight), "paid_turn")
 
 
 def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
@@ -229,10 +333,12 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    return json.dumps(
-        value,
+    if separators is not None and sum(map(len, separators)) > MAX_STRIPPED:
+        raise SecurityError("it separates by long texts")
+    encoder = json.JSONEncoder(
         ensure_ascii=ensure_ascii,
         indent=None if indent is None else min(indent, 16),
         separators=separators,
         sort_keys=sort_keys,
     )
+    return _joined(encoder.iterencode(value))

@@ -19,7 +19,7 @@ def count_rows(path: str) -> int | None:
     parquet = _pyarrow()
     try:
         return int(parquet.read_metadata(path).num_rows)
-    except (OSError, ValueError):
+    except _damage():
         return None
 
 
@@ -41,8 +41,15 @@ def parquet_rows(
             for row in batch.to_pylist():
                 yield number, row
                 number += 1
-    except (OSError, ValueError) as error:  # pyarrow's own errors are of these kinds
+    except _damage() as error:
         raise SourceFault("damaged parquet file") from error
+
+
+def _damage() -> tuple[type[Exception], ...]:
+    """What a damaged file raises."""
+    from pyarrow import ArrowException
+
+    return ArrowException, OSError, ValueError
 
 
 def _pyarrow() -> ModuleType:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import tarfile
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any, cast
 
 from whorl.core.errors import DataError
 
 __all__ = ["read_member", "unpack_tar", "unpack_zip"]
+
+# By the first two bytes.
+OPENERS: dict[bytes, Callable[..., Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZ": bz2.open,
+    b"\xfd7": lzma.open,
+}
+DAMAGE = (zlib.error, lzma.LZMAError, EOFError, OSError)  # what decompressors raise
 
 FREE_BYTES = 2**30  # an archive may always unpack to so much
 MAX_EXPANSION = 200  # times its own size, beyond
@@ -33,7 +45,9 @@ def unpack_zip(path: Path, into: Path) -> int:
     try:
         with zipfile.ZipFile(path) as archive:
             return _write(members(archive), into, path)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, *DAMAGE) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
         raise DataError(f"{path.name} is not a whole zip file", found=error) from error
 
 
@@ -47,12 +61,30 @@ def unpack_tar(path: Path, into: Path, *, strip: int = 0) -> int:
                 yield name or info.name, archive.extractfile(info) if info.isfile() else None
 
     try:
-        with tarfile.open(path) as archive:
-            return _write(members(archive), into, path)
-    except (tarfile.TarError, EOFError, OSError) as error:
+        with _opened(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+            skipped = _write(members(archive), into, path)
+            _read_to_end(stream, path)
+            return skipped
+    except (tarfile.TarError, *DAMAGE) as error:
         if isinstance(error, OSError) and error.filename is not None:
             raise
         raise DataError(f"{path.name} is not a whole tar file", found=error) from error
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """The bytes of a tar file, decompressed."""
+    with path.open("rb") as file:
+        start = file.read(2)
+    return cast(IO[bytes], OPENERS.get(start, open)(path, "rb"))
+
+
+def _read_to_end(stream: IO[bytes], path: Path) -> None:
+    """What ends a compressed stream says whether it was whole. Raises what decompressors do."""
+    left_bytes = FREE_BYTES
+    while block := stream.read(BLOCK_BYTES):
+        left_bytes -= len(block)
+        if left_bytes < 0:
+            raise DataError(f"{path.name} unpacks to too much", found="filling after its end")
 
 
 def read_member(path: Path, limit_bytes: int = BLOCK_BYTES) -> str:

@@ -1,8 +1,11 @@
 """Fetched sources: a release once fetched lies below the home and is never fetched again.
 
 <home>/sources/<scheme>/<name>-<version>-<digest>/   the files of a release
+<home>/sources/<scheme>/<folder>.files.json          their digests
 <home>/sources/<scheme>/<asked>.json                 what a source of a recipe was resolved to
 <home>/sources/<scheme>/<asked>.byhand/              put here what a person fetched elsewhere
+
+<asked> is the name, the version and a digest of all that was asked for.
 """
 
 from __future__ import annotations
@@ -19,9 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from whorl.core.digests import digest_bytes, digest_file, digest_value, read_sealed, write_sealed
+from whorl.core.digests import digest_file, digest_value, read_sealed, write_sealed
 from whorl.core.errors import DataError, SpecError
 from whorl.core.scratch import hold_scratch, is_abandoned
+from whorl.core.sources import SourceIndex
 from whorl.schemes import debian, hub, npm, pypi
 from whorl.schemes.base import Client, Scheme, Wanted, run_client
 
@@ -32,6 +36,7 @@ SCHEMES: dict[str, Scheme] = {
 }
 VERSION = r"[A-Za-z0-9][A-Za-z0-9._+:~!-]*"
 DIGEST_CHARS = 16  # of the digest, in the name of a folder
+SEAL = ".files.json"
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,8 @@ def parse(text: str) -> tuple[Scheme, Wanted] | None:
         f"({scheme.name_pattern})(?:{scheme.separator}({VERSION}))?(?:#([0-9a-f]{{8,64}}))?(?:/(.+))?",
         text.partition(":")[2],
     )
-    if found is None or ".." in PurePosixPath(found[4] or "").parts:
+    inside = PurePosixPath(found[4] or "") if found else None
+    if found is None or inside is None or inside.is_absolute() or ".." in inside.parts:
         raise SpecError(
             f"data.source {text} cannot be read",
             expected=f"{scheme.name}:name{scheme.separator}version, and perhaps /pattern",
@@ -81,6 +87,7 @@ def fetch(
     if not place.is_dir():
         known = _fetched(scheme, wanted, asked, known, log, client)
         place = folder / scheme.name / known["folder"]
+    _verify(place, log)
     release = {key: value for key, value in known.items() if key != "folder"}
     if wanted.digest and not release["digest"].startswith(wanted.digest):
         raise DataError(
@@ -95,10 +102,10 @@ def fetch(
 
 def _asked(scheme: Scheme, wanted: Wanted, folder: Path) -> Path:
     """A name of its own for each thing that can be asked of the client."""
+    part = wanted.pattern if scheme.is_partial else None
+    digest = digest_value([wanted.name, wanted.version, part])[:8]
     name = f"{wanted.name.replace('/', '--')}-{wanted.version or 'unpinned'}"
-    if scheme.is_partial and wanted.pattern:
-        name += f"-{digest_bytes(wanted.pattern.encode())[:8]}"
-    return folder / name
+    return folder / f"{name}-{digest}"
 
 
 def _fetched(
@@ -131,6 +138,8 @@ def _fetched(
         facts = scheme.unpack(wanted, scratch / "fetched", files, client)
         final = f"{wanted.name.replace('/', '--')}-{facts.version}-{digest[:DIGEST_CHARS]}"
         if not asked.with_name(final).exists():
+            found = {name: digest_file(files / name) for name in _names(files)}
+            write_sealed(asked.with_name(f"{final}{SEAL}"), {"files": found})
             files.rename(asked.with_name(final))
         value = {
             **{"scheme": scheme.name, "name": wanted.name, "version": facts.version},
@@ -144,6 +153,33 @@ def _fetched(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         os.close(descriptor)
+
+
+def _names(folder: Path) -> list[str]:
+    """All that is no folder, relative to `folder`."""
+    paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted(str(path.relative_to(folder)) for path in paths)
+
+
+def _verify(place: Path, log: Callable[[str], None]) -> None:
+    """Raises DataError naming a file of a release that is not as it was unpacked.
+
+    Files are read again only where the index of sources says that they changed.
+    """
+    seal = place.with_name(f"{place.name}{SEAL}")
+    sealed: dict[str, str] = read_sealed(seal)["files"]
+    names = _names(place)
+    paths = {name: str(place / name) for name in names}
+    index = SourceIndex(place.parent.parent, log)
+    found = index.digests(f"release {place}", paths.values(), workers=1)
+    for name in sorted({*names, *sealed}):
+        if name not in paths or found[paths[name]] != sealed.get(name):
+            missing, added = name not in paths, name not in sealed
+            raise DataError(
+                f"{place / name} is not as it was fetched",
+                found="no such file" if missing else "a new file" if added else "another content",
+                do=f"delete {place} to have it fetched again",
+            )
 
 
 def _run(scheme: Scheme, wanted: Wanted, folder: Path, by_hand: Path, client: Client) -> None:

@@ -43,6 +43,12 @@ class Hub:
         commits = {read_member(note).partition("\n")[0].strip() for note in notes}
         if len(commits) > 1:
             raise DataError(f"{wanted.text} was fetched of several commits", found=sorted(commits))
+        commit = next(iter(commits), "")
+        is_commit = wanted.version is not None and re.fullmatch(r"[0-9a-f]{40}", wanted.version)
+        if is_commit and commit not in ("", wanted.version):
+            raise DataError(
+                f"{wanted.text} is not what was fetched", found=commit, expected=wanted.version
+            )
         skipped = 0
         for path in sorted(fetched.rglob("*")):
             name = path.relative_to(fetched)
@@ -53,7 +59,7 @@ class Hub:
                 shutil.move(path, into / name)
         head = re.match(r"---\n(.*?)\n---", read_member(into / "README.md"), re.DOTALL)
         licence = re.search(r"^license:\s*(\S+)", head[1] if head else "", re.MULTILINE)
-        version = next(iter(commits), "") or wanted.version or "unknown"
+        version = commit or wanted.version or "unknown"
         return Facts(version, licence[1] if licence else "", skipped)
 
 

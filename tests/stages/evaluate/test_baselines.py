@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.stages.evaluate.fakes import prepared_corpus
-from whorl.codecs.contract import Tokens
+from whorl.codecs.contract import OWN_RULES, Tokens
 from whorl.codecs.image import fit_image_codec
 from whorl.codecs.label import LabelCodec
 from whorl.core.heldout import HeldoutDocuments
@@ -24,7 +24,7 @@ from whorl.stages.evaluate.baselines import (
 )
 from whorl.stages.evaluate.measure import ask
 from whorl.stages.evaluate.ngram import KneserNey
-from whorl.testing.corpus import tiny_texts
+from whorl.testing.corpus import tiny_texts, tiny_tokens
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +111,21 @@ def test_documents_of_several_codecs_come_back() -> None:
         Part("label", "dog"),
     )
     ids, _ = tokens.encode_document(Document("d", parts))
-    found = document_of("d", np.array([*ids, 63, 2]), tokens)
+    found = document_of("d", np.array([*ids[:-1], 63, ids[-1], 2]), tokens)
     assert [part.codec for part in found.parts] == ["image", "special", "label", "special"]
     assert (found.parts[0].value == pictures[1]).all()
     assert [part.value for part in found.parts[1:]] == ["<|answer|>", "dog", "<|unused_63|>"]
     assert document_of("empty", np.array([0, 1]), tokens).parts == ()
+
+
+def test_ids_that_start_end_or_pad_are_kept_inside_of_a_text() -> None:
+    """Padding may be an ordinary id, and turns of a chat end as documents do."""
+    own = tiny_tokens(512)
+    text = "a shell grows"
+    ids = own.encode_parts([Part("text", text)])
+    rules = OWN_RULES.model_copy(update={"pad_id": ids[-1], "end_ids": ()})
+    tokens = Tokens.build(own.codecs, 512, rules)
+    whole, _ = tokens.encode_document(Document("d", (Part("text", text),)))
+    assert document_of("d", np.array(whole), tokens).text == text
+    inside = document_of("d", np.array([0, *ids, 1, 0, *ids, 1, 2]), own)
+    assert [part.value for part in inside.parts] == [text, "<|eos|>", "<|bos|>", text]

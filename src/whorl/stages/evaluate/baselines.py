@@ -147,8 +147,12 @@ def decoded(documents: Sequence[HeldoutDocument], tokens: Tokens) -> list[Docume
 
 
 def document_of(name: str, ids: NDArray[Any], tokens: Tokens) -> Document:
-    """A document of the parts its ids say; exact for text."""
-    contract = tokens.contract
-    ends = (*contract.start_ids, *contract.end_ids, contract.pad_id)
-    inside = np.asarray(ids, np.int64)[~np.isin(ids, ends)]
+    """A document of the parts its ids say, less what starts, ends and pads it; exact for text."""
+    contract, inside = tokens.contract, np.asarray(ids, np.int64).tolist()
+    start = list(contract.start_ids)
+    padding = {contract.pad_id} & tokens.special_texts.keys()  # else it may end a text
+    while inside and inside[-1] in padding.union(contract.end_ids):
+        inside.pop()
+    if inside[: len(start)] == start:
+        del inside[: len(start)]
     return Document(name, tuple(decode_parts(tokens, inside)))
