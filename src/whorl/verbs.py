@@ -277,9 +277,14 @@ class Session:
             engine.close()
 
     def _open_engine(self, model: Path, variant: Variant) -> Engine:
-        from whorl.engines.open import open_engine
+        """The engine that serves; where it does not serve this variant, one that does."""
+        from whorl.engines.open import AUTO, find_engine, open_engine
 
-        return open_engine(model, variant, max_running=self.planned.decisions.serve.max_running)
+        decided = self.planned.decisions.serve
+        name = decided.engine
+        if name != AUTO and not find_engine(name).accepts(variant):
+            name = AUTO
+        return open_engine(model, variant, name, decided.max_running)
 
     # -------------------------------------------------------------- serving
 

@@ -28,7 +28,7 @@ from whorl.engines.openvino_export import (
 )
 from whorl.model.folder import CARD, FolderCard, read_card
 
-__all__ = ["GROUP", "EngineFactory", "find_engine", "forms_of", "open_engine", "smallest"]
+__all__ = ["AUTO", "GROUP", "EngineFactory", "find_engine", "forms_of", "open_engine", "smallest"]
 
 GROUP = "whorl.engines"
 AUTO = "auto"

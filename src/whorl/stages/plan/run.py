@@ -33,7 +33,7 @@ from whorl.stages.plan.step_time import fit_level
 
 __all__ = ["LOGIC_VERSION", "check_is_here", "find_or_make", "plan_key", "run", "trial_vocab_sizes"]
 
-LOGIC_VERSION = 3  # raised when the same recipe, data and machine would get another plan
+LOGIC_VERSION = 4  # raised when the same recipe, data and machine would get another plan
 IDS_MULTIPLE = 64
 ADDED_BUDGETS = ("device_hours", "usd")  # not in the keys of plans that do not use them
 CHOSEN_FROM = ("budget", "model", "train", "prepare", "seed")  # parts of the recipe
@@ -227,6 +227,7 @@ def _passed_through(decisions: Decisions, recipe: Recipe) -> Decisions:
             "evaluate": EvaluateConfig(
                 max_bytes=recipe.evaluate.max_bytes,
                 window=decisions.train.seq_len,
+                engine=recipe.serve.engine,
                 baselines=recipe.evaluate.baselines,
                 seed=seed,
             ),
