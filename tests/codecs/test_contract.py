@@ -153,7 +153,7 @@ def test_unknown_codecs_and_specials_are_refused(tokens: Tokens) -> None:
         tokens.encode_parts([Part("speech", "x")])
     with pytest.raises(DataError, match=r"no special token <\|hello\|>"):
         tokens.encode_parts([Part("special", "<|hello|>")])
-    with pytest.raises(RecordError, match="no codec of kind radio"):
+    with pytest.raises(RecordError, match="there is no codec radio"):
         load_codec("radio", "radio", {})
 
 

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from whorl.core import plugins
 from whorl.core.digests import read_sealed, write_sealed
 from whorl.core.errors import EngineError, MissingExtra, RecordError, SpecError
 from whorl.core.ports import Engine
@@ -110,8 +111,10 @@ def test_an_engine_from_outside_is_chosen_by_what_it_accepts(
         lambda variant: variant.format == "paper",
         lambda folder, card, max_running: FakeEngine(card.contract_digest, max_running=max_running),
     )
-    point = SimpleNamespace(load=lambda: outside, value="paper:ENGINE")
-    monkeypatch.setattr(open_module, "entry_points", lambda group: [point])
+    point = SimpleNamespace(name="paper", load=lambda: outside, value="paper:ENGINE")
+    monkeypatch.setattr(
+        plugins, "entry_points", lambda group, name="paper": [point] if name == "paper" else []
+    )
     copy = Path(shutil.copytree(folders / "hf", tmp_path / "copy"))
     paper = Variant("paper", "int4")
     seal_folder(copy, replace(read_card(copy), variant=paper))

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whorl.core.errors import RecordError
+from whorl.core.plugins import find_part
 
 __all__ = ["ACCURACY", "BITS_PER_BYTE", "BUILT_IN", "GROUP", "Metric", "find_metric"]
 
@@ -60,20 +60,11 @@ BUILT_IN: Mapping[str, Metric] = {metric.name: metric for metric in (BITS_PER_BY
 
 def find_metric(name: str) -> Metric:
     """The metric that a record names. Raises RecordError if nothing installed brings it."""
-    if name in BUILT_IN:
-        return BUILT_IN[name]
-    for point in entry_points(group=GROUP):
-        if point.name == name:
-            found = point.load()
-            if isinstance(found, Metric) and found.name == name:
-                return found
-            raise RecordError(
-                f"{point.value} is not the metric {name}",
-                found=repr(found),
-                expected="a whorl.core.metrics.Metric of the entry point's name",
-            )
+    found = find_part(GROUP, name, BUILT_IN, RecordError)
+    if isinstance(found, Metric) and found.name == name:
+        return found
     raise RecordError(
-        f"there is no metric {name}",
-        expected=", ".join(BUILT_IN),
-        do=f"install the package that brings it (entry point group {GROUP})",
+        f"what a package brings is not the metric {name}",
+        found=repr(found),
+        expected="a whorl.core.metrics.Metric of the entry point's name",
     )

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
-from whorl.core.errors import SpecError
+from whorl.core.errors import SpecError, WhorlError
 
 __all__ = ["check_part", "find_part", "part_names"]
 
@@ -22,33 +22,51 @@ def part_names(group: str, built_in: Iterable[str]) -> list[str]:
     return sorted({*built_in, *(point.name for point in entry_points(group=group))})
 
 
-def find_part(group: str, name: str, built_in: Mapping[str, object]) -> object:
-    """The part of that name. Raises SpecError if there is none, or if it cannot be loaded."""
-    if name in built_in:
-        return built_in[name]
-    check_part(group, name, built_in)
-    for point in entry_points(group=group):
-        if point.name == name:
-            try:
-                return point.load()
-            except Exception as error:
-                raise SpecError(
-                    f"{name} of {group} cannot be loaded from {point.value}",
-                    found=f"{type(error).__name__}: {error}",
-                    do="mend or uninstall the package that brings it",
-                ) from error
-    raise AssertionError("a name that was just found")
+def find_part(
+    group: str, name: str, built_in: Mapping[str, object], error: type[WhorlError] = SpecError
+) -> object:
+    """The part of that name; one that ships may be an EntryPoint, loaded when it is asked for.
+
+    Raises `error` if there is none or several, or if it cannot be loaded.
+    """
+    check_part(group, name, built_in, error)
+    own = built_in.get(name)
+    points = {point.value: point for point in entry_points(group=group, name=name)}
+    if isinstance(own, EntryPoint):
+        points[own.value], own = own, None
+    if len(points) > (own is None):
+        raise error(
+            f"two packages bring a {_kind(group)} {name}",
+            found=" and ".join([*points, *(["whorl itself"] if own is not None else [])]),
+            do="uninstall one of them",
+        )
+    if own is not None:
+        return own
+    (point,) = points.values()
+    try:
+        return point.load()
+    except Exception as failure:  # whatever a package of somebody else raises at import
+        raise error(
+            f"the {_kind(group)} {name} cannot be loaded from {point.value}",
+            found=f"{type(failure).__name__}: {failure}",
+            do="mend or uninstall the package that brings it",
+        ) from failure
 
 
-def check_part(group: str, name: str, built_in: Iterable[str]) -> None:
-    """Raises SpecError, with the nearest right name, if there is no part of that name."""
+def check_part(
+    group: str, name: str, built_in: Iterable[str], error: type[WhorlError] = SpecError
+) -> None:
+    """Raises `error`, with the nearest right name, if there is no part of that name."""
     names = part_names(group, built_in)
     if name in names:
         return
-    kind = group.partition(".")[2].removesuffix("s")
     near = difflib.get_close_matches(name, names, 1)
-    raise SpecError(
-        f"there is no {kind} {name}" + (f"; did you mean {near[0]}?" if near else ""),
-        expected=", ".join(names),
+    raise error(
+        f"there is no {_kind(group)} {name}" + (f"; did you mean {near[0]}?" if near else ""),
+        expected=", ".join(names) or None,
         do=f"correct the name, or install the package that brings it (entry point group {group})",
     )
+
+
+def _kind(group: str) -> str:
+    return group.partition(".")[2].removesuffix("s")

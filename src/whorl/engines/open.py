@@ -6,18 +6,17 @@ A package adds an engine through an entry point of the group `whorl.engines` tha
 
 from __future__ import annotations
 
-import difflib
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
 from whorl.arch.computable import check_computable
 from whorl.core.errors import EngineError, MissingExtra, SpecError
+from whorl.core.plugins import find_part, part_names
 from whorl.core.ports import Engine
 from whorl.core.variants import Variant
 from whorl.engines.openvino_export import (
@@ -76,27 +75,22 @@ def _open_vllm(folder: Path, card: FolderCard, max_running: int) -> Engine:
     )
 
 
-BUILT_IN = (
-    EngineFactory("openvino", lambda variant: variant.format == FORMAT, _open_openvino),
-    EngineFactory("torch", lambda variant: variant.format == SAFETENSORS, _open_torch),
-    EngineFactory("vllm", lambda variant: variant.format == SAFETENSORS, _open_vllm),
-)
+BUILT_IN = {
+    factory.name: factory
+    for factory in (
+        EngineFactory("openvino", lambda variant: variant.format == FORMAT, _open_openvino),
+        EngineFactory("torch", lambda variant: variant.format == SAFETENSORS, _open_torch),
+        EngineFactory("vllm", lambda variant: variant.format == SAFETENSORS, _open_vllm),
+    )
+}
 
 
 def find_engine(name: str) -> EngineFactory:
     """The engine of this name. Raises SpecError with the nearest name if there is none."""
-    for factory in _factories():
-        if factory.name == name:
-            return factory
-    names = [AUTO, *(factory.name for factory in _factories())]
-    near = difflib.get_close_matches(name, names, n=1)
-    raise SpecError(
-        f"there is no engine {name}",
-        expected=", ".join(names),
-        do=f"did you mean {near[0]}?"
-        if near
-        else f"install the package that brings it (entry point group {GROUP})",
-    )
+    found = find_part(GROUP, name, BUILT_IN)
+    if not isinstance(found, EngineFactory):
+        raise SpecError(f"the engine {name} is not an EngineFactory", found=type(found).__name__)
+    return found
 
 
 def smallest(there: Mapping[Variant, Path], name: str = AUTO) -> tuple[Variant, Path]:
@@ -155,12 +149,8 @@ def open_engine(
 
 def _factories() -> Iterator[EngineFactory]:
     """Built in ones first: those of packages are loaded when none of them is meant."""
-    yield from BUILT_IN
-    for point in entry_points(group=GROUP):
-        found = point.load()
-        if not isinstance(found, EngineFactory):
-            raise SpecError(f"{point.value} is not an EngineFactory", found=type(found).__name__)
-        yield found
+    yield from BUILT_IN.values()
+    yield from (find_engine(name) for name in part_names(GROUP, ()) if name not in BUILT_IN)
 
 
 def _chosen(name: str) -> Iterable[EngineFactory]:

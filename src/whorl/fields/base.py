@@ -8,39 +8,29 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 
 from whorl.core.errors import SpecError
+from whorl.core.plugins import find_part, part_names
 from whorl.core.ports import Field
 
 __all__ = ["GROUP", "field_names", "find_field", "options_of"]
 
 GROUP = "whorl.fields"
-BUILT_IN = ("text", "code", "digits")  # modules of this package, each with a FIELD
+BUILT_IN = {  # with these whorl also runs from its source tree, not installed
+    name: EntryPoint(name, f"whorl.fields.{name}:FIELD", GROUP)
+    for name in ("text", "code", "digits")
+}
 
 
 def field_names() -> list[str]:
     """Names of all fields that can be asked for, without loading them."""
-    return sorted({*BUILT_IN, *_entry_points()})
+    return part_names(GROUP, BUILT_IN)
 
 
 def find_field(name: str) -> Field:
     """The field of this name. Raises SpecError with the nearest name if there is none."""
-    points = _entry_points()
-    if name in points:
-        return _load(points[name])
-    if name in BUILT_IN:  # whorl runs from its source tree, not installed
-        return _checked(name, import_module(f"whorl.fields.{name}").FIELD)
-    names = field_names()
-    near = difflib.get_close_matches(name, names, n=1)
-    raise SpecError(
-        f"there is no field {name}",
-        found=f"fields: {', '.join(names)}",
-        do=f"did you mean {near[0]}?"
-        if near
-        else f"install the package that brings it (entry point group {GROUP})",
-    )
+    return _checked(name, find_part(GROUP, name, BUILT_IN))
 
 
 def options_of(field: Field, given: Mapping[str, str]) -> dict[str, str]:
@@ -54,30 +44,6 @@ def options_of(field: Field, given: Mapping[str, str]) -> dict[str, str]:
                 expected=f"did you mean {near[0]}?" if near else list(field.options) or "none",
             )
     return {**field.options, **given}
-
-
-def _entry_points() -> dict[str, EntryPoint]:
-    """By name. Raises SpecError when two packages bring different fields of one name."""
-    points: dict[str, EntryPoint] = {}
-    for point in entry_points(group=GROUP):
-        first = points.setdefault(point.name, point)
-        if first.value != point.value:
-            raise SpecError(
-                f"two packages bring a field {point.name}",
-                found=f"{first.value} and {point.value}",
-                do="uninstall one of them",
-            )
-    return points
-
-
-def _load(point: EntryPoint) -> Field:
-    try:
-        loaded = point.load()
-    except Exception as error:  # whatever a package of somebody else raises at import
-        raise SpecError(
-            f"field {point.name} cannot be loaded from {point.value}", found=repr(error)
-        ) from error
-    return _checked(point.name, loaded)
 
 
 def _checked(name: str, loaded: object) -> Field:

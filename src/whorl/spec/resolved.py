@@ -36,6 +36,7 @@ class CompressConfig(Frozen):
 class EvaluateConfig(Frozen):
     max_bytes: int = Field(600_000, description="held-out bytes scored, whole documents")
     window: int = Field(description="tokens per scored window; stride is half of it")
+    engine: str = Field("auto", description="of serve; what it does not serve is scored by another")
     bootstrap_samples: int = 2000
     baselines: bool = True
     seed: int = 0

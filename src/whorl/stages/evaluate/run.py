@@ -6,6 +6,7 @@ per_document.json   what they are sums of, to pair them with models to come
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -101,7 +102,7 @@ def run(
     baselines = work.baselines(trained) if config.baselines else []
     with context.store.write(key) as writer:
         work.write(writer, scores, baselines)
-        writer.run["duration_s"] = time.monotonic() - start
+        writer.run.update(duration_s=time.monotonic() - start, engines=work.engines)
     return context.store.published(key)
 
 
@@ -114,6 +115,7 @@ class _Evaluation:
     tokens: Tokens
     num_heldout: int
     asked: Asked
+    engines: dict[str, str] = dataclasses.field(default_factory=dict)  # variant -> what scored it
 
     @classmethod
     def of(
@@ -127,6 +129,7 @@ class _Evaluation:
 
     def score_model(self, variant: Variant, folder: Path, engines: OpenEngine) -> Score:
         engine = engines(folder, variant)
+        self.engines[str(variant)] = engine.name
         try:
             found = measure(
                 engine,

@@ -227,6 +227,7 @@ def _passed_through(decisions: Decisions, recipe: Recipe) -> Decisions:
             "evaluate": EvaluateConfig(
                 max_bytes=recipe.evaluate.max_bytes,
                 window=decisions.train.seq_len,
+                engine=recipe.serve.engine,
                 baselines=recipe.evaluate.baselines,
                 seed=seed,
             ),
