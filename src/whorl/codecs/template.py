@@ -2,9 +2,9 @@
 
 A template is data of the token contract, never of a request. All that it does is paid from one
 budget: turns, calls, and every character that is read, made or compared, before it is done
-wherever it could grow. The budget grows with the chat's length. No clock decides, so that a chat that was rendered once always
-is. Only named filters and methods exist: those whose result is bounded by a product that can be
-told beforehand. What lies between {% generation %} and {% endgeneration %} comes marked.
+wherever it could grow. The budget grows with the chat's length. No clock decides, so that a chat
+that was rendered once always is. Only named filters and methods exist: those whose result can be
+bounded beforehand. What lies between {% generation %} and {% endgeneration %} comes marked.
 """
 
 from __future__ import annotations
