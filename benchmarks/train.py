@@ -116,10 +116,11 @@ def peer_work(name: str, rows: int, settings: dict[str, Any]) -> Work:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     ids = torch.randint(a.vocab_size, (rows, SEQ_LEN), generator=torch.Generator().manual_seed(0))
 
-    def gradients() -> None:
+    def gradients() -> float:
         with torch.autocast("cpu", torch.bfloat16, enabled=settings["autocast"]):
             loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
+        return float(loss.detach())
 
     def update() -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

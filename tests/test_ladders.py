@@ -65,13 +65,13 @@ def test_a_killed_ladder_goes_on_and_predicts_its_last_rung_and_the_target(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from whorl.ladders import ladder, read_ladder
-    from whorl.verbs import TrainingRun
+    from whorl.verbs import Session
 
     made, told = counted_trainings(monkeypatch), list[str]()
     options: dict[str, Any] = {"home": tmp_path / "home", "workers": 1, "log": told.append}
 
     def climb() -> Record:
-        return ladder(TrainingRun.open(recipe(tmp_path / "data"), **options), 600.0, RUNGS)
+        return ladder(Session.open(recipe(tmp_path / "data"), **options), 600.0, RUNGS)
 
     with pytest.raises(KeyboardInterrupt):
         climb()
@@ -98,7 +98,7 @@ def test_a_killed_ladder_goes_on_and_predicts_its_last_rung_and_the_target(
     assert 0 < predicted["low"] < predicted["value"] < predicted["high"] < 10
 
     with pytest.raises(PlanError, match="--budget"):
-        ladder(TrainingRun.open(recipe(tmp_path / "data"), **options), 0.5, RUNGS)
+        ladder(Session.open(recipe(tmp_path / "data"), **options), 0.5, RUNGS)
     check_command(tmp_path, record)
 
 

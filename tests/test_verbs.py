@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 import whorl
-from whorl.core.digests import write_sealed
+from whorl.core.digests import digest_value, write_sealed
 from whorl.core.errors import SpecError, WhorlError
 from whorl.core.records import Record, RecordKey, RecordStore
 from whorl.core.variants import Variant
@@ -51,7 +51,8 @@ def test_open_sizes_are_planned(recipe: dict[str, object], tmp_path: Path) -> No
 def test_a_release_is_prepared_and_named_in_the_manifest(
     recipe: dict[str, object], tmp_path: Path
 ) -> None:
-    hand = tmp_path / "runs" / "sources" / "pypi" / "notes-1.0.byhand"
+    asked = digest_value(["notes", "1.0", None])[:8]
+    hand = tmp_path / "runs" / "sources" / "pypi" / f"notes-1.0-{asked}.byhand"
     hand.mkdir(parents=True)
     with zipfile.ZipFile(hand / "notes-1.0-py3-none-any.whl", "w") as wheel:
         for path in (tmp_path / "notes").iterdir():

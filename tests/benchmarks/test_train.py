@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,5 +38,7 @@ def test_a_side_computes_and_updates(
     train: ModuleType, side: str, settings: dict[str, Any]
 ) -> None:
     gradients, update = getattr(train, side)("4x96", 2, settings)
-    gradients()
+    before = gradients()
+    assert before == pytest.approx(math.log(1024), rel=0.2)  # of ids drawn evenly
     update()
+    assert gradients() != before
