@@ -49,5 +49,5 @@ def test_what_cannot_be_had_is_refused_with_the_asked_error() -> None:
         check_part(GROUP, "outsid", ())
     with pytest.raises(DataError, match="two packages bring a spoon ours"):
         find_part(GROUP, "ours", {"ours": 1}, DataError)
-    with pytest.raises(DataError, match="lost cannot be loaded from nowhere:PART.*uninstall"):
+    with pytest.raises(DataError, match=r"lost cannot be loaded from nowhere:PART.*uninstall"):
         find_part(GROUP, "lost", {}, DataError)
