@@ -1,5 +1,5 @@
 """Write the generated pages: docs/cli.md from the commands, docs/errors.md from the errors,
-docs/plan-schema.json from the classes of a cluster plan.
+docs/families.md from what can be computed, docs/plan-schema.json from a cluster plan's classes.
 
 python docs/generate.py           writes them
 python docs/generate.py --check   exits 1 and says which page is out of date
@@ -19,6 +19,9 @@ from typing import Any
 
 import typer
 
+from whorl.arch.computable import COMPUTED_FAMILIES, Purpose, check_computable
+from whorl.arch.known_models import known_models
+from whorl.arch.shape import ModelShape
 from whorl.core import errors
 
 __all__ = ["cli_page", "commands_of", "errors_page"]
@@ -122,6 +125,40 @@ def errors_page() -> str:
     return "\n".join(lines)
 
 
+def refusal(shape: ModelShape, purpose: Purpose) -> str:
+    """Why a shape cannot be used for this; "" if it can."""
+    try:
+        check_computable(shape, purpose)
+    except errors.SpecError as error:
+        return cell(str(error.found))
+    return ""
+
+
+def families_page() -> str:
+    """What is trained, served and exported of each family, and of every model that is known."""
+    shapes = {name: model.shape for name, model in known_models().items()}
+    lines = [
+        NOTE.format(origin="src/whorl/arch/computable.py and known_models.json"),
+        "# Families of models",
+        "",
+        "Folders of these families are read, trained, served and written, with the numbers of",
+        "transformers: `python -m pytest tests/model/test_families.py` compares logits (1e-5 in",
+        "float32), gradients, 64 greedy tokens, and weights that transformers reads back.",
+        "",
+        "| family | known models | by OpenVINO |",
+        "| --- | --- | --- |",
+    ]
+    for family in COMPUTED_FAMILIES:
+        of_it = {name: shape for name, shape in shapes.items() if shape.family == family}
+        names = ", ".join(name for name, shape in of_it.items() if not refusal(shape, "serve"))
+        kept = {refusal(shape, "export") for shape in of_it.values()}
+        lines.append(f"| {family} | {names} | {'; '.join(sorted(kept)) or 'yes'} |")
+    lines += ["", "Known, planned for, but not computed:", "", "| model | why |", "| --- | --- |"]
+    refused = {name: refusal(shape, "serve") for name, shape in shapes.items()}
+    lines += [f"| {name} | {why} |" for name, why in sorted(refused.items()) if why]
+    return "\n".join([*lines, ""])
+
+
 def main(is_check: bool) -> int:
     from whorl.cli.main import build_app
     from whorl.stages.plan.output.schema import plan_schema
@@ -130,6 +167,7 @@ def main(is_check: bool) -> int:
     pages = {
         "cli.md": cli_page(build_app()),
         "errors.md": errors_page(),
+        "families.md": families_page(),
         "plan-schema.json": schema,
     }
     stale = []
