@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from datetime import timedelta
@@ -51,9 +52,11 @@ def main() -> None:
         run(context, tiny_shape(), config(**given["settings"]), prepared, {}, parallel)
     except Interrupted:
         print("stopped")
-    finally:
-        if given["ranks"] > 1:
-            dist.destroy_process_group()
+    if given["ranks"] > 1:
+        dist.barrier()  # none ends while another still talks to it
+        dist.destroy_process_group()
+        sys.stdout.flush()
+        os._exit(0)  # gloo's threads are not always gone when the interpreter is taken down
 
 
 if __name__ == "__main__":

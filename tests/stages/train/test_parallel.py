@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,12 @@ def train(home: Path, prepared: Path, ranks: int, stop_at: int = 0, **settings: 
     words = [*(launcher if ranks > 1 else []), "tests.stages.train.ranks", json.dumps(given)]
     root = Path(__file__).parents[3]
     done = subprocess.run(
-        [sys.executable, "-m", *words], cwd=root, capture_output=True, text=True, timeout=240
+        [sys.executable, "-X", "faulthandler", "-m", *words],
+        cwd=root,
+        env=os.environ | {"PYTHONFAULTHANDLER": "1"},  # of the ranks: a crash says where
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert ("stopped" in done.stdout) == bool(stop_at)
