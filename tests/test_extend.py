@@ -21,6 +21,7 @@ import pytest
 
 import whorl as package
 from tests.policy.conftest import ROOT
+from tests.serving import serving
 from tests.stages.plan.conftest import machine
 from whorl.codecs.kinds import load_codec
 from whorl.core.digests import digest_file, write_sealed
@@ -196,16 +197,9 @@ def test_the_page_s_request_is_answered_with_a_file(
 ) -> None:
     body = re.search(r"-d '(\{.*?\})'", PAGE, re.DOTALL)
     assert body is not None
-    process = subprocess.Popen(
-        command("serve", "paint.yaml", "--port", "0"),
-        cwd=installed,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**environment(installed), "WHORL_API_KEY": "a-key-of-this-test"},
-    )
-    try:
-        assert process.stdout is not None
-        page = process.stdout.readline().removeprefix("page: ")
+    started = command("serve", "paint.yaml", "--port", "0")
+    keyed = {**environment(installed), "WHORL_API_KEY": "a-key-of-this-test"}
+    with serving(started, installed, keyed) as page:
         connection = http.client.HTTPConnection(urlsplit(page).netloc, timeout=60)
         headers = {
             "Authorization": "Bearer a-key-of-this-test",
@@ -214,13 +208,6 @@ def test_the_page_s_request_is_answered_with_a_file(
         connection.request("POST", "/v1/completions", body[1], headers)
         answer = json.loads(connection.getresponse().read())
         connection.close()
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 0
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
     (part,) = answer["choices"][0]["parts"]
     assert (part["codec"], part["media_type"]) == ("colours", "image/x-portable-pixmap")
     assert base64.b64decode(part["data"]) == b"P6 1 1 255\n" + bytes([0, 255, 0])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.serving import serving
 from whorl.testing.corpus import tiny_texts
 
 pytest.importorskip("torch", reason="needs the extra train")
@@ -138,20 +138,7 @@ def test_a_flipped_bit_is_found_before_use(report: dict[str, Any], notes: Path) 
 def test_serve_prints_its_address_and_stops_on_a_signal(
     report: dict[str, Any], notes: Path
 ) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "whorl", "serve", "mine@1", "--port", "0"],
-        cwd=notes,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "WHORL_HOME": str(notes / "runs"), "COLUMNS": "200"},
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("page: http://127.0.0.1:")
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 0
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+    command = [sys.executable, "-m", "whorl", "serve", "mine@1", "--port", "0"]
+    environment = {**os.environ, "WHORL_HOME": str(notes / "runs"), "COLUMNS": "200"}
+    with serving(command, notes, environment) as page:
+        assert page.startswith("http://127.0.0.1:")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.serving import serving
 from whorl.testing.corpus import tiny_texts
 
 pytest.importorskip("torch", reason="needs the extra train")
@@ -88,23 +88,9 @@ def test_the_trained_model_is_evaluated_served_and_registered(report: dict[str, 
 def test_a_registered_model_is_served_and_compress_says_that_there_is_nothing(
     report: dict[str, Any], notes: Path
 ) -> None:
-    process = subprocess.Popen(
-        command("serve", "mine@1", "--port", "0"),
-        cwd=notes,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "WHORL_HOME": str(notes / "runs"), "COLUMNS": "200"},
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("page: http://127.0.0.1:")
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 0
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+    environment = {**os.environ, "WHORL_HOME": str(notes / "runs"), "COLUMNS": "200"}
+    with serving(command("serve", "mine@1", "--port", "0"), notes, environment) as page:
+        assert page.startswith("http://127.0.0.1:")
     done = whorl("compress", "mine.yaml", cwd=notes)
     assert done.returncode == 2 and "nothing to compress" in done.stderr
     done = whorl("serve", "mine@1", "--variant", "int8", cwd=notes)

@@ -14,6 +14,7 @@ from whorl.core.errors import SpecError
 
 __all__ = [
     "BYTES_PER_ELEMENT",
+    "MATRIX_MOMENTS",
     "LayerKind",
     "LayerMatrix",
     "MatrixKind",

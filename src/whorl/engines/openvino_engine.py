@@ -25,7 +25,7 @@ from whorl.core.ports import GenerateRequest, TokenEvent
 from whorl.engines.branches import CandidateScorer
 from whorl.engines.loop import EngineLoop, Limits
 from whorl.engines.openvino_graph import GraphSequence, OpenvinoBranches, OpenvinoGraph
-from whorl.engines.sampling import choose, finish_of
+from whorl.engines.sampling import Drawing
 from whorl.model.folder import FolderCard
 
 __all__ = ["OpenvinoStepper", "open_openvino"]
@@ -247,13 +247,7 @@ class _Limited:
     """A request that allows some ids alone: chosen from the graph's own logits."""
 
     def __init__(self, request: GenerateRequest, sequence: GraphSequence) -> None:
-        self._request, self._sequence = request, sequence
-        self._answer: list[int] = []
-        self._generator = np.random.default_rng(request.seed)
+        self._drawing, self._sequence = Drawing(request), sequence
 
     def advance(self) -> TokenEvent:
-        request = self._request
-        logits_V = self._sequence.read_prompt(self._answer[-1:] or request.prompt_ids)
-        token = choose(logits_V, request, self._generator)
-        self._answer.append(token)
-        return TokenEvent(request.request_id, (token,), finish_of(request, self._answer))
+        return self._drawing.draw(self._sequence.read_prompt(self._drawing.unread))

@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from whorl.core.ports import GenerateRequest
+from whorl.core.ports import GenerateRequest, TokenEvent
 
-__all__ = ["choose", "finish_of", "sample"]
+__all__ = ["Drawing", "choose", "finish_of", "sample"]
+
+
+@dataclass
+class Drawing:
+    """A request that is answered id by id, from logits that somebody computes."""
+
+    request: GenerateRequest
+    answer: list[int] = field(default_factory=list)
+    generator: np.random.Generator = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.generator = np.random.default_rng(self.request.seed)
+
+    @property
+    def unread(self) -> Sequence[int]:
+        """What the model has still to read: the whole prompt, then the last id of the answer."""
+        return self.answer[-1:] or self.request.prompt_ids
+
+    def draw(self, logits_V: NDArray[np.float32]) -> TokenEvent:
+        """One more id, of the logits that follow what was unread."""
+        token = choose(logits_V, self.request, self.generator)
+        self.answer.append(token)
+        finish = finish_of(self.request, self.answer)
+        return TokenEvent(self.request.request_id, (token,), finish)
 
 
 def choose(

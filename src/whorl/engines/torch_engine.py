@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from whorl.core.ports import GenerateRequest, TokenEvent
 from whorl.engines.branches import CandidateScorer
 from whorl.engines.loop import EngineLoop, Limits
-from whorl.engines.sampling import choose, finish_of
+from whorl.engines.sampling import Drawing
 from whorl.model.cached import GrowingCache, next_logits
 from whorl.model.hf import load_model_folder
 from whorl.model.transformer import Transformer
@@ -32,14 +32,8 @@ def open_torch(folder: Path, max_running: int) -> EngineLoop:
 
 
 @dataclass
-class _Running:
-    request: GenerateRequest
+class _Running(Drawing):
     cache: GrowingCache = field(default_factory=GrowingCache)
-    answer: list[int] = field(default_factory=list)
-    generator: np.random.Generator = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.generator = np.random.default_rng(self.request.seed)
 
 
 class TorchStepper:
@@ -65,15 +59,7 @@ class TorchStepper:
         return events
 
     def _advance(self, running: _Running) -> TokenEvent:
-        request = running.request
-        new = running.answer[-1:] or list(request.prompt_ids)
-        with torch.inference_mode():
-            ids_BT = torch.tensor([new])
-            logits_BTV = next_logits(self._model, ids_BT, running.cache, only_last=True)
-            logits_V = logits_BTV[0, -1].numpy()
-        token = choose(logits_V, request, running.generator)
-        running.answer.append(token)
-        return TokenEvent(request.request_id, (token,), finish_of(request, running.answer))
+        return running.draw(_last_logits(self._model, running.unread, running.cache))
 
     def score(
         self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()
@@ -102,16 +88,19 @@ class _TorchBranches:
 
     def begin(self, ids: Sequence[int]) -> NDArray[np.float32]:
         self._prefix = GrowingCache()
-        ids_BT = np.array([ids], np.int64)
-        last_V: NDArray[np.float32] = self._logits(ids_BT, self._prefix, only_last=True)[0, -1]
-        return last_V
+        return _last_logits(self._model, ids, self._prefix)
 
     def follow(self, ids_BT: NDArray[np.int64]) -> NDArray[np.float32]:
-        return self._logits(ids_BT, self._prefix.branches(len(ids_BT)))
-
-    def _logits(
-        self, ids_BT: NDArray[np.int64], cache: GrowingCache, only_last: bool = False
-    ) -> NDArray[np.float32]:
+        cache = self._prefix.branches(len(ids_BT))
         with torch.inference_mode():
-            logits = next_logits(self._model, torch.from_numpy(ids_BT), cache, only_last=only_last)
-        return np.asarray(logits.numpy(), np.float32)
+            logits_BTV = next_logits(self._model, torch.from_numpy(ids_BT), cache)
+        return np.asarray(logits_BTV.numpy(), np.float32)
+
+
+def _last_logits(
+    model: Transformer, ids: Sequence[int], cache: GrowingCache
+) -> NDArray[np.float32]:
+    """Append ids to one cached sequence: logits [V] of what follows the last."""
+    with torch.inference_mode():
+        logits_BTV = next_logits(model, torch.tensor([list(ids)]), cache, only_last=True)
+    return np.asarray(logits_BTV[0, -1].numpy(), np.float32)

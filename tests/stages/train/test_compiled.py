@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from tests.stages.train.test_damage import PressCtrlC
-from tests.stages.train.work import config, make_prepared, tiny_shape, train
-from whorl.core.errors import Interrupted, ResourceError
+from tests.stages.train.test_damage import check_resumed_is_whole
+from tests.stages.train.work import config, make_prepared, tiny_shape
+from whorl.core.errors import ResourceError
 from whorl.launch.rehearsal import made_up_batch
 from whorl.model.compiled import Around, after_attention, before_attention
 from whorl.model.transformer import Transformer
@@ -92,13 +92,7 @@ def test_compiled_blocks_have_the_same_gradient_and_loss() -> None:
 def test_stopped_and_run_again_the_bits_are_the_same(tmp_path: Path) -> None:
     prepared = make_prepared(tmp_path / "home")
     settings = SETTINGS | {"compiled": True, "steps": 6}
-    whole = train(tmp_path / "whole", prepared, settings)
-    with pytest.raises(Interrupted):
-        train(tmp_path / "cut", prepared, settings, progress=PressCtrlC(3))
-    lines: list[str] = []
-    record = train(tmp_path / "cut", prepared, settings, log=lines.append)
-    assert any(line.startswith("resumed at step") for line in lines)
-    assert record.files == whole.files
+    check_resumed_is_whole(tmp_path, prepared, settings, after=3)
 
 
 def test_without_a_compiler_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

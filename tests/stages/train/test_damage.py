@@ -9,10 +9,11 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,19 @@ class PressCtrlC:
             os.kill(os.getpid(), signal.SIGINT)
 
     def finish(self, note: str = "") -> None: ...
+
+
+def check_resumed_is_whole(
+    folder: Path, prepared: Record, settings: Mapping[str, Any], after: int
+) -> None:
+    """Stopped after some steps and run again: the bytes of a training that was not stopped."""
+    whole = train(folder / "whole", prepared, settings)
+    with pytest.raises(Interrupted):
+        train(folder / "cut", prepared, settings, progress=PressCtrlC(after))
+    lines: list[str] = []
+    record = train(folder / "cut", prepared, settings, log=lines.append)
+    assert any(line.startswith("resumed at step") for line in lines)
+    assert record.files == whole.files
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tests.stages.train.test_damage import PressCtrlC
+from tests.stages.train.test_damage import PressCtrlC, check_resumed_is_whole
 from tests.stages.train.work import config, make_prepared, tiny_shape, train
 from whorl.core.context import StageContext
 from whorl.core.errors import DataError, DivergedError, Interrupted, SpecError
@@ -154,13 +154,7 @@ def test_same_work_same_bits_whatever_the_clock_says(
 def test_lanes_go_on_to_the_same_bits(tmp_path: Path, prepared: Record) -> None:
     """Two lanes, stopped after five steps and resumed, beside two lanes that were not stopped."""
     lanes = {"lanes": 2, "threads": 2, "micro_batch_rows": 1}
-    whole = train(tmp_path / "whole", prepared, lanes)
-    with pytest.raises(Interrupted):
-        train(tmp_path / "cut", prepared, lanes, progress=PressCtrlC(5))
-    lines: list[str] = []
-    record = train(tmp_path / "cut", prepared, lanes, log=lines.append)
-    assert any(line.startswith("resumed at step") for line in lines)
-    assert record.files == whole.files
+    check_resumed_is_whole(tmp_path, prepared, lanes, after=5)
 
 
 def test_second_signal_stops_at_once(tmp_path: Path, trained: Record, prepared: Record) -> None:

@@ -65,15 +65,12 @@ class Situation:
 
         Raises SpecError if the recipe asks for more lanes than threads.
         """
-        given = self.recipe.train.model_dump()
-        taken = {
-            name: value if given[name] == "auto" else given[name]
-            for name, value in self.machine.calibration.settings.items()
-        }
-        if given["lanes"] != "auto" and given["lanes"] > taken["threads"]:
+        said, measured = self.recipe.train.said, self.machine.calibration.settings
+        taken = {name: said.get(name, value) for name, value in measured.items()}
+        if said.get("lanes", 0) > taken["threads"]:
             raise SpecError(
                 "train.lanes is more than train.threads",
-                found=given["lanes"],
+                found=said["lanes"],
                 expected=f"at most {taken['threads']}",
             )
         del taken["compiled"]  # a choice of each candidate

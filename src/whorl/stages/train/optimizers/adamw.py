@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from whorl.arch.shape_counts import MATRIX_MOMENTS
 from whorl.spec.resolved import TrainConfig
 from whorl.stages.train.optimizers.tensors import gradient, local
 from whorl.stages.train.ports import Work
@@ -69,7 +70,7 @@ class AdamWKind:
     """`OptimizerKind`."""
 
     name = "adamw"
-    matrix_moments = 2
+    matrix_moments = MATRIX_MOMENTS[name]
 
     def of(self, parameters: Mapping[str, nn.Parameter], config: TrainConfig) -> AdamW:
         return AdamW(parameters, config.learning_rate, config.weight_decay)

@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from whorl.arch.shape_counts import MATRIX_MOMENTS
 from whorl.spec.resolved import TrainConfig
 from whorl.stages.train.optimizers.tensors import add_whole, gradient, local, whole
 from whorl.stages.train.ports import Work
@@ -111,7 +112,7 @@ class MuonKind:
     """`OptimizerKind`."""
 
     name = "muon"
-    matrix_moments = 1
+    matrix_moments = MATRIX_MOMENTS[name]
 
     def of(self, parameters: Mapping[str, nn.Parameter], config: TrainConfig) -> Muon:
         dtype = DTYPES[config.muon_dtype]
