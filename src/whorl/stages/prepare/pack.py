@@ -35,6 +35,7 @@ class Packer:
         self.first_trained: list[int] = []
         self.first_rejected: dict[int, str] = {}  # source number -> a document and why
         self.names: list[str] = []
+        self.fields: list[str] = []  # of the documents held out
         self.heldout_ids: list[NDArray[Any]] = []
         self.heldout_masks: list[NDArray[np.bool_]] = []
         self.heldout_bytes: list[int] = []
@@ -52,6 +53,8 @@ class Packer:
         all_ids, all_masks = encoded.read()
         ends = np.cumsum(encoded.lengths)
         self.names += encoded.heldout_names
+        field = self.sources[encoded.source_number].field
+        self.fields += [field] * len(encoded.heldout_names)
         self.all_text &= bool(encoded.num_bytes.all())
         for number, end in enumerate(ends.tolist()):
             part = slice(end - int(encoded.lengths[number]), end)
@@ -91,7 +94,12 @@ class Packer:
                     do=TO_TRAIN,
                 )
         write_heldout(
-            self.folder, self.names, self.heldout_ids, self.heldout_masks, self.heldout_bytes
+            self.folder,
+            self.names,
+            self.heldout_ids,
+            self.heldout_masks,
+            self.heldout_bytes,
+            self.fields,
         )
         index = RowsIndex(
             seq_len=self.config.seq_len,
