@@ -258,9 +258,9 @@ class Session:
         limits = (decided.evaluate.max_bytes, decided.compress.max_documents)
         tokens = Tokens.load(model / TOKENS)
         asked = {}
-        for name, field in self.fields.items():
+        for name, each in self.fields.items():
             of_field = documents.of_field(name)
-            asked[name] = ask(field.task, tokens, of_field, select_documents(of_field, *limits))
+            asked[name] = ask(each.task, tokens, of_field, select_documents(of_field, *limits))
         engine = self._open_engine(model, variant)
         scored = partial(
             measure, engine, tokens, window=decided.evaluate.window, progress=self.progress

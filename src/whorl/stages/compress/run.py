@@ -43,8 +43,9 @@ def run(
 
     Metrics: {"variants": [{name, field, bytes, metric, value, increase, low, high, verdict}]}, a
     row per variant and field, the parent first; increase is the relative loss of quality, 0.01 =
-    1% worse, whichever way the metric points. Raises GateError when a variant is worse than allowed (nothing is kept),
-    RecordError if the trained model is damaged, MissingExtra without the exporter's packages.
+    1% worse, whichever way the metric points. Raises GateError when a variant is worse than
+    allowed (nothing is kept), RecordError if the trained model is damaged, MissingExtra without
+    the exporter's packages.
     """
     made_by = {"format": exporter.format, "version": exporter.version}
     value = {**config.model_dump(mode="json"), "exporter": made_by}

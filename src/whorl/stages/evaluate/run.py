@@ -45,8 +45,8 @@ def evaluate_key(
     """The key of the record this work makes: the folders' contents, not their places."""
     named = {str(variant): read_card(folder).digest for variant, folder in models.items()}
     described = [
-        {"name": name, "logic_version": field.logic_version, "task": field.task.name}
-        for name, field in fields.items()
+        {"name": field.name, "logic_version": field.logic_version, "task": field.task.name}
+        for field in fields.values()
     ]
     value = {
         "evaluate": config.model_dump(mode="json"),
@@ -86,8 +86,7 @@ def run(
         return found
     start = time.monotonic()
     parts = [
-        FieldEvaluation.of(context, config, name, field, prepared)
-        for name, field in fields.items()
+        FieldEvaluation.of(context, config, name, field, prepared) for name, field in fields.items()
     ]
     scores: list[list[Score]] = [[] for _ in parts]
     opened_names = {}

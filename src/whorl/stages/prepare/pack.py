@@ -77,22 +77,7 @@ class Packer:
         """
         self.train.close()
         self.heldout.close()
-        if not self.train.trained_tokens or not self.heldout.trained_tokens:
-            found = f"{self.train.trained_tokens} and {self.heldout.trained_tokens} trained tokens"
-            refused = "; ".join(self.first_rejected.values())
-            raise DataError(
-                "nothing is left to train on or to hold out after encoding",
-                found=f"{found}; refused, first: {refused}" if refused else found,
-                expected="at least one each",
-                do=TO_TRAIN,
-            )
-        for number, rejected in self.first_rejected.items():
-            if not self._trained_of_sources()[number]:
-                raise DataError(
-                    f"source {self.sources[number].source} has no trained token",
-                    found=f"every document is refused, first: {rejected}",
-                    do=TO_TRAIN,
-                )
+        self._check_trained()
         write_heldout(
             self.folder,
             self.names,
@@ -130,6 +115,25 @@ class Packer:
             "untrained_rows": self.train.untrained_rows + self.heldout.untrained_rows,
             "bytes_per_token": num_bytes / (self.train_tokens + heldout_tokens),
         }
+
+    def _check_trained(self) -> None:
+        """Raises DataError if there is nothing to train on or to hold out, or none of a source."""
+        if not self.train.trained_tokens or not self.heldout.trained_tokens:
+            found = f"{self.train.trained_tokens} and {self.heldout.trained_tokens} trained tokens"
+            refused = "; ".join(self.first_rejected.values())
+            raise DataError(
+                "nothing is left to train on or to hold out after encoding",
+                found=f"{found}; refused, first: {refused}" if refused else found,
+                expected="at least one each",
+                do=TO_TRAIN,
+            )
+        for number, rejected in self.first_rejected.items():
+            if not self._trained_of_sources()[number]:
+                raise DataError(
+                    f"source {self.sources[number].source} has no trained token",
+                    found=f"every document is refused, first: {rejected}",
+                    do=TO_TRAIN,
+                )
 
     def _trained_of_sources(self) -> list[int]:
         counts: list[int] = np.diff([*self.first_trained, self.train.trained_tokens]).tolist()

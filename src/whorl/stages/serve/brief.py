@@ -95,8 +95,9 @@ def run(
 ) -> Record:
     """The record of a short service: answers, judged samples; speeds are in its run.json.
 
-    samples: of each field of the model. open_app gives the service and a function that closes its engine; it is called only if there is
-    work to do. Raises EngineError when a request fails, BusyError when no port is free.
+    samples: of each field of the model. open_app gives the service and a function that closes its
+    engine; it is called only if there is work to do. Raises EngineError when a request fails,
+    BusyError when no port is free.
     """
     asked = {field: _described(part) for field, part in samples.items()}
     settings = {
