@@ -95,8 +95,8 @@ class _Compression:
                     refused.append((weights, field, loss))
         if refused:
             raise _refusal(refused, self.config, parent)
-        for weights in (PARENT, *self.config.formats):
-            folder, variant = self._place(weights)
+        for name in (PARENT, *self.config.formats):
+            folder, variant = self._place(name)
             mine = {row["field"]: row for row in rows if row["name"] == str(variant)}
             seal_folder(folder, replace(read_card(folder), quality=mine))
         return rows
