@@ -11,7 +11,7 @@ import pytest
 
 import whorl
 from whorl.core.digests import digest_value, write_sealed
-from whorl.core.errors import SpecError, WhorlError
+from whorl.core.errors import WhorlError
 from whorl.core.records import Record, RecordKey, RecordStore
 from whorl.core.variants import Variant
 from whorl.spec.resolved import EvaluateConfig, ServeConfig
@@ -65,23 +65,6 @@ def test_a_release_is_prepared_and_named_in_the_manifest(
     (release,) = record.metrics["releases"]
     assert (release["version"], release["licence"]) == ("1.0", "CC0-1.0")
     assert record.metrics["read_documents"] == 60
-
-
-@pytest.mark.parametrize("verb", ["compress", "evaluate", "serve", "improve", "up", "open_app"])
-def test_several_fields_are_refused_before_anything_is_trained(
-    verb: str, recipe: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def forbidden(session: Session) -> Record:
-        raise AssertionError("planned or trained")
-
-    for stage in ("plan", "train"):
-        monkeypatch.setattr(Session, stage, forbidden)
-    recipe["data"] = [*recipe["data"], {"source": "sklearn:digits", "field": "digits"}]  # type: ignore[misc]
-    session = Session.open(recipe | {"compress": "none"}, home=tmp_path / "runs")
-    with pytest.raises(SpecError, match="several fields"):
-        getattr(session, verb)()
-    with pytest.raises(SpecError, match="several fields"):
-        whorl.serve(session)
 
 
 def folders_record(home: Path, stage: str, *variants: Variant) -> Record:

@@ -45,7 +45,8 @@ def ladder(session: Session, budget_s: float = 300.0, rungs: int = DEFAULT_RUNGS
     planned = session.planned.decisions
     tokens = planned.train.steps * planned.train.batch_tokens
     target = Target(planned.shape, planned.train.seq_len, tokens)
-    unit = "bits/byte" if session.field.task.metric is BITS_PER_BYTE else "nats/token"
+    is_text = all(field.task.metric is BITS_PER_BYTE for field in session.fields.values())
+    unit = "bits/byte" if is_text else "nats/token"
     results: list[Rung] = []
     for rung in _rung_sessions(session, target, key):
         results.append(_climb(rung, results, unit))

@@ -40,7 +40,7 @@ def open_model_app(
     shown_variant = variant or card.variant
     figures = tuple(
         QualityFigure(
-            **{key: score[key] for key in ("name", "metric", "value", "low", "high")},
+            **{key: score[key] for key in ("name", "field", "metric", "value", "low", "high")},
             shown=find_metric(score["metric"]).shown(score["value"]),
         )
         for score in quality

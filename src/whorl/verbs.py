@@ -24,7 +24,7 @@ from whorl.core.variants import Variant
 from whorl.serving import Service, open_model_app, serve_app
 from whorl.spec.load import LoadedRecipe, load_recipe, parse_recipe
 from whorl.spec.resolved import ServeConfig
-from whorl.wiring.data import digest_of, fields_of, only_field, sources_of
+from whorl.wiring.data import digest_of, fields_of, sources_of
 
 if TYPE_CHECKING:
     from whorl.stages.improve.registry import Version
@@ -94,11 +94,6 @@ class Session:
     @functools.cached_property
     def fields(self) -> dict[str, Field]:
         return fields_of(self.loaded)
-
-    @property
-    def field(self) -> Field:
-        """The only field. Raises SpecError where there are several."""
-        return only_field(self.fields)
 
     @functools.cached_property
     def sources(self) -> tuple[Source, ...]:
@@ -206,7 +201,6 @@ class Session:
             config, trained = self.planned.decisions.compress, self.records["train"]
             return run(self.context, config, trained, EXPORTER, self._measure)
 
-        _ = self.field  # refused before anything is trained
         if not self._compresses:
             raise SpecError(
                 f"{self.name} is served as it was trained: there is nothing to compress",
@@ -225,7 +219,7 @@ class Session:
             config, serve = self.planned.decisions.evaluate, self.planned.decisions.serve
             models = dict([self.served(serve)]) | self.variants()
             prepared, trained = self.records["prepare"], self.records["train"]
-            work = (self.context, config, self.field, prepared, models)
+            work = (self.context, config, self.fields, prepared, models)
             return run(*work, self._open_engine, trained, serve.engine)
 
         self._producer()
@@ -237,7 +231,6 @@ class Session:
 
     def _producer(self) -> Record:
         """The record whose model folders are evaluated and served."""
-        _ = self.field  # refused before anything is trained
         return self.compress() if self._compresses else self.train()
 
     def variants(self) -> dict[Variant, Path]:
@@ -253,7 +246,7 @@ class Session:
 
         return smallest(self.variants() | model_folders(self.train()), config.engine)
 
-    def _measure(self, model: Path, variant: Variant) -> QualityMeasure:
+    def _measure(self, model: Path, variant: Variant) -> dict[str, QualityMeasure]:
         """The `Measure` that compress is handed: quality of a folder through its engine."""
         from whorl.codecs.contract import Tokens
         from whorl.core.heldout import HeldoutDocuments
@@ -262,18 +255,18 @@ class Session:
 
         decided = self.planned.decisions
         documents = HeldoutDocuments.open(self.records["prepare"])
-        limit = decided.compress.max_documents
-        numbers = select_documents(documents, decided.evaluate.max_bytes, limit)
+        limits = (decided.evaluate.max_bytes, decided.compress.max_documents)
         tokens = Tokens.load(model / TOKENS)
+        asked = {}
+        for name, each in self.fields.items():
+            of_field = documents.of_field(name)
+            asked[name] = ask(each.task, tokens, of_field, select_documents(of_field, *limits))
         engine = self._open_engine(model, variant)
+        scored = partial(
+            measure, engine, tokens, window=decided.evaluate.window, progress=self.progress
+        )
         try:
-            return measure(
-                engine,
-                tokens,
-                ask(self.field.task, tokens, documents, numbers),
-                window=decided.evaluate.window,
-                progress=self.progress,
-            )
+            return {name: scored(questions) for name, questions in asked.items()}
         finally:
             engine.close()
 
@@ -287,13 +280,12 @@ class Session:
 
     def open_app(self, config: ServeConfig | None = None, api_key: str | None = None) -> Service:
         """(FastAPI service of the smallest variant the engine serves; its close)."""
-        _ = self.field
         chosen = config or self.planned.decisions.serve
         variant, folder = self.served(chosen)
         quality = self.scores() if "evaluate" in self.records else []
-        prompt = next(iter(self.field.task.prompts), "")
+        prompts = (prompt for field in self.fields.values() for prompt in field.task.prompts)
         return open_model_app(
-            folder, variant, self.name, chosen, quality, api_key, example_prompt=prompt
+            folder, variant, self.name, chosen, quality, api_key, example_prompt=next(prompts, "")
         )
 
     def serve(self) -> Record:
@@ -306,7 +298,10 @@ class Session:
             inputs = {record.stage: record.digest for record in (producer, self.evaluate())}
             config = self.planned.decisions.serve
             variant, _ = self.served(config)
-            samples = samples_of(self.field.task, self.records["prepare"])
+            prepared = self.records["prepare"]
+            samples = {
+                name: samples_of(name, field.task, prepared) for name, field in self.fields.items()
+            }
             return run(self.context, config, inputs, variant, samples, self.open_app)
 
         self.evaluate()
@@ -335,7 +330,6 @@ class Session:
         """All stages; what was done before is reused. The report, as plain values."""
         from whorl.stages.improve.report import build_report
 
-        _ = self.field
         MissingExtra.check("torch", "train", "whorl up")
         if self._compresses:
             MissingExtra.check("openvino_genai", "openvino", "whorl up")
@@ -393,7 +387,6 @@ def serve(
 ) -> None:
     """Serve a recipe's model until SIGTERM or SIGINT. on_start is given the page's URL and key."""
     session = recipe if isinstance(recipe, Session) else Session.open(recipe, **options)
-    _ = session.field  # refused before anything is planned
     chosen = config or session.planned.decisions.serve
     app, close = session.open_app(chosen, api_key)
     serve_app(app, close, chosen, on_start)

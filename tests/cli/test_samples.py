@@ -56,7 +56,7 @@ def test_a_narrow_terminal_has_one_above_the_other(
 def test_nothing_in_a_text_is_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
     hostile = "[/dim][blink]x[/]\x1b[2J\x07\r\x9b\u202e\\[y]\\"
     serve = {"completions": [{"prompt": hostile, "text": hostile}], "continuations": []}
-    serve |= {"accepted": 3, "asked": 20, "checker": "parse[0]"}
+    serve |= {"judged": [{"accepted": 3, "asked": 20, "checker": "parse[0]"}]}
     lines = printed(monkeypatch, serve, 100)
     shown = "[/dim][blink]x[/]␛[2J␇␍\ufffd\ufffd\\[y]\\"
     assert shown + shown in lines

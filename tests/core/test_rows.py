@@ -246,7 +246,7 @@ def test_heldout_documents_round_trip(tmp_path: Path) -> None:
     ids = [np.array([0, 5, 70_000, 1]), np.array([0, 1])]
     masks = [np.array([False, True, False, True]), np.array([False, True])]
     with RecordStore(tmp_path, "test").write(key) as writer:
-        write_heldout(writer.path, ["a/é.txt", "b@9"], ids, masks, [11, 0])
+        write_heldout(writer.path, ["a/é.txt", "b@9"], ids, masks, [11, 0], ["text", "digits"])
         rows = RowWriter(writer.path, "heldout/heldout", 3, 70_001, PAD, None)
         for document in zip(ids, masks, strict=True):
             rows.add(*document)
@@ -270,6 +270,11 @@ def test_heldout_documents_round_trip(tmp_path: Path) -> None:
         np.testing.assert_array_equal(documents.mask(number), masks[number])
     assert [documents.num_bytes(number) for number in range(2)] == [11, 0]
     assert documents.ids(0).dtype == np.int32
+    of_digits = documents.of_field("digits")
+    assert of_digits.names == ("b@9",) and of_digits.num_bytes(0) == 0
+    np.testing.assert_array_equal(of_digits.ids(0), ids[1])
+    np.testing.assert_array_equal(of_digits.mask(0), masks[1])
+    assert len(documents.of_field("code")) == 0
     assert RowSet.heldout(record).read(np.array([0])).ids.tolist() == [[0, 5, 70_000, 1]]
 
 
@@ -279,7 +284,7 @@ def test_shuffled_is_the_order_of_a_hash_whatever_order_they_came_in() -> None:
         ids = np.array([i for document in documents for i in document], np.int32)
         ends = np.cumsum([0, *sizes])
         names = tuple(map(str, documents))
-        return HeldoutDocuments(names, ends, ids, ids > 0, np.array(sizes))
+        return HeldoutDocuments(names, names, ends, ids, ids > 0, np.array(sizes))
 
     documents = [[0, number, 70_000 + number, 1] for number in range(20)]
     found = [opened(documents[::step]).shuffled() for step in (1, -1)]

@@ -1,4 +1,4 @@
-"""Two fields in one recipe: notes and handwritten digits, trained on by share."""
+"""Two fields in one recipe: notes and handwritten digits, trained on by share, each scored."""
 
 from __future__ import annotations
 
@@ -110,8 +110,31 @@ def test_a_source_too_small_for_its_share_is_refused(open_session: Open) -> None
         open_session("third", "train.max_repeats=0.01").plan()
 
 
-def test_what_is_not_yet_done_with_several_fields_is_said_first(open_session: Open) -> None:
-    session = open_session("fourth")
-    with pytest.raises(SpecError, match=r"not yet compressed.*text, digits"):
-        session.compress()
-    assert not session.records
+def test_each_field_is_scored_by_its_task_and_served(
+    trained: tuple[Session, Record], open_session: Open
+) -> None:
+    session = open_session("first", "compress=none")
+    report = session.up()
+    scores = {(row["field"], row["metric"]): row for row in report["scores"]}
+    assert set(scores) == {("text", "bits_per_byte"), ("digits", "accuracy")}
+    names = [row["name"] for row in report["scores"] if row["field"] == "digits"]
+    assert names == ["hf f32", "SVC(gamma=0.001) on pixels", "commonest label"]
+    texts = [row["name"] for row in report["scores"] if row["field"] == "text"]
+    assert texts[0] == "hf f32" and any("xz" in name for name in texts)
+    assert all(row["num_documents"] == 360 for row in report["scores"] if row["field"] == "digits")
+    grams = [row for row in report["scores"] if "all training tokens" in row["name"]]
+    rows = RowSet.open(session.prepare())
+    of_text = sum(source.trained_tokens for source in rows.index.sources[:1])
+    assert [row["field"] for row in grams] == ["text"]
+    assert int(grams[0]["note"].split()[0].replace(",", "")) <= 1.2 * of_text
+    asked = {row["field"] for row in report["serve"]["completions"]}
+    assert asked == {"text", "digits"}
+    assert all(line.startswith(("text: ", "digits: ")) for line in report["losses_to"])
+    assert Record.load(trained[1].path).digest == session.train().digest
+
+
+def test_a_variant_is_measured_in_every_field(open_session: Open) -> None:
+    pytest.importorskip("openvino_genai", reason="needs the extra openvino")
+    record = open_session("first", "compress.max_bpb_increase=1").compress()
+    rows = [(row["name"], row["field"]) for row in record.metrics["variants"]]
+    assert rows == [(f"openvino {w}", f) for w in ("f32", "int8") for f in ("text", "digits")]

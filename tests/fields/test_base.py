@@ -158,7 +158,7 @@ def test_a_field_from_outside_is_prepared_trained_and_evaluated(
     record = evaluate(
         context,
         EvaluateConfig(window=30, bootstrap_samples=200),
-        field,
+        {field.name: field},
         prepared,
         {Variant("hf", "f32"): trained.path / "model"},
         open_engine,

@@ -54,12 +54,17 @@ def _shown(key: str, value: Any) -> str:
 
 
 def print_scores(scores: Sequence[Mapping[str, Any]]) -> None:
-    """Models and baselines on the same held-out documents, best first."""
-    if not scores:
-        return
+    """Models and baselines on the same held-out documents, best first; a table per field."""
+    fields = list(dict.fromkeys(score["field"] for score in scores))
+    for field in fields:
+        of_field = [score for score in scores if score["field"] == field]
+        _print_scores(of_field, f"{field}: " if len(fields) > 1 else "")
+
+
+def _print_scores(scores: Sequence[Mapping[str, Any]], of: str) -> None:
     metric = find_metric(scores[0]["metric"])
     best_first = sorted(scores, key=lambda score: -metric.sign * score["value"])
-    title = f"held-out {metric.title}, 95% intervals over documents"
+    title = f"{of}held-out {metric.title}, 95% intervals over documents"
     table = Table("", metric.title, "95%", "documents", "note", title=title)
     for score in best_first:
         ours = score.get("kind") == "model"
@@ -113,11 +118,12 @@ def _print_plan_vs_actual(rows: Sequence[Mapping[str, Any]]) -> None:
 def _print_variants(variants: Sequence[Mapping[str, Any]]) -> None:
     if not variants:
         return
-    table = Table("variant", "weights", "quality", "loss of quality", "95%", "verdict")
+    table = Table("variant", "field", "weights", "quality", "loss of quality", "95%", "verdict")
     table.title = "compressed variants, measured through the engine"
     for row in variants:
         table.add_row(
             row["name"],
+            row["field"],
             format_bytes(row["bytes"]),
             f"{row['value']:.4f}",
             f"{100 * row['increase']:+.2f}%",
@@ -133,11 +139,12 @@ def _print_serve(serve: Mapping[str, Any]) -> None:
     if not serve:
         return
     if rows := serve.get("throughput"):
-        table = Table("requests together", "tokens/s", "time to first token, median")
+        table = Table("field", "requests together", "tokens/s", "time to first token, median")
         by = f"{serve.get('variant', '')}, engine {serve.get('engine', '')}"
         table.title = f"served through HTTP ({by})"
         for row in rows:
             table.add_row(
+                row.get("field", ""),
                 str(row["concurrency"]),
                 f"{row['tokens_per_s']:.0f}",
                 f"{1000 * row['ttft_s']:.0f} ms",

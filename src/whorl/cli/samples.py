@@ -36,9 +36,8 @@ def print_samples(serve: Mapping[str, Any]) -> None:
         OUT.print(Panel(text, title="completion", title_align="left", width=width))
     for row in serve.get("continuations") or []:
         _print_continuation(row)
-    if serve.get("accepted") is not None:
-        counts = f"{serve['accepted']} of {serve['asked']} completions pass"
-        OUT.print(f"{counts} {escape(serve['checker'])}")
+    for row in serve.get("judged") or []:
+        OUT.print(f"{row['accepted']} of {row['asked']} completions pass {escape(row['checker'])}")
 
 
 def _print_continuation(row: Mapping[str, str]) -> None:

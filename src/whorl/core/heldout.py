@@ -1,7 +1,7 @@
 """The held-out documents one by one: what evaluation asks and the server continues.
 
 heldout/documents.safetensors  ids and masks, one document behind the other
-heldout/names.json             their names
+heldout/names.json             their names, and the field each is of
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class HeldoutDocuments:
     """Held-out documents one by one, as token ids."""
 
     names: tuple[str, ...]
+    fields: tuple[str, ...]  # [n]: the field each is of
     offsets: NDArray[np.int64] = field(repr=False)  # [n + 1]
     all_ids: NDArray[np.int32] = field(repr=False)
     all_masks: NDArray[np.bool_] = field(repr=False)
@@ -41,11 +42,14 @@ class HeldoutDocuments:
         from safetensors.numpy import load_file
 
         arrays: Mapping[str, NDArray[Any]] = load_file(record.file(DOCUMENTS))
-        names = json.loads(record.file(NAMES).read_bytes())
-        if len(names) + 1 != len(arrays["offsets"]) or len(names) != len(arrays["num_bytes"]):
-            raise RecordError(f"{record.path / NAMES} does not fit {DOCUMENTS}", found=len(names))
+        told = json.loads(record.file(NAMES).read_bytes())
+        names, fields = told["names"], told["fields"]
+        counts = [len(names), len(fields), len(arrays["offsets"]) - 1, len(arrays["num_bytes"])]
+        if len(set(counts)) != 1:
+            raise RecordError(f"{record.path / NAMES} does not fit {DOCUMENTS}", found=counts)
         return cls(
             tuple(names),
+            tuple(fields),
             arrays["offsets"],
             arrays["ids"],
             arrays["loss_mask"].astype(np.bool_),
@@ -54,6 +58,19 @@ class HeldoutDocuments:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def of_field(self, name: str) -> HeldoutDocuments:
+        """Those of one field, in their order; none if it has none."""
+        numbers = [number for number, field in enumerate(self.fields) if field == name]
+        lengths = [len(self.ids(number)) for number in numbers]
+        return HeldoutDocuments(
+            tuple(self.names[number] for number in numbers),
+            (name,) * len(numbers),
+            np.cumsum([0, *lengths], dtype=np.int64),
+            np.concatenate([self.all_ids[:0], *map(self.ids, numbers)]),
+            np.concatenate([self.all_masks[:0], *map(self.mask, numbers)]),
+            self.all_num_bytes[numbers],
+        )
 
     def shuffled(self) -> list[int]:
         """All numbers in the order of a hash of the ids: the same whatever order they came in."""
@@ -87,6 +104,7 @@ def write_heldout(
     ids: Sequence[NDArray[np.integer[Any]]],
     masks: Sequence[NDArray[np.bool_]],
     num_bytes: Sequence[int],
+    fields: Sequence[str],
 ) -> None:
     """Write the files HeldoutDocuments reads, below a record's folder being filled."""
     from safetensors.numpy import save_file
@@ -100,4 +118,5 @@ def write_heldout(
         "num_bytes": np.asarray(num_bytes, "<i8"),
     }
     save_file(arrays, folder / DOCUMENTS)
-    (folder / NAMES).write_text(canonical_json(list(names)), encoding="utf-8")
+    told = canonical_json({"names": list(names), "fields": list(fields)})
+    (folder / NAMES).write_text(told, encoding="utf-8")

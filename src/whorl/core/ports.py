@@ -337,9 +337,9 @@ class Exporter(Protocol):
 
 
 class Measure(Protocol):
-    """Handed to `compress` by verbs: the quality of a model folder, through its engine."""
+    """Handed to `compress` by verbs: a folder's quality per field, through its engine."""
 
-    def __call__(self, model: Path, variant: Variant) -> QualityMeasure: ...
+    def __call__(self, model: Path, variant: Variant) -> Mapping[str, QualityMeasure]: ...
 
 
 # ------------------------------------------------------------------ reporting

@@ -4,7 +4,7 @@
     rows/train-00000.rows …        fixed-size rows of seq_len + 1 ids, little endian
     heldout/heldout.rows           the held-out documents as rows, for the validation loss
     heldout/documents.safetensors  the held-out documents one by one
-    heldout/names.json             their names
+    heldout/names.json             their names, and the field each is of
 
 A document's ids are cut into rows one document after another. One that is cut by a row's end
 continues in the next row with its last id repeated first (not trained there), so that every

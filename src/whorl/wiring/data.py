@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from whorl.core.errors import SpecError
 from whorl.core.ports import Field, Source
 from whorl.core.sources import SourceIndex
 from whorl.spec.load import LoadedRecipe
 
-__all__ = ["digest_of", "fields_of", "only_field", "sources_of"]
+__all__ = ["digest_of", "fields_of", "sources_of"]
 
 SOURCES = "sources"  # folder of the home: the index of sources, and what was fetched
 Log = Callable[[str], None]
@@ -23,17 +22,6 @@ def fields_of(loaded: LoadedRecipe) -> dict[str, Field]:
 
     names = dict.fromkeys(entry.field for entry in loaded.recipe.data)
     return {name: find_field(name) for name in names}
-
-
-def only_field(fields: Mapping[str, Field]) -> Field:
-    """Raises SpecError where there are several: they are trained, no more yet."""
-    if len(fields) > 1:
-        raise SpecError(
-            "models of several fields are trained, but not yet compressed, scored and served",
-            found=", ".join(fields),
-            do="whorl train makes the model folder",
-        )
-    return next(iter(fields.values()))
 
 
 def sources_of(

@@ -45,10 +45,13 @@ def measured(value: float, spread: float = 0.0, metric: Metric = BITS_PER_BYTE):
     return QualityMeasure(metric, NAMES, bits, NUM_BYTES)
 
 
-def scripted(**values: float) -> Callable[[Path, Variant], QualityMeasure]:
-    def measure(model: Path, variant: Variant) -> QualityMeasure:
+Measured = dict[str, QualityMeasure]
+
+
+def scripted(**values: float) -> Callable[[Path, Variant], Measured]:
+    def measure(model: Path, variant: Variant) -> Measured:
         assert read_card(model).variant == variant  # a whole, verified folder
-        return measured(values[variant.weights])
+        return {"text": measured(values[variant.weights])}
 
     return measure
 
@@ -70,7 +73,7 @@ def test_record_holds_servable_folders_and_figures(trained: Record, tmp_path: Pa
     for name in rows:
         card = read_card(record.folder(f"openvino-{name}"))
         assert card.variant == Variant("openvino", name)
-        assert card.quality["value"] == rows[name]["value"]
+        assert card.quality["text"]["value"] == rows[name]["value"]
         assert card.lineage["train"] == trained.digest and card.lineage["prepare"] == "0" * 32
         assert card.lineage["compress"] == record.digest
     assert record.run["wall_s"] > 0
@@ -83,7 +86,7 @@ def test_same_model_same_bytes_and_no_second_run(trained: Record, tmp_path: Path
     second = run(context(tmp_path / "b"), config, trained, EXPORTER, measure)
     assert first.files == second.files and first.metrics == second.metrics
 
-    def never(model: Path, variant: Variant) -> QualityMeasure:
+    def never(model: Path, variant: Variant) -> Measured:
         raise AssertionError("measured again")
 
     assert run(context(tmp_path / "a"), config, trained, EXPORTER, never).digest == first.digest
@@ -102,9 +105,29 @@ def test_worse_variant_is_refused(trained: Record, tmp_path: Path) -> None:
     assert list(store.store.all("compress")) == []
 
 
+def test_every_field_is_measured_and_one_that_loses_refuses_the_variant(
+    trained: Record, tmp_path: Path
+) -> None:
+    def measure(model: Path, variant: Variant) -> Measured:
+        right = (np.arange(12) < (9 if variant.weights == "int4" else 10)).astype(float)
+        answers = QualityMeasure(ACCURACY, NAMES, right, np.ones(12))
+        return {"text": measured(2.0), "digits": answers}
+
+    record = run(context(tmp_path), CompressConfig(), trained, EXPORTER, measure)
+    rows = [(row["name"], row["field"], row["metric"]) for row in record.metrics["variants"]]
+    fields = (("text", "bits_per_byte"), ("digits", "accuracy"))
+    assert rows == [(f"openvino {w}", *field) for w in ("f32", "int8") for field in fields]
+    quality = read_card(record.folder("openvino-int8")).quality
+    assert quality["digits"]["value"] == pytest.approx(10 / 12, abs=1e-5)
+    config = CompressConfig(formats=("int8", "int4"))
+    with pytest.raises(GateError, match=r"int4 is worse.*accuracy of 12.*int4 \+10%.*\(digits\)"):
+        run(context(tmp_path), config, trained, EXPORTER, measure)
+
+
 def test_measured_figure_decides_and_interval_is_told(trained: Record, tmp_path: Path) -> None:
-    def measure(model: Path, variant: Variant) -> QualityMeasure:
-        return measured(2.0) if variant.weights == "f32" else measured(2.01, spread=0.05)
+    def measure(model: Path, variant: Variant) -> Measured:
+        found = measured(2.0) if variant.weights == "f32" else measured(2.01, spread=0.05)
+        return {"text": found}
 
     config = CompressConfig(max_bpb_increase=0.01)
     row = run(context(tmp_path), config, trained, EXPORTER, measure).metrics["variants"][1]
@@ -144,13 +167,14 @@ def test_damaged_model_is_refused(trained: Record, tmp_path: Path) -> None:
 def test_int8_loses_little_through_the_engine(trained: Record, tmp_path: Path) -> None:
     texts = tiny_texts(20, seed=5)
 
-    def measure(model: Path, variant: Variant) -> QualityMeasure:
+    def measure(model: Path, variant: Variant) -> Measured:
         engine, tokens = open_engine(model, variant), Tokens.load(model / "tokens")
         scores = engine.score([tokens.encode_prompt(text)[:256] for text in texts])
         engine.close()
         bits = np.array([-score.sum() / math.log(2) for score in scores])
         names = tuple(f"text-{i}" for i in range(len(texts)))
-        return QualityMeasure(BITS_PER_BYTE, names, bits, np.array([len(t) for t in texts]) * 1.0)
+        sizes = np.array([len(text) for text in texts], np.float64)
+        return {"text": QualityMeasure(BITS_PER_BYTE, names, bits, sizes)}
 
     record = run(context(tmp_path), CompressConfig(), trained, EXPORTER, measure)
     parent, int8 = record.metrics["variants"]

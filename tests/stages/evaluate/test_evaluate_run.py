@@ -29,6 +29,7 @@ from whorl.spec.resolved import EvaluateConfig
 from whorl.stages.evaluate.run import evaluate_key, run
 
 INT8, F32 = Variant("openvino", "int8"), Variant("openvino", "f32")
+FIELDS = {"text": FIELD}
 CONFIG = EvaluateConfig(max_bytes=4_000, window=32, bootstrap_samples=200)
 
 
@@ -65,15 +66,16 @@ def test_scores_of_models_and_baselines_on_the_same_documents(
     prepared: Record, tmp_path: Path
 ) -> None:
     models, engines, context = setup(prepared, tmp_path)
-    record = run(context, CONFIG, FIELD, prepared, models, engines)
+    record = run(context, CONFIG, FIELDS, prepared, models, engines)
     written = json.loads(record.file("scores.json").read_bytes())
     names = [score["name"] for score in written["scores"]]
     assert names[:2] == ["openvino int8", "openvino f32"]
     assert names[2] == "5-gram Kneser-Ney, all training tokens"
     assert [name for name in names if "xz" in name] == names[3:] and len(names) == 6
     assert [score["kind"] for score in written["scores"]] == ["model"] * 2 + ["baseline"] * 4
-    count = written["num_documents"]
-    assert 5 < count < written["num_heldout_documents"]
+    (asked,) = written["fields"]
+    count = asked["num_documents"]
+    assert 5 < count < asked["num_heldout_documents"] and asked["field"] == "text"
     assert {score["num_documents"] for score in written["scores"]} == {count}
     told = [score["variant"] for score in written["scores"]]
     assert told[:2] == [{"format": "openvino", "weights": name} for name in ("int8", "f32")]
@@ -82,14 +84,14 @@ def test_scores_of_models_and_baselines_on_the_same_documents(
         assert score["metric"] == "bits_per_byte"
         assert score["low"] < score["value"] < score["high"]
     assert all(engine.closed for engine in engines.opened) and len(engines.opened) == 2
-    assert record.metrics["scores"]["openvino f32"] == written["scores"][1]["value"]
+    assert record.metrics["scores"]["text"]["openvino f32"] == written["scores"][1]["value"]
 
 
 def test_per_document_sums_are_the_scores(prepared: Record, tmp_path: Path) -> None:
     models, engines, context = setup(prepared, tmp_path)
-    record = run(context, CONFIG, FIELD, prepared, models, engines)
+    record = run(context, CONFIG, FIELDS, prepared, models, engines)
     written = json.loads(record.file("scores.json").read_bytes())
-    documents = json.loads(record.file("per_document.json").read_bytes())
+    documents = json.loads(record.file("per_document.json").read_bytes())["text"]
     held = HeldoutDocuments.open(prepared)
     sizes = dict(zip(held.names, held.all_num_bytes.tolist(), strict=True))
     assert documents["denominator"] == [sizes[name] for name in documents["documents"]]
@@ -100,7 +102,7 @@ def test_per_document_sums_are_the_scores(prepared: Record, tmp_path: Path) -> N
 
 def test_comparisons_are_paired(prepared: Record, tmp_path: Path) -> None:
     models, engines, context = setup(prepared, tmp_path)
-    record = run(context, CONFIG, FIELD, prepared, models, engines)
+    record = run(context, CONFIG, FIELDS, prepared, models, engines)
     written = json.loads(record.file("scores.json").read_bytes())
     values = {score["name"]: score["value"] for score in written["scores"]}
     assert [pair["second"] for pair in written["comparisons"]] == list(values)[1:]
@@ -120,25 +122,25 @@ def test_comparisons_are_paired(prepared: Record, tmp_path: Path) -> None:
 def test_it_is_done_once_and_keyed_by_content(prepared: Record, tmp_path: Path) -> None:
     models, engines, context = setup(prepared, tmp_path)
     config = CONFIG.model_copy(update={"baselines": False})
-    record = run(context, config, FIELD, prepared, models, engines)
+    record = run(context, config, FIELDS, prepared, models, engines)
     assert len(json.loads(record.file("scores.json").read_bytes())["scores"]) == 2
-    assert run(context, config, FIELD, prepared, models, engines).digest == record.digest
+    assert run(context, config, FIELDS, prepared, models, engines).digest == record.digest
     assert len(engines.opened) == 2
     tokens = Tokens.load(prepared.folder("tokens"))
     moved = model_folder(tmp_path / "moved", tokens)
     same = {INT8: moved, F32: models[F32]}
-    key = evaluate_key(config, FIELD, prepared, same)
+    key = evaluate_key(config, FIELDS, prepared, same)
     assert key.digest == record.digest
-    assert evaluate_key(config, FIELD, prepared, same, engine="torch").digest != record.digest
+    assert evaluate_key(config, FIELDS, prepared, same, engine="torch").digest != record.digest
     other = {**models, F32: moved}
-    assert evaluate_key(config, FIELD, prepared, other).digest != record.digest
+    assert evaluate_key(config, FIELDS, prepared, other).digest != record.digest
 
 
 def test_two_runs_write_the_same_bytes(prepared: Record, tmp_path: Path) -> None:
     files = []
     for place in ("one", "two"):
         models, engines, context = setup(prepared, tmp_path / place)
-        record = run(context, CONFIG, FIELD, prepared, models, engines)
+        record = run(context, CONFIG, FIELDS, prepared, models, engines)
         files.append((record.digest, record.files, record.metrics))
     assert files[0] == files[1]
 
@@ -159,7 +161,7 @@ def test_ngrams_of_the_rows_the_model_saw(prepared: Record, tmp_path: Path) -> N
     scores = {}
     for steps in (2, 1_000):
         trained = trained_record(tmp_path, steps)
-        record = run(context, CONFIG, FIELD, prepared, models, engines, trained)
+        record = run(context, CONFIG, FIELDS, prepared, models, engines, trained)
         assert record.inputs["train"] == trained.digest
         written = json.loads(record.file("scores.json").read_bytes())["scores"]
         scores[steps] = {s["name"]: s for s in written if "Kneser" in s["name"]}
@@ -187,22 +189,22 @@ def test_a_baseline_without_documents_is_shown_but_not_compared(
     prepared: Record, tmp_path: Path
 ) -> None:
     models, engines, context = setup(prepared, tmp_path)
-    record = run(context, CONFIG, OddField("by others"), prepared, models, engines)
+    record = run(context, CONFIG, {"text": OddField("by others")}, prepared, models, engines)
     written = json.loads(record.file("scores.json").read_bytes())
     assert written["scores"][-1]["name"] == "by others" and written["scores"][-1]["low"] is None
     assert "by others" not in [pair["second"] for pair in written["comparisons"]]
     with pytest.raises(DataError, match="one name"):
-        run(context, CONFIG, OddField("twin", "twin"), prepared, models, engines)
+        run(context, CONFIG, {"text": OddField("twin", "twin")}, prepared, models, engines)
 
 
 def test_what_is_refused(prepared: Record, tmp_path: Path) -> None:
     models, engines, context = setup(prepared, tmp_path)
     with pytest.raises(SpecError, match="at least one model"):
-        run(context, CONFIG, FIELD, prepared, {}, engines)
+        run(context, CONFIG, FIELDS, prepared, {}, engines)
     with pytest.raises(RecordError, match="not a model folder"):
-        run(context, CONFIG, FIELD, prepared, {INT8: tmp_path / "none"}, engines)
+        run(context, CONFIG, FIELDS, prepared, {INT8: tmp_path / "none"}, engines)
     stranger = Engines(tiny_tokens().contract.digest, int8=1.0, f32=1.0)
     with pytest.raises(RecordError, match="other tokens"):
-        run(context, CONFIG, FIELD, prepared, models, stranger)
+        run(context, CONFIG, FIELDS, prepared, models, stranger)
     assert stranger.opened[0].closed
     assert list(context.store.all("evaluate")) == []

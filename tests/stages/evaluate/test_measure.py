@@ -24,6 +24,7 @@ from whorl.testing.fakes import RecordingProgress
 def heldout(documents: list[list[int]], masks: list[list[bool]], num_bytes: list[int]):
     return HeldoutDocuments(
         tuple(f"d{number}" for number in range(len(documents))),
+        ("text",) * len(documents),
         np.cumsum([0, *(len(ids) for ids in documents)]),
         np.array([i for ids in documents for i in ids], np.int32),
         np.array([m for mask in masks for m in mask], np.bool_),

@@ -10,7 +10,7 @@ from whorl.stages.improve.report import losses_to
 
 
 def score(name: str, kind: str, value: float, metric: str = "bits_per_byte") -> dict[str, Any]:
-    return {"name": name, "kind": kind, "value": value, "metric": metric}
+    return {"field": "text", "name": name, "kind": kind, "value": value, "metric": metric}
 
 
 SCORES = [
@@ -22,12 +22,12 @@ SCORES = [
 
 
 def test_a_baseline_that_is_ahead_is_named_and_one_behind_is_not() -> None:
-    pairs = [{"first": "int8", "second": "xz", "better": "xz"}]
+    pairs = [{"field": "text", "first": "int8", "second": "xz", "better": "xz"}]
     assert losses_to(SCORES, pairs) == ["xz is better: 1.200 against 1.400 (int8)"]
 
 
 def test_doubt_is_said() -> None:
-    pairs = [{"first": "int8", "second": "xz", "better": None}]
+    pairs = [{"field": "text", "first": "int8", "second": "xz", "better": None}]
     (line,) = losses_to(SCORES, pairs)
     assert line.endswith("holds no difference as well")
 
@@ -38,5 +38,10 @@ def test_for_accuracy_more_is_better(svc: float, lines: int) -> None:
     assert len(losses_to(scores, [])) == lines
 
 
-def test_without_a_model_nothing_is_said() -> None:
-    assert losses_to(SCORES[2:], []) == []
+def test_baselines_are_compared_within_their_field() -> None:
+    digits = [score("int8", "model", 0.5, "accuracy"), score("SVC", "baseline", 0.9, "accuracy")]
+    lines = losses_to([*SCORES, *(row | {"field": "digits"} for row in digits)], [])
+    assert lines == [
+        "text: xz is better: 1.200 against 1.400 (int8)",
+        "digits: SVC is better: 0.900 against 0.500 (int8)",
+    ]

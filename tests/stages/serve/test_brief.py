@@ -36,12 +36,12 @@ def prepared(home: Path, tokens: Tokens, are_text: bool = True) -> Record:
     sizes = [len(text.encode()) * are_text for text in TEXTS]
     names = [f"{number}.txt" for number in range(len(TEXTS))]
     with RecordStore(home, "test").write(key) as writer:
-        write_heldout(writer.path, names, ids, masks, sizes)
+        write_heldout(writer.path, names, ids, masks, sizes, ["text"] * len(names))
         tokens.save(writer.path / "tokens")
     return RecordStore(home, "test").published(key)
 
 
-def serve(home: Path, tokens: Tokens, samples: Samples, **config: Any):
+def serve(home: Path, tokens: Tokens, *samples: Samples, **config: Any):
     """(record, every request the engine was given); the engine answers with the prompt's end."""
     engines: list[FakeEngine] = []
 
@@ -56,9 +56,9 @@ def serve(home: Path, tokens: Tokens, samples: Samples, **config: Any):
         return create_app(engines[-1], tokens, card, settings, None), engines[-1].close
 
     context, settings = StageContext(RecordStore(home, "test")), ServeConfig(**config)
-    record = run(
-        context, settings, {"evaluate": "0" * 32}, Variant("openvino", "int8"), samples, open_app
-    )
+    named = dict(zip(("text", "digits"), samples, strict=False))
+    inputs, variant = {"evaluate": "0" * 32}, Variant("openvino", "int8")
+    record = run(context, settings, inputs, variant, named, open_app)
     return record, [request for engine in engines for request in engine.submitted]
 
 
@@ -68,7 +68,7 @@ def tokens() -> Tokens:
 
 
 def test_text_is_drawn_and_speed_is_measured_greedily(tmp_path: Path, tokens: Tokens) -> None:
-    samples = samples_of(CODE.task, prepared(tmp_path, tokens))
+    samples = samples_of("text", CODE.task, prepared(tmp_path, tokens))
     record, requests = serve(tmp_path, tokens, samples)
     drawn = [request for request in requests if request.temperature > 0]
     greedy = [request for request in requests if request.temperature == 0]
@@ -76,13 +76,13 @@ def test_text_is_drawn_and_speed_is_measured_greedily(tmp_path: Path, tokens: To
     assert {(request.temperature, request.top_p) for request in drawn} == {(0.7, 0.95)}
     seeds = [request.seed for request in drawn]
     assert seeds == [*range(5), *range(3), *range(20)]  # prompts, held-out documents, judged
-    assert len(record.metrics["completions"]) == 5 and record.metrics["asked"] == 20
+    assert len(record.metrics["completions"]) == 5 and record.metrics["judged"][0]["asked"] == 20
     again, none = serve(tmp_path, tokens, samples)
     assert again.path == record.path and none == []
 
 
 def test_heldout_documents_are_continued_beside_the_truth(tmp_path: Path, tokens: Tokens) -> None:
-    samples = samples_of(CODE.task, prepared(tmp_path, tokens))
+    samples = samples_of("text", CODE.task, prepared(tmp_path, tokens))
     record, _ = serve(tmp_path, tokens, samples)
     rows = record.metrics["continuations"]
     assert len(rows) == 3
@@ -95,7 +95,7 @@ def test_heldout_documents_are_continued_beside_the_truth(tmp_path: Path, tokens
 
 
 def test_an_answer_that_is_no_text_is_the_most_probable(tmp_path: Path, tokens: Tokens) -> None:
-    samples = samples_of(ChoiceTask(), prepared(tmp_path, tokens, are_text=False))
+    samples = samples_of("text", ChoiceTask(), prepared(tmp_path, tokens, are_text=False))
     record, requests = serve(tmp_path, tokens, samples)
     assert {request.temperature for request in requests} == {0.0}
     assert record.metrics["continuations"] == []
@@ -106,13 +106,26 @@ def test_an_answer_that_is_no_text_is_the_most_probable(tmp_path: Path, tokens: 
     assert len(record.metrics["completions"]) == 5
 
 
+def test_every_field_is_asked(tmp_path: Path, tokens: Tokens) -> None:
+    text = samples_of("text", CODE.task, prepared(tmp_path, tokens))
+    choices = samples_of("text", ChoiceTask(), prepared(tmp_path, tokens, are_text=False))
+    record, requests = serve(tmp_path, tokens, text, choices)
+    found = [row["field"] for row in record.metrics["completions"]]
+    assert found == ["text"] * 5 + ["digits"] * 5
+    assert {row["field"] for row in record.metrics["continuations"]} == {"text"}
+    assert [row["field"] for row in record.metrics["judged"]] == ["text"]
+    speeds = [(row["field"], row["concurrency"]) for row in record.run["throughput"]]
+    assert speeds == [("text", 1), ("text", 16), ("digits", 1), ("digits", 16)]
+    assert {bool(request.allowed_ids) for request in requests} == {True, False}
+
+
 def test_text_without_prompts_of_its_field_is_drawn_too(tmp_path: Path, tokens: Tokens) -> None:
-    samples = samples_of(LikelihoodTask(), prepared(tmp_path, tokens))
+    samples = samples_of("text", LikelihoodTask(), prepared(tmp_path, tokens))
     assert samples.sampling.temperature == 0.7 and len(samples.passages) == 3
 
 
 def test_a_small_limit_of_tokens_is_kept(tmp_path: Path, tokens: Tokens) -> None:
-    samples = samples_of(CODE.task, prepared(tmp_path, tokens))
+    samples = samples_of("text", CODE.task, prepared(tmp_path, tokens))
     _, requests = serve(tmp_path, tokens, samples, max_tokens=3)
     assert {request.max_tokens for request in requests} == {3}
 

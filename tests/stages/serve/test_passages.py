@@ -29,6 +29,7 @@ def heldout(texts: Sequence[str], tokens: Tokens, are_text: bool = True) -> Held
     documents = [ids_of(text, tokens) for text in texts]
     return HeldoutDocuments(
         tuple(f"document of {len(text)}" for text in texts),
+        ("text",) * len(texts),
         np.cumsum([0, *(len(ids) for ids in documents)]),
         np.array([i for ids in documents for i in ids], np.int32),
         np.ones(sum(map(len, documents)), np.bool_),

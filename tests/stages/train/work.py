@@ -53,7 +53,7 @@ def fill_rows(folder: Path, texts: list[str], tokens: Tokens, seq_len: int) -> d
     num_bytes = [len(text.encode()) for text in texts]
     ids, masks = zip(*documents[:HELDOUT], strict=True)
     names = [f"document {number}" for number in range(HELDOUT)]
-    write_heldout(folder, names, ids, masks, num_bytes[:HELDOUT])
+    write_heldout(folder, names, ids, masks, num_bytes[:HELDOUT], ["text"] * HELDOUT)
     RowsIndex(
         seq_len=seq_len,
         vocab_size=VOCAB_SIZE,

@@ -1,13 +1,15 @@
 """compress: exported variants of a trained model, each with its measured loss of quality.
 
-A variant is refused when its measured loss of quality is above `compress.max_bpb_increase`: the
-figure measured decides, its 95% interval is reported beside it and the verdict says when the
-limit lies inside. An interval that decided would refuse every variant measured on few documents.
+A variant is refused when its measured loss of quality, in any of the recipe's fields, is above
+`compress.max_bpb_increase`: the figure measured decides, its 95% interval is reported beside it
+and the verdict says when the limit lies inside. An interval that decided would refuse every
+variant measured on few documents.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,8 +26,9 @@ from whorl.spec.resolved import CompressConfig
 
 __all__ = ["LOGIC_VERSION", "PARENT", "loss_of_quality", "run"]
 
-LOGIC_VERSION = 2
+LOGIC_VERSION = 3
 PARENT = "f32"  # weights of the export that smaller variants are compared with
+Measured = Mapping[str, QualityMeasure]  # field -> what was measured of it
 SIGNIFICANT = 6  # digits of measured figures kept: the rest depends on the number of threads
 
 
@@ -38,10 +41,11 @@ def run(
 ) -> Record:
     """Folders openvino-f32/, openvino-int8/ … of the record, each servable; found again if there.
 
-    Metrics: {"variants": [{name, bytes, metric, value, increase, low, high, verdict}]}, the
-    parent first; increase is the relative loss of quality, 0.01 = 1% worse, whichever way the
-    metric points. Raises GateError when a variant is worse than allowed (nothing is kept),
-    RecordError if the trained model is damaged, MissingExtra without the exporter's packages.
+    Metrics: {"variants": [{name, field, bytes, metric, value, increase, low, high, verdict}]}, a
+    row per variant and field, the parent first; increase is the relative loss of quality, 0.01 =
+    1% worse, whichever way the metric points. Raises GateError when a variant is worse than
+    allowed (nothing is kept), RecordError if the trained model is damaged, MissingExtra without
+    the exporter's packages.
     """
     made_by = {"format": exporter.format, "version": exporter.version}
     value = {**config.model_dump(mode="json"), "exporter": made_by}
@@ -73,25 +77,28 @@ class _Compression:
         parent_folder, variant = self._place(PARENT)
         self.exporter.export(model, parent_folder, lineage)
         parent = self.measure(parent_folder, variant)
-        rows = [self._row(variant, parent, Interval(0.0, 0.0, 0.0), "parent")]
-        self.context.log(f"{variant}: {parent.metric} {parent.value:.4f}")
-        refused: list[tuple[str, Interval]] = []
-        formats: tuple[str, ...] = self.config.formats
-        for weights in formats:
+        no_loss = Interval(0.0, 0.0, 0.0)
+        rows = [self._row(variant, field, parent[field], no_loss, "parent") for field in parent]
+        for field, quality in parent.items():
+            self.context.log(f"{variant}: {field} {quality.metric} {quality.value:.4f}")
+        refused: list[tuple[str, str, Interval]] = []
+        for weights in self.config.formats:
             folder, variant = self._place(weights)
             self.exporter.compress(parent_folder, folder, weights)
-            quality = self.measure(folder, variant)
-            loss = loss_of_quality(quality, parent, self.config.seed)
-            verdict = _verdict(loss, self.config.max_bpb_increase)
-            rows.append(self._row(variant, quality, loss, verdict))
-            told = f"{quality.metric} {quality.value:.4f}, {_percent(loss)}: {verdict}"
-            self.context.log(f"{variant}: {told}")
-            if verdict.startswith("refused"):
-                refused.append((weights, loss))
+            for field, quality in self.measure(folder, variant).items():
+                loss = loss_of_quality(quality, parent[field], self.config.seed)
+                verdict = _verdict(loss, self.config.max_bpb_increase)
+                rows.append(self._row(variant, field, quality, loss, verdict))
+                told = f"{quality.metric} {quality.value:.4f}, {_percent(loss)}: {verdict}"
+                self.context.log(f"{variant}: {field} {told}")
+                if verdict.startswith("refused"):
+                    refused.append((weights, field, loss))
         if refused:
             raise _refusal(refused, self.config, parent)
-        for weights, row in zip((PARENT, *formats), rows, strict=True):
-            _seal_quality(self._place(weights)[0], row)
+        for name in (PARENT, *self.config.formats):
+            folder, variant = self._place(name)
+            mine = {row["field"]: row for row in rows if row["name"] == str(variant)}
+            seal_folder(folder, replace(read_card(folder), quality=mine))
         return rows
 
     def _place(self, weights: str) -> tuple[Path, Variant]:
@@ -99,10 +106,11 @@ class _Compression:
         return self.folder / variant.slug, variant
 
     def _row(
-        self, variant: Variant, quality: QualityMeasure, loss: Interval, verdict: str
+        self, variant: Variant, field: str, quality: QualityMeasure, loss: Interval, verdict: str
     ) -> dict[str, Any]:
         return {
             "name": str(variant),
+            "field": field,
             "bytes": read_card(self.folder / variant.slug).weight_bytes,
             "metric": quality.metric.name,
             "documents": len(quality.document_names),
@@ -138,24 +146,23 @@ def _verdict(loss: Interval, limit: float) -> str:
 
 
 def _refusal(
-    refused: list[tuple[str, Interval]], config: CompressConfig, parent: QualityMeasure
+    refused: list[tuple[str, str, Interval]], config: CompressConfig, parent: Measured
 ) -> WhorlError:
-    names = ", ".join(name for name, _ in refused)
-    kept = [name for name in config.formats if name not in names.split(", ")]
-    loosest = max(loss.value for _, loss in refused)
+    """refused: (weights, field, loss) of everything above the limit."""
+    names = list(dict.fromkeys(name for name, _, _ in refused))
+    kept = [name for name in config.formats if name not in names]
+    loosest = max(loss.value for _, _, loss in refused)
+    measured = "; ".join(
+        f"{field}: {parent[field].metric} of {len(parent[field].document_names)} documents"
+        for field in dict.fromkeys(field for _, field, _ in refused)
+    )
     return GateError(
-        f"{names} is worse than the recipe allows ({parent.metric} through the engine, "
-        f"{len(parent.document_names)} documents)",
-        found="; ".join(f"{name} {_percent(loss)}" for name, loss in refused),
+        f"{', '.join(names)} is worse than the recipe allows (through the engine, {measured})",
+        found="; ".join(f"{name} {_percent(loss)} ({field})" for name, field, loss in refused),
         expected=f"at most {100 * config.max_bpb_increase:+.3g}% (compress.max_bpb_increase)",
         do=f"set compress.formats to {kept}, or allow {100 * loosest:.2g}% "
         "with compress.max_bpb_increase",
     )
-
-
-def _seal_quality(folder: Path, row: dict[str, Any]) -> None:
-    """Write the measured figures into the folder's card."""
-    seal_folder(folder, replace(read_card(folder), quality=row))
 
 
 def _rounded(value: float) -> float:

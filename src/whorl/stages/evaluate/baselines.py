@@ -29,6 +29,7 @@ __all__ = [
     "document_of",
     "ngram_nats",
     "read_stream",
+    "rows_of_field",
     "rows_seen",
 ]
 
@@ -40,11 +41,20 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TokenStream:
-    """Ids [n] of rows, and where pieces of documents begin [n]. is_whole: no row is left out."""
+    """Ids [n] of rows, and where pieces of documents begin [n]."""
 
     ids: Ints
     starts: NDArray[np.bool_]
-    is_whole: bool
+
+
+def rows_of_field(rows: RowSet, field: str) -> Ints:
+    """Numbers of the rows of a field's sources, ascending."""
+    ranges = [
+        np.arange(source.first_row, source.first_row + source.num_rows)
+        for source in rows.index.sources
+        if source.field == field
+    ]
+    return np.concatenate([np.empty(0, np.int64), *ranges])
 
 
 def rows_seen(rows: RowSet, steps: int, rows_per_step: int, seed: int) -> Ints:
@@ -68,11 +78,9 @@ def read_stream(
     Beyond max_tokens, evenly spaced rows are taken.
     """
     wanted = np.arange(rows.num_rows) if numbers is None else numbers
-    is_whole = len(wanted) == rows.num_rows
     if len(wanted) * rows.seq_len > max_tokens:
         count = max(1, max_tokens // rows.seq_len)
         wanted = wanted[np.linspace(0, len(wanted) - 1, count).astype(np.int64)]
-        is_whole = False
     contract = tokens.contract
     ids, starts = [np.empty(0, np.int64)], [np.empty(0, np.bool_)]
     previous, previous_id = -2, -1
@@ -89,7 +97,7 @@ def read_stream(
         ids.append(batch.ids[kept])
         starts.append(begins[kept])
         previous, previous_id = int(part[-1]), int(batch.ids[-1, -1])
-    return TokenStream(np.concatenate(ids), np.concatenate(starts), is_whole)
+    return TokenStream(np.concatenate(ids), np.concatenate(starts))
 
 
 def ngram_nats(

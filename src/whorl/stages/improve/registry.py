@@ -36,6 +36,7 @@ class RegisteredScore(_Frozen):
     """One line of the evaluation's scores.json."""
 
     kind: Literal["model", "baseline"]
+    field: str = ""  # "": registered when models had one
     name: str
     metric: str
     value: float

@@ -17,6 +17,7 @@ from whorl.stages.improve.registry import list_versions
 
 DURATIONS = ("wall_s", "duration_s", "train_s")  # of a record's run.json, whichever it has
 
+NO_FIELD = {"field": ""}  # of rows of records that were made when models had one field
 STAGES = ("plan", "prepare", "train", "compress", "evaluate", "serve")  # that leave records
 
 __all__ = ["STAGES", "build_report", "compare", "losses_to", "report_of"]
@@ -52,9 +53,10 @@ def build_report(
         report["curve"] = str(curve) if curve.exists() else None
         report["train"] = dict(records["train"].metrics)
     if "compress" in records:
-        report["variants"] = records["compress"].metrics.get("variants", [])
+        variants = records["compress"].metrics.get("variants", [])
+        report["variants"] = [NO_FIELD | row for row in variants]
     if "evaluate" in records:
-        evaluated = _json(records["evaluate"], "scores.json")
+        evaluated = _evaluated(records["evaluate"])
         report["scores"] = evaluated["scores"]
         report["losses_to"] = losses_to(evaluated["scores"], evaluated["comparisons"])
     if "serve" in records:
@@ -78,6 +80,13 @@ def report_of(home: Path, name: str) -> dict[str, Any]:
     return build_report(name, records, {}, version)
 
 
+def _evaluated(record: Record) -> dict[str, list[dict[str, Any]]]:
+    """The content of scores.json; of records from before models had several fields too."""
+    found = _json(record, "scores.json")
+    rows = {key: [NO_FIELD | row for row in found[key]] for key in ("scores", "comparisons")}
+    return {"fields": found.get("fields", [NO_FIELD]), **rows}
+
+
 def _json(record: Record, name: str) -> Any:
     return json.loads(record.file(name).read_bytes())
 
@@ -85,15 +94,15 @@ def _json(record: Record, name: str) -> Any:
 def compare(records: Mapping[str, Record]) -> list[dict[str, Any]]:
     """Rows of plan against actual: predicted with its 90% interval, actual, whether within.
 
-    The quality is that of evaluation, through the engine, where there is one: of the variant
-    with the largest weights.
+    The quality is that of evaluation, through the engine, where there is one of one field: of
+    the variant with the largest weights.
     """
     rows = []
     for what, row in records["train"].run.get("plan_vs_actual", {}).items():
         actual = row["actual"]
-        if what == "heldout_bpb" and "evaluate" in records:
-            scores = _json(records["evaluate"], "scores.json")["scores"]
-            ours = [score for score in scores if score["variant"] is not None]
+        evaluated = _evaluated(records["evaluate"]) if "evaluate" in records else {}
+        if what == "heldout_bpb" and len(evaluated.get("fields", ())) == 1:
+            ours = [score for score in evaluated["scores"] if score["variant"] is not None]
             actual = max(ours, key=lambda score: Variant(**score["variant"]).bits)["value"]
         low, high = row["low"], row["high"]
         inside = None if None in (low, high, actual) else low <= actual <= high
@@ -104,25 +113,26 @@ def compare(records: Mapping[str, Record]) -> list[dict[str, Any]]:
 def losses_to(
     scores: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]
 ) -> list[str]:
-    """A sentence for every baseline ahead of the model that is served.
+    """A sentence for every baseline ahead of the model that is served: of its field the first.
 
     Ahead is a matter of the paired interval over documents where there is one.
     """
-    values = {score["name"]: score for score in scores}
-    ours = [score for score in scores if score.get("kind") == "model"]
-    if not ours:
-        return []
-    metric = find_metric(ours[0]["metric"])
-    better = {pair["second"]: pair["better"] for pair in comparisons}
+    first: dict[str, Mapping[str, Any]] = {}
+    for score in scores:
+        if score["kind"] == "model":
+            first.setdefault(score["field"], score)
+    better = {(pair["field"], pair["second"]): pair["better"] for pair in comparisons}
     lines = []
-    for other in (score for score in scores if score.get("kind") == "baseline"):
-        mine = values[comparisons[0]["first"]] if comparisons else ours[0]
+    for other in (score for score in scores if score["kind"] == "baseline"):
+        mine = first[other["field"]]
+        metric = find_metric(mine["metric"])
         if metric.sign * (other["value"] - mine["value"]) <= 0:
             continue
         told = (
             f"{metric.shown(other['value'])} against {metric.shown(mine['value'])} ({mine['name']})"
         )
-        certain = better.get(other["name"], other["name"]) is not None
+        certain = better.get((other["field"], other["name"]), other["name"]) is not None
         doubt = "" if certain else "; the paired interval holds no difference as well"
-        lines.append(f"{other['name']} is better: {told}{doubt}")
+        which = f"{other['field']}: " if len(first) > 1 else ""
+        lines.append(f"{which}{other['name']} is better: {told}{doubt}")
     return lines

@@ -35,6 +35,7 @@ class Packer:
         self.first_trained: list[int] = []
         self.first_rejected: dict[int, str] = {}  # source number -> a document and why
         self.names: list[str] = []
+        self.fields: list[str] = []  # of the documents held out
         self.heldout_ids: list[NDArray[Any]] = []
         self.heldout_masks: list[NDArray[np.bool_]] = []
         self.heldout_bytes: list[int] = []
@@ -52,6 +53,8 @@ class Packer:
         all_ids, all_masks = encoded.read()
         ends = np.cumsum(encoded.lengths)
         self.names += encoded.heldout_names
+        field = self.sources[encoded.source_number].field
+        self.fields += [field] * len(encoded.heldout_names)
         self.all_text &= bool(encoded.num_bytes.all())
         for number, end in enumerate(ends.tolist()):
             part = slice(end - int(encoded.lengths[number]), end)
@@ -74,24 +77,14 @@ class Packer:
         """
         self.train.close()
         self.heldout.close()
-        if not self.train.trained_tokens or not self.heldout.trained_tokens:
-            found = f"{self.train.trained_tokens} and {self.heldout.trained_tokens} trained tokens"
-            refused = "; ".join(self.first_rejected.values())
-            raise DataError(
-                "nothing is left to train on or to hold out after encoding",
-                found=f"{found}; refused, first: {refused}" if refused else found,
-                expected="at least one each",
-                do=TO_TRAIN,
-            )
-        for number, rejected in self.first_rejected.items():
-            if not self._trained_of_sources()[number]:
-                raise DataError(
-                    f"source {self.sources[number].source} has no trained token",
-                    found=f"every document is refused, first: {rejected}",
-                    do=TO_TRAIN,
-                )
+        self._check_trained()
         write_heldout(
-            self.folder, self.names, self.heldout_ids, self.heldout_masks, self.heldout_bytes
+            self.folder,
+            self.names,
+            self.heldout_ids,
+            self.heldout_masks,
+            self.heldout_bytes,
+            self.fields,
         )
         index = RowsIndex(
             seq_len=self.config.seq_len,
@@ -122,6 +115,25 @@ class Packer:
             "untrained_rows": self.train.untrained_rows + self.heldout.untrained_rows,
             "bytes_per_token": num_bytes / (self.train_tokens + heldout_tokens),
         }
+
+    def _check_trained(self) -> None:
+        """Raises DataError if there is nothing to train on or to hold out, or none of a source."""
+        if not self.train.trained_tokens or not self.heldout.trained_tokens:
+            found = f"{self.train.trained_tokens} and {self.heldout.trained_tokens} trained tokens"
+            refused = "; ".join(self.first_rejected.values())
+            raise DataError(
+                "nothing is left to train on or to hold out after encoding",
+                found=f"{found}; refused, first: {refused}" if refused else found,
+                expected="at least one each",
+                do=TO_TRAIN,
+            )
+        for number, rejected in self.first_rejected.items():
+            if not self._trained_of_sources()[number]:
+                raise DataError(
+                    f"source {self.sources[number].source} has no trained token",
+                    found=f"every document is refused, first: {rejected}",
+                    do=TO_TRAIN,
+                )
 
     def _trained_of_sources(self) -> list[int]:
         counts: list[int] = np.diff([*self.first_trained, self.train.trained_tokens]).tolist()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from whorl.stages.serve.server import running_server
 
 __all__ = ["Samples", "run", "samples_of"]
 
-LOGIC_VERSION = 4  # 4: of a prompt longer than the context its end is asked
+LOGIC_VERSION = 5  # 5: every field of the recipe is asked
 NUM_PROMPTS = 5
 SAMPLES_PER_PROMPT = 4
 MAX_TOKENS = 64
@@ -46,13 +46,13 @@ class Samples:
     passages: Sequence[Passage] = ()  # of held-out text
 
 
-def samples_of(task: Task, prepared: Record) -> Samples:
-    """The task's own prompts, or the beginnings of held-out documents, up to the answer.
+def samples_of(name: str, task: Task, prepared: Record) -> Samples:
+    """The task's own prompts, or the beginnings of a field's held-out documents, up to the answer.
 
     Where nothing is chosen answers are drawn as a person would be shown them; of a choice the
     answer is the most probable one.
     """
-    documents = HeldoutDocuments.open(prepared)
+    documents = HeldoutDocuments.open(prepared).of_field(name)
     tokens = Tokens.load(prepared.folder("tokens"))
     passages = passages_of(documents, tokens)
     if task.prompts:
@@ -90,27 +90,23 @@ def run(
     config: ServeConfig,
     inputs: dict[str, str],
     variant: Variant,
-    samples: Samples,
+    samples: Mapping[str, Samples],
     open_app: Callable[[], tuple[FastAPI, Callable[[], None]]],
 ) -> Record:
     """The record of a short service: answers, judged samples; speeds are in its run.json.
 
-    open_app gives the service and a function that closes its engine; it is called only if there is
-    work to do. Raises EngineError when a request fails, BusyError when no port is free.
+    samples: of each field of the model. open_app gives the service and a function that closes its
+    engine; it is called only if there is work to do. Raises EngineError when a request fails,
+    BusyError when no port is free.
     """
-    asked = {
-        "prompts": [_plain(prompt) for prompt in samples.prompts],
-        "passages": [asdict(passage) for passage in samples.passages],
-        "sampling": samples.sampling.model_dump(),
-        "answer_ids": list(samples.answer_ids),
+    asked = {field: _described(part) for field, part in samples.items()}
+    settings = {
         "variant": str(variant),
-    }
-    limits = {
         "max_running": config.max_running,
         "max_tokens": min(MAX_TOKENS, config.max_tokens),
         "engine": config.engine,
     }
-    key = RecordKey("serve", {**asked, **limits}, inputs, LOGIC_VERSION)
+    key = RecordKey("serve", {"samples": asked, **settings}, inputs, LOGIC_VERSION)
     if record := context.store.find(key):
         return record
     local = config.model_copy(update={"host": "127.0.0.1", "port": 0})
@@ -118,12 +114,32 @@ def run(
         app, close = open_app()
         try:
             with running_server(app, local) as base_url:
-                metrics, speeds = _Conversation(context, app, base_url, samples).hold()
+                held = [
+                    _Conversation(context, app, base_url, field, part).hold()
+                    for field, part in samples.items()
+                ]
         finally:
             close()
-        writer.metrics.update(metrics, variant=str(variant))
-        writer.run.update(speeds)
+        writer.metrics.update(
+            completions=[row for found in held for row in found["completions"]],
+            continuations=[row for found in held for row in found["continuations"]],
+            judged=[found["judged"] for found in held if found["judged"]],
+            num_cut_prompts=sum(found["num_cut_prompts"] for found in held),
+            variant=str(variant),
+        )
+        throughput = [row for found in held for row in found["throughput"]]
+        writer.run.update(throughput=throughput, engine=app.state.gateway.engine.name)
     return context.store.published(key)
+
+
+def _described(samples: Samples) -> dict[str, Any]:
+    """What the record depends on."""
+    return {
+        "prompts": [_plain(prompt) for prompt in samples.prompts],
+        "passages": [asdict(passage) for passage in samples.passages],
+        "sampling": samples.sampling.model_dump(),
+        "answer_ids": list(samples.answer_ids),
+    }
 
 
 def _plain(prompt: str | Sequence[int]) -> str | list[int]:
@@ -137,15 +153,16 @@ def _ids_of(prompt: str | Sequence[int], tokens: Tokens) -> list[int]:
 
 @dataclass(frozen=True)
 class _Conversation:
-    """Everything that is asked of a running service."""
+    """Everything of one field that is asked of a running service."""
 
     context: StageContext
     app: FastAPI
     base_url: str
+    field: str
     samples: Samples
 
-    def hold(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """(answers, speeds)."""
+    def hold(self) -> dict[str, Any]:
+        """Answers, what was judged, speeds."""
         gateway, samples, progress = self.app.state.gateway, self.samples, self.context.progress
         context_tokens = gateway.card.context_tokens
         limit = min(MAX_TOKENS, gateway.config.max_tokens)
@@ -159,7 +176,7 @@ class _Conversation:
         ]
         num_judged = len(samples.prompts) * SAMPLES_PER_PROMPT if samples.accepts else 0
         num_requests = 1 + num_judged + len(samples.passages)
-        progress.start("serve", num_requests, "requests")
+        progress.start(f"serve, {self.field}", num_requests, "requests")
         found = exercise(
             self.base_url,
             self.app.state.access.api_key,
@@ -171,23 +188,28 @@ class _Conversation:
             answer_ids=samples.answer_ids,
         )
         progress.advance()
-        metrics: dict[str, Any] = {
+        of_field = {"field": self.field}
+        answers: dict[str, Any] = {
             "completions": [
-                {**completion, "prompt": text}
+                {**of_field, **completion, "prompt": text}
                 for completion, text in zip(found["completions"], samples.texts, strict=True)
             ],
-            "continuations": continue_passages(
-                samples.passages, gateway.tokens, context_tokens, limit, self._complete
-            ),
+            "continuations": [
+                {**of_field, **row}
+                for row in continue_passages(
+                    samples.passages, gateway.tokens, context_tokens, limit, self._complete
+                )
+            ],
             "num_cut_prompts": sum(len(ids) > room for ids in encoded),
-            **self._judge(prompts, num_judged, max_tokens),
+            "judged": self._judge(prompts, num_judged, max_tokens),
+            "throughput": [{**of_field, **row} for row in found["throughput"]],
         }
         continued = len(samples.passages)
         progress.finish(
             f"{len(samples.prompts)} prompts, {continued} held-out documents, "
             f"{num_judged} judged samples"
         )
-        return metrics, {"throughput": found["throughput"], "engine": gateway.engine.name}
+        return answers
 
     def _judge(
         self, prompts: Sequence[str | list[int]], num_judged: int, max_tokens: int
@@ -201,7 +223,12 @@ class _Conversation:
             at = number % len(prompts)
             answer = self._complete(prompts[at], max_tokens, number)
             accepted += bool(samples.accepts(samples.texts[at], answer.text))
-        return {"accepted": accepted, "asked": num_judged, "checker": samples.checker}
+        return {
+            "field": self.field,
+            "accepted": accepted,
+            "asked": num_judged,
+            "checker": samples.checker,
+        }
 
     def _complete(self, prompt: str | Sequence[int], max_tokens: int, number: int) -> ServedAnswer:
         """One completion, drawn with a seed of its own number."""

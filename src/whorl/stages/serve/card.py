@@ -15,6 +15,7 @@ class QualityFigure(_Frozen):
     """One measured figure, with its 95% interval where there is one."""
 
     name: str
+    field: str = Field("", description="of the recipe's data")
     metric: str
     value: float
     shown: str = Field("", description="the value as people read it")

@@ -1,0 +1,166 @@
+"""What evaluation makes of one field's held-out documents: scores, baselines, comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whorl.codecs.contract import Tokens
+from whorl.core.context import StageContext
+from whorl.core.errors import DataError
+from whorl.core.heldout import HeldoutDocuments
+from whorl.core.intervals import paired_interval, score_of
+from whorl.core.ports import Engine, Field, QualityMeasure, Score
+from whorl.core.records import Record
+from whorl.core.rows import RowSet
+from whorl.core.variants import Variant
+from whorl.spec.resolved import EvaluateConfig
+from whorl.stages.evaluate.baselines import (
+    TokenDocuments,
+    TokenStream,
+    decoded,
+    ngram_nats,
+    read_stream,
+    rows_of_field,
+    rows_seen,
+)
+from whorl.stages.evaluate.measure import Asked, ask, measure, select_documents
+from whorl.stages.evaluate.ngram import ORDER
+
+__all__ = ["FieldEvaluation"]
+
+MAX_ROWS_BYTES = 256 * 2**20  # of token rows handed to a field's baselines
+ID_BYTES = 8
+
+
+@dataclass(frozen=True)
+class FieldEvaluation:
+    """One field of a prepared record, and what is asked of its held-out documents."""
+
+    context: StageContext
+    config: EvaluateConfig
+    name: str  # as the recipe's data names the field
+    field: Field
+    prepared: Record
+    tokens: Tokens
+    num_heldout: int
+    asked: Asked
+
+    @classmethod
+    def of(
+        cls,
+        context: StageContext,
+        config: EvaluateConfig,
+        name: str,
+        field: Field,
+        prepared: Record,
+    ) -> FieldEvaluation:
+        """Raises DataError if no document of the field is held out."""
+        documents = HeldoutDocuments.open(prepared).of_field(name)
+        if not len(documents):
+            raise DataError(
+                f"no document of field {name} is held out", do="raise prepare.heldout_share"
+            )
+        numbers = select_documents(documents, config.max_bytes)
+        tokens = Tokens.load(prepared.folder("tokens"))
+        asked = ask(field.task, tokens, documents, numbers)
+        return cls(context, config, name, field, prepared, tokens, len(documents), asked)
+
+    def score_model(self, engine: Engine, variant: Variant) -> Score:
+        """A model's score through its engine."""
+        found = measure(
+            engine,
+            self.tokens,
+            self.asked,
+            window=self.config.window,
+            progress=self.context.progress,
+        )
+        return replace(self._score(str(variant), found), variant=variant)
+
+    def baselines(self, trained: Record | None) -> list[Score]:
+        """Those of the field, and n-gram models of its rows where nothing is chosen."""
+        rows = RowSet.open(self.prepared)
+        mine = rows_of_field(rows, self.name)
+        whole = read_stream(rows, self.tokens, mine)
+        scores = []
+        if not any(self.asked.questions):
+            seen = mine if trained is None else np.intersect1d(mine, _seen_rows(rows, trained))
+            if 0 < len(seen) < len(mine):
+                part = read_stream(rows, self.tokens, seen)
+                scores.append(self._ngram(part, "the tokens the model saw"))
+            scores.append(self._ngram(whole, "all training tokens"))
+        train = TokenDocuments(whole, self.tokens)
+        held = decoded(self.asked.documents, self.tokens)
+        fits = len(mine) * (rows.seq_len + 1) * ID_BYTES <= MAX_ROWS_BYTES
+        ids = rows.read(mine).ids if fits else None
+        for score in self.field.baselines(train, held, ids):
+            measured = score.measure
+            if measured is not None:  # with this evaluation's number of samples
+                score = self._score(score.name, measured, score.note)
+            scores.append(score)
+        return scores
+
+    def _ngram(self, stream: TokenStream, what: str) -> Score:
+        self.context.progress.start(f"{ORDER}-gram model of {what}", None)
+        found = self.asked.judged(ngram_nats(stream, self.tokens, self.asked.documents))
+        self.context.progress.finish()
+        note = f"{len(stream.ids):,} tokens"
+        return self._score(f"{ORDER}-gram Kneser-Ney, {what}", found, note)
+
+    def _score(self, name: str, found: QualityMeasure, note: str = "") -> Score:
+        return score_of(
+            name, found, samples=self.config.bootstrap_samples, seed=self.config.seed, note=note
+        )
+
+    # ---------------------------------------------------------------- as plain values
+
+    def summary(self) -> dict[str, Any]:
+        """How much was asked, and in which metric the answers are scored."""
+        return {
+            "field": self.name,
+            "metric": self.field.task.metric.name,
+            "num_documents": len(self.asked.documents),
+            "num_heldout_documents": self.num_heldout,
+            "num_cut_questions": self.asked.num_cut(self.config.window),
+            "num_bytes": sum(document.num_bytes for document in self.asked.documents),
+        }
+
+    def comparisons(self, first: Score, others: Sequence[Score]) -> list[dict[str, Any]]:
+        """The first model against each other score that is known per document."""
+        assert first.measure is not None
+        sign = self.field.task.metric.sign
+        comparisons = []
+        for other in others:
+            if other.measure is None:
+                continue
+            found = paired_interval(
+                first.measure,
+                other.measure,
+                samples=self.config.bootstrap_samples,
+                seed=self.config.seed,
+            )
+            low, high = sorted(sign * (end or 0.0) for end in (found.low, found.high))
+            better = first.name if low > 0 else other.name if high < 0 else None
+            comparisons.append(
+                {
+                    "field": self.name,
+                    "first": first.name,
+                    "second": other.name,
+                    "difference": found.value,
+                    "low": found.low,
+                    "high": found.high,
+                    "better": better,
+                }
+            )
+        return comparisons
+
+
+def _seen_rows(rows: RowSet, trained: Record) -> NDArray[np.int64]:
+    """Numbers of the rows a training run was given, from the config in its record."""
+    config = trained.config["train"]
+    rows_per_step = config["batch_tokens"] // config["seq_len"]
+    return rows_seen(rows, config["steps"], rows_per_step, config["seed"])
