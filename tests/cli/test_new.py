@@ -19,11 +19,25 @@ from whorl.spec.load import load_recipe
 RUN = CliRunner()
 APP = build_app("new")
 ODD_NAMES = ["no", "on", "null", "123", "1e3", "2024-01-01", "0x1f", "1_000", "y", "a" * 64, "0"]
+SUFFIXES = [
+    *("rs", "ts", "tsx", "js", "go", "java", "c", "cpp", "rb", "kt", "cs", "jl", "py", "sh", "sql")
+]
 ODD_DATA = [
     *("2024", "*.txt", "notes/*.txt", "no", "-", ".", "./notes", "notes/note-00[01].txt", "a: b"),
     *('say "hi"', "C:\\texts\\new", "two words", "it's", "ünï/", "#1", "a #1", "~", "~/notes"),
     *("{x}", "[x]", "@home", "%20", "!important", "&a", "*a", "`x`", "|", ">", "? x", "- x", ": x"),
-    *("a,b", "a\nb", "\ttab", " leading", "trailing ", "👩‍🚒.txt", "x" * 3000, "true", "null", "0x1f"),
+    *(
+        "a,b",
+        "a\nb",
+        "\ttab",
+        " leading",
+        "trailing ",
+        "👩‍🚒.txt",
+        "x" * 3000,
+        "true",
+        "null",
+        "0x1f",
+    ),
     *("\x85", "\u2028", "a\u200bb", "\ufeffx", "\x7f", "10:30", "1e3", "=", "<<", "---", "..."),
 ]
 
@@ -59,7 +73,9 @@ def test_data_with_signs_of_yaml(data: str) -> None:
     check_written("mine", data, "text")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     st.text(st.sampled_from("abnoy019._-AÄ \n/"), max_size=70),
     st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40),
@@ -114,8 +130,7 @@ def test_whether_the_data_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("files", "field"),
     [
-        *((["README.md", *(f"src/m{n}.{end}" for n in range(5))], "code")
-          for end in ("rs", "ts", "tsx", "js", "go", "java", "c", "cpp", "rb", "kt", "cs", "jl", "py", "sh")),
+        *((["README.md", *(f"src/m{n}.{end}" for n in range(5))], "code") for end in SUFFIXES),
         (["1.TXT", "2.TXT", "3.Txt", "m.py"], "text"),
         (["1.txt.gz", "2.md.zst", "3.rst", "m.py"], "text"),
         (["A.PY", "B.RS", "c.txt"], "code"),
@@ -123,7 +138,7 @@ def test_whether_the_data_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ([".git/a.py", ".git/b.py", "notes.txt"], "text"),
         ([], "text"),
     ],
-)  # fmt: skip
+)
 def test_the_field_is_guessed_from_what_is_there(files: list[str], field: str) -> None:
     for name in files:
         path = Path("data", name)

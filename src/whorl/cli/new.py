@@ -106,7 +106,11 @@ def _recipe_text(name: str, data: str, field: str, train_time: str) -> str:
 def _yaml(value: dict[str, Any]) -> str:
     """One line of YAML that every reader takes for these texts: quoted where it must be."""
     text = yaml.safe_dump(
-        value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**9
+        value,
+        default_flow_style=True,
+        sort_keys=False,
+        allow_unicode=all(str(item).isprintable() for item in value.values()),  # else escaped
+        width=10**9,
     )
     return text.rstrip("\n")
 

@@ -47,7 +47,8 @@ _LENGTHS: Units = {**_NONE, "k": Decimal(2**10), "m": Decimal(2**20), "g": Decim
 _SHARES: Units = {**_NONE, "%": Decimal("0.01")}
 _DIGITS = r"[0-9]+(?:_[0-9]+)*"
 _QUANTITY = re.compile(
-    rf"([+-]?(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{{1,6}})?)\s*([A-Za-z%]*)", re.ASCII
+    rf"([+-]?(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{{1,6}})?)(?: ?([A-Za-z%]+))?",
+    re.ASCII,
 )
 
 
@@ -75,7 +76,7 @@ def _read(
         match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
         if match is None:
             raise refusal("not a number")
-        number, unit = Decimal(match[1]), match[2].lower()
+        number, unit = Decimal(match[1]), (match[2] or "").lower()
     if unit not in units:
         raise refusal("no known unit" if unit else "no unit")
     is_sane = number.is_finite() and (number == 0 or number.adjusted() <= MOST_EXPONENT)

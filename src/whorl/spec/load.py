@@ -26,7 +26,9 @@ FIELD_OPTIONS = "data.options."  # keys below are those of a field, which checks
 @dataclass(frozen=True)
 class LoadedRecipe:
     recipe: Recipe
-    origins: Mapping[str, str]  # "data.0.source" -> "recipes/x.yaml:12", "--set"; absent: the default
+    origins: Mapping[
+        str, str
+    ]  # "data.0.source" -> "recipes/x.yaml:12", "--set"; absent: the default
     path: Path | None  # where relative sources are looked up: the recipe's folder
 
     @property
@@ -172,7 +174,9 @@ def _refuse(key: str, value: Any, raw: Mapping[str, Any], where: str) -> None:
     """Raises SpecError for a key that is for later, or none of a recipe."""
     plain, place = without_numbers(key), f" ({where})" if where else ""
     for name in (plain, f"{plain}={value}" if isinstance(value, str) else plain):
-        if found := next((late for late in LATER if name == late or name.startswith(late + ".")), ""):
+        if found := next(
+            (late for late in LATER if name == late or name.startswith(late + ".")), ""
+        ):
             raise SpecError(
                 f"{found}{place}: {LATER[found]} is not in this version",
                 do="remove the key; CHANGELOG.md says what each version brings",

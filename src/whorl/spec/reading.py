@@ -30,12 +30,14 @@ def read_file(path: Path) -> str:
         data = path.read_bytes()
     except (OSError, ValueError) as error:
         found = getattr(error, "strerror", None) or error
-        if path.is_dir():
+        if isinstance(error, IsADirectoryError):
             raise SpecError(
                 f"{path} is a folder", expected="a recipe file such as my-model.yaml"
             ) from error
         raise SpecError(
-            f"cannot read the recipe {path}", found=found, do="whorl new NAME writes a commented one"
+            f"cannot read the recipe {str(path)[:200]}",
+            found=found,
+            do="whorl new NAME writes a commented one",
         ) from error
     if len(data) > MAX_RECIPE_BYTES:
         raise SpecError(

@@ -238,9 +238,7 @@ class Recipe(Spec):
     )
     budget: Budget = Field(default_factory=Budget, description="what training may take")
     seed: Annotated[int, Whole(0, 2**31 - 1)] = Field(0, description="of everything random")
-    hardware: HardwareSpec = Field(
-        default_factory=HardwareSpec, description="auto: this machine"
-    )
+    hardware: HardwareSpec = Field(default_factory=HardwareSpec, description="auto: this machine")
     prepare: PrepareSpec = Field(default_factory=PrepareSpec, description="cleaning and tokens")
     model: ModelSpec = Field(default_factory=ModelSpec, description="sizes; auto: chosen by plan")
     train: TrainSpec = Field(default_factory=TrainSpec, description="how it is trained")

@@ -65,9 +65,7 @@ class TrainKeys(BaseModel, Generic[A]):
     micro_batch_rows: Rows | A = Field(
         AUTO, description="rows of one forward pass; changes nothing but rounding"
     )
-    steps: Steps | A = Field(
-        AUTO, description="optimiser steps; auto: from the budget"
-    )
+    steps: Steps | A = Field(AUTO, description="optimiser steps; auto: from the budget")
     optimizer: Annotated[OptimizerName | A, Plain("muon")] = Field(
         AUTO, description="of the blocks' matrices"
     )
