@@ -90,8 +90,7 @@ def run(
             ranks,
         )
         try:
-            session.train(stop)
-            _check(session)
+            _train(session, stop)
             weights = ranks.whole(session.trainer.named)
             if ranks.is_main:
                 _publish(session, key, tokens, prepared, weights)
@@ -106,8 +105,9 @@ def run(
     return context.store.published(key)
 
 
-def _check(session: TrainingRun) -> None:
-    """Raises DivergedError, with the picture drawn, if there is nothing to publish."""
+def _train(session: TrainingRun, stop: StopSignals) -> None:
+    """To the last step. Raises DivergedError, with the picture drawn, if nothing was learned."""
+    session.train(stop)
     vocab_size = session.trainer.model.shape.vocab_size
     try:
         heldout_loss = session.validations[-1]["heldout_loss"]
