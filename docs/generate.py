@@ -23,6 +23,7 @@ from whorl.arch.computable import COMPUTED_FAMILIES, Purpose, check_computable
 from whorl.arch.known_models import known_models
 from whorl.arch.shape import ModelShape
 from whorl.core import errors
+from whorl.spec.load import parse_recipe
 
 __all__ = ["cli_page", "commands_of", "errors_page"]
 
@@ -99,6 +100,15 @@ def exit_code(error: type[errors.WhorlError]) -> int:
     return 130 if error is errors.Interrupted else error.exit_code
 
 
+def refusal_of(recipe: dict[str, Any]) -> errors.SpecError:
+    """What a recipe is refused with."""
+    try:
+        parse_recipe(recipe)
+    except errors.SpecError as error:
+        return error
+    raise AssertionError("an example of an error is none")
+
+
 def errors_page() -> str:
     """The exit codes: number and name from the classes, meaning from the tree in the docstring."""
     meanings = dict(re.findall(r"[├└]── (\w+)\s+exit \S+\s+(.*)", errors.__doc__ or ""))
@@ -118,10 +128,9 @@ def errors_page() -> str:
     for error in sorted(errors.WhorlError.__subclasses__(), key=exit_code):
         code = "130, 143" if error is errors.Interrupted else str(exit_code(error))
         lines.append(f"| {code} | `{error.__name__}` | {meanings[error.__name__]} |")
-    example = errors.SpecError(
-        "train.lerning_rate is not a key", expected="learning_rate", do="did you mean that?"
-    )
-    lines += ["", "An example:", "", "```", f"error: {example}", "```", ""]
+    example = refusal_of({"name": "mine", "data": [{"source": "x"}], "train": {"lerning_rate": 1}})
+    bounds = refusal_of({"name": "mine", "data": [{"source": "x"}], "serve": {"port": 99_999}})
+    lines += ["", "Two examples:", "", "```", f"error: {example}", f"error: {bounds}", "```", ""]
     return "\n".join(lines)
 
 

@@ -12,6 +12,9 @@ from whorl.arch.known_models import hugging_face_id, is_known
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import SpecError
 from whorl.core.units import parse_count, parse_duration_s
+from whorl.spec.quantities import Quantity
+from whorl.spec.recipe import DEVICES, PRICE, TOKENS, VOCAB_SIZE
+from whorl.spec.train_keys import SEQ_LEN
 from whorl.stages.plan.cluster.devices import device
 from whorl.stages.plan.cluster.emit import launch_file
 from whorl.stages.plan.cluster.emit_megatron import megatron_command
@@ -144,29 +147,26 @@ def _question(name: str, shape: ModelShape | None, flags: Flags) -> schema.Quest
     ):
         if found not in allowed:
             raise SpecError(flag, found=found, expected=", ".join(allowed))
-    price = flags.get("--usd-per-device-hour")
-    if price is not None and not 0 <= price < 1e6:
-        raise SpecError("--usd-per-device-hour", found=price, expected="at least 0")
-    seq_len = parse_count(flags["--seq"], "--seq")
+    seq_len = SEQ_LEN.read(flags["--seq"], "--seq")
 
-    def count(flag: str) -> int | None:
-        return parse_count(flags[flag], flag) if flag in flags else None
+    def given(flag: str, kind: Quantity) -> Any:
+        return kind.read(flags[flag], flag) if flag in flags else None
 
     return schema.Question(
         model=name,
         device=target.name,
-        count=parse_count(flags["--count"], "--count"),
+        count=DEVICES.read(flags["--count"], "--count"),
         seq_len=seq_len,
-        global_batch=parse_batch(str(flags[BATCH]), seq_len) if BATCH in flags else 0,
+        global_batch=parse_batch(flags[BATCH], seq_len) if BATCH in flags else 0,
         precision=precision,
         optimizer=optimizer,
         stack=stack,
-        tokens=count("--tokens"),
+        tokens=given("--tokens", TOKENS),
         budget=flags.get("--budget") or "",
-        vocab_size=count("--vocab"),
-        unique_tokens=count("--unique-tokens"),
-        served_tokens=count("--served-tokens"),
-        usd_per_device_hour=price,
+        vocab_size=given("--vocab", VOCAB_SIZE),
+        unique_tokens=given("--unique-tokens", TOKENS),
+        served_tokens=given("--served-tokens", TOKENS),
+        usd_per_device_hour=given("--usd-per-device-hour", PRICE),
         layout=flags.get("--layout") or "",
         measured=flags.get("--measured") or "",
         tables=bool(flags.get("--tables")),

@@ -133,10 +133,10 @@ class Session:
         from whorl.launch.machine import machine_facts
         from whorl.stages.plan.data import DataFacts, gather_facts
         from whorl.stages.plan.hardware import Machine
-        from whorl.stages.plan.run import check_is_here, find_or_make, trial_vocab_sizes
+        from whorl.stages.plan.run import check_plannable, find_or_make, trial_vocab_sizes
         from whorl.stages.prepare.facts import text_bytes
 
-        check_is_here(recipe := self.loaded.recipe)
+        check_plannable(recipe := self.loaded.recipe)
         if recipe.serve.engine != "auto":
             find_engine(recipe.serve.engine)  # a wrong name is told before any work
         facts = machine_facts()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whorl.core.errors import SpecError
-from whorl.spec.explain import explain
+from whorl.spec.explain import explain, keys_of
 from whorl.spec.load import known_keys, load_recipe, parse_recipe
 
 GOOD: dict[str, Any] = {"name": "mine", "data": [{"source": "notes"}]}
@@ -70,47 +70,40 @@ def test_an_override_wins_and_is_remembered(tmp_path: Path) -> None:
         ({"hardware": {"device": "h100", "usd_per_device_hour": -1}}, "usd_per_device_hour"),
         ({"serve": {"ttft_p95": "300ms"}}, "serve.ttft_p95: .* not in this version"),
         ({"budget": {"usd": 3}}, "budget.usd needs the price of this machine"),
-        ({"budget": {"usd": 3, "device_hours": 2}}, "several limits"),
+        ({"budget": {"usd": 3, "device_hours": 2}}, "both say how long"),
         ({"budget": {"device_hours": -2}}, "budget.device_hours"),
         ({"budget": {"usd": 3}, "train": {"steps": 5}}, "both say how long"),
-        ({"budget": {"train_time": 4}}, "budget.train_time has no known unit"),
-        ({"budget": {"train_time": "1min", "tokens": "1M"}}, "several limits"),
+        ({"budget": {"train_time": 4}}, r"budget\.train_time: no unit"),
+        ({"budget": {"train_time": "1min", "tokens": "1M"}}, "both say how long"),
         ({"budget": {"tokens": "1M"}, "train": {"steps": 5}}, "both say how long"),
         ({"name": "../up"}, "name"),
         ({"seed": -1}, "seed"),
         ({"data": []}, "data"),
         ({"data": "notes"}, "data"),
         ({"model": {"layers": "four"}}, "model.layers"),
-        ({"compress": {"max_bpb_increase": "300%"}}, "more than 100%"),
+        ({"compress": "non"}, "compress: wrong value; found: 'non'; expected: keys: formats"),
+        ({"compress": {"formats": "int8"}}, r"a list of int8, int4, such as \[int8\]"),
+        ({"compress": {"formats": ["int3"]}}, "compress.formats.0: wrong value; found: 'int3'"),
+        ({"train": {"compiled": "maybe"}}, "train.compiled: .*'maybe'; expected: true or false or"),
+        ({"train": {"precision": "fp16"}}, "train.precision: .*'fp16'; expected: fp32, bf16 or"),
+        ({"train": {"optimizer": "moun"}}, "did you mean muon.*do: .*install the package"),
+        ({"train": {"objective": "x"}}, "train.objective: there is no objective x.*install"),
+        ({"model": {"block": "wrong"}}, "model.block: there is no block wrong.*install"),
+        ({"model": {"layers": 0}}, "model.layers: out of range; found: 0; expected: .*from 1 to"),
+        ({"model": {"heads": 4, "kv_heads": 3}}, "model.kv_heads does not divide"),
+        ({"model": {"head_dim": 7}}, "model.head_dim is odd.*use 8"),
+        ({"data": [{"source": "a", "text_key": "b"}]}, "did you mean data.options.text_key"),
+        (
+            {"data": [{"source": "a", "text_key": "b"}, {"source": "b"}]},
+            "did you mean data.0.options.text_key",
+        ),
+        ({"compress": {"max_bpb_increase": "300%"}}, "max_bpb_increase: out of range"),
     ],
 )
 def test_errors_name_the_key(change: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message) as caught:
         parse_recipe({**GOOD, **change})
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("name: [", "not YAML"),
-        ("- a\n", "not a recipe"),
-        ("", "not a recipe"),
-        ("name: a\nname: b\ndata: [{source: x}]\n", "repeats the key name"),
-        ("name: !!python/object/apply:os.system ['true']\n", "YAML tag"),
-        ("a: " + "[" * 60 + "]" * 60, "nested too deeply|not YAML|unknown key"),
-    ],
-)
-def test_bad_files(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "bad.yaml"
-    path.write_text(text)
-    with pytest.raises(SpecError, match=message):
-        load_recipe(path)
-
-
-def test_a_missing_file_says_how_to_write_one(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="whorl new"):
-        load_recipe(tmp_path / "none.yaml")
 
 
 @given(
@@ -155,6 +148,74 @@ def test_explain_says_where_a_value_comes_from(tmp_path: Path) -> None:
         explain(loaded, "model.widht", {}, {})
     for key in known_keys():
         assert explain(loaded, key, {}, {}).description, key
+
+
+TWO: dict[str, Any] = {
+    "name": "mine",
+    "data": [{"source": "a", "share": 0.5}, {"source": "b", "share": 0.5}],
+}
+
+
+def test_an_override_names_one_source_of_several(tmp_path: Path) -> None:
+    recipe = parse_recipe(TWO, overrides=["data.1.share=0.3", "data.0.share=70%"]).recipe
+    assert [entry.share for entry in recipe.data] == [0.7, 0.3]
+    assert TWO["data"][1]["share"] == 0.5  # what was given is not changed
+    path = tmp_path / "two.yaml"
+    path.write_text("name: mine\ndata:\n- source: a\n  share: 50%\n- source: b\n  share: 40%\n")
+    loaded = load_recipe(path, ["data.1.share=50%", "data.0.options.text_key=body"])
+    assert loaded.origins["data.0.share"] == f"{path}:4"
+    assert loaded.origins["data.1.share"] == "--set"
+    assert explain(loaded, "data.1.share", {}, {}).given == 0.5
+    assert explain(loaded, "data.0.options", {}, {}).given == {"text_key": "body"}
+    assert set(keys_of(loaded.recipe)) >= {"data.0.source", "data.1.source", "seed"}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.options.text_key=b", r"data has 2 items.*data\.0 to data\.1.*data\.0\.options"),
+        ("data.text_key=b", r"did you mean data\.0\.options\.text_key"),
+        ("data.share=0.5", r"data has 2 items.*--set data\.0\.share=0\.5"),
+        ("data.2.share=0.5", "there is no such key.*counted from 0"),
+        ("data.-1.share=0.5", "unknown key"),
+        ("data.0=b", "there is no such key"),
+        ("data.0.shar=1", r"did you mean data\.0\.share"),
+        ("train.stepz=1", r"\(--set\): unknown key.*did you mean train\.steps"),
+        ("=5", "key=value"),
+        (".=5", "key=value"),
+        ("steps", "key=value"),
+        ("", "key=value"),
+        ("compress.formats=[int8", "not YAML"),
+        ("train.lora.rank=8", "train.lora .*not in this version"),
+    ],
+)
+def test_overrides_that_name_nothing(override: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message) as caught:
+        parse_recipe(TWO, overrides=[override])
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_an_override_takes_texts_and_lists_as_they_are() -> None:
+    def given(override: str) -> Any:
+        return parse_recipe(GOOD, overrides=[override]).recipe
+
+    for source in ("*.txt", "a: b", "C:\\texts", "no", "#1", "&a", "!x", "a, b", "10:30"):
+        assert given(f"data.source={source}").data[0].source == source
+    assert given("data.source='[x]'").data[0].source == "[x]"
+    assert given("compress.formats=[int8, int4]").compress.formats == ("int8", "int4")
+    assert given("compress.formats=[]").compress.formats == ()
+    assert given("compress=none").compress.formats == ()
+
+
+@pytest.mark.parametrize("nothing", ["null", "none", "None", "~", ""])
+def test_a_limit_is_taken_out_by_saying_nothing(nothing: str) -> None:
+    """A recipe of `whorl new` has a time; --set train.steps says how to take it out."""
+    raw = {**GOOD, "budget": {"train_time": "2min"}}
+    with pytest.raises(SpecError, match=r"--set budget\.train_time=null"):
+        parse_recipe(raw, overrides=["train.steps=30"])
+    overrides = ["train.steps=30", f"budget.train_time={nothing}"]
+    recipe = parse_recipe(raw, overrides=overrides).recipe
+    assert (recipe.train.steps, recipe.budget.train_time) == (30, None)
 
 
 def test_options_below_a_source_are_the_fields() -> None:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from whorl.core.errors import SpecError
+from whorl.core.validation import first_problem
 
 __all__ = ["AttentionShape", "Experts", "Latent", "ModelShape", "Rope", "shape_from_json"]
 
@@ -192,4 +193,4 @@ def shape_from_json(value: object) -> ModelShape:
     try:
         return TypeAdapter(ModelShape).validate_python(value)
     except ValidationError as error:
-        raise SpecError("this is not the shape of a model", found=error) from error
+        raise SpecError("this is not the shape of a model", found=first_problem(error)) from error

@@ -10,8 +10,7 @@ from rich.table import Table
 
 from whorl.cli.console import OUT, print_json
 from whorl.cli.options import Debug, Home, Json, RecipePath, SetValues, open_session
-from whorl.spec.explain import Explanation, explain
-from whorl.spec.load import known_keys
+from whorl.spec.explain import Explanation, explain, keys_of
 
 __all__ = ["register"]
 
@@ -39,8 +38,7 @@ def explain_command(
     resolved, reasons = session.resolved()
     found = [
         explain(session.loaded, name, resolved, reasons)
-        for name in ([key] if key else known_keys())
-        if key or not _is_group(name)
+        for name in ([key] if key else keys_of(session.loaded.recipe))
     ]
     if json:
         print_json([asdict(item) for item in found])
@@ -54,12 +52,9 @@ def explain_command(
         OUT.print(table)
 
 
-def _is_group(name: str) -> bool:
-    return any(other.startswith(f"{name}.") for other in known_keys())
-
-
 def _print_one(item: Explanation) -> None:
     OUT.print(f"[bold]{item.key}[/bold]: {item.description}")
+    OUT.print(f"  may be    {item.may_be}", markup=False)
     OUT.print(f"  recipe    {item.given}  ({item.origin})", markup=False)
     if item.resolved is not None:
         OUT.print(f"  runs with {item.resolved}", markup=False)

@@ -44,7 +44,7 @@ def ladder_command(
     debug: Debug = False,
 ) -> None:
     """Train small models of the recipe's data; predict what the planned one will reach."""
-    if plot is not None and plot.suffix not in PICTURES:
+    if plot is not None and plot.suffix.lower() not in PICTURES:
         raise SpecError(f"--plot {plot} is not a picture", expected=" or ".join(PICTURES))
     budget_s = parse_duration_s(budget, "--budget")
     record = ladder(open_session(recipe, set_values, home, workers), budget_s, rungs)

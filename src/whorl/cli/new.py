@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-import re
+import glob
+import itertools
+import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import yaml
 
 from whorl.cli.console import ERR, OUT
 from whorl.cli.options import Debug
 from whorl.core.digests import write_bytes
 from whorl.core.errors import BusyError, SpecError
-from whorl.spec.load import load_recipe
+from whorl.core.plugins import check_part
+from whorl.core.ports import Source
+from whorl.spec.load import parse_recipe
+from whorl.spec.reading import read_text
+from whorl.spec.recipe import NAME_RULE, check_name
 
 __all__ = ["register"]
 
 TEMPLATE = """\
 # whorl recipe. `whorl up {name}.yaml` plans, prepares, trains, compresses, evaluates and serves it.
 # Every key but name and data may stay `auto`; `whorl explain {name}.yaml` shows what each becomes.
-name: {name}
+{name_line}
 
 data:
   # A file, a folder or a glob, relative to this file: .txt .md .rst .jsonl (.gz .zst), source code.
-  - {{source: {source}, field: {field}}}
+  - {data}
 
-# What training may take on this machine: train_time, or tokens (2M), or flops (3e13).
-budget: {{train_time: {train_time}}}
+# What training may take on this machine: train_time, or tokens (2M), or flops (3e13). One of them:
+# `--set budget.train_time=null` takes this one out, where train.steps says how long.
+budget: {budget}
 
 seed: 0
 
@@ -41,6 +50,8 @@ seed: 0
 # compress: {{formats: [int8], max_bpb_increase: 1%}}
 # serve: {{port: 8000, max_running: 16}}
 """
+STDLIB = "stdlib"
+MAX_ENTRIES = 20_000  # of a folder, looked at to guess its field
 
 
 def register(app: typer.Typer) -> None:
@@ -60,35 +71,89 @@ def new_command(
     debug: Debug = False,
 ) -> None:
     """Write a commented recipe, NAME.yaml, in this folder."""
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", name):
+    try:
+        check_name(name)
+    except SpecError as error:
         raise SpecError(
-            "a name is used in file names",
-            found=name,
-            expected="lower-case letters, digits, dots and dashes, at most 64",
-        )
+            "a name is used in file names", found=name, expected=NAME_RULE, do="whorl new my-model"
+        ) from error
     path = Path(f"{name}.yaml")
+    if path.is_dir():
+        raise BusyError(f"{path} is a folder", do="choose another name")
     if path.exists() and not force:
         raise BusyError(f"{path} exists", do="choose another name, or --force to overwrite it")
-    kind = field or ("code" if _looks_like_code(data) else "text")
-    source = data if re.fullmatch(r"[A-Za-z0-9._/*-]+", data) else f'"{data}"'
-    text = TEMPLATE.format(name=name, source=source, field=kind, train_time=train_time)
+    text = _recipe_text(name, data, field or _guessed_field(data), train_time)
+    parse_recipe(read_text(text, str(path))[0])  # what is refused is not written
     write_bytes(path, text.encode())
-    try:
-        load_recipe(path)
-    except SpecError:
-        path.unlink()
-        raise
     OUT.print(f"wrote {path}", markup=False)
-    if data != "stdlib" and not any(Path().glob(data) if "*" in data else [Path(data)]):
+    if data != STDLIB and not _is_fetched(data) and next(_files(data), None) is None:
         ERR.print(f"note: {data} does not exist yet", markup=False)
     ERR.print(f"next: whorl plan {path}, then whorl up {path}", markup=False)
 
 
-def _looks_like_code(data: str) -> bool:
-    folder = Path(data)
-    if data == "stdlib":
-        return True
-    if not folder.is_dir():
-        return folder.suffix == ".py"
-    names = [path.suffix for path in list(folder.rglob("*"))[:5000]]
-    return names.count(".py") > sum(names.count(s) for s in (".txt", ".md", ".rst", ".jsonl"))
+def _recipe_text(name: str, data: str, field: str, train_time: str) -> str:
+    from whorl.fields.base import BUILT_IN, GROUP
+
+    check_part(GROUP, field, BUILT_IN)
+    return TEMPLATE.format(
+        name=name,
+        name_line=_yaml({"name": name}).strip("{}"),
+        data=_yaml({"source": data, "field": field}),
+        budget=_yaml({"train_time": train_time}),
+    )
+
+
+def _yaml(value: dict[str, Any]) -> str:
+    """One line of YAML that every reader takes for these texts: quoted where it must be."""
+    text = yaml.safe_dump(
+        value,
+        default_flow_style=True,
+        sort_keys=False,
+        allow_unicode=all(str(item).isprintable() for item in value.values()),  # else escaped
+        width=10**9,
+    )
+    return text.rstrip("\n")
+
+
+def _is_fetched(data: str) -> bool:
+    from whorl.schemes.fetch import SCHEMES
+
+    return data.partition(":")[0] in SCHEMES
+
+
+def _files(data: str) -> Iterator[str]:
+    """Files of a source as prepare finds them; of the first entries of a folder."""
+    try:
+        path = Source(data, "text").path
+        if os.path.isfile(path):
+            yield path
+        elif os.path.isdir(path):
+            yield path  # it exists, even if empty
+            yield from _below(path)
+        else:
+            yield from itertools.islice(glob.iglob(path, recursive=True), MAX_ENTRIES)
+    except (OSError, ValueError):  # a name that no file system has
+        return
+
+
+def _below(folder: str) -> Iterator[str]:
+    seen = 0
+    for root, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (os.path.join(root, name) for name in files)
+        seen += 1 + len(files)
+        if seen >= MAX_ENTRIES:
+            return
+
+
+def _guessed_field(data: str) -> str:
+    """code where there are more files of code than of text or rows."""
+    from whorl.fields.code import CODE_SUFFIXES
+    from whorl.fields.files import ROW_FORMATS, TEXT_SUFFIXES, bare_suffix
+
+    if data == STDLIB:
+        return "code"
+    suffixes = [bare_suffix(path) for path in _files(data)]
+    code = sum(suffix in CODE_SUFFIXES for suffix in suffixes)
+    text = sum(suffix in (*TEXT_SUFFIXES, *ROW_FORMATS) for suffix in suffixes)
+    return "code" if code > text else "text"

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from whorl.cli.console import ERR, make_progress
-from whorl.core.errors import SpecError
 
 if TYPE_CHECKING:
     from whorl.verbs import Session
@@ -32,7 +31,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
 Workers = Annotated[
     int | None,
-    typer.Option(help="Processes of prepare. Default: one per core.", show_default=False, min=1),
+    typer.Option(
+        help="Processes of prepare. Default: one per core.", show_default=False, min=1, max=1024
+    ),
 ]
 
 
@@ -42,8 +43,6 @@ def open_session(
     """A session that reports on stderr."""
     from whorl.verbs import Session
 
-    if recipe.is_dir():
-        raise SpecError(f"{recipe} is a folder", expected="a recipe file such as my-model.yaml")
     return Session.open(
         recipe,
         overrides=overrides or (),

@@ -39,25 +39,27 @@ Recipe = Annotated[Path | None, typer.Argument(help=RECIPE, show_default=False)]
 Model = Annotated[Text, _flag("--model", "A known model's name, or the path of a config.json.")]
 Device = Annotated[Text, _flag("--device", "What to plan for, such as h100-sxm.")]
 Count = Annotated[Text, _flag("--count", "How many devices.", "N")]
-Seq = Annotated[Text, _flag("--seq", "Tokens of one sequence.", "N")]
-BATCH = "Tokens of one optimiser step; 16M of 8192 are 2,048 sequences."
+SEQ = "Tokens of one sequence; of lengths k is 1024 and M 2**20: 8k are 8192."
+Seq = Annotated[Text, _flag("--seq", SEQ, "N")]
+BATCH = "Tokens of one optimiser step; 16M are 16,777,216, of 8192 each 2,048 sequences."
 Batch = Annotated[Text, _flag("--global-batch-tokens", BATCH, "N")]
 Precision = Annotated[Text, _flag("--precision", "bf16 (default), fp8, fp8_block, mxfp8, …")]
 OPTIMIZERS = "adamw (default), adamw_bf16, adamw_8bit, muon, sgd."
 Optimizer = Annotated[Text, _flag("--optimizer", OPTIMIZERS)]
 STACKS = "What trains: megatron (default), fsdp, xla (default of TPUs) or whorl (of CPUs)."
 Stack = Annotated[Text, _flag("--stack", STACKS)]
-Tokens = Annotated[Text, _flag("--tokens", "To train on. Default: the scaling law's choice.", "N")]
+TOKENS = "To train on: 15T are 15e12, k is 1000. Default: the scaling law's choice."
+Tokens = Annotated[Text, _flag("--tokens", TOKENS, "N")]
 BUDGET = "What to spend: usd=100k, time=30days, device_hours=50k or flops=1e24; without --model it "
 Budget = Annotated[Text, _flag("--budget", BUDGET + "chooses the size.", "KIND=X")]
-VOCAB = "Vocabulary of the model that a budget chooses. Default: 128,256."
+VOCAB = "Vocabulary of the model that a budget chooses; 128k are 131,072. Default: 128,256."
 Vocab = Annotated[Text, _flag("--vocab", VOCAB, "N")]
 UNIQUE = "Tokens there are: training on more repeats them."
 UniqueTokens = Annotated[Text, _flag("--unique-tokens", UNIQUE, "N")]
 SERVED = "Tokens read and written over its life: the size that is cheapest to train and serve."
 ServedTokens = Annotated[Text, _flag("--served-tokens", SERVED, "N")]
 PRICE = "Price. Default: the catalogue's."
-Price = Annotated[float | None, _flag("--usd-per-device-hour", PRICE, "X")]
+Price = Annotated[Text, _flag("--usd-per-device-hour", PRICE, "X")]
 LAYOUT = "Predict this layout instead of searching: tp=8,pp=16,mbs=1,recompute=full."
 LayoutText = Annotated[Text, _flag("--layout", LAYOUT)]
 MEASURED = (

@@ -14,6 +14,7 @@ from whorl.core.errors import SpecError
 from whorl.core.records import Record, RecordStore
 from whorl.core.variants import Variant, find_variant
 from whorl.serving import open_model_app, serve_app
+from whorl.spec.refusals import validated
 from whorl.spec.resolved import ServeConfig
 from whorl.verbs import Session, home_folder, serve
 
@@ -72,7 +73,7 @@ def serve_command(
         session = open_session(Path(model), overrides, home)
         serve_session(session, key)
         return
-    config = ServeConfig.model_validate(changes)
+    config = validated(ServeConfig, changes, "--")
     folder, chosen, scores = _find(model, variant, config.engine, home_folder(home))
     app, close = open_model_app(folder, chosen, model.rpartition("/")[2], config, scores, key)
     serve_app(app, close, config, _print_address)

@@ -35,6 +35,7 @@ from whorl.core.digests import (
 )
 from whorl.core.errors import DataError, MissingExtra, RecordError, SpecError
 from whorl.core.ports import Codec, Document, Part
+from whorl.core.validation import first_problem
 
 if TYPE_CHECKING:
     from whorl.codecs.chat import ChatEncoder
@@ -158,7 +159,7 @@ class Tokens:
             contract = TokenContract.model_validate(read_sealed(folder / CONTRACT))
         except ValidationError as error:
             raise RecordError(
-                f"{folder / CONTRACT} is not a token contract", found=error
+                f"{folder / CONTRACT} is not a token contract", found=first_problem(error)
             ) from error
         codecs = {entry.name: _load_codec(folder, entry) for entry in contract.codecs}
         return cls(contract, codecs)

@@ -10,7 +10,7 @@ WhorlError
 ├── EngineError     exit 8   a generation engine failed
 ├── MissingExtra    exit 9   an optional package is not installed
 ├── GateError       exit 10  a result is worse than the recipe allows
-├── DivergedError   exit 11  training left the finite numbers
+├── DivergedError   exit 11  training left the finite numbers, or learned nothing
 └── Interrupted     exit 130/143  stopped by a signal; the work so far is saved
 """
 

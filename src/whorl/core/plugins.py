@@ -63,7 +63,7 @@ def check_part(
     near = difflib.get_close_matches(name, names, 1)
     raise error(
         f"there is no {_kind(group)} {name}" + (f"; did you mean {near[0]}?" if near else ""),
-        expected=", ".join(names) or None,
+        expected=", ".join(names) or "one that an installed package brings: there is none",
         do=f"correct the name, or install the package that brings it (entry point group {group})",
     )
 

@@ -26,6 +26,7 @@ from whorl.core.digests import canonical_json
 from whorl.core.errors import DataError, RecordError
 from whorl.core.mixture import Mixture
 from whorl.core.records import Record
+from whorl.core.validation import first_problem
 
 __all__ = [
     "RowBatch",
@@ -191,7 +192,7 @@ def _read_index(record: Record) -> RowsIndex:
     try:
         return RowsIndex.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise RecordError(f"{path} is not an index of rows", found=error) from error
+        raise RecordError(f"{path} is not an index of rows", found=first_problem(error)) from error
 
 
 def _map_shard(record: Record, index: RowsIndex, shard: ShardEntry) -> NDArray[Any]:

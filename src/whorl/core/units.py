@@ -3,76 +3,139 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from decimal import Decimal
 
 from whorl.core.errors import SpecError
 
 __all__ = [
+    "MOST_COUNT",
     "format_bytes",
     "format_count",
     "format_duration",
     "parse_count",
     "parse_duration_s",
+    "parse_length",
+    "parse_number",
     "parse_share",
+    "shown",
 ]
 
-_DURATIONS_S = {
-    "ms": 1e-3,
-    "s": 1.0,
-    "sec": 1.0,
-    "min": 60.0,
-    "m": 60.0,
-    "h": 3600.0,
-    "hours": 3600.0,
-    "d": 86400.0,
-    "days": 86400.0,
+MOST_COUNT = 10**18  # of anything that is counted
+MOST_NUMBER = 1e30
+MOST_DURATION_S = 100 * 365 * 86_400.0
+MOST_EXPONENT = 50  # of a number that is worth reckoning with
+SHOWN_CHARACTERS = 80
+
+Units = Mapping[str, Decimal]
+_DURATIONS_S: Units = {
+    "ms": Decimal("0.001"),
+    **dict.fromkeys(("s", "sec"), Decimal(1)),
+    **dict.fromkeys(("min", "m"), Decimal(60)),
+    **dict.fromkeys(("h", "hours"), Decimal(3600)),
+    **dict.fromkeys(("d", "days"), Decimal(86_400)),
 }
-_COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
-_QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z%]*)\s*")
+_NONE: Units = {"": Decimal(1)}
+_COUNTS: Units = {
+    **_NONE,
+    "k": Decimal(10**3),
+    "m": Decimal(10**6),
+    **dict.fromkeys(("b", "g"), Decimal(10**9)),
+    "t": Decimal(10**12),
+}
+_LENGTHS: Units = {**_NONE, "k": Decimal(2**10), "m": Decimal(2**20), "g": Decimal(2**30)}
+_SHARES: Units = {**_NONE, "%": Decimal("0.01")}
+_DIGITS = r"[0-9]+(?:_[0-9]+)*"
+_QUANTITY = re.compile(
+    rf"([+-]?(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{{1,6}})?)(?: ?([A-Za-z%]+))?",
+    re.ASCII,
+)
 
 
-def _split(value: object, key: str, expected: str) -> tuple[float, str]:
+def shown(value: object) -> str:
+    """A value that was found, as an error shows it: on one line, and short whatever it is."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write integers of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} …"
+
+
+def _read(
+    value: object, key: str, expected: str, units: Units, least: float, most: float
+) -> Decimal:
+    """The number that was written, in the unit without a name, within its bounds."""
+
+    def refusal(problem: str) -> SpecError:
+        what = f"{key}: {problem}" if key else problem
+        return SpecError(what, found=shown(value), expected=expected)
+
     if isinstance(value, int | float) and not isinstance(value, bool):
-        number, unit = float(value), ""
+        number, unit = Decimal(value), ""
     else:
         match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
         if match is None:
-            raise SpecError(f"{key} cannot be read", found=repr(value), expected=expected)
-        number, unit = float(match[1]), match[2].lower()
-    if not 0 < number < 1e30:
-        raise SpecError(f"{key} is out of range", found=repr(value), expected=expected)
-    return number, unit
+            raise refusal("not a number")
+        number, unit = Decimal(match[1]), (match[2] or "").lower()
+    if unit not in units:
+        raise refusal("no known unit" if unit else "no unit")
+    is_sane = number.is_finite() and (number == 0 or number.adjusted() <= MOST_EXPONENT)
+    if not is_sane or not Decimal(least) <= number * units[unit] <= Decimal(most):
+        raise refusal("out of range")
+    return number * units[unit]
 
 
-def parse_duration_s(value: object, key: str = "duration") -> float:
+def parse_duration_s(value: object, key: str = "") -> float:
     """Seconds of "4min", "90s", "2h". Raises SpecError on a bare number: it has no unit."""
-    expected = 'a number with a unit, such as "90s", "4min" or "2h"'
-    number, unit = _split(value, key, expected)
-    if unit not in _DURATIONS_S:
-        raise SpecError(f"{key} has no known unit", found=repr(value), expected=expected)
-    return number * _DURATIONS_S[unit]
+    expected = 'a number above 0 with a unit, such as "90s", "4min" or "2h"'
+    return float(_read(value, key, expected, _DURATIONS_S, 1e-6, MOST_DURATION_S))
 
 
-def parse_count(value: object, key: str = "count") -> int:
-    """A whole number from 1200, "1.2k", "2M", "3B", "1T"."""
-    expected = 'a whole number, such as 1200, "2M" or "3B"'
-    number, unit = _split(value, key, expected)
-    if unit not in _COUNTS or round(number * _COUNTS[unit]) != number * _COUNTS[unit]:
-        raise SpecError(f"{key} cannot be read", found=repr(value), expected=expected)
-    return round(number * _COUNTS[unit])
+def parse_count(value: object, key: str = "", least: int = 1, most: int = MOST_COUNT) -> int:
+    """A whole number from 1200, "1_200", "1.2k", "2M", "3B", "1T": k is 1000. Raises SpecError."""
+    example = 'such as 1200, "2M" or "3B"' if most >= 10**9 else ""
+    return _whole(value, key, _COUNTS, least, most, example)
 
 
-def parse_share(value: object, key: str = "share") -> float:
-    """A share from "1%" or 0.01. Raises SpecError outside 0..1."""
-    expected = 'a share such as "1%" or 0.01'
-    if value == 0:
-        return 0.0
-    number, unit = _split(value, key, expected)
-    if unit not in ("", "%"):
-        raise SpecError(f"{key} cannot be read", found=repr(value), expected=expected)
-    share = number / 100 if unit == "%" else number
-    if share > 1:
-        raise SpecError(f"{key} is more than 100%", found=repr(value), expected=expected)
-    return share
+def parse_length(value: object, key: str = "", least: int = 1, most: int = MOST_COUNT) -> int:
+    """As `parse_count`, of what is a power of two by custom: "8k" are 8192, "1M" are 2**20.
+
+    Lengths of sequences, batches and vocabularies; what is spent or counted is a count.
+    """
+    example = 'such as 8192 or "8k", which is 8192' if most >= 8192 else ""
+    return _whole(value, key, _LENGTHS, least, most, example)
+
+
+def _whole(value: object, key: str, units: Units, least: int, most: int, example: str) -> int:
+    expected = ", ".join(filter(None, (_bounds("a whole number", least, most), example)))
+    number = _read(value, key, expected, units, least, most)
+    if number != int(number):
+        raise SpecError(
+            f"{key}: not a whole number" if key else "not a whole number",
+            found=shown(value),
+            expected=expected,
+        )
+    return int(number)
+
+
+def _bounds(kind: str, least: float, most: float) -> str:
+    if most in (MOST_COUNT, MOST_NUMBER):
+        return f"{kind} of at least {least:g}"
+    return f"{kind} from {least:.12g} to {most:.12g}"
+
+
+def parse_number(
+    value: object, key: str = "", least: float = 0.0, most: float = MOST_NUMBER
+) -> float:
+    """A number from 0.02, "2e-5", "1_000.5". least: itself allowed. Raises SpecError."""
+    expected = _bounds("a number", least, most)
+    return float(_read(value, key, expected, _NONE, least, most)) + 0.0  # never -0.0
+
+
+def parse_share(value: object, key: str = "", least: float = 0.0, most: float = 1.0) -> float:
+    """A share from "1%" or 0.01. Raises SpecError outside its bounds."""
+    expected = f'a share from {least:g} to {most:g}, such as "1%" or 0.01'
+    return float(_read(value, key, expected, _SHARES, least, most)) + 0.0
 
 
 def format_duration(seconds: float) -> str:

@@ -26,6 +26,7 @@ __all__ = [
     "RANGE_BYTES",
     "ROW_FORMATS",
     "TEXT_SUFFIXES",
+    "bare_suffix",
     "file_items",
     "source_root",
     "text_items",
@@ -199,6 +200,11 @@ def _bare(path: str) -> str:
     for suffix in COMPRESSED_SUFFIXES:
         lower = lower.removesuffix(suffix)
     return lower
+
+
+def bare_suffix(path: str) -> str:
+    """ ".txt" of "Notes.TXT.gz"."""
+    return _suffix(_bare(path))
 
 
 def _suffix(path: str) -> str:

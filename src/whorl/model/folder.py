@@ -18,6 +18,7 @@ from whorl.codecs.contract import TokenContract
 from whorl.core.digests import digest_value, read_sealed, write_sealed
 from whorl.core.errors import RecordError, WhorlError
 from whorl.core.records import FileEntry, Record
+from whorl.core.validation import first_problem
 from whorl.core.variants import Variant
 
 __all__ = [
@@ -156,7 +157,7 @@ def _verify_contract(folder: Path, card: FolderCard) -> None:
     try:
         contract = TokenContract.model_validate(read_sealed(path))
     except ValidationError as error:
-        raise RecordError(f"{path} is not a token contract", found=error) from error
+        raise RecordError(f"{path} is not a token contract", found=first_problem(error)) from error
     if contract.digest != card.contract_digest:
         raise RecordError(
             f"{folder} refuses its token contract: the model was trained with another",

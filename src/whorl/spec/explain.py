@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
+
+from pydantic import BaseModel
 
 from whorl.core.errors import SpecError
-from whorl.spec.load import LoadedRecipe, known_keys
+from whorl.spec.load import LoadedRecipe, known_keys, without_numbers
 from whorl.spec.recipe import Recipe
+from whorl.spec.refusals import expected_of, field_of
 
-__all__ = ["Explanation", "describe", "explain"]
+__all__ = ["Explanation", "describe", "explain", "keys_of"]
 
 
 @dataclass(frozen=True)
@@ -22,17 +25,24 @@ class Explanation:
     resolved: Any  # what runs; None when there is nothing to resolve
     reason: str  # plan's reason, "" when the value was given
     description: str
+    may_be: str  # bounds, choices
 
 
 def describe(key: str) -> str:
     """The description of a dotted key in the schema."""
-    model: Any = Recipe
-    *parents, last = key.split(".")
-    for parent in parents:
-        annotation = model.model_fields[parent].annotation
-        candidates = [annotation, *get_args(annotation)]
-        model = next(item for item in candidates if hasattr(item, "model_fields"))
-    return model.model_fields[last].description or ""
+    info = field_of(Recipe, key)
+    return "" if info is None else info.description or ""
+
+
+def keys_of(recipe: Recipe) -> Iterator[str]:
+    """Every dotted key that has a value, those of each source with its number if several."""
+    several = range(len(recipe.data)) if len(recipe.data) > 1 else ()
+    known = list(known_keys())
+    for key in known:
+        if any(other.startswith(f"{key}.") for other in known):
+            continue
+        head, _, rest = key.partition(".")
+        yield from [f"{head}.{number}.{rest}" for number in several if head == "data"] or [key]
 
 
 def explain(
@@ -40,16 +50,48 @@ def explain(
 ) -> Explanation:
     """One key. resolved and reasons: dotted keys from plan. Raises SpecError if unknown."""
     known = list(known_keys())
-    if key not in known:
+    info = field_of(Recipe, key)
+    if without_numbers(key) not in known or info is None:
         nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
         raise SpecError(
-            f"{key}: unknown key", expected=f"did you mean {nearest[0]}?" if nearest else None
+            f"{key}: unknown key",
+            found=key,
+            expected=f"did you mean {nearest[0]}?" if nearest else None,
+            do="whorl explain RECIPE lists every key",
         )
-    value: Any = loaded.recipe
+    value, full_key = _value_of(loaded.recipe, key)
+    plain = without_numbers(key)
+    return Explanation(
+        key,
+        value,
+        loaded.origins.get(full_key, "default"),
+        resolved.get(plain),
+        reasons.get(plain, ""),
+        info.description or "",
+        expected_of(info),
+    )
+
+
+def _value_of(recipe: Recipe, key: str) -> tuple[Any, str]:
+    """(value, key with the number of its list item). Of one source the number may be left out."""
+    value: Any = recipe
+    parts: list[str] = []
     for part in key.split("."):
-        value = value[0] if isinstance(value, tuple) and value else value
-        value = getattr(value, part)
-    if hasattr(value, "model_dump"):
+        if isinstance(value, tuple) and not part.isdigit():
+            value = value[0]
+            parts.append("0")
+        parts.append(part)
+        if not part.isdigit():
+            value = getattr(value, part)
+        elif isinstance(value, tuple) and int(part[:9]) < len(value):
+            value = value[int(part[:9])]
+        else:
+            raise SpecError(
+                f"{key}: there is no such item",
+                found=part,
+                expected=f"0 to {len(value) - 1}" if isinstance(value, tuple) else "no number",
+                do="the items of a list are counted from 0",
+            )
+    if isinstance(value, BaseModel):
         value = value.model_dump()
-    origin = loaded.origins.get(key, "default")
-    return Explanation(key, value, origin, resolved.get(key), reasons.get(key, ""), describe(key))
+    return value, ".".join(parts)

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from whorl.core.errors import SpecError, WhorlError
-from whorl.spec.recipe import LATER, Recipe
+from whorl.core.errors import SpecError
+from whorl.core.units import format_duration, shown
+from whorl.spec.reading import read_file, read_text
+from whorl.spec.recipe import LATER, Recipe, group_of
+from whorl.spec.refusals import spec_error
 
-__all__ = ["LoadedRecipe", "known_keys", "load_recipe", "parse_recipe"]
+__all__ = ["LoadedRecipe", "known_keys", "load_recipe", "parse_recipe", "without_numbers"]
 
-MAX_RECIPE_BYTES = 1_000_000
-MAX_DEPTH = 20
+WRITTEN_AS_YAML = ("[", "{", '"', "'")
 FIELD_OPTIONS = "data.options."  # keys below are those of a field, which checks them
-YAML_TAG = "tag:yaml.org,2002:"
-PLAIN_TAGS = {"map", "seq", "str", "int", "float", "bool", "null"}
 
 
 @dataclass(frozen=True)
 class LoadedRecipe:
     recipe: Recipe
-    origins: Mapping[str, str]  # dotted key -> "recipes/x.yaml:12", "--set"; absent: the default
+    origins: Mapping[
+        str, str
+    ]  # "data.0.source" -> "recipes/x.yaml:12", "--set"; absent: the default
     path: Path | None  # where relative sources are looked up: the recipe's folder
 
     @property
@@ -39,24 +41,15 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
 
     Raises SpecError naming the file, line or key, what was found and the nearest right name.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise SpecError(
-            f"cannot read the recipe {path}",
-            found=error.strerror,
-            do="whorl new NAME writes a commented one",
-        ) from error
-    if len(data) > MAX_RECIPE_BYTES:
-        raise SpecError(f"{path} is not a recipe", found=f"{len(data):,} bytes")
-    try:
-        text = data.decode()
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        value, lines = _construct(node, path)
-    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise SpecError(f"{path} is not YAML", found=error) from error
+    value, lines = read_text(read_file(path), str(path))
     if not isinstance(value, dict):
-        raise SpecError(f"{path} is not a recipe", found=type(value).__name__, expected="keys")
+        kind = {list: "a list", str: "a text", type(None): "nothing"}[type(value)]
+        raise SpecError(
+            f"{path} is not a recipe",
+            found=kind,
+            expected="keys, such as name and data",
+            do="whorl new NAME writes a commented one",
+        )
     return parse_recipe(value, lines, path, overrides)
 
 
@@ -70,78 +63,96 @@ def parse_recipe(
     raw: dict[str, Any] = {**value}
     found = dict(origins or {})
     for override in overrides:
-        key, text = _split_override(override)
-        _set(raw, key, text)
-        found[key] = "--set"
-    _refuse_later(raw)
-    _refuse_unknown(raw)
-    raw = {key: {} if item == "auto" and key == "model" else item for key, item in raw.items()}
+        key, given = _split_override(override)
+        _refuse(key, given, raw, "--set")
+        found[_set(raw, key, given)] = "--set"
+    for key, given in _flat(raw):
+        _refuse(key, given, raw, _line_of(key, found))
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
-        raise _spec_error(error, found) from error
+        raise spec_error(error, Recipe, found) from error
     _check_together(recipe)
     return LoadedRecipe(recipe, found, path)
+
+
+def without_numbers(key: str) -> str:
+    """ "data.0.source" -> "data.source": as the schema names the keys of list items."""
+    return ".".join(part for part in key.split(".") if not part.isdigit())
 
 
 def known_keys(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[str]:
     """Every dotted key of a recipe; list items as `data.N.source` are written `data.source`."""
     for name, info in model.model_fields.items():
         yield f"{prefix}{name}"
-        for candidate in (info.annotation, *get_args(info.annotation)):
-            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-                yield from known_keys(candidate, f"{prefix}{name}.")
+        if group := group_of(info.annotation):
+            yield from known_keys(group, f"{prefix}{name}.")
 
 
-def _construct(node: Any, path: Path) -> tuple[Any, dict[str, str]]:
-    """Plain values of a YAML node, and the line of every dotted key. Refuses duplicate keys."""
-    lines: dict[str, str] = {}
-    builder = yaml.SafeLoader("")
-
-    def build(item: Any, prefix: str, depth: int) -> Any:
-        if depth > MAX_DEPTH:
-            raise SpecError(f"{path} is nested too deeply", expected=f"at most {MAX_DEPTH} levels")
-        if item.tag.removeprefix(YAML_TAG) not in PLAIN_TAGS:
-            raise SpecError(f"{path} holds a YAML tag", found=item.tag, expected="plain values")
-        if isinstance(item, yaml.MappingNode):
-            result: dict[str, Any] = {}
-            for key_node, value_node in item.value:
-                key = str(builder.construct_object(key_node, deep=True))
-                line = f"{path}:{key_node.start_mark.line + 1}"
-                if key in result:
-                    raise SpecError(f"{line} repeats the key {prefix}{key}", do="keep one of them")
-                lines[f"{prefix}{key}"] = line
-                result[key] = build(value_node, f"{prefix}{key}.", depth + 1)
-            return result
-        if isinstance(item, yaml.SequenceNode):
-            return [build(child, prefix, depth + 1) for child in item.value]
-        return builder.construct_object(item, deep=True)
-
-    return (build(node, "", 0) if node is not None else None), lines
+@functools.cache
+def _known() -> tuple[str, ...]:
+    return tuple(known_keys())
 
 
 def _split_override(override: str) -> tuple[str, Any]:
     key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise SpecError(f"--set {override}", expected="--set key=value, such as train.seq_len=512")
-    try:
-        return key.strip(), yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SpecError(f"--set {key} has a value that cannot be read", found=text) from error
+    key = key.strip()
+    if not equals or not key.strip("."):
+        raise SpecError(
+            f"--set {override}",
+            found=shown(override),
+            expected="--set key=value, such as train.seq_len=512",
+            do="whorl explain RECIPE lists every key",
+        )
+    text = text.strip()
+    if text[:1] not in WRITTEN_AS_YAML:  # `*.txt`, `a: b` and `#1` are texts
+        return key, text
+    return key, read_text(text, f"--set {key}")[0]
 
 
-def _set(raw: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    here = raw
-    for parent in parents:
-        child = here.get(parent)
-        if isinstance(child, list) and len(child) == 1 and isinstance(child[0], dict):
-            child = [dict(child[0])]
-            here[parent], here = child, child[0]
-            continue
-        child = dict(child) if isinstance(child, dict) else {}
-        here[parent], here = child, child
-    here[last] = value
+def _set(raw: dict[str, Any], key: str, value: Any) -> str:
+    """Put the value at the dotted key, which is returned with the number of its list item.
+
+    Raises SpecError if it says neither which item of several, nor one that there is.
+    """
+    parts, here, done = key.split("."), raw, ""
+    for position, part in enumerate(parts[:-1]):
+        child = here.get(part)
+        if isinstance(child, list | tuple):
+            rest = parts[position + 1 :]
+            number = _item(child, f"{done}{part}", rest, value)
+            items = [dict(item) if isinstance(item, Mapping) else item for item in child]
+            if not isinstance(items[number], dict):
+                raise SpecError(f"--set {key}: {done}{part}.{number} has no keys below it")
+            here[part] = items
+            tail = ".".join(rest[1:] if rest[0].isdigit() else rest)
+            return f"{done}{part}.{number}." + _set(items[number], tail, value)
+        child = dict(child) if isinstance(child, Mapping) else {}
+        here[part], here, done = child, child, f"{done}{part}."
+    here[parts[-1]] = value
+    return key
+
+
+def _item(items: Sequence[Any], key: str, rest: Sequence[str], value: Any) -> int:
+    """Which item of a list an override is about: the only one needs no number."""
+    if not rest[0].isdigit():
+        if len(items) == 1:
+            return 0
+        raise SpecError(
+            f"--set {key}.{'.'.join(rest)}: {key} has {len(items)} items",
+            found=f"{key}.{'.'.join(rest)}",
+            expected=f"the number of one, {key}.0 to {key}.{len(items) - 1}",
+            do=f"such as --set {key}.0.{'.'.join(rest)}={value}",
+        )
+    number = int(rest[0]) if len(rest[0]) < 9 else len(items)
+    if number >= len(items) or len(rest) == 1:
+        raise SpecError(
+            f"--set {key}.{'.'.join(rest)}: there is no such key",
+            found=f"{key}.{rest[0]}",
+            expected=f"{key}.0.source to {key}.{len(items) - 1}.source" if items else "no items",
+            do=f"the items of {key} are counted from 0",
+        )
+    return number
 
 
 def _flat(raw: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -155,71 +166,73 @@ def _flat(raw: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(item, prefix)
 
 
-def _refuse_later(raw: Mapping[str, Any]) -> None:
-    for key, value in _flat(raw):
-        name = key if key in LATER else f"{key}={value}" if isinstance(value, str) else key
-        if name in LATER:
+def _line_of(key: str, origins: Mapping[str, str]) -> str:
+    return next((line for name, line in origins.items() if without_numbers(name) == key), "")
+
+
+def _refuse(key: str, value: Any, raw: Mapping[str, Any], where: str) -> None:
+    """Raises SpecError for a key that is for later, or none of a recipe."""
+    plain, place = without_numbers(key), f" ({where})" if where else ""
+    for name in (plain, f"{plain}={value}" if isinstance(value, str) else plain):
+        if found := next(
+            (late for late in LATER if name == late or name.startswith(late + ".")), ""
+        ):
             raise SpecError(
-                f"{name}: {LATER[name]} is not in this version",
+                f"{found}{place}: {LATER[found]} is not in this version",
                 do="remove the key; CHANGELOG.md says what each version brings",
             )
-
-
-def _refuse_unknown(raw: Mapping[str, Any]) -> None:
-    known = list(known_keys())
-    for key, _ in _flat(raw):
-        if key not in known and not key.startswith(FIELD_OPTIONS):
-            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            by_last = difflib.get_close_matches(
-                key.rpartition(".")[2], [name.rpartition(".")[2] for name in known], n=1, cutoff=0.7
-            )
-            named = [name for name in known if by_last and name.rpartition(".")[2] == by_last[0]]
-            guess = next(iter([*nearest, *named]), None)
-            raise SpecError(
-                f"{key}: unknown key",
-                expected=f"did you mean {guess}?" if guess else None,
-                do="whorl explain RECIPE lists every key",
-            )
-
-
-def _spec_error(error: ValidationError, origins: Mapping[str, str]) -> SpecError:
-    first = error.errors()[0]
-    cause = first.get("ctx", {}).get("error")
-    names = [str(part) for part in first["loc"] if isinstance(part, str)]
-    names = [
-        name for name in names if not name.startswith(("literal[", "function-", "constrained"))
-    ]
-    key = ".".join(name for name in names if name not in ("int", "float", "str"))
-    where = origins.get(key, "")
-    if isinstance(cause, WhorlError):
-        return SpecError(
-            f"{key} {cause.what.partition(' ')[2]}".strip() + (f" ({where})" if where else ""),
-            found=cause.found,
-            expected=cause.expected,
-        )
-    if first["type"] == "missing":
-        return SpecError(f"{key or 'the recipe'}: missing", expected=f"a value for {key}")
-    return SpecError(
-        f"{key}{f' ({where})' if where else ''}", found=repr(first["input"]), expected=first["msg"]
+    known = _known()
+    if plain in known or plain.startswith(FIELD_OPTIONS):
+        return
+    guess, data = _nearest(plain, known), raw.get("data")
+    if guess and guess.startswith("data.") and isinstance(data, list) and len(data) > 1:
+        guess = guess.replace("data.", "data.0.", 1)
+    raise SpecError(
+        f"{key}{place}: unknown key",
+        found=shown(value),
+        expected=f"did you mean {guess}?" if guess else "a key of a recipe",
+        do="whorl explain RECIPE lists every key",
     )
+
+
+def _nearest(key: str, known: Sequence[str]) -> str | None:
+    """The known key that was probably meant: one that is spelt alike, or ends in that word."""
+    if f"data.options.{key.removeprefix('data.')}" == "data.options.text_key":
+        return "data.options.text_key"
+    if nearest := difflib.get_close_matches(key, known, n=1, cutoff=0.5):
+        return nearest[0]
+    lasts = [name.rpartition(".")[2] for name in known]
+    by_last = difflib.get_close_matches(key.rpartition(".")[2], lasts, n=1, cutoff=0.7)
+    return known[lasts.index(by_last[0])] if by_last else None
 
 
 def _check_together(recipe: Recipe) -> None:
     """What no single key can know."""
-    given = [name for name, value in recipe.budget if value]
-    if len(given) > 1:
-        raise SpecError("budget has several limits", found=given, expected="one of them")
-    if given and recipe.train.steps != "auto":
-        raise SpecError(
-            f"train.steps and budget.{given[0]} both say how long to train", do="remove one"
-        )
+    _check_budget(recipe)
     hardware = recipe.hardware
     if hardware.is_here and hardware.count > 1:
-        raise SpecError("hardware.count needs hardware.device", found=hardware.count)
-    if hardware.is_here and recipe.budget.usd and not hardware.usd_per_device_hour:
         raise SpecError(
-            "budget.usd needs the price of this machine",
-            do="give hardware.usd_per_device_hour above 0, or hardware.device",
+            "hardware.count needs hardware.device",
+            found=hardware.count,
+            expected="1, for this machine",
+            do="name the device, such as hardware.device=h100-sxm",
+        )
+    heads, kv_heads, head_dim = (
+        getattr(recipe.model, name) for name in ("heads", "kv_heads", "head_dim")
+    )
+    if kv_heads != "auto" and heads != "auto" and heads % kv_heads:
+        raise SpecError(
+            "model.kv_heads does not divide model.heads",
+            found=f"{kv_heads} of {heads}",
+            expected=f"a divisor of {heads}",
+            do="correct one of them, or leave kv_heads out",
+        )
+    if head_dim != "auto" and head_dim % 2:
+        raise SpecError(
+            "model.head_dim is odd: positions turn pairs of elements",
+            found=head_dim,
+            expected="an even number",
+            do=f"use {head_dim + 1}",
         )
     shares = [entry.share for entry in recipe.data]
     given_shares = [share for share in shares if share is not None]
@@ -229,4 +242,30 @@ def _check_together(recipe: Recipe) -> None:
             "data.share must add up to 1 over all sources",
             found=["none" if share is None else share for share in shares],
             expected="a share above 0 for each source, or for none",
+            do="correct data.0.share and those after it",
+        )
+
+
+def _check_budget(recipe: Recipe) -> None:
+    """At most one limit; a price where money is the limit."""
+    budget, steps = recipe.budget, recipe.train.steps
+    given = {f"budget.{name}": value for name, value in budget if value}
+    if steps != "auto":
+        given["train.steps"] = steps
+    if len(given) > 1:
+        written = {"budget.train_time": format_duration(budget.train_time or 0)}
+        first, *others = given
+        raise SpecError(
+            f"{' and '.join(given)} both say how long to train",
+            found=", ".join(f"{key} {written.get(key, value)}" for key, value in given.items()),
+            expected="one of them",
+            do=f"take out {' and '.join(others)}, or: --set {first}="
+            + ("auto" if first == "train.steps" else "null"),
+        )
+    if recipe.hardware.is_here and budget.usd and not recipe.hardware.usd_per_device_hour:
+        raise SpecError(
+            "budget.usd needs the price of this machine",
+            found=f"budget.usd {budget.usd:g}",
+            expected="hardware.usd_per_device_hour above 0",
+            do="give it, or hardware.device",
         )

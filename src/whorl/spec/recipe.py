@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from whorl.core.errors import SpecError
 from whorl.core.plugins import check_part
-from whorl.core.units import parse_count, parse_duration_s, parse_share
+from whorl.spec.quantities import Duration, Length, Number, Share, Whole
+from whorl.spec.resolved import MaxRunning, MaxTokens, MaxWaiting, Port
 from whorl.spec.train_keys import TrainSpec
 
 __all__ = [
+    "DEVICES",
     "LATER",
+    "NAME_RULE",
+    "PRICE",
+    "TOKENS",
+    "VOCAB_SIZE",
     "Budget",
     "CompressSpec",
     "DataSpec",
@@ -22,20 +31,38 @@ __all__ = [
     "Recipe",
     "ServeSpec",
     "TrainSpec",
+    "check_name",
+    "group_of",
 ]
 
 Auto = Literal["auto"]
 
 
-def _unless_auto(parse: Any) -> BeforeValidator:
-    return BeforeValidator(lambda value: value if value in ("auto", None) else parse(value))
+NONE = (None, "~", "null", "none")
+SAYS_NOTHING = ("", "auto", *NONE)  # of a key that may be left out
+MONEY = Number(1e-6, 1e15)  # US dollars, or hours
+PRICE = Number(0, 1e6)  # US dollars of a device-hour
+DEVICES = Whole(1, 10**7)
+VOCAB_SIZE = Length(1, 2**24)
+TOKENS = Whole()
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+NAME_RULE = "lower-case letters, digits, dots and dashes, at most 64"
 
 
-_AUTO_IS_NONE = BeforeValidator(lambda value: None if value == "auto" else value)
-Seconds = Annotated[float, BeforeValidator(parse_duration_s)]
-Share = Annotated[float, BeforeValidator(parse_share)]
-Count = Annotated[int, BeforeValidator(parse_count)]
-AutoCount = Annotated[int | Auto, _unless_auto(parse_count)]
+def check_name(name: str) -> str:
+    """A model's name, which is used in file names. Raises SpecError."""
+    if not NAME.fullmatch(name):
+        raise SpecError("not a name for files", found=repr(name), expected=NAME_RULE)
+    return name
+
+
+def _without_nul(text: str) -> str:
+    if not text or "\0" in text:
+        raise SpecError("no text" if not text else "a NUL", expected="text without NUL")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_without_nul)]
 
 # Keys of the design whose work comes later: known, and refused, never ignored.
 LATER = {
@@ -53,31 +80,64 @@ LATER = {
 }
 
 
+def group_of(annotation: Any) -> type[BaseModel] | None:
+    """The keys below a key: the model among an annotation and what it is made of."""
+    for item in (annotation, *get_args(annotation)):
+        if isinstance(item, type) and issubclass(item, BaseModel):
+            return item
+    return None
+
+
 class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _say_nothing(cls, values: Any) -> Any:
+        """Keys that may be left out are left out where they say nothing, groups of keys too."""
+        return dict(cls._said(values)) if isinstance(values, dict) else values
+
+    @classmethod
+    def _said(cls, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+        for key, value in values.items():
+            info = cls.model_fields.get(key)
+            annotation = None if info is None else info.annotation
+            word = value.lower() if isinstance(value, str) else value
+            if type(None) in get_args(annotation) and word in SAYS_NOTHING:
+                yield key, None
+            elif annotation is group_of(annotation) and word in ("", "auto"):
+                yield key, {}
+            else:
+                yield key, value
 
 
 class Budget(Spec):
     """What training may take; at most one of these."""
 
-    train_time: Seconds | None = Field(None, description='wall time of training, such as "4min"')
-    tokens: Count | None = Field(None, description='tokens to train on, such as "2M"')
-    flops: float | None = Field(None, gt=0, description="floating-point operations of training")
-    device_hours: float | None = Field(
-        None, gt=0, lt=1e15, description="hours of one device; this machine is one device"
+    train_time: Annotated[float, Duration()] | None = Field(
+        None, description='wall time of training, such as "4min"'
     )
-    usd: float | None = Field(
-        None, gt=0, lt=1e15, description="US dollars, at the price of a device-hour"
+    tokens: Annotated[int, TOKENS] | None = Field(
+        None, description='tokens to train on, such as "2M"'
+    )
+    flops: Annotated[float, Number(1, 1e32)] | None = Field(
+        None, description="floating-point operations of training"
+    )
+    device_hours: Annotated[float, MONEY] | None = Field(
+        None, description="hours of one device; this machine is one device"
+    )
+    usd: Annotated[float, MONEY] | None = Field(
+        None, description="US dollars, at the price of a device-hour"
     )
 
 
 class HardwareSpec(Spec):
-    device: Annotated[str | None, _AUTO_IS_NONE] = Field(
-        None, min_length=1, description="such as h100-sxm; left out: this machine, measured"
+    device: Text | None = Field(
+        None, description="such as h100-sxm; left out: this machine, measured"
     )
-    count: Count = Field(1, description="devices")
-    usd_per_device_hour: float | None = Field(
-        None, ge=0, lt=1e6, description="price; of other devices the catalogue's by default"
+    count: Annotated[int, DEVICES] = Field(1, description="devices")
+    usd_per_device_hour: Annotated[float, PRICE] | None = Field(
+        None, description="price; of other devices the catalogue's by default"
     )
 
     @property
@@ -87,12 +147,11 @@ class HardwareSpec(Spec):
 
 
 class DataSpec(Spec):
-    source: str = Field(
-        min_length=1,
+    source: Text = Field(
         description="a file, folder, glob, pypi: npm: debian: hf: release, or a field's own name",
     )
-    field: str = Field("text", description="text, code, digits, or a field from an entry point")
-    share: Share | None = Field(
+    field: Text = Field("text", description="text, code, digits, or a field from an entry point")
+    share: Annotated[float, Share()] | None = Field(
         None, description="of the trained tokens; without shares: as much as there is"
     )
     options: dict[str, str] = Field(
@@ -102,11 +161,19 @@ class DataSpec(Spec):
 
 
 class PrepareSpec(Spec):
-    vocab_size: AutoCount = Field("auto", description="ids of the tokenizer, reserve included")
-    heldout_share: Share = Field(0.05, description="share of documents held out for evaluation")
-    near_duplicate_jaccard: Share = Field(0.8, description="similarity that drops a near-copy")
-    max_repetition_ratio: float = Field(6.0, gt=1, description="zlib ratio above which text goes")
-    max_repeated_windows: Share = Field(
+    vocab_size: Annotated[int, VOCAB_SIZE] | Auto = Field(
+        "auto", description="ids of the tokenizer, reserve included"
+    )
+    heldout_share: Annotated[float, Share()] = Field(
+        0.05, description="share of documents held out for evaluation"
+    )
+    near_duplicate_jaccard: Annotated[float, Share()] = Field(
+        0.8, description="similarity that drops a near-copy"
+    )
+    max_repetition_ratio: Annotated[float, Number(1.01, 1e9)] = Field(
+        6.0, description="zlib ratio above which text goes"
+    )
+    max_repeated_windows: Annotated[float, Share()] = Field(
         0.4, description="share of repeated windows that drops text"
     )
 
@@ -117,16 +184,21 @@ def _known_block(name: str) -> str:
     return name
 
 
+Layers = Annotated[int, Whole(1, 10_000)]
+Heads = Annotated[int, Whole(1, 10_000)]
+Elements = Annotated[int, Length(1, 10**6)]
+
+
 class ModelSpec(Spec):
     """Any size that is given is kept, the others are chosen."""
 
     family: Literal["qwen3", "llama"] = Field("qwen3", description="Hugging Face architecture")
-    layers: int | Auto = Field("auto", description="transformer blocks")
-    width: int | Auto = Field("auto", description="hidden size")
-    heads: int | Auto = Field("auto", description="query heads")
-    kv_heads: int | Auto = Field("auto", description="key and value heads; divides heads")
-    head_dim: int | Auto = Field("auto", description="elements of one head")
-    ffn_width: int | Auto = Field("auto", description="inner size of the feed-forward block")
+    layers: Layers | Auto = Field("auto", description="transformer blocks")
+    width: Elements | Auto = Field("auto", description="hidden size")
+    heads: Heads | Auto = Field("auto", description="query heads")
+    kv_heads: Heads | Auto = Field("auto", description="key and value heads; divides heads")
+    head_dim: Elements | Auto = Field("auto", description="elements of one head")
+    ffn_width: Elements | Auto = Field("auto", description="inner size of the feed-forward block")
     block: Annotated[str, AfterValidator(_known_block)] = Field(
         "", description="of a package, in place of ours; planned as if it were ours"
     )
@@ -136,38 +208,42 @@ class CompressSpec(Spec):
     formats: tuple[Literal["int8", "int4"], ...] = Field(
         ("int8",), description="weights of the variants to make; []: the model is served as it is"
     )
-    max_bpb_increase: Share = Field(0.01, description="loss of quality above which one is refused")
+    max_bpb_increase: Annotated[float, Share()] = Field(
+        0.01, description="loss of quality above which one is refused"
+    )
 
 
 class EvaluateSpec(Spec):
-    max_bytes: Count = Field(600_000, description="held-out bytes scored, in whole documents")
+    max_bytes: Annotated[int, Whole()] = Field(
+        600_000, description="held-out bytes scored, in whole documents"
+    )
     baselines: bool = Field(True, description="score other methods on the same documents")
 
 
 class ServeSpec(Spec):
-    engine: str = Field("auto", description="openvino, torch, or one from an entry point")
-    host: str = Field("127.0.0.1", description="address to bind; loopback unless you say otherwise")
-    port: int = Field(8000, ge=0, le=65535, description="port to bind; 0: any free one")
-    max_running: int = Field(16, ge=1, description="requests generated together")
-    max_waiting: int = Field(64, ge=0, description="requests queued before a 429")
-    max_tokens: int = Field(512, ge=1, description="most tokens one request may ask for")
+    engine: Text = Field("auto", description="openvino, torch, or one from an entry point")
+    host: Text = Field(
+        "127.0.0.1", description="address to bind; loopback unless you say otherwise"
+    )
+    port: Port = Field(8000, description="port to bind; 0: any free one")
+    max_running: MaxRunning = Field(16, description="requests generated together")
+    max_waiting: MaxWaiting = Field(64, description="requests queued before a 429")
+    max_tokens: MaxTokens = Field(512, description="most tokens one request may ask for")
 
 
 class Recipe(Spec):
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="names the model")
+    name: Annotated[str, AfterValidator(check_name)] = Field(description="names the model")
     data: tuple[DataSpec, ...] = Field(
         min_length=1, description="sources, of one or several fields"
     )
     budget: Budget = Field(default_factory=Budget, description="what training may take")
-    seed: int = Field(0, ge=0, lt=2**31, description="of everything random")
-    hardware: Annotated[HardwareSpec, BeforeValidator(lambda v: {} if v == "auto" else v)] = Field(
-        default_factory=HardwareSpec, description="auto: this machine"
-    )
+    seed: Annotated[int, Whole(0, 2**31 - 1)] = Field(0, description="of everything random")
+    hardware: HardwareSpec = Field(default_factory=HardwareSpec, description="auto: this machine")
     prepare: PrepareSpec = Field(default_factory=PrepareSpec, description="cleaning and tokens")
     model: ModelSpec = Field(default_factory=ModelSpec, description="sizes; auto: chosen by plan")
     train: TrainSpec = Field(default_factory=TrainSpec, description="how it is trained")
     compress: Annotated[
-        CompressSpec, BeforeValidator(lambda v: {"formats": ()} if v in (None, "none") else v)
+        CompressSpec, BeforeValidator(lambda v: {"formats": ()} if v in NONE else v)
     ] = Field(default_factory=CompressSpec, description="smaller variants; none: no such")
     evaluate: EvaluateSpec = Field(default_factory=EvaluateSpec, description="how it is scored")
     serve: ServeSpec = Field(default_factory=ServeSpec, description="how it is served")

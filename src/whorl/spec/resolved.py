@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from whorl.spec.quantities import Whole
 from whorl.spec.train_keys import TrainConfig
 
-__all__ = ["CompressConfig", "EvaluateConfig", "PrepareConfig", "ServeConfig", "TrainConfig"]
+__all__ = [
+    "CompressConfig",
+    "EvaluateConfig",
+    "MaxRunning",
+    "MaxTokens",
+    "MaxWaiting",
+    "Port",
+    "PrepareConfig",
+    "ServeConfig",
+    "TrainConfig",
+]
+
+Port = Annotated[int, Whole(0, 65_535)]
+MaxRunning = Annotated[int, Whole(1, 100_000)]
+MaxWaiting = Annotated[int, Whole(0, 10**7)]
+MaxTokens = Annotated[int, Whole(1, 10**7)]
 
 
 class Frozen(BaseModel):
@@ -45,10 +61,10 @@ class EvaluateConfig(Frozen):
 class ServeConfig(Frozen):
     engine: str = "auto"
     host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535, description="0: any free port")
-    max_running: int = Field(16, ge=1)
-    max_waiting: int = Field(64, ge=0)
-    max_tokens: int = Field(512, ge=1, description="limit of one request")
+    port: Port = Field(8000, description="0: any free port")
+    max_running: MaxRunning = 16
+    max_waiting: MaxWaiting = 64
+    max_tokens: MaxTokens = Field(512, description="limit of one request")
     allowed_hosts: tuple[str, ...] = Field(
         (), description="host names to answer to, besides addresses and localhost"
     )

@@ -5,12 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, Never, TypeVar, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from whorl.core.plugins import check_part
-from whorl.core.units import parse_count
+from whorl.spec.quantities import Length, Number, Share, Whole
 
-__all__ = ["OBJECTIVES", "OPTIMIZERS", "TrainConfig", "TrainSpec"]
+__all__ = [
+    "BATCH_TOKENS",
+    "OBJECTIVES",
+    "OPTIMIZERS",
+    "SEQ_LEN",
+    "TrainConfig",
+    "TrainSpec",
+]
 
 OBJECTIVES, OPTIMIZERS = ("pretrain",), ("adamw", "muon")  # that ship
 A = TypeVar("A")  # "auto" in a recipe, nothing where all is resolved
@@ -34,13 +41,13 @@ def _part(kind: str, built_in: tuple[str, ...], is_open: bool = False) -> AfterV
     return AfterValidator(check)
 
 
-def _count(value: Any) -> Any:
-    return value if value == "auto" else parse_count(value)
-
-
-Counted = BeforeValidator(_count)
-AtLeastOne = Field(ge=1)
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+SEQ_LEN, BATCH_TOKENS = Length(1, 2**24), Length(1, 2**40)
+Rows = Annotated[int, Whole(1, 10**6)]
+Steps = Annotated[int, Whole(1, 10**12)]
+StepsOrNone = Annotated[int, Whole(0, 10**12)]
+Processors = Annotated[int, Whole(1, 4096)]  # of one machine; plan knows how many it has
+Rate = Annotated[float, Number(1e-12, 1e6)]
+RateOrNone = Annotated[float, Number(0, 1e6)]
 Objective = Annotated[str, _part("objectives", OBJECTIVES)]
 OptimizerName = Annotated[str, _part("optimizers", OPTIMIZERS, is_open=True)]
 
@@ -51,16 +58,14 @@ class TrainKeys(BaseModel, Generic[A]):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     objective: Objective = Field("pretrain", description="what is learned")
-    seq_len: Annotated[int | A, Counted] = Field(AUTO, description="input tokens of one row")
-    batch_tokens: Annotated[int | A, Counted] = Field(
+    seq_len: Annotated[int, SEQ_LEN] | A = Field(AUTO, description="input tokens of one row")
+    batch_tokens: Annotated[int, BATCH_TOKENS] | A = Field(
         AUTO, description="input tokens of one step, all rows"
     )
-    micro_batch_rows: Annotated[int, AtLeastOne] | A = Field(
+    micro_batch_rows: Rows | A = Field(
         AUTO, description="rows of one forward pass; changes nothing but rounding"
     )
-    steps: Annotated[int | A, Counted] = Field(
-        AUTO, description="optimiser steps; auto: from the budget"
-    )
+    steps: Steps | A = Field(AUTO, description="optimiser steps; auto: from the budget")
     optimizer: Annotated[OptimizerName | A, Plain("muon")] = Field(
         AUTO, description="of the blocks' matrices"
     )
@@ -71,20 +76,20 @@ class TrainKeys(BaseModel, Generic[A]):
     head_learning_rate: Annotated[Rate | A, Plain(0.01)] = Field(
         AUTO, description="peak, of a head that is not tied"
     )
-    norm_learning_rate: Rate = Field(0.01, description="peak, of the norms' weights")
-    weight_decay: Annotated[Rate | A, Plain(0.0)] = Field(
+    norm_learning_rate: RateOrNone = Field(0.01, description="peak, of the norms' weights")
+    weight_decay: Annotated[RateOrNone | A, Plain(0.0)] = Field(
         AUTO, description="of the hidden matrices, per learning rate"
     )
-    warmup_steps: Annotated[Annotated[int, Field(ge=0)] | A, Plain(0)] = Field(
+    warmup_steps: Annotated[StepsOrNone | A, Plain(0)] = Field(
         AUTO, description="steps until the rates reach their peaks"
     )
-    decay_steps: Annotated[Annotated[int, Field(ge=0)] | A, Plain(0)] = Field(
+    decay_steps: Annotated[StepsOrNone | A, Plain(0)] = Field(
         AUTO, description="linear decay to final_learning_rate_share at the end"
     )
-    final_learning_rate_share: Rate = Field(
-        0.0, le=1, description="of the peaks, after the last step"
+    final_learning_rate_share: Annotated[float, Share()] = Field(
+        0.0, description="of the peaks, after the last step"
     )
-    clip_norm: Rate = Field(1.0, description="of all gradients together; 0: no clipping")
+    clip_norm: RateOrNone = Field(1.0, description="of all gradients together; 0: no clipping")
     precision: Annotated[Precision | A, Plain("fp32")] = Field(
         AUTO, description="of products and what blocks hand on; bf16 by torch's autocast"
     )
@@ -94,25 +99,25 @@ class TrainKeys(BaseModel, Generic[A]):
     muon_dtype: Annotated[Precision | A, Plain("fp32")] = Field(
         AUTO, description="of Muon's iteration"
     )
-    threads: Annotated[Annotated[int, AtLeastOne] | A, Plain(2)] = Field(
+    threads: Annotated[Processors | A, Plain(2)] = Field(
         AUTO, description="CPU threads; same threads and lanes, same bits"
     )
-    lanes: Annotated[Annotated[int, AtLeastOne] | A, Plain(1)] = Field(
+    lanes: Annotated[Processors | A, Plain(1)] = Field(
         AUTO, description="micro-batches computed side by side, sharing the threads"
     )
     compiled: Annotated[bool | A, Plain(False)] = Field(
         AUTO, description="blocks run as C++ compiled for them: a tenth faster, after 10 to 20 s"
     )
-    max_repeats: float = Field(
-        4.0, gt=0, description="epochs of a source that has a share; training on more is refused"
+    max_repeats: Annotated[float, Number(1e-6, 1e9)] = Field(
+        4.0, description="epochs of a source that has a share; training on more is refused"
     )
-    checkpoint_every_steps: Annotated[int | A, Counted, Plain(100)] = Field(
+    checkpoint_every_steps: Annotated[Steps | A, Plain(100)] = Field(
         AUTO, description="steps between checkpoints"
     )
-    validate_every_steps: Annotated[int | A, Counted, Plain(100)] = Field(
+    validate_every_steps: Annotated[Steps | A, Plain(100)] = Field(
         AUTO, description="steps between validations"
     )
-    validate_rows: int = Field(32, ge=1, description="held-out rows of the validation loss")
+    validate_rows: Rows = Field(32, description="held-out rows of the validation loss")
 
 
 class TrainSpec(TrainKeys[Literal["auto"]]):

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from whorl.core.digests import fsync_folder, read_sealed, write_sealed
 from whorl.core.errors import BusyError, RecordError
 from whorl.core.records import disk_error
+from whorl.core.validation import first_problem
 from whorl.core.variants import Variant
 
 __all__ = ["RegisteredScore", "Version", "list_versions", "register"]
@@ -115,7 +116,9 @@ def _read_all(folder: Path) -> list[Version]:
         try:
             version = Version.model_validate(read_sealed(path))
         except ValidationError as error:
-            raise RecordError(f"{path} is not a registered model", found=error) from error
+            raise RecordError(
+                f"{path} is not a registered model", found=first_problem(error)
+            ) from error
         if (version.name, version.version) != (folder.name, number):
             raise RecordError(
                 f"{path} holds another version",

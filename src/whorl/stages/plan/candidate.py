@@ -35,6 +35,7 @@ MEAN_OVER_FASTEST = 1.04  # a mean step against the fastest, on a machine that d
 FORWARD_SHARE = 0.36  # of a step's time per row, when only the loss is wanted
 CHECKPOINT_S, CHECKPOINT_BYTES_PER_S = 0.05, 250e6
 CAUTION = 0.04  # of quality, per octave further from the nearest run of the law
+MOST_THREADS_PER_CORE = 8  # more than one repeats the bits of a larger machine, slowly
 MEMORY_MARGIN = 1.15  # high end of the memory's interval over its middle
 # What a process of whorl holds when training begins, beyond one that has loaded torch: its own
 # modules, the tokens' index, what earlier stages left, and copies of what is saved (25 November
@@ -63,10 +64,19 @@ class Situation:
     def ways(self) -> dict[str, Any]:
         """How this machine computes: fields of TrainConfig, measured unless the recipe says.
 
-        Raises SpecError if the recipe asks for more lanes than threads.
+        Raises SpecError if the recipe asks for more lanes than threads, or threads than there
+        is use for.
         """
         said, measured = self.recipe.train.said, self.machine.calibration.settings
         taken = {name: said.get(name, value) for name, value in measured.items()}
+        cores = self.machine.facts.cores
+        if said.get("threads", 0) > MOST_THREADS_PER_CORE * cores:
+            raise SpecError(
+                "train.threads is more than this machine can use",
+                found=said["threads"],
+                expected=f"at most {MOST_THREADS_PER_CORE * cores}: it has {cores} cores",
+                do="leave it out, or give as many threads as there are cores",
+            )
         if said.get("lanes", 0) > taken["threads"]:
             raise SpecError(
                 "train.lanes is more than train.threads",

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from whorl.arch.computable import check_computable
 from whorl.core.errors import PlanError
 from whorl.core.units import format_count, format_duration
+from whorl.spec.recipe import Recipe
 from whorl.stages.plan import rules
 from whorl.stages.plan.candidate import (
     MEMORY_MARGIN,
@@ -26,7 +27,7 @@ from whorl.stages.plan.candidate import (
 )
 from whorl.stages.plan.memory import check_memory
 
-__all__ = ["candidates", "choose"]
+__all__ = ["candidates", "check_says_enough", "choose"]
 
 FLOPS_BISECTIONS = 14
 
@@ -38,13 +39,14 @@ def choose(situation: Situation) -> tuple[Candidate, tuple[Candidate, ...]]:
     sizes of the recipe do not fit each other.
     """
     recipe = situation.recipe
-    _check_says_enough(situation)
+    check_says_enough(recipe)
     tried = list(candidates(situation))
     fitting = [item for item in tried if fits(situation, load_of(situation, item))]
     if not fitting:
         smallest = min(tried, key=lambda item: item.peak_bytes)
         load, memory_bytes = load_of(situation, smallest), situation.machine.facts.memory_bytes
-        check_memory(load, situation.process_bytes, memory_bytes, MEMORY_MARGIN)  # raises
+        longest = situation.data.unique_tokens(smallest.shape.vocab_size)
+        check_memory(load, situation.process_bytes, memory_bytes, MEMORY_MARGIN, longest)  # raises
     trainable = [item for item in fitting if item.steps >= rules.MIN_STEPS]
     if not trainable:
         if recipe.train.steps != "auto":
@@ -97,13 +99,15 @@ def _shapes(situation: Situation) -> list[tuple[int, int]]:
     return list(rules.shapes())
 
 
-def _check_says_enough(situation: Situation) -> None:
-    recipe = situation.recipe
+def check_says_enough(recipe: Recipe) -> None:
+    """Raises PlanError if a recipe does not say how long to train."""
     budget = recipe.budget
     if recipe.train.steps != "auto" or any(value for _, value in budget):
         return
     raise PlanError(
         "the recipe does not say how long to train",
+        found="neither a budget nor train.steps",
+        expected="one of budget.train_time, tokens, flops, device_hours, usd and train.steps",
         do='give budget.train_time (such as "4min"), budget.tokens, budget.flops or train.steps',
     )
 

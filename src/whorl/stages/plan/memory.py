@@ -7,6 +7,7 @@ model/head.py, checked against its saved-tensor hooks by a test.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 
@@ -191,10 +192,17 @@ def _optimizer_bytes(load: Load) -> int:
     return max(per_shape)
 
 
-def check_memory(load: Load, process_bytes: int, memory_bytes: int, margin: float) -> PeakMemory:
+def check_memory(
+    load: Load,
+    process_bytes: int,
+    memory_bytes: int,
+    margin: float,
+    longest: float = math.inf,
+) -> PeakMemory:
     """The peak, if it fits even at the high end of its interval. Raises PlanError if not.
 
-    margin: the high end over the middle. The error names what would fit.
+    margin: the high end over the middle. The error names what would fit; longest: tokens that a
+    row can be filled with.
     """
     peak = peak_memory(load, process_bytes)
     if peak.total * margin <= memory_bytes:
@@ -209,7 +217,7 @@ def check_memory(load: Load, process_bytes: int, memory_bytes: int, margin: floa
         f"{load.seq_len} tokens does not fit into the memory",
         found=f"{format_bytes(peak.total * margin)} needed ({_parts(peak)})",
         expected=f"at most {format_bytes(memory_bytes)}",
-        do="; or ".join(_what_fits(load, fits)) or "use a machine with more memory",
+        do="; or ".join(_what_fits(load, fits, longest)) or "use a machine with more memory",
     )
 
 
@@ -219,7 +227,7 @@ def _parts(peak: PeakMemory) -> str:
     return ", ".join(f"{name} {format_bytes(named[name])}" for name in largest)
 
 
-def _what_fits(load: Load, fits: Callable[[Load], bool]) -> Iterator[str]:
+def _what_fits(load: Load, fits: Callable[[Load], bool], longest: float) -> Iterator[str]:
     """Changes of one size that make it fit, the mildest first."""
     for lanes in _halvings(load.lanes):
         if fits(replace(load, lanes=lanes)):
@@ -231,7 +239,7 @@ def _what_fits(load: Load, fits: Callable[[Load], bool]) -> Iterator[str]:
             yield f"train.micro_batch_rows={rows}"
             break
     for seq_len in _halvings(load.seq_len):
-        if fits(replace(load, seq_len=seq_len)):
+        if seq_len <= longest and fits(replace(load, seq_len=seq_len)):
             yield f"train.seq_len={seq_len} with as many rows"
             break
     for layers in range(load.shape.layers - 1, 0, -1):

@@ -11,6 +11,7 @@ from whorl.arch.shape import ModelShape
 from whorl.core.digests import read_sealed
 from whorl.core.errors import RecordError
 from whorl.core.records import Record
+from whorl.core.validation import first_problem
 from whorl.spec.resolved import (
     CompressConfig,
     EvaluateConfig,
@@ -78,7 +79,9 @@ class Plan(Frozen):
         try:
             return cls.model_validate(read_sealed(path))
         except ValidationError as error:
-            raise RecordError(f"{path} is not a plan of this version", found=error) from error
+            raise RecordError(
+                f"{path} is not a plan of this version", found=first_problem(error)
+            ) from error
 
     @property
     def resolved(self) -> Mapping[str, Any]:

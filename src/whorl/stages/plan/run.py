@@ -20,7 +20,7 @@ from whorl.spec.recipe import HardwareSpec, Recipe
 from whorl.spec.resolved import CompressConfig, EvaluateConfig, ServeConfig
 from whorl.stages.plan import rules
 from whorl.stages.plan.candidate import Candidate, Situation
-from whorl.stages.plan.choose import choose
+from whorl.stages.plan.choose import check_says_enough, choose
 from whorl.stages.plan.data import DataFacts
 from whorl.stages.plan.explanation import data_warnings, reasons_of
 from whorl.stages.plan.hardware import Machine, MachineFacts
@@ -31,7 +31,15 @@ from whorl.stages.plan.rules import REPEATS_MARGIN
 from whorl.stages.plan.settings import prepare_config, train_config
 from whorl.stages.plan.step_time import fit_level
 
-__all__ = ["LOGIC_VERSION", "check_is_here", "find_or_make", "plan_key", "run", "trial_vocab_sizes"]
+__all__ = [
+    "LOGIC_VERSION",
+    "check_is_here",
+    "check_plannable",
+    "find_or_make",
+    "plan_key",
+    "run",
+    "trial_vocab_sizes",
+]
 
 LOGIC_VERSION = 4  # raised when the same recipe, data and machine would get another plan
 IDS_MULTIPLE = 64
@@ -114,6 +122,12 @@ def check_is_here(recipe: Recipe) -> None:
             expected="hardware: auto",
             do="whorl plan RECIPE plans it; --set hardware=auto runs it here",
         )
+
+
+def check_plannable(recipe: Recipe) -> None:
+    """What is wrong with a recipe is told before any data is fetched. Raises PlanError."""
+    check_is_here(recipe)
+    check_says_enough(recipe)
 
 
 def trial_vocab_sizes(recipe: Recipe, text_bytes: int) -> tuple[int, ...]:

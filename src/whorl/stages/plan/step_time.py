@@ -106,9 +106,10 @@ def step_time(load: Load, calibration: Calibration) -> StepTime:
     rates = [rate for rate in c.matmuls if rate.precision == load.precision]
     if not rates:
         raise PlanError(
-            f"products in {load.precision} were not measured",
-            found="calibration leaves out what this processor has no instructions for",
-            do="leave train.precision to auto, or set fp32",
+            f"train.precision {load.precision} is not for this machine",
+            found="a processor without instructions for it: its products were not measured",
+            expected=" or ".join(sorted({rate.precision for rate in c.matmuls})),
+            do="leave train.precision out, or set it to fp32",
         )
     products = [(load.tokens, m.columns, m.rows, a.layers) for m in layer_matrices(a, "dense")]
     each = load.micro_batches_each

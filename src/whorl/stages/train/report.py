@@ -11,12 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from whorl.core.digests import canonical_json
+from whorl.core.errors import DivergedError
 from whorl.core.records import disk_error
 from whorl.core.rows import RowsIndex
+from whorl.spec.resolved import TrainConfig
 from whorl.stages.train.trainer import StepResult
 
-__all__ = ["ByteRates", "MetricsFile", "compare_with_plan", "history_lines", "planned_value"]
+__all__ = [
+    "ByteRates",
+    "MetricsFile",
+    "check_learned",
+    "compare_with_plan",
+    "history_lines",
+    "planned_value",
+]
 
+LAST_STEPS = 20  # the last twentieth of the steps is the end
+NOTHING_GAINED = 0.999  # a loss above this share of another is no better, but for rounding
 Validation = Mapping[str, Any]  # step, heldout_loss, heldout_bits_per_byte
 
 
@@ -100,6 +111,30 @@ def history_lines(steps: Sequence[StepResult], validations: Sequence[Validation]
 
 def _one_line(value: Mapping[str, Any]) -> str:
     return json.dumps(json.loads(canonical_json(value))) + "\n"
+
+
+def check_learned(
+    config: TrainConfig, vocab_size: int, steps: Sequence[StepResult], heldout_loss: float
+) -> None:
+    """Raises DivergedError if a training has learned nothing.
+
+    It has not if its loss at the end, held out and of the last steps, is no better than
+    ln(vocab_size), that of a model to which all ids are equally likely, and the held-out loss no
+    better than that of any step: a short training whose first weights were worse than uniform,
+    and which gets better, has begun to learn.
+    """
+    uniform, losses = math.log(vocab_size), [result.loss for result in steps]
+    at_end = min(heldout_loss, statistics.fmean(losses[-max(1, len(losses) // LAST_STEPS) :]))
+    if at_end < NOTHING_GAINED * uniform or heldout_loss < NOTHING_GAINED * min(losses):
+        return
+    raise DivergedError(
+        f"training learned nothing in {len(steps)} steps: to the model all {vocab_size} ids are as "
+        "likely as before",
+        found=f"a held-out loss of {heldout_loss:.4g} nats per token",
+        expected=f"below {uniform:.4g}, the logarithm of {vocab_size}",
+        do=f"lower train.learning_rate ({config.learning_rate:g}) or embedding_learning_rate "
+        f"({config.embedding_learning_rate:g}), or train longer; no model is written",
+    )
 
 
 def planned_value(predicted: Mapping[str, Any], name: str) -> float | None:

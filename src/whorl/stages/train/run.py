@@ -14,7 +14,7 @@ from whorl.arch.shape import ModelShape
 from whorl.codecs.contract import Tokens
 from whorl.core.context import StageContext
 from whorl.core.digests import write_bytes
-from whorl.core.errors import Interrupted, MissingExtra
+from whorl.core.errors import DivergedError, Interrupted, MissingExtra
 from whorl.core.lock import exclusive
 from whorl.core.records import Record, RecordKey
 from whorl.model.hf import save_model_folder
@@ -24,7 +24,7 @@ from whorl.stages.train.parallel.alone import Alone
 from whorl.stages.train.picture import draw_loss
 from whorl.stages.train.ports import Parallel
 from whorl.stages.train.process import environment, peak_memory_bytes, training_process
-from whorl.stages.train.report import compare_with_plan, history_lines
+from whorl.stages.train.report import check_learned, compare_with_plan, history_lines
 from whorl.stages.train.session import TrainingRun
 from whorl.stages.train.signals import StopSignals
 
@@ -90,7 +90,7 @@ def run(
             ranks,
         )
         try:
-            session.train(stop)
+            _train(session, stop)
             weights = ranks.whole(session.trainer.named)
             if ranks.is_main:
                 _publish(session, key, tokens, prepared, weights)
@@ -103,6 +103,19 @@ def run(
     if stop.received is not None:
         raise Interrupted("training was finished and saved", signal_number=stop.received)
     return context.store.published(key)
+
+
+def _train(session: TrainingRun, stop: StopSignals) -> None:
+    """To the last step. Raises DivergedError, with the picture drawn, if nothing was learned."""
+    session.train(stop)
+    vocab_size = session.trainer.model.shape.vocab_size
+    try:
+        heldout_loss = session.validations[-1]["heldout_loss"]
+        check_learned(session.config, vocab_size, session.steps, heldout_loss)
+    except DivergedError:
+        if session.trainer.parallel.is_main:
+            _draw(session)
+        raise
 
 
 def _publish(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -15,7 +16,7 @@ import torch
 
 from whorl.arch.shape import ModelShape
 from whorl.core.context import StageContext
-from whorl.core.errors import DataError, Interrupted, RecordError, SpecError
+from whorl.core.errors import DataError, DivergedError, Interrupted, RecordError, SpecError
 from whorl.core.mixture import check_repeats
 from whorl.core.records import Record
 from whorl.core.rows import RowSet
@@ -179,6 +180,13 @@ class TrainingRun:
     def _validate(self) -> None:
         begin_s = time.perf_counter()
         loss = self.trainer.heldout_loss(self._heldout_batches())
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"the held-out loss is not finite after step {self.done}",
+                found=loss,
+                expected="a finite number; the checkpoint before is kept",
+                do="lower train.learning_rate",
+            )
         bits_per_byte = ByteRates.bits_per_byte(loss, self.rates.heldout)
         values = {
             "step": self.done,

@@ -29,7 +29,8 @@ from whorl.stages.plan.output.question import (
         ("0.5M", 2048, 256),
         ("512K", 4096, 128),  # 512,000 tokens would be 125, which no devices share
         ("64M", 4096, 16384),
-        ("1M", 1000, 1000),  # a whole number of sequences as it stands
+        ("1000000", 1000, 1000),
+        ("32K", 32768, 1),
         ("8192", 8192, 1),
     ],
 )
@@ -37,7 +38,7 @@ def test_batches_as_people_write_them(text: str, seq_len: int, sequences: int) -
     assert parse_batch(text, seq_len) == sequences
 
 
-@pytest.mark.parametrize("text", ["16000000", "5M", "100", "-3", "0", "sixteen"])
+@pytest.mark.parametrize("text", ["16000000", "5M", "1M", "100", "-3", "0", "sixteen"])
 def test_a_batch_of_no_whole_sequences_is_refused(text: str) -> None:
     with pytest.raises(SpecError, match="global-batch-tokens"):
         parse_batch(text, 8191)

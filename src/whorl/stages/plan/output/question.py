@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any, get_args
 
 from whorl.core.errors import SpecError
-from whorl.core.units import parse_count, parse_duration_s
+from whorl.core.units import parse_count, parse_duration_s, parse_number
+from whorl.spec.recipe import DEVICES
+from whorl.spec.train_keys import BATCH_TOKENS
 from whorl.stages.plan.cluster.job import SELECTIVE_PARTS, Layout, Recompute, Shard
 from whorl.stages.plan.spending import KINDS, Budget
 
@@ -65,25 +66,21 @@ def parse_pairs(text: str, flag: str, known: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def parse_batch(text: str, seq_len: int) -> int:
-    """Sequences of one step from tokens: "16M", "4194304".
+def parse_batch(value: object, seq_len: int) -> int:
+    """Sequences of one step from its tokens: 16M of 8,192 are the 2,048 of 16 * 2**20 tokens.
 
-    As people write it: 16M of 8,192 are the 2,048 sequences of 16 * 2**20 tokens, and 512K of
-    4,096 are 128, not the 125 of 512,000; 16,000,000 only where 16 * 2**20 is no whole number of
-    them. Raises SpecError with the nearest batches.
+    Raises SpecError with the nearest batches.
     """
     flag = "--global-batch-tokens"
-    tokens = parse_count(text, flag)
-    counts = [tokens]
-    if match := re.fullmatch(r"\s*([0-9.]+)\s*([kKmM])\s*", text):
-        counts.insert(0, round(float(match[1]) * {"k": 2**10, "m": 2**20}[match[2].lower()]))
-    for count in counts:
-        if count % seq_len == 0:
-            return count // seq_len
-    rows = max(1, tokens // seq_len)
+    tokens = BATCH_TOKENS.read(value, flag)
+    rows, rest = divmod(tokens, seq_len)
+    if not rest:
+        return int(rows)
+    rows = max(1, rows)
     raise SpecError(
-        f"{flag} {text} is not a whole number of sequences of {seq_len:,} tokens",
-        found=f"{tokens / seq_len:.3f} sequences",
+        f"{flag} {value} is not a whole number of sequences of {seq_len:,} tokens",
+        found=f"{tokens:,} tokens, {tokens / seq_len:.3f} sequences",
+        expected=f"a multiple of {seq_len:,}",
         do=f"use {rows * seq_len} or {(rows + 1) * seq_len}",
     )
 
@@ -100,13 +97,10 @@ def parse_budget(text: str) -> Budget:
     where = f"--budget: {kind}"
     if kind == "time":
         return Budget(kind, parse_duration_s(written, where))
-    try:
-        amount = float(written)
-    except ValueError:
-        amount = float(parse_count(written, where))
-    if not 0 < amount < 1e32:
-        raise SpecError(where, found=written, expected="above 0")
-    return Budget(kind, amount)
+    number = written.removeprefix("$") if kind == "usd" else written
+    if number[:1].isdigit() and number[-1:].isalpha():  # 100k
+        return Budget(kind, float(parse_count(number, where)))
+    return Budget(kind, parse_number(number, where, 1e-9))
 
 
 def parse_layout(text: str, devices: int, flag: str = "--layout") -> Layout:
@@ -173,19 +167,14 @@ def parse_measured(text: str, devices: int) -> Measured:
     rates: dict[str, float | None] = {"tokens_per_s": None, "step_s": None}
     for name in rates:
         if given := pairs.pop(name, None):
-            try:
-                rates[name] = float(given)
-            except ValueError:
-                raise SpecError(f"{flag}: {name}", found=given, expected="a number") from None
-            if not 0 < (rates[name] or 0) < 1e12:
-                raise SpecError(f"{flag}: {name}", found=given, expected="above 0")
+            rates[name] = parse_number(given, f"{flag}: {name}", 1e-9)
     if (rates["tokens_per_s"] is None) == (rates["step_s"] is None):
         raise SpecError(
             f"{flag} needs one of tokens_per_s (per device) and step_s",
             found=text,
             do='such as --measured "tp=4,pp=4,mbs=1,tokens_per_s=1638"',
         )
-    devices = parse_count(pairs.pop("count", devices), f"{flag}: count")
+    devices = DEVICES.read(pairs.pop("count", devices), f"{flag}: count")
     return Measured(_layout(pairs, devices, flag), rates["tokens_per_s"], rates["step_s"])
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import DataError, SpecError
+from whorl.core.validation import first_problem
 from whorl.stages.plan.cluster.devices import Device
 from whorl.stages.plan.cluster.job import Layout
 from whorl.stages.plan.cluster.memory import RankMemory
@@ -171,11 +172,12 @@ def plan_schema() -> dict[str, Any]:
 def load_plan(path: Path) -> ClusterPlan:
     """A plan that `--json` wrote. Raises SpecError if there is none, DataError if it is no plan."""
     try:
-        return ClusterPlan.model_validate_json(path.read_text("utf-8"))
+        return ClusterPlan.model_validate_json(path.read_text("utf-8-sig"))
     except OSError as error:
         do = "whorl plan --model … --json > FILE"
         raise SpecError(f"{path} cannot be read", found=error, do=do) from error
     except ValueError as error:  # of pydantic, of UTF-8, of a shape that cannot be
-        found = str(error).partition("For further information")[0][:300]
         expected = "what `whorl plan --model … --json` printed"
-        raise DataError(f"{path} is not a cluster plan", found=found, expected=expected) from error
+        raise DataError(
+            f"{path} is not a cluster plan", found=first_problem(error), expected=expected
+        ) from error

@@ -98,7 +98,8 @@ def question_line(plan: ClusterPlan) -> str:
     q = plan.question
     return (
         f"{q.count:,} × {plan.device.name}, {q.precision}, {q.optimizer}, as {q.stack} runs it; "
-        f"{q.global_batch:,} sequences of {q.seq_len:,} tokens a step"
+        f"{q.global_batch:,} sequences of {q.seq_len:,} tokens a step, "
+        f"{q.global_batch * q.seq_len:,} together"
     )
 
 

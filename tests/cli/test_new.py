@@ -1,0 +1,152 @@
+"""`whorl new`: what was asked for is what the recipe loads as, and nothing is lost by a refusal."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from whorl.cli.main import build_app
+from whorl.core.errors import BusyError, SpecError
+from whorl.spec.load import load_recipe
+
+RUN = CliRunner()
+APP = build_app("new")
+ODD_NAMES = ["no", "on", "null", "123", "1e3", "2024-01-01", "0x1f", "1_000", "y", "a" * 64, "0"]
+SUFFIXES = [
+    *("rs", "ts", "tsx", "js", "go", "java", "c", "cpp", "rb", "kt", "cs", "jl", "py", "sh", "sql")
+]
+ODD_DATA = [
+    *("2024", "*.txt", "notes/*.txt", "no", "-", ".", "./notes", "notes/note-00[01].txt", "a: b"),
+    *('say "hi"', "C:\\texts\\new", "two words", "it's", "ünï/", "#1", "a #1", "~", "~/notes"),
+    *("{x}", "[x]", "@home", "%20", "!important", "&a", "*a", "`x`", "|", ">", "? x", "- x", ": x"),
+    *(
+        "a,b",
+        "a\nb",
+        "\ttab",
+        " leading",
+        "trailing ",
+        "👩‍🚒.txt",
+        "x" * 3000,
+        "true",
+        "null",
+        "0x1f",
+    ),
+    *("\x85", "\u2028", "a\u200bb", "\ufeffx", "\x7f", "10:30", "1e3", "=", "<<", "---", "..."),
+]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def new(*arguments: str) -> Any:
+    """The exception it ended in, None if it did not."""
+    result = RUN.invoke(APP, ["new", *arguments])
+    return None if result.exit_code == 0 else result.exception
+
+
+def check_written(name: str, data: str, field: str) -> None:
+    recipe = load_recipe(Path(f"{name}.yaml")).recipe
+    assert (recipe.name, recipe.data[0].source, recipe.data[0].field) == (name, data, field)
+    plain = yaml.safe_load(Path(f"{name}.yaml").read_text("utf-8"))  # as any reader of YAML 1.1
+    assert (plain["name"], plain["data"][0]["source"]) == (name, data)
+    assert recipe.budget.train_time == 120
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_names_that_yaml_takes_for_something_else(name: str) -> None:
+    assert new(name, "--data", "notes/", "--field", "text") is None
+    check_written(name, "notes/", "text")
+
+
+@pytest.mark.parametrize("data", ODD_DATA)
+def test_data_with_signs_of_yaml(data: str) -> None:
+    assert new("mine", f"--data={data}", "--field", "text") is None
+    check_written("mine", data, "text")
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.text(st.sampled_from("abnoy019._-AÄ \n/"), max_size=70),
+    st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40),
+    st.sampled_from(["text", "code", "digits", "txet", "", "no"]),
+)
+def test_what_was_asked_for_is_what_is_loaded(name: str, data: str, field: str) -> None:
+    for path in Path().glob("*.yaml"):
+        path.unlink()
+    error = new(f"--data={data}", f"--field={field}", "--", name)
+    is_name = re.fullmatch("[a-z0-9][a-z0-9._-]{0,63}", name) is not None
+    if is_name and data and field in ("text", "code", "digits", ""):
+        assert error is None
+        check_written(name, data, field or load_recipe(Path(f"{name}.yaml")).recipe.data[0].field)
+    else:
+        assert isinstance(error, SpecError)
+        assert not list(Path().glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    "bad", [["--train-time=5"], ["--train-time=5min}, x: {"], ["--field=txet"], ["--data="]]
+)
+def test_a_refused_overwrite_keeps_the_old_recipe(bad: list[str]) -> None:
+    Path("mine.yaml").write_text("an evening of work\n")
+    assert isinstance(new("mine", "--force", *bad), SpecError)
+    assert Path("mine.yaml").read_text() == "an evening of work\n"
+    assert [path.name for path in Path().iterdir()] == ["mine.yaml"]
+    assert isinstance(new("mine"), BusyError)
+    assert new("mine", "--force") is None
+    check_written("mine", "stdlib", "code")
+
+
+def test_a_folder_of_the_recipes_name() -> None:
+    Path("mine.yaml").mkdir()
+    assert isinstance(new("mine", "--force"), BusyError)
+
+
+def test_whether_the_data_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "notes").mkdir()
+    for number in range(3):
+        (tmp_path / "notes" / f"n-00{number}.txt").write_text("words\n")
+    there = ["notes", "notes/", f"{tmp_path}/notes/*.txt", "notes/**.txt", "**/*.txt", "~/notes"]
+    there += ["notes/n-00?.txt", "notes/n-00[01].txt", str(tmp_path), ".", "hf:owner/name"]
+    for data in there:
+        result = RUN.invoke(APP, ["new", "mine", "--force", "--data", data])
+        assert result.exit_code == 0 and "does not exist" not in result.output, data
+    for data in ("typo/", "notes/*.md", f"{tmp_path}/none/*.txt", "~/none"):
+        result = RUN.invoke(APP, ["new", "mine", "--force", "--data", data])
+        assert result.exit_code == 0 and "does not exist" in result.output, data
+
+
+@pytest.mark.parametrize(
+    ("files", "field"),
+    [
+        *((["README.md", *(f"src/m{n}.{end}" for n in range(5))], "code") for end in SUFFIXES),
+        (["1.TXT", "2.TXT", "3.Txt", "m.py"], "text"),
+        (["1.txt.gz", "2.md.zst", "3.rst", "m.py"], "text"),
+        (["A.PY", "B.RS", "c.txt"], "code"),
+        (["rows.jsonl", "rows.csv", "convert.py"], "text"),
+        ([".git/a.py", ".git/b.py", "notes.txt"], "text"),
+        ([], "text"),
+    ],
+)
+def test_the_field_is_guessed_from_what_is_there(files: list[str], field: str) -> None:
+    for name in files:
+        path = Path("data", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("words\n")
+    Path("data").mkdir(exist_ok=True)
+    assert new("mine", "--data", "data") is None
+    assert load_recipe(Path("mine.yaml")).recipe.data[0].field == field
+    if files and not any(name.startswith(".") for name in files):
+        assert new("globbed", "--data", "data/**") is None
+        assert load_recipe(Path("globbed.yaml")).recipe.data[0].field == field
