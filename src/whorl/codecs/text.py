@@ -6,10 +6,10 @@ then come 256 bytes and the merges.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Iterator
 
-from whorl.codecs.tokenizer import SPLIT_PATTERN, TextCodec, tokenizers_library, valid_text
+from whorl.codecs.bpe import train_bpe
+from whorl.codecs.tokenizer import TextCodec, nfc, valid_text
 from whorl.core.errors import DataError, SpecError
 
 __all__ = [
@@ -44,7 +44,8 @@ CHAT_TEMPLATE = """\
 {%- if add_generation_prompt %}{{ "<|assistant|>" }}{% endif %}"""
 NUM_BYTES = 256
 MAX_TRAINING_BYTES = 32 * 2**20  # of text that BPE training reads
-CHECK_DOCUMENTS, CHECK_CHARS = 128, 4_000  # how much the two encoders are compared on
+PIECE_CHARS = 2**16  # of a text given to it at once
+CHECK_PIECES, CHECK_CHARS = 128, 4_000  # how much the two encoders are compared on
 
 
 def train_text_codec(
@@ -67,44 +68,29 @@ def train_text_codec(
             expected=f"at least {NUM_BYTES}, one per byte",
             do="raise the vocabulary size",
         )
-    library = tokenizers_library()
-    byte_level = library.pre_tokenizers.ByteLevel
-    tokenizer = library.Tokenizer(library.models.BPE())
-    tokenizer.normalizer = library.normalizers.NFC()
-    tokenizer.pre_tokenizer = library.pre_tokenizers.Sequence(
-        [
-            library.pre_tokenizers.Split(library.Regex(SPLIT_PATTERN), "isolated"),
-            byte_level(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = library.decoders.ByteLevel()
-    tokenizer.post_processor = library.processors.TemplateProcessing(
-        single="<|bos|> $A", special_tokens=[("<|bos|>", SPECIAL["<|bos|>"])]
-    )
-    trainer = library.trainers.BpeTrainer(
-        vocab_size=vocab_size + NUM_SPECIAL,
-        min_frequency=2,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=byte_level.alphabet(),
-        show_progress=False,
-    )
     kept: list[str] = []
-    tokenizer.train_from_iterator(_first_bytes(texts, max_bytes, kept), trainer)
+    pieces = _first_bytes(texts, max_bytes, kept)
+    found = train_bpe(pieces, vocab_size + NUM_SPECIAL, SPECIAL_TOKENS)
     if not kept:
         raise DataError("there is no text to train the tokenizer on")
-    codec = TextCodec(tokenizer.to_str().encode())
+    codec = TextCodec(found)
     codec.check(kept)
     return codec
 
 
 def _first_bytes(texts: Iterable[str], max_bytes: int, kept: list[str]) -> Iterator[str]:
-    """Texts up to max_bytes; the beginnings of the first ones are kept for the comparison."""
+    """Texts up to max_bytes in NFC and in pieces of PIECE_CHARS.
+
+    The beginnings of the first pieces are kept for the comparison.
+    """
     left_bytes = max_bytes
     for text in texts:
-        if left_bytes <= 0:
-            return
-        part = unicodedata.normalize("NFC", valid_text(text[:left_bytes]))
-        left_bytes -= len(part.encode())
-        if len(kept) < CHECK_DOCUMENTS:
-            kept.append(part[:CHECK_CHARS])
-        yield part
+        text = valid_text(text)
+        for at in range(0, len(text), PIECE_CHARS):
+            if left_bytes <= 0:
+                return
+            piece = nfc(text[at : at + min(PIECE_CHARS, left_bytes)])
+            left_bytes -= len(piece.encode())
+            if len(kept) < CHECK_PIECES:
+                kept.append(piece[:CHECK_CHARS])
+            yield piece

@@ -21,10 +21,13 @@ from whorl.core.errors import DataError, MissingExtra, RecordError
 
 __all__ = [
     "FILE",
+    "MAX_RUN",
+    "QWEN2_PATTERN",
     "SPLIT_PATTERN",
     "TextCodec",
     "byte_of_char",
     "load",
+    "nfc",
     "tokenizers_library",
     "valid_text",
 ]
@@ -32,15 +35,27 @@ __all__ = [
 FILE = "tokenizer.json"
 NUM_BYTES = 256
 
-# Where words end before BPE; the pattern of Qwen2 (one digit per word).
-SPLIT_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+MAX_RUN = 32  # signs of one kind (letters, others, blanks, line ends) in one word
 
-# tiktoken's regular expressions run out of stack on longer runs of white space.
+
+def _pattern(some: str, any_or_none: str) -> str:
+    """Where words end before BPE, by how often a sign may come again. Qwen2's with + and *."""
+    return (
+        rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}{some}|\p{{N}}"
+        rf"| ?[^\s\p{{L}}\p{{N}}]{some}[\r\n]{any_or_none}|\s{any_or_none}[\r\n]{some}"
+        rf"|\s{some}(?!\S)|\s{some}"
+    )
+
+
+# Ours: what BPE costs grows with the square of a word, so that words are bounded. MAX_RUN is the
+# longest at which both libraries split prose as fast as without a bound.
+SPLIT_PATTERN = _pattern(f"{{1,{MAX_RUN}}}", f"{{0,{MAX_RUN}}}")
+# That of Qwen2 and of our own files made before: words without end.
+QWEN2_PATTERN = _pattern("+", "*")
+
+# tiktoken's regular expressions run out of stack on longer runs of white space, if not bounded.
 MAX_SPACE_RUN = 20_000
-SPACE_RUN = re.compile(rf"\s{{{MAX_SPACE_RUN}}}")
+SPACES = re.compile(r"\s+")
 CHECK_CHARS = 4_000  # of each text on which the two encoders are compared
 
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # how byte fallback writes a byte
@@ -84,7 +99,8 @@ class TextCodec:
         self.token_bytes = [b""] * self.num_ids
         for number in ordinary:
             self.token_bytes[number - self.first_id] = to_bytes(texts[number])
-        self._num_ranked = _num_ranked(value, self.token_bytes)
+        self._pattern = _split_pattern(value)
+        self._num_ranked = _num_ranked(value, self.token_bytes) if self._pattern else 0
 
     def encode(self, value: Any) -> list[int]:
         """Local ids of a text. Raises DataError on lone surrogates or a non-text."""
@@ -96,14 +112,14 @@ class TextCodec:
         Raises DataError too on the few noncharacters that would come out as special ids.
         """
         text = valid_text(value)
-        if not self._num_ranked or _has_long_space_run(text) or self._is_matched(text):
+        if not self._num_ranked or self._is_unbounded(text) or self._is_matched(text):
             ids = np.array(self.encode_slowly(text), np.int64)
             if self._is_special(ids):  # vocabularies that hold "</s>" as a piece of text, too
                 ids = self.encode_rendered(text)[0] - self.first_id
                 if self._is_special(ids):
                     raise DataError("the tokenizer has no ids but special ones for a text")
             return ids
-        ids = self._fast.encode_ordinary(unicodedata.normalize("NFC", text))
+        ids = self._fast.encode_ordinary(nfc(text))
         return np.asarray(ids, np.int64)
 
     def encode_slowly(self, value: Any) -> list[int]:
@@ -165,7 +181,7 @@ class TextCodec:
         """
         number = 0
         for number, whole in enumerate(texts if self._num_ranked else (), start=1):
-            text = unicodedata.normalize("NFC", valid_text(whole[:CHECK_CHARS]))
+            text = nfc(valid_text(whole[:CHECK_CHARS]))
             fast, slow = self.encode(text), self.encode_slowly(text)
             if fast != slow or self.decode(fast) != text:
                 at = next(
@@ -181,6 +197,10 @@ class TextCodec:
     def _is_special(self, ids: NDArray[np.int64]) -> bool:
         return bool(np.isin(ids + self.first_id, self._not_text).any())
 
+    def _is_unbounded(self, text: str) -> bool:
+        """Whether white space is too long for tiktoken, where words have no bound."""
+        return self._pattern == QWEN2_PATTERN and _has_long_space_run(text)
+
     def _is_matched(self, text: str) -> bool:
         """Whether a token that is matched as a whole, such as <think>, is in the text."""
         return any(token in text for token in self._matched)
@@ -193,7 +213,7 @@ class TextCodec:
             raise MissingExtra.of("tiktoken", "train", "the text codec") from error
         ranks = {token: rank for rank, token in enumerate(self.token_bytes[: self._num_ranked])}
         return tiktoken.Encoding(
-            "whorl", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens={}
+            "whorl", pat_str=self._pattern, mergeable_ranks=ranks, special_tokens={}
         )
 
     @cached_property
@@ -250,6 +270,17 @@ def valid_text(value: Any) -> str:
     return value
 
 
+def nfc(text: str) -> str:
+    """The text in NFC, of one version of Unicode wherever it runs; the same object if it is.
+
+    Python's own takes the square of the marks in a run. Raises UnicodeEncodeError on lone
+    surrogates in what is not yet in NFC.
+    """
+    if unicodedata.is_normalized("NFC", text):
+        return text
+    return str(tokenizers_library().normalizers.NFC().normalize_str(text))
+
+
 def tokenizers_library() -> Any:
     """The library `tokenizers`. Raises MissingExtra without it."""
     try:
@@ -268,11 +299,11 @@ def _opened(tokenizer_json: bytes) -> Any:
 
 
 def _has_long_space_run(text: str) -> bool:
-    if len(text) < MAX_SPACE_RUN:
-        return False
     # A long run covers two neighbours of every MAX_SPACE_RUN // 2-th character.
     probes = "".join("s" if c.isspace() else "x" for c in text[:: MAX_SPACE_RUN // 2])
-    return "ss" in probes and SPACE_RUN.search(text) is not None
+    return "ss" in probes and any(
+        run.end() - run.start() >= MAX_SPACE_RUN for run in SPACES.finditer(text)
+    )
 
 
 # ------------------------------------------------------------------ what the file says
@@ -330,20 +361,29 @@ def _spaced(replaced: Sequence[tuple[str, str]], has_bytes: bool, text: str) -> 
     return text.encode()
 
 
+def _split_pattern(value: Mapping[str, Any]) -> str | None:
+    """The pattern of words before the bytes, if it is one that both libraries follow alike."""
+    steps = (value.get("pre_tokenizer") or {}).get("pretokenizers") or [{}]
+    for pattern in (SPLIT_PATTERN, QWEN2_PATTERN):
+        split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
+        if (
+            len(steps) == 2
+            and all(steps[0].get(key) == wanted for key, wanted in split.items())
+            and not steps[0].get("invert")
+            and steps[1].get("type") == "ByteLevel"
+            and not steps[1].get("add_prefix_space")
+            and not steps[1].get("use_regex")
+        ):
+            return pattern
+    return None
+
+
 def _num_ranked(value: Mapping[str, Any], token_bytes: Sequence[bytes]) -> int:
     """How many local ids are bytes and merges in order, so that tiktoken gives the same; else 0."""
     model = value["model"]
-    split = {"type": "Split", "pattern": {"Regex": SPLIT_PATTERN}, "behavior": "Isolated"}
-    steps = (value.get("pre_tokenizer") or {}).get("pretokenizers") or [{}]
     if (
         model.get("type") != "BPE"
         or (value.get("normalizer") or {}).get("type") != "NFC"
-        or len(steps) != 2
-        or any(steps[0].get(key) != wanted for key, wanted in split.items())
-        or steps[0].get("invert")
-        or steps[1].get("type") != "ByteLevel"
-        or steps[1].get("add_prefix_space")
-        or steps[1].get("use_regex")
         or any(model.get(key) for key in ("dropout", "ignore_merges", "byte_fallback"))
         or model.get("continuing_subword_prefix")
         or model.get("end_of_word_suffix")

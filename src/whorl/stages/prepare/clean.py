@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.codecs.contract import CHAT, TEXT
+from whorl.codecs.tokenizer import nfc
 from whorl.core.ports import Document, Field, Source
 from whorl.core.sources import FileItem
 from whorl.stages.prepare.filters import is_repetitive
@@ -130,15 +130,15 @@ class _Collector:
         self.rejected[reason] += 1
 
     def add(self, document: Document, file: BinaryIO) -> None:
-        document = _normalised(document)
-        text = document.text if document.parts else ""
-        if text is not None and (not text or text.isspace()):
-            self.reject("empty")
-            return
         try:
+            document = _normalised(document)
+            text = document.text if document.parts else ""
             data = None if text is None else text.encode()
         except UnicodeEncodeError:
             self.reject("lone surrogate in text")
+            return
+        if text is not None and (not text or text.isspace()):
+            self.reject("empty")
             return
         self.num_read += 1
         self.read_bytes += len(data or b"")
@@ -200,7 +200,7 @@ def _normalised(document: Document) -> Document:
     parts = []
     for part in document.parts:
         is_text = part.codec == "text" and isinstance(part.value, str)
-        if is_text and not unicodedata.is_normalized("NFC", part.value):
-            part, changed = replace(part, value=unicodedata.normalize("NFC", part.value)), True
+        if is_text and (value := nfc(part.value)) is not part.value:
+            part, changed = replace(part, value=value), True
         parts.append(part)
     return replace(document, parts=tuple(parts)) if changed else document

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.core.errors import DataError
-from whorl.core.ports import Document
+from whorl.core.order import splitmix64
+from whorl.core.ports import Document, Part
 from whorl.spec.resolved import PrepareConfig
 from whorl.stages.prepare import split
 from whorl.stages.prepare.clean import SPLITS, Cleaned
@@ -20,6 +21,7 @@ from whorl.stages.prepare.spill import SpillReader
 
 __all__ = ["Corpus", "TrainingDocuments"]
 
+BLOCK_BYTES = 2**16  # of a text that is sampled
 CACHED_DOCUMENTS = 64  # whose windows are kept while near duplicates are verified
 BYTES_PER_TOKEN = 4  # assumed when a validation row's worth of text is held out
 FREE_SPLIT = SPLITS.index(None)
@@ -120,7 +122,8 @@ class Corpus:
 class TrainingDocuments:
     """Training documents of some sources, in order, as often as they are asked for.
 
-    At most about max_bytes of them: beyond that, those whose digest is lowest.
+    At most about max_bytes of them: beyond that a sample, of short texts and other documents whole
+    ones, those whose digest is lowest, of long texts blocks, so that none is all there is.
     """
 
     corpus: Corpus
@@ -130,27 +133,41 @@ class TrainingDocuments:
     max_bytes: int
 
     def __iter__(self) -> Iterator[Document]:
-        chosen = self._chosen()
-        for place, cleaned in enumerate(self.corpus.parts):
-            first = int(self.corpus.firsts[place])
-            mine = np.flatnonzero(chosen[first : int(self.corpus.firsts[place + 1])])
+        corpus = self.corpus
+        wanted = np.isin(corpus.source, list(self.sources))
+        wanted &= np.isin(self.actions, (split.TRAIN, split.CUT))
+        if not wanted.any():
+            return
+        limit = 2.0**64 * self.max_bytes / max(1, int(corpus.num_bytes[wanted].sum()))
+        ranks = corpus.digests[:, :8].copy().view("<u8").ravel()
+        is_long = corpus.is_text & (corpus.num_bytes > BLOCK_BYTES) & (limit < 2.0**64)
+        chosen = wanted & (is_long | (ranks.astype(np.float64) < limit))
+        lowest = int(np.argmin(np.where(wanted, ranks, np.uint64(2**64 - 1))))
+        chosen[lowest] = True  # at least something of it, however large it is
+        for place, cleaned in enumerate(corpus.parts):
+            first = int(corpus.firsts[place])
+            mine = np.flatnonzero(chosen[first : int(corpus.firsts[place + 1])])
             if not len(mine):
                 continue
             with SpillReader(cleaned.path, cleaned.offsets) as reader:
                 for number in mine.tolist():
-                    document = reader.document(number)
-                    if self.actions[first + number] == split.CUT:
+                    document, at = reader.document(number), first + number
+                    if self.actions[at] == split.CUT:
                         document, _ = split.cut_document(document, self.cut_share)
-                    yield document
+                    if is_long[at]:
+                        yield from _blocks(document, ranks[at], limit, at == lowest)
+                    else:
+                        yield document
 
-    def _chosen(self) -> NDArray[np.bool_]:
-        corpus = self.corpus
-        chosen = np.isin(corpus.source, list(self.sources))
-        chosen &= np.isin(self.actions, (split.TRAIN, split.CUT))
-        total_bytes = int(corpus.num_bytes[chosen].sum())
-        if total_bytes > self.max_bytes:
-            words = corpus.digests[:, :8].copy().view("<u8").ravel()
-            ranks = np.where(chosen, words, np.uint64(2**64 - 1))
-            chosen &= words.astype(np.float64) < 2.0**64 * self.max_bytes / total_bytes
-            chosen[np.argmin(ranks)] = True  # at least one, however large they are
-        return chosen
+
+def _blocks(
+    document: Document, rank: np.uint64, limit: float, with_first: bool
+) -> Iterator[Document]:
+    """Blocks of a text whose rank is below a limit; the first has the document's own."""
+    text = document.text or ""
+    count = max(1, -(-len(text.encode()) // BLOCK_BYTES))
+    chosen = (rank ^ splitmix64(np.arange(count, dtype=np.uint64))).astype(np.float64) < limit
+    chosen[0] |= with_first
+    for number in np.flatnonzero(chosen).tolist():
+        part = text[len(text) * number // count : len(text) * (number + 1) // count]
+        yield Document(document.name, (Part("text", part),))

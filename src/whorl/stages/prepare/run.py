@@ -44,7 +44,8 @@ from whorl.stages.prepare.vocabulary import build_tokens
 
 __all__ = ["LOGIC_VERSION", "record_key", "run"]
 
-LOGIC_VERSION = 3  # 3: held-out documents say which field they are of
+# 3: held-out documents say their field; words of our own tokenizer are bounded, long texts sampled
+LOGIC_VERSION = 3
 SHOWN_REASONS = 4
 SPILL = "spill-"
 

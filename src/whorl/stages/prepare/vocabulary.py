@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from whorl.codecs.contract import Tokens
 from whorl.codecs.text import MAX_TRAINING_BYTES, NUM_SPECIAL
-from whorl.codecs.tokenizer import TextCodec
-from whorl.core.ports import Codec, Field, Source
+from whorl.codecs.tokenizer import MAX_RUN, TextCodec
+from whorl.core.ports import Codec, Document, Field, Source
 from whorl.spec.resolved import PrepareConfig
 from whorl.stages.prepare.corpus import TrainingDocuments
 
@@ -15,6 +16,9 @@ __all__ = ["CHECK_BYTES", "build_tokens"]
 
 CHECK_BYTES = 2**19  # of training text on which the two text encoders are compared
 TRAINING_BYTES_PER_ID = 4096  # of text that BPE reads, up to MAX_TRAINING_BYTES
+MAX_NEW_BYTES = 8 * 2**20  # of it in words that were not met before: BPE takes 90 times as much
+GLANCE_BYTES = 2**20  # of text by which their share is told
+WORD = re.compile(rf"\w{{1,{MAX_RUN}}}|[^\w\s]{{1,{MAX_RUN}}}|\s{{1,{MAX_RUN}}}")  # about a word
 ALL_BYTES = 2**62
 TEXT = "text"
 
@@ -51,14 +55,24 @@ def build_tokens(
         )
         left_ids = config.vocab_size - NUM_SPECIAL - sum(c.num_ids for c in codecs.values())
         only_text = all(codecs_of_source[number] == {TEXT} for number in sharing)
-        sample_bytes = min(MAX_TRAINING_BYTES, left_ids * TRAINING_BYTES_PER_ID)
+        sample_bytes = ALL_BYTES
+        if only_text:
+            new = _share_of_new(documents_of(sharing, GLANCE_BYTES))
+            most = min(MAX_TRAINING_BYTES, left_ids * TRAINING_BYTES_PER_ID)
+            sample_bytes = min(most, int(MAX_NEW_BYTES / new))
         fitted = fields[field].fit_codecs(
-            documents_of(sharing, sample_bytes if only_text else ALL_BYTES),
+            documents_of(sharing, sample_bytes),
             {"vocab_size": left_ids, "seed": config.seed},
         )
         codecs = {**fitted, **codecs}
     tokens = Tokens.build(codecs, config.vocab_size)
     return tokens, _check(tokens, documents_of, len(sources))
+
+
+def _share_of_new(documents: Iterable[Document]) -> float:
+    """The part of a text in words that were not met before in it; 1 of a text without words."""
+    words = [word for document in documents for word in WORD.findall(document.text or "")]
+    return sum(map(len, set(words))) / sum(map(len, words)) if words else 1.0
 
 
 def _check(
