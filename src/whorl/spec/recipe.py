@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from whorl.core.errors import SpecError
 from whorl.core.plugins import check_part
 from whorl.core.units import parse_count, parse_duration_s, parse_share
 from whorl.spec.train_keys import TrainSpec
@@ -25,6 +27,7 @@ __all__ = [
 ]
 
 Auto = Literal["auto"]
+HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
 
 
 def _unless_auto(parse: Any) -> BeforeValidator:
@@ -144,13 +147,31 @@ class EvaluateSpec(Spec):
     baselines: bool = Field(True, description="score other methods on the same documents")
 
 
+def _host_name(text: str) -> str:
+    if not HOST_NAME.fullmatch(text):
+        expected = "a name such as models.example, without scheme, port or path"
+        raise SpecError("it is no host name", found=text[:80], expected=expected)
+    return text.lower().removesuffix(".")
+
+
 class ServeSpec(Spec):
     engine: str = Field("auto", description="openvino, torch, or one from an entry point")
-    host: str = Field("127.0.0.1", description="address to bind; loopback unless you say otherwise")
+    host: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        max_length=253,
+        description="address to bind; loopback unless you say otherwise",
+    )
     port: int = Field(8000, ge=0, le=65535, description="port to bind; 0: any free one")
     max_running: int = Field(16, ge=1, description="requests generated together")
     max_waiting: int = Field(64, ge=0, description="requests queued before a 429")
     max_tokens: int = Field(512, ge=1, description="most tokens one request may ask for")
+    allowed_hosts: Annotated[
+        tuple[Annotated[str, AfterValidator(_host_name)], ...],
+        BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    ] = Field(
+        (), max_length=64, description="names that a reverse proxy or others call the server by"
+    )
 
 
 class Recipe(Spec):
