@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,7 +43,7 @@ def open_session(
     """A session that reports on stderr."""
     from whorl.verbs import Session
 
-    if recipe.is_dir():
+    if os.path.isdir(recipe):  # False too where the name is too long for one
         raise SpecError(f"{recipe} is a folder", expected="a recipe file such as my-model.yaml")
     return Session.open(
         recipe,

@@ -92,9 +92,9 @@ messages = st.fixed_dictionaries(
 # What a client may mean; every field is anything else, too.
 LIKELY: dict[str, st.SearchStrategy[Any]] = {
     "max_tokens": st.integers(-1, 20),
-    "temperature": st.floats(-0.5, 2.5) | st.sampled_from([0, 1e-300, 2]),
-    "top_p": st.floats(-0.1, 1.1) | st.sampled_from([1e-300, 1]),
-    "seed": st.integers(-1, 2**63),
+    "temperature": st.floats(0, 2) | st.sampled_from([0, 1e-300, 2, 2.1, -0.1]),
+    "top_p": st.floats(0, 1) | st.sampled_from([1e-300, 1, 1.1]),
+    "seed": st.integers(0, 2**63 - 1) | st.sampled_from([-1, 2**63]),
     "stop": texts | st.lists(texts, max_size=5),
     "stream": st.booleans(),
     "stream_options": st.fixed_dictionaries({}, optional={"include_usage": st.booleans()}),
@@ -113,12 +113,24 @@ LIKELY: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
-def bodies(subject: str, likely: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    optional = {name: value | anything for name, value in LIKELY.items()}
-    asked = {"model": st.just("tiny") | st.just("tiny") | texts, subject: likely | anything}
-    known = st.fixed_dictionaries(asked, optional=optional)
-    few = st.fixed_dictionaries(asked, optional=dict(list(optional.items())[:6]))
-    return few | known | st.dictionaries(texts, anything, max_size=4)
+def mostly(usual: st.SearchStrategy[Any], odd: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.sampled_from([usual, usual, usual, odd]).flatmap(lambda chosen: chosen)
+
+
+def bodies(
+    subject: str, good: st.SearchStrategy[Any], likely: st.SearchStrategy[Any]
+) -> st.SearchStrategy[dict[str, Any]]:
+    """A good body with a few fields more, or anything."""
+
+    def some(name: str) -> st.SearchStrategy[tuple[str, Any]]:
+        return st.tuples(st.just(name), mostly(LIKELY[name], anything))
+
+    asked = st.fixed_dictionaries({"model": st.just("tiny"), subject: mostly(good, likely)})
+    fields = st.lists(st.sampled_from(sorted(LIKELY)).flatmap(some), max_size=3).map(dict)
+    near = st.tuples(asked, fields).map(lambda both: {**both[0], **both[1]})
+    wrong = {"model": anything, subject: likely | anything}
+    all_of_it = {name: value | anything for name, value in LIKELY.items()}
+    return mostly(near, st.fixed_dictionaries(wrong, optional=all_of_it))
 
 
 def is_taken(body: dict[str, Any], name: str, *values: object) -> bool:
@@ -142,7 +154,13 @@ def check_nothing_was_ignored(body: dict[str, Any], path: str) -> None:
         assert is_taken(body, "allowed_token_ids") and is_taken(body, "answer_codec")
 
 
-@given(bodies("prompt", texts | ids | st.lists(texts, max_size=2) | st.lists(parts, max_size=3)))
+@given(
+    bodies(
+        "prompt",
+        st.text(max_size=12) | st.lists(st.integers(0, 319), min_size=1, max_size=5),
+        texts | ids | st.lists(texts, max_size=2) | st.lists(parts, max_size=3),
+    )
+)
 @example({"model": "tiny", "prompt": "", "temperature": 1e-300, "top_p": 5e-324, "stop": ""})
 @example({"model": "tiny", "prompt": "\x00" * 60, "max_tokens": 1})
 @example({"model": "tiny", "prompt": [], "user": "me"})
@@ -152,7 +170,7 @@ def test_completions(app: Any, body: dict[str, Any]) -> None:
     assert app.state.gateway.inside == 0
 
 
-@given(bodies("messages", st.lists(messages, max_size=3)))
+@given(bodies("messages", st.just([{"role": "user", "content": "Hi"}]), st.lists(messages)))
 @example({"model": "tiny", "messages": [{"role": "user", "content": ""}], "n": 1})
 @example({"model": "tiny", "messages": [{"role": "robot", "content": "x"}]})
 @example({"model": "tiny", "messages": [{"role": "assistant", "content": None}]})
