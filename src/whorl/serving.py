@@ -1,53 +1,234 @@
-"""One service from one model folder: engine, token contract, HTTP. Wiring, like `verbs.py`."""
+"""One service from one model: what a person's word for it means, engine, token contract, HTTP.
+
+Wiring, like `verbs.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+import difflib
+import json
+import os
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from whorl.core.errors import SpecError
 from whorl.core.metrics import find_metric
-from whorl.core.variants import Variant
+from whorl.core.records import MANIFEST, Record, RecordStore
+from whorl.core.variants import Variant, find_variant
 from whorl.spec.resolved import ServeConfig
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-__all__ = ["Service", "open_model_app", "serve_app"]
+    from whorl.stages.improve.registry import Version
+
+__all__ = ["Address", "Servable", "Service", "find_model", "open_model_app", "serve_app"]
 
 Service = tuple["FastAPI", Callable[[], None]]  # the application, and what closes its engine
+STAGES = ("compress", "train")  # whose records hold model folders
+MAX_SHOWN = 5  # model folders named in an error
+MAX_CHARS = 80  # of what was asked for, in an error
+
+
+# ------------------------------------------------------------------ which model
+
+
+@dataclass(frozen=True)
+class Servable:
+    """A model folder, in which form it is served, and what clients call it."""
+
+    model_id: str
+    folder: Path
+    variant: Variant | None  # None: see `whorl.engines.open.open_engine`
+    scores: Sequence[Mapping[str, Any]] = ()
+
+
+def find_model(what: str, variant: str | None, engine: str, home: Path) -> Servable:
+    """The model that a person means: a name of `whorl models`, or else a folder.
+
+    A word without a slash is a name first, so that a folder of the same name hides no model;
+    `./word` is always the folder. Raises SpecError if nothing of it can be served, RecordError if
+    it is damaged.
+    """
+    from whorl.stages.improve.registry import list_versions
+
+    name, _, number = what.partition("@")
+    versions = [] if _is_path(what) else list_versions(home, name)
+    if versions:
+        return _registered(_of_number(versions, what, number), variant, engine, home)
+    folder = os.path.expanduser(what)
+    if os.path.isfile(folder):
+        raise SpecError(f"{what} is a file", expected="a recipe (x.yaml) or a model folder")
+    if not os.path.isdir(folder):
+        raise _no_model(what, home)
+    return _in_folder(Path(folder), what, variant, engine, home)
+
+
+def _is_path(what: str) -> bool:
+    return os.sep in what or what in (os.curdir, os.pardir)
+
+
+def _of_number(versions: Sequence[Version], what: str, number: str) -> Version:
+    """The newest, or the one that is named by its number: "3", "v3", "0003"."""
+    digits = number.removeprefix("v").lstrip("0")
+    named = [version for version in versions if number == "" or digits == str(version.version)]
+    if not named or what.endswith("@"):
+        known = ", ".join(f"{version.name}@{version.version}" for version in versions[-20:])
+        raise SpecError(f"there is no model {what[:MAX_CHARS]}", found=known)
+    return named[-1]
+
+
+def _registered(version: Version, variant: str | None, engine: str, home: Path) -> Servable:
+    there: dict[Variant, Path] = {}
+    for stage in STAGES:
+        if stage in version.lineage:
+            records = RecordStore(home, version.name).folder(stage)
+            there |= _of_record(records / version.lineage[stage])
+    scores = [score.model_dump() for score in version.scores if score.kind == "model"]
+    chosen, folder = _chosen(there, variant, engine)
+    return Servable(version.name, folder, chosen, scores)
+
+
+def _in_folder(folder: Path, what: str, variant: str | None, engine: str, home: Path) -> Servable:
+    """A model folder, or the record that holds some."""
+    from whorl.engines.open import forms_of
+    from whorl.model.folder import CARD, read_card
+
+    if (folder / CARD).is_file():
+        card = read_card(folder)
+        model_id = _model_id(folder, card.variant)
+        chosen = None if variant is None else find_variant(variant, forms_of(card))
+        return Servable(model_id, folder, chosen)
+    if (folder / MANIFEST).is_file() and (there := _of_record(folder.resolve())):
+        chosen, place = _chosen(there, variant, engine)
+        return Servable(_model_id(place, chosen), place, chosen)
+    below = [str(path.parent) for path in _cards_below(folder, CARD)]
+    is_foreign = (folder / "config.json").is_file()
+    if not (below or is_foreign or _is_path(what)):
+        raise _no_model(what, home)
+    raise SpecError(
+        f"{what[:MAX_CHARS]} is not a model folder",
+        found=f"config.json without {CARD}: not written by whorl" if is_foreign else f"no {CARD}",
+        expected="a folder written by whorl train or whorl compress",
+        do=f"name one of those below it: {', '.join(below)}" if below else None,
+    )
+
+
+def _of_record(folder: Path) -> dict[Variant, Path]:
+    from whorl.model.folder import model_folders
+
+    return model_folders(Record.load(folder))
+
+
+def _chosen(
+    there: Mapping[Variant, Path], variant: str | None, engine: str
+) -> tuple[Variant, Path]:
+    from whorl.engines.open import smallest
+
+    if variant is None:
+        return smallest(there, engine)
+    chosen = find_variant(variant, there)
+    return chosen, there[chosen]
+
+
+def _model_id(folder: Path, variant: Variant) -> str:
+    """The recipe's name where the folder lies in a record, else the folder's own.
+
+    A name that says nothing of this model ("model", "openvino-int8") gives way to the one above.
+    """
+    place = folder.resolve()
+    record = place.parent
+    if (record / MANIFEST).is_file() and record.parent.name in STAGES:
+        return record.parent.parent.name
+    says_nothing = {"model", "", variant.slug, variant.format, variant.weights}
+    names = [path.name for path in (place, *place.parents) if path.name not in says_nothing]
+    name = next(iter(names), "whorl")
+    return "".join(char if char.isprintable() else "_" for char in name)
+
+
+def _cards_below(folder: Path, card: str) -> Iterator[Path]:
+    """Model folders that are not far below, such as a recipe's in a home."""
+    found = (path for depth in (1, 2, 3) for path in sorted(folder.glob(f"{'*/' * depth}{card}")))
+    yield from (path for _, path in zip(range(MAX_SHOWN), found, strict=False))
+
+
+def _no_model(what: str, home: Path) -> SpecError:
+    """Neither a registered model nor a folder: with what was probably meant."""
+    from whorl.stages.improve.registry import list_versions
+
+    name = what.partition("@")[0]
+    known = [f"{version.name}@{version.version}" for version in list_versions(home)]
+    names = [*known, *(each.partition("@")[0] for each in known)]
+    near = difflib.get_close_matches(what[:MAX_CHARS], names, n=1, cutoff=0.7)
+    do = "name a recipe (x.yaml), a model of `whorl models`, or a model folder"
+    if near:
+        do = f"did you mean {near[0]}? `whorl models` lists all"
+    elif not _is_path(what) and len(name) < MAX_CHARS:
+        trained = list(RecordStore(home, name).all("train"))
+        if os.path.isfile(f"{name}.yaml"):
+            do = f"whorl serve {name}.yaml"
+        elif trained:
+            do = f"whorl serve {trained[-1] / 'model'}: it is trained, `whorl up` registers it"
+    return SpecError(
+        f"there is no model {what[:MAX_CHARS]} in {home}, nor such a folder with one",
+        found=", ".join(known[-20:]) or "no models",
+        do=do,
+    )
+
+
+# ------------------------------------------------------------------ its service
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a service is: for a person, and for a program."""
+
+    base_url: str
+    page_url: str = field(repr=False)
+    api_key: str = field(repr=False)
+    model_id: str
+    prompt: str | None  # to try it with; None: it takes no text
+
+    @property
+    def curl(self) -> str:
+        """A command that asks it something."""
+        words = ["curl", "--oauth2-bearer", self.api_key, f"{self.base_url}/v1/models"]
+        if self.prompt is not None:
+            body = {"model": self.model_id, "prompt": self.prompt, "max_tokens": 32}
+            words[-1] = f"{self.base_url}/v1/completions"
+            words += ["-d", json.dumps(body, ensure_ascii=False)]
+        return shlex.join(words)
 
 
 def open_model_app(
-    folder: Path,
-    variant: Variant | None,
-    name: str,
+    model: Servable,
     config: ServeConfig,
-    quality: Sequence[Mapping[str, Any]] = (),
     api_key: str | None = None,
     example_prompt: str = "",
 ) -> Service:
-    """(FastAPI service of a model folder, function that closes its engine). variant None: see
-    `whorl.engines.open.open_engine`."""
+    """(FastAPI service of a model, function that closes its engine)."""
     from whorl.codecs.contract import Tokens
     from whorl.engines.open import open_engine
     from whorl.model.folder import TOKENS, read_card
     from whorl.stages.serve.app import create_app
     from whorl.stages.serve.card import ModelCard, QualityFigure
 
+    folder = model.folder
     card = read_card(folder)
-    shown_variant = variant or card.variant
+    shown_variant = model.variant or card.variant
     figures = tuple(
         QualityFigure(
             **{key: score[key] for key in ("name", "field", "metric", "value", "low", "high")},
             shown=find_metric(score["metric"]).shown(score["value"]),
         )
-        for score in quality
+        for score in model.scores
         if score.get("variant") == asdict(shown_variant)
     )
     shown = ModelCard(
-        name=name,
+        name=model.model_id,
         contract_digest=card.contract_digest,
         context_tokens=card.shape.max_seq_len,
         variant=str(shown_variant),
@@ -56,7 +237,7 @@ def open_model_app(
         quality=figures,
         example_prompt=example_prompt,
     )
-    engine = open_engine(folder, variant, name=config.engine, max_running=config.max_running)
+    engine = open_engine(folder, model.variant, name=config.engine, max_running=config.max_running)
     try:
         app = create_app(engine, Tokens.load(folder / TOKENS), shown, config, api_key)
     except BaseException:
@@ -66,18 +247,33 @@ def open_model_app(
 
 
 def serve_app(
-    app: FastAPI,
-    close: Callable[[], None],
+    open_app: Callable[[str], Service],
     config: ServeConfig,
-    on_start: Callable[[str, str], None],
+    on_start: Callable[[Address], None],
+    api_key: str | None = None,
 ) -> None:
-    """Run a service of `open_model_app` until it is told to stop."""
+    """Run a service, which open_app opens with the API key, until it is told to stop.
+
+    Key, engine and address are checked before it is opened: it may take long.
+    """
+    from whorl.engines.open import find_engine
+    from whorl.stages.serve.access import usable_key
+    from whorl.stages.serve.server import open_socket
     from whorl.stages.serve.server import serve as run_server
 
-    access = app.state.access
-    try:
-        run_server(
-            app, config, lambda url: on_start(f"{url}/?token={access.page_token}", access.api_key)
-        )
-    finally:
-        close()
+    if config.engine != "auto":
+        find_engine(config.engine)
+    key = usable_key(api_key)
+    with open_socket(config.host, config.port) as listener:
+        app, close = open_app(key)
+        gateway, access = app.state.gateway, app.state.access
+        prompt = (gateway.card.example_prompt or "The ") if gateway.has_text else None
+
+        def started(base_url: str) -> None:
+            page_url, name = access.page_address(base_url), gateway.card.name
+            on_start(Address(base_url, page_url, access.api_key, name, prompt))
+
+        try:
+            run_server(app, config, started, listener)
+        finally:
+            close()

@@ -21,7 +21,7 @@ from whorl.core.errors import MissingExtra, SpecError
 from whorl.core.ports import Engine, Field, Progress, QualityMeasure, Source
 from whorl.core.records import Record, RecordStore
 from whorl.core.variants import Variant
-from whorl.serving import Service, open_model_app, serve_app
+from whorl.serving import Address, Servable, Service, open_model_app, serve_app
 from whorl.spec.load import LoadedRecipe, load_recipe, parse_recipe
 from whorl.spec.resolved import ServeConfig
 from whorl.wiring.data import digest_of, fields_of, sources_of
@@ -284,9 +284,8 @@ class Session:
         variant, folder = self.served(chosen)
         quality = self.scores() if "evaluate" in self.records else []
         prompts = (prompt for field in self.fields.values() for prompt in field.task.prompts)
-        return open_model_app(
-            folder, variant, self.name, chosen, quality, api_key, example_prompt=next(prompts, "")
-        )
+        model = Servable(self.name, folder, variant, quality)
+        return open_model_app(model, chosen, api_key, example_prompt=next(prompts, ""))
 
     def serve(self) -> Record:
         """Serve on a free port, ask real questions through HTTP, stop."""
@@ -380,13 +379,12 @@ def up(recipe: RecipeLike, **options: Any) -> dict[str, Any]:
 def serve(
     recipe: RecipeLike | Session,
     *,
-    on_start: Callable[[str, str], None] = lambda page_url, api_key: None,
+    on_start: Callable[[Address], None] = lambda address: None,
     api_key: str | None = None,
     config: ServeConfig | None = None,
     **options: Any,
 ) -> None:
-    """Serve a recipe's model until SIGTERM or SIGINT. on_start is given the page's URL and key."""
+    """Serve a recipe's model until SIGTERM or SIGINT. on_start is told the address and the key."""
     session = recipe if isinstance(recipe, Session) else Session.open(recipe, **options)
     chosen = config or session.planned.decisions.serve
-    app, close = session.open_app(chosen, api_key)
-    serve_app(app, close, chosen, on_start)
+    serve_app(lambda key: session.open_app(chosen, key), chosen, on_start, api_key)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from whorl.stages.improve.registry import register
+
 
 def whorl(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -80,6 +82,40 @@ def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     done = whorl("serve", "nobody@3", cwd=tmp_path)
     assert done.returncode == 2
     assert "whorl models" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--port", "99999"], "serve.port"),
+        (["--port", "-1"], "serve.port"),
+        (["--port", "abc"], "--port"),
+        (["--host", ""], "serve.host"),
+        (["--allow-host", "http://x"], "serve.allowed_hosts"),
+        (["--allow-host", ""], "serve.allowed_hosts"),
+        (["--engine", "foo"], "foo"),
+        (["--set", "serve.max_tokens=0"], "serve.max_tokens"),
+        (["--set", "serve.max_token=5"], "serve.max_tokens"),
+        (["--set", "train.steps=5"], "goes with a recipe"),
+        (["--set", "serve"], "goes with a recipe"),
+    ],
+)
+def test_options_of_a_service_that_cannot_be(tmp_path: Path, options: list[str], word: str) -> None:
+    done = whorl("serve", "nobody", *options, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert word in done.stderr and "defect" not in done.stderr
+
+
+def test_a_model_that_is_not_registered_is_no_list(tmp_path: Path) -> None:
+    register(tmp_path / "runs", "notes", {"train": "0"}, [])
+    assert "notes" in whorl("models", "notes", cwd=tmp_path).stdout
+    for name, word in (
+        ("nots", "did you mean notes"),
+        ("../models/notes", "notes"),
+        ("x" * 999, "x"),
+    ):
+        done = whorl("models", name, cwd=tmp_path)
+        assert done.returncode == 2 and word in done.stderr, done.stderr
 
 
 def test_new_refuses_a_bad_name_and_an_existing_file(tmp_path: Path) -> None:

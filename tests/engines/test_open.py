@@ -70,8 +70,10 @@ def test_auto_leaves_what_cannot_be_exported_to_torch(tmp_path: Path) -> None:
     save_model_folder(tmp_path / "hf", weights, windowed, tiny_tokens(512), {"prepare": "0" * 32})
     engine = open_engine(tmp_path / "hf")
     assert engine.name == "torch" and len(score_and_close(engine)) == len(IDS[0]) - 1
-    with pytest.raises(SpecError, match="cannot export"):
-        open_engine(tmp_path / "hf", name="openvino")
+    for variant in (None, INT8):
+        with pytest.raises(SpecError, match=r"sliding windows.*compress: none.*--engine torch"):
+            open_engine(tmp_path / "hf", variant, name="openvino")
+    assert forms_of(read_card(tmp_path / "hf")) == [HF]
 
 
 def test_export_cache_is_below_the_home(folders: Path, isolated_home: Path) -> None:
@@ -100,7 +102,9 @@ def test_variants_are_chosen_by_engine_and_by_name(folders: Path, tmp_path: Path
         find_variant("f32", there)
     with pytest.raises(SpecError, match=r"no variant int9.*did you mean int8"):
         find_variant("int9", there)
-    assert [item.bits for item in forms_of(HF)] == [32, 32, 8, 4] and forms_of(INT8) == [INT8]
+    forms = forms_of(read_card(folders / "hf"))
+    assert forms[0] == HF and [item.bits for item in forms] == [32, 32, 8, 4]
+    assert forms_of(read_card(folders / "int8")) == [INT8]
 
 
 def test_an_engine_from_outside_is_chosen_by_what_it_accepts(

@@ -32,12 +32,14 @@ def check_computable(shape: ModelShape, purpose: Purpose) -> None:
 
     "train" and "serve": by whorl's own transformer; "export": as an OpenVINO graph.
     """
-    reasons = _reasons(shape) + (_export_reasons(shape) if purpose == "export" else [])
+    always = _reasons(shape)
+    reasons = always + (_export_reasons(shape) if purpose == "export" else [])
     if reasons:
         raise SpecError(
             f"whorl cannot {purpose} {shape.name or 'this model'}",
             found="; ".join(reasons),
-            expected="a model of " + ", ".join(COMPUTED_FAMILIES),
+            expected="a model of " + ", ".join(COMPUTED_FAMILIES) if always else None,
+            do=None if always else "compress: none in the recipe, and whorl serve --engine torch",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ from rich.table import Table
 
 from whorl.cli.console import ERR, OUT, print_json
 from whorl.cli.options import Debug, Home, Json
+from whorl.core.errors import SpecError
 from whorl.verbs import home_folder
 
 __all__ = ["register"]
@@ -27,7 +29,16 @@ def models_command(
     """List registered models: version, when, quality, the records they come from."""
     from whorl.stages.improve.registry import list_versions
 
-    versions = list_versions(home_folder(home), name)
+    every = list_versions(home_folder(home))
+    versions = [version for version in every if name in (None, version.name)]
+    if every and not versions:
+        names = sorted({version.name for version in every})
+        near = get_close_matches(str(name), names, n=1)
+        raise SpecError(
+            f"there is no model {str(name)[:80]}",
+            found=", ".join(names),
+            do=f"did you mean {near[0]}?" if near else None,
+        )
     if json:
         print_json([version.model_dump(mode="json") for version in versions])
         return

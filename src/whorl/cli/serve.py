@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from whorl.cli.console import OUT
+from whorl.cli.console import ERR, OUT
 from whorl.cli.options import Debug, Home, SetValues, open_session
 from whorl.core.errors import SpecError
-from whorl.core.records import Record, RecordStore
-from whorl.core.variants import Variant, find_variant
-from whorl.serving import open_model_app, serve_app
-from whorl.spec.refusals import validated
+from whorl.serving import Address, find_model, open_model_app, serve_app
+from whorl.spec.load import parse_recipe
 from whorl.spec.resolved import ServeConfig
 from whorl.verbs import Session, home_folder, serve
 
-if TYPE_CHECKING:
-    from whorl.stages.improve.registry import Version
-
 __all__ = ["register", "serve_session"]
+
+RECIPE = (".yaml", ".yml")
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +32,8 @@ def serve_command(
     model: Annotated[
         str,
         typer.Argument(
-            help="A recipe (x.yaml), a registered model (name or name@version) or a model folder."
+            help="A recipe (x.yaml), a registered model (name or name@version) or a model folder; "
+            "./name is the folder where both are there."
         ),
     ],
     host: Annotated[
@@ -40,6 +41,12 @@ def serve_command(
     ] = None,
     port: Annotated[
         int | None, typer.Option(help="Port to bind; 0: any free one. Default: the recipe's, 8000.")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name that a reverse proxy calls the server by. Repeatable.", show_default=False
+        ),
     ] = None,
     engine: Annotated[
         str | None,
@@ -63,75 +70,71 @@ def serve_command(
     debug: Debug = False,
 ) -> None:
     """Serve a model: /v1/completions, /v1/chat/completions, /v1/models, /health, a page at /."""
-    given = {"host": host, "port": port, "engine": engine}
-    changes = {key: value for key, value in given.items() if value is not None}
-    key = api_key or os.environ.get("WHORL_API_KEY")
-    if model.endswith((".yaml", ".yml")):
-        overrides = [*(set_values or ()), *(f"serve.{k}={v}" for k, v in changes.items())]
+    given = {"host": host, "port": port, "engine": engine, "allowed_hosts": allow_host}
+    changes = {f"serve.{name}": value for name, value in given.items() if value is not None}
+    if model.endswith(RECIPE) and not os.path.isdir(model):
         if variant is not None:
-            raise SpecError("--variant goes with a registered model or a folder, not a recipe")
-        session = open_session(Path(model), overrides, home)
-        serve_session(session, key)
-        return
-    config = validated(ServeConfig, changes, "--")
-    folder, chosen, scores = _find(model, variant, config.engine, home_folder(home))
-    app, close = open_model_app(folder, chosen, model.rpartition("/")[2], config, scores, key)
-    serve_app(app, close, config, _print_address)
+            raise SpecError(
+                "--variant goes with a registered model or a folder, not a recipe",
+                do="serve NAME of `whorl models`, or name formats in compress.formats",
+            )
+        overrides = [f"{name}={json.dumps(value)}" for name, value in changes.items()]
+        session = open_session(Path(model), [*(set_values or ()), *overrides], home)
+        serve_session(session, api_key)
+    else:
+        config = _without_recipe(changes, set_values or ())
+        _serve_model(model, variant, config, home_folder(home), api_key)
+
+
+def _serve_model(
+    model: str, variant: str | None, config: ServeConfig, home: Path, api_key: str | None
+) -> None:
+    """Serve what is made already. Raises SpecError if it is none."""
+    found = find_model(model, variant, config.engine, home)
+    if os.path.isfile(f"{model}/whorl.json") and not os.path.samefile(model, found.folder):
+        told = f"{model} is the registered model; the model folder of that name is ./{model}"
+        ERR.print(told, markup=False, soft_wrap=True)
+    open_app = partial(open_model_app, found, config)
+    serve_app(open_app, config, _print_address, _given_key(api_key))
 
 
 def serve_session(session: Session, api_key: str | None = None) -> None:
     """Serve a session's model until it is told to stop."""
-    serve(session, on_start=_print_address, api_key=api_key or os.environ.get("WHORL_API_KEY"))
+    serve(session, on_start=_print_address, api_key=_given_key(api_key))
 
 
-def _print_address(page_url: str, api_key: str) -> None:
-    base_url = page_url.partition("/?")[0]
-    OUT.print(f"page: {page_url}", markup=False, soft_wrap=True)
-    OUT.print(
-        f"API:  {base_url}/v1  with Authorization: Bearer {api_key}", markup=False, soft_wrap=True
-    )
+def _given_key(api_key: str | None) -> str | None:
+    return os.environ.get("WHORL_API_KEY") or None if api_key is None else api_key
+
+
+def _without_recipe(changes: Mapping[str, Any], set_values: Sequence[str]) -> ServeConfig:
+    """What options and --set say of serving. Raises SpecError as a recipe would."""
+    from whorl.engines.open import find_engine
+
+    for value in set_values:
+        if not value.startswith("serve."):
+            raise SpecError(
+                f"--set {value} goes with a recipe",
+                expected="a key of serve: a model that is made already is served as it is",
+            )
+    serve = {key.partition(".")[2]: changes[key] for key in changes if key != "serve.engine"}
+    origins = {key: f"--{key.partition('.')[2]}" for key in changes}
+    nothing = {"name": "served", "data": [{"source": "."}], "serve": serve}
+    recipe = parse_recipe(nothing, origins, overrides=set_values).recipe
+    config = ServeConfig(**recipe.serve.model_dump())
+    if (engine := changes.get("serve.engine")) is None:
+        return config
+    if engine != config.engine:  # not by the recipe's rules: vllm is told what to run instead
+        find_engine(engine)
+    return config.model_copy(update={"engine": engine})
+
+
+def _print_address(address: Address) -> None:
+    for line in (
+        f"page: {address.page_url}",
+        f"API:  {address.base_url}/v1  with Authorization: Bearer {address.api_key}",
+        f"model: {address.model_id}",
+        f"try:  {address.curl}",
+    ):
+        OUT.print(line, markup=False, soft_wrap=True)
     OUT.print("stop with Ctrl-C")
-
-
-def _find(
-    model: str, variant: str | None, engine: str, home: Path
-) -> tuple[Path, Variant | None, list[dict[str, Any]]]:
-    """(folder, variant, scores) of a registered model or a plain folder. Raises SpecError."""
-    from whorl.engines.open import forms_of, smallest
-    from whorl.model.folder import model_folders, read_card
-
-    if Path(model).is_dir():
-        forms = forms_of(read_card(Path(model)).variant)
-        return Path(model), None if variant is None else find_variant(variant, forms), []
-    version = _version(model, home)
-    scores = [score.model_dump() for score in version.scores if score.kind == "model"]
-    there: dict[Variant, Path] = {}
-    for stage in ("compress", "train"):
-        if stage in version.lineage:
-            folder = RecordStore(home, version.name).folder(stage) / version.lineage[stage]
-            there |= model_folders(Record.load(folder))
-    if variant is not None:
-        chosen = find_variant(variant, there)
-        return there[chosen], chosen, scores
-    chosen, place = smallest(there, engine)
-    return place, chosen, scores
-
-
-def _version(model: str, home: Path) -> Version:
-    """The registered version of `name` or `name@version`. Raises SpecError."""
-    from whorl.stages.improve.registry import list_versions
-
-    name, _, number = model.partition("@")
-    versions = [
-        version
-        for version in list_versions(home, name)
-        if number in ("", str(version.version), f"v{version.version}")
-    ]
-    if not versions:
-        known = [f"{version.name}@{version.version}" for version in list_versions(home)]
-        raise SpecError(
-            f"no model {model} in {home}",
-            found=known or "no models",
-            do="name a recipe, a model of `whorl models`, or a model folder",
-        )
-    return versions[-1]

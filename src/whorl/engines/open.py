@@ -71,7 +71,7 @@ def _open_torch(folder: Path, card: FolderCard, max_running: int) -> Engine:
 def _open_vllm(folder: Path, card: FolderCard, max_running: int) -> Engine:
     raise EngineError(
         "whorl does not start vLLM itself",
-        do="run `vllm serve <model folder>`: it reads the Hugging Face folder as it is",
+        do=f"run `vllm serve {folder}`: it reads the Hugging Face folder as it is",
     )
 
 
@@ -112,9 +112,19 @@ def server_of(variant: Variant, name: str) -> str:
     return name if any(factory.accepts(variant) for factory in _chosen(name)) else AUTO
 
 
-def forms_of(variant: Variant) -> list[Variant]:
-    """A variant and what it can be exported to."""
-    return [variant, *(EXPORTED if variant.format == SAFETENSORS else ())]
+def forms_of(card: FolderCard) -> list[Variant]:
+    """The variant that a folder holds, and those it can be exported to."""
+    return [card.variant, *(EXPORTED if _is_exportable(card) else ())]
+
+
+def _is_exportable(card: FolderCard) -> bool:
+    if card.variant.format != SAFETENSORS:
+        return False
+    try:
+        check_computable(card.shape, "export")
+    except SpecError:
+        return False
+    return True
 
 
 def open_engine(
@@ -160,13 +170,8 @@ def _chosen(name: str) -> Iterable[EngineFactory]:
 def _best_form(card: FolderCard, name: str) -> Variant:
     if card.variant.format != SAFETENSORS or name not in (FORMAT, AUTO):
         return card.variant
-    if name == AUTO:
-        try:
-            check_computable(card.shape, "export")
-        except SpecError:
-            return card.variant
-        if find_spec("openvino_genai") is None:
-            return card.variant
+    if name == AUTO and (not _is_exportable(card) or find_spec("openvino_genai") is None):
+        return card.variant
     return EXPORTED[0]
 
 
@@ -174,8 +179,9 @@ def _exported(
     folder: Path, card: FolderCard, wanted: Variant, cache_folder: Path | None
 ) -> tuple[Path, FolderCard]:
     """The export of an HF folder, made once per content."""
-    if wanted not in forms_of(card.variant):
+    if card.variant.format != SAFETENSORS or wanted not in EXPORTED:
         raise SpecError(f"{folder} does not hold the variant {wanted}", found=card.variant)
+    check_computable(card.shape, "export")
     if cache_folder is None:
         cache_folder = Path(os.environ.get("WHORL_HOME") or "runs") / CACHE
     target = cache_folder / f"{card.digest[:32]}-{wanted.slug}-v{EXPORT_VERSION}"

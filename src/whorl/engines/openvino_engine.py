@@ -25,7 +25,7 @@ from whorl.core.ports import GenerateRequest, TokenEvent
 from whorl.engines.branches import CandidateScorer
 from whorl.engines.loop import EngineLoop, Limits
 from whorl.engines.openvino_graph import GraphSequence, OpenvinoBranches, OpenvinoGraph
-from whorl.engines.sampling import Drawing
+from whorl.engines.sampling import Drawing, is_greedy
 from whorl.model.folder import FolderCard
 
 __all__ = ["OpenvinoStepper", "open_openvino"]
@@ -125,7 +125,7 @@ class OpenvinoStepper:
             config.stop_token_ids = set(request.stop_ids)
             config.set_eos_token_id(request.stop_ids[0])
             config.ignore_eos = False
-        if request.temperature > 0:
+        if not is_greedy(request.temperature):
             config.do_sample = True
             config.temperature = request.temperature
             config.top_p = min(1.0, max(1e-6, request.top_p))

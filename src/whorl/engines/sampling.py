@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 
 from whorl.core.ports import GenerateRequest, TokenEvent
 
-__all__ = ["Drawing", "choose", "finish_of", "sample"]
+__all__ = ["Drawing", "choose", "finish_of", "is_greedy", "sample"]
+
+# Below it the second best id would have to lie within rounding of the best to be drawn; and it is
+# no number any more once an engine divides float32 by it.
+MIN_TEMPERATURE = 1e-5
+
+
+def is_greedy(temperature: float) -> bool:
+    """Whether the best id is taken, nothing drawn."""
+    return temperature < MIN_TEMPERATURE
 
 
 @dataclass
@@ -62,9 +71,9 @@ def sample(
     top_p: float,
     generator: np.random.Generator,
 ) -> int:
-    """The next id: the best one at temperature 0, else drawn from the smallest set of ids whose
+    """The next id: the best one where nothing is drawn, else one of the smallest set of ids whose
     probabilities add up to top_p (Holtzman et al. 2020)."""
-    if temperature <= 0:
+    if is_greedy(temperature):
         return int(logits_V.argmax())
     scaled = logits_V.astype(np.float64) / temperature
     probabilities = np.exp(scaled - scaled.max())

@@ -36,8 +36,7 @@ __all__ = [
 ]
 
 Auto = Literal["auto"]
-
-
+HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
 NONE = (None, "~", "null", "none")
 SAYS_NOTHING = ("", "auto", *NONE)  # of a key that may be left out
 MONEY = Number(1e-6, 1e15)  # US dollars, or hours
@@ -220,6 +219,13 @@ class EvaluateSpec(Spec):
     baselines: bool = Field(True, description="score other methods on the same documents")
 
 
+def _host_name(text: str) -> str:
+    if not HOST_NAME.fullmatch(text):
+        expected = "a name such as models.example, without scheme, port or path"
+        raise SpecError("it is no host name", found=text[:80], expected=expected)
+    return text.lower().removesuffix(".")
+
+
 class ServeSpec(Spec):
     engine: Text = Field("auto", description="openvino, torch, or one from an entry point")
     host: Text = Field(
@@ -229,6 +235,12 @@ class ServeSpec(Spec):
     max_running: MaxRunning = Field(16, description="requests generated together")
     max_waiting: MaxWaiting = Field(64, description="requests queued before a 429")
     max_tokens: MaxTokens = Field(512, description="most tokens one request may ask for")
+    allowed_hosts: Annotated[
+        tuple[Annotated[str, AfterValidator(_host_name)], ...],
+        BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    ] = Field(
+        (), max_length=64, description="names that a reverse proxy or others call the server by"
+    )
 
 
 class Recipe(Spec):

@@ -9,15 +9,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from whorl.codecs.contract import Tokens
+from whorl.codecs.image import fit_image_codec
+from whorl.codecs.label import LabelCodec
+from whorl.codecs.text import train_text_codec
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.app import create_app
 from whorl.stages.serve.card import ModelCard, QualityFigure
 from whorl.stages.serve.gateway import Gateway
 from whorl.stages.serve.server import running_server
-from whorl.testing.corpus import tiny_tokens
+from whorl.testing.corpus import tiny_texts, tiny_tokens
 from whorl.testing.engine import FakeEngine
 
 API_KEY = "test-key-0123456789abcdef"
@@ -56,6 +60,18 @@ Start = Callable[..., "contextlib.AbstractContextManager[Running]"]
 @pytest.fixture(scope="session")
 def tokens() -> Tokens:
     return tiny_tokens(512)
+
+
+@pytest.fixture(scope="session")
+def mixed() -> Tokens:
+    """Of images, labels and text."""
+    pictures = np.random.default_rng(0).integers(0, 17, (30, 4, 4)).astype(np.uint8)
+    codecs = {
+        "image": fit_image_codec(pictures, 12, 2),
+        "label": LabelCodec(["cat", "dog"]),
+        "text": train_text_codec(tiny_texts(5), 280),
+    }
+    return Tokens.build(codecs, 320)
 
 
 @pytest.fixture(scope="session")

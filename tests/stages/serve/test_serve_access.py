@@ -116,6 +116,7 @@ def test_secrets_are_not_in_reprs(server: Any) -> None:
         ("LOCALHOST:1234", True),
         ("127.0.0.1:80", True),
         ("[::1]:8000", True),
+        ("localhost.", True),
         ("192.168.1.5:8000", True),  # an address cannot be pointed elsewhere
         ("evil.example", False),
         ("localhost.evil.example", False),
@@ -151,6 +152,46 @@ def test_an_allowed_name_and_the_own_name(start: Any) -> None:
         for host, status in (("models.example:80", 200), ("other.example", 403)):
             headers = {"Host": host, "Origin": f"http://{host}"}
             assert running.client.get("/v1/models", headers=headers).status_code == status
+
+
+def test_a_refused_name_is_told_with_the_key_that_allows_it(server: Any) -> None:
+    for host in ("mybox.local", "mybox.local:8080", "my_service"):
+        response = server.client.get("/health", headers={"Host": host})
+        error = response.json()["error"]
+        assert error["code"] == "wrong_host" and "serve.allowed_hosts" in error["message"]
+        assert f"--allow-host {host.partition(':')[0]}" in error["message"]
+    for strange in ("<b>x</b>", "a b", "x" * 300):
+        assert strange not in server.client.get("/health", headers={"Host": strange}).text
+
+
+BROWSER = "https://models.example:8443"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "models.example:8443", "Origin": BROWSER}, 200),  # passed on as it came
+        ({"Host": "Models.Example.", "Origin": "https://models.example."}, 200),
+        ({"Host": "models.example", "Origin": BROWSER}, 403),  # without its port
+        ({"Host": "127.0.0.1:8000", "Origin": BROWSER}, 403),  # rewritten
+        ({"Host": "127.0.0.1:8000"}, 200),  # a program behind the same proxy
+        ({"Host": "other.example", "X-Forwarded-Host": "models.example"}, 403),
+        ({"Host": "models.example", "X-Forwarded-Host": "evil.example"}, 200),
+        ({"Host": "models.example", "Forwarded": "for=x;host=evil.example"}, 200),
+        ({"Host": "127.0.0.1", "X-Forwarded-Host": "evil.example", "Origin": BROWSER}, 403),
+    ],
+)
+def test_behind_a_proxy_host_decides_and_forwarded_headers_do_not(
+    start: Any, headers: dict[str, str], status: int
+) -> None:
+    forwarded = {"X-Forwarded-For": "1.2.3.4, 5.6.7.8", "X-Forwarded-Proto": "https", **headers}
+    with start(allowed_hosts=("models.example",)) as running:
+        response = running.client.get("/v1/models", headers=forwarded)
+        assert response.status_code == status
+        if status == 403 and "Origin" in headers:
+            assert "$http_host" in response.text
+        without_key = {"Authorization": "", "X-Real-IP": "127.0.0.1", **forwarded}
+        assert running.client.get("/v1/models", headers=without_key).status_code in (401, 403)
 
 
 def test_every_answer_has_the_security_headers(server: Any, stranger: Any) -> None:

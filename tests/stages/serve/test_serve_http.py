@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -110,6 +112,38 @@ def test_models_tell_what_is_served(server, tokens: Tokens) -> None:  # type: ig
     assert model["sampling"] == {"temperature": 0.7, "top_p": 0.95, "seed": 0}
 
 
+def test_one_model_is_told_by_its_id(server) -> None:  # type: ignore[no-untyped-def]
+    (model,) = server.client.get("/v1/models").json()["data"]
+    assert server.client.get("/v1/models/tiny").json() == model
+    for other in ("", "Tiny", "tiny/", "tiny/x", "%00", "%ff", "a%20b", "x" * 3000):
+        response = server.client.get(f"/v1/models/{other}")
+        error = response.json()["error"]
+        assert (response.status_code, error["code"]) == (404, "model_not_found")
+        assert "'tiny'" in error["message"] and len(error["message"]) < 500
+
+
+@pytest.mark.parametrize("name", ["my model é", "a%2Fb", "模型", "notes@1", "?&#"])
+def test_any_id_a_folder_can_have_is_found(tokens: Tokens, name: str) -> None:
+    digest = tokens.contract.digest
+    engine, key = FakeEngine(digest), "k" * 16
+    card = ModelCard(name=name, contract_digest=digest, context_tokens=64)
+    app = create_app(engine, tokens, card, ServeConfig(), key)
+
+    async def ask() -> tuple[Any, Any]:
+        headers = {"Authorization": f"Bearer {key}"}
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://localhost", headers=headers
+        ) as client:
+            told = await client.get(f"/v1/models/{quote(name, safe='')}")
+            body = {"model": name, "prompt": "a", "max_tokens": 1}
+            return told.json(), (await client.post("/v1/completions", json=body)).json()
+
+    told, answer = asyncio.run(ask())
+    engine.close()
+    assert told["id"] == answer["model"] == name
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "param", "words"),
     [
@@ -150,7 +184,10 @@ def test_other_routes_and_methods(server) -> None:  # type: ignore[no-untyped-de
     ):
         response = server.client.request(method, path)
         assert (response.status_code, method, path) == (status, method, path)
-        assert response.json()["error"]["message"]
+        assert "there is no" in response.json()["error"]["message"] or status == 405
+    for path in ("/chat/completions", "/v1/v1/models", "/v1/embeddings"):
+        missing = server.client.post(path, json={}).json()["error"]["message"]
+        assert "/v1/chat/completions" in missing
 
 
 def test_another_contract_is_refused(tokens: Tokens) -> None:

@@ -13,24 +13,9 @@ import pytest
 from PIL import Image
 
 from whorl.codecs.contract import Tokens
-from whorl.codecs.image import fit_image_codec
-from whorl.codecs.label import LabelCodec
 from whorl.codecs.parts import token_space
-from whorl.codecs.text import train_text_codec
 from whorl.core.errors import DataError
 from whorl.core.ports import GenerateRequest, Part
-from whorl.testing.corpus import tiny_texts
-
-
-@pytest.fixture(scope="module")
-def mixed() -> Tokens:
-    pictures = np.random.default_rng(0).integers(0, 17, (30, 4, 4)).astype(np.uint8)
-    codecs = {
-        "image": fit_image_codec(pictures, 12, 2),
-        "label": LabelCodec(["cat", "dog"]),
-        "text": train_text_codec(tiny_texts(5), 280),
-    }
-    return Tokens.build(codecs, 320)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -14,10 +15,14 @@ from typing import Any
 
 import pytest
 
-from whorl.core.errors import BusyError, EngineError, SpecError
-from whorl.stages.serve.card import Sampling
+from whorl.codecs.contract import Tokens
+from whorl.core.errors import BusyError, EngineError, SpecError, WhorlError
+from whorl.spec.resolved import ServeConfig
+from whorl.stages.serve.app import create_app
+from whorl.stages.serve.card import ModelCard, Sampling
 from whorl.stages.serve.exercise import exercise, request_completion
-from whorl.stages.serve.server import base_url_of, is_loopback, open_socket
+from whorl.stages.serve.server import base_url_of, is_loopback, open_socket, serve
+from whorl.testing.engine import FakeEngine
 
 KEY = "test-key-0123456789abcdef"
 SCRIPT = """
@@ -71,15 +76,49 @@ def test_a_signal_lets_running_requests_end_and_the_process_return(number: int) 
 
 
 def test_a_taken_port_is_named() -> None:
-    with open_socket("127.0.0.1", 0) as first:
+    with socket.create_server(("127.0.0.1", 0)) as first:
         port = first.getsockname()[1]
-        with pytest.raises(BusyError, match=f"port {port}"):
+        with pytest.raises(BusyError, match=f"port {port}.*serve.port"):
             open_socket("127.0.0.1", port)
 
 
-def test_a_host_that_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_that_is_not_free_any_more_when_the_model_is_open(tokens: Tokens) -> None:
+    digest = tokens.contract.digest
+    engine = FakeEngine(digest)
+    card = ModelCard(name="tiny", contract_digest=digest, context_tokens=64)
+    with open_socket("127.0.0.1", 0) as mine:
+        config = ServeConfig(port=mine.getsockname()[1])
+        app = create_app(engine, tokens, card, config, KEY)
+        with open_socket("127.0.0.1", config.port) as other:
+            other.listen()
+            with pytest.raises(BusyError, match=f"port {config.port}"):
+                serve(app, config, lambda base_url: pytest.fail("it started"), mine)
+    engine.close()
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EADDRNOTAVAIL, errno.EADDRINUSE])
+def test_why_a_port_cannot_be_had(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: socket.socket, address: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    with pytest.raises(WhorlError) as caught:
+        open_socket("127.0.0.1", 80)
+    assert isinstance(caught.value, BusyError if number == errno.EADDRINUSE else SpecError)
+    assert os.strerror(number) in str(caught.value) and caught.value.do
+    assert ("stop the other" in caught.value.do) == (number == errno.EADDRINUSE)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+        UnicodeError("label empty or too long"),  # of "a..b", or of 70 letters
+    ],
+)
+def test_a_host_that_is_not_ours(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*arguments: object, **options: object) -> None:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        raise error
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(SpecError, match="no-such-host"):

@@ -49,6 +49,11 @@ def test_every_form_of_one_prompt(prompt: Any, expected: Any) -> None:
         {"logprobs": None, "suffix": None, "logit_bias": {}, "stop": None, "seed": None},
         {"temperature": 0, "top_p": 1, "stop": ["a", "b", "c", "d"], "stream": True},
         {"stream": True, "stream_options": {"include_usage": True}},
+        {"stream": True, "stream_options": {"include_obfuscation": False}},
+        {"stop": "", "suffix": "", "logprobs": False, "n": 1.0, "top_k": -1, "min_p": 0.0},
+        {"user": "me", "metadata": {"a": "b"}, "store": True, "service_tier": "auto"},
+        {"user": None, "metadata": None, "store": False, "safety_identifier": "x"},
+        {"response_format": {"type": "text"}, "modalities": ["text"], "parallel_tool_calls": True},
     ],
 )
 def test_neutral_values_of_openais_fields_are_taken(fields: dict[str, Any]) -> None:
@@ -67,7 +72,18 @@ def test_neutral_values_of_openais_fields_are_taken(fields: dict[str, Any]) -> N
         ({"suffix": "x"}, "suffix"),
         ({"logit_bias": {"5": 100}}, "logit_bias"),
         ({"presence_penalty": 0.1}, "presence_penalty"),
-        ({"user": "me"}, "user"),
+        ({"n": 0}, "n"),
+        ({"n": 1.5}, "n"),
+        ({"n": "1"}, "n"),
+        ({"logprobs": True}, "logprobs"),
+        ({"logprobs": 0.0}, "logprobs"),
+        ({"top_k": 40}, "top_k"),
+        ({"repetition_penalty": 1.1}, "repetition_penalty"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"reasoning_effort": "high"}, "reasoning_effort"),
+        ({"user": 5}, "user"),
+        ({"metadata": "x"}, "metadata"),
+        ({"store": 1}, "store"),
         ({"chat_template": "{{ x }}"}, "chat_template"),
         ({"prompt_logprobs": 1}, "prompt_logprobs"),
         ({"guided_regex": "(a+)+"}, "guided_regex"),
@@ -82,8 +98,8 @@ def test_neutral_values_of_openais_fields_are_taken(fields: dict[str, Any]) -> N
         ({"top_p": 0}, "top_p"),
         ({"seed": -1}, "seed"),
         ({"seed": 2**63}, "seed"),
-        ({"stop": ""}, "stop"),
-        ({"stop": ["a", ""]}, "stop"),
+        ({"stop": {}}, "stop"),
+        ({"stop": ["", 1]}, "stop"),
         ({"stop": list("abcde")}, "stop"),
         ({"stop": "x" * 257}, "stop"),
         ({"stop": [1]}, "stop"),
@@ -108,6 +124,47 @@ def test_what_is_not_supported_is_refused_by_name(fields: dict[str, Any], param:
     error = refusal(encode(**fields))
     assert error.param == param
     assert param in error.message
+
+
+@pytest.mark.parametrize(
+    ("stop", "stops"),
+    [("", ()), (None, ()), ([], ()), ([""], ()), (["a", ""], ("a",)), ("a", ("a",))],
+)
+def test_empty_strings_stop_nothing(stop: Any, stops: tuple[str, ...]) -> None:
+    assert parse_body(encode(stop=stop), CompletionBody).stops == stops
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"temperature": -1}, "temperature: expected a number from 0 to 2; found: -1"),
+        ({"n": 3}, "n: not supported, only 1; found: 3"),
+        ({"echo": True}, "echo: not supported, only false; found: true"),
+        ({"functions": [1]}, "functions: not supported; leave it out; found: [1]"),
+        ({"user": 5}, "user: expected a string; found: 5"),
+        ({"stream": "yes"}, 'stream: expected true or false; found: "yes"'),
+    ],
+)
+def test_a_refusal_says_what_is_expected_and_what_was_found(
+    fields: dict[str, Any], message: str
+) -> None:
+    assert refusal(encode(**fields)).message == message
+
+
+def test_a_byte_order_mark_is_no_part_of_the_body() -> None:
+    assert parse_body(b"\xef\xbb\xbf" + encode(), CompletionBody).prompt == "p"
+
+
+@pytest.mark.parametrize("depth", [30, 60, 70, 900, 5_000, 100_000])
+def test_depth(depth: int) -> None:
+    """What is read later may recurse: deep bodies are refused, others come through."""
+    body = b'{"model": "m", "messages": [{"role": "user", "content": "x", "y": %s}]}'
+    data = body % (b"[" * depth + b"]" * depth)
+    if depth < 64 - 3:
+        assert parse_body(data, ChatBody).messages[0]["role"] == "user"
+    else:
+        with pytest.raises(ApiError, match="nested"):
+            parse_body(data, ChatBody)
 
 
 def test_a_typo_is_answered_with_the_nearest_name() -> None:
@@ -195,7 +252,7 @@ def test_a_chat_takes_what_openai_takes() -> None:
     messages = [{"role": "user", "content": "Hi"}]
     given = {"model": "m", "messages": messages, "max_completion_tokens": 7, "n": 1}
     body = parse_body(json.dumps(given).encode(), ChatBody)
-    assert body.chat == {"messages": messages, "tools": None} and body.max_tokens == 7
+    assert body.chat == {"messages": messages, "tools": None} and body.limit[1] == 7
     for wrong, match in (
         ({"messages": []}, "messages"),
         ({"messages": "Hi"}, "messages"),
@@ -205,3 +262,74 @@ def test_a_chat_takes_what_openai_takes() -> None:
     ):
         with pytest.raises(ApiError, match=match):
             parse_body(json.dumps({"model": "m", **wrong}).encode(), ChatBody)
+
+
+def chat(**fields: Any) -> ChatBody:
+    messages = [{"role": "user", "content": "Hi"}]
+    return parse_body(json.dumps({"model": "m", "messages": messages, **fields}).encode(), ChatBody)
+
+
+def test_text_parts_are_one_text_and_empty_texts_are_texts() -> None:
+    parts = [
+        {"type": "text", "text": "a "},
+        {"type": "text", "text": ""},
+        {"type": "text", "text": "b"},
+    ]
+    body = chat(messages=[{"role": "user", "content": parts, "name": "x"}])
+    assert body.messages == [{"role": "user", "content": "a b", "name": "x"}]
+    for empty in ("", [], [{"type": "text", "text": ""}]):
+        assert chat(messages=[{"role": "user", "content": empty}]).messages[0]["content"] == ""
+    silent = {"role": "assistant", "tool_calls": []}
+    assert chat(messages=[silent, {**silent, "content": None}]).messages[0] == silent
+
+
+@pytest.mark.parametrize(
+    ("messages", "words"),
+    [
+        ([], ["at least one message"]),
+        ({}, ["at least one message"]),
+        ("Hi", ["at least one message", '"Hi"']),
+        (["Hi"], ["at least one message"]),
+        ([{}], ["messages[0].role"]),
+        ([{"role": None, "content": "x"}], ["messages[0].role", "null"]),
+        ([{"role": "user"}], ["messages[0].content", "null"]),
+        ([{"role": "user", "content": 5}], ["messages[0].content", "5"]),
+        ([{"role": "user", "content": {"text": "x"}}], ["messages[0].content"]),
+        ([{"role": "user", "content": ["x"]}], ["messages[0].content[0]", '"x"']),
+        (
+            [
+                {"role": "user", "content": "x"},
+                {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]},
+            ],
+            ["messages[1].content[0]", "image_url"],
+        ),
+    ],
+)
+def test_what_is_no_message_is_named_by_its_place(messages: Any, words: list[str]) -> None:
+    with pytest.raises(ApiError) as caught:
+        chat(messages=messages)
+    assert caught.value.param == "messages" and caught.value.status == 400
+    assert all(word in caught.value.message for word in words), caught.value.message
+
+
+def test_two_names_of_one_limit() -> None:
+    assert chat(max_tokens=5).limit == ("max_tokens", 5)
+    assert chat(max_completion_tokens=5).limit == ("max_completion_tokens", 5)
+    assert chat(max_completion_tokens=5, max_tokens=5).limit[1] == 5
+    assert chat(max_completion_tokens=5, max_tokens=None).limit[1] == 5
+    for wrong in ({"max_tokens": 4}, {"max_tokens": 0}, {"max_tokens": "5"}):
+        with pytest.raises(ApiError, match="max_tokens"):
+            chat(max_completion_tokens=5, **wrong)
+
+
+def test_tools_are_shown_to_the_model_unless_none_may_be_called() -> None:
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    assert (
+        chat(tools=tools).chat["tools"]
+        == chat(tools=tools, tool_choice="auto").chat["tools"]
+        == tools
+    )
+    assert chat(tools=tools, tool_choice="none").chat["tools"] is None
+    for choice in ("required", {"type": "function", "function": {"name": "f"}}):
+        with pytest.raises(ApiError, match="tool_choice"):
+            chat(tools=tools, tool_choice=choice)

@@ -97,9 +97,13 @@ def list_versions(home: Path, name: str | None = None) -> list[Version]:
 
     Raises RecordError naming a file that is damaged or is not what its place says.
     """
-    folder = home / FOLDER
-    names = [name] if name is not None else sorted(path.name for path in _folders(folder))
-    return [version for each in names for version in _read_all(folder / each)]
+    folders = sorted(_folders(home / FOLDER), key=lambda path: path.name)
+    return [
+        version
+        for folder in folders
+        if name in (None, folder.name)
+        for version in _read_all(folder)
+    ]
 
 
 def _folders(folder: Path) -> Iterator[Path]:

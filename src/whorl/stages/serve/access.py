@@ -4,8 +4,9 @@
 - The page is opened by the address printed at the start, which ends in `?token=…`. The token is
   made anew for each server process; it is answered with a cookie (HttpOnly, SameSite=Strict, also
   of this process alone) and a redirect to `/`, so that it does not stay in the address bar.
-- A Host that is a name other than localhost or those allowed is refused: a page elsewhere cannot
-  reach the server by pointing its own name at this machine. An Origin must be the server's own.
+- A Host that is a name other than localhost or those of `serve.allowed_hosts` is refused: a page
+  elsewhere cannot reach the server by pointing its own name at this machine. An Origin must be the
+  server's own. What a proxy adds (X-Forwarded-Host, Forwarded …) anybody can send: it is not read.
 - With the cookie, a request that changes something must carry the Origin.
 
 Cookies are shared by all ports of a host name: another server on this machine that the same
@@ -17,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 import secrets
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs
@@ -29,10 +31,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from whorl.core.errors import SpecError
 from whorl.stages.serve.errors import ApiError
 
-__all__ = ["Access", "Guard"]
+__all__ = ["Access", "Guard", "usable_key"]
 
 MIN_KEY_CHARS = 16
 SAFE_METHODS = ("GET", "HEAD")
+HOST_NAME = re.compile(r"[A-Za-z0-9_.-]{1,253}")  # one that can be told to a person
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -57,20 +60,25 @@ class Access:
 
     @classmethod
     def of(cls, api_key: str | None) -> Access:
-        """With the given key, or a random one. Raises SpecError if the key is too weak to use."""
-        if api_key is None:
-            return cls(f"whorl-{secrets.token_urlsafe(32)}")
-        if len(api_key) < MIN_KEY_CHARS or not all("!" <= char <= "~" for char in api_key):
-            raise SpecError(
-                "the API key cannot be used",
-                found=f"{len(api_key)} characters",
-                expected=f"at least {MIN_KEY_CHARS}, all visible ASCII",
-                do="leave WHORL_API_KEY and --api-key out to have one made",
-            )
-        return cls(api_key)
+        """With the given key, or a random one. Raises SpecError as `usable_key`."""
+        return cls(usable_key(api_key))
 
     def page_address(self, base_url: str) -> str:
         return f"{base_url}/?token={self.page_token}"
+
+
+def usable_key(api_key: str | None) -> str:
+    """The given key, or a random one. Raises SpecError if the key is too weak to use."""
+    if api_key is None:
+        return f"whorl-{secrets.token_urlsafe(32)}"
+    if len(api_key) < MIN_KEY_CHARS or not all("!" <= char <= "~" for char in api_key):
+        raise SpecError(
+            "the API key cannot be used",
+            found=f"{len(api_key)} characters",
+            expected=f"at least {MIN_KEY_CHARS}, all visible ASCII",
+            do="leave WHORL_API_KEY and --api-key out to have one made",
+        )
+    return api_key
 
 
 class Guard:
@@ -105,15 +113,16 @@ class Guard:
         method, path = scope["method"], scope["path"]
         host = headers.get("host", "")
         if not self._host_is_ours(host):
+            return _wrong_host(host)
+        origin = headers.get("origin")
+        own = f"http://{host}".lower(), f"https://{host}".lower()
+        if origin is not None and origin.lower() not in own:
             return ApiError(
                 403,
-                "this host name is not served here; use the printed address",
-                code="wrong_host",
-            ).response()
-        origin = headers.get("origin")
-        if origin is not None and origin.lower() not in (f"http://{host}", f"https://{host}"):
-            return ApiError(
-                403, "requests of other sites' pages are refused", code="wrong_origin"
+                "requests of other sites' pages are refused: the Origin is not the address of the "
+                "Host; a proxy must pass the browser's Host on (nginx: proxy_set_header Host "
+                "$http_host)",
+                code="wrong_origin",
             ).response()
         if "transfer-encoding" in headers and "content-length" in headers:
             return ApiError(400, "two lengths of one body", code="ambiguous_length").response()
@@ -134,7 +143,7 @@ class Guard:
             name, port = host, "0"
         if not (port.isascii() and port.isdigit()):
             return False
-        if name.lower() in self.allowed_hosts:
+        if name.lower().removesuffix(".") in self.allowed_hosts:
             return True
         try:
             bracketed = name.startswith("[") and name.endswith("]")
@@ -176,6 +185,17 @@ class Guard:
             code="invalid_api_key",
             headers=challenge,
         ).response()
+
+
+def _wrong_host(host: str) -> Response:
+    name = host.partition(":")[0]
+    told = f" {name}" if HOST_NAME.fullmatch(name) else ""
+    return ApiError(
+        403,
+        f"the host name{told} is not served here: use the printed address, or allow the name "
+        f"(--allow-host{told}, or serve.allowed_hosts of the recipe)",
+        code="wrong_host",
+    ).response()
 
 
 def _same(given: str, right: str) -> bool:

@@ -1,4 +1,7 @@
-"""The HTTP service: /v1/completions, /v1/chat/completions, /v1/models, /health, the page at /."""
+"""The HTTP service: /v1/completions, /v1/chat/completions, /v1/models, /health, the page at /.
+
+Every answer other than 200 has the body that OpenAI's clients read (`whorl.stages.serve.errors`).
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,10 @@ from whorl.stages.serve.request import Body, ChatBody, CompletionBody, parse_bod
 
 __all__ = ["create_app"]
 
+ROUTES = (
+    *("POST /v1/completions", "POST /v1/chat/completions"),
+    *("GET /v1/models", "GET /v1/models/ID", "GET /health"),
+)
 PAGE_FILES = {
     "/": ("index.html", "text/html"),
     "/studio.js": ("studio.js", "text/javascript"),
@@ -92,11 +99,12 @@ def _add_errors(app: FastAPI) -> None:
 
     async def not_routed(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        what = "there is no such route" if error.status_code == 404 else str(error.detail)
-        answer = ApiError(
-            error.status_code, what, code="not_found", headers=dict(error.headers or {})
-        )
-        return answer.response()
+        asked = f"{request.method} {request.scope['path'][:80]}"
+        what, code = f"there is no route {asked}; there are {', '.join(ROUTES)}", "not_found"
+        if error.status_code == 405:
+            what, code = f"{asked}: the method is not allowed", "method_not_allowed"
+        headers = dict(error.headers or {})
+        return ApiError(error.status_code, what, code=code, headers=headers).response()
 
     async def failed(request: Request, error: Exception) -> Response:
         return ApiError(500, "the server failed; its log says why", code="internal").response()
@@ -114,6 +122,11 @@ def _add_api(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/v1/models")
     async def models() -> Response:
         return JSONResponse({"object": "list", "data": [_model(gateway)]})
+
+    @app.get("/v1/models/{model_id:path}")
+    async def model(model_id: str) -> Response:
+        gateway.check_model(model_id)
+        return JSONResponse(_model(gateway))
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:

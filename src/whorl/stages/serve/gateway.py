@@ -19,7 +19,7 @@ from typing import Literal
 from whorl.codecs.contract import Tokens
 from whorl.codecs.decoding import DecodeStream
 from whorl.codecs.parts import token_space
-from whorl.core.errors import DataError, EngineError
+from whorl.core.errors import DataError, EngineError, WhorlError
 from whorl.core.ports import Engine, GenerateRequest, Part, TokenEvent
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.card import ModelCard
@@ -101,8 +101,8 @@ class Gateway:
         try:
             prompt_ids = await self._encode(body)
             room = self.card.context_tokens - len(prompt_ids)
-            max_tokens = body.max_tokens or max(1, min(self.config.max_tokens, room))
-            self._check_length(len(prompt_ids), max_tokens)
+            max_tokens = body.limit[1] or max(1, min(self.config.max_tokens, room))
+            self._check_length(body.subject, len(prompt_ids), max_tokens)
             request = GenerateRequest(
                 request_id=f"cmpl-{uuid.uuid4().hex}",
                 prompt_ids=prompt_ids,
@@ -120,19 +120,24 @@ class Gateway:
             self._inside -= 1
             raise
 
-    def _check(self, body: Body) -> None:
-        if body.model != self.card.name:
+    def check_model(self, name: str) -> None:
+        """Raises ApiError 404 if it is not the model that is served."""
+        if name != self.card.name:
             raise ApiError(
                 404,
-                f"there is no model {body.model[:80]!r} here; this server has {self.card.name!r}",
+                f"there is no model {name[:80]!r} here; this server has {self.card.name!r}",
                 code="model_not_found",
                 param="model",
             )
-        if body.max_tokens is not None and body.max_tokens > self.config.max_tokens:
+
+    def _check(self, body: Body) -> None:
+        self.check_model(body.model)
+        field, max_tokens = body.limit
+        if max_tokens is not None and max_tokens > self.config.max_tokens:
             raise invalid(
-                f"max_tokens: {body.max_tokens} is over this server's limit of "
+                f"{field}: {str(max_tokens)[:40]} is over this server's limit of "
                 f"{self.config.max_tokens}",
-                "max_tokens",
+                field,
             )
         if body.stream_options is not None and not body.stream:
             raise invalid("stream_options: only with stream", "stream_options")
@@ -162,6 +167,9 @@ class Gateway:
                 chat_ids, _ = await asyncio.to_thread(encode, body.chat, True, now)
             except DataError as error:
                 raise invalid(f"messages: {error}", "messages") from None
+            except WhorlError as error:  # of the template, or of what renders it
+                told = f"this server cannot chat: {error}"
+                raise ApiError(501, told, code="no_chat", param="messages") from error
             return tuple(chat_ids.tolist())
         assert isinstance(body, CompletionBody)
         prompt = body.question
@@ -218,15 +226,17 @@ class Gateway:
         if (largest := max(ids)) >= vocab_size:
             raise invalid(f"{field}: id {largest} is not below {vocab_size}", field)
 
-    def _check_length(self, prompt_tokens: int, max_tokens: int) -> None:
+    def _check_length(self, field: str, prompt_tokens: int, max_tokens: int) -> None:
+        if prompt_tokens == 0:
+            raise invalid(f"{field}: no token of it is left; this model needs at least one", field)
         room = self.card.context_tokens - prompt_tokens
         if max_tokens <= room:
             return
         advice = f"set max_tokens to at most {room}" if room >= 1 else "shorten the prompt"
         raise invalid(
-            f"prompt: {prompt_tokens} tokens and max_tokens {max_tokens} are over this model's "
+            f"{field}: {prompt_tokens} tokens and max_tokens {max_tokens} are over this model's "
             f"context of {self.card.context_tokens} tokens; {advice}",
-            "prompt",
+            field,
             "context_length_exceeded",
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import signal
 import socket
@@ -14,7 +15,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from whorl.core.errors import BusyError, EngineError, SpecError
+from whorl.core.errors import BusyError, EngineError, SpecError, WhorlError
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.connections import MAX_HEAD_BYTES, protocol_for
 
@@ -26,14 +27,19 @@ SEND_BUFFER_BYTES = 128 * 2**10  # what the kernel holds for a client that does 
 
 
 def serve(
-    app: FastAPI, config: ServeConfig, on_start: Callable[[str], None] = lambda base_url: None
+    app: FastAPI,
+    config: ServeConfig,
+    on_start: Callable[[str], None] = lambda base_url: None,
+    listener: socket.socket | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; a second signal ends it at once.
 
-    on_start is given the base URL when the socket listens, before the first request.
-    Raises BusyError when the port is taken, SpecError when the host is no address of ours.
+    on_start is given the base URL when the socket listens, before the first request. listener: of
+    `open_socket`, for one who wants the port before there is an application. Raises as that does.
     """
-    listener = open_socket(config.host, config.port)
+    if listener is None:
+        listener = open_socket(config.host, config.port)
+    _listen(listener, config.host)
     server = _Server(app, config)
     with server.capture_signals():  # from here on, also before the loop runs
         on_start(base_url_of(listener))
@@ -44,6 +50,7 @@ def serve(
 def running_server(app: FastAPI, config: ServeConfig) -> Iterator[str]:
     """The base URL of the service, run by a thread until the context ends. Raises as `serve`."""
     listener = open_socket(config.host, config.port)
+    _listen(listener, config.host)
     server = _Server(app, config)
     thread = threading.Thread(
         target=server.run, kwargs={"sockets": [listener]}, name="whorl-serve", daemon=True
@@ -69,27 +76,48 @@ def is_loopback(host: str) -> bool:
 
 
 def open_socket(host: str, port: int) -> socket.socket:
-    """A bound socket. Raises BusyError naming the port, SpecError for a host that is not ours."""
+    """A bound socket that does not listen yet.
+
+    Raises BusyError when the port is taken, SpecError for a host that is no address of this
+    machine, or a port that this process may not use.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except OSError as error:
-        raise SpecError(f"serve.host {host} is not an address", found=error.strerror) from error
+    except (OSError, ValueError) as error:  # ValueError: a name that cannot be one
+        found = error.strerror if isinstance(error, OSError) else error
+        raise SpecError(f"serve.host {host[:80]} is not an address", found=found) from error
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise _refused(error, host, port) from error
+    return listener
+
+
+def _listen(listener: socket.socket, host: str) -> None:
+    """Take connections. Raises BusyError if another process was faster."""
+    port = listener.getsockname()[1]
+    try:
         listener.listen(min(1024, socket.SOMAXCONN))
     except OSError as error:
         listener.close()
-        raise BusyError(
-            f"cannot listen on port {port} of {host}",
-            found=error.strerror,
-            do="stop the other server, or set serve.port to another port (0: any free one)",
-        ) from error
-    return listener
+        raise _refused(error, host, port) from error
+
+
+def _refused(error: OSError, host: str, port: int) -> WhorlError:
+    kind, do = {
+        errno.EADDRNOTAVAIL: (SpecError, "set serve.host to an address of this machine"),
+        errno.EACCES: (SpecError, "set serve.port to 1024 or above; a proxy can listen below"),
+    }.get(
+        error.errno or 0,
+        (BusyError, "stop the other server, or set serve.port to another port (0: any free one)"),
+    )
+    return kind(f"cannot listen on port {port} of {host}", found=error.strerror, do=do)
 
 
 def base_url_of(listener: socket.socket) -> str:
