@@ -132,16 +132,16 @@ class Session:
         from whorl.launch.compiling import with_compiled
         from whorl.launch.machine import machine_facts
         from whorl.stages.plan.data import DataFacts, gather_facts
-        from whorl.stages.plan.hardware import Machine
         from whorl.stages.plan.run import check_plannable, find_or_make, trial_vocab_sizes
         from whorl.stages.prepare.facts import text_bytes
 
-        check_plannable(recipe := self.loaded.recipe)
+        _, recipe = self.fields, self.loaded.recipe
+        check_plannable(recipe)
         if recipe.serve.engine != "auto":
             find_engine(recipe.serve.engine)  # a wrong name is told before any work
         facts = machine_facts()
 
-        def told(label: str, find: Callable[..., Machine], *known: Machine) -> Machine:
+        def told(label: str, find: Callable[..., Any], *known: Any) -> Any:
             self.progress.start(label, None)
             machine = find(self.home, *known)
             self.progress.finish()

@@ -40,6 +40,8 @@ NOTES = "name: r\ndata: [{source: notes, field: text}]\n"
         (NOTES + "train: {lora: {rank: 4}}\n", 2, "not in this version"),
         ("name: r\ndata: [{source: notes, field: txet}]\n", 2, "did you mean text"),
         (NOTES + "budget: {train_time: 5s}\n", 3, "notes"),
+        ('name: r\ndata: [{source: "hf:no/one"}]\n', 4, "how long to train"),  # before a fetch
+        (NOTES + "train: {threads: true}\n", 2, "train.threads (r.yaml:3): not a number"),
     ],
 )
 def test_recipes_that_cannot_run(tmp_path: Path, recipe: str, code: int, message: str) -> None:

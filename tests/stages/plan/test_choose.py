@@ -192,6 +192,11 @@ def test_lanes_yield_to_memory() -> None:
         choose(replace(tight, recipe=two))
 
 
+def test_threads_that_no_machine_has_a_use_for_are_refused() -> None:
+    with pytest.raises(SpecError, match=r"train\.threads.*999.*cores"):
+        chosen(recipe("train.threads=999"))
+
+
 def test_more_lanes_than_threads_are_refused() -> None:
     with pytest.raises(SpecError, match="lanes"):
         chosen(recipe("train.lanes=4", "train.threads=2"))

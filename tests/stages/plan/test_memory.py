@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import accumulate
 
@@ -169,3 +170,19 @@ def test_refusal_says_what_fits() -> None:
     one_more = replace(fewer, layers=fewer.layers + 1)
     with pytest.raises(PlanError):
         check_memory(Load(one_more, 1024, 16), 300 * 2**20, 6 * GIB, margin=1.2)
+
+
+def test_no_row_is_advised_that_the_data_cannot_fill() -> None:
+    """Where halving the rows fits at 16,384 tokens of them, but there are only 5,000."""
+    load = Load(dense(layers=8, width=512), seq_len=2**19, rows=1)
+
+    def advised(longest: float) -> list[int]:
+        with pytest.raises(PlanError) as caught:
+            check_memory(load, 300 * 2**20, 2 * GIB, margin=1.2, longest=longest)
+        words = (caught.value.do or "").split()
+        return [int(word.split("=")[1]) for word in words if word.startswith("train.seq_len=")]
+
+    (free,) = advised(math.inf)
+    assert free > 5000
+    (bounded,) = advised(5000)
+    assert 0 < bounded <= 5000

@@ -128,8 +128,8 @@ def check_learned(
     if at_end < NOTHING_GAINED * uniform or heldout_loss < NOTHING_GAINED * min(losses):
         return
     raise DivergedError(
-        f"training learned nothing in {len(steps)} steps: to the model all {vocab_size} ids are as "
-        "likely as before",
+        f"training learned nothing in {len(steps)} steps: its model is no better than one to which "
+        f"all {vocab_size} ids are equally likely",
         found=f"a held-out loss of {heldout_loss:.4g} nats per token",
         expected=f"below {uniform:.4g}, the logarithm of {vocab_size}",
         do=f"lower train.learning_rate ({config.learning_rate:g}) or embedding_learning_rate "
