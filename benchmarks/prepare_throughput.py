@@ -123,7 +123,7 @@ def measure(name: str, num_bytes: int, workers: int, folder: Path) -> dict[str, 
         text_field, path = OneDocument(), folder / "odd.txt"
         path.write_text(odd_text(name, num_bytes), "utf-8")
         config = config.model_copy(
-            update={"max_repetition_ratio": float("inf"), "max_repeated_windows": 1.0}
+            update={"max_repetition_ratio": 1e9, "max_repeated_windows": 1.0}
         )
     fields, sources = {"text": text_field}, [Source(str(path), "text")]
     times = PhaseTimes()
