@@ -15,7 +15,8 @@ from tokenizers import Regex, Tokenizer, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from whorl.codecs.text import NUM_SPECIAL, train_text_codec
-from whorl.codecs.tokenizer import MAX_RUN, QWEN2_PATTERN, SPLIT_PATTERN, TextCodec
+from whorl.codecs.tokenizer import TextCodec
+from whorl.codecs.words import MAX_RUN, QWEN2_PATTERN, SPLIT_PATTERN
 from whorl.testing.odd_texts import ODD_TEXTS, PROSE, odd_text
 
 SIGNS = "aZ的ก\u0e34\u0301\u0345 \t\u00a0\u3000\r\n^─(👩\u200d⠿'1٣é\u017f"

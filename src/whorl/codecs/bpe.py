@@ -17,7 +17,8 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
-from whorl.codecs.tokenizer import SPLIT_PATTERN, tokenizers_library
+from whorl.codecs.tokenizer import tokenizers_library
+from whorl.codecs.words import SPLIT_PATTERN
 from whorl.core.errors import ResourceError
 
 __all__ = ["answer", "train_bpe"]

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from whorl.codecs.contract import Tokens
 from whorl.codecs.text import MAX_TRAINING_BYTES, NUM_SPECIAL
-from whorl.codecs.tokenizer import MAX_RUN, TextCodec
+from whorl.codecs.tokenizer import TextCodec
+from whorl.codecs.words import MAX_RUN
 from whorl.core.ports import Codec, Document, Field, Source
 from whorl.spec.resolved import PrepareConfig
 from whorl.stages.prepare.corpus import TrainingDocuments
