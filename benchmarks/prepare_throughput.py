@@ -110,7 +110,7 @@ class OneDocument(TextField):
     """A file as one document, however long; and a short one, so that it is not cut."""
 
     def read(self, source: Source, item: Any, reject: Callable[[str], None]) -> Iterator[Document]:
-        yield Document("long", (Part("text", Path(item.path).read_text("utf-8")),), "train")
+        yield Document("long", (Part("text", Path(item.path).read_bytes().decode()),), "train")
         yield Document("short", (Part("text", odd_text(PROSE, 4096, seed=1)),), "heldout")
 
 
@@ -121,9 +121,9 @@ def measure(name: str, num_bytes: int, workers: int, folder: Path) -> dict[str, 
         text_field, path = FIELD, write_library(folder, num_bytes, name)
     else:
         text_field, path = OneDocument(), folder / "odd.txt"
-        path.write_text(odd_text(name, num_bytes), "utf-8")
+        path.write_bytes(odd_text(name, num_bytes).encode())
         config = config.model_copy(
-            update={"max_repetition_ratio": float("inf"), "max_repeated_windows": 1.0}
+            update={"max_repetition_ratio": 1e9, "max_repeated_windows": 1.0}
         )
     fields, sources = {"text": text_field}, [Source(str(path), "text")]
     times = PhaseTimes()

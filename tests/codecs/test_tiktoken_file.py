@@ -13,7 +13,8 @@ from tests.codecs.open_tokenizers import fuzzed_text
 from tests.codecs.test_text import TEXTS
 from whorl.codecs.text import train_text_codec
 from whorl.codecs.tiktoken_file import read_tiktoken
-from whorl.codecs.tokenizer import SPLIT_PATTERN, TextCodec
+from whorl.codecs.tokenizer import TextCodec
+from whorl.codecs.words import SPLIT_PATTERN
 from whorl.core.errors import RecordError
 
 LLAMA3 = (  # three digits to a word, and letters in any case

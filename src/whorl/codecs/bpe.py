@@ -17,12 +17,13 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
-from whorl.codecs.tokenizer import SPLIT_PATTERN, tokenizers_library
+from whorl.codecs.tokenizer import tokenizers_library
+from whorl.codecs.words import SPLIT_PATTERN
 from whorl.core.errors import ResourceError
 
 __all__ = ["answer", "train_bpe"]
 
-HERE_CHARS = 2**19  # of text are trained on in this process: a second at most
+HERE_CHARS = 2**17  # of text are trained on in this process: half a second at most
 LENGTH_BYTES = 4
 END = 2**32 - 1  # in place of a text's length
 CHILD = "import sys; sys.path[:] = sys.argv[3:]; from whorl.codecs import bpe; bpe.answer()"

@@ -17,13 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from whorl.codecs.words import QWEN2_PATTERN, SPLIT_PATTERN, has_long_blank
 from whorl.core.errors import DataError, MissingExtra, RecordError
 
 __all__ = [
     "FILE",
-    "MAX_RUN",
-    "QWEN2_PATTERN",
-    "SPLIT_PATTERN",
     "TextCodec",
     "byte_of_char",
     "load",
@@ -35,27 +33,6 @@ __all__ = [
 FILE = "tokenizer.json"
 NUM_BYTES = 256
 
-MAX_RUN = 32  # signs of one kind (letters, others, blanks, line ends) in one word
-
-
-def _pattern(some: str, any_or_none: str) -> str:
-    """Where words end before BPE, by how often a sign may come again. Qwen2's with + and *."""
-    return (
-        rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}{some}|\p{{N}}"
-        rf"| ?[^\s\p{{L}}\p{{N}}]{some}[\r\n]{any_or_none}|\s{any_or_none}[\r\n]{some}"
-        rf"|\s{some}(?!\S)|\s{some}"
-    )
-
-
-# Ours: what BPE costs grows with the square of a word, so that words are bounded. MAX_RUN is the
-# longest at which both libraries split prose as fast as without a bound.
-SPLIT_PATTERN = _pattern(f"{{1,{MAX_RUN}}}", f"{{0,{MAX_RUN}}}")
-# That of Qwen2 and of our own files made before: words without end.
-QWEN2_PATTERN = _pattern("+", "*")
-
-# tiktoken's regular expressions run out of stack on longer runs of white space, if not bounded.
-MAX_SPACE_RUN = 20_000
-SPACES = re.compile(r"\s+")
 CHECK_CHARS = 4_000  # of each text on which the two encoders are compared
 
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # how byte fallback writes a byte
@@ -199,7 +176,7 @@ class TextCodec:
 
     def _is_unbounded(self, text: str) -> bool:
         """Whether white space is too long for tiktoken, where words have no bound."""
-        return self._pattern == QWEN2_PATTERN and _has_long_space_run(text)
+        return self._pattern == QWEN2_PATTERN and has_long_blank(text)
 
     def _is_matched(self, text: str) -> bool:
         """Whether a token that is matched as a whole, such as <think>, is in the text."""
@@ -296,14 +273,6 @@ def _opened(tokenizer_json: bytes) -> Any:
         return library.Tokenizer.from_str(tokenizer_json.decode())
     except Exception as error:  # the library raises bare Exceptions
         raise RecordError(f"{FILE} cannot be read by tokenizers", found=error) from error
-
-
-def _has_long_space_run(text: str) -> bool:
-    # A long run covers two neighbours of every MAX_SPACE_RUN // 2-th character.
-    probes = "".join("s" if c.isspace() else "x" for c in text[:: MAX_SPACE_RUN // 2])
-    return "ss" in probes and any(
-        run.end() - run.start() >= MAX_SPACE_RUN for run in SPACES.finditer(text)
-    )
 
 
 # ------------------------------------------------------------------ what the file says

@@ -26,14 +26,14 @@ def prose(chooser: random.Random, num_bytes: int) -> str:
     shares = [1 / (place + 3) for place in range(len(words))]
     drawn = chooser.choices(words, shares, k=num_bytes // 5)
     ends = chooser.choices([" ", ", ", ".\n"], [12, 1, 1], k=len(drawn))
-    return "".join([word + end for word, end in zip(drawn, ends, strict=True)])
+    return "".join([word + end for word, end in zip(drawn, ends, strict=True)])[:num_bytes]
 
 
 def _drawn(signs: str, bytes_per_sign: int = 1) -> Callable[[random.Random, int], str]:
-    """Signs drawn evenly, with nothing between them."""
+    """Signs drawn evenly between two letters, as no text is blank."""
 
     def text(chooser: random.Random, num_bytes: int) -> str:
-        return "".join(chooser.choices(signs, k=num_bytes // bytes_per_sign))
+        return "x" + "".join(chooser.choices(signs, k=num_bytes // bytes_per_sign)) + "y"
 
     return text
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from whorl.codecs.contract import Tokens
 from whorl.codecs.text import MAX_TRAINING_BYTES, NUM_SPECIAL
-from whorl.codecs.tokenizer import MAX_RUN, TextCodec
+from whorl.codecs.tokenizer import TextCodec
+from whorl.codecs.words import MAX_RUN
 from whorl.core.ports import Codec, Document, Field, Source
 from whorl.spec.resolved import PrepareConfig
 from whorl.stages.prepare.corpus import TrainingDocuments
@@ -16,7 +17,9 @@ __all__ = ["CHECK_BYTES", "build_tokens"]
 
 CHECK_BYTES = 2**19  # of training text on which the two text encoders are compared
 TRAINING_BYTES_PER_ID = 4096  # of text that BPE reads, up to MAX_TRAINING_BYTES
-MAX_NEW_BYTES = 8 * 2**20  # of it in words that were not met before: BPE takes 90 times as much
+# Of it in words that were not met before, of which each byte costs BPE ten times the time of prose
+# and 100 bytes of memory.
+NEW_BYTES_PER_ID, MAX_NEW_BYTES = 512, 4 * 2**20
 GLANCE_BYTES = 2**20  # of text by which their share is told
 WORD = re.compile(rf"\w{{1,{MAX_RUN}}}|[^\w\s]{{1,{MAX_RUN}}}|\s{{1,{MAX_RUN}}}")  # about a word
 ALL_BYTES = 2**62
@@ -59,7 +62,7 @@ def build_tokens(
         if only_text:
             new = _share_of_new(documents_of(sharing, GLANCE_BYTES))
             most = min(MAX_TRAINING_BYTES, left_ids * TRAINING_BYTES_PER_ID)
-            sample_bytes = min(most, int(MAX_NEW_BYTES / new))
+            sample_bytes = min(most, int(min(MAX_NEW_BYTES, left_ids * NEW_BYTES_PER_ID) / new))
         fitted = fields[field].fit_codecs(
             documents_of(sharing, sample_bytes),
             {"vocab_size": left_ids, "seed": config.seed},
