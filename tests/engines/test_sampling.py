@@ -1,4 +1,7 @@
-"""Temperature and top_p at their ends: an id of the vocabulary, whatever the numbers."""
+"""Temperature and top_p at their ends: an id of the vocabulary, whatever the numbers.
+
+Axes: V vocabulary.
+"""
 
 from __future__ import annotations
 
