@@ -105,7 +105,7 @@ def _find(
     version = _version(model, home)
     scores = [score.model_dump() for score in version.scores if score.kind == "model"]
     there: dict[Variant, Path] = {}
-    for stage in ("compress", "train"):
+    for stage in ("compress", "train", "import"):
         if stage in version.lineage:
             folder = RecordStore(home, version.name).folder(stage) / version.lineage[stage]
             there |= model_folders(Record.load(folder))
