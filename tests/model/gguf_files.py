@@ -124,18 +124,21 @@ def _interleaved(array: np.ndarray, heads: int) -> np.ndarray:
 
 
 def text_facts(tokens: Tokens) -> dict[str, Any]:
-    """Facts of whorl's own tokenizer, which splits text as Qwen 2 does."""
+    """Facts of whorl's own tokenizer, which splits text as Qwen 2 does; ids to spare are unused."""
     value = json.loads(tokens.codecs["text"].files()["tokenizer.json"])
     texts = {i: text for text, i in value["model"]["vocab"].items()}
     special = {token["id"]: token["content"] for token in value["added_tokens"]}
     texts |= special
     merges = [m if isinstance(m, str) else " ".join(m) for m in value["model"]["merges"]]
     contract = tokens.contract
+    unused = range(len(texts), contract.vocab_size)
+    kinds = [3 if i in special else 1 for i in range(len(texts))] + [5 for _ in unused]
+    texts |= {i: f"[PAD{i}]" for i in unused}
     facts: dict[str, Any] = {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "qwen2",
         "tokenizer.ggml.tokens": [texts[i] for i in range(len(texts))],
-        "tokenizer.ggml.token_type": [3 if i in special else 1 for i in range(len(texts))],
+        "tokenizer.ggml.token_type": kinds,
         "tokenizer.ggml.merges": merges,
         "tokenizer.ggml.bos_token_id": contract.id_of("bos_token"),
         "tokenizer.ggml.eos_token_id": contract.id_of("eos_token"),

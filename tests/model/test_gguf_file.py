@@ -123,7 +123,9 @@ def test_hostile_files_are_refused(name: str, tmp_path: Path) -> None:
 
 def test_a_good_file_is_read(tmp_path: Path) -> None:
     """What the hostile ones are variations of."""
-    facts = fact("k", 9, struct.pack("<IQ", 8, 2) + text("é") + text("")) + fact("n", 5, b"\xff" * 4)
+    facts = fact("k", 9, struct.pack("<IQ", 8, 2) + text("é") + text("")) + fact(
+        "n", 5, b"\xff" * 4
+    )
     data = header(facts, 2, TWO, 2)
     body = np.arange(16, dtype="<f4").tobytes()
     (tmp_path / "x.gguf").write_bytes(padded(data, 0) + body)
@@ -132,7 +134,7 @@ def test_a_good_file_is_read(tmp_path: Path) -> None:
     assert file.read("b").tolist() == [8, 9, 10, 11, 12, 13, 14, 15]
 
 
-@given(st.data())
+@given(data=st.data())
 def test_any_damage_is_an_error_or_the_same_kind_of_file(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -197,4 +199,6 @@ def test_plain_numbers_are_read_as_they_are(kind: str, tmp_path: Path) -> None:
     found = file.read("a")
     if kind == "BF16":
         found = (found.astype(np.uint32) << 16).view(np.float32)
-    np.testing.assert_allclose(found.astype(np.float32), numbers, rtol={"BF16": 2**-7}.get(kind, 1e-3))
+    np.testing.assert_allclose(
+        found.astype(np.float32), numbers, rtol={"BF16": 2**-7}.get(kind, 1e-3)
+    )

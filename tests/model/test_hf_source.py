@@ -58,12 +58,13 @@ def rewrite_header(folder: Path, edit: Callable[[dict], None]) -> None:  # type:
 
 def test_sharded_and_whole_folders_are_read(folder: Path) -> None:
     whole = open_hf_source(folder)
+    before = whole.digest
     expected = {k: v.clone() for k, v in load_weights(folder)[0].state_dict().items()}
     assert WEIGHTS in whole.files and "tokenizer.json" in whole.files and not whole.remarks
     shard(folder, ["model-1.safetensors", "model-2.safetensors"])
     source = open_hf_source(folder)
     assert {"model-1.safetensors", "model-2.safetensors"} <= set(source.files)
-    assert source.shape == whole.shape and source.digest != whole.digest
+    assert source.shape == whole.shape and source.digest != before
     found = load_weights(folder)[0].state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
@@ -83,7 +84,9 @@ def test_code_is_told_of_and_never_run(folder: Path) -> None:
     (folder / "modeling_evil.py").write_text("raise SystemExit('it was run')\n")
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
     remarks = " ".join(open_hf_source(folder).remarks)
-    assert "auto_map" in remarks and "modeling_evil.py" in remarks and "pytorch_model.bin" in remarks
+    assert (
+        "auto_map" in remarks and "modeling_evil.py" in remarks and "pytorch_model.bin" in remarks
+    )
     load_weights(folder)
 
 
@@ -107,9 +110,7 @@ def test_pickles_alone_are_refused_with_the_line_that_converts_them(
         ("absent.safetensors", "cannot be read"),
     ],
 )
-def test_an_index_that_names_other_files_is_refused(
-    folder: Path, where: str, message: str
-) -> None:
+def test_an_index_that_names_other_files_is_refused(folder: Path, where: str, message: str) -> None:
     shard(folder, ["model-1.safetensors"], {"more": where})
     for read in (open_hf_source, load_weights):
         with pytest.raises(RecordError, match=message):
@@ -125,9 +126,7 @@ def test_an_index_without_a_map_is_refused(folder: Path, index: str) -> None:
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", WEIGHTS])
 @pytest.mark.parametrize("kind", ["link out", "circle", "pipe"])
-def test_what_is_no_plain_file_of_the_folder_is_refused(
-    folder: Path, name: str, kind: str
-) -> None:
+def test_what_is_no_plain_file_of_the_folder_is_refused(folder: Path, name: str, kind: str) -> None:
     path = folder / name
     outside = folder.parent / f"outside-{name}"
     path.rename(outside)
@@ -217,7 +216,8 @@ def _many(value: dict) -> None:  # type: ignore[type-arg]
 
 @pytest.mark.parametrize("edit", [_huge, _overlap, _negative, _beyond, _kind, _many])
 def test_headers_that_lie_are_refused(
-    folder: Path, edit: Callable[[dict], None]  # type: ignore[type-arg]
+    folder: Path,
+    edit: Callable[[dict], None],  # type: ignore[type-arg]
 ) -> None:
     rewrite_header(folder, edit)
     with pytest.raises(RecordError):

@@ -41,9 +41,7 @@ def test_transformers_loads_what_is_written(folder: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("weights", [None, "f32", "int8", "int4"])
-def test_openvino_serves_what_is_written(
-    weights: str | None, folder: Path, tmp_path: Path
-) -> None:
+def test_openvino_serves_what_is_written(weights: str | None, folder: Path, tmp_path: Path) -> None:
     exported = export_model(folder, "openvino", tmp_path / "out", weights)
     assert exported.card.variant.slug == f"openvino-{weights or 'f32'}"
     (figures,) = exported.checks["checked"].values()

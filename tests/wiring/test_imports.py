@@ -31,25 +31,35 @@ FAMILIES = {kind: case for case, (kind, _) in reversed(CASES.items())}  # its fi
 IDS = 512
 
 
-def published(folder: Path, case: str, dtype: str = "float32", **options: Any) -> Any:
-    """A random model of transformers with a tokenizer, as others publish it."""
+def published(
+    folder: Path, case: str, dtype: str = "float32", shard: str = "1GB", **more: Any
+) -> Any:
+    """A random model of transformers with a tokenizer, as others publish it; more: its sizes."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     kind, changes = CASES[case]
     torch.manual_seed(len(case))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        sizes = COMMON | changes | {"vocab_size": IDS}
+        sizes = COMMON | changes | {"vocab_size": IDS} | more
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes)).eval()
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.normal_(0.0, 0.15).add_(1.0 if parameter.ndim == 1 else 0.0)
-        model.to(getattr(torch, dtype)).save_pretrained(folder, **options)
+        model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=shard)
     tokenizer = tiny_model_folder(folder.parent / "tokenizer", steps=0)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(tokenizer / name, folder / name)
     shutil.rmtree(tokenizer)
     return model
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without OpenVINO, which other tests look at."""
+    monkeypatch.setattr(
+        checks_module, "is_installed", lambda name: name != "openvino" and is_installed(name)
+    )
 
 
 @pytest.fixture
@@ -63,7 +73,7 @@ def source(tmp_path: Path) -> Path:
 def test_every_family_is_imported_and_says_what_transformers_says(
     family: str, tmp_path: Path, isolated_home: Path
 ) -> None:
-    model = published(tmp_path / "model", FAMILIES[family], max_shard_size="40KB")
+    model = published(tmp_path / "model", FAMILIES[family], shard="40KB")
     assert len(list((tmp_path / "model").glob("*.safetensors"))) > 1
     imported = import_model(str(tmp_path / "model"), home=isolated_home)
     figures = imported.checks["checked"]["transformers"]
@@ -85,6 +95,7 @@ def test_every_family_is_imported_and_says_what_transformers_says(
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.usefixtures("quick")
 def test_dtypes_are_kept(dtype: str, tmp_path: Path, isolated_home: Path) -> None:
     published(tmp_path / "model", "llama", dtype)
     imported = import_model(str(tmp_path / "model"), home=isolated_home)
@@ -95,6 +106,7 @@ def test_dtypes_are_kept(dtype: str, tmp_path: Path, isolated_home: Path) -> Non
     assert read_card(imported.folder).variant == Variant.of_torch(dtype)
 
 
+@pytest.mark.usefixtures("quick")
 def test_an_import_is_a_version_found_again(source: Path, isolated_home: Path) -> None:
     first = import_model(str(source), home=isolated_home)
     assert first.version.name == "some_model-1b" and first.version.version == 1
@@ -114,6 +126,7 @@ def test_an_import_is_a_version_found_again(source: Path, isolated_home: Path) -
     assert import_model(str(source), home=isolated_home).version.version == 2
 
 
+@pytest.mark.usefixtures("quick")
 def test_whorls_own_folders_keep_their_tokens(tmp_path: Path, isolated_home: Path) -> None:
     folder = tiny_model_folder(tmp_path / "own", steps=5)
     imported = import_model(str(folder), home=isolated_home)
@@ -128,9 +141,7 @@ def nothing_is_kept(home: Path) -> bool:
     return not list_versions(home) and not [p for p in home.rglob("*") if p.is_file()]
 
 
-def test_what_is_not_finite_is_refused_and_nothing_kept(
-    source: Path, isolated_home: Path
-) -> None:
+def test_what_is_not_finite_is_refused_and_nothing_kept(source: Path, isolated_home: Path) -> None:
     tensors = load_file(source / "model.safetensors")
     tensors["model.layers.2.mlp.down_proj.weight"][0, 0] = float("nan")
     save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
@@ -139,6 +150,7 @@ def test_what_is_not_finite_is_refused_and_nothing_kept(
     assert nothing_is_kept(isolated_home)
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_failed_check_refuses_the_import_and_nothing_is_kept(
     source: Path, isolated_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +171,7 @@ def test_a_failed_check_refuses_the_import_and_nothing_is_kept(
     assert nothing_is_kept(isolated_home)
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_tokenizer_that_is_read_otherwise_refuses_the_import(
     source: Path, isolated_home: Path
 ) -> None:
@@ -239,6 +252,7 @@ def hub(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[d
     return asked
 
 
+@pytest.mark.usefixtures("quick")
 def test_ids_of_the_hub_are_pinned(hub: list[dict[str, Any]], isolated_home: Path) -> None:
     imported = import_model("owner/Model", home=isolated_home, revision="v1.0")
     assert imported.version.name == "model"
@@ -251,18 +265,14 @@ def test_ids_of_the_hub_are_pinned(hub: list[dict[str, Any]], isolated_home: Pat
     assert "config.json" in patterns and "model*.safetensors" in patterns and "*" not in patterns
 
 
-def test_offline_says_what_to_run_by_hand(
-    hub: list[dict[str, Any]], isolated_home: Path
-) -> None:
+def test_offline_says_what_to_run_by_hand(hub: list[dict[str, Any]], isolated_home: Path) -> None:
     with pytest.raises(DataError, match="offline") as caught:
         import_model("owner/other", home=isolated_home, revision="abc")
     assert "hf download owner/other --revision abc --local-dir DIR" in str(caught.value)
     assert "whorl import DIR" in str(caught.value)
 
 
-def test_the_hub_without_its_client(
-    isolated_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_hub_without_its_client(isolated_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from whorl.core import errors
 
     monkeypatch.setattr(errors, "find_spec", lambda name: None if "hub" in name else name)
@@ -283,13 +293,13 @@ def test_a_revision_goes_with_the_hub(source: Path, isolated_home: Path) -> None
 def test_gguf_files_are_imported(
     family: str, kind: str, tmp_path: Path, isolated_home: Path
 ) -> None:
-    model = published(tmp_path / "model", FAMILIES[family])
+    model = published(tmp_path / "model", FAMILIES[family], hidden_size=64, intermediate_size=64)
     facts = gguf_facts(model.config) | text_facts(tiny_tokens(IDS))
-    path = write_gguf(tmp_path / "My Model.Q8.gguf", facts, gguf_tensors(model), kind, weight=kind)
+    path = write_gguf(tmp_path / "My Model.Q8.gguf", facts, gguf_tensors(model), kind)
     imported = import_model(str(path), home=isolated_home)
     assert imported.version.name == "my-model.q8"
     assert imported.checks["checked"]["transformers"]["golden_tokens"] >= 3 * 64
-    found, shape, tokens, card = load_model_folder(imported.folder)
+    found, shape, tokens, _ = load_model_folder(imported.folder)
     assert shape.family == family
     assert tokens.contract.chat_template == tiny_tokens(IDS).contract.chat_template
     ids = torch.arange(30)[None] + 16
@@ -311,6 +321,7 @@ def test_a_gguf_file_cut_short_is_refused(tmp_path: Path, isolated_home: Path) -
     assert nothing_is_kept(isolated_home)
 
 
+@pytest.mark.usefixtures("quick")
 def test_sealed_figures_stand_in_the_card(source: Path, isolated_home: Path) -> None:
     imported = import_model(str(source), home=isolated_home)
     value = read_sealed(imported.folder / "whorl.json")

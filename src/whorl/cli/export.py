@@ -48,9 +48,7 @@ def export_command(
     folder, _, _ = _find(model, "hf", "auto", home_folder(home))
     exported = export_model(folder, to, out, variant, make_progress())
     if json:
-        print_json(
-            {"folder": str(out), "variant": exported.card.variant.slug, **exported.checks}
-        )
+        print_json({"folder": str(out), "variant": exported.card.variant.slug, **exported.checks})
         return
     print_checks(exported.checks)
     OUT.print(f"{exported.card.variant}: {out}", markup=False, soft_wrap=True)

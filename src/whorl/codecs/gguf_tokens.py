@@ -97,8 +97,7 @@ def gguf_tokenizer_files(facts: Mapping[str, Any]) -> dict[str, str]:
     """
     texts, kinds = _vocabulary(facts)
     special = {
-        key: _special(facts, key, len(texts))
-        for key in ("bos", "eos", "eot", "unknown", "padding")
+        key: _special(facts, key, len(texts)) for key in ("bos", "eos", "eot", "unknown", "padding")
     }
     model = facts.get(f"{PREFIX}model")
     if model == "gpt2":
@@ -275,9 +274,7 @@ def _body(
         "ignore_merges": False,
     }
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    numbered = [
-        (i, text, kind) for i, (text, kind) in enumerate(zip(texts, kinds, strict=True))
-    ]
+    numbered = [(i, text, kind) for i, (text, kind) in enumerate(zip(texts, kinds, strict=True))]
     added = [
         {"id": i, "content": text, **flags, "special": kind != USER_DEFINED}
         for i, text, kind in numbered
@@ -305,7 +302,9 @@ def _around(
 ) -> dict[str, Any] | None:
     """What puts these tokens before and after every text."""
     if None in begin or None in end:
-        raise DataError(f"{PREFIX}add_bos_token or add_eos_token asks for a token that is not there")
+        raise DataError(
+            f"{PREFIX}add_bos_token or add_eos_token asks for a token that is not there"
+        )
     if not begin and not end:
         return None
 

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from whorl.arch.hf_config import shape_from_config
+from whorl.arch.shape import ModelShape
 from whorl.codecs.contract import TEXT, Tokens
 from whorl.core.errors import EngineError
 from whorl.core.ports import Engine
@@ -215,17 +217,31 @@ def torch_runtime(folder: Path) -> Iterator[Runtime]:
 
 @contextmanager
 def transformers_runtime(source: Path, card: FolderCard) -> Iterator[Runtime]:
-    """transformers over a folder or a GGUF file. Raises EngineError if it cannot load it."""
+    """transformers over a folder or a GGUF file.
+
+    Raises EngineError if it cannot load it, or reads another shape: not every fact of a GGUF file
+    is known to it.
+    """
     from whorl.engines.loop import EngineLoop, Limits
     from whorl.engines.transformers_engine import TransformersStepper, load_transformers
 
-    stepper = TransformersStepper(load_transformers(source))
+    model = load_transformers(source)
+    if source.is_file():
+        _check_shape(shape_from_config(model.config.to_dict()), card.shape)
+    stepper = TransformersStepper(model)
     limits = Limits(1, card.shape.max_seq_len, card.shape.vocab_size)
     engine = EngineLoop("transformers", card.contract_digest, stepper, limits)
     try:
         yield Runtime("transformers", engine, stepper.logits)
     finally:
         engine.close()
+
+
+def _check_shape(found: ModelShape, expected: ModelShape) -> None:
+    ours, theirs = asdict(expected), asdict(found)
+    other = [key for key, value in theirs.items() if key != "name" and value != ours[key]]
+    if found != expected:
+        raise EngineError("transformers reads another shape", found=f"other {', '.join(other)}")
 
 
 @contextmanager

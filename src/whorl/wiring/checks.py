@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,11 +75,18 @@ class RuntimeChecks:
             self.checks.not_checked[name] = "it has no such model: its layers are a package's"
             return
         if source.is_file() and (gone := [p for p in GGUF_PACKAGES if not is_installed(p)]):
-            note = f"of the imported folder; the GGUF file itself: pip install {' '.join(gone)}"
+            note = f"of the imported folder, not the GGUF file: pip install {' '.join(gone)}"
             source = self.folder
         for folder in {self.folder: None, source: None} if source.is_dir() else [self.folder]:
             self._compare_ids(folder)
-        with transformers_runtime(source, self.card) as other:
+        with ExitStack() as stack:
+            try:
+                other = stack.enter_context(transformers_runtime(source, self.card))
+            except EngineError as error:
+                if source.is_dir():
+                    raise
+                note = f"of the imported folder, not the GGUF file: {error.found or error}"
+                other = stack.enter_context(transformers_runtime(self.folder, self.card))
             self._compare(name, other, True, note)
 
     def openvino(self, exported: Path) -> None:

@@ -1,4 +1,4 @@
-"""`whorl export`: a model folder for other runtimes, checked in them, written whole or not at all."""
+"""`whorl export`: a model for other runtimes, checked in them, written whole or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `whorl import` was asked for, found: a path, a package's file, or a repository of the hub."""
+"""What `whorl import` was asked for: a path, a package's file, or a repository of the hub."""
 
 from __future__ import annotations
 
