@@ -33,7 +33,7 @@ def test_the_whole_way(folder: Path, tmp_path: Path, isolated_home: Path) -> Non
     """Imported, listed, verified, shown, exported and imported again: one model."""
     done = json.loads(run("import", str(folder), "--name", "tiny", "--json"))
     assert (done["name"], done["version"], done["origin"]) == ("tiny", 1, "Tiny")
-    assert done["checked"]["transformers"]["golden_tokens"] >= 3 * 64
+    assert done["checked"]["transformers"]["golden_tokens"] >= 64
     assert Path(done["folder"]).is_dir()
     (listed,) = json.loads(run("models", "--json"))
     assert listed["lineage"] == {"import": done["record"]}

@@ -28,7 +28,7 @@ def test_transformers_loads_what_is_written(folder: Path, tmp_path: Path) -> Non
 
     out = tmp_path / "new/place"
     exported = export_model(folder, "hf", out)
-    assert exported.checks["checked"]["transformers"]["golden_tokens"] == 4 * 64
+    assert exported.checks["checked"]["transformers"]["golden_tokens"] == 2 * 64
     model = AutoModelForCausalLM.from_pretrained(out).eval()
     tokenizer, tokens = AutoTokenizer.from_pretrained(out), Tokens.load(out / "tokens")
     chat = [{"role": "user", "content": "A shell?"}]
@@ -45,9 +45,9 @@ def test_openvino_serves_what_is_written(weights: str | None, folder: Path, tmp_
     exported = export_model(folder, "openvino", tmp_path / "out", weights)
     assert exported.card.variant.slug == f"openvino-{weights or 'f32'}"
     (figures,) = exported.checks["checked"].values()
-    assert figures["asked_tokens"] == 4 * 64 and figures["golden_tokens"] > 0
+    assert figures["asked_tokens"] == 2 * 64 and figures["golden_tokens"] > 0
     if weights in (None, "f32"):
-        assert figures["golden_tokens"] >= 3 * 64
+        assert figures["golden_tokens"] >= 64
     open_engine(tmp_path / "out").close()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

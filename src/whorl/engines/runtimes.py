@@ -2,8 +2,8 @@
 
 Equal weights are not enough: a transposed matrix or a rotated half can leave every number in its
 place and speak word salad. So fixed prompts are read by whorl's torch engine, which is the
-reference, and by each other runtime; their logits are compared, then the answers, greedy, 64
-tokens each.
+reference, and by each other runtime; their logits are compared, then the answers to the first and
+the last of them, greedy, 64 tokens each.
 
 Axes: T tokens of a sequence, V vocabulary.
 """
@@ -54,7 +54,7 @@ TEXTS = (
     "def add(left, right):\n    return",
     "In 1969 the first 2 people walked on the moon, 384,400 km away;",
 )
-QUESTION = "What is the capital of France?"
+QUESTION = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
 INSTALL = {
     "torch": "pip install 'whorl[train]'",
     "transformers": "pip install 'transformers>=5.0'",
@@ -115,8 +115,7 @@ def golden_prompts(tokens: Tokens, max_seq_len: int) -> list[tuple[int, ...]]:
     else:
         prompts = [tokens.encode_prompt(text) for text in TEXTS]
         if contract.chat_template is not None:
-            chat = {"messages": [{"role": "user", "content": QUESTION}]}
-            prompts.append(tokens.encode_chat(chat, ask=True)[0].tolist())
+            prompts.append(tokens.encode_chat(QUESTION, ask=True)[0].tolist())
     return [tuple(ids[: max(1, max_seq_len // 2)]) for ids in prompts]
 
 
@@ -148,8 +147,9 @@ def check_runtime(
         agree += int((ours.argmax(-1) == theirs.argmax(-1)).sum())
         count += len(ours)
     _check_logits(other.name, largest, scale, agree / count, is_exact)
-    max_tokens = min(GOLDEN_TOKENS, max_seq_len - max(map(len, prompts)))
-    parity = compare_greedy(reference.engine, other.engine, prompts, max_tokens=max_tokens)
+    answered = [prompts[0], *prompts[1:][-1:]]  # a text and the question
+    max_tokens = min(GOLDEN_TOKENS, max_seq_len - max(map(len, answered)))
+    parity = compare_greedy(reference.engine, other.engine, answered, max_tokens=max_tokens)
     if is_exact and not parity.passed:
         worst = max(parity.differences, key=lambda difference: difference.logit_gap)
         raise EngineError(

@@ -6,7 +6,8 @@ Axes: B rows, T tokens of a row, V vocabulary.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,24 @@ def load_transformers(source: Path) -> Any:
         options["use_safetensors"] = True
     load = transformers.AutoModelForCausalLM.from_pretrained
     try:
-        return load(folder, trust_remote_code=False, **options).eval()
+        with _quiet(transformers.utils.logging):
+            return load(folder, trust_remote_code=False, **options).eval()
     except Exception as error:  # whatever its many parts raise
         raise EngineError(f"transformers cannot load {source}", found=error) from error
+
+
+@contextmanager
+def _quiet(logging: Any) -> Iterator[None]:
+    """Without its progress bars and reports."""
+    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bars:
+            logging.enable_progress_bar()
 
 
 @dataclass

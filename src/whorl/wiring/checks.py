@@ -16,6 +16,7 @@ from whorl.core.ports import Progress
 from whorl.engines.openvino_export import export_openvino
 from whorl.engines.runtimes import (
     INSTALL,
+    QUESTION,
     TEXTS,
     Checks,
     Runtime,
@@ -133,8 +134,14 @@ class RuntimeChecks:
             raise EngineError(
                 f"transformers cannot load the tokenizer of {folder}", found=error
             ) from error
-        for text in TEXTS:
-            ours, found = self.tokens.encode_prompt(text), theirs.encode(text)
+        pairs = [(text, theirs.encode(text), self.tokens.encode_prompt(text)) for text in TEXTS]
+        if self.tokens.contract.chat_template is not None:
+            found = theirs.apply_chat_template(
+                QUESTION["messages"], add_generation_prompt=True, return_dict=False
+            )
+            ours = self.tokens.encode_chat(QUESTION, ask=True)[0].tolist()
+            pairs.append(("a question in the chat template", found, ours))
+        for text, found, ours in pairs:
             if ours != found:
                 raise EngineError(
                     f"transformers' tokenizer gives {text!r} other ids", found=found, expected=ours
