@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Address", "Servable", "Service", "find_model", "open_model_app", "serve_app"]
 
 Service = tuple["FastAPI", Callable[[], None]]  # the application, and what closes its engine
-STAGES = ("compress", "train")  # whose records hold model folders
+STAGES = ("compress", "train", "import")  # whose records hold model folders
 MAX_SHOWN = 5  # model folders named in an error
 MAX_CHARS = 80  # of what was asked for, in an error
 

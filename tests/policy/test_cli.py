@@ -13,6 +13,8 @@ from tests.policy.conftest import ROOT, report
 STAGES = {"plan", "prepare", "train", "compress", "evaluate", "serve"}
 COMMANDS = STAGES | {
     "up",
+    "import",
+    "export",
     "ladder",
     "models",
     "doctor",

@@ -27,6 +27,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     "stages": ("prepare", "train", "compress", "evaluate"),
     "serve": ("serve",),
     "ladder": ("ladder",),
+    "import_": ("import",),
+    "export": ("export",),
     "models": ("models",),
     "doctor": ("doctor",),
     "explain": ("explain",),

@@ -43,11 +43,12 @@ def models_command(
         print_json([version.model_dump(mode="json") for version in versions])
         return
     if not versions:
-        ERR.print("no models yet; `whorl up RECIPE` registers one")
+        ERR.print("no models yet; `whorl up RECIPE` or `whorl import PATH` registers one")
         return
-    table = Table("model", "version", "registered", "scores", "train record")
+    table = Table("model", "version", "registered", "scores", "made by")
     for version in versions:
         scores = "\n".join(f"{score.name}: {score.value:.4g}" for score in version.scores)
-        lineage = version.lineage.get("train", "")[:12]
-        table.add_row(version.name, str(version.version), version.created, scores, lineage)
+        made = [stage for stage in ("train", "import") if stage in version.lineage]
+        record = " ".join(f"{stage} {version.lineage[stage][:12]}" for stage in made)
+        table.add_row(version.name, str(version.version), version.created, scores, record)
     OUT.print(table)

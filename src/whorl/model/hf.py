@@ -5,7 +5,6 @@ transformers, vLLM and OpenVINO read the folder as a model of its family.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,12 @@ from whorl.core.variants import Variant
 from whorl.model.families import family_of
 from whorl.model.folder import TOKENS, FolderCard, prepare_folder, read_card, seal_folder
 from whorl.model.hf_files import CONFIG, write_servable_files
+from whorl.model.hf_source import WEIGHTS, read_object, weight_files
 from whorl.model.transformer import Transformer
 
-__all__ = ["load_model_folder", "load_weights", "save_model_folder"]
+__all__ = ["check_tensors", "load_model_folder", "load_weights", "model_of", "save_model_folder"]
 
-INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 # ------------------------------------------------------------------ writing
@@ -97,7 +97,7 @@ def load_weights(path: Path) -> tuple[Transformer, ModelShape]:
     Raises RecordError if a tensor is missing, unknown or of another shape, SpecError if the
     model is none that whorl can compute.
     """
-    config = _read_json(path / CONFIG)
+    config = read_object(path / CONFIG)
     if config.get("quantization_config") is not None:
         raise RecordError(f"{path} holds quantised weights", expected="float32, bf16 or float16")
     shape = shape_from_config(path)
@@ -105,6 +105,21 @@ def load_weights(path: Path) -> tuple[Transformer, ModelShape]:
     state = family_of(shape).from_disk(_read_tensors(path))
     if shape.tied_embeddings:
         state.pop("lm_head.weight", None)
+    return model_of(state, shape, path), shape
+
+
+def model_of(state: Mapping[str, Tensor], shape: ModelShape, where: Path) -> Transformer:
+    """The model of a shape with these weights, by our names, as they are; in eval mode.
+
+    Raises RecordError if a tensor is missing, unknown or of another shape.
+    """
+    layers = {name.split(".")[1] for name in state if name.startswith("layers.")}
+    if len(layers) != shape.layers:  # before thousands of them are built in vain
+        raise RecordError(
+            f"{where} has weights of another number of layers",
+            found=len(layers),
+            expected=f"{shape.layers}, as its {CONFIG} says",
+        )
     with torch.device("meta"):
         model = Transformer(shape)
     expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
@@ -112,38 +127,37 @@ def load_weights(path: Path) -> tuple[Transformer, ModelShape]:
     if found != expected:
         wrong = sorted({*found.items()} ^ {*expected.items()})
         raise RecordError(
-            f"the weights in {path} are not those of its {CONFIG}",
+            f"the weights in {where} are not those of its {CONFIG}",
             found=[f"{name} {found.get(name, 'missing')}" for name, _ in wrong[:3]],
             expected=[f"{name} {expected.get(name, 'absent')}" for name, _ in wrong[:3]],
         )
     model.load_state_dict(state, assign=True)
-    return model.eval(), shape
+    return model.eval()
+
+
+def check_tensors(weights: Mapping[str, Tensor], where: object) -> None:
+    """Raises RecordError naming a tensor of another dtype than DTYPES, or with NaN or infinity."""
+    for name, tensor in weights.items():
+        if tensor.dtype not in DTYPES:
+            expected = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+            raise RecordError(f"{where}: {name}", found=tensor.dtype, expected=expected)
+        if not (finite := torch.isfinite(tensor)).all():
+            raise RecordError(
+                f"{where}: {name} holds numbers that are not finite",
+                found=f"{int((~finite).sum()):,} of {tensor.numel():,}",
+                do="take the file from its source again",
+            )
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if (path / INDEX).exists():
-        names = sorted(set(_read_json(path / INDEX).get("weight_map", {}).values()))
-    else:
-        names = [WEIGHTS]
     tensors: dict[str, Tensor] = {}
-    for name in names:
-        if Path(name).name != name:
-            raise RecordError(f"{path / INDEX} names a file outside its folder", found=name)
+    for name in weight_files(path):
         try:
             with safe_open(path / name, framework="pt") as file:
-                tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise RecordError(f"{path / name} cannot be read", found=error) from error
+        if twice := sorted(found.keys() & tensors.keys()):
+            raise RecordError(f"{path / name} holds tensors of another file", found=twice[:3])
+        tensors |= found
     return tensors
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise RecordError(f"{path} cannot be read", found=error, expected="JSON") from error
-    if not isinstance(value, dict):
-        raise RecordError(
-            f"{path} cannot be read", found=type(value).__name__, expected="an object"
-        )
-    return value

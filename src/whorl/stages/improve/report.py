@@ -18,7 +18,8 @@ from whorl.stages.improve.registry import list_versions
 DURATIONS = ("wall_s", "duration_s", "train_s")  # of a record's run.json, whichever it has
 
 NO_FIELD = {"field": ""}  # of rows of records that were made when models had one field
-STAGES = ("plan", "prepare", "train", "compress", "evaluate", "serve")  # that leave records
+# That leave records.
+STAGES = ("import", "plan", "prepare", "train", "compress", "evaluate", "serve")
 
 __all__ = ["STAGES", "build_report", "compare", "losses_to", "report_of"]
 

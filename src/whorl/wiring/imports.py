@@ -1,0 +1,198 @@
+"""`whorl import`: an open model becomes a record, a registered version, and figures that say so."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from whorl.arch.shape import ModelShape
+from whorl.codecs.contract import Tokens
+from whorl.codecs.gguf_tokens import read_gguf_tokens
+from whorl.codecs.hf_tokens import read_hf_tokens
+from whorl.core.context import NoProgress
+from whorl.core.digests import digest_file
+from whorl.core.errors import MissingExtra, SpecError
+from whorl.core.ports import Progress
+from whorl.core.records import Record, RecordKey, RecordStore
+from whorl.model.folder import CARD, TOKENS, read_card
+from whorl.model.gguf_file import GgufFile, open_gguf
+from whorl.model.gguf_model import gguf_shape, gguf_weights
+from whorl.model.hf_source import open_hf_source
+from whorl.wiring.import_sources import Located, locate, model_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from whorl.stages.improve.registry import Version
+
+__all__ = ["STAGE", "Imported", "import_model"]
+
+STAGE, MODEL = "import", "model"
+LOGIC_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Imported:
+    """checks: what was compared with what, as `engines.runtimes.Checks` says it."""
+
+    version: Version
+    record: Record
+    origin: str
+    checks: Mapping[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        return self.record.path / MODEL
+
+
+def import_model(
+    asked: str,
+    *,
+    home: Path,
+    name: str | None = None,
+    revision: str | None = None,
+    progress: Progress | None = None,
+    log: Callable[[str], None] = lambda line: None,
+) -> Imported:
+    """Import a model unless it was imported before, and register it as a version.
+
+    asked: a folder, a GGUF file, an id of the hub (its revision is pinned to the commit found), or
+    a package with a GGUF file inside. Raises SpecError, DataError or RecordError on what cannot be
+    imported, EngineError if a runtime says something else than the imported model: then nothing
+    is kept.
+    """
+    MissingExtra.check("torch", "train", "whorl import")
+    from whorl.stages.improve.registry import register
+    from whorl.wiring.checks import runtimes_here
+
+    if name is not None:
+        model_name(name)
+    located = locate(asked, revision, home, log)
+    model = _opened(located.path)
+    for remark in model.remarks:
+        log(f"note: {remark}")
+    store = RecordStore(home, model_name(name or located.name))
+    config = {"format": model.format, "checked_in": runtimes_here()}
+    key = RecordKey(STAGE, config, {"source": model.digest}, LOGIC_VERSION)
+    if (record := store.find(key)) is None:
+        with store.write(key) as writer:
+            lineage = {"source": model.digest, "origin": located.origin}
+            writer.metrics = _make(writer.path, located, model, lineage, progress or NoProgress())
+        record = store.published(key)
+    version = register(home, store.recipe, {STAGE: record.digest}, [])
+    return Imported(version, record, located.origin, record.metrics)
+
+
+def _make(
+    place: Path, located: Located, model: _Source, lineage: Mapping[str, str], progress: Progress
+) -> dict[str, Any]:
+    """Write the model folder and check it; gives the figures."""
+    from whorl.model.hf import check_tensors, save_model_folder
+    from whorl.wiring.checks import RuntimeChecks, keep_figures
+
+    progress.start(f"reading {located.path.name}", None)
+    folder, tokens = place / MODEL, model.tokens
+    weights = model.weights()
+    check_tensors(weights, located.path)
+    save_model_folder(folder, weights, model.shape, tokens, lineage)
+    del weights
+    progress.finish()
+    scratch = place / "exported"
+    with RuntimeChecks.over(folder, progress) as checks:
+        checks.transformers(located.path)
+        checks.exported(scratch)
+    shutil.rmtree(scratch, ignore_errors=True)
+    keep_figures(folder, checks.checks)
+    return checks.checks.as_json()
+
+
+# ------------------------------------------------------------------ kinds of sources
+
+
+class _Source(Protocol):
+    """A model of somebody's, looked over; its weights are read last."""
+
+    format: str
+    shape: ModelShape
+    digest: str
+    remarks: tuple[str, ...]
+
+    @property
+    def tokens(self) -> Tokens: ...
+
+    def weights(self) -> dict[str, Tensor]:
+        """By the names of a Transformer, in the dtype they have."""
+        ...
+
+
+def _opened(path: Path) -> _Source:
+    if path.is_file():
+        return _Gguf(open_gguf(path))
+    return _Whorl(path) if (path / CARD).is_file() else _HuggingFace(path)
+
+
+class _Gguf:
+    format, remarks = "gguf", ()
+
+    def __init__(self, file: GgufFile) -> None:
+        MissingExtra.check("gguf", "gguf", "reading GGUF files")
+        self._file = file
+        self.shape = gguf_shape(file)
+        self.digest = digest_file(file.path)
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        return read_gguf_tokens(self._file.facts, self.shape.vocab_size)
+
+    def weights(self) -> dict[str, Tensor]:
+        from whorl.model.hf import model_of
+
+        weights = gguf_weights(self._file, self.shape)
+        return dict(model_of(weights, self.shape, self._file.path).state_dict())
+
+
+class _HuggingFace:
+    format = "hf"
+
+    def __init__(self, folder: Path) -> None:
+        source = open_hf_source(folder)
+        self._folder, self.shape, self.remarks = folder, source.shape, source.remarks
+        self.digest = source.digest
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        return read_hf_tokens(self._folder)
+
+    def weights(self) -> dict[str, Tensor]:
+        from whorl.model.hf import load_weights
+
+        return dict(load_weights(self._folder)[0].state_dict())
+
+
+class _Whorl:
+    """A folder that whorl wrote, on another machine perhaps: its card and tokens are kept."""
+
+    format, remarks = "hf", ()
+
+    def __init__(self, folder: Path) -> None:
+        card = read_card(folder)
+        if card.variant.format != "hf":
+            raise SpecError(
+                f"{folder} is an export",
+                found=str(card.variant),
+                expected="the model itself, a Hugging Face folder",
+            )
+        self._folder, self.shape, self.digest = folder, card.shape, card.digest
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        return Tokens.load(self._folder / TOKENS)
+
+    def weights(self) -> dict[str, Tensor]:
+        from whorl.model.hf import load_model_folder
+
+        return dict(load_model_folder(self._folder)[0].state_dict())

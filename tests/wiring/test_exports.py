@@ -1,0 +1,106 @@
+"""Exports: what the other program reads says what the model says; written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from whorl.codecs.contract import Tokens
+from whorl.core.errors import EngineError, RecordError, SpecError
+from whorl.engines.open import open_engine
+from whorl.model.folder import read_card
+from whorl.testing.models import tiny_model_folder
+from whorl.wiring import exports
+from whorl.wiring.exports import export_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model_folder(tmp_path_factory.mktemp("export") / "model", steps=40)
+
+
+def test_transformers_loads_what_is_written(folder: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    out = tmp_path / "new/place"
+    exported = export_model(folder, "hf", out)
+    assert exported.checks["checked"]["transformers"]["golden_tokens"] == 2 * 64
+    model = AutoModelForCausalLM.from_pretrained(out).eval()
+    tokenizer, tokens = AutoTokenizer.from_pretrained(out), Tokens.load(out / "tokens")
+    chat = [{"role": "user", "content": "A shell?"}]
+    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+    assert ids == tokens.encode_chat({"messages": chat}, ask=True)[0].tolist()
+    assert GenerationConfig.from_pretrained(out).eos_token_id == [*tokens.contract.stop_ids]
+    with torch.no_grad():
+        assert model(torch.tensor([ids])).logits.isfinite().all()
+    assert read_card(out).quality["runtimes"] == exported.checks["checked"]
+
+
+@pytest.mark.parametrize("weights", [None, "f32", "int8", "int4"])
+def test_openvino_serves_what_is_written(weights: str | None, folder: Path, tmp_path: Path) -> None:
+    exported = export_model(folder, "openvino", tmp_path / "out", weights)
+    assert exported.card.variant.slug == f"openvino-{weights or 'f32'}"
+    (figures,) = exported.checks["checked"].values()
+    assert figures["asked_tokens"] == 2 * 64 and figures["golden_tokens"] > 0
+    if weights in (None, "f32"):
+        assert figures["golden_tokens"] >= 64
+    open_engine(tmp_path / "out").close()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("to", ["hf", "openvino"])
+@pytest.mark.parametrize("there", ["a file inside", "a file", "a link"])
+def test_nothing_is_written_over(to: Any, there: str, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    if there == "a file":
+        out.write_text("mine")
+    elif there == "a link":
+        (tmp_path / "elsewhere").mkdir()
+        out.symlink_to(tmp_path / "elsewhere")
+    else:
+        out.mkdir()
+        (out / "mine.txt").write_text("mine")
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    with pytest.raises(RecordError, match="out"):
+        export_model(folder, to, out)
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+
+
+def test_an_empty_folder_is_filled(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    export_model(folder, "hf", tmp_path / "out")
+    assert read_card(tmp_path / "out").shape == read_card(folder).shape
+
+
+def test_a_failed_check_leaves_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graph that is written is of another model."""
+    other = tiny_model_folder(tmp_path / "other", steps=0)
+    original = exports.export_openvino
+    monkeypatch.setattr(exports, "export_openvino", lambda _, out: original(other, out))
+    for weights in ("f32", "int8"):
+        with pytest.raises(EngineError):
+            export_model(folder, "openvino", tmp_path / "out", weights)
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+@pytest.mark.parametrize(("to", "weights"), [("hf", "int8"), ("openvino", "bf16")])
+def test_weights_that_are_not_written(to: Any, weights: str, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=weights):
+        export_model(folder, to, tmp_path / "out", weights)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_folder_is_not_exported(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"rope_theta": 1.0}))
+    with pytest.raises(RecordError, match=r"config\.json"):
+        export_model(copy, "hf", tmp_path / "out")
