@@ -44,7 +44,7 @@ from whorl.stages.prepare.vocabulary import build_tokens
 
 __all__ = ["LOGIC_VERSION", "record_key", "run"]
 
-LOGIC_VERSION = 2  # 2: token contract 2; documents and rows without a trained token are refused
+LOGIC_VERSION = 3  # 3: copies are found whatever their line ends, blanks and licences are
 SHOWN_REASONS = 4
 SPILL = "spill-"
 
