@@ -105,7 +105,7 @@ class PrepareSpec(Spec):
     vocab_size: AutoCount = Field("auto", description="ids of the tokenizer, reserve included")
     heldout_share: Share = Field(0.05, description="share of documents held out for evaluation")
     near_duplicate_jaccard: Share = Field(0.8, description="similarity that drops a near-copy")
-    max_repetition_ratio: float = Field(12.0, gt=1, description="zlib ratio above which text goes")
+    max_repetition_ratio: float = Field(16.0, gt=1, description="zlib ratio above which text goes")
     max_repeated_windows: Share = Field(
         0.1, description="share of repeated windows above which stale text goes"
     )

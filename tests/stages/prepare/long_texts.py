@@ -41,7 +41,9 @@ def _words(chooser: random.Random, count: int) -> list[str]:
 
 def _sentence(chooser: random.Random, words: list[str], low: int = 6, high: int = 14) -> str:
     # The commonest words are far commoner than the rarest, as in any language.
-    picked = [words[int(len(words) ** chooser.random()) - 1] for _ in range(chooser.randint(low, high))]
+    picked = [
+        words[int(len(words) ** chooser.random()) - 1] for _ in range(chooser.randint(low, high))
+    ]
     return " ".join(picked).capitalize() + "."
 
 
@@ -93,13 +95,20 @@ def cumulative_song(seed: int) -> str:
     verses = []
     for day, name in enumerate(DAYS.split()):
         gifts = [*reversed(GIFTS[1 : day + 1]), ("and a " if day else "a ") + GIFTS[0]]
-        verses.append(f"On the {name} day of Christmas my true love sent to me\n" + ",\n".join(gifts))
+        verses.append(
+            f"On the {name} day of Christmas my true love sent to me\n" + ",\n".join(gifts)
+        )
     return "\n\n".join(verses)
 
 
 def table(seed: int) -> str:
     chooser = random.Random(seed)
-    kinds = ["steel bolt, galvanised", "steel nut, galvanised", "washer, stainless", "rivet, copper"]
+    kinds = [
+        "steel bolt, galvanised",
+        "steel nut, galvanised",
+        "washer, stainless",
+        "rivet, copper",
+    ]
     rows = [
         f"| {1000 + n} | {chooser.choice(kinds):24} | M{chooser.randint(2, 24)} x "
         f"{chooser.randint(5, 180)} mm | {chooser.uniform(0.01, 9):.2f} EUR | in stock |"
@@ -121,7 +130,9 @@ def index_list(seed: int) -> str:
     rows = []
     for _ in range(400):
         name, town = (word.capitalize() for word in _words(chooser, 2))
-        rows.append(f"- {name} of {town}, see volume {chooser.randint(1, 9)}, p. {chooser.randint(1, 400)}")
+        rows.append(
+            f"- {name} of {town}, see volume {chooser.randint(1, 9)}, p. {chooser.randint(1, 400)}"
+        )
     return "\n".join(rows)
 
 
@@ -160,7 +171,10 @@ def code_table(seed: int) -> str:
     """What a generator writes from a table: one entry of the same form per line."""
     chooser = random.Random(seed)
     names = (" ".join(word.upper() for word in _words(chooser, 3)) for _ in range(256))
-    rows = (f"    0x{n:04X}: 0x{chooser.randrange(65536):04X},  # {name}" for n, name in enumerate(names))
+    rows = (
+        f"    0x{n:04X}: 0x{chooser.randrange(65536):04X},  # {name}"
+        for n, name in enumerate(names)
+    )
     return "# Generated from a table. Do not edit.\n\nTABLE = {\n" + "\n".join(rows) + "\n}\n"
 
 

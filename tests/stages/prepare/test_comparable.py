@@ -21,7 +21,16 @@ from whorl.stages.prepare.comparable import comparable, comparable_value, letter
 
 TRIALS = int(float(os.environ.get("WHORL_TRIALS", "1")) * 100)
 FUNCTION = "def add(first, second):\n    if first:\n        return first + second\n    return 0\n"
-BASES = (ENGLISH[0], CHINESE[1], FUNCTION, "Grüße, ça va?\n", "tiny", story(3), "x = 1\n", "क्या हाल है?\n")
+BASES = (
+    ENGLISH[0],
+    CHINESE[1],
+    FUNCTION,
+    "Grüße, ça va?\n",
+    "tiny",
+    story(3),
+    "x = 1\n",
+    "क्या हाल है?\n",
+)
 
 
 @pytest.mark.parametrize("disguise", DISGUISES)
@@ -33,12 +42,13 @@ def test_a_copy_is_the_same(disguise: str) -> None:
 @settings(max_examples=TRIALS)
 @given(st.sampled_from(BASES), st.lists(st.sampled_from(sorted(DISGUISES)), max_size=4))
 def test_so_is_a_copy_in_several_dresses(text: str, names: list[str]) -> None:
-    """At most one licence, and not one whose lines are paragraphs."""
+    """At most one licence, and not one whose lines became paragraphs."""
     licences = [name for name in names if name in LICENCES][:1]
     others = [name for name in names if name not in LICENCES]
     copy = text
     for name in [*licences, *others]:
-        if not (licences and name == "double spaced"):
+        doubles = name == "double spaced" or (name == "CR" and "\r" in copy)
+        if not (licences and doubles):
             copy = DISGUISES[name](copy)
     assert comparable(copy) == comparable(text)
 
@@ -135,7 +145,9 @@ def test_a_letter_is_a_byte_in_any_alphabet(script: str) -> None:
 def test_neighbouring_alphabets_differ() -> None:
     """Indic scripts have the same letters in the same order, 128 code points apart."""
     text = in_letters("".join(ENGLISH), "Devanagari")
-    versions = ["".join(chr(ord(s) + 128 * n) if s > "\u0900" else s for s in text) for n in range(9)]
+    versions = [
+        "".join(chr(ord(s) + 128 * n) if s > "\u0900" else s for s in text) for n in range(9)
+    ]
     found = [set(windows(letters(version))) for version in versions]
     for number, own in enumerate(found):
         assert not any(own & other for other in found[:number])

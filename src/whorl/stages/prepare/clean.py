@@ -146,7 +146,9 @@ class _Collector:
                 return
         self.num_read += 1
         self.read_bytes += num_bytes
-        self.batch.append((document, _digest(document, text), None if text is None else letters(text)))
+        self.batch.append(
+            (document, _digest(document, text), None if text is None else letters(text))
+        )
         self.batch_bytes += num_bytes
         if self.batch_bytes >= BATCH_BYTES or len(self.batch) >= BATCH_DOCUMENTS:
             self.write_batch(file)

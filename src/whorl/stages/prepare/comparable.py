@@ -32,9 +32,11 @@ COMMENTS = (  # (begin, end) of what may stand before a text
     *(('"""', '"""'), ("'''", "'''"), ("--[[", "]]"), ("=begin", "=end"), ("{#", "#}")),
     ("<%--", "--%>"),
 )
-LINE_COMMENTS = ("//", "#", ";", "--", "%", "!", '" ', "' ", "..", "REM ", "rem ", "dnl ", "*", "C ")
+LINE_COMMENTS = ("//", "#", ";", "--", "%", "!", '" ', "' ", "..", "*", "REM ", "rem ", "dnl ")
 LICENCE = re.compile(r"copyright|©|\(c\)\s*\d{4}|spdx-|licen[cs]|版权|版權|著作权|著作權", re.I)
-NOTICE = re.compile(r"(?:copyright|©|\(c\)\s*\d{4}|spdx-|版权|版權)[^\n]*(?:\n[^\n]*\S[^\n]*)*", re.I)
+NOTICE = re.compile(
+    r"(?:copyright|©|\(c\)\s*\d{4}|spdx-|版权|版權)[^\n]*(?:\n[^\n]*\S[^\n]*)*", re.I
+)
 PRELUDE = re.compile(
     r"#![^\n]*|<\?php\b|<\?xml[^>]*>|<!doctype[^>]*>|[#;%/]+[^\n]{0,40}coding[:=][^\n]*", re.I
 )
@@ -45,8 +47,11 @@ FRONT_LINE = re.compile(r"\s|$|[-\]})#]|\[|[\"']?[\w.@/ -]+[\"']?\s*[:=]")
 
 # Signs that stand for a syllable or a word: from, to (exclusive), …
 WORD_SIGNS = np.array(
-    [0x2E80, 0xA4D0, 0xAC00, 0xD7B0, 0xF900, 0xFB00]
-    + [0x12000, 0x13430, 0x14400, 0x14680, 0x17000, 0x19000, 0x1B000, 0x1B300, 0x20000, 0x40000],
+    [
+        *(0x2E80, 0xA4D0, 0xAC00, 0xD7B0, 0xF900, 0xFB00),  # Chinese, Japanese, Yi; Korean
+        *(0x12000, 0x13430, 0x14400, 0x14680),  # cuneiform, hieroglyphs
+        *(0x17000, 0x19000, 0x1B000, 0x1B300, 0x20000, 0x40000),  # Tangut, kana, Chinese
+    ],
     np.uint32,
 )
 CHUNK_SIGNS = 2**16
@@ -185,10 +190,9 @@ def _front_matter_end(text: str) -> int:
     closing = FRONT_MATTER.get(lines[0].strip(), ())
     for number, line in enumerate(lines[1:], 1):
         if line.strip() in closing:
-            rest = lines[number + 1 :]
-            if number == 1 or all(YAML_LINE.match(other) for other in rest):
-                return 0
-            return len(text) - len("\n".join(rest))
+            rest = "\n".join(lines[number + 1 :])
+            is_yaml = all(YAML_LINE.match(other) for other in rest.strip().split("\n"))
+            return 0 if number == 1 or is_yaml else len(text) - len(rest)
         if not closing or not FRONT_LINE.match(line):
             return 0
     return 0

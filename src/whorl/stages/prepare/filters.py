@@ -1,7 +1,7 @@
 """Degenerate repetition, in any language: one clause over and over, perhaps with changing ends.
 
 Texts come as `comparable.letters`. A text goes if zlib level 1 shrinks it too much, or if it is
-stale: 30-byte windows of it occurred before in it, and it says next to nothing beside them.
+stale: 24-byte windows of it occurred before in it, and it says next to nothing beside them.
 Much that is worth reading repeats itself as much, but goes on: verse with a refrain, a canon that
 says one formula of a hundred things, statutes, tables, logs.
 """
