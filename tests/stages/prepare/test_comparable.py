@@ -40,7 +40,10 @@ def test_a_copy_is_the_same(disguise: str) -> None:
 
 
 @settings(max_examples=TRIALS)
-@given(st.sampled_from(BASES), st.lists(st.sampled_from(sorted(DISGUISES)), max_size=4))
+@given(
+    st.sampled_from(BASES),
+    st.lists(st.sampled_from(sorted(DISGUISES)), max_size=4, unique=True),
+)
 def test_so_is_a_copy_in_several_dresses(text: str, names: list[str]) -> None:
     """At most one licence, and not one whose lines became paragraphs."""
     licences = [name for name in names if name in LICENCES][:1]

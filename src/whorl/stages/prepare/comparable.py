@@ -94,8 +94,9 @@ def _letters(text: str) -> bytes:
     counts = np.where(is_word, 3, 1)
     result = np.repeat(first, counts)
     places = (np.cumsum(counts) - counts)[is_word]
+    result[places + 2] = result[places]
     result[places + 1] = 128 | (block[is_word] & 127)
-    result[places + 2] = 128 | (block[is_word] >> 7)
+    result[places] = 128 | (block[is_word] >> 7)
     return result.tobytes()
 
 
@@ -139,7 +140,7 @@ def _without_blanks(text: str) -> str:
 
 def _body(text: str) -> str:
     """The text without what stands before it."""
-    text = "\n".join(text.splitlines())
+    text = "\n".join(text.replace("\r\r\n", "\n").splitlines())  # CRLF that was made twice
     place = _skip_blanks(text, _front_matter_end(text))
     body = place
     for _ in range(MAX_BLOCKS):

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 WINDOW_BYTES = 24  # without blanks: in prose as much as 29 with them
-NUM_BANDS, ROWS_PER_BAND = 22, 5  # two texts of Jaccard 0.8 miss each other twice in 10,000
+NUM_BANDS, ROWS_PER_BAND = 24, 4  # two texts of Jaccard 0.8 miss each other 3 times in a million
 NUM_PERMUTATIONS = NUM_BANDS * ROWS_PER_BAND
 SAMPLE_BITS = 2  # repetition is counted in windows whose hash ends in as many zeros: one in four
 CHUNK_BYTES = 2**16  # hashed at a time, to stay in the cache
