@@ -32,6 +32,11 @@ BASES = (
     "क्या हाल है?\n",
 )
 
+LINE_ENDS = (
+    *("CRLF", "CR", "NEL", "CRLF and mark", "line separator", "paragraph separator"),
+    "double spaced",
+)
+
 
 @pytest.mark.parametrize("disguise", DISGUISES)
 def test_a_copy_is_the_same(disguise: str) -> None:
