@@ -55,7 +55,7 @@ def test_so_is_a_copy_in_several_dresses(text: str, names: list[str]) -> None:
     ends = [name for name in names if name in LINE_ENDS][:1]
     others = [name for name in names if name not in (*LICENCES, *LINE_ENDS)]
     copy = text
-    for name in [*heads, *ends, *others]:
+    for name in [*heads, *others, *ends]:
         if not (heads and name == "double spaced"):
             copy = DISGUISES[name](copy)
     assert comparable(copy) == comparable(text)
