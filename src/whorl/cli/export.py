@@ -10,7 +10,7 @@ import typer
 from whorl.cli.console import OUT, make_progress, print_json
 from whorl.cli.import_ import print_checks
 from whorl.cli.options import Debug, Home, Json
-from whorl.cli.serve import _find
+from whorl.serving import find_model
 from whorl.verbs import home_folder
 
 __all__ = ["register"]
@@ -45,7 +45,7 @@ def export_command(
     """
     from whorl.wiring.exports import export_model
 
-    folder, _, _ = _find(model, "hf", "auto", home_folder(home))
+    folder = find_model(model, "hf", "auto", home_folder(home)).folder
     exported = export_model(folder, to, out, variant, make_progress())
     if json:
         print_json({"folder": str(out), "variant": exported.card.variant.slug, **exported.checks})

@@ -170,10 +170,10 @@ class PrepareSpec(Spec):
         0.8, description="similarity that drops a near-copy"
     )
     max_repetition_ratio: Annotated[float, Number(1.01, 1e9)] = Field(
-        6.0, description="zlib ratio above which text goes"
+        16.0, description="zlib ratio above which text goes"
     )
     max_repeated_windows: Annotated[float, Share()] = Field(
-        0.4, description="share of repeated windows that drops text"
+        0.1, description="share of repeated windows above which stale text goes"
     )
 
 

@@ -37,8 +37,8 @@ class PrepareConfig(Frozen):
     heldout_share: float = Field(0.05, description="share of documents held out, by content hash")
     seed: int = 0
     near_duplicate_jaccard: float = Field(0.8, description="verified similarity that drops a copy")
-    max_repetition_ratio: float = Field(6.0, description="zlib level-1 ratio above which text goes")
-    max_repeated_windows: float = Field(0.4, description="share of repeated 30-byte windows")
+    max_repetition_ratio: float = Field(16.0, description="zlib ratio above which text goes")
+    max_repeated_windows: float = Field(0.1, description="share of repeated windows of stale text")
     rows_per_shard: int = 65_536
 
 

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from whorl.codecs.contract import CHAT, TEXT
 from whorl.codecs.tokenizer import nfc
+from whorl.core.digests import digest_bytes
 from whorl.core.ports import Document, Field, Source
 from whorl.core.sources import FileItem
+from whorl.stages.prepare.comparable import comparable, comparable_value, letters
 from whorl.stages.prepare.filters import is_repetitive
 from whorl.stages.prepare.shingles import NUM_BANDS, sketch
 from whorl.stages.prepare.spill import content_digest, document_bytes
@@ -54,7 +56,7 @@ class Cleaned:
     path: Path
     source_number: int
     offsets: NDArray[np.int64]  # [n + 1], into the file
-    digests: NDArray[np.uint8]  # [n, 32], of the content
+    digests: NDArray[np.uint8]  # [n, 32], of the content as it is compared
     bands: NDArray[np.uint64]  # [n, NUM_BANDS]
     has_windows: NDArray[np.bool_]
     num_bytes: NDArray[np.int64]  # of the text, else of the record
@@ -122,7 +124,7 @@ class _Collector:
         self.rows: list[tuple[bytes, int, bool, int]] = []  # digest, bytes, is text, split
         self.bands: list[NDArray[np.uint64]] = []
         self.has_windows: list[NDArray[np.bool_]] = []
-        self.batch: list[tuple[Document, bytes | None]] = []  # with its text in UTF-8
+        self.batch: list[tuple[Document, bytes, bytes | None]] = []  # digest, letters of a text
         self.batch_bytes = 0
 
     def reject(self, reason: str) -> None:
@@ -133,26 +135,29 @@ class _Collector:
         try:
             document = _normalised(document)
             text = document.text if document.parts else ""
-            data = None if text is None else text.encode()
+            num_bytes = len((text or "").encode())
         except UnicodeEncodeError:
             self.reject("lone surrogate in text")
             return
-        if text is not None and (not text or text.isspace()):
-            self.reject("empty")
-            return
+        if text is not None:
+            text = comparable(text)
+            if not text:
+                self.reject("empty")
+                return
         self.num_read += 1
-        self.read_bytes += len(data or b"")
-        self.batch.append((document, data))
-        self.batch_bytes += len(data or b"")
+        self.read_bytes += num_bytes
+        self.batch.append(
+            (document, _digest(document, text), None if text is None else letters(text))
+        )
+        self.batch_bytes += num_bytes
         if self.batch_bytes >= BATCH_BYTES or len(self.batch) >= BATCH_DOCUMENTS:
             self.write_batch(file)
 
     def write_batch(self, file: BinaryIO) -> None:
         """Sketch, filter and write what is in the batch."""
-        texts = [data if data is not None else b"" for _, data in self.batch]
-        sketches = sketch(texts)
+        sketches = sketch([data or b"" for _, _, data in self.batch])
         kept: list[int] = []
-        for number, (document, data) in enumerate(self.batch):
+        for number, (document, digest, data) in enumerate(self.batch):
             if data is not None and is_repetitive(
                 data,
                 float(sketches.repeated_share[number]),
@@ -165,9 +170,8 @@ class _Collector:
             record = document_bytes(document)
             file.write(record)
             self.offsets.append(self.offsets[-1] + len(record))
-            num_bytes = len(record) if data is None else len(data)
-            row = (content_digest(document.parts), num_bytes, data is not None)
-            self.rows.append((*row, SPLITS.index(document.split)))
+            num_bytes = len(record) if data is None else len((document.text or "").encode())
+            self.rows.append((digest, num_bytes, data is not None, SPLITS.index(document.split)))
             self.codecs.update(
                 TEXT if part.codec == CHAT else part.codec for part in document.parts
             )
@@ -196,11 +200,22 @@ class _Collector:
 
 def _normalised(document: Document) -> Document:
     """Text in NFC; the document itself if it is already."""
-    changed = False
     parts = []
     for part in document.parts:
-        is_text = part.codec == "text" and isinstance(part.value, str)
-        if is_text and (value := nfc(part.value)) is not part.value:
-            part, changed = replace(part, value=value), True
+        if part.codec == "text" and isinstance(part.value, str):
+            value = nfc(part.value)
+            part = part if value == part.value else replace(part, value=value)
         parts.append(part)
-    return replace(document, parts=tuple(parts)) if changed else document
+    same = all(new is old for new, old in zip(parts, document.parts, strict=True))
+    return document if same else replace(document, parts=tuple(parts))
+
+
+def _digest(document: Document, compared: str | None) -> bytes:
+    """32 bytes, equal for documents that are the same as they are compared.
+
+    compared: of a document of text. Others are the same if their parts are.
+    """
+    if compared is not None:
+        return bytes.fromhex(digest_bytes(compared.encode()))
+    parts = [replace(part, value=comparable_value(part.value)) for part in document.parts]
+    return content_digest(parts)

@@ -15,6 +15,7 @@ from whorl.core.ports import Document, Part
 from whorl.spec.resolved import PrepareConfig
 from whorl.stages.prepare import split
 from whorl.stages.prepare.clean import SPLITS, Cleaned
+from whorl.stages.prepare.comparable import comparable, letters
 from whorl.stages.prepare.dedup import Duplicates, find_duplicates
 from whorl.stages.prepare.shingles import distinct_windows
 from whorl.stages.prepare.spill import SpillReader
@@ -61,7 +62,7 @@ class Corpus:
 
         @functools.lru_cache(maxsize=CACHED_DOCUMENTS)
         def windows_of(number: int) -> NDArray[np.uint64]:
-            return distinct_windows((self.document(number).text or "").encode())
+            return distinct_windows(letters(comparable(self.document(number).text or "")))
 
         digests = np.ascontiguousarray(self.digests)
         return find_duplicates(

@@ -1,20 +1,33 @@
 """Degenerate repetition, in any language: one clause over and over, perhaps with changing ends.
 
-Two scores see it: how far zlib level 1 shrinks the text, and the share of 30-byte windows that
-occurred before. Prose stays far below both limits, in scripts with and without spaces.
+Texts come as `comparable.letters`. A text goes if zlib level 1 shrinks it too much, or if it is
+stale: 24-byte windows of it occurred before in it, and it says next to nothing beside them.
+Much that is worth reading repeats itself as much, but goes on: verse with a refrain, a canon that
+says one formula of a hundred things, statutes, tables, logs.
 """
 
 from __future__ import annotations
 
 import zlib
 
-from whorl.stages.prepare.shingles import repeated_share
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["SHORT_BYTES", "is_repetitive", "zlib_ratio"]
+from whorl.stages.prepare.shingles import WINDOW_BYTES, repeated_share, repeated_windows
+
+__all__ = ["SHORT_BYTES", "is_repetitive", "is_stale", "zlib_ratio"]
 
 SHORT_BYTES = 8192  # up to here the sampled windows are too few, so suspects are counted in full
-SUSPECT_RATIO = 1.8  # with 40% of windows repeated a text shrinks at least so far
+SUSPECT_RATIO = 1.8  # a clause that comes five times shrinks at least so far
 MIN_BYTES = 120  # shorter texts are too short to be called repetitive
+
+# Of a megabyte of the Tibetan canon's most formulaic volume 96 blocks in 100 are above 0.9 and
+# one above 0.98; of a clause said 2,000 times with ten last verbs, 98 in 100 are above 0.98.
+BLOCK_BYTES = 2048
+STALE_BLOCK = 0.98  # of a block's letters said before: it says nothing new
+STALE_BEGINNING = 0.9  # of the first block's, before which there is nothing to repeat
+STALE_CLAUSES = 0.7  # of a short text's, if all that is new in it are words
+MAX_WORD_BYTES = 16
 
 
 def zlib_ratio(data: bytes) -> float:
@@ -32,5 +45,34 @@ def is_repetitive(
     if ratio > max_ratio:
         return True
     if len(data) <= SHORT_BYTES:
-        return ratio > SUSPECT_RATIO and repeated_share(data) > max_repeated_windows
-    return sampled_share > max_repeated_windows
+        is_suspect = ratio > SUSPECT_RATIO and repeated_share(data) > max_repeated_windows
+    else:
+        is_suspect = sampled_share > max_repeated_windows
+    return is_suspect and is_stale(data)
+
+
+def is_stale(data: bytes) -> bool:
+    """Whether most of a text says nothing new, judged block by block."""
+    said = _said_before(data)
+    blocks = np.array_split(said, max(1, len(data) // BLOCK_BYTES))
+    shares = np.array([block.mean() for block in blocks])
+    stale = shares > STALE_BLOCK
+    stale[0] = shares[0] > STALE_BEGINNING
+    if len(blocks) == 1 and shares[0] > STALE_CLAUSES:
+        stale[0] |= _longest_new(said) < MAX_WORD_BYTES
+    return bool(stale.mean() > 0.5)
+
+
+def _said_before(data: bytes) -> NDArray[np.bool_]:
+    """Which bytes of a text lie in a window that occurred before."""
+    starts = np.flatnonzero(repeated_windows(data))
+    steps = np.zeros(len(data) + 1, np.int64)
+    steps[starts] += 1
+    steps[starts + WINDOW_BYTES] -= 1
+    return np.cumsum(steps[:-1]) > 0
+
+
+def _longest_new(said: NDArray[np.bool_]) -> int:
+    """The longest run of new bytes between bytes that were said before; 0 if there is none."""
+    places = np.flatnonzero(said)
+    return int(np.diff(places).max(initial=1)) - 1

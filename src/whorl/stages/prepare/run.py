@@ -44,7 +44,8 @@ from whorl.stages.prepare.vocabulary import build_tokens
 
 __all__ = ["LOGIC_VERSION", "record_key", "run"]
 
-# 3: held-out documents say their field; words of our own tokenizer are bounded, long texts sampled
+# 3: held-out documents say their field; words of our own tokenizer are bounded, long texts sampled;
+# copies are found whatever their line ends, blanks and licences are
 LOGIC_VERSION = 3
 SHOWN_REASONS = 4
 SPILL = "spill-"
