@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from whorl.core.frozen import Frozen
 from whorl.spec.train_keys import TrainConfig
 
 __all__ = ["CompressConfig", "EvaluateConfig", "PrepareConfig", "ServeConfig", "TrainConfig"]
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class PrepareConfig(Frozen):

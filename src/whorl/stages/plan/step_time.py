@@ -29,7 +29,7 @@ from whorl.stages.plan.hardware import (
 __all__ = [
     "Level",
     "Load",
-    "StepTime",
+    "StepParts",
     "fit_level",
     "predicted_step_s",
     "reference_load",
@@ -84,7 +84,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class StepTime:
+class StepParts:
     """Seconds of one step by kind of work."""
 
     matmul_s: float = 0.0
@@ -100,7 +100,7 @@ class StepTime:
         return float(sum(getattr(self, item.name) for item in fields(self)))
 
 
-def step_time(load: Load, calibration: Calibration) -> StepTime:
+def step_time(load: Load, calibration: Calibration) -> StepParts:
     """Seconds by kind of work, before the level is applied."""
     a, c = load.shape, calibration
     rates = [rate for rate in c.matmuls if rate.precision == load.precision]
@@ -112,7 +112,7 @@ def step_time(load: Load, calibration: Calibration) -> StepTime:
         )
     products = [(load.tokens, m.columns, m.rows, a.layers) for m in layer_matrices(a, "dense")]
     each = load.micro_batches_each
-    return StepTime(
+    return StepParts(
         matmul_s=each * _matmul_s(products, rates),
         attention_s=each * _attention_s(load, c.attentions, masked=False),
         masked_s=each * _attention_s(load, c.attentions, masked=True),

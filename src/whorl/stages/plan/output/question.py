@@ -11,7 +11,7 @@ from typing import Any, get_args
 from whorl.core.errors import SpecError
 from whorl.core.units import parse_count, parse_duration_s
 from whorl.stages.plan.cluster.job import SELECTIVE_PARTS, Layout, Recompute, Shard
-from whorl.stages.plan.spending import KINDS, Budget
+from whorl.stages.plan.spending import KINDS, JobBudget
 
 __all__ = [
     "Measured",
@@ -88,7 +88,7 @@ def parse_batch(text: str, seq_len: int) -> int:
     )
 
 
-def parse_budget(text: str) -> Budget:
+def parse_budget(text: str) -> JobBudget:
     """A budget from "usd=100k", "time=30days", "device_hours=5e4" or "flops=1e24".
 
     Raises SpecError unless it is exactly one.
@@ -99,14 +99,14 @@ def parse_budget(text: str) -> Budget:
     ((kind, written),) = ((name, pairs[name]) for name in KINDS if name in pairs)
     where = f"--budget: {kind}"
     if kind == "time":
-        return Budget(kind, parse_duration_s(written, where))
+        return JobBudget(kind, parse_duration_s(written, where))
     try:
         amount = float(written)
     except ValueError:
         amount = float(parse_count(written, where))
     if not 0 < amount < 1e32:
         raise SpecError(where, found=written, expected="above 0")
-    return Budget(kind, amount)
+    return JobBudget(kind, amount)
 
 
 def parse_layout(text: str, devices: int, flag: str = "--layout") -> Layout:

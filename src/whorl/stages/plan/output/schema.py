@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import DataError, SpecError
+from whorl.core.frozen import Frozen
 from whorl.stages.plan.cluster.devices import Device
 from whorl.stages.plan.cluster.job import Layout
 from whorl.stages.plan.cluster.memory import RankMemory
@@ -34,10 +35,6 @@ __all__ = [
     "load_plan",
     "plan_schema",
 ]
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Figure(Frozen):
@@ -124,7 +121,7 @@ class LossFigures(Frozen):
     lifetime: LifetimePlan | None = Field(
         None, description="the size cheapest to train and serve at this loss"
     )
-    notes: list[str] = []
+    notes: list[str] = Field([])
 
 
 class BudgetFigures(Frozen):
@@ -151,8 +148,8 @@ class ClusterPlan(Frozen):
     safe: PlannedLayout | None = Field(
         None, description="fastest whose whole interval of memory fits, where the chosen's does not"
     )
-    runners_up: list[PlannedLayout] = []
-    front: list[FrontPoint] = []
+    runners_up: list[PlannedLayout] = Field([])
+    front: list[FrontPoint] = Field([])
     considered: int = Field(0, description="layouts looked at")
     fitting: int = Field(0, description="of these, layouts that fit the memory")
     budget: BudgetFigures | None = None
@@ -160,7 +157,7 @@ class ClusterPlan(Frozen):
     loss: LossFigures | None = None
     serving: ServingPlan | None = None
     commands: dict[str, str] = Field({}, description="file name -> what runs the chosen layout")
-    warnings: list[str] = []
+    warnings: list[str] = Field([])
 
 
 def plan_schema() -> dict[str, Any]:

@@ -2,6 +2,6 @@
 
 from whorl.stages.plan.serving.choose import plan_serving
 from whorl.stages.plan.serving.processor import cpu_device
-from whorl.stages.plan.serving.target import Interval, ServingPlan, ServingTarget
+from whorl.stages.plan.serving.target import ServingFigure, ServingPlan, ServingTarget
 
-__all__ = ["Interval", "ServingPlan", "ServingTarget", "cpu_device", "plan_serving"]
+__all__ = ["ServingFigure", "ServingPlan", "ServingTarget", "cpu_device", "plan_serving"]
