@@ -51,12 +51,6 @@ class Prediction(Frozen):
     def exact(cls, value: float, unit: str, note: str = "") -> Prediction:
         return cls(value=value, low=value, high=value, unit=unit, note=note)
 
-    def holds(self, actual: float) -> bool | None:
-        """Whether the actual figure is within the interval; None if nothing was predicted."""
-        if self.low is None or self.high is None:
-            return None
-        return self.low <= actual <= self.high
-
 
 class Plan(Frozen):
     version: int = 1

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields
+from typing import Literal
 
 from whorl.core.errors import SpecError
 from whorl.stages.plan.serving.work import QUANTISATIONS
@@ -75,8 +75,3 @@ class ServingPlan:
     @property
     def devices(self) -> int:
         return self.devices_per_replica * round(self.replicas.value)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For --json: every field by its name, intervals as {"value", "low", "high"}, and
-        "devices", the sum over replicas."""
-        return {**asdict(self), "notes": list(self.notes), "devices": self.devices}
