@@ -16,6 +16,7 @@ from whorl.core.units import format_bytes, format_duration
 
 __all__ = ["print_plan", "print_report", "print_scores", "print_stage"]
 
+WHOLE = "time of training: start-up, steps, validations, checkpoints; of a step: the mean"
 EXACT = ("train_tokens",)  # decided by the plan, not predicted
 LABELS = {
     "step_s": "time of a step",
@@ -95,7 +96,9 @@ def print_report(report: Mapping[str, Any]) -> None:
 def _print_plan_vs_actual(rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
         return
-    table = Table("", "planned", "90%", "actual", "inside", title="plan against actual")
+    table = Table(
+        "", "planned", "90%", "actual", "inside", title="plan against actual", caption=WHOLE
+    )
     for row in rows:
         key = row["what"]
         if key in EXACT:

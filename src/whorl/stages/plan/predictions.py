@@ -52,7 +52,7 @@ def predictions_of(
             int(kv_bytes_per_token(a, BYTES_PER_ELEMENT["fp32"])), "bytes"
         ),
         "step_s": _around(candidate.step_s, factor, "s", _busy_note(situation)),
-        "train_s": _around(candidate.train_s, factor, "s", "with validations and checkpoints"),
+        "train_s": _around(candidate.train_s, factor, "s", "with start-up, validations and saves"),
         "peak_bytes": Prediction(
             value=candidate.peak_bytes,
             low=MEMORY_LOW * candidate.peak_bytes,

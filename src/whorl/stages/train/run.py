@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -113,8 +114,8 @@ def _publish(
     weights: Mapping[str, torch.Tensor],
 ) -> None:
     """Write the record from the finished session, and the picture beside it."""
+    begin_s = time.perf_counter()
     metrics = _metrics(session)
-    report = _run_report(session, metrics, session.trainer.device)
     _draw(session)
     lineage = {"prepare": prepared.digest, "train": key.digest}
     quality = {name: metrics[name] for name in ("heldout_loss", "heldout_bits_per_byte")}
@@ -123,9 +124,11 @@ def _publish(
         save_model_folder(writer.path / "model", weights, shape, tokens, lineage, quality)
         lines = "".join(history_lines(session.steps, session.validations))
         write_bytes(writer.path / "loss.jsonl", lines.encode())
+        session.metrics.write({"publish_s": time.perf_counter() - begin_s})
+        report = _run_report(session, metrics, session.trainer.device)
         writer.metrics.update(metrics)
         writer.run.update(report)
-    session.metrics.write(report)
+    session.metrics.write({"report": report})
     for name, row in report["plan_vs_actual"].items():
         session.context.log(
             f"{name}: planned {row['predicted']:.4g}, actual {row['actual']:.4g}"

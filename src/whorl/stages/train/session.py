@@ -108,6 +108,7 @@ class TrainingRun:
         parallel: Parallel,
     ) -> TrainingRun:
         """Verify and map the data, make the model, and go back to the newest checkpoint."""
+        begin_s = time.perf_counter()
         rows = RowSet.open(prepared)
         rows_per_step = check_fit(shape, config, rows)
         if (mixture := rows.mixture(config.seed)) is not None:
@@ -130,6 +131,7 @@ class TrainingRun:
             rows_per_step,
         )
         session._resume()
+        session.metrics.write({"startup_s": time.perf_counter() - begin_s})
         return session
 
     @property
@@ -208,6 +210,7 @@ class TrainingRun:
         return ", ".join(parts)
 
     def _save(self) -> None:
+        begin_s = time.perf_counter()
         values = [[float(vars(result)[name]) for name in COLUMNS] for result in self.steps]
         parallel = self.trainer.parallel
         checkpoint = Checkpoint(
@@ -220,7 +223,8 @@ class TrainingRun:
         )
         digest = self.checkpoints.save(checkpoint) if parallel.is_main else ""
         parallel.sum([0.0])  # until it is there, no rank goes on
-        self.metrics.write({"saved": self.done, "checkpoint": digest})
+        save_s = time.perf_counter() - begin_s
+        self.metrics.write({"step": self.done, "saved": digest, "save_s": save_s})
 
     def _resume(self) -> None:
         """Raises RecordError on all ranks if they do not find the same checkpoint."""
