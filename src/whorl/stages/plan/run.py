@@ -31,7 +31,15 @@ from whorl.stages.plan.rules import REPEATS_MARGIN
 from whorl.stages.plan.settings import prepare_config, train_config
 from whorl.stages.plan.step_time import fit_level
 
-__all__ = ["LOGIC_VERSION", "check_is_here", "find_or_make", "plan_key", "run", "trial_vocab_sizes"]
+__all__ = [
+    "LOGIC_VERSION",
+    "check_is_here",
+    "find_or_consider",
+    "find_or_make",
+    "plan_key",
+    "run",
+    "trial_vocab_sizes",
+]
 
 LOGIC_VERSION = 4  # raised when the same recipe, data and machine would get another plan
 IDS_MULTIPLE = 64
@@ -72,6 +80,22 @@ def find_or_make(
     return run(context, recipe, measure(), gather(), with_compiled)
 
 
+def find_or_consider(
+    context: StageContext,
+    recipe: Recipe,
+    facts: MachineFacts,
+    data_digest: str,
+    measure: Callable[[], Machine],
+    gather: Callable[[], DataFacts],
+    with_compiled: Callable[[Machine], Machine],
+) -> Plan:
+    """The plan that find_or_make would leave; no record is written."""
+    key = plan_key(recipe, facts, data_digest)
+    if (record := context.store.find(key)) is not None:
+        return Plan.load(record)
+    return _considered(context, key, recipe, measure(), gather(), with_compiled)
+
+
 def run(
     context: StageContext,
     recipe: Recipe,
@@ -87,13 +111,7 @@ def run(
     key = plan_key(recipe, machine.facts, data.digest)
     if (record := context.store.find(key)) is not None:
         return record
-    chosen_from = _chosen_from(key)
-    plan = _earlier_choice(context, chosen_from)
-    if plan is None:
-        plan = _new_plan(recipe, machine, data, chosen_from)
-        if with_compiled is not None and _compiling_may_pay(plan, recipe, machine):
-            plan = _new_plan(recipe, with_compiled(machine), data, chosen_from)
-    plan = plan.model_copy(update={"decisions": _passed_through(plan.decisions, recipe)})
+    plan = _considered(context, key, recipe, machine, data, with_compiled)
     with context.store.write(key) as writer:
         write_sealed(writer.path / PLAN_FILE, plan.model_dump(mode="json"))
         writer.metrics.update(
@@ -103,6 +121,24 @@ def run(
     for warning in plan.warnings:
         context.log(f"warning: {warning}")
     return context.store.published(key)
+
+
+def _considered(
+    context: StageContext,
+    key: RecordKey,
+    recipe: Recipe,
+    machine: Machine,
+    data: DataFacts,
+    with_compiled: Callable[[Machine], Machine] | None,
+) -> Plan:
+    """An earlier choice from the same things, or a new one."""
+    chosen_from = _chosen_from(key)
+    plan = _earlier_choice(context, chosen_from)
+    if plan is None:
+        plan = _new_plan(recipe, machine, data, chosen_from)
+        if with_compiled is not None and _compiling_may_pay(plan, recipe, machine):
+            plan = _new_plan(recipe, with_compiled(machine), data, chosen_from)
+    return plan.model_copy(update={"decisions": _passed_through(plan.decisions, recipe)})
 
 
 def check_is_here(recipe: Recipe) -> None:
