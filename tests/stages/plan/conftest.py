@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from whorl.core.context import StageContext
+from whorl.core.digests import write_sealed
 from whorl.core.records import RecordStore
+from whorl.launch.calibrate import calibration_path
+from whorl.launch.machine import machine_facts
 from whorl.spec.load import parse_recipe
 from whorl.spec.recipe import Recipe
 from whorl.stages.plan.data import DataFacts, TokenFacts
@@ -101,6 +104,16 @@ def machine(
         took_s=8.0,
     )
     return Machine(facts=facts, calibration=calibration)
+
+
+def keep_calibration(home: Path) -> None:
+    """The figures from paper as those of this machine: nothing is measured, and a budget buys the
+    same model whatever runs beside the test."""
+    facts = machine_facts()
+    figures = machine().calibration.model_copy(update={"identity": facts.identity, "threads": 1})
+    path = calibration_path(home, facts)
+    path.parent.mkdir(parents=True)
+    write_sealed(path, figures.model_dump(mode="json"))
 
 
 def compiling(here: Machine, saved: float, compiling_s: float = 10.0) -> Machine:

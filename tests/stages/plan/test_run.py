@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from tests.outside import install
 from tests.stages.plan.conftest import compiling, machine, recipe, text_facts
 from whorl.core.context import StageContext
-from whorl.core.errors import PlanError, RecordError
+from whorl.core.errors import PlanError, RecordError, SpecError
 from whorl.core.records import Record
 from whorl.spec.load import known_keys
 from whorl.spec.recipe import Recipe
@@ -251,3 +253,37 @@ def test_trial_vocabularies() -> None:
     assert trial_vocab_sizes(recipe("prepare.vocab_size=3000"), 10**9) == (3000,)
     assert trial_vocab_sizes(recipe(), 100_000) == (512,)
     assert trial_vocab_sizes(recipe(), 30_000_000)[-1] == 4096
+
+
+class Keeping:
+    """What a package says of its optimiser."""
+
+    matrix_moments: object
+
+
+@pytest.mark.parametrize("moments", [0, 1, 3])
+def test_an_optimiser_from_outside_is_planned_with_what_it_keeps(
+    context: StageContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moments: int
+) -> None:
+    install(tmp_path, {"whorl.optimizers": {"keeping": f"{__name__}:Keeping"}})
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(Keeping, "matrix_moments", moments, raising=False)
+    asked = ("train.optimizer=keeping", "train.learning_rate=0.01")
+    plan = plan_of(context, recipe(*asked))
+    a, found = plan.decisions.shape, plan.predictions
+    matrices = a.layers * (4 * a.width**2 + 3 * a.width * a.ffn_width)
+    others = found["parameters"].value - matrices  # AdamW's
+    assert found["optimizer_bytes"].value == 4 * (moments * matrices + 2 * others)
+    assert found["optimizer_bytes"].note == "keeping"
+
+
+@pytest.mark.parametrize("moments", [None, -1, "two"])
+def test_an_optimiser_that_does_not_say_what_it_keeps_is_refused(
+    context: StageContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moments: object
+) -> None:
+    install(tmp_path, {"whorl.optimizers": {"keeping": f"{__name__}:Keeping"}})
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(Keeping, "matrix_moments", moments, raising=False)
+    asked = ("train.optimizer=keeping", "train.learning_rate=0.01")
+    with pytest.raises(SpecError, match="keeping does not say what it keeps"):
+        plan_of(context, recipe(*asked))

@@ -22,6 +22,7 @@ from whorl.core.digests import canonical_json, write_bytes
 from whorl.core.errors import DataError, SpecError
 from whorl.core.heldout import HeldoutDocuments
 from whorl.core.intervals import paired_interval, score_of
+from whorl.core.plugins import packages_of
 from whorl.core.ports import Engine, Field, QualityMeasure, Score
 from whorl.core.records import Record, RecordKey, RecordWriter
 from whorl.core.rows import RowSet
@@ -65,6 +66,13 @@ def evaluate_key(
         "task": field.task.name,
         "models": named,
         "engine": engine,
+        **packages_of(
+            {
+                "whorl.fields": [field.name],
+                "whorl.metrics": [field.task.metric.name],
+                "whorl.engines": [engine],
+            }
+        ),
     }
     inputs = {"prepare": prepared.digest}
     if trained is not None:

@@ -9,10 +9,9 @@ from whorl.arch.shape_counts import (
     count_shape,
     flops_per_token,
     kv_bytes_per_token,
-    training_bytes,
 )
 from whorl.spec.resolved import TrainConfig
-from whorl.stages.plan.candidate import MEMORY_MARGIN, Candidate, Situation
+from whorl.stages.plan.candidate import MEMORY_MARGIN, Candidate, Situation, load_of
 from whorl.stages.plan.law import NORMAL_90
 from whorl.stages.plan.plan import Prediction
 
@@ -31,7 +30,7 @@ def predictions_of(
     """Name -> figure. Units: s, bytes, tokens, FLOP, bits/byte, parameters, passes."""
     a = candidate.shape
     parameters = count_shape(a)
-    state = training_bytes(a, train.optimizer)
+    state = load_of(situation, candidate).state
     unique = situation.data.unique_tokens(a.vocab_size)
     factor = _time_factor(situation)
     weight_bytes = BYTES_PER_ELEMENT["fp32"] * parameters.total

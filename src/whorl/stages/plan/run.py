@@ -15,6 +15,7 @@ from whorl.core.context import StageContext
 from whorl.core.digests import digest_value, write_sealed
 from whorl.core.errors import PlanError, RecordError
 from whorl.core.mixture import check_repeats
+from whorl.core.plugins import packages_of
 from whorl.core.records import Record, RecordKey
 from whorl.spec.recipe import HardwareSpec, Recipe
 from whorl.spec.resolved import CompressConfig, EvaluateConfig, ServeConfig
@@ -59,6 +60,14 @@ def plan_key(recipe: Recipe, facts: MachineFacts, data_digest: str) -> RecordKey
         value["hardware"] = "auto"
     value["sources"] = [{"field": entry.field, "share": entry.share} for entry in recipe.data]
     value["machine"] = facts.identity
+    value |= packages_of(
+        {
+            "whorl.fields": dict.fromkeys(entry.field for entry in recipe.data),
+            "whorl.blocks": [recipe.model.block],
+            "whorl.objectives": [recipe.train.objective],
+            "whorl.optimizers": [recipe.train.optimizer],
+        }
+    )
     return RecordKey("plan", value, {"data": data_digest}, LOGIC_VERSION)
 
 
@@ -161,7 +170,9 @@ def trial_vocab_sizes(recipe: Recipe, text_bytes: int) -> tuple[int, ...]:
 def _chosen_from(key: RecordKey) -> str:
     """Digest of everything the choice of sizes, steps and data depends on."""
     priced = ("hardware",) if key.config["hardware"] != "auto" else ()
-    used = {name: key.config[name] for name in (*CHOSEN_FROM, *priced, "sources", "machine")}
+    brought = ("packages",) if "packages" in key.config else ()
+    names = (*CHOSEN_FROM, *priced, *brought, "sources", "machine")
+    used = {name: key.config[name] for name in names}
     return digest_value({"used": used, "data": dict(key.inputs), "logic": key.logic_version})[:32]
 
 

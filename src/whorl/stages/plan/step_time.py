@@ -15,7 +15,7 @@ import numpy as np
 
 from whorl.arch.dense import dense_shape
 from whorl.arch.shape import ModelShape
-from whorl.arch.shape_counts import count_shape, layer_matrices
+from whorl.arch.shape_counts import TrainingBytes, count_shape, layer_matrices, training_bytes
 from whorl.core.errors import PlanError
 from whorl.stages.plan.hardware import (
     AttentionRate,
@@ -69,8 +69,14 @@ class Load:
     precision: Precision = "fp32"
     attention_dtype: Precision = "fp32"  # where precision is bf16
     optimizer: str = "muon"
+    matrix_moments: int | None = None  # of its state; None: as its name says
     compiled: bool = False  # blocks around attention
     mixed_share: float = 0.0  # share of rows that hold several documents: masked attention
+
+    @property
+    def state(self) -> TrainingBytes:
+        """Weights, gradients and what the optimiser keeps."""
+        return training_bytes(self.shape, self.optimizer, matrix_moments=self.matrix_moments)
 
     @property
     def tokens(self) -> int:

@@ -17,6 +17,7 @@ from whorl.core.context import StageContext
 from whorl.core.digests import write_bytes
 from whorl.core.errors import Interrupted, MissingExtra
 from whorl.core.lock import exclusive
+from whorl.core.plugins import packages_of
 from whorl.core.records import Record, RecordKey
 from whorl.model.hf import save_model_folder
 from whorl.spec.resolved import TrainConfig
@@ -37,9 +38,14 @@ LAST_SHARE = 0.05  # of the steps: what the final training loss is the mean of
 
 def train_key(shape: ModelShape, config: TrainConfig, prepared: Record) -> RecordKey:
     """The key of the record this work makes."""
+    parts = {
+        "whorl.blocks": [shape.block],
+        "whorl.objectives": [config.objective],
+        "whorl.optimizers": [config.optimizer],
+    }
     return RecordKey(
         "train",
-        {"shape": asdict(shape), "train": config.model_dump()},
+        {"shape": asdict(shape), "train": config.model_dump(), **packages_of(parts)},
         {"prepare": prepared.digest},
         LOGIC_VERSION,
     )

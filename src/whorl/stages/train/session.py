@@ -20,11 +20,10 @@ from whorl.core.mixture import check_repeats
 from whorl.core.records import Record
 from whorl.core.rows import RowSet
 from whorl.core.units import format_duration
-from whorl.model.transformer import Transformer
 from whorl.spec.resolved import TrainConfig
 from whorl.stages.train.batch import Batch, make_batch
 from whorl.stages.train.checkpoints.local import Checkpoint
-from whorl.stages.train.initial import initialise
+from whorl.stages.train.initial import initial_model
 from whorl.stages.train.optimizers.groups import check_state
 from whorl.stages.train.ports import CheckpointStore, Parallel
 from whorl.stages.train.report import ByteRates, MetricsFile, Validation, planned_value
@@ -114,8 +113,7 @@ class TrainingRun:
         if (mixture := rows.mixture(config.seed)) is not None:
             epochs = mixture.epochs(config.steps * rows_per_step)
             check_repeats(epochs, [s.field for s in rows.index.sources], config.max_repeats)
-        model = Transformer(shape)
-        initialise(model, config.seed)
+        model = initial_model(shape, config.seed)
         session = cls(
             context,
             config,
