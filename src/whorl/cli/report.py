@@ -60,7 +60,9 @@ def print_scores(scores: Sequence[Mapping[str, Any]]) -> None:
         return
     metric = find_metric(scores[0]["metric"])
     best_first = sorted(scores, key=lambda score: -metric.sign * score["value"])
-    title = f"held-out {metric.title}, 95% intervals over documents"
+    known = any(score.get("low") is not None for score in scores)
+    how = "95% intervals over documents" if known else "no intervals of so few documents"
+    title = f"held-out {metric.title}, {how}"
     table = Table("", metric.title, "95%", "documents", "note", title=title)
     for score in best_first:
         ours = score.get("kind") == "model"

@@ -113,7 +113,7 @@ def losses_to(
     if not ours:
         return []
     metric = find_metric(ours[0]["metric"])
-    better = {pair["second"]: pair["better"] for pair in comparisons}
+    pairs = {pair["second"]: pair for pair in comparisons}
     lines = []
     for other in (score for score in scores if score.get("kind") == "baseline"):
         mine = values[comparisons[0]["first"]] if comparisons else ours[0]
@@ -122,7 +122,14 @@ def losses_to(
         told = (
             f"{metric.shown(other['value'])} against {metric.shown(mine['value'])} ({mine['name']})"
         )
-        certain = better.get(other["name"], other["name"]) is not None
-        doubt = "" if certain else "; the paired interval holds no difference as well"
-        lines.append(f"{other['name']} is better: {told}{doubt}")
+        lines.append(f"{other['name']} is better: {told}{_doubt(pairs.get(other['name']))}")
     return lines
+
+
+def _doubt(pair: Mapping[str, Any] | None) -> str:
+    """What the interval of the paired difference leaves open."""
+    if pair is None or pair["better"] is not None:
+        return ""
+    if pair["low"] is None:
+        return "; so few documents give no interval"
+    return "; the paired interval holds no difference as well"
