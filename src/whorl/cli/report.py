@@ -39,19 +39,25 @@ def print_stage(record: Record, took_s: float | None) -> None:
     state = "reused" if took_s is None else format_duration(took_s)
     table = Table(title=f"{record.stage} ({state})", show_header=False)
     for key, value in record.metrics.items():
-        if isinstance(value, Mapping):
-            value = ", ".join(f"{name} {item}" for name, item in value.items())
         table.add_row(key, escape(_shown(key, value)))
     OUT.print(table)
     OUT.print(f"record {record.path}", markup=False, soft_wrap=True)
 
 
 def _shown(key: str, value: Any) -> str:
-    if key.endswith("_bytes") and isinstance(value, int | float):
+    if (key == "bytes" or key.endswith("_bytes")) and isinstance(value, int | float):
         return format_bytes(value)
     if key.endswith("_s") and isinstance(value, int | float):
         return f"{1000 * value:.1f} ms" if value < 1 else format_duration(value)
-    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, Mapping):
+        given = {name: item for name, item in value.items() if item is not None}
+        return ", ".join(f"{name} {_shown(name, item)}" for name, item in given.items()) or "none"
+    if isinstance(value, list | tuple):
+        ends = "\n" if any(isinstance(item, Mapping) for item in value) else ", "
+        return ends.join(_shown(key, item) for item in value) or "none"
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def print_scores(scores: Sequence[Mapping[str, Any]]) -> None:
