@@ -169,13 +169,13 @@ class Rows:
 
     decode: dict[str, NDArray[np.float64]]
     prefill: dict[str, NDArray[np.float64]]
-    load: times.Load
+    load: times.ReplicaLoad
     token_s: NDArray[np.float64]
     first_s: NDArray[np.float64]
     labels: dict[str, NDArray[np.str_]]  # model, device, engine
 
     def where(self, mask: NDArray[np.bool_]) -> Rows:
-        load = times.Load(**{name: value[mask] for name, value in vars(self.load).items()})
+        load = times.ReplicaLoad(**{name: value[mask] for name, value in vars(self.load).items()})
         cut = [
             {name: value[mask] for name, value in part.items()}
             for part in (self.decode, self.prefill, self.labels)
@@ -203,7 +203,7 @@ def read_rows(path: Path = SILICON, speculative: bool = False) -> tuple[Rows, Co
             decode.append(decode_work(case, now, int(row["input"]) + int(row["output"]) // 2))
             prefill.append(prefill_work(case, 1, int(row["input"])))
     asked = np.array([float(row["concurrency"]) for row in kept])
-    load = times.Load(
+    load = times.ReplicaLoad(
         engine=np.array([times.ENGINES.index(row["engine"]) for row in kept]),
         running=np.array(running),
         waiting=asked - np.array(running),

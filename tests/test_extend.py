@@ -13,23 +13,36 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
 import whorl as package
+from tests.outside import install
 from tests.policy.conftest import ROOT
 from tests.serving import serving
-from tests.stages.plan.conftest import machine
+from tests.stages.plan.conftest import keep_calibration, machine
 from whorl.codecs.kinds import load_codec
-from whorl.core.digests import digest_file, write_sealed
+from whorl.core.digests import digest_file
 from whorl.core.errors import WhorlError
 from whorl.core.metrics import find_metric
+from whorl.core.ports import Field, Source
+from whorl.core.records import Record, RecordKey
 from whorl.engines.open import find_engine
 from whorl.fields.base import find_field
+from whorl.spec.load import parse_recipe
 from whorl.spec.recipe import ModelSpec, TrainSpec
+from whorl.spec.resolved import EvaluateConfig, PrepareConfig, TrainConfig
+from whorl.stages.evaluate.run import evaluate_key
+from whorl.stages.plan.run import plan_key
+from whorl.stages.prepare.run import record_key
+from whorl.stages.train.run import train_key
+from whorl.testing.models import tiny_shape
 
 pytest.importorskip("torch", reason="needs the extra train")
 
@@ -59,18 +72,6 @@ def source_files() -> dict[str, str]:
     return {str(path): digest_file(path) for path in files if path.suffix != ".pyc"}
 
 
-def keep_calibration(home: Path) -> None:
-    """Figures from paper for this machine, so that nothing is measured."""
-    from whorl.launch.calibrate import calibration_path
-    from whorl.launch.machine import machine_facts
-
-    facts = machine_facts()
-    figures = machine().calibration.model_copy(update={"identity": facts.identity, "threads": 1})
-    path = calibration_path(home, facts)
-    path.parent.mkdir(parents=True)
-    write_sealed(path, figures.model_dump(mode="json"))
-
-
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the page's files, and what pip would leave of its pyproject.toml."""
@@ -78,14 +79,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in FILES.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
-    info = folder / "paint-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: paint\nVersion: 1.0\n")
-    sections = [
-        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in points.items())
-        for group, points in GROUPS.items()
-    ]
-    (info / "entry_points.txt").write_text("\n".join(sections))
+    install(folder, GROUPS, "paint")
     keep_calibration(folder / "runs")
     return folder
 
@@ -137,6 +131,55 @@ def record(report: dict[str, Any], installed: Path, stage: str) -> Path:
 
 def read(path: Path) -> Any:
     return json.loads(path.read_bytes())
+
+
+def keys_of_records() -> dict[str, RecordKey]:
+    """Of the page's recipe, as far as they are made of names."""
+    metric = SimpleNamespace(name="colour_error")
+    field = cast(
+        Field,
+        SimpleNamespace(
+            name="paint", logic_version=1, task=SimpleNamespace(name="mix", metric=metric)
+        ),
+    )
+    recipe = parse_recipe(yaml.safe_load(FILES["paint.yaml"])).recipe
+    before = cast(Record, SimpleNamespace(digest="d" * 64))
+    shape = replace(tiny_shape(), block=recipe.model.block)
+    config = TrainConfig(
+        seq_len=60,
+        batch_tokens=960,
+        micro_batch_rows=16,
+        steps=400,
+        objective="z-loss",
+        optimizer="lion",
+        learning_rate=0.002,
+        embedding_learning_rate=0.01,
+    )
+    sizes = PrepareConfig(vocab_size=80, seq_len=60)
+    source = Source("all pairs", "paint")
+    return {
+        "plan": plan_key(recipe, machine().facts, "d" * 64),
+        "prepare": record_key(sizes, {"paint": field}, [source], "d" * 64),
+        "train": train_key(shape, config, before),
+        "evaluate": evaluate_key(EvaluateConfig(window=60), field, before, {}, None, "rereading"),
+    }
+
+
+def test_a_package_s_new_version_makes_new_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for folder, version in (("a", "1.0"), ("b", "1.0"), ("c", "1.1")):
+        install(tmp_path / folder, GROUPS, "paint", version)
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(str(tmp_path / folder))
+            found.append(keys_of_records())
+    first, again, upgraded = found
+    assert first == again
+    for stage, key in first.items():
+        assert key.digest != upgraded[stage].digest, stage
+        assert set(key.config["packages"].values()) == {"paint 1.0"}
+    assert len(first["train"].config["packages"]) == 3
 
 
 def test_whorl_does_not_know_the_parts() -> None:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 import whorl
+from tests.stages.plan.conftest import machine
 from whorl.core.digests import digest_value, write_sealed
 from whorl.core.errors import WhorlError
 from whorl.core.records import Record, RecordKey, RecordStore
@@ -46,6 +47,25 @@ def test_prepare_of_given_sizes_measures_nothing(recipe: dict[str, object], tmp_
 def test_open_sizes_are_planned(recipe: dict[str, object], tmp_path: Path) -> None:
     with pytest.raises(WhorlError, match="measured"):
         whorl.prepare(recipe, home=tmp_path / "runs", workers=1)
+
+
+@pytest.mark.parametrize("changes", [[], ["model.layers=1", "budget.train_time=9s"]])
+def test_explaining_leaves_no_record(
+    recipe: dict[str, object],
+    changes: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What `show` takes as newest is still what was planned last."""
+    monkeypatch.setattr("whorl.launch.calibrate.this_machine", lambda home: machine())
+    home = tmp_path / "runs"
+    planned = whorl.plan(recipe, home=home)
+    considered = Session.open(recipe, overrides=changes, home=home).considered()
+    assert RecordStore(home, "mine").newest("plan") == planned
+    assert list(RecordStore(home, "mine").all("plan")) == [planned.path]
+    after = Session.open(recipe, overrides=changes, home=home).planned
+    assert considered is not None and considered.decisions == after.decisions
+    assert considered.resolved == after.resolved and considered.reasons == after.reasons
 
 
 def test_a_release_is_prepared_and_named_in_the_manifest(

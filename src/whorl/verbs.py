@@ -126,17 +126,17 @@ class Session:
         """Resolve every auto; predict; refuse what cannot fit."""
         return self._stage("plan", self._plan)
 
-    def _plan(self) -> Record:
+    def _plan(self, publish: bool = True) -> Any:
         from whorl.engines.open import find_engine
         from whorl.launch.calibrate import this_machine
         from whorl.launch.compiling import with_compiled
         from whorl.launch.machine import machine_facts
+        from whorl.stages.plan import run as planner
         from whorl.stages.plan.data import DataFacts, gather_facts
-        from whorl.stages.plan.run import check_plannable, find_or_make, trial_vocab_sizes
         from whorl.stages.prepare.facts import text_bytes
 
         _, recipe = self.fields, self.loaded.recipe
-        check_plannable(recipe)
+        planner.check_plannable(recipe)
         if recipe.serve.engine != "auto":
             find_engine(recipe.serve.engine)  # a wrong name is told before any work
         facts = machine_facts()
@@ -149,7 +149,7 @@ class Session:
 
         def gather() -> DataFacts:
             self.progress.start("sampling the data", None)
-            sizes = trial_vocab_sizes(recipe, text_bytes(self.fields, self.sources))
+            sizes = planner.trial_vocab_sizes(recipe, text_bytes(self.fields, self.sources))
             share, seed = recipe.prepare.heldout_share, recipe.seed
             found = gather_facts(self.fields, self.sources, self.data_digest, sizes, share, seed)
             self.progress.finish(f"{found.num_documents:,} documents")
@@ -157,8 +157,8 @@ class Session:
 
         measure = partial(told, "measuring this machine", this_machine)
         compiled = partial(told, "timing compiled blocks", with_compiled)
-        digest = self.data_digest
-        return find_or_make(self.context, recipe, facts, digest, measure, gather, compiled)
+        make = planner.find_or_make if publish else planner.find_or_consider
+        return make(self.context, recipe, facts, self.data_digest, measure, gather, compiled)
 
     def prepare(self) -> Record:
         """Token rows and the token contract."""
@@ -319,11 +319,11 @@ class Session:
         found = json.loads(self.evaluate().file("scores.json").read_bytes())
         return list(found["scores"])
 
-    def resolved(self) -> tuple[dict[str, Any], dict[str, str]]:
-        """(dotted key -> the value that runs, dotted key -> plan's reason); of this machine."""
-        if not self.loaded.recipe.hardware.is_here:
-            return {}, {}
-        return dict(self.planned.resolved), dict(self.planned.reasons)
+    def considered(self) -> Plan | None:
+        """What `plan` would leave, without a record of it; None on other hardware."""
+        here = self.loaded.recipe.hardware.is_here
+        plan: Plan | None = self._plan(publish=False) if here else None
+        return plan
 
     def up(self) -> dict[str, Any]:
         """All stages; what was done before is reused. The report, as plain values."""

@@ -6,6 +6,7 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -51,6 +52,36 @@ def test_the_share_and_pieces_are_the_masks(record: Record) -> None:
         whole = "".join(piece["text"] for piece in row["pieces"])
         assert whole == tokens.decode(ids[:used].tolist(), skip_special=False)
         assert set(ids[used:]) <= {tokens.contract.pad_id}
+
+
+def test_the_rest_of_a_document_is_no_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Documents longer than a row: only the first piece of each is its beginning."""
+    (tmp_path / "texts").mkdir()
+    for number in range(12):
+        text = " ".join(f"{number} and {word}" for word in range(400))
+        (tmp_path / "texts" / f"{number}.txt").write_text(text)
+    record = prepare(tmp_path / "home", Source(str(tmp_path / "texts"), "text"))
+    rows, bos = RowSet.open(record), Tokens.load(record.folder("tokens")).contract.start_ids[0]
+    monkeypatch.setattr(supervision, "NUM_ROWS", rows.num_rows)
+    found = supervision.supervision_of(record)["rows"]
+    assert len(found) == rows.num_rows
+    kinds = []
+    for row in found:
+        batch = rows.read(np.array([row["row"]]))
+        starts = np.flatnonzero(batch.segment_starts[0])
+        used = len(batch.ids[0]) - row["padding_tokens"]
+        expected = ["document" if batch.ids[0, at] == bos else "rest" for at in starts if at < used]
+        told = [piece["begins"] for piece in row["pieces"] if piece["begins"]]
+        assert told == expected
+        kinds += told
+    assert kinds.count("document") == record.metrics["train_documents"] < kinds.count("rest")
+    lines = printed(monkeypatch, record, in_colour=False)
+    assert lines.count("¶") == kinds.count("document") and lines.count("↪") == kinds.count("rest")
+    whole = next(row for row in found if not row["padding_tokens"])
+    width = rows.seq_len + 1
+    assert f"row {whole['row']}: {whole['trained_tokens']:,} of {width:,} ids trained" in lines
 
 
 def test_without_colours_marks_say_what_is_trained(

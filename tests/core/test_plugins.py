@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from whorl.core.errors import DataError, SpecError
-from whorl.core.plugins import check_part, find_part, part_names
+from whorl.core.plugins import check_part, find_part, packages_of, part_names
 
 GROUP = "whorl.spoons"
 POINTS = "outside = parts_of_a_test:OUTSIDE\nours = parts_of_a_test:OUTSIDE\nlost = nowhere:PART\n"
@@ -51,3 +51,12 @@ def test_what_cannot_be_had_is_refused_with_the_asked_error() -> None:
         find_part(GROUP, "ours", {"ours": 1}, DataError)
     with pytest.raises(DataError, match=r"lost cannot be loaded from nowhere:PART.*uninstall"):
         find_part(GROUP, "lost", {}, DataError)
+
+
+@pytest.mark.usefixtures("installed")
+def test_packages_of_parts_from_outside() -> None:
+    used = {GROUP: ["outside", "mine", "lost"], "whorl.fields": ["text"], "whorl.forks": ["x"]}
+    assert packages_of(used) == {
+        "packages": {f"{GROUP} outside": "parts 1.0", f"{GROUP} lost": "parts 1.0"}
+    }
+    assert packages_of({"whorl.fields": ["text", "digits"], GROUP: [""]}) == {}

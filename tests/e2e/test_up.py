@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.serving import serving
+from tests.stages.plan.conftest import keep_calibration
 from whorl.testing.corpus import tiny_texts
 
 pytest.importorskip("torch", reason="needs the extra train")
@@ -44,6 +45,7 @@ def notes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "notes" / f"note-{number}.txt").write_text(text)
     done = whorl("new", "mine", "--data", "notes/", "--train-time", "8s", cwd=folder)
     assert done.returncode == 0, done.stderr
+    keep_calibration(folder / "runs")
     return folder
 
 

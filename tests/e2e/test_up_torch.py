@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.serving import serving
+from tests.stages.plan.conftest import keep_calibration
 from whorl.testing.corpus import tiny_texts
 
 pytest.importorskip("torch", reason="needs the extra train")
@@ -62,6 +63,7 @@ def notes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text = "\n\n".join(texts[10 * number : 10 * number + 10])
         (folder / "notes" / f"note-{number}.txt").write_text(text)
     (folder / "mine.yaml").write_text(RECIPE)
+    keep_calibration(folder / "runs")
     return folder
 
 

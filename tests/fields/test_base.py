@@ -12,9 +12,10 @@ import pytest
 
 from whorl.core.context import StageContext
 from whorl.core.errors import SpecError
+from whorl.core.plugins import part_names
 from whorl.core.ports import Source
 from whorl.core.records import RecordStore
-from whorl.fields.base import field_names, find_field
+from whorl.fields.base import BUILT_IN, GROUP, find_field
 from whorl.spec.resolved import EvaluateConfig, PrepareConfig, TrainConfig
 
 # A whole field of another package: which letter does a word begin with?
@@ -77,7 +78,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_built_in_fields_are_found() -> None:
-    assert {"text", "code", "digits"} <= set(field_names())
+    assert {"text", "code", "digits"} <= set(part_names(GROUP, BUILT_IN))
     names = ("text", "code", "digits")
     assert tuple(find_field(name).name for name in names) == names
     metrics = [find_field(name).task.metric.name for name in names]

@@ -21,7 +21,7 @@ from whorl.launch.machine import machine_facts
 from whorl.launch.probes import Pool, Stopwatch
 from whorl.launch.rehearsal import made_up_batch, rehearsed_step
 from whorl.spec.resolved import TrainConfig
-from whorl.stages.plan.hardware import Calibration, Choice, MachineFacts
+from whorl.stages.plan.hardware import Calibration, MachineFacts, MeasuredChoice
 
 TINY = dense_shape(
     layers=1,
@@ -97,7 +97,9 @@ def test_a_disturbed_round_is_repeated_if_there_is_time(
     """With the choices of the first, and so that both end within the limit."""
     now, asked = [0.0], []
 
-    def fake(facts: MachineFacts, patience_s: float, taken: Sequence[Choice] = ()) -> Calibration:
+    def fake(
+        facts: MachineFacts, patience_s: float, taken: Sequence[MeasuredChoice] = ()
+    ) -> Calibration:
         asked.append((patience_s, tuple(taken)))
         now[0] += min(took_s, patience_s + 2.0)
         return machine(noise=noise).calibration

@@ -16,7 +16,7 @@ import torch
 from whorl.launch.candidates import choices, layouts
 from whorl.launch.probes import Stopwatch
 from whorl.spec.resolved import TrainConfig
-from whorl.stages.plan.hardware import Choice, MachineFacts
+from whorl.stages.plan.hardware import MachineFacts, MeasuredChoice
 
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
@@ -97,7 +97,7 @@ def _threads() -> Any:
     torch.set_num_threads(threads)
 
 
-def taken(machine: MachineFacts, table: Mapping[str, float]) -> dict[str, Choice]:
+def taken(machine: MachineFacts, table: Mapping[str, float]) -> dict[str, MeasuredChoice]:
     return {c.key: c for c in choices(machine, Paper(table=table), step_of, "a paper model")}
 
 

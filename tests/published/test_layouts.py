@@ -9,7 +9,7 @@ import pytest
 
 from whorl.stages.plan.cluster.job import TrainingJob
 from whorl.stages.plan.cluster.memory import fits
-from whorl.stages.plan.cluster.memory_advice import mildest_recompute
+from whorl.stages.plan.cluster.memory_rows import mildest_recompute
 from whorl.stages.plan.cluster.row_defaults import completed
 from whorl.stages.plan.cluster.rows import read_rows
 from whorl.stages.plan.cluster.search import TIE, SearchSpace, search_layouts

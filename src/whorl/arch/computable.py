@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from whorl.arch.activations import ACTIVATIONS
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import SpecError
 
@@ -20,7 +21,6 @@ COMPUTED_FAMILIES = (
     "qwen3",
     "qwen3_moe",
 )
-ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
 SCALINGS = ("default", "linear", "llama3", "yarn")
 # Longer rows of several documents are attended one by one, shorter ones by a mask: in float32 one
 # such row's has 4 MiB.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from whorl.arch.activations import activation_of
 from whorl.arch.config_reader import ConfigReader
 from whorl.arch.hf_families import FAMILIES, ConfigFamily, Flag
 from whorl.arch.hf_rope import read_rope
@@ -15,7 +16,6 @@ __all__ = ["shape_of_family"]
 LAYER_TYPES = ("full_attention", "sliding_attention")
 MOST_LAYERS = 10_000
 DEFAULT_EPS = 1e-6
-ACTIVATIONS = {"swish": "silu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
 
 
 def shape_of_family(model_type: str, c: ConfigReader, name: str) -> ModelShape:
@@ -52,7 +52,7 @@ def shape_of_family(model_type: str, c: ConfigReader, name: str) -> ModelShape:
 
 def _activation(family: ConfigFamily, c: ConfigReader) -> str:
     stated = c.values.get("hidden_activation") or c.values.get("hidden_act")
-    return family.activation if stated is None else ACTIVATIONS.get(str(stated), str(stated))
+    return family.activation if stated is None else activation_of(str(stated))
 
 
 def _flag(flag: Flag, c: ConfigReader) -> bool:

@@ -336,16 +336,20 @@ def training_bytes(
     weight_bytes: int = 4,
     gradient_bytes: int = 4,
     moment_bytes: int = 4,
+    matrix_moments: int | None = None,
 ) -> TrainingBytes:
     """Bytes of the whole model's weights, gradients and moments, before any sharding.
 
     Muon keeps one moment per element of the blocks' matrices and leaves the rest (embedding,
-    head, norms, biases) to AdamW, which keeps two.
+    head, norms, biases) to AdamW, which keeps two. matrix_moments: of another optimiser, for each
+    element of the blocks' matrices.
     """
     counts = count_shape(shape)
     total, hidden = counts.total, counts.hidden_matrices
-    others = OTHER_MOMENTS if optimizer != "sgd" else 0
-    moments = MATRIX_MOMENTS.get(optimizer, 2) * hidden + others * (total - hidden)
+    others = 0 if optimizer == "sgd" and matrix_moments is None else OTHER_MOMENTS
+    if matrix_moments is None:
+        matrix_moments = MATRIX_MOMENTS.get(optimizer, 2)
+    moments = matrix_moments * hidden + others * (total - hidden)
     return TrainingBytes(weight_bytes * total, gradient_bytes * total, moment_bytes * moments)
 
 

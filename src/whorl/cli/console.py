@@ -10,18 +10,23 @@ from typing import Any
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
+from whorl.core.units import format_bytes
+
 __all__ = ["ERR", "OUT", "LineProgress", "RichProgress", "make_progress", "print_json"]
 
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
+BYTES = "B"  # the unit of what is counted in bytes
 LINE_EVERY_S = 20.0  # a log that is not a terminal gets a line this often
 
 
@@ -40,8 +45,7 @@ class RichProgress:
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn(unit),
+            *_columns(unit),
             TimeElapsedColumn(),
             TextColumn("ETA"),
             TimeRemainingColumn(),
@@ -89,15 +93,26 @@ class LineProgress:
         if now_s - self._printed_s < LINE_EVERY_S:
             return
         self._printed_s = now_s
-        line = f"  {self._label}: {self._done:g}"
+        line = f"  {self._label}: {_amount(self._done, self._unit)}"
         if self._total:
             left_s = (now_s - self._started_s) * (self._total - self._done) / max(self._done, 1e-9)
-            line += f"/{self._total:g} {self._unit}, {max(left_s, 0):.0f} s left"
+            line += f" of {_amount(self._total, self._unit)}, {max(left_s, 0):.0f} s left"
         print(f"{line} {note}".rstrip(), file=sys.stderr, flush=True)
 
     def finish(self, note: str = "") -> None:
         elapsed_s = time.monotonic() - self._started_s
         print(f"  {self._label}: done in {elapsed_s:.1f} s {note}", file=sys.stderr, flush=True)
+
+
+def _columns(unit: str) -> tuple[ProgressColumn, ...]:
+    """How much of how much."""
+    if unit == BYTES:
+        return (DownloadColumn(binary_units=True),)
+    return MofNCompleteColumn(), TextColumn(unit)
+
+
+def _amount(number: float, unit: str) -> str:
+    return format_bytes(number) if unit == BYTES else f"{number:,.10g} {unit}".rstrip()
 
 
 def make_progress() -> RichProgress | LineProgress:

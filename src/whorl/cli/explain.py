@@ -35,7 +35,8 @@ def explain_command(
     session = open_session(recipe, set_values, home)
     if key is not None:
         explain(session.loaded, key, {}, {})  # refuse an unknown key before planning
-    resolved, reasons = session.resolved()
+    plan = session.considered()
+    resolved, reasons = ({}, {}) if plan is None else (plan.resolved, plan.reasons)
     found = [
         explain(session.loaded, name, resolved, reasons)
         for name in ([key] if key else keys_of(session.loaded.recipe))

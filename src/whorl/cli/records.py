@@ -79,7 +79,8 @@ def show_command(
 
     Of prepared data it tells which share of the tokens is trained, and prints three rows as they
     are packed: what is trained is green, or stands between ⟦ and ⟧ where there are no colours, and
-    each ¶ begins a document. A model learns to write the trained text alone.
+    each ¶ begins a document, ↪ the rest of one that the row before had no room for. A model learns
+    to write the trained text alone.
     """
     root = home_folder(home)
     found = list(_folders(root))

@@ -16,6 +16,7 @@ from whorl.core.units import format_bytes, format_duration
 
 __all__ = ["print_plan", "print_report", "print_scores", "print_stage"]
 
+WHOLE = "time of training: start-up, steps, validations, checkpoints; of a step: the mean"
 EXACT = ("train_tokens",)  # decided by the plan, not predicted
 LABELS = {
     "step_s": "time of a step",
@@ -38,19 +39,25 @@ def print_stage(record: Record, took_s: float | None) -> None:
     state = "reused" if took_s is None else format_duration(took_s)
     table = Table(title=f"{record.stage} ({state})", show_header=False)
     for key, value in record.metrics.items():
-        if isinstance(value, Mapping):
-            value = ", ".join(f"{name} {item}" for name, item in value.items())
         table.add_row(key, escape(_shown(key, value)))
     OUT.print(table)
     OUT.print(f"record {record.path}", markup=False, soft_wrap=True)
 
 
 def _shown(key: str, value: Any) -> str:
-    if key.endswith("_bytes") and isinstance(value, int | float):
+    if (key == "bytes" or key.endswith("_bytes")) and isinstance(value, int | float):
         return format_bytes(value)
     if key.endswith("_s") and isinstance(value, int | float):
         return f"{1000 * value:.1f} ms" if value < 1 else format_duration(value)
-    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, Mapping):
+        given = {name: item for name, item in value.items() if item is not None}
+        return ", ".join(f"{name} {_shown(name, item)}" for name, item in given.items()) or "none"
+    if isinstance(value, list | tuple):
+        ends = "\n" if any(isinstance(item, Mapping) for item in value) else ", "
+        return ends.join(_shown(key, item) for item in value) or "none"
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def print_scores(scores: Sequence[Mapping[str, Any]]) -> None:
@@ -64,7 +71,9 @@ def print_scores(scores: Sequence[Mapping[str, Any]]) -> None:
 def _print_scores(scores: Sequence[Mapping[str, Any]], of: str) -> None:
     metric = find_metric(scores[0]["metric"])
     best_first = sorted(scores, key=lambda score: -metric.sign * score["value"])
-    title = f"{of}held-out {metric.title}, 95% intervals over documents"
+    known = any(score.get("low") is not None for score in scores)
+    how = "95% intervals over documents" if known else "no intervals of so few documents"
+    title = f"{of}held-out {metric.title}, {how}"
     table = Table("", metric.title, "95%", "documents", "note", title=title)
     for score in best_first:
         ours = score.get("kind") == "model"
@@ -100,7 +109,9 @@ def print_report(report: Mapping[str, Any]) -> None:
 def _print_plan_vs_actual(rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
         return
-    table = Table("", "planned", "90%", "actual", "inside", title="plan against actual")
+    table = Table(
+        "", "planned", "90%", "actual", "inside", title="plan against actual", caption=WHOLE
+    )
     for row in rows:
         key = row["what"]
         if key in EXACT:

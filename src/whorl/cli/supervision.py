@@ -19,7 +19,7 @@ __all__ = ["print_supervision", "supervision_of"]
 NUM_ROWS = 3
 MAX_CHARS = 2_000  # shown of a row
 MARKS = ("⟦", "⟧")  # around trained text where there are no colours
-BORDER = "¶"  # where a document, or the rest of one, begins
+BORDERS = {"document": "¶", "rest": "↪"}  # what begins there; the rest repeats one id for context
 
 
 def supervision_of(record: Record) -> dict[str, Any]:
@@ -45,7 +45,8 @@ def supervision_of(record: Record) -> dict[str, Any]:
 
 
 def _pieces(batch: RowBatch, place: int, count: int, tokens: Tokens) -> list[dict[str, Any]]:
-    """Runs of ids of one kind: their text, whether trained, whether a document begins there."""
+    """Runs of ids of one kind: their text, whether trained, and what begins there, if anything:
+    a "document", or the "rest" of one that the row before had no room for."""
     pieces: list[dict[str, Any]] = []
     stream = tokens.decode_stream(skip_special=False, continues=True)
     for at in range(count):
@@ -53,10 +54,18 @@ def _pieces(batch: RowBatch, place: int, count: int, tokens: Tokens) -> list[dic
         if begins and pieces:
             pieces[-1]["text"] += stream.finish()
         if begins or not pieces or pieces[-1]["trained"] != trained:
-            pieces.append({"text": "", "trained": trained, "begins": begins})
+            what = _beginning(batch, place, at, tokens) if begins else None
+            pieces.append({"text": "", "trained": trained, "begins": what})
         pieces[-1]["text"] += stream.push([int(batch.ids[place, at])])
     pieces[-1]["text"] += stream.finish()
     return pieces
+
+
+def _beginning(batch: RowBatch, place: int, at: int, tokens: Tokens) -> str:
+    """Only a row's first document can be the rest of one: it lacks the ids that begin all."""
+    starts = tokens.contract.start_ids
+    first = tuple(batch.ids[place, at : at + len(starts)].tolist())
+    return "rest" if at == 0 and first != tuple(starts) else "document"
 
 
 def print_supervision(supervision: dict[str, Any]) -> None:
@@ -65,12 +74,13 @@ def print_supervision(supervision: dict[str, Any]) -> None:
     how = "green" if in_colour else f"between {MARKS[0]} and {MARKS[1]}"
     OUT.print(f"{supervision['trained_share']:.1%} of the tokens are trained: {how} below")
     for row in supervision["rows"]:
-        title = f"row {row['row']}: {row['trained_tokens']:,} of {supervision['seq_len']:,} trained"
+        num_ids = supervision["seq_len"] + 1  # the first is never a target
+        title = f"row {row['row']}: {row['trained_tokens']:,} of {num_ids:,} ids trained"
         if row["padding_tokens"]:
             title += f", {row['padding_tokens']:,} padding"
         shown = Text()
         for piece in row["pieces"]:
-            shown.append(BORDER if piece["begins"] else "", "bold blue")
+            shown.append(BORDERS.get(piece["begins"], ""), "bold blue")
             shown.append_text(_styled(piece, in_colour))
         num_left = len(shown) - MAX_CHARS
         if num_left > 0:

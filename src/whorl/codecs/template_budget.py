@@ -12,7 +12,16 @@ from typing import Any
 
 from jinja2.exceptions import SecurityError
 
-__all__ = ["BUDGET", "GROWING", "MAX_STRIPPED", "PLAIN", "TURN", "Budget", "budget_for", "size_of"]
+__all__ = [
+    "BUDGET",
+    "GROWING",
+    "MAX_STRIPPED",
+    "PLAIN",
+    "TURN",
+    "RenderBudget",
+    "budget_for",
+    "size_of",
+]
 
 MAX_CHARS = 2**20  # of any text or list a template makes, beside GROWTH times the chat's
 GROWTH = 4
@@ -25,7 +34,7 @@ PLAIN = (str, bytes, int, float, complex, list, tuple, set, frozenset, range, Ma
 
 
 @dataclass
-class Budget:
+class RenderBudget:
     """What a rendering may still do, and the longest text it may make, in characters."""
 
     left: int
@@ -60,7 +69,7 @@ class Budget:
         return value
 
 
-BUDGET: ContextVar[Budget] = ContextVar("budget")
+BUDGET: ContextVar[RenderBudget] = ContextVar("budget")
 
 
 def size_of(value: Any) -> int:
@@ -104,9 +113,9 @@ GROWING: dict[str, Callable[..., int]] = {
 }
 
 
-def budget_for(chat: Any) -> Budget:
+def budget_for(chat: Any) -> RenderBudget:
     """Of a rendering, by the length of what it is given."""
-    counter = Budget(all_of_it := 2**62, all_of_it)
+    counter = RenderBudget(all_of_it := 2**62, all_of_it)
     counter.pay_deep(chat)
     longest = MAX_CHARS + GROWTH * (all_of_it - counter.left)
-    return Budget(HANDLINGS * longest, longest)
+    return RenderBudget(HANDLINGS * longest, longest)

@@ -14,7 +14,10 @@ from importlib.metadata import EntryPoint, entry_points
 
 from whorl.core.errors import SpecError, WhorlError
 
-__all__ = ["check_part", "find_part", "part_names"]
+__all__ = ["check_part", "find_part", "packages_of", "part_names"]
+
+
+OWN_NAME = "whorl"
 
 
 def part_names(group: str, built_in: Iterable[str]) -> list[str]:
@@ -51,6 +54,21 @@ def find_part(
             found=f"{type(failure).__name__}: {failure}",
             do="mend or uninstall the package that brings it",
         ) from failure
+
+
+def packages_of(parts: Mapping[str, Iterable[str]]) -> dict[str, dict[str, str]]:
+    """{"packages": {part: distribution and version}} of parts (group -> names) from outside.
+
+    For keys of records, which a package's new version makes anew; {} where all parts ship.
+    """
+    found = {
+        f"{group} {name}": f"{point.dist.name} {point.dist.version}"
+        for group, names in parts.items()
+        for name in names
+        for point in entry_points(group=group, name=name)
+        if point.dist is not None and point.dist.name != OWN_NAME
+    }
+    return {"packages": found} if found else {}
 
 
 def check_part(

@@ -11,21 +11,16 @@ from collections.abc import Mapping
 from importlib.metadata import EntryPoint
 
 from whorl.core.errors import SpecError
-from whorl.core.plugins import find_part, part_names
+from whorl.core.plugins import find_part
 from whorl.core.ports import Field
 
-__all__ = ["GROUP", "field_names", "find_field", "options_of"]
+__all__ = ["GROUP", "find_field", "options_of"]
 
 GROUP = "whorl.fields"
 BUILT_IN = {  # with these whorl also runs from its source tree, not installed
     name: EntryPoint(name, f"whorl.fields.{name}:FIELD", GROUP)
     for name in ("text", "code", "digits")
 }
-
-
-def field_names() -> list[str]:
-    """Names of all fields that can be asked for, without loading them."""
-    return part_names(GROUP, BUILT_IN)
 
 
 def find_field(name: str) -> Field:

@@ -28,9 +28,9 @@ from whorl.launch.machine import machine_facts
 from whorl.spec.resolved import TrainConfig
 from whorl.stages.plan.hardware import (
     Calibration,
-    Choice,
     Machine,
     MachineFacts,
+    MeasuredChoice,
     Precision,
     ReferenceStep,
     settings_of,
@@ -139,7 +139,7 @@ def _measure_apart(facts: MachineFacts) -> Calibration:
 
 
 def _run_measure(
-    facts: MachineFacts, patience_s: float, taken: Sequence[Choice] = ()
+    facts: MachineFacts, patience_s: float, taken: Sequence[MeasuredChoice] = ()
 ) -> Calibration:
     """taken: what an earlier round chose, so that both measure the same."""
     value = {
@@ -173,7 +173,7 @@ def measure(
     step_s: float = STEP_S,
     probe_s: float = 0.03,
     patience_s: float = ROUND_S,
-    taken: Sequence[Choice] = (),
+    taken: Sequence[MeasuredChoice] = (),
 ) -> Calibration:
     """All figures, in this process. Needs torch.
 
@@ -226,7 +226,7 @@ def _figure(item: Any, name: str) -> float:
 
 
 def _figures(
-    facts: MachineFacts, step_s: float, watch: Stopwatch, given: Sequence[Choice]
+    facts: MachineFacts, step_s: float, watch: Stopwatch, given: Sequence[MeasuredChoice]
 ) -> Calibration:
     import torch
 
@@ -333,7 +333,7 @@ def main() -> None:
     """Measure for the facts given as JSON; print the figures."""
     given = json.loads(sys.argv[1])
     facts = MachineFacts.model_validate(given["facts"])
-    taken = [Choice.model_validate(choice) for choice in given["taken"]]
+    taken = [MeasuredChoice.model_validate(choice) for choice in given["taken"]]
     found = measure(facts, patience_s=given["patience_s"], taken=taken)
     sys.stdout.write(found.model_dump_json())
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from whorl.launch.probes import DTYPES, Stopwatch
-from whorl.stages.plan.hardware import Choice, MachineFacts
+from whorl.stages.plan.hardware import MachineFacts, MeasuredChoice
 
 __all__ = ["choices", "layouts"]
 
@@ -28,7 +28,7 @@ Steps = Callable[[Mapping[str, Any]], Callable[[], object]]  # settings -> does 
 
 def choices(
     facts: MachineFacts, watch: Stopwatch, step_of: Steps, step_name: str
-) -> Iterator[Choice]:
+) -> Iterator[MeasuredChoice]:
     """Lanes, the dtype of products and attention, Muon's dtype; each with the times it rests on.
 
     step_of makes a step of the model `step_name` describes, with settings of a TrainConfig.
@@ -50,7 +50,7 @@ def layouts(cores: int, physical_cores: int) -> list[dict[str, int]]:
     return [*tried, {"threads": cores, "lanes": 1}] if cores > 1 else tried
 
 
-def _lanes(facts: MachineFacts, watch: Stopwatch, step_of: Steps, step_name: str) -> Choice:
+def _lanes(facts: MachineFacts, watch: Stopwatch, step_of: Steps, step_name: str) -> MeasuredChoice:
     named = {
         f"{way['lanes']} x {way['threads'] // way['lanes']}": way
         for way in layouts(facts.cores, facts.physical_cores or facts.cores)
@@ -63,7 +63,7 @@ def _lanes(facts: MachineFacts, watch: Stopwatch, step_of: Steps, step_name: str
     together = [name for name, way in named.items() if way["lanes"] > 1]
     best_lanes = min(together, key=lambda name: seconds[name], default=best)
     taken = best_lanes if seconds[best_lanes] <= LANES_WORTH * seconds[best] else best
-    return Choice(
+    return MeasuredChoice(
         key="train.lanes",
         what=f"a step of {step_name}, by lanes x threads of each",
         taken=taken,
@@ -73,7 +73,7 @@ def _lanes(facts: MachineFacts, watch: Stopwatch, step_of: Steps, step_name: str
     )
 
 
-def _muon(watch: Stopwatch) -> Choice:
+def _muon(watch: Stopwatch) -> MeasuredChoice:
     from whorl.stages.train.optimizers.muon import orthogonalise
 
     matrices = torch.randn(ORTHOGONALISE_SHAPE)
@@ -82,7 +82,7 @@ def _muon(watch: Stopwatch) -> Choice:
         for name, dtype in DTYPES.items()
     }
     taken = _bf16_if_worth_it(seconds, ("bf16",))
-    return Choice(
+    return MeasuredChoice(
         key="train.muon_dtype",
         what="orthogonalising four matrices of 128 x 384",
         taken=taken,
@@ -93,7 +93,7 @@ def _muon(watch: Stopwatch) -> Choice:
 
 def _precision(
     watch: Stopwatch, step_of: Steps, step_name: str, settings: Mapping[str, Any]
-) -> Choice:
+) -> MeasuredChoice:
     """float32 unless bf16 products pay for their casts; attention in whichever is faster then."""
     products = {name: _product_s(watch, dtype) for name, dtype in DTYPES.items()}
     ways = {"fp32": {"precision": "fp32", "attention_dtype": "fp32"}}
@@ -106,7 +106,7 @@ def _precision(
         name: watch.fastest(step_of({**settings, **way}), STEP_S) for name, way in ways.items()
     }
     taken = _bf16_if_worth_it(seconds, [name for name in ways if name != "fp32"])
-    return Choice(
+    return MeasuredChoice(
         key="train.precision",
         what=f"a step of {step_name}",
         taken=taken,

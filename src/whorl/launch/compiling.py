@@ -20,7 +20,7 @@ from typing import Any
 from whorl.core.digests import write_sealed
 from whorl.core.errors import ResourceError
 from whorl.launch.calibrate import calibration_path, reference_step, step_config
-from whorl.stages.plan.hardware import Choice, Machine, ReferenceStep
+from whorl.stages.plan.hardware import Machine, MeasuredChoice, ReferenceStep
 
 __all__ = ["KEY", "LIMIT_S", "with_compiled"]
 
@@ -87,11 +87,11 @@ def measured_apart(
     return (plain, compiled), float(found["compiling_s"])
 
 
-def _choice(seconds: Mapping[str, float], note: str) -> Choice:
+def _choice(seconds: Mapping[str, float], note: str) -> MeasuredChoice:
     plain, compiled = _name(False), _name(True)
     worth = bool(seconds) and seconds[compiled] < WORTH * seconds[plain]
     layers, width, *_ = SHAPE
-    return Choice(
+    return MeasuredChoice(
         key=KEY,
         what=f"a step of {layers} layers of width {width}",
         taken=_name(worth),

@@ -9,10 +9,9 @@ import torch
 
 from whorl.arch.shape import ModelShape
 from whorl.model.attend import segments_of
-from whorl.model.transformer import Transformer
 from whorl.spec.resolved import TrainConfig
 from whorl.stages.train.batch import Batch, MicroBatch
-from whorl.stages.train.initial import initialise
+from whorl.stages.train.initial import initial_model
 from whorl.stages.train.trainer import Trainer
 
 __all__ = ["made_up_batch", "rehearsed", "rehearsed_step"]
@@ -40,8 +39,7 @@ def made_up_batch(
 
 def rehearsed(shape: ModelShape, config: TrainConfig, mixed_rows: int = 0) -> tuple[Trainer, Batch]:
     """A new model's trainer and made-up rows for it."""
-    model = Transformer(shape)
-    initialise(model, config.seed)
+    model = initial_model(shape, config.seed)
     return Trainer(model, config), made_up_batch(shape, config, mixed_rows)
 
 

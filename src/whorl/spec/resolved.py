@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from whorl.core.frozen import Frozen
 from whorl.spec.quantities import Whole
 from whorl.spec.train_keys import TrainConfig
 
@@ -25,10 +26,6 @@ Port = Annotated[int, Whole(0, 65_535)]
 MaxRunning = Annotated[int, Whole(1, 100_000)]
 MaxWaiting = Annotated[int, Whole(0, 10**7)]
 MaxTokens = Annotated[int, Whole(1, 10**7)]
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class PrepareConfig(Frozen):

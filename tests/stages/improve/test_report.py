@@ -27,9 +27,23 @@ def test_a_baseline_that_is_ahead_is_named_and_one_behind_is_not() -> None:
 
 
 def test_doubt_is_said() -> None:
-    pairs = [{"field": "text", "first": "int8", "second": "xz", "better": None}]
-    (line,) = losses_to(SCORES, pairs)
+    pair = {
+        "field": "text",
+        "first": "int8",
+        "second": "xz",
+        "low": -0.1,
+        "high": 0.5,
+        "better": None,
+    }
+    (line,) = losses_to(SCORES, [pair])
     assert line.endswith("holds no difference as well")
+
+
+def test_where_there_is_no_interval_none_is_spoken_of() -> None:
+    """As of one document."""
+    pair = {"first": "int8", "second": "xz", "low": None, "high": None, "better": None}
+    (line,) = losses_to(SCORES, [pair])
+    assert "no interval" in line and "holds no difference" not in line
 
 
 @pytest.mark.parametrize(("svc", "lines"), [(0.99, 1), (0.97, 0), (0.98, 0)])

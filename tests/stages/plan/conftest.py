@@ -9,17 +9,20 @@ from typing import Any
 import pytest
 
 from whorl.core.context import StageContext
+from whorl.core.digests import write_sealed
 from whorl.core.records import RecordStore
+from whorl.launch.calibrate import calibration_path
+from whorl.launch.machine import machine_facts
 from whorl.spec.load import parse_recipe
 from whorl.spec.recipe import Recipe
 from whorl.stages.plan.data import DataFacts, TokenFacts
 from whorl.stages.plan.hardware import (
     AttentionRate,
     Calibration,
-    Choice,
     Machine,
     MachineFacts,
     MatmulRate,
+    MeasuredChoice,
     ReferenceStep,
     TrafficRate,
 )
@@ -32,14 +35,14 @@ STEPS = (
 )
 
 
-def choices(lanes: int = 1, **settings: str) -> tuple[Choice, ...]:
+def choices(lanes: int = 1, **settings: str) -> tuple[MeasuredChoice, ...]:
     """What calibration took; lanes of one thread each, or one of two threads."""
     taken = {"precision": "fp32", "attention_dtype": "fp32", "muon_dtype": "fp32", **settings}
     ways = {"1 x 2": 0.1, "2 x 1": 0.2} if lanes == 1 else {"2 x 1": 0.1, "1 x 2": 0.2}
 
-    def choice(key: str, name: str, seconds: dict[str, float], *fields: str) -> Choice:
+    def choice(key: str, name: str, seconds: dict[str, float], *fields: str) -> MeasuredChoice:
         carried = {field: taken[field] for field in fields}
-        return Choice(key=key, what="a step", taken=name, seconds=seconds, settings=carried)
+        return MeasuredChoice(key=key, what="a step", taken=name, seconds=seconds, settings=carried)
 
     first = choice("train.lanes", next(iter(ways)), ways)
     return (
@@ -103,13 +106,23 @@ def machine(
     return Machine(facts=facts, calibration=calibration)
 
 
+def keep_calibration(home: Path) -> None:
+    """The figures from paper as those of this machine: nothing is measured, and a budget buys the
+    same model whatever runs beside the test."""
+    facts = machine_facts()
+    figures = machine().calibration.model_copy(update={"identity": facts.identity, "threads": 1})
+    path = calibration_path(home, facts)
+    path.parent.mkdir(parents=True)
+    write_sealed(path, figures.model_dump(mode="json"))
+
+
 def compiling(here: Machine, saved: float, compiling_s: float = 10.0) -> Machine:
     """The machine after compiled blocks were timed: they save that share of a step."""
     calibration = here.calibration
     plain = calibration.steps[1]
     step = plain.model_copy(update={"compiled": True, "step_s": (1 - saved) * plain.step_s})
     worth = saved > 0.03
-    choice = Choice(
+    choice = MeasuredChoice(
         key="train.compiled",
         what="a step",
         taken="compiled blocks" if worth else "blocks as written",

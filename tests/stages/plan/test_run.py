@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from tests.outside import install
 from tests.stages.plan.conftest import compiling, machine, recipe, text_facts
 from whorl.core.context import StageContext
-from whorl.core.errors import PlanError, RecordError
+from whorl.core.errors import PlanError, RecordError, SpecError
 from whorl.core.records import Record
 from whorl.spec.load import known_keys
 from whorl.spec.recipe import Recipe
 from whorl.stages.plan.data import DataFacts, TokenFacts
 from whorl.stages.plan.hardware import Machine
-from whorl.stages.plan.plan import Plan, Prediction
-from whorl.stages.plan.predictions import corrected
+from whorl.stages.plan.plan import Plan
 from whorl.stages.plan.run import find_or_make, plan_key, run, trial_vocab_sizes
 from whorl.stages.plan.table import format_value, render
 
@@ -78,7 +79,6 @@ def test_figures_have_intervals(context: StageContext) -> None:
         item = predictions[name]
         assert item.low is not None and item.high is not None and item.value is not None
         assert item.low < item.value < item.high
-        assert item.holds(item.value) and not item.holds(2 * item.high)
 
 
 def test_decisions_fit_each_other(context: StageContext) -> None:
@@ -203,7 +203,7 @@ def test_accuracy_is_not_predicted_and_says_why(context: StageContext) -> None:
     plan = Plan.load(run(context, recipe(), machine(), facts))
     quality = plan.predictions["heldout_bpb"]
     assert quality.value is None and "no law predicts accuracy" in quality.note
-    assert quality.holds(1.0) is None
+    assert quality.low is None and quality.high is None
     assert plan.law == {"used": False, "reason": "no law predicts accuracy"}
     assert plan.decisions.prepare.vocab_size == 64
     assert plan.decisions.train.seq_len <= 128
@@ -249,18 +249,41 @@ def test_values_are_written_as_people_write_them() -> None:
     assert format_value(1.2345, "bits/byte") == "1.234"
 
 
-def test_past_runs_correct_a_prediction() -> None:
-    planned = Prediction(value=100.0, low=90.0, high=110.0, unit="s")
-    assert corrected(planned, []) == planned
-    assert corrected(Prediction.exact(5, "s"), [2.0]) == Prediction.exact(5, "s")
-    once, often = corrected(planned, [1.2]), corrected(planned, [1.2] * 50)
-    assert once.value is not None and often.value is not None and often.high is not None
-    assert 100 < once.value < often.value < 120
-    assert often.value == pytest.approx(120, rel=0.02)
-    assert often.high / often.value == pytest.approx(1.1)
-
-
 def test_trial_vocabularies() -> None:
     assert trial_vocab_sizes(recipe("prepare.vocab_size=3000"), 10**9) == (3000,)
     assert trial_vocab_sizes(recipe(), 100_000) == (512,)
     assert trial_vocab_sizes(recipe(), 30_000_000)[-1] == 4096
+
+
+class Keeping:
+    """What a package says of its optimiser."""
+
+    matrix_moments: object
+
+
+@pytest.mark.parametrize("moments", [0, 1, 3])
+def test_an_optimiser_from_outside_is_planned_with_what_it_keeps(
+    context: StageContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moments: int
+) -> None:
+    install(tmp_path, {"whorl.optimizers": {"keeping": f"{__name__}:Keeping"}})
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(Keeping, "matrix_moments", moments, raising=False)
+    asked = ("train.optimizer=keeping", "train.learning_rate=0.01")
+    plan = plan_of(context, recipe(*asked))
+    a, found = plan.decisions.shape, plan.predictions
+    matrices = a.layers * (4 * a.width**2 + 3 * a.width * a.ffn_width)
+    others = found["parameters"].value - matrices  # AdamW's
+    assert found["optimizer_bytes"].value == 4 * (moments * matrices + 2 * others)
+    assert found["optimizer_bytes"].note == "keeping"
+
+
+@pytest.mark.parametrize("moments", [None, -1, "two"])
+def test_an_optimiser_that_does_not_say_what_it_keeps_is_refused(
+    context: StageContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moments: object
+) -> None:
+    install(tmp_path, {"whorl.optimizers": {"keeping": f"{__name__}:Keeping"}})
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(Keeping, "matrix_moments", moments, raising=False)
+    asked = ("train.optimizer=keeping", "train.learning_rate=0.01")
+    with pytest.raises(SpecError, match="keeping does not say what it keeps"):
+        plan_of(context, recipe(*asked))

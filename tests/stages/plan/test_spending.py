@@ -6,7 +6,7 @@ import pytest
 
 from whorl.core.errors import PlanError, SpecError
 from whorl.stages.plan.cluster.devices import device
-from whorl.stages.plan.spending import Budget, round_batch, steps_bought
+from whorl.stages.plan.spending import JobBudget, round_batch, steps_bought
 from whorl.stages.plan.whole_job import FailureRate, JobView, Range, WholeJob, view_job
 
 NEVER = FailureRate(0.0, 0.0, 0.0)
@@ -31,14 +31,14 @@ def job_of(steps: int) -> JobView:
 @pytest.mark.parametrize(
     ("budget", "steps"),
     [
-        (Budget("device_hours", 1000.5), 1000),
-        (Budget("usd", 4002.0), 1000),  # 4 USD a step
-        (Budget("time", 36_010.0), 1000),  # seconds of the whole job
-        (Budget("flops", 7.5e15), 7),
-        (Budget("usd", 4.01), 1),
+        (JobBudget("device_hours", 1000.5), 1000),
+        (JobBudget("usd", 4002.0), 1000),  # 4 USD a step
+        (JobBudget("time", 36_010.0), 1000),  # seconds of the whole job
+        (JobBudget("flops", 7.5e15), 7),
+        (JobBudget("usd", 4.01), 1),
     ],
 )
-def test_whole_steps_by_hand(budget: Budget, steps: int) -> None:
+def test_whole_steps_by_hand(budget: JobBudget, steps: int) -> None:
     assert steps_bought(budget, job_of, 1e15) == steps
     spent = budget.spent(job_of(steps), steps * 1e15)
     assert 0.8 * budget.amount < spent.value <= budget.amount
@@ -48,9 +48,9 @@ def test_whole_steps_by_hand(budget: Budget, steps: int) -> None:
 
 def test_what_buys_nothing_or_everything_is_refused() -> None:
     with pytest.raises(PlanError, match="not buy one optimiser step"):
-        steps_bought(Budget("usd", 3.99), job_of, 1e15)
+        steps_bought(JobBudget("usd", 3.99), job_of, 1e15)
     with pytest.raises(SpecError, match="costs nothing"):
-        steps_bought(Budget("flops", 1.0), job_of, 0.0)
+        steps_bought(JobBudget("flops", 1.0), job_of, 0.0)
 
 
 @pytest.mark.parametrize(

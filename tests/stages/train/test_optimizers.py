@@ -10,10 +10,13 @@ import torch
 from torch import nn
 
 from tests.stages.train.work import config, tiny_shape
+from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import MATRIX_MOMENTS
 from whorl.core.errors import RecordError
+from whorl.model.blocks.attention import Attention
+from whorl.model.blocks.norm import RmsNorm
 from whorl.model.transformer import Transformer
-from whorl.stages.train.initial import initialise
+from whorl.stages.train.initial import initial_model, initialise
 from whorl.stages.train.optimizers.groups import Groups, check_state
 from whorl.stages.train.optimizers.muon import POLAR_EXPRESS, Muon, orthogonalise
 from whorl.stages.train.optimizers.registry import find_optimizer
@@ -198,6 +201,36 @@ def test_schedule() -> None:
     assert shares == pytest.approx([0.5, 1, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4])
     constant = config(steps=5, warmup_steps=0, decay_steps=0)
     assert [learning_rate_share(step, constant) for step in range(5)] == [1.0] * 5
+
+
+class Gain(nn.Module):
+    """Attention of ours, and values of its own: set, drawn, and of torch's layers."""
+
+    def __init__(self, shape: ModelShape, layer: int) -> None:
+        super().__init__()
+        self.norm, self.attention = RmsNorm(shape.width, shape), Attention(shape, layer)
+        self.gain = nn.Parameter(torch.full((shape.width,), 0.25))
+        self.mix = nn.Linear(shape.width, shape.width)
+        nn.init.eye_(self.mix.weight)
+        self.drawn = nn.Parameter(torch.randn(3, 4))
+
+
+def test_values_that_a_package_s_block_sets_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("whorl.model.transformer._block_of", lambda name: Gain)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first, again, other = (initial_model(tiny_shape(), seed) for seed in (5, 5, 6))
+    assert torch.equal(torch.get_rng_state(), before)  # which nothing else is drawn from
+    for block in first.layers:
+        assert torch.equal(block.gain, torch.full_like(block.gain, 0.25))
+        assert torch.equal(block.mix.weight, torch.eye(block.mix.weight.shape[0]))
+    torch.manual_seed(1)
+    same = zip(first.named_parameters(), again.named_parameters(), strict=True)
+    assert all(torch.equal(a, b) for (_, a), (_, b) in same)
+    assert not torch.equal(first.layers[0].drawn, other.layers[0].drawn)
+    assert not first.layers[0].attention.o_proj.weight.any()  # ours, as in every model
+    query = first.layers[0].attention.q_proj.weight
+    assert float(query.detach().std()) == pytest.approx(32**-0.5, rel=0.1)
 
 
 def test_initial_weights_depend_on_seed_and_name_alone() -> None:

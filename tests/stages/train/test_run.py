@@ -113,6 +113,10 @@ def test_timings_and_plan_are_reported(
 ) -> None:
     report = trained.run
     assert report["step_s"] > 0 and 0 < report["data_wait_share"] < 1
+    names = ("startup_s", "steps_s", "validations_s", "checkpoints_s", "publishing_s")
+    assert all(report[name] > 0 for name in names)
+    assert report["train_s"] == pytest.approx(sum(report[name] for name in names))
+    assert report["steps_s"] == pytest.approx(report["step_s"] * trained.metrics["steps"])
     assert report["peak_bytes"]["process"] > 2**26
     assert report["environment"]["threads"] == 1
     plan = report["plan_vs_actual"]

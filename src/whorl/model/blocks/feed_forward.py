@@ -6,27 +6,23 @@ Axes: B rows, T tokens of a row, D width.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional
 
+from whorl.arch.activations import ACTIVATIONS
 from whorl.arch.shape import ModelShape
 from whorl.model.blocks.linear import add_linear, is_fused, normed_products
 from whorl.model.blocks.norm import RmsNorm
 from whorl.model.fused import gated_silu
 
-__all__ = ["ACTIVATIONS", "FeedForward"]
+__all__ = ["FeedForward"]
 
 
-def _gelu_tanh(x: Tensor) -> Tensor:
-    return functional.gelu(x, approximate="tanh")
-
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": functional.silu,
-    "gelu": functional.gelu,
-    "gelu_tanh": _gelu_tanh,
-    "relu": functional.relu,
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    name: partial(getattr(functional, item.function), **item.options)
+    for name, item in ACTIVATIONS.items()
 }
 
 
@@ -54,7 +50,7 @@ class FeedForward(nn.Module):
     def hidden(self, y_BTD: Tensor) -> Tensor:
         """What down_proj is given, of a normed input."""
         up: Tensor = self.up_proj(y_BTD)
-        act = ACTIVATIONS[self.activation]
+        act = FUNCTIONS[self.activation]
         return act(up) if self.gate_proj is None else act(self.gate_proj(y_BTD)) * up
 
 
@@ -63,4 +59,4 @@ def gated(joined: Tensor, activation: str) -> Tensor:
     if activation == "silu":
         return gated_silu(joined)
     gate, up = joined.chunk(2, dim=-1)
-    return ACTIVATIONS[activation](gate) * up
+    return FUNCTIONS[activation](gate) * up

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from whorl.arch.activations import hf_activation
 from whorl.arch.hf_config import OWN
 from whorl.arch.hf_rope import rope_parameters
 from whorl.arch.shape import ModelShape
@@ -17,7 +18,6 @@ __all__ = ["Family", "Names", "expert_config", "window_config"]
 if TYPE_CHECKING:
     from torch import Tensor
 
-ACTIVATIONS = {"gelu_tanh": "gelu_pytorch_tanh"}
 PREFIX, HEAD = "model.", "lm_head."
 MOE = "mlp."  # in our names
 
@@ -65,7 +65,7 @@ class Family:
             "rope_parameters": rope,
             "rms_norm_eps": shape.norm_eps,
             "tie_word_embeddings": shape.tied_embeddings,
-            self.activation_key: ACTIVATIONS.get(shape.activation, shape.activation),
+            self.activation_key: hf_activation(shape.activation),
             "attention_dropout": 0.0,
             "initializer_range": 0.02,
             "use_cache": True,

@@ -18,6 +18,7 @@ from typing import Any
 from whorl.core.context import StageContext
 from whorl.core.digests import canonical_json, write_bytes
 from whorl.core.errors import DataError, SpecError
+from whorl.core.plugins import packages_of
 from whorl.core.ports import Engine, Field, Score
 from whorl.core.records import Record, RecordKey, RecordWriter
 from whorl.core.variants import Variant
@@ -53,6 +54,13 @@ def evaluate_key(
         "fields": described,
         "models": named,
         "engine": engine,
+        **packages_of(
+            {
+                "whorl.fields": [field.name for field in fields.values()],
+                "whorl.metrics": [field.task.metric.name for field in fields.values()],
+                "whorl.engines": [engine],
+            }
+        ),
     }
     inputs = {"prepare": prepared.digest}
     if trained is not None:

@@ -122,7 +122,7 @@ def losses_to(
     for score in scores:
         if score["kind"] == "model":
             first.setdefault(score["field"], score)
-    better = {(pair["field"], pair["second"]): pair["better"] for pair in comparisons}
+    pairs = {(pair["field"], pair["second"]): pair for pair in comparisons}
     lines = []
     for other in (score for score in scores if score["kind"] == "baseline"):
         mine = first[other["field"]]
@@ -132,8 +132,16 @@ def losses_to(
         told = (
             f"{metric.shown(other['value'])} against {metric.shown(mine['value'])} ({mine['name']})"
         )
-        certain = better.get((other["field"], other["name"]), other["name"]) is not None
-        doubt = "" if certain else "; the paired interval holds no difference as well"
+        doubt = _doubt(pairs.get((other["field"], other["name"])))
         which = f"{other['field']}: " if len(first) > 1 else ""
         lines.append(f"{which}{other['name']} is better: {told}{doubt}")
     return lines
+
+
+def _doubt(pair: Mapping[str, Any] | None) -> str:
+    """What the interval of the paired difference leaves open."""
+    if pair is None or pair["better"] is not None:
+        return ""
+    if pair["low"] is None:
+        return "; so few documents give no interval"
+    return "; the paired interval holds no difference as well"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from whorl.arch.dense import dense_shape
 from whorl.arch.shape import ModelShape
-from whorl.arch.shape_counts import count_shape, flops_per_token, training_bytes
+from whorl.arch.shape_counts import MATRIX_MOMENTS, count_shape, flops_per_token
 from whorl.core.errors import PlanError, SpecError
+from whorl.core.plugins import find_part
 from whorl.spec.recipe import Recipe
+from whorl.spec.train_keys import OPTIMIZERS
 from whorl.stages.plan import rules
 from whorl.stages.plan.data import DataFacts, TokenFacts
 from whorl.stages.plan.hardware import Machine
@@ -59,6 +62,28 @@ class Situation:
     def process_bytes(self) -> int:
         """What the process holds before the model is made."""
         return self.machine.calibration.base_memory_bytes + HELD_BYTES
+
+    @property
+    def optimizer(self) -> str:
+        given = self.recipe.train.optimizer
+        return "muon" if given == "auto" else given
+
+    @cached_property
+    def matrix_moments(self) -> int:
+        """What the optimiser keeps for each element of the blocks' matrices, as it says itself.
+
+        Raises SpecError if it says nothing of the kind.
+        """
+        if self.optimizer in OPTIMIZERS:
+            return MATRIX_MOMENTS[self.optimizer]
+        said = getattr(find_part("whorl.optimizers", self.optimizer, {}), "matrix_moments", None)
+        if not isinstance(said, int) or said < 0:
+            raise SpecError(
+                f"the optimizer {self.optimizer} does not say what it keeps",
+                found=f"matrix_moments {said}",
+                expected="a whole number: values of state for each element of a matrix",
+            )
+        return said
 
     @property
     def ways(self) -> dict[str, Any]:
@@ -254,7 +279,8 @@ def _load(
         lanes=lanes,
         precision=ways["precision"],
         attention_dtype=ways["attention_dtype"],
-        optimizer="muon" if train.optimizer == "auto" else train.optimizer,
+        optimizer=situation.optimizer,
+        matrix_moments=situation.matrix_moments,
         compiled=compiled,
         mixed_share=situation.data.for_vocab(shape.vocab_size).mixed_share(seq_len),
     )
@@ -290,7 +316,7 @@ def _train_s(situation: Situation, load: Load, steps: int, step_s: float) -> flo
     startup_s = STARTUP_S + load.compiled * situation.machine.calibration.compiling_s
     rows = load.rows * load.micro_batches
     validation_s = FORWARD_SHARE * step_s * situation.recipe.train.validate_rows / rows
-    state = training_bytes(load.shape, "muon" if load.optimizer == "muon" else "adamw")
+    state = load.state
     checkpoint_s = CHECKPOINT_S + (state.weights + state.optimizer_state) / CHECKPOINT_BYTES_PER_S
     checkpoints = 1 + steps * step_s / rules.CHECKPOINT_EVERY_S
     return (

@@ -21,9 +21,9 @@ from whorl.stages.plan.laws.law import FLOPS_PER_PARAM_TOKEN
 from whorl.stages.plan.laws.named import find_law
 from whorl.stages.plan.output import figures, schema
 from whorl.stages.plan.output.question import layout_label, parse_layout, parse_measured
-from whorl.stages.plan.spending import Budget, round_batch, steps_bought
+from whorl.stages.plan.spending import JobBudget, round_batch, steps_bought
 
-__all__ = ["Choice", "buy", "choose_layout"]
+__all__ = ["ChosenLayout", "buy", "choose_layout"]
 
 MOST_ROUNDS, FIRST_UTILISATION = 6, 0.3
 KEPT = 200
@@ -31,7 +31,7 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenLayout:
     """A layout of one model and batch, and the tokens to train on."""
 
     asked: schema.Question  # with its batch
@@ -47,7 +47,7 @@ class Choice:
         return self.given or self.found.best.job
 
 
-def choose_layout(shape: ModelShape, asked: schema.Question) -> Choice:
+def choose_layout(shape: ModelShape, asked: schema.Question) -> ChosenLayout:
     """The layout of a model and batch: searched, or the one given if it fits."""
     space = _space(shape, asked)
     model = _calibrated(space, asked.measured, asked.tables)
@@ -66,10 +66,10 @@ def choose_layout(shape: ModelShape, asked: schema.Question) -> Choice:
     if given is not None and not fits(given):
         best = f"--layout {layout_label(found.best.layout)}, which the search finds"
         raise _refusal(given, [*_changes_that_fit(given), best])
-    return Choice(asked, space, model, given, found)
+    return ChosenLayout(asked, space, model, given, found)
 
 
-def buy(shape: ModelShape | None, asked: schema.Question, budget: Budget) -> Choice:
+def buy(shape: ModelShape | None, asked: schema.Question, budget: JobBudget) -> ChosenLayout:
     """Size, batch and tokens that a budget buys, searched until they agree with the speed.
 
     The size is the law's optimum for the FLOPs that the chosen layout's speed buys; the batch, if
@@ -80,7 +80,7 @@ def buy(shape: ModelShape | None, asked: schema.Question, budget: Budget) -> Cho
     if shape is None:
         shape = llama_like(find_law().optimal(flops)[0], vocab_size)
     tokens = flops / (FLOPS_PER_PARAM_TOKEN * count_shape(shape).active)
-    tried: dict[tuple[ModelShape, int], Choice] = {}
+    tried: dict[tuple[ModelShape, int], ChosenLayout] = {}
     while True:
         batch = asked.global_batch
         if not batch:
@@ -97,7 +97,7 @@ def buy(shape: ModelShape | None, asked: schema.Question, budget: Budget) -> Cho
             shape = llama_like(law.optimal(flops)[0], vocab_size)
 
 
-def _first_flops(budget: Budget, asked: schema.Question) -> float:
+def _first_flops(budget: JobBudget, asked: schema.Question) -> float:
     """A first guess of the FLOPs that a budget buys."""
     target, price = device(asked.device), asked.usd_per_device_hour
     return budget_flops(
@@ -108,7 +108,7 @@ def _first_flops(budget: Budget, asked: schema.Question) -> float:
     )
 
 
-def _tokens_bought(choice: Choice, budget: Budget) -> float:
+def _tokens_bought(choice: ChosenLayout, budget: JobBudget) -> float:
     """Whole steps of the chosen layout at its predicted speed, as tokens."""
     job = choice.job
     step, price = step_times([job], choice.model)[0], choice.asked.usd_per_device_hour

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 
 from blake3 import blake3
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from whorl.codecs.contract import Tokens
 from whorl.codecs.text import NUM_SPECIAL
 from whorl.core.errors import DataError
+from whorl.core.frozen import Frozen
 from whorl.core.metrics import BITS_PER_BYTE
 from whorl.core.ports import Codec, Document, Source
 from whorl.core.ports import Field as DataField
@@ -30,10 +31,6 @@ XZ_EXPONENT = 0.1  # of the sample's size; 0.06 to 0.10 for Python code, 0.11 to
 CODEC_BYTES = 4 * 2**20  # of text that trial tokenizers are trained on
 MEASURED_DOCUMENTS, MEASURED_BYTES = 400, 2**19  # documents that are tokenised to count
 OTHER_DOCUMENT_BYTES = 1024  # what a document that is not text counts for in a sample
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class TokenFacts(Frozen):

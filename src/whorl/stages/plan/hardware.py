@@ -10,17 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from whorl.core.digests import digest_value
+from whorl.core.frozen import Frozen
 
 __all__ = [
     "AttentionRate",
     "Calibration",
-    "Choice",
     "Machine",
     "MachineFacts",
     "MatmulRate",
+    "MeasuredChoice",
     "ReferenceStep",
     "TrafficRate",
     "settings_of",
@@ -28,10 +29,6 @@ __all__ = [
 
 GIB = 2**30
 Precision = Literal["fp32", "bf16"]
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class MachineFacts(Frozen):
@@ -102,7 +99,7 @@ class ReferenceStep(Frozen):
     step_s: float
 
 
-class Choice(Frozen):
+class MeasuredChoice(Frozen):
     """One of several ways to compute, and the times here that it was chosen by."""
 
     key: str = Field(description="of the recipe, dotted")
@@ -125,7 +122,7 @@ class Choice(Frozen):
         return found + (f"; {self.note}" if self.note else "")
 
 
-def settings_of(choices: Iterable[Choice]) -> dict[str, Any]:
+def settings_of(choices: Iterable[MeasuredChoice]) -> dict[str, Any]:
     """Fields of TrainConfig that carry all of them out."""
     return {name: value for choice in choices for name, value in choice.settings.items()}
 
@@ -149,7 +146,7 @@ class Calibration(Frozen):
     exponentials_per_s: float
     operation_s: float = Field(description="cost of one small operation with its gradient")
     base_memory_bytes: int = Field(description="of a process that has loaded the framework")
-    choices: tuple[Choice, ...] = Field(description="how to compute here, and why")
+    choices: tuple[MeasuredChoice, ...] = Field(description="how to compute here, and why")
     steps: tuple[ReferenceStep, ...]
     compiled_steps: tuple[ReferenceStep, ...] = Field(
         (), description="one step as its blocks are written, and with compiled blocks"
@@ -165,7 +162,7 @@ class Calibration(Frozen):
         plain = {"threads": self.threads, "lanes": 1, "compiled": False}
         return plain | settings_of(self.choices)
 
-    def choice(self, key: str) -> Choice | None:
+    def choice(self, key: str) -> MeasuredChoice | None:
         """What was chosen for a key of the recipe; None: nothing was timed for it."""
         return next((choice for choice in self.choices if choice.key == key), None)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 
 from whorl.arch.computable import MASK_TOKENS
 from whorl.arch.shape import ModelShape
-from whorl.arch.shape_counts import BYTES_PER_ELEMENT, layer_matrices, training_bytes
+from whorl.arch.shape_counts import BYTES_PER_ELEMENT, layer_matrices
 from whorl.core.errors import PlanError
 from whorl.core.units import format_bytes
 from whorl.stages.plan.step_time import Load
@@ -138,8 +138,8 @@ def peak_memory(load: Load, process_bytes: int) -> PeakMemory:
 
     Lanes reach the end of their forward passes together, each with activations of its own.
     """
-    a, lanes = load.shape, min(load.lanes, load.micro_batches)
-    fixed = training_bytes(a, "muon" if load.optimizer == "muon" else "adamw")
+    lanes = min(load.lanes, load.micro_batches)
+    fixed = load.state
     activations = lanes * saved_activation_bytes(load)
     working = lanes * max(_loss_bytes(load), _backward_bytes(load))
     later = max(lanes * fixed.gradients, _optimizer_bytes(load))  # when activations are gone

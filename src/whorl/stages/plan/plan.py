@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from whorl.arch.shape import ModelShape
 from whorl.core.digests import read_sealed
 from whorl.core.errors import RecordError
+from whorl.core.frozen import Frozen
 from whorl.core.records import Record
 from whorl.core.validation import first_problem
 from whorl.spec.resolved import (
@@ -25,10 +26,6 @@ __all__ = ["PLAN_FILE", "Decisions", "Plan", "Prediction"]
 PLAN_FILE = "plan.json"
 SHAPE_KEYS = ("family", "layers", "width", "ffn_width")  # what a recipe can say of them
 ATTENTION_KEYS = ("heads", "kv_heads", "head_dim")
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Decisions(Frozen):
@@ -54,12 +51,6 @@ class Prediction(Frozen):
     @classmethod
     def exact(cls, value: float, unit: str, note: str = "") -> Prediction:
         return cls(value=value, low=value, high=value, unit=unit, note=note)
-
-    def holds(self, actual: float) -> bool | None:
-        """Whether the actual figure is within the interval; None if nothing was predicted."""
-        if self.low is None or self.high is None:
-            return None
-        return self.low <= actual <= self.high
 
 
 class Plan(Frozen):

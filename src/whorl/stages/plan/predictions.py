@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from whorl.arch.shape_counts import (
     BYTES_PER_ELEMENT,
     count_shape,
     flops_per_token,
     kv_bytes_per_token,
-    training_bytes,
 )
 from whorl.spec.resolved import TrainConfig
-from whorl.stages.plan.candidate import MEMORY_MARGIN, Candidate, Situation
+from whorl.stages.plan.candidate import MEMORY_MARGIN, Candidate, Situation, load_of
 from whorl.stages.plan.law import NORMAL_90
 from whorl.stages.plan.plan import Prediction
 
-__all__ = ["corrected", "predictions_of"]
+__all__ = ["predictions_of"]
 
 # Log deviations of step times, benchmarks/plan_accuracy.py: of the model on shapes that the
 # calibration did not time, and of one run from another on a quiet machine.
@@ -32,7 +30,7 @@ def predictions_of(
     """Name -> figure. Units: s, bytes, tokens, FLOP, bits/byte, parameters, passes."""
     a = candidate.shape
     parameters = count_shape(a)
-    state = training_bytes(a, train.optimizer)
+    state = load_of(situation, candidate).state
     unique = situation.data.unique_tokens(a.vocab_size)
     factor = _time_factor(situation)
     weight_bytes = BYTES_PER_ELEMENT["fp32"] * parameters.total
@@ -53,7 +51,7 @@ def predictions_of(
             int(kv_bytes_per_token(a, BYTES_PER_ELEMENT["fp32"])), "bytes"
         ),
         "step_s": _around(candidate.step_s, factor, "s", _busy_note(situation)),
-        "train_s": _around(candidate.train_s, factor, "s", "with validations and checkpoints"),
+        "train_s": _around(candidate.train_s, factor, "s", "with start-up, validations and saves"),
         "peak_bytes": Prediction(
             value=candidate.peak_bytes,
             low=MEMORY_LOW * candidate.peak_bytes,
@@ -99,21 +97,3 @@ def _quality(situation: Situation, candidate: Candidate) -> Prediction:
             value=None, unit="bits/byte", note=f"no law predicts {situation.data.metric}"
         )
     return situation.law.predict(candidate.point)
-
-
-def corrected(prediction: Prediction, ratios: Sequence[float], weight: float = 3.0) -> Prediction:
-    """The prediction moved by what happened before: ratios are actual / predicted of past runs.
-
-    The factor is their geometric mean, drawn towards 1 as if `weight` runs had met the plan. An
-    exact or missing figure is given back as it is.
-    """
-    if prediction.value is None or prediction.low == prediction.high or not ratios:
-        return prediction
-    factor = math.exp(sum(math.log(ratio) for ratio in ratios) / (len(ratios) + weight))
-    scaled = {
-        name: None if value is None else value * factor
-        for name, value in vars(prediction).items()
-        if name in ("value", "low", "high")
-    }
-    note = f"{prediction.note}; x {factor:.2f} from {len(ratios)} runs here".lstrip("; ")
-    return prediction.model_copy(update={**scaled, "note": note})

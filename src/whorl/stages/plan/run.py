@@ -15,6 +15,7 @@ from whorl.core.context import StageContext
 from whorl.core.digests import digest_value, write_sealed
 from whorl.core.errors import PlanError, RecordError
 from whorl.core.mixture import check_repeats
+from whorl.core.plugins import packages_of
 from whorl.core.records import Record, RecordKey
 from whorl.spec.recipe import HardwareSpec, Recipe
 from whorl.spec.resolved import CompressConfig, EvaluateConfig, ServeConfig
@@ -35,6 +36,7 @@ __all__ = [
     "LOGIC_VERSION",
     "check_is_here",
     "check_plannable",
+    "find_or_consider",
     "find_or_make",
     "plan_key",
     "run",
@@ -59,6 +61,14 @@ def plan_key(recipe: Recipe, facts: MachineFacts, data_digest: str) -> RecordKey
         value["hardware"] = "auto"
     value["sources"] = [{"field": entry.field, "share": entry.share} for entry in recipe.data]
     value["machine"] = facts.identity
+    value |= packages_of(
+        {
+            "whorl.fields": dict.fromkeys(entry.field for entry in recipe.data),
+            "whorl.blocks": [recipe.model.block],
+            "whorl.objectives": [recipe.train.objective],
+            "whorl.optimizers": [recipe.train.optimizer],
+        }
+    )
     return RecordKey("plan", value, {"data": data_digest}, LOGIC_VERSION)
 
 
@@ -80,6 +90,22 @@ def find_or_make(
     return run(context, recipe, measure(), gather(), with_compiled)
 
 
+def find_or_consider(
+    context: StageContext,
+    recipe: Recipe,
+    facts: MachineFacts,
+    data_digest: str,
+    measure: Callable[[], Machine],
+    gather: Callable[[], DataFacts],
+    with_compiled: Callable[[Machine], Machine],
+) -> Plan:
+    """The plan that find_or_make would leave; no record is written."""
+    key = plan_key(recipe, facts, data_digest)
+    if (record := context.store.find(key)) is not None:
+        return Plan.load(record)
+    return _considered(context, key, recipe, measure(), gather(), with_compiled)
+
+
 def run(
     context: StageContext,
     recipe: Recipe,
@@ -95,13 +121,7 @@ def run(
     key = plan_key(recipe, machine.facts, data.digest)
     if (record := context.store.find(key)) is not None:
         return record
-    chosen_from = _chosen_from(key)
-    plan = _earlier_choice(context, chosen_from)
-    if plan is None:
-        plan = _new_plan(recipe, machine, data, chosen_from)
-        if with_compiled is not None and _compiling_may_pay(plan, recipe, machine):
-            plan = _new_plan(recipe, with_compiled(machine), data, chosen_from)
-    plan = plan.model_copy(update={"decisions": _passed_through(plan.decisions, recipe)})
+    plan = _considered(context, key, recipe, machine, data, with_compiled)
     with context.store.write(key) as writer:
         write_sealed(writer.path / PLAN_FILE, plan.model_dump(mode="json"))
         writer.metrics.update(
@@ -111,6 +131,24 @@ def run(
     for warning in plan.warnings:
         context.log(f"warning: {warning}")
     return context.store.published(key)
+
+
+def _considered(
+    context: StageContext,
+    key: RecordKey,
+    recipe: Recipe,
+    machine: Machine,
+    data: DataFacts,
+    with_compiled: Callable[[Machine], Machine] | None,
+) -> Plan:
+    """An earlier choice from the same things, or a new one."""
+    chosen_from = _chosen_from(key)
+    plan = _earlier_choice(context, chosen_from)
+    if plan is None:
+        plan = _new_plan(recipe, machine, data, chosen_from)
+        if with_compiled is not None and _compiling_may_pay(plan, recipe, machine):
+            plan = _new_plan(recipe, with_compiled(machine), data, chosen_from)
+    return plan.model_copy(update={"decisions": _passed_through(plan.decisions, recipe)})
 
 
 def check_is_here(recipe: Recipe) -> None:
@@ -139,7 +177,9 @@ def trial_vocab_sizes(recipe: Recipe, text_bytes: int) -> tuple[int, ...]:
 def _chosen_from(key: RecordKey) -> str:
     """Digest of everything the choice of sizes, steps and data depends on."""
     priced = ("hardware",) if key.config["hardware"] != "auto" else ()
-    used = {name: key.config[name] for name in (*CHOSEN_FROM, *priced, "sources", "machine")}
+    brought = ("packages",) if "packages" in key.config else ()
+    names = (*CHOSEN_FROM, *priced, *brought, "sources", "machine")
+    used = {name: key.config[name] for name in names}
     return digest_value({"used": used, "data": dict(key.inputs), "logic": key.logic_version})[:32]
 
 

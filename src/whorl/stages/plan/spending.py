@@ -13,7 +13,7 @@ from typing import Literal, get_args
 from whorl.core.errors import PlanError, SpecError
 from whorl.stages.plan.whole_job import JobView, Range
 
-__all__ = ["KINDS", "Budget", "BudgetKind", "round_batch", "steps_bought"]
+__all__ = ["KINDS", "BudgetKind", "JobBudget", "round_batch", "steps_bought"]
 
 BudgetKind = Literal["usd", "time", "device_hours", "flops"]
 KINDS: tuple[BudgetKind, ...] = get_args(BudgetKind)
@@ -22,7 +22,7 @@ DAY_S = 86_400.0
 
 
 @dataclass(frozen=True)
-class Budget:
+class JobBudget:
     """amount: USD, seconds of the whole job, device-hours or FLOPs."""
 
     kind: BudgetKind
@@ -37,7 +37,7 @@ class Budget:
         return job.usd if self.kind == "usd" else job.device_hours
 
 
-def steps_bought(budget: Budget, job_of: Callable[[int], JobView], flops_of_step: float) -> int:
+def steps_bought(budget: JobBudget, job_of: Callable[[int], JobView], flops_of_step: float) -> int:
     """The most whole steps within the budget. job_of: the job of so many steps.
 
     Raises PlanError if it buys not one; SpecError if steps cost nothing.

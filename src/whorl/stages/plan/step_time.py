@@ -15,7 +15,7 @@ import numpy as np
 
 from whorl.arch.dense import dense_shape
 from whorl.arch.shape import ModelShape
-from whorl.arch.shape_counts import count_shape, layer_matrices
+from whorl.arch.shape_counts import TrainingBytes, count_shape, layer_matrices, training_bytes
 from whorl.core.errors import PlanError
 from whorl.stages.plan.hardware import (
     AttentionRate,
@@ -29,7 +29,7 @@ from whorl.stages.plan.hardware import (
 __all__ = [
     "Level",
     "Load",
-    "StepTime",
+    "StepParts",
     "fit_level",
     "predicted_step_s",
     "reference_load",
@@ -69,8 +69,14 @@ class Load:
     precision: Precision = "fp32"
     attention_dtype: Precision = "fp32"  # where precision is bf16
     optimizer: str = "muon"
+    matrix_moments: int | None = None  # of its state; None: as its name says
     compiled: bool = False  # blocks around attention
     mixed_share: float = 0.0  # share of rows that hold several documents: masked attention
+
+    @property
+    def state(self) -> TrainingBytes:
+        """Weights, gradients and what the optimiser keeps."""
+        return training_bytes(self.shape, self.optimizer, matrix_moments=self.matrix_moments)
 
     @property
     def tokens(self) -> int:
@@ -84,7 +90,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class StepTime:
+class StepParts:
     """Seconds of one step by kind of work."""
 
     matmul_s: float = 0.0
@@ -100,7 +106,7 @@ class StepTime:
         return float(sum(getattr(self, item.name) for item in fields(self)))
 
 
-def step_time(load: Load, calibration: Calibration) -> StepTime:
+def step_time(load: Load, calibration: Calibration) -> StepParts:
     """Seconds by kind of work, before the level is applied."""
     a, c = load.shape, calibration
     rates = [rate for rate in c.matmuls if rate.precision == load.precision]
@@ -113,7 +119,7 @@ def step_time(load: Load, calibration: Calibration) -> StepTime:
         )
     products = [(load.tokens, m.columns, m.rows, a.layers) for m in layer_matrices(a, "dense")]
     each = load.micro_batches_each
-    return StepTime(
+    return StepParts(
         matmul_s=each * _matmul_s(products, rates),
         attention_s=each * _attention_s(load, c.attentions, masked=False),
         masked_s=each * _attention_s(load, c.attentions, masked=True),

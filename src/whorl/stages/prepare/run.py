@@ -31,6 +31,7 @@ from whorl.codecs.contract import Tokens
 from whorl.core.context import StageContext
 from whorl.core.errors import DataError
 from whorl.core.lock import exclusive
+from whorl.core.plugins import packages_of
 from whorl.core.ports import Field, Source
 from whorl.core.records import Record, RecordKey, RecordWriter
 from whorl.spec.resolved import PrepareConfig
@@ -67,7 +68,8 @@ def record_key(
         }
         for source in sources
     ]
-    value = {**config.model_dump(mode="json"), "sources": described}
+    packages = packages_of({"whorl.fields": dict.fromkeys(source.field for source in sources)})
+    value = {**config.model_dump(mode="json"), "sources": described, **packages}
     return RecordKey("prepare", value, {"data": data_digest}, LOGIC_VERSION)
 
 

@@ -12,6 +12,7 @@ from whorl.codecs.contract import Tokens
 from whorl.codecs.parts import token_space
 from whorl.core.context import StageContext
 from whorl.core.heldout import HeldoutDocuments
+from whorl.core.plugins import packages_of
 from whorl.core.ports import HeldoutDocument, Task
 from whorl.core.records import Record, RecordKey
 from whorl.core.variants import Variant
@@ -106,7 +107,8 @@ def run(
         "max_tokens": min(MAX_TOKENS, config.max_tokens),
         "engine": config.engine,
     }
-    key = RecordKey("serve", {"samples": asked, **settings}, inputs, LOGIC_VERSION)
+    packages = packages_of({"whorl.engines": [config.engine]})
+    key = RecordKey("serve", {"samples": asked, **settings, **packages}, inputs, LOGIC_VERSION)
     if record := context.store.find(key):
         return record
     local = config.model_copy(update={"host": "127.0.0.1", "port": 0})

@@ -6,10 +6,15 @@ import math
 
 import torch
 
+from whorl.arch.shape import ModelShape
 from whorl.core.digests import digest_bytes
+from whorl.model.blocks.attention import Attention
+from whorl.model.blocks.experts import MixtureOfExperts
+from whorl.model.blocks.feed_forward import FeedForward
+from whorl.model.blocks.norm import RmsNorm
 from whorl.model.transformer import Transformer
 
-__all__ = ["initialise"]
+__all__ = ["initial_model", "initialise"]
 
 EMBEDDING_STD = 0.02
 # Scores of normed heads cannot exceed sqrt(head_dim) * HEAD_NORM²: 5.7 for 32 at 1, too little to
@@ -26,15 +31,31 @@ ZERO = (
 )  # every block starts as the identity
 
 
+OURS = (Attention, FeedForward, MixtureOfExperts, RmsNorm)
+
+
+def initial_model(shape: ModelShape, seed: int) -> Transformer:
+    """A model to be trained; what a package's block draws itself comes from the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Transformer(shape)
+    initialise(model, seed)
+    return model
+
+
 @torch.no_grad()
 def initialise(model: Transformer, seed: int) -> None:
-    """Fill every parameter in place, on the CPU and then copied: equal on every device.
+    """Fill parameters in place, on the CPU and then copied: equal on every device. Those that a
+    package's block has of its own, outside attention and the like of ours, keep their values.
 
     Matrices: normal of std 1/sqrt(inputs); what writes into the residual, biases and an untied
     head: zero; embedding: normal of std 0.02; norms: one, those of heads HEAD_NORM.
     """
     offset = 1.0 if model.shape.norm_offset else 0.0
+    kept = _set_by_packages(model)
     for name, parameter in model.named_parameters():
+        if name in kept:
+            continue
         if name.endswith(ZERO):
             parameter.zero_()
         elif parameter.ndim == 1:
@@ -45,3 +66,15 @@ def initialise(model: Transformer, seed: int) -> None:
             generator = torch.Generator().manual_seed(own_seed)
             values = torch.empty(parameter.shape, dtype=torch.float32)
             parameter.copy_(values.normal_(0.0, std, generator=generator))
+
+
+def _set_by_packages(model: Transformer) -> set[str]:
+    """Names of parameters of layers that are in none of our modules."""
+    of_layers = {f"layers.{name}" for name, _ in model.layers.named_parameters()}
+    of_ours = {
+        f"{prefix}.{name}"
+        for prefix, module in model.named_modules()
+        if isinstance(module, OURS)
+        for name, _ in module.named_parameters()
+    }
+    return of_layers - of_ours

@@ -28,6 +28,14 @@ __all__ = [
 
 LAST_STEPS = 20  # the last twentieth of the steps is the end
 NOTHING_GAINED = 0.999  # a loss above this share of another is no better, but for rounding
+# Seconds in the lines of metrics.jsonl -> what they are of: all that the plan's train_s has in it.
+PARTS = {
+    "startup_s": "startup",
+    "step_s": "steps",
+    "validate_s": "validations",
+    "save_s": "checkpoints",
+    "publish_s": "publishing",
+}
 Validation = Mapping[str, Any]  # step, heldout_loss, heldout_bits_per_byte
 
 
@@ -82,21 +90,27 @@ class MetricsFile:
             raise disk_error(error, self.path) from error
 
     def timings(self) -> dict[str, float]:
-        """Over all steps, by the last line of each; a line cut by a kill is passed over."""
-        steps: dict[int, tuple[float, float]] = {}
+        """Seconds of the work that the result is made of: `train_s` and its parts, a mean step.
+
+        What was done again after a kill counts once, by its last line; a line cut by a kill is
+        passed over.
+        """
+        last: dict[str, dict[int, float]] = {name: {} for name in (*PARTS, "data_s")}
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 value = json.loads(line)
-                steps[value["step"]] = (value["step_s"], value["data_s"])
-            except (ValueError, KeyError, TypeError):
+                for name in last.keys() & value.keys():
+                    last[name][value.get("step", 0)] = float(value[name])
+            except (ValueError, TypeError, AttributeError):
                 continue
-        if not steps:
+        total_s = {name: sum(of.values()) for name, of in last.items()}
+        if not last["step_s"]:
             return {}
-        total_s = sum(step_s for step_s, _ in steps.values())
         return {
-            "train_s": total_s,
-            "step_s": statistics.median(step_s for step_s, _ in steps.values()),
-            "data_wait_share": sum(data_s for _, data_s in steps.values()) / max(total_s, 1e-9),
+            "train_s": sum(total_s[name] for name in PARTS),
+            **{f"{part}_s": total_s[name] for name, part in PARTS.items()},
+            "step_s": total_s["step_s"] / len(last["step_s"]),
+            "data_wait_share": total_s["data_s"] / max(total_s["step_s"], 1e-9),
         }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -16,6 +17,7 @@ from whorl.core.context import StageContext
 from whorl.core.digests import write_bytes
 from whorl.core.errors import DivergedError, Interrupted, MissingExtra
 from whorl.core.lock import exclusive
+from whorl.core.plugins import packages_of
 from whorl.core.records import Record, RecordKey
 from whorl.model.hf import save_model_folder
 from whorl.spec.resolved import TrainConfig
@@ -36,9 +38,14 @@ LAST_SHARE = 0.05  # of the steps: what the final training loss is the mean of
 
 def train_key(shape: ModelShape, config: TrainConfig, prepared: Record) -> RecordKey:
     """The key of the record this work makes."""
+    parts = {
+        "whorl.blocks": [shape.block],
+        "whorl.objectives": [config.objective],
+        "whorl.optimizers": [config.optimizer],
+    }
     return RecordKey(
         "train",
-        {"shape": asdict(shape), "train": config.model_dump()},
+        {"shape": asdict(shape), "train": config.model_dump(), **packages_of(parts)},
         {"prepare": prepared.digest},
         LOGIC_VERSION,
     )
@@ -126,8 +133,8 @@ def _publish(
     weights: Mapping[str, torch.Tensor],
 ) -> None:
     """Write the record from the finished session, and the picture beside it."""
+    begin_s = time.perf_counter()
     metrics = _metrics(session)
-    report = _run_report(session, metrics, session.trainer.device)
     _draw(session)
     lineage = {"prepare": prepared.digest, "train": key.digest}
     quality = {name: metrics[name] for name in ("heldout_loss", "heldout_bits_per_byte")}
@@ -136,9 +143,11 @@ def _publish(
         save_model_folder(writer.path / "model", weights, shape, tokens, lineage, quality)
         lines = "".join(history_lines(session.steps, session.validations))
         write_bytes(writer.path / "loss.jsonl", lines.encode())
+        session.metrics.write({"publish_s": time.perf_counter() - begin_s})
+        report = _run_report(session, metrics, session.trainer.device)
         writer.metrics.update(metrics)
         writer.run.update(report)
-    session.metrics.write(report)
+    session.metrics.write({"report": report})
     for name, row in report["plan_vs_actual"].items():
         session.context.log(
             f"{name}: planned {row['predicted']:.4g}, actual {row['actual']:.4g}"

@@ -21,11 +21,10 @@ from whorl.core.mixture import check_repeats
 from whorl.core.records import Record
 from whorl.core.rows import RowSet
 from whorl.core.units import format_duration
-from whorl.model.transformer import Transformer
 from whorl.spec.resolved import TrainConfig
 from whorl.stages.train.batch import Batch, make_batch
 from whorl.stages.train.checkpoints.local import Checkpoint
-from whorl.stages.train.initial import initialise
+from whorl.stages.train.initial import initial_model
 from whorl.stages.train.optimizers.groups import check_state
 from whorl.stages.train.ports import CheckpointStore, Parallel
 from whorl.stages.train.report import ByteRates, MetricsFile, Validation, planned_value
@@ -109,13 +108,13 @@ class TrainingRun:
         parallel: Parallel,
     ) -> TrainingRun:
         """Verify and map the data, make the model, and go back to the newest checkpoint."""
+        begin_s = time.perf_counter()
         rows = RowSet.open(prepared)
         rows_per_step = check_fit(shape, config, rows)
         if (mixture := rows.mixture(config.seed)) is not None:
             epochs = mixture.epochs(config.steps * rows_per_step)
             check_repeats(epochs, [s.field for s in rows.index.sources], config.max_repeats)
-        model = Transformer(shape)
-        initialise(model, config.seed)
+        model = initial_model(shape, config.seed)
         session = cls(
             context,
             config,
@@ -131,6 +130,7 @@ class TrainingRun:
             rows_per_step,
         )
         session._resume()
+        session.metrics.write({"startup_s": time.perf_counter() - begin_s})
         return session
 
     @property
@@ -216,6 +216,7 @@ class TrainingRun:
         return ", ".join(parts)
 
     def _save(self) -> None:
+        begin_s = time.perf_counter()
         values = [[float(vars(result)[name]) for name in COLUMNS] for result in self.steps]
         parallel = self.trainer.parallel
         checkpoint = Checkpoint(
@@ -228,7 +229,8 @@ class TrainingRun:
         )
         digest = self.checkpoints.save(checkpoint) if parallel.is_main else ""
         parallel.sum([0.0])  # until it is there, no rank goes on
-        self.metrics.write({"saved": self.done, "checkpoint": digest})
+        save_s = time.perf_counter() - begin_s
+        self.metrics.write({"step": self.done, "saved": digest, "save_s": save_s})
 
     def _resume(self) -> None:
         """Raises RecordError on all ranks if they do not find the same checkpoint."""

@@ -7,9 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.stages.plan.conftest import machine
 from whorl.core.errors import SpecError
-from whorl.stages.plan.cluster.devices import GIB, device, device_names, device_of
+from whorl.stages.plan.cluster.devices import GIB, device, device_names
 
 # name: (matrix units' FLOP per clock, all units together; MHz), from the shape papers:
 # units x FLOP of one unit and clock, dense, 16-bit inputs, 32-bit sums
@@ -209,13 +208,3 @@ def test_missing_rate_falls_back_to_a_wider_type() -> None:
 def test_price_may_be_replaced() -> None:
     assert replace(device("h100"), usd_per_hour=1.0).usd_per_hour == 1.0
     assert device("h100").usd_per_hour != 1.0
-
-
-def test_this_machine_is_a_device_of_its_measured_rates() -> None:
-    at_hand = machine(speed=2.0, memory_bytes=16 * GIB)
-    item = device_of(at_hand)
-    # the paper machine multiplies 160 GFLOP/s in fp32 and 320 in bf16, times its speed
-    assert item.peak("fp32") == 2 * 160e9 and item.peak("bf16") == 2 * 320e9
-    assert item.memory_bytes == 16 * GIB and item.node_devices == 1 and item.kind == "cpu"
-    assert item.memory_bytes_per_s in {rate.bytes_per_s for rate in at_hand.calibration.traffic}
-    assert item.power_w > 0 and item.usd_per_hour > 0 and "calibrate" in item.sources[0]

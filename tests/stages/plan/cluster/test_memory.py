@@ -13,18 +13,12 @@ import pytest
 from whorl.arch.known_models import known_model
 from whorl.arch.shape import AttentionShape, ModelShape
 from whorl.arch.shape_counts import count_shape
-from whorl.core.errors import PlanError
 from whorl.stages.plan.cluster import memory
 from whorl.stages.plan.cluster.devices import device
 from whorl.stages.plan.cluster.job import Layout, Lora, TrainingJob
 from whorl.stages.plan.cluster.memory import constants, fits, memory_for, rank_memory
 from whorl.stages.plan.cluster.memory_activations import layer_bytes, micro_batches_in_flight
-from whorl.stages.plan.cluster.memory_advice import (
-    changes_that_fit,
-    check_fits,
-    mildest_recompute,
-)
-from whorl.stages.plan.cluster.memory_rows import counted_by, predict_row_memory
+from whorl.stages.plan.cluster.memory_rows import counted_by, mildest_recompute, predict_row_memory
 from whorl.stages.plan.cluster.rows import PublishedRow, read_rows
 
 GIB = 2**30
@@ -238,27 +232,6 @@ def test_what_a_row_counts() -> None:
     assert counted_by("nvidia-smi (rounded GB)") == ("smi", 0)
     assert counted_by("torch max memory, published GB (1e9) converted") == ("allocated", None)
     assert counted_by("max reserved") == ("reserved", None)
-
-
-def test_a_refusal_names_changes_that_fit() -> None:
-    large = job(known_model("llama-3-8b"), shard="none", stack="fsdp", seq_len=8192, global_batch=8)
-    changes = changes_that_fit(large)
-    assert len(changes) == 3
-    shard = changes[0][0].removeprefix("shard=")
-    better = replace(large, layout=large.layout.with_(shard=shard))
-    assert fits(better)
-    assert all(size <= large.device.memory_bytes for _, size in changes)
-    with pytest.raises(
-        PlanError, match=rf"llama-3-8b on 8 x a100-80 does not fit.*shard={shard} \("
-    ):
-        check_fits(large)
-    check_fits(better)
-
-
-def test_a_hopeless_refusal_names_devices() -> None:
-    tiny = replace(job(known_model("llama-3.1-405b")), device=device("rtx-4090"))
-    (only,) = changes_that_fit(tiny)
-    assert only[0].startswith("devices=") and "shard=zero3" in only[0]
 
 
 def test_mildest_recompute_is_the_mildest_that_fits() -> None:

@@ -14,9 +14,7 @@ import pytest
 from whorl.core.errors import PlanError, SpecError
 from whorl.stages.plan.laws.allocate import allocate, budget_flops, lifetime_optimum, tokens_for
 from whorl.stages.plan.laws.effective import (
-    effective_params,
     effective_tokens,
-    with_precision,
     with_repetition,
 )
 from whorl.stages.plan.laws.law import PowerLaw
@@ -135,23 +133,6 @@ def test_scarce_data_calls_for_a_smaller_model_and_more_epochs() -> None:
     assert scarce.loss(fewer, more) <= scarce.loss(params, tokens)
     drawn = scarce.optimal_draws(flops)
     assert drawn.shape[1] == 2 and np.allclose(6 * drawn.prod(axis=1), flops)
-
-
-def test_fp8_training_costs_what_deepseek_measured() -> None:
-    """2412.19437, section 3.3: below 0.25% of the loss for a 16B model on 1.33T tokens."""
-    law = find_law()
-    fp8 = with_precision(law, {"weights": 8, "activations": 8})
-    increase = fp8.loss(16e9, 1.33e12) / law.loss(16e9, 1.33e12) - 1
-    assert 0 < increase < 0.0025
-    assert "8-bit weights" in fp8.predict(16e9, 1.33e12).note
-
-
-def test_fewer_bits_are_worth_fewer_parameters() -> None:
-    worth = [effective_params(1.0, {"weights": bits}) for bits in (16, 8, 6, 4, 3, 2, 1)]
-    assert worth[0] == 1.0
-    assert all(more > fewer for more, fewer in pairwise(worth))
-    with pytest.raises(PlanError, match="gradients"):
-        effective_params(1e9, {"gradients": 8})
 
 
 # ------------------------------------------------------------------ budgets

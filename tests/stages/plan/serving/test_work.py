@@ -9,7 +9,7 @@ from whorl.arch.known_models import known_model
 from whorl.core.errors import SpecError
 from whorl.stages.plan.cluster.devices import device
 from whorl.stages.plan.serving.choose import room_for
-from whorl.stages.plan.serving.times import ENGINES, Load, columns, steady_state
+from whorl.stages.plan.serving.times import ENGINES, ReplicaLoad, columns, steady_state
 from whorl.stages.plan.serving.work import (
     QUANTISATIONS,
     Deployment,
@@ -103,7 +103,7 @@ def test_without_losses_latency_is_the_roofline() -> None:
     per_engine = [f"{part}.{e}" for e in ENGINES for part in ("layer_s", "prefill_layer_s")]
     per_engine += [f"first_s.{e}" for e in ENGINES]
     one = deployment("llama-3-70b", 4)
-    load = Load(np.array([0]), np.ones(1), np.zeros(1), np.full(1, 100.0), np.array([False]))
+    load = ReplicaLoad(np.array([0]), np.ones(1), np.zeros(1), np.full(1, 100.0), np.array([False]))
     latency = steady_state(
         columns([decode_work(one, 1, 1)]),
         columns([prefill_work(one, 1, 4_096)]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -111,7 +111,7 @@ def test_more_devices_fail_more_often() -> None:
 
 def test_json_holds_every_number() -> None:
     view = view_job(LLAMA)
-    found = json.loads(json.dumps(view.to_json()))
+    found = json.loads(json.dumps(asdict(view)))
     assert found["days"] == {
         "value": view.days.value,
         "low": view.days.low,

@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Any
 from whorl.core.errors import SpecError
 
 if TYPE_CHECKING:
-    from whorl.stages.plan.hardware import Machine
+    pass
 
-__all__ = ["Device", "device", "device_names", "device_of"]
+__all__ = [
+    "Device",
+    "device",
+    "device_names",
+]
 
 GIB = 2**30
 
@@ -114,41 +118,3 @@ def device(name: str) -> Device:
 
 def device_names() -> tuple[str, ...]:
     return tuple(dict.fromkeys(item.name for item in _catalogue().values()))
-
-
-# What `whorl doctor --calibrate` does not measure
-NETWORK_BYTES_PER_S = 1.25e9  # 10 Gb/s Ethernet
-WATTS_PER_CORE, USD_PER_CORE_HOUR = 5.0, 0.05  # server processors, cloud list prices of 2026
-
-
-def device_of(machine: Machine) -> Device:
-    """The machine at hand as one device: the best rates that its calibration measured.
-
-    A peak is the fastest matrix product of that type, memory bandwidth the fastest traffic over
-    the largest arrays probed. Network, power and price are assumptions, named in `sources`.
-    """
-    facts, measured = machine.facts, machine.calibration
-    peaks: dict[str, float] = {}
-    lanes = int(measured.settings["lanes"])
-    for rate in (*measured.matmuls, *measured.orthogonalise):
-        peaks[rate.precision] = max(peaks.get(rate.precision, 0.0), lanes * rate.flops_per_s)
-    largest = max(rate.num_bytes for rate in measured.traffic)
-    bytes_per_s = lanes * max(r.bytes_per_s for r in measured.traffic if r.num_bytes == largest)
-    return Device(
-        name=facts.identity,
-        kind=facts.device,
-        memory_bytes=float(facts.memory_bytes),
-        memory_bytes_per_s=bytes_per_s,
-        flops_per_s=peaks,
-        node_devices=1,
-        link_bytes_per_s=bytes_per_s,
-        network_bytes_per_s=NETWORK_BYTES_PER_S,
-        power_w=WATTS_PER_CORE * facts.cores,
-        usd_per_hour=USD_PER_CORE_HOUR * facts.cores,
-        sources=(
-            f"rates: whorl doctor --calibrate, {measured.measured_at}, torch {measured.torch}",
-            "network (10 Gb/s), power (5 W a core), price (0.05 USD a core and hour): assumption",
-        ),
-        memory_nominal_gb=facts.memory_bytes / 1e9,
-        notes=facts.cpu,
-    )

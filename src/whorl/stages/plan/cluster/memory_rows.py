@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+from whorl.stages.plan.cluster.job import TrainingJob
 from whorl.stages.plan.cluster.memory import (
     GIB,
     Kind,
@@ -11,10 +15,24 @@ from whorl.stages.plan.cluster.memory import (
     needed_for,
     rank_memory,
 )
-from whorl.stages.plan.cluster.memory_advice import mildest_recompute
 from whorl.stages.plan.cluster.rows import PublishedRow
 
-__all__ = ["counted_by", "predict_row_memory"]
+__all__ = ["counted_by", "mildest_recompute", "predict_row_memory"]
+
+RECOMPUTES: tuple[dict[str, Any], ...] = (  # fields of Layout, the mildest first
+    {"recompute": "none", "recompute_parts": ()},
+    {"recompute": "selective", "recompute_parts": ("layernorm", "mlp", "moe_act")},
+    {"recompute": "full", "recompute_parts": ()},
+)
+
+
+def mildest_recompute(job: TrainingJob, fitted: MemoryConstants | None = None) -> TrainingJob:
+    """The job with as little recomputation as lets it fit; its own when nothing does.
+
+    What to assume of a run that does not say whether it recomputes.
+    """
+    tried = (replace(job, layout=job.layout.with_(**change)) for change in RECOMPUTES)
+    return next((one for one in tried if fits(one, fitted=fitted)), job)
 
 
 def counted_by(memory_kind: str) -> tuple[Kind, int | None]:

@@ -23,7 +23,7 @@ from whorl.stages.plan.laws.named import find_law
 from whorl.stages.plan.output import schema
 from whorl.stages.plan.output.question import layout_label
 from whorl.stages.plan.plan import Prediction
-from whorl.stages.plan.spending import Budget
+from whorl.stages.plan.spending import JobBudget
 from whorl.stages.plan.whole_job import JobView, Range, WholeJob, steps_of, view_job
 
 __all__ = [
@@ -113,7 +113,7 @@ def step_batch(shape: ModelShape, tokens: float) -> tuple[Prediction, Prediction
 
 
 def budget_figures(
-    budget: Budget, shape: ModelShape, tokens: float, view: JobView, law: Law | None, rounds: int
+    budget: JobBudget, shape: ModelShape, tokens: float, view: JobView, law: Law | None, rounds: int
 ) -> schema.BudgetFigures:
     """What it buys. The intervals hold the speed's error and that of the law which chose the size.
 

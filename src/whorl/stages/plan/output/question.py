@@ -12,7 +12,7 @@ from whorl.core.units import parse_count, parse_duration_s, parse_number
 from whorl.spec.recipe import DEVICES
 from whorl.spec.train_keys import BATCH_TOKENS
 from whorl.stages.plan.cluster.job import SELECTIVE_PARTS, Layout, Recompute, Shard
-from whorl.stages.plan.spending import KINDS, Budget
+from whorl.stages.plan.spending import KINDS, JobBudget
 
 __all__ = [
     "Measured",
@@ -85,7 +85,7 @@ def parse_batch(value: object, seq_len: int) -> int:
     )
 
 
-def parse_budget(text: str) -> Budget:
+def parse_budget(text: str) -> JobBudget:
     """A budget from "usd=100k", "time=30days", "device_hours=5e4" or "flops=1e24".
 
     Raises SpecError unless it is exactly one.
@@ -96,11 +96,11 @@ def parse_budget(text: str) -> Budget:
     ((kind, written),) = ((name, pairs[name]) for name in KINDS if name in pairs)
     where = f"--budget: {kind}"
     if kind == "time":
-        return Budget(kind, parse_duration_s(written, where))
+        return JobBudget(kind, parse_duration_s(written, where))
     number = written.removeprefix("$") if kind == "usd" else written
     if number[:1].isdigit() and number[-1:].isalpha():  # 100k
-        return Budget(kind, float(parse_count(number, where)))
-    return Budget(kind, parse_number(number, where, 1e-9))
+        return JobBudget(kind, float(parse_count(number, where)))
+    return JobBudget(kind, parse_number(number, where, 1e-9))
 
 
 def parse_layout(text: str, devices: int, flag: str = "--layout") -> Layout:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import DataError, SpecError
+from whorl.core.frozen import Frozen
 from whorl.core.validation import first_problem
 from whorl.stages.plan.cluster.devices import Device
 from whorl.stages.plan.cluster.job import Layout
@@ -35,10 +36,6 @@ __all__ = [
     "load_plan",
     "plan_schema",
 ]
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Figure(Frozen):
@@ -125,7 +122,7 @@ class LossFigures(Frozen):
     lifetime: LifetimePlan | None = Field(
         None, description="the size cheapest to train and serve at this loss"
     )
-    notes: list[str] = []
+    notes: list[str] = Field([])
 
 
 class BudgetFigures(Frozen):
@@ -152,8 +149,8 @@ class ClusterPlan(Frozen):
     safe: PlannedLayout | None = Field(
         None, description="fastest whose whole interval of memory fits, where the chosen's does not"
     )
-    runners_up: list[PlannedLayout] = []
-    front: list[FrontPoint] = []
+    runners_up: list[PlannedLayout] = Field([])
+    front: list[FrontPoint] = Field([])
     considered: int = Field(0, description="layouts looked at")
     fitting: int = Field(0, description="of these, layouts that fit the memory")
     budget: BudgetFigures | None = None
@@ -161,7 +158,7 @@ class ClusterPlan(Frozen):
     loss: LossFigures | None = None
     serving: ServingPlan | None = None
     commands: dict[str, str] = Field({}, description="file name -> what runs the chosen layout")
-    warnings: list[str] = []
+    warnings: list[str] = Field([])
 
 
 def plan_schema() -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Serving: from a target to engine, precision, split, replicas and price."""
 
 from whorl.stages.plan.serving.choose import plan_serving
-from whorl.stages.plan.serving.processor import cpu_device
-from whorl.stages.plan.serving.target import Interval, ServingPlan, ServingTarget
+from whorl.stages.plan.serving.target import ServingFigure, ServingPlan, ServingTarget
 
-__all__ = ["Interval", "ServingPlan", "ServingTarget", "cpu_device", "plan_serving"]
+__all__ = ["ServingFigure", "ServingPlan", "ServingTarget", "plan_serving"]

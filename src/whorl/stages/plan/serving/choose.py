@@ -13,11 +13,11 @@ from whorl.arch.shape import ModelShape
 from whorl.core.errors import PlanError, SpecError
 from whorl.stages.plan.cluster.devices import Device
 from whorl.stages.plan.serving import aiconfigurator
-from whorl.stages.plan.serving.target import Interval, ServingPlan, ServingTarget
+from whorl.stages.plan.serving.target import ServingFigure, ServingPlan, ServingTarget
 from whorl.stages.plan.serving.times import (
     ENGINES,
     Latency,
-    Load,
+    ReplicaLoad,
     columns,
     constants,
     steady_state,
@@ -134,7 +134,7 @@ def _option(deployment: Deployment, engine: str, room: float, target: ServingTar
     grid = BATCHES[most > BATCHES]  # the same whatever the room: more of it offers no less
     running = np.append(grid, float(most))
     context = target.input_tokens + target.output_tokens // 2
-    load = Load(
+    load = ReplicaLoad(
         engine=np.full(len(running), ENGINES.index(engine)),
         running=running,
         waiting=np.zeros(len(running)),
@@ -184,7 +184,7 @@ def _plan(found: tuple[Option, int], target: ServingTarget, usd: float) -> Servi
         engine=option.engine,
         quantisation=d.quantisation.name,
         devices_per_replica=d.devices,
-        replicas=Interval(replicas, needed[0] or replicas, needed[1]),
+        replicas=ServingFigure(replicas, needed[0] or replicas, needed[1]),
         max_running=running,
         max_cache_tokens=int(option.room * (target.input_tokens + target.output_tokens)),
         first_token_p95_s=_scaled(float(first_p95(latency)[used]), error["first_s"]),
@@ -208,7 +208,7 @@ def _plan_of_row(
         engine=row["backend"],
         quantisation=row["gemm"].replace("bfloat16", "bf16"),
         devices_per_replica=devices,
-        replicas=Interval(replicas, replicas, None),
+        replicas=ServingFigure(replicas, replicas, None),
         max_running=int(running),
         max_cache_tokens=int(running) * (target.input_tokens + target.output_tokens),
         first_token_p95_s=_scaled(first, error["first_s"]),
@@ -233,11 +233,13 @@ def _figures(
     ]
     return {
         "first_token_s": _scaled(first, error["first_s"]),
-        "tokens_per_s_per_user": Interval(
+        "tokens_per_s_per_user": ServingFigure(
             1 / token, 1 / token / error["token_s"][1], 1 / token / error["token_s"][0]
         ),
-        "tokens_per_s": Interval(rates[0], rates[2], rates[1]),
-        "usd_per_million_tokens": Interval(*(usd_per_hour / 3600 / rate * 1e6 for rate in rates)),
+        "tokens_per_s": ServingFigure(rates[0], rates[2], rates[1]),
+        "usd_per_million_tokens": ServingFigure(
+            *(usd_per_hour / 3600 / rate * 1e6 for rate in rates)
+        ),
         "usd_per_hour": usd_per_hour,
     }
 
@@ -251,8 +253,8 @@ def _error(device: Device) -> Error:
     return {name: (low**power, high**power) for name, (low, high) in constants()["error"].items()}
 
 
-def _scaled(value: float, tails: tuple[float, float]) -> Interval:
-    return Interval(value, value * tails[0], value * tails[1])
+def _scaled(value: float, tails: tuple[float, float]) -> ServingFigure:
+    return ServingFigure(value, value * tails[0], value * tails[1])
 
 
 def _infeasible(

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields
+from typing import Literal
 
 from whorl.core.errors import SpecError
 from whorl.stages.plan.serving.work import QUANTISATIONS
 
-__all__ = ["Interval", "ServingPlan", "ServingTarget"]
+__all__ = ["ServingFigure", "ServingPlan", "ServingTarget"]
 
 
 @dataclass(frozen=True)
-class Interval:
+class ServingFigure:
     """A prediction and the 90% interval around it; high is None when no bound was found."""
 
     value: float
@@ -59,14 +59,14 @@ class ServingPlan:
     engine: str
     quantisation: str
     devices_per_replica: int  # tensor parallel
-    replicas: Interval  # high: needed at the slow end, None if the target is missed there
+    replicas: ServingFigure  # high: needed at the slow end, None if the target is missed there
     max_running: int  # requests in one replica's batch
     max_cache_tokens: int  # of one replica: what its memory can hold
-    first_token_s: Interval  # mean
-    first_token_p95_s: Interval
-    tokens_per_s_per_user: Interval
-    tokens_per_s: Interval  # output tokens of all replicas
-    usd_per_million_tokens: Interval  # output tokens; the prompts are in the price
+    first_token_s: ServingFigure  # mean
+    first_token_p95_s: ServingFigure
+    tokens_per_s_per_user: ServingFigure
+    tokens_per_s: ServingFigure  # output tokens of all replicas
+    usd_per_million_tokens: ServingFigure  # output tokens; the prompts are in the price
     usd_per_hour: float
     # one step of decoding at the device's own rates, before any loss
     decode_parts_s: dict[str, float] = field(default_factory=dict, hash=False)
@@ -75,8 +75,3 @@ class ServingPlan:
     @property
     def devices(self) -> int:
         return self.devices_per_replica * round(self.replicas.value)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For --json: every field by its name, intervals as {"value", "low", "high"}, and
-        "devices", the sum over replicas."""
-        return {**asdict(self), "notes": list(self.notes), "devices": self.devices}

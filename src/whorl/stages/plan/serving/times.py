@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 
 from whorl.stages.plan.serving.work import PassWork
 
-__all__ = ["ENGINES", "Latency", "Load", "columns", "constants", "pass_seconds", "steady_state"]
+__all__ = [
+    "ENGINES",
+    "Latency",
+    "ReplicaLoad",
+    "columns",
+    "constants",
+    "pass_seconds",
+    "steady_state",
+]
 
 ENGINES = ("vllm", "sglang", "trtllm", "cpu")
 SHARPNESS = 3.0  # how suddenly a product turns from memory- to compute-bound
@@ -29,7 +37,7 @@ Columns = Mapping[str, Reals]
 
 
 @dataclass(frozen=True)
-class Load:
+class ReplicaLoad:
     """What each replica is asked for; every array has one entry per case."""
 
     engine: NDArray[np.int64]  # index into ENGINES
@@ -89,7 +97,9 @@ def pass_seconds(
     return result
 
 
-def steady_state(decode: Columns, prefill: Columns, load: Load, k: Mapping[str, float]) -> Latency:
+def steady_state(
+    decode: Columns, prefill: Columns, load: ReplicaLoad, k: Mapping[str, float]
+) -> Latency:
     """Latencies under continuous batching.
 
     While a user receives output_tokens, each of the other running users is replaced once and its

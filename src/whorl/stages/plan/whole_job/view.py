@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from whorl.core.errors import PlanError, SpecError
 from whorl.stages.plan.cluster.devices import Device
@@ -108,9 +108,6 @@ class JobView:
     usd_per_device_hour: float
     assumptions: tuple[str, ...]
     sources: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,94 @@
+"""Tables of the report: what they say, and what they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from whorl.cli import console
+from whorl.cli.console import OUT
+from whorl.cli.report import print_report, print_scores, print_stage
+from whorl.core.records import Record
+
+
+@pytest.fixture
+def printed() -> Callable[[Callable[[], None]], str]:
+    def capture(work: Callable[[], None]) -> str:
+        with OUT.capture() as captured:
+            work()
+        return " ".join(captured.get().split())
+
+    return capture
+
+
+def score(name: str, value: float, low: float | None, high: float | None) -> dict[str, Any]:
+    found = {"name": name, "kind": "model", "metric": "bits_per_byte", "value": value}
+    return {**found, "low": low, "high": high, "num_documents": 1 if low is None else 50}
+
+
+def test_intervals_are_spoken_of_where_there_are_some(
+    printed: Callable[[Callable[[], None]], str],
+) -> None:
+    many = printed(lambda: print_scores([score("int8", 1.5, 1.4, 1.6)]))
+    assert "95% intervals over documents" in many and "1.400 … 1.600" in many
+    one = printed(lambda: print_scores([score("int8", 1.5, None, None)]))
+    assert "95% intervals" not in one and "no intervals of so few documents" in one
+
+
+def test_plan_against_actual_says_what_is_inside(
+    printed: Callable[[Callable[[], None]], str],
+) -> None:
+    row = {"what": "train_s", "predicted": 60.0, "low": 50.0, "high": 70.0, "actual": 65.0}
+    report = {"recipe": "mine", "stages": [], "plan_vs_actual": [{**row, "within": True}]}
+    text = printed(lambda: print_report(report))
+    for part in ("start-up", "steps", "validations", "checkpoints"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "shown"),
+    [
+        ("train_tokens", 31829, "31,829"),
+        ("train_bytes", 104_200, "101.8 KiB"),
+        ("all_text", True, "True"),
+        ("releases", [], "none"),
+        ("dropped", {}, "none"),
+        ("dropped", {"near duplicate": 1200, "too short": 3}, "near duplicate 1,200, too short 3"),
+        (
+            "sources",
+            [
+                {"field": "text", "num_rows": 1250, "share": None},
+                {"field": "code", "num_rows": 7, "share": 0.25},
+            ],
+            "field text, num_rows 1,250 field code, num_rows 7, share 0.25",
+        ),
+        ("variants", [{"name": "int8", "bytes": 2**20}], "name int8, bytes 1.0 MiB"),
+        ("epochs_by_source", [1.23456, 2.0], "1.235, 2"),
+        ("took_s", 0.0123, "12.3 ms"),
+    ],
+)
+def test_figures_of_a_stage_are_written_for_people(
+    printed: Callable[[Callable[[], None]], str],
+    monkeypatch: pytest.MonkeyPatch,
+    key: str,
+    value: object,
+    shown: str,
+) -> None:
+    monkeypatch.setattr(OUT, "_width", 120)
+    record = SimpleNamespace(stage="prepare", metrics={key: value}, path="runs/mine")
+    text = printed(lambda: print_stage(cast(Record, record), None))
+    assert f"{key} {shown}" in " ".join(text.replace("│", " ").split())
+
+
+def test_progress_in_bytes_is_readable(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "LINE_EVERY_S", 0.0)
+    for unit, shown in (("B", "3.0 MiB of 12.0 MiB"), ("steps", "3,145,728 steps of 12,582,912")):
+        progress = console.LineProgress()
+        progress.start("work", 12 * 2**20, unit)
+        progress.advance(3 * 2**20)
+        assert shown in capsys.readouterr().err
