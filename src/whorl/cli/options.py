@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from whorl.cli.console import ERR, make_progress
+from whorl.cli.console import make_progress, say
 from whorl.core.errors import SpecError
 
 if TYPE_CHECKING:
@@ -50,5 +50,5 @@ def open_session(
         home=home,
         workers=workers,
         progress=make_progress(),
-        log=lambda line: ERR.print(line, markup=False, soft_wrap=True),
+        log=say,
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from whorl.core.digests import canonical_json
-from whorl.core.records import disk_error
+from whorl.core.disk import disk_error
 from whorl.core.rows import RowsIndex
 from whorl.stages.train.trainer import StepResult
 
