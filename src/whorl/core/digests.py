@@ -96,7 +96,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise disk_error(OSError(error.errno, error.strerror), path) from error
+        raise disk_error(OSError(error.errno, error.strerror), path, len(data)) from error
 
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:

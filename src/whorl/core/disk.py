@@ -13,7 +13,7 @@ from pathlib import Path
 
 from whorl.core.errors import ResourceError
 
-__all__ = ["DISK_ERRNOS", "check_writable", "disk_error", "fsync_folder"]
+__all__ = ["DISK_ERRNOS", "check_writable", "disk_error", "fsync_folder", "make_folder"]
 
 NO_ROOM_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 DENIED_ERRNOS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
@@ -32,16 +32,19 @@ NO_SYNC_ERRNOS = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBA
 PROBE_BYTES = 4096
 
 
-def disk_error(error: OSError, path: Path) -> ResourceError:
+def disk_error(error: OSError, path: Path, needed_bytes: int | None = None) -> ResourceError:
     """A ResourceError that says how much room there is and, where a right is missing, who owns it.
 
-    path: what was being written, where the error does not say.
+    path: what was being written, where the error does not say; needed_bytes: its size, if known.
     """
     name = error.filename
     where = Path(os.fsdecode(name)) if isinstance(name, str | bytes) and name else path
     return ResourceError(
         f"cannot write {where}",
         found=f"{error.strerror} ({_state_of(where, error.errno in DENIED_ERRNOS)})",
+        expected=f"{needed_bytes:,} bytes of room"
+        if needed_bytes is not None and error.errno in NO_ROOM_ERRNOS
+        else None,
         do="have its owner allow it, or set WHORL_HOME to a folder of yours"
         if error.errno in DENIED_ERRNOS
         else "free some space or set WHORL_HOME to another disk",
@@ -53,18 +56,25 @@ def check_writable(folder: Path) -> None:
 
     Raises ResourceError naming the path, its owner and who asks.
     """
+    make_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe-") as file:
             file.write(bytes(PROBE_BYTES))
             file.flush()
-    except FileExistsError as error:
-        raise ResourceError(f"{folder} is a file", expected="a folder") from error
-    except NotADirectoryError as error:
-        raise ResourceError(f"{folder} lies below a file", expected="a folder") from error
     except OSError as error:
-        where = folder if ".probe-" in str(error.filename) else error.filename
-        raise disk_error(OSError(error.errno, error.strerror, str(where)), folder) from error
+        raise disk_error(OSError(error.errno, error.strerror), folder) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Makes the folder, and those above it, if they are missing. Raises ResourceError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ResourceError(
+            f"cannot make {folder}", found="a file in its way", do="move it, or set WHORL_HOME"
+        ) from error
+    except OSError as error:
+        raise disk_error(error, folder) from error
 
 
 def fsync_folder(path: Path) -> None:

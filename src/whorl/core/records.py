@@ -14,6 +14,7 @@ import contextlib
 import errno
 import os
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -30,7 +31,7 @@ from whorl.core.digests import (
     read_sealed,
     write_sealed,
 )
-from whorl.core.disk import DISK_ERRNOS, check_writable, disk_error, fsync_folder
+from whorl.core.disk import DISK_ERRNOS, check_writable, disk_error, fsync_folder, make_folder
 from whorl.core.errors import RecordError
 from whorl.core.scratch import hold_scratch, is_abandoned
 
@@ -237,10 +238,7 @@ class RecordStore:
     def run_folder(self, key: RecordKey) -> Path:
         """`run_path`, made if missing. Raises ResourceError."""
         path = self.run_path(key)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise disk_error(error, path) from error
+        make_folder(path)
         return path
 
     def check_writable(self) -> None:
@@ -364,17 +362,9 @@ def _publish(temporary: Path, final: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        if not (final / MANIFEST).exists():  # what stayed of one that was deleted, and is not ours
-            _move_into(temporary, final)
-
-
-def _move_into(temporary: Path, final: Path) -> None:
-    """Every file to its place, the manifest last: until then there is no record."""
-    paths = sorted(path for path in temporary.rglob("*") if path.is_file())
-    for path in sorted(paths, key=lambda path: path == temporary / MANIFEST):
-        place = final / path.relative_to(temporary)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(path, place)
+        if not (final / MANIFEST).exists():  # somebody's files that stayed: set aside
+            os.rename(final, final.with_name(f"{final.name}.left-{secrets.token_hex(4)}"))
+            os.rename(temporary, final)
 
 
 def _inner(name: str) -> str:
