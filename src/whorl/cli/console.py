@@ -42,6 +42,7 @@ __all__ = [
     "say",
 ]
 
+MIN_COLUMNS = 20  # narrower ones show nothing
 LINE_EVERY_S = 20.0  # a log that is not a terminal gets a line this often
 # Signs of ours in encodings that lack them; others are shown by their number.
 PLAIN = {
@@ -93,8 +94,14 @@ def adapt_streams() -> None:
             setattr(sys, name, io.TextIOWrapper(buffer, stream.encoding, "whorl", None, lines))
 
 
-OUT = Console(highlight=False)
-ERR = Console(stderr=True, highlight=False)
+def _width() -> int | None:
+    """Columns, where a terminal says that it has hardly any; None: rich asks."""
+    said = os.environ.get("COLUMNS", "")
+    return MIN_COLUMNS if said.isdigit() and int(said) < MIN_COLUMNS else None
+
+
+OUT = Console(highlight=False, width=_width())
+ERR = Console(stderr=True, highlight=False, width=_width())
 _bars: list[RichProgress] = []  # those that are drawn now
 
 

@@ -11,10 +11,9 @@ only a second signal is answered here.
 
 from __future__ import annotations
 
+import _signal as signal  # type: ignore[import-not-found]  # without the enums, which load slowly
 import os
-import signal
 import sys
-from contextlib import suppress
 
 TYPE_CHECKING = False  # `typing` is slow to load
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ class Interrupts:
     answered = False  # whether this process has written its document of --json: it writes one
 
     def __init__(self) -> None:
-        self._received = False
+        self.received: int | None = None  # the signal that ends this process
         self._working = False
         self._ending = False
 
@@ -100,9 +99,9 @@ class Interrupts:
         self._ending = True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._received:
+        if self.received is not None:
             return  # it is being obeyed
-        self._received = True
+        self.received = number
         if not self._working:
             self.end(number)
         raise Stopped(number)
@@ -130,5 +129,7 @@ class Interrupts:
 
 def _write(descriptor: int, text: str) -> None:
     """Past Python's buffers, whose locks a stopped thread may hold."""
-    with suppress(OSError):  # nobody is there to read it
+    try:  # noqa: SIM105  (contextlib loads slowly)
         os.write(descriptor, text.encode("ascii", "backslashreplace"))
+    except OSError:
+        pass  # nobody is there to read it

@@ -114,6 +114,8 @@ def _run(interrupts: Interrupts) -> int:
     except OutputError as error:
         return _give_up_output(error)
     except Exception as error:
+        if interrupts.received is not None:  # `Stopped`, as a library passed it on
+            interrupts.end(interrupts.received)
         try:
             return _report(error)
         except OutputError as lost:

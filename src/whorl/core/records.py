@@ -243,7 +243,8 @@ class RecordStore:
 
     def check_writable(self) -> None:
         """Raises ResourceError unless records can be written: asked before any work."""
-        check_writable(self.home / self.recipe)
+        own = self.home / self.recipe
+        check_writable(own if own.is_dir() else self.home)
 
     def find(self, key: RecordKey) -> Record | None:
         """The complete record of this key, fully verified; None if it was never finished.
