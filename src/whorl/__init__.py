@@ -6,9 +6,10 @@ They are imported when first used; importing whorl imports no torch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # `typing` is slow to load, and this is the first file of every command
 if TYPE_CHECKING:
+    from typing import Any
+
     from whorl.verbs import (
         Session,
         compress,

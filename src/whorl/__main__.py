@@ -1,7 +1,20 @@
-"""`python -m whorl` is the command `whorl`."""
+"""The command `whorl`, and `python -m whorl`: signals are heard before anything slow is loaded."""
 
 from __future__ import annotations
 
-from whorl.cli.main import main
+from whorl.cli.interrupts import Interrupts
 
-main()
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Entry point."""
+    interrupts = Interrupts()
+    interrupts.install()
+    from whorl.cli.main import main as run
+
+    run(interrupts)
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from whorl.core.context import NoProgress, StageContext
 from whorl.core.errors import MissingExtra, SpecError
+from whorl.core.home import home_folder
 from whorl.core.ports import Engine, Field, Progress, QualityMeasure, Source
 from whorl.core.records import Record, RecordStore
 from whorl.core.variants import Variant
@@ -44,11 +44,6 @@ __all__ = [
 ]
 
 RecipeLike = str | Path | Mapping[str, Any] | LoadedRecipe
-
-
-def home_folder(home: Path | None = None) -> Path:
-    """Where records live: the argument, else WHORL_HOME, else ./runs."""
-    return home or Path(os.environ.get("WHORL_HOME") or "runs")
 
 
 @dataclass

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from whorl.cli.console import ERR, OUT, make_progress, print_json
 from whorl.cli.options import Debug, Home, Json
+from whorl.core.home import home_folder
 from whorl.core.units import format_bytes
-from whorl.verbs import home_folder
 
 __all__ = ["EXTRAS", "register"]
 

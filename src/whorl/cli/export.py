@@ -10,8 +10,8 @@ import typer
 from whorl.cli.console import OUT, make_progress, print_json
 from whorl.cli.import_ import print_checks
 from whorl.cli.options import Debug, Home, Json
+from whorl.core.home import home_folder
 from whorl.serving import find_model
-from whorl.verbs import home_folder
 
 __all__ = ["register"]
 

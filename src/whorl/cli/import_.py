@@ -10,7 +10,7 @@ from rich.table import Table
 
 from whorl.cli.console import ERR, OUT, make_progress, print_json
 from whorl.cli.options import Debug, Home, Json
-from whorl.verbs import home_folder
+from whorl.core.home import home_folder
 
 __all__ = ["print_checks", "register"]
 

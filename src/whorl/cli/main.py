@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import os
+import contextlib
+import errno
 import sys
 import traceback
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from whorl import __version__
-from whorl.core.errors import Interrupted, ResourceError, WhorlError
+from whorl.cli.console import (
+    OutputError,
+    adapt_streams,
+    close_bars,
+    flush_streams,
+    print_json,
+    say,
+)
+from whorl.cli.interrupts import Interrupts, Stopped
+from whorl.core.disk import DISK_ERRNOS, disk_error
+from whorl.core.errors import Interrupted, ResourceError, SpecError, WhorlError
 
 __all__ = ["build_app", "main"]
 
@@ -71,33 +82,88 @@ def build_app(command: str | None = None) -> typer.Typer:
     return app
 
 
-def main() -> None:
-    """Entry point. Exit codes: whorl.core.errors, 1 for our own defects."""
+def main(interrupts: Interrupts | None = None) -> None:
+    """Entry point. Exit codes: whorl.core.errors, 1 for our own defects and readers who are gone.
+
+    interrupts: installed before; None: from here on.
+    """
+    if interrupts is None:
+        interrupts = Interrupts()
+        interrupts.install()
+    adapt_streams()
+    interrupts.begin()
     try:
-        build_app(next(iter(sys.argv[1:]), None))()
-    except WhorlError as error:
-        _report(error)
-    except KeyboardInterrupt:
-        _report(Interrupted("stopped", signal_number=2))
-    except MemoryError:
-        _report(ResourceError("out of memory", do="a smaller model, batch or seq_len"))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        code = _run(interrupts)
+    except Stopped as stopped:  # while an error was reported
+        interrupts.end(stopped.number)
+    finally:
+        with contextlib.suppress(OSError):
+            flush_streams()
+    sys.exit(code)
+
+
+def _run(interrupts: Interrupts) -> int:
+    """Run the command; tell its error; the exit code."""
+    try:
+        app = build_app(next(iter(sys.argv[1:]), None))
+        answer = app(prog_name="whorl", standalone_mode=False)
+        flush_streams()
+        return answer if isinstance(answer, int) else 0
+    except Stopped as stopped:
+        interrupts.end(stopped.number)
+    except Interrupted as error:
+        interrupts.end(error.exit_code - 128, error)
+    except OutputError as error:
+        return _give_up_output(error)
     except Exception as error:
-        if "--debug" in sys.argv:
-            raise
-        line = f"{type(error).__name__}: {error}".replace("\n", " ")
-        print(f"error: a defect of whorl: {line}; do: run again with --debug", file=sys.stderr)
-        sys.exit(1)
+        if interrupts.received is not None:  # `Stopped`, as a library passed it on
+            interrupts.end(interrupts.received)
+        try:
+            return _report(error)
+        except OutputError as lost:
+            return _give_up_output(lost)
 
 
-def _report(error: WhorlError) -> None:
+def _give_up_output(error: OutputError) -> int:
+    """Of a command whose output cannot be written: quietly if its reader has gone."""
+    if error.errno == errno.EPIPE:
+        return 1
+    told = ResourceError(
+        "the output cannot be written",
+        found=error.strerror,
+        do="free some space where it goes, or send it elsewhere",
+    )
+    say(f"error: {told}")
+    return told.exit_code
+
+
+def _report(error: Exception) -> int:
+    """Tell an error on stderr and, to programs, on stdout; its exit code."""
+    close_bars()
     if "--debug" in sys.argv:
-        traceback.print_exc()
-    if "--json" in sys.argv:
-        fields = {"what": error.what, "found": error.found, "expected": error.expected}
-        body = {**fields, "do": error.do, "exit_code": error.exit_code}
-        print(json.dumps({"error": body}, default=str))
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(error.exit_code)
+        traceback.print_exception(error)
+    if type(error).__name__ == "NoArgsIsHelpError" and "--json" not in sys.argv:
+        error.show()  # type: ignore[attr-defined]
+        return 2
+    told = _told(error)
+    say(f"error: {told}")
+    if "--json" in sys.argv and not Interrupts.answered:
+        print_json(told.as_json())
+    flush_streams()
+    return told.exit_code
+
+
+def _told(error: Exception) -> WhorlError:
+    """The error in our words: of ours, of how a command is called, of the machine, or a defect."""
+    if isinstance(error, WhorlError):
+        return error
+    if isinstance(error, MemoryError):
+        return ResourceError("out of memory", do="a smaller model, batch or seq_len")
+    if isinstance(error, OSError) and error.filename and error.errno in DISK_ERRNOS:
+        return disk_error(error, Path())
+    if callable(say_it := getattr(error, "format_message", None)):
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "whorl"
+        return SpecError(say_it().rstrip("."), do=f"{path} --help")
+    what = f"a defect of whorl: {type(error).__name__}: {error}"
+    return WhorlError(what, do="run again with --debug")

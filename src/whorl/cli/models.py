@@ -11,7 +11,7 @@ from rich.table import Table
 from whorl.cli.console import ERR, OUT, print_json
 from whorl.cli.options import Debug, Home, Json
 from whorl.core.errors import SpecError
-from whorl.verbs import home_folder
+from whorl.core.home import home_folder
 
 __all__ = ["register"]
 

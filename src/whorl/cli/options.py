@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from whorl.cli.console import ERR, make_progress
+from whorl.cli.console import make_progress, say
 
 if TYPE_CHECKING:
     from whorl.verbs import Session
@@ -49,5 +49,5 @@ def open_session(
         home=home,
         workers=workers,
         progress=make_progress(),
-        log=lambda line: ERR.print(line, markup=False, soft_wrap=True),
+        log=say,
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,14 +17,20 @@ from whorl.cli.console import ERR, OUT, print_json
 from whorl.cli.options import Debug, Home, Json
 from whorl.cli.report import print_report
 from whorl.cli.supervision import print_supervision, supervision_of
-from whorl.core.errors import BusyError, RecordError, SpecError
-from whorl.core.lock import exclusive
+from whorl.core.disk import disk_error
+from whorl.core.errors import RecordError, SpecError
+from whorl.core.home import home_folder, strangers
+from whorl.core.lock import is_held
 from whorl.core.records import MANIFEST, Record, RecordStore
+from whorl.core.removal import remove_record, remove_run_folder
+from whorl.core.scratch import is_abandoned
 from whorl.core.units import format_bytes
 from whorl.stages.improve.report import STAGES, report_of
-from whorl.verbs import home_folder
 
 __all__ = ["register"]
+
+KINDS = (*STAGES, "ladder")  # all that leave records
+MAX_FOREIGN = 20  # shown
 
 
 def register(app: typer.Typer) -> None:
@@ -34,14 +42,25 @@ def register(app: typer.Typer) -> None:
 
 def _folders(home: Path) -> Iterator[tuple[str, str, Path]]:
     """(recipe, stage, record folder) of every finished record, oldest first within a stage."""
-    for recipe in sorted(path.name for path in home.iterdir()) if home.is_dir() else ():
-        for stage in STAGES:
+    for recipe in _recipes(home):
+        for stage in KINDS:
             for path in RecordStore(home, recipe).all(stage):
                 yield recipe, stage, path
 
 
+def _recipes(home: Path) -> list[str]:
+    """Names that may be recipes': all folders."""
+    return sorted(path.name for path in home.iterdir() if path.is_dir()) if home.is_dir() else []
+
+
 def _size_bytes(path: Path) -> int:
-    return sum(item.stat().st_size for item in path.rglob("*") if item.is_file())
+    """Of all files below; what goes meanwhile, or may not be seen, counts nothing."""
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(folder, name)).st_size
+    return total
 
 
 def ls_command(home: Home = None, json: Json = False, debug: Debug = False) -> None:
@@ -130,24 +149,44 @@ def _show_record(record: Record, json: bool) -> None:
 
 
 def verify_command(home: Home = None, json: Json = False, debug: Debug = False) -> None:
-    """Check every byte of every record against its digest. Exit code 5 if any is damaged."""
+    """Check every byte of every record against its digest. Exit code 5 if any is damaged.
+
+    Files and folders of the home that whorl did not write are named, and left alone.
+    """
+    root = home_folder(home)
     good, damaged = 0, []
-    for _, _, path in _folders(home_folder(home)):
+    for _, _, path in _folders(root):
         try:
-            Record.load(path).verify()
+            record = Record.load(path)
+            record.verify()
             good += 1
         except RecordError as error:
             damaged.append({"path": str(path), "error": str(error)})
+    foreign = _foreign(root)
     if json:
-        print_json({"good": good, "damaged": damaged})
+        print_json({"good": good, "damaged": damaged, "foreign": foreign})
     else:
         OUT.print(f"{good} records are whole, {len(damaged)} damaged")
         for item in damaged:
             OUT.print(f"  {item['error']}", markup=False, soft_wrap=True)
+        _print_foreign(foreign)
     if damaged:
         raise RecordError(
             f"{len(damaged)} damaged records", do="delete their folders and run `whorl up` again"
         )
+
+
+def _foreign(root: Path) -> list[str]:
+    return [str(path) for path in strangers(root, KINDS)]
+
+
+def _print_foreign(foreign: list[str]) -> None:
+    if foreign:
+        OUT.print("not written by whorl, left alone:")
+    for name in foreign[:MAX_FOREIGN]:
+        OUT.print(f"  {name}", markup=False, soft_wrap=True)
+    if len(foreign) > MAX_FOREIGN:
+        OUT.print(f"  and {len(foreign) - MAX_FOREIGN:,} more; --json names all")
 
 
 def gc_command(
@@ -157,41 +196,53 @@ def gc_command(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Delete older records, finished run folders (checkpoints) and left-over temporary folders."""
+    """Delete older records, finished run folders (checkpoints) and left-over temporary folders.
+
+    Only what whorl wrote is deleted: a record's own files, by its manifest. Everything else in the
+    home is named, and left alone.
+    """
     root = home_folder(home)
     doomed = list(_doomed(root, keep))
-    sizes = {str(path): _size_bytes(path) for path in doomed}
+    sizes = {str(path): _size_bytes(path) for path, _ in doomed}
     if yes:
-        for path in doomed:
-            shutil.rmtree(path)
+        for path, remove in doomed:
+            try:
+                remove()
+            except OSError as error:
+                raise disk_error(error, path) from error
+    foreign = _foreign(root)
     if json:
-        print_json({"deleted": yes, "folders": sizes})
+        print_json({"deleted": yes, "folders": sizes, "foreign": foreign})
         return
     for name, size_bytes in sizes.items():
         OUT.print(f"{format_bytes(size_bytes):>12}  {name}", markup=False, soft_wrap=True)
     verb = "deleted" if yes else "would delete (add --yes)"
     OUT.print(f"{verb} {len(doomed)} folders, {format_bytes(sum(sizes.values()))}")
+    _print_foreign(foreign)
 
 
-def _doomed(root: Path, keep: int) -> Iterator[Path]:
+def _doomed(root: Path, keep: int) -> Iterator[tuple[Path, Callable[[], object]]]:
+    """(folder, what deletes it) of everything that is no longer needed."""
     used = _inputs_of_kept(root, keep)
-    for recipe in sorted(path.name for path in root.iterdir()) if root.is_dir() else ():
+    for recipe in _recipes(root):
         store = RecordStore(root, recipe)
         for stage in STAGES:
-            finished = list(store.all(stage))
-            yield from (path for path in finished[:-keep] if path.name not in used)
+            for path in list(store.all(stage))[:-keep]:
+                if path.name not in used and (record := _whole_manifest(path)) is not None:
+                    yield path, partial(remove_record, record)
             for path in sorted(store.folder(stage).glob("*.run")):
-                if (path.with_suffix("") / MANIFEST).exists() and not _is_held(path):
-                    yield path
-            yield from store.leftovers(stage)
+                if _whole_manifest(path.with_suffix("")) is not None and not is_held(path):
+                    yield path, partial(remove_run_folder, path)
+            for path in store.leftovers(stage):
+                yield path, partial(is_abandoned, path, remove=True)
 
 
-def _is_held(run_folder: Path) -> bool:
+def _whole_manifest(path: Path) -> Record | None:
+    """The record there; None where there is none, or its manifest does not say what is ours."""
     try:
-        with exclusive(run_folder, "whorl gc"):
-            return False
-    except BusyError:
-        return True
+        return Record.load(path)
+    except RecordError:
+        return None
 
 
 def _inputs_of_kept(root: Path, keep: int) -> set[str]:
@@ -199,8 +250,8 @@ def _inputs_of_kept(root: Path, keep: int) -> set[str]:
     from whorl.stages.improve.registry import list_versions
 
     used = {digest for version in list_versions(root) for digest in version.lineage.values()}
-    for recipe in {recipe for recipe, _, _ in _folders(root)}:
-        for stage in STAGES:
+    for recipe in _recipes(root):
+        for stage in KINDS:
             for path in list(RecordStore(root, recipe).all(stage))[-keep:]:
                 used |= set(Record.load(path).inputs.values())
     return used

@@ -14,10 +14,11 @@ import typer
 from whorl.cli.console import ERR, OUT
 from whorl.cli.options import Debug, Home, SetValues, open_session
 from whorl.core.errors import SpecError
+from whorl.core.home import home_folder
 from whorl.serving import Address, find_model, open_model_app, serve_app
 from whorl.spec.load import parse_recipe
 from whorl.spec.resolved import ServeConfig
-from whorl.verbs import Session, home_folder, serve
+from whorl.verbs import Session, serve
 
 __all__ = ["register", "serve_session"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import threading
@@ -13,37 +12,22 @@ from typing import Any
 
 from blake3 import blake3
 
-from whorl.core.errors import RecordError, ResourceError
+from whorl.core.disk import disk_error, fsync_folder
+from whorl.core.errors import RecordError
 
 __all__ = [
     "CHUNK_BYTES",
-    "DISK_ERRNOS",
     "canonical_json",
     "digest_bytes",
     "digest_file",
     "digest_parts",
     "digest_value",
-    "fsync_folder",
     "read_sealed",
     "write_bytes",
     "write_sealed",
 ]
 
 CHUNK_BYTES = 4 * 2**20  # a flipped bit is reported with the chunk it lies in
-
-# What a disk that is full, read-only, forbidden or broken answers; anything else is a defect.
-DISK_ERRNOS = frozenset(
-    {
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EFBIG,
-        errno.EROFS,
-        errno.EACCES,
-        errno.EIO,
-        errno.EMFILE,
-    }
-)
-NO_ROOM_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def canonical_json(value: Any) -> str:
@@ -96,18 +80,10 @@ def digest_parts(path: Path) -> tuple[str, tuple[str, ...], int]:
     return str(hasher.hexdigest()), tuple(chunks), size_bytes
 
 
-def fsync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_bytes(path: Path, data: bytes) -> None:
     """Write and fsync through a temporary name and a rename: whole or not at all.
 
-    Raises ResourceError when the disk is full or cannot be written, with the bytes needed.
+    Raises ResourceError when the disk is full or cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
@@ -120,13 +96,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        has_no_room = error.errno in NO_ROOM_ERRNOS
-        raise ResourceError(
-            f"cannot write {path}",
-            found=error.strerror,
-            expected=f"{len(data):,} bytes of room" if has_no_room else None,
-            do="free some space or set WHORL_HOME to another disk",
-        ) from error
+        raise disk_error(OSError(error.errno, error.strerror), path, len(data)) from error
 
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:

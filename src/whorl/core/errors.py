@@ -11,12 +11,13 @@ WhorlError
 ├── MissingExtra    exit 9   an optional package is not installed
 ├── GateError       exit 10  a result is worse than the recipe allows
 ├── DivergedError   exit 11  training left the finite numbers, or learned nothing
-└── Interrupted     exit 130/143  stopped by a signal; the work so far is saved
+└── Interrupted     exit 130/143  stopped by a signal (128 + its number); the work so far is saved
 """
 
 from __future__ import annotations
 
 from importlib.util import find_spec
+from math import isfinite
 
 __all__ = [
     "BusyError",
@@ -56,6 +57,20 @@ class WhorlError(Exception):
         if do is not None:
             parts.append(f"do: {do}")
         super().__init__("; ".join(" ".join(str(part).split()) for part in parts))
+
+    def as_json(self) -> dict[str, dict[str, object]]:
+        """The error as the document that --json answers with; values JSON lacks are text."""
+        told = {"what": self.what, "found": self.found, "expected": self.expected, "do": self.do}
+        plain = {key: _plain(value) for key, value in told.items()}
+        return {"error": {**plain, "exit_code": self.exit_code}}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if isfinite(value) else str(value)
+    return value if value is None or isinstance(value, str | int) else str(value)
 
 
 class SpecError(WhorlError, ValueError):

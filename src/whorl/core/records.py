@@ -13,6 +13,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
+import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -21,16 +23,16 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from whorl.core.clutter import is_clutter
 from whorl.core.digests import (
     CHUNK_BYTES,
-    DISK_ERRNOS,
     digest_parts,
     digest_value,
-    fsync_folder,
     read_sealed,
     write_sealed,
 )
-from whorl.core.errors import RecordError, ResourceError
+from whorl.core.disk import DISK_ERRNOS, check_writable, disk_error, fsync_folder, make_folder
+from whorl.core.errors import RecordError
 from whorl.core.scratch import hold_scratch, is_abandoned
 
 __all__ = [
@@ -40,11 +42,12 @@ __all__ = [
     "RecordKey",
     "RecordStore",
     "RecordWriter",
-    "disk_error",
 ]
 
 SCHEMA_VERSION = 1
 MANIFEST, RUN = "manifest.json", "run.json"
+RECORD_NAME = re.compile(r"[0-9a-f]{32}")  # of its folder: the digest
+SCRATCH_NAME = re.compile(r"[0-9a-f]{32}\.tmp-[0-9a-f]{8}-\d+")
 
 
 @dataclass(frozen=True)
@@ -174,14 +177,22 @@ class Record:
         _ = self.run
         self._refuse_strangers(self.path)
 
-    def _refuse_strangers(self, folder: Path) -> None:
+    def strangers(self, folder: Path | None = None, *, clutter: bool = False) -> list[str]:
+        """Files of the record's folder, or of one below it, that are not part of the record.
+
+        clutter: those that a file manager or a network disk left, too.
+        """
         known = {*self.files, MANIFEST, RUN}
         found = {
-            path.relative_to(self.path).as_posix()
-            for path in folder.rglob("*")
+            path.relative_to(self.path)
+            for path in (folder or self.path).rglob("*")
             if path.is_symlink() or not path.is_dir()
         }
-        if strangers := sorted(found - known):
+        names = {path.as_posix() for path in found if clutter or not is_clutter(path)}
+        return sorted(names - known)
+
+    def _refuse_strangers(self, folder: Path) -> None:
+        if strangers := self.strangers(folder):
             raise RecordError(
                 f"{self.path} holds files that are not part of it",
                 found=strangers[:5],
@@ -220,18 +231,20 @@ class RecordStore:
     def folder(self, stage: str) -> Path:
         return self.home / self.recipe / stage
 
+    def run_path(self, key: RecordKey) -> Path:
+        """Where the mutable folder of running work beside the record is, if there is one."""
+        return self.folder(key.stage) / f"{key.digest}.run"
+
     def run_folder(self, key: RecordKey) -> Path:
-        """The mutable folder of running work beside the record; made if missing."""
-        path = self.folder(key.stage) / f"{key.digest}.run"
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ResourceError(
-                f"cannot make {path}",
-                found=error.strerror,
-                do="set WHORL_HOME to a folder that can be written",
-            ) from error
+        """`run_path`, made if missing. Raises ResourceError."""
+        path = self.run_path(key)
+        make_folder(path)
         return path
+
+    def check_writable(self) -> None:
+        """Raises ResourceError unless records can be written: asked before any work."""
+        own = self.home / self.recipe
+        check_writable(own if own.is_dir() else self.home)
 
     def find(self, key: RecordKey) -> Record | None:
         """The complete record of this key, fully verified; None if it was never finished.
@@ -258,7 +271,7 @@ class RecordStore:
             written_ns: dict[Path, int] = {}
             for manifest in folder.glob(f"*/{MANIFEST}"):
                 with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-                    if "." not in manifest.parent.name:  # not <digest>.tmp-… or .run
+                    if RECORD_NAME.fullmatch(manifest.parent.name):  # others are not whorl's
                         written_ns[manifest.parent] = manifest.stat().st_mtime_ns
             yield from sorted(written_ns, key=lambda path: (written_ns[path], path.name))
 
@@ -275,7 +288,8 @@ class RecordStore:
 
     def leftovers(self, stage: str) -> list[Path]:
         """Temporary folders whose writer is gone; `write` removes those of its own key."""
-        return [path for path in sorted(self.folder(stage).glob("*.tmp-*")) if is_abandoned(path)]
+        found = sorted(self.folder(stage).glob("*.tmp-*"))
+        return [path for path in found if SCRATCH_NAME.fullmatch(path.name) and is_abandoned(path)]
 
     @contextmanager
     def write(self, key: RecordKey) -> Iterator[RecordWriter]:
@@ -319,7 +333,7 @@ class RecordStore:
         inside = sorted(writer.path.rglob("*"))
         if links := [str(path) for path in inside if path.is_symlink()]:
             raise RecordError("a record cannot hold links", found=links[:5], do="copy the files")
-        paths = [path for path in inside if path.is_file()]
+        paths = [p for p in inside if p.is_file() and not is_clutter(p.relative_to(writer.path))]
         names = [path.relative_to(writer.path).as_posix() for path in paths]
         entries = {name: vars(FileEntry.of(writer.path / name)) for name in names if name != RUN}
         for path in paths:
@@ -349,8 +363,8 @@ def _publish(temporary: Path, final: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        if not (final / MANIFEST).exists():  # the remains of a record that was being deleted
-            shutil.rmtree(final)
+        if not (final / MANIFEST).exists():  # somebody's files that stayed: set aside
+            os.rename(final, final.with_name(f"{final.name}.left-{secrets.token_hex(4)}"))
             os.rename(temporary, final)
 
 
@@ -365,14 +379,3 @@ def _inner(name: str) -> str:
 def _fsync(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def disk_error(error: OSError, path: Path) -> ResourceError:
-    """A ResourceError that says how much room there is."""
-    parent = next(p for p in (path, *path.parents) if p.exists())
-    free_bytes = shutil.disk_usage(parent).free
-    return ResourceError(
-        f"cannot write {error.filename or path}",
-        found=f"{error.strerror} ({free_bytes:,} bytes free)",
-        do="free some space or set WHORL_HOME to another disk",
-    )

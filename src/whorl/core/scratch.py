@@ -13,7 +13,21 @@ import secrets
 import shutil
 from pathlib import Path
 
-__all__ = ["hold_scratch", "is_abandoned"]
+__all__ = ["hold", "hold_scratch", "is_abandoned", "remove_held"]
+
+_HELD: set[Path] = set()  # what this process would leave behind if it ended now
+
+
+def hold(folder: Path) -> Path:
+    """The folder: `remove_held` removes it, if whoever fills it did not."""
+    _HELD.add(folder)
+    return folder
+
+
+def remove_held() -> None:
+    """Remove what this process fills: it is about to end without unwinding."""
+    for folder in list(_HELD):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def hold_scratch(final: Path) -> tuple[Path, int]:
@@ -28,7 +42,7 @@ def hold_scratch(final: Path) -> tuple[Path, int]:
         with contextlib.suppress(OSError):  # a file system without locks: nobody sweeps there
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if path.exists():
-            return path, descriptor
+            return hold(path), descriptor
         os.close(descriptor)
 
 

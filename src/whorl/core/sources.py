@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whorl.core.digests import digest_bytes, digest_file, write_bytes
-from whorl.core.errors import DataError
+from whorl.core.errors import DataError, ResourceError
 
 __all__ = ["DatasetItem", "FileItem", "SourceIndex"]
 
@@ -114,10 +114,13 @@ class SourceIndex:
         if self.folder is None:
             return
         path = self._path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
         rows = [[key, *stamp, digest] for key, (stamp, digest) in entries.items()]
         body = json.dumps(rows, separators=(",", ":")).encode()
-        write_bytes(path, digest_bytes(body).encode() + b"\n" + body)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(path, digest_bytes(body).encode() + b"\n" + body)
+        except (OSError, ResourceError) as error:  # it only saves time
+            self.log(f"the index of source {name} is not kept ({error})")
 
 
 def _stamp(path: str) -> Stamp | None:

@@ -16,8 +16,10 @@ from pathlib import Path
 
 from whorl.arch.computable import check_computable
 from whorl.core.errors import EngineError, MissingExtra, SpecError
+from whorl.core.home import home_folder
 from whorl.core.plugins import find_part, part_names
 from whorl.core.ports import Engine
+from whorl.core.scratch import hold
 from whorl.core.variants import Variant
 from whorl.engines.openvino_export import (
     COMPRESSED,
@@ -183,13 +185,13 @@ def _exported(
         raise SpecError(f"{folder} does not hold the variant {wanted}", found=card.variant)
     check_computable(card.shape, "export")
     if cache_folder is None:
-        cache_folder = Path(os.environ.get("WHORL_HOME") or "runs") / CACHE
+        cache_folder = home_folder() / CACHE
     target = cache_folder / f"{card.digest[:32]}-{wanted.slug}-v{EXPORT_VERSION}"
     if (target / CARD).exists():
         return target, read_card(target)
     cache_folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache_folder, prefix="export-") as temporary:
-        parent, made = (Path(temporary) / item.slug for item in (EXPORTED[0], wanted))
+        parent, made = (hold(Path(temporary)) / item.slug for item in (EXPORTED[0], wanted))
         export_openvino(folder, parent)
         if wanted != EXPORTED[0]:
             compress_folder(parent, made, wanted.weights)

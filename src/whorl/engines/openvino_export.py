@@ -19,7 +19,7 @@ import numpy as np
 from whorl.arch.computable import check_computable
 from whorl.arch.shape import ModelShape
 from whorl.codecs.contract import Tokens
-from whorl.core.digests import fsync_folder
+from whorl.core.disk import fsync_folder
 from whorl.core.errors import EngineError, MissingExtra, PlanError, RecordError, SpecError
 from whorl.core.variants import Variant
 from whorl.engines.openvino_graph import MODEL, OpenvinoGraph

@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from pydantic import ValidationError
 
+from whorl.core.children import end_with_parent
 from whorl.core.digests import read_sealed, write_sealed
-from whorl.core.errors import MissingExtra, PlanError, RecordError, ResourceError
+from whorl.core.disk import check_writable
+from whorl.core.errors import MissingExtra, PlanError, RecordError
 from whorl.launch.machine import machine_facts
 from whorl.spec.resolved import TrainConfig
 from whorl.stages.plan.hardware import (
@@ -91,17 +93,14 @@ def this_machine(home: Path, *, fresh: bool = False) -> Machine:
     """Facts and figures of this machine, measured now unless they are kept already.
 
     Raises PlanError when measuring fails, MissingExtra without torch, RecordError when the kept
-    figures are damaged.
+    figures are damaged, ResourceError, before measuring, when they could not be kept.
     """
     facts = machine_facts()
     path = calibration_path(home, facts)
     if path.exists() and not fresh and (kept := _read(path)) is not None:
         return Machine(facts=facts, calibration=kept)
+    check_writable(path.parent)
     calibration = _measure_apart(facts)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResourceError(f"cannot make {path.parent}", found=error.strerror) from error
     write_sealed(path, calibration.model_dump(mode="json"))
     return Machine(facts=facts, calibration=calibration)
 
@@ -146,6 +145,7 @@ def _run_measure(
         "facts": facts.model_dump(mode="json"),
         "patience_s": patience_s,
         "taken": [choice.model_dump(mode="json") for choice in taken],
+        "parent": os.getpid(),
     }
     given = json.dumps(value)
     command = [sys.executable, "-m", "whorl.launch.calibrate", given]
@@ -332,6 +332,7 @@ def _reference_steps(
 def main() -> None:
     """Measure for the facts given as JSON; print the figures."""
     given = json.loads(sys.argv[1])
+    end_with_parent(given["parent"])
     facts = MachineFacts.model_validate(given["facts"])
     taken = [MeasuredChoice.model_validate(choice) for choice in given["taken"]]
     found = measure(facts, patience_s=given["patience_s"], taken=taken)

@@ -17,8 +17,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from whorl.core.children import end_with_parent
 from whorl.core.digests import write_sealed
+from whorl.core.disk import check_writable
 from whorl.core.errors import ResourceError
+from whorl.core.scratch import hold
 from whorl.launch.calibrate import calibration_path, reference_step, step_config
 from whorl.stages.plan.hardware import Machine, MeasuredChoice, ReferenceStep
 
@@ -37,6 +40,7 @@ def with_compiled(home: Path, machine: Machine) -> Machine:
     if machine.calibration.choice(KEY) is not None:
         return machine
     calibration = machine.calibration
+    check_writable(calibration_path(home, machine.facts).parent)
     found = measured_apart(calibration.settings)
     if isinstance(found, str):
         choice = _choice({}, found)
@@ -59,8 +63,10 @@ def measured_apart(
     settings: Mapping[str, Any], limit_s: float = LIMIT_S
 ) -> tuple[tuple[ReferenceStep, ReferenceStep], float] | str:
     """(a step both ways, seconds of compiling), or why there is none."""
-    command = [sys.executable, "-m", "whorl.launch.compiling", json.dumps(dict(settings))]
+    given = json.dumps({"settings": dict(settings), "parent": os.getpid()})
+    command = [sys.executable, "-m", "whorl.launch.compiling", given]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        hold(Path(folder))
         process = subprocess.Popen(
             command,
             env=os.environ | {CACHE: folder, "OMP_NUM_THREADS": str(settings["threads"])},
@@ -109,7 +115,9 @@ def main() -> None:
     """Measure with the settings given as JSON; print what was found."""
     from whorl.stages.train.process import training_process
 
-    settings = json.loads(sys.argv[1])
+    given = json.loads(sys.argv[1])
+    end_with_parent(given["parent"])
+    settings = given["settings"]
     found: dict[str, Any]
     with training_process(step_config(1, 1, settings)):
         try:

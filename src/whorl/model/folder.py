@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from whorl.arch.shape import ModelShape, shape_from_json
 from whorl.codecs.contract import TokenContract
+from whorl.core.clutter import is_clutter
 from whorl.core.digests import digest_value, read_sealed, write_sealed
 from whorl.core.errors import RecordError, WhorlError
 from whorl.core.records import FileEntry, Record
@@ -174,7 +175,8 @@ def _verify_contract(folder: Path, card: FolderCard) -> None:
 
 
 def _present(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+    inside = {path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()}
+    return {str(path) for path in inside if not is_clutter(path)}
 
 
 def _to_json(card: FolderCard) -> dict[str, Any]:

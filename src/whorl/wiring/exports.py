@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from whorl.core.context import NoProgress
 from whorl.core.digests import DISK_ERRNOS
+from whorl.core.disk import disk_error
 from whorl.core.errors import MissingExtra, RecordError, SpecError
 from whorl.core.ports import Progress
-from whorl.core.records import disk_error
 from whorl.core.scratch import hold_scratch
 from whorl.engines.openvino_export import COMPRESSED, compress_folder, export_openvino
 from whorl.model.folder import FolderCard, read_card

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import threading
@@ -117,3 +119,17 @@ def test_what_cannot_be_written_is_a_resource_error(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("a file where the folder should be")
     with pytest.raises(ResourceError, match="models"):
         register(tmp_path, "small", lineage(1), [])
+
+
+@pytest.mark.parametrize("number", ["EPERM", "ENOTSUP"])
+def test_a_disk_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str) -> None:
+    def no_links(source: object, target: object) -> None:
+        raise OSError(getattr(errno, number), "no links here")
+
+    monkeypatch.setattr(os, "link", no_links)
+    versions = [register(tmp_path, "demo", {"train": str(n)}, []) for n in range(3)]
+    assert [version.version for version in versions] == [1, 2, 3]
+    assert list_versions(tmp_path, "demo") == versions
+    assert sorted(path.name for path in (tmp_path / "models" / "demo").glob("*.json")) == [
+        f"v000{n}.json" for n in (1, 2, 3)
+    ]

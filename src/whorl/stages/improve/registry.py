@@ -1,11 +1,13 @@
 """Registered models: `<home>/models/<recipe>/v0001.json`, numbered from 1, only ever added to.
 
 A version says which records it comes from and how it scored. Files are sealed and published by
-a hard link, so two processes never take one number and nobody reads half a file.
+a hard link, so two processes never take one number and nobody reads half a file; on a disk without
+links, by a rename under a lock.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import threading
@@ -16,9 +18,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from whorl.core.digests import fsync_folder, read_sealed, write_sealed
+from whorl.core.digests import read_sealed, write_sealed
+from whorl.core.disk import disk_error, fsync_folder
 from whorl.core.errors import BusyError, RecordError
-from whorl.core.records import disk_error
+from whorl.core.lock import exclusive
 from whorl.core.validation import first_problem
 from whorl.core.variants import Variant
 
@@ -27,6 +30,7 @@ __all__ = ["RegisteredScore", "Version", "list_versions", "register"]
 FOLDER = "models"
 FILE = re.compile(r"v(\d{4,})\.json")
 MAX_TRIES = 100  # numbers taken by others while we looked
+NO_LINKS_ERRNOS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
 class _Frozen(BaseModel):
@@ -143,10 +147,23 @@ def _publish(folder: Path, version: Version) -> bool:
     temporary = folder / f".new-{os.getpid()}-{threading.get_ident()}.json"
     try:
         write_sealed(temporary, version.model_dump(mode="json"))
-        os.link(temporary, folder / f"v{version.version:04d}.json")
+        _link(temporary, folder / f"v{version.version:04d}.json")
     except FileExistsError:
         return False
     finally:
         temporary.unlink(missing_ok=True)
     fsync_folder(folder)
     return True
+
+
+def _link(temporary: Path, final: Path) -> None:
+    """Raises FileExistsError, OSError."""
+    try:
+        os.link(temporary, final)
+    except OSError as error:
+        if error.errno not in NO_LINKS_ERRNOS:
+            raise
+        with exclusive(final.parent, "registering a model"):
+            if final.exists():
+                raise FileExistsError(final) from None
+            os.replace(temporary, final)

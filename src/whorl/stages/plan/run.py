@@ -87,6 +87,7 @@ def find_or_make(
     """
     if (record := context.store.find(plan_key(recipe, facts, data_digest))) is not None:
         return record
+    context.store.check_writable()
     return run(context, recipe, measure(), gather(), with_compiled)
 
 

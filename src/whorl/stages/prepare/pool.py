@@ -18,6 +18,7 @@ from multiprocessing.reduction import ForkingPickler
 from types import TracebackType
 from typing import TypeVar
 
+from whorl.core.children import spawning
 from whorl.core.errors import ResourceError
 
 __all__ = ["WorkerPool", "default_workers", "is_sendable"]
@@ -84,7 +85,8 @@ class WorkerPool:
         pending: deque[Future[Result]] = deque()
         try:
             for task in tasks:
-                pending.append(self._executor.submit(function, task))
+                with spawning():
+                    pending.append(self._executor.submit(function, task))
                 if len(pending) >= TASKS_AHEAD * self.num_workers:
                     yield pending.popleft().result()
             while pending:

@@ -34,6 +34,7 @@ from whorl.core.lock import exclusive
 from whorl.core.plugins import packages_of
 from whorl.core.ports import Field, Source
 from whorl.core.records import Record, RecordKey, RecordWriter
+from whorl.core.scratch import hold
 from whorl.spec.resolved import PrepareConfig
 from whorl.stages.prepare.clean import Cleaned, CleanTask, clean, clean_tasks
 from whorl.stages.prepare.corpus import Corpus, TrainingDocuments
@@ -118,7 +119,7 @@ def _spill_folder(folder: Path) -> Iterator[Path]:
     """
     for old in folder.glob(f"{SPILL}*"):
         shutil.rmtree(old, ignore_errors=True)
-    path = Path(tempfile.mkdtemp(prefix=SPILL, dir=folder))
+    path = hold(Path(tempfile.mkdtemp(prefix=SPILL, dir=folder)))
     try:
         yield path
     finally:

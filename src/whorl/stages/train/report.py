@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from whorl.core.digests import canonical_json
+from whorl.core.disk import disk_error
 from whorl.core.errors import DivergedError
-from whorl.core.records import disk_error
 from whorl.core.rows import RowsIndex
 from whorl.spec.resolved import TrainConfig
 from whorl.stages.train.trainer import StepResult

@@ -71,11 +71,11 @@ def run(
     """
     ranks = parallel or Alone()
     key = train_key(shape, config, prepared)
-    folder = context.store.run_folder(key)
     if (found := context.store.find(key)) is not None:
         if ranks.is_main:  # checkpoints may be left if it was killed just then
-            LocalCheckpoints.of(folder, context.log).remove()
+            LocalCheckpoints.of(context.store.run_path(key), context.log).remove()
         return found
+    folder = context.store.run_folder(key)
     with (
         exclusive(folder, "training") if ranks.is_main else nullcontext(),
         StopSignals() as stop,

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first is remembered, the second stops at once."""
+"""Ctrl-C, SIGTERM and SIGHUP: the first is remembered, the second stops at once."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from whorl.core.errors import Interrupted
 __all__ = ["StopSignals"]
 
 HANDLED = (signal.SIGINT, signal.SIGTERM)
+HANG_UP = signal.SIGHUP  # of the terminal; `nohup` has it ignored, and so it stays
 
 
 class StopSignals:
@@ -26,7 +27,9 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in HANDLED}
+            heard = signal.getsignal(HANG_UP) is not signal.SIG_IGN
+            numbers = (*HANDLED, HANG_UP) if heard else HANDLED
+            self._before = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 
     def __exit__(

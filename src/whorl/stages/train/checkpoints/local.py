@@ -23,9 +23,11 @@ from safetensors.torch import load as tensors_of_bytes
 from safetensors.torch import save as bytes_of_tensors
 from torch import Tensor
 
-from whorl.core.digests import fsync_folder, read_sealed, write_bytes, write_sealed
+from whorl.core.clutter import is_clutter
+from whorl.core.digests import read_sealed, write_bytes, write_sealed
+from whorl.core.disk import disk_error, fsync_folder
 from whorl.core.errors import RecordError
-from whorl.core.records import FileEntry, disk_error
+from whorl.core.records import FileEntry
 
 __all__ = ["Checkpoint", "LocalCheckpoints"]
 
@@ -171,7 +173,7 @@ def _verified(path: Path) -> dict[str, Any]:
         raise RecordError(f"{path} is not a checkpoint", found=sorted(entries), expected=expected)
     for name, entry in entries.items():
         entry.check(path / name)
-    present = {file.name for file in path.iterdir()}
+    present = {file.name for file in path.iterdir() if not is_clutter(file.name)}
     if strangers := sorted(present - expected - {MANIFEST}):
         raise RecordError(f"{path} holds files that are not part of it", found=strangers[:5])
     return manifest | {"digest": FileEntry.of(path / MANIFEST).blake3, "entries": entries}

@@ -1,0 +1,62 @@
+"""Processes that whorl starts: they end with it, however it ends, and Ctrl-C is its to answer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+
+import psutil
+
+__all__ = ["end_children", "end_with_parent", "spawning"]
+
+LOOK_EVERY_S = 0.5
+WAIT_S = 0.5  # for killed processes to be gone
+
+
+def end_with_parent(parent_pid: int) -> None:
+    """From now on this process, and its group if it leads one, ends when its parent has ended."""
+
+    def watch() -> None:
+        while os.getppid() == parent_pid:
+            time.sleep(LOOK_EVERY_S)
+        if os.getpgrp() == os.getpid():
+            os.killpg(os.getpid(), signal.SIGKILL)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
+@contextmanager
+def spawning() -> Iterator[None]:
+    """Processes started within do not hear Ctrl-C before they can say what it means to them.
+
+    The terminal sends it to all; one that is still importing would die of it, with a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # or its start would lift the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_children() -> None:
+    """Kills the processes that this one started, and theirs."""
+    try:
+        children = psutil.Process().children(recursive=True)
+    except psutil.Error:
+        return
+    for child in children:
+        try:
+            child.kill()
+        except psutil.Error:
+            continue
+    psutil.wait_procs(children, timeout=WAIT_S)
