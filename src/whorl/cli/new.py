@@ -10,6 +10,7 @@ import typer
 
 from whorl.cli.console import ERR, OUT
 from whorl.cli.options import Debug
+from whorl.cli.reading import preview_new
 from whorl.core.digests import write_bytes
 from whorl.core.errors import BusyError, SpecError
 from whorl.spec.load import load_recipe
@@ -81,6 +82,8 @@ def new_command(
     OUT.print(f"wrote {path}", markup=False)
     if data != "stdlib" and not any(Path().glob(data) if "*" in data else [Path(data)]):
         ERR.print(f"note: {data} does not exist yet", markup=False)
+    if data != "stdlib":
+        preview_new(data, kind)
     ERR.print(f"next: whorl plan {path}, then whorl up {path}", markup=False)
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from whorl.cli.console import ERR, OUT, print_json
 from whorl.cli.options import Debug, Home, Json
+from whorl.cli.reading import print_reading
 from whorl.cli.report import print_report
 from whorl.cli.supervision import print_supervision, supervision_of
 from whorl.core.errors import BusyError, RecordError, SpecError
@@ -96,6 +97,8 @@ def show_command(
             print_json({**report, "supervision": supervision})
             return
         print_report(report)
+        if prepared is not None:
+            print_reading(prepared)
         if supervision is not None:
             print_supervision(supervision)
     else:
@@ -124,6 +127,7 @@ def _show_record(record: Record, json: bool) -> None:
     for name, size_bytes in value["files"].items():
         table.add_row(name, format_bytes(size_bytes))
     OUT.print(table)
+    print_reading(record)
     if supervision is not None:
         print_supervision(supervision)
 

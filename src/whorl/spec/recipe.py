@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from whorl.core.encodings import check_encoding
 from whorl.core.plugins import check_part
 from whorl.core.units import parse_count, parse_duration_s, parse_share
 from whorl.spec.train_keys import TrainSpec
@@ -94,6 +95,9 @@ class DataSpec(Spec):
     field: str = Field("text", description="text, code, digits, or a field from an entry point")
     share: Share | None = Field(
         None, description="of the trained tokens; without shares: as much as there is"
+    )
+    encoding: Annotated[str, AfterValidator(lambda v: check_encoding(v) if v else v)] = Field(
+        "", description="of files that are not UTF-8, such as latin-1; else by byte order marks"
     )
     options: dict[str, str] = Field(
         default_factory=dict,

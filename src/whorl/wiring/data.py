@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from whorl.core.ports import Field, Source
 from whorl.core.sources import SourceIndex
 from whorl.spec.load import LoadedRecipe
 
-__all__ = ["digest_of", "fields_of", "only_field", "sources_of"]
+__all__ = ["digest_of", "fields_of", "homes_folders", "only_field", "sources_of"]
 
 SOURCES = "sources"  # folder of the home: the index of sources, and what was fetched
 Log = Callable[[str], None]
@@ -47,11 +48,21 @@ def sources_of(
     for entry in loaded.recipe.data:
         options = options_of(fields[entry.field], entry.options)
         source = Source(entry.source, entry.field, entry.share, options)
+        source = replace(source, encoding=entry.encoding, apart=homes_folders(home))
         fetched = fetch(entry.source, home / SOURCES, log)
         if fetched is not None:
             source = replace(source, source=fetched.source, release=fetched.release)
         found.append(replace(source, folder=str(loaded.folder)))
     return tuple(found)
+
+
+def homes_folders(home: Path) -> tuple[str, ...]:
+    """Folders that hold no data but what whorl wrote, links followed.
+
+    A home that is itself a source holds data beside them.
+    """
+    folders = (home, home / SOURCES, home / "machine")
+    return tuple(os.path.realpath(folder) for folder in folders)
 
 
 def digest_of(

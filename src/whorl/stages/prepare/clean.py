@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from whorl.codecs.contract import CHAT, TEXT
 from whorl.core.ports import Document, Field, Source
+from whorl.core.reasons import kind_of
 from whorl.core.sources import FileItem
 from whorl.stages.prepare.filters import is_repetitive
 from whorl.stages.prepare.shingles import NUM_BANDS, sketch
@@ -126,7 +127,7 @@ class _Collector:
         self.batch_bytes = 0
 
     def reject(self, reason: str) -> None:
-        self.num_read += 1
+        self.num_read += kind_of(reason) == "refused"
         self.rejected[reason] += 1
 
     def add(self, document: Document, file: BinaryIO) -> None:
