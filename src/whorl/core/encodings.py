@@ -24,6 +24,7 @@ BOMS = (  # of UTF-32 first: its little-endian mark begins with that of UTF-16
 NO_BYTES_OF_FILES = ("idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape")
 MARKED = {"utf-16": "utf-16-le", "utf-32": "utf-32-le"}  # without a mark
 GUESS_BYTES = 2**16
+MIN_PAIRS = 3  # of bytes, from which on zeros say something
 MIN_SCORE = 0.6  # share of the signs beyond ASCII that have to be usual ones
 KANA = "\u3041-\u30fa\u30fc"
 KANJI = "\u4e00-\u9fff"
@@ -42,7 +43,7 @@ def check_encoding(name: str) -> str:
     known = sorted({*encodings.aliases.aliases.values(), "latin-1", "shift-jis", "utf-16"})
     near = difflib.get_close_matches(name.lower(), known, n=1)
     raise SpecError(
-        "no such encoding of text",
+        "it is no encoding of text",
         found=repr(name),
         expected=f"did you mean {near[0]}?" if near else "such as latin-1, cp1252, shift-jis",
     )
@@ -109,8 +110,7 @@ def _score(codec: str, text: str, whole: str) -> float:
         "cp1256": _beside("ء-ي", "ء-ي"),
         "cp874": _beside("ก-ฺเ-๎", "ก-ฺเ-๎"),
         "cp1250": "(?<=[A-Za-z])[ąćęłńśźżčďěňřšťůžőűăşţ]|[ąćęłńśźżčďěňřšťůžőűăşţ](?=[A-Za-z])",
-        "cp1252": f"(?<=[A-Za-z ])[{LATIN}’](?=[A-Za-z .,;:!?\\n]|$)|\\b[À-Ö](?=[a-z])"
-        "|[“”„–—…«»€©®°§·¡¿½]",
+        "cp1252": f"(?<=[A-Za-z ])[{LATIN}’](?=[\0-\x7f]|$)|\\b[À-Ö](?=[a-z])|[“”„–—…«»€©®°§·¡¿½]",
     }[codec]
     return _share(pattern, text, whole)
 
@@ -158,7 +158,7 @@ def guess(data: bytes) -> str:
 def _wide(data: bytes) -> str:
     """UTF-16 or UTF-32 without a mark, by where the zeros of common signs stand."""
     pairs = len(data) // 2
-    if pairs and (data.count(0) * 4 >= len(data)):
+    if pairs >= MIN_PAIRS and data.count(0) * 4 >= len(data):
         for name, start, step in (("UTF-32-LE", 1, 4), ("UTF-32-BE", 0, 4)):
             high = data[start::step] + data[start + 1 :: step]
             if data.count(0) * 2 > len(data) and high.count(0) > 0.95 * len(high):

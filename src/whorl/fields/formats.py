@@ -109,7 +109,7 @@ def texts_of(item: FileItem, reject: Reject) -> Iterator[tuple[str, str]]:
                 continue
             try:
                 if text.count("\0") > MAX_NUL_SHARE * len(text):
-                    raise ValueError("NUL in text", _looks_like(data))
+                    raise ValueError(*_nul_in_text(data))
                 text = _checked(_mended(text, places))
             except ValueError as error:
                 places.refuse(*error.args)
@@ -132,9 +132,12 @@ def _decoded(data: bytes, opened: streams.Opened, places: Places) -> str | None:
         return None
 
 
-def _looks_like(data: bytes) -> str:
+def _nul_in_text(data: bytes) -> tuple[str, ...]:
+    """What a file with many NULs may be: UTF-16 without its mark, or no text."""
     name = guess(data)
-    return f"looks like {name}: write encoding: {name.lower()} in the data entry" if name else ""
+    if not name:
+        return ("NUL in text", "no text: take it out of the source")
+    return f"NUL in text, looks like {name}", f"write encoding: {name.lower()} in the data entry"
 
 
 def rows_of(item: FileItem, keys: Sequence[str], reject: Reject) -> Iterator[tuple[str, Row]]:

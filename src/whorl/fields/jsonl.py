@@ -23,7 +23,6 @@ __all__ = ["Lenient", "Row", "is_by_lines", "json_rows"]
 Row = Mapping[str, Any]
 
 BLOCK_SIGNS = 2**20
-MAX_SIGNS = streams.MAX_ROW_BYTES
 LONG_NUMBER = 4000  # digits; Python refuses to read numbers of more than 4300
 SEPARATORS = re.compile("[\\s,\x1e\0\ufeff\\[\\]]*+")
 STRING = r'"(?:[^"\\]|\\.)*+"'
@@ -36,7 +35,6 @@ CONTROLS = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f]")
 UNTERMINATED = "Unterminated"
 CUT_SIGNS = 16  # so near the end a row may be broken because the rest was not read yet
 BAD_BYTES = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as they are decoded here
-TOO_LONG = f"row longer than {streams.MAX_ROW_BYTES:,} bytes"
 
 
 class _Constant(ValueError):
@@ -86,7 +84,7 @@ def json_rows(content: BinaryIO, places: Places) -> Iterator[tuple[int, Row]]:
             places.offset_bytes = offset
         places.at(number)
         if line is None:
-            places.refuse(TOO_LONG)
+            places.refuse(_too_long())
             continue
         if line.isspace():
             continue
@@ -135,6 +133,10 @@ def _told(found: Found, places: Places, line: int | None) -> bool:
 
 def _is_rows(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
+
+
+def _too_long() -> str:
+    return f"row longer than {streams.MAX_ROW_BYTES:,} bytes"
 
 
 def _kind(value: Any) -> str:
@@ -253,9 +255,9 @@ class Lenient:
         except json.JSONDecodeError as error:
             near_end = error.pos >= len(source.text) - CUT_SIGNS
             if not source.ended and (near_end or error.msg.startswith(UNTERMINATED)):
-                if len(source.text) - source.at < MAX_SIGNS:
+                if len(source.text) - source.at < streams.MAX_ROW_BYTES:
                     return None, source.at
-                raise streams.SourceFault(f"{TOO_LONG}, the rest was not read") from error
+                raise streams.SourceFault(f"{_too_long()}, the rest was not read") from error
             end = _end_of(source)
             return self._mended(source, error, end), end
         return self._checked(source, row, end), end

@@ -12,7 +12,7 @@ import glob
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from whorl.core.ports import Source
 from whorl.core.streams import inside
@@ -20,6 +20,7 @@ from whorl.core.streams import inside
 __all__ = ["Found", "Skipped", "walk", "walk_glob"]
 
 RECORD = re.compile(r"[0-9a-f]{64}(\.run|\.tmp-.*)?")  # a folder of a record
+HIDDEN = (".*",)  # names that no pattern of ours matches
 OWN = "folder of whorl's own"
 MAX_REASONS = 12  # why files are passed over, by kinds of names; the rest is one more
 PLAIN_SUFFIX = re.compile(r"\.[a-z][a-z0-9_+-]{0,9}|\.[0-9]?[a-z0-9]{2,3}")
@@ -64,17 +65,17 @@ class Found:
 class _Walk:
     source: Source
     root: str  # links followed
-    suffixes: tuple[str, ...]
+    suffixes: tuple[str, ...] | None  # None: any
     exclude: Sequence[str]
     found: Found = field(default_factory=Found)
     visited: set[str] = field(default_factory=set)  # folders, links followed
     links: list[tuple[str, str]] = field(default_factory=list)  # (name, path) of folders
 
     def run(self) -> Found:
-        """Folders first, then links to others by name: what is read does not depend on chance."""
+        """Folders first, then links to others, the nearest first: nothing depends on chance."""
         self._below("", self.root)
         while self.links:
-            self.links.sort(reverse=True)
+            self.links.sort(key=lambda link: (link[0].count(os.sep), link[0]), reverse=True)
             name, path = self.links.pop()
             self._linked(name, os.path.realpath(path))
         return self.found.close()
@@ -120,7 +121,7 @@ class _Walk:
                 self.links.append((name, entry.path))
             elif is_folder:
                 yield name, entry.path
-            elif bare_suffix(entry.name) in self.suffixes:
+            elif self.suffixes is None or bare_suffix(entry.name) in self.suffixes:
                 self._take(name, entry)
             else:
                 self.found.skip(*_by_suffix(name))
@@ -140,27 +141,33 @@ def walk(source: Source, root: str, suffixes: Sequence[str], exclude: Sequence[s
 
 def walk_glob(source: Source, root: str, pattern: str) -> Found:
     """What a pattern names, whatever it ends in."""
-    found, seen = Found(), set[tuple[str, str]]()
-    hits = glob.glob(pattern, recursive=True)
-    for path in sorted(hits, key=lambda hit: (hit.count(os.sep), os.fsencode(hit))):
-        name = os.path.relpath(path, root)
-        folder, base = os.path.split(path)
-        key = os.path.realpath(folder), base
+    parts = pattern.split(os.sep)
+    if "**" in parts:  # the library's own way through folders follows circles of links
+        found = _Walk(source, os.path.realpath(root), None, HIDDEN).run()
+        depth = len(os.path.abspath(root).rstrip(os.sep).split(os.sep))
+        kept = [e for e in found.files if _matches(e[0].split(os.sep), parts[depth:])]
+        return replace(found, files=kept)
+    found = Found()
+    for path in glob.glob(pattern):
+        name, real = os.path.relpath(path, root), os.path.realpath(path)
         if os.path.isdir(path):
-            if os.path.basename(pattern) != "**":
-                found.skip("folder among the files of a pattern", name)
-        elif any(_is_own(parent, source) for parent in _parents(folder, root)):
+            found.skip("folder among the files of a pattern", name)
+        elif any(_is_own(parent, source) for parent in _parents(os.path.dirname(path), root)):
             found.skip("file in a folder of whorl's own", name)
-        elif key in seen:
-            found.skip("file that is read by another name", name)
+        elif source.release is not None and not inside(real, root):
+            found.refused.append((name, "link out of the source"))
         else:
-            seen.add(key)
-            real = os.path.realpath(path)
-            if source.release is not None and not inside(real, root):
-                found.refused.append((name, "link out of the source"))
-            else:
-                found.files.append((name, real))
+            found.files.append((name, real))
     return found.close()
+
+
+def _matches(names: Sequence[str], parts: Sequence[str]) -> bool:
+    """Whether a path matches a pattern, both in parts; ** is any number of folders."""
+    if not parts or not names:
+        return not names and all(part == "**" for part in parts)
+    if parts[0] == "**":
+        return any(_matches(names[number:], parts[1:]) for number in range(len(names) + 1))
+    return fnmatch.fnmatchcase(names[0], parts[0]) and _matches(names[1:], parts[1:])
 
 
 def _parents(folder: str, root: str) -> Iterator[str]:

@@ -96,6 +96,7 @@ class DataSpec(Spec):
     share: Share | None = Field(
         None, description="of the trained tokens; without shares: as much as there is"
     )
+    text_key: str = Field("", description="key of the text in rows, as in options")
     encoding: Annotated[str, AfterValidator(lambda v: check_encoding(v) if v else v)] = Field(
         "", description="of files that are not UTF-8, such as latin-1; else by byte order marks"
     )

@@ -14,6 +14,7 @@ from whorl.spec.load import LoadedRecipe
 
 __all__ = ["digest_of", "fields_of", "homes_folders", "only_field", "sources_of"]
 
+TEXT_KEY = "text_key"  # an option of the fields of text that has a key of its own in recipes
 SOURCES = "sources"  # folder of the home: the index of sources, and what was fetched
 Log = Callable[[str], None]
 
@@ -46,7 +47,8 @@ def sources_of(
 
     found = []
     for entry in loaded.recipe.data:
-        options = options_of(fields[entry.field], entry.options)
+        given = {**entry.options, **({TEXT_KEY: entry.text_key} if entry.text_key else {})}
+        options = options_of(fields[entry.field], given)
         source = Source(entry.source, entry.field, entry.share, options)
         source = replace(source, encoding=entry.encoding, apart=homes_folders(home))
         fetched = fetch(entry.source, home / SOURCES, log)
