@@ -24,6 +24,7 @@ BOMS = (  # of UTF-32 first: its little-endian mark begins with that of UTF-16
 NO_BYTES_OF_FILES = ("idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape")
 MARKED = {"utf-16": "utf-16-le", "utf-32": "utf-32-le"}  # without a mark
 GUESS_BYTES = 2**16
+MIN_HIGH = 4  # bytes beyond ASCII, from which on other scripts than Latin are guessed
 MIN_PAIRS = 3  # of bytes, from which on zeros say something
 MIN_SCORE = 0.6  # share of the signs beyond ASCII that have to be usual ones
 KANA = "\u3041-\u30fa\u30fc"
@@ -59,17 +60,17 @@ def encoding_of(head: bytes, given: str = "") -> tuple[str, int]:
         if head.startswith(mark):
             return name, len(mark)
     name = codecs.lookup(given).name if given else "utf-8"
-    if name in ("utf-8", "utf-8-sig") or (not head.isascii() and _is_utf8(head)):
+    if name in ("utf-8", "utf-8-sig") or _is_utf8_beyond_ascii(head):
         return "", 0
     return MARKED.get(name, name), 0
 
 
-def _is_utf8(head: bytes) -> bool:
+def _is_utf8_beyond_ascii(head: bytes) -> bool:
+    """The last sign may be cut."""
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(head)
+        return not codecs.getincrementaldecoder("utf-8")().decode(head).isascii()
     except UnicodeDecodeError:
         return False
-    return True
 
 
 def _jis(text: str) -> float:
@@ -141,7 +142,8 @@ def guess(data: bytes) -> str:
     if not data or sum(data.count(byte) for byte in (*range(9), *range(14, 27))) * 50 > len(data):
         return ""  # no text
     best, best_score = "", MIN_SCORE
-    for name, codec in CANDIDATES:
+    num_high = len(re.findall(rb"[\x80-\xff]", data))
+    for name, codec in CANDIDATES if num_high >= MIN_HIGH else CANDIDATES[-2:]:
         try:
             whole = codecs.getincrementaldecoder(codec)().decode(data)
         except UnicodeDecodeError:
@@ -159,9 +161,9 @@ def _wide(data: bytes) -> str:
     """UTF-16 or UTF-32 without a mark, by where the zeros of common signs stand."""
     pairs = len(data) // 2
     if pairs >= MIN_PAIRS and data.count(0) * 4 >= len(data):
-        for name, start, step in (("UTF-32-LE", 1, 4), ("UTF-32-BE", 0, 4)):
-            high = data[start::step] + data[start + 1 :: step]
-            if data.count(0) * 2 > len(data) and high.count(0) > 0.95 * len(high):
+        for name, start, low in (("UTF-32-LE", 2, 0), ("UTF-32-BE", 0, 3)):
+            high = data[start::4] + data[start + 1 :: 4]
+            if high.count(0) > 0.95 * len(high) and data[low::4].strip(b"\0"):
                 return name
         for name, start in (("UTF-16-LE", 1), ("UTF-16-BE", 0)):
             if data[start::2].count(0) > 0.6 * pairs and data[1 - start :: 2].count(0) < pairs / 10:

@@ -32,6 +32,7 @@ OUTER_NUL = re.compile(rf"({STRING})|\0", re.S)
 OUT_OF_PLACE = ((OUTER_NUL, "NUL between rows"), (INNER_COMMA, "comma after a last value"))
 BETWEEN = {"\x1e": "RS before a row", "\0": "NUL between rows"}
 CONTROLS = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f]")
+OUTER_COMMA = "comma after a row"
 UNTERMINATED = "Unterminated"
 CUT_SIGNS = 16  # so near the end a row may be broken because the rest was not read yet
 BAD_BYTES = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as they are decoded here
@@ -239,7 +240,8 @@ class Lenient:
                 source.grow()
                 continue
             if found.row is not None and arrays:
-                found.mended += ("rows in an array",)
+                left = (words for words in found.mended if words != OUTER_COMMA)
+                found.mended = (*left, "rows in an array")
             elif found.row is not None and read is not None:
                 found.mended += (_layout(source, end),)
             yield found
@@ -249,18 +251,20 @@ class Lenient:
         """(what begins here, where it ends); None: more has to be read to know."""
         try:
             row, end = self._decoder.raw_decode(source.text, source.at)
-        except RecursionError:
-            end = _end_of(source)
-            return source.refusal("JSON nested too deeply", end), end
-        except json.JSONDecodeError as error:
+            return self._checked(source, row, end), end
+        except (RecursionError, json.JSONDecodeError) as caught:
+            error = caught
+        end, is_whole = _end_of(source)
+        if isinstance(error, json.JSONDecodeError):
             near_end = error.pos >= len(source.text) - CUT_SIGNS
-            if not source.ended and (near_end or error.msg.startswith(UNTERMINATED)):
-                if len(source.text) - source.at < streams.MAX_ROW_BYTES:
-                    return None, source.at
-                raise streams.SourceFault(f"{_too_long()}, the rest was not read") from error
-            end = _end_of(source)
-            return self._mended(source, error, end), end
-        return self._checked(source, row, end), end
+            is_whole &= not near_end and not error.msg.startswith(UNTERMINATED)
+        if not source.ended and not is_whole:
+            if len(source.text) - source.at < streams.MAX_ROW_BYTES:
+                return None, source.at
+            raise streams.SourceFault(f"{_too_long()}, the rest was not read") from error
+        if isinstance(error, RecursionError):
+            return source.refusal("JSON nested too deeply", end), end
+        return self._mended(source, error, end), end
 
     def _checked(self, source: _Text, row: Any, end: int) -> Found:
         text = source.text[source.at : end]
@@ -271,7 +275,7 @@ class Lenient:
         if CONTROLS.search(text):
             self._notes.append("control signs in JSON")
         if source.text[end : end + 1] == ",":
-            self._notes.append("comma after a row")
+            self._notes.append(OUTER_COMMA)
         return replace(source.refusal("", end), row=row, mended=tuple(dict.fromkeys(self._notes)))
 
     def _mended(self, source: _Text, error: json.JSONDecodeError, end: int) -> Found:
@@ -304,17 +308,20 @@ def _layout(source: _Text, end: int) -> str:
     return "rows ended by CR" if after[:1] == "\r" != after[1:] else "several rows in a line"
 
 
-def _end_of(source: _Text) -> int:
-    """Where a broken row ends: with its last bracket, but before the next row begins."""
+def _end_of(source: _Text) -> tuple[int, bool]:
+    """Where a broken row ends: with its last bracket, but before the next row begins.
+
+    False: neither was found, it ends where the text does.
+    """
     begins = re.compile(rf"[\n\r]{re.escape(source.indent())}[\x1e\0]*\{{")
     following = begins.search(source.text, source.at + 1)
     limit = following.start() if following else len(source.text)
     if source.text[source.at] != "{":
         ends = re.compile("[\n\r]").search(source.text, source.at + 1, limit)
-        return ends.start() if ends else limit
+        return (ends.start() if ends else limit), ends is not None or following is not None
     depth = 0
     for match in BRACKETS.finditer(source.text, source.at, limit):
         depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(match[0], 0)
         if depth == 0 and match[0] in "}]":
-            return match.end()
-    return limit
+            return match.end(), True
+    return limit, following is not None
