@@ -255,8 +255,8 @@ def test_a_dotted_key_reaches_into_objects_unless_a_key_has_that_name(tmp_path: 
 @pytest.mark.parametrize(
     ("row", "hint"),
     [
-        ({"content": "x", "id": 1}, "it has content, id: write options: {text_key: content}"),
-        ({"meta": {"text": "x"}}, "write options: {text_key: meta.text}"),
+        ({"content": "x", "id": 1}, "it has content, id: write text_key: content"),
+        ({"meta": {"text": "x"}}, "write text_key: meta.text"),
         ({"messages": []}, "no field reads chats yet"),
         ({"instruction": "a", "output": "b"}, "no field reads chats yet"),
         ({}, "it is empty"),
@@ -264,7 +264,8 @@ def test_a_dotted_key_reaches_into_objects_unless_a_key_has_that_name(tmp_path: 
 )
 def test_a_missing_key_says_what_is_there(tmp_path: Path, row: dict[str, Any], hint: str) -> None:
     (reason,) = table_rows(read_all(written(tmp_path, json.dumps(row)))[1])
-    assert reason["reason"] == "no key text" and hint in reason["hint"]
+    expected = "no key text, but a chat" if "chats" in hint else "no key text"
+    assert reason["reason"] == expected and hint in reason["hint"]
 
 
 def test_json_files_are_rows_where_they_are_named(tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ from whorl.core.records import Record
 if TYPE_CHECKING:
     from whorl.verbs import Session
 
-__all__ = ["preview_new", "preview_plan", "print_reading"]
+__all__ = ["preview_new", "preview_plan", "print_reading", "reading_of"]
 
 MAX_ROWS = 20  # of the table
-COLOURS = {"refused": "red", "mended": "yellow", "passed over": "dim"}
+COLOURS = {"refused": "red", "dropped": "red", "mended": "yellow", "passed over": "dim"}
 
 
 def print_reading(record: Record) -> None:
@@ -27,10 +27,16 @@ def print_reading(record: Record) -> None:
     metrics = record.metrics
     if "reading" not in metrics:
         return
+    rows = reading_of(record)
     kept = metrics["train_documents"] + metrics["heldout_documents"]
     files = f"{metrics['read_files']:,} files, " if metrics["read_files"] else ""
     title = f"read {files}{metrics['read_documents']:,} documents, kept {kept:,}"
-    _print_table(OUT, title, [*metrics["reading"], *record.run.get("passed_over", ())])
+    _print_table(OUT, title, rows)
+
+
+def reading_of(record: Record) -> list[dict[str, Any]]:
+    """The rows of the table: what, count, reason, example, hint."""
+    return [*record.metrics.get("reading", ()), *record.run.get("passed_over", ())]
 
 
 def preview_new(source: str, field: str) -> None:

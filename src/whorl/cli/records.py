@@ -13,7 +13,7 @@ from rich.table import Table
 
 from whorl.cli.console import ERR, OUT, print_json
 from whorl.cli.options import Debug, Home, Json
-from whorl.cli.reading import print_reading
+from whorl.cli.reading import print_reading, reading_of
 from whorl.cli.report import print_report
 from whorl.cli.supervision import print_supervision, supervision_of
 from whorl.core.errors import BusyError, RecordError, SpecError
@@ -94,7 +94,8 @@ def show_command(
         prepared = RecordStore(root, what).newest("prepare")
         supervision = None if prepared is None else supervision_of(prepared)
         if json:
-            print_json({**report, "supervision": supervision})
+            reading = None if prepared is None else reading_of(prepared)
+            print_json({**report, "supervision": supervision, "reading": reading})
             return
         print_report(report)
         if prepared is not None:

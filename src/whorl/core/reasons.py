@@ -18,6 +18,8 @@ __all__ = ["Kind", "Place", "Reason", "kind_of", "table_rows", "unreadable"]
 # refused: a row or file is not read; mended: it is read, but was not written as it should be;
 # passed over: a file that was never meant to be read.
 Kind = Literal["refused", "mended", "passed over"]
+DROPPED = "dropped"  # of a reason without a place: what cleaning and others' fields refuse
+ORDER = ("refused", DROPPED, "mended", "passed over")
 MAX_COUNTED_BYTES = 2**30  # of a file that are read again to find the number of a line
 BLOCK_BYTES = 2**20
 NUM_SHOWN = 3  # commonest reasons in an error
@@ -84,21 +86,21 @@ def kind_of(reason: str) -> Kind:
 
 def table_rows(reasons: Mapping[str, int]) -> list[dict[str, Any]]:
     """One plain row per reason, by kind and then the commonest first: what a table shows."""
-    order: tuple[Kind, ...] = ("refused", "mended", "passed over")
     rows = []
     for reason, count in reasons.items():
-        place = reason.place if isinstance(reason, Reason) else None
-        hint = reason.hint if isinstance(reason, Reason) else ""
-        example = "" if place is None else str(place)
-        row = {"what": kind_of(reason), "count": count, "reason": str(reason)}
-        rows.append({**row, "example": example, "hint": hint})
-    return sorted(rows, key=lambda row: (order.index(row["what"]), -row["count"], row["reason"]))
+        if isinstance(reason, Reason):
+            example = "" if reason.place is None else str(reason.place)
+            facts = {"what": reason.kind, "example": example, "hint": reason.hint}
+        else:
+            facts = {"what": DROPPED, "example": "", "hint": ""}
+        rows.append({**facts, "count": count, "reason": str(reason)})
+    return sorted(rows, key=lambda row: (ORDER.index(row["what"]), -row["count"], row["reason"]))
 
 
 def unreadable(reasons: Iterable[Counter[str]]) -> tuple[str, str]:
     """(found, do) of an error: the commonest reasons why nothing was read, and what would help."""
     rows = table_rows(sum(reasons, Counter[str]()))
-    rows = [row for row in rows if row["what"] == "refused"] or rows
+    rows = [row for row in rows if row["what"] in ("refused", DROPPED)] or rows
     shown, hints = [], dict[str, None]()
     for row in rows[:NUM_SHOWN]:
         first = f" (first: {row['example']})" if row["example"] else ""

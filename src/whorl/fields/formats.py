@@ -19,6 +19,7 @@ from whorl.core.encodings import guess, guessed
 from whorl.core.errors import DataError
 from whorl.core.ports import Document, Part
 from whorl.core.sources import FileItem
+from whorl.fields.base import field_names
 from whorl.fields.jsonl import Row, json_rows
 from whorl.fields.parquet import parquet_rows
 from whorl.fields.places import Places, Reject
@@ -68,7 +69,7 @@ def text_of(row: Row, key: str) -> str:
     value: Any = row
     for part in [key] if key in row or "." not in key else key.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            raise ValueError(f"no key {key}", _other_keys(row))
+            raise ValueError(*_no_key(key, row))
         value = value[part]
     if not isinstance(value, str):
         kind = "null" if value is None else type(value).__name__
@@ -76,25 +77,23 @@ def text_of(row: Row, key: str) -> str:
     return value
 
 
-def _other_keys(row: Row) -> str:
-    """What a row has instead, and which of it to ask for."""
-    keys = [str(key)[:40] for key in row]
+def _no_key(key: str, row: Row) -> tuple[str, str]:
+    """(reason, what the row has instead and which of it to ask for)."""
+    keys = [str(name)[:40] for name in row]
     has = f"it has {', '.join(keys[:8])}{' …' if len(keys) > 8 else ''}" if keys else "it is empty"
-    if any(key in CHAT_KEYS for key in keys):
-        from whorl.fields.base import field_names
-
+    if any(name in CHAT_KEYS for name in keys):
         named = f"write field: {CHAT}" if CHAT in field_names() else "no field reads chats yet"
-        return f"{has}: {named}; text_key names a single key of text"
-    texts = [key for key, value in row.items() if isinstance(value, str) and value.strip()]
+        return f"no key {key}, but a chat", f"{has}: {named}; text_key names one key of text"
+    texts = [name for name, value in row.items() if isinstance(value, str) and value.strip()]
     inner = [
-        f"{key}.{below}"
-        for key, value in row.items()
+        f"{name}.{below}"
+        for name, value in row.items()
         if isinstance(value, Mapping)
         for below in value
         if isinstance(value[below], str)
     ]
-    best = max(texts, key=lambda key: len(row[key]), default="") or next(iter(inner), "")
-    return f"{has}: write options: {{text_key: {best}}}" if best else has
+    best = max(texts, key=lambda name: len(row[name]), default="") or next(iter(inner), "")
+    return f"no key {key}", f"{has}: write text_key: {best}" if best else has
 
 
 def texts_of(item: FileItem, reject: Reject) -> Iterator[tuple[str, str]]:
@@ -202,7 +201,7 @@ def _csv(
 
 
 def _other_columns(header: Sequence[str]) -> str:
-    return f"its columns are {', '.join(header[:8])}: write options: {{text_key: …}}"
+    return f"its columns are {', '.join(header[:8])}: write text_key: one of them"
 
 
 def _decoded_lines(content: BinaryIO, places: Places) -> Iterator[str]:

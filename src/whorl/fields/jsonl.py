@@ -26,7 +26,7 @@ BLOCK_SIGNS = 2**20
 LONG_NUMBER = 4000  # digits; Python refuses to read numbers of more than 4300
 SEPARATORS = re.compile("[\\s,\x1e\0\ufeff\\[\\]]*+")
 STRING = r'"(?:[^"\\]|\\.)*+"'
-BRACKETS = re.compile(rf"{STRING}|[{{}}\[\]]", re.S)
+BRACKETS = re.compile(rf"{STRING}?|[{{}}\[\]]", re.S)  # a string may be cut by the text's end
 INNER_COMMA = re.compile(rf"({STRING})|,(?=\s*+[}}\]])", re.S)
 OUTER_NUL = re.compile(rf"({STRING})|\0", re.S)
 OUT_OF_PLACE = ((OUTER_NUL, "NUL between rows"), (INNER_COMMA, "comma after a last value"))
@@ -102,7 +102,7 @@ def json_rows(content: BinaryIO, places: Places) -> Iterator[tuple[int, Row]]:
         if row is not None and not _is_rows(row):
             places.refuse("JSON but not an object", f"it is {_kind(row)}")
             continue
-        for count, found in enumerate(lenient.rows(line.decode("utf-8-sig"))):
+        for count, found in enumerate(lenient.rows(line.decode("utf-8-sig").rstrip())):
             if _told(found, places, number):
                 yield offset + count, found.row  # type: ignore[misc]
 

@@ -205,7 +205,7 @@ def bare_suffix(path: str) -> str:
 def _by_suffix(name: str) -> tuple[str, str, str]:
     suffix = bare_suffix(name)
     if suffix == ".json":
-        hint = f"name such files to read them as rows: {os.path.dirname(name) or '.'}/*.json"
+        hint = "name such files to have them read as rows: source: FOLDER/*.json"
         return "suffix .json", name, hint
     known = PLAIN_SUFFIX.fullmatch(suffix)
     return (f"suffix {suffix}" if known else "no usual suffix"), name, ""

@@ -287,7 +287,7 @@ def test_no_usable_document(tmp_path: Path) -> None:
     message = str(error.value)
     first = "3 x no key text (first: x.jsonl, line 1), 1 x JSON ends too early (first: x.jsonl"
     assert f"no readable document in {tmp_path / 'x.jsonl'}; found: {first}, line 4" in message
-    assert message.endswith("do: it has body: write options: {text_key: body}")
+    assert message.endswith("do: it has body: write text_key: body")
     assert "\n" not in message and error.value.exit_code == 3
 
 

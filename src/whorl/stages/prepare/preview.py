@@ -43,7 +43,8 @@ def preview(fields: Mapping[str, Field], sources: Sequence[Source]) -> Preview:
         items = field_of(fields, source).items(source)
         files = [item for item in items if isinstance(item, FileItem)]
         readable = [item for item in files if item.is_read]
-        sample = evenly(readable, SAMPLE_FILES)
+        few = len(readable) <= SAMPLE_FILES
+        sample = readable if few else evenly(readable, SAMPLE_FILES)
         seen.num_files += len({item.path for item in readable})
         seen.num_sampled += len({item.path for item in sample})
         others = [item for item in files if not item.is_read]
