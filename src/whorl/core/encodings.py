@@ -86,7 +86,8 @@ def _level(text: str, codec: str, first: int, last: int) -> int:
 
 def _share(pattern: str, text: str, whole: str) -> float:
     """Of the signs beyond ASCII (text), those that match where they stand (in whole)."""
-    return sum(not sign.isascii() for sign in re.findall(pattern, whole)) / len(text)
+    matches = "".join(re.findall(pattern, whole))
+    return sum(not sign.isascii() for sign in matches) / len(text)
 
 
 def _beside(small: str, large: str) -> str:
@@ -111,7 +112,7 @@ def _score(codec: str, text: str, whole: str) -> float:
         "cp1256": _beside("ء-ي", "ء-ي"),
         "cp874": _beside("ก-ฺเ-๎", "ก-ฺเ-๎"),
         "cp1250": "(?<=[A-Za-z])[ąćęłńśźżčďěňřšťůžőűăşţ]|[ąćęłńśźżčďěňřšťůžőűăşţ](?=[A-Za-z])",
-        "cp1252": f"(?<=[A-Za-z ])[{LATIN}’](?=[\0-\x7f]|$)|\\b[À-Ö](?=[a-z])|[“”„–—…«»€©®°§·¡¿½]",
+        "cp1252": f"(?<=[A-Za-z ])[{LATIN}’]{{1,2}}(?=[\0-\x7f]|$)|\\b[À-Ö](?=[a-z])|[“”„–—…«»€©®°§·¡¿½]",
     }[codec]
     return _share(pattern, text, whole)
 
