@@ -30,6 +30,7 @@ MIN_SCORE = 0.6  # share of the signs beyond ASCII that have to be usual ones
 KANA = "\u3041-\u30fa\u30fc"
 KANJI = "\u4e00-\u9fff"
 LATIN = "A-Za-zÀ-ÖØ-öø-ÿŒœŠšŽžŸ"
+WESTERN = f"(?<=[A-Za-z ])[{LATIN}’]{{1,2}}(?=[\0-\x7f]|$)|\\b[À-Ö](?=[a-z])|[“”„–—…«»€©®°§·¡¿½]"
 
 
 def check_encoding(name: str) -> str:
@@ -112,7 +113,7 @@ def _score(codec: str, text: str, whole: str) -> float:
         "cp1256": _beside("ء-ي", "ء-ي"),
         "cp874": _beside("ก-ฺเ-๎", "ก-ฺเ-๎"),
         "cp1250": "(?<=[A-Za-z])[ąćęłńśźżčďěňřšťůžőűăşţ]|[ąćęłńśźżčďěňřšťůžőűăşţ](?=[A-Za-z])",
-        "cp1252": f"(?<=[A-Za-z ])[{LATIN}’]{{1,2}}(?=[\0-\x7f]|$)|\\b[À-Ö](?=[a-z])|[“”„–—…«»€©®°§·¡¿½]",
+        "cp1252": WESTERN,
     }[codec]
     return _share(pattern, text, whole)
 
