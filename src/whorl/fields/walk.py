@@ -20,6 +20,7 @@ from whorl.core.streams import inside
 __all__ = ["Found", "Skipped", "walk", "walk_glob"]
 
 RECORD = re.compile(r"[0-9a-f]{64}(\.run|\.tmp-.*)?")  # a folder of a record
+SEEN = "link to a folder that is read by another name"
 HIDDEN = (".*",)  # names that no pattern of ours matches
 OWN = "folder of whorl's own"
 MAX_REASONS = 12  # why files are passed over, by kinds of names; the rest is one more
@@ -81,11 +82,11 @@ class _Walk:
         return self.found.close()
 
     def _linked(self, name: str, real: str) -> None:
-        if inside(real, self.root):
-            self.found.skip("link to a folder that is read by its own name", name)
-        elif self.source.release is not None:
+        if _is_own(real, self.source):
+            self.found.skip(OWN, name)
+        elif self.source.release is not None and not inside(real, self.root):
             self.found.refused.append((name, "link out of the source"))
-        elif inside(self.root, real):
+        elif real not in self.visited and inside(self.root, real):
             self.found.refused.append((name, "link to a folder that the source lies in"))
         else:
             self._below(name, real)
@@ -95,7 +96,7 @@ class _Walk:
         while stack:
             name, path = stack.pop()
             if path in self.visited:
-                self.found.skip("link to a folder that is read by another name", name)
+                self.found.skip(SEEN, name)
                 continue
             self.visited.add(path)
             stack += self._folder(name, path)
