@@ -35,20 +35,23 @@ WESTERN = f"(?<=[A-Za-z ])[{LATIN}’]{{1,2}}(?=[\0-\x7f]|$)|\\b[À-Ö](?=[a-z])
 
 def check_encoding(name: str) -> str:
     """The name, if it is of an encoding of text. Raises SpecError with the nearest right one."""
-    try:
-        found = codecs.lookup(name)
-        usable = found._is_text_encoding and found.name not in NO_BYTES_OF_FILES
-    except (LookupError, ValueError):
-        usable = False
-    if usable:
+    if _is_of_text(name):
         return name
-    known = sorted({*encodings.aliases.aliases.values(), "latin-1", "shift-jis", "utf-16"})
-    near = difflib.get_close_matches(name.lower(), known, n=1)
+    known = {*encodings.aliases.aliases.values(), "latin-1", "shift-jis"}
+    near = difflib.get_close_matches(name.lower(), sorted(filter(_is_of_text, known)), n=1)
     raise SpecError(
         "it is no encoding of text",
         found=repr(name),
         expected=f"did you mean {near[0]}?" if near else "such as latin-1, cp1252, shift-jis",
     )
+
+
+def _is_of_text(name: str) -> bool:
+    try:
+        found = codecs.lookup(name)
+    except (LookupError, ValueError):
+        return False
+    return found._is_text_encoding and found.name not in NO_BYTES_OF_FILES
 
 
 def encoding_of(head: bytes, given: str = "") -> tuple[str, int]:
