@@ -34,6 +34,7 @@ def test_an_entry_reaches_its_source(tmp_path: Path) -> None:
         ({"encoding": "latin-11"}, "data.encoding.*'latin-11'.*did you mean latin-1"),
         ({"encoding": "rot13"}, "data.encoding.*'rot13'"),
         ({"encoding": 8}, "data.encoding"),
+        ({"text_key": "a", "options": {"text_key": "b"}}, "two keys of the text.*a, .*b"),
         ({"field": "digits", "text_key": "a"}, "field digits has no such option"),
     ],
 )

@@ -11,6 +11,7 @@ from whorl.core.errors import SpecError
 from whorl.core.ports import Field, Source
 from whorl.core.sources import SourceIndex
 from whorl.spec.load import LoadedRecipe
+from whorl.spec.recipe import DataSpec
 
 __all__ = ["digest_of", "fields_of", "homes_folders", "only_field", "sources_of"]
 
@@ -47,8 +48,7 @@ def sources_of(
 
     found = []
     for entry in loaded.recipe.data:
-        given = {**entry.options, **({TEXT_KEY: entry.text_key} if entry.text_key else {})}
-        options = options_of(fields[entry.field], given)
+        options = options_of(fields[entry.field], _given_options(entry))
         source = Source(entry.source, entry.field, entry.share, options)
         source = replace(source, encoding=entry.encoding, apart=homes_folders(home))
         fetched = fetch(entry.source, home / SOURCES, log)
@@ -56,6 +56,19 @@ def sources_of(
             source = replace(source, source=fetched.source, release=fetched.release)
         found.append(replace(source, folder=str(loaded.folder)))
     return tuple(found)
+
+
+def _given_options(entry: DataSpec) -> dict[str, str]:
+    """With the key of the text, which may stand beside the options. Raises SpecError."""
+    if not entry.text_key:
+        return entry.options
+    if entry.options.get(TEXT_KEY, entry.text_key) != entry.text_key:
+        raise SpecError(
+            f"data entry {entry.source} names two keys of the text",
+            found=f"text_key {entry.text_key}, options.text_key {entry.options[TEXT_KEY]}",
+            do="take out one of them",
+        )
+    return {**entry.options, TEXT_KEY: entry.text_key}
 
 
 def homes_folders(home: Path) -> tuple[str, ...]:

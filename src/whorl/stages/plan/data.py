@@ -147,7 +147,11 @@ def gather_facts(
     if not read.documents:
         found, do = unreadable([read.reasons])
         names = ", ".join(source.source for source in sources)
-        raise DataError(f"no readable document in {names}", found=found, do=do)
+        raise DataError(
+            "there is nothing to train on",
+            found=f"no readable document in {names}: {found}",
+            do=do,
+        )
     scale = (1.0 if read.num_heldout else 1 - heldout_share) / read.read_share
     sample = list(read.documents)
     random.Random(seed).shuffle(sample)
