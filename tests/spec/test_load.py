@@ -225,5 +225,7 @@ def test_options_below_a_source_are_the_fields() -> None:
     assert parse_recipe({**GOOD, "data": data}, overrides=override).recipe.data[0].options == {
         "text_key": "title"
     }
-    with pytest.raises(SpecError, match=r"data\.text_key: unknown key"):
-        parse_recipe({**GOOD, "data": [{"source": "a", "text_key": "body"}]})
+    beside = parse_recipe({**GOOD, "data": data}, overrides=("data.text_key=title",))
+    assert beside.recipe.data[0].text_key == "title"
+    with pytest.raises(SpecError, match=r"data\.textkey: unknown key"):
+        parse_recipe({**GOOD, "data": [{"source": "a", "textkey": "body"}]})

@@ -14,6 +14,7 @@ import yaml
 
 from whorl.cli.console import ERR, OUT
 from whorl.cli.options import Debug
+from whorl.cli.reading import preview_new
 from whorl.core.digests import write_bytes
 from whorl.core.errors import BusyError, SpecError
 from whorl.core.plugins import check_part
@@ -82,12 +83,15 @@ def new_command(
         raise BusyError(f"{path} is a folder", do="choose another name")
     if path.exists() and not force:
         raise BusyError(f"{path} exists", do="choose another name, or --force to overwrite it")
-    text = _recipe_text(name, data, field or _guessed_field(data), train_time)
+    kind = field or _guessed_field(data)
+    text = _recipe_text(name, data, kind, train_time)
     parse_recipe(read_text(text, str(path))[0])  # what is refused is not written
     write_bytes(path, text.encode())
     OUT.print(f"wrote {path}", markup=False)
-    if data != STDLIB and not _is_fetched(data) and next(_files(data), None) is None:
-        ERR.print(f"note: {data} does not exist yet", markup=False)
+    if data != STDLIB and not _is_fetched(data):
+        if next(_files(data), None) is None:
+            ERR.print(f"note: {data} does not exist yet", markup=False)
+        preview_new(data, kind)
     ERR.print(f"next: whorl plan {path}, then whorl up {path}", markup=False)
 
 

@@ -9,6 +9,7 @@ import typer
 
 from whorl.cli.console import ERR, OUT, print_json
 from whorl.cli.options import Debug, Home, Json, SetValues, open_session
+from whorl.cli.reading import preview_plan
 from whorl.cli.report import print_plan, print_stage
 from whorl.core.errors import SpecError
 
@@ -159,6 +160,8 @@ def _plan_recipe(session: Session, json: bool) -> None:
     else:
         print_plan(record)
         print_stage(record, session.took_s.get(record.stage))
+        if record.stage in session.took_s:
+            preview_plan(session)
 
 
 def _plan_cluster(

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from whorl.cli.console import ERR, OUT, print_json
 from whorl.cli.options import Debug, Home, Json
+from whorl.cli.reading import print_reading, reading_of
 from whorl.cli.report import print_report
 from whorl.cli.supervision import print_supervision, supervision_of
 from whorl.core.disk import disk_error
@@ -113,9 +114,12 @@ def show_command(
         prepared = RecordStore(root, what).newest("prepare")
         supervision = None if prepared is None else supervision_of(prepared)
         if json:
-            print_json({**report, "supervision": supervision})
+            reading = None if prepared is None else reading_of(prepared)
+            print_json({**report, "supervision": supervision, "reading": reading})
             return
         print_report(report)
+        if prepared is not None:
+            print_reading(prepared)
         if supervision is not None:
             print_supervision(supervision)
     else:
@@ -144,6 +148,7 @@ def _show_record(record: Record, json: bool) -> None:
     for name, size_bytes in value["files"].items():
         table.add_row(name, format_bytes(size_bytes))
     OUT.print(table)
+    print_reading(record)
     if supervision is not None:
         print_supervision(supervision)
 

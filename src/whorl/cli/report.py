@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from whorl.cli.console import OUT
+from whorl.cli.reading import print_reading
 from whorl.cli.samples import print_samples
 from whorl.core.metrics import find_metric
 from whorl.core.records import Record
@@ -39,8 +40,11 @@ def print_stage(record: Record, took_s: float | None) -> None:
     state = "reused" if took_s is None else format_duration(took_s)
     table = Table(title=f"{record.stage} ({state})", show_header=False)
     for key, value in record.metrics.items():
+        if key in ("reading", "dropped"):  # they have a table of their own
+            continue
         table.add_row(key, escape(_shown(key, value)))
     OUT.print(table)
+    print_reading(record)
     OUT.print(f"record {record.path}", markup=False, soft_wrap=True)
 
 

@@ -6,6 +6,7 @@ Each port has at most five methods, and a fake of it ships in `whorl.testing`.
 from __future__ import annotations
 
 import dataclasses
+import glob
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -80,11 +81,19 @@ class Source:
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)  # those of the field
     folder: str = "."  # where relative paths start
     release: Mapping[str, Any] | None = None  # what was fetched: version, digest, licence …
+    encoding: str = ""  # of files that are not UTF-8, as the recipe says
+    apart: tuple[str, ...] = ()  # folders that are never read: the home, where records lie
 
     @property
     def path(self) -> str:
-        """The absolute path or glob, for fields that read files."""
+        """The absolute path, for fields that read files; of a glob see `pattern`."""
         return os.path.abspath(os.path.join(self.folder, os.path.expanduser(self.source)))
+
+    @property
+    def pattern(self) -> str:
+        """The absolute glob: what looks like a pattern in the folder's own name is none."""
+        folder = glob.escape(os.path.abspath(self.folder))
+        return os.path.normpath(os.path.join(folder, os.path.expanduser(self.source)))
 
 
 class Codec(Protocol):
@@ -137,7 +146,10 @@ class Field(Protocol):
         ...
 
     def read(self, source: Source, item: Any, reject: Callable[[str], None]) -> Iterator[Document]:
-        """The documents of one item; calls `reject(reason)` once per row it cannot use."""
+        """The documents of one item; calls `reject(reason)` once per row it cannot use.
+
+        A `whorl.core.reasons.Reason` also says where, or that a row is read all the same.
+        """
         ...
 
     def fit_codecs(

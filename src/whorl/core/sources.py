@@ -18,11 +18,12 @@ from pathlib import Path
 from whorl.core.digests import digest_bytes, digest_file, write_bytes
 from whorl.core.errors import DataError, ResourceError
 
-__all__ = ["DatasetItem", "FileItem", "SourceIndex"]
+__all__ = ["PASSED_OVER", "REJECTED", "DatasetItem", "FileItem", "SourceIndex"]
 
 RACY_NS = 2 * 10**9  # a file changed so shortly before it was hashed may change again unnoticed
 INDEX = "index"
 CANNOT_READ = "file cannot be read"
+REJECTED, PASSED_OVER = "rejected", "passed over"  # kinds of items that are not read
 
 Stamp = tuple[int, int, int, int]  # size in bytes, mtime and ctime in ns, inode
 
@@ -34,12 +35,19 @@ class FileItem:
     path: str
     root: str
     name: str
-    kind: str  # of format: "text", "jsonl" …; "rejected": not read
+    kind: str  # of format: "text", "jsonl" …; REJECTED: not read; PASSED_OVER: not meant to be
     num_bytes: int  # of the whole file
     start: int = 0
     end: int | None = None  # None: to the end of the file
-    reason: str = ""  # why it is rejected
+    reason: str = ""  # why it is not read
     num_rows: int | None = None  # if the format says so
+    encoding: str = ""  # of text that is not UTF-8, as the recipe says
+    count: int = 1  # of the files that are passed over for this reason; this is the first
+    hint: str = ""  # what would have it read
+
+    @property
+    def is_read(self) -> bool:
+        return self.kind not in (REJECTED, PASSED_OVER)
 
     @property
     def range_bytes(self) -> int:

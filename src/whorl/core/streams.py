@@ -1,19 +1,24 @@
-"""Bytes of source files with every size bounded: rows, pieces of text, decompression.
+"""Bytes of source files with every size bounded: decompression, encodings, rows, pieces of text.
 
 Nothing here holds more than one row (at most MAX_ROW_BYTES) or one piece in memory.
 """
 
 from __future__ import annotations
 
+import bz2
+import codecs
 import gzip
 import io
+import lzma
 import os
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from whorl.core.encodings import encoding_of
 from whorl.core.errors import DataError, MissingExtra
 
 __all__ = [
@@ -21,7 +26,10 @@ __all__ = [
     "MAX_ROW_BYTES",
     "PIECE_BYTES",
     "WHOLE_BYTES",
+    "Opened",
     "SourceFault",
+    "head_of",
+    "inside",
     "lines",
     "open_source",
     "pieces",
@@ -36,68 +44,137 @@ BUFFER_BYTES = 2**20
 ALIGN_BYTES = 64 * 2**10  # how far a cut looks for a line's end
 ZSTD_BYTES = 1024  # given to the decompressor at a time: even a bomb makes only some MB of them
 UTF8_CHAR_BYTES = 4
+HEAD_BYTES = 2**16  # of the beginning, from which kind and encoding are seen
+MAX_LAYERS = 3  # of compression, one inside another
+DAMAGED = "compressed file is cut or damaged, what came before was read"
+DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError, ValueError)
 
 
 class SourceFault(Exception):
-    """The rest of a file cannot be used; its text is the reason that is counted."""
+    """A file, or the rest of one, cannot be used; its text is the reason that is counted."""
+
+
+@dataclass
+class Opened:
+    """A file that is being read: UTF-8 without its compression, if it is not binary."""
+
+    raw: BinaryIO  # as it is on disk
+    content: BinaryIO
+    fault: str = ""  # why the content ends before the file does
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the content is the file as it is: places in one are places in the other."""
+        return self.content is self.raw
 
 
 class _Guarded(io.RawIOBase):
-    """Decompressed bytes that stop when there are too many for what was read."""
+    """Decompressed bytes. They end at the first fault, or when they are too many, which is told.
 
-    def __init__(self, decompressor: Any, raw: BinaryIO) -> None:
+    read1 gives what comes next, as much as is there, and raises where the file is damaged.
+    """
+
+    def __init__(self, read1: Callable[[int], bytes], opened: Opened) -> None:
         super().__init__()
-        self._decompressor, self._raw, self._given_bytes = decompressor, raw, 0
+        self._read1, self._opened, self._given_bytes = read1, opened, 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
+        if self._opened.fault:
+            return 0
         try:
-            count = int(self._decompressor.readinto(buffer))
-        except (EOFError, OSError, zlib.error, ValueError) as error:
-            raise SourceFault("damaged compressed file") from error
+            data = self._read1(len(buffer))
         except Exception as error:  # zstandard.ZstdError derives from Exception alone
-            if type(error).__name__ != "ZstdError":
+            if not isinstance(error, DAMAGE) and type(error).__name__ != "ZstdError":
                 raise
-            raise SourceFault("damaged compressed file") from error
-        self._given_bytes += count
-        if self._given_bytes > max(FREE_BYTES, MAX_EXPANSION * self._raw.tell()):
-            raise SourceFault(f"file expands more than {MAX_EXPANSION} times")
-        return count
+            self._opened.fault = DAMAGED
+            return 0
+        self._given_bytes += len(data)
+        if self._given_bytes > max(FREE_BYTES, MAX_EXPANSION * self._opened.raw.tell()):
+            self._opened.fault = f"file expands more than {MAX_EXPANSION} times"
+            return 0
+        buffer[: len(data)] = data
+        return len(data)
 
 
-class _ZstdFrames:
+class _Zstd:
     """Frames of a .zst file one after another; unlike the library's reader it minds a cut one."""
 
-    def __init__(self, decompressor: Any, raw: BinaryIO) -> None:
-        self._decompressor, self._raw = decompressor, raw
+    def __init__(self, packed: BinaryIO) -> None:
+        try:
+            import zstandard
+        except ImportError as error:
+            raise MissingExtra.of("zstandard", "train", "a .zst file") from error
+        self._decompressor, self._stream = zstandard.ZstdDecompressor(), packed
         self._frame: Any = None
         self._packed = self._given = b""
 
-    def readinto(self, buffer: Any) -> int:
+    def read1(self, count: int) -> bytes:
         """Raises EOFError if the file ends within a frame."""
         while not self._given:
-            packed = self._packed or self._raw.read(ZSTD_BYTES)
+            packed = self._packed or self._stream.read(ZSTD_BYTES)
             if not packed:
                 if self._frame is not None:
                     raise EOFError
-                return 0
+                return b""
             self._frame = self._frame or self._decompressor.decompressobj()
             self._given = self._frame.decompress(packed)
             self._packed = self._frame.unused_data
             if self._frame.eof:
                 self._frame = None
+        given, self._given = self._given[:count], self._given[count:]
+        return given
+
+
+class _Transcoded(io.RawIOBase):
+    """Text of another encoding as UTF-8. It ends where the bytes are not of it, which is told."""
+
+    def __init__(self, source: BinaryIO, encoding: str, opened: Opened) -> None:
+        super().__init__()
+        self._source, self._encoding, self._opened = source, encoding, opened
+        self._decoder = codecs.getincrementaldecoder(encoding)()
+        self._given, self._ended = b"", False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._given and not self._ended:
+            data = self._source.read(ALIGN_BYTES)
+            self._ended = not data
+            self._given = self._decoded(data).encode("utf-8", "replace")
         count = min(len(buffer), len(self._given))
         buffer[:count] = self._given[:count]
         self._given = self._given[count:]
         return count
 
+    def _decoded(self, data: bytes) -> str:
+        try:
+            return self._decoder.decode(data, not data)
+        except UnicodeDecodeError as error:
+            self._ended = True
+            self._opened.fault = self._opened.fault or f"not {self._encoding} from some place on"
+            return error.object[: error.start].decode(self._encoding, "ignore")
+
+
+MAGIC: dict[bytes, Callable[[BinaryIO], Any]] = {  # what a compressed file begins with
+    b"\x1f\x8b\x08": lambda packed: gzip.GzipFile(fileobj=packed),
+    b"\x28\xb5\x2f\xfd": _Zstd,
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\0": lzma.LZMAFile,
+}
+BZ2_BLOCK = b"1AY&SY"  # of the first block, after the level: a text may begin with BZh
+
 
 @contextmanager
-def open_source(path: str, root: str, num_bytes: int) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """(content, raw file) of a regular file below root, decompressed by its suffix.
+def open_source(
+    path: str, root: str, num_bytes: int, encoding: str | None = ""
+) -> Iterator[Opened]:
+    """A regular file below root; text is decompressed by its first bytes and made UTF-8.
 
+    encoding: what a recipe says of files that are not UTF-8; None: the file is no text.
     Raises SourceFault if it may not or cannot be read, DataError if its size is not num_bytes.
     """
     if not inside(path, root):
@@ -117,8 +194,11 @@ def open_source(path: str, root: str, num_bytes: int) -> Iterator[tuple[BinaryIO
                 expected=f"{num_bytes:,}",
                 do="run again when nothing writes to it",
             )
-        with _decompressed(path, raw) as content:
-            yield content, raw
+        opened = Opened(raw, raw)
+        if encoding is not None:
+            _unpack(opened)
+            _transcode(opened, encoding)
+        yield opened
 
 
 def inside(path: str, root: str) -> bool:
@@ -127,20 +207,29 @@ def inside(path: str, root: str) -> bool:
     return real == base or real.startswith(os.path.join(base, ""))
 
 
-@contextmanager
-def _decompressed(path: str, raw: BinaryIO) -> Iterator[BinaryIO]:
-    if path.endswith(".gz"):
-        with gzip.GzipFile(fileobj=raw) as unzipped:
-            yield io.BufferedReader(_Guarded(unzipped, raw), BUFFER_BYTES)
-    elif path.endswith(".zst"):
-        try:
-            import zstandard
-        except ImportError as error:
-            raise MissingExtra.of("zstandard", "train", "a .zst file") from error
-        frames = _ZstdFrames(zstandard.ZstdDecompressor(), raw)
-        yield io.BufferedReader(_Guarded(frames, raw), BUFFER_BYTES)
-    else:
-        yield raw
+def head_of(stream: BinaryIO) -> bytes:
+    """What comes next, as much as is buffered, without taking it."""
+    head: bytes = stream.peek(HEAD_BYTES)[:HEAD_BYTES]  # type: ignore[attr-defined]
+    return head
+
+
+def _unpack(opened: Opened) -> None:
+    """Off with the compression, also with one inside another, whatever the file's name says."""
+    for _ in range(MAX_LAYERS):
+        head = head_of(opened.content)
+        magic = next((mark for mark in MAGIC if head.startswith(mark)), None)
+        if magic is None or (magic == b"BZh" and head[4:10] != BZ2_BLOCK):
+            return
+        unpacked = MAGIC[magic](opened.content)
+        opened.content = io.BufferedReader(_Guarded(unpacked.read1, opened), BUFFER_BYTES)
+
+
+def _transcode(opened: Opened, given: str) -> None:
+    encoding, mark_bytes = encoding_of(head_of(opened.content), given)
+    if encoding:
+        opened.content.read(mark_bytes)
+        transcoded = _Transcoded(opened.content, encoding, opened)
+        opened.content = io.BufferedReader(transcoded, BUFFER_BYTES)
 
 
 def lines(stream: BinaryIO, start: int, end: int | None) -> Iterator[tuple[int, bytes | None]]:

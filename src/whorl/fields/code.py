@@ -43,6 +43,7 @@ class CodeField(TextField):
     """As text; samples are checked with Python's own parser."""
 
     name: str = "code"
+    logic_version: int = 2  # as that of text
     task: Task = field(
         default_factory=lambda: LikelihoodTask(
             prompts=PROMPTS, checker=CHECKER, check=is_python_so_far

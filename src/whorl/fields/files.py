@@ -1,15 +1,14 @@
-"""Which files a source is: a file, a folder (with everything below it) or a glob.
+"""Items of a source of files: a file, a folder (with everything below it) or a glob.
 
 Documents are named by their path relative to the source, so that a record is the same wherever
-it lies. Nothing is read outside the source, through links or otherwise. `whorl.fields.formats`
-reads what is found here.
+it lies. `whorl.fields.walk` finds the files, `whorl.fields.formats` reads what is listed here.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import glob
 import os
+import re
 import stat
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,8 +16,11 @@ from dataclasses import replace
 from whorl.core import streams
 from whorl.core.errors import DataError
 from whorl.core.ports import Source
-from whorl.core.sources import FileItem
+from whorl.core.reasons import shown_path
+from whorl.core.sources import CANNOT_READ, PASSED_OVER, REJECTED, FileItem
+from whorl.fields.jsonl import is_by_lines
 from whorl.fields.parquet import count_rows
+from whorl.fields.walk import COMPRESSED_SUFFIXES, Found, bare_suffix, walk, walk_glob
 
 __all__ = [
     "EXCLUDED",
@@ -38,8 +40,11 @@ ROW_FORMATS = {  # suffix -> kind of item: files of rows that have keys
     **dict.fromkeys(JSONL_SUFFIXES, "jsonl"),
     **{".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"},
 }
-COMPRESSED_SUFFIXES = (".gz", ".zst")
-OTHER_FORMATS = (".arrow", ".feather", ".zip", ".7z", ".bz2", ".xz", ".tar", ".pdf")
+NAMED_FORMATS = {".json": "jsonl"}  # in a folder they are mostly settings: read where named
+OTHER_FORMATS = (
+    *(".arrow", ".feather", ".zip", ".7z", ".tar", ".tgz", ".rar", ".pdf", ".doc", ".docx"),
+    *(".epub", ".odt", ".rtf", ".xls", ".xlsx", ".pptx", ".db", ".sqlite"),
+)
 EXCLUDED = (".*", "__pycache__")  # names of folders and files passed over in a folder
 RANGE_BYTES = 8 * 2**20  # longer files are read as several items, where the format allows it
 CUT_KINDS = ("text", "jsonl")
@@ -55,16 +60,19 @@ def text_items(
 
     In a folder, files with the suffixes of `suffixes` (text) and `rows` (of ROW_FORMATS) are
     taken, also compressed, and names that match `exclude` (shell patterns) are passed over; a
-    file or glob takes what it names, as text if it is nothing of `rows`.
+    file or glob takes what it names, as text if it is nothing of `rows`. Last come the items
+    that tell what was passed over.
 
     Raises DataError when the source is missing, empty or holds no file of these kinds.
     """
     found = []
+    is_named = not os.path.isdir(source.path)
+    kinds = {suffix: ROW_FORMATS[suffix] for suffix in rows}
+    if is_named and "csv" in kinds.values():  # rows of every kind are wanted
+        kinds |= NAMED_FORMATS
     for item in file_items(source, (*suffixes, *rows), exclude):
-        if item.kind != "rejected":
-            suffix = _suffix(_bare(item.path))
-            kind = ROW_FORMATS[suffix] if suffix in rows else "text"
-            item = replace(item, kind=kind)
+        if item.is_read:
+            item = replace(item, kind=kinds.get(bare_suffix(item.name), "text"))
         if item.kind == "parquet":
             item = replace(item, num_rows=count_rows(item.path))
         found += _ranges(item) if item.kind in CUT_KINDS else [item]
@@ -72,46 +80,66 @@ def text_items(
 
 
 def file_items(source: Source, suffixes: Sequence[str], exclude: Sequence[str]) -> list[FileItem]:
-    """One item per file. Raises DataError when the source is missing or has no such file."""
+    """One item per file, and one per reason of passing over others.
+
+    Raises DataError when the source is missing or has no file of these suffixes.
+    """
     root = source_root(source)
-    paths, passed_over = _find(source, root, suffixes, exclude)
-    items = [_item(path, root) for path in paths]
-    items.sort(key=lambda item: os.fsencode(item.path))
-    if not items:
-        kinds = sorted({_suffix(path) or "no suffix" for path in passed_over})
+    found = _find(source, root, suffixes, exclude)
+    items = [_item(name, path, root, source.encoding) for name, path in found.files]
+    items += [_rejected(name, root, reason) for name, reason in found.refused]
+    _refuse_nothing(source, items, found, suffixes)
+    for reason, skipped in found.skipped.items():
+        item = FileItem(root, root, shown_path(skipped.name), PASSED_OVER, 0, reason=reason)
+        items.append(replace(item, count=skipped.count, hint=skipped.hint))
+    return items
+
+
+def _refuse_nothing(
+    source: Source, items: Sequence[FileItem], found: Found, suffixes: Sequence[str]
+) -> None:
+    """Raises DataError if no file is there to be read, or all are empty."""
+    usable = [item for item in items if item.is_read]
+    rejected = [item for item in items if not item.is_read]
+    if not usable and not (rejected and found.files):
+        parts = [f"{skipped.count} x {reason}" for reason, skipped in found.skipped.items()]
+        parts += [f"{item.name}: {item.reason}" for item in rejected[:3]]
+        num_others = sum(skipped.count for skipped in found.skipped.values())
+        others = f"{num_others} other files: " if num_others else ""
+        hints = [skipped.hint for skipped in found.skipped.values() if skipped.hint]
         raise DataError(
             f"source {source.source} holds no file to read",
-            found=f"{len(passed_over)} other files ({', '.join(kinds[:8])})"
-            if passed_over
-            else "nothing",
+            found=others + ", ".join(parts) if parts else "nothing",
             expected=" ".join(suffixes),
+            do=hints[0] if hints else None,
         )
-    if all(item.num_bytes == 0 for item in items if item.kind != "rejected"):
-        usable = [item for item in items if item.kind != "rejected"]
+    if usable and all(item.num_bytes == 0 for item in usable):
         raise DataError(
             f"source {source.source} is empty",
-            found=f"{len(usable)} files of 0 bytes, {len(items) - len(usable)} that are no files",
+            found=f"{len(usable)} files of 0 bytes, {len(rejected)} that are no files",
             expected="text",
         )
-    return items
 
 
 def source_root(source: Source) -> str:
     """The folder that names are relative to. Raises DataError if the source does not exist."""
-    path = _absolute(source)
+    path = source.path
     if os.path.isdir(path):
-        return path
+        return os.path.realpath(path)
     if os.path.exists(path):
         return os.path.dirname(path)
     if not glob.has_magic(source.source):
+        link = "a link to nothing" if os.path.islink(path) else None
         raise DataError(
             f"source {source.source} does not exist",
+            found=link,
             expected="a file, a folder, a pattern like texts/*.jsonl.gz, or pypi: npm: debian: hf:",
             do="correct data.source (relative paths start at the recipe's folder)",
         )
-    parts = path.split(os.sep)
-    magic = next(number for number, part in enumerate(parts) if glob.has_magic(part))
-    root = os.sep.join(parts[:magic]) or os.sep
+    parts = os.path.expanduser(source.source).split(os.sep)
+    magic = next(number for number, part in enumerate(parts) if _is_magic(part))
+    above = os.sep.join(map(_without_escapes, parts[:magic])) or (os.sep if magic else "")
+    root = os.path.abspath(os.path.join(source.folder, above))
     if not os.path.isdir(root):
         raise DataError(
             f"source {source.source} does not exist", found=f"no folder {root}", expected="a folder"
@@ -119,97 +147,65 @@ def source_root(source: Source) -> str:
     return root
 
 
-def _absolute(source: Source) -> str:
-    """The source's path; a file or folder that is itself a link is where it points."""
+def _is_magic(part: str) -> bool:
+    return glob.has_magic(re.sub(r"\[[*?[]\]", "", part))
+
+
+def _without_escapes(part: str) -> str:
+    return re.sub(r"\[([*?[])\]", r"\1", part)
+
+
+def _find(source: Source, root: str, suffixes: Sequence[str], exclude: Sequence[str]) -> Found:
     path = source.path
-    return os.path.realpath(path) if os.path.exists(path) else path
-
-
-def _find(
-    source: Source, root: str, suffixes: Sequence[str], exclude: Sequence[str]
-) -> tuple[list[str], list[str]]:
-    """(paths to read, paths passed over because of their suffix)."""
-    path = _absolute(source)
     if os.path.isdir(path):
-        return _walk(root, tuple(suffixes), exclude)
+        return walk(source, root, suffixes, exclude)
     if os.path.exists(path):
-        found = [path]
+        found = Found([(os.path.basename(path), os.path.realpath(path))])
     else:
-        found = [hit for hit in glob.glob(path, recursive=True) if not os.path.isdir(hit)]
-    other = [hit for hit in found if _suffix(hit) in OTHER_FORMATS]
+        found = walk_glob(source, root, source.pattern)
+    other = [name for name, _ in found.files if bare_suffix(name) in OTHER_FORMATS]
     if other:
         raise DataError(
             f"source {source.source} has a format that is not read",
-            found=f"{len(other)} files like {os.path.basename(sorted(other)[0])}",
+            found=f"{len(other)} files like {os.path.basename(other[0])}",
             expected=f"{' '.join(suffixes)}, also with {' '.join(COMPRESSED_SUFFIXES)}",
-            do="convert them to .jsonl.zst",
+            do="convert them to text or .jsonl.zst",
         )
-    return found, []
+    return found
 
 
-def _walk(
-    root: str, suffixes: tuple[str, ...], exclude: Sequence[str]
-) -> tuple[list[str], list[str]]:
-    taken, passed_over = [], []
-    for folder, folders, files in os.walk(root, followlinks=False):
-        kept = [name for name in folders if not _matches(name, exclude)]
-        folders[:] = [name for name in kept if not os.path.islink(os.path.join(folder, name))]
-        linked = sorted(set(kept) - set(folders))  # folders by link: rejected, never followed
-        for name in [*files, *linked]:
-            path = os.path.join(folder, name)
-            if _matches(name, exclude):
-                continue
-            if name in linked or _bare(name).endswith(suffixes):
-                taken.append(path)
-            else:
-                passed_over.append(path)
-    return taken, passed_over
-
-
-def _item(path: str, root: str) -> FileItem:
-    name = os.fsencode(os.path.relpath(path, root)).decode("utf-8", "backslashreplace")
-    reason, num_bytes = "", 0
+def _item(name: str, path: str, root: str, encoding: str) -> FileItem:
+    """path: with links followed; what lies elsewhere may not become a link when it is read."""
     try:
         facts = os.stat(path)
-        num_bytes = facts.st_size
-        if not streams.inside(path, root):
-            reason = "link out of the source"
-        elif stat.S_ISDIR(facts.st_mode):
-            reason = "link to a folder"
-        elif not stat.S_ISREG(facts.st_mode):
-            reason = "not a regular file"
     except OSError:
-        reason = "file cannot be read"
-    if reason:
-        return FileItem(path, root, name, "rejected", 0, reason=reason)
-    return FileItem(path, root, name, "file", num_bytes)
+        missing = not os.path.lexists(path)
+        return _rejected(name, root, "link to nothing" if missing else CANNOT_READ)
+    if not stat.S_ISREG(facts.st_mode):
+        return _rejected(name, root, "not a regular file")
+    below = path.startswith(os.path.join(root, ""))
+    base = root if below else os.path.dirname(path)
+    return FileItem(path, base, shown_path(name), "file", facts.st_size, encoding=encoding)
+
+
+def _rejected(name: str, root: str, reason: str) -> FileItem:
+    path = os.path.join(root, name)
+    return FileItem(path, root, shown_path(name), REJECTED, 0, reason=reason)
 
 
 def _ranges(item: FileItem) -> list[FileItem]:
-    """Byte ranges of a long uncompressed file; how they are cut depends on its size alone."""
-    if item.path.endswith(COMPRESSED_SUFFIXES) or item.num_bytes <= RANGE_BYTES:
+    """Byte ranges of a long plain file in UTF-8; how they are cut depends on its bytes alone."""
+    if item.num_bytes <= RANGE_BYTES or not _can_be_cut(item):
         return [item]
     starts = range(0, item.num_bytes, RANGE_BYTES)
     ends = [*starts[1:], None]
     return [replace(item, start=s, end=e) for s, e in zip(starts, ends, strict=True)]
 
 
-def _bare(path: str) -> str:
-    """A path in lower case without the suffix of its compression."""
-    lower = path.lower()
-    for suffix in COMPRESSED_SUFFIXES:
-        lower = lower.removesuffix(suffix)
-    return lower
-
-
-def bare_suffix(path: str) -> str:
-    """ ".txt" of "Notes.TXT.gz"."""
-    return _suffix(_bare(path))
-
-
-def _suffix(path: str) -> str:
-    return os.path.splitext(path)[1].lower()
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+def _can_be_cut(item: FileItem) -> bool:
+    try:
+        with streams.open_source(item.path, item.root, item.num_bytes, item.encoding) as opened:
+            rows = item.kind != "jsonl" or is_by_lines(streams.head_of(opened.content))
+            return opened.is_plain and rows
+    except streams.SourceFault:
+        return False

@@ -9,188 +9,228 @@ row or piece begins at, in tables the row's number.
 from __future__ import annotations
 
 import csv
-import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, TypeVar
 
+from whorl.codecs.contract import CHAT
 from whorl.core import streams
+from whorl.core.encodings import guess, guessed
 from whorl.core.errors import DataError
 from whorl.core.ports import Document, Part
 from whorl.core.sources import FileItem
+from whorl.fields.base import field_names
+from whorl.fields.jsonl import Row, json_rows
 from whorl.fields.parquet import parquet_rows
+from whorl.fields.places import Places, Reject
 
 __all__ = ["read_item", "rows_of", "text_of", "texts_of"]
 
-Reject = Callable[[str], None]
-Row = Mapping[str, Any]
 T = TypeVar("T")
+MAX_NUL_SHARE = 0.01  # of a text file's signs; with more it is no text
+CHAT_KEYS = (
+    *("messages", "conversations", "conversation", "dialog", "dialogue", "turns"),
+    *("instruction", "prompt", "question", "query", "chosen", "rejected"),
+)
+SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def read_item(item: FileItem, reject: Reject, text_key: str = "text") -> Iterator[Document]:
     """Documents of text; calls reject(reason) for each row, piece or file it cannot use.
 
-    text_key: key of the text in files of rows. Raises DataError if the file changed since the
-    items were listed, MissingExtra if a package is missing that reads its format.
+    text_key: key of the text in files of rows, with dots into objects in rows. Raises DataError if
+    the file changed since the items were listed, MissingExtra if a package is missing that reads
+    its format.
     """
-    if item.kind in ("text", "rejected"):
+    if item.kind == "text" or not item.is_read:
         named = texts_of(item, reject)
     else:
-        named = _texts_of_rows(item, reject, text_key)
+        named = _texts_of_rows(item, Places.of(item, reject), text_key)
     for name, text in named:
         yield Document(name, (Part("text", text),))
 
 
-def _texts_of_rows(item: FileItem, reject: Reject, text_key: str) -> Iterator[tuple[str, str]]:
-    for name, row in rows_of(item, [text_key], reject):
+def _texts_of_rows(item: FileItem, places: Places, text_key: str) -> Iterator[tuple[str, str]]:
+    for name, row in rows_of(item, [text_key], places):
         try:
-            yield name, text_of(row, text_key)
+            text = text_of(row, text_key)
+            if not text.isspace() and text != (cleaned := _mended(text, places)):
+                text = cleaned
+            yield name, _checked(text)
         except ValueError as error:
-            reject(str(error))
+            places.refuse(*error.args)
 
 
 def text_of(row: Row, key: str) -> str:
-    """The text of a row. Raises ValueError whose text is the reason of the rejection."""
-    if key not in row:
-        raise ValueError(f"no key {key}")
-    if not isinstance(row[key], str):
-        raise ValueError(f"{key} is not a text")
-    return _checked(row[key])
+    """The text of a row; a key with dots reaches into objects, unless a key has that very name.
+
+    Raises ValueError with the reason of the rejection, and what was found instead.
+    """
+    value: Any = row
+    for part in [key] if key in row or "." not in key else key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            raise ValueError(*_no_key(key, row))
+        value = value[part]
+    if not isinstance(value, str):
+        kind = "null" if value is None else type(value).__name__
+        raise ValueError(f"{key} is not a text", f"it is {kind}: give another text_key")
+    return value
+
+
+def _no_key(key: str, row: Row) -> tuple[str, str]:
+    """(reason, what the row has instead and which of it to ask for)."""
+    keys = [str(name)[:40] for name in row]
+    has = f"it has {', '.join(keys[:8])}{' …' if len(keys) > 8 else ''}" if keys else "it is empty"
+    if any(name in CHAT_KEYS for name in keys):
+        named = f"write field: {CHAT}" if CHAT in field_names() else "no field reads chats yet"
+        return f"no key {key}, but a chat", f"{has}: {named}; text_key names one key of text"
+    texts = [name for name, value in row.items() if isinstance(value, str) and value.strip()]
+    inner = [
+        f"{name}.{below}"
+        for name, value in row.items()
+        if isinstance(value, Mapping)
+        for below in value
+        if isinstance(value[below], str)
+    ]
+    best = max(texts, key=lambda name: len(row[name]), default="") or next(iter(inner), "")
+    return f"no key {key}", f"{has}: write text_key: {best}" if best else has
 
 
 def texts_of(item: FileItem, reject: Reject) -> Iterator[tuple[str, str]]:
     """(name, text) of a text file, in pieces if it is long."""
+    places = Places.of(item, reject)
 
-    def read(content: BinaryIO) -> Iterator[tuple[str, str]]:
-        for offset, data in streams.pieces(content, item.start, item.end):
+    def read(opened: streams.Opened) -> Iterator[tuple[str, str]]:
+        for offset, data in streams.pieces(opened.content, item.start, item.end):
+            places.at(None)
+            text = _decoded(data, opened, places)
+            if text is None or (not text and opened.fault):
+                continue
             try:
-                text = _checked(_decode(data))
+                if text.count("\0") > MAX_NUL_SHARE * len(text):
+                    raise ValueError(*_nul_in_text(data))
+                text = _checked(_mended(text, places))
             except ValueError as error:
-                reject(str(error))
+                places.refuse(*error.args)
                 continue
             yield item.name if offset is None else f"{item.name}@{offset}", text
 
-    return _opened(item, reject, read)
+    return _opened(item, places, read)
+
+
+def _decoded(data: bytes, opened: streams.Opened, places: Places) -> str | None:
+    """None: it is not UTF-8, which is told. What is cut off within a sign loses that sign."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if opened.fault and error.end == len(data):
+            return data[: error.start].decode("utf-8-sig")
+        line_start = data.rfind(b"\n", 0, error.start) + 1
+        line = data.count(b"\n", 0, error.start) + 1
+        places.at(line, error.start - line_start + 1).refuse_bytes(data)
+        return None
+
+
+def _nul_in_text(data: bytes) -> tuple[str, ...]:
+    """What a file with many NULs may be: UTF-16 without its mark, or no text."""
+    name = guess(data)
+    if not name:
+        return ("NUL in text", "no text: take it out of the source")
+    return f"NUL in text, looks like {name}", f"write encoding: {name.lower()} in the data entry"
 
 
 def rows_of(item: FileItem, keys: Sequence[str], reject: Reject) -> Iterator[tuple[str, Row]]:
     """(name, row) of each row of an item. keys: those that a table must have and that are read."""
+    places = Places.of(item, reject)
 
-    def read(content: BinaryIO) -> Iterator[tuple[str, Row]]:
+    def read(opened: streams.Opened) -> Iterator[tuple[str, Row]]:
         if item.kind == "jsonl":
-            rows = _jsonl(content, item, reject)
+            rows = json_rows(opened.content, places)
         elif item.kind == "parquet":
-            rows = parquet_rows(content, item.num_bytes, keys)
+            rows = parquet_rows(opened.content, item.num_bytes, keys)
         else:
-            rows = _csv(content, "\t" if item.kind == "tsv" else ",", keys, reject)
+            rows = _csv(opened.content, "\t" if item.kind == "tsv" else ",", keys, places)
         for place, row in rows:
             yield f"{item.name}@{place}", row
 
-    return _opened(item, reject, read)
+    return _opened(item, places, read)
 
 
 def _opened(
-    item: FileItem, reject: Reject, read: Callable[[BinaryIO], Iterator[tuple[str, T]]]
+    item: FileItem, places: Places, read: Callable[[streams.Opened], Iterator[tuple[str, T]]]
 ) -> Iterator[tuple[str, T]]:
     """What `read` makes of the file's bytes; a fault in them is counted."""
-    if item.kind == "rejected":
-        reject(item.reason)
+    if not item.is_read:
+        places.refuse_item()
         return
+    encoding = None if item.kind == "parquet" else item.encoding
     try:
-        with streams.open_source(item.path, item.root, item.num_bytes) as (content, _):
-            yield from read(content)
+        with streams.open_source(item.path, item.root, item.num_bytes, encoding) as opened:
+            yield from read(opened)
+            if opened.fault:
+                places.at(None).refuse(opened.fault)
     except streams.SourceFault as fault:
-        reject(str(fault))
+        places.refuse(*fault.args)
     except OSError as error:
         raise DataError(f"cannot read {item.name}", found=error.strerror) from error
 
 
-def _jsonl(content: BinaryIO, item: FileItem, reject: Reject) -> Iterator[tuple[int, Row]]:
-    for offset, line in streams.lines(content, item.start, item.end):
-        if line is None:
-            reject(f"row longer than {streams.MAX_ROW_BYTES:,} bytes")
-            continue
-        if line.isspace():
-            continue
-        try:
-            row = _json_object(line)
-        except ValueError as error:
-            reject(str(error))
-            continue
-        yield offset, row
-
-
-def _json_object(line: bytes) -> Row:
-    """Raises ValueError whose text is the reason of the rejection."""
-    try:
-        row = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse_constant)
-    except UnicodeDecodeError as error:
-        raise ValueError("not UTF-8") from error
-    except RecursionError as error:
-        raise ValueError("JSON nested too deeply") from error
-    except _Constant as error:
-        raise ValueError("NaN or Infinity in JSON") from error
-    except ValueError as error:
-        raise ValueError("not JSON") from error
-    if not isinstance(row, dict):
-        raise ValueError("JSON but not an object")
-    return row
-
-
-class _Constant(ValueError):
-    pass
-
-
-def _refuse_constant(name: str) -> None:
-    raise _Constant(name)
-
-
 def _csv(
-    content: BinaryIO, delimiter: str, keys: Sequence[str], reject: Reject
+    content: BinaryIO, delimiter: str, keys: Sequence[str], places: Places
 ) -> Iterator[tuple[int, Row]]:
     """Rows of a table whose first row names the columns."""
     csv.field_size_limit(streams.MAX_ROW_BYTES)
-    reader = csv.reader(_decoded_lines(content), delimiter=delimiter, strict=True)
+    reader = csv.reader(_decoded_lines(content, places), delimiter=delimiter, strict=True)
     try:
         header = next(reader, [])
+        places.at(1)
         if missing := [key for key in keys if key not in header]:
-            raise streams.SourceFault(f"no key {missing[0]}")
+            raise streams.SourceFault(f"no key {missing[0]}", _other_columns(header))
         if len(set(header)) < len(header):
             raise streams.SourceFault("two columns of one name")
         for number, values in enumerate(row for row in reader if row):
+            places.at(reader.line_num)
             if len(values) == len(header):
                 yield number, dict(zip(header, values, strict=True))
             else:
-                reject("row with more or fewer values than columns")
+                found = f"{len(values)} of {len(header)} columns"
+                places.refuse("row with more or fewer values than columns", found)
     except csv.Error as error:
+        places.at(reader.line_num)
         raise streams.SourceFault("not CSV from some row on") from error
 
 
-def _decoded_lines(content: BinaryIO) -> Iterator[str]:
-    for offset, line in streams.lines(content, 0, None):
+def _other_columns(header: Sequence[str]) -> str:
+    return f"its columns are {', '.join(header[:8])}: write text_key: one of them"
+
+
+def _decoded_lines(content: BinaryIO, places: Places) -> Iterator[str]:
+    for number, (offset, line) in enumerate(streams.lines(content, 0, None), 1):
         if line is None:
             raise streams.SourceFault(f"row longer than {streams.MAX_ROW_BYTES:,} bytes")
         try:
             yield line.decode("utf-8" if offset else "utf-8-sig")
         except UnicodeDecodeError as error:
-            raise streams.SourceFault("not UTF-8 from some row on") from error
+            places.at(number, error.start + 1)
+            words, hint = guessed(line)
+            raise streams.SourceFault(f"{words}, from some row on", hint) from error
 
 
-def _decode(data: bytes) -> str:
-    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+def _mended(text: str, places: Places) -> str:
+    """A text without NUL, and with a mark in place of half a surrogate pair."""
+    if "\0" in text:
+        text = text.replace("\0", "")
+        places.mend("NUL taken out of the text")
     try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise ValueError("not UTF-8") from error
+        text.encode()
+    except UnicodeEncodeError:
+        text = SURROGATES.sub("\ufffd", text)
+        places.mend("half a sign (lone surrogate) replaced in the text")
+    return text
 
 
 def _checked(text: str) -> str:
-    """Raises ValueError on text that no tokenizer should see."""
+    """Raises ValueError on text that says nothing."""
     if not text or text.isspace():
         raise ValueError("empty")
-    if "\0" in text:
-        raise ValueError("NUL in text")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("lone surrogate in text") from error
     return text

@@ -31,13 +31,16 @@ def parquet_rows(
     number = 0
     try:
         file = parquet.ParquetFile(content)
-        if missing := [key for key in keys if key not in file.schema_arrow.names]:
-            raise SourceFault(f"no key {missing[0]}")
+        names = file.schema_arrow.names
+        columns = [key if key in names else key.partition(".")[0] for key in keys]
+        for key, column in zip(keys, columns, strict=True):
+            if column not in names:
+                raise SourceFault(f"no key {key}", f"its columns are {', '.join(names[:8])}")
         metadata = file.metadata
         groups = [metadata.row_group(n).total_byte_size for n in range(metadata.num_row_groups)]
         if sum(groups) > MAX_EXPANSION * num_bytes:
             raise SourceFault(f"file expands more than {MAX_EXPANSION} times")
-        for batch in file.iter_batches(BATCH_ROWS, columns=list(keys)):
+        for batch in file.iter_batches(BATCH_ROWS, columns=columns):
             for row in batch.to_pylist():
                 yield number, row
                 number += 1

@@ -37,7 +37,7 @@ class TextField:
 
     name: str = "text"
     task: Task = TASK
-    logic_version: int = 1
+    logic_version: int = 2  # 2: rows and encodings are read as they are found
     options: Mapping[str, str] = field(default_factory=lambda: {TEXT_KEY: "text"})
 
     def items(self, source: Source) -> list[Any]:

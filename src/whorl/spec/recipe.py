@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from whorl.core.encodings import check_encoding
 from whorl.core.errors import SpecError
 from whorl.core.plugins import check_part
 from whorl.spec.quantities import Duration, Length, Number, Share, Whole
@@ -152,6 +153,10 @@ class DataSpec(Spec):
     field: Text = Field("text", description="text, code, digits, or a field from an entry point")
     share: Annotated[float, Share()] | None = Field(
         None, description="of the trained tokens; without shares: as much as there is"
+    )
+    text_key: str = Field("", description="key of the text in rows, as in options")
+    encoding: Annotated[str, AfterValidator(lambda v: check_encoding(v) if v else v)] = Field(
+        "", description="of files that are not UTF-8, such as latin-1; else by byte order marks"
     )
     options: dict[str, str] = Field(
         default_factory=dict,

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from whorl.core.errors import SpecError
 from whorl.core.ports import Field, Source
 from whorl.core.sources import SourceIndex
 from whorl.spec.load import LoadedRecipe
+from whorl.spec.recipe import DataSpec
 
-__all__ = ["digest_of", "fields_of", "sources_of"]
+__all__ = ["digest_of", "fields_of", "homes_folders", "sources_of"]
 
+TEXT_KEY = "text_key"  # an option of the fields of text that has a key of its own in recipes
 SOURCES = "sources"  # folder of the home: the index of sources, and what was fetched
 Log = Callable[[str], None]
 
@@ -33,13 +37,36 @@ def sources_of(
 
     found = []
     for entry in loaded.recipe.data:
-        options = options_of(fields[entry.field], entry.options)
+        options = options_of(fields[entry.field], _given_options(entry))
         source = Source(entry.source, entry.field, entry.share, options)
+        source = replace(source, encoding=entry.encoding, apart=homes_folders(home))
         fetched = fetch(entry.source, home / SOURCES, log)
         if fetched is not None:
             source = replace(source, source=fetched.source, release=fetched.release)
         found.append(replace(source, folder=str(loaded.folder)))
     return tuple(found)
+
+
+def _given_options(entry: DataSpec) -> dict[str, str]:
+    """With the key of the text, which may stand beside the options. Raises SpecError."""
+    if not entry.text_key:
+        return entry.options
+    if entry.options.get(TEXT_KEY, entry.text_key) != entry.text_key:
+        raise SpecError(
+            f"data entry {entry.source} names two keys of the text",
+            found=f"text_key {entry.text_key}, options.text_key {entry.options[TEXT_KEY]}",
+            do="take out one of them",
+        )
+    return {**entry.options, TEXT_KEY: entry.text_key}
+
+
+def homes_folders(home: Path) -> tuple[str, ...]:
+    """Folders that hold no data but what whorl wrote, links followed.
+
+    A home that is itself a source holds data beside them.
+    """
+    folders = (home, home / SOURCES, home / "machine")
+    return tuple(os.path.realpath(folder) for folder in folders)
 
 
 def digest_of(

@@ -16,10 +16,12 @@ from typing import Any
 
 from tests.stages.prepare.support import prepare
 from whorl.core.memory import peak_resident_bytes
+from whorl.core.ports import Source
 from whorl.stages.prepare import clean
 
 __all__ = ["main"]
 
+FETCHED = "fetched:"
 TASK_BYTES = 2**14  # many small tasks, so that processes really share the work
 
 
@@ -47,6 +49,12 @@ class ShuffledScan:
     def close(self) -> None: ...
 
 
+def source_of(text: str) -> Path | Source:
+    """A path, or `fetched:` and a path: what others made, from which no link leads out."""
+    path = text.removeprefix(FETCHED)
+    return Path(text) if path == text else Source(path, "text", release={})
+
+
 def main(home: str, workers: str, shuffle: str, *sources: str) -> None:
     clean.TASK_BYTES = TASK_BYTES
     if int(shuffle):
@@ -60,7 +68,7 @@ def main(home: str, workers: str, shuffle: str, *sources: str) -> None:
 
     print("started", flush=True)
     sys.addaudithook(note)
-    record = prepare(Path(home), *(Path(source) for source in sources), workers=int(workers))
+    record = prepare(Path(home), *map(source_of, sources), workers=int(workers))
     peak_bytes = peak_resident_bytes()
     report = {"record": str(record.path), "peak_bytes": peak_bytes, "opened": sorted(opened)}
     print(json.dumps(report), flush=True)

@@ -120,7 +120,7 @@ def test_copies_and_repetition_go_and_prose_stays(tmp_path: Path) -> None:
         "empty": 1,
         "exact duplicate": count,
         "near duplicate": count,
-        "not UTF-8": 1,
+        "not UTF-8, looks like latin-1": 1,
         "repetition": len(DEGENERATE),
     }
     check_sums(record)
@@ -274,7 +274,7 @@ def test_the_log_says_what_was_dropped(tmp_path: Path) -> None:
     (folder / "bad.txt").write_bytes(b"\xff\xfe\xff")
     lines: list[str] = []
     prepare(tmp_path / "home", folder, log=lines.append)
-    assert len(lines) == 1 and lines[0].endswith("dropped: 1 not UTF-8")
+    assert len(lines) == 1 and lines[0].endswith("dropped: 1 not utf-16-le from some place on")
 
 
 # ------------------------------------------------------------------ errors, one clear line
@@ -285,14 +285,16 @@ def test_no_usable_document(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         prepare(tmp_path / "home", tmp_path / "x.jsonl")
     message = str(error.value)
-    assert "has no usable document; found: 3 x no key text, 1 x not JSON" in message
+    first = "3 x no key text (first: x.jsonl, line 1), 1 x JSON ends too early (first: x.jsonl"
+    assert f"no readable document in {tmp_path / 'x.jsonl'}; found: {first}, line 4" in message
+    assert message.endswith("do: it has body: write text_key: body")
     assert "\n" not in message and error.value.exit_code == 3
 
 
 def test_one_of_two_sources_without_a_document(tmp_path: Path) -> None:
     folder = write_stories(tmp_path / "a", range(6))
     (tmp_path / "b.txt").write_bytes(b"\xff\x00")
-    with pytest.raises(DataError, match=r"b\.txt has no usable document; found: 1 x not UTF-8"):
+    with pytest.raises(DataError, match=r"no readable document in .*b\.txt; found: 1 x not UTF-8"):
         prepare(tmp_path / "home", folder, tmp_path / "b.txt")
 
 

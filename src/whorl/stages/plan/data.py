@@ -6,8 +6,10 @@ data is sampled by whole items in a shuffled order and scaled up.
 
 from __future__ import annotations
 
+import functools
 import lzma
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 
@@ -21,6 +23,8 @@ from whorl.core.frozen import Frozen
 from whorl.core.metrics import BITS_PER_BYTE
 from whorl.core.ports import Codec, Document, Source
 from whorl.core.ports import Field as DataField
+from whorl.core.reasons import unreadable
+from whorl.core.sources import PASSED_OVER
 
 __all__ = ["DataFacts", "SourceFacts", "TokenFacts", "gather_facts"]
 
@@ -121,6 +125,7 @@ class _Read:
     num_heldout: int
     num_bytes: int
     read_share: float
+    reasons: Counter[str]
 
 
 def gather_facts(
@@ -137,10 +142,12 @@ def gather_facts(
     """
     read = _read(fields, sources, seed)
     if not read.documents:
+        found, do = unreadable([read.reasons])
+        names = ", ".join(source.source for source in sources)
         raise DataError(
             "there is nothing to train on",
-            found=f"no readable document in {', '.join(source.source for source in sources)}",
-            do="check the recipe's data",
+            found=f"no readable document in {names}: {found}",
+            do=do,
         )
     scale = (1.0 if read.num_heldout else 1 - heldout_share) / read.read_share
     sample = list(read.documents)
@@ -165,18 +172,20 @@ def _read(fields: Mapping[str, DataField], sources: Sequence[Source], seed: int)
         (number, item)
         for number, source in enumerate(sources)
         for item in fields[source.field].items(source)
+        if getattr(item, "kind", "") != PASSED_OVER
     ]
     order = list(range(len(items)))
     random.Random(seed).shuffle(order)
     seen: set[bytes] = set()
-    read = _Read([], 0, 0, 1.0)
+    read = _Read([], 0, 0, 1.0, Counter())
     for done, place in enumerate(order):
         if read.num_bytes > MAX_READ_BYTES or len(read.documents) > MAX_READ_DOCUMENTS:
             read.read_share = done / len(items)
             break
         number, item = items[place]
         source = sources[number]
-        for document in fields[source.field].read(source, item, lambda reason: None):
+        reject = functools.partial(_count, read.reasons)
+        for document in fields[source.field].read(source, item, reject):
             if document.split == "heldout":
                 read.num_heldout += 1
                 continue
@@ -188,6 +197,10 @@ def _read(fields: Mapping[str, DataField], sources: Sequence[Source], seed: int)
             read.documents.append((number, document))
             read.num_bytes += len(data)
     return read
+
+
+def _count(reasons: Counter[str], reason: str) -> None:
+    reasons[reason] += 1
 
 
 def _xz_bits_per_byte(sample: Sequence[Document]) -> float | None:

@@ -15,6 +15,7 @@ from whorl.codecs.contract import CHAT, TEXT
 from whorl.codecs.tokenizer import nfc
 from whorl.core.digests import digest_bytes
 from whorl.core.ports import Document, Field, Source
+from whorl.core.reasons import kind_of
 from whorl.core.sources import FileItem
 from whorl.stages.prepare.comparable import comparable, comparable_value, letters
 from whorl.stages.prepare.filters import is_repetitive
@@ -128,7 +129,7 @@ class _Collector:
         self.batch_bytes = 0
 
     def reject(self, reason: str) -> None:
-        self.num_read += 1
+        self.num_read += kind_of(reason) == "refused"
         self.rejected[reason] += 1
 
     def add(self, document: Document, file: BinaryIO) -> None:

@@ -14,10 +14,10 @@ from whorl.core import streams
 from whorl.core.digests import digest_bytes, digest_value
 from whorl.core.errors import DataError, SpecError
 from whorl.core.ports import Field, Source
-from whorl.core.sources import DatasetItem, FileItem, SourceIndex
+from whorl.core.sources import PASSED_OVER, DatasetItem, FileItem, SourceIndex
 from whorl.stages.prepare.spill import document_bytes
 
-__all__ = ["data_digest", "field_of", "text_bytes"]
+__all__ = ["data_digest", "evenly", "field_of", "text_bytes"]
 
 SAMPLE_PLACES = 128
 PROBE_BYTES = 2**18  # read of an item to see how much text its bytes give
@@ -51,8 +51,12 @@ def data_digest(
     for source in sources:
         field = field_of(fields, source)
         items = field.items(source)
-        files = {item.name: item for item in items if isinstance(item, FileItem)}
-        readable = [item.path for item in files.values() if item.kind != "rejected"]
+        files = {
+            item.name: item
+            for item in items
+            if isinstance(item, FileItem) and item.kind != PASSED_OVER
+        }
+        readable = [item.path for item in files.values() if item.is_read]
         name = f"{source.field} {source.path}"
         digests = index.digests(name, readable, workers)
         content: list[Any] = [
@@ -65,7 +69,8 @@ def data_digest(
             for item in items
             if not isinstance(item, FileItem)
         ]
-        values.append({"field": source.field, "options": dict(source.options), "content": content})
+        value = {"field": source.field, "options": dict(source.options), "content": content}
+        values.append({**value, "encoding": source.encoding} if source.encoding else value)
     return digest_value(values)
 
 
@@ -89,9 +94,9 @@ def text_bytes(fields: Mapping[str, Field], sources: Sequence[Source]) -> int:
 
 def _text_bytes(field: Field, source: Source) -> int:
     items = field.items(source)
-    files = [item for item in items if isinstance(item, FileItem) and item.kind != "rejected"]
+    files = [item for item in items if isinstance(item, FileItem) and item.is_read]
     read_bytes = given_bytes = 0
-    for item in _evenly(files, SAMPLE_PLACES):
+    for item in evenly(files, SAMPLE_PLACES):
         consumed_bytes, text = _probe(field, source, item)
         read_bytes += consumed_bytes
         given_bytes += len(text.encode())
@@ -101,7 +106,7 @@ def _text_bytes(field: Field, source: Source) -> int:
     return of_files + known + _counted(field, source, others)
 
 
-def _evenly(items: Sequence[FileItem], places: int) -> list[FileItem]:
+def evenly(items: Sequence[FileItem], places: int) -> list[FileItem]:
     """At most `places` items, at even distances of bytes."""
     total_bytes = sum(item.range_bytes for item in items)
     chosen, passed_bytes, next_place = [], 0, 0
@@ -124,8 +129,6 @@ def _probe(field: Field, source: Source, item: FileItem) -> tuple[int, str]:
             break
     else:
         return item.range_bytes, "\n".join(texts)
-    if item.kind == "text" and not item.path.endswith((".gz", ".zst")):
-        return given_bytes, "\n".join(texts)
     if item.num_rows:
         return item.range_bytes * len(texts) // item.num_rows, "\n".join(texts)
     return _consumed_bytes(item, len(texts), given_bytes), "\n".join(texts)
@@ -134,12 +137,19 @@ def _probe(field: Field, source: Source, item: FileItem) -> tuple[int, str]:
 def _consumed_bytes(item: FileItem, num_rows: int, text_bytes: int) -> int:
     """Bytes of the file that about num_rows rows (or the first pieces) of so much text take."""
     try:
-        with streams.open_source(item.path, item.root, item.num_bytes) as (content, raw):
-            if content is raw:
+        encoding = None if item.kind == "parquet" else item.encoding
+        with streams.open_source(item.path, item.root, item.num_bytes, encoding) as opened:
+            content, raw = opened.content, opened.raw
+            if opened.is_plain:
                 content.seek(item.start)
-            row_bytes = sum(len(content.readline(streams.MAX_ROW_BYTES)) for _ in range(num_rows))
-            row_bytes = max(row_bytes, text_bytes)  # rows of a table may have several lines
-            if content is raw:
+            first_bytes = row_bytes = len(content.readline(streams.MAX_ROW_BYTES))
+            if num_rows == 1 or first_bytes < text_bytes:  # else all rows stand in one line
+                for _ in range(num_rows - 1):
+                    row_bytes += len(content.readline(streams.MAX_ROW_BYTES))
+                row_bytes = max(row_bytes, text_bytes)  # rows of a table may have several lines
+            else:
+                row_bytes = text_bytes
+            if opened.is_plain:
                 return row_bytes
             # Enough more that what lies in buffers does not matter.
             unpacked_bytes = row_bytes + len(content.read(UNPACKED_BYTES))

@@ -33,8 +33,10 @@ from whorl.core.errors import DataError
 from whorl.core.lock import exclusive
 from whorl.core.plugins import packages_of
 from whorl.core.ports import Field, Source
+from whorl.core.reasons import Kind, kind_of, table_rows, unreadable
 from whorl.core.records import Record, RecordKey, RecordWriter
 from whorl.core.scratch import hold
+from whorl.core.sources import FileItem
 from whorl.spec.resolved import PrepareConfig
 from whorl.stages.prepare.clean import Cleaned, CleanTask, clean, clean_tasks
 from whorl.stages.prepare.corpus import Corpus, TrainingDocuments
@@ -47,9 +49,8 @@ from whorl.stages.prepare.vocabulary import build_tokens
 __all__ = ["LOGIC_VERSION", "record_key", "run"]
 
 # 3: held-out documents say their field; words of our own tokenizer are bounded, long texts sampled;
-# copies are found whatever their line ends, blanks and licences are
+# copies are found whatever their line ends, blanks and licences are; a table of what was read
 LOGIC_VERSION = 3
-SHOWN_REASONS = 4
 SPILL = "spill-"
 
 
@@ -111,6 +112,10 @@ def run(
     return context.store.published(key)
 
 
+def _of_kind(reasons: Counter[str], kind: Kind) -> Counter[str]:
+    return Counter({reason: count for reason, count in reasons.items() if kind_of(reason) == kind})
+
+
 @contextmanager
 def _spill_folder(folder: Path) -> Iterator[Path]:
     """A new folder for temporary files; those of runs that were killed are removed first.
@@ -134,12 +139,14 @@ class _Preparation:
     sources: Sequence[Source]
     spill: Path
     pool: WorkerPool
+    num_files: int = 0  # that are read
 
     def fill(self, writer: RecordWriter) -> None:
         """Everything from sources to a filled record folder."""
         corpus = Corpus(self._clean())
         duplicates = corpus.duplicates(self.config.near_duplicate_jaccard)
-        dropped = self._rejected(corpus)
+        reasons = sum((part.rejected for part in corpus.parts), Counter[str]())
+        dropped = _of_kind(reasons, "refused")
         dropped["exact duplicate"] = int(duplicates.exact.sum())
         dropped["near duplicate"] = int(duplicates.near.sum())
         actions = corpus.choose(~(duplicates.exact | duplicates.near), self.config)
@@ -153,9 +160,11 @@ class _Preparation:
         writer.metrics.update(packer.finish())
         writer.metrics.update(
             {
+                "read_files": self.num_files,
                 "read_documents": sum(part.num_read for part in corpus.parts),
                 "read_bytes": sum(part.read_bytes for part in corpus.parts),
                 "dropped": {reason: count for reason, count in sorted(dropped.items()) if count},
+                "reading": table_rows(+dropped | _of_kind(reasons, "mended")),
                 "near_duplicate_pairs_verified": duplicates.pairs_verified,
                 "near_duplicate_pairs_refused": duplicates.pairs_refused,
                 "near_duplicate_pairs_skipped": duplicates.pairs_skipped,
@@ -165,7 +174,8 @@ class _Preparation:
                 "releases": [dict(source.release) for source in self.sources if source.release],
             }
         )
-        self._report(writer.metrics)
+        writer.run["passed_over"] = table_rows(_of_kind(reasons, "passed over"))
+        self._report(writer.metrics, writer.run["passed_over"])
 
     def _clean(self) -> list[Cleaned]:
         """First pass over all sources. Raises DataError if one has no usable document."""
@@ -175,6 +185,8 @@ class _Preparation:
         for number, source in enumerate(self.sources):
             field = field_of(self.fields, source)
             items = field.items(source)
+            files = {item.path for item in items if isinstance(item, FileItem) and item.is_read}
+            self.num_files += len(files)
             tasks += clean_tasks(number, source, field, items, self.spill, limits)
         if len(tasks) == 1 or not is_sendable(tasks[0]):
             self.pool.num_workers = 1
@@ -187,19 +199,10 @@ class _Preparation:
         for number, source in enumerate(self.sources):
             mine = [part for part in parts if part.source_number == number]
             if not any(len(part.num_bytes) for part in mine):
-                reasons = sum((part.rejected for part in mine), Counter())
-                shown = reasons.most_common(SHOWN_REASONS)
-                raise DataError(
-                    f"source {source.source} has no usable document",
-                    found=", ".join(f"{count} x {reason}" for reason, count in shown)
-                    or "no document at all",
-                    do="check the source's field and its options",
-                )
+                found, do = unreadable(part.rejected for part in mine)
+                raise DataError(f"no readable document in {source.source}", found=found, do=do)
         progress.finish(f"{sum(len(part.num_bytes) for part in parts):,} documents")
         return parts
-
-    def _rejected(self, corpus: Corpus) -> Counter[str]:
-        return sum((part.rejected for part in corpus.parts), Counter())
 
     def _fit(
         self, corpus: Corpus, actions: NDArray[np.int8], cut_share: float
@@ -245,7 +248,7 @@ class _Preparation:
             progress.advance()
         progress.finish()
 
-    def _report(self, metrics: Mapping[str, Any]) -> None:
+    def _report(self, metrics: Mapping[str, Any], passed_over: Sequence[Mapping[str, Any]]) -> None:
         dropped = metrics["dropped"]
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items()) or "none"
         self.context.log(
@@ -253,5 +256,9 @@ class _Preparation:
             f"({metrics['train_tokens']:,} tokens) and {metrics['heldout_documents']:,} held out; "
             f"dropped: {reasons}"
         )
+        for what, rows in (("mended", metrics["reading"]), ("passed over", passed_over)):
+            mine = [f"{row['count']:,} {row['reason']}" for row in rows if row["what"] == what]
+            if mine:
+                self.context.log(f"{what}: {', '.join(mine)}")
         if metrics["untrained_rows"]:
             self.context.log(f"left out {metrics['untrained_rows']:,} rows without a trained token")

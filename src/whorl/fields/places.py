@@ -1,0 +1,65 @@
+"""Counting what is refused or mended, each time with the place that is being read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from whorl.core.encodings import guessed
+from whorl.core.reasons import Place, Reason
+from whorl.core.sources import PASSED_OVER, FileItem
+
+__all__ = ["Places", "Reject"]
+
+Reject = Callable[[str], None]
+
+
+@dataclass
+class Places:
+    """A `reject` that knows where the reader is: the line, from 1 on, of the part that is read.
+
+    offset_bytes: where line 1 begins in the plain file.
+    """
+
+    item: FileItem
+    reject: Reject
+    line: int | None = None
+    column: int | None = None
+    offset_bytes: int = 0
+    _not_utf8: tuple[str, str] | None = None  # guessed once, of the first bytes that are not
+
+    @classmethod
+    def of(cls, item: FileItem, reject: Reject) -> Places:
+        return reject if isinstance(reject, cls) else cls(item, reject)
+
+    def __call__(self, reason: str) -> None:
+        self.refuse(reason)
+
+    def at(self, line: int | None, column: int | None = None) -> Places:
+        self.line, self.column = line, column
+        return self
+
+    def refuse(self, words: str, hint: str = "") -> None:
+        """A row, piece or file that is not read."""
+        self.reject(Reason(words, "refused", self._place(), hint))
+
+    def mend(self, words: str) -> None:
+        """Something that is read, though it was written otherwise than it should be."""
+        self.reject(Reason(words, "mended", self._place()))
+
+    def refuse_bytes(self, data: bytes) -> None:
+        """Text that is not UTF-8."""
+        self._not_utf8 = self._not_utf8 or guessed(data)
+        self.refuse(*self._not_utf8)
+
+    def refuse_item(self) -> None:
+        """The reason of an item that is not read."""
+        kind = "passed over" if self.item.kind == PASSED_OVER else "refused"
+        reason = Reason(self.item.reason, kind, Place(self.item.name), self.item.hint)
+        for _ in range(self.item.count):
+            self.reject(reason)
+
+    def _place(self) -> Place:
+        item = self.item
+        path = item.path if self.offset_bytes else ""
+        return Place(item.name, self.line, self.column, path, self.offset_bytes)

@@ -1,0 +1,43 @@
+"""Keys of a data entry: the encoding, and the key of the text beside or in the options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from whorl.core.errors import SpecError
+from whorl.core.ports import Source
+from whorl.spec.load import parse_recipe
+from whorl.wiring.data import fields_of, sources_of
+
+
+def source_of(home: Path, entry: dict[str, Any]) -> Source:
+    loaded = parse_recipe({"name": "t", "data": [{"source": "x", **entry}]})
+    (source,) = sources_of(loaded, fields_of(loaded), home, print)
+    return source
+
+
+def test_an_entry_reaches_its_source(tmp_path: Path) -> None:
+    source = source_of(tmp_path, {"encoding": "Shift-JIS", "text_key": "a.b"})
+    assert source.encoding == "Shift-JIS" and source.options == {"text_key": "a.b"}
+    assert str(tmp_path) in source.apart
+    assert source_of(tmp_path, {"options": {"text_key": "c"}}).options == {"text_key": "c"}
+    plain = source_of(tmp_path, {})
+    assert plain.encoding == "" and plain.options == {"text_key": "text"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"encoding": "latin-11"}, "data.encoding.*'latin-11'.*did you mean latin-1"),
+        ({"encoding": "rot13"}, "data.encoding.*'rot13'"),
+        ({"encoding": 8}, "data.encoding"),
+        ({"text_key": "a", "options": {"text_key": "b"}}, "two keys of the text.*a, .*b"),
+        ({"field": "digits", "text_key": "a"}, "field digits has no such option"),
+    ],
+)
+def test_wrong_entries_are_refused(tmp_path: Path, entry: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        source_of(tmp_path, entry)
