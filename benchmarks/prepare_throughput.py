@@ -109,6 +109,9 @@ def write_library(folder: Path, max_bytes: int, name: str) -> Path:
 class OneDocument(TextField):
     """A file as one document, however long; and a short one, so that it is not cut."""
 
+    def items(self, source: Source) -> list[Any]:
+        return super().items(source)[:1]  # not its ranges
+
     def read(self, source: Source, item: Any, reject: Callable[[str], None]) -> Iterator[Document]:
         yield Document("long", (Part("text", Path(item.path).read_bytes().decode()),), "train")
         yield Document("short", (Part("text", odd_text(PROSE, 4096, seed=1)),), "heldout")

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from whorl.codecs.tokenizer import tokenizers_library
 from whorl.codecs.words import SPLIT_PATTERN
@@ -111,7 +111,7 @@ def _elsewhere(texts: Iterable[str], vocab_size: int, special_tokens: Sequence[s
     return found
 
 
-def _send(pipe: BinaryIO, texts: Iterable[str]) -> None:
+def _send(pipe: IO[bytes], texts: Iterable[str]) -> None:
     for text in texts:
         data = text.encode()
         pipe.write(len(data).to_bytes(LENGTH_BYTES, "little") + data)

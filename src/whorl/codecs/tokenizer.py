@@ -330,8 +330,8 @@ def _spaced(replaced: Sequence[tuple[str, str]], has_bytes: bool, text: str) -> 
     return text.encode()
 
 
-def _split_pattern(value: Mapping[str, Any]) -> str | None:
-    """The pattern of words before the bytes, if it is one that both libraries follow alike."""
+def _split_pattern(value: Mapping[str, Any]) -> str:
+    """The pattern of words before the bytes, if both libraries follow it alike; else ""."""
     steps = (value.get("pre_tokenizer") or {}).get("pretokenizers") or [{}]
     for pattern in (SPLIT_PATTERN, QWEN2_PATTERN):
         split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
@@ -344,7 +344,7 @@ def _split_pattern(value: Mapping[str, Any]) -> str | None:
             and not steps[1].get("use_regex")
         ):
             return pattern
-    return None
+    return ""
 
 
 def _num_ranked(value: Mapping[str, Any], token_bytes: Sequence[bytes]) -> int:
