@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from fractions import Fraction
 
 import pytest
@@ -98,6 +99,23 @@ def test_counts_are_exact(number: Fraction, unit: str) -> None:
     else:
         with pytest.raises(SpecError):
             parse_count(text)
+
+
+def test_huge_exponents_take_no_time() -> None:
+    start_s = time.process_time()
+    for text in ("0e999999", "1e-999999", "-0e-999999"):
+        assert parse_number(text) == 0
+    for text in ("1e999999", "1e-999999", "0e999999"):
+        with pytest.raises(SpecError):
+            parse_count(text)
+    assert time.process_time() - start_s < 0.5
+
+
+def test_bounds_are_inside() -> None:
+    for least in (1.01, 0.1, 1e-6, 1e-12):
+        assert parse_number(least, least=least) == least == parse_number(repr(least), least=least)
+        assert parse_number(str(least), most=least) == least
+    assert parse_count(10**18) == 10**18
 
 
 def test_numbers_and_shares() -> None:

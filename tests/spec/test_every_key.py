@@ -85,7 +85,7 @@ def written(key: str, value: object) -> Fraction | None:
     if bounds["type"] == "number":
         units = {"": 1, **({"%": Fraction(1, 100)} if bounds["maximum"] == 1 else {})}
     if key in DURATIONS:
-        units = {"s": 1, "min": 60, "h": 3600}
+        units = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
     unit = value.lstrip("+-.0123456789_eE").lower()
     number = value[: len(value) - len(unit)]
     if unit not in units or not number or not set(number) <= set("+-.0123456789_eE"):

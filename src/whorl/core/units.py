@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from decimal import Decimal
+from fractions import Fraction
 
 from whorl.core.errors import SpecError
 
 __all__ = [
+    "LEAST_DURATION_S",
     "MOST_COUNT",
+    "MOST_DURATION_S",
     "format_bytes",
     "format_count",
     "format_duration",
@@ -23,8 +26,8 @@ __all__ = [
 
 MOST_COUNT = 10**18  # of anything that is counted
 MOST_NUMBER = 1e30
-MOST_DURATION_S = 100 * 365 * 86_400.0
-MOST_EXPONENT = 50  # of a number that is worth reckoning with
+LEAST_DURATION_S, MOST_DURATION_S = 1e-6, 100 * 365 * 86_400.0
+LEAST_EXPONENT, MOST_EXPONENT = -400, 50  # of numbers that are worth reckoning with
 SHOWN_CHARACTERS = 80
 
 Units = Mapping[str, Decimal]
@@ -63,8 +66,11 @@ def shown(value: object) -> str:
 
 def _read(
     value: object, key: str, expected: str, units: Units, least: float, most: float
-) -> Decimal:
-    """The number that was written, in the unit without a name, within its bounds."""
+) -> Fraction:
+    """The number that was written, in the unit without a name, within its bounds.
+
+    Exact; compared as a float where the bounds are floats, so that 1.01 is not below 1.01.
+    """
 
     def refusal(problem: str) -> SpecError:
         what = f"{key}: {problem}" if key else problem
@@ -79,16 +85,19 @@ def _read(
         number, unit = Decimal(match[1]), (match[2] or "").lower()
     if unit not in units:
         raise refusal("no known unit" if unit else "no unit")
-    is_sane = number.is_finite() and (number == 0 or number.adjusted() <= MOST_EXPONENT)
-    if not is_sane or not Decimal(least) <= number * units[unit] <= Decimal(most):
+    if not number.is_finite() or (number != 0 and number.adjusted() > MOST_EXPONENT):
         raise refusal("out of range")
-    return number * units[unit]
+    is_nothing = number == 0 or number.adjusted() < LEAST_EXPONENT  # 0e999999 and 1e-999999 too
+    exact = Fraction(0 if is_nothing else number) * Fraction(units[unit])
+    if not least <= (float(exact) if isinstance(most, float) else exact) <= most:
+        raise refusal("out of range")
+    return exact
 
 
 def parse_duration_s(value: object, key: str = "") -> float:
     """Seconds of "4min", "90s", "2h". Raises SpecError on a bare number: it has no unit."""
     expected = 'a number above 0 with a unit, such as "90s", "4min" or "2h"'
-    return float(_read(value, key, expected, _DURATIONS_S, 1e-6, MOST_DURATION_S))
+    return float(_read(value, key, expected, _DURATIONS_S, LEAST_DURATION_S, MOST_DURATION_S))
 
 
 def parse_count(value: object, key: str = "", least: int = 1, most: int = MOST_COUNT) -> int:
@@ -109,7 +118,7 @@ def parse_length(value: object, key: str = "", least: int = 1, most: int = MOST_
 def _whole(value: object, key: str, units: Units, least: int, most: int, example: str) -> int:
     expected = ", ".join(filter(None, (_bounds("a whole number", least, most), example)))
     number = _read(value, key, expected, units, least, most)
-    if number != int(number):
+    if number.denominator != 1:
         raise SpecError(
             f"{key}: not a whole number" if key else "not a whole number",
             found=shown(value),
@@ -129,13 +138,13 @@ def parse_number(
 ) -> float:
     """A number from 0.02, "2e-5", "1_000.5". least: itself allowed. Raises SpecError."""
     expected = _bounds("a number", least, most)
-    return float(_read(value, key, expected, _NONE, least, most)) + 0.0  # never -0.0
+    return float(_read(value, key, expected, _NONE, least, float(most)))
 
 
 def parse_share(value: object, key: str = "", least: float = 0.0, most: float = 1.0) -> float:
     """A share from "1%" or 0.01. Raises SpecError outside its bounds."""
     expected = f'a share from {least:g} to {most:g}, such as "1%" or 0.01'
-    return float(_read(value, key, expected, _SHARES, least, most)) + 0.0
+    return float(_read(value, key, expected, _SHARES, least, float(most)))
 
 
 def format_duration(seconds: float) -> str:

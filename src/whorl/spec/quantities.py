@@ -10,7 +10,9 @@ from pydantic_core import CoreSchema, core_schema
 
 from whorl.core.errors import SpecError
 from whorl.core.units import (
+    LEAST_DURATION_S,
     MOST_COUNT,
+    MOST_DURATION_S,
     parse_count,
     parse_duration_s,
     parse_length,
@@ -88,6 +90,9 @@ class Share(Quantity):
 @dataclass(frozen=True)
 class Duration(Quantity):
     """Seconds, from "90s", "4min", "2h"; a bare number is refused."""
+
+    least: float = LEAST_DURATION_S
+    most: float = MOST_DURATION_S
 
     def read(self, value: object, key: str = "") -> Any:
         return parse_duration_s(value, key)

@@ -173,10 +173,21 @@ def test_second_signal_stops_at_once(tmp_path: Path, trained: Record, prepared: 
 
 
 def test_divergence_names_step_and_rows(tmp_path: Path, prepared: Record) -> None:
-    settings = {"learning_rate": 3e38, "embedding_learning_rate": 3e38}
+    settings = {"learning_rate": 1e6, "weight_decay": 1e6}  # weights grow by 1e12 a step
     with pytest.raises(DivergedError, match=r"not finite at step \d+ \(rows \d+") as caught:
         train(tmp_path / "home", prepared, settings)
     assert caught.value.exit_code == 11
+
+
+def test_a_training_that_learned_nothing_leaves_no_model(tmp_path: Path, prepared: Record) -> None:
+    """Its weights are finite; asked for again, it is refused again, without a step."""
+    home = tmp_path / "home"
+    settings = {"learning_rate": 1e6, "embedding_learning_rate": 1e6}
+    for _ in range(2):
+        with pytest.raises(DivergedError, match="learned nothing in 12 steps"):
+            train(home, prepared, settings)
+    assert not list(home.glob("*/train/*/manifest.json"))
+    assert list(home.glob("*/train/*.run/metrics.jsonl"))
 
 
 def test_bf16_under_autocast_learns_the_same(
