@@ -136,7 +136,8 @@ def _opened(path: Path) -> _Source:
 
 
 class _Gguf:
-    format, remarks = "gguf", ()
+    format = "gguf"
+    remarks: tuple[str, ...] = ()
 
     def __init__(self, file: GgufFile) -> None:
         MissingExtra.check("gguf", "gguf", "reading GGUF files")
@@ -176,7 +177,8 @@ class _HuggingFace:
 class _Whorl:
     """A folder that whorl wrote, on another machine perhaps: its card and tokens are kept."""
 
-    format, remarks = "hf", ()
+    format = "hf"
+    remarks: tuple[str, ...] = ()
 
     def __init__(self, folder: Path) -> None:
         card = read_card(folder)
