@@ -270,6 +270,8 @@ def hub(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[d
 @pytest.mark.usefixtures("quick")
 def test_ids_of_the_hub_are_pinned(hub: list[dict[str, Any]], isolated_home: Path) -> None:
     imported = import_model("owner/Model", home=isolated_home, revision="v1.0")
+    again = import_model(imported.origin, home=isolated_home)  # what the card says is enough
+    assert again.version == imported.version and hub.pop()["revision"] == "c" * 40
     assert imported.version.name == "model"
     assert imported.origin == f"hf:owner/Model@{'c' * 40}"
     assert read_card(imported.folder).lineage["origin"] == imported.origin
