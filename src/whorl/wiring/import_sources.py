@@ -109,7 +109,7 @@ def _from_hub(name: str, revision: str | None) -> Located:
         lines = str(error).strip().splitlines()
         pinned = f" --revision {revision}" if revision else ""
         raise DataError(
-            f"cannot fetch {name}",
+            f"{name} is no path here, and cannot be fetched from the hub",
             found=lines[0] if lines else type(error).__name__,
             do=f"run `hf download {name}{pinned} --local-dir DIR` where there is a network, then "
             "`whorl import DIR`",
