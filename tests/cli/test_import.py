@@ -9,6 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from whorl.cli.main import build_app
+from whorl.cli.serve import _find
+from whorl.engines.open import open_engine
 from whorl.testing.models import tiny_model_folder
 
 
@@ -44,6 +46,9 @@ def test_the_whole_way(folder: Path, tmp_path: Path, isolated_home: Path) -> Non
     assert "tiny" in run("show", "tiny")
     assert json.loads(run("show", done["record"], "--json"))["metrics"]["checked"]
     assert json.loads(run("gc", "--json"))["folders"] == {}
+    served, variant, _ = _find("tiny@1", None, "auto", isolated_home)
+    assert (str(served), str(variant)) == (done["folder"], "hf f32")
+    open_engine(served, variant).close()
     out = tmp_path / "out"
     exported = json.loads(run("export", "tiny@1", str(out), "--to", "hf", "--json"))
     assert exported["variant"] == "hf-f32"

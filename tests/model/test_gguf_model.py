@@ -12,10 +12,10 @@ import torch
 
 from tests.model.gguf_files import ARCHITECTURES, gguf_facts, gguf_tensors, write_gguf
 from tests.model.test_families import COMMON, LLAMA3, random_ids
-from whorl.core.errors import DataError, SpecError
-from whorl.model.gguf_file import open_gguf
+from whorl.core.errors import DataError, RecordError, SpecError
+from whorl.model.gguf_file import KINDS, open_gguf
 from whorl.model.gguf_model import gguf_shape, gguf_weights
-from whorl.model.hf import model_of
+from whorl.model.hf import check_tensors, model_of
 
 YARN = {
     "rope_type": "yarn",
@@ -192,5 +192,17 @@ def test_tensors_that_do_not_fit_are_named(change: str, tmp_path: Path) -> None:
         read(path)
 
 
-def test_the_list_of_architectures() -> None:
+def test_the_lists_are_those_of_the_docs() -> None:
     assert {kind for kind, _, _ in CASES.values()} == set(ARCHITECTURES)
+    page = (Path(__file__).parents[2] / "docs/import.md").read_text("utf-8")
+    for name in (*ARCHITECTURES, *(label for label, _, _ in KINDS.values())):
+        assert name in page, name
+
+
+def test_numbers_that_are_none_are_named_by_their_tensor(tmp_path: Path) -> None:
+    model = theirs("qwen2")
+    tensors = gguf_tensors(model)
+    tensors["blk.2.attn_k.bias"][3] = np.nan
+    path = write_gguf(tmp_path / "x.gguf", gguf_facts(model.config), tensors)
+    with pytest.raises(RecordError, match=r"x\.gguf: layers\.2\.self_attn\.k_proj\.bias"):
+        check_tensors(read(path).state_dict(), path)

@@ -151,6 +151,27 @@ def test_what_is_not_finite_is_refused_and_nothing_kept(source: Path, isolated_h
 
 
 @pytest.mark.usefixtures("quick")
+def test_code_beside_the_weights_is_never_run(
+    source: Path, tmp_path: Path, isolated_home: Path
+) -> None:
+    """Neither by whorl nor by transformers, whether the model or its tokenizer names it."""
+    marker = tmp_path / "it was run"
+    (source / "evil.py").write_text(f"open({str(marker)!r}, 'w').close()\nclass Evil: ...\n")
+    for name, classes in (
+        ("config.json", {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"}),
+        ("tokenizer_config.json", {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}),
+    ):
+        value = json.loads((source / name).read_text())
+        (source / name).write_text(json.dumps(value | {"auto_map": classes}))
+    remarks: list[str] = []
+    imported = import_model(str(source), home=isolated_home, log=remarks.append)
+    assert not marker.exists()
+    assert sum("auto_map" in line for line in remarks) == 2
+    assert not list(imported.folder.rglob("*.py"))
+    assert "auto_map" not in (imported.folder / "config.json").read_text()
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_failed_check_refuses_the_import_and_nothing_is_kept(
     source: Path, isolated_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +291,8 @@ def hub(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[d
 @pytest.mark.usefixtures("quick")
 def test_ids_of_the_hub_are_pinned(hub: list[dict[str, Any]], isolated_home: Path) -> None:
     imported = import_model("owner/Model", home=isolated_home, revision="v1.0")
+    again = import_model(imported.origin, home=isolated_home)  # what the card says is enough
+    assert again.version == imported.version and hub.pop()["revision"] == "c" * 40
     assert imported.version.name == "model"
     assert imported.origin == f"hf:owner/Model@{'c' * 40}"
     assert read_card(imported.folder).lineage["origin"] == imported.origin

@@ -43,9 +43,10 @@ def import_command(
 ) -> None:
     """Import an open model: `whorl serve NAME` serves it, `whorl export NAME` writes it elsewhere.
 
-    Its logits and 64 greedy tokens of each of a few fixed prompts are compared between whorl's own
-    engine, transformers on the source, and OpenVINO, as far as they are installed; where one
-    differs the import is refused. No code of the model's is run, and no pickled file is read.
+    Logits of a few fixed prompts, and 64 greedy tokens after two of them, are compared between
+    whorl's own engine, transformers on the source, and OpenVINO, as far as they are installed;
+    where one differs the import is refused. No code of the model's is run, and no pickled file is
+    read.
     """
     from whorl.wiring.imports import import_model
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from whorl.codecs.contract import Tokens
 from whorl.codecs.hf_tokens import read_hf_tokens
-from whorl.codecs.tokenizer import FILE, SPLIT_PATTERN
+from whorl.codecs.tokenizer import FILE
+from whorl.codecs.words import QWEN2_PATTERN
 from whorl.core.errors import DataError
 
 __all__ = ["gguf_tokenizer_files", "read_gguf_tokens"]
@@ -48,10 +49,10 @@ def _byte_level(use_regex: bool) -> dict[str, Any]:
     }
 
 
-LLAMA3_PATTERN = SPLIT_PATTERN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")  # up to three digits a word
+LLAMA3_PATTERN = QWEN2_PATTERN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")  # up to three digits a word
 GPT2: Steps = [_byte_level(use_regex=True)]
 DIGITS: Steps = [{"type": "Digits", "individual_digits": True}, *GPT2]
-QWEN2: Steps = [_split(SPLIT_PATTERN), _byte_level(use_regex=False)]
+QWEN2: Steps = [_split(QWEN2_PATTERN), _byte_level(use_regex=False)]
 LLAMA3: Steps = [_split(LLAMA3_PATTERN), _byte_level(use_regex=False)]
 DEFAULT: Steps = [  # llama.cpp's, for files that do not name their rule
     _split(r"[\p{P}\$\+<=>\^~\|]+"),

@@ -17,9 +17,10 @@ from whorl.codecs.contract import CHAT
 from whorl.core import streams
 from whorl.core.encodings import guess, guessed
 from whorl.core.errors import DataError
+from whorl.core.plugins import part_names
 from whorl.core.ports import Document, Part
 from whorl.core.sources import FileItem
-from whorl.fields.base import field_names
+from whorl.fields.base import BUILT_IN, GROUP
 from whorl.fields.jsonl import Row, json_rows
 from whorl.fields.parquet import parquet_rows
 from whorl.fields.places import Places, Reject
@@ -82,7 +83,11 @@ def _no_key(key: str, row: Row) -> tuple[str, str]:
     keys = [str(name)[:40] for name in row]
     has = f"it has {', '.join(keys[:8])}{' …' if len(keys) > 8 else ''}" if keys else "it is empty"
     if any(name in CHAT_KEYS for name in keys):
-        named = f"write field: {CHAT}" if CHAT in field_names() else "no field reads chats yet"
+        named = (
+            f"write field: {CHAT}"
+            if CHAT in part_names(GROUP, BUILT_IN)
+            else "no field reads chats yet"
+        )
         return f"no key {key}, but a chat", f"{has}: {named}; text_key names one key of text"
     texts = [name for name, value in row.items() if isinstance(value, str) and value.strip()]
     inner = [

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from whorl.core.context import NoProgress
-from whorl.core.digests import DISK_ERRNOS
-from whorl.core.disk import disk_error
+from whorl.core.disk import DISK_ERRNOS, disk_error
 from whorl.core.errors import MissingExtra, RecordError, SpecError
 from whorl.core.ports import Progress
 from whorl.core.scratch import hold_scratch

