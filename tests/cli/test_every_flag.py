@@ -21,8 +21,6 @@ from whorl import planning, verbs
 from whorl.cli.main import build_app
 from whorl.core.errors import SpecError, WhorlError
 from whorl.spec.load import load_recipe
-from whorl.spec.refusals import validated
-from whorl.spec.resolved import ServeConfig
 from whorl.stages.plan.output.question import parse_budget, parse_layout, parse_measured
 
 TRIALS = int(float(os.environ.get("WHORL_TRIALS", "1")) * 12)
@@ -169,10 +167,3 @@ def test_what_flags_hold_inside(text: str) -> None:
             read(text)
         except SpecError as error:
             assert len(str(error).splitlines()) == 1
-
-
-@pytest.mark.parametrize("port", [-1, 65_536, 10**9, True, "x", 1.5, None])
-def test_flags_of_a_server_have_the_bounds_of_a_recipe(port: object) -> None:
-    with pytest.raises(SpecError, match="--port") as caught:
-        validated(ServeConfig, {"port": port}, "--")
-    assert "from 0 to 65535" in str(caught.value.expected)

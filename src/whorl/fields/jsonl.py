@@ -118,7 +118,7 @@ def _stream_rows(content: BinaryIO, places: Places) -> Iterator[tuple[int, Row]]
         text.detach()
 
 
-def _told(found: Found, places: Places, line: int | None) -> bool:
+def _told(found: FoundRow, places: Places, line: int | None) -> bool:
     """Whether a row is there; what was mended or refused is counted."""
     places.at(line or found.line, found.column)
     if found.row is None and BAD_BYTES.search(found.refused):
@@ -149,7 +149,7 @@ def _kind(value: Any) -> str:
 
 
 @dataclass
-class Found:
+class FoundRow:
     """A row, or why there is none; line and column from 1 on, where it begins or is broken."""
 
     line: int
@@ -188,10 +188,10 @@ class _Text:
         start = self.text.rfind(mark, self.at, to) + 1 if count else self._line_start
         return self.line + count, start
 
-    def refusal(self, reason: str, end: int, hint: str = "") -> Found:
+    def refusal(self, reason: str, end: int, hint: str = "") -> FoundRow:
         """Of what stands from here to end."""
         column = self.at - self._line_start + 1
-        return Found(self.line, column, None, (), reason, hint, self.text[self.at : end])
+        return FoundRow(self.line, column, None, (), reason, hint, self.text[self.at : end])
 
     def indent(self) -> str:
         """What stands between the last line's end and this place, if that is white space."""
@@ -218,7 +218,7 @@ class Lenient:
         self._notes.append(f"number of more than {LONG_NUMBER:,} digits")
         return float(digits)
 
-    def rows(self, text: str, read: Callable[[int], str] | None = None) -> Iterator[Found]:
+    def rows(self, text: str, read: Callable[[int], str] | None = None) -> Iterator[FoundRow]:
         """Every row in a text, and in what `read(signs)` gives after it until that is empty.
 
         Raises SourceFault if a row is too long to be held.
@@ -247,7 +247,7 @@ class Lenient:
             yield found
             source.move(max(end, source.at + 1))
 
-    def _row(self, source: _Text) -> tuple[Found | None, int]:
+    def _row(self, source: _Text) -> tuple[FoundRow | None, int]:
         """(what begins here, where it ends); None: more has to be read to know."""
         try:
             row, end = self._decoder.raw_decode(source.text, source.at)
@@ -266,7 +266,7 @@ class Lenient:
             return source.refusal("JSON nested too deeply", end), end
         return self._mended(source, error, end), end
 
-    def _checked(self, source: _Text, row: Any, end: int) -> Found:
+    def _checked(self, source: _Text, row: Any, end: int) -> FoundRow:
         text = source.text[source.at : end]
         if not isinstance(row, dict):
             return source.refusal("JSON but not an object", end, f"it is {_kind(row)}")
@@ -278,7 +278,7 @@ class Lenient:
             self._notes.append(OUTER_COMMA)
         return replace(source.refusal("", end), row=row, mended=tuple(dict.fromkeys(self._notes)))
 
-    def _mended(self, source: _Text, error: json.JSONDecodeError, end: int) -> Found:
+    def _mended(self, source: _Text, error: json.JSONDecodeError, end: int) -> FoundRow:
         """A row without the commas and NULs that should not be there, or the refusal of it."""
         text, notes = source.text[source.at : end], []
         for pattern, words in OUT_OF_PLACE:

@@ -14,7 +14,7 @@ from whorl.spec.load import LoadedRecipe, known_keys, without_numbers
 from whorl.spec.recipe import Recipe
 from whorl.spec.refusals import expected_of, field_of
 
-__all__ = ["Explanation", "describe", "explain", "keys_of"]
+__all__ = ["Explanation", "explain", "keys_of"]
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,6 @@ class Explanation:
     reason: str  # plan's reason, "" when the value was given
     description: str
     may_be: str  # bounds, choices
-
-
-def describe(key: str) -> str:
-    """The description of a dotted key in the schema."""
-    info = field_of(Recipe, key)
-    return "" if info is None else info.description or ""
 
 
 def keys_of(recipe: Recipe) -> Iterator[str]:

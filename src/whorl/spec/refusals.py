@@ -18,17 +18,9 @@ from whorl.core.units import shown
 from whorl.spec.quantities import Quantity
 from whorl.spec.recipe import group_of
 
-__all__ = ["expected_of", "field_of", "spec_error", "validated"]
+__all__ = ["expected_of", "field_of", "spec_error"]
 
 M = TypeVar("M", bound=BaseModel)
-
-
-def validated(model: type[M], values: Mapping[str, Any], prefix: str = "") -> M:
-    """The model of these values. Raises SpecError that names prefix and key."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise spec_error(error, model, prefix=prefix) from error
 
 
 def field_of(model: type[BaseModel], key: str) -> FieldInfo | None:
