@@ -101,7 +101,7 @@ def command_line(command: str, parameter: Any, values: list[str]) -> list[str]:
     if command not in BASE:
         context = APP.commands[command]
         needed = [p for p in context.params if p.param_type_name == "argument" and p.required]
-        before = [POSITIONAL[p.name] for p in needed if p.name != parameter.name]
+        before = [POSITIONAL.get(p.name, "some") for p in needed if p.name != parameter.name]
     if is_argument:
         return [command, *before, "--", *values]
     if name in before:  # what is tried replaces what is there

@@ -111,6 +111,13 @@ def test_huge_exponents_take_no_time() -> None:
     assert time.process_time() - start_s < 0.5
 
 
+def test_bounds_are_told_as_they_may_be_written() -> None:
+    with pytest.raises(SpecError, match="from 3 to 1099511627776,"):
+        parse_length("x", least=3, most=2**40)
+    with pytest.raises(SpecError, match="from 1e-12 to 1000000"):
+        parse_number("x", least=1e-12, most=1e6)
+
+
 def test_bounds_are_inside() -> None:
     for least in (1.01, 0.1, 1e-6, 1e-12):
         assert parse_number(least, least=least) == least == parse_number(repr(least), least=least)

@@ -31,9 +31,9 @@ def test_an_entry_reaches_its_source(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"encoding": "latin-11"}, "data.encoding.*'latin-11'.*did you mean latin-1"),
-        ({"encoding": "rot13"}, "data.encoding.*'rot13'"),
-        ({"encoding": 8}, "data.encoding"),
+        ({"encoding": "latin-11"}, r"data\.0\.encoding.*'latin-11'.*did you mean latin-1"),
+        ({"encoding": "rot13"}, r"data\.0\.encoding.*'rot13'"),
+        ({"encoding": 8}, r"data\.0\.encoding"),
         ({"text_key": "a", "options": {"text_key": "b"}}, "two keys of the text.*a, .*b"),
         ({"field": "digits", "text_key": "a"}, "field digits has no such option"),
     ],

@@ -92,11 +92,8 @@ def test_an_override_wins_and_is_remembered(tmp_path: Path) -> None:
         ({"model": {"layers": 0}}, "model.layers: out of range; found: 0; expected: .*from 1 to"),
         ({"model": {"heads": 4, "kv_heads": 3}}, "model.kv_heads does not divide"),
         ({"model": {"head_dim": 7}}, "model.head_dim is odd.*use 8"),
-        ({"data": [{"source": "a", "text_key": "b"}]}, "did you mean data.options.text_key"),
-        (
-            {"data": [{"source": "a", "text_key": "b"}, {"source": "b"}]},
-            "did you mean data.0.options.text_key",
-        ),
+        ({"data": [{"source": "a", "text_kye": "b"}]}, "did you mean data.text_key"),
+        ({"data": [{"source": "a", "text_kye": "b"}, {"source": "b"}]}, "mean data.0.text_key"),
         ({"compress": {"max_bpb_increase": "300%"}}, "max_bpb_increase: out of range"),
     ],
 )
@@ -174,7 +171,8 @@ def test_an_override_names_one_source_of_several(tmp_path: Path) -> None:
     ("override", "message"),
     [
         ("data.options.text_key=b", r"data has 2 items.*data\.0 to data\.1.*data\.0\.options"),
-        ("data.text_key=b", r"did you mean data\.0\.options\.text_key"),
+        ("data.text_key=b", r"data has 2 items.*such as --set data\.0\.text_key=b"),
+        ("data.text_kye=b", r"did you mean data\.0\.text_key"),
         ("data.share=0.5", r"data has 2 items.*--set data\.0\.share=0\.5"),
         ("data.2.share=0.5", "there is no such key.*counted from 0"),
         ("data.-1.share=0.5", "unknown key"),

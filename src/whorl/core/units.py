@@ -130,7 +130,8 @@ def _whole(value: object, key: str, units: Units, least: int, most: int, example
 def _bounds(kind: str, least: float, most: float) -> str:
     if most in (MOST_COUNT, MOST_NUMBER):
         return f"{kind} of at least {least:g}"
-    return f"{kind} from {least:.12g} to {most:.12g}"
+    low, high = (str(end) if isinstance(end, int) else f"{end:.12g}" for end in (least, most))
+    return f"{kind} from {low} to {high}"
 
 
 def parse_number(

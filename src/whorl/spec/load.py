@@ -197,8 +197,6 @@ def _refuse(key: str, value: Any, raw: Mapping[str, Any], where: str) -> None:
 
 def _nearest(key: str, known: Sequence[str]) -> str | None:
     """The known key that was probably meant: one that is spelt alike, or ends in that word."""
-    if f"data.options.{key.removeprefix('data.')}" == "data.options.text_key":
-        return "data.options.text_key"
     if nearest := difflib.get_close_matches(key, known, n=1, cutoff=0.5):
         return nearest[0]
     lasts = [name.rpartition(".")[2] for name in known]

@@ -106,5 +106,5 @@ def _advice(info: FieldInfo | None, key: str, is_missing: bool) -> str:
     if info is None or info.is_required():
         return "correct it"
     default = info.get_default(call_default_factory=False)
-    becomes = "" if info.default_factory or default is None else f": it is then {default}"
+    becomes = "" if default in (None, "", ()) else f": it is then {default}"
     return f"correct it, or leave it out{becomes}"
