@@ -248,6 +248,15 @@ BAD_CONFIGS: list[tuple[Any, str]] = [
 ]
 
 
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    config = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2}
+    config |= {"num_attention_heads": 2, "intermediate_size": 128, "vocab_size": 100}
+    plain, marked = tmp_path / "plain.json", tmp_path / "marked.json"
+    plain.write_text(json.dumps(config), "utf-8")
+    marked.write_text(json.dumps(config), "utf-8-sig")
+    assert model_shape(str(marked)).layers == model_shape(str(plain)).layers == 2
+
+
 @pytest.mark.parametrize(("config", "named"), BAD_CONFIGS, ids=range(len(BAD_CONFIGS)))
 def test_what_is_not_a_models_config_is_refused(config: dict[str, Any], named: str) -> None:
     with pytest.raises(SpecError, match=named):

@@ -150,3 +150,25 @@ def test_a_signal_in_prepare_leaves_nothing(tmp_path: Path, number: signal.Signa
                 time.sleep(0.05)
         left = [path for path in tmp_path.glob("runs/r/*/*") if ".tmp-" in path.name]
         assert left == [] and not any(tmp_path.glob("runs/r/prepare/*.run/spill-*"))
+
+
+def test_the_end_of_a_command_waits_for_python_not_for_native_libraries(tmp_path: Path) -> None:
+    """Clean-ups of Python's run; what libraries take apart after them, C's `atexit`, does not."""
+    code = """
+import atexit, ctypes, pathlib, sys
+from whorl.cli import main as cli
+from whorl.__main__ import main
+class App:
+    def __call__(self, **options):
+        atexit.register(pathlib.Path(sys.argv[1]).touch)
+        print("told")
+        return 3
+cli.build_app = lambda command: App()
+hang = ctypes.CFUNCTYPE(None)(lambda: ctypes.CDLL(None).pause())
+ctypes.CDLL(None).__cxa_atexit(hang, None, None)
+main()
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "touched")]
+    done = subprocess.run(command, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (3, b"told\n", b"")
+    assert (tmp_path / "touched").exists()

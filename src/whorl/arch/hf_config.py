@@ -83,7 +83,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise SpecError(f"{path}", found=f"{path.stat().st_size:,} bytes", expected=expected)
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
     except SpecError:
         raise
     except (OSError, ValueError, RecursionError) as error:

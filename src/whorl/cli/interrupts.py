@@ -12,6 +12,7 @@ only a second signal is answered here.
 from __future__ import annotations
 
 import _signal as signal  # type: ignore[import-not-found]  # without the enums, which load slowly
+import atexit
 import os
 import sys
 
@@ -48,14 +49,27 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.received: int | None = None  # the signal that ends this process
+        self._code: int | None = None  # of a command that ended by itself
         self._working = False
         self._ending = False
 
     def install(self) -> None:
         """From here on signals are answered; those that the caller had ignored stay ignored."""
+        atexit.register(self._leave)  # the first to be registered is the last to be called
         for number in HANDLED:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._handle)
+
+    def finish(self, code: int) -> None:
+        """The process ends with this code as soon as Python's own clean-up is done.
+
+        What native libraries take apart after that, for seconds, nobody waits for.
+        """
+        self._code = code
+
+    def _leave(self) -> None:
+        if self._code is not None:
+            os._exit(self._code)
 
     def begin(self) -> None:
         """From here on signals raise `Stopped`, and native code is not waited for."""

@@ -87,18 +87,20 @@ def main(interrupts: Interrupts | None = None) -> None:
 
     interrupts: installed before; None: from here on.
     """
+    signals = interrupts or Interrupts()
     if interrupts is None:
-        interrupts = Interrupts()
-        interrupts.install()
+        signals.install()
     adapt_streams()
-    interrupts.begin()
+    signals.begin()
     try:
-        code = _run(interrupts)
+        code = _run(signals)
     except Stopped as stopped:  # while an error was reported
-        interrupts.end(stopped.number)
+        signals.end(stopped.number)
     finally:
         with contextlib.suppress(OSError):
             flush_streams()
+    if interrupts is not None:  # the whole process is this command's
+        interrupts.finish(code)
     sys.exit(code)
 
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from whorl.core.clutter import is_clutter
 from whorl.core.digests import digest_file, digest_value, read_sealed, write_sealed
 from whorl.core.errors import DataError, SpecError
 from whorl.core.scratch import hold_scratch, is_abandoned
@@ -168,7 +169,7 @@ def _verify(place: Path, log: Callable[[str], None]) -> None:
     """
     seal = place.with_name(f"{place.name}{SEAL}")
     sealed: dict[str, str] = read_sealed(seal)["files"]
-    names = _names(place)
+    names = [name for name in _names(place) if name in sealed or not is_clutter(name)]
     paths = {name: str(place / name) for name in names}
     index = SourceIndex(place.parent.parent, log)
     found = index.digests(f"release {place}", paths.values(), workers=1)
