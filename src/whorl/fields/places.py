@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from whorl.core.encodings import guessed
-from whorl.core.reasons import Place, Reason
+from whorl.core.reasons import Kind, Place, Reason
 from whorl.core.sources import PASSED_OVER, FileItem
 
 __all__ = ["Places", "Reject"]
@@ -54,7 +54,7 @@ class Places:
 
     def refuse_item(self) -> None:
         """The reason of an item that is not read."""
-        kind = "passed over" if self.item.kind == PASSED_OVER else "refused"
+        kind: Kind = "passed over" if self.item.kind == PASSED_OVER else "refused"
         reason = Reason(self.item.reason, kind, Place(self.item.name), self.item.hint)
         for _ in range(self.item.count):
             self.reject(reason)
