@@ -30,7 +30,7 @@ MIN_SCORE = 0.6  # share of the signs beyond ASCII that have to be usual ones
 KANA = "\u3041-\u30fa\u30fc"
 KANJI = "\u4e00-\u9fff"
 LATIN = "A-Za-zÀ-ÖØ-öø-ÿŒœŠšŽžŸ"
-WESTERN = f"(?<![^\0-\x7f])[{LATIN}’]{{1,2}}(?=[\0-\x7f]|$)|\\b[À-Ö](?=[a-z])|[“”„–—…«»€©®°§·¡¿½]"
+WESTERN = f"(?<=[\0-\x7f])[{LATIN}’]{{1,2}}(?=[\0-\x7f]|$)|\\b[À-Öà-ö](?=[a-z])|[“”„–—…«»€©®°§·¡¿½]"
 
 
 def check_encoding(name: str) -> str:
