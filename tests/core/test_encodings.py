@@ -49,6 +49,11 @@ def test_what_is_no_text_is_not_guessed(data: bytes) -> None:
     assert guessed(data)[0] == "not UTF-8"
 
 
+def test_damaged_utf8_is_not_taken_for_another_encoding() -> None:
+    data = "größer und schöner".encode() * 3 + b"\xc3"
+    assert guessed(data) == ("UTF-8 with damaged signs", "mend the file at that place")
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_can_be_guessed(data: bytes) -> None:
     name = guess(data)

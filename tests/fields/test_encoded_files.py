@@ -78,6 +78,9 @@ def test_utf16_without_a_mark_is_recognised(tmp_path: Path) -> None:
     assert not documents and reasons == {"NUL in text, looks like UTF-16-LE": 1}
     documents, _ = read_all(file(tmp_path, "a.txt", data, "utf-16-le"))
     assert documents[0].text == "plain words\n" * 9
+    for name in ("a.jsonl", "a.csv"):
+        source = file(tmp_path, name, '{"text": "plain"}\n'.encode("utf-16-be") * 9)
+        assert read_all(source)[1] == {"NUL in text, looks like UTF-16-BE": 1}
 
 
 @pytest.mark.parametrize("pack", PACK)

@@ -74,6 +74,7 @@ def test_tables_give_what_was_written(tmp_path: Path, name: str) -> None:
         (b'body,id\na,1\n"b"x,2\n', ["a"], ["not CSV from some row on"]),
         (b"body,id\na,1\n\xff,2\n", ["a"], ["not UTF-8, from some row on"]),
         (b"body,id\n\na,1\n\n", ["a"], []),
+        (b'body,id\ra,1\r"b\rc",2\r', ["a", "b\rc"], []),
         (b"\n", [], ["no key body"]),
     ],
 )

@@ -126,11 +126,11 @@ def test_files_passed_over_are_counted_with_the_first_of_them(tmp_path: Path) ->
 def test_what_whorl_wrote_is_no_data(tmp_path: Path) -> None:
     """Its home, by its name; a record of another home, by what it is."""
     (tmp_path / "a.txt").write_text("data")
-    for name in ("runs/t/notes.txt", f"old/t/train/{'0a' * 32}/x.txt", f"{'1b' * 32}.run/log.txt"):
+    for name in ("runs/t/notes.txt", f"old/t/train/{'0a' * 16}/x.txt", f"{'1b' * 16}.run/log.txt"):
         path = tmp_path / name
         path.parent.mkdir(parents=True)
         path.write_text("not data")
-    (tmp_path / f"old/t/train/{'0a' * 32}/manifest.json").write_text("{}")
+    (tmp_path / f"old/t/train/{'0a' * 16}/manifest.json").write_text("{}")
     home = str(tmp_path / "runs")
     for place in (tmp_path, tmp_path / "**" / "*.txt"):
         documents, _ = read_all(Source(str(place), "text", apart=(home,)))

@@ -24,7 +24,7 @@ def test_an_entry_reaches_its_source(tmp_path: Path) -> None:
     assert source.encoding == "Shift-JIS" and source.options == {"text_key": "a.b"}
     assert str(tmp_path) in source.apart
     assert source_of(tmp_path, {"options": {"text_key": "c"}}).options == {"text_key": "c"}
-    plain = source_of(tmp_path, {})
+    plain = source_of(tmp_path, {"encoding": None, "text_key": None})
     assert plain.encoding == "" and plain.options == {"text_key": "text"}
 
 

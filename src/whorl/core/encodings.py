@@ -13,7 +13,7 @@ import re
 
 from whorl.core.errors import SpecError
 
-__all__ = ["BOMS", "check_encoding", "encoding_of", "guess", "guessed"]
+__all__ = ["BOMS", "check_encoding", "encoding_of", "guess", "guessed", "is_wide"]
 
 BOMS = (  # of UTF-32 first: its little-endian mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -30,7 +30,7 @@ MIN_SCORE = 0.6  # share of the signs beyond ASCII that have to be usual ones
 KANA = "\u3041-\u30fa\u30fc"
 KANJI = "\u4e00-\u9fff"
 LATIN = "A-Za-zÀ-ÖØ-öø-ÿŒœŠšŽžŸ"
-WESTERN = f"(?<=[A-Za-z ])[{LATIN}’]{{1,2}}(?=[\0-\x7f]|$)|\\b[À-Ö](?=[a-z])|[“”„–—…«»€©®°§·¡¿½]"
+WESTERN = f"(?<=[\0-\x7f])[{LATIN}’]{{1,2}}(?=[\0-\x7f]|$)|\\b[À-Öà-ö](?=[a-z])|[“”„–—…«»€©®°§·¡¿½]"
 
 
 def check_encoding(name: str) -> str:
@@ -176,8 +176,17 @@ def _wide(data: bytes) -> str:
     return ""
 
 
+def is_wide(data: bytes) -> bool:
+    """Whether text is UTF-16 or UTF-32 without a mark, by its zeros."""
+    return bool(_wide(data[: GUESS_BYTES // 4 * 4]))
+
+
 def guessed(data: bytes) -> tuple[str, str]:
     """(words of a reason, what to write) for text that is not UTF-8."""
+    signs = data[:GUESS_BYTES].decode("utf-8", "replace")
+    num_bad = signs.count("\ufffd")
+    if sum(not sign.isascii() for sign in signs) > 2 * num_bad:
+        return "UTF-8 with damaged signs", "mend the file at that place"
     name = guess(data)
     if not name:
         return "not UTF-8", "name its encoding in the data entry, such as encoding: latin-1"

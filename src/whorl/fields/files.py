@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from whorl.core import streams
+from whorl.core.encodings import is_wide
 from whorl.core.errors import DataError
 from whorl.core.ports import Source
 from whorl.core.reasons import shown_path
@@ -205,7 +206,8 @@ def _ranges(item: FileItem) -> list[FileItem]:
 def _can_be_cut(item: FileItem) -> bool:
     try:
         with streams.open_source(item.path, item.root, item.num_bytes, item.encoding) as opened:
-            rows = item.kind != "jsonl" or is_by_lines(streams.head_of(opened.content))
-            return opened.is_plain and rows
+            head = streams.head_of(opened.content)
+            in_parts = item.kind != "jsonl" or is_by_lines(head)
+            return opened.is_plain and in_parts and not is_wide(head)
     except streams.SourceFault:
         return False

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from whorl.codecs.contract import CHAT
 from whorl.core import streams
-from whorl.core.encodings import guess, guessed
+from whorl.core.encodings import guess, guessed, is_wide
 from whorl.core.errors import DataError
 from whorl.core.plugins import part_names
 from whorl.core.ports import Document, Part
@@ -33,6 +33,8 @@ CHAT_KEYS = (
     *("messages", "conversations", "conversation", "dialog", "dialogue", "turns"),
     *("instruction", "prompt", "question", "query", "chosen", "rejected"),
 )
+CR_ALONE = re.compile("\r(?!\n)")  # how lines of a table may end
+CR_LINES = re.compile("[^\r]*\r\n?|[^\r]+")
 SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -149,6 +151,8 @@ def rows_of(item: FileItem, keys: Sequence[str], reject: Reject) -> Iterator[tup
     places = Places.of(item, reject)
 
     def read(opened: streams.Opened) -> Iterator[tuple[str, Row]]:
+        if item.kind != "parquet" and is_wide(head := streams.head_of(opened.content)):
+            raise streams.SourceFault(*_nul_in_text(head))
         if item.kind == "jsonl":
             rows = json_rows(opened.content, places)
         elif item.kind == "parquet":
@@ -214,7 +218,8 @@ def _decoded_lines(content: BinaryIO, places: Places) -> Iterator[str]:
         if line is None:
             raise streams.SourceFault(f"row longer than {streams.MAX_ROW_BYTES:,} bytes")
         try:
-            yield line.decode("utf-8" if offset else "utf-8-sig")
+            text = line.decode("utf-8" if offset else "utf-8-sig")
+            yield from CR_LINES.findall(text) if CR_ALONE.search(text) else [text]
         except UnicodeDecodeError as error:
             places.at(number, error.start + 1)
             words, hint = guessed(line)

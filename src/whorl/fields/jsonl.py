@@ -24,7 +24,7 @@ Row = Mapping[str, Any]
 
 BLOCK_SIGNS = 2**20
 LONG_NUMBER = 4000  # digits; Python refuses to read numbers of more than 4300
-SEPARATORS = re.compile("[\\s,\x1e\0\ufeff\\[\\]]*+")
+SEPARATORS = re.compile("[\\s,\x1a\x1e\0\ufeff\\[\\]]*+")
 STRING = r'"(?:[^"\\]|\\.)*+"'
 BRACKETS = re.compile(rf"{STRING}?|[{{}}\[\]]", re.S)  # a string may be cut by the text's end
 INNER_COMMA = re.compile(rf"({STRING})|,(?=\s*+[}}\]])", re.S)

@@ -19,7 +19,7 @@ from whorl.core.streams import inside
 
 __all__ = ["Found", "Skipped", "walk", "walk_glob"]
 
-RECORD = re.compile(r"[0-9a-f]{64}(\.run|\.tmp-.*)?")  # a folder of a record
+RECORD = re.compile(r"[0-9a-f]{32}(\.run|\.tmp-.*)?")  # a folder of a record
 SEEN = "link to a folder that is read by another name"
 HIDDEN = (".*",)  # names that no pattern of ours matches
 OWN = "folder of whorl's own"

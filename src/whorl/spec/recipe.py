@@ -154,9 +154,9 @@ class DataSpec(Spec):
     share: Annotated[float, Share()] | None = Field(
         None, description="of the trained tokens; without shares: as much as there is"
     )
-    text_key: str = Field("", description="key of the text in rows, as in options")
-    encoding: Annotated[str, AfterValidator(lambda v: check_encoding(v) if v else v)] = Field(
-        "", description="of files that are not UTF-8, such as latin-1; else by byte order marks"
+    text_key: str | None = Field(None, description="key of the text in rows, as in options")
+    encoding: Annotated[str, AfterValidator(check_encoding)] | None = Field(
+        None, description="of files that are not UTF-8, such as latin-1; else by byte order marks"
     )
     options: dict[str, str] = Field(
         default_factory=dict,

@@ -39,7 +39,7 @@ def sources_of(
     for entry in loaded.recipe.data:
         options = options_of(fields[entry.field], _given_options(entry))
         source = Source(entry.source, entry.field, entry.share, options)
-        source = replace(source, encoding=entry.encoding, apart=homes_folders(home))
+        source = replace(source, encoding=entry.encoding or "", apart=homes_folders(home))
         fetched = fetch(entry.source, home / SOURCES, log)
         if fetched is not None:
             source = replace(source, source=fetched.source, release=fetched.release)
