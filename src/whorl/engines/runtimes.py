@@ -147,6 +147,8 @@ def check_runtime(
         agree += int((ours.argmax(-1) == theirs.argmax(-1)).sum())
         count += len(ours)
     _check_logits(other.name, largest, scale, agree / count, is_exact)
+    if not is_exact:
+        note = f"{agree / count:.0%} of the best next tokens are the model's"
     answered = [prompts[0], *prompts[1:][-1:]]  # a text and the question
     max_tokens = min(GOLDEN_TOKENS, max_seq_len - max(map(len, answered)))
     parity = compare_greedy(reference.engine, other.engine, answered, max_tokens=max_tokens)
