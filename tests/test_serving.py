@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -220,15 +219,19 @@ def test_a_taken_port_is_told_before_the_model_is_opened() -> None:
             serve_app(forbidden, settings, lambda address: None)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("key", ["key-'\"$`&", None])
 @pytest.mark.parametrize("prompt", ['It\'s "so"\n\\ $HOME `x` é', "The ", None])
-def test_the_printed_command_is_read_by_a_shell_as_it_is_meant(prompt: str | None) -> None:
-    address = Address("http://[::1]:80", "", "key-'\"$`&", "my model é", prompt)
+def test_the_printed_command_is_read_by_a_shell_as_it_is_meant(
+    prompt: str | None, key: str | None
+) -> None:
+    address = Address("http://[::1]:80", "", key, "my model é", prompt)
     shell = subprocess.run(
-        ["sh", "-c", f"curl() {{ printf '%s\\0' \"$@\"; }}; {address.curl}"], capture_output=True
+        ["sh", "-c", f"curl() {{ printf '%s\\0' \"$@\"; }}; {address.curl}"],
+        capture_output=True,
+        env={"WHORL_API_KEY": "given $(key)"},
     )
     arguments = shell.stdout.decode().split("\0")[:-1]
-    assert arguments == shlex.split(address.curl)[1:]
-    assert arguments[:2] == ["--oauth2-bearer", address.api_key]
+    assert arguments[:2] == ["--oauth2-bearer", key or "given $(key)"]
     if prompt is None:
         assert arguments[2:] == ["http://[::1]:80/v1/models"]
     else:

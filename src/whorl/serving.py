@@ -188,19 +188,19 @@ class Address:
 
     base_url: str
     page_url: str = field(repr=False)
-    api_key: str = field(repr=False)
+    api_key: str | None = field(repr=False)  # None: it was given, and is not printed
     model_id: str
     prompt: str | None  # to try it with; None: it takes no text
 
     @property
     def curl(self) -> str:
-        """A command that asks it something."""
-        words = ["curl", "--oauth2-bearer", self.api_key, f"{self.base_url}/v1/models"]
+        """A command that asks it something; with a given key it takes that of WHORL_API_KEY."""
+        words = [f"{self.base_url}/v1/models"]
         if self.prompt is not None:
             body = {"model": self.model_id, "prompt": self.prompt, "max_tokens": 32}
-            words[-1] = f"{self.base_url}/v1/completions"
-            words += ["-d", json.dumps(body, ensure_ascii=False)]
-        return shlex.join(words)
+            words = [f"{self.base_url}/v1/completions", "-d", json.dumps(body, ensure_ascii=False)]
+        key = '"$WHORL_API_KEY"' if self.api_key is None else shlex.quote(self.api_key)
+        return f"curl --oauth2-bearer {key} {shlex.join(words)}"
 
 
 def open_model_app(
@@ -271,7 +271,8 @@ def serve_app(
 
         def started(base_url: str) -> None:
             page_url, name = access.page_address(base_url), gateway.card.name
-            on_start(Address(base_url, page_url, access.api_key, name, prompt))
+            printed = access.api_key if api_key is None else None
+            on_start(Address(base_url, page_url, printed, name, prompt))
 
         try:
             run_server(app, config, started, listener)

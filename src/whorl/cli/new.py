@@ -91,7 +91,8 @@ def new_command(
     if data != STDLIB and not _is_fetched(data):
         if next(_files(data), None) is None:
             ERR.print(f"note: {data} does not exist yet", markup=False)
-        preview_new(data, kind)
+        else:
+            preview_new(data, kind)
     ERR.print(f"next: whorl plan {path}, then whorl up {path}", markup=False)
 
 

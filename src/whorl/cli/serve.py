@@ -131,9 +131,10 @@ def _without_recipe(changes: Mapping[str, Any], set_values: Sequence[str]) -> Se
 
 
 def _print_address(address: Address) -> None:
+    key = "<the key you gave>" if address.api_key is None else address.api_key
     for line in (
         f"page: {address.page_url}",
-        f"API:  {address.base_url}/v1  with Authorization: Bearer {address.api_key}",
+        f"API:  {address.base_url}/v1  with Authorization: Bearer {key}",
         f"model: {address.model_id}",
         f"try:  {address.curl}",
     ):

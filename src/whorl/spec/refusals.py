@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -19,8 +19,6 @@ from whorl.spec.quantities import Quantity
 from whorl.spec.recipe import group_of
 
 __all__ = ["expected_of", "field_of", "spec_error"]
-
-M = TypeVar("M", bound=BaseModel)
 
 
 def field_of(model: type[BaseModel], key: str) -> FieldInfo | None:
