@@ -161,7 +161,9 @@ def keys_of_records() -> dict[str, RecordKey]:
         "plan": plan_key(recipe, machine().facts, "d" * 64),
         "prepare": record_key(sizes, {"paint": field}, [source], "d" * 64),
         "train": train_key(shape, config, before),
-        "evaluate": evaluate_key(EvaluateConfig(window=60), field, before, {}, None, "rereading"),
+        "evaluate": evaluate_key(
+            EvaluateConfig(window=60), {"paint": field}, before, {}, None, "rereading"
+        ),
     }
 
 

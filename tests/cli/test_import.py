@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from whorl.cli.main import build_app
-from whorl.cli.serve import _find
 from whorl.engines.open import open_engine
+from whorl.serving import find_model
 from whorl.testing.models import tiny_model_folder
 
 
@@ -42,13 +42,17 @@ def test_the_whole_way(folder: Path, tmp_path: Path, isolated_home: Path) -> Non
     assert "import" in run("models")
     (record,) = json.loads(run("ls", "--json"))
     assert record["stage"] == "import" and record["digest"] == done["record"]
-    assert json.loads(run("verify", "--json")) == {"good": 1, "damaged": []}
+    assert json.loads(run("verify", "--json")) == {
+        "good": 1,
+        "damaged": [],
+        "foreign": [],
+    }
     assert "tiny" in run("show", "tiny")
     assert json.loads(run("show", done["record"], "--json"))["metrics"]["checked"]
     assert json.loads(run("gc", "--json"))["folders"] == {}
-    served, variant, _ = _find("tiny@1", None, "auto", isolated_home)
-    assert (str(served), str(variant)) == (done["folder"], "hf f32")
-    open_engine(served, variant).close()
+    served = find_model("tiny@1", None, "auto", isolated_home)
+    assert (str(served.folder), str(served.variant)) == (done["folder"], "hf f32")
+    open_engine(served.folder, served.variant).close()
     out = tmp_path / "out"
     exported = json.loads(run("export", "tiny@1", str(out), "--to", "hf", "--json"))
     assert exported["variant"] == "hf-f32"

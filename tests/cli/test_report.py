@@ -25,7 +25,13 @@ def printed() -> Callable[[Callable[[], None]], str]:
 
 
 def score(name: str, value: float, low: float | None, high: float | None) -> dict[str, Any]:
-    found = {"name": name, "kind": "model", "metric": "bits_per_byte", "value": value}
+    found = {
+        "field": "text",
+        "name": name,
+        "kind": "model",
+        "metric": "bits_per_byte",
+        "value": value,
+    }
     return {**found, "low": low, "high": high, "num_documents": 1 if low is None else 50}
 
 
@@ -55,8 +61,8 @@ def test_plan_against_actual_says_what_is_inside(
         ("train_bytes", 104_200, "101.8 KiB"),
         ("all_text", True, "True"),
         ("releases", [], "none"),
-        ("dropped", {}, "none"),
-        ("dropped", {"near duplicate": 1200, "too short": 3}, "near duplicate 1,200, too short 3"),
+        ("left_out", {}, "none"),
+        ("left_out", {"near duplicate": 1200, "too short": 3}, "near duplicate 1,200, too short 3"),
         (
             "sources",
             [

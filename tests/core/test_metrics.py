@@ -86,7 +86,13 @@ def test_a_metric_from_outside_is_ordered_and_shown_in_reports(
     from whorl.cli.report import print_scores
 
     def score(name: str, kind: str, value: float) -> dict[str, Any]:
-        return {"name": name, "kind": kind, "value": value, "metric": "rms_error"}
+        return {
+            "field": "f",
+            "name": name,
+            "kind": kind,
+            "value": value,
+            "metric": "rms_error",
+        }
 
     scores = [score("ours", "model", 0.5), score("theirs", "baseline", 0.25)]
     assert losses_to(scores, []) == ["theirs is better: 25 cm against 50 cm (ours)"]

@@ -198,7 +198,9 @@ def test_folders_are_read_back_by_transformers(pair, tmp_path: Path) -> None:
         assert torch.equal(weights[name], expected), name
     ids = random_ids(1, 30)
     with torch.no_grad():
-        torch.testing.assert_close(again.eval()(input_ids=ids).logits, other(input_ids=ids).logits)
+        expected = other(input_ids=ids).logits
+        found = again.eval()(input_ids=ids).logits
+    assert (found - expected).abs().max() < 1e-5 * max(1.0, expected.abs().max())
 
 
 def test_one_list_of_families() -> None:

@@ -106,7 +106,7 @@ def test_commands_run(clean_python: Path, tmp_path: Path, arguments: list[str]) 
 
 def test_a_missing_extra_is_one_line(clean_python: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text("name: mine\ndata: [{source: notes, field: text}]\n")
+    recipe.write_text("name: mine\ndata: [{source: notes, field: text}]\ntrain: {steps: 4}\n")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text(
         "A note of some length, to be learned by heart.\n" * 9
