@@ -69,6 +69,32 @@ def test_a_machine_is_measured_once(measured: list[MachineFacts], tmp_path: Path
     assert this_machine(tmp_path) == again
 
 
+@pytest.mark.parametrize(
+    ("noises", "used_percent", "kept"),
+    [
+        ((0.3, 0.05), 3.0, 0.05),  # busy then, quiet now
+        ((0.3, 0.05), 60.0, 0.3),  # still busy: a plan does not wait for it
+        ((0.3, 0.4), 3.0, 0.3),  # no better
+        ((0.2, 0.05), 3.0, 0.2),
+    ],
+)
+def test_what_was_measured_on_a_busy_machine_is_measured_again_on_a_quiet_one(
+    noises: Sequence[float],
+    used_percent: float,
+    kept: float,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    left = list(noises)
+    monkeypatch.setattr(
+        calibrate, "_measure_apart", lambda facts: machine(noise=left.pop(0)).calibration
+    )
+    monkeypatch.setattr(calibrate.psutil, "cpu_percent", lambda interval: used_percent)
+    assert this_machine(tmp_path).calibration.noise == noises[0]
+    assert this_machine(tmp_path).calibration.noise == kept
+    assert this_machine(tmp_path).calibration.noise == kept or not left
+
+
 def test_damaged_figures_are_refused(measured: list[MachineFacts], tmp_path: Path) -> None:
     path = calibration_path(tmp_path, this_machine(tmp_path).facts)
     data = bytearray(path.read_bytes())
@@ -89,7 +115,7 @@ def test_figures_of_an_earlier_version_are_measured_again(
 
 
 @pytest.mark.parametrize(
-    ("noise", "took_s", "rounds"), [(0.02, 5.0, 1), (0.5, 5.0, 2), (0.5, 11.0, 1)]
+    ("noise", "took_s", "rounds"), [(0.02, 5.0, 1), (0.5, 5.0, 2), (0.5, 11.0, 2)]
 )
 def test_a_disturbed_round_is_repeated_if_there_is_time(
     noise: float, took_s: float, rounds: int, monkeypatch: pytest.MonkeyPatch
