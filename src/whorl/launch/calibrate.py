@@ -94,8 +94,9 @@ def this_machine(home: Path, *, fresh: bool = False) -> Machine:
     """Facts and figures of this machine, measured now unless they are kept already.
 
     What was measured while the machine was busy is measured again once it is quiet: a plan by
-    times that are too long trains too little. Raises PlanError when measuring fails, MissingExtra without torch, RecordError when the kept
-    figures are damaged, ResourceError, before measuring, when they could not be kept.
+    times that are too long trains too little. Raises PlanError when measuring fails, MissingExtra
+    without torch, RecordError when the kept figures are damaged, ResourceError, before measuring,
+    when they could not be kept.
     """
     facts = machine_facts()
     path = calibration_path(home, facts)
