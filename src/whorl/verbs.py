@@ -28,6 +28,7 @@ from whorl.wiring.data import digest_of, fields_of, sources_of
 
 if TYPE_CHECKING:
     from whorl.stages.improve.registry import Version
+    from whorl.stages.improve.report import Report, ScoreRow
     from whorl.stages.plan.plan import Plan
 
 __all__ = [
@@ -309,7 +310,7 @@ class Session:
         lineage = {stage: record.digest for stage, record in self.records.items()}
         return register(self.home, self.name, lineage, self.scores())
 
-    def scores(self) -> list[dict[str, Any]]:
+    def scores(self) -> list[ScoreRow]:
         """Figures of the evaluate record, as plain values."""
         found = json.loads(self.evaluate().file("scores.json").read_bytes())
         return list(found["scores"])
@@ -320,7 +321,7 @@ class Session:
         plan: Plan | None = self._plan(publish=False) if here else None
         return plan
 
-    def up(self) -> dict[str, Any]:
+    def up(self) -> Report:
         """All stages; what was done before is reused. The report, as plain values."""
         from whorl.stages.improve.report import build_report
 
@@ -366,7 +367,7 @@ def improve(recipe: RecipeLike, **options: Any) -> Version:
     return Session.open(recipe, **options).improve()
 
 
-def up(recipe: RecipeLike, **options: Any) -> dict[str, Any]:
+def up(recipe: RecipeLike, **options: Any) -> Report:
     """All seven stages; the report as plain values."""
     return Session.open(recipe, **options).up()
 

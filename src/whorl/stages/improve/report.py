@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from whorl.core.metrics import find_metric
 from whorl.core.records import Record, RecordStore
@@ -21,7 +21,69 @@ NO_FIELD = {"field": ""}  # of rows of records that were made when models had on
 # That leave records.
 STAGES = ("import", "plan", "prepare", "train", "compress", "evaluate", "serve")
 
-__all__ = ["STAGES", "build_report", "compare", "losses_to", "report_of"]
+__all__ = [
+    "STAGES",
+    "PlannedRow",
+    "Report",
+    "ScoreRow",
+    "StageRow",
+    "build_report",
+    "compare",
+    "losses_to",
+    "report_of",
+]
+
+
+class StageRow(TypedDict):
+    """What one stage took, and where its record is."""
+
+    stage: str
+    wall_s: float
+    reused: bool
+    record: str
+
+
+class PlannedRow(TypedDict):
+    """A prediction with its 90% interval beside what came. within: None if one is unknown."""
+
+    what: str
+    predicted: float | None
+    low: float | None
+    high: float | None
+    actual: float | None
+    ratio: float | None
+    within: bool | None
+
+
+class ScoreRow(TypedDict):
+    """A score of evaluate's scores.json. variant: format and weights; None: another method."""
+
+    field: str
+    kind: str  # "model" or "baseline"
+    name: str
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    num_documents: int | None
+    note: str
+    variant: dict[str, str] | None
+
+
+class Report(TypedDict, total=False):
+    """What `whorl up` and `whorl show` print; a part is missing if its stage has no record."""
+
+    recipe: str
+    version: int | None
+    stages: list[StageRow]
+    plan_vs_actual: list[PlannedRow]
+    model: dict[str, Any]  # the shape
+    curve: str | None  # path of the picture of the loss
+    train: dict[str, Any]  # metrics of the record
+    variants: list[dict[str, Any]]  # metrics of compress
+    scores: list[ScoreRow]
+    losses_to: list[str]
+    serve: dict[str, Any]  # metrics and speeds
 
 
 def build_report(
@@ -29,13 +91,13 @@ def build_report(
     records: Mapping[str, Record],
     took_s: Mapping[str, float],
     version: int | None = None,
-) -> dict[str, Any]:
+) -> Report:
     """Everything the report shows, JSON-able. records: stage -> record, missing ones left out.
 
     took_s: stage -> seconds, of the stages that were run just now; the others were reused.
     Raises RecordError if a file of a record is damaged.
     """
-    report: dict[str, Any] = {"recipe": name, "version": version, "stages": []}
+    report: Report = {"recipe": name, "version": version, "stages": []}
     for stage, record in records.items():
         worked_s = max(float(record.run.get(name) or 0) for name in DURATIONS)
         report["stages"].append(
@@ -58,14 +120,14 @@ def build_report(
         report["variants"] = [NO_FIELD | row for row in variants]
     if "evaluate" in records:
         evaluated = _evaluated(records["evaluate"])
-        report["scores"] = evaluated["scores"]
+        report["scores"] = [ScoreRow(**score) for score in evaluated["scores"]]  # type: ignore[typeddict-item]
         report["losses_to"] = losses_to(evaluated["scores"], evaluated["comparisons"])
     if "serve" in records:
         report["serve"] = {**records["serve"].metrics, **records["serve"].run}
     return report
 
 
-def report_of(home: Path, name: str) -> dict[str, Any]:
+def report_of(home: Path, name: str) -> Report:
     """The report of a recipe from its newest registered lineage. Raises RecordError."""
     store = RecordStore(home, name)
     versions = list_versions(home, name)
@@ -92,13 +154,13 @@ def _json(record: Record, name: str) -> Any:
     return json.loads(record.file(name).read_bytes())
 
 
-def compare(records: Mapping[str, Record]) -> list[dict[str, Any]]:
+def compare(records: Mapping[str, Record]) -> list[PlannedRow]:
     """Rows of plan against actual: predicted with its 90% interval, actual, whether within.
 
     The quality is that of evaluation, through the engine, where there is one of one field: of
     the variant with the largest weights.
     """
-    rows = []
+    rows: list[PlannedRow] = []
     for what, row in records["train"].run.get("plan_vs_actual", {}).items():
         actual = row["actual"]
         evaluated = _evaluated(records["evaluate"]) if "evaluate" in records else {}
@@ -107,7 +169,8 @@ def compare(records: Mapping[str, Record]) -> list[dict[str, Any]]:
             actual = max(ours, key=lambda score: Variant(**score["variant"]).bits)["value"]
         low, high = row["low"], row["high"]
         inside = None if None in (low, high, actual) else low <= actual <= high
-        rows.append({**row, "what": what, "actual": actual, "within": inside})
+        known = {name: row.get(name) for name in ("predicted", "low", "high", "ratio")}
+        rows.append({**known, "what": what, "actual": actual, "within": inside})  # type: ignore[typeddict-item]
     return rows
 
 
