@@ -41,7 +41,14 @@ def test_doubt_is_said() -> None:
 
 def test_where_there_is_no_interval_none_is_spoken_of() -> None:
     """As of one document."""
-    pair = {"first": "int8", "second": "xz", "low": None, "high": None, "better": None}
+    pair = {
+        "field": "text",
+        "first": "int8",
+        "second": "xz",
+        "low": None,
+        "high": None,
+        "better": None,
+    }
     (line,) = losses_to(SCORES, [pair])
     assert "no interval" in line and "holds no difference" not in line
 
