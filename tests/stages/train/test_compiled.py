@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +11,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from tests.stages.train.test_damage import check_resumed_is_whole
-from tests.stages.train.work import config, make_prepared, tiny_shape
+from tests.stages.train.work import config, tiny_shape
 from whorl.core.errors import ResourceError
 from whorl.launch.rehearsal import made_up_batch
 from whorl.model.compiled import Around, after_attention, before_attention
@@ -20,6 +21,15 @@ from whorl.stages.train.process import training_process
 from whorl.stages.train.trainer import Trainer
 
 SETTINGS = {"lanes": 2, "threads": 2, "micro_batch_rows": 2}
+RESUMED = """
+import sys
+from pathlib import Path
+from tests.stages.train.test_damage import check_resumed_is_whole
+from tests.stages.train.work import make_prepared
+folder = Path(sys.argv[1])
+settings = dict(lanes=2, threads=2, micro_batch_rows=2, compiled=True, steps=6)
+check_resumed_is_whole(folder, make_prepared(folder / "home"), settings, after=3)
+"""
 PLAIN = Around(before_attention, after_attention)
 
 
@@ -90,9 +100,14 @@ def test_compiled_blocks_have_the_same_gradient_and_loss() -> None:
 
 
 def test_stopped_and_run_again_the_bits_are_the_same(tmp_path: Path) -> None:
-    prepared = make_prepared(tmp_path / "home")
-    settings = SETTINGS | {"compiled": True, "steps": 6}
-    check_resumed_is_whole(tmp_path, prepared, settings, after=3)
+    """In a process of its own, as trainings are: compiled code stays loaded until it ends."""
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", RESUMED, str(tmp_path)],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_without_a_compiler_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
