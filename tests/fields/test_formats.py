@@ -76,6 +76,10 @@ def test_tables_give_what_was_written(tmp_path: Path, name: str) -> None:
         (b"body,id\n\na,1\n\n", ["a"], []),
         (b'body,id\ra,1\r"b\rc",2\r', ["a", "b\rc"], []),
         (b"\n", [], ["no key body"]),
+        (b"id;body\n1;a, b\n2;c\n", ["a, b", "c"], []),
+        (b"id|body\n1|a;b\n", ["a;b"], []),
+        (b"id\tbody\n1\ta\n", ["a"], []),
+        (b"body;x,id\na,1\n", [], ["no key body"]),
     ],
 )
 def test_damaged_tables(tmp_path: Path, table: bytes, texts: list[str], reasons: list[str]) -> None:

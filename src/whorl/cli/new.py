@@ -90,7 +90,7 @@ def new_command(
     OUT.print(f"wrote {path}", markup=False)
     if data != STDLIB and not _is_fetched(data):
         if next(_files(data), None) is None:
-            ERR.print(f"note: {data} does not exist yet", markup=False)
+            ERR.print(f"note: {data} does not exist yet: put it there first", markup=False)
         else:
             preview_new(data, kind)
     ERR.print(f"next: whorl plan {path}, then whorl up {path}", markup=False)

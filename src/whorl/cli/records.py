@@ -124,7 +124,11 @@ def show_command(
             print_supervision(supervision)
     else:
         names = sorted({recipe for recipe, _, _ in found})
-        raise SpecError(f"{what} is neither a recipe nor a record in {root}", expected=names)
+        raise SpecError(
+            f"{what} is neither a recipe nor a record in {root}",
+            expected=", ".join(names) or "none yet",
+            do="whorl ls lists the records, whorl models the versions",
+        )
 
 
 def _show_record(record: Record, json: bool) -> None:

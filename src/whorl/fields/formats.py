@@ -9,6 +9,7 @@ row or piece begins at, in tables the row's number.
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, TypeVar
@@ -28,6 +29,7 @@ from whorl.fields.places import Places, Reject
 __all__ = ["read_item", "rows_of", "text_of", "texts_of"]
 
 T = TypeVar("T")
+OTHER_DELIMITERS = (";", "\t", "|")  # of a table whose first row lacks the usual one
 MAX_NUL_SHARE = 0.01  # of a text file's signs; with more it is no text
 CHAT_KEYS = (
     *("messages", "conversations", "conversation", "dialog", "dialogue", "turns"),
@@ -189,7 +191,10 @@ def _csv(
 ) -> Iterator[tuple[int, Row]]:
     """Rows of a table whose first row names the columns."""
     csv.field_size_limit(streams.MAX_ROW_BYTES)
-    reader = csv.reader(_decoded_lines(content, places), delimiter=delimiter, strict=True)
+    lines = _decoded_lines(content, places)
+    first = next(lines, "")
+    delimiter = next((sign for sign in (delimiter, *OTHER_DELIMITERS) if sign in first), delimiter)
+    reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
     try:
         header = next(reader, [])
         places.at(1)

@@ -274,7 +274,7 @@ def test_the_log_says_what_was_dropped(tmp_path: Path) -> None:
     (folder / "bad.txt").write_bytes(b"\xff\xfe\xff")
     lines: list[str] = []
     prepare(tmp_path / "home", folder, log=lines.append)
-    assert len(lines) == 1 and lines[0].endswith("dropped: 1 not utf-16-le from some place on")
+    assert len(lines) == 1 and lines[0].endswith("left out: 1 not utf-16-le from some place on")
 
 
 # ------------------------------------------------------------------ errors, one clear line

@@ -254,7 +254,7 @@ class _Preparation:
         self.context.log(
             f"prepared {metrics['train_documents']:,} documents for training "
             f"({metrics['train_tokens']:,} tokens) and {metrics['heldout_documents']:,} held out; "
-            f"dropped: {reasons}"
+            f"left out: {reasons}"
         )
         for what, rows in (("mended", metrics["reading"]), ("passed over", passed_over)):
             mine = [f"{row['count']:,} {row['reason']}" for row in rows if row["what"] == what]
