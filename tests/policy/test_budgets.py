@@ -23,7 +23,7 @@ PACKAGE_LINES = {
     "stages": 1,
     "stages/compress": 179,
     "stages/evaluate": 747,
-    "stages/improve": 273,
+    "stages/improve": 380,
     "stages/plan": 10_318,
     "stages/prepare": 1_774,
     "stages/serve": 1_929,
