@@ -61,7 +61,11 @@ def find_model(what: str, variant: str | None, engine: str, home: Path) -> Serva
         return _registered(_of_number(versions, what, number), variant, engine, home)
     folder = os.path.expanduser(what)
     if os.path.isfile(folder):
-        raise SpecError(f"{what} is a file", expected="a recipe (x.yaml) or a model folder")
+        raise SpecError(
+            f"{what} is a file",
+            expected="a recipe (x.yaml) or a model folder",
+            do=f"whorl import {what}" if what.endswith(".gguf") else None,
+        )
     if not os.path.isdir(folder):
         raise _no_model(what, home)
     return _in_folder(Path(folder), what, variant, engine, home)
@@ -113,7 +117,11 @@ def _in_folder(folder: Path, what: str, variant: str | None, engine: str, home: 
         f"{what[:MAX_CHARS]} is not a model folder",
         found=f"config.json without {CARD}: not written by whorl" if is_foreign else f"no {CARD}",
         expected="a folder written by whorl train or whorl compress",
-        do=f"name one of those below it: {', '.join(below)}" if below else None,
+        do=f"whorl import {what[:MAX_CHARS]}, then serve its name"
+        if is_foreign
+        else f"name one of those below it: {', '.join(below)}"
+        if below
+        else None,
     )
 
 

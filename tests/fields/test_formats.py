@@ -78,6 +78,7 @@ def test_tables_give_what_was_written(tmp_path: Path, name: str) -> None:
         (b"\n", [], ["no key body"]),
         (b"id;body\n1;a, b\n2;c\n", ["a, b", "c"], []),
         (b"id|body\n1|a;b\n", ["a;b"], []),
+        (b'"x, y";"body"\n1;"a, b"\n', ["a, b"], []),
         (b"id\tbody\n1\ta\n", ["a"], []),
         (b"body;x,id\na,1\n", [], ["no key body"]),
     ],

@@ -162,6 +162,8 @@ def _told(error: Exception) -> WhorlError:
     if isinstance(error, MemoryError):
         return ResourceError("out of memory", do="a smaller model, batch or seq_len")
     if isinstance(error, OSError) and error.filename and error.errno in DISK_ERRNOS:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EMFILE):  # perhaps it was read
+            return ResourceError(f"cannot use {error.filename}", found=error.strerror)
         return disk_error(error, Path())
     if callable(say_it := getattr(error, "format_message", None)):
         context = getattr(error, "ctx", None)

@@ -15,7 +15,7 @@ from whorl.core.clutter import is_clutter
 from whorl.core.errors import RecordError, SpecError
 from whorl.core.records import MANIFEST, RECORD_NAME, SCRATCH_NAME, Record
 
-__all__ = ["home_folder", "strangers"]
+__all__ = ["OWN_FOLDERS", "home_folder", "strangers"]
 
 OWN_FOLDERS = ("models", "sources", "machine", ".engines")
 VARIABLE, DEFAULT = "WHORL_HOME", "runs"

@@ -29,7 +29,7 @@ from whorl.fields.places import Places, Reject
 __all__ = ["read_item", "rows_of", "text_of", "texts_of"]
 
 T = TypeVar("T")
-OTHER_DELIMITERS = (";", "\t", "|")  # of a table whose first row lacks the usual one
+OTHER_DELIMITERS = (";", "\t", "|")  # of tables that do not use the usual one
 MAX_NUL_SHARE = 0.01  # of a text file's signs; with more it is no text
 CHAT_KEYS = (
     *("messages", "conversations", "conversation", "dialog", "dialogue", "turns"),
@@ -193,7 +193,7 @@ def _csv(
     csv.field_size_limit(streams.MAX_ROW_BYTES)
     lines = _decoded_lines(content, places)
     first = next(lines, "")
-    delimiter = next((sign for sign in (delimiter, *OTHER_DELIMITERS) if sign in first), delimiter)
+    delimiter = _delimiter(first, delimiter, keys)
     reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
     try:
         header = next(reader, [])
@@ -212,6 +212,18 @@ def _csv(
     except csv.Error as error:
         places.at(reader.line_num)
         raise streams.SourceFault("not CSV from some row on") from error
+
+
+def _delimiter(first: str, usual: str, keys: Sequence[str]) -> str:
+    """The sign between columns: the usual one, or another with which the first row has the keys."""
+    for sign in (usual, *OTHER_DELIMITERS):
+        try:
+            header = next(csv.reader([first], delimiter=sign, strict=True), [])
+        except csv.Error:
+            continue
+        if len(header) > 1 and all(key in header for key in keys):
+            return sign
+    return usual
 
 
 def _other_columns(header: Sequence[str]) -> str:

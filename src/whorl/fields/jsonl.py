@@ -34,6 +34,7 @@ BETWEEN = {"\x1e": "RS before a row", "\0": "NUL between rows"}
 CONTROLS = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f]")
 OUTER_COMMA = "comma after a row"
 UNTERMINATED = "Unterminated"
+MAX_REFUSED = 100  # rows one after another, before the rest of their line is left
 CUT_SIGNS = 16  # so near the end a row may be broken because the rest was not read yet
 BAD_BYTES = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as they are decoded here
 
@@ -223,7 +224,7 @@ class Lenient:
 
         Raises SourceFault if a row is too long to be held.
         """
-        source, arrays = _Text(text, read), 0
+        source, arrays, refused = _Text(text, read), 0, 0
         while True:
             match = SEPARATORS.match(source.text, source.at)
             assert match is not None
@@ -246,6 +247,9 @@ class Lenient:
                 found.mended += (_layout(source, end),)
             yield found
             source.move(max(end, source.at + 1))
+            refused = 0 if found.row is not None else refused + 1
+            if refused == MAX_REFUSED and (rest := _rest_of_line(source)) is not None:
+                yield rest
 
     def _row(self, source: _Text) -> tuple[FoundRow | None, int]:
         """(what begins here, where it ends); None: more has to be read to know."""
@@ -298,6 +302,18 @@ class Lenient:
         found.line, line_start = source.place(min(error.pos, len(source.text)))
         found.column = error.pos - line_start + 1
         return found
+
+
+def _rest_of_line(source: _Text) -> FoundRow | None:
+    """Moves to the end of a line of which nothing is JSON, as each try reads far ahead."""
+    ends = re.compile("[\n\r]").search(source.text, source.at)
+    if ends is None and not source.ended:
+        raise streams.SourceFault("not JSON, the rest was not read")
+    end = len(source.text) if ends is None else ends.start()
+    found = source.refusal("not JSON, the rest of its line was not read", end)
+    is_blank = not source.text[source.at : end].strip()
+    source.move(end)
+    return None if is_blank else found
 
 
 def _layout(source: _Text, end: int) -> str:

@@ -27,7 +27,10 @@ UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 def read_file(path: Path) -> str:
     """The text of a recipe's file. Raises SpecError that says why it is none."""
     try:
-        data = path.read_bytes()
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise OSError("it is no ordinary file")
+        with path.open("rb") as file:
+            data = file.read(MAX_RECIPE_BYTES + 1)
     except (OSError, ValueError) as error:
         found = getattr(error, "strerror", None) or error
         if isinstance(error, IsADirectoryError):
@@ -42,8 +45,8 @@ def read_file(path: Path) -> str:
     if len(data) > MAX_RECIPE_BYTES:
         raise SpecError(
             f"{path} is not a recipe",
-            found=f"{len(data):,} bytes",
-            expected=f"at most {MAX_RECIPE_BYTES:,}",
+            found=f"more than {MAX_RECIPE_BYTES:,} bytes",
+            expected="a few lines of YAML",
         )
     encoding = "utf-16" if data.startswith(UTF16) else "utf-8-sig"
     try:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from whorl.core.encodings import check_encoding
 from whorl.core.errors import SpecError
+from whorl.core.home import OWN_FOLDERS
 from whorl.core.plugins import check_part
 from whorl.spec.quantities import Duration, Length, Number, Share, Whole
 from whorl.spec.resolved import MaxRunning, MaxTokens, MaxWaiting, Port
@@ -51,6 +52,8 @@ NAME_RULE = "lower-case letters, digits, dots and dashes, at most 64"
 
 def check_name(name: str) -> str:
     """A model's name, which is used in file names. Raises SpecError."""
+    if name in OWN_FOLDERS:
+        raise SpecError("whorl keeps its own files under that name", found=name)
     if not NAME.fullmatch(name):
         raise SpecError("not a name for files", found=repr(name), expected=NAME_RULE)
     return name

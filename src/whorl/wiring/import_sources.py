@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from whorl.core.errors import DataError, MissingExtra, SpecError
+from whorl.core.home import OWN_FOLDERS
 from whorl.model.hf_source import CONFIG, SOURCE_FILES
 from whorl.wiring.data import SOURCES
 
@@ -18,7 +19,7 @@ __all__ = ["Located", "locate", "model_name"]
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-TAKEN = ("models", "sources", "machine")  # folders of a home that hold something else
+TAKEN = OWN_FOLDERS  # of a home, that hold something else
 GGUF = ".gguf"
 
 

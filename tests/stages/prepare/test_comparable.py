@@ -103,6 +103,20 @@ def test_parts_of_other_kinds_are_compared_alike() -> None:
     assert comparable_value(chat) == comparable_value(same) != comparable_value(["Hello there"])
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("# What license does Flask use?\nBSD-3", "# What license does Jinja use?\nBSD-3"),
+        (
+            "Copyright 2023 Reuters. The river rose.\n\nAll rights reserved.",
+            "Copyright 2023 Reuters. The harvest was good.\n\nAll rights reserved.",
+        ),
+    ],
+)
+def test_what_is_nothing_but_a_notice_is_compared_whole(first: str, second: str) -> None:
+    assert comparable(first) != comparable(second)
+
+
 # ------------------------------------------------------------------ time
 
 

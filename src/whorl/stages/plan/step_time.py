@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from whorl.arch.dense import dense_shape
 from whorl.arch.shape import ModelShape
@@ -52,7 +53,7 @@ ORTHOGONAL_STEPS = 5  # Newton-Schulz iterations of Muon
 ADAMW_PASSES, MUON_PASSES = 7, 12  # of the parameters, besides the products
 # Factors of memory traffic, operations and masked attention on the first machine measured, and how
 # strongly another's are drawn to them: as by a step of which they explain this share.
-USUAL_LEVEL, LEVEL_PULL = (2.0, 2.5, 1.0), 0.04
+USUAL_LEVEL, LEVEL_PULL, LEAST_FACTOR = (2.0, 2.5, 1.0), 0.04, 0.25
 RECALIBRATE = "delete <home>/machine and plan again: the machine is then measured anew"
 EXPONENTIALS_PER_LOGIT = 1.2  # log-softmax and its exponential, gathering and scattering
 
@@ -142,7 +143,7 @@ class Level:
 
 
 def fit_level(calibration: Calibration) -> Level:
-    """Factors that fit the steps the calibration timed best, relatively; none below a quarter.
+    """Factors that fit the steps the calibration timed best, relatively.
 
     Raises PlanError if the calibration has no steps.
     """
@@ -155,12 +156,31 @@ def fit_level(calibration: Calibration) -> Level:
     pull = LEVEL_PULL * np.eye(3)  # decides what the steps do not
     matrix = np.vstack([adjustable / seconds[:, None], pull])
     wanted = np.concatenate([1.0 - fixed / seconds, pull @ np.array(USUAL_LEVEL)])
-    factors = np.linalg.lstsq(matrix, wanted, rcond=None)[0].clip(0.25, None)
+    factors = _fitted(matrix, wanted, LEAST_FACTOR)
     errors = np.log((fixed + adjustable @ factors) / seconds)
     spread = math.sqrt(float((errors**2).sum()) / max(1, len(seconds) - 2))
     traffic, overhead, masked = (float(factor) for factor in factors)
     level = Level(traffic, overhead, masked, spread=spread)
     return replace(level, compiled=_compiled_share(calibration, level))
+
+
+def _fitted(
+    matrix: NDArray[np.float64], wanted: NDArray[np.float64], least: float
+) -> NDArray[np.float64]:
+    """x [columns] of the least squares of matrix x - wanted, of those that are `least` or more.
+
+    What would be less is held there and the others are fitted again: an active set, from above.
+    """
+    factors = np.full(matrix.shape[1], least)
+    free = np.ones(len(factors), np.bool_)
+    while free.any():
+        held = matrix[:, ~free] @ factors[~free]
+        found = np.linalg.lstsq(matrix[:, free], wanted - held, rcond=None)[0]
+        if (found >= least).all():
+            factors[free] = found
+            break
+        free[np.flatnonzero(free)[found < least]] = False
+    return factors
 
 
 def _compiled_share(calibration: Calibration, level: Level) -> float:

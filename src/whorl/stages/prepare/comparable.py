@@ -33,6 +33,8 @@ COMMENTS = (  # (begin, end) of what may stand before a text
 )
 LINE_COMMENTS = ("//", "#", ";", "--", "%", "!", '" ', "' ", "..", "*", "REM ", "rem ", "dnl ")
 LICENCE = re.compile(r"copyright|©|\(c\)\s*\d{4}|spdx-|licen[cs]|版权|版權|著作权|著作權", re.I)
+TERMS = re.compile(r"permission|licen[cs]|warrant|redistribut|rights reserved", re.I)
+OWNER = re.compile(r"copyright|©|\(c\)\s*\d{4}|spdx-|版权|版權|著作权|著作權", re.I)
 NOTICE = re.compile(
     r"(?:copyright|©|\(c\)\s*\d{4}|spdx-|版权|版權)[^\n]*(?:\n[^\n]*\S[^\n]*)*", re.I
 )
@@ -120,10 +122,21 @@ def _body(text: str) -> str:
         end = prelude.end() if prelude else _block_end(text, place)
         if end is None:
             break
-        is_licence = prelude or LICENCE.search(text, place, end)
+        is_licence = prelude or _is_licence(text, place, end)
         place = _skip_blanks(text, end)
         body = place if is_licence else body
     return text[body:]
+
+
+def _is_licence(text: str, place: int, end: int) -> bool:
+    """Whether a block says whose the text is. A line that asks about licences does not, and a
+    paragraph without the marks of a comment only if it tells terms, or less than what follows."""
+    has_owner = OWNER.search(text, place, end) is not None
+    if not text.startswith((*(begin for begin, _ in COMMENTS), *LINE_COMMENTS), place):
+        is_short = end - place <= len(text) - end
+        return has_owner and (is_short or TERMS.search(text, place, end) is not None)
+    is_long = "\n" in text[place:end].strip()
+    return has_owner or (is_long and LICENCE.search(text, place, end) is not None)
 
 
 def _skip_blanks(text: str, place: int) -> int:

@@ -181,7 +181,8 @@ class Guard:
             return HTMLResponse(self.denied_page, 401, headers=challenge)
         return ApiError(
             401,
-            "an API key is needed: Authorization: Bearer <key>; the server printed it at its start",
+            "an API key is needed: Authorization: Bearer <key>; the server was given it, or "
+            "printed it at its start",
             code="invalid_api_key",
             headers=challenge,
         ).response()
