@@ -33,9 +33,10 @@ __all__ = [
     "lines",
     "open_source",
     "pieces",
+    "too_long",
 ]
 
-MAX_ROW_BYTES = 8 * 2**20  # a longer row of a jsonl file is rejected
+MAX_ROW_BYTES = 8 * 2**20  # a longer row of a file of rows is rejected
 MAX_EXPANSION = 200  # times that a compressed file may grow, once it gave FREE_BYTES
 FREE_BYTES = 64 * 2**20
 WHOLE_BYTES = 4 * 2**20  # a text file up to here is one document
@@ -199,6 +200,11 @@ def open_source(
             _unpack(opened)
             _transcode(opened, encoding)
         yield opened
+
+
+def too_long() -> str:
+    """Why a row that does not end in time is refused."""
+    return f"row longer than {MAX_ROW_BYTES:,} bytes"
 
 
 def inside(path: str, root: str) -> bool:

@@ -17,6 +17,7 @@ from whorl.core.ports import GenerateRequest, TokenEvent
 from whorl.engines.branches import CandidateScorer
 from whorl.engines.loop import EngineLoop, Limits
 from whorl.engines.sampling import Drawing
+from whorl.engines.serial import SerialStepper
 from whorl.model.cached import GrowingCache, next_logits
 from whorl.model.hf import load_model_folder
 from whorl.model.transformer import Transformer
@@ -36,27 +37,16 @@ class _Running(Drawing):
     cache: GrowingCache = field(default_factory=GrowingCache)
 
 
-class TorchStepper:
+class TorchStepper(SerialStepper[_Running]):
     """loop.Stepper over a Transformer."""
 
     def __init__(self, model: Transformer) -> None:
+        super().__init__()
         self._model = model.float().eval()
-        self._running: dict[str, _Running] = {}
         self._candidates = CandidateScorer(_TorchBranches(self._model))
 
-    def add(self, request: GenerateRequest) -> bool:
-        self._running[request.request_id] = _Running(request)
-        return True
-
-    def cancel(self, request_id: str) -> None:
-        self._running.pop(request_id, None)
-
-    def step(self) -> list[TokenEvent]:
-        events = [self._advance(running) for running in self._running.values()]
-        for event in events:
-            if event.finish_reason is not None:
-                del self._running[event.request_id]
-        return events
+    def _begin(self, request: GenerateRequest) -> _Running:
+        return _Running(request)
 
     def _advance(self, running: _Running) -> TokenEvent:
         return running.draw(_last_logits(self._model, running.unread, running.cache))
@@ -75,9 +65,6 @@ class TorchStepper:
             logits = self._model.logits(self._model(torch.tensor([ids[:-1]])))[0]
             log_probs = torch.log_softmax(logits.double(), dim=-1)
             return log_probs[torch.arange(len(ids) - 1), torch.tensor(ids[1:])].numpy()
-
-    def close(self) -> None:
-        self._running.clear()
 
 
 class _TorchBranches:

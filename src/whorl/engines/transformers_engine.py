@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from whorl.core.errors import EngineError
 from whorl.core.ports import GenerateRequest, TokenEvent
 from whorl.engines.sampling import Drawing
+from whorl.engines.serial import SerialStepper
 
 __all__ = ["TransformersStepper", "load_transformers"]
 
@@ -64,26 +65,15 @@ class _Running(Drawing):
     past: Any = None  # keys and values, as transformers keeps them
 
 
-class TransformersStepper:
+class TransformersStepper(SerialStepper[_Running]):
     """loop.Stepper over a model of transformers: one request at a time within a step."""
 
     def __init__(self, model: Any) -> None:
+        super().__init__()
         self._model = model
-        self._running: dict[str, _Running] = {}
 
-    def add(self, request: GenerateRequest) -> bool:
-        self._running[request.request_id] = _Running(request)
-        return True
-
-    def cancel(self, request_id: str) -> None:
-        self._running.pop(request_id, None)
-
-    def step(self) -> list[TokenEvent]:
-        events = [self._advance(running) for running in self._running.values()]
-        for event in events:
-            if event.finish_reason is not None:
-                del self._running[event.request_id]
-        return events
+    def _begin(self, request: GenerateRequest) -> _Running:
+        return _Running(request)
 
     def _advance(self, running: _Running) -> TokenEvent:
         with torch.inference_mode():
@@ -105,6 +95,3 @@ class TransformersStepper:
         self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()
     ) -> list[NDArray[np.float64]]:
         raise EngineError("transformers is compared with, not asked for scores")
-
-    def close(self) -> None:
-        self._running.clear()

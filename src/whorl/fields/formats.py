@@ -233,7 +233,7 @@ def _other_columns(header: Sequence[str]) -> str:
 def _decoded_lines(content: BinaryIO, places: Places) -> Iterator[str]:
     for number, (offset, line) in enumerate(streams.lines(content, 0, None), 1):
         if line is None:
-            raise streams.SourceFault(f"row longer than {streams.MAX_ROW_BYTES:,} bytes")
+            raise streams.SourceFault(streams.too_long())
         try:
             text = line.decode("utf-8" if offset else "utf-8-sig")
             yield from CR_LINES.findall(text) if CR_ALONE.search(text) else [text]

@@ -24,6 +24,7 @@ Row = Mapping[str, Any]
 
 BLOCK_SIGNS = 2**20
 LONG_NUMBER = 4000  # digits; Python refuses to read numbers of more than 4300
+LINE_END = re.compile("[\n\r]")
 SEPARATORS = re.compile("[\\s,\x1a\x1e\0\ufeff\\[\\]]*+")
 STRING = r'"(?:[^"\\]|\\.)*+"'
 BRACKETS = re.compile(rf"{STRING}?|[{{}}\[\]]", re.S)  # a string may be cut by the text's end
@@ -86,7 +87,7 @@ def json_rows(content: BinaryIO, places: Places) -> Iterator[tuple[int, Row]]:
             places.offset_bytes = offset
         places.at(number)
         if line is None:
-            places.refuse(_too_long())
+            places.refuse(streams.too_long())
             continue
         if line.isspace():
             continue
@@ -135,10 +136,6 @@ def _told(found: FoundRow, places: Places, line: int | None) -> bool:
 
 def _is_rows(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
-
-
-def _too_long() -> str:
-    return f"row longer than {streams.MAX_ROW_BYTES:,} bytes"
 
 
 def _kind(value: Any) -> str:
@@ -265,7 +262,7 @@ class Lenient:
         if not source.ended and not is_whole:
             if len(source.text) - source.at < streams.MAX_ROW_BYTES:
                 return None, source.at
-            raise streams.SourceFault(f"{_too_long()}, the rest was not read") from error
+            raise streams.SourceFault(f"{streams.too_long()}, the rest was not read") from error
         if isinstance(error, RecursionError):
             return source.refusal("JSON nested too deeply", end), end
         return self._mended(source, error, end), end
@@ -306,7 +303,7 @@ class Lenient:
 
 def _rest_of_line(source: _Text) -> FoundRow | None:
     """Moves to the end of a line of which nothing is JSON, as each try reads far ahead."""
-    ends = re.compile("[\n\r]").search(source.text, source.at)
+    ends = LINE_END.search(source.text, source.at)
     if ends is None and not source.ended:
         raise streams.SourceFault("not JSON, the rest was not read")
     end = len(source.text) if ends is None else ends.start()
@@ -333,7 +330,7 @@ def _end_of(source: _Text) -> tuple[int, bool]:
     following = begins.search(source.text, source.at + 1)
     limit = following.start() if following else len(source.text)
     if source.text[source.at] != "{":
-        ends = re.compile("[\n\r]").search(source.text, source.at + 1, limit)
+        ends = LINE_END.search(source.text, source.at + 1, limit)
         return (ends.start() if ends else limit), ends is not None or following is not None
     depth = 0
     for match in BRACKETS.finditer(source.text, source.at, limit):

@@ -78,8 +78,9 @@ class RuntimeChecks:
         if source.is_file() and (gone := [p for p in GGUF_PACKAGES if not is_installed(p)]):
             note = f"of the imported folder, not the GGUF file: pip install {' '.join(gone)}"
             source = self.folder
-        for folder in {self.folder: None, source: None} if source.is_dir() else [self.folder]:
-            self._compare_ids(folder)
+        self._compare_ids(self.folder)
+        if source.is_dir() and source != self.folder:
+            self._compare_ids(source)
         with ExitStack() as stack:
             try:
                 other = stack.enter_context(transformers_runtime(source, self.card))

@@ -12,14 +12,13 @@ from typing import Any
 from whorl.core.errors import DataError, MissingExtra, SpecError
 from whorl.core.home import OWN_FOLDERS
 from whorl.model.hf_source import CONFIG, SOURCE_FILES
+from whorl.spec.recipe import NAME, NAME_RULE
 from whorl.wiring.data import SOURCES
 
 __all__ = ["Located", "locate", "model_name"]
 
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-TAKEN = OWN_FOLDERS  # of a home, that hold something else
 GGUF = ".gguf"
 
 
@@ -34,12 +33,11 @@ class Located:
 
 def model_name(text: str) -> str:
     """A name as models have it. Raises SpecError if it cannot be one."""
-    if not NAME.fullmatch(text) or text in TAKEN:
+    if not NAME.fullmatch(text) or text in OWN_FOLDERS:
         raise SpecError(
             "a model's name is used in file names",
             found=text,
-            expected="lower-case letters, digits, dots and dashes, at most 64; not "
-            + ", ".join(TAKEN),
+            expected=f"{NAME_RULE}; not {', '.join(OWN_FOLDERS)}",
             do="--name NAME",
         )
     return text

@@ -261,15 +261,19 @@ class Keeping:
     matrix_moments: object
 
 
+def keeping(moments: object, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """A recipe whose optimiser a package brings, which says this of itself."""
+    install(folder, {"whorl.optimizers": {"keeping": f"{__name__}:Keeping"}})
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(Keeping, "matrix_moments", moments, raising=False)
+    return recipe("train.optimizer=keeping", "train.learning_rate=0.01")
+
+
 @pytest.mark.parametrize("moments", [0, 1, 3])
 def test_an_optimiser_from_outside_is_planned_with_what_it_keeps(
     context: StageContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moments: int
 ) -> None:
-    install(tmp_path, {"whorl.optimizers": {"keeping": f"{__name__}:Keeping"}})
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(Keeping, "matrix_moments", moments, raising=False)
-    asked = ("train.optimizer=keeping", "train.learning_rate=0.01")
-    plan = plan_of(context, recipe(*asked))
+    plan = plan_of(context, keeping(moments, tmp_path, monkeypatch))
     a, found = plan.decisions.shape, plan.predictions
     matrices = a.layers * (4 * a.width**2 + 3 * a.width * a.ffn_width)
     others = found["parameters"].value - matrices  # AdamW's
@@ -281,9 +285,6 @@ def test_an_optimiser_from_outside_is_planned_with_what_it_keeps(
 def test_an_optimiser_that_does_not_say_what_it_keeps_is_refused(
     context: StageContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moments: object
 ) -> None:
-    install(tmp_path, {"whorl.optimizers": {"keeping": f"{__name__}:Keeping"}})
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(Keeping, "matrix_moments", moments, raising=False)
-    asked = ("train.optimizer=keeping", "train.learning_rate=0.01")
+    asked = keeping(moments, tmp_path, monkeypatch)
     with pytest.raises(SpecError, match="keeping does not say what it keeps"):
-        plan_of(context, recipe(*asked))
+        plan_of(context, asked)

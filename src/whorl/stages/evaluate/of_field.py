@@ -39,13 +39,12 @@ ID_BYTES = 8
 
 @dataclass(frozen=True)
 class FieldEvaluation:
-    """One field of a prepared record, and what is asked of its held-out documents."""
+    """One field of a recipe, and what is asked of its held-out documents."""
 
     context: StageContext
     config: EvaluateConfig
     name: str  # as the recipe's data names the field
     field: Field
-    prepared: Record
     tokens: Tokens
     num_heldout: int
     asked: Asked
@@ -57,18 +56,18 @@ class FieldEvaluation:
         config: EvaluateConfig,
         name: str,
         field: Field,
-        prepared: Record,
+        heldout: HeldoutDocuments,
+        tokens: Tokens,
     ) -> FieldEvaluation:
-        """Raises DataError if no document of the field is held out."""
-        documents = HeldoutDocuments.open(prepared).of_field(name)
+        """heldout: of all fields. Raises DataError if no document of this one is among them."""
+        documents = heldout.of_field(name)
         if not len(documents):
             raise DataError(
                 f"no document of field {name} is held out", do="raise prepare.heldout_share"
             )
         numbers = select_documents(documents, config.max_bytes)
-        tokens = Tokens.load(prepared.folder("tokens"))
         asked = ask(field.task, tokens, documents, numbers)
-        return cls(context, config, name, field, prepared, tokens, len(documents), asked)
+        return cls(context, config, name, field, tokens, len(documents), asked)
 
     def score_model(self, engine: Engine, variant: Variant) -> Score:
         """A model's score through its engine."""
@@ -81,9 +80,8 @@ class FieldEvaluation:
         )
         return replace(self._score(str(variant), found), variant=variant)
 
-    def baselines(self, trained: Record | None) -> list[Score]:
+    def baselines(self, rows: RowSet, trained: Record | None) -> list[Score]:
         """Those of the field, and n-gram models of its rows where nothing is chosen."""
-        rows = RowSet.open(self.prepared)
         mine = rows_of_field(rows, self.name)
         whole = read_stream(rows, self.tokens, mine)
         scores = []

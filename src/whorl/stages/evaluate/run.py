@@ -15,12 +15,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from whorl.codecs.contract import Tokens
 from whorl.core.context import StageContext
 from whorl.core.digests import canonical_json, write_bytes
 from whorl.core.errors import DataError, SpecError
+from whorl.core.heldout import HeldoutDocuments
 from whorl.core.plugins import packages_of
 from whorl.core.ports import Engine, Field, Score
 from whorl.core.records import Record, RecordKey, RecordWriter
+from whorl.core.rows import RowSet
 from whorl.core.variants import Variant
 from whorl.model.folder import read_card
 from whorl.spec.resolved import EvaluateConfig
@@ -93,8 +96,10 @@ def run(
     if (found := context.store.find(key)) is not None:
         return found
     start = time.monotonic()
+    heldout, tokens = HeldoutDocuments.open(prepared), Tokens.load(prepared.folder("tokens"))
     parts = [
-        FieldEvaluation.of(context, config, name, field, prepared) for name, field in fields.items()
+        FieldEvaluation.of(context, config, name, field, heldout, tokens)
+        for name, field in fields.items()
     ]
     scores: list[list[Score]] = [[] for _ in parts]
     opened_names = {}
@@ -107,8 +112,9 @@ def run(
         finally:
             opened.close()
     if config.baselines:
+        rows = RowSet.open(prepared)
         for part, of_part in zip(parts, scores, strict=True):
-            of_part += part.baselines(trained)
+            of_part += part.baselines(rows, trained)
     with context.store.write(key) as writer:
         _write(writer, parts, scores)
         writer.run.update(duration_s=time.monotonic() - start, engines=opened_names)

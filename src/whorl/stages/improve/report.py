@@ -161,9 +161,9 @@ def compare(records: Mapping[str, Record]) -> list[PlannedRow]:
     the variant with the largest weights.
     """
     rows: list[PlannedRow] = []
+    evaluated = _evaluated(records["evaluate"]) if "evaluate" in records else {}
     for what, row in records["train"].run.get("plan_vs_actual", {}).items():
         actual = row["actual"]
-        evaluated = _evaluated(records["evaluate"]) if "evaluate" in records else {}
         if what == "heldout_bpb" and len(evaluated.get("fields", ())) == 1:
             ours = [score for score in evaluated["scores"] if score["variant"] is not None]
             actual = max(ours, key=lambda score: Variant(**score["variant"]).bits)["value"]
