@@ -28,6 +28,7 @@ __all__ = [
     "Exporter",
     "Field",
     "GenerateRequest",
+    "Grammar",
     "HeldoutDocument",
     "Measure",
     "Part",
@@ -37,6 +38,7 @@ __all__ = [
     "Source",
     "Task",
     "TokenEvent",
+    "TokenLogprob",
     "TokenSpace",
 ]
 
@@ -239,6 +241,14 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
+class Grammar:
+    """What an answer must look like."""
+
+    kind: Literal["json_schema", "regex", "ebnf"]
+    text: str  # the schema as JSON, the pattern, or the grammar in GBNF/XGrammar's EBNF
+
+
+@dataclass(frozen=True)
 class GenerateRequest:
     request_id: str
     prompt_ids: tuple[int, ...]
@@ -248,6 +258,24 @@ class GenerateRequest:
     seed: int = 0
     stop_ids: tuple[int, ...] = ()
     allowed_ids: tuple[int, ...] | None = None  # no other is generated, a stop id neither
+    top_k: int = 0  # 0: all
+    min_p: float = 0.0  # of the best id's probability
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (id, what is added to its logit)
+    logprobs: int | None = None  # alternatives told of each token, 0: its own only; None: nothing
+    grammar: Grammar | None = None
+    cache_key: str = ""  # prefixes are shared only between requests of the same key
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """How probable a generated id was, in nats, and the best alternatives."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()  # best first
 
 
 @dataclass(frozen=True)
@@ -258,6 +286,7 @@ class TokenEvent:
     token_ids: tuple[int, ...]
     finish_reason: Literal["stop", "length", "cancelled", "error"] | None = None
     error: str | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()  # of token_ids, where they were asked for
 
 
 @dataclass(frozen=True)
@@ -274,6 +303,8 @@ class Engine(Protocol):
 
     name: str
     contract_digest: str
+    # Fields of GenerateRequest it does not honour, "logprobs>1" where it tells one alternative only
+    unable: frozenset[str]
 
     def submit(self, request: GenerateRequest, on_event: Callable[[TokenEvent], None]) -> None:
         """Queue a request. Raises EngineError when the engine is closed or the prompt too long."""

@@ -23,6 +23,13 @@ from whorl.core.ports import EngineStats, GenerateRequest, TokenEvent
 
 __all__ = ["EngineLoop", "Limits", "Stepper"]
 
+UNABLE = frozenset(
+    {
+        *("top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"),
+        *("logit_bias", "logprobs", "grammar", "cache_key"),
+    }
+)
+
 OnEvent = Callable[[TokenEvent], None]
 Scores = list[NDArray[np.float64]]
 LOG = logging.getLogger(__name__)
@@ -83,6 +90,7 @@ class EngineLoop:
 
     def __init__(self, name: str, contract_digest: str, stepper: Stepper, limits: Limits) -> None:
         self.name, self.contract_digest, self.limits = name, contract_digest, limits
+        self.unable = UNABLE
         self._stepper = stepper
         self._changed = threading.Condition()
         self._waiting: deque[_Place] = deque()

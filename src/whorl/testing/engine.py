@@ -48,7 +48,7 @@ class FakeEngine:
         vocab_size: int = 512,
     ) -> None:
         self.name = "fake"
-        self.contract_digest = contract_digest
+        self.contract_digest, self.unable = contract_digest, frozenset[str]()
         self.reply, self.step_s, self.max_running = reply, step_s, max_running
         self.vocab_size = vocab_size
         self.stalled = False
