@@ -126,7 +126,7 @@ def errors_page() -> str:
         "| 1 | | a defect of whorl itself: run again with `--debug` and report it |",
     ]
     for error in sorted(errors.WhorlError.__subclasses__(), key=exit_code):
-        code = "130, 143" if error is errors.Interrupted else str(exit_code(error))
+        code = "129, 130, 143" if error is errors.Interrupted else str(exit_code(error))
         lines.append(f"| {code} | `{error.__name__}` | {meanings[error.__name__]} |")
     example = refusal_of({"name": "mine", "data": [{"source": "x"}], "train": {"lerning_rate": 1}})
     bounds = refusal_of({"name": "mine", "data": [{"source": "x"}], "serve": {"port": 99_999}})

@@ -36,6 +36,10 @@ ALLOCATOR_SHARE = 0.25
 # What compiling leaves in the process, its own modules above all: with compiled blocks the peaks of
 # four shapes from 4x96 to 6x384 lay 97 to 166 MiB above those without (25 November 2026).
 COMPILER_BYTES = 145 * 2**20
+# What products in bfloat16 add to the process, oneDNN's kernels and packed operands above all: the
+# main job's peaks lay 70 MiB above plan on an Intel Xeon (25 November 2026) and 93 and 100 MiB on
+# an AMD EPYC (28 November 2026), those in float32 17 to 24 MiB.
+BF16_BYTES = 75 * 2**20
 LOGIT_COPIES = 3  # logits, their log-softmax, and the chunk's before
 
 
@@ -146,7 +150,9 @@ def peak_memory(load: Load, process_bytes: int) -> PeakMemory:
     # A lane has a sum of its own while it computes more, and what it adds to it.
     sets = max(1, lanes * min(2, load.micro_batches_each - 1))
     return PeakMemory(
-        process=process_bytes + load.compiled * COMPILER_BYTES,
+        process=process_bytes
+        + load.compiled * COMPILER_BYTES
+        + (load.precision == "bf16") * BF16_BYTES,
         weights=fixed.weights,
         gradients=sets * fixed.gradients,
         optimizer=fixed.optimizer_state,
