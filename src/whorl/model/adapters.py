@@ -8,7 +8,7 @@ Axes: R rank, O outputs, I inputs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Mode:
     """How the adapters of this thread's forward compute."""
 
     on: bool = True
-    generator: torch.Generator | None = None  # of dropout; None: nothing is dropped
+    generators: tuple[torch.Generator, ...] = ()  # of dropout, one a row; none: nothing is dropped
 
 
 PLAIN = Mode()
@@ -46,9 +46,10 @@ def adapters_off() -> Iterator[None]:
 
 
 @contextmanager
-def dropping(seed: int, device: torch.device) -> Iterator[None]:
-    """In this thread inputs of adapters are dropped as this seed says."""
-    token = MODE.set(Mode(generator=torch.Generator(device).manual_seed(seed)))
+def dropping(seeds: Sequence[int], device: torch.device) -> Iterator[None]:
+    """In this thread inputs of adapters are dropped as the seeds of a forward's rows say."""
+    generators = tuple(torch.Generator(device).manual_seed(seed) for seed in seeds)
+    token = MODE.set(Mode(generators=generators))
     try:
         yield
     finally:
@@ -102,9 +103,8 @@ class AdaptedLinear(nn.Module):
         out: Tensor = self.base(x)
         if not mode.on:
             return out
-        if self.dropout and mode.generator is not None:
-            kept = torch.rand(x.shape, generator=mode.generator, device=x.device) >= self.dropout
-            x = x * kept / (1 - self.dropout)
+        if self.dropout and mode.generators:
+            x = x * _kept(x, self.dropout, mode.generators)
         low = functional.linear(functional.linear(x, self.lora_A), self.lora_B) * self.scale
         if self.magnitude is None:
             return out + low
@@ -120,3 +120,10 @@ class AdaptedLinear(nn.Module):
             together = self.base.weight + self.scale * (self.lora_B @ self.lora_A)
             lengths = torch.linalg.vector_norm(together, dim=1)
         return cast(Tensor, self.magnitude) / lengths
+
+
+def _kept(x: Tensor, dropout: float, generators: Sequence[torch.Generator]) -> Tensor:
+    """0 or 1 / (1 - dropout) for each element, row by row: no other row decides about it."""
+    size = x[0].numel() * len(x) // len(generators)
+    rows = [torch.rand(size, generator=item, device=x.device) for item in generators]
+    return (torch.stack(rows) >= dropout).view(x.shape).to(x.dtype) / (1 - dropout)

@@ -235,7 +235,9 @@ class Transformer(nn.Module):
         """
 
         def finish(hidden_BTD: Tensor) -> Tensor:
-            hidden_ND = hidden_BTD.to(product_dtype(hidden_BTD))[wanted_BT]
+            flat = hidden_BTD.to(product_dtype(hidden_BTD)).flatten(0, 1)
+            places = torch.nonzero(wanted_BT.flatten()).squeeze(1)
+            hidden_ND = flat.index_select(0, places)
             return head_values(hidden_ND, self.lm_head_weight, read, self.shape.logit_softcap)
 
         found: Tensor = self(ids_BT, segments, finish=finish)
