@@ -19,8 +19,11 @@ from whorl.core.context import NoProgress
 from whorl.core.errors import SpecError
 from whorl.core.ports import Progress
 from whorl.core.records import Record, RecordStore
+from whorl.launch.given_step import rehearsal_of
 from whorl.model.folder import TOKENS, FolderCard, read_card
 from whorl.spec.recipe import NAME
+from whorl.spec.resolved import TrainConfig
+from whorl.stages.plan.given import GivenBase, Rehearsal
 from whorl.wiring.imports import (
     MODEL,
     STAGE,
@@ -31,7 +34,7 @@ from whorl.wiring.imports import (
     look_over,
 )
 
-__all__ = ["Base", "find_base"]
+__all__ = ["Base", "find_base", "planned_base"]
 
 Log = Callable[[str], None]
 
@@ -114,6 +117,18 @@ class _Importing:
             self.looked, home=self.home, name=given, progress=self.progress, log=self.log
         )
         return imported.record
+
+
+def planned_base(base: Base, home: Path, progress: Progress) -> GivenBase:
+    """What plan knows of it, and how a step of it is rehearsed here."""
+
+    def rehearse(shape: ModelShape, config: TrainConfig, mixed_rows: int) -> Rehearsal | None:
+        progress.start("rehearsing a step of the base", None)
+        found = rehearsal_of(home, shape, config, mixed_rows)
+        progress.finish(f"{found.step_s:.1f} s a step" if found else "it cannot be done here")
+        return found
+
+    return GivenBase(base.asked, base.digest, base.shape, rehearse)
 
 
 def _place(asked: str, folder: Path) -> str:

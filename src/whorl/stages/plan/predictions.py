@@ -92,6 +92,9 @@ def _around(value: float, factor: float, unit: str, note: str) -> Prediction:
 
 
 def _quality(situation: Situation, candidate: Candidate) -> Prediction:
+    if (base := situation.base) is not None:
+        note = f"no law says how {base.name} takes to this data; evaluate measures it"
+        return Prediction(value=None, unit="bits/byte", note=note)
     if not situation.data.has_law:
         return Prediction(
             value=None, unit="bits/byte", note=f"no law predicts {situation.data.metric}"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from whorl.arch.adapter_cost import AdapterCost
 from whorl.arch.dense import dense_shape
 from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import TrainingBytes, count_shape, layer_matrices, training_bytes
@@ -73,10 +74,14 @@ class Load:
     matrix_moments: int | None = None  # of its state; None: as its name says
     compiled: bool = False  # blocks around attention
     mixed_share: float = 0.0  # share of rows that hold several documents: masked attention
+    adapters: AdapterCost | None = None  # all that trains, beside frozen weights
 
     @property
     def state(self) -> TrainingBytes:
         """Weights, gradients and what the optimiser keeps."""
+        if (a := self.adapters) is not None:
+            each = ELEMENT_BYTES * a.parameters
+            return TrainingBytes(a.frozen_bytes + each, each, 2 * each)
         return training_bytes(self.shape, self.optimizer, matrix_moments=self.matrix_moments)
 
     @property

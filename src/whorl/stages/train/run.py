@@ -33,11 +33,14 @@ from whorl.stages.train.signals import StopSignals
 __all__ = ["LOGIC_VERSION", "run", "train_key"]
 
 LOGIC_VERSION = 3  # raised when the same config and rows would give other bytes
+BASE = "base"  # the role of an import's or a training's record
 LAST_SHARE = 0.05  # of the steps: what the final training loss is the mean of
 
 
-def train_key(shape: ModelShape, config: TrainConfig, prepared: Record) -> RecordKey:
-    """The key of the record this work makes."""
+def train_key(
+    shape: ModelShape, config: TrainConfig, prepared: Record, base: Record | None = None
+) -> RecordKey:
+    """The key of the record this work makes. base: whose model it starts from."""
     parts = {
         "whorl.blocks": [shape.block],
         "whorl.objectives": [config.objective],
@@ -46,9 +49,15 @@ def train_key(shape: ModelShape, config: TrainConfig, prepared: Record) -> Recor
     return RecordKey(
         "train",
         {"shape": asdict(shape), "train": config.model_dump(), **packages_of(parts)},
-        {"prepare": prepared.digest},
+        _inputs(prepared, base),
         LOGIC_VERSION,
     )
+
+
+def _inputs(prepared: Record, base: Record | None) -> dict[str, str]:
+    """Role -> digest of a record."""
+    of_base = {} if base is None else {BASE: base.digest}
+    return {"prepare": prepared.digest, **of_base}
 
 
 def run(
@@ -58,8 +67,10 @@ def run(
     prepared: Record,
     predicted: Mapping[str, Any],
     parallel: Parallel | None = None,
+    base: Record | None = None,
 ) -> Record:
     """The trained record; found, resumed or made. predicted: the plan's figures, only reported.
+    base: of an import or a training, whose model/ is gone on from.
 
     Files: model/ (HF folder), loss.jsonl. The run folder keeps metrics.jsonl (timings) and the
     picture of the loss. Killed at any time and run again with the same threads and lanes on the
@@ -70,7 +81,7 @@ def run(
     SIGTERM, SpecError, RecordError on damaged rows, ResourceError, DivergedError.
     """
     ranks = parallel or Alone()
-    key = train_key(shape, config, prepared)
+    key = train_key(shape, config, prepared, base)
     if (found := context.store.find(key)) is not None:
         if ranks.is_main:  # checkpoints may be left if it was killed just then
             LocalCheckpoints.of(context.store.run_path(key), context.log).remove()
@@ -95,12 +106,13 @@ def run(
             device,
             LocalCheckpoints.of(folder, context.log),
             ranks,
+            base,
         )
         try:
             _train(session, stop)
             weights = ranks.whole(session.trainer.named)
             if ranks.is_main:
-                _publish(session, key, tokens, prepared, weights)
+                _publish(session, key, tokens, weights)
             ranks.sum([0.0])  # until the record is there, no rank looks for it
         finally:
             session.trainer.lanes.close()
@@ -129,14 +141,13 @@ def _publish(
     session: TrainingRun,
     key: RecordKey,
     tokens: Tokens,
-    prepared: Record,
     weights: Mapping[str, torch.Tensor],
 ) -> None:
     """Write the record from the finished session, and the picture beside it."""
     begin_s = time.perf_counter()
     metrics = _metrics(session)
     _draw(session)
-    lineage = {"prepare": prepared.digest, "train": key.digest}
+    lineage = {**key.inputs, "train": key.digest}
     quality = {name: metrics[name] for name in ("heldout_loss", "heldout_bits_per_byte")}
     with session.context.store.write(key) as writer:
         shape = session.trainer.model.shape

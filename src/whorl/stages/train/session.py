@@ -24,7 +24,7 @@ from whorl.core.units import format_duration
 from whorl.spec.resolved import TrainConfig
 from whorl.stages.train.batch import Batch, make_batch
 from whorl.stages.train.checkpoints.local import Checkpoint
-from whorl.stages.train.initial import initial_model
+from whorl.stages.train.initial import base_model, initial_model
 from whorl.stages.train.optimizers.groups import check_state
 from whorl.stages.train.ports import CheckpointStore, Parallel
 from whorl.stages.train.report import ByteRates, MetricsFile, Validation, planned_value
@@ -106,6 +106,7 @@ class TrainingRun:
         device: torch.device,
         checkpoints: CheckpointStore,
         parallel: Parallel,
+        base: Record | None = None,
     ) -> TrainingRun:
         """Verify and map the data, make the model, and go back to the newest checkpoint."""
         begin_s = time.perf_counter()
@@ -114,7 +115,10 @@ class TrainingRun:
         if (mixture := rows.mixture(config.seed)) is not None:
             epochs = mixture.epochs(config.steps * rows_per_step)
             check_repeats(epochs, [s.field for s in rows.index.sources], config.max_repeats)
-        model = initial_model(shape, config.seed)
+        if base is None:
+            model = initial_model(shape, config.seed)
+        else:
+            model = base_model(base.folder("model"), shape)
         session = cls(
             context,
             config,
