@@ -137,46 +137,9 @@ class Session:
 
     def plan(self) -> Record:
         """Resolve every auto; predict; refuse what cannot fit."""
-        return self._stage("plan", self._plan)
+        from whorl.wiring.plans import planned
 
-    def _plan(self, publish: bool = True) -> Any:
-        from whorl.engines.open import find_engine
-        from whorl.launch.calibrate import this_machine
-        from whorl.launch.compiling import with_compiled
-        from whorl.launch.machine import machine_facts
-        from whorl.stages.plan import run as planner
-        from whorl.stages.plan.data import DataFacts, gather_facts
-        from whorl.stages.prepare.facts import text_bytes
-        from whorl.wiring.bases import planned_base
-
-        _, recipe = self.fields, self.loaded.recipe
-        planner.check_plannable(recipe)
-        if recipe.serve.engine != "auto":
-            find_engine(recipe.serve.engine)  # a wrong name is told before any work
-        facts = machine_facts()
-
-        def told(label: str, find: Callable[..., Any], *known: Any) -> Any:
-            self.progress.start(label, None)
-            machine = find(self.home, *known)
-            self.progress.finish()
-            return machine
-
-        def gather() -> DataFacts:
-            self.progress.start("sampling the data", None)
-            sizes = planner.trial_vocab_sizes(recipe, text_bytes(self.fields, self.sources))
-            share, seed = recipe.prepare.heldout_share, recipe.seed
-            data = self.fields, self.sources, self.data_digest
-            given = None if self.base is None else self.base.tokens
-            found = gather_facts(*data, sizes, share, seed, given)
-            self.progress.finish(f"{found.num_documents:,} documents")
-            return found
-
-        measure = partial(told, "measuring this machine", this_machine)
-        compiled = partial(told, "timing compiled blocks", with_compiled)
-        make = planner.find_or_make if publish else planner.find_or_consider
-        given = None if self.base is None else planned_base(self.base, self.home, self.progress)
-        on = recipe, facts, self.data_digest
-        return make(self.context, *on, measure, gather, compiled, given)
+        return self._stage("plan", partial(planned, self))
 
     def prepare(self) -> Record:
         """Token rows and the token contract."""
@@ -348,9 +311,9 @@ class Session:
 
     def considered(self) -> Plan | None:
         """What `plan` would leave, without a record of it; None on other hardware."""
-        here = self.loaded.recipe.hardware.is_here
-        plan: Plan | None = self._plan(publish=False) if here else None
-        return plan
+        from whorl.wiring.plans import considered
+
+        return considered(self) if self.loaded.recipe.hardware.is_here else None
 
     def up(self) -> Report:
         """All stages; what was done before is reused. The report, as plain values."""

@@ -230,7 +230,8 @@ def data_warnings(situation: Situation, candidate: Candidate) -> Iterator[str]:
                 f"the predicted quality is an extrapolation: {distance:.1f} octaves from the "
                 "nearest run the law was fitted on"
             )
-    if candidate.stopped_by_data:
+    has_budget = situation.recipe.train_time_s or situation.recipe.budget.flops
+    if candidate.stopped_by_data and has_budget:
         unique = data.unique_tokens(candidate.shape.vocab_size)
         yield (
             f"there is little data ({format_count(unique)} tokens"

@@ -51,6 +51,7 @@ LOGIC_VERSION = 4  # raised when the same recipe, data and machine would get ano
 IDS_MULTIPLE = 64
 BASE_SCORED_BYTES = 60_000
 REHEARSED_STEPS, LONGEST_REHEARSAL_S = 3, 120.0  # a base that is slower is planned unrehearsed
+MOST_REHEARSALS = 2
 ADDED_BUDGETS = ("device_hours", "usd")  # not in the keys of plans that do not use them
 CHOSEN_FROM = ("budget", "model", "train", "prepare", "seed")  # parts of the recipe
 
@@ -259,25 +260,32 @@ def _new_plan(
 
 
 def _rehearsed(situation: Situation) -> Situation:
-    """The situation with what a step of the base really took here, where one was done."""
-    if situation.base is None or situation.base.rehearse is None:
+    """The situation with what a step of the base really took here, where one was done.
+
+    Another time buys another number of tokens, and may call for another batch: that is rehearsed
+    too.
+    """
+    base, rehearsed = situation.base, None
+    if base is None or base.rehearse is None:
         return situation
-    candidate, _ = choose(situation)
-    load = load_of(situation, candidate)
-    if REHEARSED_STEPS * candidate.step_s > LONGEST_REHEARSAL_S:
-        return situation
-    mixed_rows = round(load.mixed_share * load.rows)
-    config = train_config(situation, candidate)
-    found = situation.base.rehearse(candidate.shape, config, mixed_rows)
-    if found is None:
-        return situation
-    peak = peak_memory(load, situation.process_bytes).total
-    predicted_s = fastest_step_s(situation, load)
-    return replace(
-        situation,
-        time_ratio=found.step_s / predicted_s,
-        memory_ratio=(found.peak_bytes + HELD_BYTES) / peak,
-    )
+    for _ in range(MOST_REHEARSALS):
+        candidate, _ = choose(situation)
+        load = load_of(situation, candidate)
+        too_long = REHEARSED_STEPS * candidate.step_s > LONGEST_REHEARSAL_S
+        if load == rehearsed or too_long:
+            break
+        config = train_config(situation, candidate)
+        found = base.rehearse(candidate.shape, config, round(load.mixed_share * load.rows))
+        if found is None:
+            break
+        peak = peak_memory(load, situation.process_bytes).total
+        situation = replace(
+            situation,
+            time_ratio=found.step_s / fastest_step_s(situation, load),
+            memory_ratio=(found.peak_bytes + HELD_BYTES) / peak,
+        )
+        rehearsed = load
+    return situation
 
 
 def _compiling_may_pay(plan: Plan, recipe: Recipe, machine: Machine) -> bool:
