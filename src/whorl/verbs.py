@@ -302,6 +302,8 @@ class Session:
         check_forgetting(self.loaded.recipe, self.evaluate())
         self.serve()
         lineage = {stage: record.digest for stage, record in self.records.items()}
+        if self.base is not None:
+            lineage["base"] = self.base.record.digest
         return register(self.home, self.name, lineage, self.scores())
 
     def scores(self) -> list[ScoreRow]:

@@ -232,6 +232,7 @@ def _peak_bytes(situation: Situation, load: Load, tokens: float) -> int:
 
 def _step_s(situation: Situation, load: Load) -> float:
     fastest_s = situation.time_ratio * fastest_step_s(situation, load)
+    fastest_s *= given.OBJECTIVE_WORK.get(situation.recipe.train.objective, 1.0)
     return MEAN_OVER_FASTEST * fastest_s + DATA_S
 
 

@@ -20,6 +20,7 @@ from whorl.spec.train_keys import TrainSpec
 __all__ = [
     "EPOCHS",
     "MAX_MICRO_BATCH_TOKENS",
+    "OBJECTIVE_WORK",
     "RATE_REASON",
     "VALIDATIONS",
     "GivenBase",
@@ -44,6 +45,7 @@ RATE, ADAPTER_FACTOR = 1e-4, 10.0
 RATE_REASON = "a base goes on with a small rate (LoRA Without Regret, 2025: adapters take tenfold)"
 # Preferences move a model that can speak already: 1e-6 to 5e-6 in TRL's and SmolLM2's recipes.
 OBJECTIVE_FACTORS = {"dpo": 0.02}
+OBJECTIVE_WORK = {"dpo": 4 / 3}  # of a step's: the reference's forward comes to it
 WARMUP_SHARE = 0.1  # alignment-handbook's, for every model it teaches
 SEQ_LENS, LONG_TEXT_SEQ_LEN = (64, 128, 256, 512, 1024, 2048), 256
 WHOLE_SHARE = 0.95  # of the documents fit into a row
