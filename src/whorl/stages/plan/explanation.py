@@ -168,7 +168,6 @@ def _base_reasons(train: TrainConfig) -> dict[str, str]:
         "train.decay_steps": "from the peak on",
         "train.validate_every_steps": f"{given.VALIDATIONS} validations in all",
         "train.weight_decay": "few steps of a small rate",
-        "train.lanes": "a large model's products fill all cores; lanes need gradients of their own",
         "train.compiled": "timed on small models only",
     }
 

@@ -40,6 +40,10 @@ class Situation:
     memory_ratio: float = 1.0
 
     @property
+    def is_rehearsed(self) -> bool:
+        return self.time_ratio != 1.0
+
+    @property
     def process_bytes(self) -> int:
         """What the process holds before the model is made."""
         return self.machine.calibration.base_memory_bytes + HELD_BYTES
@@ -90,8 +94,6 @@ class Situation:
                 expected=f"at most {taken['threads']}",
             )
         del taken["compiled"]  # a choice of each candidate
-        if self.base is not None and "lanes" not in said:
-            taken["lanes"] = 1  # its products fill the cores; lanes have gradients of their own
         return taken | {"lanes": min(taken["lanes"], taken["threads"])}
 
     @property
