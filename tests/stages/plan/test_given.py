@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -15,10 +16,13 @@ from whorl.core.errors import PlanError, SpecError
 from whorl.core.records import RecordStore
 from whorl.spec.load import parse_recipe
 from whorl.spec.resolved import TrainConfig
+from whorl.spec.train_keys import TrainSpec
 from whorl.stages.plan.data import DataFacts
-from whorl.stages.plan.given import GivenBase, Rehearsal, seq_lens
+from whorl.stages.plan.given import GivenBase, Rehearsal, adapters_of, seq_lens
+from whorl.stages.plan.memory import peak_memory
 from whorl.stages.plan.plan import Plan
 from whorl.stages.plan.run import run
+from whorl.stages.plan.step_time import Load
 
 SMOLLM2 = dense_shape(
     family="llama",
@@ -167,3 +171,19 @@ def test_muon_needs_a_rate_of_its_own(planned: Any) -> None:
     plan = planned("train.optimizer=muon", "budget.train_time=30min", "train.learning_rate=0.001")
     assert plan.decisions.train.learning_rate == 0.001
     assert plan.decisions.train.norm_learning_rate == 1e-4
+
+
+def test_adapters_take_the_memory_of_adapters() -> None:
+    """PEFT counts 4,884,480 parameters of rank 16 beside every linear layer of SmolLM2-135M."""
+    lora = SimpleNamespace(rank=16, targets="all", dora=False, base="none")
+    adapters = adapters_of(cast(TrainSpec, SimpleNamespace(lora=lora)), SMOLLM2, 256)
+    assert adapters is not None and adapters.parameters == 4_884_480
+    full = Load(SMOLLM2, 256, 2, optimizer="adamw")
+    low = replace(full, adapters=adapters)
+    assert low.state.weights == 4 * (134_515_008 + 4_884_480)
+    assert low.state.gradients == 4 * 4_884_480
+    assert low.state.optimizer_state == 8 * 4_884_480
+    # Gradients and two moments of 130M weights less, and no gradient of the head's 28M.
+    saved = peak_memory(full, 0).total - peak_memory(low, 0).total
+    assert saved > 12 * (134_515_008 - 4_884_480)
+    assert adapters_of(recipe().train, SMOLLM2, 256) is None
