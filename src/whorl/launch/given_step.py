@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ __all__ = ["rehearsal_of"]
 
 LOGIC_VERSION = 1  # raised when the same step would be timed in another way
 TIMEOUT_S = 300
-STEPS = 2  # after one that is not counted
+STEPS, MOST_STEPS, PATIENCE_S = 2, 5, 30.0  # after one that is not counted; more if they differ
+ALIKE = 1.1  # the second fastest over the fastest
 # What changes neither a step's time nor its memory.
 PLAIN = {
     "steps": 1000,
@@ -63,7 +64,7 @@ def rehearsal_of(
         except ValidationError as error:
             raise RecordError(f"{path} is not a rehearsal", do="delete it") from error
     found = _apart(work)
-    if found is not None:
+    if found is not None and not found.was_disturbed:  # else again, when it is quiet
         path.parent.mkdir(parents=True, exist_ok=True)
         write_sealed(path, found.model_dump(mode="json"))
     return found
@@ -89,6 +90,15 @@ def _apart(work: Mapping[str, Any]) -> Rehearsal | None:
     return None if done.returncode else Rehearsal.model_validate_json(done.stdout)
 
 
+def _goes_on(seconds: Sequence[tuple[float, float]], since_s: float) -> bool:
+    """Until two steps took as long as the fastest; the first one does not count."""
+    fastest = sorted(seconds[1:])[:2]
+    if len(seconds) < 1 + STEPS:
+        return True
+    alike = fastest[1][0] < ALIKE * fastest[0][0]
+    return not alike and len(seconds) < 1 + MOST_STEPS and since_s < PATIENCE_S
+
+
 def main() -> None:
     """Do the steps of the work on stdin; print what they took."""
     given = json.load(sys.stdin)
@@ -99,16 +109,23 @@ def main() -> None:
 
     config = TrainConfig.model_validate(given["train"])
     shape = shape_from_json(given["shape"])
-    seconds = []
+    seconds: list[tuple[float, float]] = []  # of a step by the clock, and of all its threads' work
     with training_process(config) as device:
         trainer, batch = rehearsed(shape, config, given["mixed_rows"])
-        for step in range(1 + STEPS):
-            start_s = time.perf_counter()
-            trainer.step(step, batch)
-            seconds.append(time.perf_counter() - start_s)
+        while _goes_on(seconds, time.perf_counter() - begin_s):
+            start_s, start_cpu_s = time.perf_counter(), time.process_time()
+            trainer.step(len(seconds), batch)
+            step_s = time.perf_counter() - start_s
+            seconds.append((step_s, time.process_time() - start_cpu_s))
         peak_bytes = peak_memory_bytes(device)["process"]
     took_s = time.perf_counter() - begin_s
-    found = Rehearsal(step_s=min(seconds[1:]), peak_bytes=peak_bytes, took_s=took_s)
+    step_s, cpu_s = min(seconds[1:])
+    found = Rehearsal(
+        step_s=step_s,
+        cpu_share=cpu_s / (step_s * config.threads),
+        peak_bytes=peak_bytes,
+        took_s=took_s,
+    )
     sys.stdout.write(found.model_dump_json())
 
 

@@ -222,6 +222,11 @@ def data_warnings(situation: Situation, candidate: Candidate) -> Iterator[str]:
             f"just before, repeats varied by {calibration.noise:.0%}): times may be too long; "
             "whorl doctor --calibrate repeats it"
         )
+    if situation.was_disturbed:
+        yield (
+            "other work took the cores while a step of the base was rehearsed: times may be too "
+            "long, and a budget buys too little; plan again when it is quiet, or give train.steps"
+        )
     if data.has_law and situation.base is None:
         distance = situation.law.distance(candidate.point)
         if distance > FAR:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import Field
+
 from whorl.arch.adapter_cost import AdapterCost, adapter_cost
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import SpecError
@@ -47,6 +49,7 @@ RATE_REASON = "a base goes on with a small rate (LoRA Without Regret, 2025: adap
 OBJECTIVE_FACTORS = {"dpo": 0.02}
 OBJECTIVE_WORK = {"dpo": 4 / 3}  # of a step's: the reference's forward comes to it
 WARMUP_SHARE = 0.1  # alignment-handbook's, for every model it teaches
+QUIET_SHARE = 0.8
 SEQ_LENS, LONG_TEXT_SEQ_LEN = (64, 128, 256, 512, 1024, 2048), 256
 WHOLE_SHARE = 0.95  # of the documents fit into a row
 
@@ -55,8 +58,14 @@ class Rehearsal(Frozen):
     """A step of just that load, done on this machine: its fastest time, its process's peak."""
 
     step_s: float
+    cpu_share: float = Field(1.0, description="of the threads' time that they were given a core")
     peak_bytes: int
     took_s: float
+
+    @property
+    def was_disturbed(self) -> bool:
+        """Whether other work took the cores: the step is faster on a quiet machine."""
+        return self.cpu_share < QUIET_SHARE
 
 
 Rehearse = Callable[[ModelShape, TrainConfig, int], Rehearsal | None]  # int: rows with borders

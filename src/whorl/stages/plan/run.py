@@ -283,6 +283,7 @@ def _rehearsed(situation: Situation) -> Situation:
             situation,
             time_ratio=found.step_s / fastest_step_s(situation, load),
             memory_ratio=(found.peak_bytes + HELD_BYTES) / peak,
+            was_disturbed=found.was_disturbed,
         )
         rehearsed = load
     return situation

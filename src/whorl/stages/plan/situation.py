@@ -38,6 +38,7 @@ class Situation:
     base: GivenBase | None = None  # whose shape is taken as it is
     time_ratio: float = 1.0  # of what its rehearsed step took to what is predicted of it
     memory_ratio: float = 1.0
+    was_disturbed: bool = False  # that rehearsal, by other work
 
     @property
     def is_rehearsed(self) -> bool:
