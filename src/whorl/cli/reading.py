@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["preview_new", "preview_plan", "print_reading", "reading_of"]
 
 MAX_ROWS = 20  # of the table
-COLOURS = {"refused": "red", "dropped": "red", "mended": "yellow", "passed over": "dim"}
+COLOURS = {
+    "read": "green",
+    "refused": "red",
+    "dropped": "red",
+    "mended": "yellow",
+    "passed over": "dim",
+}
 
 
 def print_reading(record: Record) -> None:

@@ -9,6 +9,8 @@ from whorl.stages.plan.candidate import Candidate, Situation, load_of
 
 __all__ = ["given_prepare_config", "prepare_config", "train_config"]
 
+PAIRED = ("dpo",)  # objectives that learn from pairs of answers
+
 
 def given_prepare_config(recipe: Recipe) -> PrepareConfig | None:
     """The config of prepare if the recipe alone decides it, so that nothing need be measured."""
@@ -32,6 +34,7 @@ def _prepare_config(recipe: Recipe, vocab_size: int, seq_len: int) -> PrepareCon
         near_duplicate_jaccard=given.near_duplicate_jaccard,
         max_repetition_ratio=given.max_repetition_ratio,
         max_repeated_windows=given.max_repeated_windows,
+        pairs=recipe.train.objective in PAIRED,
     )
 
 
