@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ UNTRAINED = "no trained token"
 TOO_LONG = "conversation longer than a row"
 NO_PAIR, CHOSEN_ALONE = "no preference pair", "of a preference pair only the chosen answer is used"
 
-Segments = list[tuple[NDArray[np.integer[Any]], NDArray[np.bool_]]]
+Segments = Sequence[tuple[NDArray[np.integer[Any]], NDArray[np.bool_]]]
 
 
 @dataclass(frozen=True)
@@ -143,12 +144,12 @@ def _encoded(
     except DataError as error:
         return [], error.what if is_chat else "a codec cannot encode it"
     if not all(mask.any() for _, mask in segments):
-        return list(segments), UNTRAINED
+        return segments, UNTRAINED
     too_long = is_chat and sum(len(ids) for ids, _ in segments) > task.row_ids
-    return list(segments), TOO_LONG if too_long else ""
+    return segments, TOO_LONG if too_long else ""
 
 
-def _text_bytes(tokens: Tokens, document: Document, trained: NDArray[np.int64]) -> int:
+def _text_bytes(tokens: Tokens, document: Document, trained: NDArray[np.integer[Any]]) -> int:
     if document.parts and document.parts[0].codec == CHAT:
         return len(tokens.decode(trained.tolist()).encode())
     return len((document.text or "").encode())

@@ -35,6 +35,7 @@ class Packer:
         self.first_rows: list[int] = []  # per source met so far
         self.first_trained: list[int] = []
         self.first_rejected: dict[int, str] = {}  # source number -> a document and why
+        self.longest = 0  # tokens of the longest chat that fits into no row
         self.names: list[str] = []
         self.fields: list[str] = []  # of the documents held out
         self.heldout_ids: list[NDArray[Any]] = []
@@ -55,6 +56,7 @@ class Packer:
             self.first_trained.append(self.train.trained_tokens)
         if encoded.first_rejected:
             self.first_rejected.setdefault(encoded.source_number, encoded.first_rejected)
+        self.longest = max(self.longest, encoded.longest)
         all_ids, all_masks = encoded.read()
         ends = np.cumsum(encoded.lengths)
         self.names += encoded.heldout_names
@@ -87,6 +89,11 @@ class Packer:
             self.train.end_row()
             for place in together:
                 self.train.add_whole(chats[place])
+
+    @property
+    def remedy(self) -> str:
+        """What would keep the chats that fit into no row; "" if there are none."""
+        return f"train.seq_len={self.longest - 1} would keep all of them" if self.longest else ""
 
     def finish(self) -> dict[str, Any]:
         """Write what is left and the index; gives the metrics.
@@ -143,14 +150,14 @@ class Packer:
                 "nothing is left to train on or to hold out after encoding",
                 found=f"{found}; refused, first: {refused}" if refused else found,
                 expected="at least one each",
-                do=TO_TRAIN,
+                do=self.remedy or TO_TRAIN,
             )
         for number, rejected in self.first_rejected.items():
             if not self._trained_of_sources()[number]:
                 raise DataError(
                     f"source {self.sources[number].source} has no trained token",
                     found=f"every document is refused, first: {rejected}",
-                    do=TO_TRAIN,
+                    do=self.remedy or TO_TRAIN,
                 )
 
     def _trained_of_sources(self) -> list[int]:

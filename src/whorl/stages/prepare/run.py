@@ -116,9 +116,8 @@ def _of_kind(reasons: Counter[str], *kinds: Kind) -> Counter[str]:
     return Counter({reason: count for reason, count in reasons.items() if kind_of(reason) in kinds})
 
 
-def _with_remedy(reasons: Counter[str], longest: int) -> Counter[str]:
+def _with_remedy(reasons: Counter[str], remedy: str) -> Counter[str]:
     """The reasons, with what would keep the chats that are longer than a row."""
-    remedy = f"train.seq_len={longest - 1} would keep them all"
     return Counter(
         {
             Reason(reason, "refused", reason.place, remedy)
@@ -163,12 +162,11 @@ class _Preparation:
         cut_share = corpus.cut_share(actions, self.config)
         tokens, num_checked = self._fit(corpus, actions, cut_share)
         tokens.save(writer.path / "tokens")
-        longest, packer = 0, Packer(writer.path, self.config, tokens.contract.pad_id, self.sources)
+        packer = Packer(writer.path, self.config, tokens.contract.pad_id, self.sources)
         for encoded in self._encode(corpus, actions, cut_share, tokens, writer.path / "tokens"):
             reasons.update(encoded.rejected)
-            longest = max(longest, encoded.longest)
             packer.add(encoded)
-        dropped = _with_remedy(_of_kind(reasons, "refused"), longest)
+        dropped = _with_remedy(_of_kind(reasons, "refused"), packer.remedy)
         dropped["exact duplicate"] = int(duplicates.exact.sum())
         dropped["near duplicate"] = int(duplicates.near.sum())
         writer.metrics.update(packer.finish())
