@@ -54,6 +54,8 @@ class ChatEncoder:
             return render(self.template, {**self.names, "documents": None, **values, **asked}, now)
 
         whole = rendered(len(messages), ask)
+        if not ask:
+            _check_tools(whole, messages, values.get("tools"))
         if not ask and not has_generation(self.template):
             whole = self._marked(whole, messages, rendered)
         text, spans = self._with_stand_ins(whole)
@@ -170,6 +172,20 @@ def _texts(content: Any) -> Iterator[str]:
     for part in content if isinstance(content, list | tuple) else ():
         if isinstance(part, Mapping) and isinstance(part.get("text"), str):
             yield part["text"]
+
+
+def _check_tools(whole: str, messages: Sequence[Mapping[str, Any]], tools: Any) -> None:
+    """Raises DataError if the template leaves out tools, or calls of them."""
+    calls = [call for message in messages for call in message.get("tool_calls") or ()]
+    for what, values in (("tools", tools or ()), ("tool calls", calls)):
+        for value in values:
+            function = value.get("function", value) if isinstance(value, Mapping) else {}
+            if str(function.get("name", "")) not in whole:
+                raise DataError(
+                    f"the chat template leaves {what} out",
+                    found=function.get("name"),
+                    do="use a model whose template writes tools, or take them out of the data",
+                )
 
 
 def _unclear(number: int) -> DataError:
