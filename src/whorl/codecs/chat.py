@@ -1,8 +1,9 @@
 """A chat -> tokens, and which of them are the assistant's: one function for every stage.
 
 The text of a message is never more than text: a special token written in it stays text, as in
-any document. A chat is {"messages": [...], "tools": [...] or nothing, "variables": {...} or
-nothing}; the messages are as in OpenAI's API, the variables go to the template.
+any document. A chat is {"messages": [...], "tools": [...], "variables": {...}, "untrained": [...]},
+all but the first or nothing: messages as in OpenAI's API, variables of the template, numbers among
+the assistant's turns of those that are context only.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ __all__ = ["ChatEncoder"]
 
 HIDE = "\ufdd0"  # breaks the text of a special token inside a message
 RESERVED = re.compile("[\ufdd0-\ufdd5]")
-KEYS = ("messages", "tools", "variables")
+KEYS = ("messages", "tools", "variables", "untrained")
 REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -41,24 +42,28 @@ class ChatEncoder:
     def encode(
         self, chat: Any, ask: bool = False, now: datetime | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """(ids [n], mask [n]: the assistant's turns). ask: the assistant's next turn is begun.
+        """(ids [n], mask [n]: the assistant's turns that are trained). ask: its next is begun.
 
         Raises DataError on what is no chat, or what the template refuses.
         """
         values = self._hidden(_checked(chat))
-        messages = values.pop("messages")
+        messages, untrained = values.pop("messages"), values.pop("untrained")
 
         def rendered(count: int, begin_turn: bool) -> str:
             asked = {"messages": messages[:count], "add_generation_prompt": begin_turn}
             return render(self.template, {**self.names, "documents": None, **values, **asked}, now)
 
         whole = rendered(len(messages), ask)
+        if not ask:
+            _check_tools(whole, messages, values.get("tools"))
         if not ask and not has_generation(self.template):
             whole = self._marked(whole, messages, rendered)
         text, spans = self._with_stand_ins(whole)
         ids, offsets = self.codec.encode_rendered(text)
         mask = np.zeros(len(ids), np.bool_)
-        for begin, end in spans:
+        if untrained and len(spans) != sum(each["role"] == "assistant" for each in messages):
+            raise _unclear(len(messages) - 1)
+        for begin, end in (span for n, span in enumerate(spans) if n not in untrained):
             mask |= (offsets[:, 0] < end) & (offsets[:, 1] > begin)
         return ids, mask
 
@@ -145,6 +150,7 @@ def _checked(chat: Any) -> dict[str, Any]:
     if strange := sorted(set(chat) - set(KEYS)):
         raise DataError("a chat has unknown keys", found=strange, expected=", ".join(KEYS))
     found = {"tools": chat.get("tools"), **(chat.get("variables") or {})}
+    found["untrained"] = tuple(chat.get("untrained") or ())
     return {**found, "messages": [_with_reasoning(message) for message in messages]}
 
 
@@ -166,6 +172,20 @@ def _texts(content: Any) -> Iterator[str]:
     for part in content if isinstance(content, list | tuple) else ():
         if isinstance(part, Mapping) and isinstance(part.get("text"), str):
             yield part["text"]
+
+
+def _check_tools(whole: str, messages: Sequence[Mapping[str, Any]], tools: Any) -> None:
+    """Raises DataError if the template leaves out tools, or calls of them."""
+    calls = [call for message in messages for call in message.get("tool_calls") or ()]
+    for what, values in (("tools", tools or ()), ("tool calls", calls)):
+        for value in values:
+            function = value.get("function", value) if isinstance(value, Mapping) else {}
+            if str(function.get("name", "")) not in whole:
+                raise DataError(
+                    f"the chat template leaves {what} out",
+                    found=function.get("name"),
+                    do="use a model whose template writes tools, or take them out of the data",
+                )
 
 
 def _unclear(number: int) -> DataError:

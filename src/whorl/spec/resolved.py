@@ -36,6 +36,7 @@ class PrepareConfig(Frozen):
     near_duplicate_jaccard: float = Field(0.8, description="verified similarity that drops a copy")
     max_repetition_ratio: float = Field(16.0, description="zlib ratio above which text goes")
     max_repeated_windows: float = Field(0.1, description="share of repeated windows of stale text")
+    pairs: bool = Field(False, description="preferences as pairs, else the chosen answers alone")
     rows_per_shard: int = 65_536
 
 

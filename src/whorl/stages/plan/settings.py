@@ -9,6 +9,8 @@ from whorl.stages.plan.candidate import Candidate, Situation, checkpoint_every_s
 
 __all__ = ["given_prepare_config", "prepare_config", "train_config"]
 
+PAIRED = ("dpo",)  # objectives that learn from pairs of answers
+
 
 def given_prepare_config(recipe: Recipe, base_ids: int | None = None) -> PrepareConfig | None:
     """The config of prepare if the recipe alone decides it, so that nothing need be measured.
@@ -35,6 +37,7 @@ def _prepare_config(recipe: Recipe, vocab_size: int, seq_len: int) -> PrepareCon
         near_duplicate_jaccard=asked.near_duplicate_jaccard,
         max_repetition_ratio=asked.max_repetition_ratio,
         max_repeated_windows=asked.max_repeated_windows,
+        pairs=recipe.train.objective in PAIRED,
     )
 
 

@@ -33,14 +33,14 @@ from whorl.core.errors import DataError
 from whorl.core.lock import exclusive
 from whorl.core.plugins import packages_of
 from whorl.core.ports import Field, Source
-from whorl.core.reasons import Kind, kind_of, table_rows, unreadable
+from whorl.core.reasons import Kind, Reason, kind_of, table_rows, unreadable
 from whorl.core.records import Record, RecordKey, RecordWriter
 from whorl.core.scratch import hold
 from whorl.core.sources import FileItem
 from whorl.spec.resolved import PrepareConfig
 from whorl.stages.prepare.clean import Cleaned, CleanTask, clean, clean_tasks
 from whorl.stages.prepare.corpus import Corpus, TrainingDocuments
-from whorl.stages.prepare.encode import Encoded, EncodeTask, encode, encode_with_folder
+from whorl.stages.prepare.encode import TOO_LONG, Encoded, EncodeTask, encode, encode_with_folder
 from whorl.stages.prepare.facts import field_of
 from whorl.stages.prepare.pack import Packer
 from whorl.stages.prepare.pool import WorkerPool, default_workers, is_sendable
@@ -119,8 +119,20 @@ def run(
     return context.store.published(key)
 
 
-def _of_kind(reasons: Counter[str], kind: Kind) -> Counter[str]:
-    return Counter({reason: count for reason, count in reasons.items() if kind_of(reason) == kind})
+def _of_kind(reasons: Counter[str], *kinds: Kind) -> Counter[str]:
+    return Counter({reason: count for reason, count in reasons.items() if kind_of(reason) in kinds})
+
+
+def _with_remedy(reasons: Counter[str], remedy: str) -> Counter[str]:
+    """The reasons, with what would keep the chats that are longer than a row."""
+    return Counter(
+        {
+            Reason(reason, "refused", reason.place, remedy)
+            if reason == TOO_LONG and isinstance(reason, Reason)
+            else reason: count
+            for reason, count in reasons.items()
+        }
+    )
 
 
 @contextmanager
@@ -154,17 +166,17 @@ class _Preparation:
         corpus = Corpus(self._clean())
         duplicates = corpus.duplicates(self.config.near_duplicate_jaccard)
         reasons = sum((part.rejected for part in corpus.parts), Counter[str]())
-        dropped = _of_kind(reasons, "refused")
-        dropped["exact duplicate"] = int(duplicates.exact.sum())
-        dropped["near duplicate"] = int(duplicates.near.sum())
         actions = corpus.choose(~(duplicates.exact | duplicates.near), self.config)
         cut_share = corpus.cut_share(actions, self.config)
         tokens, num_checked = self._fit(corpus, actions, cut_share)
         tokens.save(writer.path / "tokens")
         packer = Packer(writer.path, self.config, tokens.contract.pad_id, self.sources)
         for encoded in self._encode(corpus, actions, cut_share, tokens, writer.path / "tokens"):
-            dropped.update(encoded.rejected)
+            reasons.update(encoded.rejected)
             packer.add(encoded)
+        dropped = _with_remedy(_of_kind(reasons, "refused"), packer.remedy)
+        dropped["exact duplicate"] = int(duplicates.exact.sum())
+        dropped["near duplicate"] = int(duplicates.near.sum())
         writer.metrics.update(packer.finish())
         writer.metrics.update(
             {
@@ -172,7 +184,7 @@ class _Preparation:
                 "read_documents": sum(part.num_read for part in corpus.parts),
                 "read_bytes": sum(part.read_bytes for part in corpus.parts),
                 "dropped": {reason: count for reason, count in sorted(dropped.items()) if count},
-                "reading": table_rows(+dropped | _of_kind(reasons, "mended")),
+                "reading": table_rows(+dropped | _of_kind(reasons, "mended", "read")),
                 "near_duplicate_pairs_verified": duplicates.pairs_verified,
                 "near_duplicate_pairs_refused": duplicates.pairs_refused,
                 "near_duplicate_pairs_skipped": duplicates.pairs_skipped,
@@ -244,6 +256,8 @@ class _Preparation:
                 actions[int(corpus.firsts[place]) : int(corpus.firsts[place + 1])],
                 cut_share,
                 self.spill / f"tokens-{place:06d}",
+                self.config.seq_len + 1,
+                self.config.pairs,
             )
             for place, part in enumerate(corpus.parts)
         ]
@@ -266,7 +280,8 @@ class _Preparation:
             f"({metrics['train_tokens']:,} tokens) and {metrics['heldout_documents']:,} held out; "
             f"left out: {reasons}"
         )
-        for what, rows in (("mended", metrics["reading"]), ("passed over", passed_over)):
+        reading = metrics["reading"]
+        for what, rows in (("read", reading), ("mended", reading), ("passed over", passed_over)):
             mine = [f"{row['count']:,} {row['reason']}" for row in rows if row["what"] == what]
             if mine:
                 self.context.log(f"{what}: {', '.join(mine)}")
