@@ -43,6 +43,8 @@ class CompressConfig(Frozen):
     formats: tuple[Literal["int8", "int4"], ...] = ("int8",)
     max_bpb_increase: float = Field(0.01, description="share of the parent's bits per byte")
     max_documents: int = 200
+    search: Literal["auto", "off", "fast", "full"] = "auto"
+    search_time_s: float = 900.0
     seed: int = 0
 
 

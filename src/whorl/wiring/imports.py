@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from whorl.stages.improve.registry import Version
 
-__all__ = ["STAGE", "Imported", "import_model"]
+__all__ = ["STAGE", "Imported", "import_model", "read_gguf_folder"]
 
 STAGE, MODEL = "import", "model"
 LOGIC_VERSION = 1
@@ -156,6 +156,14 @@ class _Gguf:
 
         weights = gguf_weights(self._file, self.shape)
         return dict(model_of(weights, self.shape, self._file.path).state_dict())
+
+
+def read_gguf_folder(file: Path, folder: Path) -> None:
+    """What whorl reads from a GGUF file, as a model folder."""
+    from whorl.model.hf import save_model_folder
+
+    source = _Gguf(open_gguf(file))
+    save_model_folder(folder, source.weights(), source.shape, source.tokens, {})
 
 
 class _HuggingFace:

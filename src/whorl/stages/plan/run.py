@@ -277,6 +277,8 @@ def _passed_through(decisions: Decisions, recipe: Recipe) -> Decisions:
             "compress": CompressConfig(
                 formats=recipe.compress.formats,
                 max_bpb_increase=recipe.compress.max_bpb_increase,
+                search=recipe.compress.search,
+                search_time_s=recipe.compress.search_time,
                 seed=seed,
             ),
             "evaluate": EvaluateConfig(
