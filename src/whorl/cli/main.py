@@ -40,6 +40,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "ladder": ("ladder",),
     "import_": ("import",),
     "export": ("export",),
+    "diff": ("diff",),
     "models": ("models",),
     "doctor": ("doctor",),
     "explain": ("explain",),

@@ -68,15 +68,17 @@ def gguf_token_facts(tokens: Tokens) -> dict[str, Any]:
     else:
         facts[f"{PREFIX}model"] = "gpt2"
         facts[f"{PREFIX}merges"] = [" ".join(merge) for merge in merges]
-        rules = tuple(RULES)
-    found = [rule for rule in rules if _gives_the_ids(_by_rule(facts, rule), tokens)]
-    if not found:
+        steps = value.get("pre_tokenizer") or {}
+        steps = steps.get("pretokenizers", [steps])
+        rules = sorted(RULES, key=lambda rule: RULES[rule] != steps)  # the very same one first
+    found = next((rule for rule in rules if _gives_the_ids(_by_rule(facts, rule), tokens)), None)
+    if found is None:
         raise SpecError(
             "no rule of splitting text that GGUF files name gives this tokenizer's ids",
             expected=", ".join(sorted(RULES)),
             do="export to hf or openvino",
         )
-    return _by_rule(facts, found[0])
+    return _by_rule(facts, found)
 
 
 def _by_rule(facts: Mapping[str, Any], rule: str) -> dict[str, Any]:

@@ -231,6 +231,9 @@ class EvaluateSpec(Spec):
         600_000, description="held-out bytes scored, in whole documents"
     )
     baselines: bool = Field(True, description="score other methods on the same documents")
+    contamination: bool = Field(
+        True, description="count how much of the scored text is in the training rows"
+    )
 
 
 def _host_name(text: str) -> str:

@@ -54,6 +54,7 @@ class EvaluateConfig(Frozen):
     engine: str = Field("auto", description="of serve; what it does not serve is scored by another")
     bootstrap_samples: int = 2000
     baselines: bool = True
+    contamination: bool = True
     seed: int = 0
 
 

@@ -286,6 +286,7 @@ def _passed_through(decisions: Decisions, recipe: Recipe) -> Decisions:
                 window=decisions.train.seq_len,
                 engine=recipe.serve.engine,
                 baselines=recipe.evaluate.baselines,
+                contamination=recipe.evaluate.contamination,
                 seed=seed,
             ),
             "serve": ServeConfig(**recipe.serve.model_dump()),
