@@ -30,9 +30,7 @@ def print_candidates(report: Mapping[str, Any]) -> None:
         name = escape(row["how"])
         name = f"[bold]{name}[/bold]" if row["how"] in chosen else name
         if "not_tried" in row:
-            table.add_row(
-                name, *[""] * (4 + len(speeds) + 2), escape(f"not tried: {row['not_tried']}")
-            )
+            table.add_row(name, *[""] * (6 + len(speeds)), escape(f"not tried: {row['not_tried']}"))
             continue
         rates = {int(n): rate for n, rate in row.get("tokens_per_s", {}).items()}
         low, high = row["low"], row["high"]

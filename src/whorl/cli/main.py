@@ -41,6 +41,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "import_": ("import",),
     "export": ("export",),
     "diff": ("diff",),
+    "harness": ("harness",),
     "models": ("models",),
     "doctor": ("doctor",),
     "explain": ("explain",),

@@ -157,9 +157,10 @@ def _print_contamination(fields: Sequence[Mapping[str, Any]]) -> None:
     for of in fields:
         if of["documents"]:
             OUT.print(
-                f"{escape(of['field'])}: of {of['documents']} scored documents {of['touched']} hold "
-                f"{of['ngram']} ids in a row that are in the training rows, {of['mostly_seen']} "
-                f"mostly; {100 * of['mean_share']:.2g}% of their text"
+                f"{escape(of['field'])}: {of['touched']} of {of['documents']} scored documents "
+                f"hold {of['ngram']} ids in a row that the training rows hold too; "
+                f"{100 * of['mean_share']:.2g}% of their text, {of['mostly_seen']} mostly such",
+                soft_wrap=True,
             )
 
 

@@ -2,8 +2,9 @@
 
 Documents of every field of the recipe are scored by that field's task, apart from the others.
 
-scores.json         per field what was asked, and how much of it is in the training rows; every score with its interval, every pair of scores
-                    of one field with the interval of its difference
+scores.json         per field what was asked, and how much of it is in the training rows; every
+                    score with its interval, every pair of scores of one field with the interval of
+                    its difference
 per_document.json   per field what they are sums of, to pair them with models to come
 """
 
