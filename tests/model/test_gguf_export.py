@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def test_tensors_and_facts_are_llama_cpps(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", FILE_TYPES)
 def test_matrices_are_of_the_kind_and_vectors_whole(kind: str, tmp_path: Path) -> None:
-    model = theirs("qwen2", vocab_size=VOCAB)
+    model = theirs("qwen2", vocab_size=VOCAB, intermediate_size=64)
     reader = exported(tmp_path / "model.gguf", model, kind)
     expected = gguf_tensors(model)
     bound = {"f32": 0.0, "f16": 2**-11, "bf16": 2**-8, "q8_0": 0.5 / 127}[kind]
@@ -99,8 +100,6 @@ def test_what_such_a_file_cannot_say_is_refused(tmp_path: Path) -> None:
         ({"activation": "gelu"}, "activation gelu"),
         ({"block": "mine"}, "layers of a package"),
     ):
-        import dataclasses
-
         shape = dataclasses.replace(tiny_shape(), **changes)
         with pytest.raises(SpecError, match=reason):
             gguf_file_facts(shape, tokens, "f32")

@@ -142,15 +142,16 @@ class HarnessModel:
 
     def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
         """(log-probability of what follows a context, whether it is the greedy answer)."""
-        scored = self.engine.score([ids for ids, _ in map(self._ids, pairs)])
-        sums = [
-            (float(scores[len(scores) - length :].sum()), ids, length)
-            for scores, (ids, length) in zip(scored, map(self._ids, pairs), strict=True)
-        ]
-        greedy = self._answers([(ids[:-length], length) for _, ids, length in sums])
+        cut = [(ids[:-length], ids[-length:]) for ids, length in map(self._ids, pairs)]
+        scored = self.engine.score([before + after for before, after in cut])
+        longest: dict[tuple[int, ...], int] = {}  # choices of one question share what is before
+        for before, after in cut:
+            longest[tuple(before)] = max(len(after), longest.get(tuple(before), 0))
+        answers = self._answers([(list(before), most) for before, most in longest.items()])
+        greedy = dict(zip(longest, answers, strict=True))
         return [
-            (total, answer == ids[-length:])
-            for (total, ids, length), answer in zip(sums, greedy, strict=True)
+            (float(scores[-len(after) :].sum()), greedy[tuple(before)][: len(after)] == after)
+            for scores, (before, after) in zip(scored, cut, strict=True)
         ]
 
     def loglikelihood_rolling(self, texts: Sequence[str]) -> list[float]:
