@@ -87,7 +87,7 @@ def compress_folder(
     graph = openvino.Core().read_model(f32_folder / MODEL)
     graph = compress_graph(graph, chosen, card.shape, texts)
     _save(openvino, graph, out_folder)
-    with tempfile.TemporaryDirectory(prefix="whorl-simulated-") as simulated:
+    with tempfile.TemporaryDirectory(dir=out_folder.parent, prefix=".simulated-") as simulated:
         _save(openvino, simulate(openvino, graph), Path(simulated))
         check_simulation(out_folder, Path(simulated), card.shape.vocab_size)
     write_servable_files(out_folder, card.shape, Tokens.load(f32_folder / TOKENS))
