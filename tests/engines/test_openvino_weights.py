@@ -12,7 +12,7 @@ import torch
 
 from tests.engines.conftest import one_thread
 from whorl.core.errors import DataError, EngineError, PlanError
-from whorl.core.quantisation import Quantisation
+from whorl.core.rounding import Rounding
 from whorl.engines import openvino_weights
 from whorl.engines.openvino_export import compress_folder, export_openvino
 from whorl.engines.openvino_graph import OpenvinoGraph
@@ -53,7 +53,7 @@ def rounded(weights: torch.Tensor, bits: int, group: int | None, symmetric: bool
     return ((level - zero) * scale).reshape(weights.shape).float()
 
 
-def simulated(hf: Path, how: Quantisation) -> np.ndarray:
+def simulated(hf: Path, how: Rounding) -> np.ndarray:
     """Logits of the torch model with rounded matrices; embedding and head always in 8 bits."""
     model, *_ = load_model_folder(hf)
     with torch.no_grad():
@@ -72,17 +72,17 @@ def simulated(hf: Path, how: Quantisation) -> np.ndarray:
 @pytest.mark.parametrize(
     "how",
     [
-        Quantisation("int8"),
-        Quantisation("int8", is_symmetric=False),
-        Quantisation("int4", 64),
-        Quantisation("int4", 32),
-        Quantisation("int4", 64, is_symmetric=False),
-        Quantisation("int4", 128, is_symmetric=False),
+        Rounding("int8"),
+        Rounding("int8", is_symmetric=False),
+        Rounding("int4", 64),
+        Rounding("int4", 32),
+        Rounding("int4", 64, is_symmetric=False),
+        Rounding("int4", 128, is_symmetric=False),
     ],
     ids=str,
 )
 def test_variants_equal_their_torch_simulation(
-    how: Quantisation, folders: Path, tmp_path: Path
+    how: Rounding, folders: Path, tmp_path: Path
 ) -> None:
     card = compress_folder(folders / "f32", tmp_path / "out", how)
     assert card.variant.weights == how.weights
@@ -99,7 +99,7 @@ def test_variants_equal_their_torch_simulation(
 @pytest.mark.parametrize("method", ["scales", "gptq"])
 def test_methods_that_read_text_lose_less(method: Any, folders: Path, tmp_path: Path) -> None:
     """On the texts they read: less distance from the whole model's logits than plain rounding."""
-    plain, better = Quantisation("int4", 64), Quantisation("int4", 64, True, (method,))
+    plain, better = Rounding("int4", 64), Rounding("int4", 64, True, (method,))
     compress_folder(folders / "f32", tmp_path / "plain", plain)
     compress_folder(folders / "f32", tmp_path / "better", better, TEXTS)
     logits = {}
@@ -116,7 +116,7 @@ def test_methods_that_read_text_lose_less(method: Any, folders: Path, tmp_path: 
 def test_sensitive_matrices_stay_in_8_bits(folders: Path, tmp_path: Path) -> None:
     sizes = {}
     for share in (1.0, 0.5):
-        how = Quantisation("int4", 64, True, ("scales",), share)
+        how = Rounding("int4", 64, True, ("scales",), share)
         card = compress_folder(folders / "f32", tmp_path / str(share), how, TEXTS)
         sizes[share] = card.weight_bytes
     num_weights = sum(
@@ -130,9 +130,9 @@ def test_sensitive_matrices_stay_in_8_bits(folders: Path, tmp_path: Path) -> Non
 
 def test_what_cannot_be_is_refused(folders: Path, tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="divisible by 96"):
-        compress_folder(folders / "f32", tmp_path / "a", Quantisation("int4", 96))
+        compress_folder(folders / "f32", tmp_path / "a", Rounding("int4", 96))
     with pytest.raises(DataError, match="reads training text"):
-        compress_folder(folders / "f32", tmp_path / "b", Quantisation("int4", 64, True, ("awq",)))
+        compress_folder(folders / "f32", tmp_path / "b", Rounding("int4", 64, True, ("awq",)))
 
 
 def test_a_cpu_that_computes_something_else_is_noticed(

@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 from whorl.cli.main import build_app
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import DataError, SpecError
+from whorl.core.variants import Variant
 from whorl.model.hf import load_model_folder
 from whorl.testing.corpus import tiny_texts
 from whorl.testing.models import tiny_model_folder
-from whorl.wiring.diff import compare_models, read_examples
+from whorl.wiring.diff import Compared, compare_models, read_examples
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +52,8 @@ def test_answers_and_scores_are_those_of_the_models(folders: Path, tmp_path: Pat
     file = tmp_path / "texts.jsonl"
     file.write_text("\n".join(json.dumps({"text": text}) for text in texts))
     found = compare_models(
-        f"{folders / 'one'}:hf",
-        f"{folders / 'other'}:hf",
+        Compared("one", folders / "one", Variant("hf", "f32")),
+        Compared("other", folders / "other", Variant("hf", "f32")),
         home=tmp_path,
         examples=read_examples(file),
         num_answers=3,
@@ -94,7 +95,7 @@ def test_files_of_prompts_and_chats(folders: Path, tmp_path: Path) -> None:
     assert [each.document is not None for each in examples] == [False, True, False]
     assert examples[0].prompt == examples[1].prompt == chat
     found = compare_models(
-        *(str(folders / name) for name in ("one", "one")), home=tmp_path, examples=examples
+        *(Compared(name, folders / "one") for name in "ab"), home=tmp_path, examples=examples
     )
     assert [row["parts_at"] for row in found["answers"]] == [None] * 3
     scores = found["scores"]
@@ -126,7 +127,7 @@ def test_files_that_ask_nothing(content: str, reason: str, tmp_path: Path) -> No
 
 
 def test_the_command_prints_both(folders: Path, tmp_path: Path) -> None:
-    names = [str(folders / name) for name in ("one", "other")]
+    names = [f"{folders / 'one'}:hf", str(folders / "other")]
     options = ["--answers", "1", "--tokens", "4", "--home", str(tmp_path)]
     app = build_app("diff")
     printed = CliRunner().invoke(app, ["diff", *names, *options])

@@ -108,7 +108,7 @@ def test_the_harness_runs_local_tasks(folder: Path, tmp_path: Path) -> None:
         'doc_to_text: "{{question}}"\ndoc_to_choice: "{{choices}}"\ndoc_to_target: right\n'
         "metric_list: [{metric: acc}]\n"
     )
-    found = run_harness(str(folder), [tmp_path / "shells.yaml"], home=tmp_path / "home")
+    found = run_harness(folder, [tmp_path / "shells.yaml"], home=tmp_path / "home")
     (row,) = [row for row in found["tasks"] if row["metric"] == "acc"]
     engine = open_engine(folder, read_card(folder).variant)
     ours = HarnessModel(engine, Tokens.load(folder / "tokens"), 256)

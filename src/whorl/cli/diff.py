@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -16,10 +18,15 @@ from whorl.cli.options import Debug, Home, Json
 from whorl.cli.samples import literal_text
 from whorl.core.home import home_folder
 from whorl.core.metrics import find_metric
+from whorl.serving import find_model
+
+if TYPE_CHECKING:
+    from whorl.wiring.diff import Compared
 
 __all__ = ["register"]
 
 MODEL = "A registered model (NAME, NAME@VERSION) or a model folder; :VARIANT behind it chooses one."
+WITH_VARIANT = re.compile(r"(?P<model>.+):(?P<variant>[\w-]+(?: [\w-]+)?)")
 SHOWN = 10  # regressions
 
 
@@ -52,10 +59,11 @@ def diff_command(
     """
     from whorl.wiring.diff import compare_models, read_examples
 
+    folder = home_folder(home)
     found = compare_models(
-        first,
-        second,
-        home=home_folder(home),
+        _found(first, folder),
+        _found(second, folder),
+        home=folder,
         examples=None if prompts is None else read_examples(prompts),
         num_answers=answers,
         answer_tokens=tokens,
@@ -68,6 +76,17 @@ def diff_command(
     _print_answers(found)
     if "scores" in found:
         _print_scores(found["scores"])
+
+
+def _found(what: str, home: Path) -> Compared:
+    """The model that is meant. Raises SpecError if it is not there."""
+    from whorl.wiring.diff import Compared
+
+    name, variant = what, None
+    if not os.path.exists(os.path.expanduser(what)) and (meant := WITH_VARIANT.fullmatch(what)):
+        name, variant = meant["model"], meant["variant"]
+    model = find_model(name, variant, "auto", home)
+    return Compared(what, model.folder, model.variant)
 
 
 def _print_answers(found: Mapping[str, Any]) -> None:

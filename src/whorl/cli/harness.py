@@ -12,6 +12,7 @@ from rich.table import Table
 from whorl.cli.console import OUT, make_progress, print_json
 from whorl.cli.options import Debug, Home, Json
 from whorl.core.home import home_folder
+from whorl.serving import find_model
 
 __all__ = ["register"]
 
@@ -44,20 +45,22 @@ def harness_command(
     """
     from whorl.wiring.harness import run_harness
 
+    folder = home_folder(home)
+    meant = find_model(model, variant, "auto", folder)
     found = run_harness(
-        model,
+        meant.folder,
         tasks,
-        home=home_folder(home),
-        variant=variant,
+        home=folder,
+        variant=meant.variant,
         limit=limit,
         may_run_code=run_code,
         progress=make_progress(),
     )
     if json:
-        print_json(found)
+        print_json({"model": model, **found})
         return
     table = Table("task", "metric", "value", "standard error", "documents")
-    table.title = f"{escape(found['model'])}, {found['variant']}"
+    table.title = f"{escape(model)}, {found['variant']}"
     for row in found["tasks"]:
         stderr = "" if row["stderr"] is None else f"± {row['stderr']:.4f}"
         value = f"{row['value']:.4f}"

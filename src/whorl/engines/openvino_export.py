@@ -20,7 +20,7 @@ from whorl.arch.shape import ModelShape
 from whorl.codecs.contract import Tokens
 from whorl.core.disk import fsync_folder
 from whorl.core.errors import EngineError, MissingExtra, RecordError
-from whorl.core.quantisation import WEIGHTS, Quantisation, Texts
+from whorl.core.rounding import WEIGHTS, Rounding, Texts
 from whorl.core.variants import Variant
 from whorl.engines.openvino_graph import MODEL, OpenvinoGraph
 from whorl.engines.openvino_weights import check_simulation, compress_graph, simulate
@@ -68,7 +68,7 @@ def export_openvino(
 
 
 def compress_folder(
-    f32_folder: Path, out_folder: Path, how: str | Quantisation, texts: Texts = ()
+    f32_folder: Path, out_folder: Path, how: str | Rounding, texts: Texts = ()
 ) -> FolderCard:
     """Write a folder with int8 or int4 weights from an exported f32 one.
 
@@ -82,7 +82,7 @@ def compress_folder(
     card = read_card(f32_folder)
     if card.variant != (parent := Variant(FORMAT, "f32")):
         raise RecordError(f"{f32_folder} cannot be compressed", found=card.variant, expected=parent)
-    chosen = Quantisation.plain(how) if isinstance(how, str) else how
+    chosen = Rounding.plain(how) if isinstance(how, str) else how
     prepare_folder(out_folder)
     graph = openvino.Core().read_model(f32_folder / MODEL)
     graph = compress_graph(graph, chosen, card.shape, texts)
@@ -105,7 +105,7 @@ class _Exporter:
     def export(self, model: Path, folder: Path, lineage: Mapping[str, Any]) -> None:
         export_openvino(model, folder, lineage)
 
-    def compress(self, exported: Path, folder: Path, how: Quantisation, texts: Texts = ()) -> None:
+    def compress(self, exported: Path, folder: Path, how: Rounding, texts: Texts = ()) -> None:
         compress_folder(exported, folder, how, texts)
 
 

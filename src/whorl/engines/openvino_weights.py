@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import DataError, EngineError, MissingExtra, PlanError
-from whorl.core.quantisation import Quantisation, Texts
+from whorl.core.rounding import Rounding, Texts
 from whorl.engines.openvino_graph import OpenvinoGraph
 
 __all__ = ["check_simulation", "compress_graph", "input_widths", "simulate"]
@@ -37,7 +37,7 @@ WHOLE = {
 }
 
 
-def compress_graph(graph: Any, how: Quantisation, shape: ModelShape, texts: Texts = ()) -> Any:
+def compress_graph(graph: Any, how: Rounding, shape: ModelShape, texts: Texts = ()) -> Any:
     """The graph with smaller weights; embedding and head are int8 always.
 
     Raises PlanError if the model's sizes are not whole groups, DataError without the texts that

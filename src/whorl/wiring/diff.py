@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -36,20 +34,19 @@ from whorl.core.ports import (
 )
 from whorl.core.records import Record
 from whorl.core.tasks import LikelihoodTask
+from whorl.core.variants import Variant
 from whorl.engines.collect import run_requests
-from whorl.engines.open import open_engine
+from whorl.engines.open import CACHE, open_engine
 from whorl.engines.runtimes import QUESTION, TEXTS
 from whorl.model.folder import TOKENS, read_card
-from whorl.serving import find_model
 from whorl.stages.evaluate.baselines import decoded
 from whorl.stages.evaluate.measure import Asked, measure, select_documents
 
-__all__ = ["Example", "compare_models", "difference", "read_examples"]
+__all__ = ["Compared", "Example", "compare_models", "read_examples"]
 
 BEGINNING = 0.25  # of a document's text, that is its prompt
 MAX_PROMPT_CHARS = 400
 MAX_WINDOW = 1024  # ids that are scored together
-WITH_VARIANT = re.compile(r"(?P<model>.+):(?P<variant>[\w-]+(?: [\w-]+)?)")
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,15 @@ class Example:
     name: str
     prompt: str | Mapping[str, Any] | None  # a text that goes on, or a chat that is answered
     document: Document | None  # what is scored
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One of the two models. variant: None for what its folder holds."""
+
+    label: str
+    folder: Path
+    variant: Variant | None = None
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,8 @@ class _Opened:
 
 
 def compare_models(
-    first: str,
-    second: str,
+    first: Compared,
+    second: Compared,
     *,
     home: Path,
     examples: Sequence[Example] | None = None,
@@ -84,29 +90,25 @@ def compare_models(
     max_bytes: int = 60_000,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """first, second: a name, NAME@VERSION or a folder, each with :VARIANT if one is meant.
+    """Plain data: both models, answers side by side, scores, what got worse.
 
     examples: None for the documents that were held out from the first, else fixed prompts. Raises
-    SpecError if a model is not there, DataError if there is nothing to ask.
+    DataError on a prompt that does not fit into a model.
     """
     with _opened(first, home) as one, _opened(second, home) as other:
         asked = examples
         if asked is None:
             asked = _held_out(one, home, max_bytes) or _fixed(one.tokens, other.tokens)
-        return difference(one, other, asked, num_answers, answer_tokens, progress or NoProgress())
+        return _difference(one, other, asked, num_answers, answer_tokens, progress or NoProgress())
 
 
 @contextmanager
-def _opened(what: str, home: Path) -> Iterator[_Opened]:
-    name, variant = what, None
-    if not os.path.exists(os.path.expanduser(what)) and (found := WITH_VARIANT.fullmatch(what)):
-        name, variant = found["model"], found["variant"]
-    model = find_model(name, variant, "auto", home)
+def _opened(model: Compared, home: Path) -> Iterator[_Opened]:
     card, tokens = read_card(model.folder), Tokens.load(model.folder / TOKENS)
-    engine = open_engine(model.folder, model.variant)
+    engine = open_engine(model.folder, model.variant, cache_folder=home / CACHE)
     try:
-        shown = str(model.variant or card.variant)
-        yield _Opened(what, model.folder, shown, tokens, engine, card.shape.max_seq_len)
+        shown, most = str(model.variant or card.variant), card.shape.max_seq_len
+        yield _Opened(model.label, model.folder, shown, tokens, engine, most)
     finally:
         engine.close()
 
@@ -182,7 +184,7 @@ def _fixed(*tokens: Tokens) -> list[Example]:
 # ------------------------------------------------------------------ what they say
 
 
-def difference(
+def _difference(
     first: _Opened,
     second: _Opened,
     examples: Sequence[Example],
@@ -190,7 +192,6 @@ def difference(
     answer_tokens: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Plain data: both models, answers side by side, scores, regressions."""
     prompts = [each for each in examples if each.prompt is not None][:num_answers]
     documents = [each.document for each in examples if each.document is not None]
     told: dict[str, Any] = {
@@ -262,11 +263,11 @@ def _scores(
         for each, p in ((first, progress), (second, progress))
     )
     change = paired_interval(other, one)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"name": name, "first": before, "second": after, "difference": after - before}
         for name, before, after in zip(one.document_names, _each(one), _each(other), strict=True)
     ]
-    rows.sort(key=lambda row: -float(row["difference"]))
+    rows.sort(key=lambda row: -row["difference"])
     return {
         "metric": one.metric.name,
         "documents": len(documents),

@@ -20,10 +20,10 @@ from whorl.codecs.contract import Tokens
 from whorl.core.context import NoProgress
 from whorl.core.errors import DataError, MissingExtra, SpecError
 from whorl.core.ports import Engine, GenerateRequest, Progress
+from whorl.core.variants import Variant
 from whorl.engines.collect import run_requests
-from whorl.engines.open import open_engine
+from whorl.engines.open import CACHE, open_engine
 from whorl.model.folder import TOKENS, read_card
-from whorl.serving import find_model
 
 __all__ = ["HarnessModel", "run_harness", "task_files"]
 
@@ -33,25 +33,24 @@ ENDINGS = (".yaml", ".yml")
 
 
 def run_harness(
-    what: str,
+    folder: Path,
     tasks: Sequence[Path],
     *,
     home: Path,
-    variant: str | None = None,
+    variant: Variant | None = None,
     limit: int | None = None,
     may_run_code: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Scores of a model on task files, or on all in a folder, with the harness' standard errors.
 
-    Plain data: {"model", "variant", "tasks": [{task, metric, value, stderr, num_documents}]}.
+    Plain data: {"variant", "tasks": [{task, metric, value, stderr, num_documents}]}.
     Raises MissingExtra without the harness, SpecError or DataError on a task that cannot be run.
     """
     MissingExtra.check("lm_eval", "lm-eval", "tasks of lm-evaluation-harness")
     files = task_files(tasks, may_run_code)
-    model = find_model(what, variant, "auto", home)
-    card, tokens = read_card(model.folder), Tokens.load(model.folder / TOKENS)
-    engine = open_engine(model.folder, model.variant)
+    card, tokens = read_card(folder), Tokens.load(folder / TOKENS)
+    engine = open_engine(folder, variant, cache_folder=home / CACHE)
     shown = progress or NoProgress()
     try:
         shown.start(f"lm-evaluation-harness: {len(files)} tasks", None)
@@ -59,7 +58,7 @@ def run_harness(
         shown.finish()
     finally:
         engine.close()
-    return {"model": what, "variant": str(model.variant or card.variant), "tasks": found}
+    return {"variant": str(variant or card.variant), "tasks": found}
 
 
 def task_files(tasks: Sequence[Path], may_run_code: bool) -> list[Path]:

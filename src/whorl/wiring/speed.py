@@ -21,7 +21,7 @@ import psutil
 from whorl.core.children import end_with_parent, spawning
 from whorl.core.errors import EngineError
 from whorl.core.memory import peak_resident_bytes
-from whorl.core.quantisation import Speeds, Texts
+from whorl.core.rounding import Speeds, Texts
 from whorl.core.variants import Variant
 
 __all__ = ["measure_speed"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from whorl.codecs.contract import Tokens
-from whorl.core.quantisation import Texts
 from whorl.core.records import Record
+from whorl.core.rounding import Texts
 from whorl.core.rows import RowSet
 
 __all__ = ["training_texts"]

@@ -11,8 +11,8 @@ import pytest
 from tests.stages.compress.test_run import Measured, context, measured, trained
 from whorl.core.errors import GateError, PlanError
 from whorl.core.ports import Exporter
-from whorl.core.quantisation import Quantisation, Speeds, Texts
 from whorl.core.records import Record
+from whorl.core.rounding import Rounding, Speeds, Texts
 from whorl.core.variants import Variant
 from whorl.model.folder import read_card
 from whorl.spec.resolved import CompressConfig
@@ -29,20 +29,20 @@ TEXTS = [[1, 2, 3]]
 class Remembering(FakeExporter):
     """Folders that remember how they were made."""
 
-    def __init__(self, impossible: Callable[[Quantisation], bool] = lambda how: False) -> None:
+    def __init__(self, impossible: Callable[[Rounding], bool] = lambda how: False) -> None:
         super().__init__()
-        self.made: dict[Path, Quantisation] = {}
-        self.read: dict[Quantisation, Texts] = {}
+        self.made: dict[Path, Rounding] = {}
+        self.read: dict[Rounding, Texts] = {}
         self.impossible = impossible
 
-    def compress(self, exported: Path, folder: Path, how: Quantisation, texts: Texts = ()) -> None:
+    def compress(self, exported: Path, folder: Path, how: Rounding, texts: Texts = ()) -> None:
         if self.impossible(how):
             raise PlanError(f"no whole groups of {how.group_size}")
         super().compress(exported, folder, how, texts)
         self.made[folder], self.read[how] = how, texts
 
 
-def loss_of(how: Quantisation) -> float:
+def loss_of(how: Rounding) -> float:
     """Smaller groups lose less, and methods help: a stand-in."""
     return (
         0.002
@@ -97,7 +97,7 @@ def test_off_makes_one_of_each_format_and_times_nothing(trained: Record, tmp_pat
         exporter = Remembering()
         config = CompressConfig(formats=formats, search=search, max_bpb_increase=0.05)
         record = searched(trained, tmp_path / search, exporter, config)
-        assert [*exporter.made.values()] == [Quantisation.plain(name) for name in formats]
+        assert [*exporter.made.values()] == [Rounding.plain(name) for name in formats]
         assert "search" not in record.metrics and "speeds" not in record.run
 
 
@@ -134,7 +134,7 @@ def test_choice_by_brute_force() -> None:
         losses = generator.integers(0, 6, 8) / 100
         sizes = generator.integers(95, 112, 8)
         tried = [
-            Tried(Quantisation("int4", n), int(size), float(loss), bool(loss <= 0.03))
+            Tried(Rounding("int4", n), int(size), float(loss), bool(loss <= 0.03))
             for n, (size, loss) in enumerate(zip(sizes, losses, strict=True), 1)
         ]
         found = choose(tried)

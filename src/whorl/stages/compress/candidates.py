@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from whorl.core.quantisation import Quantisation, SmallWeights
+from whorl.core.rounding import Rounding, SmallWeights
 from whorl.core.units import format_bytes
 
 __all__ = ["Tried", "candidates_of", "choose", "is_beaten"]
@@ -19,32 +19,32 @@ NEAR = 1.05  # times the smallest: a candidate of so many bytes is as small, for
 class Tried:
     """A candidate that was measured. loss: the worst of all fields, as a share of the parent's."""
 
-    how: Quantisation
+    how: Rounding
     num_bytes: int
     loss: float
     is_allowed: bool
 
 
-def candidates_of(weights: SmallWeights, search: str) -> list[Quantisation]:
+def candidates_of(weights: SmallWeights, search: str) -> list[Rounding]:
     """search: "off" (the format's plain form), "fast" (rounding to the nearest), "full"."""
     if search == "off":
-        return [Quantisation.plain(weights)]
+        return [Rounding.plain(weights)]
     if weights == "int8":
-        return [Quantisation("int8"), Quantisation("int8", is_symmetric=False)]
-    nearest = [Quantisation("int4", size, kind) for size, kind in product(GROUPS, (True, False))]
+        return [Rounding("int8"), Rounding("int8", is_symmetric=False)]
+    nearest = [Rounding("int4", size, kind) for size, kind in product(GROUPS, (True, False))]
     return nearest if search == "fast" else nearest + _with_text()
 
 
-def _with_text() -> list[Quantisation]:
+def _with_text() -> list[Rounding]:
     """int4 that looks at activations of training text."""
     return [
-        Quantisation("int4", 64, False, ("scales",)),
-        Quantisation("int4", 128, False, ("awq", "scales")),
-        Quantisation("int4", 64, False, ("awq", "scales")),
-        Quantisation("int4", 64, True, ("awq", "scales")),
-        Quantisation("int4", 64, False, ("awq", "scales"), int4_share=0.8),
-        Quantisation("int4", 64, False, ("awq", "scales"), int4_share=0.6),
-        Quantisation("int4", 64, True, ("gptq",)),
+        Rounding("int4", 64, False, ("scales",)),
+        Rounding("int4", 128, False, ("awq", "scales")),
+        Rounding("int4", 64, False, ("awq", "scales")),
+        Rounding("int4", 64, True, ("awq", "scales")),
+        Rounding("int4", 64, False, ("awq", "scales"), int4_share=0.8),
+        Rounding("int4", 64, False, ("awq", "scales"), int4_share=0.6),
+        Rounding("int4", 64, True, ("gptq",)),
     ]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from whorl.core.errors import MissingExtra
-from whorl.core.quantisation import Speeds
+from whorl.core.rounding import Speeds
 
 __all__ = ["draw_pareto", "front"]
 

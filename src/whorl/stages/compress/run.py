@@ -22,8 +22,8 @@ from whorl.core.context import StageContext
 from whorl.core.errors import GateError, MissingExtra, PlanError, WhorlError
 from whorl.core.intervals import Interval, paired_interval
 from whorl.core.ports import Exporter, Measure, QualityMeasure
-from whorl.core.quantisation import Quantisation, SmallWeights, Speeds, Texts
 from whorl.core.records import Record, RecordKey
+from whorl.core.rounding import Rounding, SmallWeights, Speeds, Texts
 from whorl.core.variants import Variant
 from whorl.model.folder import read_card, seal_folder
 from whorl.spec.resolved import CompressConfig
@@ -137,8 +137,8 @@ class _Compression:
         """Rows of the candidate that is kept as the variant; the least refused if none is."""
         place, variant = self._place(weights)
         tried: list[Tried] = []
-        measured: dict[Quantisation, list[dict[str, Any]]] = {}
-        kept: dict[Quantisation, Path] = {}
+        measured: dict[Rounding, list[dict[str, Any]]] = {}
+        kept: dict[Rounding, Path] = {}
         impossible: PlanError | None = None
         longest_s = 0.0
         candidates = candidates_of(weights, self.search)
@@ -174,7 +174,7 @@ class _Compression:
         return measured[best.how]
 
     def _try(
-        self, how: Quantisation, folder: Path, variant: Variant, parent: Measured
+        self, how: Rounding, folder: Path, variant: Variant, parent: Measured
     ) -> tuple[Tried, list[dict[str, Any]]]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         self.exporter.compress(
@@ -198,7 +198,7 @@ class _Compression:
         if self.speed is not None:
             self.speeds[name] = self.speed(folder, variant, self.texts())
 
-    def _skip(self, hows: list[Quantisation], reason: str) -> None:
+    def _skip(self, hows: list[Rounding], reason: str) -> None:
         for how in hows:
             self.rows.append({"format": how.weights, "how": str(how), "not_tried": reason})
             self.context.log(f"{how}: not tried: {reason}")

@@ -1,4 +1,4 @@
-"""How weights are made smaller: what `compress` tries, and an exporter carries out.
+"""How weights are rounded to fewer bits: what `compress` tries, and an exporter carries out.
 
 Weights that share a scale are a group along a matrix's input; a smaller group loses less and takes
 more bytes. Sources of the methods: AWQ 2306.00978, GPTQ 2210.17323.
@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from whorl.core.errors import SpecError
 
-__all__ = ["WEIGHTS", "Method", "Quantisation", "SmallWeights", "Speeds", "Texts"]
+__all__ = ["WEIGHTS", "Method", "Rounding", "SmallWeights", "Speeds", "Texts"]
 
 SmallWeights = Literal["int8", "int4"]
 WEIGHTS: tuple[SmallWeights, ...] = get_args(SmallWeights)
@@ -21,7 +21,7 @@ Texts = Sequence[Sequence[int]]  # ids of training documents, for methods that l
 
 
 @dataclass(frozen=True)
-class Quantisation:
+class Rounding:
     """methods: what corrects the rounding with calibration text; (): to the nearest."""
 
     weights: SmallWeights
@@ -31,7 +31,7 @@ class Quantisation:
     int4_share: float = 1.0  # of the weights in matrices; the most sensitive ones stay int8
 
     @classmethod
-    def plain(cls, weights: str) -> Quantisation:
+    def plain(cls, weights: str) -> Rounding:
         """What a format's bare name means. Raises SpecError if there is no such format."""
         if weights == "int8":
             return cls("int8")
