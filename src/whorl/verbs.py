@@ -180,9 +180,13 @@ class Session:
             MissingExtra.check("openvino_genai", "openvino", "compress")
             from whorl.engines.openvino_export import EXPORTER
             from whorl.stages.compress.run import run
+            from whorl.wiring.speed import measure_speed
+            from whorl.wiring.texts import training_texts
 
             config, trained = self.planned.decisions.compress, self.records["train"]
-            return run(self.context, config, trained, EXPORTER, self._measure)
+            texts = functools.cache(partial(training_texts, self.records["prepare"]))
+            work = (self.context, config, trained, EXPORTER, self._measure)
+            return run(*work, texts=texts, speed=measure_speed)
 
         if not self._compresses:
             raise SpecError(

@@ -40,6 +40,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     "ladder": ("ladder",),
     "import_": ("import",),
     "export": ("export",),
+    "diff": ("diff",),
+    "harness": ("harness",),
     "models": ("models",),
     "doctor": ("doctor",),
     "explain": ("explain",),

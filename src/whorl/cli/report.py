@@ -8,6 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from whorl.cli.candidates import print_candidates
 from whorl.cli.console import OUT
 from whorl.cli.reading import print_reading
 from whorl.cli.samples import print_samples
@@ -105,7 +106,9 @@ def print_report(report: Mapping[str, Any]) -> None:
     for line in report.get("losses_to") or []:
         OUT.print(f"[yellow]we lose:[/yellow] {escape(line)}", soft_wrap=True)
     _print_forgetting(report.get("forgetting"))
+    _print_contamination(report.get("contamination") or [])
     _print_variants(report.get("variants") or [])
+    print_candidates(report)
     _print_serve(report.get("serve") or {})
     if report.get("curve"):
         OUT.print(f"loss curve: {report['curve']}", markup=False, soft_wrap=True)
@@ -163,6 +166,17 @@ def _print_variants(variants: Sequence[Mapping[str, Any]]) -> None:
             row.get("verdict", ""),
         )
     OUT.print(table)
+
+
+def _print_contamination(fields: Sequence[Mapping[str, Any]]) -> None:
+    for of in fields:
+        if of["documents"]:
+            OUT.print(
+                f"{escape(of['field'])}: {of['touched']} of {of['documents']} scored documents "
+                f"hold {of['ngram']} ids in a row that the training rows hold too; "
+                f"{100 * of['mean_share']:.2g}% of their text, {of['mostly_seen']} mostly such",
+                soft_wrap=True,
+            )
 
 
 def _print_serve(serve: Mapping[str, Any]) -> None:

@@ -40,12 +40,14 @@ __all__ = [
     "check_runtime",
     "golden_prompts",
     "is_installed",
+    "llama_cpp_runtime",
     "openvino_runtime",
     "torch_runtime",
     "transformers_runtime",
 ]
 
 GOLDEN_TOKENS = 64  # of each answer
+MAX_CONTEXT = 2048  # tokens of llama.cpp: it reserves memory for all of them
 MAX_LOGIT_DIFFERENCE = 1e-3  # of the largest logit, or of 1 where that is smaller
 LEAST_AGREEMENT = 0.5  # of compressed weights' best next tokens with those of the whole ones
 SIGNIFICANT_DIGITS = 2  # of a difference that is kept
@@ -59,8 +61,9 @@ INSTALL = {
     "torch": "pip install 'whorl[train]'",
     "transformers": "pip install 'transformers>=5.0'",
     "openvino": "pip install 'whorl[openvino]'",
+    "llama.cpp": "pip install llama-cpp-python",
 }
-MODULES = {"openvino": "openvino_genai"}  # where it has another name
+MODULES = {"openvino": "openvino_genai", "llama.cpp": "llama_cpp"}  # where it has another name
 
 
 @dataclass(frozen=True)
@@ -262,5 +265,24 @@ def openvino_runtime(folder: Path) -> Iterator[Runtime]:
     engine = open_openvino(folder, card, 1)
     try:
         yield Runtime(f"{FORMAT} {card.variant.weights}", engine, logits)
+    finally:
+        engine.close()
+
+
+@contextmanager
+def llama_cpp_runtime(file: Path, card: FolderCard, tokens: Tokens) -> Iterator[Runtime]:
+    """llama.cpp over a GGUF file. Raises EngineError if it gives a text other ids."""
+    from whorl.engines.llama_cpp_engine import LlamaCppStepper, load_llama_cpp
+    from whorl.engines.loop import EngineLoop, Limits
+
+    max_tokens = min(card.shape.max_seq_len, MAX_CONTEXT)
+    stepper = LlamaCppStepper(load_llama_cpp(file, max_tokens))
+    for text in TEXTS:
+        if (found := stepper.encode(text)) != (ours := tokens.encode_prompt(text)):
+            raise EngineError(f"llama.cpp gives {text!r} other ids", found=found, expected=ours)
+    limits = Limits(1, max_tokens, card.shape.vocab_size)
+    engine = EngineLoop("llama.cpp", card.contract_digest, stepper, limits)
+    try:
+        yield Runtime("llama.cpp", engine, stepper.logits)
     finally:
         engine.close()

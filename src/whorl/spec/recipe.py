@@ -217,6 +217,12 @@ class CompressSpec(Spec):
     max_bpb_increase: Annotated[float, Share()] = Field(
         0.01, description="loss of quality above which one is refused"
     )
+    search: Literal["auto", "off", "fast", "full"] = Field(
+        "auto", description="ways tried of each format; auto: full where int4 is asked for, or off"
+    )
+    search_time: Annotated[float, Duration()] = Field(
+        900.0, description="after so long no further way is begun"
+    )
 
 
 class EvaluateSpec(Spec):
@@ -231,6 +237,9 @@ class EvaluateSpec(Spec):
     )
     max_forgetting: Annotated[float, Share()] | None = Field(
         None, description="rise of its bits per byte above which a model is not registered"
+    )
+    contamination: bool = Field(
+        True, description="count how much of the scored text is in the training rows"
     )
 
 

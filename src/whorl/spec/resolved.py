@@ -44,6 +44,8 @@ class CompressConfig(Frozen):
     formats: tuple[Literal["int8", "int4"], ...] = ("int8",)
     max_bpb_increase: float = Field(0.01, description="share of the parent's bits per byte")
     max_documents: int = 200
+    search: Literal["auto", "off", "fast", "full"] = "auto"
+    search_time_s: float = 900.0
     seed: int = 0
 
 
@@ -53,6 +55,7 @@ class EvaluateConfig(Frozen):
     engine: str = Field("auto", description="of serve; what it does not serve is scored by another")
     bootstrap_samples: int = 2000
     baselines: bool = True
+    contamination: bool = True
     seed: int = 0
 
 

@@ -26,6 +26,7 @@ from whorl.engines.runtimes import (
     check_runtime,
     golden_prompts,
     is_installed,
+    llama_cpp_runtime,
     openvino_runtime,
     torch_runtime,
     transformers_runtime,
@@ -135,6 +136,25 @@ class RuntimeChecks:
             return
         export_openvino(self.folder, scratch)
         self.openvino(scratch)
+
+    def gguf(self, file: Path, read: Path, is_exact: bool) -> None:
+        """Over a GGUF file of this model, and the folder that whorl reads from it.
+
+        is_exact: the file's numbers are the model's. What other programs make of the file is
+        compared with what whorl reads from it. Raises EngineError if ids, logits or answers differ.
+        """
+        card, tokens = read_card(read), Tokens.load(read / TOKENS)
+        for text in TEXTS:
+            if (found := tokens.encode_prompt(text)) != (ours := self.tokens.encode_prompt(text)):
+                raise EngineError(f"the file gives {text!r} other ids", found=found, expected=ours)
+        with torch_runtime(read) as again:
+            self._compare("whorl", again, is_exact)
+            theirs = RuntimeChecks(read, again, self.progress)
+            theirs.checks = self.checks
+            theirs.transformers(file)
+            if theirs._is_here("llama.cpp"):
+                with llama_cpp_runtime(file, card, tokens) as other:
+                    theirs._compare("llama.cpp", other, card.variant.weights == "f32")
 
     def _is_here(self, name: str) -> bool:
         if not is_installed(name):

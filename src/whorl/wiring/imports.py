@@ -42,6 +42,7 @@ __all__ = [
     "import_model",
     "imported_before",
     "look_over",
+    "read_gguf_folder",
 ]
 
 STAGE, MODEL, TRAINED = "import", "model", "train"
@@ -239,6 +240,14 @@ class _Gguf:
 
         weights = gguf_weights(self._file, self.shape)
         return dict(model_of(weights, self.shape, self._file.path).state_dict())
+
+
+def read_gguf_folder(file: Path, folder: Path) -> None:
+    """What whorl reads from a GGUF file, as a model folder."""
+    from whorl.model.hf import save_model_folder
+
+    source = _Gguf(open_gguf(file))
+    save_model_folder(folder, source.weights(), source.shape, source.tokens, {})
 
 
 class _HuggingFace:

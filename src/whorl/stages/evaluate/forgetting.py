@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from whorl.codecs.contract import Tokens
 from whorl.core.context import StageContext
@@ -27,6 +26,7 @@ from whorl.core.tasks import LikelihoodTask
 from whorl.core.variants import Variant
 from whorl.model.folder import read_card
 from whorl.spec.resolved import EvaluateConfig
+from whorl.stages.evaluate.contamination import seen_shares
 from whorl.stages.evaluate.measure import Asked, measure
 
 __all__ = ["GENERAL_TEXT", "Forgetting", "ForgettingProbe", "GeneralText"]
@@ -34,9 +34,7 @@ __all__ = ["GENERAL_TEXT", "Forgetting", "ForgettingProbe", "GeneralText"]
 GENERAL_TEXT = "general text"  # stands where a field's name stands in scores
 FILE, BETWEEN = "general.md", "\n---\n"
 MIN_PASSAGE_BYTES, MAX_PASSAGE_BYTES, MAX_PASSAGES = 200, 1_200, 24
-SHINGLE_IDS, MOST_SHARED = 12, 0.2  # runs of ids; of a passage that training holds too
-CHUNK_ROWS = 4_096
-PRIME = np.uint64(0x9E3779B97F4A7C15)  # odd: powers of it are all different
+MOST_SHARED = 0.2  # of a passage that training holds too
 Models = Mapping[Variant, Path]
 OpenEngine = Callable[[Path, Variant], Engine]
 
@@ -121,11 +119,11 @@ class Forgetting:
         """Raises DataError if every passage is trained on too, or the model reads no text."""
         passages = probe.text.passages
         documents = [_document(number, p, tokens) for number, p in enumerate(passages)]
-        shares = _shared(documents, rows)
+        shares = seen_shares(rows, tokens, documents)
         kept = [
             document
             for document, share in zip(documents, shares, strict=True)
-            if share <= MOST_SHARED
+            if share is None or share <= MOST_SHARED
         ]
         if not kept:
             raise DataError(
@@ -231,24 +229,3 @@ def _document(number: int, passage: str, tokens: Tokens) -> HeldoutDocument:
     name = f"{GENERAL_TEXT} {number}"
     ids = np.asarray(tokens.encode_prompt(passage), np.int64)
     return HeldoutDocument(name, ids, np.arange(len(ids)) > 0, len(passage.encode()))
-
-
-def _shared(documents: Sequence[HeldoutDocument], rows: RowSet) -> list[float]:
-    """Of each document, the share of its runs of ids that some training row has too."""
-    runs = [_runs(np.asarray(document.ids)[None])[0] for document in documents]
-    wanted = np.unique(np.concatenate(runs))
-    found = np.zeros(len(wanted), np.bool_)
-    for begin in range(0, rows.num_rows, CHUNK_ROWS):
-        numbers = np.arange(begin, min(begin + CHUNK_ROWS, rows.num_rows))
-        found |= np.isin(wanted, _runs(rows.read(numbers).ids))
-    return [float(np.isin(of, wanted[found]).mean()) if len(of) else 0.0 for of in runs]
-
-
-def _runs(ids: NDArray[Any]) -> NDArray[np.uint64]:
-    """[rows, n - SHINGLE_IDS + 1]: a number for each run of ids of a row."""
-    length = max(0, ids.shape[1] - SHINGLE_IDS + 1)
-    out = np.zeros((len(ids), length), np.uint64)
-    with np.errstate(over="ignore"):
-        for offset in range(SHINGLE_IDS):
-            out = out * PRIME + ids[:, offset : offset + length].astype(np.uint64) + np.uint64(1)
-    return out

@@ -345,6 +345,8 @@ def _passed_through(decisions: Decisions, recipe: Recipe) -> Decisions:
             "compress": CompressConfig(
                 formats=recipe.compress.formats,
                 max_bpb_increase=recipe.compress.max_bpb_increase,
+                search=recipe.compress.search,
+                search_time_s=recipe.compress.search_time,
                 seed=seed,
             ),
             "evaluate": EvaluateConfig(
@@ -352,6 +354,7 @@ def _passed_through(decisions: Decisions, recipe: Recipe) -> Decisions:
                 window=decisions.train.seq_len,
                 engine=recipe.serve.engine,
                 baselines=recipe.evaluate.baselines,
+                contamination=recipe.evaluate.contamination,
                 seed=seed,
             ),
             "serve": ServeConfig(**recipe.serve.model_dump()),
