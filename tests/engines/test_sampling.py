@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from whorl.core.ports import Engine, GenerateRequest
 from whorl.engines.collect import run_requests
-from whorl.engines.sampling import sample
+from whorl.engines.sampling import choose, logprob_of, sample
 
 logits = arrays(np.float32, st.integers(1, 20), elements=st.floats(-1e4, 1e4, width=32))
 shares = st.floats(0, 1, exclude_min=True)
@@ -63,3 +63,85 @@ def test_both_engines_take_the_smallest_numbers(
         for value in (1e-5, 2e-5, 1e-3, 2.0)
     ]
     assert all(len(answer.token_ids) == 6 for answer in run_requests(engine, hot))
+
+
+class Recorder:
+    """In place of numpy's generator: keeps the probabilities of the ids that may be drawn."""
+
+    def choice(self, ids: np.ndarray, p: np.ndarray) -> int:
+        self.drawn = dict(zip(ids.tolist(), p.tolist(), strict=True))
+        return int(ids[0])
+
+
+@given(
+    arrays(np.float32, 30, elements=st.floats(-8, 8, width=16), unique=True),
+    st.builds(
+        GenerateRequest,
+        request_id=st.just("r"),
+        prompt_ids=st.lists(st.integers(0, 29), min_size=1, max_size=5).map(tuple),
+        max_tokens=st.just(9),
+        temperature=st.floats(0.25, 2),
+        top_k=st.integers(0, 40),
+        top_p=st.floats(0.1, 1),
+        min_p=st.floats(0, 0.5),
+        repetition_penalty=st.floats(0.5, 2),
+        logit_bias=st.dictionaries(st.integers(0, 29), st.floats(-5, 5), max_size=3).map(
+            lambda biases: tuple(biases.items())
+        ),
+    ),
+    st.lists(st.integers(0, 29), max_size=6),
+)
+def test_the_probabilities_are_those_of_transformers(
+    logits_V: np.ndarray, request: GenerateRequest, answer: list[int]
+) -> None:
+    import torch
+    import transformers as hf
+
+    recorder = Recorder()
+    choose(logits_V, request, recorder, answer)  # type: ignore[arg-type]
+    steps = hf.LogitsProcessorList()
+    if request.logit_bias:
+        steps.append(hf.SequenceBiasLogitsProcessor([[[i], b] for i, b in request.logit_bias]))
+    steps.append(hf.RepetitionPenaltyLogitsProcessor(request.repetition_penalty))
+    steps.append(hf.TemperatureLogitsWarper(request.temperature))
+    if request.top_k:
+        steps.append(hf.TopKLogitsWarper(request.top_k))
+    steps.append(hf.TopPLogitsWarper(request.top_p))
+    steps.append(hf.MinPLogitsWarper(request.min_p))
+    seen = torch.tensor([[*request.prompt_ids, *answer]])
+    scores = steps(seen, torch.from_numpy(logits_V[None].copy()))[0]
+    expected = torch.softmax(scores.double(), -1).numpy()
+    found = np.zeros(30)
+    found[list(recorder.drawn)] = list(recorder.drawn.values())
+    # an id at the very edge of top_p or min_p may fall to either side by rounding
+    assert np.abs(found - expected).max() < 1e-4 or _is_edge(found, expected)
+
+
+def _is_edge(found: np.ndarray, expected: np.ndarray) -> bool:
+    return abs(int((found > 0).sum()) - int((expected > 0).sum())) == 1
+
+
+def test_penalties_are_those_of_openai() -> None:
+    """mu[j] - c[j] * frequency - (c[j] > 0) * presence, of the answer alone."""
+    logits_V = np.array([-2.0, -2.1, 1.0, 1.2, 1.1], np.float32)
+    request = GenerateRequest(
+        "r", (4, 4), 9, temperature=1.0, presence_penalty=0.5, frequency_penalty=0.25
+    )
+    recorder = Recorder()
+    choose(logits_V, request, recorder, [0, 0, 3])  # type: ignore[arg-type]
+    expected = np.array([-2.0 - 0.5 - 2 * 0.25, -2.1, 1.0, 1.2 - 0.75, 1.1])
+    expected = np.exp(expected) / np.exp(expected).sum()
+    assert [recorder.drawn[i] for i in range(5)] == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_log_probabilities_are_the_models_own() -> None:
+    import torch
+
+    logits_V = np.random.default_rng(0).normal(size=50).astype(np.float32)
+    log_probs = torch.log_softmax(torch.from_numpy(logits_V).double(), 0)
+    best = torch.topk(log_probs, 4)
+    found = logprob_of(logits_V, 7, 4)
+    assert found.token_id == 7 and found.logprob == pytest.approx(log_probs[7].item())
+    assert [number for number, _ in found.top] == best.indices.tolist()
+    assert [value for _, value in found.top] == pytest.approx(best.values.tolist())
+    assert logprob_of(logits_V, 7, 0).top == () and len(logprob_of(logits_V, 7, 99).top) == 50

@@ -30,6 +30,12 @@ from whorl.model.folder import FolderCard
 
 __all__ = ["OpenvinoStepper", "open_openvino"]
 
+UNABLE = frozenset(
+    {
+        *("top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"),
+        *("logit_bias", "logprobs", "grammar", "cache_key"),
+    }
+)
 BLOCK_TOKENS = 32  # tokens of one block of GenAI's cache on a CPU
 MAX_CACHE_BYTES = 2 * 2**30
 BATCHED_TOKENS = 512  # of one step: long prompts are read in pieces, so that others go on
@@ -45,7 +51,7 @@ def open_openvino(folder: Path, card: FolderCard, max_running: int) -> EngineLoo
     stepper = OpenvinoStepper(folder, card, max_running)
     a = card.shape
     limits = Limits(max_running, a.max_seq_len, a.vocab_size)
-    return EngineLoop("openvino", card.contract_digest, stepper, limits)
+    return EngineLoop("openvino", card.contract_digest, stepper, limits, UNABLE)
 
 
 def num_cache_blocks(shape: ModelShape, max_running: int) -> int:

@@ -60,6 +60,7 @@ INSTALL = {
     "transformers": "pip install 'transformers>=5.0'",
     "openvino": "pip install 'whorl[openvino]'",
 }
+NO_GRAMMAR = frozenset({"grammar"})  # nothing that is compared has one
 MODULES = {"openvino": "openvino_genai"}  # where it has another name
 
 
@@ -210,7 +211,7 @@ def torch_runtime(folder: Path) -> Iterator[Runtime]:
         return np.asarray(logits_TV.numpy(), np.float32)
 
     limits = Limits(1, shape.max_seq_len, shape.vocab_size)
-    engine = EngineLoop("torch", card.contract_digest, stepper, limits)
+    engine = EngineLoop("torch", card.contract_digest, stepper, limits, NO_GRAMMAR)
     try:
         yield Runtime("torch", engine, logits)
     finally:
@@ -232,7 +233,7 @@ def transformers_runtime(source: Path, card: FolderCard) -> Iterator[Runtime]:
         _check_shape(shape_from_config(model.config.to_dict()), card.shape)
     stepper = TransformersStepper(model)
     limits = Limits(1, card.shape.max_seq_len, card.shape.vocab_size)
-    engine = EngineLoop("transformers", card.contract_digest, stepper, limits)
+    engine = EngineLoop("transformers", card.contract_digest, stepper, limits, NO_GRAMMAR)
     try:
         yield Runtime("transformers", engine, stepper.logits)
     finally:
