@@ -23,14 +23,21 @@ SCHEMA = {
     "properties": {
         "name": {"type": "string", "maxLength": 8},
         "kind": {"enum": ["red", "green"]},
-        "sizes": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 99}, "minItems": 1, "maxItems": 3},
+        "sizes": {
+            "type": "array",
+            "items": {"type": "integer", "minimum": 0, "maximum": 99},
+            "minItems": 1,
+            "maxItems": 3,
+        },
     },
     "required": ["name", "kind", "sizes"],
     "additionalProperties": False,
 }
 
 
-def request_of(tokens: Tokens, grammar: Grammar, seed: int, temperature: float = 1.0) -> GenerateRequest:
+def request_of(
+    tokens: Tokens, grammar: Grammar, seed: int, temperature: float = 1.0
+) -> GenerateRequest:
     return GenerateRequest(
         f"{grammar.kind}-{seed}",
         tuple(tokens.encode_prompt("some words")),

@@ -39,17 +39,10 @@ class Grammars:
         self._compiler: Any = None
 
     def start(self, request: GenerateRequest) -> Matcher | None:
-        """The request's grammar at its begin, None if it has none.
-
-        Raises EngineError if there is no such grammar, or no xgrammar.
-        """
+        """The request's grammar at its begin, None if it has none. Raises as `check`."""
         if request.grammar is None:
             return None
-        try:
-            xgrammar = importlib.import_module(MODULE)
-        except ImportError as error:
-            do = "pip install xgrammar"
-            raise EngineError("grammars need the package xgrammar", do=do) from error
+        xgrammar = _library()
         if self._compiler is None:
             info = xgrammar.TokenizerInfo(
                 self._vocabulary,
@@ -58,28 +51,34 @@ class Grammars:
                 stop_token_ids=[],
             )
             self._compiler = xgrammar.GrammarCompiler(info, max_threads=1)
-        try:
-            compiled = _compile(self._compiler, request.grammar)
-        except RuntimeError as error:
-            found = str(error).splitlines()[0].partition("] ")[2] or error
-            raise EngineError(
-                f"the grammar ({request.grammar.kind}) cannot be used", found=found
-            ) from error
         matcher = xgrammar.GrammarMatcher(
-            compiled,
+            self._compiler.compile_grammar(self.check(request.grammar)),
             override_stop_tokens=list(request.stop_ids) or None,
             terminate_without_stop_token=not request.stop_ids,
         )
         bits = xgrammar.allocate_token_bitmask(1, len(self._vocabulary))
         return _XgrammarMatcher(matcher, bits, len(self._vocabulary))
 
+    def check(self, grammar: Grammar) -> Any:
+        """xgrammar's reading of it. Raises EngineError if it is none, or there is no xgrammar."""
+        xgrammar = _library().Grammar
+        try:
+            if grammar.kind == "json_schema":
+                return xgrammar.from_json_schema(grammar.text)
+            if grammar.kind == "regex":
+                return xgrammar.from_regex(grammar.text)
+            return xgrammar.from_ebnf(grammar.text)
+        except RuntimeError as error:
+            found = str(error).splitlines()[0].partition("] ")[2] or error
+            raise EngineError(f"this {grammar.kind} cannot be used", found=found) from error
 
-def _compile(compiler: Any, grammar: Grammar) -> Any:
-    if grammar.kind == "json_schema":
-        return compiler.compile_json_schema(grammar.text)
-    if grammar.kind == "regex":
-        return compiler.compile_regex(grammar.text)
-    return compiler.compile_grammar(grammar.text)
+
+def _library() -> Any:
+    try:
+        return importlib.import_module(MODULE)
+    except ImportError as error:
+        do = "pip install 'whorl[grammar]'"
+        raise EngineError("grammars need the package xgrammar", do=do) from error
 
 
 class _XgrammarMatcher:

@@ -27,6 +27,7 @@ from whorl.core.errors import EngineError
 from whorl.core.ports import Engine
 from whorl.engines.openvino_export import FORMAT
 from whorl.engines.parity import compare_greedy
+from whorl.engines.setup import EngineSetup
 from whorl.model.folder import FolderCard, read_card
 
 __all__ = [
@@ -260,7 +261,7 @@ def openvino_runtime(folder: Path) -> Iterator[Runtime]:
         logits_TV: NDArray[np.float32] = graph.start().read(np.asarray([ids], np.int64))[0]
         return logits_TV
 
-    engine = open_openvino(folder, card, 1)
+    engine = open_openvino(folder, card, EngineSetup(max_running=1))
     try:
         yield Runtime(f"{FORMAT} {card.variant.weights}", engine, logits)
     finally:

@@ -19,6 +19,7 @@ from whorl.engines.grammar import UNABLE, Grammars
 from whorl.engines.loop import EngineLoop, Limits
 from whorl.engines.sampling import Drawing, Matcher
 from whorl.engines.serial import SerialStepper
+from whorl.engines.setup import EngineSetup
 from whorl.model.cached import GrowingCache, next_logits
 from whorl.model.hf import load_model_folder
 from whorl.model.transformer import Transformer
@@ -26,10 +27,12 @@ from whorl.model.transformer import Transformer
 __all__ = ["TorchStepper", "open_torch"]
 
 
-def open_torch(folder: Path, max_running: int) -> EngineLoop:
+def open_torch(folder: Path, setup: EngineSetup) -> EngineLoop:
     """An engine over an HF model folder in float32. Raises RecordError if it is damaged."""
+    if setup.threads is not None:
+        torch.set_num_threads(setup.threads)
     model, shape, tokens, card = load_model_folder(folder)
-    limits = Limits(max_running, shape.max_seq_len, shape.vocab_size)
+    limits = Limits(setup.max_running, shape.max_seq_len, shape.vocab_size)
     stepper = TorchStepper(model, Grammars(tokens))
     return EngineLoop("torch", card.contract_digest, stepper, limits, UNABLE)
 
