@@ -5,13 +5,17 @@ Axes: V vocabulary.
 
 from __future__ import annotations
 
+import threading
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from whorl.core.ports import Engine, GenerateRequest
+from whorl.core.ports import Engine, GenerateRequest, TokenEvent
 from whorl.engines.collect import run_requests
 from whorl.engines.sampling import choose, logprob_of, sample
 
@@ -145,3 +149,79 @@ def test_log_probabilities_are_the_models_own() -> None:
     assert [number for number, _ in found.top] == best.indices.tolist()
     assert [value for _, value in found.top] == pytest.approx(best.values.tolist())
     assert logprob_of(logits_V, 7, 0).top == () and len(logprob_of(logits_V, 7, 99).top) == 50
+
+
+def log_probs_after(folder: Path, ids: list[int]) -> np.ndarray:
+    """[T, V] by transformers."""
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder / "hf", dtype=torch.float32)
+    with torch.inference_mode():
+        logits_TV = model(torch.tensor([ids])).logits[0]
+    return torch.log_softmax(logits_TV.double(), -1).numpy()
+
+
+@pytest.mark.parametrize("num_top", [0, 3])
+def test_both_engines_tell_log_probabilities(
+    engine: Engine, folders: Path, prompts: list[tuple[int, ...]], num_top: int
+) -> None:
+    request = GenerateRequest(
+        "r", prompts[0], 8, temperature=1.5, top_k=9, seed=4, logprobs=num_top
+    )
+    answer = collect_events(engine, request)
+    ids = [number for event in answer for number in event.token_ids]
+    told = [each for event in answer for each in event.logprobs]
+    assert [each.token_id for each in told] == ids and len(ids) == 8
+    expected_TV = log_probs_after(folders, [*prompts[0], *ids])[len(prompts[0]) - 1 : -1]
+    for each, expected_V in zip(told, expected_TV, strict=True):
+        assert each.logprob == pytest.approx(expected_V[each.token_id], abs=1e-3)
+        best = np.sort(expected_V)[::-1][:num_top]
+        assert [value for _, value in each.top] == pytest.approx(best.tolist(), abs=1e-3)
+    plain = collect_events(engine, GenerateRequest("p", prompts[0], 2))
+    assert not any(event.logprobs for event in plain)
+
+
+def collect_events(engine: Engine, request: GenerateRequest) -> list[TokenEvent]:
+    events: list[TokenEvent] = []
+    ended = threading.Event()
+
+    def on_event(event: TokenEvent) -> None:
+        events.append(event)
+        if event.finish_reason is not None:
+            ended.set()
+
+    engine.submit(request, on_event)
+    assert ended.wait(60)
+    return events
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [{"top_k": 4}, {"min_p": 0.3}, {"top_p": 0.5}, {"top_k": 12, "top_p": 0.7, "min_p": 0.2}],
+)
+def test_both_engines_draw_what_the_request_leaves(
+    engine: Engine, folders: Path, prompts: list[tuple[int, ...]], wish: dict[str, float]
+) -> None:
+    logits_V = log_probs_after(folders, list(prompts[1]))[-1].astype(np.float32)
+    recorder = Recorder()
+    asked = GenerateRequest("r", prompts[1], 1, temperature=1.5, **wish)  # type: ignore[arg-type]
+    choose(logits_V, asked, recorder)  # type: ignore[arg-type]
+    requests = [replace(asked, request_id=str(seed), seed=seed) for seed in range(80)]
+    drawn = {answer.token_ids[0] for answer in run_requests(engine, requests)}
+    assert len(drawn) > 1 and drawn <= set(recorder.drawn)
+
+
+def test_penalties_are_no_rewards_where_logits_are_negative(
+    engine: Engine, folders: Path, prompts: list[tuple[int, ...]]
+) -> None:
+    """Greedy answers of both engines under penalties are those of the formula."""
+    wish = {"presence_penalty": 1.5, "frequency_penalty": 0.5}
+    request = GenerateRequest("r", prompts[2], 12, **wish)  # type: ignore[arg-type]
+    answer: list[int] = []
+    for _ in range(12):
+        scores_V = log_probs_after(folders, [*prompts[2], *answer])[-1]  # all of them negative
+        for number in set(answer):
+            scores_V[number] -= 1.5 + 0.5 * answer.count(number)
+        answer.append(int(scores_V.argmax()))
+    assert run_requests(engine, [request])[0].token_ids == answer
