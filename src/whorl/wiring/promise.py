@@ -141,7 +141,7 @@ def _probe(size: int = 512, num_bytes: int = 2**26) -> tuple[float, float]:
 def _best_s(work: Callable[[], object]) -> float:
     """Of many tries, so that some fall between other work of the machine."""
     end = time.perf_counter() + PROBE_S
-    found = []
+    found: list[float] = []
     while not found or time.perf_counter() < end:
         begin = time.perf_counter()
         work()
@@ -157,7 +157,8 @@ def keep_promise(
 ) -> Promise:
     """Measured with this engine, at its limit and with the targets for fewer users; kept in folder.
 
-    An engine that was measured here, while nothing else ran, is only warmed up. Raises EngineError if it does not answer.
+    An engine that was measured here, while nothing else ran, is only warmed up. Raises
+    EngineError if it does not answer.
     """
     facts: dict[str, Any] = {
         "version": VERSION,
