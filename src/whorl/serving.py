@@ -199,6 +199,7 @@ class Address:
     api_key: str | None = field(repr=False)  # None: it was given, and is not printed
     model_id: str
     prompt: str | None  # to try it with; None: it takes no text
+    promise: str = ""
 
     @property
     def curl(self) -> str:
@@ -219,10 +220,10 @@ def open_model_app(
 ) -> Service:
     """(FastAPI service of a model, function that closes its engine)."""
     from whorl.codecs.contract import Tokens
-    from whorl.engines.open import open_engine
     from whorl.model.folder import TOKENS, read_card
     from whorl.stages.serve.app import create_app
     from whorl.stages.serve.card import ModelCard, QualityFigure
+    from whorl.wiring.promise import open_promised
 
     folder = model.folder
     card = read_card(folder)
@@ -245,7 +246,9 @@ def open_model_app(
         quality=figures,
         example_prompt=example_prompt,
     )
-    engine = open_engine(folder, model.variant, name=config.engine, max_running=config.max_running)
+    engine, promise = open_promised(folder, model.variant, config)
+    shown = shown.model_copy(update={"promise": promise})
+    config = config.model_copy(update={"max_running": promise.users})
     try:
         app = create_app(engine, Tokens.load(folder / TOKENS), shown, config, api_key)
     except BaseException:
@@ -280,7 +283,8 @@ def serve_app(
         def started(base_url: str) -> None:
             page_url, name = access.page_address(base_url), gateway.card.name
             printed = access.api_key if api_key is None else None
-            on_start(Address(base_url, page_url, printed, name, prompt))
+            promise = str(gateway.card.promise or "")
+            on_start(Address(base_url, page_url, printed, name, prompt, promise))
 
         try:
             run_server(app, config, started, listener)

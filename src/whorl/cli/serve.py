@@ -19,6 +19,7 @@ from whorl.serving import Address, find_model, open_model_app, serve_app
 from whorl.spec.load import parse_recipe
 from whorl.spec.resolved import ServeConfig
 from whorl.verbs import Session, serve
+from whorl.wiring.promise import predict_folder
 
 __all__ = ["register", "serve_session"]
 
@@ -66,6 +67,13 @@ def serve_command(
             help="Key that requests must send. Default: WHORL_API_KEY, else a random one."
         ),
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say what it would promise and the memory it would take; load nothing.",
+        ),
+    ] = False,
     set_values: SetValues = None,
     home: Home = None,
     debug: Debug = False,
@@ -74,6 +82,10 @@ def serve_command(
     given = {"host": host, "port": port, "engine": engine, "allowed_hosts": allow_host}
     changes = {f"serve.{name}": value for name, value in given.items() if value is not None}
     if model.endswith(RECIPE) and not os.path.isdir(model):
+        if dry_run:
+            raise SpecError(
+                "--dry-run goes with a model that is made, not a recipe", do=f"whorl plan {model}"
+            )
         if variant is not None:
             raise SpecError(
                 "--variant goes with a registered model or a folder, not a recipe",
@@ -84,6 +96,10 @@ def serve_command(
         serve_session(session, api_key)
     else:
         config = _without_recipe(changes, set_values or ())
+        if dry_run:
+            found = find_model(model, variant, config.engine, home_folder(home))
+            OUT.print(str(predict_folder(found.folder, found.variant, config)), soft_wrap=True)
+            return
         _serve_model(model, variant, config, home_folder(home), api_key)
 
 
@@ -137,6 +153,7 @@ def _print_address(address: Address) -> None:
         f"API:  {address.base_url}/v1  with Authorization: Bearer {key}",
         f"model: {address.model_id}",
         f"try:  {address.curl}",
+        *([f"can:  {address.promise}"] if address.promise else []),
     ):
         OUT.print(line, markup=False, soft_wrap=True)
     OUT.print("stop with Ctrl-C")

@@ -70,9 +70,6 @@ Text = Annotated[str, AfterValidator(_without_nul)]
 # Keys of the design whose work comes later: known, and refused, never ignored.
 LATER = {
     "train.layout": "distributed layouts",
-    "serve.ttft_p95": "serving targets",
-    "serve.tokens_per_s_per_user": "serving targets",
-    "serve.users": "serving targets",
     "serve.engine=vllm": "the vLLM engine",
     "improve": "the gate and the improvement loop",
 }
@@ -264,6 +261,15 @@ class ServeSpec(Spec):
         BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
     ] = Field(
         (), max_length=64, description="names that a reverse proxy or others call the server by"
+    )
+    ttft_p95: Annotated[float, Duration()] | None = Field(
+        None, description='target: 95 of 100 first tokens come within it, such as "300ms"'
+    )
+    tokens_per_s_per_user: Annotated[float, Number(1e-3, 1e6)] | None = Field(
+        None, description="target: tokens per second of each answer"
+    )
+    users: MaxRunning | None = Field(
+        None, description="target: answered together within the others"
     )
 
 

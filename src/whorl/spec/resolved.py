@@ -69,6 +69,9 @@ class ServeConfig(Frozen):
     allowed_hosts: tuple[str, ...] = Field(
         (), description="host names to answer to, besides addresses and localhost"
     )
+    ttft_p95: float | None = Field(None, gt=0, description="seconds to the first token")
+    tokens_per_s_per_user: float | None = Field(None, gt=0)
+    users: MaxRunning | None = Field(None, description="answered together")
     max_body_bytes: int = Field(256 * 2**10, ge=1)
     max_connections: int = Field(512, ge=1, description="beyond, the oldest idle one is closed")
     receive_s: float = Field(10.0, gt=0, description="deadline for a request's head, and its body")
