@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import math
 import secrets
 import time
@@ -14,12 +15,13 @@ import uuid
 from collections.abc import Callable
 
 from whorl.codecs.contract import Tokens
-from whorl.core.errors import EngineError
-from whorl.core.ports import Engine, GenerateRequest, TokenEvent
+from whorl.core.errors import DataError, EngineError, SpecError
+from whorl.core.ports import Engine, GenerateRequest, Grammar, TokenEvent
 from whorl.spec.resolved import ServeConfig
-from whorl.stages.serve.ask import Ask, Chat
+from whorl.stages.serve.ask import Ask, Chat, Prompt
 from whorl.stages.serve.card import ModelCard
 from whorl.stages.serve.errors import ApiError, invalid
+from whorl.stages.serve.formats.choose import call_schema
 from whorl.stages.serve.generation import Generation, Run
 from whorl.stages.serve.prompts import PromptReader
 from whorl.stages.serve.stops import StopFinder
@@ -103,12 +105,12 @@ class Gateway:
             runs: list[Run] = []
             try:
                 for prompt, request in requests:
-                    continues = not isinstance(prompt, Chat) or prompt.goes_on
-                    decoder = self.tokens.decode_stream(continues=continues)
                     stops = StopFinder((*ask.stops, *self.tokens.contract.stop_strings))
-                    self._submit(request, queue)
+                    decoder = self.prompts.decoder(prompt)
+                    voice = self.prompts.voice(prompt, request.prompt_ids)
+                    self._submit(request, queue, ask)
                     unsubmitted -= 1
-                    runs.append(Run(self.engine, request, stops, decoder))
+                    runs.append(Run(self.engine, request, stops, decoder, voice))
             except BaseException:
                 for run in runs:
                     run.close()
@@ -125,11 +127,12 @@ class Gateway:
 
     async def _requests(
         self, ask: Ask, request_id: str, caller: str
-    ) -> list[tuple[object, GenerateRequest]]:
+    ) -> list[tuple[Prompt, GenerateRequest]]:
         """(prompt, request) of every answer, in order."""
-        found: list[tuple[object, GenerateRequest]] = []
+        found: list[tuple[Prompt, GenerateRequest]] = []
         for prompt in ask.prompts:
-            prompt_ids = await self.prompts.encode(prompt, ask.subject)
+            grammar = self._grammar(ask, prompt)
+            prompt_ids = await self.prompts.encode(prompt, ask)
             seed = secrets.randbits(31) if ask.seed is None else ask.seed
             first = GenerateRequest(
                 request_id=f"{request_id}-{len(found)}",
@@ -147,7 +150,7 @@ class Gateway:
                 repetition_penalty=ask.repetition_penalty,
                 logit_bias=self.prompts.logit_bias(ask),
                 logprobs=ask.logprobs,
-                grammar=ask.grammar,
+                grammar=grammar,
                 cache_key=caller,
             )
             self._check_able(first, ask)
@@ -163,6 +166,25 @@ class Gateway:
                 for number in range(ask.n)
             ]
         return found
+
+    def _grammar(self, ask: Ask, prompt: Prompt) -> Grammar | None:
+        """The one that was asked for, or that of a call which must be made."""
+        tools = prompt.tools if isinstance(prompt, Chat) else None
+        if tools is None:
+            return ask.grammar
+        calls = self.prompts.dialogue.calls
+        if calls is None:
+            raise invalid("tools: this model's chat template shows no tools to it", "tools")
+        if ask.grammar is not None:
+            name = ask.names.get("grammar", "grammar")
+            raise invalid(f"{name}: not beside tools, whose calls it would forbid", name)
+        if not tools.must_call:
+            return None
+        try:
+            schema = call_schema(calls, tools.functions, tools.only)
+        except SpecError as error:
+            raise invalid(f"tool_choice: {error}", "tool_choice") from None
+        return Grammar("json_schema", json.dumps(schema, ensure_ascii=False))
 
     def check_model(self, name: str) -> None:
         """Raises ApiError 404 if it is not the model that is served."""
@@ -226,7 +248,7 @@ class Gateway:
         waiting_s = self._mean_request_s / self.config.max_running
         return min(MAX_RETRY_AFTER_S, max(1, math.ceil(waiting_s)))
 
-    def _submit(self, request: GenerateRequest, queue: asyncio.Queue[TokenEvent]) -> None:
+    def _submit(self, request: GenerateRequest, queue: asyncio.Queue[TokenEvent], ask: Ask) -> None:
         loop = asyncio.get_running_loop()
 
         def on_event(event: TokenEvent) -> None:  # on the engine's thread
@@ -238,6 +260,10 @@ class Gateway:
         self._submitted[request.request_id] = self.clock()
         try:
             self.engine.submit(request, on_event)
+        except (DataError, SpecError) as error:  # a grammar that is none
+            del self._submitted[request.request_id]
+            name = ask.names.get("grammar", ask.subject)
+            raise invalid(f"{name}: {error}", name) from None
         except EngineError as error:
             del self._submitted[request.request_id]
             raise ApiError(503, f"the engine refused: {error}", code="engine_failed") from error

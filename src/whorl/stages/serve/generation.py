@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Literal
 
 from whorl.codecs.decoding import DecodeStream
 from whorl.core.ports import Engine, GenerateRequest, TokenEvent, TokenLogprob
 from whorl.stages.serve.errors import ApiError
+from whorl.stages.serve.formats.events import Reader, SayingReader
 from whorl.stages.serve.stops import StopFinder
 
-__all__ = ["Generation", "Piece", "Run"]
+__all__ = ["Generation", "Piece", "Run", "Voice"]
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,27 @@ class Piece:
     logprobs: tuple[tuple[int, TokenLogprob], ...] = ()
 
 
+@dataclass(frozen=True)
+class Voice:
+    """How the text of one answer is to be read: what of it is said, thought and called."""
+
+    reader: Reader = field(default_factory=SayingReader)
+    new_call_id: Callable[[], str] = str
+    most_calls: int | None = None
+
+
 class Run:
     """One answer: one request of the engine."""
 
     def __init__(
-        self, engine: Engine, request: GenerateRequest, stops: StopFinder, decoder: DecodeStream
+        self,
+        engine: Engine,
+        request: GenerateRequest,
+        stops: StopFinder,
+        decoder: DecodeStream,
+        voice: Voice,
     ) -> None:
-        self.request = request
+        self.request, self.voice = request, voice
         self._engine, self._stops, self._decoder = engine, stops, decoder
         self._ids: list[int] = []  # so far
         self._ends: list[int] = []  # of each id: characters of text up to its end
