@@ -124,9 +124,9 @@ class Guard:
                 "Host; a proxy must pass the browser's Host on (nginx: proxy_set_header Host "
                 "$http_host)",
                 code="wrong_origin",
-            ).response()
+            ).response(path)
         if "transfer-encoding" in headers and "content-length" in headers:
-            return ApiError(400, "two lengths of one body", code="ambiguous_length").response()
+            return ApiError(400, "two lengths of one body", code="ambiguous_length").response(path)
         if path == "/health" and method in SAFE_METHODS:
             return None
         if self._key_is_right(headers):
@@ -189,7 +189,7 @@ class Guard:
             "printed it at its start",
             code="invalid_api_key",
             headers=challenge,
-        ).response()
+        ).response(path)
 
 
 def _wrong_host(host: str) -> Response:

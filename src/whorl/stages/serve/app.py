@@ -83,7 +83,7 @@ def _check_contract(engine: Engine, tokens: Tokens, card: ModelCard) -> None:
 def _add_errors(app: FastAPI) -> None:
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, ApiError)
-        return error.response()
+        return error.response(request.scope["path"])
 
     async def not_routed(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -93,10 +93,14 @@ def _add_errors(app: FastAPI) -> None:
         if error.status_code == 405:
             what, code = f"{asked}: the method is not allowed", "method_not_allowed"
         headers = dict(error.headers or {})
-        return ApiError(error.status_code, what, code=code, headers=headers).response()
+        return ApiError(error.status_code, what, code=code, headers=headers).response(
+            request.scope["path"]
+        )
 
     async def failed(request: Request, error: Exception) -> Response:
-        return ApiError(500, "the server failed; its log says why", code="internal").response()
+        return ApiError(500, "the server failed; its log says why", code="internal").response(
+            request.scope["path"]
+        )
 
     app.add_exception_handler(ApiError, refused)
     app.add_exception_handler(HTTPException, not_routed)

@@ -11,7 +11,7 @@ from typing import Literal
 
 from whorl.codecs.decoding import DecodeStream
 from whorl.core.ports import Engine, GenerateRequest, TokenEvent, TokenLogprob
-from whorl.stages.serve.errors import ApiError
+from whorl.stages.serve.errors import ApiError, invalid
 from whorl.stages.serve.formats.events import Reader, SayingReader
 from whorl.stages.serve.stops import StopFinder
 
@@ -78,8 +78,10 @@ class Run:
             self._engine.cancel(self.request.request_id)
 
     def piece(self, event: TokenEvent) -> Piece:
-        """What an event adds. Raises ApiError 500/503 if the engine failed."""
+        """What an event adds. Raises ApiError 400/500/503 if the engine failed."""
         self.is_ended = event.finish_reason is not None
+        if event.finish_reason == "error" and self._is_of_grammar(event.error or ""):
+            raise invalid(f"the form of the answer: {event.error}", code="invalid_grammar")
         if event.finish_reason == "error":
             raise ApiError(500, f"the engine failed: {event.error}", code="engine_failed")
         if event.finish_reason == "cancelled":
@@ -101,6 +103,11 @@ class Run:
         self._num_shown += len(text)
         is_last = reason is not None and not self._stops.found
         return Piece(text, len(event.token_ids), reason, tuple(self._told(is_last)))
+
+    def _is_of_grammar(self, error: str) -> bool:
+        """Whether the engine says that the request's grammar is none."""
+        grammar = self.request.grammar
+        return grammar is not None and error.startswith(f"this {grammar.kind} cannot be used")
 
     def _told(self, is_last: bool) -> list[tuple[int, TokenLogprob]]:
         """What is known of the ids whose text has been given out since the last time."""
@@ -131,6 +138,7 @@ class Generation:
         self.id, self.model, self.runs = request_id, model, runs
         self.created = int(time.time())
         self.completion_tokens = 0
+        self.thought_tokens = 0  # of them, with which a thought came
         per_prompt = len(runs) // num_prompts
         self.prompt_tokens = sum(len(run.request.prompt_ids) for run in runs[::per_prompt])
         self._queue, self._stall_s, self._is_stalled = queue, stall_s, is_stalled

@@ -23,6 +23,7 @@ class Neutral:
 
     same: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     about_client: Mapping[str, tuple[type, str]] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)  # why a field is refused
 
     def takes(self, key: str, value: Any, optional: Set[str]) -> bool:
         """Whether a field may be left out. optional: those that are used, and need not be given."""
@@ -38,6 +39,8 @@ class Neutral:
             return f"expected {self.about_client[key][1]}"
         if key not in self.same:
             return None
+        if key in self.reasons:
+            return self.reasons[key]
         accepted = " or ".join(json.dumps(value) for value in self.same[key])
         return f"not supported, only {accepted}" if accepted else "not supported; leave it out"
 

@@ -43,7 +43,7 @@ class PromptReader:
             prompt = (PartBody(codec="text", text=prompt),)
         ids = [item for item in prompt if isinstance(item, int)]
         if ids:
-            self._check_ids(ids, subject)
+            self.check_ids(ids, subject)
             return tuple(ids)
         parts = [item for item in prompt if isinstance(item, PartBody)]
         try:
@@ -139,7 +139,7 @@ class PromptReader:
         if ask.allowed_ids is not None and ask.answer_codec is not None:
             raise invalid("answer_codec: not beside allowed_token_ids", "answer_codec")
         if ask.allowed_ids is not None:
-            self._check_ids(ask.allowed_ids, "allowed_token_ids")
+            self.check_ids(ask.allowed_ids, "allowed_token_ids")
             return tuple(dict.fromkeys(ask.allowed_ids))
         if ask.answer_codec is None:
             return None
@@ -152,12 +152,13 @@ class PromptReader:
     def logit_bias(self, ask: Ask) -> tuple[tuple[int, float], ...]:
         """What is added to the logits of ids."""
         if ask.logit_bias:
-            self._check_ids(list(ask.logit_bias), "logit_bias")
+            self.check_ids(list(ask.logit_bias), "logit_bias")
         return tuple(ask.logit_bias.items())
 
-    def _check_ids(self, ids: Sequence[int], field: str) -> None:
+    def check_ids(self, ids: Sequence[int], field: str) -> None:
+        """Raises ApiError if one is none of the model's."""
         vocab_size = self.tokens.contract.vocab_size
-        if (largest := max(ids)) >= vocab_size:
+        if (largest := max(ids, default=0)) >= vocab_size:
             raise invalid(f"{field}: id {largest} is not below {vocab_size}", field)
 
     def answer_room(self, prompt_tokens: int, ask: Ask, most: int) -> int:

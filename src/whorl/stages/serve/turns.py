@@ -82,6 +82,8 @@ async def turns(generation: Generation) -> AsyncGenerator[tuple[int, Turn], None
             events = run.voice.reader.push(piece.text)
             if piece.finish_reason is not None:
                 events += run.voice.reader.finish()
+            if any(isinstance(event, Thought) for event in events):
+                generation.thought_tokens += piece.num_tokens
             turn = _turn(run, events, num_calls[number])
             num_calls[number] += len(turn.call_ids)
             reason: FinishReason | None = turn.finish_reason or piece.finish_reason
