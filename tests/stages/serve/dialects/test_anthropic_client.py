@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import anthropic
-import httpx
 import pytest
 
 from tests.stages.serve.conftest import API_KEY
@@ -25,7 +24,7 @@ def client(scripted: Scripted) -> Iterator[Any]:
     with anthropic.Anthropic(
         api_key=API_KEY,
         base_url=scripted.running.base_url,
-        http_client=httpx.Client(trust_env=False),
+        http_client=anthropic.DefaultHttpxClient(trust_env=False),
     ) as opened:
         yield opened
 
