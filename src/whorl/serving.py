@@ -220,6 +220,8 @@ def open_model_app(
     """(FastAPI service of a model, function that closes its engine)."""
     from whorl.codecs.contract import Tokens
     from whorl.engines.open import open_engine
+    from whorl.engines.setup import EngineSetup
+    from whorl.engines.threads import engine_threads
     from whorl.model.folder import TOKENS, read_card
     from whorl.stages.serve.app import create_app
     from whorl.stages.serve.card import ModelCard, QualityFigure
@@ -245,7 +247,8 @@ def open_model_app(
         quality=figures,
         example_prompt=example_prompt,
     )
-    engine = open_engine(folder, model.variant, name=config.engine, max_running=config.max_running)
+    setup = EngineSetup(config.max_running, shares_prefixes=True, threads=engine_threads())
+    engine = open_engine(folder, model.variant, config.engine, setup)
     try:
         app = create_app(engine, Tokens.load(folder / TOKENS), shown, config, api_key)
     except BaseException:
