@@ -141,7 +141,7 @@ class Gateway:
                 temperature=ask.temperature,
                 top_p=ask.top_p,
                 seed=seed,
-                stop_ids=() if ask.ignores_stop_ids else self._stop_ids,
+                stop_ids=self._stop_ids_of(ask),
                 allowed_ids=self.prompts.allowed_ids(ask),
                 top_k=ask.top_k,
                 min_p=ask.min_p,
@@ -166,6 +166,11 @@ class Gateway:
                 for number in range(ask.n)
             ]
         return found
+
+    def _stop_ids_of(self, ask: Ask) -> tuple[int, ...]:
+        if ask.stop_ids:
+            self.prompts.check_ids(ask.stop_ids, "stop_token_ids")
+        return tuple(sorted({*ask.stop_ids, *(() if ask.ignores_stop_ids else self._stop_ids)}))
 
     def _grammar(self, ask: Ask, prompt: Prompt) -> Grammar | None:
         """The one that was asked for, or that of a call which must be made."""

@@ -61,10 +61,19 @@ OPENAI = Neutral(
         "top_logprobs": (0,),
         "suffix": ("",),
         "modalities": (["text"],),
+        "parallel_tool_calls": (True,),
         **dict.fromkeys(
             ("audio", "function_call", "functions", "prediction", "web_search_options"), ()
         ),
-        **dict.fromkeys(("reasoning_effort", "verbosity"), ()),
+        **dict.fromkeys(("reasoning_effort", "verbosity", "moderation"), ()),
+        # of vLLM
+        **dict.fromkeys(
+            ("use_beam_search", "include_stop_str_in_output", "early_stopping"), (False,)
+        ),
+        **dict.fromkeys(("skip_special_tokens", "spaces_between_special_tokens"), (True,)),
+        **dict.fromkeys(("add_generation_prompt",), (True,)),
+        **{"length_penalty": (1,), "min_tokens": (0,), "priority": (0,)},
+        **dict.fromkeys(("prompt_logprobs", "truncate_prompt_tokens"), ()),
     },
     about_client={**ABOUT_CLIENT, "store": (bool, "true or false")},
 )
