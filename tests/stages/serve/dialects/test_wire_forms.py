@@ -1,4 +1,4 @@
-"""Requests in the manner of other servers' own tests, by hand: forms, limits, and what is refused."""
+"""Requests in the manner of other servers' own tests: forms, limits, and what is refused."""
 
 from __future__ import annotations
 
