@@ -24,7 +24,9 @@ WRONG_HEADERS: list[list[tuple[str, str]]] = [
     [("Authorization", f"Bearer {KEY}"), ("Authorization", f"Bearer {KEY}")],
     [("Authorization", "Bearer x"), ("Authorization", f"Bearer {KEY}")],
     [("Cookie", f"whorl={KEY}")],
-    [("X-Api-Key", KEY)],
+    [("X-Api-Key", "x")],
+    [("X-Api-Key", f"Bearer {KEY}")],
+    [("X-Api-Key", KEY), ("Authorization", f"Bearer {KEY}")],
     [("X-Forwarded-For", "127.0.0.1"), ("X-Original-URL", "/health")],
 ]
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")

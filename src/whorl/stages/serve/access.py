@@ -1,6 +1,7 @@
 """Who may speak to the server: Host, Origin, then a key or the page's cookie.
 
-- Every route but /health needs `Authorization: Bearer <API key>` or the page's cookie.
+- Every route but /health needs `Authorization: Bearer <API key>`, or `x-api-key: <API key>` as
+  Anthropic's clients send it, or the page's cookie.
 - The page is opened by the address printed at the start, which ends in `?token=…`. The token is
   made anew for each server process; it is answered with a cookie (HttpOnly, SameSite=Strict, also
   of this process alone) and a redirect to `/`, so that it does not stay in the address bar.
@@ -123,12 +124,12 @@ class Guard:
                 "Host; a proxy must pass the browser's Host on (nginx: proxy_set_header Host "
                 "$http_host)",
                 code="wrong_origin",
-            ).response()
+            ).response(path)
         if "transfer-encoding" in headers and "content-length" in headers:
-            return ApiError(400, "two lengths of one body", code="ambiguous_length").response()
+            return ApiError(400, "two lengths of one body", code="ambiguous_length").response(path)
         if path == "/health" and method in SAFE_METHODS:
             return None
-        if self._bearer_is_right(headers):
+        if self._key_is_right(headers):
             return None
         if path == "/" and method == "GET" and self._token_is_right(scope):
             return self._enter()
@@ -152,8 +153,11 @@ class Guard:
             return False
         return bracketed == (address.version == 6)
 
-    def _bearer_is_right(self, headers: Headers) -> bool:
-        values = headers.getlist("authorization")
+    def _key_is_right(self, headers: Headers) -> bool:
+        """One key, in one of the two headers."""
+        values = headers.getlist("authorization") + [
+            f"bearer {key}" for key in headers.getlist("x-api-key")
+        ]
         scheme, _, key = values[0].partition(" ") if len(values) == 1 else ("", "", "")
         return scheme.lower() == "bearer" and _same(key, self.access.api_key)
 
@@ -185,7 +189,7 @@ class Guard:
             "printed it at its start",
             code="invalid_api_key",
             headers=challenge,
-        ).response()
+        ).response(path)
 
 
 def _wrong_host(host: str) -> Response:
