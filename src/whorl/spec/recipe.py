@@ -69,10 +69,6 @@ Text = Annotated[str, AfterValidator(_without_nul)]
 
 # Keys of the design whose work comes later: known, and refused, never ignored.
 LATER = {
-    "train.lora": "low-rank fine-tuning",
-    "train.objective=sft": "supervised fine-tuning",
-    "train.objective=dpo": "preference training",
-    "train.objective=distill": "distillation",
     "train.layout": "distributed layouts",
     "serve.ttft_p95": "serving targets",
     "serve.tokens_per_s_per_user": "serving targets",

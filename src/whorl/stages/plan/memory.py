@@ -152,7 +152,7 @@ def peak_memory(load: Load, process_bytes: int) -> PeakMemory:
     sets = max(1, lanes * min(2, load.micro_batches_each - 1))
     return PeakMemory(
         process=process_bytes + load.compiled * COMPILER_BYTES,
-        weights=fixed.weights,
+        weights=fixed.weights + load.reference_bytes,
         gradients=sets * fixed.gradients,
         optimizer=fixed.optimizer_state,
         activations=activations,
