@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.stages.plan.conftest import keep_calibration
 from tests.wiring.test_imports import quick, source
 from whorl.core.errors import GateError, SpecError
 from whorl.core.heldout import HeldoutDocuments
 from whorl.core.records import Record
+from whorl.model.families import family_of
 from whorl.model.folder import read_card
-from whorl.model.hf_source import open_hf_source
+from whorl.model.hf_source import WEIGHTS, open_hf_source
 from whorl.spec.load import parse_recipe
 from whorl.stages.plan.given import Rehearsal
 from whorl.stages.train.initial import base_model
@@ -97,12 +98,17 @@ def test_training_goes_on_from_the_base(taught: Any, source: Path, isolated_home
     assert first["loss"] == pytest.approx(before, rel=0.1)  # of other rows of the same kind
 
 
-def test_a_rate_of_nearly_nothing_leaves_the_base_as_it_was(taught: Any, source: Path) -> None:
-    record = taught("train.learning_rate=1e-12", "train.steps=2").train()
-    ours = load_file(record.folder("model") / "model.safetensors")
-    theirs = load_file(source / "model.safetensors")
-    assert ours.keys() == theirs.keys()
-    assert all(torch.allclose(ours[name], theirs[name], atol=1e-9) for name in theirs)
+def test_training_begins_with_the_bases_weights(taught: Any, source: Path) -> None:
+    tensors = {
+        name: tensor.to(torch.bfloat16) for name, tensor in load_file(source / WEIGHTS).items()
+    }
+    save_file(tensors, source / WEIGHTS, metadata={"format": "pt"})
+    base = taught().base
+    model = base_model(base.folder, base.shape)
+    ours = family_of(base.shape).to_disk(dict(model.named_parameters()))
+    assert ours.keys() == tensors.keys() and model.training
+    assert all(torch.equal(ours[name], tensors[name].float()) for name in tensors)
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in model.parameters())
 
 
 def test_a_base_is_imported_once_and_found_by_its_name(

@@ -248,19 +248,22 @@ def _check_together(recipe: Recipe) -> None:
 def _check_base(recipe: Recipe) -> None:
     """A base decides every size; what is measured of one needs one."""
     model, prepare, evaluate = recipe.model, recipe.prepare, recipe.evaluate
-    said = {f"model.{key}": getattr(model, key) for key in type(model).model_fields}
-    given = {key: said[key] for key in said if key.partition(".")[2] in model.model_fields_set}
-    given["prepare.vocab_size"] = prepare.vocab_size
-    base = given.pop("model.base", None)
-    beside = {key: value for key, value in given.items() if value not in ("auto", "")}
-    if base is not None and beside:
+    fields = type(model).model_fields
+    beside = {
+        f"model.{key}": value
+        for key, value in model
+        if key != "base" and value != fields[key].default
+    }
+    if prepare.vocab_size != "auto":
+        beside["prepare.vocab_size"] = prepare.vocab_size
+    if model.base is not None and beside:
         raise SpecError(
             f"{', '.join(beside)} beside model.base: the base has sizes and tokens of its own",
             found=", ".join(f"{key} {value}" for key, value in beside.items()),
             do=f"take out {', '.join(beside)}, or model.base",
         )
     asked = [key for key in ("forgetting", "max_forgetting") if getattr(evaluate, key) is not None]
-    if base is None and asked:
+    if model.base is None and asked:
         raise SpecError(
             f"evaluate.{asked[0]} needs model.base: nothing else can be forgotten",
             do=f"take out evaluate.{asked[0]}, or name a base",

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -16,7 +15,6 @@ from whorl.core.errors import PlanError, SpecError
 from whorl.core.records import RecordStore
 from whorl.spec.load import parse_recipe
 from whorl.spec.resolved import TrainConfig
-from whorl.spec.train_keys import TrainSpec
 from whorl.stages.plan.data import DataFacts
 from whorl.stages.plan.given import GivenBase, Rehearsal, adapters_of, seq_lens
 from whorl.stages.plan.memory import peak_memory
@@ -175,8 +173,10 @@ def test_muon_needs_a_rate_of_its_own(planned: Any) -> None:
 
 def test_adapters_take_the_memory_of_adapters() -> None:
     """PEFT counts 4,884,480 parameters of rank 16 beside every linear layer of SmolLM2-135M."""
-    lora = SimpleNamespace(rank=16, targets="all", dora=False, base="none")
-    adapters = adapters_of(cast(TrainSpec, SimpleNamespace(lora=lora)), SMOLLM2, 256)
+    asked = parse_recipe(
+        {"name": "x", "data": [{"source": "x"}], "train": {"lora": {"rank": 16}, "steps": 9}}
+    )
+    adapters = adapters_of(asked.recipe.train, SMOLLM2, 256)
     assert adapters is not None and adapters.parameters == 4_884_480
     full = Load(SMOLLM2, 256, 2, optimizer="adamw")
     low = replace(full, adapters=adapters)

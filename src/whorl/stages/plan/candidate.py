@@ -211,6 +211,8 @@ def _load(
         mixed_share=situation.data.for_vocab(shape.vocab_size).mixed_share(seq_len),
         adapters=adapters_of(train, shape, seq_len),
     )
+    if train.objective == "dpo" and load.adapters is None:
+        load = replace(load, reference_bytes=load.state.weights)
     while load.lanes > 1 and train.lanes == "auto" and not fits(situation, load):
         load = replace(load, lanes=load.lanes // 2)
     return load

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from pydantic import Field
 
@@ -83,16 +82,11 @@ class GivenBase:
 
 def adapters_of(train: TrainSpec, shape: ModelShape, seq_len: int) -> AdapterCost | None:
     """What the low-rank adapters cost that a recipe asks for; None: every weight is trained."""
-    lora: Any = getattr(train, "lora", None)
+    lora = train.lora
     if lora is None:
         return None
     return adapter_cost(
-        shape,
-        seq_len,
-        lora.rank,
-        targets=getattr(lora, "targets", "all"),
-        dora=bool(getattr(lora, "dora", False)),
-        base=getattr(lora, "base", "none"),
+        shape, seq_len, lora.rank, targets=lora.targets, dora=lora.dora, base=lora.base
     )
 
 

@@ -53,6 +53,7 @@ BASE_SCORED_BYTES = 60_000
 REHEARSED_STEPS, LONGEST_REHEARSAL_S = 3, 120.0  # a base that is slower is planned unrehearsed
 MOST_REHEARSALS = 2
 ADDED_BUDGETS = ("device_hours", "usd")  # not in the keys of plans that do not use them
+ADDED_KEYS = ("lora", "dpo", "distil")  # of train, likewise
 CHOSEN_FROM = ("budget", "model", "train", "prepare", "seed")  # parts of the recipe
 
 
@@ -74,6 +75,9 @@ def plan_key(
         for name, amount in value["budget"].items()
         if amount is not None or name not in ADDED_BUDGETS
     }
+    for name in ADDED_KEYS:
+        if value["train"][name] is None:
+            del value["train"][name]
     if recipe.hardware == HardwareSpec():
         value["hardware"] = "auto"
     value["sources"] = [{"field": entry.field, "share": entry.share} for entry in recipe.data]
@@ -282,7 +286,7 @@ def _rehearsed(situation: Situation) -> Situation:
         situation = replace(
             situation,
             time_ratio=found.step_s / fastest_step_s(situation, load),
-            memory_ratio=(found.peak_bytes + HELD_BYTES) / peak,
+            memory_ratio=(found.peak_bytes + HELD_BYTES + load.reference_bytes) / peak,
             was_disturbed=found.was_disturbed,
         )
         rehearsed = load

@@ -81,6 +81,7 @@ class Load:
     compiled: bool = False  # blocks around attention
     mixed_share: float = 0.0  # share of rows that hold several documents: masked attention
     adapters: AdapterCost | None = None  # all that trains, beside frozen weights
+    reference_bytes: int = 0  # of a frozen copy of the first weights, which dpo compares with
 
     @property
     def state(self) -> TrainingBytes:

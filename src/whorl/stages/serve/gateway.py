@@ -54,6 +54,10 @@ class Gateway:
         self._stop_ids = tuple(sorted(set(tokens.contract.stop_ids)))
 
     @property
+    def prompts(self) -> PromptReader:
+        return self.served.prompts
+
+    @property
     def has_text(self) -> bool:
         """Whether the model reads text."""
         return self.prompts.has_text
@@ -137,7 +141,7 @@ class Gateway:
             first = GenerateRequest(
                 request_id=f"{request_id}-{len(found)}",
                 prompt_ids=prompt_ids,
-                max_tokens=self.prompts.answer_room(len(prompt_ids), ask, self.config.max_tokens),
+                max_tokens=reader.answer_room(len(prompt_ids), ask, self.config.max_tokens),
                 temperature=ask.temperature,
                 top_p=ask.top_p,
                 seed=seed,
@@ -148,7 +152,7 @@ class Gateway:
                 presence_penalty=ask.presence_penalty,
                 frequency_penalty=ask.frequency_penalty,
                 repetition_penalty=ask.repetition_penalty,
-                logit_bias=self.prompts.logit_bias(ask),
+                logit_bias=reader.logit_bias(ask),
                 logprobs=ask.logprobs,
                 grammar=grammar,
                 cache_key=caller,
@@ -166,30 +170,6 @@ class Gateway:
                 for number in range(ask.n)
             ]
         return found
-
-    def _stop_ids_of(self, ask: Ask) -> tuple[int, ...]:
-        if ask.stop_ids:
-            self.prompts.check_ids(ask.stop_ids, "stop_token_ids")
-        return tuple(sorted({*ask.stop_ids, *(() if ask.ignores_stop_ids else self._stop_ids)}))
-
-    def _grammar(self, ask: Ask, prompt: Prompt) -> Grammar | None:
-        """The one that was asked for, or that of a call which must be made."""
-        tools = prompt.tools if isinstance(prompt, Chat) else None
-        if tools is None:
-            return ask.grammar
-        calls = self.prompts.dialogue.calls
-        if calls is None:
-            raise invalid("tools: this model's chat template shows no tools to it", "tools")
-        if ask.grammar is not None:
-            name = ask.names.get("grammar", "grammar")
-            raise invalid(f"{name}: not beside tools, whose calls it would forbid", name)
-        if not tools.must_call:
-            return None
-        try:
-            schema = call_schema(calls, tools.functions, tools.only)
-        except SpecError as error:
-            raise invalid(f"tool_choice: {error}", "tool_choice") from None
-        return Grammar("json_schema", json.dumps(schema, ensure_ascii=False))
 
     def check_model(self, name: str) -> None:
         """Raises ApiError 404 if it is not the model that is served."""
@@ -281,3 +261,29 @@ class Gateway:
                 self._inside -= 1
                 self._mean_request_s += SMOOTHING * (self.clock() - started - self._mean_request_s)
         queue.put_nowait(event)
+
+
+def _stop_ids_of(served: Served, ask: Ask) -> tuple[int, ...]:
+    if ask.stop_ids:
+        served.prompts.check_ids(ask.stop_ids, "stop_token_ids")
+    return tuple(sorted({*ask.stop_ids, *(() if ask.ignores_stop_ids else served.stop_ids)}))
+
+
+def _grammar(served: Served, ask: Ask, prompt: Prompt) -> Grammar | None:
+    """The one that was asked for, or that of a call which must be made."""
+    tools = prompt.tools if isinstance(prompt, Chat) else None
+    if tools is None:
+        return ask.grammar
+    calls = served.prompts.dialogue.calls
+    if calls is None:
+        raise invalid("tools: this model's chat template shows no tools to it", "tools")
+    if ask.grammar is not None:
+        name = ask.names.get("grammar", "grammar")
+        raise invalid(f"{name}: not beside tools, whose calls it would forbid", name)
+    if not tools.must_call:
+        return None
+    try:
+        schema = call_schema(calls, tools.functions, tools.only)
+    except SpecError as error:
+        raise invalid(f"tool_choice: {error}", "tool_choice") from None
+    return Grammar("json_schema", json.dumps(schema, ensure_ascii=False))
