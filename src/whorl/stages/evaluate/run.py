@@ -98,8 +98,9 @@ def run(
     start = time.monotonic()
     heldout, tokens = HeldoutDocuments.open(prepared), Tokens.load(prepared.folder("tokens"))
     parts = [
-        FieldEvaluation.of(context, config, name, field, heldout, tokens)
+        part
         for name, field in fields.items()
+        for part in FieldEvaluation.of(context, config, name, field, heldout, tokens).with_further()
     ]
     scores: list[list[Score]] = [[] for _ in parts]
     opened_names = {}
