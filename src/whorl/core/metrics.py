@@ -55,7 +55,7 @@ class Metric:
 
 BITS_PER_BYTE = Metric("bits_per_byte", "bits/byte", higher_is_better=False)
 ACCURACY = Metric("accuracy", "", higher_is_better=True, is_share=True)
-SLOT_F1 = Metric("slot_f1", "", higher_is_better=True)  # twice the right ones over those of both
+SLOT_F1 = Metric("slot_f1", "", higher_is_better=True)  # of each sentence, their mean
 BUILT_IN: Mapping[str, Metric] = {
     metric.name: metric for metric in (BITS_PER_BYTE, ACCURACY, SLOT_F1)
 }

@@ -46,19 +46,17 @@ SCHEMA = {
 
 
 def graded(answer: str, right: str) -> dict[Metric, tuple[float, float]]:
-    """Of an answer beside the right one: whether the intent is right; the slots' F1.
+    """Of an answer beside the right one: whether the intent is right; the F1 of its slots.
 
-    A slot counts if its name and value are those of the right answer. Twice the right ones over the
-    slots of both, which adds up to the F1 of all; an answer that is no JSON has none.
+    A slot is right if name and value are: twice the right ones over the slots of both, and 1 where
+    neither has any. An answer that is no JSON has no intent, and 0 of the slots.
     """
     given, truth = _read(answer), json.loads(right)
-    slots = given.get("slots")
-    mine = set(_pairs(slots if isinstance(slots, dict) else {}))
-    true = set(_pairs(truth["slots"]))
-    return {
-        ACCURACY: (float(given.get("intent") == truth["intent"]), 1.0),
-        SLOT_F1: (2.0 * len(mine & true), float(len(mine) + len(true))),
-    }
+    slots, f1 = given.get("slots"), 0.0
+    if isinstance(slots, dict):
+        mine, true = set(_pairs(slots)), set(_pairs(truth["slots"]))
+        f1 = 2 * len(mine & true) / (len(mine) + len(true)) if mine or true else 1.0
+    return {ACCURACY: (float(given.get("intent") == truth["intent"]), 1.0), SLOT_F1: (f1, 1.0)}
 
 
 def _read(answer: str) -> dict[str, Any]:

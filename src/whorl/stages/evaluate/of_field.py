@@ -54,7 +54,9 @@ class FieldEvaluation:
     num_heldout: int
     asked: Asked
     metric: Metric  # of the scores
-    answers: dict[Variant, list[str]] = dataclasses.field(default_factory=dict)  # that were written
+    # Shared by the parts of one field: what each model wrote, and the field's own baselines.
+    answers: dict[Variant, list[str]] = dataclasses.field(default_factory=dict)
+    others: list[Score] = dataclasses.field(default_factory=list)
 
     @classmethod
     def of(
@@ -112,11 +114,13 @@ class FieldEvaluation:
                 part = read_stream(rows, self.tokens, seen)
                 scores.append(self._ngram(part, "the tokens the model saw"))
             scores.append(self._ngram(whole, "all training tokens"))
-        train = TokenDocuments(whole, self.tokens)
-        held = decoded(self.asked.documents, self.tokens)
-        fits = len(mine) * (rows.seq_len + 1) * ID_BYTES <= MAX_ROWS_BYTES
-        ids = rows.read(mine).ids if fits else None
-        for score in self.field.baselines(train, held, ids):
+        if not self.others:
+            train = TokenDocuments(whole, self.tokens)
+            held = decoded(self.asked.documents, self.tokens)
+            fits = len(mine) * (rows.seq_len + 1) * ID_BYTES <= MAX_ROWS_BYTES
+            ids = rows.read(mine).ids if fits else None
+            self.others.extend(self.field.baselines(train, held, ids))
+        for score in self.others:
             measured = score.measure
             if score.metric != self.metric:
                 continue
