@@ -38,9 +38,9 @@ class Example:
 
     @property
     def answer(self) -> str:
-        """As JSON, slots by name."""
-        slots = dict(sorted(self.slots.items()))
-        return json.dumps({"intent": self.intent, "slots": slots}, ensure_ascii=False)
+        """As JSON without blanks, which would be a sixth of its tokens; slots by name."""
+        value = {"intent": self.intent, "slots": dict(sorted(self.slots.items()))}
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True)
