@@ -105,10 +105,16 @@ def run(
         return found
     start = time.monotonic()
     heldout, tokens = HeldoutDocuments.open(prepared), Tokens.load(prepared.folder("tokens"))
+<<<<<<< HEAD
     rows = RowSet.open(prepared)
     parts: list[FieldEvaluation | Forgetting] = [
         FieldEvaluation.of(context, config, name, field, heldout, tokens)
+=======
+    parts = [
+        part
+>>>>>>> h-chat
         for name, field in fields.items()
+        for part in FieldEvaluation.of(context, config, name, field, heldout, tokens).with_further()
     ]
     if probe is not None:
         parts.append(Forgetting.of(context, config, probe, tokens, rows))
