@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,10 @@ __all__ = ["HarnessModel", "run_harness", "task_files"]
 CODE = "!function"
 MAX_TOKENS = 256  # of an answer, unless the task says
 ENDINGS = (".yaml", ".yml")
+SWITCHES = (  # of libraries below the harness
+    *("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"),
+    *("HF_DATASETS_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"),
+)
 
 
 def run_harness(
@@ -84,7 +89,7 @@ def task_files(tasks: Sequence[Path], may_run_code: bool) -> list[Path]:
 
 
 def _evaluated(model: HarnessModel, files: Sequence[Path], limit: int | None) -> list[Any]:
-    with _offline(), contextlib.redirect_stdout(io.StringIO()):
+    with _quiet_and_offline(), contextlib.redirect_stdout(io.StringIO()):
         import lm_eval
         from lm_eval.tasks import TaskManager
 
@@ -118,11 +123,11 @@ def _evaluated(model: HarnessModel, files: Sequence[Path], limit: int | None) ->
 
 
 @contextlib.contextmanager
-def _offline() -> Iterator[None]:
-    """No library below the harness asks a hub."""
-    names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ |= dict.fromkeys(names, "1")
+def _quiet_and_offline() -> Iterator[None]:
+    """No library below the harness asks a hub, draws a bar, or tells of defaults it takes."""
+    before = {name: os.environ.get(name) for name in SWITCHES}
+    os.environ |= dict.fromkeys(SWITCHES, "1")
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     try:
         yield
     finally:
