@@ -23,9 +23,9 @@ from whorl.core.errors import EngineError
 from whorl.core.home import home_folder
 from whorl.core.ports import Engine, GenerateRequest
 from whorl.core.variants import Variant
+from whorl.engines.apart import EngineProcess
 from whorl.engines.collect import Answer, run_requests
-from whorl.engines.loop import EngineLoop
-from whorl.engines.open import CACHE, open_engine
+from whorl.engines.open import CACHE
 from whorl.engines.openvino_export import FORMAT
 from whorl.engines.setup import SERVERS_OWN, EngineSetup
 from whorl.engines.threads import engine_threads
@@ -64,10 +64,10 @@ def open_promised(
     card = peek_card(folder)
     setup = setup_of(card, config, engine_threads())
     predicted = predict(card, variant or card.variant, config, setup)
-    engine = open_engine(folder, variant, config.engine, setup)
+    engine = EngineProcess(folder, variant, config.engine, setup)
     try:
         promise = keep_promise(engine, predicted, card, config, home_folder() / CACHE)
-        if promise.users < setup.max_running and isinstance(engine, EngineLoop):
+        if promise.users < setup.max_running:
             engine.limit_running(promise.users)
         return engine, promise
     except BaseException:
