@@ -85,7 +85,8 @@ def figures(requests: Sequence[Times], wall_s: float) -> dict[str, float]:
         for r in requests
         if len(r.tokens_s) > 1
     ] or [0.0]
-    found = {"tokens_per_s": sum(len(r.tokens_s) for r in requests) / wall_s}
+    tokens = sum(len(r.tokens_s) for r in requests)
+    found = {"tokens_per_s": tokens / wall_s, "tokens": float(tokens)}
     for name, values in (("ttft_ms", firsts), ("token_ms", gaps)):
         for percent in (50, 95, 99):
             found[f"{name}_p{percent}"] = 1000 * float(np.percentile(values, percent))
@@ -322,7 +323,7 @@ def compare(folder: Path, hf: Path | None, arguments: argparse.Namespace) -> dic
                 each = max(1, 16 // users) if users < 16 else 2 if users < 64 else 1
                 each = min(each, 4) if system.name != "transformers" else 1
                 load = Load(prompts, arguments.tokens, users, each, number=turn * 7 + users)
-                found = system.run(load)
+                found = measured(system, load)
                 rows.setdefault((system.name, f"{users} users"), []).append(found)
                 if system.name == "engine" and users == OPEN_USERS:
                     rate = OPEN_SHARE * found["tokens_per_s"] / arguments.tokens
@@ -330,8 +331,14 @@ def compare(folder: Path, hf: Path | None, arguments: argparse.Namespace) -> dic
             for system in order:
                 if system.name != "transformers":
                     load = Load(prompts, arguments.tokens, 1, 24, rate, number=turn * 7 + 5)
-                    rows.setdefault((system.name, "open loop"), []).append(system.run(load))
-    memory = {system.name: peak_bytes(system.process.pid) for system in systems}
+                    rows.setdefault((system.name, "open loop"), []).append(measured(system, load))
+    memory = {
+        system.name: sum(
+            peak_bytes(each.pid)
+            for each in (own := psutil.Process(system.process.pid), *own.children(recursive=True))
+        )
+        for system in systems
+    }
     for system in systems:
         system.close()
     medians = {
@@ -360,6 +367,21 @@ def compare(folder: Path, hf: Path | None, arguments: argparse.Namespace) -> dic
     }
 
 
+def measured(system: Any, load: Load) -> dict[str, float]:
+    """Figures, told on stderr as they come, and the processor time of all its processes."""
+    everyone = [psutil.Process(system.process.pid)]
+    everyone += everyone[0].children(recursive=True)
+    before = [sum(each.cpu_times()[:2]) for each in everyone]
+    found: dict[str, float] = system.run(load)
+    spent = [sum(each.cpu_times()[:2]) - was for each, was in zip(everyone, before, strict=True)]
+    tokens = found.pop("tokens")
+    found["cpu_ms_per_token"] = 1000 * sum(spent) / tokens
+    found["first_process_cpu_ms_per_token"] = 1000 * spent[0] / tokens
+    shown = {key: round(value, 2) for key, value in found.items()}
+    print(system.name, load.users, load.rate, shown, file=sys.stderr, flush=True)
+    return found
+
+
 def peak_bytes(pid: int) -> int:
     """The most a process ever had in memory, where the system tells; else what it has now."""
     try:
@@ -385,6 +407,9 @@ def show(result: dict[str, Any]) -> None:
         print(f"the server's share of its engine's tokens/s, {load}: {ratio:.3f}")
     for name, seconds in result["first_token_after_start_s"].items():
         print(f"{name}: first token after {' then '.join(f'{s:.1f} s' for s in seconds)}")
+    for name, each in result["figures"].items():
+        own, total = each["first_process_cpu_ms_per_token"], each["cpu_ms_per_token"]
+        print(f"{name}: {total:.2f} ms of processors a token, {own:.2f} of its first process")
     for name, size in result["peak_bytes"].items():
         print(f"{name}: {size / 2**20:,.0f} MiB at most")
     print(f"promise: {result['promise']}")
