@@ -48,17 +48,18 @@ class Times:
     """Of one request; seconds since the load began."""
 
     begin_s: float
-    tokens_s: list[float] = field(default_factory=list)
+    tokens_s: list[float] = field(default_factory=list)  # when something of it came
+    told: int = 0  # tokens by the server's own count: not each of them is an event
+
+    @property
+    def count(self) -> int:
+        return self.told or len(self.tokens_s)
 
 
 def figures(requests: Sequence[Times], wall_s: float) -> dict[str, float]:
     firsts = [r.tokens_s[0] - r.begin_s for r in requests]
-    gaps = [
-        (r.tokens_s[-1] - r.tokens_s[0]) / (len(r.tokens_s) - 1)
-        for r in requests
-        if len(r.tokens_s) > 1
-    ] or [0.0]
-    tokens = sum(len(r.tokens_s) for r in requests)
+    gaps = [(r.tokens_s[-1] - r.tokens_s[0]) / max(1, r.count - 1) for r in requests]
+    tokens = sum(r.count for r in requests)
     found = {"tokens_per_s": tokens / wall_s, "tokens": float(tokens)}
     for name, values in (("ttft_ms", firsts), ("token_ms", gaps)):
         for percent in (50, 95, 99):
@@ -229,7 +230,8 @@ class Server:
 
     async def _send(self, load: Load, i: int, begin: float, requests: list[Times]) -> None:
         body = {"model": self.model_id, "prompt": load.prompt(i), "max_tokens": load.tokens}
-        data = json.dumps(body | {"temperature": 0, "stream": True}).encode()
+        body |= {"temperature": 0, "stream": True, "stream_options": {"include_usage": True}}
+        data = json.dumps(body).encode()
         head = (
             f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
             f"Authorization: Bearer {KEY}\r\nContent-Type: application/json\r\n"
@@ -241,7 +243,9 @@ class Server:
         if b" 200 " not in (status := await reader.readline()):
             raise SystemExit(f"the server refused: {status!r} {await reader.read(2000)!r}")
         while line := await reader.readline():
-            if line.startswith(b"data: {"):  # an event a token
+            if line.startswith(b"data: {") and b'"completion_tokens"' in line:
+                times.told = json.loads(line[6:])["usage"]["completion_tokens"]
+            elif line.startswith(b"data: {"):
                 times.tokens_s.append(time.perf_counter() - begin)
                 self.first_token_s = self.first_token_s or time.perf_counter() - self._begin
         writer.close()
