@@ -13,7 +13,7 @@ from whorl.core.errors import SpecError
 from whorl.core.home import OWN_FOLDERS
 from whorl.core.plugins import check_part
 from whorl.spec.quantities import Duration, Length, Number, Share, Whole
-from whorl.spec.resolved import MaxRunning, MaxTokens, MaxWaiting, Port
+from whorl.spec.resolved import MaxRunning, MaxTokens, MaxWaiting, NumReplicas, Port
 from whorl.spec.train_keys import TrainSpec
 
 __all__ = [
@@ -262,6 +262,7 @@ class ServeSpec(Spec):
     ] = Field(
         (), max_length=64, description="names that a reverse proxy or others call the server by"
     )
+    replicas: NumReplicas = Field(1, description="engines side by side on this machine")
     ttft_p95: Annotated[float, Duration()] | None = Field(
         None, description='target: 95 of 100 first tokens come within it, such as "300ms"'
     )

@@ -16,6 +16,7 @@ __all__ = [
     "MaxRunning",
     "MaxTokens",
     "MaxWaiting",
+    "NumReplicas",
     "Port",
     "PrepareConfig",
     "ServeConfig",
@@ -24,6 +25,7 @@ __all__ = [
 
 Port = Annotated[int, Whole(0, 65_535)]
 MaxRunning = Annotated[int, Whole(1, 100_000)]
+NumReplicas = Annotated[int, Whole(1, 64)]
 MaxWaiting = Annotated[int, Whole(0, 10**7)]
 MaxTokens = Annotated[int, Whole(1, 10**7)]
 
@@ -69,6 +71,7 @@ class ServeConfig(Frozen):
     allowed_hosts: tuple[str, ...] = Field(
         (), description="host names to answer to, besides addresses and localhost"
     )
+    replicas: NumReplicas = Field(1, description="engines side by side, each a process")
     ttft_p95: float | None = Field(None, gt=0, description="seconds to the first token")
     tokens_per_s_per_user: float | None = Field(None, gt=0)
     users: MaxRunning | None = Field(None, description="answered together")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from whorl.core.errors import EngineError
 from whorl.core.home import home_folder
 from whorl.core.ports import Engine, GenerateRequest
 from whorl.core.variants import Variant
+from whorl.engines.apart import EngineProcess
 from whorl.engines.collect import Answer, run_requests
-from whorl.engines.loop import EngineLoop
-from whorl.engines.open import CACHE, open_engine
+from whorl.engines.open import CACHE
 from whorl.engines.openvino_export import FORMAT
+from whorl.engines.replicas import Replicas
 from whorl.engines.setup import SERVERS_OWN, EngineSetup
 from whorl.engines.threads import engine_threads
 from whorl.launch.machine import machine_facts
@@ -64,15 +66,41 @@ def open_promised(
     card = peek_card(folder)
     setup = setup_of(card, config, engine_threads())
     predicted = predict(card, variant or card.variant, config, setup)
-    engine = open_engine(folder, variant, config.engine, setup)
+    engine = _open(folder, variant, config, setup)
     try:
         promise = keep_promise(engine, predicted, card, config, home_folder() / CACHE)
-        if promise.users < setup.max_running and isinstance(engine, EngineLoop):
+        if promise.users < setup.max_running:
             engine.limit_running(promise.users)
         return engine, promise
     except BaseException:
         engine.close()
         raise
+
+
+def _open(
+    folder: Path, variant: Variant | None, config: ServeConfig, setup: EngineSetup
+) -> EngineProcess | Replicas:
+    """As many engines as the config says, each in a process of its own, opened together."""
+    count = config.replicas
+    if count == 1:
+        return EngineProcess(folder, variant, config.engine, setup)
+    each = replace(
+        setup,
+        max_running=-(-setup.max_running // count),
+        cache_bytes=setup.cache_bytes // count,
+        threads=max(1, (setup.threads or count) // count),
+    )
+    with ThreadPoolExecutor(count) as pool:
+        opening = [
+            pool.submit(EngineProcess, folder, variant, config.engine, each) for _ in range(count)
+        ]
+    failed = [error for future in opening if (error := future.exception()) is not None]
+    if failed:
+        for future in opening:
+            if future.exception() is None:
+                future.result().close()
+        raise failed[0]
+    return Replicas([future.result() for future in opening])
 
 
 def predict_folder(folder: Path, variant: Variant | None, config: ServeConfig) -> Promise:
@@ -124,7 +152,9 @@ def predict(
         tokens_per_s_per_user=1 / step_s,
         tokens_per_s=users / step_s,
         prompt_tokens=PROMPT_TOKENS,
-        memory_bytes=round(RUNTIME_BYTES + shares.weights * weight_bytes + cache),
+        memory_bytes=round(
+            config.replicas * (RUNTIME_BYTES + shares.weights * weight_bytes) + cache
+        ),
     )
     return found.model_copy(update={"missed": found.against(config)})
 
@@ -166,6 +196,7 @@ def keep_promise(
         "engine": engine.name,
         "machine": machine_facts().identity,
         "users": predicted.users,
+        "replicas": config.replicas,
         "targets": [config.users, config.ttft_p95, config.tokens_per_s_per_user],
     }
     path = folder / f"promise-{digest_value(facts)[:32]}.json"

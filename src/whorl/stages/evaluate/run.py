@@ -105,14 +105,9 @@ def run(
         return found
     start = time.monotonic()
     heldout, tokens = HeldoutDocuments.open(prepared), Tokens.load(prepared.folder("tokens"))
-<<<<<<< HEAD
     rows = RowSet.open(prepared)
     parts: list[FieldEvaluation | Forgetting] = [
-        FieldEvaluation.of(context, config, name, field, heldout, tokens)
-=======
-    parts = [
         part
->>>>>>> h-chat
         for name, field in fields.items()
         for part in FieldEvaluation.of(context, config, name, field, heldout, tokens).with_further()
     ]

@@ -155,15 +155,10 @@ def peak_memory(load: Load, process_bytes: int) -> PeakMemory:
     # A lane has a sum of its own while it computes more, and what it adds to it.
     sets = max(1, lanes * min(2, load.micro_batches_each - 1))
     return PeakMemory(
-<<<<<<< HEAD
         process=process_bytes
         + load.compiled * COMPILER_BYTES
         + (load.precision == "bf16") * BF16_BYTES,
-        weights=fixed.weights,
-=======
-        process=process_bytes + load.compiled * COMPILER_BYTES,
         weights=fixed.weights + load.reference_bytes,
->>>>>>> h-base
         gradients=sets * fixed.gradients,
         optimizer=fixed.optimizer_state,
         activations=activations,
