@@ -34,6 +34,7 @@ def _model(gateway: Gateway) -> dict[str, Any]:
         "created": card.created,
         "owned_by": "whorl",
         "context_length": card.context_tokens,
+        "max_model_len": card.context_tokens,  # vLLM's name
         "max_tokens": gateway.config.max_tokens,
         "contract_digest": contract.digest,
         "vocab_size": contract.vocab_size,

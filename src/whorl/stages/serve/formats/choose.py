@@ -77,11 +77,11 @@ class Dialogue:
         own = () if self.calls is None else (*self.calls.marks, hermes.CLOSE)
         return (*own, think.OPEN, think.CLOSE) if self.thinks else own
 
-    def reader(self, names: Collection[str] | None, prompt_end: str, is_forced: bool) -> Reader:
+    def reader(self, names: Collection[str] | None, is_thinking: bool, is_forced: bool) -> Reader:
         """For one answer. names: of functions that may be called; None: there are none.
 
-        prompt_end: the end of the prompt's text, which may have begun a thought. is_forced: a call
-        must come, and the prompt ends with what stands before it.
+        is_thinking: the prompt ends in the middle of a thought. is_forced: a call must come, and
+        the prompt ends with what stands before it.
         """
         reader: Reader = SayingReader()
         if names is not None and self.calls is not None:
@@ -91,7 +91,7 @@ class Dialogue:
                 return reader
         if not self.thinks:
             return reader
-        return think.ThinkReader(reader, prompt_end.rstrip().endswith(think.OPEN))
+        return think.ThinkReader(reader, is_thinking)
 
 
 def dialogue_of(template: str | None) -> Dialogue:
