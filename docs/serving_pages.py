@@ -172,6 +172,8 @@ def schema_of(kind: type[Body], schemas: dict[str, Any]) -> dict[str, Any]:
     for name, accepted in kind.neutral.same.items():
         if name not in properties:
             properties[name] = {"enum": [*accepted, None], "description": "changes nothing"}
+        elif accepted and "anyOf" in properties[name]:
+            properties[name]["anyOf"].append({"enum": list(accepted)})
     for name, (python, _) in kind.neutral.about_client.items():
         properties[name] = {"type": [JSON_TYPES[python], "null"], "description": "changes nothing"}
     schema["properties"] = properties

@@ -248,7 +248,7 @@ def test_thoughts_that_the_prompt_begins(start: Start, tokens: Tokens) -> None:
     def reply(request: GenerateRequest) -> list[int]:
         return contract.encode_prompt("Hm.\n</think>\n\nYes.")[1:]
 
-    with start(contract=contract, reply=reply) as running:
+    with start(contract=contract, reply=reply, context_tokens=1024) as running:
         body = {"model": "tiny", "messages": ASK, "max_tokens": 50}
         message = running.client.post(CHAT, json=body).json()["choices"][0]["message"]
         assert (message["reasoning_content"], message["content"]) == ("Hm.", "Yes.")
