@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 
-
 def register(app: typer.Typer) -> None:
     app.command("keys", epilog="Example: `whorl keys add alice --tokens-per-min 20000`")(
         keys_command

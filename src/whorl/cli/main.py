@@ -45,6 +45,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "doctor": ("doctor",),
     "explain": ("explain",),
     "new": ("new",),
+    "torture": ("torture",),
     "records": ("ls", "show", "verify", "gc"),
 }
 

@@ -3,8 +3,8 @@
 A request costs tokens: its prompt, and as many of its `max_tokens` as answers have used of late.
 What is inside, against the tokens that the engine has lately read and written in a second, says how
 long it will take; a request that would wait longer than `max_wait` is refused at once with the
-time when there is room. A place is kept for whoever comes back then, as long as that leaves half of
-the queue to others. Engines begin requests in the order they were sent, at most max_running at once.
+time when there is room. A place is kept for whoever comes back then, as long as that leaves half
+of the queue to others. Engines begin requests in the order they were sent, max_running at once.
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ class Admission:
     ) -> None:
         """What each will take, now that prompts are tokens: (prompt tokens, max_tokens).
 
-        Raises ApiError 429 where they would wait over max_wait, or longer than deadline_s; then they
-        have left.
+        Raises ApiError 429 where they would wait over max_wait, or longer than deadline_s: then
+        they have left.
         """
         speed = self.tokens_per_s if self._placed >= self.config.max_running else None
         wait_s = 0.0 if speed is None else self._left / speed

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from whorl.core.disk import make_folder
+from whorl.core.errors import ResourceError
 
 __all__ = ["AnswersLog"]
 
@@ -31,10 +32,14 @@ class AnswersLog:
     def __init__(
         self, folder: Path, with_text: bool, tell: Callable[[str], None] = LOG.error
     ) -> None:
-        make_folder(folder)
         self.path, self.with_text = folder / FILE, with_text
         self.num_lost = 0
         self._tell = tell
+        try:
+            make_folder(folder)
+        except ResourceError as error:  # a home that cannot be written serves what it holds
+            tell(f"answers are not logged: {error}")
+            self.num_lost = 1
 
     def add(self, line: Mapping[str, Any]) -> None:
         when = datetime.now(UTC).isoformat(timespec="milliseconds")

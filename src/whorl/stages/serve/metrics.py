@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -17,9 +16,8 @@ SHORT_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 class Meters:
     """The metrics of one server process, each in a registry of its own."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        self._clock = clock
         self.ttft_s = Histogram(
             "whorl_ttft_seconds",
             "From a request's arrival to its first token",

@@ -33,6 +33,7 @@ class Served:
         _check_contract(engine, tokens, card)
         self.engine, self.tokens, self.card, self.close = engine, tokens, card, close
         self.stop_ids = tuple(sorted(set(tokens.contract.stop_ids)))
+        self.first_id = next(iter(tokens.contract.start_ids), 0)  # what a probe goes on from
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()
