@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from whorl.stages.serve.dialects.chat import ChatBody
+from whorl.stages.serve.dialects.completions import CompletionBody
 from whorl.stages.serve.errors import ApiError
-from whorl.stages.serve.request import ChatBody, CompletionBody, parse_body
+from whorl.stages.serve.request import parse_body
 
 TRIALS = 400 * int(os.environ.get("WHORL_TRIALS", "1"))
 GOOD = {"model": "m", "prompt": "p"}
@@ -38,7 +40,7 @@ def test_defaults_are_those_of_openai() -> None:
     ("prompt", "expected"),
     [("p", "p"), (["p"], "p"), ([5, 6], [5, 6]), ([[5, 6]], [5, 6]), ("", ""), ([""], "")],
 )
-def test_every_form_of_one_prompt(prompt: Any, expected: Any) -> None:
+def test_every_form_of_a_prompt(prompt: Any, expected: Any) -> None:
     assert parse_body(encode(prompt=prompt), CompletionBody).question == expected
 
 
