@@ -7,10 +7,10 @@ counted, held or written down of it is settled there, once, however it ends.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from whorl.core.ports import GenerateRequest, TokenEvent
 from whorl.spec.resolved import ServeConfig
@@ -25,6 +25,15 @@ from whorl.stages.serve.served import Served
 __all__ = ["Desk", "Visit"]
 
 USE_FILE = "use.json"
+
+
+class AnswerIds(Protocol):
+    """One answer of a request."""
+
+    request: GenerateRequest
+
+    @property
+    def kept_ids(self) -> list[int]: ...
 
 
 @dataclass
@@ -78,6 +87,10 @@ class Desk:
             lambda: admission.tokens_per_s or 0.0,
         )
         return desk
+
+    def refused(self, code: str) -> None:
+        """Counts a request that was refused."""
+        self.meters.refused.labels(code).inc()
 
     def visit(self, served: Served, caller: Caller, answers: int, max_time: float) -> Visit:
         """Raises ApiError 429 when there is no place."""
@@ -153,7 +166,7 @@ class Visit:
         self.free_tickets.clear()
         self._settle()
 
-    def end(self, request_id: str, finish_reason: str, more: Mapping[str, Any]) -> None:
+    def end(self, request_id: str, finish_reason: str, answers: Sequence[AnswerIds]) -> None:
         """Its client has the last of it, or left. Only the first time counts."""
         if self._is_told:
             return
@@ -183,9 +196,20 @@ class Visit:
                     "finish_reason": finish_reason,
                     "ttft_s": ttft_s,
                     "total_s": round(total_s, 4),
-                    **more,
+                    **self._texts(answers),
                 }
             )
+
+    def _texts(self, answers: Sequence[AnswerIds]) -> dict[str, Any]:
+        """What was asked and answered, where that is kept."""
+        log, tokens = self.desk.answers, self.served.tokens
+        if log is None or not log.with_text:
+            return {}
+        prompts = dict.fromkeys(each.request.prompt_ids for each in answers)
+        return {
+            "prompts": [tokens.decode(ids, skip_special=False) for ids in prompts],
+            "texts": [tokens.decode(each.kept_ids) for each in answers],
+        }
 
     def _settle(self) -> None:
         """When nothing of it is inside any more: what it used is counted, its model is free."""

@@ -18,12 +18,24 @@ from typing import Any
 from whorl.core.digests import read_sealed, write_sealed
 from whorl.core.disk import make_folder
 from whorl.core.errors import ResourceError
-from whorl.stages.serve.errors import ApiError
+from whorl.spec.resolved import ServeConfig
+from whorl.stages.serve.ask import Ask
+from whorl.stages.serve.errors import ApiError, invalid
 from whorl.stages.serve.keys import KeyEntry
 
-__all__ = ["NOBODY", "Account", "Caller", "Ledger", "Spending", "Window"]
+__all__ = [
+    "NOBODY",
+    "Account",
+    "Caller",
+    "Ledger",
+    "Spending",
+    "Window",
+    "check_sizes",
+    "max_time_of",
+]
 
 WINDOW_S = 60.0
+MAX_BIASES = 1024  # of logit_bias
 
 
 class Window:
@@ -148,6 +160,9 @@ class Ledger:
         for good (then without Retry-After)."""
         entry, account, now_s = caller.entry, caller.account, self._clock()
         if entry is not None and account is not None:
+            if entry.max_usd is not None and not self._usd_per_token:
+                told = "this key has a limit in USD, and this server no usd_per_million_tokens"
+                raise ApiError(403, told, code="no_price")
             if (wait_s := account.tokens.wait_s(num_tokens, now_s)) > 0:
                 told = (
                     f"this key may use {entry.tokens_per_min} tokens a minute, and this request "
@@ -176,6 +191,33 @@ class Ledger:
             make_folder(self._path.parent)
             write_sealed(self._path, used)
             self._saved = used
+
+
+def check_sizes(ask: Ask, config: ServeConfig) -> None:
+    """Before anything is made of it. Raises ApiError 400 for a schema or grammar over the limit."""
+    if ask.grammar is not None and len(ask.grammar.text.encode()) > config.max_grammar_bytes:
+        name = ask.names.get("grammar", "grammar")
+        raise invalid(
+            f"{name}: {len(ask.grammar.text):,} characters of a schema or grammar are over this "
+            f"server's limit of {config.max_grammar_bytes:,} bytes",
+            name,
+        )
+    if len(ask.logit_bias) > MAX_BIASES:
+        name = ask.names.get("logit_bias", "logit_bias")
+        raise invalid(f"{name}: over this server's limit of {MAX_BIASES} entries", name)
+
+
+def max_time_of(header: str | None) -> float | None:
+    """Seconds, from X-Request-Timeout. Raises ApiError 400 for what is no time."""
+    if header is None:
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise invalid("the header X-Request-Timeout: expected seconds, above 0")
+    return seconds
 
 
 def _over(code: str, told: str, wait_s: float) -> ApiError:

@@ -13,6 +13,7 @@ from whorl.codecs.contract import Tokens
 from whorl.core.errors import RecordError
 from whorl.core.ports import Engine
 from whorl.stages.serve.card import ModelCard
+from whorl.stages.serve.prompts import PromptReader
 
 __all__ = ["Served"]
 
@@ -32,6 +33,7 @@ class Served:
     ) -> None:
         _check_contract(engine, tokens, card)
         self.engine, self.tokens, self.card, self.close = engine, tokens, card, close
+        self.prompts = PromptReader(tokens, card.context_tokens)
         self.stop_ids = tuple(sorted(set(tokens.contract.stop_ids)))
         self.first_id = next(iter(tokens.contract.start_ids), 0)  # what a probe goes on from
         self._users = 0
