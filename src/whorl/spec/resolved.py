@@ -76,4 +76,5 @@ class ServeConfig(Frozen):
     max_grammar_bytes: int = Field(32 * 2**10, ge=1, description="of a schema or grammar too")
     send_s: float = Field(30.0, gt=0, description="deadline for a client to take what is sent")
     stall_s: float = Field(30.0, gt=0, description="without a token for so long: unhealthy")
+    watch_s: float = Field(2.0, gt=0, description="the registry is looked at so often")
     grace_s: float = Field(10.0, ge=0, description="running requests get so long at a stop")

@@ -3,12 +3,13 @@
 A request costs tokens: its prompt, and as many of its `max_tokens` as answers have used of late.
 What is inside, against the tokens that the engine has lately read and written in a second, says how
 long it will take; a request that would wait longer than `max_wait` is refused at once with the
-time when there is room. A place is kept for whoever comes back then, as long as that leaves half
-of the queue to others. Engines begin requests in the order they were sent, max_running at once.
+time when there is room. Others are let in before that only where they leave it a place. Engines
+begin requests in the order they were sent, max_running at once.
 """
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import math
 import time
@@ -26,6 +27,7 @@ SMOOTHING = 0.1  # weight of the newest answer in the mean share of max_tokens
 LEAST_SHARE = 0.02
 MAX_RETRY_AFTER_S = 60
 KEPT_S = 2.0  # a place is kept so long for one who was told to come back
+MOST_LOOKED_AT = 100  # of those who come back later, before one is let in
 EARLY_S = 1.0  # Retry-After is in whole seconds
 
 
@@ -65,24 +67,30 @@ class Ticket:
     placed_s: float | None = None  # when the engine began it, by the order of places
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class _Promise:
-    who: str
     due_s: float
+    who: str
 
 
 @dataclass
 class Admission:
-    """At most max_running + max_waiting inside, and none that would wait over max_wait."""
+    """At most max_running + max_waiting inside, and none that would wait over max_wait.
+
+    Those who come back when they were told to are let in beyond that, up to half of max_waiting.
+    """
 
     config: ServeConfig
     on_placed: Callable[[float], None] = lambda waited_s: None
     clock: Callable[[], float] = time.monotonic
     share: float = 1.0  # of max_tokens that answers use
+    _mean_tokens: float = 0.0  # of requests that ended, prompt and answer
+    _last_place_s: float = 0.0  # when the last one who was told to come back finds his place
     _inside: dict[Ticket, None] = field(default_factory=dict)
     _placed: int = 0
     _left: float = 0.0
-    _promises: list[_Promise] = field(default_factory=list)
+    _promises: list[_Promise] = field(default_factory=list)  # a heap: those to come
+    _due: list[_Promise] = field(default_factory=list)  # whose time has come, and is not over
 
     def __post_init__(self) -> None:
         self._speed = _Speed(self.clock())
@@ -115,15 +123,15 @@ class Admission:
         Raises ApiError 429 when there are not so many places.
         """
         now_s = self.clock()
-        self._promises = [each for each in self._promises if each.due_s + KEPT_S > now_s]
-        due = [each for each in self._promises if each.due_s - EARLY_S <= now_s]
-        own = next((each for each in due if each.who == who), None)
-        kept = len(due) if own is None else 0
+        self._look_at_promises(now_s)
+        own = next((each for each in self._due if each.who == who), None)
         limit = self.config.max_running + self.config.max_waiting
-        if self.inside + answers + min(kept, max(0, limit - answers)) > limit:
+        # who comes back as told may stand where the queue ends: times are in whole seconds
+        room = limit - self.inside + (0 if own is None else max(1, self.config.max_waiting // 2))
+        if answers > room or not (own is not None or self._leaves_room(answers)):
             raise self._refused(who, 0.0, "server_full", f"{limit} requests run or wait")
         if own is not None:
-            self._promises.remove(own)
+            self._due.remove(own)
         self._speed.pass_to(now_s, bool(self._inside))
         tickets = [Ticket(who, now_s, came_back=own is not None) for _ in range(answers)]
         self._inside |= dict.fromkeys(tickets)
@@ -172,6 +180,8 @@ class Admission:
         if finished and ticket.max_tokens:
             used = ticket.num_tokens / ticket.max_tokens
             self.share += SMOOTHING * (max(LEAST_SHARE, min(1.0, used)) - self.share)
+            num_tokens = ticket.prompt_tokens + ticket.num_tokens
+            self._mean_tokens += SMOOTHING * (num_tokens - self._mean_tokens)
         self._place_next()
 
     def _done(self, ticket: Ticket, num_tokens: int) -> None:
@@ -197,8 +207,8 @@ class Admission:
     def _refused(self, who: str, cost: float, code: str, told: str) -> ApiError:
         wait_s = self._free_in_s(cost)
         after_s = min(MAX_RETRY_AFTER_S, max(1, math.ceil(wait_s)))
-        if wait_s <= MAX_RETRY_AFTER_S and len(self._promises) < self._most_promises:
-            self._promises.append(_Promise(who, self.clock() + after_s))
+        if wait_s <= MAX_RETRY_AFTER_S:
+            heapq.heappush(self._promises, _Promise(self.clock() + after_s, who))
         return ApiError(
             429,
             f"the server is full: {told}; try again in {after_s} s",
@@ -206,22 +216,45 @@ class Admission:
             headers={"Retry-After": str(after_s)},
         )
 
-    @property
-    def _most_promises(self) -> int:
-        return max(1, self.config.max_waiting // 2)
+    def _look_at_promises(self, now_s: float) -> None:
+        while self._promises and self._promises[0].due_s - EARLY_S <= now_s:
+            self._due.append(heapq.heappop(self._promises))
+        self._due = [each for each in self._due if each.due_s + KEPT_S > now_s]
+
+    def _leaves_room(self, answers: int) -> bool:
+        """Whether all who were told to come back will find a place if these come in before them.
+
+        As long as the engine has places that nobody uses, whoever is there gets one.
+        """
+        promises = [*self._due, *heapq.nsmallest(MOST_LOOKED_AT, self._promises)]
+        if not promises or self.inside + answers <= self.config.max_running:
+            return True
+        if (speed := self.tokens_per_s) is None:
+            return True
+        ends, now_s = self._ends_s(speed), self.clock()
+        room = self.config.max_running + self.config.max_waiting - self.inside - answers
+        for number, promise in enumerate(promises, 1):
+            after_s = promise.due_s - now_s
+            if number > room + bisect.bisect_right(ends, after_s) and after_s <= ends[-1]:
+                return False
+        return True
 
     def _free_in_s(self, cost: float) -> float:
         """When there is room for one more, after all those who were told to come back."""
-        speed = self.tokens_per_s
-        if speed is None:
-            return 1.0
+        speed, now_s = self.tokens_per_s, self.clock()
+        number = len(self._promises) + len(self._due)
+        if speed is None:  # nothing was measured yet: they are spread, by a guess
+            return 1.0 + number / self.config.max_running
         ends = self._ends_s(speed)
-        number = len(self._promises)
         if number < len(ends):
             place_s = ends[number]
-        else:  # those who come back leave as fast as those who are inside
-            place_s = ends[-1] * (number + 1) / len(ends) if ends else 1.0
-        return max(place_s, (self._left + cost) / speed - self.config.max_wait)
+        else:
+            place_s = ends[-1] if ends else 0.0
+        if number:  # those who come back follow each other as those who leave do
+            place_s = max(place_s, self._last_place_s - now_s + self._mean_tokens / speed)
+        place_s = max(place_s, (self._left + cost) / speed - self.config.max_wait)
+        self._last_place_s = now_s + place_s
+        return place_s
 
     def _ends_s(self, speed: float) -> list[float]:
         """When each request inside will have ended, soonest first.

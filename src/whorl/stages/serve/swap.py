@@ -19,7 +19,6 @@ from whorl.stages.serve.served import Served
 __all__ = ["NextModel", "follow", "swap"]
 
 NextModel = Callable[[], Served | None]  # opened; None: nothing new. Called by a thread
-PERIOD_S = 2.0
 LOG = logging.getLogger(__name__)
 
 
@@ -52,11 +51,10 @@ async def follow(
     gateway: Gateway,
     next_model: NextModel,
     tell: Callable[[str], None] = LOG.error,
-    period_s: float = PERIOD_S,
 ) -> None:
     """Swap in whatever next_model finds, until cancelled. What fails is told; the old one stays."""
     while True:
-        await asyncio.sleep(period_s)
+        await asyncio.sleep(gateway.config.watch_s)
         try:
             new = await asyncio.to_thread(next_model)
             failure = None if new is None else await swap(gateway, new, gateway.config.stall_s)
