@@ -1,4 +1,4 @@
-"""Places, predicted waits and Retry-After, against a simulated engine that knows nothing of them."""
+"""Places, predicted waits and Retry-After, beside a simulated engine that knows none of them."""
 
 from __future__ import annotations
 

@@ -246,10 +246,7 @@ class Admission:
         if speed is None:  # nothing was measured yet: they are spread, by a guess
             return 1.0 + number / self.config.max_running
         ends = self._ends_s(speed)
-        if number < len(ends):
-            place_s = ends[number]
-        else:
-            place_s = ends[-1] if ends else 0.0
+        place_s = ends[min(number, len(ends) - 1)] if ends else 0.0
         if number:  # those who come back follow each other as those who leave do
             place_s = max(place_s, self._last_place_s - now_s + self._mean_tokens / speed)
         place_s = max(place_s, (self._left + cost) / speed - self.config.max_wait)

@@ -52,11 +52,13 @@ def serve(
 
 
 @contextlib.contextmanager
-def running_server(app: FastAPI, config: ServeConfig) -> Iterator[str]:
+def running_server(
+    app: FastAPI, config: ServeConfig, next_model: NextModel | None = None
+) -> Iterator[str]:
     """The base URL of the service, run by a thread until the context ends. Raises as `serve`."""
     listener = open_socket(config.host, config.port)
     _listen(listener, config.host)
-    server = _Server(app, config)
+    server = _Server(app, config, next_model)
     thread = threading.Thread(
         target=server.run, kwargs={"sockets": [listener]}, name="whorl-serve", daemon=True
     )
