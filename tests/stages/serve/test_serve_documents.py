@@ -118,10 +118,8 @@ def test_the_table_is_true(start: Start) -> None:
             told = caught.value
             if cell == "taken":
                 assert (
-                    told.message.startswith(name.strip("`"))
-                    and "expected" in told.message
-                    or (told.code == "taken")
-                )
+                    told.message.startswith(name.strip("`")) and "expected" in told.message
+                ) or (told.code == "taken")
             elif cell.startswith(("no", "only")):
                 assert told.code == "unsupported_parameter", (name, path, told.message)
             elif cell == "":

@@ -27,7 +27,7 @@ def add_models(app: FastAPI, gateway: Gateway) -> None:
 
 def _model(gateway: Gateway) -> dict[str, Any]:
     card, contract = gateway.card, gateway.tokens.contract
-    dialogue = gateway.prompts.dialogue
+    dialogue = gateway.served.prompts.dialogue
     return {
         "id": card.name,
         "object": "model",
