@@ -257,7 +257,7 @@ class Guard:
             "it at its start, or has it from `whorl keys add`",
             code="invalid_api_key",
             headers=challenge,
-        ).response()
+        ).response(path)
 
 
 def caller_of(request: Request) -> Caller:
