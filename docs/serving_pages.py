@@ -39,6 +39,7 @@ REFUSALS = {
     500: "the engine failed",
     501: "this model cannot chat",
     503: "the server is stopping, or the engine makes no progress",
+    504: "the answer was not complete within its deadline",
 }
 JSON_TYPES = {str: "string", dict: "object", bool: "boolean"}
 SCHEMAS = "#/components/schemas/"
@@ -134,6 +135,8 @@ def _operation(route: APIRoute, answer_keys: tuple[str, ...], streams: bool) -> 
     if answer_keys:
         answer["required"] = list(answer_keys)
     content: dict[str, Any] = {"application/json": {"schema": answer}}
+    if route.path == "/metrics":
+        content = {"text/plain": {"schema": {"type": "string"}}}
     if streams:
         content["text/event-stream"] = {"schema": {"type": "string"}}
     operation: dict[str, Any] = {
@@ -172,6 +175,8 @@ def schema_of(kind: type[Body], schemas: dict[str, Any]) -> dict[str, Any]:
     for name, accepted in kind.neutral.same.items():
         if name not in properties:
             properties[name] = {"enum": [*accepted, None], "description": "changes nothing"}
+        elif accepted and "anyOf" in properties[name]:
+            properties[name]["anyOf"].append({"enum": list(accepted)})
     for name, (python, _) in kind.neutral.about_client.items():
         properties[name] = {"type": [JSON_TYPES[python], "null"], "description": "changes nothing"}
     schema["properties"] = properties

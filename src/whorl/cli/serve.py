@@ -15,7 +15,7 @@ from whorl.cli.console import ERR, OUT
 from whorl.cli.options import Debug, Home, SetValues, open_session
 from whorl.core.errors import SpecError
 from whorl.core.home import home_folder
-from whorl.serving import Address, find_model, open_model_app, serve_app
+from whorl.serving import Address, find_model, newer_models, open_model_app, serve_app
 from whorl.spec.load import parse_recipe
 from whorl.spec.resolved import ServeConfig
 from whorl.verbs import Session, serve
@@ -132,8 +132,10 @@ def _serve_model(
     if os.path.isfile(f"{model}/whorl.json") and not os.path.samefile(model, found.folder):
         told = f"{model} is the registered model; the model folder of that name is ./{model}"
         ERR.print(told, markup=False, soft_wrap=True)
-    open_app = partial(open_model_app, found, config)
-    serve_app(open_app, config, _print_address, _given_key(api_key))
+    open_app = partial(open_model_app, found, config, home=home)
+    is_followed = found.version > 0 and "@" not in model
+    newer = newer_models(model, variant, config, home, found) if is_followed else None
+    serve_app(open_app, config, _print_address, _given_key(api_key), home, newer)
 
 
 def serve_session(session: Session, api_key: str | None = None) -> None:
@@ -185,7 +187,7 @@ def _without_recipe(changes: Mapping[str, Any], set_values: Sequence[str]) -> Se
 
 
 def _print_address(address: Address) -> None:
-    key = "<the key you gave>" if address.api_key is None else address.api_key
+    key = "<a key of yours>" if address.api_key is None else address.api_key
     for line in (
         f"page: {address.page_url}",
         f"API:  {address.base_url}/v1  with Authorization: Bearer {key}",

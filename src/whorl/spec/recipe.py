@@ -39,6 +39,7 @@ __all__ = [
 
 Auto = Literal["auto"]
 HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
+ORIGIN = re.compile(r"https?://[A-Za-z0-9_.\[\]:-]{1,260}")
 NONE = (None, "~", "null", "none")
 SAYS_NOTHING = ("", "auto", *NONE)  # of a key that may be left out
 MONEY = Number(1e-6, 1e15)  # US dollars, or hours
@@ -247,6 +248,13 @@ def _host_name(text: str) -> str:
     return text.lower().removesuffix(".")
 
 
+def _origin(text: str) -> str:
+    if not ORIGIN.fullmatch(text):
+        expected = "scheme and name, such as https://chat.example, without a path"
+        raise SpecError("it is no origin", found=text[:80], expected=expected)
+    return text.lower()
+
+
 class ServeSpec(Spec):
     engine: Text = Field("auto", description="openvino, torch, or one from an entry point")
     host: Text = Field(
@@ -271,6 +279,20 @@ class ServeSpec(Spec):
     )
     users: MaxRunning | None = Field(
         None, description="target: answered together within the others"
+    )
+    allowed_origins: Annotated[
+        tuple[Annotated[str, AfterValidator(_origin)], ...],
+        BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    ] = Field((), max_length=64, description="sites whose pages may ask too, by CORS")
+    max_wait: Annotated[float, Duration()] = Field(
+        30.0, description="a request that would wait longer for its place gets a 429"
+    )
+    max_time: Annotated[float, Duration()] = Field(
+        600.0, description="from a request to the end of its answer"
+    )
+    log_text: bool = Field(False, description="keep prompts and answers in the log of answers")
+    usd_per_million_tokens: Annotated[float, Number(0, 1e9)] = Field(
+        0.0, description="what keys with a limit in USD pay"
     )
 
 

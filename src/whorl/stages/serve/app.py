@@ -12,16 +12,18 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from whorl.codecs.contract import Tokens
-from whorl.core.errors import RecordError
 from whorl.core.ports import Engine
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.access import Access, Guard
 from whorl.stages.serve.card import ModelCard
+from whorl.stages.serve.desk import Desk
 from whorl.stages.serve.dialects.routes import ROUTES, add_dialects
 from whorl.stages.serve.errors import ApiError
 from whorl.stages.serve.gateway import Gateway
+from whorl.stages.serve.metrics import CONTENT_TYPE
+from whorl.stages.serve.served import Served
 
-__all__ = ["create_app"]
+__all__ = ["app_of", "create_app"]
 
 PAGE_FILES = {
     "/": ("index.html", "text/html"),
@@ -39,14 +41,19 @@ def create_app(
     config: ServeConfig,
     api_key: str | None,
 ) -> FastAPI:
-    """The service; app.state.access holds its secrets. api_key None: a random one.
+    """The service of one model, with one key, as `app_of`; whoever opened the engine closes it.
 
     Raises RecordError if engine, tokens and card are not of one token contract, SpecError if the
     API key is too weak.
     """
-    _check_contract(engine, tokens, card)
-    access = Access.of(api_key)
-    gateway = Gateway(engine, tokens, card, config)
+    return app_of(Served(engine, tokens, card), config, api_key, Desk.of(config))
+
+
+def app_of(served: Served, config: ServeConfig, api_key: str | None, desk: Desk) -> FastAPI:
+    """The service; app.state.access holds its secrets. api_key None: the desk's keys, where it has
+    some, else a random one. Raises SpecError if the API key is too weak."""
+    access = Access.of(api_key, desk.keys, desk.ledger)
+    gateway = Gateway(served, config, desk)
     app = FastAPI(
         title="whorl", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
     )
@@ -56,8 +63,10 @@ def create_app(
         access=access,
         allowed_hosts=(*config.allowed_hosts, config.host),
         denied_page=_page_file("denied.html").decode(),
+        allowed_origins=config.allowed_origins,
+        on_refused=desk.refused,
     )
-    _add_errors(app)
+    _add_errors(app, desk)
     _add_health(app, gateway)
     add_dialects(app, gateway)
     for path, (name, media_type) in PAGE_FILES.items():
@@ -65,42 +74,26 @@ def create_app(
     return app
 
 
-def _check_contract(engine: Engine, tokens: Tokens, card: ModelCard) -> None:
-    digest = tokens.contract.digest
-    for name, found in (
-        (f"engine {engine.name}", engine.contract_digest),
-        (f"model {card.name}", card.contract_digest),
-    ):
-        if found != digest:
-            raise RecordError(
-                f"{name} was made for another token contract",
-                found=f"{found[:16]}…",
-                expected=f"{digest[:16]}…, that of the loaded tokens",
-                do="serve a model folder as it was written, with its own tokens",
-            )
-
-
-def _add_errors(app: FastAPI) -> None:
+def _add_errors(app: FastAPI, desk: Desk) -> None:
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, ApiError)
+        desk.refused(error.code)
         return error.response(request.scope["path"])
 
     async def not_routed(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         asked = f"{request.method} {request.scope['path'][:80]}"
-        known = ", ".join((*ROUTES, "GET /health"))
+        known = ", ".join((*ROUTES, "GET /health", "GET /metrics"))
         what, code = f"there is no route {asked}; there are {known}", "not_found"
         if error.status_code == 405:
             what, code = f"{asked}: the method is not allowed", "method_not_allowed"
         headers = dict(error.headers or {})
-        return ApiError(error.status_code, what, code=code, headers=headers).response(
-            request.scope["path"]
-        )
+        told = ApiError(error.status_code, what, code=code, headers=headers)
+        return told.response(request.scope["path"])
 
     async def failed(request: Request, error: Exception) -> Response:
-        return ApiError(500, "the server failed; its log says why", code="internal").response(
-            request.scope["path"]
-        )
+        told = ApiError(500, "the server failed; its log says why", code="internal")
+        return told.response(request.scope["path"])
 
     app.add_exception_handler(ApiError, refused)
     app.add_exception_handler(HTTPException, not_routed)
@@ -110,7 +103,11 @@ def _add_errors(app: FastAPI) -> None:
 def _add_health(app: FastAPI, gateway: Gateway) -> None:
     @app.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> Response:
-        return _health(gateway)
+        return await _health(gateway)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(gateway.desk.meters.text(), media_type=CONTENT_TYPE)
 
 
 def _add_page_file(app: FastAPI, path: str, name: str, media_type: str) -> None:
@@ -125,9 +122,9 @@ def _page_file(name: str) -> bytes:
     return (files("whorl.studio") / name).read_bytes()
 
 
-def _health(gateway: Gateway) -> Response:
-    """200 if the engine makes progress or has nothing to do, else 503."""
-    stall_s = gateway.stall_s
-    state = "stalled" if gateway.is_stalled else "stopping" if gateway.stopping else "ok"
-    body = {"status": state, "requests": gateway.inside, "last_progress_s": stall_s}
-    return JSONResponse(body, 200 if state == "ok" else 503)
+async def _health(gateway: Gateway) -> Response:
+    """200 if the engine makes tokens, of answers or, where there are none, of a probe; else 503."""
+    fault = await gateway.fault()
+    state = "ok" if fault is None else fault if fault in ("stalled", "stopping") else "failed"
+    body = {"status": state, "requests": gateway.inside, "last_progress_s": gateway.stall_s}
+    return JSONResponse(body, 200 if fault is None else 503)

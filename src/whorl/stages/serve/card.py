@@ -44,6 +44,7 @@ class ModelCard(_Frozen):
     contract_digest: str = Field(description="of the token contract in the model folder")
     context_tokens: int = Field(ge=2, description="prompt and answer together")
     variant: str = Field("", description="openvino int8 …")
+    version: int = Field(0, description="of the registry; 0: of none")
     created: int = Field(0, description="Unix time in seconds")
     lineage: dict[str, str] = Field(default_factory=dict, description="role -> record digest")
     quality: tuple[QualityFigure, ...] = ()

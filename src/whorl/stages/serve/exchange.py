@@ -14,9 +14,11 @@ from fastapi.responses import JSONResponse, Response
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
+from whorl.stages.serve.access import caller_of
 from whorl.stages.serve.errors import ApiError
 from whorl.stages.serve.gateway import Gateway
 from whorl.stages.serve.generation import Generation
+from whorl.stages.serve.limits import max_time_of
 from whorl.stages.serve.request import Body, parse_body, read_body
 from whorl.stages.serve.wire import AnyBody, Wire
 
@@ -34,12 +36,13 @@ async def read_parsed(gateway: Gateway, request: Request, kind: type[AnyBody]) -
 async def answer(gateway: Gateway, request: Request, wire: Wire[Any]) -> Response:
     """Answer a request in its wire format. Raises ApiError before anything is sent."""
     body = await read_parsed(gateway, request, wire.body)
-    generation = await gateway.start(wire.ask(body), request.scope.get("caller", ""))
+    max_time = max_time_of(request.headers.get("x-request-timeout"))
+    generation = await gateway.start(wire.ask(body), caller_of(request), max_time)
     headers = {"X-Request-Id": generation.id, "Request-Id": generation.id}
     if body.stream:
-        return _EventStream(gateway, body, generation, wire, headers)
+        return _EventStream(body, generation, wire, headers)
     try:
-        whole = wire.whole(body, generation, gateway.tokens)
+        whole = wire.whole(body, generation, generation.tokens)
         return JSONResponse(await _or_gone(request.receive, whole), headers=headers)
     except ClientGone:
         return Response(status_code=499)  # nobody reads it
@@ -52,7 +55,6 @@ class _EventStream(Response):
 
     def __init__(
         self,
-        gateway: Gateway,
         body: Body,
         generation: Generation,
         wire: Wire[Any],
@@ -60,7 +62,7 @@ class _EventStream(Response):
     ) -> None:
         super().__init__(media_type="text/event-stream", headers=headers)
         del self.headers["content-length"]
-        self._gateway, self._body, self._generation = gateway, body, generation
+        self._body, self._generation = body, generation
         self._wire = wire
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,7 +80,7 @@ class _EventStream(Response):
             message = {"type": "http.response.body", "body": event.encode(), "more_body": True}
             await send(message)
 
-        made = self._wire.events(self._body, self._generation, self._gateway.tokens)
+        made = self._wire.events(self._body, self._generation, self._generation.tokens)
         try:
             async with aclosing(made) as events:
                 async for event in events:

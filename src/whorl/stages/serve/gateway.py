@@ -6,68 +6,66 @@ Everything here runs on the event loop; only the engine's events come from its t
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import json
-import math
-import secrets
-import time
 import uuid
-from collections.abc import Callable
 
 from whorl.codecs.contract import Tokens
-from whorl.core.errors import DataError, EngineError, SpecError
-from whorl.core.ports import Engine, GenerateRequest, Grammar, TokenEvent
+from whorl.core.errors import EngineError
+from whorl.core.ports import Engine, GenerateRequest, TokenEvent
 from whorl.spec.resolved import ServeConfig
-from whorl.stages.serve.ask import Ask, Chat, Prompt
+from whorl.stages.serve.ask import Ask
+from whorl.stages.serve.building import requests_of
 from whorl.stages.serve.card import ModelCard
+from whorl.stages.serve.desk import Desk, Visit
 from whorl.stages.serve.errors import ApiError, invalid
-from whorl.stages.serve.formats.choose import call_schema
 from whorl.stages.serve.generation import Generation, Run
-from whorl.stages.serve.prompts import PromptReader
+from whorl.stages.serve.limits import NOBODY, Caller, check_sizes
+from whorl.stages.serve.served import Served
 from whorl.stages.serve.stops import StopFinder
 
 __all__ = ["Gateway"]
 
-MAX_RETRY_AFTER_S = 60
-SMOOTHING = 0.2  # weight of the newest request in the mean duration
-
 
 class Gateway:
-    """At most max_running + max_waiting answers are inside; more are refused at once."""
+    """Answers with one model at a time; an answer ends with the model it began with."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        tokens: Tokens,
-        card: ModelCard,
-        config: ServeConfig,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.engine, self.tokens, self.card, self.config = engine, tokens, card, config
-        self.clock = clock
-        self.prompts = PromptReader(tokens, card.context_tokens)
+    def __init__(self, served: Served, config: ServeConfig, desk: Desk) -> None:
+        self.served, self.config, self.desk = served, config, desk
+        self.clock = desk.clock
         self.stopping = False
-        self._inside = 0  # admitted, and not yet given back by the engine
-        self._submitted: dict[str, float] = {}  # request id -> when
-        self._last_progress_s = clock()
-        self._mean_request_s = 1.0
-        self._stop_ids = tuple(sorted(set(tokens.contract.stop_ids)))
+        self.retiring: set[asyncio.Task[None]] = set()  # closing models that were replaced
+        self._submitted: dict[str, Engine] = {}  # by request id
+        self._last_progress_s = self.clock()
 
     @property
-    def prompts(self) -> PromptReader:
-        return self.served.prompts
+    def engine(self) -> Engine:
+        """Of the model that new requests get, as the next two."""
+        return self.served.engine
+
+    @property
+    def tokens(self) -> Tokens:
+        return self.served.tokens
+
+    @property
+    def card(self) -> ModelCard:
+        return self.served.card
 
     @property
     def has_text(self) -> bool:
         """Whether the model reads text."""
-        return self.prompts.has_text
+        return self.served.prompts.has_text
+
+    def take_over(self, new: Served) -> Served:
+        """From now on requests get the new model; the old one, which may still be at work."""
+        old, self.served = self.served, new
+        self.desk.meters.swaps.inc()
+        return old
 
     # ---------------------------------------------------------------- health
 
     @property
     def inside(self) -> int:
         """Answers admitted that the engine has not given back."""
-        return self._inside
+        return self.desk.admission.inside
 
     @property
     def stall_s(self) -> float | None:
@@ -81,95 +79,63 @@ class Gateway:
         stall_s = self.stall_s
         return stall_s is not None and stall_s > self.config.stall_s
 
+    async def fault(self) -> str | None:
+        """None while tokens are made as they should be; else what is wrong."""
+        if self.stopping:
+            return "stopping"
+        if self._submitted:
+            return "stalled" if self.is_stalled else None
+        return await self.desk.health.look(self.engine, self.served.first_id)
+
     def refuse(self) -> None:
         """Take no new requests."""
         self.stopping = True
+        self.desk.health.close()
 
     def stop(self) -> None:
         """Take no new requests and end the running ones."""
-        self.stopping = True
-        for request_id in list(self._submitted):
-            self.engine.cancel(request_id)
+        self.refuse()
+        for request_id, engine in list(self._submitted.items()):
+            engine.cancel(request_id)
 
     # ---------------------------------------------------------------- one request
 
-    async def start(self, ask: Ask, caller: str = "") -> Generation:
-        """Check, admit, encode and submit. Raises ApiError: 400, 404, 429 or 503.
+    async def start(
+        self, ask: Ask, caller: Caller = NOBODY, max_time: float | None = None
+    ) -> Generation:
+        """Check, admit, encode and submit. Raises ApiError: 400, 403, 404, 429 or 503.
 
         caller: whose request it is; prefixes are shared only between requests of one caller.
+        max_time: seconds until its last token, if they are fewer than the server's.
         """
-        self._check(ask)
-        answers = len(ask.prompts) * ask.n
-        self._admit(answers)
-        unsubmitted = answers
+        self._check(ask, caller)
+        served, most_s = self.served, min(max_time or self.config.max_time, self.config.max_time)
+        visit = self.desk.visit(served, caller, len(ask.prompts) * ask.n, most_s)
+        runs: list[Run] = []
         try:
             request_id = uuid.uuid4().hex
-            requests = await self._requests(ask, request_id, caller)
+            requests = await requests_of(
+                served, ask, request_id, caller.cache_key, self.config.max_tokens
+            )
+            lengths = [len(each.prompt_ids) for _, each in requests[:: ask.n]]
+            visit.price([each for _, each in requests], sum(lengths))
             queue: asyncio.Queue[TokenEvent] = asyncio.Queue()
-            runs: list[Run] = []
-            try:
-                for prompt, request in requests:
-                    stops = StopFinder((*ask.stops, *self.tokens.contract.stop_strings))
-                    decoder = self.prompts.decoder(prompt)
-                    voice = self.prompts.voice(prompt, request.prompt_ids)
-                    self._submit(request, queue, ask)
-                    unsubmitted -= 1
-                    runs.append(Run(self.engine, request, stops, decoder, voice))
-            except BaseException:
-                for run in runs:
-                    run.close()
-                raise
+            for prompt, request in requests:
+                decoder = served.prompts.decoder(prompt)
+                voice = served.prompts.voice(prompt, request.prompt_ids)
+                stops = StopFinder((*ask.stops, *served.tokens.contract.stop_strings))
+                self._submit(request, queue, visit)
+                runs.append(Run(served.engine, request, stops, decoder, voice))
         except BaseException:
-            self._inside -= unsubmitted
+            for run in runs:
+                run.close()
+            visit.give_up()
             raise
         return Generation(
-            *(runs, queue, self.config.stall_s, lambda: self.is_stalled),
+            *(runs, queue, self.config.stall_s, lambda: self.is_stalled, visit),
             request_id=request_id,
-            model=self.card.name,
             num_prompts=len(ask.prompts),
         )
-
-    async def _requests(
-        self, ask: Ask, request_id: str, caller: str
-    ) -> list[tuple[Prompt, GenerateRequest]]:
-        """(prompt, request) of every answer, in order."""
-        found: list[tuple[Prompt, GenerateRequest]] = []
-        for prompt in ask.prompts:
-            grammar = self._grammar(ask, prompt)
-            prompt_ids = await self.prompts.encode(prompt, ask)
-            seed = secrets.randbits(31) if ask.seed is None else ask.seed
-            first = GenerateRequest(
-                request_id=f"{request_id}-{len(found)}",
-                prompt_ids=prompt_ids,
-                max_tokens=reader.answer_room(len(prompt_ids), ask, self.config.max_tokens),
-                temperature=ask.temperature,
-                top_p=ask.top_p,
-                seed=seed,
-                stop_ids=self._stop_ids_of(ask),
-                allowed_ids=self.prompts.allowed_ids(ask),
-                top_k=ask.top_k,
-                min_p=ask.min_p,
-                presence_penalty=ask.presence_penalty,
-                frequency_penalty=ask.frequency_penalty,
-                repetition_penalty=ask.repetition_penalty,
-                logit_bias=reader.logit_bias(ask),
-                logprobs=ask.logprobs,
-                grammar=grammar,
-                cache_key=caller,
-            )
-            self._check_able(first, ask)
-            found += [
-                (
-                    prompt,
-                    dataclasses.replace(
-                        first,
-                        request_id=f"{request_id}-{len(found) + number}",
-                        seed=(seed + number) % 2**63,
-                    ),
-                )
-                for number in range(ask.n)
-            ]
-        return found
 
     def check_model(self, name: str) -> None:
         """Raises ApiError 404 if it is not the model that is served."""
@@ -181,8 +147,16 @@ class Gateway:
                 param="model",
             )
 
-    def _check(self, ask: Ask) -> None:
+    def _check(self, ask: Ask, caller: Caller) -> None:
         self.check_model(ask.model)
+        if caller.entry is not None and not caller.entry.may_use(ask.model):
+            raise ApiError(
+                403,
+                f"this key may use the models {', '.join(caller.entry.models)}, and no other",
+                code="key_scope",
+                param="model",
+            )
+        check_sizes(ask, self.config)
         if ask.max_tokens is not None and ask.max_tokens > self.config.max_tokens:
             raise invalid(
                 f"{ask.limit_name}: {str(ask.max_tokens)[:40]} is over this server's limit of "
@@ -199,91 +173,29 @@ class Gateway:
         if self.stopping:
             raise ApiError(503, "the server is stopping", code="stopping")
 
-    def _check_able(self, request: GenerateRequest, ask: Ask) -> None:
-        """Raises ApiError 400 if the engine does not honour a field that was asked for."""
-        unable = set(self.engine.unable)
-        if (request.logprobs or 0) > 1 and "logprobs>1" in unable:
-            unable.add("logprobs")
-        for info in dataclasses.fields(GenerateRequest):
-            is_asked = info.name in ask.names and getattr(request, info.name) != info.default
-            if info.name in unable and is_asked:
-                name = ask.names[info.name]
-                most = ", more than 1" if "logprobs" not in self.engine.unable else ""
-                told = most if info.name == "logprobs" else ""
-                raise invalid(
-                    f"{name}{told}: the engine {self.engine.name} cannot do that; leave it out, or "
-                    "serve the model by another engine",
-                    name,
-                    "unsupported_by_engine",
-                )
-
-    def _admit(self, answers: int) -> None:
-        limit = self.config.max_running + self.config.max_waiting
-        if self._inside + answers > limit:
-            raise ApiError(
-                429,
-                f"the server is full: {limit} requests are running or waiting; try again later",
-                code="server_full",
-                headers={"Retry-After": str(self._retry_after_s())},
-            )
-        self._inside += answers
-
-    def _retry_after_s(self) -> int:
-        """When a place should be free: the mean time of a request, shared by those running."""
-        waiting_s = self._mean_request_s / self.config.max_running
-        return min(MAX_RETRY_AFTER_S, max(1, math.ceil(waiting_s)))
-
-    def _submit(self, request: GenerateRequest, queue: asyncio.Queue[TokenEvent], ask: Ask) -> None:
-        loop = asyncio.get_running_loop()
+    def _submit(
+        self, request: GenerateRequest, queue: asyncio.Queue[TokenEvent], visit: Visit
+    ) -> None:
+        loop, engine = asyncio.get_running_loop(), visit.served.engine
 
         def on_event(event: TokenEvent) -> None:  # on the engine's thread
             if not loop.is_closed():
-                loop.call_soon_threadsafe(self._deliver, event, queue)
+                loop.call_soon_threadsafe(self._deliver, event, queue, visit)
 
         if not self._submitted:
             self._last_progress_s = self.clock()
-        self._submitted[request.request_id] = self.clock()
+        self._submitted[request.request_id] = engine
         try:
-            self.engine.submit(request, on_event)
-        except (DataError, SpecError) as error:  # a grammar that is none
-            del self._submitted[request.request_id]
-            name = ask.names.get("grammar", ask.subject)
-            raise invalid(f"{name}: {error}", name) from None
+            engine.submit(request, on_event)
         except EngineError as error:
             del self._submitted[request.request_id]
+            self.desk.health.saw_failure(str(error))
             raise ApiError(503, f"the engine refused: {error}", code="engine_failed") from error
+        visit.submitted(request.request_id)
 
-    def _deliver(self, event: TokenEvent, queue: asyncio.Queue[TokenEvent]) -> None:
+    def _deliver(self, event: TokenEvent, queue: asyncio.Queue[TokenEvent], visit: Visit) -> None:
         self._last_progress_s = self.clock()
         if event.finish_reason is not None:
-            started = self._submitted.pop(event.request_id, None)
-            if started is not None:
-                self._inside -= 1
-                self._mean_request_s += SMOOTHING * (self.clock() - started - self._mean_request_s)
+            self._submitted.pop(event.request_id, None)
+        visit.event(event)
         queue.put_nowait(event)
-
-
-def _stop_ids_of(served: Served, ask: Ask) -> tuple[int, ...]:
-    if ask.stop_ids:
-        served.prompts.check_ids(ask.stop_ids, "stop_token_ids")
-    return tuple(sorted({*ask.stop_ids, *(() if ask.ignores_stop_ids else served.stop_ids)}))
-
-
-def _grammar(served: Served, ask: Ask, prompt: Prompt) -> Grammar | None:
-    """The one that was asked for, or that of a call which must be made."""
-    tools = prompt.tools if isinstance(prompt, Chat) else None
-    if tools is None:
-        return ask.grammar
-    calls = served.prompts.dialogue.calls
-    if calls is None:
-        raise invalid("tools: this model's chat template shows no tools to it", "tools")
-    if ask.grammar is not None:
-        name = ask.names.get("grammar", "grammar")
-        raise invalid(f"{name}: not beside tools, whose calls it would forbid", name)
-    if not tools.must_call:
-        return None
-    try:
-        schema = call_schema(calls, tools.functions, tools.only)
-    except SpecError as error:
-        raise invalid(f"tool_choice: {error}", "tool_choice") from None
-    return Grammar("json_schema", json.dumps(schema, ensure_ascii=False))

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Literal
 
 from whorl.codecs.decoding import DecodeStream
 from whorl.core.ports import Engine, GenerateRequest, TokenEvent, TokenLogprob
+from whorl.stages.serve.desk import Visit
 from whorl.stages.serve.errors import ApiError, invalid
-from whorl.stages.serve.formats.events import Reader, SayingReader
+from whorl.stages.serve.formats.choose import Voice
 from whorl.stages.serve.stops import StopFinder
 
-__all__ = ["Generation", "Piece", "Run", "Voice"]
+__all__ = ["Generation", "Piece", "Run"]
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,6 @@ class Piece:
     finish_reason: Literal["stop", "length"] | None = None
     # of the ids whose text has been given out, where they were asked for: (first character, …)
     logprobs: tuple[tuple[int, TokenLogprob], ...] = ()
-
-
-@dataclass(frozen=True)
-class Voice:
-    """How the text of one answer is to be read: what of it is said, thought and called."""
-
-    reader: Reader = field(default_factory=SayingReader)
-    new_call_id: Callable[[], str] = str
-    most_calls: int | None = None
 
 
 class Run:
@@ -57,6 +49,7 @@ class Run:
         self._num_shown = 0  # characters given out
         self._num_told = 0  # ids whose log-probabilities were
         self.is_ended = False
+        self.finish_reason: Literal["stop", "length"] | None = None  # what its client is told
 
     @property
     def kept_ids(self) -> list[int]:
@@ -101,6 +94,7 @@ class Run:
         elif reason is not None:
             text += self._stops.finish()
         self._num_shown += len(text)
+        self.finish_reason = reason
         is_last = reason is not None and not self._stops.found
         return Piece(text, len(event.token_ids), reason, tuple(self._told(is_last)))
 
@@ -130,18 +124,21 @@ class Generation:
         queue: asyncio.Queue[TokenEvent],
         stall_s: float,
         is_stalled: Callable[[], bool],
+        visit: Visit,
         *,
         request_id: str,
-        model: str,
         num_prompts: int = 1,
     ) -> None:
-        self.id, self.model, self.runs = request_id, model, runs
+        self.id, self.runs = request_id, runs
+        self.model, self.tokens = visit.served.card.name, visit.served.tokens
         self.created = int(time.time())
         self.completion_tokens = 0
         self.thought_tokens = 0  # of them, with which a thought came
         per_prompt = len(runs) // num_prompts
         self.prompt_tokens = sum(len(run.request.prompt_ids) for run in runs[::per_prompt])
         self._queue, self._stall_s, self._is_stalled = queue, stall_s, is_stalled
+        self._visit = visit
+        self._failure: str | None = None
         self._numbers = {run.request.request_id: number for number, run in enumerate(runs)}
 
     async def pieces(self) -> AsyncGenerator[tuple[int, Piece], None]:
@@ -159,20 +156,29 @@ class Generation:
                 piece = run.piece(event)
                 self.completion_tokens += piece.num_tokens
                 yield number, piece
+        except ApiError as error:
+            self._failure = error.code
+            raise
         finally:
             self.close()
 
     def close(self) -> None:
         """Cancel what still runs; also where `pieces` was never begun. Harmless when repeated."""
+        reasons = dict.fromkeys(run.finish_reason or self._failure or "left" for run in self.runs)
         for run in self.runs:
             run.close()
+        self._visit.end(self.id, "+".join(reasons), self.runs)
 
     async def _next_event(self) -> TokenEvent:
         while True:
+            left_s = self._visit.left_s
             try:
-                async with asyncio.timeout(self._stall_s):
+                async with asyncio.timeout(min(self._stall_s, max(0.0, left_s))):
                     return await self._queue.get()
             except TimeoutError:
+                if self._visit.left_s <= 0:
+                    told = f"the answer was not complete within {self._visit.max_time:g} s"
+                    raise ApiError(504, told, code="deadline_exceeded") from None
                 if self._is_stalled():
                     raise ApiError(
                         503, "the engine makes no progress", code="engine_stalled"

@@ -16,8 +16,7 @@ from whorl.core.ports import Part
 from whorl.stages.serve.ask import Ask, Chat, PartBody, Prompt
 from whorl.stages.serve.errors import ApiError, invalid
 from whorl.stages.serve.formats import think
-from whorl.stages.serve.formats.choose import dialogue_of
-from whorl.stages.serve.generation import Voice
+from whorl.stages.serve.formats.choose import Voice, dialogue_of
 
 __all__ = ["PromptReader"]
 
@@ -86,19 +85,22 @@ class PromptReader:
         calls = self.dialogue.calls
         must_call = chat.tools is not None and chat.tools.must_call and calls is not None
         parts = []
-        if (must_call or has_form) and self._thinks_after(ids):
+        if (must_call or has_form) and self._is_thinking(chat, ids):
             parts.append(Part(TEXT, f"{think.CLOSE}\n\n"))
         if must_call and calls is not None and calls.opening:
             is_special = calls.opening in self.tokens.contract.special
             parts.append(Part(SPECIAL_CODEC if is_special else TEXT, calls.opening))
         return self.tokens.encode_parts(parts)
 
-    def _thinks_after(self, ids: list[int]) -> bool:
-        return self.dialogue.thinks and self.prompt_end(ids).rstrip().endswith(think.OPEN)
-
-    def prompt_end(self, ids: Sequence[int]) -> str:
-        """The text of the last ids of a prompt, special ones too."""
-        return self.tokens.decode(ids[-END_TOKENS:], skip_special=False)
+    def _is_thinking(self, chat: Chat, ids: Sequence[int]) -> bool:
+        """Whether the prompt ends in the middle of a thought."""
+        if not self.dialogue.thinks:
+            return False
+        if chat.goes_on:
+            text = str(chat.messages[-1]["content"])
+            return text.rfind(think.OPEN) > text.rfind(think.CLOSE)
+        end = self.tokens.decode(ids[-END_TOKENS:], skip_special=False)
+        return end.rstrip().endswith(think.OPEN)
 
     def voice(self, prompt: Prompt, ids: Sequence[int]) -> Voice:
         """How the answer to a prompt is to be read."""
@@ -106,8 +108,9 @@ class PromptReader:
             return Voice()
         tools, calls = prompt.tools, self.dialogue.calls
         names = None if tools is None else [str(each.get("name")) for each in tools.functions]
-        end = "" if prompt.goes_on else self.prompt_end(ids)
-        reader = self.dialogue.reader(names, end, tools is not None and tools.must_call)
+        reader = self.dialogue.reader(
+            names, self._is_thinking(prompt, ids), tools is not None and tools.must_call
+        )
         if tools is None or calls is None:
             return Voice(reader)
         return Voice(reader, calls.new_id, tools.most)

@@ -106,6 +106,7 @@ def _turn(run: Run, events: list[Event], num_calls: int) -> Turn:
             ids.append(run.voice.new_call_id())
         if isinstance(event, CallEnded) and num_calls + len(ids) == run.voice.most_calls:
             run.close()
+            run.finish_reason = "stop"
             return Turn(tuple(kept), tuple(ids), finish_reason="tool_calls")
     return Turn(tuple(kept), tuple(ids))
 

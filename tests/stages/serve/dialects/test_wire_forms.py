@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import httpx
@@ -211,8 +212,6 @@ def test_a_grammar_that_is_none_is_the_askers_mistake(scripted: Scripted) -> Non
     def ask() -> None:
         sent.append(scripted.post(CHAT, messages=ASK, guided_regex="("))
 
-    import threading
-
     thread = threading.Thread(target=ask)
     before = len(engine.submitted)
     thread.start()
@@ -248,7 +247,7 @@ def test_thoughts_that_the_prompt_begins(start: Start, tokens: Tokens) -> None:
     def reply(request: GenerateRequest) -> list[int]:
         return contract.encode_prompt("Hm.\n</think>\n\nYes.")[1:]
 
-    with start(contract=contract, reply=reply) as running:
+    with start(contract=contract, reply=reply, context_tokens=1024) as running:
         body = {"model": "tiny", "messages": ASK, "max_tokens": 50}
         message = running.client.post(CHAT, json=body).json()["choices"][0]["message"]
         assert (message["reasoning_content"], message["content"]) == ("Hm.", "Yes.")

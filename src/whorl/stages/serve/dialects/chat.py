@@ -113,8 +113,8 @@ def ask(body: ChatBody) -> Ask:
         fields["max_tokens"] = body.max_completion_tokens
         fields["limit_name"] = "max_completion_tokens"
     tools = body.chosen_tools()
-    if tools is not None and tools.must_call:
-        fields["names"] = {"grammar": "tool_choice"} | fields["names"]
+    if tools is not None and tools.must_call and fields["grammar"] is None:
+        fields["names"]["grammar"] = "tool_choice"
     chat = Chat(body.messages, tools, body.chat_template_kwargs, body.goes_on)
     logprobs = body.top_logprobs if body.logprobs else None
     return Ask(prompts=(chat,), subject="messages", logprobs=logprobs, **fields)

@@ -27,13 +27,14 @@ def add_models(app: FastAPI, gateway: Gateway) -> None:
 
 def _model(gateway: Gateway) -> dict[str, Any]:
     card, contract = gateway.card, gateway.tokens.contract
-    dialogue = gateway.prompts.dialogue
+    dialogue = gateway.served.prompts.dialogue
     return {
         "id": card.name,
         "object": "model",
         "created": card.created,
         "owned_by": "whorl",
         "context_length": card.context_tokens,
+        "max_model_len": card.context_tokens,  # vLLM's name
         "max_tokens": gateway.config.max_tokens,
         "contract_digest": contract.digest,
         "vocab_size": contract.vocab_size,

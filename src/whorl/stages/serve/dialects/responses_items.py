@@ -78,7 +78,7 @@ def output_items(answer: Spoken, told: Told, status: str) -> list[dict[str, Any]
     items: list[dict[str, Any]] = []
     if answer.thoughts:
         items.append(told.reasoning(0, "completed", answer.thoughts))
-    if answer.text or not answer.calls:
+    if answer.text or not (items or answer.calls):
         part = told.part(answer.text, answer.logprobs)
         items.append(told.message(len(items), "completed", [part]))
     for call in answer.calls:

@@ -127,7 +127,9 @@ def grammar_of(given: Mapping[str, tuple[str, Any]]) -> tuple[Grammar | None, st
         grammar = Grammar("regex" if kind == "regex" else "ebnf", value)
     most = MAX_REGEX_CHARS if kind == "regex" else MAX_GRAMMAR_CHARS
     if len(grammar.text) > most:
-        raise invalid(f"{field}: {len(grammar.text):,} characters are over the limit of {most:,}")
+        raise invalid(
+            f"{field}: {len(grammar.text):,} characters are over the limit of {most:,}", field
+        )
     if not grammar.text:
         raise invalid(f"{field}: nothing is allowed by an empty text", field)
     return grammar, field

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import string
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from whorl.core.errors import SpecError
@@ -13,7 +13,7 @@ from whorl.stages.serve.formats import hermes, mistral, think
 from whorl.stages.serve.formats.events import Reader, SayingReader
 from whorl.stages.serve.formats.plain_json import PlainJsonReader
 
-__all__ = ["CallFormat", "Dialogue", "call_schema", "dialogue_of"]
+__all__ = ["CallFormat", "Dialogue", "Voice", "call_schema", "dialogue_of"]
 
 PYTHON_TAG = "<|python_tag|>"
 DEFINITIONS = ("$defs", "definitions")
@@ -41,6 +41,15 @@ class CallFormat:
         if self.id_chars is None:
             return f"call_{secrets.token_hex(12)}"
         return "".join(secrets.choice(ALPHANUMERIC) for _ in range(self.id_chars))
+
+
+@dataclass(frozen=True)
+class Voice:
+    """How the text of one answer is to be read: what of it is said, thought and called."""
+
+    reader: Reader = field(default_factory=SayingReader)
+    new_call_id: Callable[[], str] = str
+    most_calls: int | None = None
 
 
 HERMES = CallFormat(
@@ -77,11 +86,11 @@ class Dialogue:
         own = () if self.calls is None else (*self.calls.marks, hermes.CLOSE)
         return (*own, think.OPEN, think.CLOSE) if self.thinks else own
 
-    def reader(self, names: Collection[str] | None, prompt_end: str, is_forced: bool) -> Reader:
+    def reader(self, names: Collection[str] | None, is_thinking: bool, is_forced: bool) -> Reader:
         """For one answer. names: of functions that may be called; None: there are none.
 
-        prompt_end: the end of the prompt's text, which may have begun a thought. is_forced: a call
-        must come, and the prompt ends with what stands before it.
+        is_thinking: the prompt ends in the middle of a thought. is_forced: a call must come, and
+        the prompt ends with what stands before it.
         """
         reader: Reader = SayingReader()
         if names is not None and self.calls is not None:
@@ -91,7 +100,7 @@ class Dialogue:
                 return reader
         if not self.thinks:
             return reader
-        return think.ThinkReader(reader, prompt_end.rstrip().endswith(think.OPEN))
+        return think.ThinkReader(reader, is_thinking)
 
 
 def dialogue_of(template: str | None) -> Dialogue:
