@@ -20,7 +20,7 @@ from typing import Any
 
 from whorl.fields.chat_turns import ROLE_KEYS, Message, as_json, as_message, as_tools, is_message
 
-__all__ = ["SHAPES", "Chat", "Found", "is_chat_row", "recognised"]
+__all__ = ["SHAPES", "Chat", "FoundChat", "is_chat_row", "recognised"]
 
 Chat = dict[str, Any]
 Row = Mapping[str, Any]
@@ -41,7 +41,7 @@ CUT_END = "what follows the last turn of the assistant left out"
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundChat:
     """What a row is: a text, a chat, or two chats of which the first is preferred."""
 
     shape: str
@@ -54,7 +54,7 @@ def is_chat_row(row: Row) -> bool:
     return _shape(_values(row))[0] not in ("", TEXT)
 
 
-def recognised(row: Row, text_key: str, mend: Mend) -> Found:
+def recognised(row: Row, text_key: str, mend: Mend) -> FoundChat:
     """The chat or text of a row. mend(words): what was read though it was written otherwise.
 
     Raises ValueError with the reason of the refusal, and what was found instead.
@@ -62,15 +62,15 @@ def recognised(row: Row, text_key: str, mend: Mend) -> Found:
     values = _values(row)
     shape, key = _shape(values, text_key)
     if shape == TEXT:
-        return Found(TEXT, text=values[key])
+        return FoundChat(TEXT, text=values[key])
     if shape == PAIRS:
-        return Found(PAIRS, chats=_pair(values, mend))
+        return FoundChat(PAIRS, chats=_pair(values, mend))
     if shape in (MESSAGES, SHAREGPT):
-        return Found(shape, chats=(_chat(_turns(values, values[key]), values, mend),))
+        return FoundChat(shape, chats=(_chat(_turns(values, values[key]), values, mend),))
     if shape in (ALPACA, COMPLETION):
         asked, answer = key.split()
         turns = [*_turns(values, values[asked], "user"), *_listed(values[answer], "assistant")]
-        return Found(shape, chats=(_chat(turns, values, mend),))
+        return FoundChat(shape, chats=(_chat(turns, values, mend),))
     keys = ", ".join(str(name)[:40] for name in list(row)[:8])
     if is_message(row):
         raise ValueError(
