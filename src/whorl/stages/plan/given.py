@@ -86,7 +86,13 @@ def adapters_of(train: TrainSpec, shape: ModelShape, seq_len: int) -> AdapterCos
     if lora is None:
         return None
     return adapter_cost(
-        shape, seq_len, lora.rank, targets=lora.targets, dora=lora.dora, base=lora.base
+        shape,
+        seq_len,
+        lora.rank,
+        targets=lora.targets,
+        dora=lora.dora,
+        base=lora.base,
+        last_layers=lora.last_layers,
     )
 
 

@@ -69,7 +69,8 @@ def saved_activation_bytes(load: Load) -> int:
     product = BYTES_PER_ELEMENT[load.precision]
     per_token = FLOAT_BYTES * (a.width + 1)  # final norm: its value and scale
     per_token += product * a.width + ID_BYTES  # the head's gradient for the hidden states
-    total = a.layers * _block_bytes(load) + load.tokens * per_token
+    taught = 1.0 if load.adapters is None else load.adapters.layer_share  # the others keep nothing
+    total = taught * a.layers * _block_bytes(load) + load.tokens * per_token
     total += _head_gradient_bytes(load)
     if load.precision == "bf16":
         total += load.tokens * product * a.width  # the final norm's value once more

@@ -18,6 +18,7 @@ from whorl.arch.adapter_cost import AdapterCost
 from whorl.arch.dense import dense_shape
 from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import (
+    BACKWARD_PER_FORWARD,
     TrainingBytes,
     count_shape,
     flops_per_token,
@@ -131,14 +132,15 @@ def step_time(load: Load, calibration: Calibration) -> StepParts:
             do="leave train.precision out, or set it to fp32",
         )
     products = [(load.tokens, m.columns, m.rows, a.layers) for m in layer_matrices(a, "dense")]
-    each, share = load.micro_batches_each, 1.0
-    if load.adapters is not None:  # frozen matrices have no gradients
+    each, share, of_blocks = load.micro_batches_each, 1.0, 1.0
+    if load.adapters is not None:  # frozen matrices have no gradients, lower blocks no backward
         share = load.adapters.training_flops / flops_per_token(a, load.seq_len).training
+        of_blocks = (1 + BACKWARD_PER_FORWARD * load.adapters.layer_share) / BACKWARD_AND_FORWARD
     return StepParts(
         matmul_s=share * each * _matmul_s(products, rates),
-        attention_s=each * _attention_s(load, c.attentions, masked=False),
-        masked_s=each * _attention_s(load, c.attentions, masked=True),
-        traffic_s=each * _traffic_s(load, c.traffic),
+        attention_s=of_blocks * each * _attention_s(load, c.attentions, masked=False),
+        masked_s=of_blocks * each * _attention_s(load, c.attentions, masked=True),
+        traffic_s=of_blocks * each * _traffic_s(load, c.traffic),
         loss_s=share * each * _loss_s(load, c, rates),
         optimizer_s=_optimizer_s(load, c) / load.lanes,
         overhead_s=each * (a.layers * OPERATIONS_PER_BLOCK + OPERATIONS_PER_BATCH) * c.operation_s,
