@@ -23,7 +23,10 @@ from whorl.spec.resolved import ServeConfig
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from whorl.codecs.contract import Tokens
+    from whorl.core.ports import Engine
     from whorl.stages.improve.registry import Version
+    from whorl.stages.serve.card import ModelCard
     from whorl.stages.serve.served import Served
     from whorl.stages.serve.swap import NextModel
 
@@ -34,7 +37,6 @@ __all__ = [
     "find_model",
     "newer_models",
     "open_model_app",
-    "open_served",
     "serve_app",
 ]
 
@@ -223,13 +225,14 @@ class Address:
         return f"curl --oauth2-bearer {key} {shlex.join(words)}"
 
 
-def open_served(model: Servable, config: ServeConfig, example_prompt: str = "") -> Served:
+def _open(
+    model: Servable, config: ServeConfig, example_prompt: str = ""
+) -> tuple[Engine, Tokens, ModelCard]:
     """A model with its engine, ready to answer."""
     from whorl.codecs.contract import Tokens
     from whorl.engines.open import open_engine
     from whorl.model.folder import TOKENS, read_card
     from whorl.stages.serve.card import ModelCard, QualityFigure
-    from whorl.stages.serve.served import Served
 
     folder = model.folder
     card = read_card(folder)
@@ -255,7 +258,7 @@ def open_served(model: Servable, config: ServeConfig, example_prompt: str = "") 
     )
     engine = open_engine(folder, model.variant, name=config.engine, max_running=config.max_running)
     try:
-        return Served(engine, Tokens.load(folder / TOKENS), shown, engine.close)
+        return engine, Tokens.load(folder / TOKENS), shown
     except BaseException:
         engine.close()
         raise
@@ -272,14 +275,15 @@ def open_model_app(
 
     home: whose keys it takes, and where it logs its answers; None: it does neither.
     """
-    from whorl.stages.serve.app import app_of
+    from whorl.stages.serve.app import create_app
     from whorl.stages.serve.desk import Desk
 
-    served = open_served(model, config, example_prompt)
+    desk = Desk.of(config, home)
+    engine, tokens, card = _open(model, config, example_prompt)
     try:
-        app = app_of(served, config, api_key, Desk.of(config, home))
+        app = create_app(engine, tokens, card, config, api_key, desk)
     except BaseException:
-        served.close()
+        engine.close()
         raise
     return app, lambda: app.state.gateway.served.close()
 
@@ -291,6 +295,8 @@ def newer_models(
 
     One that cannot be opened is told once (its error is raised), and not tried again.
     """
+    from whorl.stages.serve.served import Served
+
     seen = now
 
     def look() -> Served | None:
@@ -303,7 +309,8 @@ def newer_models(
         ):
             return None
         seen = found
-        return open_served(found, config)
+        engine, tokens, card = _open(found, config)
+        return Served(engine, tokens, card, engine.close)
 
     return look
 

@@ -12,7 +12,7 @@ import struct
 import time
 from collections.abc import Sequence
 
-from whorl.torture.target import Answer, Attack, Outcome, Target
+from whorl.torture.target import Attack, Outcome, Reply, Victim
 
 __all__ = ["ATTACKS", "quantile"]
 
@@ -32,15 +32,15 @@ def quantile(values: Sequence[float], share: float) -> float:
 # ------------------------------------------------------------------ C1
 
 
-def overload(target: Target, trials: int, seed: int, found: Outcome) -> None:
+def overload(target: Victim, trials: int, seed: int, found: Outcome) -> None:
     """Ten times what it can: the answers per second must stay, the rest be refused at once."""
     asyncio.run(_overload(target, trials, seed, found))
 
 
-async def _overload(target: Target, seconds: int, seed: int, found: Outcome) -> None:
+async def _overload(target: Victim, seconds: int, seed: int, found: Outcome) -> None:
     before = target.memory_bytes()
     peak_per_s = await _closed_loop(target, seconds)
-    chooser, answers = random.Random(seed), list[Answer]()
+    chooser, answers = random.Random(seed), list[Reply]()
     tasks: set[asyncio.Task[None]] = set()
     data = target.completion(max_tokens=ANSWER_TOKENS)
 
@@ -83,7 +83,7 @@ async def _overload(target: Target, seconds: int, seed: int, found: Outcome) -> 
         found.check(after - before < 200 * 2**20, f"memory grew by {after - before:,} bytes")
 
 
-async def _closed_loop(target: Target, seconds: float) -> float:
+async def _closed_loop(target: Victim, seconds: float) -> float:
     """Answers per second of clients that each ask again when they were answered."""
     data, ends = target.completion(max_tokens=ANSWER_TOKENS), list[float]()
     end_s = time.monotonic() + seconds
@@ -103,12 +103,12 @@ async def _closed_loop(target: Target, seconds: float) -> float:
 # ------------------------------------------------------------------ C2
 
 
-def hold_sockets(target: Target, trials: int, seed: int, found: Outcome) -> None:
+def hold_sockets(target: Victim, trials: int, seed: int, found: Outcome) -> None:
     """So many sockets that say nothing, or a byte a second, beside a client that pays."""
     asyncio.run(_hold_sockets(target, trials, seed, found))
 
 
-async def _hold_sockets(target: Target, sockets: int, seed: int, found: Outcome) -> None:
+async def _hold_sockets(target: Victim, sockets: int, seed: int, found: Outcome) -> None:
     chooser = random.Random(seed)
     alone_s = await _paying(target, 40)
     files = target.num_open_files()
@@ -168,7 +168,7 @@ async def _hold_sockets(target: Target, sockets: int, seed: int, found: Outcome)
         found.check(left - files <= 5, f"{left - files} files stayed open")
 
 
-async def _paying(target: Target, number: int) -> list[float]:
+async def _paying(target: Victim, number: int) -> list[float]:
     answers = [await target.ask(target.completion(max_tokens=8)) for _ in range(number)]
     return [answer.took_s for answer in answers if answer.status == 200]
 
@@ -176,12 +176,12 @@ async def _paying(target: Target, number: int) -> list[float]:
 # ------------------------------------------------------------------ C3
 
 
-def leave_early(target: Target, trials: int, seed: int, found: Outcome) -> None:
+def leave_early(target: Victim, trials: int, seed: int, found: Outcome) -> None:
     """Clients that are gone at a random moment, by a goodbye, a reset or without reading."""
     asyncio.run(_leave_early(target, trials, seed, found))
 
 
-async def _leave_early(target: Target, trials: int, seed: int, found: Outcome) -> None:
+async def _leave_early(target: Victim, trials: int, seed: int, found: Outcome) -> None:
     chooser = random.Random(seed)
     files = target.num_open_files()
     gate = asyncio.Semaphore(CLOSED_LOOP)
@@ -217,7 +217,7 @@ async def _leave_early(target: Target, trials: int, seed: int, found: Outcome) -
         found.check(left - files <= 5, f"{left - files} files stayed open")
 
 
-async def _inside(target: Target) -> int:
+async def _inside(target: Victim) -> int:
     answer = await target.ask(target.request("/health"))
     return int(json.loads(answer.body)["requests"])
 
@@ -225,17 +225,17 @@ async def _inside(target: Target) -> int:
 # ------------------------------------------------------------------ C14, C16
 
 
-def mix_up(target: Target, trials: int, seed: int, found: Outcome) -> None:
+def mix_up(target: Victim, trials: int, seed: int, found: Outcome) -> None:
     """Secrets of 64 prompts at once: none may come back in another's answer."""
     asyncio.run(_mix_up(target, trials, seed, found))
 
 
-async def _mix_up(target: Target, trials: int, seed: int, found: Outcome) -> None:
+async def _mix_up(target: Victim, trials: int, seed: int, found: Outcome) -> None:
     chooser = random.Random(seed)
     gate = asyncio.Semaphore(64)
     secrets = [f"{chooser.randrange(10**9):09d}" for _ in range(trials)]
 
-    async def one(secret: str) -> Answer:
+    async def one(secret: str) -> Reply:
         async with gate:
             data = target.completion(prompt=f"Say {secret} {secret} {secret}", max_tokens=24)
             return await target.ask(data)
@@ -249,12 +249,12 @@ async def _mix_up(target: Target, trials: int, seed: int, found: Outcome) -> Non
     found.figures["answered"] = sum(answer.status == 200 for answer in answers)
 
 
-def ask_among_others(target: Target, trials: int, seed: int, found: Outcome) -> None:
+def ask_among_others(target: Victim, trials: int, seed: int, found: Outcome) -> None:
     """Greedy, alone and among random others: the same answer."""
     asyncio.run(_ask_among_others(target, trials, seed, found))
 
 
-async def _ask_among_others(target: Target, trials: int, seed: int, found: Outcome) -> None:
+async def _ask_among_others(target: Victim, trials: int, seed: int, found: Outcome) -> None:
     chooser = random.Random(seed)
     words = ("shell", "river", "stone", "the", "adds", "7", "by the sea", "lantern")
 
@@ -271,19 +271,19 @@ async def _ask_among_others(target: Target, trials: int, seed: int, found: Outco
             found.check(is_same, f"{_text(one)!r} alone, {_text(other)!r} among others")
 
 
-def _text(answer: Answer) -> str | None:
+def _text(answer: Reply) -> str | None:
     return None if answer.status != 200 else str(json.loads(answer.body)["choices"][0]["text"])
 
 
 # ------------------------------------------------------------------ C18
 
 
-def soak(target: Target, trials: int, seed: int, found: Outcome) -> None:
+def soak(target: Victim, trials: int, seed: int, found: Outcome) -> None:
     """Mixed load for so many seconds: memory, open files and waits must not grow."""
     asyncio.run(_soak(target, trials, seed, found))
 
 
-async def _soak(target: Target, seconds: int, seed: int, found: Outcome) -> None:
+async def _soak(target: Victim, seconds: int, seed: int, found: Outcome) -> None:
     chooser = random.Random(seed)
     end_s = time.monotonic() + seconds
     waits_s: list[float] = []

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from whorl.torture.target import Attack, Outcome, Target, status_of
+from whorl.torture.target import Attack, Outcome, Victim, status_of
 
 __all__ = ["ATTACKS"]
 
@@ -28,7 +28,7 @@ OPEN = ("/health", "/health?/v1/models")  # the second asks /health, with a quer
 P_VALUE = 1e-4
 
 
-def wrong_keys(target: Target) -> Iterator[list[tuple[str, str]]]:
+def wrong_keys(target: Victim) -> Iterator[list[tuple[str, str]]]:
     """Headers that are all but the key."""
     key = target.api_key
     yield []
@@ -46,7 +46,7 @@ def wrong_keys(target: Target) -> Iterator[list[tuple[str, str]]]:
     yield [("Proxy-Authorization", f"Bearer {key}")]
 
 
-def enter_without_a_key(target: Target, trials: int, seed: int, found: Outcome) -> None:
+def enter_without_a_key(target: Victim, trials: int, seed: int, found: Outcome) -> None:
     """Every route by every method without a key, and every wrong key at some of them."""
     cases = [(method, path, list[tuple[str, str]]()) for path in ROUTES for method in METHODS]
     cases += [
@@ -68,7 +68,7 @@ def enter_without_a_key(target: Target, trials: int, seed: int, found: Outcome) 
     _time_keys(target, max(200, trials // 10), seed, found)
 
 
-def _time_keys(target: Target, pairs: int, seed: int, found: Outcome) -> None:
+def _time_keys(target: Victim, pairs: int, seed: int, found: Outcome) -> None:
     """Whether a key that is nearly right is refused later than one that is all wrong."""
     chooser = random.Random(seed)
     near = target.api_key[:-1] + ("a" if target.api_key[-1] != "a" else "b")
@@ -98,7 +98,7 @@ def _time_keys(target: Target, pairs: int, seed: int, found: Outcome) -> None:
 # ------------------------------------------------------------------ C8
 
 
-def reach_files(target: Target, trials: int, seed: int, found: Outcome) -> None:
+def reach_files(target: Victim, trials: int, seed: int, found: Outcome) -> None:
     """A file beside the server whose secret must never come back, nor the file change."""
     chooser = random.Random(seed)
     secret = f"canary-{chooser.randrange(10**12):012d}"
@@ -148,7 +148,7 @@ def _paths_to(canary: Path) -> Iterator[str]:
     yield from ("/etc/passwd", "..;/..;" + whole, "%c0%ae%c0%ae/" + whole, "\u2025/" + whole)
 
 
-def _with_payload(target: Target, payload: str, chooser: random.Random) -> bytes:
+def _with_payload(target: Victim, payload: str, chooser: random.Random) -> bytes:
     place = chooser.randrange(8)
     in_path = "".join(char if "!" <= char <= "~" else "%00" for char in payload)
     if place == 0:
@@ -171,7 +171,7 @@ def _with_payload(target: Target, payload: str, chooser: random.Random) -> bytes
 # ------------------------------------------------------------------ C10
 
 
-def come_from_elsewhere(target: Target, trials: int, seed: int, found: Outcome) -> None:
+def come_from_elsewhere(target: Victim, trials: int, seed: int, found: Outcome) -> None:
     """Other sites' pages, with the right key: a browser would send it for them."""
     chooser = random.Random(seed)
     host, port = target.address

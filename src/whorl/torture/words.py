@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from whorl.torture.target import Attack, Outcome, Target, status_of
+from whorl.torture.target import Attack, Outcome, Victim, status_of
 
 __all__ = ["ATTACKS"]
 
@@ -31,7 +31,7 @@ FIELDS = (
 
 
 def send_all(
-    target: Target,
+    target: Victim,
     requests: Iterable[bytes],
     found: Outcome,
     is_right: Callable[[int | None], bool],
@@ -64,7 +64,7 @@ def _mutated(data: bytes, chooser: random.Random) -> bytes:
     return data
 
 
-def _whole_heads(target: Target) -> list[bytes]:
+def _whole_heads(target: Victim) -> list[bytes]:
     """Requests that no client sends: two lengths, no length, lengths that lie."""
     head = target.head("POST", "/v1/completions")
     ends = (
@@ -90,7 +90,7 @@ def _whole_heads(target: Target) -> list[bytes]:
     return [head + end for end in ends]
 
 
-def _texts(target: Target) -> list[bytes]:
+def _texts(target: Victim) -> list[bytes]:
     """Bodies that are no JSON, or JSON that breaks readers."""
     whole = json.dumps(target.body())
     deep = 100_000
@@ -109,7 +109,7 @@ def _texts(target: Target) -> list[bytes]:
     ]
 
 
-def break_requests(target: Target, trials: int, seed: int, found: Outcome) -> None:
+def break_requests(target: Victim, trials: int, seed: int, found: Outcome) -> None:
     chooser = random.Random(seed)
     fixed = [*_whole_heads(target), *(target.request(POSTS[0], text) for text in _texts(target))]
 
@@ -136,7 +136,7 @@ def break_requests(target: Target, trials: int, seed: int, found: Outcome) -> No
 # ------------------------------------------------------------------ C5
 
 
-def ask_too_much(target: Target, trials: int, seed: int, found: Outcome) -> None:
+def ask_too_much(target: Victim, trials: int, seed: int, found: Outcome) -> None:
     chooser = random.Random(seed)
     many = [f"{number}" for number in range(10_000)]
     regex = "(a+)+" * 50 + "b"
@@ -192,7 +192,7 @@ TEMPLATES = (
 )
 
 
-def bring_templates(target: Target, trials: int, seed: int, found: Outcome) -> None:
+def bring_templates(target: Victim, trials: int, seed: int, found: Outcome) -> None:
     chooser = random.Random(seed)
     message = {"role": "user", "content": "a"}
     places: tuple[Callable[[str], dict[str, Any]], ...] = (

@@ -23,7 +23,7 @@ from whorl.stages.serve.gateway import Gateway
 from whorl.stages.serve.metrics import CONTENT_TYPE
 from whorl.stages.serve.served import Served
 
-__all__ = ["app_of", "create_app"]
+__all__ = ["create_app"]
 
 PAGE_FILES = {
     "/": ("index.html", "text/html"),
@@ -40,18 +40,15 @@ def create_app(
     card: ModelCard,
     config: ServeConfig,
     api_key: str | None,
+    desk: Desk | None = None,
 ) -> FastAPI:
-    """The service of one model, with one key, as `app_of`; whoever opened the engine closes it.
+    """The service; app.state.access holds its secrets. api_key None: the desk's keys, where it has
+    some, else a random one. desk None: one without a home.
 
     Raises RecordError if engine, tokens and card are not of one token contract, SpecError if the
     API key is too weak.
     """
-    return app_of(Served(engine, tokens, card), config, api_key, Desk.of(config))
-
-
-def app_of(served: Served, config: ServeConfig, api_key: str | None, desk: Desk) -> FastAPI:
-    """The service; app.state.access holds its secrets. api_key None: the desk's keys, where it has
-    some, else a random one. Raises SpecError if the API key is too weak."""
+    served, desk = Served(engine, tokens, card, engine.close), desk or Desk.of(config)
     access = Access.of(api_key, desk.keys, desk.ledger)
     gateway = Gateway(served, config, desk)
     app = FastAPI(

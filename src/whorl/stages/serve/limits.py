@@ -28,8 +28,8 @@ __all__ = [
     "Account",
     "Caller",
     "Ledger",
+    "Minute",
     "Spending",
-    "Window",
     "check_sizes",
     "max_time_of",
 ]
@@ -38,7 +38,7 @@ WINDOW_S = 60.0
 MAX_BIASES = 1024  # of logit_bias
 
 
-class Window:
+class Minute:
     """Amounts of the last 60 seconds, at most `limit` together."""
 
     def __init__(self, limit: float) -> None:
@@ -75,8 +75,8 @@ class Account:
     used_tokens: int = 0
     used_usd: float = 0.0
     reserved_usd: float = 0.0
-    requests: Window = field(default_factory=lambda: Window(math.inf))
-    tokens: Window = field(default_factory=lambda: Window(math.inf))
+    requests: Minute = field(default_factory=lambda: Minute(math.inf))
+    tokens: Minute = field(default_factory=lambda: Minute(math.inf))
 
 
 @dataclass(frozen=True)
