@@ -231,6 +231,8 @@ def _open(
     """A model with its engine, ready to answer."""
     from whorl.codecs.contract import Tokens
     from whorl.engines.open import open_engine
+    from whorl.engines.setup import EngineSetup
+    from whorl.engines.threads import engine_threads
     from whorl.model.folder import TOKENS, read_card
     from whorl.stages.serve.card import ModelCard, QualityFigure
 
@@ -256,7 +258,8 @@ def _open(
         quality=figures,
         example_prompt=example_prompt,
     )
-    engine = open_engine(folder, model.variant, name=config.engine, max_running=config.max_running)
+    setup = EngineSetup(config.max_running, shares_prefixes=True, threads=engine_threads())
+    engine = open_engine(folder, model.variant, config.engine, setup)
     try:
         return engine, Tokens.load(folder / TOKENS), shown
     except BaseException:

@@ -268,9 +268,11 @@ class Session:
 
     def _open_engine(self, model: Path, variant: Variant) -> Engine:
         from whorl.engines.open import open_engine, server_of
+        from whorl.engines.setup import EngineSetup
 
         serve = self.planned.decisions.serve
-        return open_engine(model, variant, server_of(variant, serve.engine), serve.max_running)
+        setup = EngineSetup(serve.max_running)
+        return open_engine(model, variant, server_of(variant, serve.engine), setup)
 
     # -------------------------------------------------------------- serving
 

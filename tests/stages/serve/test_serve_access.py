@@ -25,6 +25,7 @@ WRONG_HEADERS: list[list[tuple[str, str]]] = [
     [("Authorization", "Bearer x"), ("Authorization", f"Bearer {KEY}")],
     [("Cookie", f"whorl={KEY}")],
     [("X-Api-Key", KEY[:-1])],
+    [("X-Api-Key", f"Bearer {KEY}")],
     [("X-Api-Key", KEY), ("Authorization", f"Bearer {KEY}")],
     [("X-Api-Key", KEY), ("X-Api-Key", KEY)],
     [("X-Forwarded-For", "127.0.0.1"), ("X-Original-URL", "/health")],

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from whorl.stages.serve.dialects.chat import ChatBody
+from whorl.stages.serve.ask import Chat, Tools
+from whorl.stages.serve.dialects.chat import ChatBody, ask
 from whorl.stages.serve.dialects.completions import CompletionBody
 from whorl.stages.serve.errors import ApiError
 from whorl.stages.serve.request import parse_body
@@ -38,10 +39,19 @@ def test_defaults_are_those_of_openai() -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "expected"),
-    [("p", "p"), (["p"], "p"), ([5, 6], [5, 6]), ([[5, 6]], [5, 6]), ("", ""), ([""], "")],
+    [
+        ("p", ("p",)),
+        (["p"], ("p",)),
+        (["p", ""], ("p", "")),
+        ([5, 6], ((5, 6),)),
+        ([[5, 6]], ((5, 6),)),
+        ([[5], [6, 7]], ((5,), (6, 7))),
+        ("", ("",)),
+        ([""], ("",)),
+    ],
 )
 def test_every_form_of_a_prompt(prompt: Any, expected: Any) -> None:
-    assert parse_body(encode(prompt=prompt), CompletionBody).question == expected
+    assert parse_body(encode(prompt=prompt), CompletionBody).prompts == expected
 
 
 @pytest.mark.parametrize(
@@ -65,30 +75,36 @@ def test_neutral_values_of_openais_fields_are_taken(fields: dict[str, Any]) -> N
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"n": 2}, "n"),
+        ({"n": 129}, "n"),
         ({"n": True}, "n"),
         ({"best_of": 16_384}, "best_of"),
         ({"echo": True}, "echo"),
-        ({"logprobs": 5}, "logprobs"),
-        ({"logprobs": 0}, "logprobs"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"logprobs": -1}, "logprobs"),
         ({"suffix": "x"}, "suffix"),
-        ({"logit_bias": {"5": 100}}, "logit_bias"),
-        ({"presence_penalty": 0.1}, "presence_penalty"),
+        ({"logit_bias": {"5": 101}}, "logit_bias"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": [5]}, "logit_bias"),
+        ({"presence_penalty": 2.1}, "presence_penalty"),
         ({"n": 0}, "n"),
         ({"n": 1.5}, "n"),
         ({"n": "1"}, "n"),
         ({"logprobs": True}, "logprobs"),
         ({"logprobs": 0.0}, "logprobs"),
-        ({"top_k": 40}, "top_k"),
-        ({"repetition_penalty": 1.1}, "repetition_penalty"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"top_k": -2}, "top_k"),
+        ({"min_p": 1.1}, "min_p"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"structured_outputs": {"xml": "x"}}, "xml"),
+        ({"guided_choice": []}, "guided_choice"),
         ({"reasoning_effort": "high"}, "reasoning_effort"),
         ({"user": 5}, "user"),
         ({"metadata": "x"}, "metadata"),
         ({"store": 1}, "store"),
         ({"chat_template": "{{ x }}"}, "chat_template"),
         ({"prompt_logprobs": 1}, "prompt_logprobs"),
-        ({"guided_regex": "(a+)+"}, "guided_regex"),
+        ({"guided_regex": 5}, "guided_regex"),
         ({"stream_options": {"chat_template": "x"}}, "chat_template"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 10**30}, None),  # admitted by type, refused by the server's limit
@@ -109,8 +125,8 @@ def test_neutral_values_of_openais_fields_are_taken(fields: dict[str, Any]) -> N
         ({"prompt": None}, "prompt"),
         ({"prompt": []}, "prompt"),
         ({"prompt": [[]]}, "prompt"),
-        ({"prompt": ["a", "b"]}, "prompt"),
-        ({"prompt": [[1], [2]]}, "prompt"),
+        ({"prompt": ["a", 1]}, "prompt"),
+        ({"prompt": [[1], []]}, "prompt"),
         ({"prompt": [1, "a"]}, "prompt"),
         ({"prompt": [-1]}, "prompt"),
         ({"prompt": [True]}, "prompt"),
@@ -140,7 +156,8 @@ def test_empty_strings_stop_nothing(stop: Any, stops: tuple[str, ...]) -> None:
     ("fields", "message"),
     [
         ({"temperature": -1}, "temperature: expected a number from 0 to 2; found: -1"),
-        ({"n": 3}, "n: not supported, only 1; found: 3"),
+        ({"n": 300}, "n: expected a whole number from 1 to 128; found: 300"),
+        ({"best_of": 3}, "best_of: not supported, only 1; found: 3"),
         ({"echo": True}, "echo: not supported, only false; found: true"),
         ({"functions": [1]}, "functions: not supported; leave it out; found: [1]"),
         ({"user": 5}, "user: expected a string; found: 5"),
@@ -199,7 +216,7 @@ def test_malformed_bodies(data: bytes, word: str) -> None:
 
 def test_the_message_is_short_whatever_was_sent() -> None:
     assert len(refusal(encode(**{"x" * 100_000: 1})).message) < 500
-    assert len(refusal(encode(prompt=["y" * 100_000, "z"])).message) < 500
+    assert len(refusal(encode(prompt=["y" * 100_000, 5])).message) < 500
 
 
 SCRAPS = [
@@ -254,7 +271,8 @@ def test_a_chat_takes_what_openai_takes() -> None:
     messages = [{"role": "user", "content": "Hi"}]
     given = {"model": "m", "messages": messages, "max_completion_tokens": 7, "n": 1}
     body = parse_body(json.dumps(given).encode(), ChatBody)
-    assert body.chat == {"messages": messages, "tools": None} and body.limit[1] == 7
+    asked = ask(body)
+    assert asked.prompts == (Chat(messages),) and asked.max_tokens == 7
     for wrong, match in (
         ({"messages": []}, "messages"),
         ({"messages": "Hi"}, "messages"),
@@ -315,23 +333,71 @@ def test_what_is_no_message_is_named_by_its_place(messages: Any, words: list[str
 
 
 def test_two_names_of_one_limit() -> None:
-    assert chat(max_tokens=5).limit == ("max_tokens", 5)
-    assert chat(max_completion_tokens=5).limit == ("max_completion_tokens", 5)
-    assert chat(max_completion_tokens=5, max_tokens=5).limit[1] == 5
-    assert chat(max_completion_tokens=5, max_tokens=None).limit[1] == 5
+    def limit(**fields: Any) -> tuple[str, int | None]:
+        asked = ask(chat(**fields))
+        return asked.limit_name, asked.max_tokens
+
+    assert limit() == ("max_tokens", None)
+    assert limit(max_tokens=5) == ("max_tokens", 5)
+    assert limit(max_completion_tokens=5) == ("max_completion_tokens", 5)
+    assert limit(max_completion_tokens=5, max_tokens=5)[1] == 5
+    assert limit(max_completion_tokens=5, max_tokens=None)[1] == 5
     for wrong in ({"max_tokens": 4}, {"max_tokens": 0}, {"max_tokens": "5"}):
         with pytest.raises(ApiError, match="max_tokens"):
             chat(max_completion_tokens=5, **wrong)
 
 
+F, G = ({"type": "function", "function": {"name": name}} for name in "fg")
+
+
 def test_tools_are_shown_to_the_model_unless_none_may_be_called() -> None:
-    tools = [{"type": "function", "function": {"name": "f"}}]
-    assert (
-        chat(tools=tools).chat["tools"]
-        == chat(tools=tools, tool_choice="auto").chat["tools"]
-        == tools
-    )
-    assert chat(tools=tools, tool_choice="none").chat["tools"] is None
-    for choice in ("required", {"type": "function", "function": {"name": "f"}}):
-        with pytest.raises(ApiError, match="tool_choice"):
-            chat(tools=tools, tool_choice=choice)
+    def tools(**fields: Any) -> Tools | None:
+        (asked,) = ask(chat(**fields)).prompts
+        assert isinstance(asked, Chat)
+        return asked.tools
+
+    both = [F, G]
+    assert tools(tools=both) == Tools(({"name": "f"}, {"name": "g"}))
+    assert tools(tools=both, tool_choice="auto") == tools(tools=both)
+    assert tools(tools=both, tool_choice="none") is None is tools(tools=[]) is tools()
+    forced = tools(tools=both, tool_choice="required")
+    assert forced is not None and forced.must_call and forced.only is None
+    named = tools(tools=both, tool_choice=G)
+    assert named is not None and named.must_call and named.only == "g"
+    single = tools(tools=both, parallel_tool_calls=False)
+    assert single is not None and single.most == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"tool_choice": "required"}, "tool_choice", "no tools"),
+        ({"tools": [F], "tool_choice": G}, "tool_choice", "there is no tool 'g'"),
+        ({"tools": [F], "tool_choice": "f"}, "tool_choice", "expected"),
+        ({"tools": [F, F]}, "tools", "one name"),
+        ({"tools": [{"type": "function"}]}, "tools", "tools[0]"),
+        ({"tools": [{"type": "web_search"}]}, "tools", "tools[0]"),
+        ({"tools": [{"type": "function", "function": {}}]}, "tools", "tools[0].function.name"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools", "letters"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": []}}]},
+            "tools",
+            "tools[0].function.parameters",
+        ),
+        ({"tools": [{**F, "function": {"name": "f", "x": 1}}]}, "tools", "function.x is unknown"),
+        ({"tools": [{**F, "function": {"name": f"f{i}"}} for i in range(129)]}, "tools", "limit"),
+        ({"top_logprobs": 2}, "top_logprobs", "only with logprobs"),
+        ({"continue_final_message": True}, "continue_final_message", "assistant"),
+        ({"chat_template_kwargs": {"messages": "x"}}, "chat_template_kwargs", "messages"),
+        ({"chat_template_kwargs": {"x": [1]}}, "chat_template_kwargs", "expected"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": 1}}]}]},
+            "messages",
+            "messages[0].tool_calls[0]",
+        ),
+    ],
+)
+def test_what_hangs_together_is_checked(fields: Any, param: str, words: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        chat(**fields)
+    assert caught.value.param == param and words in caught.value.message, caught.value.message

@@ -155,7 +155,7 @@ class Guard:
             answer = self._answer(scope)
         except ApiError as error:
             self.on_refused(error.code)
-            answer = error.response()
+            answer = error.response(scope["path"])
         await (answer or self.app)(scope, receive, send_secured)
 
     def _answer(self, scope: Scope) -> Response | None:
@@ -257,7 +257,7 @@ class Guard:
             "it at its start, or has it from `whorl keys add`",
             code="invalid_api_key",
             headers=challenge,
-        ).response()
+        ).response(path)
 
 
 def caller_of(request: Request) -> Caller:

@@ -79,6 +79,7 @@ class Ask:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None  # None: another one each time
     stops: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] = ()  # besides the model's
     ignores_stop_ids: bool = False  # no token of the model ends an answer
     logprobs: int | None = None
     grammar: Grammar | None = None

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import secrets
 import uuid
 
 from whorl.codecs.contract import Tokens
-from whorl.core.errors import EngineError
-from whorl.core.ports import Engine, GenerateRequest, TokenEvent
+from whorl.core.errors import DataError, EngineError, SpecError
+from whorl.core.ports import Engine, GenerateRequest, Grammar, TokenEvent
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.ask import Ask, Chat, Prompt
 from whorl.stages.serve.card import ModelCard
 from whorl.stages.serve.desk import Desk, Visit
 from whorl.stages.serve.errors import ApiError, invalid
+from whorl.stages.serve.formats.choose import call_schema
 from whorl.stages.serve.generation import Generation, Run
 from whorl.stages.serve.limits import NOBODY, Caller, check_sizes
+from whorl.stages.serve.prompts import PromptReader
 from whorl.stages.serve.served import Served
 from whorl.stages.serve.stops import StopFinder
 
@@ -39,7 +42,7 @@ class Gateway:
 
     @property
     def engine(self) -> Engine:
-        """Of the model that new requests get, as the next two."""
+        """Of the model that new requests get, as the next three."""
         return self.served.engine
 
     @property
@@ -49,6 +52,10 @@ class Gateway:
     @property
     def card(self) -> ModelCard:
         return self.served.card
+
+    @property
+    def prompts(self) -> PromptReader:
+        return self.served.prompts
 
     @property
     def has_text(self) -> bool:
@@ -120,11 +127,11 @@ class Gateway:
             visit.price([each for _, each in requests], sum(lengths))
             queue: asyncio.Queue[TokenEvent] = asyncio.Queue()
             for prompt, request in requests:
-                continues = not isinstance(prompt, Chat) or prompt.goes_on
-                decoder = served.tokens.decode_stream(continues=continues)
                 stops = StopFinder((*ask.stops, *served.tokens.contract.stop_strings))
-                self._submit(request, queue, visit)
-                runs.append(Run(served.engine, request, stops, decoder))
+                decoder = served.prompts.decoder(prompt)
+                voice = served.prompts.voice(prompt, request.prompt_ids)
+                self._submit(request, queue, visit, ask)
+                runs.append(Run(served.engine, request, stops, decoder, voice))
         except BaseException:
             for run in runs:
                 run.close()
@@ -143,7 +150,9 @@ class Gateway:
         found: list[tuple[Prompt, GenerateRequest]] = []
         reader = served.prompts
         for prompt in ask.prompts:
-            prompt_ids = await reader.encode(prompt, ask.subject)
+            grammar = _grammar(served, ask, prompt)
+            check_sizes(ask, grammar, self.config)
+            prompt_ids = await reader.encode(prompt, ask)
             seed = secrets.randbits(31) if ask.seed is None else ask.seed
             first = GenerateRequest(
                 request_id=f"{request_id}-{len(found)}",
@@ -152,7 +161,7 @@ class Gateway:
                 temperature=ask.temperature,
                 top_p=ask.top_p,
                 seed=seed,
-                stop_ids=() if ask.ignores_stop_ids else served.stop_ids,
+                stop_ids=_stop_ids_of(served, ask),
                 allowed_ids=reader.allowed_ids(ask),
                 top_k=ask.top_k,
                 min_p=ask.min_p,
@@ -161,7 +170,7 @@ class Gateway:
                 repetition_penalty=ask.repetition_penalty,
                 logit_bias=reader.logit_bias(ask),
                 logprobs=ask.logprobs,
-                grammar=ask.grammar,
+                grammar=grammar,
                 cache_key=caller.cache_key,
             )
             _check_able(served.engine, first, ask)
@@ -197,7 +206,6 @@ class Gateway:
                 code="key_scope",
                 param="model",
             )
-        check_sizes(ask, self.config)
         if ask.max_tokens is not None and ask.max_tokens > self.config.max_tokens:
             raise invalid(
                 f"{ask.limit_name}: {str(ask.max_tokens)[:40]} is over this server's limit of "
@@ -215,7 +223,7 @@ class Gateway:
             raise ApiError(503, "the server is stopping", code="stopping")
 
     def _submit(
-        self, request: GenerateRequest, queue: asyncio.Queue[TokenEvent], visit: Visit
+        self, request: GenerateRequest, queue: asyncio.Queue[TokenEvent], visit: Visit, ask: Ask
     ) -> None:
         loop, engine = asyncio.get_running_loop(), visit.served.engine
 
@@ -228,6 +236,10 @@ class Gateway:
         self._submitted[request.request_id] = engine
         try:
             engine.submit(request, on_event)
+        except (DataError, SpecError) as error:  # a grammar that is none
+            del self._submitted[request.request_id]
+            name = ask.names.get("grammar", ask.subject)
+            raise invalid(f"{name}: {error}", name) from None
         except EngineError as error:
             del self._submitted[request.request_id]
             self.desk.health.saw_failure(str(error))
@@ -259,3 +271,29 @@ def _check_able(engine: Engine, request: GenerateRequest, ask: Ask) -> None:
                 name,
                 "unsupported_by_engine",
             )
+
+
+def _stop_ids_of(served: Served, ask: Ask) -> tuple[int, ...]:
+    if ask.stop_ids:
+        served.prompts.check_ids(ask.stop_ids, "stop_token_ids")
+    return tuple(sorted({*ask.stop_ids, *(() if ask.ignores_stop_ids else served.stop_ids)}))
+
+
+def _grammar(served: Served, ask: Ask, prompt: Prompt) -> Grammar | None:
+    """The one that was asked for, or that of a call which must be made."""
+    tools = prompt.tools if isinstance(prompt, Chat) else None
+    if tools is None:
+        return ask.grammar
+    calls = served.prompts.dialogue.calls
+    if calls is None:
+        raise invalid("tools: this model's chat template shows no tools to it", "tools")
+    if ask.grammar is not None:
+        name = ask.names.get("grammar", "grammar")
+        raise invalid(f"{name}: not beside tools, whose calls it would forbid", name)
+    if not tools.must_call:
+        return None
+    try:
+        schema = call_schema(calls, tools.functions, tools.only)
+    except SpecError as error:
+        raise invalid(f"tool_choice: {error}", "tool_choice") from None
+    return Grammar("json_schema", json.dumps(schema, ensure_ascii=False))

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Literal
 
 from whorl.codecs.decoding import DecodeStream
 from whorl.core.ports import Engine, GenerateRequest, TokenEvent, TokenLogprob
 from whorl.stages.serve.desk import Visit
-from whorl.stages.serve.errors import ApiError
+from whorl.stages.serve.errors import ApiError, invalid
+from whorl.stages.serve.formats.events import Reader, SayingReader
 from whorl.stages.serve.stops import StopFinder
 
-__all__ = ["Generation", "Piece", "Run"]
+__all__ = ["Generation", "Piece", "Run", "Voice"]
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,27 @@ class Piece:
     logprobs: tuple[tuple[int, TokenLogprob], ...] = ()
 
 
+@dataclass(frozen=True)
+class Voice:
+    """How the text of one answer is to be read: what of it is said, thought and called."""
+
+    reader: Reader = field(default_factory=SayingReader)
+    new_call_id: Callable[[], str] = str
+    most_calls: int | None = None
+
+
 class Run:
     """One answer: one request of the engine."""
 
     def __init__(
-        self, engine: Engine, request: GenerateRequest, stops: StopFinder, decoder: DecodeStream
+        self,
+        engine: Engine,
+        request: GenerateRequest,
+        stops: StopFinder,
+        decoder: DecodeStream,
+        voice: Voice,
     ) -> None:
-        self.request = request
+        self.request, self.voice = request, voice
         self._engine, self._stops, self._decoder = engine, stops, decoder
         self._ids: list[int] = []  # so far
         self._ends: list[int] = []  # of each id: characters of text up to its end
@@ -65,8 +80,10 @@ class Run:
             self._engine.cancel(self.request.request_id)
 
     def piece(self, event: TokenEvent) -> Piece:
-        """What an event adds. Raises ApiError 500/503 if the engine failed."""
+        """What an event adds. Raises ApiError 400/500/503 if the engine failed."""
         self.is_ended = event.finish_reason is not None
+        if event.finish_reason == "error" and self._is_of_grammar(event.error or ""):
+            raise invalid(f"the form of the answer: {event.error}", code="invalid_grammar")
         if event.finish_reason == "error":
             raise ApiError(500, f"the engine failed: {event.error}", code="engine_failed")
         if event.finish_reason == "cancelled":
@@ -89,6 +106,11 @@ class Run:
         self.finish_reason = reason
         is_last = reason is not None and not self._stops.found
         return Piece(text, len(event.token_ids), reason, tuple(self._told(is_last)))
+
+    def _is_of_grammar(self, error: str) -> bool:
+        """Whether the engine says that the request's grammar is none."""
+        grammar = self.request.grammar
+        return grammar is not None and error.startswith(f"this {grammar.kind} cannot be used")
 
     def _told(self, is_last: bool) -> list[tuple[int, TokenLogprob]]:
         """What is known of the ids whose text has been given out since the last time."""
@@ -120,6 +142,7 @@ class Generation:
         self.model, self.tokens = visit.served.card.name, visit.served.tokens
         self.created = int(time.time())
         self.completion_tokens = 0
+        self.thought_tokens = 0  # of them, with which a thought came
         per_prompt = len(runs) // num_prompts
         self.prompt_tokens = sum(len(run.request.prompt_ids) for run in runs[::per_prompt])
         self._queue, self._stall_s, self._is_stalled = queue, stall_s, is_stalled

@@ -18,6 +18,7 @@ from typing import Any
 from whorl.core.digests import read_sealed, write_sealed
 from whorl.core.disk import make_folder
 from whorl.core.errors import ResourceError
+from whorl.core.ports import Grammar
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.ask import Ask
 from whorl.stages.serve.errors import ApiError, invalid
@@ -193,12 +194,15 @@ class Ledger:
             self._saved = used
 
 
-def check_sizes(ask: Ask, config: ServeConfig) -> None:
-    """Before anything is made of it. Raises ApiError 400 for a schema or grammar over the limit."""
-    if ask.grammar is not None and len(ask.grammar.text.encode()) > config.max_grammar_bytes:
-        name = ask.names.get("grammar", "grammar")
+def check_sizes(ask: Ask, grammar: Grammar | None, config: ServeConfig) -> None:
+    """Before anything is made of them. Raises ApiError 400 for what is over the server's limits.
+
+    grammar: what the answer must follow, that of tools too.
+    """
+    if grammar is not None and len(grammar.text.encode()) > config.max_grammar_bytes:
+        name = ask.names.get("grammar", "tools" if ask.grammar is None else "grammar")
         raise invalid(
-            f"{name}: {len(ask.grammar.text):,} characters of a schema or grammar are over this "
+            f"{name}: {len(grammar.text):,} characters of a schema or grammar are over this "
             f"server's limit of {config.max_grammar_bytes:,} bytes",
             name,
         )

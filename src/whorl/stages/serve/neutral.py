@@ -23,6 +23,7 @@ class Neutral:
 
     same: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     about_client: Mapping[str, tuple[type, str]] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)  # why a field is refused
 
     def takes(self, key: str, value: Any, optional: Set[str]) -> bool:
         """Whether a field may be left out. optional: those that are used, and need not be given."""
@@ -38,6 +39,8 @@ class Neutral:
             return f"expected {self.about_client[key][1]}"
         if key not in self.same:
             return None
+        if key in self.reasons:
+            return self.reasons[key]
         accepted = " or ".join(json.dumps(value) for value in self.same[key])
         return f"not supported, only {accepted}" if accepted else "not supported; leave it out"
 
@@ -58,10 +61,19 @@ OPENAI = Neutral(
         "top_logprobs": (0,),
         "suffix": ("",),
         "modalities": (["text"],),
+        "parallel_tool_calls": (True,),
         **dict.fromkeys(
             ("audio", "function_call", "functions", "prediction", "web_search_options"), ()
         ),
-        **dict.fromkeys(("reasoning_effort", "verbosity"), ()),
+        **dict.fromkeys(("reasoning_effort", "verbosity", "moderation"), ()),
+        # of vLLM
+        **dict.fromkeys(
+            ("use_beam_search", "include_stop_str_in_output", "early_stopping"), (False,)
+        ),
+        **dict.fromkeys(("skip_special_tokens", "spaces_between_special_tokens"), (True,)),
+        **dict.fromkeys(("add_generation_prompt",), (True,)),
+        **{"length_penalty": (1,), "min_tokens": (0,), "priority": (0,)},
+        **dict.fromkeys(("prompt_logprobs", "truncate_prompt_tokens"), ()),
     },
     about_client={**ABOUT_CLIENT, "store": (bool, "true or false")},
 )

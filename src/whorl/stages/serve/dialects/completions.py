@@ -175,6 +175,11 @@ WIRE = Wire(
     whole=whole,
     events=events,
     failed=failed,
-    engine_names={**ENGINE_NAMES, "logprobs": "logprobs", "allowed_token_ids": "allowed_ids"},
+    engine_names={
+        **ENGINE_NAMES,
+        "logprobs": "logprobs",
+        "allowed_token_ids": "allowed_ids",
+        "answer_codec": "allowed_ids",
+    },
     answer_keys=("id", "object", "created", "model", "choices", "usage"),
 )

@@ -27,12 +27,14 @@ def add_models(app: FastAPI, gateway: Gateway) -> None:
 
 def _model(gateway: Gateway) -> dict[str, Any]:
     card, contract = gateway.card, gateway.tokens.contract
+    dialogue = gateway.prompts.dialogue
     return {
         "id": card.name,
         "object": "model",
         "created": card.created,
         "owned_by": "whorl",
         "context_length": card.context_tokens,
+        "max_model_len": card.context_tokens,  # vLLM's name
         "max_tokens": gateway.config.max_tokens,
         "contract_digest": contract.digest,
         "vocab_size": contract.vocab_size,
@@ -43,7 +45,11 @@ def _model(gateway: Gateway) -> dict[str, Any]:
             }
             for entry in contract.codecs
         ],
+        "chats": contract.chat_template is not None,
+        "tool_calls": None if dialogue.calls is None else dialogue.calls.name,
+        "reasoning": "think" if dialogue.thinks else None,
         "engine": gateway.engine.name,
+        "engine_unable": sorted(gateway.engine.unable),
         "variant": card.variant,
         "lineage": card.lineage,
         "quality": [figure.model_dump() for figure in card.quality],

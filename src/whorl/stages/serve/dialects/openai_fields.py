@@ -23,7 +23,9 @@ from whorl.stages.serve.wire import event_of
 __all__ = ["ANSWER_TOKENS", "ENGINE_NAMES", "SamplingBody", "StreamOptions", "failed", "usage_of"]
 
 MAX_STOPS, MAX_STOP_CHARS = 4, 256
+MAX_STOP_IDS = 64
 MAX_N = 128
+StopId = Annotated[int, Field(ge=0, lt=2**32)]
 MAX_BIASES = 1024
 Stop = Annotated[str, Field(max_length=MAX_STOP_CHARS)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -71,6 +73,9 @@ class SamplingBody(Body):
         None, description='an object such as {"include_usage": true}, with stream'
     )
     ignore_eos: bool = Field(False, description="true or false: no token of the model ends it")
+    stop_token_ids: Annotated[list[StopId], Field(max_length=MAX_STOP_IDS)] = Field(
+        [], description=f"up to {MAX_STOP_IDS} token ids, each of which ends the answer"
+    )
     response_format: ResponseFormat | None = Field(
         None,
         description='{"type": "text"}, {"type": "json_object"} or {"type": "json_schema", '
@@ -154,6 +159,7 @@ class SamplingBody(Body):
             "seed": self.seed,
             "stops": self.stops,
             "ignores_stop_ids": self.ignore_eos,
+            "stop_ids": tuple(self.stop_token_ids),
             "grammar": self.grammar(),
             "names": {engine_names[name]: name for name in sorted(given)},
         }

@@ -8,16 +8,21 @@ from fastapi import FastAPI
 from fastapi.responses import Response
 from starlette.requests import Request
 
-from whorl.stages.serve.dialects import chat, completions
+from whorl.stages.serve.dialects import anthropic, chat, completions, responses
 from whorl.stages.serve.dialects.models import add_models
+from whorl.stages.serve.dialects.tokenizing import BODIES, add_tokenizing
+from whorl.stages.serve.errors import ApiError
 from whorl.stages.serve.exchange import answer
 from whorl.stages.serve.gateway import Gateway
 from whorl.stages.serve.wire import Wire
 
 __all__ = ["ROUTES", "WIRES", "add_dialects"]
 
-WIRES: tuple[Wire[Any], ...] = (completions.WIRE, chat.WIRE)
-ROUTES = (*(f"POST {wire.path}" for wire in WIRES), "GET /v1/models", "GET /v1/models/ID")
+WIRES: tuple[Wire[Any], ...] = (completions.WIRE, chat.WIRE, responses.WIRE, anthropic.WIRE)
+ROUTES = (
+    *(f"POST {path}" for path in (*(wire.path for wire in WIRES), *BODIES)),
+    *("GET /v1/models", "GET /v1/models/ID"),
+)
 
 
 def add_dialects(app: FastAPI, gateway: Gateway) -> None:
@@ -25,6 +30,13 @@ def add_dialects(app: FastAPI, gateway: Gateway) -> None:
     for wire in WIRES:
         _add(app, gateway, wire)
     add_models(app, gateway)
+    add_tokenizing(app, gateway)
+
+    @app.post("/v1/embeddings", summary="Refused: no model here makes embeddings")
+    async def embeddings(request: Request) -> Response:
+        name, there = gateway.card.name, ", ".join(ROUTES)
+        told = f"the model {name!r} generates, it makes no embeddings; there are {there}"
+        raise ApiError(400, told, code="no_embeddings", param="model")
 
 
 def _add(app: FastAPI, gateway: Gateway, wire: Wire[Any]) -> None:

@@ -11,7 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from whorl.core.ports import Grammar
 from whorl.stages.serve.errors import invalid
 
-__all__ = ["ResponseFormat", "StructuredOutputs", "grammar_of", "of_format"]
+__all__ = [
+    "OutputConfig",
+    "ResponseFormat",
+    "StructuredOutputs",
+    "TextConfig",
+    "grammar_of",
+    "of_format",
+]
 
 MAX_GRAMMAR_CHARS = 2**16  # of a schema or grammar
 MAX_REGEX_CHARS = 2**12
@@ -43,6 +50,40 @@ class _JsonObject(_Strict):
 class _JsonSchema(_Strict):
     type: Literal["json_schema"]
     json_schema: SchemaFormat
+
+
+class _FlatJsonSchema(SchemaFormat):
+    type: Literal["json_schema"]
+
+
+class TextConfig(_Strict):
+    """What Responses call it."""
+
+    format: Annotated[_Text | _JsonObject | _FlatJsonSchema, Field(discriminator="type")] = Field(
+        default_factory=lambda: _Text(type="text")
+    )
+    verbosity: Literal["medium"] | None = None
+
+    def wanted(self) -> dict[str, Any] | None:
+        """The JSON schema that is asked for; None: text."""
+        if isinstance(self.format, _FlatJsonSchema):
+            return self.format.schema_ or ANY_OBJECT
+        return ANY_OBJECT if isinstance(self.format, _JsonObject) else None
+
+
+class _BareSchema(_Strict):
+    type: Literal["json_schema"]
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class OutputConfig(_Strict):
+    """What Anthropic's messages call it."""
+
+    format: _BareSchema | None = None
+
+    def wanted(self) -> dict[str, Any] | None:
+        """The JSON schema that is asked for; None: text."""
+        return None if self.format is None else self.format.schema_
 
 
 ResponseFormat = Annotated[_Text | _JsonObject | _JsonSchema, Field(discriminator="type")]
@@ -86,7 +127,9 @@ def grammar_of(given: Mapping[str, tuple[str, Any]]) -> tuple[Grammar | None, st
         grammar = Grammar("regex" if kind == "regex" else "ebnf", value)
     most = MAX_REGEX_CHARS if kind == "regex" else MAX_GRAMMAR_CHARS
     if len(grammar.text) > most:
-        raise invalid(f"{field}: {len(grammar.text):,} characters are over the limit of {most:,}")
+        raise invalid(
+            f"{field}: {len(grammar.text):,} characters are over the limit of {most:,}", field
+        )
     if not grammar.text:
         raise invalid(f"{field}: nothing is allowed by an empty text", field)
     return grammar, field
