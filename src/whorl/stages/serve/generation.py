@@ -7,14 +7,16 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from whorl.codecs.decoding import DecodeStream
 from whorl.core.ports import Engine, GenerateRequest, TokenEvent, TokenLogprob
-from whorl.stages.serve.desk import Visit
 from whorl.stages.serve.errors import ApiError, invalid
 from whorl.stages.serve.formats.events import Reader, SayingReader
 from whorl.stages.serve.stops import StopFinder
+
+if TYPE_CHECKING:
+    from whorl.stages.serve.desk import Visit
 
 __all__ = ["Generation", "Piece", "Run", "Voice"]
 
