@@ -83,6 +83,8 @@ def _time_keys(target: Victim, pairs: int, seed: int, found: Outcome) -> None:
                 connection.sendall(data + b"\r\n")
                 answer = connection.recv(65_536)
                 took_s[key] = time.perf_counter() - began_s
+                while not answer.endswith(b"}"):  # the body may come by itself
+                    answer += connection.recv(65_536)
                 if status_of(answer) != 401:
                     raise OSError(f"a wrong key was answered: {answer[:100]!r}")
             differences_s.append(took_s[near] - took_s[far])

@@ -35,11 +35,15 @@ def send_all(
     requests: Iterable[bytes],
     found: Outcome,
     is_right: Callable[[int | None], bool],
+    leave: bool = False,
 ) -> None:
-    """Sends each, several at a time, and checks the status that comes back."""
+    """Sends each, several at a time, and checks the status that comes back.
+
+    leave: of requests that may not be whole: nobody need wait for the rest.
+    """
 
     def one(data: bytes) -> tuple[bytes, int | None]:
-        return data, status_of(target.exchange(data, leave=True))
+        return data, status_of(target.exchange(data, leave))
 
     with ThreadPoolExecutor(WORKERS) as pool:
         for data, status in pool.map(one, requests):
@@ -126,7 +130,7 @@ def break_requests(target: Victim, trials: int, seed: int, found: Outcome) -> No
             yield data if chooser.random() < 0.3 else _mutated(data, chooser)
 
     before = target.memory_bytes()
-    send_all(target, requests(), found, _no_fault)
+    send_all(target, requests(), found, _no_fault, leave=True)
     after = target.memory_bytes()
     if before is not None and after is not None:
         found.figures["memory grown by MiB"] = round((after - before) / 2**20, 1)
