@@ -73,6 +73,9 @@ def torture_command(
             )
         context = nullcontext(Victim(model.rstrip("/"), key, served_name))
     else:
+        from whorl.serving import find_model
+
+        find_model(model, None, "auto", home_folder(home))  # one that is not there is told at once
         context = served(model, home_folder(home))  # type: ignore[assignment]
     with context as target:
         outcomes = attack_all(target, attacks, seed=seed, report=report, on_outcome=tell)
