@@ -39,6 +39,7 @@ REFUSALS = {
     500: "the engine failed",
     501: "this model cannot chat",
     503: "the server is stopping, or the engine makes no progress",
+    504: "the answer was not complete within its deadline",
 }
 JSON_TYPES = {str: "string", dict: "object", bool: "boolean"}
 SCHEMAS = "#/components/schemas/"
@@ -134,6 +135,8 @@ def _operation(route: APIRoute, answer_keys: tuple[str, ...], streams: bool) -> 
     if answer_keys:
         answer["required"] = list(answer_keys)
     content: dict[str, Any] = {"application/json": {"schema": answer}}
+    if route.path == "/metrics":
+        content = {"text/plain": {"schema": {"type": "string"}}}
     if streams:
         content["text/event-stream"] = {"schema": {"type": "string"}}
     operation: dict[str, Any] = {

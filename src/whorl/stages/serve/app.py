@@ -85,14 +85,12 @@ def _add_errors(app: FastAPI, desk: Desk) -> None:
         if error.status_code == 405:
             what, code = f"{asked}: the method is not allowed", "method_not_allowed"
         headers = dict(error.headers or {})
-        return ApiError(error.status_code, what, code=code, headers=headers).response(
-            request.scope["path"]
-        )
+        told = ApiError(error.status_code, what, code=code, headers=headers)
+        return told.response(request.scope["path"])
 
     async def failed(request: Request, error: Exception) -> Response:
-        return ApiError(500, "the server failed; its log says why", code="internal").response(
-            request.scope["path"]
-        )
+        told = ApiError(500, "the server failed; its log says why", code="internal")
+        return told.response(request.scope["path"])
 
     app.add_exception_handler(ApiError, refused)
     app.add_exception_handler(HTTPException, not_routed)

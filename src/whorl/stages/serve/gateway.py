@@ -6,23 +6,19 @@ Everything here runs on the event loop; only the engine's events come from its t
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import json
-import secrets
 import uuid
 
 from whorl.codecs.contract import Tokens
-from whorl.core.errors import DataError, EngineError, SpecError
-from whorl.core.ports import Engine, GenerateRequest, Grammar, TokenEvent
+from whorl.core.errors import EngineError
+from whorl.core.ports import Engine, GenerateRequest, TokenEvent
 from whorl.spec.resolved import ServeConfig
-from whorl.stages.serve.ask import Ask, Chat, Prompt
+from whorl.stages.serve.ask import Ask
+from whorl.stages.serve.building import requests_of
 from whorl.stages.serve.card import ModelCard
 from whorl.stages.serve.desk import Desk, Visit
 from whorl.stages.serve.errors import ApiError, invalid
-from whorl.stages.serve.formats.choose import call_schema
 from whorl.stages.serve.generation import Generation, Run
 from whorl.stages.serve.limits import NOBODY, Caller, check_sizes
-from whorl.stages.serve.prompts import PromptReader
 from whorl.stages.serve.served import Served
 from whorl.stages.serve.stops import StopFinder
 
@@ -42,7 +38,7 @@ class Gateway:
 
     @property
     def engine(self) -> Engine:
-        """Of the model that new requests get, as the next three."""
+        """Of the model that new requests get, as the next two."""
         return self.served.engine
 
     @property
@@ -52,10 +48,6 @@ class Gateway:
     @property
     def card(self) -> ModelCard:
         return self.served.card
-
-    @property
-    def prompts(self) -> PromptReader:
-        return self.served.prompts
 
     @property
     def has_text(self) -> bool:
@@ -122,15 +114,18 @@ class Gateway:
         runs: list[Run] = []
         try:
             request_id = uuid.uuid4().hex
-            requests = await self._requests(served, ask, request_id, caller)
+            requests = await requests_of(
+                served, ask, request_id, caller.cache_key, self.config.max_tokens
+            )
+            check_sizes(ask, requests[0][1].grammar, self.config)
             lengths = [len(each.prompt_ids) for _, each in requests[:: ask.n]]
             visit.price([each for _, each in requests], sum(lengths))
             queue: asyncio.Queue[TokenEvent] = asyncio.Queue()
             for prompt, request in requests:
-                stops = StopFinder((*ask.stops, *served.tokens.contract.stop_strings))
                 decoder = served.prompts.decoder(prompt)
                 voice = served.prompts.voice(prompt, request.prompt_ids)
-                self._submit(request, queue, visit, ask)
+                stops = StopFinder((*ask.stops, *served.tokens.contract.stop_strings))
+                self._submit(request, queue, visit)
                 runs.append(Run(served.engine, request, stops, decoder, voice))
         except BaseException:
             for run in runs:
@@ -142,50 +137,6 @@ class Gateway:
             request_id=request_id,
             num_prompts=len(ask.prompts),
         )
-
-    async def _requests(
-        self, served: Served, ask: Ask, request_id: str, caller: Caller
-    ) -> list[tuple[Prompt, GenerateRequest]]:
-        """(prompt, request) of every answer, in order."""
-        found: list[tuple[Prompt, GenerateRequest]] = []
-        reader = served.prompts
-        for prompt in ask.prompts:
-            grammar = _grammar(served, ask, prompt)
-            check_sizes(ask, grammar, self.config)
-            prompt_ids = await reader.encode(prompt, ask)
-            seed = secrets.randbits(31) if ask.seed is None else ask.seed
-            first = GenerateRequest(
-                request_id=f"{request_id}-{len(found)}",
-                prompt_ids=prompt_ids,
-                max_tokens=reader.answer_room(len(prompt_ids), ask, self.config.max_tokens),
-                temperature=ask.temperature,
-                top_p=ask.top_p,
-                seed=seed,
-                stop_ids=_stop_ids_of(served, ask),
-                allowed_ids=reader.allowed_ids(ask),
-                top_k=ask.top_k,
-                min_p=ask.min_p,
-                presence_penalty=ask.presence_penalty,
-                frequency_penalty=ask.frequency_penalty,
-                repetition_penalty=ask.repetition_penalty,
-                logit_bias=reader.logit_bias(ask),
-                logprobs=ask.logprobs,
-                grammar=grammar,
-                cache_key=caller.cache_key,
-            )
-            _check_able(served.engine, first, ask)
-            found += [
-                (
-                    prompt,
-                    dataclasses.replace(
-                        first,
-                        request_id=f"{request_id}-{len(found) + number}",
-                        seed=(seed + number) % 2**63,
-                    ),
-                )
-                for number in range(ask.n)
-            ]
-        return found
 
     def check_model(self, name: str) -> None:
         """Raises ApiError 404 if it is not the model that is served."""
@@ -223,7 +174,7 @@ class Gateway:
             raise ApiError(503, "the server is stopping", code="stopping")
 
     def _submit(
-        self, request: GenerateRequest, queue: asyncio.Queue[TokenEvent], visit: Visit, ask: Ask
+        self, request: GenerateRequest, queue: asyncio.Queue[TokenEvent], visit: Visit
     ) -> None:
         loop, engine = asyncio.get_running_loop(), visit.served.engine
 
@@ -236,10 +187,6 @@ class Gateway:
         self._submitted[request.request_id] = engine
         try:
             engine.submit(request, on_event)
-        except (DataError, SpecError) as error:  # a grammar that is none
-            del self._submitted[request.request_id]
-            name = ask.names.get("grammar", ask.subject)
-            raise invalid(f"{name}: {error}", name) from None
         except EngineError as error:
             del self._submitted[request.request_id]
             self.desk.health.saw_failure(str(error))
@@ -252,48 +199,3 @@ class Gateway:
             self._submitted.pop(event.request_id, None)
         visit.event(event)
         queue.put_nowait(event)
-
-
-def _check_able(engine: Engine, request: GenerateRequest, ask: Ask) -> None:
-    """Raises ApiError 400 if the engine does not honour a field that was asked for."""
-    unable = set(engine.unable)
-    if (request.logprobs or 0) > 1 and "logprobs>1" in unable:
-        unable.add("logprobs")
-    for info in dataclasses.fields(GenerateRequest):
-        is_asked = info.name in ask.names and getattr(request, info.name) != info.default
-        if info.name in unable and is_asked:
-            name = ask.names[info.name]
-            most = ", more than 1" if "logprobs" not in engine.unable else ""
-            told = most if info.name == "logprobs" else ""
-            raise invalid(
-                f"{name}{told}: the engine {engine.name} cannot do that; leave it out, or "
-                "serve the model by another engine",
-                name,
-                "unsupported_by_engine",
-            )
-
-
-def _stop_ids_of(served: Served, ask: Ask) -> tuple[int, ...]:
-    if ask.stop_ids:
-        served.prompts.check_ids(ask.stop_ids, "stop_token_ids")
-    return tuple(sorted({*ask.stop_ids, *(() if ask.ignores_stop_ids else served.stop_ids)}))
-
-
-def _grammar(served: Served, ask: Ask, prompt: Prompt) -> Grammar | None:
-    """The one that was asked for, or that of a call which must be made."""
-    tools = prompt.tools if isinstance(prompt, Chat) else None
-    if tools is None:
-        return ask.grammar
-    calls = served.prompts.dialogue.calls
-    if calls is None:
-        raise invalid("tools: this model's chat template shows no tools to it", "tools")
-    if ask.grammar is not None:
-        name = ask.names.get("grammar", "grammar")
-        raise invalid(f"{name}: not beside tools, whose calls it would forbid", name)
-    if not tools.must_call:
-        return None
-    try:
-        schema = call_schema(calls, tools.functions, tools.only)
-    except SpecError as error:
-        raise invalid(f"tool_choice: {error}", "tool_choice") from None
-    return Grammar("json_schema", json.dumps(schema, ensure_ascii=False))

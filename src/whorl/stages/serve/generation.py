@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from whorl.codecs.decoding import DecodeStream
 from whorl.core.ports import Engine, GenerateRequest, TokenEvent, TokenLogprob
+from whorl.stages.serve.desk import Visit
 from whorl.stages.serve.errors import ApiError, invalid
-from whorl.stages.serve.formats.events import Reader, SayingReader
+from whorl.stages.serve.formats.choose import Voice
 from whorl.stages.serve.stops import StopFinder
 
-if TYPE_CHECKING:
-    from whorl.stages.serve.desk import Visit
-
-__all__ = ["Generation", "Piece", "Run", "Voice"]
+__all__ = ["Generation", "Piece", "Run"]
 
 
 @dataclass(frozen=True)
@@ -30,15 +28,6 @@ class Piece:
     finish_reason: Literal["stop", "length"] | None = None
     # of the ids whose text has been given out, where they were asked for: (first character, …)
     logprobs: tuple[tuple[int, TokenLogprob], ...] = ()
-
-
-@dataclass(frozen=True)
-class Voice:
-    """How the text of one answer is to be read: what of it is said, thought and called."""
-
-    reader: Reader = field(default_factory=SayingReader)
-    new_call_id: Callable[[], str] = str
-    most_calls: int | None = None
 
 
 class Run:

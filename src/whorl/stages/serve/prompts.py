@@ -16,8 +16,7 @@ from whorl.core.ports import Part
 from whorl.stages.serve.ask import Ask, Chat, PartBody, Prompt
 from whorl.stages.serve.errors import ApiError, invalid
 from whorl.stages.serve.formats import think
-from whorl.stages.serve.formats.choose import dialogue_of
-from whorl.stages.serve.generation import Voice
+from whorl.stages.serve.formats.choose import Voice, dialogue_of
 
 __all__ = ["PromptReader"]
 

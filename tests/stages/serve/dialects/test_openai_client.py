@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,8 +13,9 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from tests.stages.serve.conftest import API_KEY
+from tests.stages.serve.conftest import API_KEY, Start
 from tests.stages.serve.dialects.conftest import CALL, WEATHER, Scripted
+from whorl.codecs.contract import Tokens
 
 ASK = [{"role": "user", "content": "How is the weather?"}]
 TOOL = {"type": "function", "function": WEATHER}
@@ -284,8 +286,8 @@ def test_a_stream_that_fails_raises(client: Any, scripted: Scripted) -> None:
     engine.stalled = False
 
 
-def test_timeouts_and_retries(client: Any, scripted: Scripted) -> None:
-    """A client that gives up leaves no place taken; a full server is tried again."""
+def test_timeouts(client: Any, scripted: Scripted) -> None:
+    """A client that gives up leaves no place taken."""
     scripted.say("word " * 50)
     engine, gateway = scripted.running.engine, scripted.running.gateway
     engine.stalled = True
@@ -296,23 +298,36 @@ def test_timeouts_and_retries(client: Any, scripted: Scripted) -> None:
     with engine._changed:
         engine._changed.notify_all()
     assert scripted.running.wait_until(lambda: gateway.inside == 0)
-    tries: list[int] = []
-    gateway._inside, most = 80, 80
 
-    def free(request: httpx.Request) -> None:
-        tries.append(1)
-        if len(tries) == 2:
-            gateway._inside -= most
 
-    with httpx.Client(trust_env=False, event_hooks={"request": [free]}) as http:
-        patient = openai.OpenAI(
-            api_key=API_KEY,
-            base_url=f"{scripted.running.base_url}/v1",
-            http_client=http,
-            max_retries=2,
-        )
-        answer = patient.chat.completions.create(model="tiny", messages=ASK, max_tokens=2)
-    assert answer.usage.completion_tokens == 2 and len(tries) == 2
+def test_a_full_server_is_tried_again(start: Start, chatting: Tokens) -> None:
+    with start(contract=chatting, max_running=1, max_waiting=0) as running:
+        engine, gateway = running.engine, running.gateway
+        engine.stalled = True
+        fields = {"model": "tiny", "messages": ASK, "max_tokens": 2}
+        path = "/v1/chat/completions"
+        first = threading.Thread(target=lambda: running.client.post(path, json=fields))
+        first.start()
+        assert running.wait_until(lambda: gateway.inside == 1)
+        tries: list[int] = []
+
+        def free(request: httpx.Request) -> None:
+            tries.append(1)
+            if len(tries) == 2:
+                engine.stalled = False
+                with engine._changed:
+                    engine._changed.notify_all()
+                first.join()
+
+        with httpx.Client(trust_env=False, event_hooks={"request": [free]}) as http:
+            patient = openai.OpenAI(
+                api_key=API_KEY,
+                base_url=f"{running.base_url}/v1",
+                http_client=http,
+                max_retries=2,
+            )
+            answer = patient.chat.completions.create(**fields)
+        assert answer.usage.completion_tokens == 2 and len(tries) == 2
 
 
 def test_the_asynchronous_client(scripted: Scripted) -> None:

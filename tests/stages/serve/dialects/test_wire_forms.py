@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import httpx
@@ -210,8 +211,6 @@ def test_a_grammar_that_is_none_is_the_askers_mistake(scripted: Scripted) -> Non
 
     def ask() -> None:
         sent.append(scripted.post(CHAT, messages=ASK, guided_regex="("))
-
-    import threading
 
     thread = threading.Thread(target=ask)
     before = len(engine.submitted)

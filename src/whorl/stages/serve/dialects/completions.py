@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from whorl.codecs.contract import Tokens
 from whorl.codecs.parts import SPECIAL_CODEC, decode_parts
@@ -30,7 +30,8 @@ __all__ = ["WIRE", "CompletionBody"]
 MAX_LOGPROBS = 20
 MAX_PROMPTS = 1024
 TokenId = Annotated[int, Field(ge=0, lt=2**32)]
-Several = Field(max_length=MAX_PROMPTS)
+TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+Several = Field(min_length=1, max_length=MAX_PROMPTS)
 
 
 class CompletionBody(SamplingBody):
@@ -38,14 +39,12 @@ class CompletionBody(SamplingBody):
 
     prompt: (
         str
-        | list[TokenId]
+        | TokenIds
         | Annotated[list[str], Several]
-        | Annotated[list[list[TokenId]], Several]
-        | list[PartBody]
+        | Annotated[list[TokenIds], Several]
+        | Annotated[list[PartBody], Field(min_length=1)]
     ) = Field(description="a string, a list of token ids, a list of parts, or a list of prompts")
-    allowed_token_ids: Annotated[list[TokenId], Field(min_length=1)] | None = Field(
-        None, description="a list of at least one token id"
-    )
+    allowed_token_ids: TokenIds | None = Field(None, description="a list of at least one token id")
     answer_codec: str | None = Field(
         None, description="the name of a codec, whose ids alone are generated"
     )
@@ -53,13 +52,6 @@ class CompletionBody(SamplingBody):
     logprobs: int | None = Field(
         None, ge=0, le=MAX_LOGPROBS, description=f"a whole number from 0 to {MAX_LOGPROBS}"
     )
-
-    @field_validator("prompt")
-    @classmethod
-    def _no_empty_ids(cls, value: Any) -> Any:
-        if isinstance(value, list) and (not value or [] in value):
-            raise ValueError("a prompt of token ids needs at least one")
-        return value
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:

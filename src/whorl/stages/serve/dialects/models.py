@@ -1,7 +1,8 @@
-"""/v1/models: what is served, in OpenAI's form with what whorl knows of it."""
+"""/v1/models: what is served, in OpenAI's and Anthropic's form, with what whorl knows of it."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import FastAPI
@@ -17,7 +18,9 @@ def add_models(app: FastAPI, gateway: Gateway) -> None:
 
     @app.get("/v1/models")
     async def models() -> Response:
-        return JSONResponse({"object": "list", "data": [_model(gateway)]})
+        only = gateway.card.name
+        pages = {"has_more": False, "first_id": only, "last_id": only}
+        return JSONResponse({"object": "list", "data": [_model(gateway)], **pages})
 
     @app.get("/v1/models/{model_id:path}")
     async def model(model_id: str) -> Response:
@@ -27,10 +30,13 @@ def add_models(app: FastAPI, gateway: Gateway) -> None:
 
 def _model(gateway: Gateway) -> dict[str, Any]:
     card, contract = gateway.card, gateway.tokens.contract
-    dialogue = gateway.prompts.dialogue
+    dialogue = gateway.served.prompts.dialogue
     return {
         "id": card.name,
         "object": "model",
+        "type": "model",  # Anthropic's name, as the next two
+        "display_name": card.name,
+        "created_at": datetime.fromtimestamp(card.created, UTC).isoformat(),
         "created": card.created,
         "owned_by": "whorl",
         "context_length": card.context_tokens,

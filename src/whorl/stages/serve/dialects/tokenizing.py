@@ -91,7 +91,7 @@ def add_tokenizing(app: FastAPI, gateway: Gateway) -> None:
     async def detokenize(request: Request) -> Response:
         body = await read_parsed(gateway, request, DetokenizeBody)
         gateway.check_model(body.model or gateway.card.name)
-        gateway.prompts.check_ids(body.tokens, "tokens")
+        gateway.served.prompts.check_ids(body.tokens, "tokens")
         text = gateway.tokens.decode_stream(skip_special=False, continues=True)
         return JSONResponse({"prompt": text.push(body.tokens) + text.finish()})
 
@@ -100,7 +100,7 @@ def add_tokenizing(app: FastAPI, gateway: Gateway) -> None:
         body = await read_parsed(gateway, request, CountBody)
         gateway.check_model(body.model)
         asked = Ask(model=body.model, prompts=(body.chat(),), subject="messages")
-        ids = await gateway.prompts.encode(asked.prompts[0], asked)
+        ids = await gateway.served.prompts.encode(asked.prompts[0], asked)
         return JSONResponse({"input_tokens": len(ids)})
 
 
@@ -112,10 +112,10 @@ async def _tokenize(gateway: Gateway, body: TokenizeBody) -> Response:
         except ValueError as error:
             raise invalid(str(error), "tools") from None
         asked = Ask(model="", prompts=(chat,), subject="messages")
-        ids = await gateway.prompts.encode(chat, asked)
+        ids = await gateway.served.prompts.encode(chat, asked)
     elif body.add_special_tokens:
         asked = Ask(model="", prompts=(body.prompt,), subject="prompt")
-        ids = await gateway.prompts.encode(body.prompt, asked)
+        ids = await gateway.served.prompts.encode(body.prompt, asked)
     else:
         try:
             ids = tuple(gateway.tokens.encode_parts([Part(TEXT, body.prompt)]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import string
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from whorl.core.errors import SpecError
@@ -13,7 +13,7 @@ from whorl.stages.serve.formats import hermes, mistral, think
 from whorl.stages.serve.formats.events import Reader, SayingReader
 from whorl.stages.serve.formats.plain_json import PlainJsonReader
 
-__all__ = ["CallFormat", "Dialogue", "call_schema", "dialogue_of"]
+__all__ = ["CallFormat", "Dialogue", "Voice", "call_schema", "dialogue_of"]
 
 PYTHON_TAG = "<|python_tag|>"
 DEFINITIONS = ("$defs", "definitions")
@@ -41,6 +41,15 @@ class CallFormat:
         if self.id_chars is None:
             return f"call_{secrets.token_hex(12)}"
         return "".join(secrets.choice(ALPHANUMERIC) for _ in range(self.id_chars))
+
+
+@dataclass(frozen=True)
+class Voice:
+    """How the text of one answer is to be read: what of it is said, thought and called."""
+
+    reader: Reader = field(default_factory=SayingReader)
+    new_call_id: Callable[[], str] = str
+    most_calls: int | None = None
 
 
 HERMES = CallFormat(
