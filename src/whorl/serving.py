@@ -213,6 +213,7 @@ class Address:
     api_key: str | None = field(repr=False)  # None: it was given, and is not printed
     model_id: str
     prompt: str | None  # to try it with; None: it takes no text
+    promise: str = ""
 
     @property
     def curl(self) -> str:
@@ -230,11 +231,9 @@ def _open(
 ) -> tuple[Engine, Tokens, ModelCard]:
     """A model with its engine, ready to answer."""
     from whorl.codecs.contract import Tokens
-    from whorl.engines.open import open_engine
-    from whorl.engines.setup import EngineSetup
-    from whorl.engines.threads import engine_threads
     from whorl.model.folder import TOKENS, read_card
     from whorl.stages.serve.card import ModelCard, QualityFigure
+    from whorl.wiring.promise import open_promised
 
     folder = model.folder
     card = read_card(folder)
@@ -258,10 +257,10 @@ def _open(
         quality=figures,
         example_prompt=example_prompt,
     )
-    setup = EngineSetup(config.max_running, shares_prefixes=True, threads=engine_threads())
-    engine = open_engine(folder, model.variant, config.engine, setup)
+    engine, promise = open_promised(folder, model.variant, config)
     try:
-        return engine, Tokens.load(folder / TOKENS), shown
+        tokens = Tokens.load(folder / TOKENS)
+        return engine, tokens, shown.model_copy(update={"promise": promise})
     except BaseException:
         engine.close()
         raise
@@ -346,7 +345,8 @@ def serve_app(
         def started(base_url: str) -> None:
             page_url, name = access.page_address(base_url), gateway.card.name
             printed = access.api_key if api_key is None else None  # None too with keys of the home
-            on_start(Address(base_url, page_url, printed, name, prompt))
+            promise = str(gateway.card.promise or "")
+            on_start(Address(base_url, page_url, printed, name, prompt, promise))
 
         try:
             run_server(app, config, started, listener, next_model)

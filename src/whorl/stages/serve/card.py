@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from whorl.stages.serve.promise import Promise
+
 __all__ = ["GREEDY", "SAMPLING", "ModelCard", "QualityFigure", "Sampling"]
 
 
@@ -47,4 +49,5 @@ class ModelCard(_Frozen):
     lineage: dict[str, str] = Field(default_factory=dict, description="role -> record digest")
     quality: tuple[QualityFigure, ...] = ()
     example_prompt: str = Field("", description="what the page starts with")
+    promise: Promise | None = Field(None, description="what the server keeps to")
     sampling: Sampling = Field(SAMPLING, description="what the page starts with")

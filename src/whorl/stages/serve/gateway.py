@@ -35,6 +35,7 @@ class Gateway:
         self.retiring: set[asyncio.Task[None]] = set()  # closing models that were replaced
         self._submitted: dict[str, Engine] = {}  # by request id
         self._last_progress_s = self.clock()
+        self._keep_to(served)
 
     @property
     def engine(self) -> Engine:
@@ -57,8 +58,15 @@ class Gateway:
     def take_over(self, new: Served) -> Served:
         """From now on requests get the new model; the old one, which may still be at work."""
         old, self.served = self.served, new
+        self._keep_to(new)
         self.desk.meters.swaps.inc()
         return old
+
+    def _keep_to(self, served: Served) -> None:
+        """As many places as the model's promise is for."""
+        if (promise := served.card.promise) is not None:
+            self.config = self.config.model_copy(update={"max_running": promise.users})
+            self.desk.admission.config = self.config
 
     # ---------------------------------------------------------------- health
 

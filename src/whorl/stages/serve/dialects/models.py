@@ -61,4 +61,5 @@ def _model(gateway: Gateway) -> dict[str, Any]:
         "quality": [figure.model_dump() for figure in card.quality],
         "example_prompt": card.example_prompt,
         "sampling": card.sampling.model_dump(),
+        "promise": None if card.promise is None else card.promise.model_dump(),
     }
