@@ -10,7 +10,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from whorl.stages.improve.registry import Version
+    from whorl.stages.serve.card import QualityFigure
 
 __all__ = ["Address", "Servable", "Service", "find_model", "open_model_app", "serve_app"]
 
@@ -216,25 +217,24 @@ def open_model_app(
     config: ServeConfig,
     api_key: str | None = None,
     example_prompt: str = "",
+    home: Path | None = None,
 ) -> Service:
-    """(FastAPI service of a model, function that closes its engine)."""
+    """(FastAPI service of a model, function that closes its engine).
+
+    home: where people's opinions of its answers go; None: it takes none.
+    """
     from whorl.codecs.contract import Tokens
     from whorl.engines.open import open_engine
     from whorl.model.folder import TOKENS, read_card
     from whorl.stages.serve.app import create_app
-    from whorl.stages.serve.card import ModelCard, QualityFigure
+    from whorl.stages.serve.card import ModelCard, VariantQuality
+    from whorl.stages.serve.feedback import add_feedback
 
     folder = model.folder
     card = read_card(folder)
     shown_variant = model.variant or card.variant
-    figures = tuple(
-        QualityFigure(
-            **{key: score[key] for key in ("name", "field", "metric", "value", "low", "high")},
-            shown=find_metric(score["metric"]).shown(score["value"]),
-        )
-        for score in model.scores
-        if score.get("variant") == asdict(shown_variant)
-    )
+    measured = _figures_by_variant(model.scores)
+    figures = measured.pop(shown_variant, ())
     shown = ModelCard(
         name=model.model_id,
         contract_digest=card.contract_digest,
@@ -243,15 +243,37 @@ def open_model_app(
         created=int((folder / "whorl.json").stat().st_mtime),
         lineage={key: str(value) for key, value in card.lineage.items()},
         quality=figures,
+        variants=tuple(
+            VariantQuality(variant=str(each), quality=found) for each, found in measured.items()
+        ),
         example_prompt=example_prompt,
     )
     engine = open_engine(folder, model.variant, name=config.engine, max_running=config.max_running)
     try:
         app = create_app(engine, Tokens.load(folder / TOKENS), shown, config, api_key)
+        if home is not None:
+            add_feedback(app, app.state.gateway, home)
     except BaseException:
         engine.close()
         raise
     return app, engine.close
+
+
+def _figures_by_variant(
+    scores: Sequence[Mapping[str, Any]],
+) -> dict[Variant, tuple[QualityFigure, ...]]:
+    from whorl.stages.serve.card import QualityFigure
+
+    found: dict[Variant, tuple[QualityFigure, ...]] = {}
+    for score in scores:
+        if score.get("variant") is not None:
+            figure = QualityFigure(
+                **{key: score[key] for key in ("name", "field", "metric", "value", "low", "high")},
+                shown=find_metric(score["metric"]).shown(score["value"]),
+            )
+            variant = Variant(**score["variant"])
+            found[variant] = (*found.get(variant, ()), figure)
+    return found
 
 
 def serve_app(

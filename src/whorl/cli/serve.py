@@ -95,7 +95,7 @@ def _serve_model(
     if os.path.isfile(f"{model}/whorl.json") and not os.path.samefile(model, found.folder):
         told = f"{model} is the registered model; the model folder of that name is ./{model}"
         ERR.print(told, markup=False, soft_wrap=True)
-    open_app = partial(open_model_app, found, config)
+    open_app = partial(open_model_app, found, config, home=home)
     serve_app(open_app, config, _print_address, _given_key(api_key))
 
 

@@ -1,6 +1,7 @@
 """Who may speak to the server: Host, Origin, then a key or the page's cookie.
 
-- Every route but /health needs `Authorization: Bearer <API key>` or the page's cookie.
+- Every route but /health and the page's files, which are the same for everybody, needs
+  `Authorization: Bearer <API key>` or the page's cookie.
 - The page is opened by the address printed at the start, which ends in `?token=…`. The token is
   made anew for each server process; it is answered with a cookie (HttpOnly, SameSite=Strict, also
   of this process alone) and a redirect to `/`, so that it does not stay in the address bar.
@@ -25,7 +26,7 @@ from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from whorl.core.errors import SpecError
@@ -85,9 +86,14 @@ class Guard:
     """ASGI middleware in front of every route."""
 
     def __init__(
-        self, app: ASGIApp, *, access: Access, allowed_hosts: tuple[str, ...], denied_page: str
+        self,
+        app: ASGIApp,
+        *,
+        access: Access,
+        allowed_hosts: tuple[str, ...],
+        open_paths: frozenset[str],
     ) -> None:
-        self.app, self.access, self.denied_page = app, access, denied_page
+        self.app, self.access, self.open_paths = app, access, open_paths
         self.allowed_hosts = {"localhost", *(name.lower() for name in allowed_hosts)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -134,7 +140,9 @@ class Guard:
             return self._enter()
         if self._cookie_is_right(scope) and (method in SAFE_METHODS or origin is not None):
             return None
-        return self._denied(path, headers)
+        if path in self.open_paths and method in SAFE_METHODS:
+            return None
+        return self._denied()
 
     def _host_is_ours(self, host: str) -> bool:
         """Any address, localhost, or an allowed name; with or without a port."""
@@ -175,10 +183,8 @@ class Guard:
         )
         return answer
 
-    def _denied(self, path: str, headers: Headers) -> Response:
+    def _denied(self) -> Response:
         challenge = {"WWW-Authenticate": "Bearer"}
-        if path == "/" and "text/html" in headers.get("accept", ""):
-            return HTMLResponse(self.denied_page, 401, headers=challenge)
         return ApiError(
             401,
             "an API key is needed: Authorization: Bearer <key>; the server was given it, or "

@@ -10,7 +10,6 @@ import base64
 import json
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import aclosing, suppress
-from importlib.resources import files
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
@@ -27,6 +26,7 @@ from whorl.stages.serve.access import Access, Guard
 from whorl.stages.serve.card import ModelCard
 from whorl.stages.serve.errors import ApiError
 from whorl.stages.serve.gateway import Gateway, Generation, Piece
+from whorl.stages.serve.page import PAGE_FILES, add_page, page_facts
 from whorl.stages.serve.request import Body, ChatBody, CompletionBody, parse_body, read_body
 
 __all__ = ["create_app"]
@@ -35,13 +35,6 @@ ROUTES = (
     *("POST /v1/completions", "POST /v1/chat/completions"),
     *("GET /v1/models", "GET /v1/models/ID", "GET /health"),
 )
-PAGE_FILES = {
-    "/": ("index.html", "text/html"),
-    "/studio.js": ("studio.js", "text/javascript"),
-    "/studio.css": ("studio.css", "text/css"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
-    "/favicon.ico": ("icon.svg", "image/svg+xml"),  # some browsers ask before they read the page
-}
 Result = TypeVar("Result")
 
 
@@ -68,12 +61,11 @@ def create_app(
         Guard,
         access=access,
         allowed_hosts=(*config.allowed_hosts, config.host),
-        denied_page=_page_file("denied.html").decode(),
+        open_paths=frozenset(PAGE_FILES),
     )
     _add_errors(app)
     _add_api(app, gateway)
-    for path, (name, media_type) in PAGE_FILES.items():
-        _add_page_file(app, path, name, media_type)
+    add_page(app)
     return app
 
 
@@ -137,18 +129,6 @@ def _add_api(app: FastAPI, gateway: Gateway) -> None:
         return await _complete(gateway, request, ChatBody)
 
 
-def _add_page_file(app: FastAPI, path: str, name: str, media_type: str) -> None:
-    data = _page_file(name)
-
-    @app.get(path, name=name)
-    async def page_file() -> Response:
-        return Response(data, media_type=media_type)
-
-
-def _page_file(name: str) -> bytes:
-    return (files("whorl.studio") / name).read_bytes()
-
-
 def _health(gateway: Gateway) -> Response:
     """200 if the engine makes progress or has nothing to do, else 503."""
     stall_s = gateway.stall_s
@@ -181,6 +161,7 @@ def _model(gateway: Gateway) -> dict[str, Any]:
         "quality": [figure.model_dump() for figure in card.quality],
         "example_prompt": card.example_prompt,
         "sampling": card.sampling.model_dump(),
+        **page_facts(gateway.tokens, card),
     }
 
 
