@@ -49,8 +49,10 @@ function use(model) {
   document.title = `${model.id} · whorl`;
   at("model").textContent = model.id;
   const context = model.context_length?.toLocaleString("en");
+  const variant = model.variant ?? "";
   at("about").textContent = [
-    [model.engine, model.variant].filter(Boolean).join(" "), context && `context of ${context} tokens`,
+    variant.startsWith(model.engine) ? variant : [model.engine, variant].filter(Boolean).join(" "),
+    context && `context of ${context} tokens`,
   ].filter(Boolean).join(" · ");
   startFrom(model);
   complete.use(model);

@@ -19,9 +19,9 @@ function section(title, ...children) {
   return make("section", { class: "sheet" }, make("h2", {}, title), ...children);
 }
 
-function facts(pairs) {
+function facts(pairs, kind = "") {
   const rows = pairs.filter(([, value]) => value !== undefined && value !== null && value !== "");
-  return make("dl", {}, ...rows.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, String(value)))));
+  return make("dl", {}, ...rows.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", { class: kind }, String(value)))));
 }
 
 const count = (number) => (typeof number === "number" ? number.toLocaleString("en") : undefined);
@@ -87,7 +87,7 @@ function madeFrom(model) {
   const records = Object.entries(model.lineage ?? {}).map(([role, digest]) => [words(role), digest]);
   return section(
     "What it was made from",
-    facts([...records, ["token contract", model.contract_digest]]),
+    facts([...records, ["token contract", model.contract_digest]], "digest"),
     make("p", { class: "note" }, "Digests of its records: whorl show tells what went into each."),
   );
 }

@@ -5,8 +5,9 @@ import { AnswerView } from "./answer.js";
 import { showCode } from "./code.js";
 import { at, button, clearError, make, showError } from "./dom.js";
 import { chatBody, readSettings } from "./settings.js";
-import { Turn, grow } from "./turns.js";
+import { hideTip } from "./tokens.js";
 import { callsAsMessage, resultForm } from "./tools.js";
+import { Turn, grow } from "./turns.js";
 
 const PATH = "/v1/chat/completions";
 const IDEAS = ["Explain what a whorl is, in two sentences.", "Write a haiku about a small machine.", "List three uses of a paper clip."];
@@ -35,6 +36,7 @@ export class Chat {
 
   clear() {
     this.turn.abort();
+    hideTip();
     this.messages = [];
     const ideas = IDEAS.map((idea) => button(idea, () => {
       at("chat-input").value = idea;
@@ -43,7 +45,7 @@ export class Chat {
     at("chat-log").replaceChildren(
       make("div", { class: "empty" }, make("h2", {}, "What would you like to know?"), make("div", { class: "ideas" }, ...ideas)),
     );
-    at("chat-input").focus();
+    if (matchMedia("(pointer: fine)").matches) at("chat-input").focus();
   }
 
   async say() {
@@ -51,7 +53,7 @@ export class Chat {
     if (!text || this.turn.running || !this.model) return;
     clearError();
     this.#log(make("article", { class: "message person", aria: { label: "You" } },
-      make("p", { class: "who" }, "You"), make("div", { class: "body said" }, text)));
+      make("p", { class: "unseen" }, "You"), make("div", { class: "body said" }, text)));
     this.messages.push({ role: "user", content: text });
     at("chat-input").value = "";
     await this.ask();
@@ -81,7 +83,7 @@ export class Chat {
       if (view.finish && view.calls.length) this.#wantResults(view, messages);
       if (!view.id && messages === this.messages) this.#offerWayOut(view);
     });
-    at("chat-input").focus({ preventScroll: true });
+    if (!view.node.querySelector(".results")) at("chat-input").focus({ preventScroll: true });
   }
 
   code() {

@@ -72,6 +72,7 @@ function showTip(node, token) {
 export function hideTip() {
   at("token-tip").hidden = true;
 }
+window.addEventListener("scroll", hideTip, { passive: true });
 
 // Texts with their probabilities as bars; [{text, logprob}], the chosen one marked.
 export function bars(choices, chosen) {

@@ -40,7 +40,9 @@ export class Turn {
 
   #show() {
     at(this.begin).disabled = !this.allowed || this.running;
+    at(this.begin).hidden = this.running; // the one stands where the other was
     at(this.stop).disabled = !this.running;
+    at(this.stop).hidden = !this.running;
   }
 }
 
