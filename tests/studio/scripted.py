@@ -70,12 +70,12 @@ def model_of(name: str, variant: str) -> dict[str, Any]:
 MODELS = [model_of("snail", "openvino int8"), model_of("nautilus", "hf f32")]
 
 
-def scripted_app(models: list[dict[str, Any]] | None = None) -> FastAPI:
+def scripted_app(step_s: float = STEP_S) -> FastAPI:
     """app.state.bodies: what was asked; .refuse: {field: message} of what it refuses."""
     app = FastAPI(openapi_url=None)
     state = app.state
     state.access, state.bodies, state.refuse = Access.of(KEY), [], {}
-    state.models = models or MODELS
+    state.models = MODELS
     app.add_middleware(
         Guard, access=state.access, allowed_hosts=(), open_paths=frozenset(PAGE_FILES)
     )
@@ -114,18 +114,18 @@ def scripted_app(models: list[dict[str, Any]] | None = None) -> FastAPI:
             if field in body:
                 error = {"message": message, "param": field, "code": "unsupported_parameter"}
                 return JSONResponse({"error": error}, 400)
-        return StreamingResponse(events_of(body, key), media_type="text/event-stream")
+        return StreamingResponse(events_of(body, key, step_s), media_type="text/event-stream")
 
     return app
 
 
-async def events_of(body: dict[str, Any], key: str) -> AsyncIterator[str]:
+async def events_of(body: dict[str, Any], key: str, step_s: float) -> AsyncIterator[str]:
     base = {"id": f"{'chatcmpl' if key == 'delta' else 'cmpl'}-1234", "model": body["model"]}
     count = 0
     for choice in choices_of(body, key):
         count += 1
         yield f"data: {json.dumps({**base, 'choices': [{'index': 0, **choice}]})}\n\n"
-        await asyncio.sleep(STEP_S)
+        await asyncio.sleep(step_s)
     usage = {"prompt_tokens": 9, "completion_tokens": count, "total_tokens": 9 + count}
     yield f"data: {json.dumps({**base, 'choices': [], 'usage': usage})}\n\n"
     yield "data: [DONE]\n\n"

@@ -8,7 +8,7 @@ const OPENAI = new Set([
   "presence_penalty", "frequency_penalty", "n", "stream",
 ]);
 
-export function asCurl(origin, path, body) {
+function asCurl(origin, path, body) {
   const data = JSON.stringify(body, null, 2).replaceAll("'", String.raw`'\''`);
   return [
     `curl ${origin}${path} \\`,
@@ -18,7 +18,7 @@ export function asCurl(origin, path, body) {
   ].join("\n");
 }
 
-export function asPython(origin, path, body) {
+function asPython(origin, path, body) {
   const isChat = path.endsWith("/chat/completions");
   const own = Object.entries(body).filter(([name]) => OPENAI.has(name));
   const more = Object.entries(body).filter(([name]) => !OPENAI.has(name));
@@ -38,7 +38,7 @@ export function asPython(origin, path, body) {
 }
 
 // A JSON value as Python writes it.
-export function literal(value, depth = 0) {
+function literal(value, depth = 0) {
   if (value === null || value === undefined) return "None";
   if (typeof value === "boolean") return value ? "True" : "False";
   if (typeof value !== "object") return JSON.stringify(value);

@@ -30,7 +30,7 @@ async function loadLine() {
 }
 
 // Samples of Prometheus' text format, their labels added up: {name: value}.
-export function samplesOf(text) {
+function samplesOf(text) {
   const samples = {};
   for (const line of text.split("\n")) {
     const match = /^([a-zA-Z_:][\w:]*)(?:\{.*\})?\s+(\S+)/.exec(line);

@@ -108,7 +108,7 @@ function common({ temperature, top_p, seed, max_tokens, stop, schema }) {
   return { temperature, top_p, seed, max_tokens, stop, response_format: format ?? undefined };
 }
 
-export function clean(body) {
+function clean(body) {
   return Object.fromEntries(Object.entries(body).filter(([, value]) => value !== undefined));
 }
 

@@ -5,16 +5,16 @@ import { at, make } from "./dom.js";
 const LEVELS = [0.9, 0.6, 0.3, 0.1]; // probabilities between which a token's tint changes
 const MAX_SHOWN = 8; // alternatives of one token
 
-export const probability = (logprob) => (logprob === null ? null : Math.exp(Math.min(0, logprob)));
+const probability = (logprob) => (logprob === null ? null : Math.exp(Math.min(0, logprob)));
 
-export function percent(share) {
+function percent(share) {
   if (share === null) return "–";
   if (share > 0 && share < 0.001) return "< 0.1%";
   return `${(100 * share).toFixed(share < 0.1 ? 1 : 0)}%`;
 }
 
 // A text as it can be seen: spaces and line ends have signs.
-export function visible(text) {
+function visible(text) {
   const signs = { " ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍" };
   return text === "" ? "(nothing)" : text.replaceAll(/[ \n\t\r]/g, (char) => signs[char]);
 }
