@@ -110,7 +110,8 @@ class Browser:
         self.evaluate("1")
         logged = [e["params"] for e in self.events if e.get("method") == "Log.entryAdded"]
         thrown = [e["params"] for e in self.events if e.get("method") == "Runtime.exceptionThrown"]
-        return [json.dumps(each) for each in (*logged, *thrown)]
+        told = [each for each in logged if each["entry"]["source"] != "network"]  # statuses
+        return [json.dumps(each) for each in (*told, *thrown)]
 
     def screenshot(self, path: Path, whole: bool = False) -> None:
         data = self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]

@@ -2,7 +2,7 @@
 
 const KEY = "whorl-api-key"; // in sessionStorage: gone when the tab is closed
 
-export class Refused extends Error {
+class Refused extends Error {
   constructor(message, status = 0, code = "", param = null) {
     super(message);
     this.status = status;
@@ -111,7 +111,7 @@ export async function* answerOf(path, body, signal) {
 }
 
 // OpenAI's two forms of log-probabilities as one: [{text, logprob, top: [{text, logprob}]}].
-export function tokensOf(logprobs) {
+function tokensOf(logprobs) {
   if (!logprobs) return [];
   if (Array.isArray(logprobs.content)) {
     return logprobs.content.map(({ token, logprob, top_logprobs }) => ({
