@@ -201,7 +201,7 @@ ORDINARY = (
     "```python\nx = '<b>'\n\ny = 1\n```\nafter",
     "> quoted\n> more\n\nplain",
     "5. five\n6. six",
-    "a_b_c and 2*3*4 stay; __init__ is `__init__`",
+    "a_b_c and 2 * 3 stay; `__init__` and `` `x` ``, *a*, **b**.",
     "---\n\ntext\n\n***",
     "~~~\nunclosed code\n# no title",
     "`` a ` b `` and *one* **two** three",
@@ -218,6 +218,16 @@ def test_markdown_is_read_as_others_read_it(browser: Browser, scripted: Site, te
         f"(markdown({json.dumps(text)})))"
     )
     assert _bare(shown) == _bare(_reference(text))
+
+
+def test_names_of_programs_stay_as_they_are(browser: Browser, scripted: Site) -> None:
+    if browser.evaluate("location.origin") != scripted.base_url:
+        scripted.enter(browser)
+    text = "2*3*4, __init__, snake_case_name, **kwargs and *args"
+    shown = browser.evaluate(
+        f"import('/parts/markdown.js').then((m) => m.markdown({json.dumps(text)})[0].innerHTML)"
+    )
+    assert shown == text
 
 
 def _reference(text: str) -> str:

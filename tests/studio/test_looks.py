@@ -13,26 +13,24 @@ TABS = ("chat", "complete", "compare", "card")
 CONTRASTS = (Path(__file__).parent / "contrast.js").read_text("utf-8")
 
 
+def say(browser: Browser, text: str) -> None:
+    browser.focus("#chat-input")
+    browser.type(text)
+    browser.press("Enter")
+
+
 def fill_the_page(browser: Browser, scripted: Site) -> None:
     scripted.app.state.refuse = {}
     scripted.enter(browser)
     for box in ("logprobs", "structured", "with-tools"):
         browser.click(f"#{box}")
-    for text in ("tokens", "again"):
-        browser.focus("#chat-input")
-        browser.type(text)
-        browser.press("Enter")
-        browser.has(".results")
+    say(browser, "weather?")
+    browser.has(".results")
     browser.click("#with-tools")
-    browser.click("#chat-send")
-    browser.focus("#chat-input")
-    browser.type("a long word: " + "x" * 300)
-    browser.press("Enter")
+    say(browser, "a long word: " + "x" * 300)
     browser.has(".judged")
     browser.click("#structured")
-    browser.focus("#chat-input")
-    browser.type("markdown")
-    browser.press("Enter")
+    say(browser, "markdown")
     browser.has(".answer:last-child .figures", "ended here")
 
 

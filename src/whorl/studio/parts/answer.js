@@ -98,7 +98,7 @@ export class AnswerView {
     this.#draw();
     this.#drawFigures(reason);
     this.caret.remove();
-    if (this.schema && this.finish) this.#judge();
+    if (this.schema && this.finish && !this.calls.length) this.#judge();
     if (!this.text && !this.calls.length && !this.id) return;
     const tools = make("div", { class: "actions" });
     if (this.tokens.length) tools.append(this.#tokensButton());

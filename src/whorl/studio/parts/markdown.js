@@ -92,7 +92,8 @@ function paragraph(lines, place, depth) {
   return [make("p", {}, ...inline(text.join("\n"))), next];
 }
 
-// Code first, since nothing inside it means anything; then strong, then emphasis.
+// Code first, since nothing inside it means anything; then strong, then emphasis. Marks inside words
+// and two underscores stay as they are: 2*3*4, __init__.
 const CODE = "(`+)([^`]|[^`][^]*?[^`])\\1(?!`)";
 const STRONG = "\\*\\*(?=\\S)([^]*?\\S)\\*\\*";
 const EMPHASIS = "(?<![\\w*])[*_](?=[^\\s*_])([^*_]*[^\\s*_])[*_](?![\\w*])";
@@ -104,7 +105,7 @@ function inline(text) {
   let end = 0;
   for (const match of text.matchAll(SPANS)) {
     if (match.index > end) nodes.push(text.slice(end, match.index));
-    if (match[2] !== undefined) nodes.push(make("code", {}, match[2]));
+    if (match[2] !== undefined) nodes.push(make("code", {}, match[2].replace(/^ (.*\S.*) $/s, "$1")));
     else if (match[3] !== undefined) nodes.push(make("strong", {}, match[3]));
     else nodes.push(make("em", {}, match[4]));
     end = match.index + match[0].length;
