@@ -130,6 +130,24 @@ def test_what_a_server_cannot_is_said_and_left_out(
     assert not browser.evaluate(f"document.getElementById('{box}').checked")
 
 
+def test_what_the_card_denies_is_not_offered(browser: Browser, scripted: Site) -> None:
+    state = scripted.app.state
+    unable = {"engine_unable": ["grammar", "logprobs"], "tool_calls": None, "context_length": 64}
+    before, state.models = state.models, [{**MODELS[0], **unable}]
+    scripted.enter(browser)
+    state.models = before
+    for box in ("logprobs", "structured", "with-tools"):
+        assert browser.evaluate(f"document.getElementById('{box}').disabled")
+        assert browser.text(f"#{box}-why").startswith("This ")
+    assert browser.evaluate("document.getElementById('max-tokens').value") == "32"
+    say(browser, "hello")
+    browser.has(".figures", "ended here")
+    browser.click(".actions button:last-child")  # again
+    browser.wait_for("document.querySelector('.answer[aria-busy=false]')")
+    first, second = state.bodies
+    assert first["messages"] == second["messages"] and second["seed"] == first["seed"] + 1
+
+
 def test_two_answers_side_by_side_and_the_better_one(browser: Browser, scripted: Site) -> None:
     scripted.enter(browser)
     browser.click("#tab-compare")
@@ -157,7 +175,7 @@ def test_the_card_says_what_compression_cost(browser: Browser, scripted: Site) -
     scripted.enter(browser)
     browser.click("#tab-card")
     card = browser.text("#card")
-    for told in ("1.512", "1.400 to 1.600", "hf f32", "+0.80%", "180 ms", "cd" * 16, "2,048"):
+    for told in ("1.512", "1.400 to 1.600", "hf f32", "+0.80%", "within 180 ms", "cd" * 16, "2,048"):
         assert told in card
     browser.has("#load", "3 running · 1 waiting · 412 tokens/s")
 

@@ -31,7 +31,7 @@ async function start() {
   clearError();
   fill(at("model-choice"), models.map((model) => [model.id, model.id]));
   at("model-choice").hidden = models.length < 2;
-  at("model").hidden = models.length > 1;
+  at("model").className = models.length > 1 ? "unseen" : "";
   at("model-choice").addEventListener("change", () => {
     use(models.find((model) => model.id === at("model-choice").value));
   });
@@ -43,7 +43,7 @@ async function start() {
 }
 
 // A server that does not tell is asked.
-const chats = (model) => model.chat ?? (model.codecs ?? []).some((codec) => codec.media_type?.startsWith("text/"));
+const chats = (model) => model.chats ?? (model.codecs ?? []).some((codec) => codec.media_type?.startsWith("text/"));
 
 function use(model) {
   document.title = `${model.id} · whorl`;

@@ -48,7 +48,7 @@ def _add_file(app: FastAPI, path: str, name: str, media_type: str) -> None:
 def page_facts(tokens: Tokens, card: ModelCard) -> dict[str, Any]:
     """What the page is told of a model besides what clients of OpenAI's API read."""
     return {
-        "chat": "text" in tokens.codecs and tokens.contract.chat_template is not None,
+        "chats": "text" in tokens.codecs and tokens.contract.chat_template is not None,
         "variants": [each.model_dump() for each in card.variants],
         "inputs": {name: _input_form(codec) for name, codec in tokens.codecs.items()},
     }

@@ -6,7 +6,7 @@ import { feedbackBar } from "./feedback.js";
 import { markdown } from "./markdown.js";
 import { shownParts } from "./outputs.js";
 import { faultsOf, parsed } from "./schema.js";
-import { settingOf } from "./settings.js";
+import { nextSeed, settingOf } from "./settings.js";
 import { tokenView } from "./tokens.js";
 import { addCalls, callCard } from "./tools.js";
 
@@ -106,7 +106,9 @@ export class AnswerView {
       const copy = button("Copy", async () => { announce(await copied(this.text)); copy.textContent = "Copied"; });
       tools.append(copy);
     }
-    if (this.again && !this.calls.length) tools.append(button("Again", () => this.again(this)));
+    if (this.again && !this.calls.length) {
+      tools.append(button("Again", () => { nextSeed(); this.again(this); }, { title: "With the next seed" }));
+    }
     this.foot.append(tools);
     if (this.id) this.foot.append(...feedbackBar(this));
   }

@@ -35,7 +35,9 @@ function about(model) {
       ["Context", model.context_length && `${count(model.context_length)} tokens`],
       ["Longest answer", model.max_tokens && `${count(model.max_tokens)} tokens`],
       ["Vocabulary", model.vocab_size && `${count(model.vocab_size)} tokens`],
-      ["Can chat", model.chat === undefined ? "" : model.chat ? "yes" : "no, it goes on from texts"],
+      ["Chats", model.chats === undefined ? "" : model.chats ? "yes" : "no, it goes on from what it is given"],
+      ["Calls tools", model.tool_calls && `in the form of ${model.tool_calls}`],
+      ["The engine cannot", (model.engine_unable ?? []).map(words).join(", ")],
     ]),
   );
 }
@@ -77,11 +79,28 @@ function change(value, other) {
   return `${share >= 0 ? "+" : "−"}${Math.abs(share).toFixed(2)}%`;
 }
 
-function promised(model) {
-  if (!model.promise || typeof model.promise !== "object") return null;
-  const pairs = Object.entries(model.promise).filter(([, value]) => typeof value !== "object");
-  return section("What this server promises", facts(pairs.map(([name, value]) => [words(name), value])));
+// For so many at once, each with a prompt of so many tokens.
+function promised({ promise }) {
+  if (!promise) return null;
+  const each = promise.tokens_per_s_per_user?.toPrecision(3);
+  const missed = (promise.missed ?? []).map((target) => make("li", {}, target));
+  return section(
+    "What this server promises",
+    facts([
+      ["Users at once", count(promise.users)],
+      ["First token", promise.ttft_p95_s && `within ${seconds(promise.ttft_p95_s)}, 95 times of 100`],
+      ["Then for each", each && `${each} tokens/s`],
+      ["For all", promise.tokens_per_s && `${count(Math.round(promise.tokens_per_s))} tokens/s`],
+      ["Prompts", promise.prompt_tokens && `of ${count(promise.prompt_tokens)} tokens`],
+      ["Memory", promise.memory_bytes && `up to ${(promise.memory_bytes / 2 ** 30).toFixed(1)} GiB`],
+      ["Known by", promise.basis],
+    ]),
+    missed.length ? make("p", { class: "note" }, "Asked for and not kept:") : null,
+    missed.length ? make("ul", { class: "note" }, ...missed) : null,
+  );
 }
+
+const seconds = (time_s) => (time_s < 1 ? `${Math.round(1000 * time_s)} ms` : `${time_s.toFixed(1)} s`);
 
 function madeFrom(model) {
   const records = Object.entries(model.lineage ?? {}).map(([role, digest]) => [words(role), digest]);

@@ -53,12 +53,32 @@ function editor(box, group, area, note, names, example, check) {
 }
 
 export function startFrom(model) {
-  const limit = Math.max(1, Math.min(model.max_tokens ?? 512, (model.context_length ?? 513) - 1));
+  const context = model.context_length ?? 1024;
+  const limit = Math.max(1, Math.min(model.max_tokens ?? 512, context - 1));
   at("max-tokens").max = limit;
-  at("max-tokens").value = Math.min(limit, 256);
+  at("max-tokens").value = Math.min(limit, 256, Math.ceil(context / 2)); // the rest is for the prompt
   at("temperature").value = model.sampling?.temperature ?? 0.7;
   at("top-p").value = model.sampling?.top_p ?? 0.95;
   at("seed").value = model.sampling?.seed ?? "";
+  const unable = new Set(model.engine_unable ?? []);
+  offer("logprobs", !unable.has("logprobs"), "This engine tells no probabilities.");
+  offer("structured", !unable.has("grammar"), "This engine cannot hold an answer to a schema.");
+  offer("with-tools", model.tool_calls !== null, "This model's chats know no tool calls.");
+}
+
+// A setting that the model's card says is of no use stands there, and says why.
+function offer(box, useful, why) {
+  at(box).disabled = !useful;
+  at(`${box}-why`).textContent = useful ? "" : why;
+  at(`${box}-why`).hidden = useful;
+  if (useful || !at(box).checked) return;
+  at(box).checked = false;
+  at(box).dispatchEvent(new Event("change"));
+}
+
+// The same seed gives the same answer: who asks again wants another.
+export function nextSeed() {
+  if (at("seed").value !== "") at("seed").value = Number(at("seed").value) + 1;
 }
 
 // Raises Error saying which setting cannot be used.
