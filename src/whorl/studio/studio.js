@@ -43,7 +43,8 @@ async function start() {
 }
 
 // A server that does not tell is asked.
-const chats = (model) => model.chats ?? (model.codecs ?? []).some((codec) => codec.media_type?.startsWith("text/"));
+const chats = (model) => model.chats ?? takesText(model);
+const takesText = ({ codecs }) => !codecs || codecs.some((codec) => codec.media_type.startsWith("text/"));
 
 function use(model) {
   document.title = `${model.id} · whorl`;
@@ -58,6 +59,8 @@ function use(model) {
   complete.use(model);
   if (chats(model)) chat.use(model);
   at("tab-chat").hidden = !chats(model);
+  at("tab-compare").hidden = !takesText(model);
+  if (at(`tab-${document.body.dataset.tab ?? "card"}`).hidden) show("complete");
   at("card").replaceChildren(...cardOf(model));
 }
 
@@ -114,7 +117,8 @@ at("key-forget").addEventListener("click", () => { apiKey.set(""); closeKeyDialo
 
 let asking = null; // one dialog, however many requests want the key
 whenKeyIsWanted(() => {
-  asking ??= askForKey("This server asks for an API key").finally(() => { asking = null; });
+  const title = apiKey.get() ? "That key was not taken" : "This server asks for an API key";
+  asking ??= askForKey(title).finally(() => { asking = null; });
   return asking;
 });
 at("key-open").addEventListener("click", async () => {

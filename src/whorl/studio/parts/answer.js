@@ -133,6 +133,8 @@ export class AnswerView {
     if (this.parts !== undefined || this.partsError) {
       blocks.splice(0, blocks.length, ...shownParts(this));
     }
+    const isEmpty = this.closed && this.finish && !blocks.length;
+    if (isEmpty) blocks.push(make("p", { class: "note" }, "The answer is empty."));
     this.body.replaceChildren(...blocks);
     if (!this.closed) place(this.body, this.caret);
     if (following) follow();

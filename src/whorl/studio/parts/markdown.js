@@ -48,9 +48,8 @@ function fenced(lines, place, [, marks, language]) {
   const code = [];
   let next = place + 1;
   while (next < lines.length && lines[next].trim() !== marks) code.push(lines[next++]);
-  const node = make("pre", {}, make("code", {}, code.join("\n")));
-  if (language) node.append(make("span", { class: "language" }, language));
-  return [node, next + 1];
+  const label = language ? make("span", { class: "language" }, language) : null;
+  return [make("pre", {}, label, make("code", {}, code.join("\n"))), next + 1];
 }
 
 function list(lines, place, depth) {
