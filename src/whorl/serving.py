@@ -10,7 +10,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from whorl.codecs.contract import Tokens
     from whorl.core.ports import Engine
     from whorl.stages.improve.registry import Version
-    from whorl.stages.serve.card import ModelCard
+    from whorl.stages.serve.card import ModelCard, QualityFigure
     from whorl.stages.serve.served import Served
     from whorl.stages.serve.swap import NextModel
 
@@ -232,20 +232,14 @@ def _open(
     """A model with its engine, ready to answer."""
     from whorl.codecs.contract import Tokens
     from whorl.model.folder import TOKENS, read_card
-    from whorl.stages.serve.card import ModelCard, QualityFigure
+    from whorl.stages.serve.card import ModelCard, VariantQuality
     from whorl.wiring.promise import open_promised
 
     folder = model.folder
     card = read_card(folder)
     shown_variant = model.variant or card.variant
-    figures = tuple(
-        QualityFigure(
-            **{key: score[key] for key in ("name", "field", "metric", "value", "low", "high")},
-            shown=find_metric(score["metric"]).shown(score["value"]),
-        )
-        for score in model.scores
-        if score.get("variant") == asdict(shown_variant)
-    )
+    measured = _figures_by_variant(model.scores)
+    figures = measured.pop(shown_variant, ())
     shown = ModelCard(
         name=model.model_id,
         contract_digest=card.contract_digest,
@@ -255,6 +249,9 @@ def _open(
         created=int((folder / "whorl.json").stat().st_mtime),
         lineage={key: str(value) for key, value in card.lineage.items()},
         quality=figures,
+        variants=tuple(
+            VariantQuality(variant=str(each), quality=found) for each, found in measured.items()
+        ),
         example_prompt=example_prompt,
     )
     engine, promise = open_promised(folder, model.variant, config)
@@ -275,15 +272,19 @@ def open_model_app(
 ) -> Service:
     """(FastAPI service of a model, function that closes the engine it has then).
 
-    home: whose keys it takes, and where it logs its answers; None: it does neither.
+    home: whose keys it takes, and where its answers and people's opinions of them are logged;
+    None: it does none of this.
     """
     from whorl.stages.serve.app import create_app
     from whorl.stages.serve.desk import Desk
+    from whorl.stages.serve.feedback import add_feedback
 
     desk = Desk.of(config, home)
     engine, tokens, card = _open(model, config, example_prompt)
     try:
         app = create_app(engine, tokens, card, config, api_key, desk)
+        if home is not None:
+            add_feedback(app, app.state.gateway, home)
     except BaseException:
         engine.close()
         raise
@@ -315,6 +316,23 @@ def newer_models(
         return Served(engine, tokens, card, engine.close)
 
     return look
+
+
+def _figures_by_variant(
+    scores: Sequence[Mapping[str, Any]],
+) -> dict[Variant, tuple[QualityFigure, ...]]:
+    from whorl.stages.serve.card import QualityFigure
+
+    found: dict[Variant, tuple[QualityFigure, ...]] = {}
+    for score in scores:
+        if score.get("variant") is not None:
+            figure = QualityFigure(
+                **{key: score[key] for key in ("name", "field", "metric", "value", "low", "high")},
+                shown=find_metric(score["metric"]).shown(score["value"]),
+            )
+            variant = Variant(**score["variant"])
+            found[variant] = (*found.get(variant, ()), figure)
+    return found
 
 
 def serve_app(

@@ -16,15 +16,16 @@ from whorl.torture.target import Attack, Outcome, Victim, status_of
 __all__ = ["ATTACKS"]
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "FOO")
+PAGE = ("/", "/studio.js", "/studio.css", "/icon.svg", "/favicon.ico")  # equal for everybody
 ROUTES = (
-    *("/", "/health", "/metrics", "/studio.js", "/studio.css", "/icon.svg", "/favicon.ico"),
+    *("/health", "/metrics", "/v1/feedback", *PAGE),
     *("/v1/models", "/v1/models/x", "/v1/completions", "/v1/chat/completions", "/v1/responses"),
     *("/v1/messages", "/v1/embeddings", "/tokenize", "/detokenize", "/v1/tokenize", "/docs"),
     *("/openapi.json", "/admin", "/v1/", "//", "/v1/nothing", "/.env", "/v1/load_lora_adapter"),
     *("/health/", "/HEALTH", "//health", "/health/../v1/models", "/%68ealth/..%2fv1/models"),
     *("/health;/v1/models", "/health?/v1/models", "/v1/models#/health", "/pause", "/shutdown"),
 )
-OPEN = ("/health", "/health?/v1/models")  # the second asks /health, with a query
+OPEN = ("/health", "/health?/v1/models", *PAGE)  # the second asks /health, with a query
 P_VALUE = 1e-4
 
 
@@ -199,7 +200,7 @@ ATTACKS = (
     Attack(
         "C7",
         "without the key: routes x methods x headers; time to refuse",
-        "refused on all but /health, in a time that tells nothing",
+        "refused on all but /health and the page, in a time that tells nothing",
         *(900, 20_000),
         enter_without_a_key,
     ),

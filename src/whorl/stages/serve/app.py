@@ -5,8 +5,6 @@ Every answer other than 200 has the body that OpenAI's clients read (`whorl.stag
 
 from __future__ import annotations
 
-from importlib.resources import files
-
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
@@ -21,17 +19,10 @@ from whorl.stages.serve.dialects.routes import ROUTES, add_dialects
 from whorl.stages.serve.errors import ApiError
 from whorl.stages.serve.gateway import Gateway
 from whorl.stages.serve.metrics import CONTENT_TYPE
+from whorl.stages.serve.page import PAGE_FILES, add_page
 from whorl.stages.serve.served import Served
 
 __all__ = ["create_app"]
-
-PAGE_FILES = {
-    "/": ("index.html", "text/html"),
-    "/studio.js": ("studio.js", "text/javascript"),
-    "/studio.css": ("studio.css", "text/css"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
-    "/favicon.ico": ("icon.svg", "image/svg+xml"),  # some browsers ask before they read the page
-}
 
 
 def create_app(
@@ -59,15 +50,14 @@ def create_app(
         Guard,
         access=access,
         allowed_hosts=(*config.allowed_hosts, config.host),
-        denied_page=_page_file("denied.html").decode(),
+        open_paths=frozenset(PAGE_FILES),
         allowed_origins=config.allowed_origins,
         on_refused=desk.refused,
     )
     _add_errors(app, desk)
     _add_health(app, gateway)
     add_dialects(app, gateway)
-    for path, (name, media_type) in PAGE_FILES.items():
-        _add_page_file(app, path, name, media_type)
+    add_page(app)
     return app
 
 
@@ -105,18 +95,6 @@ def _add_health(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/metrics")
     async def metrics() -> Response:
         return Response(gateway.desk.meters.text(), media_type=CONTENT_TYPE)
-
-
-def _add_page_file(app: FastAPI, path: str, name: str, media_type: str) -> None:
-    data = _page_file(name)
-
-    @app.get(path, name=name)
-    async def page_file() -> Response:
-        return Response(data, media_type=media_type)
-
-
-def _page_file(name: str) -> bytes:
-    return (files("whorl.studio") / name).read_bytes()
 
 
 async def _health(gateway: Gateway) -> Response:
