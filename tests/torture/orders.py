@@ -126,7 +126,7 @@ ORDERED = (
         "C13",
         "an engine that stalls or fails",
         "health red within its deadline, no request hangs, green again",
-        *(3, 50),
+        *(2, 50),
         stall_and_fail,
     ),
     Attack(

