@@ -10,7 +10,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,10 @@ from whorl.spec.resolved import ServeConfig
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from whorl.codecs.contract import Tokens
+    from whorl.core.ports import Engine
     from whorl.stages.improve.registry import Version
+    from whorl.stages.serve.card import ModelCard, QualityFigure
     from whorl.stages.serve.served import Served
     from whorl.stages.serve.swap import NextModel
 
@@ -34,7 +37,6 @@ __all__ = [
     "find_model",
     "newer_models",
     "open_model_app",
-    "open_served",
     "serve_app",
 ]
 
@@ -224,25 +226,20 @@ class Address:
         return f"curl --oauth2-bearer {key} {shlex.join(words)}"
 
 
-def open_served(model: Servable, config: ServeConfig, example_prompt: str = "") -> Served:
+def _open(
+    model: Servable, config: ServeConfig, example_prompt: str = ""
+) -> tuple[Engine, Tokens, ModelCard]:
     """A model with its engine, ready to answer."""
     from whorl.codecs.contract import Tokens
     from whorl.model.folder import TOKENS, read_card
-    from whorl.stages.serve.card import ModelCard, QualityFigure
-    from whorl.stages.serve.served import Served
+    from whorl.stages.serve.card import ModelCard, VariantQuality
     from whorl.wiring.promise import open_promised
 
     folder = model.folder
     card = read_card(folder)
     shown_variant = model.variant or card.variant
-    figures = tuple(
-        QualityFigure(
-            **{key: score[key] for key in ("name", "field", "metric", "value", "low", "high")},
-            shown=find_metric(score["metric"]).shown(score["value"]),
-        )
-        for score in model.scores
-        if score.get("variant") == asdict(shown_variant)
-    )
+    measured = _figures_by_variant(model.scores)
+    figures = measured.pop(shown_variant, ())
     shown = ModelCard(
         name=model.model_id,
         contract_digest=card.contract_digest,
@@ -252,12 +249,15 @@ def open_served(model: Servable, config: ServeConfig, example_prompt: str = "") 
         created=int((folder / "whorl.json").stat().st_mtime),
         lineage={key: str(value) for key, value in card.lineage.items()},
         quality=figures,
+        variants=tuple(
+            VariantQuality(variant=str(each), quality=found) for each, found in measured.items()
+        ),
         example_prompt=example_prompt,
     )
     engine, promise = open_promised(folder, model.variant, config)
-    shown = shown.model_copy(update={"promise": promise})
     try:
-        return Served(engine, Tokens.load(folder / TOKENS), shown, engine.close)
+        tokens = Tokens.load(folder / TOKENS)
+        return engine, tokens, shown.model_copy(update={"promise": promise})
     except BaseException:
         engine.close()
         raise
@@ -272,18 +272,21 @@ def open_model_app(
 ) -> Service:
     """(FastAPI service of a model, function that closes the engine it has then).
 
-    home: whose keys it takes, and where it logs its answers; None: it does neither.
+    home: whose keys it takes, and where its answers and people's opinions of them are logged;
+    None: it does none of this.
     """
-    from whorl.stages.serve.app import app_of
+    from whorl.stages.serve.app import create_app
     from whorl.stages.serve.desk import Desk
+    from whorl.stages.serve.feedback import add_feedback
 
-    served = open_served(model, config, example_prompt)
-    if (promise := served.card.promise) is not None:
-        config = config.model_copy(update={"max_running": promise.users})
+    desk = Desk.of(config, home)
+    engine, tokens, card = _open(model, config, example_prompt)
     try:
-        app = app_of(served, config, api_key, Desk.of(config, home))
+        app = create_app(engine, tokens, card, config, api_key, desk)
+        if home is not None:
+            add_feedback(app, app.state.gateway, home)
     except BaseException:
-        served.close()
+        engine.close()
         raise
     return app, lambda: app.state.gateway.served.close()
 
@@ -295,6 +298,8 @@ def newer_models(
 
     One that cannot be opened is told once (its error is raised), and not tried again.
     """
+    from whorl.stages.serve.served import Served
+
     seen = now
 
     def look() -> Served | None:
@@ -307,9 +312,27 @@ def newer_models(
         ):
             return None
         seen = found
-        return open_served(found, config)
+        engine, tokens, card = _open(found, config)
+        return Served(engine, tokens, card, engine.close)
 
     return look
+
+
+def _figures_by_variant(
+    scores: Sequence[Mapping[str, Any]],
+) -> dict[Variant, tuple[QualityFigure, ...]]:
+    from whorl.stages.serve.card import QualityFigure
+
+    found: dict[Variant, tuple[QualityFigure, ...]] = {}
+    for score in scores:
+        if score.get("variant") is not None:
+            figure = QualityFigure(
+                **{key: score[key] for key in ("name", "field", "metric", "value", "low", "high")},
+                shown=find_metric(score["metric"]).shown(score["value"]),
+            )
+            variant = Variant(**score["variant"])
+            found[variant] = (*found.get(variant, ()), figure)
+    return found
 
 
 def serve_app(

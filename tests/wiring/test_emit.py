@@ -25,7 +25,7 @@ PROMISE = Promise(
     prompt_tokens=32,
     memory_bytes=800 * 2**20,
 )
-WORDS = ["/srv/my models/50% off", "--engine", "openvino", "--set", "serve.max_tokens=64"]
+WORDS = ["/models/of ours/50% off", "--engine", "openvino", "--set", "serve.max_tokens=64"]
 
 
 def emitted(form: str, name: str = "My model.v1") -> str:
@@ -37,7 +37,7 @@ def test_a_unit_of_systemd(tmp_path: Path) -> None:
     text = emitted("systemd")
     lines = dict(line.split("=", 1) for line in text.splitlines() if "=" in line and line[0] != "#")
     command = lines["ExecStart"]
-    assert '"/srv/my models/50%% off"' in command and "--port 8123" in command
+    assert '"/models/of ours/50%% off"' in command and "--port 8123" in command
     assert lines["EnvironmentFile"] == "/etc/whorl/whorl-my-model-v1.env"
     assert (
         lines["MemoryMax"] == "1000M" and "http://127.0.0.1:8123/health" in lines["ExecStartPost"]

@@ -270,16 +270,6 @@ class ServeSpec(Spec):
     ] = Field(
         (), max_length=64, description="names that a reverse proxy or others call the server by"
     )
-    replicas: NumReplicas = Field(1, description="engines side by side on this machine")
-    ttft_p95: Annotated[float, Duration()] | None = Field(
-        None, description='target: 95 of 100 first tokens come within it, such as "300ms"'
-    )
-    tokens_per_s_per_user: Annotated[float, Number(1e-3, 1e6)] | None = Field(
-        None, description="target: tokens per second of each answer"
-    )
-    users: MaxRunning | None = Field(
-        None, description="target: answered together within the others"
-    )
     allowed_origins: Annotated[
         tuple[Annotated[str, AfterValidator(_origin)], ...],
         BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
@@ -293,6 +283,16 @@ class ServeSpec(Spec):
     log_text: bool = Field(False, description="keep prompts and answers in the log of answers")
     usd_per_million_tokens: Annotated[float, Number(0, 1e9)] = Field(
         0.0, description="what keys with a limit in USD pay"
+    )
+    replicas: NumReplicas = Field(1, description="engines side by side on this machine")
+    ttft_p95: Annotated[float, Duration()] | None = Field(
+        None, description='target: 95 of 100 first tokens come within it, such as "300ms"'
+    )
+    tokens_per_s_per_user: Annotated[float, Number(1e-3, 1e6)] | None = Field(
+        None, description="target: tokens per second of each answer"
+    )
+    users: MaxRunning | None = Field(
+        None, description="target: answered together within the others"
     )
 
 

@@ -71,15 +71,15 @@ class ServeConfig(Frozen):
     allowed_hosts: tuple[str, ...] = Field(
         (), description="host names to answer to, besides addresses and localhost"
     )
-    replicas: NumReplicas = Field(1, description="engines side by side, each a process")
-    ttft_p95: float | None = Field(None, gt=0, description="seconds to the first token")
-    tokens_per_s_per_user: float | None = Field(None, gt=0)
-    users: MaxRunning | None = Field(None, description="answered together")
     allowed_origins: tuple[str, ...] = Field((), description="sites whose pages may ask (CORS)")
     max_wait: float = Field(30.0, gt=0, description="seconds")
     max_time: float = Field(600.0, gt=0, description="seconds")
     log_text: bool = False
     usd_per_million_tokens: float = Field(0.0, ge=0)
+    replicas: NumReplicas = Field(1, description="engines side by side, each a process")
+    ttft_p95: float | None = Field(None, gt=0, description="seconds to the first token")
+    tokens_per_s_per_user: float | None = Field(None, gt=0)
+    users: MaxRunning | None = Field(None, description="answered together")
     max_body_bytes: int = Field(256 * 2**10, ge=1)
     max_connections: int = Field(512, ge=1, description="beyond, the oldest idle one is closed")
     receive_s: float = Field(10.0, gt=0, description="deadline for a request's head, and its body")

@@ -49,26 +49,39 @@ class WrittenCall:
 
 @dataclass
 class Spoken:
-    """One whole answer."""
+    """One whole answer; its parts in the order in which they came."""
 
-    text: str = ""
-    thoughts: str = ""
-    calls: list[WrittenCall] = field(default_factory=list)
+    parts: list[Said | Thought | WrittenCall] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(part.text for part in self.parts if isinstance(part, Said))
+
+    @property
+    def thoughts(self) -> str:
+        return "".join(part.text for part in self.parts if isinstance(part, Thought))
+
+    @property
+    def calls(self) -> list[WrittenCall]:
+        return [part for part in self.parts if isinstance(part, WrittenCall)]
 
     def add(self, turn: Turn) -> None:
         """Go on with what is new."""
         ids = iter(turn.call_ids)
         for event in turn.events:
-            if isinstance(event, Said):
-                self.text += event.text
-            elif isinstance(event, Thought):
-                self.thoughts += event.text
+            last = self.parts[-1] if self.parts else None
+            if isinstance(event, Said) and isinstance(last, Said):
+                self.parts[-1] = Said(last.text + event.text)
+            elif isinstance(event, Thought) and isinstance(last, Thought):
+                self.parts[-1] = Thought(last.text + event.text)
+            elif isinstance(event, Said | Thought):
+                self.parts.append(event)
             elif isinstance(event, CallBegun):
-                self.calls.append(WrittenCall(next(ids), event.name))
-            elif isinstance(event, CallWritten):
-                self.calls[-1].arguments += event.text
+                self.parts.append(WrittenCall(next(ids), event.name))
+            elif isinstance(event, CallWritten) and isinstance(last, WrittenCall):
+                last.arguments += event.text
         self.logprobs += turn.logprobs
         self.finish_reason = turn.finish_reason or self.finish_reason
 

@@ -45,6 +45,12 @@ def test_a_message_whole_and_streamed(client: Any, scripted: Scripted) -> None:
     assert final.usage.output_tokens == message.usage.output_tokens
 
 
+def test_models(client: Any) -> None:
+    (model,) = client.models.list().data
+    assert (model.id, model.type) == ("tiny", "model")
+    assert client.models.retrieve("tiny").created_at == model.created_at
+
+
 def test_tools_there_and_back(client: Any, scripted: Scripted) -> None:
     scripted.say(f"I look.\n{CALL}\n{CALL}")
     fields = {"model": "tiny", "messages": ASK, "max_tokens": 300, "tools": [TOOL]}

@@ -223,13 +223,14 @@ def _empty_block(event: Event, ids: Iterator[str]) -> dict[str, Any]:
 
 def _blocks(answer: Spoken) -> list[dict[str, Any]]:
     blocks: list[dict[str, Any]] = []
-    if answer.thoughts:
-        blocks.append({"type": "thinking", "thinking": answer.thoughts, "signature": ""})
-    if answer.text:
-        blocks.append({"type": "text", "text": answer.text})
-    for call in answer.calls:
-        value = {"id": call.call_id, "name": call.name, "input": _object(call.arguments)}
-        blocks.append({"type": "tool_use", **value})
+    for part in answer.parts:
+        if isinstance(part, Said):
+            blocks.append({"type": "text", "text": part.text})
+        elif isinstance(part, Thought):
+            blocks.append({"type": "thinking", "thinking": part.text, "signature": ""})
+        else:
+            value = {"id": part.call_id, "name": part.name, "input": _object(part.arguments)}
+            blocks.append({"type": "tool_use", **value})
     return blocks
 
 

@@ -1,13 +1,15 @@
-"""/v1/models: what is served, in OpenAI's form with what whorl knows of it."""
+"""/v1/models: what is served, in OpenAI's and Anthropic's form, with what whorl knows of it."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 
 from whorl.stages.serve.gateway import Gateway
+from whorl.stages.serve.page import page_facts
 
 __all__ = ["add_models"]
 
@@ -17,7 +19,9 @@ def add_models(app: FastAPI, gateway: Gateway) -> None:
 
     @app.get("/v1/models")
     async def models() -> Response:
-        return JSONResponse({"object": "list", "data": [_model(gateway)]})
+        only = gateway.card.name
+        pages = {"has_more": False, "first_id": only, "last_id": only}
+        return JSONResponse({"object": "list", "data": [_model(gateway)], **pages})
 
     @app.get("/v1/models/{model_id:path}")
     async def model(model_id: str) -> Response:
@@ -31,6 +35,9 @@ def _model(gateway: Gateway) -> dict[str, Any]:
     return {
         "id": card.name,
         "object": "model",
+        "type": "model",  # Anthropic's name, as the next two
+        "display_name": card.name,
+        "created_at": datetime.fromtimestamp(card.created, UTC).isoformat(),
         "created": card.created,
         "owned_by": "whorl",
         "context_length": card.context_tokens,
@@ -55,5 +62,6 @@ def _model(gateway: Gateway) -> dict[str, Any]:
         "quality": [figure.model_dump() for figure in card.quality],
         "example_prompt": card.example_prompt,
         "sampling": card.sampling.model_dump(),
+        **page_facts(gateway.tokens, card),
         "promise": None if card.promise is None else card.promise.model_dump(),
     }

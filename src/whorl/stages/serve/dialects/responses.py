@@ -12,16 +12,15 @@ from whorl.codecs.contract import Tokens
 from whorl.stages.serve.ask import Ask, Chat, Tools
 from whorl.stages.serve.dialects.chat_messages import ends_with_answer
 from whorl.stages.serve.dialects.openai_fields import ANSWER_TOKENS
-from whorl.stages.serve.dialects.responses_events import response_events
+from whorl.stages.serve.dialects.responses_events import response_events, whole_output
 from whorl.stages.serve.dialects.responses_input import chat_of_items
-from whorl.stages.serve.dialects.responses_items import Told, output_items
+from whorl.stages.serve.dialects.responses_items import Told
 from whorl.stages.serve.dialects.structured import TextConfig, grammar_of
 from whorl.stages.serve.dialects.tools import checked_function, tools_of
 from whorl.stages.serve.errors import ApiError
 from whorl.stages.serve.generation import Generation
 from whorl.stages.serve.neutral import ABOUT_CLIENT, Neutral
 from whorl.stages.serve.request import Body
-from whorl.stages.serve.turns import spoken
 from whorl.stages.serve.wire import Wire, event_of
 
 __all__ = ["WIRE", "ResponsesBody"]
@@ -138,10 +137,8 @@ def ask(body: ResponsesBody) -> Ask:
 
 async def whole(body: ResponsesBody, generation: Generation, tokens: Tokens) -> dict[str, Any]:
     """The response with all its output."""
-    (answer,) = await spoken(generation)
     told = Told(generation, tokens, body.top_logprobs is not None)
-    status = "incomplete" if answer.finish_reason == "length" else "completed"
-    output = output_items(answer, told, status)
+    status, output = await whole_output(generation, told)
     return response_of(body, generation, status, output) | {"completed_at": time.time()}
 
 

@@ -18,10 +18,10 @@ from whorl.stages.serve.formats.events import (
     Thought,
 )
 from whorl.stages.serve.generation import Generation
-from whorl.stages.serve.turns import WrittenCall, turns
+from whorl.stages.serve.turns import Turn, WrittenCall, turns
 from whorl.stages.serve.wire import event_of
 
-__all__ = ["response_events"]
+__all__ = ["response_events", "whole_output"]
 
 Named = tuple[str, dict[str, Any]]  # type of an event, and its fields
 
@@ -39,18 +39,22 @@ async def response_events(
     async with aclosing(turns(generation)) as stream:
         yield event("created", {"response": response("in_progress", [])})
         yield event("in_progress", {"response": response("in_progress", [])})
-        reason = None
         async for _, turn in stream:
-            output.logprobs += turn.logprobs
-            ids = iter(turn.call_ids)
-            for each in turn.events:
-                for kind, fields in output.add(each, ids):
-                    yield event(kind, fields)
-            reason = turn.finish_reason or reason
-    status = "incomplete" if reason == "length" else "completed"
-    for kind, fields in output.end(status):
+            for kind, fields in output.take(turn):
+                yield event(kind, fields)
+    for kind, fields in output.end():
         yield event(kind, fields)
-    yield event(status, {"response": response(status, output.items)})
+    yield event(output.status, {"response": response(output.status, output.items)})
+
+
+async def whole_output(generation: Generation, told: Told) -> tuple[str, list[dict[str, Any]]]:
+    """(status, items) at the end: those that the events tell of."""
+    output = _Output(told)
+    async with aclosing(turns(generation)) as stream:
+        async for _, turn in stream:
+            list(output.take(turn))
+    list(output.end())
+    return output.status, output.items
 
 
 class _Output:
@@ -59,14 +63,23 @@ class _Output:
     def __init__(self, told: Told) -> None:
         self._told = told
         self.items: list[dict[str, Any]] = []
-        self.logprobs: list[TokenLogprob] = []  # of what is said next
+        self.status = "completed"
+        self._logprobs: list[TokenLogprob] = []  # of what is said next
         self._kind: type[Event] | None = None  # Said, Thought or CallBegun: of the open item
         self._text = ""
         self._text_logprobs: list[TokenLogprob] = []
         self._call: WrittenCall | None = None
 
-    def add(self, event: Event, ids: Iterator[str]) -> Iterator[Named]:
-        """What is to be told of an event. ids: of calls that begin."""
+    def take(self, turn: Turn) -> Iterator[Named]:
+        """What is to be told of what is new."""
+        self._logprobs += turn.logprobs
+        ids = iter(turn.call_ids)
+        for event in turn.events:
+            yield from self._add(event, ids)
+        if turn.finish_reason == "length":
+            self.status = "incomplete"
+
+    def _add(self, event: Event, ids: Iterator[str]) -> Iterator[Named]:
         if isinstance(event, CallBegun):
             yield from self._close("completed")
             self._call = WrittenCall(next(ids), event.name)
@@ -82,7 +95,7 @@ class _Output:
                 yield from self._open(Said, self._told.message(*self._here))
                 part = {"content_index": 0, "part": self._told.part("")}
                 yield "content_part.added", {**self._place, **part}
-            found, self.logprobs = self.logprobs, []
+            found, self._logprobs = self._logprobs, []
             self._text += event.text
             self._text_logprobs += found
             delta = {"delta": event.text, "logprobs": self._told.logprobs(found)}
@@ -95,12 +108,12 @@ class _Output:
             fields = {"content_index": 0, "delta": event.text}
             yield "reasoning_text.delta", {**self._place, **fields}
 
-    def end(self, status: str) -> Iterator[Named]:
+    def end(self) -> Iterator[Named]:
         """What is to be told at the end; an answer without anything is an empty message."""
         if not self.items:
-            yield from self.add(Said(""), iter(()))
-        self._text_logprobs += self.logprobs if self._kind is Said else []
-        yield from self._close(status)
+            yield from self._add(Said(""), iter(()))
+        self._text_logprobs += self._logprobs if self._kind is Said else []
+        yield from self._close(self.status)
 
     @property
     def _here(self) -> tuple[int, str]:

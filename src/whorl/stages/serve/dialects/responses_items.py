@@ -10,9 +10,9 @@ from whorl.codecs.contract import Tokens
 from whorl.core.ports import TokenLogprob
 from whorl.stages.serve.dialects.chat import logprob_of
 from whorl.stages.serve.generation import Generation
-from whorl.stages.serve.turns import Spoken, WrittenCall
+from whorl.stages.serve.turns import WrittenCall
 
-__all__ = ["Told", "output_items"]
+__all__ = ["Told"]
 
 
 @dataclass(frozen=True)
@@ -71,17 +71,3 @@ class Told:
             "arguments": call.arguments,
             "status": status,
         }
-
-
-def output_items(answer: Spoken, told: Told, status: str) -> list[dict[str, Any]]:
-    """Thoughts, what is said, and the calls; the last of them has the status of the response."""
-    items: list[dict[str, Any]] = []
-    if answer.thoughts:
-        items.append(told.reasoning(0, "completed", answer.thoughts))
-    if answer.text or not (items or answer.calls):
-        part = told.part(answer.text, answer.logprobs)
-        items.append(told.message(len(items), "completed", [part]))
-    for call in answer.calls:
-        items.append(told.call(len(items), "completed", call))
-    items[-1]["status"] = status
-    return items
