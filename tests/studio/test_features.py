@@ -143,7 +143,7 @@ def test_what_the_card_denies_is_not_offered(browser: Browser, scripted: Site) -
     say(browser, "hello")
     browser.has(".figures", "ended here")
     browser.click(".actions button:last-child")  # again
-    browser.wait_for("document.querySelector('.answer[aria-busy=false]')")
+    browser.wait_for("document.querySelector('.answer[aria-busy=false]') !== null")
     first, second = state.bodies
     assert first["messages"] == second["messages"] and second["seed"] == first["seed"] + 1
 
@@ -175,7 +175,15 @@ def test_the_card_says_what_compression_cost(browser: Browser, scripted: Site) -
     scripted.enter(browser)
     browser.click("#tab-card")
     card = browser.text("#card")
-    for told in ("1.512", "1.400 to 1.600", "hf f32", "+0.80%", "within 180 ms", "cd" * 16, "2,048"):
+    for told in (
+        "1.512",
+        "1.400 to 1.600",
+        "hf f32",
+        "+0.80%",
+        "within 180 ms",
+        "cd" * 16,
+        "2,048",
+    ):
         assert told in card
     browser.has("#load", "3 running · 1 waiting · 412 tokens/s")
 
