@@ -93,7 +93,7 @@ def test_a_tool_is_called_and_a_person_says_what_it_returned(
     say(browser, "weather?")
     browser.has(".results textarea")
     assert json.loads(browser.text(".call pre")) == {"city": "Porto"}
-    browser.wait_for("document.activeElement.closest('.results')")
+    browser.wait_for("document.activeElement.closest('.results') !== null")
     browser.type("rain")
     browser.click(".results .main")
     browser.has(".answer .body", "It said: rain.")
