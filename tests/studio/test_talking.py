@@ -179,10 +179,10 @@ def test_without_cookie_the_key_is_asked_for_and_kept_in_the_tab(
     browser.evaluate("sessionStorage.clear()")
 
 
-@pytest.mark.parametrize("part", range(6))
+@pytest.mark.parametrize("part", range(10))
 def test_what_a_model_writes_never_runs(browser: Browser, site: Site, part: int) -> None:
     site.enter(browser)
-    written = PAYLOADS[part::6]
+    written = PAYLOADS[30 * part : 30 * (part + 1)]
     step_s, site.engine.step_s = site.engine.step_s, 0.0
     reply_with(site, "\n\n".join(written))
     browser.evaluate("document.getElementById('max-tokens').value = 4000")
@@ -196,11 +196,12 @@ def test_what_a_model_writes_never_runs(browser: Browser, site: Site, part: int)
     )
     browser.evaluate(each_alone)
     assert browser.evaluate(STRANGE) == []
-    browser.click("#tab-complete")
-    browser.click("#generate")
-    browser.has("#completion .figures", "ended here")
-    assert browser.text("#completion .said") == "\n\n".join(written)
-    assert browser.evaluate("document.querySelectorAll('#completion .body *').length") == 3
+    if part == 0:
+        browser.click("#tab-complete")
+        browser.click("#generate")
+        browser.has("#completion .figures", "ended here")
+        assert browser.text("#completion .said") == "\n\n".join(written)
+        assert browser.evaluate("document.querySelectorAll('#completion .body *').length") == 3
     assert browser.evaluate("window.owned") is None
     assert browser.evaluate("document.title") == "tiny · whorl"
     assert all(url.startswith(site.base_url) for url in browser.requested())
