@@ -127,6 +127,7 @@ class TrainingRun:
             epochs = mixture.epochs(config.steps * rows_per_step)
             check_repeats(epochs, [s.field for s in rows.index.sources], config.max_repeats)
         heldout = RowSet.heldout(prepared)
+        teachers = _teachers(prepared, rows, heldout) if config.objective == "distil" else None
         model = initial_model(shape, config.seed)
         if config.lora is not None:
             names = add_adapters(model, config.lora, config.seed)
@@ -147,7 +148,7 @@ class TrainingRun:
             checkpoints,
             MetricsFile(folder / "metrics.jsonl" if parallel.is_main else Path(os.devnull)),
             rows_per_step,
-            _teachers(prepared, rows, heldout) if config.objective == "distil" else None,
+            teachers,
         )
         session._resume()
         session.metrics.write({"startup_s": time.perf_counter() - begin_s})
