@@ -43,8 +43,8 @@ class Distil:
             ids = ids_NK[places]
             wanted = _flattened(said_NK[places].to(logits_NV.dtype), ids, vocab_size, temperature)
             own = _of_logits(logits_NV, ids, temperature)
-            surprise = torch.special.xlogy(wanted, wanted) - wanted * own
-            return surprise.sum(dim=-1) * temperature**2
+            surprise: Tensor = torch.special.xlogy(wanted, wanted) - wanted * own
+            return surprise.sum(dim=-1) * temperature * temperature
 
         trained_BT = micro_batch.targets_BT >= 0
         return (
