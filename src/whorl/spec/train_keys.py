@@ -66,10 +66,10 @@ class LoraKeys(BaseModel):
     alpha: Rate = Field(
         32.0, description="what is learned is multiplied by alpha / rank before it is added"
     )
-    dropout: Annotated[float, Share()] = Field(
+    dropout: Annotated[float, Number(0, 0.99)] = Field(
         0.0, description="share of an adapter's inputs that are zero in training"
     )
-    targets: Literal["all"] | tuple[str, ...] = Field(
+    targets: Literal["all"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         "all",
         description="names of linear layers, such as [q_proj, v_proj]; all: every one of the "
         "blocks but routers",
@@ -180,7 +180,7 @@ class TrainKeys(BaseModel, Generic[A]):
             if getattr(self, key) is not None and self.objective != key:
                 raise SpecError(
                     f"train.{key} is given, but another objective is trained",
-                    found=f"objective: {self.objective}",
+                    expected=f"objective: {key}",
                     do=f"set train.objective to {key}, or remove train.{key}",
                 )
         if self.lora is not None and self.compiled is True:
