@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install run serve test check policy package bench planner-accuracy docs clean
+.PHONY: help install run chat serve test check policy package bench planner-accuracy docs clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -15,6 +15,7 @@ BENCHMARKS ?= $(filter-out benchmarks/fit_% $(HELPERS:%=benchmarks/%.py) $(LONG:
 PYTEST_FLAGS ?= -n 2 --dist loadfile
 BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.stamp-train-openvino
+CHAT_STAMP := $(VENV)/.stamp-train-openvino-smollm-intents
 DEV_STAMP := $(VENV)/.stamp-train-openvino-dev
 
 help: ## list the targets
@@ -30,11 +31,17 @@ $(DEV_STAMP): pyproject.toml constraints.txt
 	@PIP_FLAGS="$(PIP_FLAGS)" "$(PYTHON)" .ci/install.py $(VENV) train,openvino,dev
 	@touch $(RUN_STAMP)
 
+$(CHAT_STAMP): pyproject.toml constraints.txt
+	@PIP_FLAGS="$(PIP_FLAGS)" "$(PYTHON)" .ci/install.py $(VENV) train,openvino,smollm,intents
+
 install: $(DEV_STAMP) ## set up .venv with everything development needs
 
 # ---- the two commands
 run: $(RUN_STAMP) ## plan, prepare, train, compress, evaluate and serve RECIPE; prints the report
 	@$(BIN)/whorl up $(RECIPE)
+
+chat: $(CHAT_STAMP) ## teach SmolLM2-135M one job, compress and measure it, and open the page
+	@$(BIN)/whorl up --serve recipes/intents.yaml
 
 test: $(DEV_STAMP) check ## lint, types and all tests
 	@$(BIN)/python -m pytest $(PYTEST_FLAGS)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from whorl.stages.improve.registry import Version
     from whorl.stages.improve.report import Report, ScoreRow
     from whorl.stages.plan.plan import Plan
+    from whorl.wiring.bases import Base
 
 __all__ = [
     "Session",
@@ -100,6 +101,22 @@ class Session:
         return digest_of(self.fields, self.sources, self.home, self.log, self.workers)
 
     @functools.cached_property
+    def base(self) -> Base | None:
+        """The model that training starts from, looked over; None: from nothing."""
+        if (asked := self.loaded.recipe.model.base) is None:
+            return None
+        from whorl.wiring.bases import find_base
+
+        return find_base(
+            asked,
+            home=self.home,
+            recipe_name=self.name,
+            folder=self.loaded.folder,
+            progress=self.progress,
+            log=self.log,
+        )
+
+    @functools.cached_property
     def planned(self) -> Plan:
         """The plan as an object: decisions, predictions, reasons."""
         from whorl.stages.plan.plan import Plan
@@ -120,41 +137,9 @@ class Session:
 
     def plan(self) -> Record:
         """Resolve every auto; predict; refuse what cannot fit."""
-        return self._stage("plan", self._plan)
+        from whorl.wiring.plans import planned
 
-    def _plan(self, publish: bool = True) -> Any:
-        from whorl.engines.open import find_engine
-        from whorl.launch.calibrate import this_machine
-        from whorl.launch.compiling import with_compiled
-        from whorl.launch.machine import machine_facts
-        from whorl.stages.plan import run as planner
-        from whorl.stages.plan.data import DataFacts, gather_facts
-        from whorl.stages.prepare.facts import text_bytes
-
-        _, recipe = self.fields, self.loaded.recipe
-        planner.check_plannable(recipe)
-        if recipe.serve.engine != "auto":
-            find_engine(recipe.serve.engine)  # a wrong name is told before any work
-        facts = machine_facts()
-
-        def told(label: str, find: Callable[..., Any], *known: Any) -> Any:
-            self.progress.start(label, None)
-            machine = find(self.home, *known)
-            self.progress.finish()
-            return machine
-
-        def gather() -> DataFacts:
-            self.progress.start("sampling the data", None)
-            sizes = planner.trial_vocab_sizes(recipe, text_bytes(self.fields, self.sources))
-            share, seed = recipe.prepare.heldout_share, recipe.seed
-            found = gather_facts(self.fields, self.sources, self.data_digest, sizes, share, seed)
-            self.progress.finish(f"{found.num_documents:,} documents")
-            return found
-
-        measure = partial(told, "measuring this machine", this_machine)
-        compiled = partial(told, "timing compiled blocks", with_compiled)
-        make = planner.find_or_make if publish else planner.find_or_consider
-        return make(self.context, recipe, facts, self.data_digest, measure, gather, compiled)
+        return self._stage("plan", partial(planned, self))
 
     def prepare(self) -> Record:
         """Token rows and the token contract."""
@@ -165,9 +150,11 @@ class Session:
             from whorl.stages.prepare.run import run
 
             check_is_here(recipe := self.loaded.recipe)
-            config = given_prepare_config(recipe) or self.planned.decisions.prepare
-            sources, digest = self.sources, self.data_digest
-            return run(self.context, config, self.fields, sources, digest, self.workers)
+            given = None if self.base is None else self.base.tokens
+            base_ids = None if given is None else given.contract.vocab_size
+            config = given_prepare_config(recipe, base_ids) or self.planned.decisions.prepare
+            data = self.fields, self.sources, self.data_digest
+            return run(self.context, config, *data, self.workers, given)
 
         return self._stage("prepare", make)
 
@@ -179,8 +166,8 @@ class Session:
             from whorl.stages.train.run import run
 
             decided, predicted = self.planned.decisions, self.planned.predicted()
-            prepared = self.records["prepare"]
-            return run(self.context, decided.shape, decided.train, prepared, predicted)
+            work = decided.shape, decided.train, self.records["prepare"], predicted
+            return run(self.context, *work, base=None if self.base is None else self.base.record)
 
         self.plan()
         self.prepare()
@@ -193,9 +180,13 @@ class Session:
             MissingExtra.check("openvino_genai", "openvino", "compress")
             from whorl.engines.openvino_export import EXPORTER
             from whorl.stages.compress.run import run
+            from whorl.wiring.speed import measure_speed
+            from whorl.wiring.texts import training_texts
 
             config, trained = self.planned.decisions.compress, self.records["train"]
-            return run(self.context, config, trained, EXPORTER, self._measure)
+            texts = functools.cache(partial(training_texts, self.records["prepare"]))
+            work = (self.context, config, trained, EXPORTER, self._measure)
+            return run(*work, texts=texts, speed=measure_speed)
 
         if not self._compresses:
             raise SpecError(
@@ -211,12 +202,14 @@ class Session:
 
         def make() -> Record:
             from whorl.stages.evaluate.run import run
+            from whorl.wiring.forgetting import probe_of
 
             config, serve = self.planned.decisions.evaluate, self.planned.decisions.serve
             models = dict([self.served(serve)]) | self.variants()
             prepared, trained = self.records["prepare"], self.records["train"]
             work = (self.context, config, self.fields, prepared, models)
-            return run(*work, self._open_engine, trained, serve.engine)
+            probe = None if self.base is None else probe_of(self.base, trained, self.loaded)
+            return run(*work, self._open_engine, trained, serve.engine, probe)
 
         self._producer()
         return self._stage("evaluate", make)
@@ -268,20 +261,30 @@ class Session:
 
     def _open_engine(self, model: Path, variant: Variant) -> Engine:
         from whorl.engines.open import open_engine, server_of
+        from whorl.engines.setup import EngineSetup
 
         serve = self.planned.decisions.serve
-        return open_engine(model, variant, server_of(variant, serve.engine), serve.max_running)
+        setup = EngineSetup(serve.max_running)
+        return open_engine(model, variant, server_of(variant, serve.engine), setup)
 
     # -------------------------------------------------------------- serving
 
-    def open_app(self, config: ServeConfig | None = None, api_key: str | None = None) -> Service:
-        """(FastAPI service of the smallest variant the engine serves; its close)."""
+    def open_app(
+        self,
+        config: ServeConfig | None = None,
+        api_key: str | None = None,
+        home: Path | None = None,
+    ) -> Service:
+        """(FastAPI service of the smallest variant the engine serves; its close).
+
+        home: see `open_model_app`.
+        """
         chosen = config or self.planned.decisions.serve
         variant, folder = self.served(chosen)
         quality = self.scores() if "evaluate" in self.records else []
         prompts = (prompt for field in self.fields.values() for prompt in field.task.prompts)
         model = Servable(self.name, folder, variant, quality)
-        return open_model_app(model, chosen, api_key, example_prompt=next(prompts, ""))
+        return open_model_app(model, chosen, api_key, next(prompts, ""), home)
 
     def serve(self) -> Record:
         """Serve on a free port, ask real questions through HTTP, stop."""
@@ -303,11 +306,18 @@ class Session:
         return self._stage("serve", make)
 
     def improve(self) -> Version:
-        """Register the model as a new version with its lineage and scores; idempotent."""
-        from whorl.stages.improve.registry import register
+        """Register the model as a new version with its lineage and scores; idempotent.
 
+        Raises GateError if it forgot more than the recipe allows.
+        """
+        from whorl.stages.improve.registry import register
+        from whorl.wiring.forgetting import check_forgetting
+
+        check_forgetting(self.loaded.recipe, self.evaluate())
         self.serve()
         lineage = {stage: record.digest for stage, record in self.records.items()}
+        if self.base is not None:
+            lineage["base"] = self.base.record.digest
         return register(self.home, self.name, lineage, self.scores())
 
     def scores(self) -> list[ScoreRow]:
@@ -317,9 +327,9 @@ class Session:
 
     def considered(self) -> Plan | None:
         """What `plan` would leave, without a record of it; None on other hardware."""
-        here = self.loaded.recipe.hardware.is_here
-        plan: Plan | None = self._plan(publish=False) if here else None
-        return plan
+        from whorl.wiring.plans import considered
+
+        return considered(self) if self.loaded.recipe.hardware.is_here else None
 
     def up(self) -> Report:
         """All stages; what was done before is reused. The report, as plain values."""
@@ -383,4 +393,5 @@ def serve(
     """Serve a recipe's model until SIGTERM or SIGINT. on_start is told the address and the key."""
     session = recipe if isinstance(recipe, Session) else Session.open(recipe, **options)
     chosen = config or session.planned.decisions.serve
-    serve_app(lambda key: session.open_app(chosen, key), chosen, on_start, api_key)
+    home = session.home
+    serve_app(lambda key: session.open_app(chosen, key, home), chosen, on_start, api_key, home)

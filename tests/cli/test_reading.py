@@ -34,7 +34,7 @@ def test_the_table_has_kinds_counts_places_and_what_to_do(
         "not UTF-8, looks like latin-1": ["refused", "1", "[red]x.txt, line 1, column 3"],
         "suffix .png": ["passed over", "1", "photo.png"],
     }
-    assert "it has messages: no field reads chats yet" in shown
+    assert "it has messages: write field: chat" in shown
     assert "write encoding: latin-1" in shown
     assert [row["reason"] for row in reading_of(record)] == list(cells)
 

@@ -257,14 +257,14 @@ def test_a_dotted_key_reaches_into_objects_unless_a_key_has_that_name(tmp_path: 
     [
         ({"content": "x", "id": 1}, "it has content, id: write text_key: content"),
         ({"meta": {"text": "x"}}, "write text_key: meta.text"),
-        ({"messages": []}, "no field reads chats yet"),
-        ({"instruction": "a", "output": "b"}, "no field reads chats yet"),
+        ({"messages": []}, "write field: chat"),
+        ({"instruction": "a", "output": "b"}, "write field: chat"),
         ({}, "it is empty"),
     ],
 )
 def test_a_missing_key_says_what_is_there(tmp_path: Path, row: dict[str, Any], hint: str) -> None:
     (reason,) = table_rows(read_all(written(tmp_path, json.dumps(row)))[1])
-    expected = "no key text, but a chat" if "chats" in hint else "no key text"
+    expected = "no key text, but a chat" if "chat" in hint else "no key text"
     assert reason["reason"] == expected and hint in reason["hint"]
 
 

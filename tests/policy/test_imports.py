@@ -14,7 +14,7 @@ LAYERS = (
     ("spec", "arch", "codecs"),
     ("model",),
     ("stages",),
-    ("engines", "fields", "schemes", "launch", "testing"),
+    ("engines", "fields", "schemes", "launch", "testing", "torture"),
     (
         "serving",
         "planning",

@@ -12,7 +12,13 @@ from whorl.core.errors import SpecError, WhorlError
 from whorl.spec.load import load_recipe
 
 YAML_BLOCK = re.compile(r"^```yaml\n(.*?)^```", re.MULTILINE | re.DOTALL)
-SHIPPED = ("digits.yaml", "python-stdlib.yaml")
+SHIPPED = (
+    "chat-python.yaml",
+    "digits.yaml",
+    "intents.yaml",
+    "mine-chat.yaml",
+    "python-stdlib.yaml",
+)
 
 
 def load_error(path: Path) -> str | None:

@@ -226,10 +226,10 @@ def test_a_person_types_and_sees_tokens_arrive(tmp_path: Path) -> None:
             time.sleep(0.01)
         assert app.state.gateway.inside == 0
 
-        app.state.gateway._inside = 1  # the one place is taken
+        (ticket,) = app.state.gateway.desk.admission.enter("other")  # the one place is taken
         browser.evaluate("document.getElementById('generate').click()")
         browser.wait_for("document.getElementById('error').textContent.includes('full')")
-        app.state.gateway._inside = 0
+        app.state.gateway.desk.admission.leave(ticket)
 
         assert all(url.startswith(base_url) for url in browser.requested() - {"about:blank"})
         refused = [e["params"] for e in browser.events if e.get("method") == "Log.entryAdded"]

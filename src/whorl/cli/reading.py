@@ -16,10 +16,16 @@ from whorl.core.records import Record
 if TYPE_CHECKING:
     from whorl.verbs import Session
 
-__all__ = ["preview_new", "preview_plan", "print_reading", "reading_of"]
+__all__ = ["look_at", "preview_new", "preview_plan", "print_reading", "reading_of"]
 
 MAX_ROWS = 20  # of the table
-COLOURS = {"refused": "red", "dropped": "red", "mended": "yellow", "passed over": "dim"}
+COLOURS = {
+    "read": "green",
+    "refused": "red",
+    "dropped": "red",
+    "mended": "yellow",
+    "passed over": "dim",
+}
 
 
 def print_reading(record: Record) -> None:
@@ -41,20 +47,34 @@ def reading_of(record: Record) -> list[dict[str, Any]]:
 
 def preview_new(source: str, field: str) -> None:
     """What prepare would make of a source, from a sample, on stderr; it never fails."""
-    from whorl.core.ports import Source
-    from whorl.fields.base import find_field, options_of
     from whorl.schemes.fetch import parse
-    from whorl.verbs import home_folder
-    from whorl.wiring.data import homes_folders
 
     try:
         if parse(source) is None:
-            kind = find_field(field)
-            apart = homes_folders(home_folder())
-            options = options_of(kind, {})
-            _preview({field: kind}, [Source(source, field, options=options, apart=apart)])
+            _preview(*_source_of(source, field))
     except WhorlError as error:
         ERR.print(f"note: {error}", markup=False, soft_wrap=True)
+
+
+def look_at(source: str, field: str) -> list[dict[str, Any]]:
+    """The rows of the table of a sample; none where it cannot be read."""
+    from whorl.stages.prepare.preview import preview
+
+    try:
+        return preview(*_source_of(source, field)).rows
+    except WhorlError:
+        return []
+
+
+def _source_of(source: str, field: str) -> tuple[dict[str, Any], list[Any]]:
+    """(fields, sources) of a source that no recipe names yet."""
+    from whorl.core.ports import Source
+    from whorl.fields.base import find_field, options_of
+    from whorl.verbs import home_folder
+    from whorl.wiring.data import homes_folders
+
+    kind, apart = find_field(field), homes_folders(home_folder())
+    return {field: kind}, [Source(source, field, options=options_of(kind, {}), apart=apart)]
 
 
 def preview_plan(session: Session) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from whorl.cli.candidates import print_candidates
 from whorl.cli.console import OUT
 from whorl.cli.reading import print_reading
 from whorl.cli.samples import print_samples
@@ -104,10 +105,27 @@ def print_report(report: Mapping[str, Any]) -> None:
     print_scores(report.get("scores") or [])
     for line in report.get("losses_to") or []:
         OUT.print(f"[yellow]we lose:[/yellow] {escape(line)}", soft_wrap=True)
+    _print_forgetting(report.get("forgetting"))
+    _print_contamination(report.get("contamination") or [])
     _print_variants(report.get("variants") or [])
+    print_candidates(report)
     _print_serve(report.get("serve") or {})
     if report.get("curve"):
         OUT.print(f"loss curve: {report['curve']}", markup=False, soft_wrap=True)
+
+
+def _print_forgetting(found: Mapping[str, Any] | None) -> None:
+    """General text before and after a training that started from a base."""
+    if found is None:
+        return
+    interval = "" if found["low"] is None else f", 95% {found['low']:+.1%} … {found['high']:+.1%}"
+    without = f", {found['left_out']} left out: trained on too" if found["left_out"] else ""
+    OUT.print(
+        f"forgetting: {found['before']:.3f} bits per byte of general text before, "
+        f"{found['after']:.3f} after: {found['rise']:+.1%}{interval} "
+        f"({found['passages']} passages{without})",
+        soft_wrap=True,
+    )
 
 
 def _print_plan_vs_actual(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -148,6 +166,17 @@ def _print_variants(variants: Sequence[Mapping[str, Any]]) -> None:
             row.get("verdict", ""),
         )
     OUT.print(table)
+
+
+def _print_contamination(fields: Sequence[Mapping[str, Any]]) -> None:
+    for of in fields:
+        if of["documents"]:
+            OUT.print(
+                f"{escape(of['field'])}: {of['touched']} of {of['documents']} scored documents "
+                f"hold {of['ngram']} ids in a row that the training rows hold too; "
+                f"{100 * of['mean_share']:.2g}% of their text, {of['mostly_seen']} mostly such",
+                soft_wrap=True,
+            )
 
 
 def _print_serve(serve: Mapping[str, Any]) -> None:

@@ -1,12 +1,14 @@
 """A chat -> tokens, and which of them are the assistant's: one function for every stage.
 
 The text of a message is never more than text: a special token written in it stays text, as in
-any document. A chat is {"messages": [...], "tools": [...] or nothing, "variables": {...} or
-nothing}; the messages are as in OpenAI's API, the variables go to the template.
+any document. A chat is {"messages": [...], "tools": [...], "variables": {...}, "untrained": [...]},
+all but the first or nothing: messages as in OpenAI's API, variables of the template, numbers among
+the assistant's turns of those that are context only.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +26,9 @@ from whorl.core.errors import DataError
 __all__ = ["ChatEncoder"]
 
 HIDE = "\ufdd0"  # breaks the text of a special token inside a message
+CUT = "\ufdd3"  # where a last message that is gone on with ends
 RESERVED = re.compile("[\ufdd0-\ufdd5]")
-KEYS = ("messages", "tools", "variables")
+KEYS = ("messages", "tools", "variables", "untrained")
 REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -39,26 +42,39 @@ class ChatEncoder:
     stops: Sequence[str]
 
     def encode(
-        self, chat: Any, ask: bool = False, now: datetime | None = None
+        self,
+        chat: Any,
+        ask: bool = False,
+        now: datetime | None = None,
+        goes_on: bool = False,
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """(ids [n], mask [n]: the assistant's turns). ask: the assistant's next turn is begun.
+        """(ids [n], mask [n]: the assistant's turns that are trained). ask: its next is begun.
 
-        Raises DataError on what is no chat, or what the template refuses.
+        goes_on: instead the last message is not ended, so that it is gone on with; the mask is of
+        no use then. Raises DataError on what is no chat, or what the template refuses.
         """
         values = self._hidden(_checked(chat))
-        messages = values.pop("messages")
+        messages, untrained = values.pop("messages"), values.pop("untrained")
+        if goes_on:
+            messages[-1:] = [_with_cut(message) for message in messages[-1:]]
 
         def rendered(count: int, begin_turn: bool) -> str:
             asked = {"messages": messages[:count], "add_generation_prompt": begin_turn}
             return render(self.template, {**self.names, "documents": None, **values, **asked}, now)
 
-        whole = rendered(len(messages), ask)
-        if not ask and not has_generation(self.template):
+        whole = rendered(len(messages), ask and not goes_on)
+        if goes_on:
+            whole = _up_to_cut(whole)
+        elif not ask:
+            _check_tools(whole, messages, values.get("tools"))
+        if not (ask or goes_on or has_generation(self.template)):
             whole = self._marked(whole, messages, rendered)
         text, spans = self._with_stand_ins(whole)
         ids, offsets = self.codec.encode_rendered(text)
         mask = np.zeros(len(ids), np.bool_)
-        for begin, end in spans:
+        if untrained and len(spans) != sum(each["role"] == "assistant" for each in messages):
+            raise _unclear(len(messages) - 1)
+        for begin, end in (span for n, span in enumerate(spans) if n not in untrained):
             mask |= (offsets[:, 0] < end) & (offsets[:, 1] > begin)
         return ids, mask
 
@@ -145,14 +161,46 @@ def _checked(chat: Any) -> dict[str, Any]:
     if strange := sorted(set(chat) - set(KEYS)):
         raise DataError("a chat has unknown keys", found=strange, expected=", ".join(KEYS))
     found = {"tools": chat.get("tools"), **(chat.get("variables") or {})}
-    return {**found, "messages": [_with_reasoning(message) for message in messages]}
+    found["untrained"] = tuple(chat.get("untrained") or ())
+    return {**found, "messages": [_as_templates_read(message) for message in messages]}
 
 
-def _with_reasoning(message: Mapping[str, Any]) -> dict[str, Any]:
+def _as_templates_read(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Thoughts under each of their names; the arguments of calls as objects, not as their JSON."""
+    calls = message.get("tool_calls")
+    if isinstance(calls, list | tuple):
+        message = {**message, "tool_calls": [_with_object(call) for call in calls]}
     thoughts = next((message[key] for key in REASONING if message.get(key) is not None), None)
     if thoughts is None:
         return dict(message)
     return {"thinking": thoughts, **message, "reasoning_content": thoughts}
+
+
+def _with_object(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    arguments = function.get("arguments") if isinstance(function, Mapping) else None
+    if not isinstance(arguments, str):
+        return call
+    try:
+        value = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return call
+    return {**call, "function": {**function, "arguments": value}} if type(value) is dict else call
+
+
+def _with_cut(message: Mapping[str, Any]) -> dict[str, Any]:
+    """The message with CUT behind its content, and a space that shows whether it is trimmed."""
+    if not isinstance(content := message.get("content"), str):
+        raise DataError("the last message has no text that could be gone on with")
+    return {**message, "content": f"{content}{CUT} "}
+
+
+def _up_to_cut(whole: str) -> str:
+    """As transformers' `continue_final_message`: trimmed if the template trims."""
+    at = whole.rfind(CUT)
+    if at < 0 or whole.count(CUT) > 1:
+        raise DataError("the chat template does not show the last message as it is")
+    return whole[:at] if whole[at + 1 : at + 2] == " " else whole[:at].rstrip()
 
 
 def _last_line(message: Mapping[str, Any]) -> str:
@@ -166,6 +214,20 @@ def _texts(content: Any) -> Iterator[str]:
     for part in content if isinstance(content, list | tuple) else ():
         if isinstance(part, Mapping) and isinstance(part.get("text"), str):
             yield part["text"]
+
+
+def _check_tools(whole: str, messages: Sequence[Mapping[str, Any]], tools: Any) -> None:
+    """Raises DataError if the template leaves out tools, or calls of them."""
+    calls = [call for message in messages for call in message.get("tool_calls") or ()]
+    for what, values in (("tools", tools or ()), ("tool calls", calls)):
+        for value in values:
+            function = value.get("function", value) if isinstance(value, Mapping) else {}
+            if str(function.get("name", "")) not in whole:
+                raise DataError(
+                    f"the chat template leaves {what} out",
+                    found=function.get("name"),
+                    do="use a model whose template writes tools, or take them out of the data",
+                )
 
 
 def _unclear(number: int) -> DataError:

@@ -11,7 +11,7 @@ is left up to vocab_size is reserved.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -167,15 +167,24 @@ class Tokens:
     # ---------------------------------------------------------------- encoding
 
     def encode_arrays(self, document: Document) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """(ids [n], mask [n]) of a document: start ids, its parts, end ids; of a chat, the chat.
+        """(ids [n], mask [n]) of a document: start ids, its parts, end ids; of chats, the chats.
 
         mask: the id is a trained target. Start ids never are, nor is the first id; end ids are if
         the last part is. Raises DataError on a part that its codec cannot encode.
         """
-        if any(part.codec == CHAT for part in document.parts):
-            if len(document.parts) > 1:
+        segments = self.encode_segments(document)
+        ids, mask = (np.concatenate(arrays) for arrays in zip(*segments, strict=True))
+        return ids, mask
+
+    def encode_segments(
+        self, document: Document
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+        """The same for each chat of a document of chats; one pair of arrays of any other."""
+        are_chats = [part.codec == CHAT for part in document.parts]
+        if any(are_chats):
+            if not all(are_chats):
                 raise DataError("a document with a chat has other parts", found=document.name)
-            ids, mask = self.encode_chat(document.parts[0].value)
+            segments = [self.encode_chat(part.value) for part in document.parts]
         else:
             ends_trained = bool(document.parts) and document.parts[-1].trained
             start, end = self.contract.start_ids, self.contract.end_ids
@@ -184,8 +193,10 @@ class Tokens:
             parts += [(np.array(end, np.int64), ends_trained)]
             ids = np.concatenate([part_ids for part_ids, _ in parts])
             mask = np.concatenate([np.full(len(part), trained) for part, trained in parts])
-        mask[:1] = False
-        return ids, mask
+            segments = [(ids, mask)]
+        for _, mask in segments:
+            mask[:1] = False
+        return segments
 
     def encode_document(self, document: Document) -> tuple[list[int], list[bool]]:
         """The same as lists."""
@@ -193,14 +204,18 @@ class Tokens:
         return ids.tolist(), mask.tolist()
 
     def encode_chat(
-        self, chat: Any, ask: bool = False, now: datetime | None = None
+        self,
+        chat: Any,
+        ask: bool = False,
+        now: datetime | None = None,
+        goes_on: bool = False,
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """(ids [n], mask [n]: the assistant's turns) of a chat, as `whorl.codecs.chat` says.
 
-        ask: the assistant's next turn is begun. now: for templates that tell the date. Raises
-        DataError on what is no chat, or without a template.
+        ask: the assistant's next turn is begun. goes_on: its last one is gone on with. now: for
+        templates that tell the date. Raises DataError on what is no chat, or without a template.
         """
-        return self._chat.encode(chat, ask, now)
+        return self._chat.encode(chat, ask, now, goes_on)
 
     @cached_property
     def _chat(self) -> ChatEncoder:
@@ -254,15 +269,21 @@ class Tokens:
         stream = self.decode_stream(skip_special)
         return stream.push(ids) + stream.finish()
 
-    def decode_stream(self, skip_special: bool = True, continues: bool = False) -> DecodeStream:
+    def decode_stream(
+        self,
+        skip_special: bool = True,
+        continues: bool = False,
+        shown: Collection[str] = (),
+    ) -> DecodeStream:
         """A decoder that is given ids as they come and holds back half characters.
 
-        continues: the ids go on from a prompt.
+        continues: the ids go on from a prompt. shown: special tokens that are not skipped.
         """
         codec = self.codecs.get(TEXT)
+        kept = {self.contract.special.get(text) for text in shown}
         return DecodeStream(
             codec if isinstance(codec, TextCodec) else None,
-            lambda number: self._shown(number, skip_special),
+            lambda number: self._shown(number, skip_special and number not in kept),
             continues,
         )
 

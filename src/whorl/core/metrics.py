@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from whorl.core.errors import RecordError
 from whorl.core.plugins import find_part
 
-__all__ = ["ACCURACY", "BITS_PER_BYTE", "BUILT_IN", "GROUP", "Metric", "find_metric"]
+__all__ = ["ACCURACY", "BITS_PER_BYTE", "BUILT_IN", "GROUP", "SLOT_F1", "Metric", "find_metric"]
 
 GROUP = "whorl.metrics"
 
@@ -55,7 +55,10 @@ class Metric:
 
 BITS_PER_BYTE = Metric("bits_per_byte", "bits/byte", higher_is_better=False)
 ACCURACY = Metric("accuracy", "", higher_is_better=True, is_share=True)
-BUILT_IN: Mapping[str, Metric] = {metric.name: metric for metric in (BITS_PER_BYTE, ACCURACY)}
+SLOT_F1 = Metric("slot_f1", "", higher_is_better=True)  # of each sentence, their mean
+BUILT_IN: Mapping[str, Metric] = {
+    metric.name: metric for metric in (BITS_PER_BYTE, ACCURACY, SLOT_F1)
+}
 
 
 def find_metric(name: str) -> Metric:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.core.metrics import Metric
+from whorl.core.rounding import Rounding, Texts
 from whorl.core.variants import Variant
 
 __all__ = [
@@ -374,8 +375,8 @@ class Exporter(Protocol):
         """A Hugging Face folder in this format, with f32 weights."""
         ...
 
-    def compress(self, exported: Path, folder: Path, weights: str) -> None:
-        """An exported f32 folder with smaller weights. Raises SpecError if it has no such."""
+    def compress(self, exported: Path, folder: Path, how: Rounding, texts: Texts = ()) -> None:
+        """Of an exported f32 folder. Raises SpecError or PlanError if it has no such weights."""
         ...
 
 

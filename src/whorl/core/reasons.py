@@ -16,10 +16,10 @@ from typing import Any, Literal
 __all__ = ["Kind", "Place", "Reason", "kind_of", "table_rows", "unreadable"]
 
 # refused: a row or file is not read; mended: it is read, but was not written as it should be;
-# passed over: a file that was never meant to be read.
-Kind = Literal["refused", "mended", "passed over"]
+# passed over: a file that was never meant to be read; read: no fault, but what it was taken for.
+Kind = Literal["refused", "mended", "passed over", "read"]
 DROPPED = "dropped"  # of a reason without a place: what cleaning and others' fields refuse
-ORDER = ("refused", DROPPED, "mended", "passed over")
+ORDER = ("read", "refused", DROPPED, "mended", "passed over")
 MAX_COUNTED_BYTES = 2**30  # of a file that are read again to find the number of a line
 BLOCK_BYTES = 2**20
 NUM_SHOWN = 3  # commonest reasons in an error

@@ -8,11 +8,13 @@
 
 A document's ids are cut into rows one document after another. One that is cut by a row's end
 continues in the next row with its last id repeated first (not trained there), so that every
-trained id is a target exactly once. Attention and positions restart at each segment start.
+trained id is a target exactly once. Chats are never cut: each stands whole in a row, and of a pair
+the chosen one right before the rejected one. Attention and positions restart at each segment start.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -262,6 +264,17 @@ class RowWriter:
             if done == total:
                 return
             done -= 1  # the last id comes again first in the next row, untrained
+
+    def add_whole(
+        self, segments: Sequence[tuple[NDArray[np.integer[Any]], NDArray[np.bool_]]]
+    ) -> None:
+        """Append what may not be cut, side by side in one row; all of it must fit into a row."""
+        total = sum(len(ids) for ids, _ in segments)
+        assert total <= self.seq_len + 1
+        if self._count and self._used + total > self.seq_len + 1:
+            self.end_row()
+        for ids, mask in segments:
+            self.add(ids, mask)
 
     def end_row(self) -> None:
         """Fill the row with padding, so that the next document begins a new one."""

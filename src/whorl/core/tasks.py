@@ -1,11 +1,11 @@
-"""The two tasks that most fields need: how probable is the text, and which answer is the best.
+"""The tasks that most fields need: how probable is the text, which answer is best, what is written.
 
 Another package writes its own `whorl.core.ports.Task` in its field's file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import log
 
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from whorl.core.errors import DataError
 from whorl.core.metrics import ACCURACY, BITS_PER_BYTE, Metric
-from whorl.core.ports import Choice, HeldoutDocument, TokenSpace
+from whorl.core.ports import Choice, Grammar, HeldoutDocument, TokenSpace
 
-__all__ = ["ChoiceTask", "LikelihoodTask"]
+__all__ = ["ChoiceTask", "LikelihoodTask", "WritingTask"]
 
 
 @dataclass(frozen=True)
@@ -74,3 +74,36 @@ class ChoiceTask:
 
     def accepts(self, prompt: str, completion: str) -> bool | None:
         return None
+
+
+@dataclass(frozen=True)
+class WritingTask:
+    """The answer is written by the model and graded beside the right one, the document's last turn.
+
+    Engines are asked for the grammar where they can hold to it.
+    """
+
+    grade: Callable[[str, str], Mapping[Metric, tuple[float, float]]]  # (answer, right one)
+    name: str = "writing"
+    metric: Metric = ACCURACY
+    further: tuple[Metric, ...] = ()  # of the same answers
+    max_tokens: int = 256
+    grammar: Grammar | None = None
+    prompts: tuple[str, ...] = ()
+    checker: str = ""
+    check: Callable[[str, str], bool] | None = None  # (prompt, completion) -> well formed
+
+    def question(self, document: HeldoutDocument, space: TokenSpace) -> Choice | None:
+        """None: there are no candidates. Raises DataError if nothing stands before the answer."""
+        if not document.mask.any() or document.mask[0]:
+            raise DataError(f"held-out document {document.name} asks nothing")
+        return None
+
+    def judge(
+        self, document: HeldoutDocument, question: Choice | None, nats: NDArray[np.float64]
+    ) -> tuple[float, float]:
+        """Raises DataError: probabilities say nothing of what is written."""
+        raise DataError(f"{self.metric} of task {self.name} is that of answers that are written")
+
+    def accepts(self, prompt: str, completion: str) -> bool | None:
+        return None if self.check is None else self.check(prompt, completion)

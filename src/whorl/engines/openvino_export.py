@@ -6,9 +6,8 @@ the graph, which is the form OpenVINO GenAI's continuous batching turns into pag
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
+import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,9 +19,11 @@ from whorl.arch.computable import check_computable
 from whorl.arch.shape import ModelShape
 from whorl.codecs.contract import Tokens
 from whorl.core.disk import fsync_folder
-from whorl.core.errors import EngineError, MissingExtra, PlanError, RecordError, SpecError
+from whorl.core.errors import EngineError, MissingExtra, RecordError
+from whorl.core.rounding import WEIGHTS, Rounding, Texts
 from whorl.core.variants import Variant
 from whorl.engines.openvino_graph import MODEL, OpenvinoGraph
+from whorl.engines.openvino_weights import check_simulation, compress_graph, simulate
 from whorl.engines.quiet import silence_telemetry
 from whorl.model.folder import TOKENS, FolderCard, prepare_folder, read_card, seal_folder
 from whorl.model.hf_files import write_servable_files
@@ -30,10 +31,9 @@ from whorl.model.hf_files import write_servable_files
 __all__ = ["EXPORTER", "FORMAT", "compress_folder", "export_openvino"]
 
 FORMAT = "openvino"
-COMPRESSED = ("int8", "int4")
+COMPRESSED = WEIGHTS
 EXPORT_VERSION = 2  # raised when the same model is exported to other bytes
 CHECK_TOKENS, MAX_LOGIT_DIFFERENCE = 48, 1e-3
-INT4_GROUP = 64  # weights that share a scale
 
 
 def export_openvino(
@@ -67,26 +67,33 @@ def export_openvino(
     )
 
 
-def compress_folder(f32_folder: Path, out_folder: Path, weights: str) -> FolderCard:
+def compress_folder(
+    f32_folder: Path, out_folder: Path, how: str | Rounding, texts: Texts = ()
+) -> FolderCard:
     """Write a folder with int8 or int4 weights from an exported f32 one.
 
-    int8: per output channel, every matrix with the embedding and the head. int4: groups of 64
-    along the input, the embedding and the head in int8. Activations stay f32.
-    Raises RecordError if f32_folder is damaged or not f32, MissingExtra without nncf.
+    how: "int8" is a scale per output channel of every matrix, embedding and head too; "int4" one
+    per 64 weights along the input, embedding and head in int8. Activations stay f32. The folder's
+    logits are compared with those of the numbers that its weights stand for.
+    Raises RecordError if f32_folder is damaged or not f32, SpecError on other weights, PlanError if
+    the sizes do not allow them, EngineError if the logits differ, MissingExtra without nncf.
     """
     openvino = _openvino()
     card = read_card(f32_folder)
     if card.variant != (parent := Variant(FORMAT, "f32")):
         raise RecordError(f"{f32_folder} cannot be compressed", found=card.variant, expected=parent)
-    if weights not in COMPRESSED:
-        raise SpecError(f"OpenVINO has no weights {weights}", expected=", ".join(COMPRESSED))
+    chosen = Rounding.plain(how) if isinstance(how, str) else how
     prepare_folder(out_folder)
     graph = openvino.Core().read_model(f32_folder / MODEL)
-    _save(openvino, _compressed(graph, weights, card.shape), out_folder)
+    graph = compress_graph(graph, chosen, card.shape, texts)
+    _save(openvino, graph, out_folder)
+    with tempfile.TemporaryDirectory(dir=out_folder.parent, prefix=".simulated-") as simulated:
+        _save(openvino, simulate(openvino, graph), Path(simulated))
+        check_simulation(out_folder, Path(simulated), card.shape.vocab_size)
     write_servable_files(out_folder, card.shape, Tokens.load(f32_folder / TOKENS))
+    variant = Variant(FORMAT, chosen.weights)
     return seal_folder(
-        out_folder,
-        FolderCard(Variant(FORMAT, weights), card.contract_digest, card.shape, card.lineage),
+        out_folder, FolderCard(variant, card.contract_digest, card.shape, card.lineage)
     )
 
 
@@ -98,8 +105,8 @@ class _Exporter:
     def export(self, model: Path, folder: Path, lineage: Mapping[str, Any]) -> None:
         export_openvino(model, folder, lineage)
 
-    def compress(self, exported: Path, folder: Path, weights: str) -> None:
-        compress_folder(exported, folder, weights)
+    def compress(self, exported: Path, folder: Path, how: Rounding, texts: Texts = ()) -> None:
+        compress_folder(exported, folder, how, texts)
 
 
 EXPORTER = _Exporter()
@@ -177,32 +184,6 @@ def _make_stateful(openvino: Any, graph: Any, shape: ModelShape) -> None:
         if operation.get_type_name() == "ReadValue":
             operation.set_arguments([empty])
     graph.validate_nodes_and_infer_types()
-
-
-def _compressed(graph: Any, weights: str, shape: ModelShape) -> Any:
-    try:
-        import nncf
-    except ImportError as error:
-        raise MissingExtra.of("nncf", "openvino", f"{weights} weights") from error
-    nncf.set_log_level("ERROR")
-    modes = nncf.CompressWeightsMode
-    options: dict[str, Any] = {"mode": modes.INT8_SYM}
-    if weights == "int4":
-        _check_int4(shape)
-        options = {"mode": modes.INT4_SYM, "group_size": INT4_GROUP, "ratio": 1.0}
-    with contextlib.redirect_stdout(io.StringIO()):  # it draws a progress bar of its own
-        return nncf.compress_weights(graph, **options)
-
-
-def _check_int4(shape: ModelShape) -> None:
-    attention = shape.attention
-    inputs = shape.width, shape.ffn_width, attention.heads * attention.head_dim
-    if any(width % INT4_GROUP for width in inputs):
-        raise PlanError(
-            f"int4 weights need widths divisible by {INT4_GROUP}",
-            found=inputs,
-            do="drop int4 from compress.formats or choose other widths",
-        )
 
 
 def _save(openvino: Any, graph: Any, folder: Path) -> None:

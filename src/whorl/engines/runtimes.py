@@ -27,6 +27,7 @@ from whorl.core.errors import EngineError
 from whorl.core.ports import Engine
 from whorl.engines.openvino_export import FORMAT
 from whorl.engines.parity import compare_greedy
+from whorl.engines.setup import EngineSetup
 from whorl.model.folder import FolderCard, read_card
 
 __all__ = [
@@ -40,12 +41,14 @@ __all__ = [
     "check_runtime",
     "golden_prompts",
     "is_installed",
+    "llama_cpp_runtime",
     "openvino_runtime",
     "torch_runtime",
     "transformers_runtime",
 ]
 
 GOLDEN_TOKENS = 64  # of each answer
+MAX_CONTEXT = 2048  # tokens of llama.cpp: it reserves memory for all of them
 MAX_LOGIT_DIFFERENCE = 1e-3  # of the largest logit, or of 1 where that is smaller
 LEAST_AGREEMENT = 0.5  # of compressed weights' best next tokens with those of the whole ones
 SIGNIFICANT_DIGITS = 2  # of a difference that is kept
@@ -59,8 +62,10 @@ INSTALL = {
     "torch": "pip install 'whorl[train]'",
     "transformers": "pip install 'transformers>=5.0'",
     "openvino": "pip install 'whorl[openvino]'",
+    "llama.cpp": "pip install llama-cpp-python",
 }
-MODULES = {"openvino": "openvino_genai"}  # where it has another name
+NO_GRAMMAR = frozenset({"grammar"})  # nothing that is compared has one
+MODULES = {"openvino": "openvino_genai", "llama.cpp": "llama_cpp"}  # where it has another name
 
 
 @dataclass(frozen=True)
@@ -210,7 +215,7 @@ def torch_runtime(folder: Path) -> Iterator[Runtime]:
         return np.asarray(logits_TV.numpy(), np.float32)
 
     limits = Limits(1, shape.max_seq_len, shape.vocab_size)
-    engine = EngineLoop("torch", card.contract_digest, stepper, limits)
+    engine = EngineLoop("torch", card.contract_digest, stepper, limits, NO_GRAMMAR)
     try:
         yield Runtime("torch", engine, logits)
     finally:
@@ -232,7 +237,7 @@ def transformers_runtime(source: Path, card: FolderCard) -> Iterator[Runtime]:
         _check_shape(shape_from_config(model.config.to_dict()), card.shape)
     stepper = TransformersStepper(model)
     limits = Limits(1, card.shape.max_seq_len, card.shape.vocab_size)
-    engine = EngineLoop("transformers", card.contract_digest, stepper, limits)
+    engine = EngineLoop("transformers", card.contract_digest, stepper, limits, NO_GRAMMAR)
     try:
         yield Runtime("transformers", engine, stepper.logits)
     finally:
@@ -259,8 +264,27 @@ def openvino_runtime(folder: Path) -> Iterator[Runtime]:
         logits_TV: NDArray[np.float32] = graph.start().read(np.asarray([ids], np.int64))[0]
         return logits_TV
 
-    engine = open_openvino(folder, card, 1)
+    engine = open_openvino(folder, card, EngineSetup(max_running=1))
     try:
         yield Runtime(f"{FORMAT} {card.variant.weights}", engine, logits)
+    finally:
+        engine.close()
+
+
+@contextmanager
+def llama_cpp_runtime(file: Path, card: FolderCard, tokens: Tokens) -> Iterator[Runtime]:
+    """llama.cpp over a GGUF file. Raises EngineError if it gives a text other ids."""
+    from whorl.engines.llama_cpp_engine import LlamaCppStepper, load_llama_cpp
+    from whorl.engines.loop import EngineLoop, Limits
+
+    max_tokens = min(card.shape.max_seq_len, MAX_CONTEXT)
+    stepper = LlamaCppStepper(load_llama_cpp(file, max_tokens))
+    for text in TEXTS:
+        if (found := stepper.encode(text)) != (ours := tokens.encode_prompt(text)):
+            raise EngineError(f"llama.cpp gives {text!r} other ids", found=found, expected=ours)
+    limits = Limits(1, max_tokens, card.shape.vocab_size)
+    engine = EngineLoop("llama.cpp", card.contract_digest, stepper, limits)
+    try:
+        yield Runtime("llama.cpp", engine, stepper.logits)
     finally:
         engine.close()

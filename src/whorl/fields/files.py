@@ -26,6 +26,7 @@ from whorl.fields.walk import COMPRESSED_SUFFIXES, Found, bare_suffix, walk, wal
 __all__ = [
     "EXCLUDED",
     "JSONL_SUFFIXES",
+    "NAMED_FORMATS",
     "RANGE_BYTES",
     "ROW_FORMATS",
     "TEXT_SUFFIXES",
@@ -59,16 +60,16 @@ def text_items(
 ) -> list[FileItem]:
     """Items of a source of text, in an order that does not depend on the machine.
 
-    In a folder, files with the suffixes of `suffixes` (text) and `rows` (of ROW_FORMATS) are
-    taken, also compressed, and names that match `exclude` (shell patterns) are passed over; a
-    file or glob takes what it names, as text if it is nothing of `rows`. Last come the items
-    that tell what was passed over.
+    In a folder, files with the suffixes of `suffixes` (text) and `rows` (of ROW_FORMATS and
+    NAMED_FORMATS) are taken, also compressed, and names that match `exclude` (shell patterns) are
+    passed over; a file or glob takes what it names, as text if it is nothing of `rows`. Last come
+    the items that tell what was passed over.
 
     Raises DataError when the source is missing, empty or holds no file of these kinds.
     """
     found = []
     is_named = not os.path.isdir(source.path)
-    kinds = {suffix: ROW_FORMATS[suffix] for suffix in rows}
+    kinds = {suffix: {**ROW_FORMATS, **NAMED_FORMATS}[suffix] for suffix in rows}
     if is_named and "csv" in kinds.values():  # rows of every kind are wanted
         kinds |= NAMED_FORMATS
     for item in file_items(source, (*suffixes, *rows), exclude):

@@ -18,23 +18,18 @@ from whorl.codecs.contract import CHAT
 from whorl.core import streams
 from whorl.core.encodings import guess, guessed, is_wide
 from whorl.core.errors import DataError
-from whorl.core.plugins import part_names
 from whorl.core.ports import Document, Part
 from whorl.core.sources import FileItem
-from whorl.fields.base import BUILT_IN, GROUP
+from whorl.fields.chat_shapes import is_chat_row
 from whorl.fields.jsonl import Row, json_rows
 from whorl.fields.parquet import parquet_rows
 from whorl.fields.places import Places, Reject
 
-__all__ = ["read_item", "rows_of", "text_of", "texts_of"]
+__all__ = ["mended_text", "read_item", "rows_of", "text_of", "texts_of"]
 
 T = TypeVar("T")
 OTHER_DELIMITERS = (";", "\t", "|")  # of tables that do not use the usual one
 MAX_NUL_SHARE = 0.01  # of a text file's signs; with more it is no text
-CHAT_KEYS = (
-    *("messages", "conversations", "conversation", "dialog", "dialogue", "turns"),
-    *("instruction", "prompt", "question", "query", "chosen", "rejected"),
-)
 CR_ALONE = re.compile("\r(?!\n)")  # how lines of a table may end
 CR_LINES = re.compile("[^\r]*\r\n?|[^\r]+")
 SURROGATES = re.compile("[\ud800-\udfff]")
@@ -59,7 +54,7 @@ def _texts_of_rows(item: FileItem, places: Places, text_key: str) -> Iterator[tu
     for name, row in rows_of(item, [text_key], places):
         try:
             text = text_of(row, text_key)
-            if not text.isspace() and text != (cleaned := _mended(text, places)):
+            if not text.isspace() and text != (cleaned := mended_text(text, places)):
                 text = cleaned
             yield name, _checked(text)
         except ValueError as error:
@@ -86,13 +81,9 @@ def _no_key(key: str, row: Row) -> tuple[str, str]:
     """(reason, what the row has instead and which of it to ask for)."""
     keys = [str(name)[:40] for name in row]
     has = f"it has {', '.join(keys[:8])}{' …' if len(keys) > 8 else ''}" if keys else "it is empty"
-    if any(name in CHAT_KEYS for name in keys):
-        named = (
-            f"write field: {CHAT}"
-            if CHAT in part_names(GROUP, BUILT_IN)
-            else "no field reads chats yet"
-        )
-        return f"no key {key}, but a chat", f"{has}: {named}; text_key names one key of text"
+    if is_chat_row(row):
+        told = f"{has}: write field: {CHAT}; text_key names one key of text"
+        return f"no key {key}, but a chat", told
     texts = [name for name, value in row.items() if isinstance(value, str) and value.strip()]
     inner = [
         f"{name}.{below}"
@@ -118,7 +109,7 @@ def texts_of(item: FileItem, reject: Reject) -> Iterator[tuple[str, str]]:
             try:
                 if text.count("\0") > MAX_NUL_SHARE * len(text):
                     raise ValueError(*_nul_in_text(data))
-                text = _checked(_mended(text, places))
+                text = _checked(mended_text(text, places))
             except ValueError as error:
                 places.refuse(*error.args)
                 continue
@@ -149,7 +140,7 @@ def _nul_in_text(data: bytes) -> tuple[str, ...]:
 
 
 def rows_of(item: FileItem, keys: Sequence[str], reject: Reject) -> Iterator[tuple[str, Row]]:
-    """(name, row) of each row of an item. keys: those that a table must have and that are read."""
+    """(name, row) of each row of an item. keys: those that a table must have; (): all are read."""
     places = Places.of(item, reject)
 
     def read(opened: streams.Opened) -> Iterator[tuple[str, Row]]:
@@ -243,7 +234,7 @@ def _decoded_lines(content: BinaryIO, places: Places) -> Iterator[str]:
             raise streams.SourceFault(f"{words}, from some row on", hint) from error
 
 
-def _mended(text: str, places: Places) -> str:
+def mended_text(text: str, places: Places) -> str:
     """A text without NUL, and with a mark in place of half a surrogate pair."""
     if "\0" in text:
         text = text.replace("\0", "")

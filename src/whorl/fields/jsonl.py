@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 from whorl.core import streams
+from whorl.fields.chat_turns import is_message
 from whorl.fields.places import Places
 
 __all__ = ["Lenient", "Row", "is_by_lines", "json_rows"]
@@ -33,6 +34,7 @@ OUTER_NUL = re.compile(rf"({STRING})|\0", re.S)
 OUT_OF_PLACE = ((OUTER_NUL, "NUL between rows"), (INNER_COMMA, "comma after a last value"))
 BETWEEN = {"\x1e": "RS before a row", "\0": "NUL between rows"}
 CONTROLS = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f]")
+LIST_ROW = "a line that is a list of messages read as one chat"
 OUTER_COMMA = "comma after a row"
 UNTERMINATED = "Unterminated"
 MAX_REFUSED = 100  # rows one after another, before the rest of their line is left
@@ -98,6 +100,9 @@ def json_rows(content: BinaryIO, places: Places) -> Iterator[tuple[int, Row]]:
             continue
         except (ValueError, RecursionError):
             row = None
+        if isinstance(row, list) and row and all(map(is_message, row)):
+            row = {"messages": row}
+            places.mend(LIST_ROW)
         if isinstance(row, dict):
             yield offset, row
             continue

@@ -26,7 +26,10 @@ def count_rows(path: str) -> int | None:
 def parquet_rows(
     content: BinaryIO, num_bytes: int, keys: Sequence[str]
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """(number, values of keys) of each row. Raises SourceFault if the rest cannot be read."""
+    """(number, values of keys; without any, of all columns) of each row.
+
+    Raises SourceFault if the rest cannot be read.
+    """
     parquet = _pyarrow()
     number = 0
     try:
@@ -40,7 +43,7 @@ def parquet_rows(
         groups = [metadata.row_group(n).total_byte_size for n in range(metadata.num_row_groups)]
         if sum(groups) > MAX_EXPANSION * num_bytes:
             raise SourceFault(f"file expands more than {MAX_EXPANSION} times")
-        for batch in file.iter_batches(BATCH_ROWS, columns=columns):
+        for batch in file.iter_batches(BATCH_ROWS, columns=columns or None):
             for row in batch.to_pylist():
                 yield number, row
                 number += 1

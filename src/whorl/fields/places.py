@@ -47,6 +47,10 @@ class Places:
         """Something that is read, though it was written otherwise than it should be."""
         self.reject(Reason(words, "mended", self._place()))
 
+    def tell(self, words: str) -> None:
+        """What something that is read was taken for."""
+        self.reject(Reason(words, "read", self._place()))
+
     def refuse_bytes(self, data: bytes) -> None:
         """Text that is not UTF-8."""
         self._not_utf8 = self._not_utf8 or guessed(data)

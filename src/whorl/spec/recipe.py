@@ -13,7 +13,7 @@ from whorl.core.errors import SpecError
 from whorl.core.home import OWN_FOLDERS
 from whorl.core.plugins import check_part
 from whorl.spec.quantities import Duration, Length, Number, Share, Whole
-from whorl.spec.resolved import MaxRunning, MaxTokens, MaxWaiting, Port
+from whorl.spec.resolved import MaxRunning, MaxTokens, MaxWaiting, NumReplicas, Port
 from whorl.spec.train_keys import TrainSpec
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
 
 Auto = Literal["auto"]
 HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
+ORIGIN = re.compile(r"https?://[A-Za-z0-9_.\[\]:-]{1,260}")
 NONE = (None, "~", "null", "none")
 SAYS_NOTHING = ("", "auto", *NONE)  # of a key that may be left out
 MONEY = Number(1e-6, 1e15)  # US dollars, or hours
@@ -70,10 +71,6 @@ Text = Annotated[str, AfterValidator(_without_nul)]
 # Keys of the design whose work comes later: known, and refused, never ignored.
 LATER = {
     "train.layout": "distributed layouts",
-    "model.base": "opening existing models",
-    "serve.ttft_p95": "serving targets",
-    "serve.tokens_per_s_per_user": "serving targets",
-    "serve.users": "serving targets",
     "serve.engine=vllm": "the vLLM engine",
     "improve": "the gate and the improvement loop",
 }
@@ -193,8 +190,12 @@ Elements = Annotated[int, Length(1, 10**6)]
 
 
 class ModelSpec(Spec):
-    """Any size that is given is kept, the others are chosen."""
+    """Any size that is given is kept, the others are chosen; a base has all of its own."""
 
+    base: Text | None = Field(
+        None,
+        description="the model to start from: what whorl import takes, or a model's name here",
+    )
     family: Literal["qwen3", "llama"] = Field("qwen3", description="Hugging Face architecture")
     layers: Layers | Auto = Field("auto", description="transformer blocks")
     width: Elements | Auto = Field("auto", description="hidden size")
@@ -214,6 +215,12 @@ class CompressSpec(Spec):
     max_bpb_increase: Annotated[float, Share()] = Field(
         0.01, description="loss of quality above which one is refused"
     )
+    search: Literal["auto", "off", "fast", "full"] = Field(
+        "auto", description="ways tried of each format; auto: full where int4 is asked for, or off"
+    )
+    search_time: Annotated[float, Duration()] = Field(
+        900.0, description="after so long no further way is begun"
+    )
 
 
 class EvaluateSpec(Spec):
@@ -221,6 +228,17 @@ class EvaluateSpec(Spec):
         600_000, description="held-out bytes scored, in whole documents"
     )
     baselines: bool = Field(True, description="score other methods on the same documents")
+    forgetting: Text | None = Field(
+        None,
+        description="with a base: a file or folder of general text, in place of whorl's own, that "
+        "is measured before and after",
+    )
+    max_forgetting: Annotated[float, Share()] | None = Field(
+        None, description="rise of its bits per byte above which a model is not registered"
+    )
+    contamination: bool = Field(
+        True, description="count how much of the scored text is in the training rows"
+    )
 
 
 def _host_name(text: str) -> str:
@@ -228,6 +246,13 @@ def _host_name(text: str) -> str:
         expected = "a name such as models.example, without scheme, port or path"
         raise SpecError("it is no host name", found=text[:80], expected=expected)
     return text.lower().removesuffix(".")
+
+
+def _origin(text: str) -> str:
+    if not ORIGIN.fullmatch(text):
+        expected = "scheme and name, such as https://chat.example, without a path"
+        raise SpecError("it is no origin", found=text[:80], expected=expected)
+    return text.lower()
 
 
 class ServeSpec(Spec):
@@ -244,6 +269,30 @@ class ServeSpec(Spec):
         BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
     ] = Field(
         (), max_length=64, description="names that a reverse proxy or others call the server by"
+    )
+    replicas: NumReplicas = Field(1, description="engines side by side on this machine")
+    ttft_p95: Annotated[float, Duration()] | None = Field(
+        None, description='target: 95 of 100 first tokens come within it, such as "300ms"'
+    )
+    tokens_per_s_per_user: Annotated[float, Number(1e-3, 1e6)] | None = Field(
+        None, description="target: tokens per second of each answer"
+    )
+    users: MaxRunning | None = Field(
+        None, description="target: answered together within the others"
+    )
+    allowed_origins: Annotated[
+        tuple[Annotated[str, AfterValidator(_origin)], ...],
+        BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    ] = Field((), max_length=64, description="sites whose pages may ask too, by CORS")
+    max_wait: Annotated[float, Duration()] = Field(
+        30.0, description="a request that would wait longer for its place gets a 429"
+    )
+    max_time: Annotated[float, Duration()] = Field(
+        600.0, description="from a request to the end of its answer"
+    )
+    log_text: bool = Field(False, description="keep prompts and answers in the log of answers")
+    usd_per_million_tokens: Annotated[float, Number(0, 1e9)] = Field(
+        0.0, description="what keys with a limit in USD pay"
     )
 
 

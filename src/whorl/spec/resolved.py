@@ -16,6 +16,7 @@ __all__ = [
     "MaxRunning",
     "MaxTokens",
     "MaxWaiting",
+    "NumReplicas",
     "Port",
     "PrepareConfig",
     "ServeConfig",
@@ -24,6 +25,7 @@ __all__ = [
 
 Port = Annotated[int, Whole(0, 65_535)]
 MaxRunning = Annotated[int, Whole(1, 100_000)]
+NumReplicas = Annotated[int, Whole(1, 64)]
 MaxWaiting = Annotated[int, Whole(0, 10**7)]
 MaxTokens = Annotated[int, Whole(1, 10**7)]
 
@@ -36,6 +38,7 @@ class PrepareConfig(Frozen):
     near_duplicate_jaccard: float = Field(0.8, description="verified similarity that drops a copy")
     max_repetition_ratio: float = Field(16.0, description="zlib ratio above which text goes")
     max_repeated_windows: float = Field(0.1, description="share of repeated windows of stale text")
+    pairs: bool = Field(False, description="preferences as pairs, else the chosen answers alone")
     rows_per_shard: int = 65_536
 
 
@@ -43,6 +46,8 @@ class CompressConfig(Frozen):
     formats: tuple[Literal["int8", "int4"], ...] = ("int8",)
     max_bpb_increase: float = Field(0.01, description="share of the parent's bits per byte")
     max_documents: int = 200
+    search: Literal["auto", "off", "fast", "full"] = "auto"
+    search_time_s: float = 900.0
     seed: int = 0
 
 
@@ -52,6 +57,7 @@ class EvaluateConfig(Frozen):
     engine: str = Field("auto", description="of serve; what it does not serve is scored by another")
     bootstrap_samples: int = 2000
     baselines: bool = True
+    contamination: bool = True
     seed: int = 0
 
 
@@ -65,9 +71,20 @@ class ServeConfig(Frozen):
     allowed_hosts: tuple[str, ...] = Field(
         (), description="host names to answer to, besides addresses and localhost"
     )
+    replicas: NumReplicas = Field(1, description="engines side by side, each a process")
+    ttft_p95: float | None = Field(None, gt=0, description="seconds to the first token")
+    tokens_per_s_per_user: float | None = Field(None, gt=0)
+    users: MaxRunning | None = Field(None, description="answered together")
+    allowed_origins: tuple[str, ...] = Field((), description="sites whose pages may ask (CORS)")
+    max_wait: float = Field(30.0, gt=0, description="seconds")
+    max_time: float = Field(600.0, gt=0, description="seconds")
+    log_text: bool = False
+    usd_per_million_tokens: float = Field(0.0, ge=0)
     max_body_bytes: int = Field(256 * 2**10, ge=1)
     max_connections: int = Field(512, ge=1, description="beyond, the oldest idle one is closed")
     receive_s: float = Field(10.0, gt=0, description="deadline for a request's head, and its body")
+    max_grammar_bytes: int = Field(32 * 2**10, ge=1, description="of a schema or grammar too")
     send_s: float = Field(30.0, gt=0, description="deadline for a client to take what is sent")
     stall_s: float = Field(30.0, gt=0, description="without a token for so long: unhealthy")
+    watch_s: float = Field(2.0, gt=0, description="the registry is looked at so often")
     grace_s: float = Field(10.0, ge=0, description="running requests get so long at a stop")

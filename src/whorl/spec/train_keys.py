@@ -74,6 +74,9 @@ class LoraKeys(BaseModel):
         description="names of linear layers, such as [q_proj, v_proj]; all: every one of the "
         "blocks but routers",
     )
+    last_layers: Annotated[int, Whole(1, 10_000)] | None = Field(
+        None, description="only in so many blocks, the last ones: those before need no backward"
+    )
     dora: bool = Field(False, description="also learn the length of each row of a weight (DoRA)")
     base: Literal["none", "int8", "nf4"] = Field(
         "none", description="bits the frozen linear layers are kept in; none: as they are"

@@ -26,6 +26,7 @@ from whorl.core.ports import (
     Task,
     TokenSpace,
 )
+from whorl.core.rounding import Rounding, Texts
 from whorl.core.tasks import LikelihoodTask
 from whorl.core.variants import Variant
 from whorl.model.folder import CARD, read_card, seal_folder
@@ -127,8 +128,9 @@ class FakeExporter:
     def export(self, model: Path, folder: Path, lineage: Mapping[str, Any]) -> None:
         self._copy(model, folder, Variant(self.format, "f32"), lineage)
 
-    def compress(self, exported: Path, folder: Path, weights: str) -> None:
-        self._copy(exported, folder, Variant(self.format, weights), read_card(exported).lineage)
+    def compress(self, exported: Path, folder: Path, how: Rounding, texts: Texts = ()) -> None:
+        variant = Variant(self.format, how.weights)
+        self._copy(exported, folder, variant, read_card(exported).lineage)
 
     def _copy(self, source: Path, folder: Path, variant: Variant, lineage: Any) -> None:
         card = read_card(source)

@@ -21,6 +21,7 @@ from whorl.core.heldout import HeldoutDocuments
 from whorl.core.ports import Codec, Document, Part, Score, Source, Task
 from whorl.core.rows import RowSet
 from whorl.core.tasks import LikelihoodTask
+from whorl.fields.chat import chat_texts
 
 
 def chat(number: int, answers: bool = True, prompt_sentences: int = 1) -> dict[str, Any]:
@@ -38,6 +39,7 @@ class ChatField:
     count: int = 30
     unanswered: int = 0
     prompt_sentences: int = 1
+    as_text: bool = False  # the prompt as context, the answer as what is trained
     name: str = "chat"
     task: Task = field(default_factory=LikelihoodTask)
     logic_version: int = 1
@@ -49,14 +51,16 @@ class ChatField:
     def read(self, source: Source, item: Any, reject: Callable[[str], None]) -> Iterator[Document]:
         answers = not self.unanswered or item % self.unanswered > 0
         value = chat(item, answers, self.prompt_sentences)
-        yield Document(
-            f"chat {item}", (Part("chat", value),), "heldout" if item % 5 == 1 else "train"
-        )
+        parts: tuple[Part, ...] = (Part("chat", value),)
+        if self.as_text:
+            asked, answered = (message["content"] for message in value["messages"][:2])
+            parts = (Part("text", asked, trained=False), Part("text", answered))
+        yield Document(f"chat {item}", parts, "heldout" if item % 5 == 1 else "train")
 
     def fit_codecs(
         self, documents: Iterable[Document], options: Mapping[str, Any]
     ) -> dict[str, Codec]:
-        texts = [message["content"] for d in documents for message in d.parts[0].value["messages"]]
+        texts = [text for document in documents for text in chat_texts(document)]
         return {"text": train_text_codec(texts, options["vocab_size"])}
 
     def baselines(
@@ -121,12 +125,17 @@ def test_a_source_without_a_trained_token_is_refused(tmp_path: Path) -> None:
 
 
 def test_rows_of_a_long_prompt_are_left_out(tmp_path: Path) -> None:
-    record, lines = prepared(tmp_path, prompt_sentences=30)
+    record, lines = prepared(tmp_path, prompt_sentences=30, as_text=True)
     check_sums(record)
     assert record.metrics["untrained_rows"] > record.metrics["train_rows"]
     assert any("rows without a trained token" in line for line in lines)
     rows = RowSet.open(record)
     assert rows.read(np.arange(rows.num_rows)).loss_mask.any(axis=1).all()
+
+
+def test_chats_longer_than_a_row_say_what_row_would_do(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"chat 0: conversation longer.*train\.seq_len=\d+"):
+        prepared(tmp_path, prompt_sentences=30)
 
 
 def test_why_a_chat_is_refused_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

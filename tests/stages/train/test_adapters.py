@@ -72,8 +72,9 @@ def weights_of_base(model: Transformer) -> Transformer:
         LoraKeys(rank=4, alpha=8, dora=True),
         LoraKeys(rank=2, alpha=6, targets=("q_proj", "down_proj")),
         LoraKeys(rank=4, alpha=8, dora=True, base="nf4"),
+        LoraKeys(rank=4, alpha=8, last_layers=1),
     ],
-    ids=["lora", "dora", "targets", "nf4"],
+    ids=["lora", "dora", "targets", "nf4", "last layer"],
 )
 def test_adapters_are_peft_s(keys: LoraKeys, tmp_path: Path) -> None:
     """The saved files in PEFT, over the same base: loss and every gradient to 1e-4."""

@@ -4,31 +4,39 @@ A variant is refused when its measured loss of quality, in any of the recipe's f
 `compress.max_bpb_increase`: the figure measured decides, its 95% interval is reported beside it
 and the verdict says when the limit lies inside. An interval that decided would refuse every
 variant measured on few documents.
+
+`compress.search` tries several ways to make each format (see `candidates`), and keeps one.
 """
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from whorl.core.context import StageContext
-from whorl.core.errors import GateError, WhorlError
+from whorl.core.errors import GateError, MissingExtra, PlanError, WhorlError
 from whorl.core.intervals import Interval, paired_interval
 from whorl.core.ports import Exporter, Measure, QualityMeasure
 from whorl.core.records import Record, RecordKey
+from whorl.core.rounding import Rounding, SmallWeights, Speeds, Texts
 from whorl.core.variants import Variant
 from whorl.model.folder import read_card, seal_folder
 from whorl.spec.resolved import CompressConfig
+from whorl.stages.compress.candidates import Tried, candidates_of, choose, is_beaten
+from whorl.stages.compress.picture import draw_pareto
 
-__all__ = ["LOGIC_VERSION", "PARENT", "loss_of_quality", "run"]
+__all__ = ["LOGIC_VERSION", "PARENT", "MeasureSpeed", "loss_of_quality", "run"]
 
-LOGIC_VERSION = 3
+LOGIC_VERSION = 4
 PARENT = "f32"  # weights of the export that smaller variants are compared with
+CANDIDATES = "candidates"  # folder of the record while it is made
 Measured = Mapping[str, QualityMeasure]  # field -> what was measured of it
+MeasureSpeed = Callable[[Path, Variant, Texts], Speeds]
 SIGNIFICANT = 6  # digits of measured figures kept: the rest depends on the number of threads
 
 
@@ -38,14 +46,20 @@ def run(
     trained: Record,
     exporter: Exporter,
     measure: Measure,
+    *,
+    texts: Callable[[], Texts] = tuple,
+    speed: MeasureSpeed | None = None,
 ) -> Record:
     """Folders openvino-f32/, openvino-int8/ … of the record, each servable; found again if there.
 
     Metrics: {"variants": [{name, field, bytes, metric, value, increase, low, high, verdict}]}, a
     row per variant and field, the parent first; increase is the relative loss of quality, 0.01 =
-    1% worse, whichever way the metric points. Raises GateError when a variant is worse than
-    allowed (nothing is kept), RecordError if the trained model is damaged, MissingExtra without
-    the exporter's packages.
+    1% worse, whichever way the metric points. With a search, "search" has such a row of every
+    candidate, "choices" what was kept and why, and run.json what `speed` measured.
+
+    texts: ids of training documents, for methods that read some. Raises GateError when a variant
+    is worse than allowed (nothing is kept), RecordError if the trained model is damaged,
+    MissingExtra without the exporter's packages.
     """
     made_by = {"format": exporter.format, "version": exporter.version}
     value = {**config.model_dump(mode="json"), "exporter": made_by}
@@ -54,64 +68,153 @@ def run(
         return found
     begin_s = time.monotonic()
     with context.store.write(key) as writer:
-        rows = _Compression(context, config, exporter, measure, writer.path).make(
-            trained, key.digest
-        )
-        writer.metrics["variants"] = rows
+        work = _Compression(context, config, exporter, measure, texts, speed, writer.path)
+        writer.metrics["variants"] = work.make(trained, key.digest)
+        if work.is_searching:
+            writer.metrics.update(search=work.rows, choices=work.choices)
+            speeds = {name: asdict(each) for name, each in work.speeds.items()}
+            writer.run["speeds"] = speeds
+            _draw(context, context.store.run_folder(key), work)
         writer.run.update(wall_s=time.monotonic() - begin_s, packages=_packages())
     return context.store.published(key)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Compression:
     context: StageContext
     config: CompressConfig
     exporter: Exporter
     measure: Measure
+    texts: Callable[[], Texts]
+    speed: MeasureSpeed | None
     folder: Path  # the record's
+    rows: list[dict[str, Any]] = field(default_factory=list)  # of every candidate
+    choices: list[dict[str, Any]] = field(default_factory=list)
+    speeds: dict[str, Speeds] = field(default_factory=dict)  # name of a candidate -> its
+
+    @property
+    def is_searching(self) -> bool:
+        return self.search != "off"
+
+    @property
+    def search(self) -> str:
+        """auto: int8 hardly loses anything, int4 is worth a search."""
+        auto = "full" if "int4" in self.config.formats else "off"
+        return auto if self.config.search == "auto" else self.config.search
 
     def make(self, trained: Record, digest: str) -> list[dict[str, Any]]:
         """All variants, as rows of the metrics. Raises GateError."""
         model = trained.folder("model")
         lineage = {**read_card(model).lineage, "train": trained.digest, "compress": digest}
-        parent_folder, variant = self._place(PARENT)
-        self.exporter.export(model, parent_folder, lineage)
-        parent = self.measure(parent_folder, variant)
+        folder, variant = self._place(PARENT)
+        self.exporter.export(model, folder, lineage)
+        parent = self.measure(folder, variant)
         no_loss = Interval(0.0, 0.0, 0.0)
-        rows = [self._row(variant, field, parent[field], no_loss, "parent") for field in parent]
-        for field, quality in parent.items():
-            self.context.log(f"{variant}: {field} {quality.metric} {quality.value:.4f}")
-        refused: list[tuple[str, str, Interval]] = []
+        rows = [self._row(folder, of, parent[of], no_loss, "parent") for of in parent]
+        for of, quality in parent.items():
+            self.context.log(f"{variant}: {of} {quality.metric} {quality.value:.4f}")
+        if self.is_searching:
+            self._time(folder, variant, str(variant))
+            self.rows += [{"format": PARENT, "how": str(variant), **row} for row in rows]
+        refused: list[dict[str, Any]] = []
+        begin_s = time.monotonic()
         for weights in self.config.formats:
-            folder, variant = self._place(weights)
-            self.exporter.compress(parent_folder, folder, weights)
-            for field, quality in self.measure(folder, variant).items():
-                loss = loss_of_quality(quality, parent[field], self.config.seed)
-                verdict = _verdict(loss, self.config.max_bpb_increase)
-                rows.append(self._row(variant, field, quality, loss, verdict))
-                told = f"{quality.metric} {quality.value:.4f}, {_percent(loss)}: {verdict}"
-                self.context.log(f"{variant}: {field} {told}")
-                if verdict.startswith("refused"):
-                    refused.append((weights, field, loss))
+            mine = self._best(weights, parent, begin_s)
+            rows += mine
+            refused += [row for row in mine if row["verdict"].startswith("refused")]
         if refused:
             raise _refusal(refused, self.config, parent)
+        shutil.rmtree(self.folder / CANDIDATES, ignore_errors=True)
         for name in (PARENT, *self.config.formats):
             folder, variant = self._place(name)
-            mine = {row["field"]: row for row in rows if row["name"] == str(variant)}
-            seal_folder(folder, replace(read_card(folder), quality=mine))
+            quality_rows = {row["field"]: row for row in rows if row["name"] == str(variant)}
+            seal_folder(folder, replace(read_card(folder), quality=quality_rows))
         return rows
+
+    def _best(
+        self, weights: SmallWeights, parent: Measured, begin_s: float
+    ) -> list[dict[str, Any]]:
+        """Rows of the candidate that is kept as the variant; the least refused if none is."""
+        place, variant = self._place(weights)
+        tried: list[Tried] = []
+        measured: dict[Rounding, list[dict[str, Any]]] = {}
+        kept: dict[Rounding, Path] = {}
+        impossible: PlanError | None = None
+        longest_s = 0.0
+        candidates = candidates_of(weights, self.search)
+        for number, how in enumerate(candidates):
+            start_s = time.monotonic()
+            if tried and start_s - begin_s + longest_s > self.config.search_time_s:
+                self._skip(candidates[number:], "compress.search_time is spent")
+                break
+            folder = (
+                self.folder / CANDIDATES / f"{weights}-{number}" if self.is_searching else place
+            )
+            try:
+                found, measured[how] = self._try(how, folder, variant, parent)
+            except PlanError as error:
+                impossible = error
+                self._skip([how], str(error))
+                shutil.rmtree(folder, ignore_errors=True)
+                continue
+            longest_s = max(longest_s, time.monotonic() - start_s)
+            tried.append(found)
+            kept[how] = folder
+            for beaten in [one for one in tried if any(is_beaten(one, by) for by in tried)]:
+                if beaten.how in kept:
+                    shutil.rmtree(kept.pop(beaten.how), ignore_errors=True)
+        if not tried:
+            raise impossible or AssertionError("every format has a candidate")
+        choice = choose(tried)
+        best = min(tried, key=lambda each: each.loss) if choice is None else choice[0]
+        if choice is not None and self.is_searching:
+            kept[best.how].rename(place)
+            self.choices.append({"format": weights, "how": str(best.how), "why": choice[1]})
+            self.context.log(f"{variant}: {best.how}: {choice[1]}")
+        return measured[best.how]
+
+    def _try(
+        self, how: Rounding, folder: Path, variant: Variant, parent: Measured
+    ) -> tuple[Tried, list[dict[str, Any]]]:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self.exporter.compress(
+            self._place(PARENT)[0], folder, how, self.texts() if how.needs_text else ()
+        )
+        rows, losses = [], []
+        for of, quality in self.measure(folder, variant).items():
+            loss = loss_of_quality(quality, parent[of], self.config.seed)
+            verdict = _verdict(loss, self.config.max_bpb_increase)
+            rows.append(self._row(folder, of, quality, loss, verdict))
+            losses.append(loss.value)
+            told = f"{quality.metric} {quality.value:.4f}, {_percent(loss)}: {verdict}"
+            self.context.log(f"{how if self.is_searching else variant}: {of} {told}")
+        if self.is_searching:
+            self._time(folder, variant, str(how))
+            self.rows += [{"format": how.weights, "how": str(how), **row} for row in rows]
+        allowed = max(losses) <= self.config.max_bpb_increase
+        return Tried(how, rows[0]["bytes"], _rounded(max(losses)), allowed), rows
+
+    def _time(self, folder: Path, variant: Variant, name: str) -> None:
+        if self.speed is not None:
+            self.speeds[name] = self.speed(folder, variant, self.texts())
+
+    def _skip(self, hows: list[Rounding], reason: str) -> None:
+        for how in hows:
+            self.rows.append({"format": how.weights, "how": str(how), "not_tried": reason})
+            self.context.log(f"{how}: not tried: {reason}")
 
     def _place(self, weights: str) -> tuple[Path, Variant]:
         variant = Variant(self.exporter.format, weights)
         return self.folder / variant.slug, variant
 
     def _row(
-        self, variant: Variant, field: str, quality: QualityMeasure, loss: Interval, verdict: str
+        self, folder: Path, of: str, quality: QualityMeasure, loss: Interval, verdict: str
     ) -> dict[str, Any]:
+        card = read_card(folder)
         return {
-            "name": str(variant),
-            "field": field,
-            "bytes": read_card(self.folder / variant.slug).weight_bytes,
+            "name": str(card.variant),
+            "field": of,
+            "bytes": card.weight_bytes,
             "metric": quality.metric.name,
             "documents": len(quality.document_names),
             "value": _rounded(quality.value),
@@ -120,6 +223,13 @@ class _Compression:
             "high": None if loss.high is None else _rounded(loss.high),
             "verdict": verdict,
         }
+
+
+def _draw(context: StageContext, folder: Path, work: _Compression) -> None:
+    try:
+        draw_pareto(folder, work.rows, work.speeds, {each["how"] for each in work.choices})
+    except (MissingExtra, OSError) as error:  # a picture must not undo the work
+        context.log(f"no picture of the candidates: {error}")
 
 
 def loss_of_quality(variant: QualityMeasure, parent: QualityMeasure, seed: int = 0) -> Interval:
@@ -145,20 +255,23 @@ def _verdict(loss: Interval, limit: float) -> str:
     return verdict
 
 
-def _refusal(
-    refused: list[tuple[str, str, Interval]], config: CompressConfig, parent: Measured
-) -> WhorlError:
-    """refused: (weights, field, loss) of everything above the limit."""
-    names = list(dict.fromkeys(name for name, _, _ in refused))
-    kept = [name for name in config.formats if name not in names]
-    loosest = max(loss.value for _, _, loss in refused)
+def _refusal(refused: list[dict[str, Any]], config: CompressConfig, parent: Measured) -> WhorlError:
+    """refused: rows of everything above the limit, of each format the best candidate."""
+    weights = [row["name"].rpartition(" ")[2] for row in refused]
+    kept = [name for name in config.formats if name not in weights]
+    loosest = max(row["increase"] for row in refused)
     measured = "; ".join(
-        f"{field}: {parent[field].metric} of {len(parent[field].document_names)} documents"
-        for field in dict.fromkeys(field for _, field, _ in refused)
+        f"{of}: {parent[of].metric} of {len(parent[of].document_names)} documents"
+        for of in dict.fromkeys(row["field"] for row in refused)
     )
+    losses = [Interval(row["increase"], row["low"], row["high"]) for row in refused]
     return GateError(
-        f"{', '.join(names)} is worse than the recipe allows (through the engine, {measured})",
-        found="; ".join(f"{name} {_percent(loss)} ({field})" for name, field, loss in refused),
+        f"{', '.join(dict.fromkeys(weights))} is worse than the recipe allows "
+        f"(through the engine, {measured})",
+        found="; ".join(
+            f"{name} {_percent(loss)} ({row['field']})"
+            for name, loss, row in zip(weights, losses, refused, strict=True)
+        ),
         expected=f"at most {100 * config.max_bpb_increase:+.3g}% (compress.max_bpb_increase)",
         do=f"set compress.formats to {kept}, or allow {100 * loosest:.2g}% "
         "with compress.max_bpb_increase",

@@ -29,6 +29,8 @@ from whorl.core.ports import (
     QualityMeasure,
     Task,
 )
+from whorl.core.tasks import WritingTask
+from whorl.stages.evaluate.generate import graded, written
 
 __all__ = ["Asked", "Window", "ask", "measure", "select_documents", "windows_of"]
 
@@ -136,6 +138,10 @@ def measure(
             expected=f"{tokens.contract.digest[:16]}…",
             do="evaluate a model on the record of prepare it was trained on",
         )
+    if isinstance(asked.task, WritingTask):
+        task, documents = asked.task, asked.documents
+        answers = written(engine, tokens, task, documents, window=window, progress=progress)
+        return graded(task, task.metric, documents, answers, tokens)
     shown = progress or NoProgress()
     shown.start(f"score with {engine.name}", len(asked.documents), "documents")
     nats = [np.zeros(0)] * len(asked.documents)

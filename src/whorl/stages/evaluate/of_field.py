@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,9 +15,11 @@ from whorl.core.context import StageContext
 from whorl.core.errors import DataError
 from whorl.core.heldout import HeldoutDocuments
 from whorl.core.intervals import paired_interval, score_of
+from whorl.core.metrics import Metric
 from whorl.core.ports import Engine, Field, QualityMeasure, Score
 from whorl.core.records import Record
 from whorl.core.rows import RowSet
+from whorl.core.tasks import WritingTask
 from whorl.core.variants import Variant
 from whorl.spec.resolved import EvaluateConfig
 from whorl.stages.evaluate.baselines import (
@@ -28,6 +31,7 @@ from whorl.stages.evaluate.baselines import (
     rows_of_field,
     rows_seen,
 )
+from whorl.stages.evaluate.generate import graded, written
 from whorl.stages.evaluate.measure import Asked, ask, measure, select_documents
 from whorl.stages.evaluate.ngram import ORDER
 
@@ -35,6 +39,7 @@ __all__ = ["FieldEvaluation"]
 
 MAX_ROWS_BYTES = 256 * 2**20  # of token rows handed to a field's baselines
 ID_BYTES = 8
+FURTHER = "/"  # between a field and another metric of its answers
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,15 @@ class FieldEvaluation:
 
     context: StageContext
     config: EvaluateConfig
-    name: str  # as the recipe's data names the field
+    name: str  # as the recipe's data names the field; "intents/slot_f1" of its further metrics
     field: Field
     tokens: Tokens
     num_heldout: int
     asked: Asked
+    metric: Metric  # of the scores
+    # Shared by the parts of one field: what each model wrote, and the field's own baselines.
+    answers: dict[Variant, list[str]] = dataclasses.field(default_factory=dict)
+    others: list[Score] = dataclasses.field(default_factory=list)
 
     @classmethod
     def of(
@@ -67,36 +76,54 @@ class FieldEvaluation:
             )
         numbers = select_documents(documents, config.max_bytes)
         asked = ask(field.task, tokens, documents, numbers)
-        return cls(context, config, name, field, tokens, len(documents), asked)
+        metric = field.task.metric
+        return cls(context, config, name, field, tokens, len(documents), asked, metric)
+
+    def with_further(self) -> list[FieldEvaluation]:
+        """This one, and one for each other metric of the answers that are written."""
+        task = self.asked.task
+        further = task.further if isinstance(task, WritingTask) else ()
+        others = [
+            replace(self, name=f"{self.name}{FURTHER}{metric.name}", metric=metric)
+            for metric in further
+        ]
+        return [self, *others]
 
     def score_model(self, engine: Engine, variant: Variant) -> Score:
         """A model's score through its engine."""
-        found = measure(
-            engine,
-            self.tokens,
-            self.asked,
-            window=self.config.window,
-            progress=self.context.progress,
-        )
+        task, documents, window = self.asked.task, self.asked.documents, self.config.window
+        shown = self.context.progress
+        if isinstance(task, WritingTask):
+            if variant not in self.answers:
+                self.answers[variant] = written(
+                    engine, self.tokens, task, documents, window=window, progress=shown
+                )
+            found = graded(task, self.metric, documents, self.answers[variant], self.tokens)
+        else:
+            found = measure(engine, self.tokens, self.asked, window=window, progress=shown)
         return replace(self._score(str(variant), found), variant=variant)
 
     def baselines(self, rows: RowSet, trained: Record | None) -> list[Score]:
         """Those of the field, and n-gram models of its rows where nothing is chosen."""
-        mine = rows_of_field(rows, self.name)
+        mine = rows_of_field(rows, self.name.partition(FURTHER)[0])
         whole = read_stream(rows, self.tokens, mine)
         scores = []
-        if not any(self.asked.questions):
+        if not any(self.asked.questions) and not isinstance(self.asked.task, WritingTask):
             seen = mine if trained is None else np.intersect1d(mine, _seen_rows(rows, trained))
             if 0 < len(seen) < len(mine):
                 part = read_stream(rows, self.tokens, seen)
                 scores.append(self._ngram(part, "the tokens the model saw"))
             scores.append(self._ngram(whole, "all training tokens"))
-        train = TokenDocuments(whole, self.tokens)
-        held = decoded(self.asked.documents, self.tokens)
-        fits = len(mine) * (rows.seq_len + 1) * ID_BYTES <= MAX_ROWS_BYTES
-        ids = rows.read(mine).ids if fits else None
-        for score in self.field.baselines(train, held, ids):
+        if not self.others:
+            train = TokenDocuments(whole, self.tokens)
+            held = decoded(self.asked.documents, self.tokens)
+            fits = len(mine) * (rows.seq_len + 1) * ID_BYTES <= MAX_ROWS_BYTES
+            ids = rows.read(mine).ids if fits else None
+            self.others.extend(self.field.baselines(train, held, ids))
+        for score in self.others:
             measured = score.measure
+            if score.metric != self.metric:
+                continue
             if measured is not None:  # with this evaluation's number of samples
                 score = self._score(score.name, measured, score.note)
             scores.append(score)
@@ -120,7 +147,7 @@ class FieldEvaluation:
         """How much was asked, and in which metric the answers are scored."""
         return {
             "field": self.name,
-            "metric": self.field.task.metric.name,
+            "metric": self.metric.name,
             "num_documents": len(self.asked.documents),
             "num_heldout_documents": self.num_heldout,
             "num_cut_questions": self.asked.num_cut(self.config.window),
@@ -130,7 +157,7 @@ class FieldEvaluation:
     def comparisons(self, first: Score, others: Sequence[Score]) -> list[dict[str, Any]]:
         """The first model against each other score that is known per document."""
         assert first.measure is not None
-        sign = self.field.task.metric.sign
+        sign = self.metric.sign
         comparisons = []
         for other in others:
             if other.measure is None:

@@ -81,8 +81,13 @@ class Report(TypedDict, total=False):
     curve: str | None  # path of the picture of the loss
     train: dict[str, Any]  # metrics of the record
     variants: list[dict[str, Any]]  # metrics of compress
+    candidates: list[dict[str, Any]]  # what compress tried, with speeds, where it searched
+    choices: list[dict[str, str]]  # what it kept of each format, and why
+    pareto: str | None  # path of the picture of them
     scores: list[ScoreRow]
+    contamination: list[dict[str, Any]]  # per field: training text in the scored documents
     losses_to: list[str]
+    forgetting: dict[str, Any]  # of a model that was trained from a base
     serve: dict[str, Any]  # metrics and speeds
 
 
@@ -118,13 +123,34 @@ def build_report(
     if "compress" in records:
         variants = records["compress"].metrics.get("variants", [])
         report["variants"] = [NO_FIELD | row for row in variants]
+        report |= _searched(records["compress"])  # type: ignore[typeddict-item]
     if "evaluate" in records:
         evaluated = _evaluated(records["evaluate"])
         report["scores"] = [ScoreRow(**score) for score in evaluated["scores"]]  # type: ignore[typeddict-item]
+        if forgotten := records["evaluate"].metrics.get("forgetting"):
+            report["forgetting"] = forgotten
+        report["contamination"] = [
+            {"field": of["field"], **of["contamination"]}
+            for of in evaluated["fields"]
+            if "contamination" in of
+        ]
         report["losses_to"] = losses_to(evaluated["scores"], evaluated["comparisons"])
     if "serve" in records:
         report["serve"] = {**records["serve"].metrics, **records["serve"].run}
     return report
+
+
+def _searched(record: Record) -> dict[str, Any]:
+    """What compress tried; {} if it did not search."""
+    if "search" not in record.metrics:
+        return {}
+    speeds = record.run.get("speeds", {})
+    picture = record.path.with_suffix(".run") / "pareto.png"
+    return {
+        "candidates": [{**row, **speeds.get(row["how"], {})} for row in record.metrics["search"]],
+        "choices": list(record.metrics.get("choices", [])),
+        "pareto": str(picture) if picture.exists() else None,
+    }
 
 
 def report_of(home: Path, name: str) -> Report:

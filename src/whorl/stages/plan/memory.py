@@ -36,6 +36,10 @@ ALLOCATOR_SHARE = 0.25
 # What compiling leaves in the process, its own modules above all: with compiled blocks the peaks of
 # four shapes from 4x96 to 6x384 lay 97 to 166 MiB above those without (25 November 2026).
 COMPILER_BYTES = 145 * 2**20
+# What products in bfloat16 add to the process, oneDNN's kernels and packed operands above all: the
+# main job's peaks lay 70 MiB above plan on an Intel Xeon (25 November 2026) and 93 and 100 MiB on
+# an AMD EPYC (28 November 2026), those in float32 17 to 24 MiB.
+BF16_BYTES = 75 * 2**20
 LOGIT_COPIES = 3  # logits, their log-softmax, and the chunk's before
 
 
@@ -65,8 +69,9 @@ def saved_activation_bytes(load: Load) -> int:
     product = BYTES_PER_ELEMENT[load.precision]
     per_token = FLOAT_BYTES * (a.width + 1)  # final norm: its value and scale
     per_token += product * a.width + ID_BYTES  # the head's gradient for the hidden states
-    total = a.layers * _block_bytes(load) + load.tokens * per_token
-    total += _embedding_bytes(a)  # the head's gradient for its weight
+    taught = 1.0 if load.adapters is None else load.adapters.layer_share  # the others keep nothing
+    total = taught * a.layers * _block_bytes(load) + load.tokens * per_token
+    total += _head_gradient_bytes(load)
     if load.precision == "bf16":
         total += load.tokens * product * a.width  # the final norm's value once more
     total += 2 * _angle_bytes(load, FLOAT_BYTES)  # of both halves of a head
@@ -122,6 +127,11 @@ def _embedding_bytes(a: ModelShape) -> int:
     return FLOAT_BYTES * a.vocab_size * a.width
 
 
+def _head_gradient_bytes(load: Load) -> int:
+    """Of the head's weight; none where it is frozen."""
+    return 0 if load.adapters is not None else _embedding_bytes(load.shape)
+
+
 def _masked_rows(load: Load) -> int:
     """Of the worst batch: all but one if some rows are not, as the two kinds are then joined."""
     return load.rows if load.mixed_share >= 1 else max(1, load.rows - 1)
@@ -146,8 +156,10 @@ def peak_memory(load: Load, process_bytes: int) -> PeakMemory:
     # A lane has a sum of its own while it computes more, and what it adds to it.
     sets = max(1, lanes * min(2, load.micro_batches_each - 1))
     return PeakMemory(
-        process=process_bytes + load.compiled * COMPILER_BYTES,
-        weights=fixed.weights,
+        process=process_bytes
+        + load.compiled * COMPILER_BYTES
+        + (load.precision == "bf16") * BF16_BYTES,
+        weights=fixed.weights + load.reference_bytes,
         gradients=sets * fixed.gradients,
         optimizer=fixed.optimizer_state,
         activations=activations,
@@ -170,7 +182,7 @@ def _backward_bytes(load: Load) -> int:
     As much in bfloat16, where norms and attention have float32 copies of what they are given.
     """
     a = load.shape
-    return FLOAT_BYTES * load.tokens * 4 * (a.ffn_width + a.width) + _embedding_bytes(a)
+    return FLOAT_BYTES * load.tokens * 4 * (a.ffn_width + a.width) + _head_gradient_bytes(load)
 
 
 def _optimizer_bytes(load: Load) -> int:

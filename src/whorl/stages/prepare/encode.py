@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +15,25 @@ from numpy.typing import NDArray
 from whorl.codecs.contract import CHAT, Tokens
 from whorl.core.errors import DataError
 from whorl.core.ports import Document
+from whorl.core.reasons import Place, Reason
 from whorl.stages.prepare import split
 from whorl.stages.prepare.spill import SpillReader
 
-__all__ = ["UNTRAINED", "EncodeTask", "Encoded", "encode", "encode_with_folder"]
+__all__ = [
+    "TOO_LONG",
+    "UNTRAINED",
+    "EncodeTask",
+    "Encoded",
+    "Segments",
+    "encode",
+    "encode_with_folder",
+]
 
 UNTRAINED = "no trained token"
+TOO_LONG = "conversation longer than a row"
+NO_PAIR, CHOSEN_ALONE = "no preference pair", "of a preference pair only the chosen answer is used"
+
+Segments = Sequence[tuple[NDArray[np.integer[Any]], NDArray[np.bool_]]]
 
 
 @dataclass(frozen=True)
@@ -31,6 +46,8 @@ class EncodeTask:
     actions: NDArray[np.int8]
     cut_share: float
     out: Path  # ids as u4 in .ids, masks as bytes in .mask
+    row_ids: int  # ids of a row, which no chat may exceed
+    pairs: bool  # whether pairs are learned from, and nothing else
 
 
 @dataclass
@@ -41,10 +58,12 @@ class Encoded:
     source_number: int
     is_heldout: NDArray[np.bool_]
     lengths: NDArray[np.int64]  # tokens
+    firsts: NDArray[np.int64]  # tokens of the first chat of a pair; 0: it is no chat, may be cut
     num_bytes: NDArray[np.int64]  # of text in UTF-8, of a chat what is trained; 0 if it is none
     heldout_names: list[str]
     rejected: Counter[str]
     first_rejected: str  # its name and why; "" if none is
+    longest: int  # tokens of the longest chat that is longer than a row; 0 if none is
 
     def read(self) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
         """(ids, masks) of all documents one after another."""
@@ -59,12 +78,11 @@ class Encoded:
 
 def encode(tokens: Tokens, task: EncodeTask) -> Encoded:
     """Run a task. Documents that codecs refuse, or without a trained token, count as rejected."""
-    lengths: list[int] = []
-    num_bytes: list[int] = []
+    lengths: list[tuple[int, int, int]] = []  # of all, of the first chat, bytes
     is_heldout: list[bool] = []
     names: list[str] = []
     rejected: Counter[str] = Counter()
-    first_rejected = ""
+    first_rejected, longest = "", 0
     with (
         SpillReader(task.path, task.offsets) as reader,
         task.out.with_suffix(".ids").open("wb") as ids_file,
@@ -73,44 +91,65 @@ def encode(tokens: Tokens, task: EncodeTask) -> Encoded:
         for number in np.flatnonzero(task.actions != split.DROPPED).tolist():
             action = int(task.actions[number])
             for document, heldout in _split(reader.document(number), action, task.cut_share):
-                ids, mask, reason = _encoded(tokens, document)
+                segments, reason = _encoded(tokens, document, task, rejected)
+                num_ids = sum(len(ids) for ids, _ in segments)
                 if reason:
-                    rejected[reason] += 1
+                    rejected[Reason(reason, "refused", Place(document.name))] += 1
                     first_rejected = first_rejected or f"{document.name}: {reason}"
+                    longest = max(longest, num_ids if reason == TOO_LONG else 0)
                     continue
-                ids_file.write(ids.astype("<u4").tobytes())
-                mask_file.write(mask.tobytes())
-                lengths.append(len(ids))
-                num_bytes.append(_text_bytes(tokens, document, ids[mask]))
+                for ids, mask in segments:
+                    ids_file.write(ids.astype("<u4").tobytes())
+                    mask_file.write(mask.tobytes())
+                first_ids, first_mask = segments[0]
+                num_bytes = _text_bytes(tokens, document, first_ids[first_mask])
+                lengths.append((num_ids, len(first_ids) * _is_chat(document), num_bytes))
                 is_heldout.append(heldout)
                 if heldout:
                     names.append(document.name)
+    table = np.array(lengths, np.int64).reshape(-1, 3)
     return Encoded(
         task.out,
         task.source_number,
         np.array(is_heldout, np.bool_),
-        np.array(lengths, np.int64),
-        np.array(num_bytes, np.int64),
+        table[:, 0].copy(),
+        table[:, 1].copy(),
+        table[:, 2].copy(),
         names,
         rejected,
         first_rejected,
+        longest,
     )
 
 
+def _is_chat(document: Document) -> bool:
+    return any(part.codec == CHAT for part in document.parts)
+
+
 def _encoded(
-    tokens: Tokens, document: Document
-) -> tuple[NDArray[np.int64], NDArray[np.bool_], str]:
-    """(ids, mask, why the document cannot be used or "")."""
+    tokens: Tokens, document: Document, task: EncodeTask, reasons: Counter[str]
+) -> tuple[Segments, str]:
+    """(the document's chats, or all of another one; why it cannot be used or "").
+
+    A pair of chats, the chosen before the rejected, is one only where pairs are learned from.
+    """
+    is_chat = _is_chat(document)
+    if task.pairs and (not is_chat or len(document.parts) != 2):
+        return [], NO_PAIR
+    if is_chat and len(document.parts) == 2 and not task.pairs:
+        document = replace(document, parts=document.parts[:1])
+        reasons[Reason(CHOSEN_ALONE, "mended", Place(document.name))] += 1
     try:
-        ids, mask = tokens.encode_arrays(document)
+        segments = tokens.encode_segments(document)
     except DataError as error:
-        is_chat = any(part.codec == CHAT for part in document.parts)
-        reason = error.what if is_chat else "a codec cannot encode it"
-        return np.empty(0, np.int64), np.empty(0, np.bool_), reason
-    return ids, mask, "" if mask.any() else UNTRAINED
+        return [], error.what if is_chat else "a codec cannot encode it"
+    if not all(mask.any() for _, mask in segments):
+        return segments, UNTRAINED
+    too_long = is_chat and sum(len(ids) for ids, _ in segments) > task.row_ids
+    return segments, TOO_LONG if too_long else ""
 
 
-def _text_bytes(tokens: Tokens, document: Document, trained: NDArray[np.int64]) -> int:
+def _text_bytes(tokens: Tokens, document: Document, trained: NDArray[np.integer[Any]]) -> int:
     if document.parts and document.parts[0].codec == CHAT:
         return len(tokens.decode(trained.tolist()).encode())
     return len((document.text or "").encode())

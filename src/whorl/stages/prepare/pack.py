@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from whorl.core.heldout import write_heldout
 from whorl.core.ports import Source
 from whorl.core.rows import RowsIndex, RowWriter, SourceRows, row_dtype
 from whorl.spec.resolved import PrepareConfig
-from whorl.stages.prepare.encode import Encoded
+from whorl.stages.prepare.encode import Encoded, Segments
 
-__all__ = ["Packer"]
+__all__ = ["Packer", "best_fit"]
 
 TO_TRAIN = "mark the parts to be learned as trained; in a chat those are the assistant's turns"
 
@@ -34,6 +35,7 @@ class Packer:
         self.first_rows: list[int] = []  # per source met so far
         self.first_trained: list[int] = []
         self.first_rejected: dict[int, str] = {}  # source number -> a document and why
+        self.longest = 0  # tokens of the longest chat that fits into no row
         self.names: list[str] = []
         self.fields: list[str] = []  # of the documents held out
         self.heldout_ids: list[NDArray[Any]] = []
@@ -43,13 +45,18 @@ class Packer:
         self.train_documents = self.train_tokens = self.train_bytes = 0
 
     def add(self, encoded: Encoded) -> None:
-        """Append one task's documents."""
+        """Append one task's documents; its chats together fill rows as well as they can.
+
+        Of a pair the first answer alone is a held-out document, while rows hold both.
+        """
+        chats: list[Segments] = []
         while len(self.first_rows) <= encoded.source_number:
             self.train.end_row()
             self.first_rows.append(self.train.num_rows)
             self.first_trained.append(self.train.trained_tokens)
         if encoded.first_rejected:
             self.first_rejected.setdefault(encoded.source_number, encoded.first_rejected)
+        self.longest = max(self.longest, encoded.longest)
         all_ids, all_masks = encoded.read()
         ends = np.cumsum(encoded.lengths)
         self.names += encoded.heldout_names
@@ -58,17 +65,35 @@ class Packer:
         self.all_text &= bool(encoded.num_bytes.all())
         for number, end in enumerate(ends.tolist()):
             part = slice(end - int(encoded.lengths[number]), end)
-            ids, mask = all_ids[part], all_masks[part]
+            ids, mask, first = all_ids[part], all_masks[part], int(encoded.firsts[number])
+            segments = [(ids[:first], mask[:first]), (ids[first:], mask[first:])]
             if encoded.is_heldout[number]:
-                self.heldout.add(ids, mask)
+                if first:
+                    self.heldout.add_whole(segments)
+                    ids, mask = segments[0]
+                else:
+                    self.heldout.add(ids, mask)
                 self.heldout_ids.append(ids.copy())
                 self.heldout_masks.append(mask.copy())
                 self.heldout_bytes.append(int(encoded.num_bytes[number]))
+                continue
+            if first:
+                chats.append(segments)
             else:
                 self.train.add(ids, mask)
-                self.train_documents += 1
-                self.train_tokens += len(ids)
-                self.train_bytes += int(encoded.num_bytes[number])
+            self.train_documents += 1
+            self.train_tokens += len(ids)
+            self.train_bytes += int(encoded.num_bytes[number])
+        lengths = [sum(len(ids) for ids, _ in segments) for segments in chats]
+        for together in best_fit(lengths, self.config.seq_len + 1):
+            self.train.end_row()
+            for place in together:
+                self.train.add_whole(chats[place])
+
+    @property
+    def remedy(self) -> str:
+        """What would keep the chats that fit into no row; "" if there are none."""
+        return f"train.seq_len={self.longest - 1} would keep all of them" if self.longest else ""
 
     def finish(self) -> dict[str, Any]:
         """Write what is left and the index; gives the metrics.
@@ -125,14 +150,14 @@ class Packer:
                 "nothing is left to train on or to hold out after encoding",
                 found=f"{found}; refused, first: {refused}" if refused else found,
                 expected="at least one each",
-                do=TO_TRAIN,
+                do=self.remedy or TO_TRAIN,
             )
         for number, rejected in self.first_rejected.items():
             if not self._trained_of_sources()[number]:
                 raise DataError(
                     f"source {self.sources[number].source} has no trained token",
                     found=f"every document is refused, first: {rejected}",
-                    do=TO_TRAIN,
+                    do=self.remedy or TO_TRAIN,
                 )
 
     def _trained_of_sources(self) -> list[int]:
@@ -159,3 +184,22 @@ class Packer:
             )
             for number, source in enumerate(self.sources)
         )
+
+
+def best_fit(lengths: Sequence[int], room: int) -> list[list[int]]:
+    """Places of `lengths`, at most room, in groups that each add up to at most room.
+
+    The longest first, each where it leaves the least room: best fit decreasing.
+    """
+    groups: list[list[int]] = []
+    left: list[tuple[int, int]] = []  # (room left, group), ascending
+    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+        at = bisect.bisect_left(left, (lengths[place], 0))
+        if at == len(left):
+            groups.append([])
+            space, group = room, len(groups) - 1
+        else:
+            space, group = left.pop(at)
+        groups[group].append(place)
+        bisect.insort(left, (space - lengths[place], group))
+    return groups

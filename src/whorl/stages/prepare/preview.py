@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from whorl.core.ports import Field, Source
-from whorl.core.reasons import table_rows
+from whorl.core.reasons import kind_of, table_rows
 from whorl.core.sources import FileItem
 from whorl.stages.prepare.facts import PROBE_BYTES, evenly, field_of
 
@@ -59,7 +59,7 @@ def _look(seen: Preview, source_field: Field, source: Source, item: FileItem) ->
     def reject(reason: str) -> None:
         nonlocal num_refused
         seen.reasons[reason] += 1
-        num_refused += item.is_read
+        num_refused += item.is_read and kind_of(reason) == "refused"
         if num_refused == SAMPLE_ROWS:
             raise _Enough
 

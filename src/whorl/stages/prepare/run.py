@@ -33,14 +33,14 @@ from whorl.core.errors import DataError
 from whorl.core.lock import exclusive
 from whorl.core.plugins import packages_of
 from whorl.core.ports import Field, Source
-from whorl.core.reasons import Kind, kind_of, table_rows, unreadable
+from whorl.core.reasons import Kind, Reason, kind_of, table_rows, unreadable
 from whorl.core.records import Record, RecordKey, RecordWriter
 from whorl.core.scratch import hold
 from whorl.core.sources import FileItem
 from whorl.spec.resolved import PrepareConfig
 from whorl.stages.prepare.clean import Cleaned, CleanTask, clean, clean_tasks
 from whorl.stages.prepare.corpus import Corpus, TrainingDocuments
-from whorl.stages.prepare.encode import Encoded, EncodeTask, encode, encode_with_folder
+from whorl.stages.prepare.encode import TOO_LONG, Encoded, EncodeTask, encode, encode_with_folder
 from whorl.stages.prepare.facts import field_of
 from whorl.stages.prepare.pack import Packer
 from whorl.stages.prepare.pool import WorkerPool, default_workers, is_sendable
@@ -59,6 +59,7 @@ def record_key(
     fields: Mapping[str, Field],
     sources: Sequence[Source],
     data_digest: str,
+    given: Tokens | None = None,
 ) -> RecordKey:
     """What the record depends on. The sources' places are not part of it, their content is."""
     described = [
@@ -72,7 +73,10 @@ def record_key(
     ]
     packages = packages_of({"whorl.fields": dict.fromkeys(source.field for source in sources)})
     value = {**config.model_dump(mode="json"), "sources": described, **packages}
-    return RecordKey("prepare", value, {"data": data_digest}, LOGIC_VERSION)
+    inputs = {"data": data_digest}
+    if given is not None:
+        inputs["tokens"] = given.contract.digest
+    return RecordKey("prepare", value, inputs, LOGIC_VERSION)
 
 
 def run(
@@ -82,13 +86,16 @@ def run(
     sources: Sequence[Source],
     data_digest: str,
     workers: int | None = None,
+    given: Tokens | None = None,
 ) -> Record:
     """The record of these sources, made now unless it exists. workers: processes; None: all cores.
+
+    given: the tokens of the model that training starts from; none are fitted then.
 
     Raises DataError (a source is missing, empty or without a usable document), BusyError
     (another process is at it), ResourceError (disk full, a worker died).
     """
-    key = record_key(config, fields, sources, data_digest)
+    key = record_key(config, fields, sources, data_digest, given)
     if record := context.store.find(key):
         return record
     folder = context.store.run_folder(key)
@@ -101,7 +108,7 @@ def run(
             _spill_folder(folder) as spill,
         ):
             start = time.monotonic()
-            _Preparation(context, config, fields, sources, spill, pool).fill(writer)
+            _Preparation(context, config, fields, sources, spill, pool, given).fill(writer)
             writer.run.update(
                 {
                     "workers": pool.num_workers,
@@ -112,8 +119,20 @@ def run(
     return context.store.published(key)
 
 
-def _of_kind(reasons: Counter[str], kind: Kind) -> Counter[str]:
-    return Counter({reason: count for reason, count in reasons.items() if kind_of(reason) == kind})
+def _of_kind(reasons: Counter[str], *kinds: Kind) -> Counter[str]:
+    return Counter({reason: count for reason, count in reasons.items() if kind_of(reason) in kinds})
+
+
+def _with_remedy(reasons: Counter[str], remedy: str) -> Counter[str]:
+    """The reasons, with what would keep the chats that are longer than a row."""
+    return Counter(
+        {
+            Reason(reason, "refused", reason.place, remedy)
+            if reason == TOO_LONG and isinstance(reason, Reason)
+            else reason: count
+            for reason, count in reasons.items()
+        }
+    )
 
 
 @contextmanager
@@ -139,6 +158,7 @@ class _Preparation:
     sources: Sequence[Source]
     spill: Path
     pool: WorkerPool
+    given: Tokens | None = None
     num_files: int = 0  # that are read
 
     def fill(self, writer: RecordWriter) -> None:
@@ -146,17 +166,17 @@ class _Preparation:
         corpus = Corpus(self._clean())
         duplicates = corpus.duplicates(self.config.near_duplicate_jaccard)
         reasons = sum((part.rejected for part in corpus.parts), Counter[str]())
-        dropped = _of_kind(reasons, "refused")
-        dropped["exact duplicate"] = int(duplicates.exact.sum())
-        dropped["near duplicate"] = int(duplicates.near.sum())
         actions = corpus.choose(~(duplicates.exact | duplicates.near), self.config)
         cut_share = corpus.cut_share(actions, self.config)
         tokens, num_checked = self._fit(corpus, actions, cut_share)
         tokens.save(writer.path / "tokens")
         packer = Packer(writer.path, self.config, tokens.contract.pad_id, self.sources)
         for encoded in self._encode(corpus, actions, cut_share, tokens, writer.path / "tokens"):
-            dropped.update(encoded.rejected)
+            reasons.update(encoded.rejected)
             packer.add(encoded)
+        dropped = _with_remedy(_of_kind(reasons, "refused"), packer.remedy)
+        dropped["exact duplicate"] = int(duplicates.exact.sum())
+        dropped["near duplicate"] = int(duplicates.near.sum())
         writer.metrics.update(packer.finish())
         writer.metrics.update(
             {
@@ -164,7 +184,7 @@ class _Preparation:
                 "read_documents": sum(part.num_read for part in corpus.parts),
                 "read_bytes": sum(part.read_bytes for part in corpus.parts),
                 "dropped": {reason: count for reason, count in sorted(dropped.items()) if count},
-                "reading": table_rows(+dropped | _of_kind(reasons, "mended")),
+                "reading": table_rows(+dropped | _of_kind(reasons, "mended", "read")),
                 "near_duplicate_pairs_verified": duplicates.pairs_verified,
                 "near_duplicate_pairs_refused": duplicates.pairs_refused,
                 "near_duplicate_pairs_skipped": duplicates.pairs_skipped,
@@ -207,6 +227,8 @@ class _Preparation:
     def _fit(
         self, corpus: Corpus, actions: NDArray[np.int8], cut_share: float
     ) -> tuple[Tokens, int]:
+        if self.given is not None:
+            return self.given, 0
         progress = self.context.progress
         progress.start("fitting codecs", None)
 
@@ -234,6 +256,8 @@ class _Preparation:
                 actions[int(corpus.firsts[place]) : int(corpus.firsts[place + 1])],
                 cut_share,
                 self.spill / f"tokens-{place:06d}",
+                self.config.seq_len + 1,
+                self.config.pairs,
             )
             for place, part in enumerate(corpus.parts)
         ]
@@ -256,7 +280,8 @@ class _Preparation:
             f"({metrics['train_tokens']:,} tokens) and {metrics['heldout_documents']:,} held out; "
             f"left out: {reasons}"
         )
-        for what, rows in (("mended", metrics["reading"]), ("passed over", passed_over)):
+        reading = metrics["reading"]
+        for what, rows in (("read", reading), ("mended", reading), ("passed over", passed_over)):
             mine = [f"{row['count']:,} {row['reason']}" for row in rows if row["what"] == what]
             if mine:
                 self.context.log(f"{what}: {', '.join(mine)}")

@@ -55,6 +55,8 @@ def add_adapters(model: Transformer, keys: LoraKeys, seed: int) -> list[str]:
     linears = {n: item for n, item in model.named_modules() if isinstance(item, nn.Linear)}
     ours = [n for n in linears if n.startswith("layers.") and _last(n) not in ROUTERS]
     targets = _named(linears, keys.targets) if isinstance(keys.targets, tuple) else ours
+    if keys.last_layers is not None:
+        targets = _in_last_layers(targets, keys.last_layers, model.shape.layers)
     for name, linear in linears.items():
         base: nn.Linear | PackedLinear = linear
         if keys.base != "none" and name in ours:
@@ -83,6 +85,19 @@ def _named(linears: Mapping[str, nn.Linear], wanted: tuple[str, ...]) -> list[st
             else None,
         )
     return [name for name in linears if _last(name) in wanted]
+
+
+def _in_last_layers(names: list[str], last: int, layers: int) -> list[str]:
+    """Those in the last blocks, and those in none. Raises SpecError if there are not so many."""
+    if last > layers:
+        raise SpecError(
+            "train.lora.last_layers is more than the model has",
+            found=last,
+            expected=f"at most {layers}",
+        )
+    first = layers - last
+    of_block = {name: name.split(".")[1] for name in names if name.startswith("layers.")}
+    return [name for name in names if name not in of_block or int(of_block[name]) >= first]
 
 
 def _last(name: str) -> str:
@@ -167,6 +182,11 @@ def _greedy(model: Transformer, ids_BT: Tensor, count: int) -> Tensor:
     return ids_BT
 
 
+def _taught_layers(keys: LoraKeys, layers: int) -> list[int] | None:
+    """As PEFT names them; None: all."""
+    return None if keys.last_layers is None else [*range(layers - keys.last_layers, layers)]
+
+
 def save_adapter(
     path: Path, tensors: Mapping[str, Tensor], model: Transformer, keys: LoraKeys
 ) -> None:
@@ -194,6 +214,7 @@ def save_adapter(
         "lora_dropout": keys.dropout,
         "use_dora": keys.dora,
         "target_modules": sorted(modules),
+        "layers_to_transform": _taught_layers(keys, model.shape.layers),
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,

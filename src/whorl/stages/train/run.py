@@ -34,11 +34,14 @@ from whorl.stages.train.signals import StopSignals
 __all__ = ["LOGIC_VERSION", "run", "train_key"]
 
 LOGIC_VERSION = 3  # raised when the same config and rows would give other bytes
+BASE = "base"  # the role of an import's or a training's record
 LAST_SHARE = 0.05  # of the steps: what the final training loss is the mean of
 
 
-def train_key(shape: ModelShape, config: TrainConfig, prepared: Record) -> RecordKey:
-    """The key of the record this work makes."""
+def train_key(
+    shape: ModelShape, config: TrainConfig, prepared: Record, base: Record | None = None
+) -> RecordKey:
+    """The key of the record this work makes. base: whose model it starts from."""
     parts = {
         "whorl.blocks": [shape.block],
         "whorl.objectives": [config.objective],
@@ -51,9 +54,15 @@ def train_key(shape: ModelShape, config: TrainConfig, prepared: Record) -> Recor
             "train": config.model_dump(exclude_none=True),
             **packages_of(parts),
         },
-        {"prepare": prepared.digest},
+        _inputs(prepared, base),
         LOGIC_VERSION,
     )
+
+
+def _inputs(prepared: Record, base: Record | None) -> dict[str, str]:
+    """Role -> digest of a record."""
+    of_base = {} if base is None else {BASE: base.digest}
+    return {"prepare": prepared.digest, **of_base}
 
 
 def run(
@@ -63,8 +72,10 @@ def run(
     prepared: Record,
     predicted: Mapping[str, Any],
     parallel: Parallel | None = None,
+    base: Record | None = None,
 ) -> Record:
     """The trained record; found, resumed or made. predicted: the plan's figures, only reported.
+    base: of an import or a training, whose model/ is gone on from.
 
     Files: model/ (HF folder), loss.jsonl; where adapters were trained, they are merged into that
     model, and kept in adapter/ as PEFT reads them. The run folder keeps metrics.jsonl (timings)
@@ -78,7 +89,7 @@ def run(
     ranks = parallel or Alone()
     if config.lora is not None and ranks.num_lanes is not None:
         raise SpecError("adapters are trained by one process", do="remove train.lora, or ranks")
-    key = train_key(shape, config, prepared)
+    key = train_key(shape, config, prepared, base)
     if (found := context.store.find(key)) is not None:
         if ranks.is_main:  # checkpoints may be left if it was killed just then
             LocalCheckpoints.of(context.store.run_path(key), context.log).remove()
@@ -103,12 +114,13 @@ def run(
             device,
             LocalCheckpoints.of(folder, context.log),
             ranks,
+            base,
         )
         try:
             _train(session, stop)
             trained = ranks.whole(session.trainer.named)
             if ranks.is_main:
-                _publish(session, key, tokens, prepared, trained)
+                _publish(session, key, tokens, trained)
             ranks.sum([0.0])  # until the record is there, no rank looks for it
         finally:
             session.trainer.lanes.close()
@@ -137,7 +149,6 @@ def _publish(
     session: TrainingRun,
     key: RecordKey,
     tokens: Tokens,
-    prepared: Record,
     trained: Mapping[str, torch.Tensor],
 ) -> None:
     """Write the record from the finished session, and the picture beside it."""
@@ -149,7 +160,7 @@ def _publish(
         weights = dict(model.named_parameters())
     metrics = _metrics(session, weights) | merged
     _draw(session)
-    lineage = {"prepare": prepared.digest, "train": key.digest}
+    lineage = {**key.inputs, "train": key.digest}
     quality = {name: metrics[name] for name in ("heldout_loss", "heldout_bits_per_byte")}
     with session.context.store.write(key) as writer:
         save_model_folder(writer.path / "model", weights, model.shape, tokens, lineage, quality)

@@ -27,7 +27,7 @@ from whorl.spec.resolved import TrainConfig
 from whorl.stages.train.adapting import add_adapters
 from whorl.stages.train.batch import Batch, make_batch
 from whorl.stages.train.checkpoints.local import Checkpoint
-from whorl.stages.train.initial import initial_model
+from whorl.stages.train.initial import base_model, initial_model
 from whorl.stages.train.optimizers.groups import check_state
 from whorl.stages.train.ports import OF_BITS, CheckpointStore, Parallel
 from whorl.stages.train.report import ByteRates, MetricsFile, Validation, planned_value
@@ -118,6 +118,7 @@ class TrainingRun:
         device: torch.device,
         checkpoints: CheckpointStore,
         parallel: Parallel,
+        base: Record | None = None,
     ) -> TrainingRun:
         """Verify and map the data, make the model, and go back to the newest checkpoint."""
         begin_s = time.perf_counter()
@@ -128,7 +129,10 @@ class TrainingRun:
             check_repeats(epochs, [s.field for s in rows.index.sources], config.max_repeats)
         heldout = RowSet.heldout(prepared)
         teachers = _teachers(prepared, rows, heldout) if config.objective == "distil" else None
-        model = initial_model(shape, config.seed)
+        if base is None:
+            model = initial_model(shape, config.seed)
+        else:
+            model = base_model(base.folder("model"), shape)
         if config.lora is not None:
             names = add_adapters(model, config.lora, config.seed)
             frozen = " routed experts stay as they are;" if shape.expert_layers else ""

@@ -1,0 +1,104 @@
+"""How fast a variant starts and answers, and what memory it takes: in a process of its own.
+
+    python -m whorl.wiring.speed < question.json > answer.json
+
+So the figures are those of a server that holds this model alone, whatever was done here before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from whorl.core.children import end_with_parent, spawning
+from whorl.core.errors import EngineError
+from whorl.core.memory import peak_resident_bytes
+from whorl.core.rounding import Speeds, Texts
+from whorl.core.variants import Variant
+
+__all__ = ["measure_speed"]
+
+TOGETHER = (1, 16)  # requests
+PROMPT_TOKENS, ANSWER_TOKENS = 32, 48
+TIMEOUT_S = 600.0
+REPEATS = 2  # of which the faster counts: another program may have had the processor
+
+
+def measure_speed(folder: Path, variant: Variant, texts: Texts, engine: str = "auto") -> Speeds:
+    """texts: ids, whose beginnings are the prompts. Raises EngineError if the process failed."""
+    prompts = [list(map(int, ids[:PROMPT_TOKENS])) for ids in texts[: max(TOGETHER)]] or [[0]]
+    question = {
+        "folder": str(folder),
+        "variant": asdict(variant),
+        "engine": engine,
+        "prompts": prompts,
+        "parent": os.getpid(),
+    }
+    with spawning():
+        child = subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    try:
+        out, err = child.communicate(json.dumps(question), TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        raise EngineError(f"{variant} did not answer in {TIMEOUT_S:.0f} s") from error
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+    if child.returncode:
+        raise EngineError(
+            f"{variant} could not be timed in a process of its own",
+            found=f"exit code {child.returncode}: {err.strip()[-500:]}",
+        )
+    found = json.loads(out.splitlines()[-1])
+    rates = {int(number): float(rate) for number, rate in found.pop("tokens_per_s").items()}
+    return Speeds(tokens_per_s=rates, **found)
+
+
+def _answer(question: dict[str, Any]) -> Speeds:
+    from whorl.core.ports import GenerateRequest
+    from whorl.engines.collect import run_requests
+    from whorl.engines.open import open_engine
+
+    variant = Variant(**question["variant"])
+    engine = open_engine(Path(question["folder"]), variant, question["engine"], max(TOGETHER))
+    start_s = time.time() - psutil.Process().create_time()
+    prompts = question["prompts"]
+
+    def rate(together: int, tokens: int) -> float:
+        asked = [tuple(prompts[number % len(prompts)]) for number in range(together)]
+        requests = [GenerateRequest(f"speed-{n}", ids, tokens) for n, ids in enumerate(asked)]
+        begin_s = time.perf_counter()
+        answers = run_requests(engine, requests, TIMEOUT_S)
+        took_s = time.perf_counter() - begin_s
+        return sum(len(answer.token_ids) for answer in answers) / took_s
+
+    try:
+        rate(1, 4)  # what is made at the first request
+        rates = {n: max(rate(n, ANSWER_TOKENS) for _ in range(REPEATS)) for n in TOGETHER}
+    finally:
+        engine.close()
+    return Speeds(start_s, peak_resident_bytes(), rates)
+
+
+def _main() -> None:
+    question = json.load(sys.stdin)
+    end_with_parent(question.pop("parent"))
+    print(json.dumps(asdict(_answer(question))))
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,121 @@
+"""What lm-evaluation-harness asks, against transformers' answers; and the harness itself if it is
+installed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from whorl.codecs.contract import Tokens
+from whorl.core.errors import SpecError
+from whorl.engines.open import open_engine
+from whorl.model.folder import read_card
+from whorl.testing.models import tiny_model_folder
+from whorl.wiring.harness import HarnessModel, run_harness, task_files
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model_folder(tmp_path_factory.mktemp("harness") / "model", steps=60)
+
+
+@pytest.fixture(scope="module")
+def asked(folder: Path) -> Any:
+    engine = open_engine(folder, read_card(folder).variant)
+    yield HarnessModel(engine, Tokens.load(folder / "tokens"), 256)
+    engine.close()
+
+
+class Theirs:
+    """transformers over the same folder."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoModelForCausalLM
+
+        self.model = AutoModelForCausalLM.from_pretrained(folder).eval()
+
+    def logprobs(self, ids: list[int]) -> torch.Tensor:
+        with torch.no_grad():
+            logits = self.model(torch.tensor([ids])).logits[0]
+        return logits.log_softmax(-1)
+
+
+def test_likelihoods_are_transformers(folder: Path, asked: HarnessModel) -> None:
+    theirs, tokens = Theirs(folder), asked.tokens
+    pairs = [("The shell is", " round"), ("A", " shell grows"), ("", "Once more"), ("x", "yz")]
+    for (context, rest), (total, is_greedy) in zip(pairs, asked.loglikelihood(pairs), strict=True):
+        before = tokens.encode_prompt(context)
+        ids = tokens.encode_prompt(context + rest)
+        if ids[: len(before)] != before:  # the border falls into a token
+            ids = [*before, *tokens.encode_prompt(rest)[1:]]
+        found = theirs.logprobs(ids)
+        places = range(len(before), len(ids))
+        assert total == pytest.approx(sum(float(found[n - 1, ids[n]]) for n in places), abs=1e-3)
+        assert is_greedy == all(int(found[n - 1].argmax()) == ids[n] for n in places)
+    greedy = asked.generate_until([("The shell is", {"max_gen_toks": 3, "until": []})])[0]
+    text = tokens.decode(tokens.encode_prompt("The shell is" + greedy)[1:])
+    assert text == "The shell is" + greedy
+    (_, is_greedy), *_ = asked.loglikelihood([("The shell is", greedy)])
+    assert is_greedy
+
+
+def test_whole_texts_count_every_id_once(folder: Path, asked: HarnessModel) -> None:
+    theirs, text = Theirs(folder), "A shell grows by turns. " * 6
+    ids = asked.tokens.encode_prompt(text)
+    found = theirs.logprobs(ids)
+    whole = sum(float(found[n - 1, ids[n]]) for n in range(1, len(ids)))
+    assert asked.loglikelihood_rolling([text])[0] == pytest.approx(whole, rel=1e-4)
+    short = HarnessModel(asked.engine, asked.tokens, len(ids) // 3)
+    (windowed,) = short.loglikelihood_rolling([text])
+    assert windowed != pytest.approx(whole, rel=1e-6)
+    assert windowed == pytest.approx(whole, rel=0.5)
+
+
+def test_answers_end_where_they_are_told(asked: HarnessModel) -> None:
+    (whole,) = asked.generate_until([("The", {"max_gen_toks": 24})])
+    end = whole[len(whole) // 2 :][:3]
+    (cut,) = asked.generate_until([("The", {"max_gen_toks": 24, "until": ["\0", end]})])
+    assert cut == whole[: whole.index(end)]
+
+
+def test_tasks_are_files_without_code(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("task: a\n")
+    (tmp_path / "b.yaml").write_text("task: b\nprocess_docs: !function utils.process\n")
+    assert task_files([tmp_path / "a.yaml"], may_run_code=False) == [tmp_path / "a.yaml"]
+    with pytest.raises(SpecError, match=r"b\.yaml.*--run-code"):
+        task_files([tmp_path], may_run_code=False)
+    assert len(task_files([tmp_path], may_run_code=True)) == 2
+    with pytest.raises(SpecError, match="no task files"):
+        task_files([tmp_path / "c.yaml"], may_run_code=False)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the harness and its libraries
+def test_the_harness_runs_local_tasks(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness (extra lm-eval) is not installed")
+    rows = [
+        {"question": f"Shell {n}:", "choices": ["round", "flat"], "right": n % 2} for n in range(6)
+    ]
+    data = tmp_path / "data.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "shells.yaml").write_text(
+        "task: shells\ndataset_path: json\n"
+        f"dataset_kwargs: {{data_files: {{test: {data}}}}}\n"
+        "test_split: test\noutput_type: multiple_choice\n"
+        'doc_to_text: "{{question}}"\ndoc_to_choice: "{{choices}}"\ndoc_to_target: right\n'
+        "metric_list: [{metric: acc}]\n"
+    )
+    found = run_harness(folder, [tmp_path / "shells.yaml"], home=tmp_path / "home")
+    (row,) = [row for row in found["tasks"] if row["metric"] == "acc"]
+    engine = open_engine(folder, read_card(folder).variant)
+    ours = HarnessModel(engine, Tokens.load(folder / "tokens"), 256)
+    right = 0
+    for each in rows:
+        pairs = [(each["question"], f" {choice}") for choice in each["choices"]]
+        scores = [total for total, _ in ours.loglikelihood(pairs)]  # type: ignore[arg-type]
+        right += int(scores.index(max(scores)) == each["right"])
+    engine.close()
+    assert row["value"] == pytest.approx(right / 6) and row["num_documents"] == 6
