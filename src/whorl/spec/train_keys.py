@@ -99,6 +99,12 @@ class DistilKeys(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    teacher: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="the model to learn from, named as a base is; of the same tokens"
+    )
+    top_k: Annotated[int, Whole(1, 100_000)] = Field(
+        32, description="the teacher's likeliest ids that count one by one; all others together"
+    )
     temperature: Rate = Field(1.0, description="both distributions are flattened by it")
 
 
@@ -186,6 +192,12 @@ class TrainKeys(BaseModel, Generic[A]):
                     expected=f"objective: {key}",
                     do=f"set train.objective to {key}, or remove train.{key}",
                 )
+        if self.objective == "distil" and (self.distil is None or self.distil.teacher is None):
+            raise SpecError(
+                "train.objective is distil, and there is no teacher",
+                expected="train.distil.teacher, a model's name or what `whorl import` takes",
+                do="name the model to learn from",
+            )
         if self.lora is not None and self.compiled is True:
             raise SpecError("blocks with adapters cannot be compiled", do="remove train.compiled")
         return self

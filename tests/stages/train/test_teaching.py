@@ -4,6 +4,7 @@ a merged model beside the adapter."""
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ from tests.stages.train.teaching import (
     pair_record,
     pairs_of_answers,
     random_model,
-    taught_record,
+    saved_model,
 )
 from tests.stages.train.work import config, make_prepared, tiny_shape, train
 from whorl.core.context import StageContext
-from whorl.core.errors import DivergedError, RecordError, SpecError
+from whorl.core.errors import DivergedError, SpecError
 from whorl.core.records import Record, RecordStore
 from whorl.stages.train import session
 from whorl.stages.train.checkpoints.local import LocalCheckpoints
@@ -122,20 +123,46 @@ def test_preferences_are_learned(lora: dict[str, Any] | None, isolated_home: Pat
     assert record.metrics["heldout_bits_per_byte"] is None
 
 
-def test_a_teacher_is_followed(isolated_home: Path) -> None:
+def test_a_teacher_is_followed(isolated_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And stopped, it goes on to the same bits, though rows are asked about again."""
     store = RecordStore(isolated_home, "tiny")
-    prepared = taught_record(store, pair_record(store, pairs_of_answers(30)), random_model(4), 20)
-    record = learn(isolated_home, prepared, objective="distil", steps=30, optimizer="adamw")
+    prepared = pair_record(store, pairs_of_answers(30))
+    teacher = saved_model(store, prepared, random_model(4))
+    context = StageContext(store)
+    settings = {"objective": "distil", "distil": {"teacher": "it", "top_k": 20}}
+    made = config(**ROWS | settings | {"steps": 20, "optimizer": "adamw"})
+    real = session.TrainingRun._step
+
+    def step(self: session.TrainingRun) -> None:
+        if self.done == 7:
+            raise KeyboardInterrupt
+        real(self)
+
+    record = run(context, tiny_shape(), made, prepared, {}, teacher=teacher)
     lines = [json.loads(line) for line in (record.path / "loss.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert losses[-1] < 0.9 * losses[0]
+    files, inputs = record.files, record.inputs
+    assert inputs["teacher"] == teacher.digest
+    shutil.rmtree(record.path)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(session.TrainingRun, "_step", step)
+        run(context, tiny_shape(), made, prepared, {}, teacher=teacher)
+    assert run(context, tiny_shape(), made, prepared, {}, teacher=teacher).files == files
+
+
+def test_a_teacher_of_other_tokens_is_refused(isolated_home: Path) -> None:
+    store = RecordStore(isolated_home, "tiny")
+    prepared, other = pair_record(store, pairs_of_answers(8)), make_prepared(isolated_home)
+    teacher = saved_model(store, other, random_model(4))
+    made = config(**ROWS | {"objective": "distil", "distil": {"teacher": "it"}})
+    with pytest.raises(SpecError, match=r"train.distil.teacher has other tokens"):
+        run(StageContext(store), tiny_shape(), made, prepared, {}, teacher=teacher)
 
 
 def test_what_cannot_be_taught_is_refused(isolated_home: Path) -> None:
     store = RecordStore(isolated_home, "tiny")
     prepared = pair_record(store, pairs_of_answers(8))
-    with pytest.raises(RecordError, match="no probabilities of a teacher"):
-        learn(isolated_home, prepared, objective="distil")
     same = {"objective": "dpo", "learning_rate": 1e-9, "lora": {"rank": 2}, "steps": 2}
     with pytest.raises(DivergedError, match="prefers the chosen answers no more than before"):
         learn(isolated_home, prepared, **same)
