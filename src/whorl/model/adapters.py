@@ -118,7 +118,7 @@ class AdaptedLinear(nn.Module):
         """[O]: learned lengths over those the rows have; the latter are constants of a step."""
         with torch.no_grad():
             together = self.base.weight + self.scale * (self.lora_B @ self.lora_A)
-            lengths = torch.linalg.vector_norm(together, dim=1)
+            lengths: Tensor = torch.linalg.vector_norm(together, dim=1)
         return cast(Tensor, self.magnitude) / lengths
 
 

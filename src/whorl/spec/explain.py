@@ -76,7 +76,7 @@ def _value_of(recipe: Recipe, key: str) -> tuple[Any, str]:
             parts.append("0")
         parts.append(part)
         if not part.isdigit():
-            value = getattr(value, part)
+            value = None if value is None else getattr(value, part)  # of a group left out
         elif isinstance(value, tuple) and int(part[:9]) < len(value):
             value = value[int(part[:9])]
         else:

@@ -66,10 +66,10 @@ class LoraKeys(BaseModel):
     alpha: Rate = Field(
         32.0, description="what is learned is multiplied by alpha / rank before it is added"
     )
-    dropout: Annotated[float, Share()] = Field(
+    dropout: Annotated[float, Number(0, 0.99)] = Field(
         0.0, description="share of an adapter's inputs that are zero in training"
     )
-    targets: Literal["all"] | tuple[str, ...] = Field(
+    targets: Literal["all"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         "all",
         description="names of linear layers, such as [q_proj, v_proj]; all: every one of the "
         "blocks but routers",
@@ -99,6 +99,12 @@ class DistilKeys(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    teacher: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="the model to learn from, named as a base is; of the same tokens"
+    )
+    top_k: Annotated[int, Whole(1, 100_000)] = Field(
+        32, description="the teacher's likeliest ids that count one by one; all others together"
+    )
     temperature: Rate = Field(1.0, description="both distributions are flattened by it")
 
 
@@ -183,9 +189,15 @@ class TrainKeys(BaseModel, Generic[A]):
             if getattr(self, key) is not None and self.objective != key:
                 raise SpecError(
                     f"train.{key} is given, but another objective is trained",
-                    found=f"objective: {self.objective}",
+                    expected=f"objective: {key}",
                     do=f"set train.objective to {key}, or remove train.{key}",
                 )
+        if self.objective == "distil" and (self.distil is None or self.distil.teacher is None):
+            raise SpecError(
+                "train.objective is distil, and there is no teacher",
+                expected="train.distil.teacher, a model's name or what `whorl import` takes",
+                do="name the model to learn from",
+            )
         if self.lora is not None and self.compiled is True:
             raise SpecError("blocks with adapters cannot be compiled", do="remove train.compiled")
         return self

@@ -1,4 +1,4 @@
-"""Models, rows of pairs and of a teacher, and the same in transformers."""
+"""Models, rows of pairs, and the same in transformers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from whorl.codecs.contract import Tokens
 from whorl.core.heldout import write_heldout
 from whorl.core.records import Record, RecordKey, RecordStore
 from whorl.core.rows import RowsIndex, RowWriter
-from whorl.core.teacher_rows import TEACHER_INDEX, TeacherIndex, teacher_dtype, teacher_file
 from whorl.model.families import family_of
+from whorl.model.hf import save_model_folder
 from whorl.model.transformer import Transformer
 from whorl.testing.corpus import tiny_texts, tiny_tokens
 
@@ -112,44 +112,13 @@ def _write_rows(
     tokens.save(folder / "tokens")
 
 
-@torch.no_grad()
-def taught_record(store: RecordStore, prepared: Record, teacher: Transformer, top_k: int) -> Record:
-    """The same rows with what a teacher says of them."""
-    from whorl.core.rows import RowSet
-
-    key = RecordKey("prepare", {"taught": top_k}, {"rows": prepared.digest})
-    index = RowSet.open(prepared).index
+def saved_model(store: RecordStore, prepared: Record, model: Transformer) -> Record:
+    """A record with a model folder of the rows' tokens, as an import leaves it."""
+    key = RecordKey("import", {}, {"source": prepared.digest})
     with store.write(key) as writer:
-        for name in prepared.files:
-            target = writer.path / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(prepared.file(name).read_bytes())
-        (writer.path / TEACHER_INDEX).write_text(TeacherIndex(top_k=top_k).model_dump_json())
-        assert index.heldout_rows is not None
-        for rows, shards in (
-            (RowSet.open(prepared), index.shards),
-            (RowSet.heldout(prepared), (index.heldout_rows,)),
-        ):
-            first = 0
-            for shard in shards:
-                numbers = np.arange(first, first + shard.num_rows)
-                first += shard.num_rows
-                entries = [_said(teacher, rows, number, top_k) for number in numbers]
-                found = np.concatenate(entries)
-                (writer.path / teacher_file(shard.file)).write_bytes(found.tobytes())
+        tokens = Tokens.load(prepared.folder("tokens"))
+        weights = dict(model.named_parameters())
+        save_model_folder(writer.path / "model", weights, model.shape, tokens, {})
     record = store.find(key)
     assert record is not None
     return record
-
-
-def _said(teacher: Transformer, rows: Any, number: int, top_k: int) -> NDArray[Any]:
-    from whorl.model.attend import segments_of
-
-    row = rows.read(np.array([number]))
-    segments = segments_of(torch.from_numpy(row.segment_starts[:, :-1]))
-    logits = teacher.logits(teacher(torch.from_numpy(row.ids[:, :-1]), segments))
-    trained = torch.from_numpy(row.loss_mask[:, 1:])
-    best = torch.log_softmax(logits[trained], dim=-1).topk(top_k, dim=-1)
-    out = np.empty(len(best.values), teacher_dtype(top_k))
-    out["ids"], out["logprobs"] = best.indices.numpy(), best.values.numpy()
-    return out

@@ -20,15 +20,14 @@ from tests.stages.train.teaching import (
     pair_record,
     pairs_of_answers,
     random_model,
-    taught_record,
 )
 from tests.stages.train.work import VOCAB_SIZE, config
-from whorl.core.errors import DataError
+from whorl.core.errors import DataError, SpecError
 from whorl.core.records import RecordStore
 from whorl.core.rows import RowSet
-from whorl.core.teacher_rows import TeacherRows
 from whorl.model.transformer import Transformer
 from whorl.stages.train.batch import Batch, make_batch
+from whorl.stages.train.teacher import Teacher
 from whorl.stages.train.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -36,8 +35,8 @@ PAIRS = pairs_of_answers(6)
 SHORT = [((c[0][-3:], c[1][-3:]), (r[0][-3:], r[1][-3:])) for c, r in PAIRS]
 
 
-def batch_of(rows: RowSet, micro_batch_rows: int = 4, teacher: TeacherRows | None = None) -> Batch:
-    return make_batch(rows, np.arange(rows.num_rows), micro_batch_rows, CPU, teacher)
+def batch_of(rows: RowSet, micro_batch_rows: int = 4) -> Batch:
+    return make_batch(rows, np.arange(rows.num_rows), micro_batch_rows, CPU)
 
 
 def ours(
@@ -180,11 +179,10 @@ def test_distil_of_all_ids_is_torch_s_divergence(temperature: float, isolated_ho
 
     store = RecordStore(isolated_home, "tiny")
     model, teacher = random_model(0), random_model(1)
-    record = taught_record(store, pair_record(store, PAIRS), teacher, VOCAB_SIZE)
-    rows = RowSet.open(record)
-    said = TeacherRows.of(record, rows, tuple(shard.file for shard in rows.index.shards))
-    settings = {"objective": "distil", "distil": {"temperature": temperature}}
-    loss, gradients = ours(model, batch_of(rows, 4, said), **settings)
+    rows = RowSet.open(pair_record(store, PAIRS))
+    taught = Teacher(teacher, VOCAB_SIZE).beside(batch_of(rows))
+    keys = {"teacher": "it", "temperature": temperature}
+    loss, gradients = ours(model, taught, objective="distil", distil=keys)
     student, other = in_transformers(model), in_transformers(teacher)
     ids, attended, answered = padded([document for pair in PAIRS for document in pair])
     places = answered[:, 1:].bool()
@@ -214,11 +212,11 @@ def test_distil_of_few_ids_counts_the_rest_as_one(isolated_home: Path) -> None:
     """Against sums over the vocabulary done one id at a time, in float64."""
     store = RecordStore(isolated_home, "tiny")
     model, teacher = random_model(0), random_model(1)
-    record = taught_record(store, pair_record(store, PAIRS[:2]), teacher, 5)
-    rows = RowSet.open(record)
-    said = TeacherRows.of(record, rows, tuple(shard.file for shard in rows.index.shards))
-    loss, _ = ours(model, batch_of(rows, 4, said), objective="distil")
-    ids, attended, answered = padded([document for pair in PAIRS[:2] for document in pair])
+    rows = RowSet.open(pair_record(store, SHORT[:2], per_row=2))
+    taught = Teacher(teacher, 5).beside(batch_of(rows))
+    distil = {"objective": "distil", "distil": {"teacher": "it"}}
+    loss, _ = ours(model, taught, **distil)
+    ids, attended, answered = padded([document for pair in SHORT[:2] for document in pair])
     places = answered[:, 1:].bool()
     with torch.no_grad():
         both = [
@@ -232,12 +230,14 @@ def test_distil_of_few_ids_counts_the_rest_as_one(isolated_home: Path) -> None:
         outcomes.append((1 - sum(q for q, _ in outcomes), 1 - sum(p for _, p in outcomes)))
         total += sum(q * np.log(q / p) for q, p in outcomes)
     assert loss == pytest.approx(total / int(places.sum()), rel=2e-3)
-    zero, gradients = ours(teacher, batch_of(rows, 4, said), objective="distil")
+    zero, gradients = ours(teacher, taught, **distil)
     assert 0 <= zero < 1e-4 * loss
     assert all(gradient.norm() < 0.05 for gradient in gradients.values())
 
 
 def test_distil_without_a_teacher_is_refused(isolated_home: Path) -> None:
     rows = RowSet.open(pair_record(RecordStore(isolated_home, "tiny"), PAIRS))
-    with pytest.raises(DataError, match="prepare with a teacher"):
-        ours(random_model(), batch_of(rows), objective="distil")
+    with pytest.raises(SpecError, match=r"give train.distil.teacher"):
+        ours(random_model(), batch_of(rows), objective="distil", distil={"teacher": "it"})
+    with pytest.raises(ValueError, match="there is no teacher"):
+        config(objective="distil")

@@ -54,7 +54,7 @@ def add_adapters(model: Transformer, keys: LoraKeys, seed: int) -> list[str]:
     model.join_products(False)
     linears = {n: item for n, item in model.named_modules() if isinstance(item, nn.Linear)}
     ours = [n for n in linears if n.startswith("layers.") and _last(n) not in ROUTERS]
-    targets = ours if keys.targets == ALL else _named(linears, keys.targets)
+    targets = _named(linears, keys.targets) if isinstance(keys.targets, tuple) else ours
     if keys.last_layers is not None:
         targets = _in_last_layers(targets, keys.last_layers, model.shape.layers)
     for name, linear in linears.items():

@@ -14,16 +14,15 @@ from torch import Tensor
 
 from whorl.core.errors import DataError
 from whorl.core.rows import RowSet
-from whorl.core.teacher_rows import TeacherRows
 from whorl.model.attend import Segments, segments_of
 
-__all__ = ["UNTRAINED", "Batch", "MicroBatch", "Teacher", "make_batch"]
+__all__ = ["UNTRAINED", "Batch", "MicroBatch", "Taught", "make_batch"]
 
 UNTRAINED = -1
 
 
 @dataclass(frozen=True)
-class Teacher:
+class Taught:
     """The likeliest ids by a teacher at each trained token of a micro-batch, row by row."""
 
     ids_NK: Tensor
@@ -38,7 +37,7 @@ class MicroBatch:
     targets_BT: Tensor
     segments: Segments
     row_numbers: NDArray[np.int64]
-    teacher: Teacher | None = None
+    taught: Taught | None = None
 
     @property
     def num_pairs(self) -> int:
@@ -67,7 +66,6 @@ def make_batch(
     row_numbers: NDArray[np.int64],
     micro_batch_rows: int,
     device: torch.device,
-    teacher: TeacherRows | None = None,
 ) -> Batch:
     """Read rows and split them.
 
@@ -96,12 +94,6 @@ def make_batch(
                 torch.from_numpy(targets[part]).to(device),
                 segments.to(device),
                 row_numbers[part],
-                None if teacher is None else _taught(teacher, row_numbers[part], device),
             )
         )
     return Batch(int(trained.sum()), tuple(micro_batches))
-
-
-def _taught(teacher: TeacherRows, row_numbers: NDArray[np.int64], device: torch.device) -> Teacher:
-    ids, logprobs = teacher.read(row_numbers)
-    return Teacher(torch.from_numpy(ids).to(device), torch.from_numpy(logprobs).to(device))

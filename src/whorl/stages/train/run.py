@@ -35,11 +35,16 @@ __all__ = ["LOGIC_VERSION", "run", "train_key"]
 
 LOGIC_VERSION = 3  # raised when the same config and rows would give other bytes
 BASE = "base"  # the role of an import's or a training's record
+TEACHER = "teacher"  # likewise
 LAST_SHARE = 0.05  # of the steps: what the final training loss is the mean of
 
 
 def train_key(
-    shape: ModelShape, config: TrainConfig, prepared: Record, base: Record | None = None
+    shape: ModelShape,
+    config: TrainConfig,
+    prepared: Record,
+    base: Record | None = None,
+    teacher: Record | None = None,
 ) -> RecordKey:
     """The key of the record this work makes. base: whose model it starts from."""
     parts = {
@@ -54,15 +59,15 @@ def train_key(
             "train": config.model_dump(exclude_none=True),
             **packages_of(parts),
         },
-        _inputs(prepared, base),
+        _inputs(prepared, base, teacher),
         LOGIC_VERSION,
     )
 
 
-def _inputs(prepared: Record, base: Record | None) -> dict[str, str]:
+def _inputs(prepared: Record, base: Record | None, teacher: Record | None) -> dict[str, str]:
     """Role -> digest of a record."""
-    of_base = {} if base is None else {BASE: base.digest}
-    return {"prepare": prepared.digest, **of_base}
+    found = {"prepare": prepared, BASE: base, TEACHER: teacher}
+    return {role: record.digest for role, record in found.items() if record is not None}
 
 
 def run(
@@ -73,9 +78,11 @@ def run(
     predicted: Mapping[str, Any],
     parallel: Parallel | None = None,
     base: Record | None = None,
+    teacher: Record | None = None,
 ) -> Record:
     """The trained record; found, resumed or made. predicted: the plan's figures, only reported.
-    base: of an import or a training, whose model/ is gone on from.
+    base: of an import or a training, whose model/ is gone on from. teacher: whose
+    model/ says what distil learns.
 
     Files: model/ (HF folder), loss.jsonl; where adapters were trained, they are merged into that
     model, and kept in adapter/ as PEFT reads them. The run folder keeps metrics.jsonl (timings)
@@ -89,7 +96,7 @@ def run(
     ranks = parallel or Alone()
     if config.lora is not None and ranks.num_lanes is not None:
         raise SpecError("adapters are trained by one process", do="remove train.lora, or ranks")
-    key = train_key(shape, config, prepared, base)
+    key = train_key(shape, config, prepared, base, teacher)
     if (found := context.store.find(key)) is not None:
         if ranks.is_main:  # checkpoints may be left if it was killed just then
             LocalCheckpoints.of(context.store.run_path(key), context.log).remove()
@@ -115,6 +122,7 @@ def run(
             LocalCheckpoints.of(folder, context.log),
             ranks,
             base,
+            teacher,
         )
         try:
             _train(session, stop)

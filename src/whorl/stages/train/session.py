@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 
 from whorl.arch.shape import ModelShape
+from whorl.codecs.contract import Tokens
 from whorl.core.context import StageContext
 from whorl.core.errors import DataError, DivergedError, Interrupted, RecordError, SpecError
 from whorl.core.mixture import check_repeats
 from whorl.core.records import Record
 from whorl.core.rows import RowSet
-from whorl.core.teacher_rows import TeacherRows
 from whorl.core.units import format_duration
 from whorl.spec.resolved import TrainConfig
 from whorl.stages.train.adapting import add_adapters
@@ -32,6 +32,7 @@ from whorl.stages.train.optimizers.groups import check_state
 from whorl.stages.train.ports import OF_BITS, CheckpointStore, Parallel
 from whorl.stages.train.report import ByteRates, MetricsFile, Validation, planned_value
 from whorl.stages.train.signals import StopSignals
+from whorl.stages.train.teacher import Teacher, load_teacher
 from whorl.stages.train.trainer import StepResult, Trainer
 
 __all__ = ["TrainingRun", "check_fit"]
@@ -78,11 +79,13 @@ def check_fit(shape: ModelShape, config: TrainConfig, rows: RowSet) -> int:
     return rows_per_step
 
 
-def _teachers(prepared: Record, rows: RowSet, heldout: RowSet) -> tuple[TeacherRows, TeacherRows]:
-    shards = tuple(shard.file for shard in rows.index.shards)
-    last = rows.index.heldout_rows
-    assert last is not None  # or there were no held-out rows to open
-    return TeacherRows.of(prepared, rows, shards), TeacherRows.of(prepared, heldout, (last.file,))
+def _teachers(
+    teacher: Record, prepared: Record, config: TrainConfig, device: torch.device
+) -> tuple[Teacher, Teacher]:
+    assert config.distil is not None  # or there were no teacher
+    contract = Tokens.load(prepared.folder("tokens")).contract
+    model, top_k = load_teacher(teacher.folder("model"), contract, device), config.distil.top_k
+    return Teacher(model, top_k), Teacher(model, top_k)
 
 
 @dataclass
@@ -101,7 +104,7 @@ class TrainingRun:
     checkpoints: CheckpointStore
     metrics: MetricsFile
     rows_per_step: int
-    teachers: tuple[TeacherRows, TeacherRows] | None  # of the rows, and of the held-out ones
+    teachers: tuple[Teacher, Teacher] | None  # of the rows, and of the held-out ones
     steps: list[StepResult] = field(default_factory=list)  # done so far
     validations: list[Validation] = field(default_factory=list)
 
@@ -119,6 +122,7 @@ class TrainingRun:
         checkpoints: CheckpointStore,
         parallel: Parallel,
         base: Record | None = None,
+        teacher: Record | None = None,
     ) -> TrainingRun:
         """Verify and map the data, make the model, and go back to the newest checkpoint."""
         begin_s = time.perf_counter()
@@ -128,6 +132,7 @@ class TrainingRun:
             epochs = mixture.epochs(config.steps * rows_per_step)
             check_repeats(epochs, [s.field for s in rows.index.sources], config.max_repeats)
         heldout = RowSet.heldout(prepared)
+        teachers = None if teacher is None else _teachers(teacher, prepared, config, device)
         if base is None:
             model = initial_model(shape, config.seed)
         else:
@@ -151,7 +156,7 @@ class TrainingRun:
             checkpoints,
             MetricsFile(folder / "metrics.jsonl" if parallel.is_main else Path(os.devnull)),
             rows_per_step,
-            _teachers(prepared, rows, heldout) if config.objective == "distil" else None,
+            teachers,
         )
         session._resume()
         session.metrics.write({"startup_s": time.perf_counter() - begin_s})
@@ -233,9 +238,10 @@ class TrainingRun:
             yield self._batch(self.heldout, numbers[begin : begin + self.config.micro_batch_rows])
 
     def _batch(self, rows: RowSet, numbers: NDArray[np.int64]) -> Batch:
-        teacher = None if self.teachers is None else self.teachers[rows is self.heldout]
-        size, device = self.config.micro_batch_rows, self.trainer.device
-        return make_batch(rows, numbers, size, device, teacher)
+        batch = make_batch(rows, numbers, self.config.micro_batch_rows, self.trainer.device)
+        if self.teachers is None:
+            return batch
+        return self.teachers[rows is self.heldout].beside(batch)
 
     def _note(self) -> str:
         """The latest loss, and the time that is left by the plan."""

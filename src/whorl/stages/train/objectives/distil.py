@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from whorl.core.errors import DataError
+from whorl.core.errors import SpecError
 from whorl.model.transformer import Transformer
 from whorl.spec.train_keys import DistilKeys
 from whorl.stages.train.batch import MicroBatch
@@ -30,21 +30,21 @@ class Distil:
         self.keys = keys
 
     def loss(self, model: Transformer, micro_batch: MicroBatch) -> Tensor:
-        teacher, temperature = micro_batch.teacher, self.keys.temperature
-        if teacher is None:
-            raise DataError(
-                "the objective distil needs a teacher's probabilities, and these rows have none",
-                do="prepare with a teacher, or set another train.objective",
+        taught, temperature = micro_batch.taught, self.keys.temperature
+        if taught is None:
+            raise SpecError(
+                "the objective distil needs what a teacher says of the rows",
+                do="give train.distil.teacher, or set another train.objective",
             )
-        ids_NK, said_NK = teacher.ids_NK, teacher.logprobs_NK
+        ids_NK, said_NK = taught.ids_NK, taught.logprobs_NK
         vocab_size = model.shape.vocab_size
 
         def read(logits_NV: Tensor, places: slice) -> Tensor:
             ids = ids_NK[places]
             wanted = _flattened(said_NK[places].to(logits_NV.dtype), ids, vocab_size, temperature)
             own = _of_logits(logits_NV, ids, temperature)
-            surprise = torch.special.xlogy(wanted, wanted) - wanted * own
-            return surprise.sum(dim=-1) * temperature**2
+            surprise: Tensor = torch.special.xlogy(wanted, wanted) - wanted * own
+            return surprise.sum(dim=-1) * temperature * temperature
 
         trained_BT = micro_batch.targets_BT >= 0
         return (

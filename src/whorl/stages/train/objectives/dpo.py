@@ -68,7 +68,9 @@ def _documents(micro: MicroBatch) -> tuple[Tensor, int]:
     lengths = micro.segments.lengths
     if lengths is None or any(len(row) < 2 for row in lengths):
         raise _no_pairs(micro, "a row of one document")
-    numbers, spans, first = [], [], 0
+    numbers: list[int] = []
+    spans: list[int] = []
+    first = 0
     for row in lengths:
         paired = len(row) // 2 * 2
         numbers += [*range(first, first + paired), *[-1] * (len(row) - paired)]
