@@ -48,7 +48,7 @@ RATE_REASON = "a base goes on with a small rate (LoRA Without Regret, 2025: adap
 OBJECTIVE_FACTORS = {"dpo": 0.02}
 OBJECTIVE_WORK = {"dpo": 4 / 3}  # of a step's: the reference's forward comes to it
 WARMUP_SHARE = 0.1  # alignment-handbook's, for every model it teaches
-QUIET_SHARE = 0.8
+QUIET_SHARE, FULL_SHARE = 0.8, 0.95  # of the threads' time: nearly all, and what is usual
 SEQ_LENS, LONG_TEXT_SEQ_LEN = (64, 128, 256, 512, 1024, 2048), 256
 WHOLE_SHARE = 0.95  # of the documents fit into a row
 
@@ -65,6 +65,11 @@ class Rehearsal(Frozen):
     def was_disturbed(self) -> bool:
         """Whether other work took the cores: the step is faster on a quiet machine."""
         return self.cpu_share < QUIET_SHARE
+
+    @property
+    def quiet_step_s(self) -> float:
+        """As long as its threads worked, where they were kept waiting for a core."""
+        return self.step_s * (self.cpu_share / FULL_SHARE if self.was_disturbed else 1.0)
 
 
 Rehearse = Callable[[ModelShape, TrainConfig, int], Rehearsal | None]  # int: rows with borders
