@@ -87,8 +87,8 @@ def test_the_base_keeps_its_shape_and_tokens(planned: Any) -> None:
 def test_without_a_budget_three_passes_are_planned(planned: Any) -> None:
     plan = planned("budget.train_time=null")
     assert plan.predictions["epochs"].value == pytest.approx(3, rel=0.02)
-    few = planned("budget.train_time=null", data=facts(2_000))
-    assert few.decisions.train.steps == 20  # fewer teach nothing
+    few = planned("budget.train_time=null", data=facts(500))
+    assert few.decisions.train.steps == 10  # fewer teach nothing
 
 
 def test_a_budget_is_kept_and_small_data_end_before_it(planned: Any) -> None:

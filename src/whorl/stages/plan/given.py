@@ -21,6 +21,7 @@ from whorl.spec.train_keys import TrainSpec
 __all__ = [
     "EPOCHS",
     "MAX_MICRO_BATCH_TOKENS",
+    "MIN_STEPS",
     "OBJECTIVE_WORK",
     "RATE_REASON",
     "VALIDATIONS",
@@ -35,7 +36,8 @@ __all__ = [
 
 EPOCHS = 3  # of small data; what is seen more often is learned by heart
 MAX_MICRO_BATCH_TOKENS = 1024  # about a megabyte of activations each in a model of 135M
-VALIDATIONS = 4
+VALIDATIONS = 3
+MIN_STEPS = 10  # fewer are spent on warming up
 # AdamW's peak for every weight of models of one to eight billion parameters: a tenth of what was
 # best for low-rank adapters in sweeps of supervised teaching (thinking-machines-lab/tinker-cookbook
 # at 02face34, tinker_cookbook/hyperparam_utils.py; Schulman et al., "LoRA Without Regret", 2025).
@@ -139,7 +141,7 @@ def schedule_steps(steps: int) -> tuple[int, int]:
 
 
 def validate_rows(asked: TrainSpec, rows_of_step: int) -> int:
-    """Of one validation: as the recipe says, else those of two steps, as forwards are slow too."""
+    """Of one validation: as the recipe says, else those of a step, as forwards are slow too."""
     if "validate_rows" in asked.model_fields_set:
         return asked.validate_rows
-    return min(asked.validate_rows, max(4, 2 * rows_of_step))
+    return min(asked.validate_rows, max(4, rows_of_step))
