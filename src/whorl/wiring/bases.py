@@ -125,7 +125,7 @@ def planned_base(base: Base, home: Path, progress: Progress) -> GivenBase:
     def rehearse(shape: ModelShape, config: TrainConfig, mixed_rows: int) -> Rehearsal | None:
         progress.start("rehearsing a step of the base", None)
         found = rehearsal_of(home, shape, config, mixed_rows)
-        progress.finish(f"{found.step_s:.1f} s a step" if found else "it cannot be done here")
+        progress.finish(f"{found.quiet_step_s:.1f} s a step" if found else "it cannot be done here")
         return found
 
     return GivenBase(base.asked, base.digest, base.shape, rehearse)

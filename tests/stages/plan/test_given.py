@@ -87,8 +87,8 @@ def test_the_base_keeps_its_shape_and_tokens(planned: Any) -> None:
 def test_without_a_budget_three_passes_are_planned(planned: Any) -> None:
     plan = planned("budget.train_time=null")
     assert plan.predictions["epochs"].value == pytest.approx(3, rel=0.02)
-    few = planned("budget.train_time=null", data=facts(2_000))
-    assert few.decisions.train.steps == 20  # fewer teach nothing
+    few = planned("budget.train_time=null", data=facts(500))
+    assert few.decisions.train.steps == 10  # fewer teach nothing
 
 
 def test_a_budget_is_kept_and_small_data_end_before_it(planned: Any) -> None:
@@ -187,3 +187,15 @@ def test_adapters_take_the_memory_of_adapters() -> None:
     saved = peak_memory(full, 0).total - peak_memory(low, 0).total
     assert saved > 12 * (134_515_008 - 4_884_480)
     assert adapters_of(recipe().train, SMOLLM2, 256) is None
+
+
+def test_a_disturbed_rehearsal_counts_what_its_threads_did(planned: Any) -> None:
+    def rehearse(shape: Any, config: TrainConfig, mixed_rows: int) -> Rehearsal:
+        """Two threads that worked 4.2 s each of the 10 s that it took."""
+        return Rehearsal(step_s=10.0, cpu_share=0.42, peak_bytes=3 * GIB, took_s=40.0)
+
+    plan = planned(
+        "train.steps=30", "budget.train_time=null", base=replace(BASE, rehearse=rehearse)
+    )
+    assert plan.predictions["step_s"].value == pytest.approx(4.4, rel=0.06)
+    assert any("other work took the cores" in warning for warning in plan.warnings)

@@ -291,7 +291,7 @@ def _steps(situation: Situation, load: Load, batch: int, tokens: float | None) -
     if recipe.train_time_s is None and situation.base is not None:
         facts = situation.data.for_vocab(load.shape.vocab_size)
         passes = given.EPOCHS * situation.data.unique_tokens(facts.vocab_size)
-        return max(rules.MIN_STEPS, round(passes / batch))
+        return max(situation.least_steps, round(passes / batch))
     if recipe.train_time_s is None:
         raise PlanError(
             "the recipe does not say how long to train",
@@ -314,7 +314,7 @@ def _useful_steps(situation: Situation, facts: TokenFacts, steps: int, batch: in
     if data.is_mixed:
         most = rules.REPEATS_MARGIN * recipe.train.max_repeats
     useful = most / max(data.epochs(batch, facts.vocab_size))
-    return min(steps, max(rules.MIN_STEPS, int(useful)))
+    return min(steps, max(situation.least_steps, int(useful)))
 
 
 def _law_point(

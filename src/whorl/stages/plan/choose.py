@@ -48,7 +48,7 @@ def choose(situation: Situation) -> tuple[Candidate, tuple[Candidate, ...]]:
         longest = situation.data.unique_tokens(smallest.shape.vocab_size)
         margin = MEMORY_MARGIN * situation.memory_ratio
         check_memory(load, situation.process_bytes, memory_bytes, margin, longest)  # raises
-    trainable = [item for item in fitting if item.steps >= rules.MIN_STEPS]
+    trainable = [item for item in fitting if item.steps >= situation.least_steps]
     if not trainable:
         if recipe.train.steps != "auto":
             trainable = fitting
@@ -152,16 +152,16 @@ def _too_short(situation: Situation, fitting: Sequence[Candidate]) -> PlanError:
     a = best.shape
     train_time_s = situation.recipe.train_time_s
     if train_time_s is not None:
-        needed_s = 1.1 * (best.train_s + (rules.MIN_STEPS - best.steps) * best.step_s)
+        needed_s = 1.1 * (best.train_s + (situation.least_steps - best.steps) * best.step_s)
         advice = f"budget.train_time={int(needed_s) + 1}s"
         found = f"{format_duration(train_time_s)}, a step takes {format_duration(best.step_s)}"
     else:
-        tokens = rules.MIN_STEPS * best.batch_tokens
+        tokens = situation.least_steps * best.batch_tokens
         advice = f"at least {format_count(tokens)} tokens"
         found = f"{best.steps} steps of {best.batch_tokens:,} tokens"
     return PlanError(
         f"the budget is too small to train even {a.layers} layers of width {a.width}",
         found=found,
-        expected=f"at least {rules.MIN_STEPS} steps",
+        expected=f"at least {situation.least_steps} steps",
         do=f"{advice}, or a smaller model or batch",
     )

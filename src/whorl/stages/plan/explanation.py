@@ -224,8 +224,8 @@ def data_warnings(situation: Situation, candidate: Candidate) -> Iterator[str]:
         )
     if situation.was_disturbed:
         yield (
-            "other work took the cores while a step of the base was rehearsed: times may be too "
-            "long, and a budget buys too little; plan again when it is quiet, or give train.steps"
+            "other work took the cores while a step of the base was rehearsed: times are those of "
+            "a quiet machine, by the work its threads did; beside such work training takes longer"
         )
     if data.has_law and situation.base is None:
         distance = situation.law.distance(candidate.point)

@@ -21,6 +21,7 @@ from whorl.spec.train_keys import TrainSpec
 __all__ = [
     "EPOCHS",
     "MAX_MICRO_BATCH_TOKENS",
+    "MIN_STEPS",
     "OBJECTIVE_WORK",
     "RATE_REASON",
     "VALIDATIONS",
@@ -35,7 +36,8 @@ __all__ = [
 
 EPOCHS = 3  # of small data; what is seen more often is learned by heart
 MAX_MICRO_BATCH_TOKENS = 1024  # about a megabyte of activations each in a model of 135M
-VALIDATIONS = 4
+VALIDATIONS = 3
+MIN_STEPS = 10  # fewer are spent on warming up
 # AdamW's peak for every weight of models of one to eight billion parameters: a tenth of what was
 # best for low-rank adapters in sweeps of supervised teaching (thinking-machines-lab/tinker-cookbook
 # at 02face34, tinker_cookbook/hyperparam_utils.py; Schulman et al., "LoRA Without Regret", 2025).
@@ -48,7 +50,7 @@ RATE_REASON = "a base goes on with a small rate (LoRA Without Regret, 2025: adap
 OBJECTIVE_FACTORS = {"dpo": 0.02}
 OBJECTIVE_WORK = {"dpo": 4 / 3}  # of a step's: the reference's forward comes to it
 WARMUP_SHARE = 0.1  # alignment-handbook's, for every model it teaches
-QUIET_SHARE = 0.8
+QUIET_SHARE, FULL_SHARE = 0.8, 0.95  # of the threads' time: nearly all, and what is usual
 SEQ_LENS, LONG_TEXT_SEQ_LEN = (64, 128, 256, 512, 1024, 2048), 256
 WHOLE_SHARE = 0.95  # of the documents fit into a row
 
@@ -65,6 +67,11 @@ class Rehearsal(Frozen):
     def was_disturbed(self) -> bool:
         """Whether other work took the cores: the step is faster on a quiet machine."""
         return self.cpu_share < QUIET_SHARE
+
+    @property
+    def quiet_step_s(self) -> float:
+        """As long as its threads worked, where they were kept waiting for a core."""
+        return self.step_s * (self.cpu_share / FULL_SHARE if self.was_disturbed else 1.0)
 
 
 Rehearse = Callable[[ModelShape, TrainConfig, int], Rehearsal | None]  # int: rows with borders
@@ -140,7 +147,7 @@ def schedule_steps(steps: int) -> tuple[int, int]:
 
 
 def validate_rows(asked: TrainSpec, rows_of_step: int) -> int:
-    """Of one validation: as the recipe says, else those of two steps, as forwards are slow too."""
+    """Of one validation: as the recipe says, else those of a step, as forwards are slow too."""
     if "validate_rows" in asked.model_fields_set:
         return asked.validate_rows
-    return min(asked.validate_rows, max(4, 2 * rows_of_step))
+    return min(asked.validate_rows, max(4, rows_of_step))

@@ -285,7 +285,7 @@ def _rehearsed(situation: Situation) -> Situation:
         peak = peak_memory(load, situation.process_bytes).total
         situation = replace(
             situation,
-            time_ratio=found.step_s / fastest_step_s(situation, load),
+            time_ratio=found.quiet_step_s / fastest_step_s(situation, load),
             memory_ratio=(found.peak_bytes + HELD_BYTES + load.reference_bytes) / peak,
             was_disturbed=found.was_disturbed,
         )

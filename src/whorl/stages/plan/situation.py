@@ -11,8 +11,9 @@ from whorl.core.errors import SpecError
 from whorl.core.plugins import find_part
 from whorl.spec.recipe import Recipe
 from whorl.spec.train_keys import OPTIMIZERS
+from whorl.stages.plan import rules
 from whorl.stages.plan.data import DataFacts
-from whorl.stages.plan.given import GivenBase
+from whorl.stages.plan.given import MIN_STEPS, GivenBase
 from whorl.stages.plan.hardware import Machine
 from whorl.stages.plan.law import Law
 from whorl.stages.plan.step_time import Level
@@ -39,6 +40,11 @@ class Situation:
     time_ratio: float = 1.0  # of what its rehearsed step took to what is predicted of it
     memory_ratio: float = 1.0
     was_disturbed: bool = False  # that rehearsal, by other work
+
+    @property
+    def least_steps(self) -> int:
+        """Below which a training is not worth beginning."""
+        return rules.MIN_STEPS if self.base is None else MIN_STEPS
 
     @property
     def is_rehearsed(self) -> bool:
