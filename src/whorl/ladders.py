@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whorl.core.digests import read_sealed, write_sealed
-from whorl.core.errors import MissingExtra
+from whorl.core.errors import MissingExtra, SpecError
 from whorl.core.metrics import BITS_PER_BYTE
 from whorl.core.records import Record, RecordKey
 from whorl.verbs import Session
@@ -37,6 +37,12 @@ def ladder(session: Session, budget_s: float = 300.0, rungs: int = DEFAULT_RUNGS
     """
     from whorl.stages.plan.laws.rungs import Target, ladder_law
 
+    if (base := session.loaded.recipe.model.base) is not None:
+        raise SpecError(
+            "a ladder is of models that are trained from nothing",
+            found=f"model.base {base}",
+            do="whorl plan predicts time and memory of a base, whorl evaluate its quality",
+        )
     config = {"budget_s": float(budget_s), "rungs": rungs}
     key = RecordKey("ladder", config, {"plan": session.plan().digest}, LOGIC_VERSION)
     store = session.context.store

@@ -61,9 +61,11 @@ def read_shape(
     model: str | None, recipe: Recipe | None = None, has_budget: bool = True
 ) -> ModelShape | None:
     """The model that --model, or a recipe with its sizes, means; None: the budget is to choose.
+    A recipe's base is a name or a path as --model takes it.
 
     Raises SpecError for sizes that are half open, or open without a budget.
     """
+    model = recipe.model.base if model is None and recipe is not None else model
     if model is not None or recipe is None:
         return None if model is None else model_shape(model)
     sizes = {"model.layers": recipe.model.layers, "model.width": recipe.model.width}

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from whorl.stages.improve.registry import Version
     from whorl.stages.improve.report import Report, ScoreRow
     from whorl.stages.plan.plan import Plan
+    from whorl.wiring.bases import Base
 
 __all__ = [
     "Session",
@@ -100,6 +101,22 @@ class Session:
         return digest_of(self.fields, self.sources, self.home, self.log, self.workers)
 
     @functools.cached_property
+    def base(self) -> Base | None:
+        """The model that training starts from, looked over; None: from nothing."""
+        if (asked := self.loaded.recipe.model.base) is None:
+            return None
+        from whorl.wiring.bases import find_base
+
+        return find_base(
+            asked,
+            home=self.home,
+            recipe_name=self.name,
+            folder=self.loaded.folder,
+            progress=self.progress,
+            log=self.log,
+        )
+
+    @functools.cached_property
     def planned(self) -> Plan:
         """The plan as an object: decisions, predictions, reasons."""
         from whorl.stages.plan.plan import Plan
@@ -120,41 +137,9 @@ class Session:
 
     def plan(self) -> Record:
         """Resolve every auto; predict; refuse what cannot fit."""
-        return self._stage("plan", self._plan)
+        from whorl.wiring.plans import planned
 
-    def _plan(self, publish: bool = True) -> Any:
-        from whorl.engines.open import find_engine
-        from whorl.launch.calibrate import this_machine
-        from whorl.launch.compiling import with_compiled
-        from whorl.launch.machine import machine_facts
-        from whorl.stages.plan import run as planner
-        from whorl.stages.plan.data import DataFacts, gather_facts
-        from whorl.stages.prepare.facts import text_bytes
-
-        _, recipe = self.fields, self.loaded.recipe
-        planner.check_plannable(recipe)
-        if recipe.serve.engine != "auto":
-            find_engine(recipe.serve.engine)  # a wrong name is told before any work
-        facts = machine_facts()
-
-        def told(label: str, find: Callable[..., Any], *known: Any) -> Any:
-            self.progress.start(label, None)
-            machine = find(self.home, *known)
-            self.progress.finish()
-            return machine
-
-        def gather() -> DataFacts:
-            self.progress.start("sampling the data", None)
-            sizes = planner.trial_vocab_sizes(recipe, text_bytes(self.fields, self.sources))
-            share, seed = recipe.prepare.heldout_share, recipe.seed
-            found = gather_facts(self.fields, self.sources, self.data_digest, sizes, share, seed)
-            self.progress.finish(f"{found.num_documents:,} documents")
-            return found
-
-        measure = partial(told, "measuring this machine", this_machine)
-        compiled = partial(told, "timing compiled blocks", with_compiled)
-        make = planner.find_or_make if publish else planner.find_or_consider
-        return make(self.context, recipe, facts, self.data_digest, measure, gather, compiled)
+        return self._stage("plan", partial(planned, self))
 
     def prepare(self) -> Record:
         """Token rows and the token contract."""
@@ -165,9 +150,11 @@ class Session:
             from whorl.stages.prepare.run import run
 
             check_is_here(recipe := self.loaded.recipe)
-            config = given_prepare_config(recipe) or self.planned.decisions.prepare
-            sources, digest = self.sources, self.data_digest
-            return run(self.context, config, self.fields, sources, digest, self.workers)
+            given = None if self.base is None else self.base.tokens
+            base_ids = None if given is None else given.contract.vocab_size
+            config = given_prepare_config(recipe, base_ids) or self.planned.decisions.prepare
+            data = self.fields, self.sources, self.data_digest
+            return run(self.context, config, *data, self.workers, given)
 
         return self._stage("prepare", make)
 
@@ -179,8 +166,8 @@ class Session:
             from whorl.stages.train.run import run
 
             decided, predicted = self.planned.decisions, self.planned.predicted()
-            prepared = self.records["prepare"]
-            return run(self.context, decided.shape, decided.train, prepared, predicted)
+            work = decided.shape, decided.train, self.records["prepare"], predicted
+            return run(self.context, *work, base=None if self.base is None else self.base.record)
 
         self.plan()
         self.prepare()
@@ -211,12 +198,14 @@ class Session:
 
         def make() -> Record:
             from whorl.stages.evaluate.run import run
+            from whorl.wiring.forgetting import probe_of
 
             config, serve = self.planned.decisions.evaluate, self.planned.decisions.serve
             models = dict([self.served(serve)]) | self.variants()
             prepared, trained = self.records["prepare"], self.records["train"]
             work = (self.context, config, self.fields, prepared, models)
-            return run(*work, self._open_engine, trained, serve.engine)
+            probe = None if self.base is None else probe_of(self.base, trained, self.loaded)
+            return run(*work, self._open_engine, trained, serve.engine, probe)
 
         self._producer()
         return self._stage("evaluate", make)
@@ -303,11 +292,18 @@ class Session:
         return self._stage("serve", make)
 
     def improve(self) -> Version:
-        """Register the model as a new version with its lineage and scores; idempotent."""
-        from whorl.stages.improve.registry import register
+        """Register the model as a new version with its lineage and scores; idempotent.
 
+        Raises GateError if it forgot more than the recipe allows.
+        """
+        from whorl.stages.improve.registry import register
+        from whorl.wiring.forgetting import check_forgetting
+
+        check_forgetting(self.loaded.recipe, self.evaluate())
         self.serve()
         lineage = {stage: record.digest for stage, record in self.records.items()}
+        if self.base is not None:
+            lineage["base"] = self.base.record.digest
         return register(self.home, self.name, lineage, self.scores())
 
     def scores(self) -> list[ScoreRow]:
@@ -317,9 +313,9 @@ class Session:
 
     def considered(self) -> Plan | None:
         """What `plan` would leave, without a record of it; None on other hardware."""
-        here = self.loaded.recipe.hardware.is_here
-        plan: Plan | None = self._plan(publish=False) if here else None
-        return plan
+        from whorl.wiring.plans import considered
+
+        return considered(self) if self.loaded.recipe.hardware.is_here else None
 
     def up(self) -> Report:
         """All stages; what was done before is reused. The report, as plain values."""

@@ -104,10 +104,25 @@ def print_report(report: Mapping[str, Any]) -> None:
     print_scores(report.get("scores") or [])
     for line in report.get("losses_to") or []:
         OUT.print(f"[yellow]we lose:[/yellow] {escape(line)}", soft_wrap=True)
+    _print_forgetting(report.get("forgetting"))
     _print_variants(report.get("variants") or [])
     _print_serve(report.get("serve") or {})
     if report.get("curve"):
         OUT.print(f"loss curve: {report['curve']}", markup=False, soft_wrap=True)
+
+
+def _print_forgetting(found: Mapping[str, Any] | None) -> None:
+    """General text before and after a training that started from a base."""
+    if found is None:
+        return
+    interval = "" if found["low"] is None else f", 95% {found['low']:+.1%} … {found['high']:+.1%}"
+    without = f", {found['left_out']} left out: trained on too" if found["left_out"] else ""
+    OUT.print(
+        f"forgetting: {found['before']:.3f} bits per byte of general text before, "
+        f"{found['after']:.3f} after: {found['rise']:+.1%}{interval} "
+        f"({found['passages']} passages{without})",
+        soft_wrap=True,
+    )
 
 
 def _print_plan_vs_actual(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ __all__ = [
     "digest_value",
     "read_sealed",
     "write_bytes",
+    "write_file",
     "write_sealed",
 ]
 
@@ -85,18 +86,25 @@ def write_bytes(path: Path, data: bytes) -> None:
 
     Raises ResourceError when the disk is full or cannot be written.
     """
+    write_file(path, lambda temporary: temporary.write_bytes(data), len(data))
+
+
+def write_file(path: Path, fill: Callable[[Path], object], num_bytes: int | None = None) -> None:
+    """`write_bytes` of what `fill` writes to the temporary name, num_bytes where that is known.
+
+    fill may raise OSError.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
+        fill(temporary)
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         fsync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise disk_error(OSError(error.errno, error.strerror), path, len(data)) from error
+        raise disk_error(OSError(error.errno, error.strerror), path, num_bytes) from error
 
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:

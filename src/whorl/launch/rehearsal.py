@@ -10,6 +10,7 @@ import torch
 from whorl.arch.shape import ModelShape
 from whorl.model.attend import segments_of
 from whorl.spec.resolved import TrainConfig
+from whorl.stages.train.adapting import add_adapters
 from whorl.stages.train.batch import Batch, MicroBatch
 from whorl.stages.train.initial import initial_model
 from whorl.stages.train.trainer import Trainer
@@ -40,6 +41,8 @@ def made_up_batch(
 def rehearsed(shape: ModelShape, config: TrainConfig, mixed_rows: int = 0) -> tuple[Trainer, Batch]:
     """A new model's trainer and made-up rows for it."""
     model = initial_model(shape, config.seed)
+    if config.lora is not None:
+        add_adapters(model, config.lora, config.seed)
     return Trainer(model, config), made_up_batch(shape, config, mixed_rows)
 
 

@@ -5,6 +5,7 @@ Axes: N tokens, D width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
 
-__all__ = ["chunk_tokens", "head_loss"]
+__all__ = ["Reading", "chunk_tokens", "head_loss", "head_values"]
+
+Reading = Callable[[Tensor, slice], Tensor]  # logits of some of the tokens -> a value of each
 
 CHUNK_ELEMENTS = 2**21  # logits in memory at once: 8 MiB in fp32, about a CPU's cache
 MIN_CHUNK_TOKENS = 64
@@ -57,7 +60,8 @@ class _HeadLoss(Function):
         chunk: int,
         softcap: float | None,
     ) -> Tensor:
-        gradients = torch.zeros_like(hidden), torch.zeros_like(weight)
+        of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        gradients = torch.zeros_like(hidden), of_weight
         total = _by_chunks(hidden, weight, targets, chunk, softcap, gradients)
         ctx.save_for_backward(*gradients)
         return total
@@ -66,7 +70,8 @@ class _HeadLoss(Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight = ctx.saved_tensors
         (scale,) = gradients
-        return hidden * scale, weight * scale, None, None, None
+        of_weight = None if weight is None else weight * scale
+        return hidden * scale, of_weight, None, None, None
 
 
 def _by_chunks(
@@ -75,9 +80,9 @@ def _by_chunks(
     targets_N: Tensor,
     chunk: int,
     softcap: float | None,
-    gradients: tuple[Tensor, Tensor] | None,
+    gradients: tuple[Tensor, Tensor | None] | None,
 ) -> Tensor:
-    """The loss; adds its gradients for hidden and weight to those given."""
+    """The loss; adds its gradients for hidden and weight to those given; a frozen one has none."""
     trained_N = torch.nonzero(targets_N >= 0).squeeze(1)
     every = len(trained_N) == len(targets_N)
     weight = weight_VD.to(hidden_ND.dtype)
@@ -99,8 +104,70 @@ def _by_chunks(
                 if softcap is not None:
                     delta *= 1 - bent.square()
                 gradients[0][places] = delta @ weight
-                _add_product(gradients[1], delta.T, part)
+                if gradients[1] is not None:
+                    _add_product(gradients[1], delta.T, part)
     return total
+
+
+def head_values(
+    hidden_ND: Tensor, weight_VD: Tensor, read: Reading, softcap: float | None = None
+) -> Tensor:
+    """[N]: what `read` makes of each token's logits; differentiable in hidden and weight.
+
+    Chunk by chunk, and again for the gradient. read: (logits [n, V] in at least the dtype of the
+    weight, which of the N tokens they are of) -> [n], each of its own logits alone.
+    """
+    values: Tensor = _HeadValues.apply(  # type: ignore[no-untyped-call]
+        hidden_ND, weight_VD, read, chunk_tokens(len(weight_VD)), softcap
+    )
+    return values
+
+
+class _HeadValues(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        read: Reading,
+        chunk: int,
+        softcap: float | None,
+    ) -> Tensor:
+        ctx.save_for_backward(hidden, weight)
+        ctx.rest = read, chunk, softcap
+        values = torch.empty(len(hidden), dtype=weight.dtype, device=hidden.device)
+        with torch.autocast(hidden.device.type, enabled=False):
+            narrow = weight.to(hidden.dtype)
+            for begin in range(0, len(hidden), chunk):
+                places = slice(begin, min(begin + chunk, len(hidden)))
+                logits = (hidden[places] @ narrow.T).to(weight.dtype)
+                values[places] = read(_bent(logits, softcap), places)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight = ctx.saved_tensors
+        read, chunk, softcap = ctx.rest
+        of_hidden = torch.empty_like(hidden)
+        of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        with torch.autocast(hidden.device.type, enabled=False):
+            narrow = weight.to(hidden.dtype)
+            for begin in range(0, len(hidden), chunk):
+                places = slice(begin, min(begin + chunk, len(hidden)))
+                part = hidden[places]
+                logits = (part @ narrow.T).to(weight.dtype).requires_grad_()
+                with torch.enable_grad():
+                    values = read(_bent(logits, softcap), places)
+                (delta,) = torch.autograd.grad(values, logits, gradients[0][places])
+                delta = delta.to(part.dtype)
+                of_hidden[places] = delta @ narrow
+                if of_weight is not None:
+                    _add_product(of_weight, delta.T, part)
+        return of_hidden, of_weight, None, None, None
+
+
+def _bent(logits: Tensor, softcap: float | None) -> Tensor:
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
 def _add_product(into: Tensor, first: Tensor, second: Tensor) -> None:

@@ -11,20 +11,19 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from whorl.arch.computable import check_computable
 from whorl.arch.hf_config import shape_from_config
 from whorl.arch.shape import ModelShape
 from whorl.codecs.contract import Tokens
-from whorl.core.digests import write_bytes
 from whorl.core.errors import RecordError
 from whorl.core.variants import Variant
 from whorl.model.families import family_of
 from whorl.model.folder import TOKENS, FolderCard, prepare_folder, read_card, seal_folder
 from whorl.model.hf_files import CONFIG, write_servable_files
 from whorl.model.hf_source import WEIGHTS, read_object, weight_files
+from whorl.model.tensor_file import write_tensors
 from whorl.model.transformer import Transformer
 
 __all__ = ["check_tensors", "load_model_folder", "load_weights", "model_of", "save_model_folder"]
@@ -64,7 +63,7 @@ def save_model_folder(
     prepare_folder(path)
     named = {name: tensor.detach().cpu() for name, tensor in weights.items()}
     state = family_of(shape).to_disk(named)
-    write_bytes(path / WEIGHTS, safetensors_bytes(state, metadata={"format": "pt"}))
+    write_tensors(path / WEIGHTS, state, {"format": "pt"})
     dtype = str(named["embed_tokens.weight"].dtype).removeprefix("torch.")
     write_servable_files(path, shape, tokens, dtype)
     variant = Variant.of_torch(dtype)

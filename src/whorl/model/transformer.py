@@ -4,7 +4,7 @@ Parameter names are those of transformers' modules without the leading "model.":
 embed_tokens.weight, layers.0.self_attn.q_proj.weight, …, norm.weight, lm_head.weight (absent when
 tied). What differs on disk is a family's business (`model.families`).
 
-Axes: B rows, T tokens of a row, D width, N head_dim, V vocabulary.
+Axes: B rows, T tokens of a row, D width, N head_dim or tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from whorl.model.blocks.feed_forward import FeedForward
 from whorl.model.blocks.norm import RmsNorm
 from whorl.model.compiled import Around
 from whorl.model.fused import product_dtype
-from whorl.model.head import head_loss
+from whorl.model.head import Reading, head_loss, head_values
 from whorl.model.rotary import inverse_frequencies
 
 __all__ = ["Block", "Transformer"]
@@ -189,13 +189,13 @@ class Transformer(nn.Module):
         ids_BT: Tensor,
         segments: Segments | None = None,
         cache: KeyValueCache | None = None,
-        targets_BT: Tensor | None = None,
+        finish: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Hidden states [B, T, D], normed: what `lm_head_weight` is applied to.
 
         Without segments every row is one causal sequence at positions 0..T-1. With a cache,
-        segments must give positions and a mask over all tokens attended to. With targets, what
-        `nats` gives: in here, so that the head's weights are there when parameters are sharded.
+        segments must give positions and a mask over all tokens attended to. finish: what is made
+        of them in here, so that the head's weights are there when parameters are sharded.
         """
         segments = segments or Segments()
         attend = attention_of(segments, ids_BT.shape[1])
@@ -210,21 +210,38 @@ class Transformer(nn.Module):
             rotary = tables[self.ropes[layer in self.shape.attention.windowed]]
             x_BTD = block(x_BTD, rotary, attend, cache)
         out: Tensor = self.norm(x_BTD)
-        return out if targets_BT is None else self._nats(out, targets_BT)
+        return out if finish is None else finish(out)
 
     def nats(self, ids_BT: Tensor, targets_BT: Tensor, segments: Segments | None = None) -> Tensor:
         """Sum of -ln p(target) over the tokens whose target is not negative; float64."""
-        nats: Tensor = self(ids_BT, segments, targets_BT=targets_BT)
+
+        def finish(hidden_BTD: Tensor) -> Tensor:
+            return head_loss(
+                hidden_BTD.to(product_dtype(hidden_BTD)).flatten(0, 1),
+                self.lm_head_weight,
+                targets_BT.flatten(),
+                softcap=self.shape.logit_softcap,
+            )
+
+        nats: Tensor = self(ids_BT, segments, finish=finish)
         return nats
 
-    def _nats(self, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
-        hidden_BTD = hidden_BTD.to(product_dtype(hidden_BTD))
-        return head_loss(
-            hidden_BTD.flatten(0, 1),
-            self.lm_head_weight,
-            targets_BT.flatten(),
-            softcap=self.shape.logit_softcap,
-        )
+    def values(
+        self, ids_BT: Tensor, wanted_BT: Tensor, read: Reading, segments: Segments | None = None
+    ) -> Tensor:
+        """[N]: what `read` makes of the logits at the N places that are wanted, row by row.
+
+        As `head_values`: the logits of all of them are never there at once.
+        """
+
+        def finish(hidden_BTD: Tensor) -> Tensor:
+            flat = hidden_BTD.to(product_dtype(hidden_BTD)).flatten(0, 1)
+            places = torch.nonzero(wanted_BT.flatten()).squeeze(1)
+            hidden_ND = flat.index_select(0, places)
+            return head_values(hidden_ND, self.lm_head_weight, read, self.shape.logit_softcap)
+
+        found: Tensor = self(ids_BT, segments, finish=finish)
+        return found
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, V]."""

@@ -206,6 +206,7 @@ def _nearest(key: str, known: Sequence[str]) -> str | None:
 
 def _check_together(recipe: Recipe) -> None:
     """What no single key can know."""
+    _check_base(recipe)
     _check_budget(recipe)
     hardware = recipe.hardware
     if hardware.is_here and hardware.count > 1:
@@ -241,6 +242,31 @@ def _check_together(recipe: Recipe) -> None:
             found=["none" if share is None else share for share in shares],
             expected="a share above 0 for each source, or for none",
             do="correct data.0.share and those after it",
+        )
+
+
+def _check_base(recipe: Recipe) -> None:
+    """A base decides every size; what is measured of one needs one."""
+    model, prepare, evaluate = recipe.model, recipe.prepare, recipe.evaluate
+    fields = type(model).model_fields
+    beside = {
+        f"model.{key}": value
+        for key, value in model
+        if key != "base" and value != fields[key].default
+    }
+    if prepare.vocab_size != "auto":
+        beside["prepare.vocab_size"] = prepare.vocab_size
+    if model.base is not None and beside:
+        raise SpecError(
+            f"{', '.join(beside)} beside model.base: the base has sizes and tokens of its own",
+            found=", ".join(f"{key} {value}" for key, value in beside.items()),
+            do=f"take out {', '.join(beside)}, or model.base",
+        )
+    asked = [key for key in ("forgetting", "max_forgetting") if getattr(evaluate, key) is not None]
+    if model.base is None and asked:
+        raise SpecError(
+            f"evaluate.{asked[0]} needs model.base: nothing else can be forgotten",
+            do=f"take out evaluate.{asked[0]}, or name a base",
         )
 
 

@@ -69,12 +69,7 @@ Text = Annotated[str, AfterValidator(_without_nul)]
 
 # Keys of the design whose work comes later: known, and refused, never ignored.
 LATER = {
-    "train.lora": "low-rank fine-tuning",
-    "train.objective=sft": "supervised fine-tuning",
-    "train.objective=dpo": "preference training",
-    "train.objective=distill": "distillation",
     "train.layout": "distributed layouts",
-    "model.base": "opening existing models",
     "serve.ttft_p95": "serving targets",
     "serve.tokens_per_s_per_user": "serving targets",
     "serve.users": "serving targets",
@@ -197,8 +192,12 @@ Elements = Annotated[int, Length(1, 10**6)]
 
 
 class ModelSpec(Spec):
-    """Any size that is given is kept, the others are chosen."""
+    """Any size that is given is kept, the others are chosen; a base has all of its own."""
 
+    base: Text | None = Field(
+        None,
+        description="the model to start from: what whorl import takes, or a model's name here",
+    )
     family: Literal["qwen3", "llama"] = Field("qwen3", description="Hugging Face architecture")
     layers: Layers | Auto = Field("auto", description="transformer blocks")
     width: Elements | Auto = Field("auto", description="hidden size")
@@ -225,6 +224,14 @@ class EvaluateSpec(Spec):
         600_000, description="held-out bytes scored, in whole documents"
     )
     baselines: bool = Field(True, description="score other methods on the same documents")
+    forgetting: Text | None = Field(
+        None,
+        description="with a base: a file or folder of general text, in place of whorl's own, that "
+        "is measured before and after",
+    )
+    max_forgetting: Annotated[float, Share()] | None = Field(
+        None, description="rise of its bits per byte above which a model is not registered"
+    )
 
 
 def _host_name(text: str) -> str:

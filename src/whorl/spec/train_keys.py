@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, Literal, Never, TypeVar, cast
+from typing import Annotated, Any, Generic, Literal, Never, Self, TypeVar, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from whorl.core.errors import SpecError
 from whorl.core.plugins import check_part
 from whorl.spec.quantities import Length, Number, Share, Whole
 
@@ -15,11 +16,15 @@ __all__ = [
     "OBJECTIVES",
     "OPTIMIZERS",
     "SEQ_LEN",
+    "DistilKeys",
+    "DpoKeys",
+    "LoraKeys",
     "TrainConfig",
     "TrainSpec",
 ]
 
-OBJECTIVES, OPTIMIZERS = ("pretrain",), ("adamw", "muon")  # that ship
+OBJECTIVES = ("distil", "dpo", "pretrain", "sft")  # that ship
+OPTIMIZERS = ("adamw", "muon")
 A = TypeVar("A")  # "auto" in a recipe, nothing where all is resolved
 AUTO = cast(A, "auto")  # type: ignore[valid-type]
 Precision = Literal["fp32", "bf16"]
@@ -52,12 +57,62 @@ Objective = Annotated[str, _part("objectives", OBJECTIVES)]
 OptimizerName = Annotated[str, _part("optimizers", OPTIMIZERS, is_open=True)]
 
 
+class LoraKeys(BaseModel):
+    """Adapters beside frozen weights: only they are trained, and merged into them at the end."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rank: Annotated[int, Whole(1, 65_536)] = Field(16, description="of each adapter's matrices")
+    alpha: Rate = Field(
+        32.0, description="what is learned is multiplied by alpha / rank before it is added"
+    )
+    dropout: Annotated[float, Share()] = Field(
+        0.0, description="share of an adapter's inputs that are zero in training"
+    )
+    targets: Literal["all"] | tuple[str, ...] = Field(
+        "all",
+        description="names of linear layers, such as [q_proj, v_proj]; all: every one of the "
+        "blocks but routers",
+    )
+    dora: bool = Field(False, description="also learn the length of each row of a weight (DoRA)")
+    base: Literal["none", "int8", "nf4"] = Field(
+        "none", description="bits the frozen linear layers are kept in; none: as they are"
+    )
+
+
+class DpoKeys(BaseModel):
+    """What dpo learns from pairs of answers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    beta: Rate = Field(0.1, description="how strongly the reference model is kept to")
+    length_normalised: bool = Field(
+        False, description="log-probabilities count by their mean per token, not their sum"
+    )
+
+
+class DistilKeys(BaseModel):
+    """What distil learns from a teacher's probabilities."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    temperature: Rate = Field(1.0, description="both distributions are flattened by it")
+
+
+GROUPS = ("dpo", "distil")  # keys with the settings of the objective of that name
+
+
 class TrainKeys(BaseModel, Generic[A]):
     """How a model is trained."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     objective: Objective = Field("pretrain", description="what is learned")
+    lora: LoraKeys | None = Field(
+        None, description="train adapters only; left out: every weight is trained"
+    )
+    dpo: DpoKeys | None = Field(None, description="of the objective dpo")
+    distil: DistilKeys | None = Field(None, description="of the objective distil")
     seq_len: Annotated[int, SEQ_LEN] | A = Field(AUTO, description="input tokens of one row")
     batch_tokens: Annotated[int, BATCH_TOKENS] | A = Field(
         AUTO, description="input tokens of one step, all rows"
@@ -119,6 +174,19 @@ class TrainKeys(BaseModel, Generic[A]):
     )
     validate_rows: Rows = Field(32, description="held-out rows of the validation loss")
 
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        for key in GROUPS:
+            if getattr(self, key) is not None and self.objective != key:
+                raise SpecError(
+                    f"train.{key} is given, but another objective is trained",
+                    found=f"objective: {self.objective}",
+                    do=f"set train.objective to {key}, or remove train.{key}",
+                )
+        if self.lora is not None and self.compiled is True:
+            raise SpecError("blocks with adapters cannot be compiled", do="remove train.compiled")
+        return self
+
 
 class TrainSpec(TrainKeys[Literal["auto"]]):
     """As a recipe says it."""
@@ -144,4 +212,11 @@ class TrainConfig(TrainKeys[Never]):
             for item in info.metadata
             if isinstance(item, Plain)
         }
-        return {**plain, **values} if isinstance(values, dict) else values
+        if not isinstance(values, dict):
+            return values
+        objective, said = values.get("objective"), {**plain, **values}
+        if said.get("lora") is not None and "optimizer" not in values:
+            said["optimizer"] = "adamw"
+        if objective in GROUPS and said.get(objective) is None:
+            said[objective] = {}
+        return said

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -13,6 +15,7 @@ from whorl.arch.computable import check_computable
 from whorl.codecs.contract import TEXT, Tokens
 from whorl.core.errors import EngineError, SpecError
 from whorl.core.ports import Progress
+from whorl.core.scratch import hold
 from whorl.engines.openvino_export import export_openvino
 from whorl.engines.runtimes import (
     INSTALL,
@@ -28,8 +31,9 @@ from whorl.engines.runtimes import (
     transformers_runtime,
 )
 from whorl.model.folder import TOKENS, FolderCard, read_card, seal_folder
+from whorl.model.hf_source import open_hf_source
 
-__all__ = ["FIGURES", "RuntimeChecks", "keep_figures", "runtimes_here"]
+__all__ = ["FIGURES", "RuntimeChecks", "keep_figures", "only_vetted", "runtimes_here"]
 
 RUNTIMES = ("transformers", "openvino")
 FIGURES = "runtimes"  # in the quality of a model's card
@@ -46,6 +50,27 @@ def keep_figures(folder: Path, checks: Checks) -> FolderCard:
     card = read_card(folder)
     quality = {**card.quality, FIGURES: checks.as_json()["checked"]}
     return seal_folder(folder, replace(card, quality=quality))
+
+
+@contextmanager
+def only_vetted(source: Path) -> Iterator[Path]:
+    """A folder of links to just the files that whorl's own reader looked over, or to the one file.
+
+    Other libraries find more in a folder than they are pointed to: adapters, pickles, code. What
+    lies beside the vetted files is not there for them. Raises as `open_hf_source` does.
+    """
+    is_folder = source.is_dir()
+    names = open_hf_source(source).files if is_folder else (source.name,)
+    with tempfile.TemporaryDirectory(prefix="whorl-", ignore_cleanup_errors=True) as scratch:
+        folder = hold(Path(scratch)) / source.resolve().name
+        folder.mkdir()
+        for name in names:
+            target = (source / name if is_folder else source).resolve(strict=True)
+            try:
+                (folder / name).symlink_to(target)
+            except OSError:  # a system, or a disk, without links
+                shutil.copyfile(target, folder / name)
+        yield folder if is_folder else folder / source.name
 
 
 class RuntimeChecks:
@@ -79,11 +104,12 @@ class RuntimeChecks:
             note = f"of the imported folder, not the GGUF file: pip install {' '.join(gone)}"
             source = self.folder
         self._compare_ids(self.folder)
-        if source.is_dir() and source != self.folder:
-            self._compare_ids(source)
         with ExitStack() as stack:
+            vetted = stack.enter_context(only_vetted(source))
+            if source.is_dir() and source != self.folder:
+                self._compare_ids(vetted)
             try:
-                other = stack.enter_context(transformers_runtime(source, self.card))
+                other = stack.enter_context(transformers_runtime(vetted, self.card))
             except EngineError as error:
                 if source.is_dir():
                     raise

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from whorl.arch.shape import ModelShape
+from whorl.arch.shape_counts import count_shape
 from whorl.codecs.contract import Tokens
 from whorl.codecs.gguf_tokens import read_gguf_tokens
 from whorl.codecs.hf_tokens import read_hf_tokens
@@ -18,6 +19,8 @@ from whorl.core.digests import digest_file
 from whorl.core.errors import MissingExtra, SpecError
 from whorl.core.ports import Progress
 from whorl.core.records import Record, RecordKey, RecordStore
+from whorl.core.units import format_bytes, format_count
+from whorl.launch.machine import machine_facts
 from whorl.model.folder import CARD, TOKENS, read_card
 from whorl.model.gguf_file import GgufFile, open_gguf
 from whorl.model.gguf_model import gguf_shape, gguf_weights
@@ -29,10 +32,22 @@ if TYPE_CHECKING:
 
     from whorl.stages.improve.registry import Version
 
-__all__ = ["STAGE", "Imported", "import_model"]
+__all__ = [
+    "MODEL",
+    "STAGE",
+    "TRAINED",
+    "Imported",
+    "LookedOver",
+    "import_looked",
+    "import_model",
+    "imported_before",
+    "look_over",
+]
 
-STAGE, MODEL = "import", "model"
+STAGE, MODEL, TRAINED = "import", "model", "train"
 LOGIC_VERSION = 1
+FLOAT_BYTES, COPIES = 4, 2  # of the weights in memory: the model's, and the runtime's beside it
+TAUGHT_BYTES = 16  # of one parameter: float32, its gradient and AdamW's two moments
 
 
 @dataclass(frozen=True)
@@ -65,20 +80,75 @@ def import_model(
     imported, EngineError if a runtime says something else than the imported model: then nothing
     is kept.
     """
-    MissingExtra.check("torch", "train", "whorl import")
-    from whorl.stages.improve.registry import register
-    from whorl.wiring.checks import runtimes_here
+    looked = look_over(asked, revision, home, log, name)
+    return import_looked(looked, home=home, name=name, progress=progress, log=log)
 
+
+@dataclass(frozen=True)
+class LookedOver:
+    """A source that may be imported; its weights are not read yet, and torch is not needed."""
+
+    asked: str
+    located: Located
+    source: Source
+
+
+def look_over(
+    asked: str,
+    revision: str | None,
+    home: Path,
+    log: Callable[[str], None],
+    name: str | None = None,
+) -> LookedOver:
+    """Where the model lies and what it is; remarks are logged. Raises as `import_model` does."""
     if name is not None:
         model_name(name)
     located = locate(asked, revision, home, log)
     model = _opened(located.path)
     for remark in model.remarks:
         log(f"note: {remark}")
+    return LookedOver(asked, located, model)
+
+
+def imported_before(home: Path, source_digest: str) -> Record | None:
+    """The first registered import of that content, under whatever name."""
+    from whorl.stages.improve.registry import list_versions
+
+    for version in list_versions(home):
+        if (digest := version.lineage.get(STAGE)) is not None:
+            path = RecordStore(home, version.name).folder(STAGE) / digest
+            if path.is_dir() and (record := Record.load(path)).inputs["source"] == source_digest:
+                return record
+    return None
+
+
+def import_looked(
+    looked: LookedOver,
+    *,
+    home: Path,
+    name: str | None = None,
+    progress: Progress | None = None,
+    log: Callable[[str], None] = lambda line: None,
+) -> Imported:
+    """`import_model` of what was looked over."""
+    MissingExtra.check("torch", "train", "importing a model")
+    from whorl.stages.improve.registry import register
+    from whorl.wiring.checks import runtimes_here
+
+    located, model = looked.located, looked.source
     store = RecordStore(home, model_name(name or located.name))
+    if name is None and next(iter(store.all(TRAINED)), None) is not None:
+        raise SpecError(
+            f"{store.recipe} is a model that was trained here",
+            found=f"the name that {looked.asked} would have",
+            do=f"--name NAME gives it another; --name {store.recipe} makes it that model's next "
+            "version",
+        )
     config = {"format": model.format, "checked_in": runtimes_here()}
     key = RecordKey(STAGE, config, {"source": model.digest}, LOGIC_VERSION)
     if (record := store.find(key)) is None:
+        if warning := _too_large(model.shape):
+            log(f"warning: {warning}")
         with store.write(key) as writer:
             lineage = {"source": model.digest, "origin": located.origin}
             writer.metrics = _make(writer.path, located, model, lineage, progress or NoProgress())
@@ -87,8 +157,21 @@ def import_model(
     return Imported(version, record, located.origin, record.metrics)
 
 
+def _too_large(shape: ModelShape) -> str:
+    """What a person should know before a model is read that this machine can hardly hold; ""."""
+    memory_bytes, parameters = machine_facts().memory_bytes, count_shape(shape).total
+    needed = COPIES * FLOAT_BYTES * parameters
+    if needed <= memory_bytes:
+        return ""
+    return (
+        f"{format_count(parameters)} parameters: importing and checking them takes up to "
+        f"{format_bytes(needed)}, and this machine has {format_bytes(memory_bytes)}; teaching "
+        f"every weight takes {format_bytes(TAUGHT_BYTES * parameters)} and more"
+    )
+
+
 def _make(
-    place: Path, located: Located, model: _Source, lineage: Mapping[str, str], progress: Progress
+    place: Path, located: Located, model: Source, lineage: Mapping[str, str], progress: Progress
 ) -> dict[str, Any]:
     """Write the model folder and check it; gives the figures."""
     from whorl.model.hf import check_tensors, save_model_folder
@@ -113,7 +196,7 @@ def _make(
 # ------------------------------------------------------------------ kinds of sources
 
 
-class _Source(Protocol):
+class Source(Protocol):
     """A model of somebody's, looked over; its weights are read last."""
 
     format: str
@@ -131,7 +214,7 @@ class _Source(Protocol):
         ...
 
 
-def _opened(path: Path) -> _Source:
+def _opened(path: Path) -> Source:
     if path.is_file():
         return _Gguf(open_gguf(path))
     return _Whorl(path) if (path / CARD).is_file() else _HuggingFace(path)

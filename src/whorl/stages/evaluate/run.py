@@ -27,6 +27,7 @@ from whorl.core.rows import RowSet
 from whorl.core.variants import Variant
 from whorl.model.folder import read_card
 from whorl.spec.resolved import EvaluateConfig
+from whorl.stages.evaluate.forgetting import Forgetting, ForgettingProbe
 from whorl.stages.evaluate.of_field import FieldEvaluation
 
 __all__ = ["LOGIC_VERSION", "evaluate_key", "run"]
@@ -45,6 +46,7 @@ def evaluate_key(
     models: Models,
     trained: Record | None = None,
     engine: str = "auto",
+    probe: ForgettingProbe | None = None,
 ) -> RecordKey:
     """The key of the record this work makes: the folders' contents, not their places."""
     named = {str(variant): read_card(folder).digest for variant, folder in models.items()}
@@ -52,7 +54,7 @@ def evaluate_key(
         {"name": field.name, "logic_version": field.logic_version, "task": field.task.name}
         for field in fields.values()
     ]
-    value = {
+    value: dict[str, Any] = {
         "evaluate": config.model_dump(mode="json"),
         "fields": described,
         "models": named,
@@ -65,6 +67,8 @@ def evaluate_key(
             }
         ),
     }
+    if probe is not None:
+        value["forgetting"] = probe.describe()
     inputs = {"prepare": prepared.digest}
     if trained is not None:
         inputs["train"] = trained.digest
@@ -80,28 +84,33 @@ def run(
     engines: OpenEngine,
     trained: Record | None = None,
     engine: str = "auto",
+    probe: ForgettingProbe | None = None,
 ) -> Record:
     """The record of these models' scores, made now unless it exists.
 
     models: variant -> its folder; the first is what baselines are compared with.
     trained: the record of train, so that an n-gram model is given the same rows.
     engine: serve.engine, which `engines` opens where it serves the variant.
+    probe: of a model that was trained from a base, general text before and after.
 
     Raises SpecError without a model, RecordError if a model's tokens are not those of `prepared`,
     DataError when the documents do not fit their field's metric.
     """
     if not models:
         raise SpecError("evaluate needs at least one model")
-    key = evaluate_key(config, fields, prepared, models, trained, engine)
+    key = evaluate_key(config, fields, prepared, models, trained, engine, probe)
     if (found := context.store.find(key)) is not None:
         return found
     start = time.monotonic()
     heldout, tokens = HeldoutDocuments.open(prepared), Tokens.load(prepared.folder("tokens"))
-    parts = [
+    rows = RowSet.open(prepared)
+    parts: list[FieldEvaluation | Forgetting] = [
         part
         for name, field in fields.items()
         for part in FieldEvaluation.of(context, config, name, field, heldout, tokens).with_further()
     ]
+    if probe is not None:
+        parts.append(Forgetting.of(context, config, probe, tokens, rows))
     scores: list[list[Score]] = [[] for _ in parts]
     opened_names = {}
     for variant, folder in models.items():
@@ -112,9 +121,10 @@ def run(
                 of_part.append(part.score_model(opened, variant))
         finally:
             opened.close()
-    if config.baselines:
-        rows = RowSet.open(prepared)
-        for part, of_part in zip(parts, scores, strict=True):
+    for part, of_part in zip(parts, scores, strict=True):
+        if isinstance(part, Forgetting):
+            of_part += part.before_and_after(engines, models)
+        elif config.baselines:
             of_part += part.baselines(rows, trained)
     with context.store.write(key) as writer:
         _write(writer, parts, scores)
@@ -123,10 +133,12 @@ def run(
 
 
 def _write(
-    writer: RecordWriter, parts: Sequence[FieldEvaluation], scores: Sequence[Sequence[Score]]
+    writer: RecordWriter,
+    parts: Sequence[FieldEvaluation | Forgetting],
+    scores: Sequence[Sequence[Score]],
 ) -> None:
     """scores.json, per_document.json and the metrics of the record."""
-    told: dict[str, list[dict[str, Any]]] = {"fields": [], "scores": [], "comparisons": []}
+    told: dict[str, Any] = {"fields": [], "scores": [], "comparisons": []}
     per_document = {}
     for part, of_part in zip(parts, scores, strict=True):
         names = [score.name for score in of_part]
@@ -136,6 +148,8 @@ def _write(
         told["scores"] += [_described(score, part.name) for score in of_part]
         told["comparisons"] += part.comparisons(of_part[0], of_part[1:])
         per_document[part.name] = _sums(of_part)
+        if isinstance(part, Forgetting):
+            told["forgetting"] = writer.metrics["forgetting"] = part.told(of_part)
     for name, value in (("scores.json", told), ("per_document.json", per_document)):
         write_bytes(writer.path / name, canonical_json(value).encode())
     writer.metrics.update(

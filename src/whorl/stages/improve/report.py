@@ -83,6 +83,7 @@ class Report(TypedDict, total=False):
     variants: list[dict[str, Any]]  # metrics of compress
     scores: list[ScoreRow]
     losses_to: list[str]
+    forgetting: dict[str, Any]  # of a model that was trained from a base
     serve: dict[str, Any]  # metrics and speeds
 
 
@@ -121,6 +122,8 @@ def build_report(
     if "evaluate" in records:
         evaluated = _evaluated(records["evaluate"])
         report["scores"] = [ScoreRow(**score) for score in evaluated["scores"]]  # type: ignore[typeddict-item]
+        if forgotten := records["evaluate"].metrics.get("forgetting"):
+            report["forgetting"] = forgotten
         report["losses_to"] = losses_to(evaluated["scores"], evaluated["comparisons"])
     if "serve" in records:
         report["serve"] = {**records["serve"].metrics, **records["serve"].run}

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
 
 from whorl.arch.dense import dense_shape
 from whorl.arch.shape import ModelShape
-from whorl.arch.shape_counts import MATRIX_MOMENTS, count_shape, flops_per_token
+from whorl.arch.shape_counts import count_shape, flops_per_token
 from whorl.core.errors import PlanError, SpecError
-from whorl.core.plugins import find_part
 from whorl.spec.recipe import Recipe
-from whorl.spec.train_keys import OPTIMIZERS
-from whorl.stages.plan import rules
-from whorl.stages.plan.data import DataFacts, TokenFacts
-from whorl.stages.plan.hardware import Machine
-from whorl.stages.plan.law import NEAR_OCTAVES, X0, Law, LawPoint
+from whorl.stages.plan import given, rules
+from whorl.stages.plan.data import TokenFacts
+from whorl.stages.plan.given import adapters_of
+from whorl.stages.plan.law import NEAR_OCTAVES, X0, LawPoint
 from whorl.stages.plan.memory import peak_memory
-from whorl.stages.plan.step_time import Level, Load, predicted_step_s
+from whorl.stages.plan.situation import Situation
+from whorl.stages.plan.step_time import Load, predicted_step_s
 
 __all__ = [
     "MEMORY_MARGIN",
     "Candidate",
     "Situation",
+    "checkpoint_every_steps",
+    "fastest_step_s",
     "fits",
     "load_of",
     "make_candidate",
@@ -37,87 +36,12 @@ DATA_S = 0.002  # reading the rows of one step and making its masks
 MEAN_OVER_FASTEST = 1.04  # a mean step against the fastest, on a machine that does nothing else
 FORWARD_SHARE = 0.36  # of a step's time per row, when only the loss is wanted
 CHECKPOINT_S, CHECKPOINT_BYTES_PER_S = 0.05, 250e6
+MOST_SAVING = 0.05  # of the time: large models are saved more rarely
+BASE_BYTES_PER_S = 100e6  # of a base's weights: verified, read, and the taught ones published
 CAUTION = 0.04  # of quality, per octave further from the nearest run of the law
-MOST_THREADS_PER_CORE = 8  # more than one repeats the bits of a larger machine, slowly
 MEMORY_MARGIN = 1.15  # high end of the memory's interval over its middle
-# What a process of whorl holds when training begins, beyond one that has loaded torch: its own
-# modules, the tokens' index, what earlier stages left, and copies of what is saved (25 November
-# 2026: 56 MiB before the first step, 25 to 35 more after the last).
-HELD_BYTES = 72 * 2**20
 ROW_ELEMENT_BYTES = 2  # of the tokens' file, which is mapped and read at random
 TEXT_BYTES_PER_TOKEN = 3.0  # stands in where the data is not text
-
-
-@dataclass(frozen=True)
-class Situation:
-    """Everything a choice depends on."""
-
-    recipe: Recipe
-    machine: Machine
-    level: Level
-    data: DataFacts
-    law: Law
-
-    @property
-    def process_bytes(self) -> int:
-        """What the process holds before the model is made."""
-        return self.machine.calibration.base_memory_bytes + HELD_BYTES
-
-    @property
-    def optimizer(self) -> str:
-        given = self.recipe.train.optimizer
-        return "muon" if given == "auto" else given
-
-    @cached_property
-    def matrix_moments(self) -> int:
-        """What the optimiser keeps for each element of the blocks' matrices, as it says itself.
-
-        Raises SpecError if it says nothing of the kind.
-        """
-        if self.optimizer in OPTIMIZERS:
-            return MATRIX_MOMENTS[self.optimizer]
-        said = getattr(find_part("whorl.optimizers", self.optimizer, {}), "matrix_moments", None)
-        if not isinstance(said, int) or said < 0:
-            raise SpecError(
-                f"the optimizer {self.optimizer} does not say what it keeps",
-                found=f"matrix_moments {said}",
-                expected="a whole number: values of state for each element of a matrix",
-            )
-        return said
-
-    @property
-    def ways(self) -> dict[str, Any]:
-        """How this machine computes: fields of TrainConfig, measured unless the recipe says.
-
-        Raises SpecError if the recipe asks for more lanes than threads, or threads than there
-        is use for.
-        """
-        said, measured = self.recipe.train.said, self.machine.calibration.settings
-        taken = {name: said.get(name, value) for name, value in measured.items()}
-        cores = self.machine.facts.cores
-        if said.get("threads", 0) > MOST_THREADS_PER_CORE * cores:
-            raise SpecError(
-                "train.threads is more than this machine can use",
-                found=said["threads"],
-                expected=f"at most {MOST_THREADS_PER_CORE * cores}: it has {cores} cores",
-                do="leave it out, or give as many threads as there are cores",
-            )
-        if said.get("lanes", 0) > taken["threads"]:
-            raise SpecError(
-                "train.lanes is more than train.threads",
-                found=said["lanes"],
-                expected=f"at most {taken['threads']}",
-            )
-        del taken["compiled"]  # a choice of each candidate
-        return taken | {"lanes": min(taken["lanes"], taken["threads"])}
-
-    @property
-    def compiled_ways(self) -> tuple[bool, ...]:
-        """Whether blocks may be compiled: as the recipe says, else both if it is faster here."""
-        given = self.recipe.train.compiled
-        if given != "auto":
-            return (given,)
-        return (False, True) if self.machine.calibration.settings["compiled"] else (False,)
 
 
 @dataclass(frozen=True)
@@ -247,16 +171,16 @@ def preference(situation: Situation, shape: ModelShape, tokens: float) -> float:
 
 
 def _batch_tokens(recipe: Recipe, tokens: float, seq_len: int) -> int:
-    given = recipe.train.batch_tokens
-    if given == "auto":
+    said = recipe.train.batch_tokens
+    if said == "auto":
         return rules.batch_tokens(tokens, seq_len)
-    if given % seq_len:
-        rows = max(1, round(given / seq_len))
+    if said % seq_len:
+        rows = max(1, round(said / seq_len))
         raise SpecError(
-            f"train.batch_tokens {given} is not a multiple of train.seq_len {seq_len}",
+            f"train.batch_tokens {said} is not a multiple of train.seq_len {seq_len}",
             do=f"use {rows * seq_len}",
         )
-    return given
+    return said
 
 
 def _load(
@@ -267,7 +191,9 @@ def _load(
     rows = batch // seq_len
     lanes = min(int(ways["lanes"]), rows)
     if train.micro_batch_rows == "auto":
-        most = max(1, rules.MAX_MICRO_BATCH_TOKENS // seq_len // lanes)
+        tokens = rules.MAX_MICRO_BATCH_TOKENS
+        tokens = tokens if situation.base is None else given.MAX_MICRO_BATCH_TOKENS
+        most = max(1, tokens // seq_len // lanes)
         micro_rows = min(-(-rows // lanes), most)
     else:
         micro_rows = min(rows, train.micro_batch_rows)
@@ -283,7 +209,10 @@ def _load(
         matrix_moments=situation.matrix_moments,
         compiled=compiled,
         mixed_share=situation.data.for_vocab(shape.vocab_size).mixed_share(seq_len),
+        adapters=adapters_of(train, shape, seq_len),
     )
+    if train.objective == "dpo" and load.adapters is None:
+        load = replace(load, reference_bytes=load.state.weights)
     while load.lanes > 1 and train.lanes == "auto" and not fits(situation, load):
         load = replace(load, lanes=load.lanes // 2)
     return load
@@ -291,37 +220,61 @@ def _load(
 
 def fits(situation: Situation, load: Load) -> bool:
     """Whether the peak fits the memory even at the high end of its interval."""
-    peak = peak_memory(load, situation.process_bytes)
-    return peak.total * MEMORY_MARGIN <= situation.machine.facts.memory_bytes
+    peak = situation.memory_ratio * peak_memory(load, situation.process_bytes).total
+    return peak * MEMORY_MARGIN <= situation.machine.facts.memory_bytes
 
 
 def _peak_bytes(situation: Situation, load: Load, tokens: float) -> int:
     """With the pages of the tokens' file that will have been read; they can be given up."""
     unique = situation.data.unique_tokens(load.shape.vocab_size)
     mapped = ROW_ELEMENT_BYTES * min(tokens, unique)
-    return peak_memory(load, situation.process_bytes).total + round(mapped)
+    peak = peak_memory(load, situation.process_bytes).total
+    return round(situation.memory_ratio * peak + mapped)
 
 
 def _step_s(situation: Situation, load: Load) -> float:
+    fastest_s = situation.time_ratio * fastest_step_s(situation, load)
+    fastest_s *= given.OBJECTIVE_WORK.get(situation.recipe.train.objective, 1.0)
+    return MEAN_OVER_FASTEST * fastest_s + DATA_S
+
+
+def fastest_step_s(situation: Situation, load: Load) -> float:
+    """As the machine's calibration has it, before a rehearsal is taken into account."""
     calibration = situation.machine.calibration
     fastest_s = predicted_step_s(load, calibration, situation.level)
     ways, measured = situation.ways, calibration.settings
     each, usual = ways["threads"] / load.lanes, measured["threads"] / measured["lanes"]
     slower = float(usual / each)  # rates are those of a lane's threads
-    return MEAN_OVER_FASTEST * fastest_s * slower + DATA_S
+    return fastest_s * slower
 
 
 def _train_s(situation: Situation, load: Load, steps: int, step_s: float) -> float:
     """Start-up, compiling, steps, validations and checkpoints."""
     startup_s = STARTUP_S + load.compiled * situation.machine.calibration.compiling_s
-    rows = load.rows * load.micro_batches
-    validation_s = FORWARD_SHARE * step_s * situation.recipe.train.validate_rows / rows
+    rows, train = load.rows * load.micro_batches, situation.recipe.train
+    validations, validate_rows = rules.VALIDATIONS, train.validate_rows
+    if situation.base is not None:
+        validations, validate_rows = given.VALIDATIONS, given.validate_rows(train, rows)
+        startup_s += load.state.weights / BASE_BYTES_PER_S  # read and verified, and written
+    validation_s = FORWARD_SHARE * step_s * validate_rows / rows
+    checkpoint_s = _checkpoint_s(load)
+    checkpoints = 1 + steps * step_s / _checkpoint_every_s(load)
+    return startup_s + steps * step_s + validations * validation_s + checkpoints * checkpoint_s
+
+
+def _checkpoint_s(load: Load) -> float:
     state = load.state
-    checkpoint_s = CHECKPOINT_S + (state.weights + state.optimizer_state) / CHECKPOINT_BYTES_PER_S
-    checkpoints = 1 + steps * step_s / rules.CHECKPOINT_EVERY_S
-    return (
-        startup_s + steps * step_s + rules.VALIDATIONS * validation_s + checkpoints * checkpoint_s
-    )
+    return CHECKPOINT_S + (state.weights + state.optimizer_state) / CHECKPOINT_BYTES_PER_S
+
+
+def _checkpoint_every_s(load: Load) -> float:
+    return max(rules.CHECKPOINT_EVERY_S, _checkpoint_s(load) / MOST_SAVING)
+
+
+def checkpoint_every_steps(situation: Situation, candidate: Candidate) -> int:
+    """So that a kill costs little, and so do the checkpoints."""
+    every_s = _checkpoint_every_s(load_of(situation, candidate))
+    return max(1, round(every_s / candidate.step_s))
 
 
 def _steps(situation: Situation, load: Load, batch: int, tokens: float | None) -> int:
@@ -335,6 +288,10 @@ def _steps(situation: Situation, load: Load, batch: int, tokens: float | None) -
         tokens = recipe.budget.flops / flops_per_token(load.shape, load.seq_len).training
     if tokens is not None:
         return max(1, round(tokens / batch))
+    if recipe.train_time_s is None and situation.base is not None:
+        facts = situation.data.for_vocab(load.shape.vocab_size)
+        passes = given.EPOCHS * situation.data.unique_tokens(facts.vocab_size)
+        return max(rules.MIN_STEPS, round(passes / batch))
     if recipe.train_time_s is None:
         raise PlanError(
             "the recipe does not say how long to train",
@@ -353,7 +310,9 @@ def _useful_steps(situation: Situation, facts: TokenFacts, steps: int, batch: in
     if recipe.train.steps != "auto" or recipe.budget.tokens is not None:
         return steps
     data = situation.data
-    most = rules.REPEATS_MARGIN * recipe.train.max_repeats if data.is_mixed else rules.MAX_EPOCHS
+    most = float(rules.MAX_EPOCHS if situation.base is None else given.EPOCHS)
+    if data.is_mixed:
+        most = rules.REPEATS_MARGIN * recipe.train.max_repeats
     useful = most / max(data.epochs(batch, facts.vocab_size))
     return min(steps, max(rules.MIN_STEPS, int(useful)))
 

@@ -14,7 +14,7 @@ from whorl.arch.computable import check_computable
 from whorl.core.errors import PlanError
 from whorl.core.units import format_count, format_duration
 from whorl.spec.recipe import Recipe
-from whorl.stages.plan import rules
+from whorl.stages.plan import given, rules
 from whorl.stages.plan.candidate import (
     MEMORY_MARGIN,
     Candidate,
@@ -46,13 +46,16 @@ def choose(situation: Situation) -> tuple[Candidate, tuple[Candidate, ...]]:
         smallest = min(tried, key=lambda item: item.peak_bytes)
         load, memory_bytes = load_of(situation, smallest), situation.machine.facts.memory_bytes
         longest = situation.data.unique_tokens(smallest.shape.vocab_size)
-        check_memory(load, situation.process_bytes, memory_bytes, MEMORY_MARGIN, longest)  # raises
+        margin = MEMORY_MARGIN * situation.memory_ratio
+        check_memory(load, situation.process_bytes, memory_bytes, margin, longest)  # raises
     trainable = [item for item in fitting if item.steps >= rules.MIN_STEPS]
     if not trainable:
         if recipe.train.steps != "auto":
             trainable = fitting
         else:
             raise _too_short(situation, fitting)
+    if situation.base is not None:  # nothing but the rows' length was open, the best one first
+        return trainable[0], tuple(trainable)
     if recipe.train.steps != "auto" or recipe.budget.tokens is not None:
         return _worth_its_flops(situation, trainable), tuple(trainable)
     return min(trainable, key=lambda item: item.preference), tuple(trainable)
@@ -60,10 +63,14 @@ def choose(situation: Situation) -> tuple[Candidate, tuple[Candidate, ...]]:
 
 def candidates(situation: Situation) -> Iterator[Candidate]:
     """Every combination of what the recipe leaves open."""
+    base = situation.base
     for vocab_size in _vocab_sizes(situation):
         for seq_len in _seq_lens(situation, vocab_size):
             for layers, width in _shapes(situation):
-                shape = shape_of(situation.recipe, layers, width, vocab_size, seq_len)
+                if base is not None:
+                    shape = base.shape
+                else:
+                    shape = shape_of(situation.recipe, layers, width, vocab_size, seq_len)
                 check_computable(shape, "export" if situation.recipe.compress.formats else "train")
                 yield make_candidate(situation, shape, seq_len)
 
@@ -74,10 +81,13 @@ def _vocab_sizes(situation: Situation) -> Sequence[int]:
 
 def _seq_lens(situation: Situation, vocab_size: int) -> Sequence[int]:
     """What the recipe gives; else the usual, shorter where every document is short."""
-    given = situation.recipe.train.seq_len
-    if given != "auto":
-        return [given]
-    longest = situation.data.for_vocab(vocab_size).document_tokens[-1]
+    said = situation.recipe.train.seq_len
+    if said != "auto":
+        return [said]
+    lengths = situation.data.for_vocab(vocab_size).document_tokens
+    if (base := situation.base) is not None:
+        return list(given.seq_lens(lengths, base.shape.max_seq_len))
+    longest = lengths[-1]
     seq_len = rules.SEQ_LEN
     while seq_len > rules.MIN_SEQ_LEN and rules.DOCUMENTS_PER_SHORT_ROW * longest <= seq_len // 2:
         seq_len //= 2
@@ -87,6 +97,8 @@ def _seq_lens(situation: Situation, vocab_size: int) -> Sequence[int]:
 def _shapes(situation: Situation) -> list[tuple[int, int]]:
     """(layers, width) with the recipe's own where it gives them."""
     m = situation.recipe.model
+    if situation.base is not None:
+        return [(situation.base.shape.layers, situation.base.shape.width)]
     if m.layers != "auto" and m.width != "auto":
         return [(m.layers, m.width)]
     if m.width != "auto":
@@ -102,7 +114,7 @@ def _shapes(situation: Situation) -> list[tuple[int, int]]:
 def check_says_enough(recipe: Recipe) -> None:
     """Raises PlanError if a recipe does not say how long to train."""
     budget = recipe.budget
-    if recipe.train.steps != "auto" or any(value for _, value in budget):
+    if recipe.train.steps != "auto" or any(value for _, value in budget) or recipe.model.base:
         return
     raise PlanError(
         "the recipe does not say how long to train",

@@ -135,8 +135,11 @@ def gather_facts(
     vocab_sizes: Sequence[int],
     heldout_share: float = 0.05,
     seed: int = 0,
+    given: Tokens | None = None,
 ) -> DataFacts:
     """Read (a sample of) the data and try the fields' codecs at each vocabulary size.
+
+    given: the tokens of a base, in place of all of them.
 
     Raises DataError when there is nothing to train on.
     """
@@ -152,7 +155,9 @@ def gather_facts(
     scale = (1.0 if read.num_heldout else 1 - heldout_share) / read.read_share
     sample = list(read.documents)
     random.Random(seed).shuffle(sample)
-    tokens = [_fit_tokens(fields, sources, sample, size, seed) for size in vocab_sizes]
+    tokens = [given] if given is not None else []
+    if given is None:
+        tokens = [_fit_tokens(fields, sources, sample, size, seed) for size in vocab_sizes]
     documents = [document for _, document in sample]
     metrics = [fields[source.field].task.metric.name for source in sources]
     return DataFacts(

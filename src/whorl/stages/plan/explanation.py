@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from whorl.arch.shape_counts import count_shape
 from whorl.core.units import format_bytes, format_count, format_duration
 from whorl.spec.resolved import TrainConfig
-from whorl.stages.plan import rules
+from whorl.stages.plan import given, rules
 from whorl.stages.plan.candidate import Candidate, Situation
 
 __all__ = ["data_warnings", "reasons_of"]
@@ -54,6 +54,9 @@ def _model_reasons(
     situation: Situation, candidate: Candidate, considered: Sequence[Candidate]
 ) -> dict[str, str]:
     a = candidate.shape
+    if situation.base is not None:
+        keys = ("layers", "width", "heads", "kv_heads", "head_dim", "ffn_width")
+        return {f"model.{key}": f"{situation.base.name} has it" for key in keys}
     size = _size_reason(situation, candidate, considered)
     return {
         "model.width": size,
@@ -100,6 +103,14 @@ def _data_reasons(
     data = situation.data
     vocab_size = candidate.shape.vocab_size
     facts = data.for_vocab(vocab_size)
+    if (base := situation.base) is not None:
+        of_text = f", {facts.bytes_per_token:.2f} bytes per token" if facts.bytes_per_token else ""
+        place = min(len(facts.document_tokens) - 1, int(0.95 * len(facts.document_tokens)))
+        return {
+            "prepare.vocab_size": f"the tokens of {base.name}{of_text}",
+            "train.seq_len": f"19 of 20 documents have at most {facts.document_tokens[place]} "
+            f"tokens; long texts are cut at {given.LONG_TEXT_SEQ_LEN}",
+        }
     if facts.bytes_per_token is None:
         vocabulary = f"{facts.used_ids} ids are used, rounded up"
         rows = f"short documents: the longest of a sample has {facts.document_tokens[-1]} tokens"
@@ -122,7 +133,7 @@ def _train_reasons(
     situation: Situation, candidate: Candidate, train: TrainConfig
 ) -> dict[str, str]:
     rows = candidate.batch_tokens // candidate.seq_len
-    return {
+    reasons = {
         "train.steps": _steps_reason(situation, candidate),
         "train.batch_tokens": f"{rows} rows; near the square root of all tokens, "
         f"within {rules.BATCH_TOKENS_RANGE[0]} to {rules.BATCH_TOKENS_RANGE[1]}",
@@ -138,7 +149,26 @@ def _train_reasons(
         "train.weight_decay": "nothing gained in runs of minutes",
         **_measured_reasons(situation),
         "train.compiled": _compiled_reason(situation, candidate),
-        "train.checkpoint_every_steps": f"about every {rules.CHECKPOINT_EVERY_S:.0f} s",
+        "train.checkpoint_every_steps": "about every "
+        f"{format_duration(train.checkpoint_every_steps * candidate.step_s)}",
+    }
+    return reasons if situation.base is None else reasons | _base_reasons(train)
+
+
+def _base_reasons(train: TrainConfig) -> dict[str, str]:
+    """What is done otherwise where a base is taught."""
+    rate = given.RATE_REASON
+    return {
+        "train.micro_batch_rows": f"at most {given.MAX_MICRO_BATCH_TOKENS} tokens at once",
+        "train.optimizer": "what open models are made and taught with",
+        "train.learning_rate": rate,
+        "train.embedding_learning_rate": rate,
+        "train.head_learning_rate": rate,
+        "train.warmup_steps": f"{given.WARMUP_SHARE:.0%} of the steps",
+        "train.decay_steps": "from the peak on",
+        "train.validate_every_steps": f"{given.VALIDATIONS} validations in all",
+        "train.weight_decay": "few steps of a small rate",
+        "train.compiled": "timed on small models only",
     }
 
 
@@ -174,6 +204,8 @@ def _steps_reason(situation: Situation, candidate: Candidate) -> str:
         else (f"{1000 * candidate.step_s:.0f} ms")
     )
     spent = f"{step} a step, {format_duration(candidate.train_s)} in all"
+    if situation.base is not None and situation.recipe.train_time_s is None and not budget.flops:
+        return f"no budget: {epochs:.1f} passes over the data ({spent})"
     if candidate.stopped_by_data:
         return f"{epochs:.1f} passes over the data: more would overfit ({spent})"
     if (time_s := situation.recipe.train_time_s) is not None:
@@ -190,14 +222,20 @@ def data_warnings(situation: Situation, candidate: Candidate) -> Iterator[str]:
             f"just before, repeats varied by {calibration.noise:.0%}): times may be too long; "
             "whorl doctor --calibrate repeats it"
         )
-    if data.has_law:
+    if situation.was_disturbed:
+        yield (
+            "other work took the cores while a step of the base was rehearsed: times may be too "
+            "long, and a budget buys too little; plan again when it is quiet, or give train.steps"
+        )
+    if data.has_law and situation.base is None:
         distance = situation.law.distance(candidate.point)
         if distance > FAR:
             yield (
                 f"the predicted quality is an extrapolation: {distance:.1f} octaves from the "
                 "nearest run the law was fitted on"
             )
-    if candidate.stopped_by_data:
+    has_budget = situation.recipe.train_time_s or situation.recipe.budget.flops
+    if candidate.stopped_by_data and has_budget:
         unique = data.unique_tokens(candidate.shape.vocab_size)
         yield (
             f"there is little data ({format_count(unique)} tokens"
@@ -211,5 +249,8 @@ def data_warnings(situation: Situation, candidate: Candidate) -> Iterator[str]:
         sampled = refused + len(data.tokens[-1].document_tokens)
         yield f"{refused} of {sampled} sampled documents could not be encoded"
     parameters = count_shape(candidate.shape)
-    if parameters.embedding + parameters.head > 4 * parameters.non_embedding:
+    if (
+        situation.base is None
+        and parameters.embedding + parameters.head > 4 * parameters.non_embedding
+    ):
         yield "most parameters are embeddings: a smaller prepare.vocab_size may do better"

@@ -66,7 +66,7 @@ def saved_activation_bytes(load: Load) -> int:
     per_token = FLOAT_BYTES * (a.width + 1)  # final norm: its value and scale
     per_token += product * a.width + ID_BYTES  # the head's gradient for the hidden states
     total = a.layers * _block_bytes(load) + load.tokens * per_token
-    total += _embedding_bytes(a)  # the head's gradient for its weight
+    total += _head_gradient_bytes(load)
     if load.precision == "bf16":
         total += load.tokens * product * a.width  # the final norm's value once more
     total += 2 * _angle_bytes(load, FLOAT_BYTES)  # of both halves of a head
@@ -122,6 +122,11 @@ def _embedding_bytes(a: ModelShape) -> int:
     return FLOAT_BYTES * a.vocab_size * a.width
 
 
+def _head_gradient_bytes(load: Load) -> int:
+    """Of the head's weight; none where it is frozen."""
+    return 0 if load.adapters is not None else _embedding_bytes(load.shape)
+
+
 def _masked_rows(load: Load) -> int:
     """Of the worst batch: all but one if some rows are not, as the two kinds are then joined."""
     return load.rows if load.mixed_share >= 1 else max(1, load.rows - 1)
@@ -147,7 +152,7 @@ def peak_memory(load: Load, process_bytes: int) -> PeakMemory:
     sets = max(1, lanes * min(2, load.micro_batches_each - 1))
     return PeakMemory(
         process=process_bytes + load.compiled * COMPILER_BYTES,
-        weights=fixed.weights,
+        weights=fixed.weights + load.reference_bytes,
         gradients=sets * fixed.gradients,
         optimizer=fixed.optimizer_state,
         activations=activations,
@@ -170,7 +175,7 @@ def _backward_bytes(load: Load) -> int:
     As much in bfloat16, where norms and attention have float32 copies of what they are given.
     """
     a = load.shape
-    return FLOAT_BYTES * load.tokens * 4 * (a.ffn_width + a.width) + _embedding_bytes(a)
+    return FLOAT_BYTES * load.tokens * 4 * (a.ffn_width + a.width) + _head_gradient_bytes(load)
 
 
 def _optimizer_bytes(load: Load) -> int:

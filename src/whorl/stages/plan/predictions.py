@@ -20,6 +20,7 @@ __all__ = ["predictions_of"]
 # Log deviations of step times, benchmarks/plan_accuracy.py: of the model on shapes that the
 # calibration did not time, and of one run from another on a quiet machine.
 MODEL_DEVIATION, RUN_DEVIATION = 0.05, 0.02
+REHEARSED_DEVIATION = 0.05  # of a run from its own rehearsed step
 MAX_NOISE = 0.3
 MEMORY_LOW = 0.85  # low end of the memory's interval over its middle
 
@@ -76,9 +77,15 @@ def _epochs_of_sources(situation: Situation, candidate: Candidate) -> dict[str, 
 
 
 def _time_factor(situation: Situation) -> float:
-    """High end over middle of the time's interval: model, this calibration, its noise, runs."""
+    """High end over middle of the time's interval: model, this calibration, its noise, runs.
+
+    Of a rehearsed step the model's errors are gone.
+    """
     noise = min(MAX_NOISE, situation.machine.calibration.noise)
-    parts = (MODEL_DEVIATION, RUN_DEVIATION, situation.level.spread, noise / 2)
+    if situation.is_rehearsed:
+        parts = [REHEARSED_DEVIATION, RUN_DEVIATION, noise / 2]
+    else:
+        parts = [MODEL_DEVIATION, RUN_DEVIATION, situation.level.spread, noise / 2]
     return math.exp(NORMAL_90 * math.sqrt(sum(part**2 for part in parts)))
 
 
@@ -92,6 +99,9 @@ def _around(value: float, factor: float, unit: str, note: str) -> Prediction:
 
 
 def _quality(situation: Situation, candidate: Candidate) -> Prediction:
+    if (base := situation.base) is not None:
+        note = f"no law says how {base.name} takes to this data; evaluate measures it"
+        return Prediction(value=None, unit="bits/byte", note=note)
     if not situation.data.has_law:
         return Prediction(
             value=None, unit="bits/byte", note=f"no law predicts {situation.data.metric}"

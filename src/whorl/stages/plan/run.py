@@ -9,6 +9,7 @@ that has them, so that nothing is trained again.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from whorl.core.context import StageContext
@@ -20,16 +21,19 @@ from whorl.core.records import Record, RecordKey
 from whorl.spec.recipe import HardwareSpec, Recipe
 from whorl.spec.resolved import CompressConfig, EvaluateConfig, ServeConfig
 from whorl.stages.plan import rules
-from whorl.stages.plan.candidate import Candidate, Situation
+from whorl.stages.plan.candidate import Candidate, fastest_step_s, load_of
 from whorl.stages.plan.choose import check_says_enough, choose
 from whorl.stages.plan.data import DataFacts
 from whorl.stages.plan.explanation import data_warnings, reasons_of
+from whorl.stages.plan.given import GivenBase
 from whorl.stages.plan.hardware import Machine, MachineFacts
 from whorl.stages.plan.law import shipped_law
+from whorl.stages.plan.memory import peak_memory
 from whorl.stages.plan.plan import PLAN_FILE, Decisions, Plan
 from whorl.stages.plan.predictions import predictions_of
 from whorl.stages.plan.rules import REPEATS_MARGIN
 from whorl.stages.plan.settings import prepare_config, train_config
+from whorl.stages.plan.situation import HELD_BYTES, Situation
 from whorl.stages.plan.step_time import fit_level
 
 __all__ = [
@@ -45,18 +49,35 @@ __all__ = [
 
 LOGIC_VERSION = 4  # raised when the same recipe, data and machine would get another plan
 IDS_MULTIPLE = 64
+BASE_SCORED_BYTES = 60_000
+REHEARSED_STEPS, LONGEST_REHEARSAL_S = 3, 120.0  # a base that is slower is planned unrehearsed
+MOST_REHEARSALS = 2
 ADDED_BUDGETS = ("device_hours", "usd")  # not in the keys of plans that do not use them
+ADDED_KEYS = ("lora", "dpo", "distil")  # of train, likewise
 CHOSEN_FROM = ("budget", "model", "train", "prepare", "seed")  # parts of the recipe
 
 
-def plan_key(recipe: Recipe, facts: MachineFacts, data_digest: str) -> RecordKey:
-    """The key of the record: recipe without names and places, kind of machine, data."""
-    value = recipe.model_dump(mode="json", exclude={"name", "data"})
+def plan_key(
+    recipe: Recipe, facts: MachineFacts, data_digest: str, base: GivenBase | None = None
+) -> RecordKey:
+    """The key of the record: recipe without names and places, kind of machine, data, base."""
+    value = recipe.model_dump(
+        mode="json",
+        exclude={
+            "name": True,
+            "data": True,
+            "model": {"base"},
+            "evaluate": {"forgetting", "max_forgetting"},
+        },
+    )
     value["budget"] = {
         name: amount
         for name, amount in value["budget"].items()
         if amount is not None or name not in ADDED_BUDGETS
     }
+    for name in ADDED_KEYS:
+        if value["train"][name] is None:
+            del value["train"][name]
     if recipe.hardware == HardwareSpec():
         value["hardware"] = "auto"
     value["sources"] = [{"field": entry.field, "share": entry.share} for entry in recipe.data]
@@ -69,7 +90,8 @@ def plan_key(recipe: Recipe, facts: MachineFacts, data_digest: str) -> RecordKey
             "whorl.optimizers": [recipe.train.optimizer],
         }
     )
-    return RecordKey("plan", value, {"data": data_digest}, LOGIC_VERSION)
+    inputs = {"data": data_digest} | ({} if base is None else {"base": base.digest})
+    return RecordKey("plan", value, inputs, LOGIC_VERSION)
 
 
 def find_or_make(
@@ -80,15 +102,17 @@ def find_or_make(
     measure: Callable[[], Machine],
     gather: Callable[[], DataFacts],
     with_compiled: Callable[[Machine], Machine],
+    base: GivenBase | None = None,
 ) -> Record:
     """The plan's record; the machine is measured and the data read only if it is not there.
 
-    with_compiled times compiled blocks too: called only for a long training.
+    with_compiled times compiled blocks too: called only for a long training. base: what the
+    recipe's model.base means.
     """
-    if (record := context.store.find(plan_key(recipe, facts, data_digest))) is not None:
+    if (record := context.store.find(plan_key(recipe, facts, data_digest, base))) is not None:
         return record
     context.store.check_writable()
-    return run(context, recipe, measure(), gather(), with_compiled)
+    return run(context, recipe, measure(), gather(), with_compiled, base)
 
 
 def find_or_consider(
@@ -99,12 +123,13 @@ def find_or_consider(
     measure: Callable[[], Machine],
     gather: Callable[[], DataFacts],
     with_compiled: Callable[[Machine], Machine],
+    base: GivenBase | None = None,
 ) -> Plan:
     """The plan that find_or_make would leave; no record is written."""
-    key = plan_key(recipe, facts, data_digest)
+    key = plan_key(recipe, facts, data_digest, base)
     if (record := context.store.find(key)) is not None:
         return Plan.load(record)
-    return _considered(context, key, recipe, measure(), gather(), with_compiled)
+    return _considered(context, key, recipe, measure(), gather(), with_compiled, base)
 
 
 def run(
@@ -113,16 +138,17 @@ def run(
     machine: Machine,
     data: DataFacts,
     with_compiled: Callable[[Machine], Machine] | None = None,
+    base: GivenBase | None = None,
 ) -> Record:
     """The plan's record, found or made.
 
     Raises PlanError when what is asked for does not fit, saying what would; SpecError when sizes
     of the recipe do not fit each other.
     """
-    key = plan_key(recipe, machine.facts, data.digest)
+    key = plan_key(recipe, machine.facts, data.digest, base)
     if (record := context.store.find(key)) is not None:
         return record
-    plan = _considered(context, key, recipe, machine, data, with_compiled)
+    plan = _considered(context, key, recipe, machine, data, with_compiled, base)
     with context.store.write(key) as writer:
         write_sealed(writer.path / PLAN_FILE, plan.model_dump(mode="json"))
         writer.metrics.update(
@@ -141,14 +167,15 @@ def _considered(
     machine: Machine,
     data: DataFacts,
     with_compiled: Callable[[Machine], Machine] | None,
+    base: GivenBase | None,
 ) -> Plan:
     """An earlier choice from the same things, or a new one."""
     chosen_from = _chosen_from(key)
     plan = _earlier_choice(context, chosen_from)
     if plan is None:
-        plan = _new_plan(recipe, machine, data, chosen_from)
+        plan = _new_plan(recipe, machine, data, chosen_from, base)
         if with_compiled is not None and _compiling_may_pay(plan, recipe, machine):
-            plan = _new_plan(recipe, with_compiled(machine), data, chosen_from)
+            plan = _new_plan(recipe, with_compiled(machine), data, chosen_from, base)
     return plan.model_copy(update={"decisions": _passed_through(plan.decisions, recipe)})
 
 
@@ -196,10 +223,17 @@ def _earlier_choice(context: StageContext, chosen_from: str) -> Plan | None:
     return None
 
 
-def _new_plan(recipe: Recipe, machine: Machine, data: DataFacts, chosen_from: str) -> Plan:
+def _new_plan(
+    recipe: Recipe,
+    machine: Machine,
+    data: DataFacts,
+    chosen_from: str,
+    base: GivenBase | None,
+) -> Plan:
     law = shipped_law()
     level = fit_level(machine.calibration)
-    situation = Situation(recipe, machine, level, _tightened(data, recipe), law)
+    tightened = _tightened(data, recipe) if base is None else data
+    situation = _rehearsed(Situation(recipe, machine, level, tightened, law, base))
     candidate, considered = choose(situation)
     _check_repeats(situation, candidate)
     train = train_config(situation, candidate)
@@ -227,6 +261,36 @@ def _new_plan(recipe: Recipe, machine: Machine, data: DataFacts, chosen_from: st
         law=_law_facts(data),
         warnings=tuple(data_warnings(situation, candidate)),
     )
+
+
+def _rehearsed(situation: Situation) -> Situation:
+    """The situation with what a step of the base really took here, where one was done.
+
+    Another time buys another number of tokens, and may call for another batch: that is rehearsed
+    too.
+    """
+    base, rehearsed = situation.base, None
+    if base is None or base.rehearse is None:
+        return situation
+    for _ in range(MOST_REHEARSALS):
+        candidate, _ = choose(situation)
+        load = load_of(situation, candidate)
+        too_long = REHEARSED_STEPS * candidate.step_s > LONGEST_REHEARSAL_S
+        if load == rehearsed or too_long:
+            break
+        config = train_config(situation, candidate)
+        found = base.rehearse(candidate.shape, config, round(load.mixed_share * load.rows))
+        if found is None:
+            break
+        peak = peak_memory(load, situation.process_bytes).total
+        situation = replace(
+            situation,
+            time_ratio=found.step_s / fastest_step_s(situation, load),
+            memory_ratio=(found.peak_bytes + HELD_BYTES + load.reference_bytes) / peak,
+            was_disturbed=found.was_disturbed,
+        )
+        rehearsed = load
+    return situation
 
 
 def _compiling_may_pay(plan: Plan, recipe: Recipe, machine: Machine) -> bool:
@@ -269,6 +333,14 @@ def _law_facts(data: DataFacts) -> dict[str, Any]:
     }
 
 
+def _scored_bytes(recipe: Recipe) -> int:
+    """Of a base less is scored by default: it is a hundred times as large as what is made here."""
+    asked = recipe.evaluate
+    if recipe.model.base is None or "max_bytes" in asked.model_fields_set:
+        return asked.max_bytes
+    return min(asked.max_bytes, BASE_SCORED_BYTES)
+
+
 def _passed_through(decisions: Decisions, recipe: Recipe) -> Decisions:
     """The decisions with what the recipe alone says of the later stages."""
     seed = recipe.seed
@@ -280,7 +352,7 @@ def _passed_through(decisions: Decisions, recipe: Recipe) -> Decisions:
                 seed=seed,
             ),
             "evaluate": EvaluateConfig(
-                max_bytes=recipe.evaluate.max_bytes,
+                max_bytes=_scored_bytes(recipe),
                 window=decisions.train.seq_len,
                 engine=recipe.serve.engine,
                 baselines=recipe.evaluate.baselines,

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from whorl.spec.recipe import Recipe
 from whorl.spec.resolved import PrepareConfig, TrainConfig
-from whorl.stages.plan import rules
-from whorl.stages.plan.candidate import Candidate, Situation, load_of
+from whorl.stages.plan import given, rules
+from whorl.stages.plan.candidate import Candidate, Situation, checkpoint_every_steps, load_of
 
 __all__ = ["given_prepare_config", "prepare_config", "train_config"]
 
 PAIRED = ("dpo",)  # objectives that learn from pairs of answers
 
 
-def given_prepare_config(recipe: Recipe) -> PrepareConfig | None:
-    """The config of prepare if the recipe alone decides it, so that nothing need be measured."""
-    vocab_size, seq_len = recipe.prepare.vocab_size, recipe.train.seq_len
+def given_prepare_config(recipe: Recipe, base_ids: int | None = None) -> PrepareConfig | None:
+    """The config of prepare if the recipe alone decides it, so that nothing need be measured.
+
+    base_ids: of the base's vocabulary, if there is one.
+    """
+    vocab_size, seq_len = base_ids or recipe.prepare.vocab_size, recipe.train.seq_len
     if vocab_size == "auto" or seq_len == "auto":
         return None
     return _prepare_config(recipe, vocab_size, seq_len)
@@ -25,34 +28,50 @@ def prepare_config(recipe: Recipe, candidate: Candidate) -> PrepareConfig:
 
 
 def _prepare_config(recipe: Recipe, vocab_size: int, seq_len: int) -> PrepareConfig:
-    given = recipe.prepare
+    asked = recipe.prepare
     return PrepareConfig(
         vocab_size=vocab_size,
         seq_len=seq_len,
-        heldout_share=given.heldout_share,
+        heldout_share=asked.heldout_share,
         seed=recipe.seed,
-        near_duplicate_jaccard=given.near_duplicate_jaccard,
-        max_repetition_ratio=given.max_repetition_ratio,
-        max_repeated_windows=given.max_repeated_windows,
+        near_duplicate_jaccard=asked.near_duplicate_jaccard,
+        max_repetition_ratio=asked.max_repetition_ratio,
+        max_repeated_windows=asked.max_repeated_windows,
         pairs=recipe.train.objective in PAIRED,
     )
 
 
 def train_config(situation: Situation, candidate: Candidate) -> TrainConfig:
     """Every value explicit. What the recipe gives is kept; what it leaves open is filled."""
-    said = situation.recipe.train.said
+    asked = situation.recipe.train
     load = load_of(situation, candidate)
-    optimizer = str(said.get("optimizer", "muon"))
-    warmup_steps, decay_steps = rules.schedule_steps(candidate.steps)
+    optimizer = situation.optimizer
     filled: dict[str, object] = {
         "optimizer": optimizer,
         "weight_decay": rules.WEIGHT_DECAY,
+        "checkpoint_every_steps": checkpoint_every_steps(situation, candidate),
+    }
+    rate = asked.said.get("learning_rate")
+    if situation.base is None:
+        filled |= rules.learning_rates(candidate.shape, optimizer, rate)
+        warmup_steps, decay_steps = rules.schedule_steps(candidate.steps)
+        validations = rules.VALIDATIONS
+    else:
+        has_adapters = load.adapters is not None
+        filled |= given.learning_rates(asked.objective, optimizer, has_adapters, rate)
+        warmup_steps, decay_steps = given.schedule_steps(candidate.steps)
+        validations = given.VALIDATIONS
+        filled["validate_rows"] = given.validate_rows(asked, load.rows * load.micro_batches)
+    filled |= {
         "warmup_steps": warmup_steps,
         "decay_steps": decay_steps,
-        "checkpoint_every_steps": max(1, round(rules.CHECKPOINT_EVERY_S / candidate.step_s)),
-        "validate_every_steps": max(1, -(-candidate.steps // rules.VALIDATIONS)),
+        "validate_every_steps": max(1, -(-candidate.steps // validations)),
     }
-    filled |= rules.learning_rates(candidate.shape, optimizer, said.get("learning_rate"))
+    said = {  # a default that is no "auto" gives way to what a base needs
+        key: value
+        for key, value in asked.said.items()
+        if key in asked.model_fields_set or key not in filled
+    }
     decided: dict[str, object] = {  # with what the recipe says of them
         **situation.ways,
         "lanes": load.lanes,

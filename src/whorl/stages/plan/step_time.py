@@ -14,9 +14,16 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from whorl.arch.adapter_cost import AdapterCost
 from whorl.arch.dense import dense_shape
 from whorl.arch.shape import ModelShape
-from whorl.arch.shape_counts import TrainingBytes, count_shape, layer_matrices, training_bytes
+from whorl.arch.shape_counts import (
+    TrainingBytes,
+    count_shape,
+    flops_per_token,
+    layer_matrices,
+    training_bytes,
+)
 from whorl.core.errors import PlanError
 from whorl.stages.plan.hardware import (
     AttentionRate,
@@ -73,10 +80,15 @@ class Load:
     matrix_moments: int | None = None  # of its state; None: as its name says
     compiled: bool = False  # blocks around attention
     mixed_share: float = 0.0  # share of rows that hold several documents: masked attention
+    adapters: AdapterCost | None = None  # all that trains, beside frozen weights
+    reference_bytes: int = 0  # of a frozen copy of the first weights, which dpo compares with
 
     @property
     def state(self) -> TrainingBytes:
         """Weights, gradients and what the optimiser keeps."""
+        if (a := self.adapters) is not None:
+            each = ELEMENT_BYTES * a.parameters
+            return TrainingBytes(a.frozen_bytes + each, each, 2 * each)
         return training_bytes(self.shape, self.optimizer, matrix_moments=self.matrix_moments)
 
     @property
@@ -119,13 +131,15 @@ def step_time(load: Load, calibration: Calibration) -> StepParts:
             do="leave train.precision out, or set it to fp32",
         )
     products = [(load.tokens, m.columns, m.rows, a.layers) for m in layer_matrices(a, "dense")]
-    each = load.micro_batches_each
+    each, share = load.micro_batches_each, 1.0
+    if load.adapters is not None:  # frozen matrices have no gradients
+        share = load.adapters.training_flops / flops_per_token(a, load.seq_len).training
     return StepParts(
-        matmul_s=each * _matmul_s(products, rates),
+        matmul_s=share * each * _matmul_s(products, rates),
         attention_s=each * _attention_s(load, c.attentions, masked=False),
         masked_s=each * _attention_s(load, c.attentions, masked=True),
         traffic_s=each * _traffic_s(load, c.traffic),
-        loss_s=each * _loss_s(load, c, rates),
+        loss_s=share * each * _loss_s(load, c, rates),
         optimizer_s=_optimizer_s(load, c) / load.lanes,
         overhead_s=each * (a.layers * OPERATIONS_PER_BLOCK + OPERATIONS_PER_BATCH) * c.operation_s,
     )
@@ -296,6 +310,8 @@ def _loss_s(load: Load, c: Calibration, rates: Sequence[MatmulRate]) -> float:
 
 def _optimizer_s(load: Load, c: Calibration) -> float:
     a = load.shape
+    if load.adapters is not None:
+        return _pass_s(load.adapters.parameters, ADAMW_PASSES, c.traffic)
     parameters = count_shape(a)
     hidden = parameters.hidden_matrices if load.optimizer == "muon" else 0
     seconds = _pass_s(parameters.total - hidden, ADAMW_PASSES, c.traffic)

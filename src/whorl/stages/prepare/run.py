@@ -59,6 +59,7 @@ def record_key(
     fields: Mapping[str, Field],
     sources: Sequence[Source],
     data_digest: str,
+    given: Tokens | None = None,
 ) -> RecordKey:
     """What the record depends on. The sources' places are not part of it, their content is."""
     described = [
@@ -72,7 +73,10 @@ def record_key(
     ]
     packages = packages_of({"whorl.fields": dict.fromkeys(source.field for source in sources)})
     value = {**config.model_dump(mode="json"), "sources": described, **packages}
-    return RecordKey("prepare", value, {"data": data_digest}, LOGIC_VERSION)
+    inputs = {"data": data_digest}
+    if given is not None:
+        inputs["tokens"] = given.contract.digest
+    return RecordKey("prepare", value, inputs, LOGIC_VERSION)
 
 
 def run(
@@ -82,13 +86,16 @@ def run(
     sources: Sequence[Source],
     data_digest: str,
     workers: int | None = None,
+    given: Tokens | None = None,
 ) -> Record:
     """The record of these sources, made now unless it exists. workers: processes; None: all cores.
+
+    given: the tokens of the model that training starts from; none are fitted then.
 
     Raises DataError (a source is missing, empty or without a usable document), BusyError
     (another process is at it), ResourceError (disk full, a worker died).
     """
-    key = record_key(config, fields, sources, data_digest)
+    key = record_key(config, fields, sources, data_digest, given)
     if record := context.store.find(key):
         return record
     folder = context.store.run_folder(key)
@@ -101,7 +108,7 @@ def run(
             _spill_folder(folder) as spill,
         ):
             start = time.monotonic()
-            _Preparation(context, config, fields, sources, spill, pool).fill(writer)
+            _Preparation(context, config, fields, sources, spill, pool, given).fill(writer)
             writer.run.update(
                 {
                     "workers": pool.num_workers,
@@ -151,6 +158,7 @@ class _Preparation:
     sources: Sequence[Source]
     spill: Path
     pool: WorkerPool
+    given: Tokens | None = None
     num_files: int = 0  # that are read
 
     def fill(self, writer: RecordWriter) -> None:
@@ -219,6 +227,8 @@ class _Preparation:
     def _fit(
         self, corpus: Corpus, actions: NDArray[np.int8], cut_share: float
     ) -> tuple[Tokens, int]:
+        if self.given is not None:
+            return self.given, 0
         progress = self.context.progress
         progress.start("fitting codecs", None)
 

@@ -1,6 +1,6 @@
 """Rows of tokens -> tensors of a step, split into micro-batches.
 
-Axes: B rows, T tokens of a row.
+Axes: B rows, T tokens of a row, N trained tokens, K ids of a teacher.
 """
 
 from __future__ import annotations
@@ -14,11 +14,20 @@ from torch import Tensor
 
 from whorl.core.errors import DataError
 from whorl.core.rows import RowSet
+from whorl.core.teacher_rows import TeacherRows
 from whorl.model.attend import Segments, segments_of
 
-__all__ = ["UNTRAINED", "Batch", "MicroBatch", "make_batch"]
+__all__ = ["UNTRAINED", "Batch", "MicroBatch", "Teacher", "make_batch"]
 
 UNTRAINED = -1
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The likeliest ids by a teacher at each trained token of a micro-batch, row by row."""
+
+    ids_NK: Tensor
+    logprobs_NK: Tensor
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,12 @@ class MicroBatch:
     targets_BT: Tensor
     segments: Segments
     row_numbers: NDArray[np.int64]
+    teacher: Teacher | None = None
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs of documents that stand side by side; what is left over in a row is padding."""
+        return sum(len(lengths) // 2 for lengths in self.segments.lengths or ())
 
 
 @dataclass(frozen=True)
@@ -37,6 +52,10 @@ class Batch:
 
     trained_tokens: int
     micro_batches: tuple[MicroBatch, ...]
+
+    @property
+    def num_pairs(self) -> int:
+        return sum(micro.num_pairs for micro in self.micro_batches)
 
     @property
     def row_numbers(self) -> list[int]:
@@ -48,6 +67,7 @@ def make_batch(
     row_numbers: NDArray[np.int64],
     micro_batch_rows: int,
     device: torch.device,
+    teacher: TeacherRows | None = None,
 ) -> Batch:
     """Read rows and split them.
 
@@ -76,6 +96,12 @@ def make_batch(
                 torch.from_numpy(targets[part]).to(device),
                 segments.to(device),
                 row_numbers[part],
+                None if teacher is None else _taught(teacher, row_numbers[part], device),
             )
         )
     return Batch(int(trained.sum()), tuple(micro_batches))
+
+
+def _taught(teacher: TeacherRows, row_numbers: NDArray[np.int64], device: torch.device) -> Teacher:
+    ids, logprobs = teacher.read(row_numbers)
+    return Teacher(torch.from_numpy(ids).to(device), torch.from_numpy(logprobs).to(device))

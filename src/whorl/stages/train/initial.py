@@ -1,20 +1,25 @@
-"""The weights training starts from: a pure function of the seed and each parameter's name."""
+"""The weights training starts from: drawn, a pure function of the seed and each parameter's name,
+or those of a base.
+"""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 
 from whorl.arch.shape import ModelShape
 from whorl.core.digests import digest_bytes
+from whorl.core.errors import RecordError
 from whorl.model.blocks.attention import Attention
 from whorl.model.blocks.experts import MixtureOfExperts
 from whorl.model.blocks.feed_forward import FeedForward
 from whorl.model.blocks.norm import RmsNorm
+from whorl.model.hf import load_model_folder
 from whorl.model.transformer import Transformer
 
-__all__ = ["initial_model", "initialise"]
+__all__ = ["base_model", "initial_model", "initialise"]
 
 EMBEDDING_STD = 0.02
 # Scores of normed heads cannot exceed sqrt(head_dim) * HEAD_NORM²: 5.7 for 32 at 1, too little to
@@ -41,6 +46,21 @@ def initial_model(shape: ModelShape, seed: int) -> Transformer:
         model = Transformer(shape)
     initialise(model, seed)
     return model
+
+
+@torch.no_grad()
+def base_model(folder: Path, shape: ModelShape) -> Transformer:
+    """The model of a folder in float32, every file of it verified, ready to be trained.
+
+    Its weights are copied: those in the file stay as they are, and in memory of one's own they lie
+    as the kernels like them. Raises RecordError if the folder is damaged or of another shape.
+    """
+    model, found, _, _ = load_model_folder(folder)
+    if found != shape:
+        raise RecordError(f"{folder} is of another shape than planned", found=found, expected=shape)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(torch.float32, copy=True)
+    return model.train()
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from whorl.core.errors import MissingExtra
+from whorl.stages.train.ports import OF_BITS
 from whorl.stages.train.report import ByteRates, Validation, planned_value
 from whorl.stages.train.trainer import StepResult
 
@@ -22,6 +23,7 @@ def draw_loss(
     validations: Sequence[Validation],
     rates: ByteRates,
     predicted: Mapping[str, Any],
+    unit: str = OF_BITS,
 ) -> list[Path]:
     """Write loss.png and loss.svg; gives their paths. Raises MissingExtra without matplotlib."""
     try:
@@ -47,7 +49,7 @@ def draw_loss(
     if in_bytes:
         _draw_plan(axes, len(steps), predicted)
     axes.set_xlabel("step")
-    axes.set_ylabel("bits per byte" if in_bytes else "nats per trained token")
+    axes.set_ylabel("bits per byte" if in_bytes else unit)
     axes.set_title("loss, planned and actual" if in_bytes else "loss")
     low, high = min(losses, default=0.0), losses[0] if losses else 1.0
     axes.set_ylim(max(0.0, 0.8 * low), 1.05 * high)

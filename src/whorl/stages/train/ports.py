@@ -18,13 +18,27 @@ if TYPE_CHECKING:
     from whorl.stages.train.batch import MicroBatch
     from whorl.stages.train.checkpoints.local import Checkpoint
 
-__all__ = ["CheckpointStore", "Objective", "Optimizer", "OptimizerKind", "Parallel", "Work"]
+__all__ = [
+    "OF_BITS",
+    "OF_PAIRS",
+    "OF_TEACHER",
+    "CheckpointStore",
+    "Objective",
+    "Optimizer",
+    "OptimizerKind",
+    "Parallel",
+    "Work",
+    "unit_of",
+]
 
 Work = Callable[[], None]
+OF_BITS = "nats per trained token"  # of the data: as bits per byte, where it is text
+OF_TEACHER = "nats from the teacher per trained token"
+OF_PAIRS = "nats per pair"
 
 
 class Objective(Protocol):
-    """What is learned."""
+    """What is learned. One with an attribute `unit` of OF_PAIRS is a sum over pairs, see `Dpo`."""
 
     name: str
 
@@ -35,6 +49,11 @@ class Objective(Protocol):
         lanes, ranks and packing change nothing but rounding.
         """
         ...
+
+
+def unit_of(objective: Objective) -> str:
+    """What its loss is measured in: that of the data's tokens unless it says something else."""
+    return str(getattr(objective, "unit", OF_BITS))
 
 
 class Optimizer(Protocol):

@@ -15,6 +15,7 @@ from whorl.core.disk import disk_error
 from whorl.core.errors import DivergedError
 from whorl.core.rows import RowsIndex
 from whorl.spec.resolved import TrainConfig
+from whorl.stages.train.ports import OF_BITS, OF_PAIRS
 from whorl.stages.train.trainer import StepResult
 
 __all__ = [
@@ -128,19 +129,35 @@ def _one_line(value: Mapping[str, Any]) -> str:
 
 
 def check_learned(
-    config: TrainConfig, vocab_size: int, steps: Sequence[StepResult], heldout_loss: float
+    config: TrainConfig,
+    vocab_size: int,
+    steps: Sequence[StepResult],
+    heldout_loss: float,
+    unit: str = OF_BITS,
 ) -> None:
     """Raises DivergedError if a training has learned nothing.
 
-    It has not if its loss at the end, held out and of the last steps, is no better than
+    Of pairs: if it prefers the chosen answers no more than the model it began with, whose loss is
+    ln 2. Else it has not if its loss at the end, held out and of the last steps, is no better than
     ln(vocab_size), that of a model to which all ids are equally likely, and the held-out loss no
     better than that of any step: a short training whose first weights were worse than uniform,
     and which gets better, has begun to learn.
     """
-    uniform, losses = math.log(vocab_size), [result.loss for result in steps]
+    in_pairs = unit == OF_PAIRS
+    uniform = math.log(2 if in_pairs else vocab_size)
+    losses = [result.loss for result in steps]
     at_end = min(heldout_loss, statistics.fmean(losses[-max(1, len(losses) // LAST_STEPS) :]))
     if at_end < NOTHING_GAINED * uniform or heldout_loss < NOTHING_GAINED * min(losses):
         return
+    if in_pairs:
+        raise DivergedError(
+            f"training learned nothing in {len(steps)} steps: its model prefers the chosen answers "
+            "no more than before",
+            found=f"a held-out loss of {heldout_loss:.4g} {unit}",
+            expected=f"below {uniform:.4g}, the logarithm of 2",
+            do="raise train.learning_rate or train.steps, or look at the pairs; no model is "
+            "written",
+        )
     raise DivergedError(
         f"training learned nothing in {len(steps)} steps: its model is no better than one to which "
         f"all {vocab_size} ids are equally likely",

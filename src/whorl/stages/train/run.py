@@ -15,12 +15,13 @@ from whorl.arch.shape import ModelShape
 from whorl.codecs.contract import Tokens
 from whorl.core.context import StageContext
 from whorl.core.digests import write_bytes
-from whorl.core.errors import DivergedError, Interrupted, MissingExtra
+from whorl.core.errors import DivergedError, Interrupted, MissingExtra, SpecError
 from whorl.core.lock import exclusive
 from whorl.core.plugins import packages_of
 from whorl.core.records import Record, RecordKey
 from whorl.model.hf import save_model_folder
 from whorl.spec.resolved import TrainConfig
+from whorl.stages.train.adapting import merge, save_adapter
 from whorl.stages.train.checkpoints.local import LocalCheckpoints
 from whorl.stages.train.parallel.alone import Alone
 from whorl.stages.train.picture import draw_loss
@@ -33,11 +34,14 @@ from whorl.stages.train.signals import StopSignals
 __all__ = ["LOGIC_VERSION", "run", "train_key"]
 
 LOGIC_VERSION = 3  # raised when the same config and rows would give other bytes
+BASE = "base"  # the role of an import's or a training's record
 LAST_SHARE = 0.05  # of the steps: what the final training loss is the mean of
 
 
-def train_key(shape: ModelShape, config: TrainConfig, prepared: Record) -> RecordKey:
-    """The key of the record this work makes."""
+def train_key(
+    shape: ModelShape, config: TrainConfig, prepared: Record, base: Record | None = None
+) -> RecordKey:
+    """The key of the record this work makes. base: whose model it starts from."""
     parts = {
         "whorl.blocks": [shape.block],
         "whorl.objectives": [config.objective],
@@ -45,10 +49,20 @@ def train_key(shape: ModelShape, config: TrainConfig, prepared: Record) -> Recor
     }
     return RecordKey(
         "train",
-        {"shape": asdict(shape), "train": config.model_dump(), **packages_of(parts)},
-        {"prepare": prepared.digest},
+        {
+            "shape": asdict(shape),
+            "train": config.model_dump(exclude_none=True),
+            **packages_of(parts),
+        },
+        _inputs(prepared, base),
         LOGIC_VERSION,
     )
+
+
+def _inputs(prepared: Record, base: Record | None) -> dict[str, str]:
+    """Role -> digest of a record."""
+    of_base = {} if base is None else {BASE: base.digest}
+    return {"prepare": prepared.digest, **of_base}
 
 
 def run(
@@ -58,10 +72,13 @@ def run(
     prepared: Record,
     predicted: Mapping[str, Any],
     parallel: Parallel | None = None,
+    base: Record | None = None,
 ) -> Record:
     """The trained record; found, resumed or made. predicted: the plan's figures, only reported.
+    base: of an import or a training, whose model/ is gone on from.
 
-    Files: model/ (HF folder), loss.jsonl. The run folder keeps metrics.jsonl (timings) and the
+    Files: model/ (HF folder), loss.jsonl; where adapters were trained, they are merged into that
+    model, and kept in adapter/ as PEFT reads them. The run folder keeps metrics.jsonl (timings) and the
     picture of the loss. Killed at any time and run again with the same threads and lanes on the
     same machine, the record has the same bytes. parallel: how the ranks of a process group share
     the work; every rank calls this, the main one writes.
@@ -70,7 +87,9 @@ def run(
     SIGTERM, SpecError, RecordError on damaged rows, ResourceError, DivergedError.
     """
     ranks = parallel or Alone()
-    key = train_key(shape, config, prepared)
+    if config.lora is not None and ranks.num_lanes is not None:
+        raise SpecError("adapters are trained by one process", do="remove train.lora, or ranks")
+    key = train_key(shape, config, prepared, base)
     if (found := context.store.find(key)) is not None:
         if ranks.is_main:  # checkpoints may be left if it was killed just then
             LocalCheckpoints.of(context.store.run_path(key), context.log).remove()
@@ -95,12 +114,13 @@ def run(
             device,
             LocalCheckpoints.of(folder, context.log),
             ranks,
+            base,
         )
         try:
             _train(session, stop)
-            weights = ranks.whole(session.trainer.named)
+            trained = ranks.whole(session.trainer.named)
             if ranks.is_main:
-                _publish(session, key, tokens, prepared, weights)
+                _publish(session, key, tokens, trained)
             ranks.sum([0.0])  # until the record is there, no rank looks for it
         finally:
             session.trainer.lanes.close()
@@ -118,7 +138,7 @@ def _train(session: TrainingRun, stop: StopSignals) -> None:
     vocab_size = session.trainer.model.shape.vocab_size
     try:
         heldout_loss = session.validations[-1]["heldout_loss"]
-        check_learned(session.config, vocab_size, session.steps, heldout_loss)
+        check_learned(session.config, vocab_size, session.steps, heldout_loss, session.trainer.unit)
     except DivergedError:
         if session.trainer.parallel.is_main:
             _draw(session)
@@ -129,18 +149,23 @@ def _publish(
     session: TrainingRun,
     key: RecordKey,
     tokens: Tokens,
-    prepared: Record,
-    weights: Mapping[str, torch.Tensor],
+    trained: Mapping[str, torch.Tensor],
 ) -> None:
     """Write the record from the finished session, and the picture beside it."""
     begin_s = time.perf_counter()
-    metrics = _metrics(session)
+    model, lora = session.trainer.model, session.config.lora
+    weights, merged = trained, {}
+    if lora is not None:
+        merged = {"merge": asdict(merge(model, session.probes()))}
+        weights = dict(model.named_parameters())
+    metrics = _metrics(session, weights) | merged
     _draw(session)
-    lineage = {"prepare": prepared.digest, "train": key.digest}
+    lineage = {**key.inputs, "train": key.digest}
     quality = {name: metrics[name] for name in ("heldout_loss", "heldout_bits_per_byte")}
     with session.context.store.write(key) as writer:
-        shape = session.trainer.model.shape
-        save_model_folder(writer.path / "model", weights, shape, tokens, lineage, quality)
+        save_model_folder(writer.path / "model", weights, model.shape, tokens, lineage, quality)
+        if lora is not None:
+            save_adapter(writer.path / "adapter", trained, model, lora)
         lines = "".join(history_lines(session.steps, session.validations))
         write_bytes(writer.path / "loss.jsonl", lines.encode())
         session.metrics.write({"publish_s": time.perf_counter() - begin_s})
@@ -155,17 +180,19 @@ def _publish(
         )
 
 
-def _metrics(session: TrainingRun) -> dict[str, Any]:
+def _metrics(session: TrainingRun, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     last = session.steps[-max(1, math.ceil(LAST_SHARE * len(session.steps))) :]
     trained_tokens = sum(result.trained_tokens for result in session.steps)
     final = session.validations[-1]
+    trained = sum(p.numel() for p in session.trainer.parameters)
     mixture = session.rows.mixture(session.config.seed)
     return {
         "steps": len(session.steps),
         "trained_tokens": trained_tokens,
         "epochs": trained_tokens / session.rows.index.trained_tokens,
         **({} if mixture is None else {"epochs_by_source": mixture.epochs(_rows_seen(session))}),
-        "parameters": sum(p.numel() for p in session.trainer.parameters),
+        "parameters": sum(weight.numel() for weight in weights.values()),
+        **({} if session.config.lora is None else {"trained_parameters": trained}),
         "train_loss": sum(result.loss for result in last) / len(last),
         "heldout_loss": final["heldout_loss"],
         "heldout_bits_per_byte": final["heldout_bits_per_byte"],
@@ -199,7 +226,12 @@ def _run_report(
 def _draw(session: TrainingRun) -> None:
     try:
         draw_loss(
-            session.folder, session.steps, session.validations, session.rates, session.predicted
+            session.folder,
+            session.steps,
+            session.validations,
+            session.rates,
+            session.predicted,
+            session.trainer.unit,
         )
     except (MissingExtra, OSError) as error:  # the record is written: a picture must not undo it
         session.context.log(f"no picture of the loss: {error}")

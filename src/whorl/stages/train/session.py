@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from whorl.arch.shape import ModelShape
 from whorl.core.context import StageContext
@@ -20,19 +21,22 @@ from whorl.core.errors import DataError, DivergedError, Interrupted, RecordError
 from whorl.core.mixture import check_repeats
 from whorl.core.records import Record
 from whorl.core.rows import RowSet
+from whorl.core.teacher_rows import TeacherRows
 from whorl.core.units import format_duration
 from whorl.spec.resolved import TrainConfig
+from whorl.stages.train.adapting import add_adapters
 from whorl.stages.train.batch import Batch, make_batch
 from whorl.stages.train.checkpoints.local import Checkpoint
-from whorl.stages.train.initial import initial_model
+from whorl.stages.train.initial import base_model, initial_model
 from whorl.stages.train.optimizers.groups import check_state
-from whorl.stages.train.ports import CheckpointStore, Parallel
+from whorl.stages.train.ports import OF_BITS, CheckpointStore, Parallel
 from whorl.stages.train.report import ByteRates, MetricsFile, Validation, planned_value
 from whorl.stages.train.signals import StopSignals
 from whorl.stages.train.trainer import StepResult, Trainer
 
 __all__ = ["TrainingRun", "check_fit"]
 
+PROBE_ROWS, PROBE_TOKENS = 4, 128
 COLUMNS = ("loss", "learning_rate", "gradient_norm", "trained_tokens")
 
 
@@ -74,6 +78,13 @@ def check_fit(shape: ModelShape, config: TrainConfig, rows: RowSet) -> int:
     return rows_per_step
 
 
+def _teachers(prepared: Record, rows: RowSet, heldout: RowSet) -> tuple[TeacherRows, TeacherRows]:
+    shards = tuple(shard.file for shard in rows.index.shards)
+    last = rows.index.heldout_rows
+    assert last is not None  # or there were no held-out rows to open
+    return TeacherRows.of(prepared, rows, shards), TeacherRows.of(prepared, heldout, (last.file,))
+
+
 @dataclass
 class TrainingRun:
     """The state of a run in memory; `train` advances it to the end."""
@@ -90,6 +101,7 @@ class TrainingRun:
     checkpoints: CheckpointStore
     metrics: MetricsFile
     rows_per_step: int
+    teachers: tuple[TeacherRows, TeacherRows] | None  # of the rows, and of the held-out ones
     steps: list[StepResult] = field(default_factory=list)  # done so far
     validations: list[Validation] = field(default_factory=list)
 
@@ -106,6 +118,7 @@ class TrainingRun:
         device: torch.device,
         checkpoints: CheckpointStore,
         parallel: Parallel,
+        base: Record | None = None,
     ) -> TrainingRun:
         """Verify and map the data, make the model, and go back to the newest checkpoint."""
         begin_s = time.perf_counter()
@@ -114,7 +127,17 @@ class TrainingRun:
         if (mixture := rows.mixture(config.seed)) is not None:
             epochs = mixture.epochs(config.steps * rows_per_step)
             check_repeats(epochs, [s.field for s in rows.index.sources], config.max_repeats)
-        model = initial_model(shape, config.seed)
+        heldout = RowSet.heldout(prepared)
+        if base is None:
+            model = initial_model(shape, config.seed)
+        else:
+            model = base_model(base.folder("model"), shape)
+        if config.lora is not None:
+            names = add_adapters(model, config.lora, config.seed)
+            frozen = " routed experts stay as they are;" if shape.expert_layers else ""
+            context.log(f"adapters of rank {config.lora.rank} on {len(names)} layers;{frozen}")
+        trainer = Trainer(model.to(device), config, parallel)
+        in_bits = trainer.unit == OF_BITS
         session = cls(
             context,
             config,
@@ -122,16 +145,23 @@ class TrainingRun:
             work_digest,
             predicted,
             rows,
-            RowSet.heldout(prepared),
-            ByteRates.of(rows.index, prepared.metrics),
-            Trainer(model.to(device), config, parallel),
+            heldout,
+            ByteRates.of(rows.index, prepared.metrics) if in_bits else ByteRates(None, None),
+            trainer,
             checkpoints,
             MetricsFile(folder / "metrics.jsonl" if parallel.is_main else Path(os.devnull)),
             rows_per_step,
+            _teachers(prepared, rows, heldout) if config.objective == "distil" else None,
         )
         session._resume()
         session.metrics.write({"startup_s": time.perf_counter() - begin_s})
         return session
+
+    def probes(self) -> NDArray[np.int64]:
+        """Beginnings of held-out rows, on which models are compared."""
+        count = min(PROBE_ROWS, self.heldout.num_rows)
+        numbers = np.linspace(0, self.heldout.num_rows - 1, count).round().astype(np.int64)
+        return self.heldout.read(numbers).ids[:, :PROBE_TOKENS]
 
     @property
     def done(self) -> int:
@@ -202,8 +232,10 @@ class TrainingRun:
         for begin in range(0, len(numbers), self.config.micro_batch_rows):
             yield self._batch(self.heldout, numbers[begin : begin + self.config.micro_batch_rows])
 
-    def _batch(self, rows: RowSet, numbers: np.typing.NDArray[np.int64]) -> Batch:
-        return make_batch(rows, numbers, self.config.micro_batch_rows, self.trainer.device)
+    def _batch(self, rows: RowSet, numbers: NDArray[np.int64]) -> Batch:
+        teacher = None if self.teachers is None else self.teachers[rows is self.heldout]
+        size, device = self.config.micro_batch_rows, self.trainer.device
+        return make_batch(rows, numbers, size, device, teacher)
 
     def _note(self) -> str:
         """The latest loss, and the time that is left by the plan."""

@@ -5,6 +5,7 @@ Axes: B rows, T tokens of a row.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Iterable, Sequence
@@ -14,17 +15,19 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from whorl.core.digests import digest_bytes
 from whorl.core.errors import DivergedError
+from whorl.model.adapters import dropping
 from whorl.model.transformer import Transformer
 from whorl.spec.resolved import TrainConfig
 from whorl.stages.train.batch import Batch, MicroBatch
 from whorl.stages.train.compiling import compile_blocks
 from whorl.stages.train.lanes import Lanes
-from whorl.stages.train.objectives.registry import find_objective
+from whorl.stages.train.objectives.registry import find_objective, needs_reference
 from whorl.stages.train.optimizers.groups import Groups
 from whorl.stages.train.optimizers.tensors import local
 from whorl.stages.train.parallel.alone import Alone
-from whorl.stages.train.ports import Parallel
+from whorl.stages.train.ports import OF_PAIRS, Parallel, unit_of
 from whorl.stages.train.schedule import learning_rate_share
 
 __all__ = ["StepResult", "Trainer"]
@@ -34,7 +37,7 @@ __all__ = ["StepResult", "Trainer"]
 class StepResult:
     """What a step did; the same numbers whenever it is done again."""
 
-    loss: float  # nats per trained token, of the weights before the update
+    loss: float  # in the objective's unit, of the weights before the update
     learning_rate: float
     gradient_norm: float  # of all gradients, before clipping
     trained_tokens: int
@@ -44,7 +47,8 @@ class Trainer:
     """A model with its objective and optimiser; `parallel` says which part of it is here.
 
     How a batch is split into micro-batches, lanes and ranks changes nothing but rounding: losses
-    and gradients are sums over trained tokens, divided by their number in the whole batch.
+    and gradients are sums over trained tokens (or pairs), divided by their number in the whole
+    batch. What trains are the parameters that require gradients.
     """
 
     def __init__(
@@ -53,10 +57,15 @@ class Trainer:
         self.config, self.parallel = config, parallel or Alone()
         apart = config.precision == "bf16" and config.attention_dtype == "fp32"
         model.attend_in(torch.float32 if apart else None)
+        reference = None
+        if needs_reference(config):
+            reference = self.parallel.wrap(copy.deepcopy(model).requires_grad_(False))
         self.model = self.parallel.wrap(model)
-        self.named = dict(self.model.named_parameters())
+        trained = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        self.named = dict(trained)
         self.parameters = list(self.named.values())
-        self.objective = find_objective(config.objective)
+        self.objective = find_objective(config, reference)
+        self.unit = unit_of(self.objective)
         self.optimizer = Groups(self.named, config)
         self.device = self.parameters[0].device
         most = self.parallel.num_lanes or config.lanes
@@ -67,8 +76,8 @@ class Trainer:
 
     def step(self, step: int, batch: Batch) -> StepResult:
         """Move the weights by one batch. Raises DivergedError before a non-finite update."""
-        (tokens,) = self.parallel.sum([batch.trained_tokens])
-        loss = self.gradients(batch, int(tokens), step)
+        tokens, count = self.parallel.sum([batch.trained_tokens, self._count(batch)])
+        loss = self.gradients(batch, int(count), step)
         norm = self.clip()
         if not math.isfinite(norm):
             raise _diverged("the gradient", norm, step, batch.row_numbers)
@@ -76,13 +85,13 @@ class Trainer:
         self.lanes.run(self.optimizer.work(share, self.lanes.count))
         return StepResult(loss, self.config.learning_rate * share, norm, int(tokens))
 
-    def gradients(self, batch: Batch, trained_tokens: int, step: int = 0) -> float:
-        """Fill every .grad; gives the loss in nats per trained token of all ranks' batch."""
-        scale = 1.0 / max(1, trained_tokens)
+    def gradients(self, batch: Batch, count: int, step: int = 0) -> float:
+        """Fill every .grad; gives the loss. count: trained tokens, or pairs, of all ranks."""
+        scale = 1.0 / max(1, count)
         for parameter in self.parameters:
             parameter.grad = None  # or it would be held beside the next ones
         if self.parallel.num_lanes is not None:
-            nats = self._backward(batch.micro_batches, scale)
+            nats = self._backward(batch.micro_batches, scale, step)
         else:
             nats = self._in_lanes(batch.micro_batches, scale, step)
         (total,) = self.parallel.sum([nats])
@@ -101,14 +110,17 @@ class Trainer:
         return norm
 
     def heldout_loss(self, batches: Iterable[Batch]) -> float:
-        """Nats per trained token; every rank scores all of them."""
-        nats, tokens = 0.0, 0
+        """In the objective's unit; every rank scores all of them."""
+        nats, count = 0.0, 0
         left = iter(batches)
         while together := list(itertools.islice(left, self.lanes.count)):
-            tokens += sum(batch.trained_tokens for batch in together)
+            count += sum(self._count(batch) for batch in together)
             micro_batches = [micro for batch in together for micro in batch.micro_batches]
             nats += sum(self.lanes.run([partial(self._value, micro) for micro in micro_batches]))
-        return nats / max(1, tokens)
+        return nats / max(1, count)
+
+    def _count(self, batch: Batch) -> int:
+        return batch.num_pairs if self.unit == OF_PAIRS else batch.trained_tokens
 
     @torch.no_grad()
     def _value(self, micro: MicroBatch) -> float:
@@ -119,11 +131,21 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=in_bf16):
             return self.objective.loss(self.model, micro)
 
-    def _backward(self, micro_batches: Sequence[MicroBatch], scale: float) -> float:
+    def _training_loss(self, micro: MicroBatch, step: int) -> Tensor:
+        """With adapters' dropout, a pure function of the seed, the step and the row."""
+        lora = self.config.lora
+        if lora is None or not lora.dropout:
+            return self._loss(micro)
+        names = [f"{self.config.seed} {step} {row}" for row in micro.row_numbers]
+        seeds = [int(digest_bytes(name.encode())[:15], 16) for name in names]
+        with dropping(seeds, self.device):
+            return self._loss(micro)
+
+    def _backward(self, micro_batches: Sequence[MicroBatch], scale: float, step: int) -> float:
         """One micro-batch after the other, gradients by .backward(): hooks of modules run."""
         total = 0.0
         for micro in micro_batches:
-            loss = self._loss(micro)
+            loss = self._training_loss(micro, step)
             total += float(loss.detach())
             (loss * scale).backward()  # type: ignore[no-untyped-call]
         return total  # a rank that raised here would leave the others waiting
@@ -149,7 +171,7 @@ class Trainer:
         total = 0.0
         gradients: list[Tensor] = []
         for micro in micro_batches:
-            loss = self._loss(micro)
+            loss = self._training_loss(micro, step)
             total += _finite(float(loss.detach()), micro, step)
             found = list(torch.autograd.grad(loss * scale, self.parameters))
             if gradients:

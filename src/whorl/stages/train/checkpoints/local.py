@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load as tensors_of_bytes
-from safetensors.torch import save as bytes_of_tensors
 from torch import Tensor
 
 from whorl.core.clutter import is_clutter
-from whorl.core.digests import read_sealed, write_bytes, write_sealed
+from whorl.core.digests import read_sealed, write_sealed
 from whorl.core.disk import disk_error, fsync_folder
 from whorl.core.errors import RecordError
 from whorl.core.records import FileEntry
+from whorl.model.tensor_file import write_tensors
 
 __all__ = ["Checkpoint", "LocalCheckpoints"]
 
@@ -103,11 +103,7 @@ class LocalCheckpoints:
 
     def _fill(self, folder: Path, checkpoint: Checkpoint) -> None:
         for name in TENSOR_FILES:
-            tensors = {
-                key: tensor.detach().cpu().contiguous()
-                for key, tensor in getattr(checkpoint, name).items()
-            }
-            write_bytes(folder / f"{name}.safetensors", bytes_of_tensors(tensors))
+            write_tensors(folder / f"{name}.safetensors", getattr(checkpoint, name))
         state = {
             "step": checkpoint.step,
             "work_digest": checkpoint.work_digest,

@@ -1,4 +1,7 @@
-"""A model's parameters by kind: matrices by the chosen optimiser, everything else by AdamW."""
+"""A model's parameters by kind: matrices by the chosen optimiser, everything else by AdamW.
+
+Of a model with adapters only those are here; all of them have the rate of the matrices.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,15 @@ class Groups:
             kind: {} for kind in ("matrix", "embedding", "head", "vector")
         }
         for name, parameter in named_parameters.items():
-            kinds[_kind(name, parameter)][name] = parameter
+            kinds[_kind(name, parameter, config.lora is not None)][name] = parameter
         self.parts: list[Optimizer] = [
             find_optimizer(config.optimizer).of(kinds["matrix"], config),
             AdamW(kinds["embedding"], config.embedding_learning_rate),
             AdamW(kinds["head"], config.head_learning_rate),
-            AdamW(kinds["vector"], config.norm_learning_rate),
+            AdamW(
+                kinds["vector"],
+                config.norm_learning_rate if config.lora is None else config.learning_rate,
+            ),
         ]
 
     def work(self, share: float, parts: int) -> list[Work]:
@@ -46,9 +52,9 @@ def check_state(state: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Non
         raise RecordError("the state is of other optimisers", found=wrong[:3])
 
 
-def _kind(name: str, parameter: nn.Parameter) -> str:
+def _kind(name: str, parameter: nn.Parameter, adapter: bool) -> str:
     if parameter.ndim <= 1:
         return "vector"
-    if name.startswith("layers."):
+    if adapter or name.startswith("layers."):
         return "matrix"
     return "head" if name.startswith("lm_head.") else "embedding"

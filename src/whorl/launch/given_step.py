@@ -1,0 +1,134 @@
+"""A step of a given model, done on this machine in a process of its own: its time, its memory.
+
+`python -m whorl.launch.given_step` prints what it found as JSON. It is kept as sealed JSON in
+<home>/machine/given-<identity>-<digest>.json until that file is deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from whorl.arch.shape import ModelShape, shape_from_json
+from whorl.core.children import end_with_parent
+from whorl.core.digests import digest_value, read_sealed, write_sealed
+from whorl.core.errors import MissingExtra, RecordError
+from whorl.launch.machine import machine_facts
+from whorl.spec.resolved import TrainConfig
+from whorl.stages.plan.given import Rehearsal
+
+__all__ = ["rehearsal_of"]
+
+LOGIC_VERSION = 1  # raised when the same step would be timed in another way
+TIMEOUT_S = 300
+STEPS, MOST_STEPS, PATIENCE_S = 2, 5, 30.0  # after one that is not counted; more if they differ
+ALIKE = 1.1  # the second fastest over the fastest
+# What changes neither a step's time nor its memory.
+PLAIN = {
+    "steps": 1000,
+    "seed": 0,
+    "warmup_steps": 0,
+    "decay_steps": 0,
+    "checkpoint_every_steps": 100,
+    "validate_every_steps": 100,
+    "validate_rows": 1,
+    "objective": "pretrain",  # rows of made-up ids; what others do besides is counted by plan
+    "dpo": None,
+    "distil": None,
+}
+
+
+def rehearsal_of(
+    home: Path, shape: ModelShape, config: TrainConfig, mixed_rows: int
+) -> Rehearsal | None:
+    """A step of this load, done now unless it was before; None where it cannot be done.
+
+    The load must fit the memory. Raises MissingExtra without torch, RecordError when what was kept
+    is damaged.
+    """
+    plain = config.model_copy(update=PLAIN).model_dump(mode="json")
+    work = {"shape": asdict(shape), "train": plain, "mixed_rows": mixed_rows}
+    digest = digest_value(work | {"logic_version": LOGIC_VERSION})[:16]
+    path = home / "machine" / f"given-{machine_facts().identity}-{digest}.json"
+    if path.exists():
+        try:
+            return Rehearsal.model_validate(read_sealed(path))
+        except ValidationError as error:
+            raise RecordError(f"{path} is not a rehearsal", do="delete it") from error
+    found = _apart(work)
+    if found is not None and not found.was_disturbed:  # else again, when it is quiet
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_sealed(path, found.model_dump(mode="json"))
+    return found
+
+
+def _apart(work: Mapping[str, Any]) -> Rehearsal | None:
+    given = json.dumps({**work, "parent": os.getpid()})
+    command = [sys.executable, "-m", "whorl.launch.given_step"]
+    threads = str(work["train"]["threads"])
+    try:
+        done = subprocess.run(
+            command,
+            input=given,
+            env={**os.environ, "OMP_NUM_THREADS": threads},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    if "No module named 'torch'" in done.stderr:
+        raise MissingExtra.of("torch", "train", "rehearsing a step of the base")
+    return None if done.returncode else Rehearsal.model_validate_json(done.stdout)
+
+
+def _goes_on(seconds: Sequence[tuple[float, float]], since_s: float) -> bool:
+    """Until two steps took as long as the fastest; the first one does not count."""
+    fastest = sorted(seconds[1:])[:2]
+    if len(seconds) < 1 + STEPS:
+        return True
+    alike = fastest[1][0] < ALIKE * fastest[0][0]
+    return not alike and len(seconds) < 1 + MOST_STEPS and since_s < PATIENCE_S
+
+
+def main() -> None:
+    """Do the steps of the work on stdin; print what they took."""
+    given = json.load(sys.stdin)
+    end_with_parent(given["parent"])
+    begin_s = time.perf_counter()
+    from whorl.launch.rehearsal import rehearsed
+    from whorl.stages.train.process import peak_memory_bytes, training_process
+
+    config = TrainConfig.model_validate(given["train"])
+    shape = shape_from_json(given["shape"])
+    seconds: list[tuple[float, float]] = []  # of a step by the clock, and of all its threads' work
+    with training_process(config) as device:
+        trainer, batch = rehearsed(shape, config, given["mixed_rows"])
+        while _goes_on(seconds, time.perf_counter() - begin_s):
+            start_s, start_cpu_s = time.perf_counter(), time.process_time()
+            trainer.step(len(seconds), batch)
+            step_s = time.perf_counter() - start_s
+            seconds.append((step_s, time.process_time() - start_cpu_s))
+        peak_bytes = peak_memory_bytes(device)["process"]
+    took_s = time.perf_counter() - begin_s
+    step_s, cpu_s = min(seconds[1:])
+    found = Rehearsal(
+        step_s=step_s,
+        cpu_share=cpu_s / (step_s * config.threads),
+        peak_bytes=peak_bytes,
+        took_s=took_s,
+    )
+    sys.stdout.write(found.model_dump_json())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""What plan is handed: the recipe, this machine, the data's facts, and its base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from whorl.core.records import Record
+from whorl.stages.plan import run as planner
+
+if TYPE_CHECKING:
+    from whorl.stages.plan.data import DataFacts
+    from whorl.stages.plan.plan import Plan
+    from whorl.verbs import Session
+
+__all__ = ["considered", "planned"]
+
+
+def planned(session: Session) -> Record:
+    """The plan's record, found or made."""
+    record: Record = _with(planner.find_or_make, session)
+    return record
+
+
+def considered(session: Session) -> Plan:
+    """The plan that would be made, without a record of it."""
+    plan: Plan = _with(planner.find_or_consider, session)
+    return plan
+
+
+def _with(make: Callable[..., Any], session: Session) -> Any:
+    from whorl.engines.open import find_engine
+    from whorl.launch.calibrate import this_machine
+    from whorl.launch.compiling import with_compiled
+    from whorl.launch.machine import machine_facts
+    from whorl.stages.plan.data import gather_facts
+    from whorl.stages.prepare.facts import text_bytes
+    from whorl.wiring.bases import planned_base
+
+    fields, recipe, home = session.fields, session.loaded.recipe, session.home
+    planner.check_plannable(recipe)
+    if recipe.serve.engine != "auto":
+        find_engine(recipe.serve.engine)  # a wrong name is told before any work
+    facts, base, progress = machine_facts(), session.base, session.progress
+
+    def told(label: str, find: Callable[..., Any], *known: Any) -> Any:
+        progress.start(label, None)
+        machine = find(home, *known)
+        progress.finish()
+        return machine
+
+    def gather() -> DataFacts:
+        progress.start("sampling the data", None)
+        sizes = planner.trial_vocab_sizes(recipe, text_bytes(fields, session.sources))
+        share, seed = recipe.prepare.heldout_share, recipe.seed
+        data = fields, session.sources, session.data_digest
+        given = None if base is None else base.tokens
+        found = gather_facts(*data, sizes, share, seed, given)
+        progress.finish(f"{found.num_documents:,} documents")
+        return found
+
+    measure = partial(told, "measuring this machine", this_machine)
+    compiled = partial(told, "timing compiled blocks", with_compiled)
+    given_base = None if base is None else planned_base(base, home, progress)
+    work = session.context, recipe, facts, session.data_digest
+    return make(*work, measure, gather, compiled, given_base)

@@ -1,0 +1,78 @@
+"""A base's step is done in a process of its own, kept where it was quiet, done again where not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from whorl.launch import given_step
+from whorl.launch.given_step import rehearsal_of
+from whorl.spec.resolved import TrainConfig
+from whorl.stages.plan.given import Rehearsal
+from whorl.testing.models import tiny_shape
+
+SHAPE = tiny_shape(layers=1)
+
+
+def config(**changes: Any) -> TrainConfig:
+    values = {
+        "seq_len": 32,
+        "batch_tokens": 128,
+        "micro_batch_rows": 2,
+        "steps": 50,
+        "optimizer": "adamw",
+        "learning_rate": 1e-4,
+        "embedding_learning_rate": 1e-4,
+        "threads": 1,
+    }
+    return TrainConfig.model_validate(values | changes)
+
+
+def test_a_step_is_really_done(tmp_path: Path) -> None:
+    found = rehearsal_of(tmp_path, SHAPE, config(), 1)
+    assert found is not None
+    assert 0 < found.step_s < found.took_s and 0 < found.cpu_share < 2
+    assert 100 * 2**20 < found.peak_bytes < 4 * 2**30  # torch itself takes the most
+
+
+def test_it_is_found_again_unless_it_was_disturbed(tmp_path: Path, monkeypatch: Any) -> None:
+    shares = iter((0.3, 1.0))
+    done: list[Any] = []
+
+    def apart(work: Any) -> Rehearsal:
+        done.append(work)
+        return Rehearsal(step_s=1.0, cpu_share=next(shares), peak_bytes=1, took_s=3.0)
+
+    monkeypatch.setattr(given_step, "_apart", apart)
+    for _ in range(4):
+        rehearsal_of(tmp_path, SHAPE, config(), 1)
+    assert len(done) == 2  # the first was disturbed, the second is kept
+    rehearsal_of(tmp_path, SHAPE, config(steps=99, seed=3, validate_rows=7), 1)
+    assert len(done) == 2  # what changes no step is not asked for again
+    with pytest.raises(StopIteration):
+        rehearsal_of(tmp_path, SHAPE, config(micro_batch_rows=4), 1)
+
+
+def test_where_it_cannot_be_done_there_is_no_figure(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(given_step, "TIMEOUT_S", 0.01)
+    assert rehearsal_of(tmp_path, SHAPE, config(), 1) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "since_s", "more"),
+    [
+        ((), 1, True),
+        ((9.0, 1.0), 1, True),
+        ((9.0, 1.0, 1.05), 1, False),
+        ((9.0, 1.0, 2.0), 1, True),
+        ((9.0, 1.0, 2.0), 31, False),
+        ((9.0, 4.0, 1.0, 1.01), 1, False),
+        ((9.0, 1.0, 2.0, 3.0, 4.0, 5.0), 1, False),
+    ],
+)
+def test_steps_are_done_until_two_agree(
+    seconds: tuple[float, ...], since_s: float, more: bool
+) -> None:
+    assert given_step._goes_on([(value, value) for value in seconds], since_s) is more

@@ -1,0 +1,189 @@
+"""Plans of a given shape: a base is taken as it is, and what is open follows from data and time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.stages.plan.conftest import GIB, machine, recipe, text_facts
+from whorl.arch.dense import dense_shape
+from whorl.arch.shape_counts import count_shape
+from whorl.core.context import StageContext
+from whorl.core.errors import PlanError, SpecError
+from whorl.core.records import RecordStore
+from whorl.spec.load import parse_recipe
+from whorl.spec.resolved import TrainConfig
+from whorl.stages.plan.data import DataFacts
+from whorl.stages.plan.given import GivenBase, Rehearsal, adapters_of, seq_lens
+from whorl.stages.plan.memory import peak_memory
+from whorl.stages.plan.plan import Plan
+from whorl.stages.plan.run import run
+from whorl.stages.plan.step_time import Load
+
+SMOLLM2 = dense_shape(
+    family="llama",
+    layers=30,
+    width=576,
+    heads=9,
+    kv_heads=3,
+    head_dim=64,
+    ffn_width=1536,
+    vocab_size=49_152,
+    max_seq_len=8_192,
+)
+BASE = GivenBase("smollm2", "b" * 64, SMOLLM2)
+
+
+def facts(num_tokens: int = 200_000) -> DataFacts:
+    """Documents of 100 tokens each, under the base's vocabulary."""
+    found = text_facts()
+    tokens = found.tokens[0].model_copy(
+        update={
+            "vocab_size": SMOLLM2.vocab_size,
+            "tokens_per_document": 100.0,
+            "document_tokens": tuple(range(50, 150)),
+        }
+    )
+    update = {
+        "tokens": (tokens,),
+        "num_documents": num_tokens // 100,
+        "digest": f"{num_tokens:064d}",
+    }
+    return found.model_copy(update=update)
+
+
+@pytest.fixture
+def planned(context: StageContext) -> Any:
+    def made(
+        *overrides: str, base: GivenBase = BASE, data: DataFacts | None = None, **on: Any
+    ) -> Plan:
+        asked = recipe("model.base=smollm2", *overrides)
+        return Plan.load(run(context, asked, machine(**on), data or facts(), None, base))
+
+    return made
+
+
+@pytest.fixture
+def context(tmp_path: Any) -> StageContext:
+    return StageContext(RecordStore(tmp_path, "taught"))
+
+
+def test_the_base_keeps_its_shape_and_tokens(planned: Any) -> None:
+    plan = planned("budget.train_time=30min")
+    assert plan.decisions.shape == SMOLLM2
+    assert plan.decisions.prepare.vocab_size == 49_152
+    assert plan.predictions["parameters"].value == count_shape(SMOLLM2).total == 134_515_008
+    assert plan.predictions["heldout_bpb"].value is None
+    train = plan.decisions.train
+    assert train.optimizer == "adamw" and train.lanes == 1
+    rates = (train.learning_rate, train.embedding_learning_rate, train.norm_learning_rate)
+    assert set(rates) == {1e-4}  # not the 0.01 of norms that are trained from nothing
+    assert train.warmup_steps + train.decay_steps == train.steps
+    assert plan.reasons["model.layers"] == "smollm2 has it"
+
+
+def test_without_a_budget_three_passes_are_planned(planned: Any) -> None:
+    plan = planned("budget.train_time=null")
+    assert plan.predictions["epochs"].value == pytest.approx(3, rel=0.02)
+    few = planned("budget.train_time=null", data=facts(2_000))
+    assert few.decisions.train.steps == 20  # fewer teach nothing
+
+
+def test_a_budget_is_kept_and_small_data_end_before_it(planned: Any) -> None:
+    plan = planned("budget.train_time=30min")
+    assert 0.9 * 1800 < plan.predictions["train_s"].value <= 1800
+    short = planned("budget.train_time=30min", data=facts(20_000))
+    assert short.predictions["epochs"].value == pytest.approx(3, rel=0.05)
+    assert short.predictions["train_s"].value < 900
+
+
+def test_what_a_rehearsal_found_is_what_is_planned(planned: Any) -> None:
+    asked: list[TrainConfig] = []
+
+    def rehearse(shape: Any, config: TrainConfig, mixed_rows: int) -> Rehearsal:
+        asked.append(config)
+        step_s = 1.0 + config.batch_tokens / 256  # not in proportion: a ratio would not do
+        return Rehearsal(step_s=step_s, peak_bytes=5 * GIB, took_s=20.0)
+
+    plan = planned("budget.train_time=60min", base=replace(BASE, rehearse=rehearse))
+    train = plan.decisions.train
+    step_s = 1.0 + train.batch_tokens / 256
+    assert plan.predictions["step_s"].value == pytest.approx(step_s, rel=0.05)
+    assert plan.predictions["peak_bytes"].value == pytest.approx(5 * GIB, rel=0.03)
+    assert plan.predictions["train_s"].value <= 3600
+    assert asked[-1].batch_tokens == train.batch_tokens and len(asked) <= 2
+
+
+def test_what_does_not_fit_is_refused_before_it_is_rehearsed(planned: Any) -> None:
+    def rehearse(*load: Any) -> Rehearsal:
+        raise AssertionError("a load that does not fit was tried")
+
+    small = replace(BASE, rehearse=rehearse)
+    with pytest.raises(PlanError, match="does not fit into the memory"):
+        planned("budget.train_time=60min", base=small, memory_bytes=2 * GIB)
+
+
+def test_another_base_is_another_plan(context: StageContext) -> None:
+    asked = recipe("model.base=x", "budget.train_time=30min")
+    records = [
+        run(context, asked, machine(), facts(), None, replace(BASE, digest=digest * 64))
+        for digest in "ab"
+    ]
+    assert records[0].digest != records[1].digest
+    assert [record.inputs["base"][0] for record in records] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "longest", "expected"),
+    [
+        ((30,) * 100, 8192, [64]),
+        ((300,) * 100, 8192, [512, 256]),
+        ((30,) * 99 + (9000,), 8192, [64]),
+        ((9000,) * 100, 8192, [256]),
+        ((300,) * 100, 128, [128]),
+    ],
+)
+def test_rows_hold_documents_whole(
+    lengths: tuple[int, ...], longest: int, expected: list[int]
+) -> None:
+    assert list(seq_lens(lengths, longest)) == expected
+
+
+@pytest.mark.parametrize("key", ["model.layers=2", "model.width=64", "prepare.vocab_size=300"])
+def test_sizes_beside_a_base_are_refused(key: str) -> None:
+    with pytest.raises(SpecError, match=rf"{key.partition('=')[0]} beside model.base"):
+        recipe("model.base=smollm2", key)
+
+
+def test_nothing_is_forgotten_without_a_base() -> None:
+    source = {"name": "x", "data": [{"source": "x"}], "budget": {"tokens": 1000}}
+    with pytest.raises(SpecError, match=r"evaluate\.max_forgetting needs model\.base"):
+        parse_recipe({**source, "evaluate": {"max_forgetting": "5%"}})
+
+
+def test_muon_needs_a_rate_of_its_own(planned: Any) -> None:
+    with pytest.raises(SpecError, match="no learning rate is known for going on"):
+        planned("train.optimizer=muon", "budget.train_time=30min")
+    plan = planned("train.optimizer=muon", "budget.train_time=30min", "train.learning_rate=0.001")
+    assert plan.decisions.train.learning_rate == 0.001
+    assert plan.decisions.train.norm_learning_rate == 1e-4
+
+
+def test_adapters_take_the_memory_of_adapters() -> None:
+    """PEFT counts 4,884,480 parameters of rank 16 beside every linear layer of SmolLM2-135M."""
+    asked = parse_recipe(
+        {"name": "x", "data": [{"source": "x"}], "train": {"lora": {"rank": 16}, "steps": 9}}
+    )
+    adapters = adapters_of(asked.recipe.train, SMOLLM2, 256)
+    assert adapters is not None and adapters.parameters == 4_884_480
+    full = Load(SMOLLM2, 256, 2, optimizer="adamw")
+    low = replace(full, adapters=adapters)
+    assert low.state.weights == 4 * (134_515_008 + 4_884_480)
+    assert low.state.gradients == 4 * 4_884_480
+    assert low.state.optimizer_state == 8 * 4_884_480
+    # Gradients and two moments of 130M weights less, and no gradient of the head's 28M.
+    saved = peak_memory(full, 0).total - peak_memory(low, 0).total
+    assert saved > 12 * (134_515_008 - 4_884_480)
+    assert adapters_of(recipe().train, SMOLLM2, 256) is None
