@@ -78,10 +78,10 @@ def run(
     base: of an import or a training, whose model/ is gone on from.
 
     Files: model/ (HF folder), loss.jsonl; where adapters were trained, they are merged into that
-    model, and kept in adapter/ as PEFT reads them. The run folder keeps metrics.jsonl (timings) and the
-    picture of the loss. Killed at any time and run again with the same threads and lanes on the
-    same machine, the record has the same bytes. parallel: how the ranks of a process group share
-    the work; every rank calls this, the main one writes.
+    model, and kept in adapter/ as PEFT reads them. The run folder keeps metrics.jsonl (timings)
+    and the picture of the loss. Killed at any time and run again with the same threads and lanes
+    on the same machine, the record has the same bytes. parallel: how the ranks of a process group
+    share the work; every rank calls this, the main one writes.
 
     Raises BusyError if another process works on it, Interrupted (after saving) on Ctrl-C and
     SIGTERM, SpecError, RecordError on damaged rows, ResourceError, DivergedError.

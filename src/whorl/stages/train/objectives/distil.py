@@ -2,7 +2,7 @@
 
 All other ids are one more outcome, the rest, so that nothing is said about how the teacher shares
 it out. Both distributions over those k + 1 outcomes are flattened by the temperature t (p^(1/t),
-made to sum to one), and the loss is t² KL(teacher | student): its least value is 0, when both agree.
+made to sum to one), and the loss is t² KL(teacher | student), which is 0 when both agree.
 
 Axes: N trained tokens, K ids of the teacher, V vocabulary, O outcomes (K + 1).
 """

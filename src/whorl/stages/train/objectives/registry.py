@@ -26,7 +26,7 @@ BUILT_IN: Mapping[str, Make] = {
 
 
 def needs_reference(config: TrainConfig) -> bool:
-    """Whether a frozen copy of the first weights is compared with; adapters have it as their base."""
+    """Whether a frozen copy of the first weights is needed; adapters have those beside them."""
     return config.objective == "dpo" and config.lora is None
 
 
