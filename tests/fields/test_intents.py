@@ -147,6 +147,8 @@ def test_answers_are_written_through_the_engine_and_compared(tmp_path: Path) -> 
             assert part.score_model(good, Variant("openvino", "int8")).value == 1
             assert part.score_model(bad, Variant("openvino", "int4")).value == 0
         assert len(good.submitted) == len(whole.asked.documents) > 25, "asked once for both metrics"
+        base = parts[0].score_base(bad, Variant("openvino", "int8"), "pypi:a-base==1")
+        assert (base.value, base.variant, base.name) == (0, None, "its base, openvino int8")
         assert {request.grammar for request in bad.submitted} == {None}
         assert isinstance(FIELD.task, WritingTask)
         assert {request.grammar for request in good.submitted} == {FIELD.task.grammar}

@@ -121,6 +121,8 @@ def run(
                 of_part.append(part.score_model(opened, variant))
         finally:
             opened.close()
+    if probe is not None:
+        _score_base(parts, scores, engines, probe)
     for part, of_part in zip(parts, scores, strict=True):
         if isinstance(part, Forgetting):
             of_part += part.before_and_after(engines, models)
@@ -130,6 +132,23 @@ def run(
         _write(writer, parts, scores)
         writer.run.update(duration_s=time.monotonic() - start, engines=opened_names)
     return context.store.published(key)
+
+
+def _score_base(
+    parts: Sequence[FieldEvaluation | Forgetting],
+    scores: Sequence[list[Score]],
+    engines: OpenEngine,
+    probe: ForgettingProbe,
+) -> None:
+    """What the model it was trained from answers to the same questions, added to the scores."""
+    variant, folder = probe.before
+    engine = engines(folder, variant)
+    try:
+        for part, of_part in zip(parts, scores, strict=True):
+            if isinstance(part, FieldEvaluation):
+                of_part.append(part.score_base(engine, variant, probe.base))
+    finally:
+        engine.close()
 
 
 def _write(
