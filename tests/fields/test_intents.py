@@ -22,11 +22,13 @@ from whorl.core.ports import GenerateRequest, Source
 from whorl.core.rows import RowSet
 from whorl.core.tasks import WritingTask
 from whorl.core.variants import Variant
+from whorl.fields.chat import FIELD as CHAT_FIELD
 from whorl.fields.intent_sentences import Templates, grammar_answers
 from whorl.fields.intents import FIELD, graded
 from whorl.spec.resolved import EvaluateConfig
 from whorl.stages.evaluate.measure import measure
 from whorl.stages.evaluate.of_field import FieldEvaluation
+from whorl.stages.prepare.pool import is_sendable
 from whorl.testing.engine import FakeEngine
 
 SPEC = importlib.util.find_spec("home_assistant_intents")
@@ -162,3 +164,9 @@ def test_answers_are_written_through_the_engine_and_compared(tmp_path: Path) -> 
     assert 0.5 < linear.value < 1 and linear.metric == ACCURACY
     assert grammar.value > 0.98 < slots.value and slots.metric == SLOT_F1
     assert replace(slots, metric=ACCURACY).name == grammar.name
+
+
+def test_fields_go_to_worker_processes() -> None:
+    """A field that cannot is read by one process, however many there are."""
+    for each in (FIELD, CHAT_FIELD):
+        assert is_sendable(each)
