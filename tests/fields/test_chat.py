@@ -368,7 +368,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.dictionaries(st.sampled_from(KEYS), JSON, max_size=6))
 def test_any_row_is_a_document_or_refused_for_a_reason(row: dict[str, Any]) -> None:
     """And what is a chat can be encoded, as far as its shape goes."""
