@@ -22,11 +22,13 @@ from whorl.core.ports import GenerateRequest, Source
 from whorl.core.rows import RowSet
 from whorl.core.tasks import WritingTask
 from whorl.core.variants import Variant
+from whorl.fields.chat import FIELD as CHAT_FIELD
 from whorl.fields.intent_sentences import Templates, grammar_answers
 from whorl.fields.intents import FIELD, graded
 from whorl.spec.resolved import EvaluateConfig
 from whorl.stages.evaluate.measure import measure
 from whorl.stages.evaluate.of_field import FieldEvaluation
+from whorl.stages.prepare.pool import is_sendable
 from whorl.testing.engine import FakeEngine
 
 SPEC = importlib.util.find_spec("home_assistant_intents")
@@ -147,6 +149,8 @@ def test_answers_are_written_through_the_engine_and_compared(tmp_path: Path) -> 
             assert part.score_model(good, Variant("openvino", "int8")).value == 1
             assert part.score_model(bad, Variant("openvino", "int4")).value == 0
         assert len(good.submitted) == len(whole.asked.documents) > 25, "asked once for both metrics"
+        base = parts[0].score_base(bad, Variant("openvino", "int8"), "pypi:a-base==1")
+        assert (base.value, base.variant, base.name) == (0, None, "its base, openvino int8")
         assert {request.grammar for request in bad.submitted} == {None}
         assert isinstance(FIELD.task, WritingTask)
         assert {request.grammar for request in good.submitted} == {FIELD.task.grammar}
@@ -160,3 +164,9 @@ def test_answers_are_written_through_the_engine_and_compared(tmp_path: Path) -> 
     assert 0.5 < linear.value < 1 and linear.metric == ACCURACY
     assert grammar.value > 0.98 < slots.value and slots.metric == SLOT_F1
     assert replace(slots, metric=ACCURACY).name == grammar.name
+
+
+def test_fields_go_to_worker_processes() -> None:
+    """A field that cannot is read by one process, however many there are."""
+    for each in (FIELD, CHAT_FIELD):
+        assert is_sendable(each)

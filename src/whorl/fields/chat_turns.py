@@ -53,7 +53,9 @@ def as_message(value: Any, mend: Mend) -> Message:
     if role in CALL_ROLES:
         return {"role": "assistant", "content": "", "tool_calls": [_call(_parsed(content))]}
     if role not in ROLES:
-        raise ValueError("a role that is not known", f"it is {role[:40]!r}: {', '.join(ROLES)}")
+        raise ValueError(
+            "a role that is not known", f"it is {role[:40]!r}, not system, user, assistant or tool"
+        )
     message: Message = {"role": ROLES[role], "content": content or ""}
     if message["role"] == "assistant":
         message |= _of_assistant(given, mend)

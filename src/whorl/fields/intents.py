@@ -74,6 +74,10 @@ def _pairs(slots: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield name, f"{value:g}" if is_number else str(value).strip().casefold()
 
 
+def _is_answer(prompt: str, answer: str) -> bool:
+    return {"intent", "slots"} <= _read(answer).keys()
+
+
 TASK = WritingTask(
     metric=ACCURACY,
     further=(SLOT_F1,),
@@ -81,7 +85,7 @@ TASK = WritingTask(
     max_tokens=MAX_TOKENS,
     grammar=Grammar("json_schema", json.dumps(SCHEMA)),
     checker="JSON with an intent and slots",
-    check=lambda prompt, answer: {"intent", "slots"} <= _read(answer).keys(),
+    check=_is_answer,
 )
 
 

@@ -91,6 +91,7 @@ def test_before_and_after_are_paired_through_one_engine(prepared: Record, tmp_pa
     record, engines = evaluated(prepared, tmp_path, text)
     assert engines.opened == [
         ("served", "openvino int8"),
+        ("base", "hf f32"),  # which answers the field's questions too
         ("taught", "hf f32"),
         ("base", "hf f32"),
     ]

@@ -15,12 +15,16 @@ from numpy.typing import NDArray
 from tests.stages.prepare.support import FIELDS, prepare, story
 from tests.stages.prepare.test_run import check_sums
 from whorl.codecs.contract import Tokens
+from whorl.core.context import StageContext
+from whorl.core.errors import DataError
 from whorl.core.heldout import HeldoutDocuments
 from whorl.core.ports import Document, Part, Source
-from whorl.core.records import Record
+from whorl.core.records import Record, RecordStore
 from whorl.core.rows import RowSet
 from whorl.fields.chat import FIELD
+from whorl.spec.resolved import PrepareConfig
 from whorl.stages.prepare.pack import best_fit
+from whorl.stages.prepare.run import run
 
 Ids = NDArray[np.int64]
 
@@ -157,6 +161,17 @@ def test_turns_may_be_context_only(tmp_path: Path, untrained: list[int]) -> None
     assert ids.tolist() == tokens.encode_chat({"messages": turns})[0].tolist()
     expected = [turns[2 * n + 1]["content"] + "<|end|>" for n in range(3) if n not in untrained]
     assert said(tokens, ids, mask) == "".join(expected)
+
+
+def test_a_base_without_a_template_is_told_at_once(tmp_path: Path) -> None:
+    rows = [{"messages": [asked(n), answered(n)]} for n in range(4)]
+    own = Tokens.load(prepared(tmp_path, rows).folder("tokens"))
+    without = own.contract.model_copy(update={"chat_template": None})
+    source = Source(str(tmp_path / "rows.jsonl"), "chat", options=FIELD.options)
+    config = PrepareConfig(vocab_size=512, seq_len=64)
+    context = StageContext(RecordStore(tmp_path / "home", "other"))
+    with pytest.raises(DataError, match=r"no chat template.*do: use plain"):
+        run(context, config, {"chat": FIELD}, [source], "0" * 64, 1, Tokens(without, own.codecs))
 
 
 @given(st.lists(st.integers(1, 40), max_size=60))

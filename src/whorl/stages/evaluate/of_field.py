@@ -55,7 +55,7 @@ class FieldEvaluation:
     asked: Asked
     metric: Metric  # of the scores
     # Shared by the parts of one field: what each model wrote, and the field's own baselines.
-    answers: dict[Variant, list[str]] = dataclasses.field(default_factory=dict)
+    answers: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     others: list[Score] = dataclasses.field(default_factory=list)
 
     @classmethod
@@ -91,17 +91,24 @@ class FieldEvaluation:
 
     def score_model(self, engine: Engine, variant: Variant) -> Score:
         """A model's score through its engine."""
+        return replace(self._scored(engine, str(variant)), variant=variant)
+
+    def score_base(self, engine: Engine, variant: Variant, base: str) -> Score:
+        """That of the model it was trained from, to compare with."""
+        return self._scored(engine, f"its base, {variant}", f"{base}, before training")
+
+    def _scored(self, engine: Engine, name: str, note: str = "") -> Score:
         task, documents, window = self.asked.task, self.asked.documents, self.config.window
         shown = self.context.progress
         if isinstance(task, WritingTask):
-            if variant not in self.answers:
-                self.answers[variant] = written(
+            if name not in self.answers:
+                self.answers[name] = written(
                     engine, self.tokens, task, documents, window=window, progress=shown
                 )
-            found = graded(task, self.metric, documents, self.answers[variant], self.tokens)
+            found = graded(task, self.metric, documents, self.answers[name], self.tokens)
         else:
             found = measure(engine, self.tokens, self.asked, window=window, progress=shown)
-        return replace(self._score(str(variant), found), variant=variant)
+        return self._score(name, found, note)
 
     def baselines(self, rows: RowSet, trained: Record | None) -> list[Score]:
         """Those of the field, and n-gram models of its rows where nothing is chosen."""

@@ -123,6 +123,8 @@ def run(
                 of_part.append(part.score_model(opened, variant))
         finally:
             opened.close()
+    if probe is not None:
+        _score_base(parts, scores, engines, probe)
     seen = _seen(context, config, parts, rows, tokens)
     for part, of_part in zip(parts, scores, strict=True):
         if isinstance(part, Forgetting):
@@ -152,6 +154,23 @@ def _seen(
     ]
     context.progress.finish()
     return seen
+
+
+def _score_base(
+    parts: Sequence[FieldEvaluation | Forgetting],
+    scores: Sequence[list[Score]],
+    engines: OpenEngine,
+    probe: ForgettingProbe,
+) -> None:
+    """What the model it was trained from answers to the same questions, added to the scores."""
+    variant, folder = probe.before
+    engine = engines(folder, variant)
+    try:
+        for part, of_part in zip(parts, scores, strict=True):
+            if isinstance(part, FieldEvaluation):
+                of_part.append(part.score_base(engine, variant, probe.base))
+    finally:
+        engine.close()
 
 
 def _write(

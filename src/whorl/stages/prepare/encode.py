@@ -142,6 +142,8 @@ def _encoded(
     try:
         segments = tokens.encode_segments(document)
     except DataError as error:
+        if is_chat and tokens.contract.chat_template is None:
+            raise  # no chat at all can be written
         return [], error.what if is_chat else "a codec cannot encode it"
     if not all(mask.any() for _, mask in segments):
         return segments, UNTRAINED
