@@ -61,7 +61,7 @@ def context(tmp_path: Path) -> StageContext:
 
 
 def test_record_holds_servable_folders_and_figures(trained: Record, tmp_path: Path) -> None:
-    config = CompressConfig(formats=("int8", "int4"), max_bpb_increase=0.05)
+    config = CompressConfig(formats=("int8", "int4"), max_bpb_increase=0.05, search="off")
     measure = scripted(f32=2.0, int8=2.002, int4=2.06)
     record = run(context(tmp_path), config, trained, EXPORTER, measure)
     rows = {row["name"].removeprefix("openvino "): row for row in record.metrics["variants"]}
@@ -93,7 +93,7 @@ def test_same_model_same_bytes_and_no_second_run(trained: Record, tmp_path: Path
 
 
 def test_worse_variant_is_refused(trained: Record, tmp_path: Path) -> None:
-    config = CompressConfig(formats=("int8", "int4"), max_bpb_increase=0.01)
+    config = CompressConfig(formats=("int8", "int4"), max_bpb_increase=0.01, search="off")
     store = context(tmp_path)
     with pytest.raises(GateError) as caught:
         run(store, config, trained, EXPORTER, scripted(f32=2.0, int8=2.002, int4=2.06))
@@ -119,7 +119,7 @@ def test_every_field_is_measured_and_one_that_loses_refuses_the_variant(
     assert rows == [(f"openvino {w}", *field) for w in ("f32", "int8") for field in fields]
     quality = read_card(record.folder("openvino-int8")).quality
     assert quality["digits"]["value"] == pytest.approx(10 / 12, abs=1e-5)
-    config = CompressConfig(formats=("int8", "int4"))
+    config = CompressConfig(formats=("int8", "int4"), search="off")
     with pytest.raises(GateError, match=r"int4 is worse.*accuracy of 12.*int4 \+10%.*\(digits\)"):
         run(context(tmp_path), config, trained, EXPORTER, measure)
 
