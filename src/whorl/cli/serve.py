@@ -25,6 +25,13 @@ from whorl.wiring.promise import predict_folder
 __all__ = ["register", "serve_session"]
 
 RECIPE = (".yaml", ".yml")
+VariantOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Such as openvino-int8 or hf-f32; a part that says it is enough (int8, hf). "
+        "Default: the smallest that the engine serves."
+    ),
+]
 ReplicasOption = Annotated[
     int | None,
     typer.Option(
@@ -72,13 +79,7 @@ def serve_command(
         str | None,
         typer.Option(help="openvino, torch, or one from an entry point. Default: auto."),
     ] = None,
-    variant: Annotated[
-        str | None,
-        typer.Option(
-            help="Such as openvino-int8 or hf-f32; a part that says it is enough (int8, hf). "
-            "Default: the smallest that the engine serves."
-        ),
-    ] = None,
+    variant: VariantOption = None,
     api_key: Annotated[
         str | None,
         typer.Option(
@@ -93,15 +94,11 @@ def serve_command(
     debug: Debug = False,
 ) -> None:
     """Serve a model: /v1/completions, /v1/chat/completions, /v1/models, /health, a page at /."""
-    given = {"host": host, "port": port, "engine": engine, "allowed_hosts": allow_host}
-    given |= {"replicas": replicas}
+    given = {"host": host, "port": port, "engine": engine, "replicas": replicas}
+    given |= {"allowed_hosts": allow_host}
     changes = {f"serve.{name}": value for name, value in given.items() if value is not None}
     if model.endswith(RECIPE) and not os.path.isdir(model):
-        if dry_run or emit is not None:
-            raise SpecError(
-                "--dry-run and --emit go with a model that is made, not a recipe",
-                do=f"whorl plan {model} predicts; whorl up {model} makes the model",
-            )
+        _check_recipe_options(model, dry_run or emit is not None)
         if variant is not None:
             raise SpecError(
                 "--variant goes with a registered model or a folder, not a recipe",
@@ -114,15 +111,17 @@ def serve_command(
         config = _without_recipe(changes, set_values or ())
         if dry_run or emit is not None:
             words = _arguments(model, variant, changes, set_values or ())
-            _tell_of(
-                find_model(model, variant, config.engine, home_folder(home)),
-                config,
-                words,
-                emit,
-                home_folder(home),
-            )
-            return
+            found = find_model(model, variant, config.engine, home_folder(home))
+            return _tell_of(found, config, words, emit, home_folder(home))
         _serve_model(model, variant, config, home_folder(home), api_key)
+
+
+def _check_recipe_options(recipe: str, tells: bool) -> None:
+    if tells:
+        raise SpecError(
+            "--dry-run and --emit go with a model that is made, not a recipe",
+            do=f"whorl plan {recipe} predicts; whorl up {recipe} makes the model",
+        )
 
 
 def _serve_model(
