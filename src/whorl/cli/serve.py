@@ -94,8 +94,8 @@ def serve_command(
     debug: Debug = False,
 ) -> None:
     """Serve a model: /v1/completions, /v1/chat/completions, /v1/models, /health, a page at /."""
-    given = {"host": host, "port": port, "engine": engine, "replicas": replicas}
-    given |= {"allowed_hosts": allow_host}
+    given: dict[str, Any] = {"host": host, "port": port, "engine": engine, "replicas": replicas}
+    given["allowed_hosts"] = allow_host
     changes = {f"serve.{name}": value for name, value in given.items() if value is not None}
     if model.endswith(RECIPE) and not os.path.isdir(model):
         _check_recipe_options(model, dry_run or emit is not None)
