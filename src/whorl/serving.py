@@ -220,13 +220,13 @@ def open_model_app(
 ) -> Service:
     """(FastAPI service of a model, function that closes its engine)."""
     from whorl.codecs.contract import Tokens
-    from whorl.model.folder import TOKENS, read_card
+    from whorl.model.folder import TOKENS, peek_card
     from whorl.stages.serve.app import create_app
     from whorl.stages.serve.card import ModelCard, QualityFigure
     from whorl.wiring.promise import open_promised
 
     folder = model.folder
-    card = read_card(folder)
+    card = peek_card(folder)  # the engine verifies every file
     shown_variant = model.variant or card.variant
     figures = tuple(
         QualityFigure(
