@@ -129,7 +129,7 @@ def test_preferences_are_learned(lora: dict[str, Any] | None, isolated_home: Pat
         optimizer="adamw",
         max_repeats=100.0,
     )
-    assert record.metrics["heldout_loss"] < 0.6
+    assert record.metrics["heldout_loss"] < 0.65
     assert record.metrics["heldout_bits_per_byte"] is None
 
 
