@@ -190,7 +190,6 @@ def test_an_override_names_one_source_of_several(tmp_path: Path) -> None:
         ("steps", "key=value"),
         ("", "key=value"),
         ("compress.formats=[int8", "not YAML"),
-        ("train.lora.rank=8", "train.lora .*not in this version"),
     ],
 )
 def test_overrides_that_name_nothing(override: str, message: str) -> None:

@@ -119,6 +119,7 @@ class AdaptedLinear(nn.Module):
         with torch.no_grad():
             together = self.base.weight + self.scale * (self.lora_B @ self.lora_A)
             lengths: Tensor = torch.linalg.vector_norm(together, dim=1)
+            lengths.masked_fill_(lengths == 0, 1.0)  # a row of zeros stays one
         return cast(Tensor, self.magnitude) / lengths
 
 

@@ -115,6 +115,8 @@ def _write_rows(
 def saved_model(store: RecordStore, prepared: Record, model: Transformer) -> Record:
     """A record with a model folder of the rows' tokens, as an import leaves it."""
     key = RecordKey("import", {}, {"source": prepared.digest})
+    if (found := store.find(key)) is not None:
+        return found
     with store.write(key) as writer:
         tokens = Tokens.load(prepared.folder("tokens"))
         weights = dict(model.named_parameters())

@@ -235,6 +235,13 @@ def test_packed_layers_are_near(base: str, share: float) -> None:
         assert held <= 4 * rows * columns / (3.5 if base == "int8" else 5.5) + 4 * 64
 
 
+def test_rows_of_zeros_stay_so_with_dora() -> None:
+    linear = nn.Linear(8, 4, bias=False)
+    nn.init.zeros_(linear.weight)
+    layer = AdaptedLinear(linear, 2, 4.0, 0.0, True, torch.Generator())
+    assert torch.equal(layer(torch.ones(1, 8)), torch.zeros(1, 4))
+
+
 def test_zero_weights_can_be_packed() -> None:
     linear = nn.Linear(64, 4)
     nn.init.zeros_(linear.weight)
