@@ -126,8 +126,12 @@ def test_what_is_served_is_scored_by_the_engine_that_serves_it(
     def note(folder: Path, variant: Variant, name: str, max_running: int) -> None:
         opened[str(variant)] = name
 
-    def score(context, config, field, prepared, models, engines, trained, engine) -> Record:  # type: ignore[no-untyped-def]
-        assert engine == serve.engine and next(iter(models)) == session.served(serve)[0]
+    def score(context, config, field, prepared, models, engines, trained, engine, probe) -> Record:  # type: ignore[no-untyped-def]
+        assert (
+            engine == serve.engine
+            and probe is None
+            and next(iter(models)) == session.served(serve)[0]
+        )
         for variant, folder in models.items():
             engines(folder, variant)
         return session.records["train"]
