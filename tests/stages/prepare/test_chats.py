@@ -163,6 +163,28 @@ def test_turns_may_be_context_only(tmp_path: Path, untrained: list[int]) -> None
     assert said(tokens, ids, mask) == "".join(expected)
 
 
+WITH_TOOLS = """{{ tools | tojson }}{% for m in messages %}<|{{ m.role }}|>{% generation %}
+{{- m.content }}{% for c in m.tool_calls or [] %}{{ c.function | tojson }}{% endfor %}<|end|>
+{%- endgeneration %}{% endfor %}"""
+
+
+def test_tools_that_a_template_leaves_out_are_told(tmp_path: Path) -> None:
+    """Not half a chat: what the assistant called would be missing in what is learned."""
+    own = Tokens.load(prepared(tmp_path, pairs(6), seq_len=255).folder("tokens"))
+    call = {"type": "function", "function": {"name": "look_up", "arguments": {"a": 1}}}
+    turns = [asked(1), {"role": "assistant", "content": "Wait.", "tool_calls": [call]}]
+    tool = {"type": "function", "function": {"name": "look_up", "parameters": {}}}
+    for chat, what in (
+        ({"messages": turns}, "tool calls"),
+        ({"messages": [asked(1), answered(1)], "tools": [tool]}, "tools"),
+    ):
+        with pytest.raises(DataError, match=f"the chat template leaves {what} out"):
+            own.encode_chat(chat)
+    template = own.contract.model_copy(update={"chat_template": WITH_TOOLS})
+    ids, mask = Tokens(template, own.codecs).encode_chat({"messages": turns, "tools": [tool]})
+    assert '"look_up"' in said(own, ids, mask) and "Wait." in said(own, ids, mask)
+
+
 def test_a_base_without_a_template_is_told_at_once(tmp_path: Path) -> None:
     rows = [{"messages": [asked(n), answered(n)]} for n in range(4)]
     own = Tokens.load(prepared(tmp_path, rows).folder("tokens"))
