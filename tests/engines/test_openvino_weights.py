@@ -37,20 +37,19 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rounded(weights: torch.Tensor, bits: int, group: int | None, symmetric: bool) -> torch.Tensor:
-    """To the nearest of 2^bits levels of every group, and back; scales in float16."""
-    rows = weights.reshape(len(weights), -1, group or weights.shape[1]).double()
-    levels = 2**bits
-    if symmetric:  # the level of the largest magnitude decides the sign of the scale
-        largest = rows.gather(2, rows.abs().argmax(2, keepdim=True))
-        top = -levels / 2 if bits == 4 else levels / 2 - 1
-        scale = (largest / top if bits == 4 else largest.abs() / top).half().double()
-        level = (rows / scale).round().clamp(-levels / 2, levels / 2 - 1)
-        return (level * scale).reshape(weights.shape).float()
-    low, high = rows.amin(2, keepdim=True).clamp(max=0), rows.amax(2, keepdim=True).clamp(min=0)
-    scale = ((high - low) / (levels - 1)).half().double()
-    zero = (-low / scale).round().clamp(0, levels - 1)
-    level = (rows / scale + zero).round().clamp(0, levels - 1)
-    return ((level - zero) * scale).reshape(weights.shape).float()
+    """To the nearest of 2^bits levels of every group, and back; scales are kept in float16."""
+    rows = weights.reshape(len(weights), -1, group or weights.shape[1])
+    half = 2 ** (bits - 1)
+    low, high = rows.amin(2, keepdim=True), rows.amax(2, keepdim=True)
+    if symmetric:  # the number of largest magnitude is on the lowest level
+        scale, zero = torch.where(-low >= high, -low, -high) / half, torch.zeros(1)
+        level = (rows / scale).round().clamp(-half, half - 1)
+    else:
+        low, high = low.clamp(max=0), high.clamp(min=0)
+        scale = (high - low) / (2 * half - 1)
+        zero = (-low / scale).round().clamp(0, 2 * half - 1)
+        level = (rows / scale + zero).round().clamp(0, 2 * half - 1)
+    return ((level - zero) * scale.half().float()).reshape(weights.shape)
 
 
 def simulated(hf: Path, how: Rounding) -> np.ndarray:
