@@ -10,7 +10,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,10 @@ from whorl.spec.resolved import ServeConfig
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from whorl.codecs.contract import Tokens
+    from whorl.core.ports import Engine
     from whorl.stages.improve.registry import Version
+    from whorl.stages.serve.card import ModelCard, QualityFigure
     from whorl.stages.serve.served import Served
     from whorl.stages.serve.swap import NextModel
 
@@ -34,7 +37,6 @@ __all__ = [
     "find_model",
     "newer_models",
     "open_model_app",
-    "open_served",
     "serve_app",
 ]
 
@@ -211,6 +213,7 @@ class Address:
     api_key: str | None = field(repr=False)  # None: it was given, and is not printed
     model_id: str
     prompt: str | None  # to try it with; None: it takes no text
+    promise: str = ""
 
     @property
     def curl(self) -> str:
@@ -223,27 +226,20 @@ class Address:
         return f"curl --oauth2-bearer {key} {shlex.join(words)}"
 
 
-def open_served(model: Servable, config: ServeConfig, example_prompt: str = "") -> Served:
+def _open(
+    model: Servable, config: ServeConfig, example_prompt: str = ""
+) -> tuple[Engine, Tokens, ModelCard]:
     """A model with its engine, ready to answer."""
     from whorl.codecs.contract import Tokens
-    from whorl.engines.open import open_engine
-    from whorl.engines.setup import EngineSetup
-    from whorl.engines.threads import engine_threads
     from whorl.model.folder import TOKENS, read_card
-    from whorl.stages.serve.card import ModelCard, QualityFigure
-    from whorl.stages.serve.served import Served
+    from whorl.stages.serve.card import ModelCard, VariantQuality
+    from whorl.wiring.promise import open_promised
 
     folder = model.folder
     card = read_card(folder)
     shown_variant = model.variant or card.variant
-    figures = tuple(
-        QualityFigure(
-            **{key: score[key] for key in ("name", "field", "metric", "value", "low", "high")},
-            shown=find_metric(score["metric"]).shown(score["value"]),
-        )
-        for score in model.scores
-        if score.get("variant") == asdict(shown_variant)
-    )
+    measured = _figures_by_variant(model.scores)
+    figures = measured.pop(shown_variant, ())
     shown = ModelCard(
         name=model.model_id,
         contract_digest=card.contract_digest,
@@ -253,12 +249,15 @@ def open_served(model: Servable, config: ServeConfig, example_prompt: str = "") 
         created=int((folder / "whorl.json").stat().st_mtime),
         lineage={key: str(value) for key, value in card.lineage.items()},
         quality=figures,
+        variants=tuple(
+            VariantQuality(variant=str(each), quality=found) for each, found in measured.items()
+        ),
         example_prompt=example_prompt,
     )
-    setup = EngineSetup(config.max_running, shares_prefixes=True, threads=engine_threads())
-    engine = open_engine(folder, model.variant, config.engine, setup)
+    engine, promise = open_promised(folder, model.variant, config)
     try:
-        return Served(engine, Tokens.load(folder / TOKENS), shown, engine.close)
+        tokens = Tokens.load(folder / TOKENS)
+        return engine, tokens, shown.model_copy(update={"promise": promise})
     except BaseException:
         engine.close()
         raise
@@ -273,16 +272,21 @@ def open_model_app(
 ) -> Service:
     """(FastAPI service of a model, function that closes the engine it has then).
 
-    home: whose keys it takes, and where it logs its answers; None: it does neither.
+    home: whose keys it takes, and where its answers and people's opinions of them are logged;
+    None: it does none of this.
     """
-    from whorl.stages.serve.app import app_of
+    from whorl.stages.serve.app import create_app
     from whorl.stages.serve.desk import Desk
+    from whorl.stages.serve.feedback import add_feedback
 
-    served = open_served(model, config, example_prompt)
+    desk = Desk.of(config, home)
+    engine, tokens, card = _open(model, config, example_prompt)
     try:
-        app = app_of(served, config, api_key, Desk.of(config, home))
+        app = create_app(engine, tokens, card, config, api_key, desk)
+        if home is not None:
+            add_feedback(app, app.state.gateway, home)
     except BaseException:
-        served.close()
+        engine.close()
         raise
     return app, lambda: app.state.gateway.served.close()
 
@@ -294,6 +298,8 @@ def newer_models(
 
     One that cannot be opened is told once (its error is raised), and not tried again.
     """
+    from whorl.stages.serve.served import Served
+
     seen = now
 
     def look() -> Served | None:
@@ -306,9 +312,27 @@ def newer_models(
         ):
             return None
         seen = found
-        return open_served(found, config)
+        engine, tokens, card = _open(found, config)
+        return Served(engine, tokens, card, engine.close)
 
     return look
+
+
+def _figures_by_variant(
+    scores: Sequence[Mapping[str, Any]],
+) -> dict[Variant, tuple[QualityFigure, ...]]:
+    from whorl.stages.serve.card import QualityFigure
+
+    found: dict[Variant, tuple[QualityFigure, ...]] = {}
+    for score in scores:
+        if score.get("variant") is not None:
+            figure = QualityFigure(
+                **{key: score[key] for key in ("name", "field", "metric", "value", "low", "high")},
+                shown=find_metric(score["metric"]).shown(score["value"]),
+            )
+            variant = Variant(**score["variant"])
+            found[variant] = (*found.get(variant, ()), figure)
+    return found
 
 
 def serve_app(
@@ -339,7 +363,8 @@ def serve_app(
         def started(base_url: str) -> None:
             page_url, name = access.page_address(base_url), gateway.card.name
             printed = access.api_key if api_key is None else None  # None too with keys of the home
-            on_start(Address(base_url, page_url, printed, name, prompt))
+            promise = str(gateway.card.promise or "")
+            on_start(Address(base_url, page_url, printed, name, prompt, promise))
 
         try:
             run_server(app, config, started, listener, next_model)

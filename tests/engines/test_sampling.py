@@ -1,6 +1,6 @@
 """Temperature and top_p at their ends: an id of the vocabulary, whatever the numbers.
 
-Axes: V vocabulary.
+Axes: T tokens, V vocabulary.
 """
 
 from __future__ import annotations

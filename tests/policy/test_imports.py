@@ -15,11 +15,8 @@ LAYERS = (
     ("model",),
     ("stages",),
     ("engines", "fields", "schemes", "launch", "testing", "torture"),
-    (
-        "serving",
-        "planning",
-        "wiring",
-    ),
+    ("wiring",),
+    ("serving", "planning"),
     ("verbs",),
     ("ladders",),
     ("cli", "studio", ""),

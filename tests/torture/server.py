@@ -20,14 +20,14 @@ from typing import Any
 from whorl.codecs.contract import Tokens
 from whorl.core.ports import GenerateRequest
 from whorl.spec.resolved import ServeConfig
-from whorl.stages.serve.app import app_of
+from whorl.stages.serve.app import create_app
 from whorl.stages.serve.card import ModelCard
 from whorl.stages.serve.desk import Desk
 from whorl.stages.serve.served import Served
 from whorl.stages.serve.server import serve
 from whorl.testing.corpus import tiny_tokens
 from whorl.testing.engine import FakeEngine, repeat_prompt
-from whorl.torture.target import Target
+from whorl.torture.target import Victim
 
 __all__ = ["FakeServer", "fake_server"]
 
@@ -38,7 +38,7 @@ CONTEXT_TOKENS = 4096
 # ------------------------------------------------------------------ the test's side
 
 
-class FakeServer(Target):
+class FakeServer(Victim):
     """The process as a target that takes orders."""
 
     process: subprocess.Popen[str]
@@ -101,7 +101,8 @@ def main(folder: str, key: str, settings: str) -> None:
         )
         return Served(engine, tokens, card, engine.close)
 
-    app = app_of(opened(1), config, key, Desk.of(config, Path(folder)))
+    first, desk = opened(1), Desk.of(config, Path(folder))
+    app = create_app(first.engine, first.tokens, first.card, config, key, desk)
     waiting: queue.SimpleQueue[Served] = queue.SimpleQueue()
 
     def next_model() -> Served | None:

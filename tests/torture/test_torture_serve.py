@@ -11,7 +11,7 @@ from tests.torture.orders import ORDERED
 from tests.torture.server import FakeServer, fake_server
 from whorl.core.errors import SpecError
 from whorl.torture.run import ATTACKS, chosen_attacks, table
-from whorl.torture.target import Attack, Outcome, Target
+from whorl.torture.target import Attack, Outcome, Victim
 
 SEED = 20261129
 
@@ -33,7 +33,7 @@ def test_the_server_survives(attack: Attack, target: FakeServer) -> None:
 
 def test_an_attack_finds_what_is_wrong(target: FakeServer) -> None:
     """Each check can fail: against a server of another key, none of the right answers come."""
-    stranger = Target(target.base_url, "whorl-wrong-key-0123456789", "tiny")
+    stranger = Victim(target.base_url, "whorl-wrong-key-0123456789", "tiny")
     (attack,) = chosen_attacks(["C16"])
     outcome = attack.outcome(stranger, 8, SEED)
     assert len(outcome.failures) >= 8

@@ -59,7 +59,9 @@ def keys_command(
 
     path = keys_file(home_folder(home))
     given = {"requests_per_min": requests_per_min, "tokens_per_min": tokens_per_min}
-    limits = {key: value for key, value in (given | {"max_usd": max_usd}).items() if value}
+    limits = {
+        key: value for key, value in (given | {"max_usd": max_usd}).items() if value is not None
+    }
     patterns = {"routes": route, "models": model}
     fields = limits | {key: tuple(value) for key, value in patterns.items() if value}
     if action != "add" and fields:

@@ -52,7 +52,7 @@ def torture_command(
     A server of yours is sent the key of WHORL_API_KEY. Exit code 10 if anything failed.
     """
     from whorl.torture.run import attack_all, chosen_attacks, served, table
-    from whorl.torture.target import Outcome, Target
+    from whorl.torture.target import Outcome, Victim
 
     attacks = chosen_attacks(only or ())
 
@@ -71,8 +71,11 @@ def torture_command(
                 expected="an address that begins with http://, past any proxy",
                 do="set WHORL_API_KEY and give --served-name",
             )
-        context = nullcontext(Target(model.rstrip("/"), key, served_name))
+        context = nullcontext(Victim(model.rstrip("/"), key, served_name))
     else:
+        from whorl.serving import find_model
+
+        find_model(model, None, "auto", home_folder(home))  # one that is not there is told at once
         context = served(model, home_folder(home))  # type: ignore[assignment]
     with context as target:
         outcomes = attack_all(target, attacks, seed=seed, report=report, on_outcome=tell)

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Protocol
 
 import numpy as np
@@ -165,6 +165,11 @@ class EngineLoop:
             self._thread.join(CLOSE_TIMEOUT_S)
             if self._thread.is_alive():
                 LOG.warning("engine %s is stuck in a step and was left behind", self.name)
+
+    def limit_running(self, max_running: int) -> None:
+        """From now on at most so many run together; those that run already go on."""
+        with self._changed:
+            self.limits = replace(self.limits, max_running=max_running)
 
     # -------------------------------------------------------------- checks
 

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.arch.shape import ModelShape
+from whorl.arch.shape_counts import kv_bytes_per_token
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import EngineError, MissingExtra
 from whorl.core.ports import GenerateRequest, TokenEvent, TokenLogprob
@@ -31,7 +32,7 @@ from whorl.engines.loop import EngineLoop, Limits
 from whorl.engines.openvino_graph import GraphSequence, OpenvinoBranches, OpenvinoGraph
 from whorl.engines.openvino_vocabulary import open_vocabulary
 from whorl.engines.sampling import Drawing, is_greedy
-from whorl.engines.setup import EngineSetup
+from whorl.engines.setup import SERVERS_OWN, EngineSetup
 from whorl.engines.threads import engine_threads
 from whorl.model.folder import TOKENS, FolderCard
 
@@ -66,8 +67,7 @@ def num_cache_blocks(shape: ModelShape, setup: EngineSetup) -> int:
 
 def block_bytes(shape: ModelShape) -> int:
     """Bytes of keys and values of a block, in float32."""
-    a = shape.attention
-    return 2 * shape.layers * a.kv_heads * a.head_dim * 4 * BLOCK_TOKENS
+    return round(kv_bytes_per_token(shape, 4)) * BLOCK_TOKENS
 
 
 def blocks_of(num_tokens: int) -> int:
@@ -135,7 +135,9 @@ class OpenvinoStepper:
         So when a second one comes it is emptied, by opening the pipeline again without such a
         cache; False: not before those that run have ended.
         """
-        if not self._shares or self._key in (None, cache_key):
+        if not self._shares or cache_key in (self._key, SERVERS_OWN):
+            return True
+        if self._key is None:
             self._key = cache_key
             return True
         if self._running:

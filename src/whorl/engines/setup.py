@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["EngineSetup"]
+__all__ = ["SERVERS_OWN", "EngineSetup"]
+
+SERVERS_OWN = "\0own"  # cache_key of what the server asks itself: nobody's prompt is in it
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from whorl.core.errors import SpecError
 from whorl.core.home import OWN_FOLDERS
 from whorl.core.plugins import check_part
 from whorl.spec.quantities import Duration, Length, Number, Share, Whole
-from whorl.spec.resolved import MaxRunning, MaxTokens, MaxWaiting, Port
+from whorl.spec.resolved import MaxRunning, MaxTokens, MaxWaiting, NumReplicas, Port
 from whorl.spec.train_keys import TrainSpec
 
 __all__ = [
@@ -76,9 +76,6 @@ LATER = {
     "train.objective=distill": "distillation",
     "train.layout": "distributed layouts",
     "model.base": "opening existing models",
-    "serve.ttft_p95": "serving targets",
-    "serve.tokens_per_s_per_user": "serving targets",
-    "serve.users": "serving targets",
     "serve.engine=vllm": "the vLLM engine",
     "improve": "the gate and the improvement loop",
 }
@@ -270,6 +267,16 @@ class ServeSpec(Spec):
     log_text: bool = Field(False, description="keep prompts and answers in the log of answers")
     usd_per_million_tokens: Annotated[float, Number(0, 1e9)] = Field(
         0.0, description="what keys with a limit in USD pay"
+    )
+    replicas: NumReplicas = Field(1, description="engines side by side on this machine")
+    ttft_p95: Annotated[float, Duration()] | None = Field(
+        None, description='target: 95 of 100 first tokens come within it, such as "300ms"'
+    )
+    tokens_per_s_per_user: Annotated[float, Number(1e-3, 1e6)] | None = Field(
+        None, description="target: tokens per second of each answer"
+    )
+    users: MaxRunning | None = Field(
+        None, description="target: answered together within the others"
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from whorl.core.errors import EngineError, SpecError
 from whorl.torture import load, strangers, words
-from whorl.torture.target import Attack, Outcome, Target
+from whorl.torture.target import Attack, Outcome, Victim
 
 __all__ = ["ATTACKS", "attack_all", "chosen_attacks", "served", "table"]
 
@@ -40,7 +40,7 @@ def chosen_attacks(only: Sequence[str]) -> list[Attack]:
 
 
 def attack_all(
-    target: Target,
+    target: Victim,
     attacks: Sequence[Attack],
     *,
     seed: int,
@@ -73,7 +73,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 @contextmanager
-def served(model: str, home: Path) -> Iterator[Target]:
+def served(model: str, home: Path) -> Iterator[Victim]:
     """A `whorl serve` of its own on a free port of loopback, stopped at the end.
 
     Raises EngineError if it does not start, or does not stop as it is told.
@@ -91,7 +91,7 @@ def served(model: str, home: Path) -> Iterator[Target]:
             process.kill()
 
 
-def _started(process: subprocess.Popen[str], key: str) -> Target:
+def _started(process: subprocess.Popen[str], key: str) -> Victim:
     told: dict[str, str] = {}
     assert process.stdout is not None
     for line in process.stdout:
@@ -99,5 +99,5 @@ def _started(process: subprocess.Popen[str], key: str) -> Target:
         told[name] = value.strip()
         if name == "model":
             base_url = told["API"].partition("/v1")[0]
-            return Target(base_url, key, told["model"], pid=process.pid)
+            return Victim(base_url, key, told["model"], pid=process.pid)
     raise EngineError("the server did not start", do="whorl serve says why")

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-__all__ = ["Answer", "Attack", "Outcome", "Target", "status_of"]
+__all__ = ["Attack", "Outcome", "Reply", "Victim", "status_of"]
 
 TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """What one request came to, on the client's clock. status 0: no answer."""
 
     status: int
@@ -36,7 +36,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Target:
+class Victim:
     """Where a server is, and a key that it takes."""
 
     base_url: str
@@ -94,7 +94,7 @@ class Target:
                 pass
         return answer
 
-    async def ask(self, data: bytes, timeout_s: float = 60.0) -> Answer:
+    async def ask(self, data: bytes, timeout_s: float = 60.0) -> Reply:
         """The same among many others."""
         began_s, answer = time.monotonic(), b""
         writer = None
@@ -111,7 +111,7 @@ class Target:
                 writer.close()
         head, _, body = answer.partition(b"\r\n\r\n")
         took_s = time.monotonic() - began_s
-        return Answer(status_of(answer) or 0, head.decode("latin-1"), body, took_s)
+        return Reply(status_of(answer) or 0, head.decode("latin-1"), body, took_s)
 
     def is_well(self) -> bool:
         """It is up, its engine makes tokens, and a right request is answered."""
@@ -173,9 +173,9 @@ class Attack:
     must: str
     short: int
     report: int
-    run: Callable[[Target, int, int, Outcome], None]  # (target, trials, seed, where it is told)
+    run: Callable[[Victim, int, int, Outcome], None]  # (target, trials, seed, where it is told)
 
-    def outcome(self, target: Target, trials: int, seed: int) -> Outcome:
+    def outcome(self, target: Victim, trials: int, seed: int) -> Outcome:
         """Runs it; what it raises is a failure too, and so is a server that is not well after."""
         found = Outcome(self.number, self.name, self.must)
         began_s = time.monotonic()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from whorl.torture.target import Attack, Outcome, Target, status_of
+from whorl.torture.target import Attack, Outcome, Victim, status_of
 
 __all__ = ["ATTACKS"]
 
@@ -31,15 +31,19 @@ FIELDS = (
 
 
 def send_all(
-    target: Target,
+    target: Victim,
     requests: Iterable[bytes],
     found: Outcome,
     is_right: Callable[[int | None], bool],
+    leave: bool = False,
 ) -> None:
-    """Sends each, several at a time, and checks the status that comes back."""
+    """Sends each, several at a time, and checks the status that comes back.
+
+    leave: of requests that may not be whole: nobody need wait for the rest.
+    """
 
     def one(data: bytes) -> tuple[bytes, int | None]:
-        return data, status_of(target.exchange(data, leave=True))
+        return data, status_of(target.exchange(data, leave))
 
     with ThreadPoolExecutor(WORKERS) as pool:
         for data, status in pool.map(one, requests):
@@ -64,7 +68,7 @@ def _mutated(data: bytes, chooser: random.Random) -> bytes:
     return data
 
 
-def _whole_heads(target: Target) -> list[bytes]:
+def _whole_heads(target: Victim) -> list[bytes]:
     """Requests that no client sends: two lengths, no length, lengths that lie."""
     head = target.head("POST", "/v1/completions")
     ends = (
@@ -90,7 +94,7 @@ def _whole_heads(target: Target) -> list[bytes]:
     return [head + end for end in ends]
 
 
-def _texts(target: Target) -> list[bytes]:
+def _texts(target: Victim) -> list[bytes]:
     """Bodies that are no JSON, or JSON that breaks readers."""
     whole = json.dumps(target.body())
     deep = 100_000
@@ -109,7 +113,7 @@ def _texts(target: Target) -> list[bytes]:
     ]
 
 
-def break_requests(target: Target, trials: int, seed: int, found: Outcome) -> None:
+def break_requests(target: Victim, trials: int, seed: int, found: Outcome) -> None:
     chooser = random.Random(seed)
     fixed = [*_whole_heads(target), *(target.request(POSTS[0], text) for text in _texts(target))]
 
@@ -126,7 +130,7 @@ def break_requests(target: Target, trials: int, seed: int, found: Outcome) -> No
             yield data if chooser.random() < 0.3 else _mutated(data, chooser)
 
     before = target.memory_bytes()
-    send_all(target, requests(), found, _no_fault)
+    send_all(target, requests(), found, _no_fault, leave=True)
     after = target.memory_bytes()
     if before is not None and after is not None:
         found.figures["memory grown by MiB"] = round((after - before) / 2**20, 1)
@@ -136,7 +140,7 @@ def break_requests(target: Target, trials: int, seed: int, found: Outcome) -> No
 # ------------------------------------------------------------------ C5
 
 
-def ask_too_much(target: Target, trials: int, seed: int, found: Outcome) -> None:
+def ask_too_much(target: Victim, trials: int, seed: int, found: Outcome) -> None:
     chooser = random.Random(seed)
     many = [f"{number}" for number in range(10_000)]
     regex = "(a+)+" * 50 + "b"
@@ -192,7 +196,7 @@ TEMPLATES = (
 )
 
 
-def bring_templates(target: Target, trials: int, seed: int, found: Outcome) -> None:
+def bring_templates(target: Victim, trials: int, seed: int, found: Outcome) -> None:
     chooser = random.Random(seed)
     message = {"role": "user", "content": "a"}
     places: tuple[Callable[[str], dict[str, Any]], ...] = (

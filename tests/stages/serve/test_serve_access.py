@@ -9,6 +9,8 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute
 
+from whorl.stages.serve.page import PAGE_FILES
+
 KEY = "test-key-0123456789abcdef"
 WRONG_HEADERS: list[list[tuple[str, str]]] = [
     [],
@@ -25,6 +27,7 @@ WRONG_HEADERS: list[list[tuple[str, str]]] = [
     [("Authorization", "Bearer x"), ("Authorization", f"Bearer {KEY}")],
     [("Cookie", f"whorl={KEY}")],
     [("X-Api-Key", KEY[:-1])],
+    [("X-Api-Key", f"Bearer {KEY}")],
     [("X-Api-Key", KEY), ("Authorization", f"Bearer {KEY}")],
     [("X-Api-Key", KEY), ("X-Api-Key", KEY)],
     [("X-Forwarded-For", "127.0.0.1"), ("X-Original-URL", "/health")],
@@ -51,15 +54,23 @@ def paths_of(app: Any) -> list[str]:
 def test_without_the_key_nothing_answers_but_health(server: Any, stranger: Any) -> None:
     paths = paths_of(server.app)
     assert {"/", "/health", "/v1/models", "/v1/completions", "/studio.js"} <= set(paths)
-    extra = ["/v1/models/", "//", "/health/", "/Health", "//health", "/health/../v1/models"]
-    extra += ["/v1/nothing", "/docs", "/openapi.json", f"/v1/models?key={KEY}", f"/?token={KEY}"]
+    open_to_all = {"/health", *PAGE_FILES}
+    extra = [
+        "/v1/models/",
+        "/studio.js/",
+        "/health/",
+        "/Health",
+        "//health",
+        "/health/../v1/models",
+    ]
+    extra += ["/v1/nothing", "/docs", "/openapi.json", f"/v1/models?key={KEY}"]
     refused = 0
     kinds = [(method, []) for method in METHODS]
     kinds += itertools.product(("GET", "POST"), WRONG_HEADERS)
     for path, (method, headers) in itertools.product(paths + extra, kinds):
-        if path == "/health" and method in ("GET", "HEAD"):
+        if path in open_to_all and method in ("GET", "HEAD"):
             continue
-        response = stranger.request(method, path, headers=headers)
+        response = stranger.request(method, f"{server.base_url}{path}", headers=headers)
         assert response.status_code == 401, (method, path, headers)
         assert response.headers["www-authenticate"] == "Bearer"
         refused += 1
@@ -103,11 +114,18 @@ def test_the_printed_address_opens_the_page(server: Any) -> None:
         assert browser.get(address).status_code == 303  # the address works as long as the server
 
 
-def test_a_person_without_the_token_is_told_where_it_is(server: Any, stranger: Any) -> None:
-    for path in ("/", "/?token=wrong", "/?token=", f"/?token={KEY}", "/?token=%00"):
-        response = stranger.get(path, headers={"Accept": "text/html,*/*"})
-        assert response.status_code == 401
-        assert "address that the server printed" in response.text
+def test_the_page_is_the_same_for_everybody_and_tells_nothing(server: Any, stranger: Any) -> None:
+    for path in PAGE_FILES:
+        seen = [client.get(server.base_url + path) for client in (stranger, server.client)]
+        assert [each.status_code for each in seen] == [200, 200]
+        assert seen[0].content == seen[1].content
+        assert "set-cookie" not in seen[0].headers
+        assert b"tiny" not in seen[0].content and KEY.encode() not in seen[0].content
+        assert stranger.post(path).status_code == 401
+    for query in ("?token=wrong", "?token=", f"?token={KEY}", "?token=%00"):
+        response = stranger.get(f"/{query}", headers={"Accept": "text/html,*/*"})
+        assert response.status_code == 200 and "set-cookie" not in response.headers
+        assert "the server printed" in response.text
 
 
 def test_secrets_are_not_in_reprs(server: Any) -> None:

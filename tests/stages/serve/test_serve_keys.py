@@ -18,13 +18,12 @@ from hypothesis import strategies as st
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import RecordError, SpecError
 from whorl.spec.resolved import ServeConfig
-from whorl.stages.serve.app import app_of
+from whorl.stages.serve.app import create_app
 from whorl.stages.serve.card import ModelCard
 from whorl.stages.serve.desk import Desk
 from whorl.stages.serve.errors import ApiError
 from whorl.stages.serve.keys import KeyRing, add_key, keys_file, list_keys, revoke_key
-from whorl.stages.serve.limits import Ledger, Window
-from whorl.stages.serve.served import Served
+from whorl.stages.serve.limits import Ledger, Minute
 from whorl.stages.serve.server import running_server
 from whorl.testing.engine import FakeEngine
 
@@ -40,7 +39,7 @@ def server(home: Path, tokens: Tokens, **config: Any) -> Iterator[tuple[str, Any
         name="tiny", contract_digest=digest, context_tokens=256, version=3, lineage={"train": "ab"}
     )
     desk = Desk.of(settings, home)
-    app = app_of(Served(engine, tokens, card), settings, None, desk)
+    app = create_app(engine, tokens, card, settings, None, desk)
     try:
         with running_server(app, settings) as base_url:
             yield base_url, app
@@ -243,7 +242,7 @@ def test_many_at_once_cannot_pass_the_limit(tmp_path: Path) -> None:
 )
 def test_no_60_seconds_hold_more_than_the_limit(limit: int, steps: list[tuple[float, int]]) -> None:
     """Against counting all that was let in; who waits as told gets in, who comes sooner not."""
-    window, now_s, let_in = Window(limit), 0.0, list[tuple[float, int]]()
+    window, now_s, let_in = Minute(limit), 0.0, list[tuple[float, int]]()
 
     def fits(amount: int, when_s: float) -> bool:
         return sum(a for s, a in let_in if when_s - 60 < s) + amount <= limit

@@ -18,7 +18,7 @@ import pytest
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import EngineError
 from whorl.spec.resolved import ServeConfig
-from whorl.stages.serve.app import app_of
+from whorl.stages.serve.app import create_app
 from whorl.stages.serve.card import ModelCard
 from whorl.stages.serve.desk import Desk
 from whorl.stages.serve.health import Health
@@ -212,7 +212,9 @@ def test_models_are_swapped_under_load_and_each_answer_is_of_one(tmp_path: Path)
     """Of contracts that differ: ids of one mean other words in the other."""
     settings = ServeConfig(port=0, grace_s=2, max_waiting=200, watch_s=0.02)
     first = opened(1, step_s=0.002)
-    app = app_of(first, settings, KEY, Desk.of(settings, tmp_path))
+    app = create_app(
+        first.engine, first.tokens, first.card, settings, KEY, Desk.of(settings, tmp_path)
+    )
     models = [first]
     texts: list[tuple[int, str]] = []
     ended = threading.Event()
@@ -273,14 +275,14 @@ def test_a_model_that_makes_no_token_is_not_swapped_in() -> None:
     first, stuck, dead = opened(1), opened(2), opened(3)
     stuck.engine.stalled = True  # type: ignore[attr-defined]
     dead.engine.close()
-    app = app_of(first, settings, KEY, Desk.of(settings))
+    app = create_app(first.engine, first.tokens, first.card, settings, KEY, Desk.of(settings))
 
     async def swap_both() -> list[str | None]:
         return [await swap(app.state.gateway, model, 0.3) for model in (stuck, dead)]
 
     told = asyncio.run(swap_both())
     assert "no token within 0.3 s" in str(told[0]) and "closed" in str(told[1])
-    assert app.state.gateway.served is first
+    assert app.state.gateway.engine is first.engine
     first.close()
 
 
@@ -289,7 +291,7 @@ def test_a_model_that_cannot_be_opened_leaves_the_one_before(
 ) -> None:
     settings = ServeConfig(port=0, watch_s=0.02)
     first = opened(1)
-    app = app_of(first, settings, KEY, Desk.of(settings))
+    app = create_app(first.engine, first.tokens, first.card, settings, KEY, Desk.of(settings))
     asked = 0
 
     def broken() -> Served | None:
@@ -305,4 +307,4 @@ def test_a_model_that_cannot_be_opened_leaves_the_one_before(
         answer = httpx.get(f"{base_url}/health", trust_env=False)
         assert answer.status_code == 200
     first.close()
-    assert "the model is damaged" in caplog.text and app.state.gateway.served is first
+    assert "the model is damaged" in caplog.text and app.state.gateway.engine is first.engine

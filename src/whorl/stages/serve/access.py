@@ -1,9 +1,10 @@
 """Who may speak to the server: Host, Origin, then a key or the page's cookie.
 
-- Every route but /health needs a key or the page's cookie. A key comes as `Authorization: Bearer`,
-  or as `X-Api-Key`, which Anthropic's clients send; one of them, once. It is the key that the
-  server was given or made at its start, or one of `whorl keys`, which may be limited to some routes
-  and models, to requests and tokens per minute, and in what it may cost.
+- Every route but /health and the page's files, which are the same for everybody, needs a key or
+  the page's cookie. A key comes as `Authorization: Bearer`, or as `X-Api-Key`, which Anthropic's
+  clients send; one of them, once. It is the key that the server was given or made at its start, or
+  one of `whorl keys`, which may be limited to some routes and models, to requests and tokens per
+  minute, and in what it may cost.
 - The page is opened by the address printed at the start, which ends in `?token=…`. The token is
   made anew for each server process; it is answered with a cookie (HttpOnly, SameSite=Strict, also
   of this process alone) and a redirect to `/`, so that it does not stay in the address bar.
@@ -30,7 +31,7 @@ from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from whorl.core.errors import SpecError
@@ -124,11 +125,11 @@ class Guard:
         *,
         access: Access,
         allowed_hosts: tuple[str, ...],
-        denied_page: str,
+        open_paths: frozenset[str],
         allowed_origins: tuple[str, ...] = (),
         on_refused: Callable[[str], None] = lambda code: None,
     ) -> None:
-        self.app, self.access, self.denied_page = app, access, denied_page
+        self.app, self.access, self.open_paths = app, access, open_paths
         self.allowed_hosts = {"localhost", *(name.lower() for name in allowed_hosts)}
         self.allowed_origins = frozenset(origin.lower() for origin in allowed_origins)
         self.on_refused = on_refused
@@ -193,7 +194,9 @@ class Guard:
         if self._cookie_is_right(scope) and may_change:
             scope[CALLER] = PAGE
             return None
-        return self._denied(path, headers)
+        if path in self.open_paths and method in SAFE_METHODS:
+            return None
+        return self._denied(path)
 
     def _check_scope(self, caller: Caller, path: str) -> None:
         if caller.entry is not None and not caller.entry.may_ask(path):
@@ -246,11 +249,9 @@ class Guard:
         )
         return answer
 
-    def _denied(self, path: str, headers: Headers) -> Response:
+    def _denied(self, path: str) -> Response:
         self.on_refused("invalid_api_key")
         challenge = {"WWW-Authenticate": "Bearer"}
-        if path == "/" and "text/html" in headers.get("accept", ""):
-            return HTMLResponse(self.denied_page, 401, headers=challenge)
         return ApiError(
             401,
             "an API key is needed: Authorization: Bearer <key>; the server was given it, printed "

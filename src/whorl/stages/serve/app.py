@@ -5,8 +5,6 @@ Every answer other than 200 has the body that OpenAI's clients read (`whorl.stag
 
 from __future__ import annotations
 
-from importlib.resources import files
-
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
@@ -21,17 +19,10 @@ from whorl.stages.serve.dialects.routes import ROUTES, add_dialects
 from whorl.stages.serve.errors import ApiError
 from whorl.stages.serve.gateway import Gateway
 from whorl.stages.serve.metrics import CONTENT_TYPE
+from whorl.stages.serve.page import PAGE_FILES, add_page
 from whorl.stages.serve.served import Served
 
-__all__ = ["app_of", "create_app"]
-
-PAGE_FILES = {
-    "/": ("index.html", "text/html"),
-    "/studio.js": ("studio.js", "text/javascript"),
-    "/studio.css": ("studio.css", "text/css"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
-    "/favicon.ico": ("icon.svg", "image/svg+xml"),  # some browsers ask before they read the page
-}
+__all__ = ["create_app"]
 
 
 def create_app(
@@ -40,18 +31,15 @@ def create_app(
     card: ModelCard,
     config: ServeConfig,
     api_key: str | None,
+    desk: Desk | None = None,
 ) -> FastAPI:
-    """The service of one model, with one key, as `app_of`; whoever opened the engine closes it.
+    """The service; app.state.access holds its secrets. api_key None: the desk's keys, where it has
+    some, else a random one. desk None: one without a home.
 
     Raises RecordError if engine, tokens and card are not of one token contract, SpecError if the
     API key is too weak.
     """
-    return app_of(Served(engine, tokens, card), config, api_key, Desk.of(config))
-
-
-def app_of(served: Served, config: ServeConfig, api_key: str | None, desk: Desk) -> FastAPI:
-    """The service; app.state.access holds its secrets. api_key None: the desk's keys, where it has
-    some, else a random one. Raises SpecError if the API key is too weak."""
+    served, desk = Served(engine, tokens, card, engine.close), desk or Desk.of(config)
     access = Access.of(api_key, desk.keys, desk.ledger)
     gateway = Gateway(served, config, desk)
     app = FastAPI(
@@ -62,15 +50,14 @@ def app_of(served: Served, config: ServeConfig, api_key: str | None, desk: Desk)
         Guard,
         access=access,
         allowed_hosts=(*config.allowed_hosts, config.host),
-        denied_page=_page_file("denied.html").decode(),
+        open_paths=frozenset(PAGE_FILES),
         allowed_origins=config.allowed_origins,
         on_refused=desk.refused,
     )
     _add_errors(app, desk)
     _add_health(app, gateway)
     add_dialects(app, gateway)
-    for path, (name, media_type) in PAGE_FILES.items():
-        _add_page_file(app, path, name, media_type)
+    add_page(app)
     return app
 
 
@@ -108,18 +95,6 @@ def _add_health(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/metrics")
     async def metrics() -> Response:
         return Response(gateway.desk.meters.text(), media_type=CONTENT_TYPE)
-
-
-def _add_page_file(app: FastAPI, path: str, name: str, media_type: str) -> None:
-    data = _page_file(name)
-
-    @app.get(path, name=name)
-    async def page_file() -> Response:
-        return Response(data, media_type=media_type)
-
-
-def _page_file(name: str) -> bytes:
-    return (files("whorl.studio") / name).read_bytes()
 
 
 async def _health(gateway: Gateway) -> Response:

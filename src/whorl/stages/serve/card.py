@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["GREEDY", "SAMPLING", "ModelCard", "QualityFigure", "Sampling"]
+from whorl.stages.serve.promise import Promise
+
+__all__ = ["GREEDY", "SAMPLING", "ModelCard", "QualityFigure", "Sampling", "VariantQuality"]
 
 
 class _Frozen(BaseModel):
@@ -21,6 +23,13 @@ class QualityFigure(_Frozen):
     shown: str = Field("", description="the value as people read it")
     low: float | None = None
     high: float | None = None
+
+
+class VariantQuality(_Frozen):
+    """Another variant of the same model, measured beside the one that is served."""
+
+    variant: str
+    quality: tuple[QualityFigure, ...]
 
 
 class Sampling(_Frozen):
@@ -46,5 +55,7 @@ class ModelCard(_Frozen):
     created: int = Field(0, description="Unix time in seconds")
     lineage: dict[str, str] = Field(default_factory=dict, description="role -> record digest")
     quality: tuple[QualityFigure, ...] = ()
+    variants: tuple[VariantQuality, ...] = Field((), description="the others that were measured")
     example_prompt: str = Field("", description="what the page starts with")
+    promise: Promise | None = Field(None, description="what the server keeps to")
     sampling: Sampling = Field(SAMPLING, description="what the page starts with")

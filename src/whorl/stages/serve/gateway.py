@@ -35,6 +35,7 @@ class Gateway:
         self.retiring: set[asyncio.Task[None]] = set()  # closing models that were replaced
         self._submitted: dict[str, Engine] = {}  # by request id
         self._last_progress_s = self.clock()
+        self._keep_to(served)
 
     @property
     def engine(self) -> Engine:
@@ -57,8 +58,15 @@ class Gateway:
     def take_over(self, new: Served) -> Served:
         """From now on requests get the new model; the old one, which may still be at work."""
         old, self.served = self.served, new
+        self._keep_to(new)
         self.desk.meters.swaps.inc()
         return old
+
+    def _keep_to(self, served: Served) -> None:
+        """As many places as the model's promise is for."""
+        if (promise := served.card.promise) is not None:
+            self.config = self.config.model_copy(update={"max_running": promise.users})
+            self.desk.admission.config = self.config
 
     # ---------------------------------------------------------------- health
 
@@ -117,6 +125,7 @@ class Gateway:
             requests = await requests_of(
                 served, ask, request_id, caller.cache_key, self.config.max_tokens
             )
+            check_sizes(ask, requests[0][1].grammar, self.config)
             lengths = [len(each.prompt_ids) for _, each in requests[:: ask.n]]
             visit.price([each for _, each in requests], sum(lengths))
             queue: asyncio.Queue[TokenEvent] = asyncio.Queue()
@@ -156,7 +165,6 @@ class Gateway:
                 code="key_scope",
                 param="model",
             )
-        check_sizes(ask, self.config)
         if ask.max_tokens is not None and ask.max_tokens > self.config.max_tokens:
             raise invalid(
                 f"{ask.limit_name}: {str(ask.max_tokens)[:40]} is over this server's limit of "

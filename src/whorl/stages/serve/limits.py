@@ -18,6 +18,7 @@ from typing import Any
 from whorl.core.digests import read_sealed, write_sealed
 from whorl.core.disk import make_folder
 from whorl.core.errors import ResourceError
+from whorl.core.ports import Grammar
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.ask import Ask
 from whorl.stages.serve.errors import ApiError, invalid
@@ -28,8 +29,8 @@ __all__ = [
     "Account",
     "Caller",
     "Ledger",
+    "Minute",
     "Spending",
-    "Window",
     "check_sizes",
     "max_time_of",
 ]
@@ -38,7 +39,7 @@ WINDOW_S = 60.0
 MAX_BIASES = 1024  # of logit_bias
 
 
-class Window:
+class Minute:
     """Amounts of the last 60 seconds, at most `limit` together."""
 
     def __init__(self, limit: float) -> None:
@@ -75,8 +76,8 @@ class Account:
     used_tokens: int = 0
     used_usd: float = 0.0
     reserved_usd: float = 0.0
-    requests: Window = field(default_factory=lambda: Window(math.inf))
-    tokens: Window = field(default_factory=lambda: Window(math.inf))
+    requests: Minute = field(default_factory=lambda: Minute(math.inf))
+    tokens: Minute = field(default_factory=lambda: Minute(math.inf))
 
 
 @dataclass(frozen=True)
@@ -193,12 +194,15 @@ class Ledger:
             self._saved = used
 
 
-def check_sizes(ask: Ask, config: ServeConfig) -> None:
-    """Before anything is made of it. Raises ApiError 400 for a schema or grammar over the limit."""
-    if ask.grammar is not None and len(ask.grammar.text.encode()) > config.max_grammar_bytes:
-        name = ask.names.get("grammar", "grammar")
+def check_sizes(ask: Ask, grammar: Grammar | None, config: ServeConfig) -> None:
+    """Before anything is made of them. Raises ApiError 400 for what is over the server's limits.
+
+    grammar: what the answer must follow, that of tools too.
+    """
+    if grammar is not None and len(grammar.text.encode()) > config.max_grammar_bytes:
+        name = ask.names.get("grammar", "tools" if ask.grammar is None else "grammar")
         raise invalid(
-            f"{name}: {len(ask.grammar.text):,} characters of a schema or grammar are over this "
+            f"{name}: {len(grammar.text):,} characters of a schema or grammar are over this "
             f"server's limit of {config.max_grammar_bytes:,} bytes",
             name,
         )

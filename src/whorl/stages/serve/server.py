@@ -189,6 +189,8 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
         timer.cancel()
         gateway.stop()
+        if gateway.retiring:
+            await asyncio.wait(gateway.retiring, timeout=START_DEADLINE_S)
         gateway.desk.ledger.save()
 
     @contextlib.contextmanager

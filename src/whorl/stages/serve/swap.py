@@ -58,7 +58,7 @@ async def follow(
         try:
             new = await asyncio.to_thread(next_model)
             failure = None if new is None else await swap(gateway, new, gateway.config.stall_s)
-        except WhorlError as error:
-            failure = str(error)
+        except Exception as error:  # whatever it is, the next version must be seen
+            failure = str(error) if isinstance(error, WhorlError) else repr(error)
         if failure is not None:
             tell(f"the model that is served stays: {failure}")

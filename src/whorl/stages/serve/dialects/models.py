@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 
 from whorl.stages.serve.gateway import Gateway
+from whorl.stages.serve.page import page_facts
 
 __all__ = ["add_models"]
 
@@ -61,4 +62,6 @@ def _model(gateway: Gateway) -> dict[str, Any]:
         "quality": [figure.model_dump() for figure in card.quality],
         "example_prompt": card.example_prompt,
         "sampling": card.sampling.model_dump(),
+        **page_facts(gateway.tokens, card),
+        "promise": None if card.promise is None else card.promise.model_dump(),
     }

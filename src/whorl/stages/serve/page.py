@@ -1,0 +1,66 @@
+"""The page's files at their addresses, and what it is told of a model."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.responses import Response
+
+from whorl.codecs.contract import Tokens
+from whorl.core.ports import Codec
+from whorl.stages.serve.card import ModelCard
+
+__all__ = ["PAGE_FILES", "add_page", "page_facts"]
+
+SCRIPT, STYLE, ICON = "text/javascript", "text/css", "image/svg+xml"
+PARTS = (
+    *("answer", "api", "card", "chat", "code", "compare", "complete", "dom", "feedback", "inputs"),
+    *("load", "markdown", "outputs", "png", "schema", "settings", "tokens", "tools", "turns"),
+)
+PAGE_FILES = {  # address -> (file of whorl.studio, media type)
+    "/": ("index.html", "text/html"),
+    "/studio.js": ("studio.js", SCRIPT),
+    **{f"/parts/{name}.js": (f"parts/{name}.js", SCRIPT) for name in PARTS},
+    "/studio.css": ("studio.css", STYLE),
+    "/answers.css": ("answers.css", STYLE),
+    "/icon.svg": ("icon.svg", ICON),
+    "/favicon.ico": ("icon.svg", ICON),  # some browsers ask before they read the page
+}
+MAX_CHOICES = 1000  # told to the page; of a codec with more, a value is typed
+
+
+def add_page(app: FastAPI) -> None:
+    """The page's routes. They are the same for everybody, and need no key (decision 024)."""
+    for path, (name, media_type) in PAGE_FILES.items():
+        _add_file(app, path, name, media_type)
+
+
+def _add_file(app: FastAPI, path: str, name: str, media_type: str) -> None:
+    data = (files("whorl.studio") / name).read_bytes()
+
+    @app.get(path, name=name, include_in_schema=False)
+    async def page_file() -> Response:
+        return Response(data, media_type=media_type)
+
+
+def page_facts(tokens: Tokens, card: ModelCard) -> dict[str, Any]:
+    """What the page is told of a model besides what clients of OpenAI's API read."""
+    return {
+        "chats": "text" in tokens.codecs and tokens.contract.chat_template is not None,
+        "variants": [each.model_dump() for each in card.variants],
+        "inputs": {name: _input_form(codec) for name, codec in tokens.codecs.items()},
+    }
+
+
+def _input_form(codec: Codec) -> dict[str, Any]:
+    """What an input needs besides the media type: an image's size, a choice's values."""
+    form: dict[str, Any] = {"value_ids": codec.value_ids}
+    for key in ("width", "height"):
+        if isinstance(size := getattr(codec, key, None), int):
+            form[key] = size
+    labels = getattr(codec, "labels", ())
+    if 0 < len(labels) <= MAX_CHOICES:
+        form["choices"] = list(labels)
+    return form

@@ -1,0 +1,190 @@
+// Inputs by a codec's media type: each is an editor {node, part(), ready()} of one part of a prompt.
+
+import { button, make } from "./dom.js";
+import { drawPng } from "./outputs.js";
+import { base64, greyPng } from "./png.js";
+
+const MAX_DRAWN = 64; // pixels a side that one can draw by hand
+const PAD_PX = 256;
+const BRUSH = [[0, 0, 1], [1, 0, 0.35], [-1, 0, 0.35], [0, 1, 0.35], [0, -1, 0.35]];
+
+// Media types that the page takes, by how they begin. Sound has its place here: a recorder and a
+// file chooser whose part() is the recording in base64, as soon as there is a codec of sound.
+const EDITORS = { "text/": textInput, "image/": imageInput, "application/x-choice": choiceInput };
+
+export function canEdit(codec) {
+  return Object.keys(EDITORS).some((type) => codec.media_type.startsWith(type));
+}
+
+export function inputOf(codec, changed) {
+  const editor = Object.entries(EDITORS).find(([type]) => codec.media_type.startsWith(type))[1];
+  return editor(codec, changed);
+}
+
+function textInput(codec, changed) {
+  const area = make("textarea", {
+    class: "mono", rows: 4, spellcheck: false, on: { input: changed }, aria: { label: `${codec.name}: text` },
+  });
+  return { node: area, part: async () => ({ codec: codec.name, text: area.value }), ready: () => area.value !== "" };
+}
+
+// A label: one of those that the server tells, or typed.
+function choiceInput(codec, changed) {
+  const label = { aria: { label: `${codec.name}: one of its values` }, on: { input: changed } };
+  const input = codec.choices
+    ? make("select", label, ...codec.choices.map((each) => make("option", {}, each)))
+    : make("input", { type: "text", ...label });
+  return { node: input, part: async () => ({ codec: codec.name, text: input.value }), ready: () => input.value !== "" };
+}
+
+// A grey image: drawn by pointer or keys, pasted, dropped, or from a file.
+function imageInput(codec, changed) {
+  const { width, height } = codec;
+  if (!width || !height) return fileInput(codec, changed);
+  const pad = new Pad(width, height, codec.name, changed);
+  const chooser = make("input", { type: "file", accept: "image/*", aria: { label: `${codec.name}: a file` } });
+  const invert = make("input", { type: "checkbox" });
+  chooser.addEventListener("change", () => chooser.files[0] && pad.take(chooser.files[0], invert.checked));
+  pad.canvas.addEventListener("drop", (event) => {
+    event.preventDefault();
+    const [file] = event.dataTransfer.files;
+    if (file) pad.take(file, invert.checked);
+  });
+  pad.canvas.addEventListener("dragover", (event) => event.preventDefault());
+  pad.canvas.addEventListener("paste", (event) => {
+    const [file] = event.clipboardData.files;
+    if (file) pad.take(file, invert.checked);
+  });
+  const node = make(
+    "div",
+    { class: "image-input" },
+    pad.canvas,
+    make(
+      "div",
+      { class: "beside" },
+      make("p", { class: "note" }, `Draw here, ${width} × ${height} pixels; or paste, drop or choose an image. `
+        + "With keys: arrows move, Space paints, Delete clears."),
+      chooser,
+      make("label", { class: "check" }, invert, " dark on light: turn it round"),
+      button("Clear", () => pad.clear()),
+    ),
+  );
+  const part = async () => ({ codec: codec.name, data: base64(await greyPng(pad.bytes(), width, height)) });
+  return { node, part, ready: () => pad.levels.some((level) => level > 0) };
+}
+
+// An image of a size that the server does not tell is sent as it is.
+function fileInput(codec, changed) {
+  const chooser = make("input", { type: "file", accept: codec.media_type, aria: { label: `${codec.name}: a file` } });
+  const canvas = make("canvas", { class: "pixels", role: "img", aria: { label: "The chosen image" } });
+  let bytes = null;
+  chooser.addEventListener("change", async () => {
+    bytes = chooser.files[0] ? new Uint8Array(await chooser.files[0].arrayBuffer()) : null;
+    if (bytes) await drawPng(bytes, canvas).catch(() => {});
+    changed();
+  });
+  const part = async () => ({ codec: codec.name, data: base64(bytes) });
+  return { node: make("div", { class: "image-input" }, canvas, chooser), part, ready: () => bytes !== null };
+}
+
+class Pad {
+  constructor(width, height, name, changed) {
+    Object.assign(this, { width, height, changed, x: width >> 1, y: height >> 1 });
+    this.levels = new Float32Array(width * height); // 0 black to 1 white
+    this.canvas = make("canvas", {
+      class: "pad", width: PAD_PX, height: Math.round((PAD_PX * height) / width), tabIndex: 0, role: "img",
+      aria: { label: `${name}: ${width} by ${height} pixels to draw on` },
+    });
+    const drawable = Math.max(width, height) <= MAX_DRAWN;
+    if (drawable) this.#listen();
+    this.#show();
+  }
+
+  clear() {
+    this.levels.fill(0);
+    this.#show();
+    this.changed();
+  }
+
+  bytes() {
+    return Uint8Array.from(this.levels, (level) => Math.round(255 * level));
+  }
+
+  // Fits a picture in, whole and in the middle.
+  async take(file, inverted) {
+    const image = await createImageBitmap(file).catch(() => null);
+    if (!image) return;
+    const { width, height } = this;
+    const small = make("canvas", { width, height });
+    const context = small.getContext("2d");
+    context.imageSmoothingQuality = "high";
+    const scale = Math.min(width / image.width, height / image.height);
+    const [w, h] = [image.width * scale, image.height * scale];
+    context.fillStyle = inverted ? "white" : "black";
+    context.fillRect(0, 0, width, height);
+    context.drawImage(image, (width - w) / 2, (height - h) / 2, w, h);
+    const { data } = context.getImageData(0, 0, width, height);
+    this.levels = this.levels.map((_, n) => {
+      const [red, green, blue] = data.subarray(4 * n, 4 * n + 3);
+      const level = (0.299 * red + 0.587 * green + 0.114 * blue) / 255;
+      return inverted ? 1 - level : level;
+    });
+    this.#show();
+    this.changed();
+  }
+
+  #listen() {
+    const paintAt = (event) => {
+      const box = this.canvas.getBoundingClientRect();
+      this.x = Math.floor(((event.clientX - box.left) / box.width) * this.width);
+      this.y = Math.floor(((event.clientY - box.top) / box.height) * this.height);
+      this.#paint();
+    };
+    this.canvas.addEventListener("pointerdown", (event) => {
+      this.canvas.setPointerCapture(event.pointerId);
+      paintAt(event);
+    });
+    this.canvas.addEventListener("pointermove", (event) => event.buttons && paintAt(event));
+    this.canvas.addEventListener("keydown", (event) => this.#key(event));
+    this.canvas.addEventListener("focus", () => this.#show());
+    this.canvas.addEventListener("blur", () => this.#show());
+  }
+
+  #key(event) {
+    const [dx, dy] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key] ?? [0, 0];
+    if (event.key === "Delete" || event.key === "Backspace") this.clear();
+    else if (dx || dy) {
+      this.x = Math.min(this.width - 1, Math.max(0, this.x + dx));
+      this.y = Math.min(this.height - 1, Math.max(0, this.y + dy));
+      this.#show();
+    } else if (event.key === " ") this.#paint();
+    else return;
+    event.preventDefault();
+  }
+
+  #paint() {
+    for (const [dx, dy, share] of BRUSH) {
+      const [x, y] = [this.x + dx, this.y + dy];
+      if (x < 0 || y < 0 || x >= this.width || y >= this.height) continue;
+      const n = y * this.width + x;
+      this.levels[n] = Math.max(this.levels[n], share);
+    }
+    this.#show();
+    this.changed();
+  }
+
+  #show() {
+    const context = this.canvas.getContext("2d");
+    const size = this.canvas.width / this.width;
+    this.levels.forEach((level, n) => {
+      const grey = Math.round(255 * level);
+      context.fillStyle = `rgb(${grey} ${grey} ${grey})`;
+      context.fillRect((n % this.width) * size, Math.floor(n / this.width) * size, size, size);
+    });
+    if (document.activeElement === this.canvas && this.canvas.matches(":focus-visible")) {
+      context.strokeStyle = "rgb(108 197 203)";
+      context.lineWidth = 3;
+      context.strokeRect(this.x * size + 1.5, this.y * size + 1.5, size - 3, size - 3);
+    }
+  }
+}

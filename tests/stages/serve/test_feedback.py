@@ -1,0 +1,104 @@
+"""Opinions of answers: one line each, tied to the answer and the version, whatever is sent."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from whorl.stages.serve import feedback
+from whorl.stages.serve.feedback import add_feedback
+
+
+@pytest.fixture
+def server(start: Any, tmp_path: Path) -> Any:
+    with start() as running:
+        add_feedback(running.app, running.gateway, tmp_path)
+        yield running
+
+
+def lines_of(home: Path) -> list[dict[str, Any]]:
+    path = home / ".serving" / "feedback.jsonl"
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def test_a_line_says_which_answer_of_which_version(server: Any, tmp_path: Path) -> None:
+    answer = server.complete().json()
+    asked = {"id": answer["id"], "model": "tiny", "prompt": "a shell", "answer": "x\u2028漢\n🎉"}
+    for opinion in (
+        {"rating": "up"},
+        {"rating": "down", "comment": "too short"},
+        {"correction": "a shell grows"},
+        {"rating": "up", "over": "cmpl-2", "messages": [{"role": "user", "content": "hi"}]},
+    ):
+        response = server.client.post("/v1/feedback", json={**asked, **opinion})
+        assert response.status_code == 200, response.text
+        line = lines_of(tmp_path)[-1]
+        assert line.items() >= {**asked, **opinion}.items()
+        assert line["records"] == {"train": "ab" * 16}
+        assert line["contract"] == server.app.state.gateway.tokens.contract.digest
+        assert line["time"].startswith("20") and line["time"].endswith("+00:00")
+    path = tmp_path / ".serving" / "feedback.jsonl"
+    assert len(lines_of(tmp_path)) == 4 and os.stat(path).st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "named"),
+    [
+        ({"id": "a", "model": "tiny"}, 400, "rating"),
+        ({"id": "a", "model": "tiny", "rating": "fine"}, 400, "rating"),
+        ({"id": "", "model": "tiny", "rating": "up"}, 400, "id"),
+        ({"id": "a" * 201, "model": "tiny", "rating": "up"}, 400, "id"),
+        ({"id": "a", "model": "other", "rating": "up"}, 404, "other"),
+        ({"id": "a", "model": "tiny", "rating": "up", "ratng": 1}, 400, "ratng"),
+        ({"id": "a", "model": "tiny", "correction": 5}, 400, "correction"),
+        ({"id": "a", "model": "tiny", "correction": "x" * 300_000}, 413, "limit"),
+        ([], 400, "feedback"),
+    ],
+)
+def test_what_is_no_opinion_is_refused(
+    server: Any, tmp_path: Path, body: Any, status: int, named: str
+) -> None:
+    response = server.client.post("/v1/feedback", json=body)
+    assert response.status_code == status and named in response.text
+    assert not (tmp_path / ".serving" / "feedback.jsonl").exists()
+
+
+def test_broken_bytes_are_refused(server: Any) -> None:
+    for data in (b"", b"{", b"\xff\xfe", b'{"id": "\\ud800", "model": "tiny", "rating": "up"}'):
+        assert server.client.post("/v1/feedback", content=data).status_code == 400
+
+
+def test_no_key_no_opinion(server: Any) -> None:
+    response = server.client.post("/v1/feedback", json={}, headers={"Authorization": ""})
+    assert response.status_code == 401
+
+
+def test_many_at_once_leave_whole_lines(server: Any, tmp_path: Path) -> None:
+    def send(number: int) -> None:
+        body = {"id": f"n{number}", "model": "tiny", "correction": str(number) * 5000}
+        assert server.client.post("/v1/feedback", json=body).status_code == 200
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(12)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert {line["id"] for line in lines_of(tmp_path)} == {f"n{number}" for number in range(12)}
+
+
+def test_what_cannot_be_kept_is_said(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = {"id": "a", "model": "tiny", "rating": "up"}
+    monkeypatch.setattr(feedback, "MAX_FILE_BYTES", 200)
+    statuses = [server.client.post("/v1/feedback", json=body).status_code for _ in range(3)]
+    assert statuses == [200, 507, 507]
+    (tmp_path / ".serving" / "feedback.jsonl").unlink()
+    (tmp_path / ".serving" / "feedback.jsonl").mkdir()
+    response = server.client.post("/v1/feedback", json=body)
+    assert response.status_code == 507 and response.json()["error"]["code"] == "not_stored"
