@@ -65,7 +65,8 @@ export class AnswerView {
   }
 
   end() {
-    this.#close(REASONS[this.finish] ?? `Ended: ${this.finish}`);
+    const ofText = REASONS[this.finish] ?? `Ended: ${this.finish}`;
+    this.#close(this.parts ? "" : ofText); // a label is whole, however many tokens were allowed
     announce(`The answer is complete, ${this.count ?? 0} tokens. ${this.text.slice(0, 2000)}`);
   }
 
