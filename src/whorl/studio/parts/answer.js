@@ -77,8 +77,10 @@ export class AnswerView {
 
   fail(error) {
     this.#close("");
-    const told = make("div", { class: "failed", role: "alert" }, make("p", {}, sentence(error.message)));
+    this.error = error;
     const setting = settingOf(error);
+    const text = setting ? `The server did not take ${setting.name}. ${error.message}` : sentence(error.message);
+    const told = make("div", { class: "failed", role: "alert" }, make("p", {}, text));
     if (this.again) {
       const row = make("div", { class: "row" });
       if (setting) {
