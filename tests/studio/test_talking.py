@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.studio.browser import CTRL, Browser
-from tests.studio.conftest import API_KEY, Site
+from tests.studio.conftest import API_KEY, Site, real_site
 from tests.studio.payloads import PAYLOADS
+from whorl.codecs.contract import OWN_RULES, Tokens
+from whorl.testing.corpus import tiny_tokens
 
 TEXT = "The shell adds 12 stones; naïve 漢字 and 🎉🎉 by the sea."
 # Elements of an answer that the page's own code does not make.
@@ -241,3 +244,16 @@ def test_a_drawing_becomes_the_image_of_its_codec(browser: Browser, drawing: Sit
     browser.wait_for("document.querySelectorAll('.choice').length === 1")
     browser.wait_for("document.querySelector('.figures').textContent.includes('token')")
     assert drawing.engine.submitted[-1].prompt_ids == (1, 20, 21)
+
+
+def test_a_model_that_does_not_chat_goes_on_from_texts(browser: Browser, tmp_path: Path) -> None:
+    rules = OWN_RULES.model_copy(update={"chat_template": None})
+    tokens = Tokens.build(dict(tiny_tokens().codecs), 512, rules)
+    with real_site(tokens, tmp_path) as silent:
+        silent.enter(browser)
+        assert browser.evaluate("document.getElementById('tab-chat').hidden")
+        browser.click("#tab-compare")
+        assert browser.evaluate("document.getElementById('compare-as').value") == "complete"
+        browser.click("#tab-complete")
+        browser.click("#generate")
+        browser.has("#completion .figures", "limit of tokens")
