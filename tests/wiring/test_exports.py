@@ -155,9 +155,10 @@ def _install_llama_cpp(monkeypatch: pytest.MonkeyPatch, scale: float) -> None:
 
 @pytest.mark.parametrize("weights", [None, "f16", "q8_0"])
 def test_gguf_files_say_what_the_model_says(
-    weights: str | None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weights: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _install_llama_cpp(monkeypatch, 1.0)
+    folder = tiny_model_folder(tmp_path / "model", steps=40, family="llama")
     exported = export_model(folder, "gguf", tmp_path / "out", weights)
     assert exported.card.variant.slug == f"gguf-{weights or 'f32'}"
     checked = exported.checks["checked"]
@@ -168,6 +169,14 @@ def test_gguf_files_say_what_the_model_says(
     if weights is None:
         assert checked["whorl"]["max_logit_difference"] == 0.0
     assert read_card(tmp_path / "out").quality["runtimes"] == checked
+
+
+def test_a_runtime_that_knows_less_is_told(folder: Path, tmp_path: Path) -> None:
+    """transformers does not read the size of Qwen 3's heads from GGUF, and takes its own."""
+    checked = export_model(folder, "gguf", tmp_path / "out", "f32").checks
+    assert "not the GGUF file" in checked["checked"]["transformers"]["note"]
+    assert checked["checked"]["whorl"]["golden_tokens"] == 2 * 64
+    assert "pip install llama-cpp-python" in checked["not_checked"]["llama.cpp"]
 
 
 def test_llama_cpp_that_says_something_else_is_noticed(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from whorl.core.errors import EngineError
 from whorl.core.ports import GenerateRequest, TokenEvent
-from whorl.engines.sampling import Drawing
+from whorl.engines.sampling import Drawing, Matcher
 from whorl.engines.serial import SerialStepper
 
 __all__ = ["LlamaCppStepper", "load_llama_cpp"]
@@ -44,8 +44,8 @@ class LlamaCppStepper(SerialStepper[Drawing]):
         self._model = model
         self._held: list[int] = []  # ids in the context
 
-    def _begin(self, request: GenerateRequest) -> Drawing:
-        return Drawing(request)
+    def _begin(self, request: GenerateRequest, matcher: Matcher | None) -> Drawing:
+        return Drawing(request, matcher)
 
     def _advance(self, running: Drawing) -> TokenEvent:
         ids = [*running.request.prompt_ids, *running.answer]

@@ -72,9 +72,11 @@ def _answer(question: dict[str, Any]) -> Speeds:
     from whorl.core.ports import GenerateRequest
     from whorl.engines.collect import run_requests
     from whorl.engines.open import open_engine
+    from whorl.engines.setup import EngineSetup
 
     variant = Variant(**question["variant"])
-    engine = open_engine(Path(question["folder"]), variant, question["engine"], max(TOGETHER))
+    setup = EngineSetup(max_running=max(TOGETHER))
+    engine = open_engine(Path(question["folder"]), variant, question["engine"], setup)
     start_s = time.time() - psutil.Process().create_time()
     prompts = question["prompts"]
 
