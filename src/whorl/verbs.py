@@ -167,8 +167,9 @@ class Session:
 
             decided, predicted = self.planned.decisions, self.planned.predicted()
             work = decided.shape, decided.train, self.records["prepare"], predicted
-            given = {} if self.base is None else self.base.records(self.loaded.recipe.train)
-            return run(self.context, *work, **given)
+            train = self.loaded.recipe.train
+            base, teacher = self.base.records(train) if self.base else (None, None)
+            return run(self.context, *work, base=base, teacher=teacher)
 
         self.plan()
         self.prepare()

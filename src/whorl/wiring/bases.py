@@ -60,12 +60,10 @@ class Base:
     def tokens(self) -> Tokens:
         return self.make_tokens()
 
-    def records(self, train: TrainSpec) -> dict[str, Record]:
-        """What training is handed: of the base, and of the teacher it learns from."""
+    def records(self, train: TrainSpec) -> tuple[Record, Record | None]:
+        """What training is handed: its own, and that of the teacher it learns from."""
         asked = None if train.distil is None else train.distil.teacher
-        return {"base": self.record} | (
-            {} if asked is None else {"teacher": self.find(asked).record}
-        )
+        return self.record, None if asked is None else self.find(asked).record
 
     @property
     def folder(self) -> Path:
