@@ -103,16 +103,7 @@ class Session:
     @functools.cached_property
     def base(self) -> Base | None:
         """The model that training starts from, looked over; None: from nothing."""
-        return self._found(self.loaded.recipe.model.base)
-
-    @functools.cached_property
-    def teacher(self) -> Base | None:
-        """The model that distillation learns from; None: another objective."""
-        distil = self.loaded.recipe.train.distil
-        return self._found(None if distil is None else distil.teacher)
-
-    def _found(self, asked: str | None) -> Base | None:
-        if asked is None:
+        if (asked := self.loaded.recipe.model.base) is None:
             return None
         from whorl.wiring.bases import find_base
 
@@ -176,8 +167,8 @@ class Session:
 
             decided, predicted = self.planned.decisions, self.planned.predicted()
             work = decided.shape, decided.train, self.records["prepare"], predicted
-            base = None if self.base is None else self.base.record
-            teacher = None if self.teacher is None else self.teacher.record
+            train = self.loaded.recipe.train
+            base, teacher = self.base.records(train) if self.base else (None, None)
             return run(self.context, *work, base=base, teacher=teacher)
 
         self.plan()

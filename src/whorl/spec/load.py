@@ -262,6 +262,11 @@ def _check_base(recipe: Recipe) -> None:
             found=", ".join(f"{key} {value}" for key, value in beside.items()),
             do=f"take out {', '.join(beside)}, or model.base",
         )
+    if model.base is None and recipe.train.objective == "distil":
+        raise SpecError(
+            "train.objective distil needs model.base: teacher and student have the same tokens",
+            do="name a base of the teacher's family",
+        )
     asked = [key for key in ("forgetting", "max_forgetting") if getattr(evaluate, key) is not None]
     if model.base is None and asked:
         raise SpecError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from whorl.arch.computable import check_computable
@@ -23,6 +23,7 @@ from whorl.launch.given_step import rehearsal_of
 from whorl.model.folder import TOKENS, FolderCard, read_card
 from whorl.spec.recipe import NAME
 from whorl.spec.resolved import TrainConfig
+from whorl.spec.train_keys import TrainSpec
 from whorl.stages.plan.given import GivenBase, Rehearsal
 from whorl.wiring.imports import (
     MODEL,
@@ -48,6 +49,7 @@ class Base:
     shape: ModelShape
     make_record: Callable[[], Record] = field(repr=False)
     make_tokens: Callable[[], Tokens] = field(repr=False)
+    find: Callable[[str], Base] = field(repr=False)  # another one, asked for in the same place
 
     @cached_property
     def record(self) -> Record:
@@ -57,6 +59,11 @@ class Base:
     @cached_property
     def tokens(self) -> Tokens:
         return self.make_tokens()
+
+    def records(self, train: TrainSpec) -> tuple[Record, Record | None]:
+        """What training is handed: its own, and that of the teacher it learns from."""
+        asked = None if train.distil is None else train.distil.teacher
+        return self.record, None if asked is None else self.find(asked).record
 
     @property
     def folder(self) -> Path:
@@ -83,6 +90,9 @@ def find_base(
     asked: a model's name here, name@version too, or what `whorl import` takes. Raises SpecError
     if it is neither or cannot be trained, and as `whorl import` does.
     """
+    find = partial(
+        find_base, home=home, recipe_name=recipe_name, folder=folder, progress=progress, log=log
+    )
     record = _model_here(asked, home, recipe_name)
     if record is None:
         looked = look_over(_place(asked, folder), None, home, log)
@@ -91,12 +101,13 @@ def find_base(
             check_computable(looked.source.shape, "train")
             importing = _Importing(looked, home, recipe_name, progress or NoProgress(), log)
             source = looked.source
-            return Base(asked, source.digest, source.shape, importing, lambda: source.tokens)
+            return Base(asked, source.digest, source.shape, importing, lambda: source.tokens, find)
     model = record.path / MODEL
     card = read_card(model)
     check_computable(card.shape, "train")
     digest = record.inputs["source"] if record.stage == STAGE else record.digest
-    return Base(asked, digest, card.shape, lambda: record, lambda: Tokens.load(model / TOKENS))
+    tokens = partial(Tokens.load, model / TOKENS)
+    return Base(asked, digest, card.shape, lambda: record, tokens, find)
 
 
 @dataclass(frozen=True)

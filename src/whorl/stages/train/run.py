@@ -110,20 +110,9 @@ def run(
         if (found := context.store.find(key)) is not None:
             return found
         tokens = Tokens.load(prepared.folder("tokens"))
-        session = TrainingRun.open(
-            context,
-            shape,
-            config,
-            prepared,
-            predicted,
-            key.digest,
-            folder,
-            device,
-            LocalCheckpoints.of(folder, context.log),
-            ranks,
-            base,
-            teacher,
-        )
+        work = context, shape, config, prepared, predicted, key.digest, folder, device
+        checkpoints = LocalCheckpoints.of(folder, context.log)
+        session = TrainingRun.open(*work, checkpoints, ranks, base, teacher)
         try:
             _train(session, stop)
             trained = ranks.whole(session.trainer.named)

@@ -1,6 +1,6 @@
 """A frozen model that is asked about rows, each once, while another one learns from what it says.
 
-Axes: N trained tokens, K likeliest ids.
+Axes: B rows, T tokens of a row, N trained tokens, D width, K likeliest ids.
 """
 
 from __future__ import annotations

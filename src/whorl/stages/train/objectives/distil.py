@@ -4,7 +4,8 @@ All other ids are one more outcome, the rest, so that nothing is said about how 
 it out. Both distributions over those k + 1 outcomes are flattened by the temperature t (p^(1/t),
 made to sum to one), and the loss is t² KL(teacher | student), which is 0 when both agree.
 
-Axes: N trained tokens, K ids of the teacher, V vocabulary, O outcomes (K + 1).
+Axes: B rows, T tokens of a row, N trained tokens, K ids of the teacher, V vocabulary, O outcomes
+(K + 1).
 """
 
 from __future__ import annotations
