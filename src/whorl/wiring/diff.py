@@ -42,7 +42,7 @@ from whorl.model.folder import TOKENS, read_card
 from whorl.stages.evaluate.baselines import decoded
 from whorl.stages.evaluate.measure import Asked, measure, select_documents
 
-__all__ = ["Compared", "Example", "compare_models", "read_examples"]
+__all__ = ["Compared", "SharedQuestion", "compare_models", "read_examples"]
 
 BEGINNING = 0.25  # of a document's text, that is its prompt
 MAX_PROMPT_CHARS = 400
@@ -50,7 +50,7 @@ MAX_WINDOW = 1024  # ids that are scored together
 
 
 @dataclass(frozen=True)
-class Example:
+class SharedQuestion:
     """What both models are asked. Only one of the two may be missing."""
 
     name: str
@@ -84,7 +84,7 @@ def compare_models(
     second: Compared,
     *,
     home: Path,
-    examples: Sequence[Example] | None = None,
+    examples: Sequence[SharedQuestion] | None = None,
     num_answers: int = 8,
     answer_tokens: int = 64,
     max_bytes: int = 60_000,
@@ -116,7 +116,7 @@ def _opened(model: Compared, home: Path) -> Iterator[_Opened]:
 # ------------------------------------------------------------------ what is asked
 
 
-def read_examples(path: Path) -> list[Example]:
+def read_examples(path: Path) -> list[SharedQuestion]:
     """A prompt a line (.txt), or objects with "prompt", "text" or "messages" (.jsonl).
 
     A chat whose last turn is the assistant's is asked without it, and scored on it. Raises
@@ -131,13 +131,13 @@ def read_examples(path: Path) -> list[Example]:
         name = f"{path.name}:{number}"
         if line.strip():
             is_text = path.suffix not in (".jsonl", ".ndjson")
-            examples.append(Example(name, line, None) if is_text else _row(name, line))
+            examples.append(SharedQuestion(name, line, None) if is_text else _row(name, line))
     if not examples:
         raise DataError(f"{path} holds no prompts")
     return examples
 
 
-def _row(name: str, line: str) -> Example:
+def _row(name: str, line: str) -> SharedQuestion:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
@@ -147,21 +147,21 @@ def _row(name: str, line: str) -> Example:
         is_answered = isinstance(messages[-1], dict) and messages[-1].get("role") == "assistant"
         scored = Document(name, (Part(CHAT, row),)) if is_answered else None
         asked = {**row, "messages": messages[:-1] if is_answered else messages}
-        return Example(name, asked, scored)
+        return SharedQuestion(name, asked, scored)
     if isinstance(prompt := row.get("prompt"), str) and prompt:
-        return Example(name, prompt, None)
+        return SharedQuestion(name, prompt, None)
     if isinstance(text := row.get("text"), str) and text:
         return _of_text(name, text)
     raise DataError(f"{name} holds nothing to ask", expected='"prompt", "text" or "messages"')
 
 
-def _of_text(name: str, text: str) -> Example:
+def _of_text(name: str, text: str) -> SharedQuestion:
     """Its beginning is the prompt, all of it is scored."""
     length = max(1, min(MAX_PROMPT_CHARS, int(BEGINNING * len(text))))
-    return Example(name, text[:length], Document(name, (Part(TEXT, text),)))
+    return SharedQuestion(name, text[:length], Document(name, (Part(TEXT, text),)))
 
 
-def _held_out(model: _Opened, home: Path, max_bytes: int) -> list[Example]:
+def _held_out(model: _Opened, home: Path, max_bytes: int) -> list[SharedQuestion]:
     """Documents of text held out from the model; [] if its prepared record is not in this home."""
     digest = str(read_card(model.folder).lineage.get("prepare", ""))
     found = sorted(home.glob(f"*/prepare/{digest}")) if digest.isalnum() else []
@@ -174,10 +174,12 @@ def _held_out(model: _Opened, home: Path, max_bytes: int) -> list[Example]:
     return [_of_text(each.name, each.text or "") for each in kept]
 
 
-def _fixed(*tokens: Tokens) -> list[Example]:
-    examples = [Example(f"text {number}", text, None) for number, text in enumerate(TEXTS, 1)]
+def _fixed(*tokens: Tokens) -> list[SharedQuestion]:
+    examples = [
+        SharedQuestion(f"text {number}", text, None) for number, text in enumerate(TEXTS, 1)
+    ]
     if all(each.contract.chat_template is not None for each in tokens):
-        examples.append(Example("question", QUESTION, None))
+        examples.append(SharedQuestion("question", QUESTION, None))
     return examples
 
 
@@ -187,7 +189,7 @@ def _fixed(*tokens: Tokens) -> list[Example]:
 def _difference(
     first: _Opened,
     second: _Opened,
-    examples: Sequence[Example],
+    examples: Sequence[SharedQuestion],
     num_answers: int,
     answer_tokens: int,
     progress: Progress,
@@ -208,7 +210,7 @@ def _difference(
 
 
 def _answers(
-    model: _Opened, examples: Sequence[Example], max_tokens: int, progress: Progress
+    model: _Opened, examples: Sequence[SharedQuestion], max_tokens: int, progress: Progress
 ) -> list[str]:
     progress.start(f"answers of {model.label}", None)
     requests = []
@@ -232,7 +234,7 @@ def _answers(
     return [model.tokens.decode(answer.token_ids) for answer in answers]
 
 
-def _side_by_side(example: Example, first: str, second: str) -> dict[str, Any]:
+def _side_by_side(example: SharedQuestion, first: str, second: str) -> dict[str, Any]:
     """parts_at: characters that are the same; None if all are."""
     prompt = example.prompt if isinstance(example.prompt, str) else _last(example.prompt)
     pairs = zip(first, second, strict=False)

@@ -91,7 +91,7 @@ class LookedOver:
 
     asked: str
     located: Located
-    source: Source
+    source: ForeignModel
 
 
 def look_over(
@@ -172,7 +172,11 @@ def _too_large(shape: ModelShape) -> str:
 
 
 def _make(
-    place: Path, located: Located, model: Source, lineage: Mapping[str, str], progress: Progress
+    place: Path,
+    located: Located,
+    model: ForeignModel,
+    lineage: Mapping[str, str],
+    progress: Progress,
 ) -> dict[str, Any]:
     """Write the model folder and check it; gives the figures."""
     from whorl.model.hf import check_tensors, save_model_folder
@@ -197,7 +201,7 @@ def _make(
 # ------------------------------------------------------------------ kinds of sources
 
 
-class Source(Protocol):
+class ForeignModel(Protocol):
     """A model of somebody's, looked over; its weights are read last."""
 
     format: str
@@ -215,7 +219,7 @@ class Source(Protocol):
         ...
 
 
-def _opened(path: Path) -> Source:
+def _opened(path: Path) -> ForeignModel:
     if path.is_file():
         return _Gguf(open_gguf(path))
     return _Whorl(path) if (path / CARD).is_file() else _HuggingFace(path)

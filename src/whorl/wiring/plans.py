@@ -2,34 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
+from whorl.core.context import StageContext
+from whorl.core.ports import Field, Progress, Source
 from whorl.core.records import Record
+from whorl.spec.load import LoadedRecipe
 from whorl.stages.plan import run as planner
 
 if TYPE_CHECKING:
     from whorl.stages.plan.data import DataFacts
     from whorl.stages.plan.plan import Plan
-    from whorl.verbs import Session
+    from whorl.wiring.bases import Base
 
 __all__ = ["considered", "planned"]
 
 
-def planned(session: Session) -> Record:
+class Asking(Protocol):
+    """What a plan is made of; most of it is found when it is asked for."""
+
+    @property
+    def context(self) -> StageContext: ...
+
+    @property
+    def loaded(self) -> LoadedRecipe: ...
+
+    @property
+    def home(self) -> Path: ...
+
+    @property
+    def progress(self) -> Progress: ...
+
+    @property
+    def fields(self) -> Mapping[str, Field]: ...
+
+    @property
+    def sources(self) -> Sequence[Source]: ...
+
+    @property
+    def data_digest(self) -> str: ...
+
+    @property
+    def base(self) -> Base | None: ...
+
+
+def planned(session: Asking) -> Record:
     """The plan's record, found or made."""
     record: Record = _with(planner.find_or_make, session)
     return record
 
 
-def considered(session: Session) -> Plan:
+def considered(session: Asking) -> Plan:
     """The plan that would be made, without a record of it."""
     plan: Plan = _with(planner.find_or_consider, session)
     return plan
 
 
-def _with(make: Callable[..., Any], session: Session) -> Any:
+def _with(make: Callable[..., Any], session: Asking) -> Any:
     from whorl.engines.open import find_engine
     from whorl.launch.calibrate import this_machine
     from whorl.launch.compiling import with_compiled

@@ -113,20 +113,27 @@ def run(
         work = context, shape, config, prepared, predicted, key.digest, folder, device
         checkpoints = LocalCheckpoints.of(folder, context.log)
         session = TrainingRun.open(*work, checkpoints, ranks, base, teacher)
-        try:
-            _train(session, stop)
-            trained = ranks.whole(session.trainer.named)
-            if ranks.is_main:
-                _publish(session, key, tokens, trained)
-            ranks.sum([0.0])  # until the record is there, no rank looks for it
-        finally:
-            session.trainer.lanes.close()
-            session.metrics.close()
-        if ranks.is_main:
-            session.checkpoints.remove()
+        _finish(session, stop, ranks, key, tokens)
     if stop.received is not None:
         raise Interrupted("training was finished and saved", signal_number=stop.received)
     return context.store.published(key)
+
+
+def _finish(
+    session: TrainingRun, stop: StopSignals, ranks: Parallel, key: RecordKey, tokens: Tokens
+) -> None:
+    """To the last step, and the record; the checkpoints go."""
+    try:
+        _train(session, stop)
+        trained = ranks.whole(session.trainer.named)
+        if ranks.is_main:
+            _publish(session, key, tokens, trained)
+        ranks.sum([0.0])  # until the record is there, no rank looks for it
+    finally:
+        session.trainer.lanes.close()
+        session.metrics.close()
+    if ranks.is_main:
+        session.checkpoints.remove()
 
 
 def _train(session: TrainingRun, stop: StopSignals) -> None:
