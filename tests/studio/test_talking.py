@@ -169,7 +169,8 @@ def test_without_cookie_the_key_is_asked_for_and_kept_in_the_tab(
     browser.open(f"{site.base_url}/?token=old")
     browser.wait_for("document.getElementById('key-dialog').open")
     assert browser.evaluate("location.href") == f"{site.base_url}/"
-    for key in ("wrong-key-0123456789", API_KEY):
+    for key, title in (("wrong-key-0123456789", "asks for"), (API_KEY, "was not taken")):
+        browser.has("#key-dialog[open] h2", title)
         browser.wait_for("document.activeElement.id === 'key'")
         browser.type(key)
         browser.press("Enter")
