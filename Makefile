@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install run serve test check policy package bench planner-accuracy docs clean
+.PHONY: help install run serve test check policy package bench planner-accuracy torture docs clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -57,6 +57,9 @@ bench: $(DEV_STAMP) ## every benchmark, one table each
 
 planner-accuracy: $(DEV_STAMP) ## score the planner on published rows; writes docs/planner-accuracy.md
 	@$(BIN)/python benchmarks/planner_accuracy.py
+
+torture: $(DEV_STAMP) ## attack a server for an hour or two; writes docs/reliability.md
+	@$(BIN)/python -m tests.torture.report
 
 docs: $(DEV_STAMP) ## write the generated pages again and check the rest
 	@$(BIN)/python docs/generate.py && $(BIN)/python -m pytest tests/policy -k docs

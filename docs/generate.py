@@ -1,5 +1,6 @@
 """Write the generated pages: docs/cli.md from the commands, docs/errors.md from the errors,
-docs/families.md from what can be computed, docs/plan-schema.json from a cluster plan's classes.
+docs/families.md from what can be computed, docs/plan-schema.json from a cluster plan's classes,
+docs/openapi.json and docs/conformance.md from the server's routes and wire formats.
 
 python docs/generate.py           writes them
 python docs/generate.py --check   exits 1 and says which page is out of date
@@ -169,15 +170,21 @@ def families_page() -> str:
 
 
 def main(is_check: bool) -> int:
+    from serving_pages import conformance_page, openapi_document, served_app
+
+    from whorl import __version__
     from whorl.cli.main import build_app
     from whorl.stages.plan.output.schema import plan_schema
 
+    api = openapi_document(served_app(), __version__)
     schema = json.dumps(plan_schema(), indent=1, ensure_ascii=False) + "\n"
     pages = {
         "cli.md": cli_page(build_app()),
         "errors.md": errors_page(),
         "families.md": families_page(),
         "plan-schema.json": schema,
+        "openapi.json": json.dumps(api, indent=1, ensure_ascii=False) + "\n",
+        "conformance.md": conformance_page(NOTE.format(origin="src/whorl/stages/serve/dialects")),
     }
     stale = []
     for name, text in pages.items():

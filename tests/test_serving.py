@@ -14,9 +14,10 @@ import pytest
 from whorl.core.errors import BusyError, SpecError, WhorlError
 from whorl.core.records import Record, RecordKey, RecordStore
 from whorl.core.variants import Variant
-from whorl.serving import Address, Servable, find_model, serve_app
+from whorl.serving import Address, Servable, find_model, newer_models, serve_app
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.improve.registry import register
+from whorl.stages.serve.keys import add_key, keys_file, revoke_key
 from whorl.stages.serve.server import open_socket
 
 pytest.importorskip("torch", reason="needs the extra train")
@@ -217,6 +218,42 @@ def test_a_taken_port_is_told_before_the_model_is_opened() -> None:
         settings = ServeConfig(port=taken.getsockname()[1])
         with pytest.raises(BusyError, match=str(settings.port)):
             serve_app(forbidden, settings, lambda address: None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_no_server_that_others_reach_starts_without_a_key(host: str, home: Path) -> None:
+    settings = ServeConfig(port=0, host=host)
+
+    def start() -> str:
+        with pytest.raises((AssertionError, WhorlError)) as caught:
+            serve_app(forbidden, settings, lambda address: None, None, home)
+        return str(caught.value)
+
+    assert "there is no key" in start() and "whorl keys add" in start()
+    add_key(keys_file(home), "alice")
+    assert "there is no key" not in start()
+    revoke_key(keys_file(home), "alice")
+    assert "there is no key" in start()
+
+
+def test_a_newer_version_is_opened_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = "whorl.wiring.promise.keep_promise"  # takes its time, and is tested there
+    monkeypatch.setattr(measured, lambda engine, predicted, *more: predicted)
+    now = found("notes", home)
+    look = newer_models("notes", None, ServeConfig(), home, now)
+    assert now.version == 2 and look() is None
+    register(home, "notes", {"train": Record.load(train_record(home)).digest, "evaluate": "3"}, [])
+    newer = look()
+    assert newer is not None and look() is None
+    assert (newer.card.version, newer.card.name) == (3, "notes")
+    newer.close()
+
+
+def test_a_newer_version_that_is_damaged_is_told_once(home: Path) -> None:
+    look = newer_models("notes", None, ServeConfig(), home, found("notes", home))
+    register(home, "notes", {"train": "0" * 32}, [])
+    with pytest.raises(WhorlError):
+        look()
 
 
 @pytest.mark.parametrize("key", ["key-'\"$`&", None])

@@ -23,10 +23,22 @@ from whorl.spec.resolved import ServeConfig
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from whorl.codecs.contract import Tokens
+    from whorl.core.ports import Engine
     from whorl.stages.improve.registry import Version
-    from whorl.stages.serve.card import QualityFigure
+    from whorl.stages.serve.card import ModelCard, QualityFigure
+    from whorl.stages.serve.served import Served
+    from whorl.stages.serve.swap import NextModel
 
-__all__ = ["Address", "Servable", "Service", "find_model", "open_model_app", "serve_app"]
+__all__ = [
+    "Address",
+    "Servable",
+    "Service",
+    "find_model",
+    "newer_models",
+    "open_model_app",
+    "serve_app",
+]
 
 Service = tuple["FastAPI", Callable[[], None]]  # the application, and what closes its engine
 STAGES = ("compress", "train", "import")  # whose records hold model folders
@@ -45,6 +57,7 @@ class Servable:
     folder: Path
     variant: Variant | None  # None: see `whorl.engines.open.open_engine`
     scores: Sequence[Mapping[str, Any]] = ()
+    version: int = 0  # of the registry; 0: of none
 
 
 def find_model(what: str, variant: str | None, engine: str, home: Path) -> Servable:
@@ -94,7 +107,7 @@ def _registered(version: Version, variant: str | None, engine: str, home: Path) 
             there |= _of_record(records / version.lineage[stage])
     scores = [score.model_dump() for score in version.scores if score.kind == "model"]
     chosen, folder = _chosen(there, variant, engine)
-    return Servable(version.name, folder, chosen, scores)
+    return Servable(version.name, folder, chosen, scores, version.version)
 
 
 def _in_folder(folder: Path, what: str, variant: str | None, engine: str, home: Path) -> Servable:
@@ -200,6 +213,7 @@ class Address:
     api_key: str | None = field(repr=False)  # None: it was given, and is not printed
     model_id: str
     prompt: str | None  # to try it with; None: it takes no text
+    promise: str = ""
 
     @property
     def curl(self) -> str:
@@ -212,23 +226,14 @@ class Address:
         return f"curl --oauth2-bearer {key} {shlex.join(words)}"
 
 
-def open_model_app(
-    model: Servable,
-    config: ServeConfig,
-    api_key: str | None = None,
-    example_prompt: str = "",
-    home: Path | None = None,
-) -> Service:
-    """(FastAPI service of a model, function that closes its engine).
-
-    home: where people's opinions of its answers go; None: it takes none.
-    """
+def _open(
+    model: Servable, config: ServeConfig, example_prompt: str = ""
+) -> tuple[Engine, Tokens, ModelCard]:
+    """A model with its engine, ready to answer."""
     from whorl.codecs.contract import Tokens
-    from whorl.engines.open import open_engine
     from whorl.model.folder import TOKENS, read_card
-    from whorl.stages.serve.app import create_app
     from whorl.stages.serve.card import ModelCard, VariantQuality
-    from whorl.stages.serve.feedback import add_feedback
+    from whorl.wiring.promise import open_promised
 
     folder = model.folder
     card = read_card(folder)
@@ -240,6 +245,7 @@ def open_model_app(
         contract_digest=card.contract_digest,
         context_tokens=card.shape.max_seq_len,
         variant=str(shown_variant),
+        version=model.version,
         created=int((folder / "whorl.json").stat().st_mtime),
         lineage={key: str(value) for key, value in card.lineage.items()},
         quality=figures,
@@ -248,15 +254,68 @@ def open_model_app(
         ),
         example_prompt=example_prompt,
     )
-    engine = open_engine(folder, model.variant, name=config.engine, max_running=config.max_running)
+    engine, promise = open_promised(folder, model.variant, config)
     try:
-        app = create_app(engine, Tokens.load(folder / TOKENS), shown, config, api_key)
+        tokens = Tokens.load(folder / TOKENS)
+        return engine, tokens, shown.model_copy(update={"promise": promise})
+    except BaseException:
+        engine.close()
+        raise
+
+
+def open_model_app(
+    model: Servable,
+    config: ServeConfig,
+    api_key: str | None = None,
+    example_prompt: str = "",
+    home: Path | None = None,
+) -> Service:
+    """(FastAPI service of a model, function that closes the engine it has then).
+
+    home: whose keys it takes, and where its answers and people's opinions of them are logged;
+    None: it does none of this.
+    """
+    from whorl.stages.serve.app import create_app
+    from whorl.stages.serve.desk import Desk
+    from whorl.stages.serve.feedback import add_feedback
+
+    desk = Desk.of(config, home)
+    engine, tokens, card = _open(model, config, example_prompt)
+    try:
+        app = create_app(engine, tokens, card, config, api_key, desk)
         if home is not None:
             add_feedback(app, app.state.gateway, home)
     except BaseException:
         engine.close()
         raise
-    return app, engine.close
+    return app, lambda: app.state.gateway.served.close()
+
+
+def newer_models(
+    what: str, variant: str | None, config: ServeConfig, home: Path, now: Servable
+) -> NextModel:
+    """What looks, whenever it is called, whether the name means another model by now.
+
+    One that cannot be opened is told once (its error is raised), and not tried again.
+    """
+    from whorl.stages.serve.served import Served
+
+    seen = now
+
+    def look() -> Served | None:
+        nonlocal seen
+        found = find_model(what, variant, config.engine, home)
+        if (found.version, found.folder, found.variant) == (
+            seen.version,
+            seen.folder,
+            seen.variant,
+        ):
+            return None
+        seen = found
+        engine, tokens, card = _open(found, config)
+        return Served(engine, tokens, card, engine.close)
+
+    return look
 
 
 def _figures_by_variant(
@@ -277,23 +336,25 @@ def _figures_by_variant(
 
 
 def serve_app(
-    open_app: Callable[[str], Service],
+    open_app: Callable[[str | None], Service],
     config: ServeConfig,
     on_start: Callable[[Address], None],
     api_key: str | None = None,
+    home: Path | None = None,
+    next_model: NextModel | None = None,
 ) -> None:
     """Run a service, which open_app opens with the API key, until it is told to stop.
 
-    Key, engine and address are checked before it is opened: it may take long.
+    Keys, engine and address are checked before it is opened: it may take long. next_model: see
+    `newer_models`.
     """
     from whorl.engines.open import find_engine
-    from whorl.stages.serve.access import usable_key
     from whorl.stages.serve.server import open_socket
     from whorl.stages.serve.server import serve as run_server
 
     if config.engine != "auto":
         find_engine(config.engine)
-    key = usable_key(api_key)
+    key = _key_for(config, api_key, home)
     with open_socket(config.host, config.port) as listener:
         app, close = open_app(key)
         gateway, access = app.state.gateway, app.state.access
@@ -301,10 +362,34 @@ def serve_app(
 
         def started(base_url: str) -> None:
             page_url, name = access.page_address(base_url), gateway.card.name
-            printed = access.api_key if api_key is None else None
-            on_start(Address(base_url, page_url, printed, name, prompt))
+            printed = access.api_key if api_key is None else None  # None too with keys of the home
+            promise = str(gateway.card.promise or "")
+            on_start(Address(base_url, page_url, printed, name, prompt, promise))
 
         try:
-            run_server(app, config, started, listener)
+            run_server(app, config, started, listener, next_model)
         finally:
             close()
+
+
+def _key_for(config: ServeConfig, api_key: str | None, home: Path | None) -> str | None:
+    """The key given; without one a random one, or none where `whorl keys` made some.
+
+    Raises SpecError where a server could be reached from other machines without anyone having been
+    given a key.
+    """
+    from whorl.stages.serve.access import usable_key
+    from whorl.stages.serve.keys import keys_file, list_keys
+    from whorl.stages.serve.server import is_loopback
+
+    if api_key is not None:
+        return usable_key(api_key)
+    if home is not None and any(key.revoked is None for key in list_keys(keys_file(home))):
+        return None
+    if not is_loopback(config.host):
+        raise SpecError(
+            f"other machines can reach serve.host {config.host[:80]}, and there is no key",
+            expected="keys that were given to people, not one that is printed into a log",
+            do="whorl keys add NAME, or set WHORL_API_KEY; or serve on 127.0.0.1",
+        )
+    return usable_key(None)

@@ -268,20 +268,30 @@ class Session:
 
     def _open_engine(self, model: Path, variant: Variant) -> Engine:
         from whorl.engines.open import open_engine, server_of
+        from whorl.engines.setup import EngineSetup
 
         serve = self.planned.decisions.serve
-        return open_engine(model, variant, server_of(variant, serve.engine), serve.max_running)
+        setup = EngineSetup(serve.max_running)
+        return open_engine(model, variant, server_of(variant, serve.engine), setup)
 
     # -------------------------------------------------------------- serving
 
-    def open_app(self, config: ServeConfig | None = None, api_key: str | None = None) -> Service:
-        """(FastAPI service of the smallest variant the engine serves; its close)."""
+    def open_app(
+        self,
+        config: ServeConfig | None = None,
+        api_key: str | None = None,
+        home: Path | None = None,
+    ) -> Service:
+        """(FastAPI service of the smallest variant the engine serves; its close).
+
+        home: see `open_model_app`.
+        """
         chosen = config or self.planned.decisions.serve
         variant, folder = self.served(chosen)
         quality = self.scores() if "evaluate" in self.records else []
         prompts = (prompt for field in self.fields.values() for prompt in field.task.prompts)
         model = Servable(self.name, folder, variant, quality)
-        return open_model_app(model, chosen, api_key, example_prompt=next(prompts, ""))
+        return open_model_app(model, chosen, api_key, next(prompts, ""), home)
 
     def serve(self) -> Record:
         """Serve on a free port, ask real questions through HTTP, stop."""
@@ -383,4 +393,5 @@ def serve(
     """Serve a recipe's model until SIGTERM or SIGINT. on_start is told the address and the key."""
     session = recipe if isinstance(recipe, Session) else Session.open(recipe, **options)
     chosen = config or session.planned.decisions.serve
-    serve_app(lambda key: session.open_app(chosen, key), chosen, on_start, api_key)
+    home = session.home
+    serve_app(lambda key: session.open_app(chosen, key, home), chosen, on_start, api_key, home)

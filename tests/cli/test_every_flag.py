@@ -32,6 +32,8 @@ BASE: dict[str, list[str]] = {
         *("--model", "llama-3-8b", "--device", "h100-sxm", "--count", "8"),
         *("--seq", "8192", "--global-batch-tokens", "1M"),
     ],
+    "keys": ["add", "some"],
+    "torture": ["serve", "nobody"],
 }
 INSTEAD = {  # flags that do not go with those above, and what they go with
     "--budget": ["--device", "h100-sxm", "--count", "8", "--seq", "2048"],

@@ -12,6 +12,7 @@ from whorl.codecs.contract import Tokens
 from whorl.core.ports import Engine
 from whorl.engines.open import open_engine
 from whorl.engines.openvino_export import compress_folder, export_openvino
+from whorl.engines.setup import EngineSetup
 from whorl.testing.corpus import tiny_texts
 from whorl.testing.models import tiny_model_folder
 
@@ -49,14 +50,14 @@ def prompts(tokens: Tokens) -> list[tuple[int, ...]]:
 
 @pytest.fixture(scope="session")
 def torch_engine(folders: Path) -> Iterator[Engine]:
-    engine = open_engine(folders / "hf", name="torch", max_running=16)
+    engine = open_engine(folders / "hf", name="torch", setup=EngineSetup(16))
     yield engine
     engine.close()
 
 
 @pytest.fixture(scope="session")
 def openvino_engine(folders: Path) -> Iterator[Engine]:
-    engine = open_engine(folders / "f32", name="openvino", max_running=16)
+    engine = open_engine(folders / "f32", name="openvino", setup=EngineSetup(16))
     yield engine
     engine.close()
 

@@ -21,6 +21,7 @@ from whorl.engines import branches
 from whorl.engines.branches import CandidateScorer
 from whorl.engines.collect import run_requests
 from whorl.engines.open import open_engine
+from whorl.engines.setup import EngineSetup
 from whorl.engines.torch_engine import TorchStepper
 from whorl.testing.corpus import tiny_texts
 from whorl.testing.models import tiny_model, tiny_shape
@@ -207,7 +208,7 @@ def test_a_stop_id_ends_only_where_it_is_allowed(engine: Engine, prompts: Prompt
 
 def test_cancelling_and_company(folders: Path, prompts: Prompts) -> None:
     """Limited requests share steps with others, free their places, and change nobody's answer."""
-    engine = open_engine(folders / "f32", max_running=2)
+    engine = open_engine(folders / "f32", setup=EngineSetup(2))
     plain = run_requests(engine, [ask("plain", prompts[5], 40)])[0].token_ids
     seen: list[str] = []
     ended = threading.Event()

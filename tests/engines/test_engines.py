@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import EngineError
 from whorl.core.ports import Engine, GenerateRequest, TokenEvent
-from whorl.engines import openvino_engine as openvino_module
 from whorl.engines.collect import run_requests
 from whorl.engines.open import open_engine
 from whorl.engines.parity import check_parity, compare_greedy
+from whorl.engines.setup import EngineSetup
 from whorl.testing.corpus import tiny_texts
 
 Prompts = list[tuple[int, ...]]
@@ -195,7 +195,7 @@ def test_a_request_that_joins_is_answered_before_the_other_ends(
 
 def test_cancel_frees_the_place(folders: Path, prompts: Prompts) -> None:
     for folder, name in (("hf", "torch"), ("f32", "openvino")):
-        engine = open_engine(folders / folder, name=name, max_running=1)  # type: ignore[arg-type]
+        engine = open_engine(folders / folder, name=name, setup=EngineSetup(1))  # type: ignore[arg-type]
         first, second = Listener(), Listener()
 
         def cancel(count: int, engine: Engine = engine) -> None:
@@ -213,12 +213,14 @@ def test_cancel_frees_the_place(folders: Path, prompts: Prompts) -> None:
         engine.close()
 
 
+@pytest.mark.parametrize("shares", [False, True])
 def test_cancelled_requests_leave_no_trace_in_the_cache(
-    folders: Path, prompts: Prompts, monkeypatch: pytest.MonkeyPatch, trials: Callable[[int], int]
+    folders: Path, prompts: Prompts, shares: bool, trials: Callable[[int], int]
 ) -> None:
     """With room for about one request, leaked blocks would soon leave no room for any."""
-    monkeypatch.setattr(openvino_module, "MAX_CACHE_BYTES", 0)
-    engine = open_engine(folders / "f32", max_running=4)
+    engine = open_engine(
+        folders / "f32", setup=EngineSetup(4, cache_bytes=0, shares_prefixes=shares)
+    )
     expected = run_requests(engine, [GenerateRequest("x", prompts[0], 200)])[0].token_ids
     for trial in range(trials(40)):
         listener = Listener()
@@ -232,28 +234,32 @@ def test_cancelled_requests_leave_no_trace_in_the_cache(
     engine.close()
 
 
+@pytest.mark.parametrize("shares", [False, True])
 def test_a_small_cache_slows_requests_but_does_not_change_them(
-    folders: Path, prompts: Prompts, openvino_engine: Engine, monkeypatch: pytest.MonkeyPatch
+    folders: Path, prompts: Prompts, openvino_engine: Engine, shares: bool
 ) -> None:
     """GenAI's own answer to a full cache can kill the process: it must never become full."""
     requests = [GenerateRequest(str(i), prompts[i], 10 + (37 * i) % 190) for i in range(16)]
     expected = [answer.token_ids for answer in run_requests(openvino_engine, requests)]
     sequences = [list(prompts[i]) * 4 for i in range(16)]
     scores = openvino_engine.score(sequences)
-    monkeypatch.setattr(openvino_module, "MAX_CACHE_BYTES", 0)
-    engine = open_engine(folders / "f32", max_running=8)
+    engine = open_engine(
+        folders / "f32", setup=EngineSetup(8, cache_bytes=0, shares_prefixes=shares)
+    )
     assert [answer.token_ids for answer in run_requests(engine, requests)] == expected
     for found, wanted in zip(engine.score(sequences), scores, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
     engine.close()
 
 
+@pytest.mark.parametrize("shares", [False, True])
 def test_random_traffic_on_a_small_cache(
-    folders: Path, prompts: Prompts, monkeypatch: pytest.MonkeyPatch, trials: Callable[[int], int]
+    folders: Path, prompts: Prompts, shares: bool, trials: Callable[[int], int]
 ) -> None:
     """Requests of any length come and are cancelled at any time; each ends, none is wrong."""
-    monkeypatch.setattr(openvino_module, "MAX_CACHE_BYTES", 0)
-    engine = open_engine(folders / "f32", max_running=8)
+    engine = open_engine(
+        folders / "f32", setup=EngineSetup(8, cache_bytes=0, shares_prefixes=shares)
+    )
     generator = np.random.default_rng(0)
     whole = run_requests(engine, [GenerateRequest(f"w{i}", prompts[i], 100) for i in range(10)])
     listeners = []

@@ -22,6 +22,7 @@ from whorl.core.ports import Engine
 from whorl.core.variants import Variant, find_variant
 from whorl.engines import open as open_module
 from whorl.engines.open import EngineFactory, find_engine, forms_of, open_engine, smallest
+from whorl.engines.setup import EngineSetup
 from whorl.model.folder import read_card, seal_folder
 from whorl.model.hf import save_model_folder
 from whorl.testing.corpus import tiny_tokens
@@ -113,7 +114,7 @@ def test_an_engine_from_outside_is_chosen_by_what_it_accepts(
     outside = EngineFactory(
         "paper",
         lambda variant: variant.format == "paper",
-        lambda folder, card, max_running: FakeEngine(card.contract_digest, max_running=max_running),
+        lambda folder, card, setup: FakeEngine(card.contract_digest, max_running=setup.max_running),
     )
     point = SimpleNamespace(name="paper", load=lambda: outside, value="paper:ENGINE")
     monkeypatch.setattr(
@@ -122,7 +123,7 @@ def test_an_engine_from_outside_is_chosen_by_what_it_accepts(
     copy = Path(shutil.copytree(folders / "hf", tmp_path / "copy"))
     paper = Variant("paper", "int4")
     seal_folder(copy, replace(read_card(copy), variant=paper))
-    engine = open_engine(copy, max_running=3)
+    engine = open_engine(copy, setup=EngineSetup(3))
     assert engine.name == "fake" and find_engine("paper") is outside
     assert smallest({INT8: folders, paper: copy}, "paper") == (paper, copy)
     engine.close()

@@ -30,7 +30,7 @@ LENGTHS = {
     *("train.seq_len", "train.batch_tokens", "prepare.vocab_size"),
     *("model.width", "model.head_dim", "model.ffn_width"),
 }
-DURATIONS = {"budget.train_time"}  # a bare number has no unit
+DURATIONS = {"budget.train_time", "serve.max_wait", "serve.max_time"}  # a bare number has no unit
 NEEDS = {  # what else must be said so that one key alone makes sense
     "budget.usd": {"hardware": {"usd_per_device_hour": 1}},
     "hardware.count": {"hardware": {"device": "h100-sxm"}},

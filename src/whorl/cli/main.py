@@ -37,6 +37,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "plan": ("plan",),
     "stages": ("prepare", "train", "compress", "evaluate"),
     "serve": ("serve",),
+    "keys": ("keys",),
     "ladder": ("ladder",),
     "import_": ("import",),
     "export": ("export",),
@@ -44,6 +45,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "doctor": ("doctor",),
     "explain": ("explain",),
     "new": ("new",),
+    "torture": ("torture",),
     "records": ("ls", "show", "verify", "gc"),
 }
 

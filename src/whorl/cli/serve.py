@@ -15,10 +15,12 @@ from whorl.cli.console import ERR, OUT
 from whorl.cli.options import Debug, Home, SetValues, open_session
 from whorl.core.errors import SpecError
 from whorl.core.home import home_folder
-from whorl.serving import Address, find_model, open_model_app, serve_app
+from whorl.serving import Address, find_model, newer_models, open_model_app, serve_app
 from whorl.spec.load import parse_recipe
 from whorl.spec.resolved import ServeConfig
 from whorl.verbs import Session, serve
+from whorl.wiring.emit import emit_server
+from whorl.wiring.promise import predict_folder
 
 __all__ = ["register", "serve_session"]
 
@@ -66,14 +68,40 @@ def serve_command(
             help="Key that requests must send. Default: WHORL_API_KEY, else a random one."
         ),
     ] = None,
+    replicas: Annotated[
+        int | None,
+        typer.Option(
+            help="Engines side by side, each a process; what begins alike goes to the same one. "
+            "Default: the recipe's, 1."
+        ),
+    ] = None,
+    emit: Annotated[
+        str | None,
+        typer.Option(
+            help="Print a unit (systemd) or manifest (kubernetes) of this server instead."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say what it would promise and the memory it would take; load nothing.",
+        ),
+    ] = False,
     set_values: SetValues = None,
     home: Home = None,
     debug: Debug = False,
 ) -> None:
     """Serve a model: /v1/completions, /v1/chat/completions, /v1/models, /health, a page at /."""
     given = {"host": host, "port": port, "engine": engine, "allowed_hosts": allow_host}
+    given |= {"replicas": replicas}
     changes = {f"serve.{name}": value for name, value in given.items() if value is not None}
     if model.endswith(RECIPE) and not os.path.isdir(model):
+        if dry_run or emit is not None:
+            raise SpecError(
+                "--dry-run and --emit go with a model that is made, not a recipe",
+                do=f"whorl plan {model} predicts; whorl up {model} makes the model",
+            )
         if variant is not None:
             raise SpecError(
                 "--variant goes with a registered model or a folder, not a recipe",
@@ -84,6 +112,15 @@ def serve_command(
         serve_session(session, api_key)
     else:
         config = _without_recipe(changes, set_values or ())
+        if dry_run or emit is not None:
+            found = find_model(model, variant, config.engine, home_folder(home))
+            promise = predict_folder(found.folder, found.variant, config)
+            told = str(promise)
+            if emit is not None:
+                words = _arguments(model, variant, changes, set_values or ())
+                told = emit_server(emit, found.model_id, words, config, promise, home_folder(home))
+            OUT.print(told, markup=False, highlight=False, soft_wrap=True)
+            return
         _serve_model(model, variant, config, home_folder(home), api_key)
 
 
@@ -96,12 +133,31 @@ def _serve_model(
         told = f"{model} is the registered model; the model folder of that name is ./{model}"
         ERR.print(told, markup=False, soft_wrap=True)
     open_app = partial(open_model_app, found, config, home=home)
-    serve_app(open_app, config, _print_address, _given_key(api_key))
+    is_followed = found.version > 0 and "@" not in model
+    newer = newer_models(model, variant, config, home, found) if is_followed else None
+    serve_app(open_app, config, _print_address, _given_key(api_key), home, newer)
 
 
 def serve_session(session: Session, api_key: str | None = None) -> None:
     """Serve a session's model until it is told to stop."""
     serve(session, on_start=_print_address, api_key=_given_key(api_key))
+
+
+def _arguments(
+    model: str, variant: str | None, changes: Mapping[str, Any], set_values: Sequence[str]
+) -> list[str]:
+    """The command that was given, but for host and port, from whatever folder it is run."""
+    words = [os.path.abspath(model) if os.path.isdir(model) else model]
+    words += [] if variant is None else ["--variant", variant]
+    if (engine := changes.get("serve.engine")) is not None:
+        words += ["--engine", engine]
+    if (replicas := changes.get("serve.replicas")) is not None:
+        words += ["--replicas", str(replicas)]
+    for host in changes.get("serve.allowed_hosts", ()):
+        words += ["--allow-host", host]
+    for value in set_values:
+        words += ["--set", value]
+    return words
 
 
 def _given_key(api_key: str | None) -> str | None:
@@ -131,12 +187,13 @@ def _without_recipe(changes: Mapping[str, Any], set_values: Sequence[str]) -> Se
 
 
 def _print_address(address: Address) -> None:
-    key = "<the key you gave>" if address.api_key is None else address.api_key
+    key = "<a key of yours>" if address.api_key is None else address.api_key
     for line in (
         f"page: {address.page_url}",
         f"API:  {address.base_url}/v1  with Authorization: Bearer {key}",
         f"model: {address.model_id}",
         f"try:  {address.curl}",
+        *([f"can:  {address.promise}"] if address.promise else []),
     ):
         OUT.print(line, markup=False, soft_wrap=True)
     OUT.print("stop with Ctrl-C")

@@ -7,6 +7,7 @@ nothing}; the messages are as in OpenAI's API, the variables go to the template.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from whorl.core.errors import DataError
 __all__ = ["ChatEncoder"]
 
 HIDE = "\ufdd0"  # breaks the text of a special token inside a message
+CUT = "\ufdd3"  # where a last message that is gone on with ends
 RESERVED = re.compile("[\ufdd0-\ufdd5]")
 KEYS = ("messages", "tools", "variables")
 REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -39,21 +41,30 @@ class ChatEncoder:
     stops: Sequence[str]
 
     def encode(
-        self, chat: Any, ask: bool = False, now: datetime | None = None
+        self,
+        chat: Any,
+        ask: bool = False,
+        now: datetime | None = None,
+        goes_on: bool = False,
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """(ids [n], mask [n]: the assistant's turns). ask: the assistant's next turn is begun.
 
-        Raises DataError on what is no chat, or what the template refuses.
+        goes_on: instead the last message is not ended, so that it is gone on with; the mask is of
+        no use then. Raises DataError on what is no chat, or what the template refuses.
         """
         values = self._hidden(_checked(chat))
         messages = values.pop("messages")
+        if goes_on:
+            messages[-1:] = [_with_cut(message) for message in messages[-1:]]
 
         def rendered(count: int, begin_turn: bool) -> str:
             asked = {"messages": messages[:count], "add_generation_prompt": begin_turn}
             return render(self.template, {**self.names, "documents": None, **values, **asked}, now)
 
-        whole = rendered(len(messages), ask)
-        if not ask and not has_generation(self.template):
+        whole = rendered(len(messages), ask and not goes_on)
+        if goes_on:
+            whole = _up_to_cut(whole)
+        elif not ask and not has_generation(self.template):
             whole = self._marked(whole, messages, rendered)
         text, spans = self._with_stand_ins(whole)
         ids, offsets = self.codec.encode_rendered(text)
@@ -145,14 +156,47 @@ def _checked(chat: Any) -> dict[str, Any]:
     if strange := sorted(set(chat) - set(KEYS)):
         raise DataError("a chat has unknown keys", found=strange, expected=", ".join(KEYS))
     found = {"tools": chat.get("tools"), **(chat.get("variables") or {})}
-    return {**found, "messages": [_with_reasoning(message) for message in messages]}
+    return {**found, "messages": [_as_templates_read(message) for message in messages]}
 
 
-def _with_reasoning(message: Mapping[str, Any]) -> dict[str, Any]:
+def _as_templates_read(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Thoughts under each of their names; the arguments of calls as objects, not as their JSON."""
+    calls = message.get("tool_calls")
+    if isinstance(calls, list | tuple):
+        message = {**message, "tool_calls": [_with_object(call) for call in calls]}
     thoughts = next((message[key] for key in REASONING if message.get(key) is not None), None)
     if thoughts is None:
         return dict(message)
     return {"thinking": thoughts, **message, "reasoning_content": thoughts}
+
+
+def _with_object(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping):
+        return call
+    arguments = function.get("arguments")
+    if not isinstance(arguments, str):
+        return call
+    try:
+        value = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return call
+    return {**call, "function": {**function, "arguments": value}} if type(value) is dict else call
+
+
+def _with_cut(message: Mapping[str, Any]) -> dict[str, Any]:
+    """The message with CUT behind its content, and a space that shows whether it is trimmed."""
+    if not isinstance(content := message.get("content"), str):
+        raise DataError("the last message has no text that could be gone on with")
+    return {**message, "content": f"{content}{CUT} "}
+
+
+def _up_to_cut(whole: str) -> str:
+    """As transformers' `continue_final_message`: trimmed if the template trims."""
+    at = whole.rfind(CUT)
+    if at < 0 or whole.count(CUT) > 1:
+        raise DataError("the chat template does not show the last message as it is")
+    return whole[:at] if whole[at + 1 : at + 2] == " " else whole[:at].rstrip()
 
 
 def _last_line(message: Mapping[str, Any]) -> str:

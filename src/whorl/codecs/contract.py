@@ -11,7 +11,7 @@ is left up to vocab_size is reserved.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -193,14 +193,18 @@ class Tokens:
         return ids.tolist(), mask.tolist()
 
     def encode_chat(
-        self, chat: Any, ask: bool = False, now: datetime | None = None
+        self,
+        chat: Any,
+        ask: bool = False,
+        now: datetime | None = None,
+        goes_on: bool = False,
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """(ids [n], mask [n]: the assistant's turns) of a chat, as `whorl.codecs.chat` says.
 
-        ask: the assistant's next turn is begun. now: for templates that tell the date. Raises
-        DataError on what is no chat, or without a template.
+        ask: the assistant's next turn is begun. goes_on: its last one is gone on with. now: for
+        templates that tell the date. Raises DataError on what is no chat, or without a template.
         """
-        return self._chat.encode(chat, ask, now)
+        return self._chat.encode(chat, ask, now, goes_on)
 
     @cached_property
     def _chat(self) -> ChatEncoder:
@@ -254,15 +258,21 @@ class Tokens:
         stream = self.decode_stream(skip_special)
         return stream.push(ids) + stream.finish()
 
-    def decode_stream(self, skip_special: bool = True, continues: bool = False) -> DecodeStream:
+    def decode_stream(
+        self,
+        skip_special: bool = True,
+        continues: bool = False,
+        shown: Collection[str] = (),
+    ) -> DecodeStream:
         """A decoder that is given ids as they come and holds back half characters.
 
-        continues: the ids go on from a prompt.
+        continues: the ids go on from a prompt. shown: special tokens that are not skipped.
         """
         codec = self.codecs.get(TEXT)
+        kept = {self.contract.special.get(text) for text in shown}
         return DecodeStream(
             codec if isinstance(codec, TextCodec) else None,
-            lambda number: self._shown(number, skip_special),
+            lambda number: self._shown(number, skip_special and number not in kept),
             continues,
         )
 

@@ -2,6 +2,7 @@
 
 <home>/<recipe>/<stage>/<digest>…                      records and their run folders
 <home>/models/, sources/, machine/, .engines/          registry, what was fetched, figures
+<home>/.serving/                                       API keys, their use, the log of answers
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from whorl.core.records import MANIFEST, RECORD_NAME, SCRATCH_NAME, Record
 
 __all__ = ["OWN_FOLDERS", "home_folder", "strangers"]
 
-OWN_FOLDERS = ("models", "sources", "machine", ".engines")
+OWN_FOLDERS = ("models", "sources", "machine", ".engines", ".serving")
 VARIABLE, DEFAULT = "WHORL_HOME", "runs"
 RUN_NAME = re.compile(r"[0-9a-f]{32}\.run")
 

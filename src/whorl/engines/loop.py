@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Protocol
 
 import numpy as np
@@ -22,13 +22,6 @@ from whorl.core.errors import EngineError
 from whorl.core.ports import EngineStats, GenerateRequest, TokenEvent
 
 __all__ = ["EngineLoop", "Limits", "Stepper"]
-
-UNABLE = frozenset(
-    {
-        *("top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"),
-        *("logit_bias", "logprobs", "grammar", "cache_key"),
-    }
-)
 
 OnEvent = Callable[[TokenEvent], None]
 Scores = list[NDArray[np.float64]]
@@ -88,9 +81,16 @@ class _Scoring:
 class EngineLoop:
     """core.ports.Engine over a Stepper. Events come on the loop's thread."""
 
-    def __init__(self, name: str, contract_digest: str, stepper: Stepper, limits: Limits) -> None:
+    def __init__(
+        self,
+        name: str,
+        contract_digest: str,
+        stepper: Stepper,
+        limits: Limits,
+        unable: frozenset[str] = frozenset(),
+    ) -> None:
         self.name, self.contract_digest, self.limits = name, contract_digest, limits
-        self.unable = UNABLE
+        self.unable = unable
         self._stepper = stepper
         self._changed = threading.Condition()
         self._waiting: deque[_Place] = deque()
@@ -166,6 +166,11 @@ class EngineLoop:
             if self._thread.is_alive():
                 LOG.warning("engine %s is stuck in a step and was left behind", self.name)
 
+    def limit_running(self, max_running: int) -> None:
+        """From now on at most so many run together; those that run already go on."""
+        with self._changed:
+            self.limits = replace(self.limits, max_running=max_running)
+
     # -------------------------------------------------------------- checks
 
     def _check_alive(self) -> None:
@@ -186,6 +191,9 @@ class EngineLoop:
             if not request.allowed_ids:
                 raise EngineError("no id is allowed", expected="at least one, or no limit")
             self._check_ids(request.allowed_ids, "allowed_ids", 0)
+        self._check_ids([number for number, _ in request.logit_bias], "logit_bias", 0)
+        if refused := sorted(self.unable & _asked(request)):
+            raise EngineError(f"the engine {self.name} cannot do this", found=", ".join(refused))
 
     def _check_ids(self, ids: Sequence[int], what: str, total_tokens: int) -> None:
         if total_tokens > self.limits.context_tokens:
@@ -332,3 +340,13 @@ class EngineLoop:
             self._deliver(place, event)
         for job in jobs:
             job.future.set_exception(EngineError("the engine stopped", found=failure or "closed"))
+
+
+def _asked(request: GenerateRequest) -> set[str]:
+    """Fields that are not at their default; "logprobs>1" too where several are asked for."""
+    changed = {
+        item.name
+        for item in fields(request)
+        if item.default is not MISSING and getattr(request, item.name) != item.default
+    }
+    return changed | ({"logprobs>1"} if (request.logprobs or 0) > 1 else set())

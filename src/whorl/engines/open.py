@@ -28,9 +28,11 @@ from whorl.engines.openvino_export import (
     compress_folder,
     export_openvino,
 )
+from whorl.engines.setup import EngineSetup
 from whorl.model.folder import CARD, FolderCard, read_card
 
 __all__ = [
+    "CACHE",
     "GROUP",
     "EngineFactory",
     "find_engine",
@@ -53,24 +55,24 @@ class EngineFactory:
 
     name: str
     accepts: Callable[[Variant], bool]
-    open: Callable[[Path, FolderCard, int], Engine]  # verified folder, its card, most requests
+    open: Callable[[Path, FolderCard, EngineSetup], Engine]  # verified folder, its card
 
 
-def _open_openvino(folder: Path, card: FolderCard, max_running: int) -> Engine:
+def _open_openvino(folder: Path, card: FolderCard, setup: EngineSetup) -> Engine:
     from whorl.engines.openvino_engine import open_openvino
 
-    return open_openvino(folder, card, max_running)
+    return open_openvino(folder, card, setup)
 
 
-def _open_torch(folder: Path, card: FolderCard, max_running: int) -> Engine:
+def _open_torch(folder: Path, card: FolderCard, setup: EngineSetup) -> Engine:
     try:
         from whorl.engines.torch_engine import open_torch
     except ImportError as error:
         raise MissingExtra.of(error.name or "torch", "train", "the torch engine") from error
-    return open_torch(folder, max_running)
+    return open_torch(folder, setup)
 
 
-def _open_vllm(folder: Path, card: FolderCard, max_running: int) -> Engine:
+def _open_vllm(folder: Path, card: FolderCard, setup: EngineSetup) -> Engine:
     raise EngineError(
         "whorl does not start vLLM itself",
         do=f"run `vllm serve {folder}`: it reads the Hugging Face folder as it is",
@@ -133,7 +135,7 @@ def open_engine(
     model_folder: Path,
     variant: Variant | None = None,
     name: str = AUTO,
-    max_running: int = 16,
+    setup: EngineSetup = EngineSetup(),  # noqa: B008 (frozen)
     cache_folder: Path | None = None,
 ) -> Engine:
     """Verify a model folder and start an engine on it.
@@ -156,7 +158,7 @@ def open_engine(
         )
     if wanted != card.variant:
         model_folder, card = _exported(model_folder, card, wanted, cache_folder)
-    return factory.open(model_folder, card, max_running)
+    return factory.open(model_folder, card, setup)
 
 
 def _factories() -> Iterator[EngineFactory]:

@@ -12,7 +12,9 @@ Axes: V vocabulary.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,40 +22,52 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.arch.shape import ModelShape
+from whorl.arch.shape_counts import kv_bytes_per_token
+from whorl.codecs.contract import Tokens
 from whorl.core.errors import EngineError, MissingExtra
-from whorl.core.ports import GenerateRequest, TokenEvent
+from whorl.core.ports import GenerateRequest, TokenEvent, TokenLogprob
 from whorl.engines.branches import CandidateScorer
+from whorl.engines.grammar import UNABLE, Grammars, text_vocabulary
 from whorl.engines.loop import EngineLoop, Limits
 from whorl.engines.openvino_graph import GraphSequence, OpenvinoBranches, OpenvinoGraph
+from whorl.engines.openvino_vocabulary import open_vocabulary
 from whorl.engines.sampling import Drawing, is_greedy
-from whorl.model.folder import FolderCard
+from whorl.engines.setup import SERVERS_OWN, EngineSetup
+from whorl.engines.threads import engine_threads
+from whorl.model.folder import TOKENS, FolderCard
 
-__all__ = ["OpenvinoStepper", "open_openvino"]
+__all__ = ["OpenvinoStepper", "block_bytes", "num_cache_blocks", "open_openvino"]
+
+LOG = logging.getLogger(__name__)
 
 BLOCK_TOKENS = 32  # tokens of one block of GenAI's cache on a CPU
-MAX_CACHE_BYTES = 2 * 2**30
-BATCHED_TOKENS = 512  # of one step: long prompts are read in pieces, so that others go on
 PROPERTIES = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
+GRAMMARS = {"json_schema": "json_schema", "regex": "regex", "ebnf": "grammar"}  # GenAI's names
 INPUT_GROUP = 32  # values that share a scale where inputs are int8
 
 
-def open_openvino(folder: Path, card: FolderCard, max_running: int) -> EngineLoop:
+def open_openvino(folder: Path, card: FolderCard, setup: EngineSetup) -> EngineLoop:
     """An engine over an exported folder (its files verified by the caller).
 
     Raises MissingExtra without openvino_genai, EngineError if the graph cannot be loaded.
     """
-    stepper = OpenvinoStepper(folder, card, max_running)
+    stepper = OpenvinoStepper(folder, card, setup)
     a = card.shape
-    limits = Limits(max_running, a.max_seq_len, a.vocab_size)
-    return EngineLoop("openvino", card.contract_digest, stepper, limits)
+    limits = Limits(setup.max_running, a.max_seq_len, a.vocab_size)
+    return EngineLoop("openvino", card.contract_digest, stepper, limits, UNABLE)
 
 
-def num_cache_blocks(shape: ModelShape, max_running: int) -> int:
-    """Blocks for every running request's whole context, within MAX_CACHE_BYTES."""
-    a = shape.attention
-    block_bytes = 2 * shape.layers * a.kv_heads * a.head_dim * 4 * BLOCK_TOKENS
+def num_cache_blocks(shape: ModelShape, setup: EngineSetup) -> int:
+    """Blocks for every running request's whole context, within the setup's bytes; for one
+    request's, always."""
     one_request = blocks_of(shape.max_seq_len)
-    return max(one_request, min(max_running * one_request, MAX_CACHE_BYTES // block_bytes))
+    room = setup.cache_bytes // block_bytes(shape)
+    return max(one_request, min(setup.max_running * one_request, room))
+
+
+def block_bytes(shape: ModelShape) -> int:
+    """Bytes of keys and values of a block, in float32."""
+    return round(kv_bytes_per_token(shape, 4)) * BLOCK_TOKENS
 
 
 def blocks_of(num_tokens: int) -> int:
@@ -69,7 +83,7 @@ class OpenvinoStepper:
     blocks).
     """
 
-    def __init__(self, folder: Path, card: FolderCard, max_running: int) -> None:
+    def __init__(self, folder: Path, card: FolderCard, setup: EngineSetup) -> None:
         try:
             import openvino
             import openvino_genai
@@ -79,26 +93,59 @@ class OpenvinoStepper:
         self._genai, self._tensor = openvino_genai, openvino.Tensor
         self._vocab_size = card.shape.vocab_size
         self._next_number = 0
-        self._running: dict[str, Any] = {}  # request_id -> handle; a dropped handle cancels
+        self._running: dict[str, _Batched] = {}
         self._reserved: dict[str, int] = {}  # request_id -> blocks
         self._leaving_blocks = 0  # of cancelled requests, until the pipeline's next step
-        scheduler = openvino_genai.SchedulerConfig()
-        scheduler.max_num_seqs = max_running
-        scheduler.max_num_batched_tokens = BATCHED_TOKENS
-        self._num_blocks = num_cache_blocks(card.shape, max_running)
-        scheduler.num_kv_blocks = self._num_blocks
-        scheduler.enable_prefix_caching = False  # timing would tell users of each other's prompts
+        self._num_blocks = num_cache_blocks(card.shape, setup)
         group = 0 if card.variant.bits == 32 else INPUT_GROUP
-        properties = PROPERTIES | {"DYNAMIC_QUANTIZATION_GROUP_SIZE": group}
-        self._folder, self._properties = folder, properties
-        self._limited: dict[str, _Limited] = {}  # requests that allow some ids alone
-        tokenizer = openvino_genai.Tokenizer(str(folder))  # an empty one: no tokenizer is there
+        self._properties = PROPERTIES | {
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": group,
+            "INFERENCE_NUM_THREADS": setup.threads or engine_threads(),
+        }
+        self._folder, self._setup = folder, setup
+        self._single: dict[str, _Single] = {}  # requests that the pipeline cannot answer
+        tokens = Tokens.load(folder / TOKENS)
+        self._grammars = Grammars(tokens)
+        # no stop id: none that could come
+        stop_id = next(iter(tokens.contract.stop_ids), self._vocab_size)
+        self._tokenizer = open_vocabulary(text_vocabulary(tokens), stop_id)
+        self._key: str | None = None  # whose prefixes the cache holds
+        self._shares = setup.shares_prefixes
+        self._pipeline = self._opened()
+
+    def _opened(self) -> Any:
+        scheduler = self._genai.SchedulerConfig()
+        scheduler.max_num_seqs = self._setup.max_running
+        scheduler.max_num_batched_tokens = self._setup.batched_tokens
+        scheduler.num_kv_blocks = self._num_blocks
+        scheduler.enable_prefix_caching = self._shares
         try:
-            self._pipeline = openvino_genai.ContinuousBatchingPipeline(
-                str(folder), tokenizer, scheduler, "CPU", **properties
+            return self._genai.ContinuousBatchingPipeline(
+                str(self._folder), self._tokenizer, scheduler, "CPU", **self._properties
             )
         except RuntimeError as error:
-            raise EngineError(f"{folder} cannot be opened by OpenVINO", found=error) from error
+            raise EngineError(
+                f"{self._folder} cannot be opened by OpenVINO", found=error
+            ) from error
+
+    def _may_join(self, cache_key: str) -> bool:
+        """Whether a request of this key may use the cache of prefixes.
+
+        It knows ids alone: a second key's answers would come sooner for what the first had asked.
+        So when a second one comes it is emptied, by opening the pipeline again without such a
+        cache; False: not before those that run have ended.
+        """
+        if not self._shares or cache_key in (self._key, SERVERS_OWN):
+            return True
+        if self._key is None:
+            self._key = cache_key
+            return True
+        if self._running:
+            return False
+        LOG.info("requests of several keys come: prefixes are not shared any more")
+        self._shares, self._pipeline = False, None
+        self._pipeline = self._opened()
+        return True
 
     # -------------------------------------------------------------- generation
 
@@ -116,10 +163,20 @@ class OpenvinoStepper:
         blocks = blocks_of(len(request.prompt_ids) + request.max_tokens)
         if blocks + sum(self._reserved.values()) + self._leaving_blocks > self._num_blocks:
             return False
-        if request.allowed_ids is not None:
-            self._limited[request.request_id] = _Limited(request, self._graph.start())
+        if _is_single(request):
+            drawing = Drawing(request, self._grammars.start(request))
+            self._single[request.request_id] = _Single(drawing, self._graph.start())
             self._reserved[request.request_id] = blocks
             return True
+        if not self._may_join(request.cache_key):
+            return False
+        handle = self._submit(request.prompt_ids, self._asked(request))
+        self._running[request.request_id] = _Batched(handle, request.logprobs is not None)
+        self._reserved[request.request_id] = blocks
+        return True
+
+    def _asked(self, request: GenerateRequest) -> Any:
+        """Raises EngineError if there is no such grammar."""
         config = self._config(request.max_tokens)
         if request.stop_ids:
             config.stop_token_ids = set(request.stop_ids)
@@ -129,10 +186,19 @@ class OpenvinoStepper:
             config.do_sample = True
             config.temperature = request.temperature
             config.top_p = min(1.0, max(1e-6, request.top_p))
+            config.min_p = request.min_p
             config.rng_seed = request.seed
-        self._running[request.request_id] = self._submit(request.prompt_ids, config)
-        self._reserved[request.request_id] = blocks
-        return True
+            if request.top_k:
+                config.top_k = request.top_k
+        config.repetition_penalty = request.repetition_penalty
+        config.logprobs = 0 if request.logprobs is None else 1
+        if (grammar := request.grammar) is not None:
+            self._grammars.check(grammar)
+            name = GRAMMARS[grammar.kind]
+            config.structured_output_config = self._genai.StructuredOutputConfig(
+                **{name: grammar.text}
+            )
+        return config
 
     def _config(self, max_tokens: int) -> Any:
         config = self._genai.GenerationConfig()
@@ -150,46 +216,68 @@ class OpenvinoStepper:
             raise EngineError("OpenVINO refuses the request", found=error) from error
 
     def cancel(self, request_id: str) -> None:
-        if self._limited.pop(request_id, None) is not None:
+        if self._single.pop(request_id, None) is not None:
             del self._reserved[request_id]
-        handle = self._running.pop(request_id, None)
-        if handle is not None:
-            handle.cancel()
+        batched = self._running.pop(request_id, None)
+        if batched is not None:
+            batched.handle.cancel()
             self._leaving_blocks += self._reserved.pop(request_id)
 
     def step(self) -> list[TokenEvent]:
         events: list[TokenEvent] = []
-        for request_id, limited in list(self._limited.items()):
-            events.append(limited.advance())
+        for request_id, single in list(self._single.items()):
+            events.append(single.advance())
             if events[-1].finish_reason is not None:
-                del self._limited[request_id], self._reserved[request_id]
+                del self._single[request_id], self._reserved[request_id]
         if self._running or self._leaving_blocks:
-            self._pipeline.step()
+            try:
+                self._pipeline.step()
+            except RuntimeError as error:
+                return events + self._fail(error)
             self._leaving_blocks = 0
-        for request_id, handle in list(self._running.items()):
-            event = self._read(request_id, handle)
+        for request_id, batched in list(self._running.items()):
+            event = self._read(request_id, batched)
             if event is not None:
                 events.append(event)
                 if event.finish_reason is not None:
                     del self._running[request_id], self._reserved[request_id]
         return events
 
-    def _read(self, request_id: str, handle: Any) -> TokenEvent | None:
+    def _fail(self, error: RuntimeError) -> list[TokenEvent]:
+        """End what runs in the pipeline and open it again: a step that failed once always would.
+
+        A grammar does that which xgrammar takes and GenAI's own copy of it does not.
+        """
+        LOG.error("OpenVINO failed in a step and is opened again: %s", error)
+        failed = [TokenEvent(name, (), "error", str(error)) for name in self._running]
+        for request_id in list(self._running):
+            del self._running[request_id], self._reserved[request_id]
+        self._leaving_blocks, self._pipeline = 0, None
+        self._pipeline = self._opened()
+        return failed
+
+    def _read(self, request_id: str, batched: _Batched) -> TokenEvent | None:
         reasons, statuses = self._genai.GenerationFinishReason, self._genai.GenerationStatus
+        handle = batched.handle
         tokens: list[int] = []
+        log_probs: list[float] = []
         finish = reasons.NONE
         while handle.can_read():
             for output in handle.read().values():
                 tokens += output.generated_ids
+                log_probs += output.generated_log_probs
                 finish = output.finish_reason
+        told: tuple[TokenLogprob, ...] = ()
+        if batched.tells:
+            told = tuple(map(TokenLogprob, tokens, log_probs))
         if finish == reasons.STOP:
-            return TokenEvent(request_id, tuple(tokens), "stop")
+            return TokenEvent(request_id, tuple(tokens), "stop", logprobs=told)
         if finish == reasons.LENGTH:
-            return TokenEvent(request_id, tuple(tokens), "length")
+            return TokenEvent(request_id, tuple(tokens), "length", logprobs=told)
         if handle.get_status() == statuses.IGNORED:
             error = "the cache of keys and values is full; send fewer or shorter requests"
             return TokenEvent(request_id, tuple(tokens), "error", error)
-        return TokenEvent(request_id, tuple(tokens)) if tokens else None
+        return TokenEvent(request_id, tuple(tokens), logprobs=told) if tokens else None
 
     # -------------------------------------------------------------- scoring
 
@@ -198,6 +286,8 @@ class OpenvinoStepper:
     ) -> list[NDArray[np.float64]]:
         if prefix:
             return self._candidates.score(sequences, prefix)
+        if self._shares:  # then GenAI's prompt log-probabilities are wrong or cut short
+            return [self._score_graph(ids) for ids in sequences]
         scores: list[NDArray[np.float64]] = []
         together: list[Sequence[int]] = []
         for ids in sequences:
@@ -206,6 +296,11 @@ class OpenvinoStepper:
                 together = []
             together.append(ids)
         return scores + self._score_together(together)
+
+    def _score_graph(self, ids: Sequence[int]) -> NDArray[np.float64]:
+        if len(ids) < 2:
+            return np.zeros(0)
+        return CandidateScorer(OpenvinoBranches(self._graph)).score([ids[1:]], ids[:1])[0]
 
     def _score_together(self, sequences: Sequence[Sequence[int]]) -> list[NDArray[np.float64]]:
         self._drain()  # the pipeline must be empty: see loop
@@ -238,16 +333,40 @@ class OpenvinoStepper:
         return np.asarray(log_probs[1 : len(ids)], dtype=np.float64)
 
     def close(self) -> None:
-        for request_id in [*self._running, *self._limited]:
+        for request_id in [*self._running, *self._single]:
             self.cancel(request_id)
         self._drain()
 
 
-class _Limited:
-    """A request that allows some ids alone: chosen from the graph's own logits."""
+def _is_single(request: GenerateRequest) -> bool:
+    """Whether the pipeline cannot answer it, so that it is drawn from the graph's own logits.
 
-    def __init__(self, request: GenerateRequest, sequence: GraphSequence) -> None:
-        self._drawing, self._sequence = Drawing(request), sequence
+    It has no mask and no bias, tells the chosen id's log-probability alone, and takes presence and
+    frequency penalties for rewards where a logit is negative (2026.4).
+    """
+    return (
+        request.allowed_ids is not None
+        or bool(request.logit_bias)
+        or (request.logprobs or 0) > 0
+        or request.presence_penalty != 0
+        or request.frequency_penalty != 0
+        or (request.grammar is not None and not request.stop_ids)
+    )
+
+
+@dataclass(frozen=True)
+class _Batched:
+    """A request in the pipeline; a dropped handle cancels."""
+
+    handle: Any
+    tells: bool  # log-probabilities are asked for
+
+
+class _Single:
+    """A request that is answered from the graph's logits."""
+
+    def __init__(self, drawing: Drawing, sequence: GraphSequence) -> None:
+        self._drawing, self._sequence = drawing, sequence
 
     def advance(self) -> TokenEvent:
         return self._drawing.draw(self._sequence.read_prompt(self._drawing.unread))

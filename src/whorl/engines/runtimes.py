@@ -27,6 +27,7 @@ from whorl.core.errors import EngineError
 from whorl.core.ports import Engine
 from whorl.engines.openvino_export import FORMAT
 from whorl.engines.parity import compare_greedy
+from whorl.engines.setup import EngineSetup
 from whorl.model.folder import FolderCard, read_card
 
 __all__ = [
@@ -60,6 +61,7 @@ INSTALL = {
     "transformers": "pip install 'transformers>=5.0'",
     "openvino": "pip install 'whorl[openvino]'",
 }
+NO_GRAMMAR = frozenset({"grammar"})  # nothing that is compared has one
 MODULES = {"openvino": "openvino_genai"}  # where it has another name
 
 
@@ -210,7 +212,7 @@ def torch_runtime(folder: Path) -> Iterator[Runtime]:
         return np.asarray(logits_TV.numpy(), np.float32)
 
     limits = Limits(1, shape.max_seq_len, shape.vocab_size)
-    engine = EngineLoop("torch", card.contract_digest, stepper, limits)
+    engine = EngineLoop("torch", card.contract_digest, stepper, limits, NO_GRAMMAR)
     try:
         yield Runtime("torch", engine, logits)
     finally:
@@ -232,7 +234,7 @@ def transformers_runtime(source: Path, card: FolderCard) -> Iterator[Runtime]:
         _check_shape(shape_from_config(model.config.to_dict()), card.shape)
     stepper = TransformersStepper(model)
     limits = Limits(1, card.shape.max_seq_len, card.shape.vocab_size)
-    engine = EngineLoop("transformers", card.contract_digest, stepper, limits)
+    engine = EngineLoop("transformers", card.contract_digest, stepper, limits, NO_GRAMMAR)
     try:
         yield Runtime("transformers", engine, stepper.logits)
     finally:
@@ -259,7 +261,7 @@ def openvino_runtime(folder: Path) -> Iterator[Runtime]:
         logits_TV: NDArray[np.float32] = graph.start().read(np.asarray([ids], np.int64))[0]
         return logits_TV
 
-    engine = open_openvino(folder, card, 1)
+    engine = open_openvino(folder, card, EngineSetup(max_running=1))
     try:
         yield Runtime(f"{FORMAT} {card.variant.weights}", engine, logits)
     finally:

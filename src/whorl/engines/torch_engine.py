@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from whorl.core.ports import GenerateRequest, TokenEvent
 from whorl.engines.branches import CandidateScorer
+from whorl.engines.grammar import UNABLE, Grammars
 from whorl.engines.loop import EngineLoop, Limits
-from whorl.engines.sampling import Drawing
+from whorl.engines.sampling import Drawing, Matcher
 from whorl.engines.serial import SerialStepper
+from whorl.engines.setup import EngineSetup
 from whorl.model.cached import GrowingCache, next_logits
 from whorl.model.hf import load_model_folder
 from whorl.model.transformer import Transformer
@@ -25,11 +27,14 @@ from whorl.model.transformer import Transformer
 __all__ = ["TorchStepper", "open_torch"]
 
 
-def open_torch(folder: Path, max_running: int) -> EngineLoop:
+def open_torch(folder: Path, setup: EngineSetup) -> EngineLoop:
     """An engine over an HF model folder in float32. Raises RecordError if it is damaged."""
-    model, shape, _, card = load_model_folder(folder)
-    limits = Limits(max_running, shape.max_seq_len, shape.vocab_size)
-    return EngineLoop("torch", card.contract_digest, TorchStepper(model), limits)
+    if setup.threads is not None:
+        torch.set_num_threads(setup.threads)
+    model, shape, tokens, card = load_model_folder(folder)
+    limits = Limits(setup.max_running, shape.max_seq_len, shape.vocab_size)
+    stepper = TorchStepper(model, Grammars(tokens))
+    return EngineLoop("torch", card.contract_digest, stepper, limits, UNABLE)
 
 
 @dataclass
@@ -40,13 +45,13 @@ class _Running(Drawing):
 class TorchStepper(SerialStepper[_Running]):
     """loop.Stepper over a Transformer."""
 
-    def __init__(self, model: Transformer) -> None:
-        super().__init__()
+    def __init__(self, model: Transformer, grammars: Grammars | None = None) -> None:
+        super().__init__(grammars)
         self._model = model.float().eval()
         self._candidates = CandidateScorer(_TorchBranches(self._model))
 
-    def _begin(self, request: GenerateRequest) -> _Running:
-        return _Running(request)
+    def _begin(self, request: GenerateRequest, matcher: Matcher | None) -> _Running:
+        return _Running(request, matcher)
 
     def _advance(self, running: _Running) -> TokenEvent:
         return running.draw(_last_logits(self._model, running.unread, running.cache))

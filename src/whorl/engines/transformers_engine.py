@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from whorl.core.errors import EngineError
 from whorl.core.ports import GenerateRequest, TokenEvent
-from whorl.engines.sampling import Drawing
+from whorl.engines.sampling import Drawing, Matcher
 from whorl.engines.serial import SerialStepper
 
 __all__ = ["TransformersStepper", "load_transformers"]
@@ -72,8 +72,8 @@ class TransformersStepper(SerialStepper[_Running]):
         super().__init__()
         self._model = model
 
-    def _begin(self, request: GenerateRequest) -> _Running:
-        return _Running(request)
+    def _begin(self, request: GenerateRequest, matcher: Matcher | None) -> _Running:
+        return _Running(request, matcher)
 
     def _advance(self, running: _Running) -> TokenEvent:
         with torch.inference_mode():

@@ -27,6 +27,7 @@ __all__ = [
     "TOKENS",
     "FolderCard",
     "model_folders",
+    "peek_card",
     "prepare_folder",
     "read_card",
     "seal_folder",
@@ -106,6 +107,17 @@ def read_card(folder: Path) -> FolderCard:
     Raises RecordError if a file is damaged (naming its chunk), missing or not listed, or if the
     token contract in the folder is not the one the model was trained with.
     """
+    card = peek_card(folder)
+    _verify_files(folder, card)
+    _verify_contract(folder, card)
+    return card
+
+
+def peek_card(folder: Path) -> FolderCard:
+    """What whorl.json says, for those who load nothing: no other file is looked at.
+
+    Raises RecordError if there is none or it is damaged.
+    """
     if not (folder / CARD).is_file():
         raise RecordError(
             f"{folder} is not a model folder",
@@ -116,7 +128,7 @@ def read_card(folder: Path) -> FolderCard:
     try:
         if value["version"] != VERSION:
             raise ValueError(f"version {value['version']}, not {VERSION}")
-        card = FolderCard(
+        return FolderCard(
             _variant(value),
             str(value["contract_digest"]),
             shape_from_json(value["shape"]),
@@ -129,9 +141,6 @@ def read_card(folder: Path) -> FolderCard:
         )
     except (KeyError, TypeError, ValueError, AttributeError, WhorlError) as error:
         raise RecordError(f"{folder / CARD} is not a model card", found=error) from error
-    _verify_files(folder, card)
-    _verify_contract(folder, card)
-    return card
 
 
 def _variant(card: Any) -> Variant:

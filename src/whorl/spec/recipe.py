@@ -13,7 +13,7 @@ from whorl.core.errors import SpecError
 from whorl.core.home import OWN_FOLDERS
 from whorl.core.plugins import check_part
 from whorl.spec.quantities import Duration, Length, Number, Share, Whole
-from whorl.spec.resolved import MaxRunning, MaxTokens, MaxWaiting, Port
+from whorl.spec.resolved import MaxRunning, MaxTokens, MaxWaiting, NumReplicas, Port
 from whorl.spec.train_keys import TrainSpec
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
 
 Auto = Literal["auto"]
 HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
+ORIGIN = re.compile(r"https?://[A-Za-z0-9_.\[\]:-]{1,260}")
 NONE = (None, "~", "null", "none")
 SAYS_NOTHING = ("", "auto", *NONE)  # of a key that may be left out
 MONEY = Number(1e-6, 1e15)  # US dollars, or hours
@@ -75,9 +76,6 @@ LATER = {
     "train.objective=distill": "distillation",
     "train.layout": "distributed layouts",
     "model.base": "opening existing models",
-    "serve.ttft_p95": "serving targets",
-    "serve.tokens_per_s_per_user": "serving targets",
-    "serve.users": "serving targets",
     "serve.engine=vllm": "the vLLM engine",
     "improve": "the gate and the improvement loop",
 }
@@ -234,6 +232,13 @@ def _host_name(text: str) -> str:
     return text.lower().removesuffix(".")
 
 
+def _origin(text: str) -> str:
+    if not ORIGIN.fullmatch(text):
+        expected = "scheme and name, such as https://chat.example, without a path"
+        raise SpecError("it is no origin", found=text[:80], expected=expected)
+    return text.lower()
+
+
 class ServeSpec(Spec):
     engine: Text = Field("auto", description="openvino, torch, or one from an entry point")
     host: Text = Field(
@@ -248,6 +253,30 @@ class ServeSpec(Spec):
         BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
     ] = Field(
         (), max_length=64, description="names that a reverse proxy or others call the server by"
+    )
+    allowed_origins: Annotated[
+        tuple[Annotated[str, AfterValidator(_origin)], ...],
+        BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    ] = Field((), max_length=64, description="sites whose pages may ask too, by CORS")
+    max_wait: Annotated[float, Duration()] = Field(
+        30.0, description="a request that would wait longer for its place gets a 429"
+    )
+    max_time: Annotated[float, Duration()] = Field(
+        600.0, description="from a request to the end of its answer"
+    )
+    log_text: bool = Field(False, description="keep prompts and answers in the log of answers")
+    usd_per_million_tokens: Annotated[float, Number(0, 1e9)] = Field(
+        0.0, description="what keys with a limit in USD pay"
+    )
+    replicas: NumReplicas = Field(1, description="engines side by side on this machine")
+    ttft_p95: Annotated[float, Duration()] | None = Field(
+        None, description='target: 95 of 100 first tokens come within it, such as "300ms"'
+    )
+    tokens_per_s_per_user: Annotated[float, Number(1e-3, 1e6)] | None = Field(
+        None, description="target: tokens per second of each answer"
+    )
+    users: MaxRunning | None = Field(
+        None, description="target: answered together within the others"
     )
 
 

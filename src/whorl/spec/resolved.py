@@ -16,6 +16,7 @@ __all__ = [
     "MaxRunning",
     "MaxTokens",
     "MaxWaiting",
+    "NumReplicas",
     "Port",
     "PrepareConfig",
     "ServeConfig",
@@ -24,6 +25,7 @@ __all__ = [
 
 Port = Annotated[int, Whole(0, 65_535)]
 MaxRunning = Annotated[int, Whole(1, 100_000)]
+NumReplicas = Annotated[int, Whole(1, 64)]
 MaxWaiting = Annotated[int, Whole(0, 10**7)]
 MaxTokens = Annotated[int, Whole(1, 10**7)]
 
@@ -65,9 +67,20 @@ class ServeConfig(Frozen):
     allowed_hosts: tuple[str, ...] = Field(
         (), description="host names to answer to, besides addresses and localhost"
     )
+    allowed_origins: tuple[str, ...] = Field((), description="sites whose pages may ask (CORS)")
+    max_wait: float = Field(30.0, gt=0, description="seconds")
+    max_time: float = Field(600.0, gt=0, description="seconds")
+    log_text: bool = False
+    usd_per_million_tokens: float = Field(0.0, ge=0)
+    replicas: NumReplicas = Field(1, description="engines side by side, each a process")
+    ttft_p95: float | None = Field(None, gt=0, description="seconds to the first token")
+    tokens_per_s_per_user: float | None = Field(None, gt=0)
+    users: MaxRunning | None = Field(None, description="answered together")
     max_body_bytes: int = Field(256 * 2**10, ge=1)
     max_connections: int = Field(512, ge=1, description="beyond, the oldest idle one is closed")
     receive_s: float = Field(10.0, gt=0, description="deadline for a request's head, and its body")
+    max_grammar_bytes: int = Field(32 * 2**10, ge=1, description="of a schema or grammar too")
     send_s: float = Field(30.0, gt=0, description="deadline for a client to take what is sent")
     stall_s: float = Field(30.0, gt=0, description="without a token for so long: unhealthy")
+    watch_s: float = Field(2.0, gt=0, description="the registry is looked at so often")
     grace_s: float = Field(10.0, ge=0, description="running requests get so long at a stop")

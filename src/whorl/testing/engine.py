@@ -6,12 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whorl.core.errors import EngineError
-from whorl.core.ports import EngineStats, GenerateRequest, TokenEvent
+from whorl.core.ports import EngineStats, GenerateRequest, TokenEvent, TokenLogprob
 
 __all__ = ["FakeEngine", "repeat_prompt"]
 
@@ -35,7 +36,9 @@ class FakeEngine:
     """Continuous batching of max_running requests; every step gives each one token.
 
     `reply` decides the tokens of a request; one shorter than max_tokens ends with "stop".
-    `stalled` freezes the thread's work, `fail(text)` ends every request with an error.
+    Log-probabilities are the uniform model's; what else steers an answer changes none of its
+    script. `unable` is what it says of itself. `stalled` freezes the thread's work, `fail(text)`
+    ends every request with an error.
     """
 
     def __init__(
@@ -46,9 +49,10 @@ class FakeEngine:
         step_s: float = 0.0,
         max_running: int = 16,
         vocab_size: int = 512,
+        unable: frozenset[str] = frozenset(),
     ) -> None:
         self.name = "fake"
-        self.contract_digest, self.unable = contract_digest, frozenset[str]()
+        self.contract_digest, self.unable = contract_digest, unable
         self.reply, self.step_s, self.max_running = reply, step_s, max_running
         self.vocab_size = vocab_size
         self.stalled = False
@@ -148,7 +152,16 @@ class FakeEngine:
         place.position += 1
         self._generated_tokens += 1
         self._last_token_at = time.monotonic()
+        finish: Literal["stop", "length"] | None = None
+        if place.position >= place.request.max_tokens:
+            finish = "length"
         if token in place.request.stop_ids:
-            return TokenEvent(request_id, (token,), "stop")
-        at_limit = place.position >= place.request.max_tokens
-        return TokenEvent(request_id, (token,), "length" if at_limit else None)
+            finish = "stop"
+        return TokenEvent(request_id, (token,), finish, logprobs=self._logprobs(place, token))
+
+    def _logprobs(self, place: _Place, token: int) -> tuple[TokenLogprob, ...]:
+        if (num_top := place.request.logprobs) is None:
+            return ()
+        each = -float(np.log(self.vocab_size))
+        top = tuple(((token + i) % self.vocab_size, each) for i in range(num_top))
+        return (TokenLogprob(token, each, top),)

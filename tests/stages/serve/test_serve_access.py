@@ -27,7 +27,10 @@ WRONG_HEADERS: list[list[tuple[str, str]]] = [
     [("Authorization", f"Bearer {KEY}"), ("Authorization", f"Bearer {KEY}")],
     [("Authorization", "Bearer x"), ("Authorization", f"Bearer {KEY}")],
     [("Cookie", f"whorl={KEY}")],
-    [("X-Api-Key", KEY)],
+    [("X-Api-Key", KEY[:-1])],
+    [("X-Api-Key", f"Bearer {KEY}")],
+    [("X-Api-Key", KEY), ("Authorization", f"Bearer {KEY}")],
+    [("X-Api-Key", KEY), ("X-Api-Key", KEY)],
     [("X-Forwarded-For", "127.0.0.1"), ("X-Original-URL", "/health")],
 ]
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
@@ -61,7 +64,7 @@ def test_without_the_key_nothing_answers_but_health(server: Any, stranger: Any) 
     for path, (method, headers) in itertools.product(paths + extra, kinds):
         if path in open_to_all and method in ("GET", "HEAD"):
             continue
-        response = stranger.request(method, path, headers=headers)
+        response = stranger.request(method, f"{server.base_url}{path}", headers=headers)
         assert response.status_code == 401, (method, path, headers)
         assert response.headers["www-authenticate"] == "Bearer"
         refused += 1
@@ -89,6 +92,10 @@ def test_the_scheme_may_be_written_in_any_case(server: Any, stranger: Any) -> No
     for scheme in ("bearer", "BEARER", "Bearer"):
         headers = {"Authorization": f"{scheme} {KEY}"}
         assert stranger.get("/v1/models", headers=headers).status_code == 200
+
+
+def test_the_key_may_come_as_anthropics_clients_send_it(stranger: Any) -> None:
+    assert stranger.get("/v1/models", headers={"X-Api-Key": KEY}).status_code == 200
 
 
 def test_the_printed_address_opens_the_page(server: Any) -> None:

@@ -185,7 +185,7 @@ def test_other_routes_and_methods(server) -> None:  # type: ignore[no-untyped-de
         response = server.client.request(method, path)
         assert (response.status_code, method, path) == (status, method, path)
         assert "there is no" in response.json()["error"]["message"] or status == 405
-    for path in ("/chat/completions", "/v1/v1/models", "/v1/embeddings"):
+    for path in ("/chat/completions", "/v1/v1/models", "/v1/embedding"):
         missing = server.client.post(path, json={}).json()["error"]["message"]
         assert "/v1/chat/completions" in missing
 

@@ -1,13 +1,17 @@
 """Who may speak to the server: Host, Origin, then a key or the page's cookie.
 
-- Every route but /health and the page's files, which are the same for everybody, needs
-  `Authorization: Bearer <API key>` or the page's cookie.
+- Every route but /health and the page's files, which are the same for everybody, needs a key or
+  the page's cookie. A key comes as `Authorization: Bearer`, or as `X-Api-Key`, which Anthropic's
+  clients send; one of them, once. It is the key that the server was given or made at its start, or
+  one of `whorl keys`, which may be limited to some routes and models, to requests and tokens per
+  minute, and in what it may cost.
 - The page is opened by the address printed at the start, which ends in `?token=…`. The token is
   made anew for each server process; it is answered with a cookie (HttpOnly, SameSite=Strict, also
   of this process alone) and a redirect to `/`, so that it does not stay in the address bar.
 - A Host that is a name other than localhost or those of `serve.allowed_hosts` is refused: a page
   elsewhere cannot reach the server by pointing its own name at this machine. An Origin must be the
-  server's own. What a proxy adds (X-Forwarded-Host, Forwarded …) anybody can send: it is not read.
+  server's own, or one of `serve.allowed_origins`, which alone get CORS headers. What a proxy adds
+  (X-Forwarded-Host, Forwarded …) anybody can send: it is not read.
 - With the cookie, a request that changes something must carry the Origin.
 
 Cookies are shared by all ports of a host name: another server on this machine that the same
@@ -21,6 +25,7 @@ import hmac
 import ipaddress
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs
 
@@ -31,11 +36,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from whorl.core.errors import SpecError
 from whorl.stages.serve.errors import ApiError
+from whorl.stages.serve.keys import KeyRing
+from whorl.stages.serve.limits import NOBODY, Caller, Ledger
 
-__all__ = ["Access", "Guard", "usable_key"]
+__all__ = ["Access", "Guard", "caller_of", "usable_key"]
 
 MIN_KEY_CHARS = 16
 SAFE_METHODS = ("GET", "HEAD")
+CALLER = "whorl.caller"  # key of the ASGI scope
+GIVEN, PAGE = Caller("given key"), Caller("page")
 HOST_NAME = re.compile(r"[A-Za-z0-9_.-]{1,253}")  # one that can be told to a person
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -48,21 +57,46 @@ SECURITY_HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+CORS_HEADERS = {  # for serve.allowed_origins; no cookie is ever allowed from there
+    "Vary": "Origin",
+    "Access-Control-Allow-Methods": "GET, POST",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, X-Api-Key, X-Request-Timeout",
+    "Access-Control-Expose-Headers": "Retry-After",
+    "Access-Control-Max-Age": "600",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+}
 
 
 @dataclass(frozen=True)
 class Access:
-    """The secrets of one server process."""
+    """The secrets of one server process, and the keys that it takes."""
 
-    api_key: str = field(repr=False)
+    api_key: str | None = field(repr=False)  # None: only those of the ring
+    keys: KeyRing | None = field(default=None, repr=False)
+    ledger: Ledger = field(default_factory=Ledger, repr=False)
     page_token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     session: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     cookie: str = field(default_factory=lambda: f"whorl_{secrets.token_hex(4)}")
 
     @classmethod
-    def of(cls, api_key: str | None) -> Access:
-        """With the given key, or a random one. Raises SpecError as `usable_key`."""
-        return cls(usable_key(api_key))
+    def of(
+        cls, api_key: str | None, keys: KeyRing | None = None, ledger: Ledger | None = None
+    ) -> Access:
+        """With the given key; without one and without any of the ring, with a random one.
+
+        Raises SpecError as `usable_key`.
+        """
+        has_others = keys is not None and bool(keys.keys)
+        key = None if api_key is None and has_others else usable_key(api_key)
+        return cls(key, keys, ledger or Ledger())
+
+    def caller_of_key(self, text: str) -> Caller | None:
+        """Who has this key; None: nobody. Takes as long for a wrong key as for a right one."""
+        is_given = _same(text, self.api_key or "") and bool(self.api_key)
+        entry = None if self.keys is None else self.keys.find(text)
+        if is_given:
+            return GIVEN
+        return None if entry is None else self.ledger.caller(entry)
 
     def page_address(self, base_url: str) -> str:
         return f"{base_url}/?token={self.page_token}"
@@ -92,9 +126,13 @@ class Guard:
         access: Access,
         allowed_hosts: tuple[str, ...],
         open_paths: frozenset[str],
+        allowed_origins: tuple[str, ...] = (),
+        on_refused: Callable[[str], None] = lambda code: None,
     ) -> None:
         self.app, self.access, self.open_paths = app, access, open_paths
         self.allowed_hosts = {"localhost", *(name.lower() for name in allowed_hosts)}
+        self.allowed_origins = frozenset(origin.lower() for origin in allowed_origins)
+        self.on_refused = on_refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -103,46 +141,71 @@ class Guard:
         if scope["type"] != "http":
             return
 
+        origin = Headers(scope=scope).get("origin", "").lower()
+        more = CORS_HEADERS | {"Access-Control-Allow-Origin": origin}
+
         async def send_secured(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in SECURITY_HEADERS.items():
+                allowed = more if origin in self.allowed_origins else {}
+                for name, value in (SECURITY_HEADERS | allowed).items():
                     headers.setdefault(name, value)
             await send(message)
 
-        answer = self._answer(scope)
+        try:
+            answer = self._answer(scope)
+        except ApiError as error:
+            self.on_refused(error.code)
+            answer = error.response(scope["path"])
         await (answer or self.app)(scope, receive, send_secured)
 
     def _answer(self, scope: Scope) -> Response | None:
-        """None: let it through."""
+        """None: let it through, by the name of who asks. Raises ApiError."""
         headers = Headers(scope=scope)
         method, path = scope["method"], scope["path"]
         host = headers.get("host", "")
         if not self._host_is_ours(host):
-            return _wrong_host(host)
+            raise _wrong_host(host)
         origin = headers.get("origin")
         own = f"http://{host}".lower(), f"https://{host}".lower()
-        if origin is not None and origin.lower() not in own:
-            return ApiError(
+        is_own = origin is None or origin.lower() in own
+        if not (is_own or (origin or "").lower() in self.allowed_origins):
+            raise ApiError(
                 403,
                 "requests of other sites' pages are refused: the Origin is not the address of the "
                 "Host; a proxy must pass the browser's Host on (nginx: proxy_set_header Host "
-                "$http_host)",
+                "$http_host); a site that may ask is named in serve.allowed_origins",
                 code="wrong_origin",
-            ).response()
+            )
         if "transfer-encoding" in headers and "content-length" in headers:
-            return ApiError(400, "two lengths of one body", code="ambiguous_length").response()
+            raise ApiError(400, "two lengths of one body", code="ambiguous_length")
+        if not is_own and method == "OPTIONS" and "access-control-request-method" in headers:
+            return Response(status_code=204)
         if path == "/health" and method in SAFE_METHODS:
             return None
-        if self._bearer_is_right(headers):
+        caller = self._caller(headers)
+        if caller is not None:
+            self._check_scope(caller, path)
+            scope[CALLER] = caller
             return None
         if path == "/" and method == "GET" and self._token_is_right(scope):
             return self._enter()
-        if self._cookie_is_right(scope) and (method in SAFE_METHODS or origin is not None):
+        may_change = method in SAFE_METHODS or (is_own and origin is not None)
+        if self._cookie_is_right(scope) and may_change:
+            scope[CALLER] = PAGE
             return None
         if path in self.open_paths and method in SAFE_METHODS:
             return None
-        return self._denied()
+        return self._denied(path)
+
+    def _check_scope(self, caller: Caller, path: str) -> None:
+        if caller.entry is not None and not caller.entry.may_ask(path):
+            raise ApiError(
+                403,
+                f"this key may ask {', '.join(caller.entry.routes)}, and nothing else",
+                code="key_scope",
+            )
+        self.access.ledger.count_request(caller)
 
     def _host_is_ours(self, host: str) -> bool:
         """Any address, localhost, or an allowed name; with or without a port."""
@@ -160,10 +223,13 @@ class Guard:
             return False
         return bracketed == (address.version == 6)
 
-    def _bearer_is_right(self, headers: Headers) -> bool:
-        values = headers.getlist("authorization")
-        scheme, _, key = values[0].partition(" ") if len(values) == 1 else ("", "", "")
-        return scheme.lower() == "bearer" and _same(key, self.access.api_key)
+    def _caller(self, headers: Headers) -> Caller | None:
+        """Who sent the one key that came."""
+        bearers, others = headers.getlist("authorization"), headers.getlist("x-api-key")
+        if len(bearers) + len(others) != 1:
+            return None
+        scheme, _, key = bearers[0].partition(" ") if bearers else ("bearer", "", others[0])
+        return self.access.caller_of_key(key) if scheme.lower() == "bearer" else None
 
     def _cookie_is_right(self, scope: Scope) -> bool:
         value = Request(scope).cookies.get(self.access.cookie, "")
@@ -183,18 +249,26 @@ class Guard:
         )
         return answer
 
-    def _denied(self) -> Response:
+    def _denied(self, path: str) -> Response:
+        self.on_refused("invalid_api_key")
         challenge = {"WWW-Authenticate": "Bearer"}
         return ApiError(
             401,
-            "an API key is needed: Authorization: Bearer <key>; the server was given it, or "
-            "printed it at its start",
+            "an API key is needed: Authorization: Bearer <key>; the server was given it, printed "
+            "it at its start, or has it from `whorl keys add`",
             code="invalid_api_key",
             headers=challenge,
-        ).response()
+        ).response(path)
 
 
-def _wrong_host(host: str) -> Response:
+def caller_of(request: Request) -> Caller:
+    """Whom the guard let through."""
+    caller = request.scope.get(CALLER, NOBODY)
+    assert isinstance(caller, Caller)
+    return caller
+
+
+def _wrong_host(host: str) -> ApiError:
     name = host.partition(":")[0]
     told = f" {name}" if HOST_NAME.fullmatch(name) else ""
     return ApiError(
@@ -202,7 +276,7 @@ def _wrong_host(host: str) -> Response:
         f"the host name{told} is not served here: use the printed address, or allow the name "
         f"(--allow-host{told}, or serve.allowed_hosts of the recipe)",
         code="wrong_host",
-    ).response()
+    )
 
 
 def _same(given: str, right: str) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from whorl.stages.serve.promise import Promise
+
 __all__ = ["GREEDY", "SAMPLING", "ModelCard", "QualityFigure", "Sampling", "VariantQuality"]
 
 
@@ -49,9 +51,11 @@ class ModelCard(_Frozen):
     contract_digest: str = Field(description="of the token contract in the model folder")
     context_tokens: int = Field(ge=2, description="prompt and answer together")
     variant: str = Field("", description="openvino int8 …")
+    version: int = Field(0, description="of the registry; 0: of none")
     created: int = Field(0, description="Unix time in seconds")
     lineage: dict[str, str] = Field(default_factory=dict, description="role -> record digest")
     quality: tuple[QualityFigure, ...] = ()
     variants: tuple[VariantQuality, ...] = Field((), description="the others that were measured")
     example_prompt: str = Field("", description="what the page starts with")
+    promise: Promise | None = Field(None, description="what the server keeps to")
     sampling: Sampling = Field(SAMPLING, description="what the page starts with")

@@ -1,4 +1,4 @@
-"""Between HTTP and the engine: admission, stop strings, progress, and cancelling.
+"""Between HTTP and the engine: admission, what is submitted, progress, and cancelling.
 
 Everything here runs on the event loop; only the engine's events come from its thread.
 """
@@ -6,69 +6,74 @@ Everything here runs on the event loop; only the engine's events come from its t
 from __future__ import annotations
 
 import asyncio
-import base64
-import math
-import secrets
-import time
 import uuid
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Literal
 
 from whorl.codecs.contract import Tokens
-from whorl.codecs.decoding import DecodeStream
-from whorl.codecs.parts import token_space
-from whorl.core.errors import DataError, EngineError, WhorlError
-from whorl.core.ports import Engine, GenerateRequest, Part, TokenEvent
+from whorl.core.errors import EngineError
+from whorl.core.ports import Engine, GenerateRequest, TokenEvent
 from whorl.spec.resolved import ServeConfig
+from whorl.stages.serve.ask import Ask
+from whorl.stages.serve.building import requests_of
 from whorl.stages.serve.card import ModelCard
-from whorl.stages.serve.errors import ApiError, invalid
-from whorl.stages.serve.request import Body, ChatBody, CompletionBody, PartBody
+from whorl.stages.serve.desk import Desk, Visit
+from whorl.stages.serve.errors import ApiError, invalid, is_grammar_fault
+from whorl.stages.serve.generation import Generation, Run
+from whorl.stages.serve.limits import NOBODY, Caller, check_sizes
+from whorl.stages.serve.served import Served
 from whorl.stages.serve.stops import StopFinder
 
-__all__ = ["Gateway", "Generation", "Piece"]
-
-MAX_RETRY_AFTER_S = 60
-SMOOTHING = 0.2  # weight of the newest request in the mean duration
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Some text, how many tokens it took, and on the last one why it ended."""
-
-    text: str
-    num_tokens: int
-    finish_reason: Literal["stop", "length"] | None = None
+__all__ = ["Gateway"]
 
 
 class Gateway:
-    """At most max_running + max_waiting requests are inside; more are refused at once."""
+    """Answers with one model at a time; an answer ends with the model it began with."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        tokens: Tokens,
-        card: ModelCard,
-        config: ServeConfig,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.engine, self.tokens, self.card, self.config = engine, tokens, card, config
-        self.clock = clock
+    def __init__(self, served: Served, config: ServeConfig, desk: Desk) -> None:
+        self.served, self.config, self.desk = served, config, desk
+        self.clock = desk.clock
         self.stopping = False
-        self._inside = 0  # admitted, and not yet given back by the engine
-        self._submitted: dict[str, float] = {}  # request id -> when
-        self._last_progress_s = clock()
-        self._mean_request_s = 1.0
-        self._stop_ids = tuple(sorted(set(tokens.contract.stop_ids)))
-        self.has_text = any(entry.name == "text" for entry in tokens.contract.codecs)
+        self.retiring: set[asyncio.Task[None]] = set()  # closing models that were replaced
+        self._submitted: dict[str, Engine] = {}  # by request id
+        self._last_progress_s = self.clock()
+        self._keep_to(served)
+
+    @property
+    def engine(self) -> Engine:
+        """Of the model that new requests get, as the next two."""
+        return self.served.engine
+
+    @property
+    def tokens(self) -> Tokens:
+        return self.served.tokens
+
+    @property
+    def card(self) -> ModelCard:
+        return self.served.card
+
+    @property
+    def has_text(self) -> bool:
+        """Whether the model reads text."""
+        return self.served.prompts.has_text
+
+    def take_over(self, new: Served) -> Served:
+        """From now on requests get the new model; the old one, which may still be at work."""
+        old, self.served = self.served, new
+        self._keep_to(new)
+        self.desk.meters.swaps.inc()
+        return old
+
+    def _keep_to(self, served: Served) -> None:
+        """As many places as the model's promise is for."""
+        if (promise := served.card.promise) is not None:
+            self.config = self.config.model_copy(update={"max_running": promise.users})
+            self.desk.admission.config = self.config
 
     # ---------------------------------------------------------------- health
 
     @property
     def inside(self) -> int:
-        """Requests admitted that the engine has not given back."""
-        return self._inside
+        """Answers admitted that the engine has not given back."""
+        return self.desk.admission.inside
 
     @property
     def stall_s(self) -> float | None:
@@ -82,43 +87,64 @@ class Gateway:
         stall_s = self.stall_s
         return stall_s is not None and stall_s > self.config.stall_s
 
+    async def fault(self) -> str | None:
+        """None while tokens are made as they should be; else what is wrong."""
+        if self.stopping:
+            return "stopping"
+        if self._submitted:
+            return "stalled" if self.is_stalled else None
+        return await self.desk.health.look(self.engine, self.served.first_id)
+
     def refuse(self) -> None:
         """Take no new requests."""
         self.stopping = True
+        self.desk.health.close()
 
     def stop(self) -> None:
         """Take no new requests and end the running ones."""
-        self.stopping = True
-        for request_id in list(self._submitted):
-            self.engine.cancel(request_id)
+        self.refuse()
+        for request_id, engine in list(self._submitted.items()):
+            engine.cancel(request_id)
 
     # ---------------------------------------------------------------- one request
 
-    async def start(self, body: Body) -> Generation:
-        """Check, admit, encode and submit. Raises ApiError: 400, 404, 429 or 503."""
-        self._check(body)
-        self._admit()
+    async def start(
+        self, ask: Ask, caller: Caller = NOBODY, max_time: float | None = None
+    ) -> Generation:
+        """Check, admit, encode and submit. Raises ApiError: 400, 403, 404, 429 or 503.
+
+        caller: whose request it is; prefixes are shared only between requests of one caller.
+        max_time: seconds until its last token, if they are fewer than the server's.
+        """
+        self._check(ask, caller)
+        served, most_s = self.served, min(max_time or self.config.max_time, self.config.max_time)
+        visit = self.desk.visit(served, caller, len(ask.prompts) * ask.n, most_s)
+        runs: list[Run] = []
         try:
-            prompt_ids = await self._encode(body)
-            room = self.card.context_tokens - len(prompt_ids)
-            max_tokens = body.limit[1] or max(1, min(self.config.max_tokens, room))
-            self._check_length(body.subject, len(prompt_ids), max_tokens)
-            request = GenerateRequest(
-                request_id=f"cmpl-{uuid.uuid4().hex}",
-                prompt_ids=prompt_ids,
-                max_tokens=max_tokens,
-                temperature=body.temperature,
-                top_p=body.top_p,
-                seed=secrets.randbits(31) if body.seed is None else body.seed,
-                stop_ids=self._stop_ids,
-                allowed_ids=self._allowed(body),
+            request_id = uuid.uuid4().hex
+            requests = await requests_of(
+                served, ask, request_id, caller.cache_key, self.config.max_tokens
             )
-            stops = StopFinder((*body.stops, *self.tokens.contract.stop_strings))
-            decoder = self.tokens.decode_stream(continues=not isinstance(body, ChatBody))
-            return self._submit(request, stops, decoder)
+            check_sizes(ask, requests[0][1].grammar, self.config)
+            lengths = [len(each.prompt_ids) for _, each in requests[:: ask.n]]
+            visit.price([each for _, each in requests], sum(lengths))
+            queue: asyncio.Queue[TokenEvent] = asyncio.Queue()
+            for prompt, request in requests:
+                decoder = served.prompts.decoder(prompt)
+                voice = served.prompts.voice(prompt, request.prompt_ids)
+                stops = StopFinder((*ask.stops, *served.tokens.contract.stop_strings))
+                await self._submit(request, queue, visit, ask)
+                runs.append(Run(served.engine, request, stops, decoder, voice))
         except BaseException:
-            self._inside -= 1
+            for run in runs:
+                run.close()
+            visit.give_up()
             raise
+        return Generation(
+            *(runs, queue, self.config.stall_s, lambda: self.is_stalled, visit),
+            request_id=request_id,
+            num_prompts=len(ask.prompts),
+        )
 
     def check_model(self, name: str) -> None:
         """Raises ApiError 404 if it is not the model that is served."""
@@ -130,220 +156,61 @@ class Gateway:
                 param="model",
             )
 
-    def _check(self, body: Body) -> None:
-        self.check_model(body.model)
-        field, max_tokens = body.limit
-        if max_tokens is not None and max_tokens > self.config.max_tokens:
+    def _check(self, ask: Ask, caller: Caller) -> None:
+        self.check_model(ask.model)
+        if caller.entry is not None and not caller.entry.may_use(ask.model):
+            raise ApiError(
+                403,
+                f"this key may use the models {', '.join(caller.entry.models)}, and no other",
+                code="key_scope",
+                param="model",
+            )
+        if ask.max_tokens is not None and ask.max_tokens > self.config.max_tokens:
             raise invalid(
-                f"{field}: {str(max_tokens)[:40]} is over this server's limit of "
+                f"{ask.limit_name}: {str(ask.max_tokens)[:40]} is over this server's limit of "
                 f"{self.config.max_tokens}",
+                ask.limit_name,
+            )
+        answers, most = len(ask.prompts) * ask.n, self.config.max_running + self.config.max_waiting
+        if answers > most:
+            field = "n" if ask.n > 1 else ask.subject
+            raise invalid(
+                f"{field}: {answers} answers in one request are over this server's limit of {most}",
                 field,
             )
-        if body.stream_options is not None and not body.stream:
-            raise invalid("stream_options: only with stream", "stream_options")
         if self.stopping:
             raise ApiError(503, "the server is stopping", code="stopping")
 
-    def _admit(self) -> None:
-        limit = self.config.max_running + self.config.max_waiting
-        if self._inside >= limit:
-            raise ApiError(
-                429,
-                f"the server is full: {limit} requests are running or waiting; try again later",
-                code="server_full",
-                headers={"Retry-After": str(self._retry_after_s())},
-            )
-        self._inside += 1
-
-    def _retry_after_s(self) -> int:
-        """When a place should be free: the mean time of a request, shared by those running."""
-        waiting_s = self._mean_request_s / self.config.max_running
-        return min(MAX_RETRY_AFTER_S, max(1, math.ceil(waiting_s)))
-
-    async def _encode(self, body: Body) -> tuple[int, ...]:
-        if isinstance(body, ChatBody):
-            encode, now = self.tokens.encode_chat, datetime.now()
-            try:
-                chat_ids, _ = await asyncio.to_thread(encode, body.chat, True, now)
-            except DataError as error:
-                raise invalid(f"messages: {error}", "messages") from None
-            except WhorlError as error:  # of the template, or of what renders it
-                told = f"this server cannot chat: {error}"
-                raise ApiError(501, told, code="no_chat", param="messages") from error
-            return tuple(chat_ids.tolist())
-        assert isinstance(body, CompletionBody)
-        prompt = body.question
-        if isinstance(prompt, str):
-            if not self.has_text:
-                raise invalid("prompt: this model takes no text; send parts or ids", "prompt")
-            prompt = [PartBody(codec="text", text=prompt)]
-        ids = [item for item in prompt if isinstance(item, int)]
-        if ids:
-            self._check_ids(ids, "prompt")
-            return tuple(ids)
-        parts = [item for item in prompt if isinstance(item, PartBody)]
-        try:
-            found = await asyncio.to_thread(
-                lambda: self.tokens.encode_parts([self._part(part) for part in parts])
-            )
-        except DataError as error:
-            raise invalid(f"prompt: {error}", "prompt") from None
-        return (*self.tokens.contract.start_ids, *found)
-
-    def _part(self, part: PartBody) -> Part:
-        """Raises DataError on a codec that the model has not, or data that is not its."""
-        if part.data is None:
-            return Part(part.codec, part.text)
-        codec = self.tokens.codecs.get(part.codec)
-        if codec is None:
-            names = ", ".join(self.tokens.codecs)
-            raise DataError(f"this model has no codec {part.codec}", expected=names)
-        try:
-            data = base64.b64decode(part.data, validate=True)
-        except ValueError as error:
-            raise DataError(f"the data of a part ({part.codec}) is not base64") from error
-        return Part(part.codec, codec.from_bytes(data))
-
-    def _allowed(self, body: Body) -> tuple[int, ...] | None:
-        """The ids that alone may be generated; None: any."""
-        if not isinstance(body, CompletionBody):
-            return None
-        if body.allowed_token_ids is not None and body.answer_codec is not None:
-            raise invalid("answer_codec: not beside allowed_token_ids", "answer_codec")
-        if body.allowed_token_ids is not None:
-            self._check_ids(body.allowed_token_ids, "allowed_token_ids")
-            return tuple(dict.fromkeys(body.allowed_token_ids))
-        if body.answer_codec is None:
-            return None
-        ranges = token_space(self.tokens).ranges
-        if body.answer_codec not in ranges:
-            names = ", ".join(ranges)
-            raise invalid(f"answer_codec: this model has the codecs {names}", "answer_codec")
-        return tuple(ranges[body.answer_codec])
-
-    def _check_ids(self, ids: list[int], field: str) -> None:
-        vocab_size = self.tokens.contract.vocab_size
-        if (largest := max(ids)) >= vocab_size:
-            raise invalid(f"{field}: id {largest} is not below {vocab_size}", field)
-
-    def _check_length(self, field: str, prompt_tokens: int, max_tokens: int) -> None:
-        if prompt_tokens == 0:
-            raise invalid(f"{field}: no token of it is left; this model needs at least one", field)
-        room = self.card.context_tokens - prompt_tokens
-        if max_tokens <= room:
-            return
-        advice = f"set max_tokens to at most {room}" if room >= 1 else "shorten the prompt"
-        raise invalid(
-            f"{field}: {prompt_tokens} tokens and max_tokens {max_tokens} are over this model's "
-            f"context of {self.card.context_tokens} tokens; {advice}",
-            field,
-            "context_length_exceeded",
-        )
-
-    def _submit(
-        self, request: GenerateRequest, stops: StopFinder, decoder: DecodeStream
-    ) -> Generation:
-        loop = asyncio.get_running_loop()
-        queue: asyncio.Queue[TokenEvent] = asyncio.Queue()
+    async def _submit(
+        self, request: GenerateRequest, queue: asyncio.Queue[TokenEvent], visit: Visit, ask: Ask
+    ) -> None:
+        loop, engine = asyncio.get_running_loop(), visit.served.engine
 
         def on_event(event: TokenEvent) -> None:  # on the engine's thread
             if not loop.is_closed():
-                loop.call_soon_threadsafe(self._deliver, event, queue)
+                loop.call_soon_threadsafe(self._deliver, event, queue, visit)
 
         if not self._submitted:
             self._last_progress_s = self.clock()
-        self._submitted[request.request_id] = self.clock()
+        self._submitted[request.request_id] = engine
+        visit.submitted(request.request_id)
         try:
-            self.engine.submit(request, on_event)
+            if request.grammar is None:
+                engine.submit(request, on_event)
+            else:  # the engine reads it, which may take long
+                await asyncio.to_thread(engine.submit, request, on_event)
         except EngineError as error:
             del self._submitted[request.request_id]
+            visit.refused(request.request_id)
+            if is_grammar_fault(str(error)):
+                name = ask.names.get("grammar", ask.subject)
+                raise invalid(f"{name}: {error}", name, "invalid_grammar") from None
+            self.desk.health.saw_failure(str(error))
             raise ApiError(503, f"the engine refused: {error}", code="engine_failed") from error
-        return Generation(self, request, queue, stops, decoder)
 
-    def _deliver(self, event: TokenEvent, queue: asyncio.Queue[TokenEvent]) -> None:
+    def _deliver(self, event: TokenEvent, queue: asyncio.Queue[TokenEvent], visit: Visit) -> None:
         self._last_progress_s = self.clock()
         if event.finish_reason is not None:
-            started = self._submitted.pop(event.request_id, None)
-            if started is not None:
-                self._inside -= 1
-                self._mean_request_s += SMOOTHING * (self.clock() - started - self._mean_request_s)
+            self._submitted.pop(event.request_id, None)
+        visit.event(event)
         queue.put_nowait(event)
-
-
-class Generation:
-    """One submitted request. Its place is free once `pieces` ended or was closed, or by `close`."""
-
-    def __init__(
-        self,
-        gateway: Gateway,
-        request: GenerateRequest,
-        queue: asyncio.Queue[TokenEvent],
-        stops: StopFinder,
-        decoder: DecodeStream,
-    ) -> None:
-        self.request = request
-        self._gateway, self._queue, self._stops, self._decoder = gateway, queue, stops, decoder
-        self.created = int(time.time())
-        self._ids: list[int] = []  # so far
-        self._ends: list[int] = []  # of each id: characters of text up to its end
-        self._num_shown = 0  # characters given out
-        self._ended = False
-
-    @property
-    def kept_ids(self) -> list[int]:
-        """The ids so far; of a text cut by a stop string those that end before the cut."""
-        if not self._stops.found:
-            return list(self._ids)
-        ends = zip(self._ids, self._ends, strict=True)
-        return [number for number, end in ends if end <= self._num_shown]
-
-    async def pieces(self) -> AsyncGenerator[Piece, None]:
-        """Text as it comes. Raises ApiError 500/503 if the engine fails or stalls."""
-        try:
-            while not self._ended:
-                event = await self._next_event()
-                self._ended = event.finish_reason is not None
-                piece = self._piece(event)
-                yield piece
-                if piece.finish_reason is not None:
-                    return
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Cancel what still runs; also where `pieces` was never begun. Harmless when repeated."""
-        if not self._ended:
-            self._ended = True
-            self._gateway.engine.cancel(self.request.request_id)
-
-    async def _next_event(self) -> TokenEvent:
-        while True:
-            try:
-                async with asyncio.timeout(self._gateway.config.stall_s):
-                    return await self._queue.get()
-            except TimeoutError:
-                if self._gateway.is_stalled:
-                    raise ApiError(
-                        503, "the engine makes no progress", code="engine_stalled"
-                    ) from None
-
-    def _piece(self, event: TokenEvent) -> Piece:
-        if event.finish_reason == "error":
-            raise ApiError(500, f"the engine failed: {event.error}", code="engine_failed")
-        if event.finish_reason == "cancelled":
-            raise ApiError(503, "the request was cancelled by the server", code="cancelled")
-        text, before = "", self._ends[-1] if self._ends else 0
-        for number in event.token_ids:
-            text += self._decoder.push((number,))
-            self._ids.append(number)
-            self._ends.append(before + len(text))
-        if event.finish_reason is not None:
-            text += self._decoder.finish()
-        text = self._stops.push(text)
-        self._num_shown += len(text)
-        num_tokens = len(event.token_ids)
-        if self._stops.found:
-            return Piece(text, num_tokens, "stop")
-        if event.finish_reason is None:
-            return Piece(text, num_tokens)
-        return Piece(text + self._stops.finish(), num_tokens, event.finish_reason)

@@ -18,11 +18,14 @@ from fastapi import FastAPI
 from whorl.core.errors import BusyError, EngineError, SpecError, WhorlError
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.connections import MAX_HEAD_BYTES, protocol_for
+from whorl.stages.serve.limits import Ledger
+from whorl.stages.serve.swap import NextModel, follow
 
 __all__ = ["is_loopback", "open_socket", "running_server", "serve"]
 
 START_DEADLINE_S = 10.0
 KEEP_ALIVE_S = 5
+SAVE_EVERY_S = 5.0
 SEND_BUFFER_BYTES = 128 * 2**10  # what the kernel holds for a client that does not read
 
 
@@ -31,27 +34,31 @@ def serve(
     config: ServeConfig,
     on_start: Callable[[str], None] = lambda base_url: None,
     listener: socket.socket | None = None,
+    next_model: NextModel | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; a second signal ends it at once.
 
     on_start is given the base URL when the socket listens, before the first request. listener: of
-    `open_socket`, for one who wants the port before there is an application. Raises as that does.
+    `open_socket`, for one who wants the port before there is an application. next_model: asked from
+    time to time for a model that takes the place of the one before. Raises as `open_socket`.
     """
     if listener is None:
         listener = open_socket(config.host, config.port)
     _listen(listener, config.host)
-    server = _Server(app, config)
+    server = _Server(app, config, next_model)
     with server.capture_signals():  # from here on, also before the loop runs
         on_start(base_url_of(listener))
         server.run(sockets=[listener])
 
 
 @contextlib.contextmanager
-def running_server(app: FastAPI, config: ServeConfig) -> Iterator[str]:
+def running_server(
+    app: FastAPI, config: ServeConfig, next_model: NextModel | None = None
+) -> Iterator[str]:
     """The base URL of the service, run by a thread until the context ends. Raises as `serve`."""
     listener = open_socket(config.host, config.port)
     _listen(listener, config.host)
-    server = _Server(app, config)
+    server = _Server(app, config, next_model)
     thread = threading.Thread(
         target=server.run, kwargs={"sockets": [listener]}, name="whorl-serve", daemon=True
     )
@@ -127,10 +134,18 @@ def base_url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+async def _keep_books(ledger: Ledger) -> None:
+    while True:
+        await asyncio.sleep(SAVE_EVERY_S)
+        await asyncio.to_thread(ledger.save)
+
+
 class _Server(uvicorn.Server):
     """Stops in order: no new requests, grace_s for the running ones, then they are cancelled."""
 
-    def __init__(self, app: FastAPI, config: ServeConfig) -> None:
+    def __init__(
+        self, app: FastAPI, config: ServeConfig, next_model: NextModel | None = None
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -149,21 +164,34 @@ class _Server(uvicorn.Server):
         )
         self._app, self._grace_s = app, config.grace_s
         self._running = threading.Event()
+        self._next_model = next_model
+        self._chores: list[asyncio.Task[None]] = []
 
     def wait_started(self, deadline_s: float) -> bool:
         return self._running.wait(deadline_s)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        gateway = self._app.state.gateway
+        chores = [_keep_books(gateway.desk.ledger)]
+        if self._next_model is not None:
+            chores.append(follow(gateway, self._next_model))
+        self._chores = [asyncio.get_running_loop().create_task(each) for each in chores]
         self._running.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         gateway = self._app.state.gateway
         gateway.refuse()
+        for chore in self._chores:
+            chore.cancel()
+        await asyncio.gather(*self._chores, return_exceptions=True)
         timer = asyncio.get_running_loop().call_later(self._grace_s, gateway.stop)
         await super().shutdown(sockets)
         timer.cancel()
         gateway.stop()
+        if gateway.retiring:
+            await asyncio.wait(gateway.retiring, timeout=START_DEADLINE_S)
+        gateway.desk.ledger.save()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -17,7 +17,12 @@ class StopFinder:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
-        self.found = False
+        self.matched: str | None = None  # the stop string that was found
+
+    @property
+    def found(self) -> bool:
+        """Whether a stop string ended the text."""
+        return self.matched is not None
 
     def push(self, piece: str) -> str:
         """The text that is certain now; "" after a stop string was found."""
@@ -25,11 +30,13 @@ class StopFinder:
             return ""
         text = self._held + piece
         ends = [
-            (start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0
+            (start + len(stop), start, stop)
+            for stop in self._stops
+            if (start := text.find(stop)) >= 0
         ]
         if ends:
-            self.found, self._held = True, ""
-            return text[: min(ends)[1]]
+            (_, start, self.matched), self._held = min(ends), ""
+            return text[:start]
         keep = max((_overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

@@ -1,0 +1,217 @@
+"""A whorl server beside the engine it runs, and transformers: rates, latencies, memory, start.
+
+    python benchmarks/serve.py MODEL_FOLDER [--rounds 3] [--users 1 4 16 64] [--json]
+    python benchmarks/serve.py --random            # a model of 3 million parameters
+
+Everybody gets the same prompts (ids of real text) and answers greedily. Closed loop: each user
+sends its next request when the last is answered. Open loop: requests come by a Poisson process at
+0.7 of the rate that the engine had with 16 users, whatever the server does. Systems take turns
+within a round; medians of rounds. transformers gets requests that come together as one batch, the
+best it can do; it has no first token before the last. Clients run on the same machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import psutil
+from serve_systems import Child, Load, Server
+
+TEXTS = Path(__file__).resolve().parents[1].glob("docs/*.md")
+RANDOM_MODEL = {
+    "layers": 4,
+    "width": 192,
+    "heads": 6,
+    "kv_heads": 3,
+    "head_dim": 32,
+    "ffn_width": 512,
+    "vocab_size": 4096,
+    "max_seq_len": 512,
+}
+OPEN_SHARE, OPEN_USERS, OPEN_REQUESTS = 0.7, 16, 16
+Rows = dict[tuple[str, str], list[dict[str, float]]]
+
+
+# ------------------------------------------------------------------ the comparison
+
+
+def prompts_of(folder: Path, num_tokens: int) -> list[list[int]]:
+    from whorl.codecs.contract import Tokens
+
+    tokens = Tokens.load(folder / "tokens")
+    text = "\n".join(path.read_text() for path in sorted(TEXTS))
+    ids = tokens.encode_prompt(text)[1:]
+    start = list(tokens.contract.start_ids)
+    length = num_tokens - len(start)
+    starts = range(0, len(ids) - length, length)
+    return [start + ids[at : at + length] for at in starts]
+
+
+def compare(folder: Path, hf: Path | None, arguments: argparse.Namespace) -> dict[str, Any]:
+    prompts = prompts_of(folder, arguments.prompt_tokens)
+    first = Server(folder)  # the second start knows what the first has found out
+    first.run(Load(prompts, 2, 1, 1))
+    first.close()
+    server = Server(folder)
+    systems: list[Any] = [Child("engine", folder), server]
+    systems += [] if hf is None else [Child("transformers", hf)]
+    for system in systems:
+        system.run(Load(prompts, 4, 4, 1, number=10**6))
+    starts = {system.name: [system.first_token_s] for system in systems}
+    starts[server.name].insert(0, first.first_token_s)
+    rows: Rows = {}
+    for turn in range(arguments.rounds):
+        _round(
+            systems[turn % len(systems) :] + systems[: turn % len(systems)],
+            rows,
+            turn,
+            prompts,
+            arguments,
+        )
+    memory = {system.name: sum(map(peak_bytes, processes_of(system))) for system in systems}
+    for system in systems:
+        system.close()
+    medians = {
+        f"{name}, {load}": {key: statistics.median(each[key] for each in found) for key in found[0]}
+        for (name, load), found in rows.items()
+    }
+    ratios = {
+        load: statistics.median(
+            a["tokens_per_s"] / b["tokens_per_s"]
+            for a, b in zip(found, rows["engine", load], strict=True)
+        )
+        for (name, load), found in rows.items()
+        if name == server.name
+    }
+    return {
+        "model": str(folder),
+        "cpus": os.cpu_count(),
+        "prompt_tokens": arguments.prompt_tokens,
+        "answer_tokens": arguments.tokens,
+        "rounds": arguments.rounds,
+        "figures": medians,
+        "server_of_engine": ratios,
+        "first_token_after_start_s": starts,
+        "peak_bytes": memory,
+        "promise": server.promise,
+    }
+
+
+def _round(
+    systems: list[Any],
+    rows: Rows,
+    turn: int,
+    prompts: list[list[int]],
+    arguments: argparse.Namespace,
+) -> None:
+    """Every system under every load, once."""
+    tokens = arguments.tokens
+    for users in arguments.users:
+        each = 4 if users <= 4 else 2 if users <= 16 else 1
+        for system in systems:
+            is_batch = system.name == "transformers"
+            if is_batch and users > 16:
+                continue
+            load = Load(prompts, tokens, users, 1 if is_batch else each, number=turn * 7 + users)
+            rows.setdefault((system.name, f"{users} users"), []).append(measured(system, load))
+    known = rows.get(("engine", f"{OPEN_USERS} users"))
+    if known is None:
+        return
+    rate = OPEN_SHARE * known[-1]["tokens_per_s"] / tokens
+    for system in systems:
+        if system.name != "transformers":
+            load = Load(prompts, tokens, 1, OPEN_REQUESTS, rate, number=turn * 7 + 5)
+            rows.setdefault((system.name, "open loop"), []).append(measured(system, load))
+
+
+def processes_of(system: Any) -> list[psutil.Process]:
+    first = psutil.Process(system.process.pid)
+    return [first, *first.children(recursive=True)]
+
+
+def measured(system: Any, load: Load) -> dict[str, float]:
+    """Figures, told on stderr as they come, and the processor time of all its processes."""
+    everyone = processes_of(system)
+    before = [sum(each.cpu_times()[:2]) for each in everyone]
+    found: dict[str, float] = system.run(load)
+    spent = [sum(each.cpu_times()[:2]) - was for each, was in zip(everyone, before, strict=True)]
+    tokens = found.pop("tokens")
+    found["cpu_ms_per_token"] = 1000 * sum(spent) / tokens
+    found["first_process_cpu_ms_per_token"] = 1000 * spent[0] / tokens
+    shown = {key: round(value, 2) for key, value in found.items()}
+    print(system.name, load.users, load.rate, shown, file=sys.stderr, flush=True)
+    return found
+
+
+def peak_bytes(process: psutil.Process) -> int:
+    """The most a process ever had in memory, where the system tells; else what it has now."""
+    try:
+        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return int(process.memory_info().rss)
+
+
+def show(result: dict[str, Any]) -> None:
+    print(
+        f"{result['model']}: {result['prompt_tokens']} tokens in, {result['answer_tokens']} out, "
+        f"{result['cpus']} CPUs, median of {result['rounds']} rounds"
+    )
+    print(f"{'':<28}{'tokens/s':>10}{'first token ms (50 95 99)':>30}{'a token ms (50 95 99)':>28}")
+    for name, each in sorted(result["figures"].items(), key=lambda item: item[0].split(", ")[::-1]):
+        first, token = (
+            " ".join(f"{each[f'{key}_p{p}']:8.1f}" for p in (50, 95, 99))
+            for key in ("ttft_ms", "token_ms")
+        )
+        print(f"{name:<28}{each['tokens_per_s']:>10.1f}{first:>30}{token:>28}")
+    for load, ratio in result["server_of_engine"].items():
+        print(f"the server's share of its engine's tokens/s, {load}: {ratio:.3f}")
+    for name, seconds in result["first_token_after_start_s"].items():
+        print(f"{name}: first token after {' then '.join(f'{s:.1f} s' for s in seconds)}")
+    for name, each in result["figures"].items():
+        own, total = each["first_process_cpu_ms_per_token"], each["cpu_ms_per_token"]
+        print(f"{name}: {total:.2f} ms of processors a token, {own:.2f} of its first process")
+    for name, size in result["peak_bytes"].items():
+        print(f"{name}: {size / 2**20:,.0f} MiB at most")
+    print(f"promise: {result['promise']}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("--hf", type=Path, help="the same model for transformers")
+    parser.add_argument("--random", action="store_true")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--users", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--prompt-tokens", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, hf = arguments.folder, arguments.hf
+        if arguments.random:
+            folder, hf = random_model(Path(temporary))
+        if folder is None:
+            parser.error("name a model folder, or --random")
+        result = compare(folder, hf, arguments)
+    print(json.dumps(result, indent=1)) if arguments.json else show(result)
+
+
+def random_model(root: Path) -> tuple[Path, Path]:
+    from whorl.engines.openvino_export import export_openvino
+    from whorl.testing.models import tiny_model_folder
+
+    hf = tiny_model_folder(root / "hf", steps=0, **RANDOM_MODEL)
+    export_openvino(hf, root / "openvino")
+    return root / "openvino", hf
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,260 @@
+"""What benchmarks/serve.py compares: each system in a process of its own, asked the same."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+KEY = "sk-benchmark-0123456789abcdef0123456789abcdef"
+
+
+@dataclass
+class Load:
+    """users: in a closed loop, each `each` requests; or arrivals per second of `each` requests."""
+
+    prompts: list[list[int]]
+    tokens: int
+    users: int
+    each: int
+    rate: float = 0.0  # open loop
+    number: int = 0  # of the round: other prompts each time, so that no cache knows them
+
+    def prompt(self, i: int) -> list[int]:
+        return self.prompts[(self.number * 997 + i) % len(self.prompts)]
+
+    @property
+    def arrivals(self) -> list[float]:
+        chooser = random.Random(self.number)
+        gaps = [chooser.expovariate(self.rate) for _ in range(self.each)]
+        return [sum(gaps[: i + 1]) for i in range(self.each)]
+
+
+@dataclass
+class Times:
+    """Of one request; seconds since the load began."""
+
+    begin_s: float
+    tokens_s: list[float] = field(default_factory=list)  # when something of it came
+    told: int = 0  # tokens by the server's own count: not each of them is an event
+
+    @property
+    def count(self) -> int:
+        return self.told or len(self.tokens_s)
+
+
+def figures(requests: Sequence[Times], wall_s: float) -> dict[str, float]:
+    firsts = [r.tokens_s[0] - r.begin_s for r in requests]
+    gaps = [(r.tokens_s[-1] - r.tokens_s[0]) / max(1, r.count - 1) for r in requests]
+    tokens = sum(r.count for r in requests)
+    found = {"tokens_per_s": tokens / wall_s, "tokens": float(tokens)}
+    for name, values in (("ttft_ms", firsts), ("token_ms", gaps)):
+        for percent in (50, 95, 99):
+            found[f"{name}_p{percent}"] = 1000 * float(np.percentile(values, percent))
+    return found
+
+
+# ------------------------------------------------------------------ systems, each in a process
+
+
+def engine_child(folder: str) -> Callable[[Load], dict[str, float]]:
+    from whorl.codecs.contract import Tokens
+    from whorl.core.ports import GenerateRequest, TokenEvent
+    from whorl.engines.open import open_engine
+    from whorl.engines.setup import EngineSetup
+
+    engine = open_engine(Path(folder), setup=EngineSetup(16, shares_prefixes=True))
+    stops = tuple(Tokens.load(Path(folder) / "tokens").contract.stop_ids)
+
+    def run(load: Load) -> dict[str, float]:
+        done, requests, begin = threading.Semaphore(0), [], time.perf_counter()
+
+        def send(i: int, left: int) -> None:
+            times = Times(time.perf_counter() - begin)
+            requests.append(times)
+
+            def on_event(event: TokenEvent) -> None:
+                times.tokens_s += [time.perf_counter() - begin] * len(event.token_ids)
+                if event.finish_reason is not None:
+                    done.release()
+                    if left > 1:
+                        send(i + load.users, left - 1)
+
+            ids = tuple(load.prompt(i))
+            request = GenerateRequest(f"r{load.number}-{i}", ids, load.tokens, stop_ids=stops)
+            engine.submit(request, on_event)
+
+        if load.rate:
+            for i, at in enumerate(load.arrivals):
+                time.sleep(max(0.0, at - (time.perf_counter() - begin)))
+                send(i, 1)
+            total = load.each
+        else:
+            for user in range(load.users):
+                send(user, load.each)
+            total = load.users * load.each
+        for _ in range(total):
+            done.acquire()
+        return figures(requests, time.perf_counter() - begin)
+
+    return run
+
+
+def transformers_child(folder: str) -> Callable[[Load], dict[str, float]]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def run(load: Load) -> dict[str, float]:
+        begin, requests = time.perf_counter(), []
+        for turn in range(load.each):
+            ids = torch.tensor([load.prompt(turn * load.users + i) for i in range(load.users)])
+            with torch.inference_mode(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                sent = time.perf_counter() - begin
+                model.generate(
+                    ids,
+                    attention_mask=torch.ones_like(ids),
+                    do_sample=False,
+                    max_new_tokens=load.tokens,
+                    min_new_tokens=load.tokens,
+                )
+            end = time.perf_counter() - begin
+            requests += [Times(sent, [end] * load.tokens) for _ in range(load.users)]
+        return figures(requests, time.perf_counter() - begin)
+
+    return run
+
+
+CHILDREN = {"engine": engine_child, "transformers": transformers_child}
+
+
+def child(name: str, folder: str) -> None:
+    """Answers loads on stdin, a line each, with figures on stdout."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    run = CHILDREN[name](folder)
+    for line in sys.stdin:
+        answers.write(json.dumps(run(Load(**json.loads(line)))) + "\n")
+
+
+class Child:
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name, begin = name, time.perf_counter()
+        command = [sys.executable, __file__, name, str(folder)]
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.first_token_s = 0.0
+        self._begin = begin
+
+    def run(self, load: Load) -> dict[str, float]:
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(json.dumps(vars(load)) + "\n")
+        self.process.stdin.flush()
+        answer: dict[str, float] = json.loads(self.process.stdout.readline())
+        self.first_token_s = self.first_token_s or time.perf_counter() - self._begin
+        return answer
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+
+
+class Server:
+    """`whorl serve`, asked over HTTP."""
+
+    name = "whorl serve"
+
+    def __init__(self, folder: Path) -> None:
+        self._begin, self.first_token_s = time.perf_counter(), 0.0
+        command = [sys.executable, "-m", "whorl", "serve", str(folder), "--port", "0"]
+        settings = [f"--set=serve.{name}" for name in ("max_running=16", "max_waiting=200")]
+        self.process = subprocess.Popen(
+            [*command, *settings, "--api-key", KEY],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert self.process.stdout
+        for line in self.process.stdout:
+            if line.startswith("API:"):
+                self.url = line.split()[1]
+                break
+        self.port = int(self.url.rpartition(":")[2].partition("/")[0])
+        headers = {"Authorization": f"Bearer {KEY}"}
+        with urllib.request.urlopen(
+            urllib.request.Request(f"{self.url}/models", headers=headers)
+        ) as a:
+            model = json.load(a)["data"][0]
+        self.model_id, self.promise = model["id"], model.get("promise")
+        threading.Thread(target=self.process.stdout.read, daemon=True).start()
+
+    def run(self, load: Load) -> dict[str, float]:
+        return asyncio.run(self._run(load))
+
+    async def _run(self, load: Load) -> dict[str, float]:
+        begin, requests = time.perf_counter(), list[Times]()
+
+        async def user(number: int) -> None:
+            for turn in range(load.each):
+                await self._send(load, turn * load.users + number, begin, requests)
+
+        async def later(i: int, at: float) -> None:
+            await asyncio.sleep(at)
+            await self._send(load, i, begin, requests)
+
+        if load.rate:
+            await asyncio.gather(*(later(i, at) for i, at in enumerate(load.arrivals)))
+        else:
+            await asyncio.gather(*(user(number) for number in range(load.users)))
+        return figures(requests, time.perf_counter() - begin)
+
+    async def _send(self, load: Load, i: int, begin: float, requests: list[Times]) -> None:
+        body = {"model": self.model_id, "prompt": load.prompt(i), "max_tokens": load.tokens}
+        body |= {"temperature": 0, "stream": True, "stream_options": {"include_usage": True}}
+        data = json.dumps(body).encode()
+        head = (
+            f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
+            f"Authorization: Bearer {KEY}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(data)}\r\nConnection: close\r\n\r\n"
+        )
+        times = Times(time.perf_counter() - begin)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(head.encode() + data)
+        if b" 200 " not in (status := await reader.readline()):
+            raise SystemExit(f"the server refused: {status!r} {await reader.read(2000)!r}")
+        while line := await reader.readline():
+            if line.startswith(b"data: {") and b'"completion_tokens"' in line:
+                times.told = json.loads(line[6:])["usage"]["completion_tokens"]
+            elif line.startswith(b"data: {"):
+                times.tokens_s.append(time.perf_counter() - begin)
+                self.first_token_s = self.first_token_s or time.perf_counter() - self._begin
+        writer.close()
+        requests.append(times)
+
+    def close(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(30)
+
+
+if __name__ == "__main__":
+    child(*sys.argv[1:3])

@@ -1,0 +1,340 @@
+"""An engine in a process of its own, so that a server answers while the engine computes.
+
+GenAI's step keeps Python's lock: beside it in one process nothing is read from or written to a
+client for as long as a step takes. It also may die of what Python cannot catch; then its requests
+end with an error and it is started again. The two speak JSON, a line each way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whorl.core import errors
+from whorl.core.errors import EngineError, WhorlError
+from whorl.core.ports import EngineStats, GenerateRequest, Grammar, TokenEvent, TokenLogprob
+from whorl.core.variants import Variant
+from whorl.engines.open import open_engine
+from whorl.engines.setup import EngineSetup
+
+__all__ = ["EngineProcess", "answer"]
+
+LOG = logging.getLogger(__name__)
+MAX_STARTS, WITHIN_S = 4, 120.0  # then something is wrong that another start does not mend
+CLOSE_TIMEOUT_S = 30.0
+OnEvent = Callable[[TokenEvent], None]
+Scores = list[NDArray[np.float64]]
+
+
+class EngineProcess:
+    """core.ports.Engine of another process. Events come on a thread that reads from it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        variant: Variant | None,
+        name: str,
+        setup: EngineSetup,
+        cache_folder: Path | None = None,
+    ) -> None:
+        """Raises as `open_engine`, which is called over there."""
+        opening = {
+            "folder": str(folder),
+            "variant": None if variant is None else asdict(variant),
+            "name": name,
+            "setup": asdict(setup),
+            "cache_folder": None if cache_folder is None else str(cache_folder),
+        }
+        self._opening = json.dumps(opening)
+        self._lock = threading.Lock()
+        self._requests: dict[str, OnEvent] = {}
+        self._scores: dict[int, Future[Scores]] = {}
+        self._max_running = setup.max_running
+        self._generated_tokens, self._last_token_at = 0, time.monotonic()
+        self._closing, self._up = False, False
+        self._starts: deque[float] = deque(maxlen=MAX_STARTS)
+        facts = self._start()
+        self.name, self.contract_digest = facts["name"], facts["contract_digest"]
+        self.unable: frozenset[str] = frozenset(facts["unable"])
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it takes requests; False while it is started again."""
+        return self._up
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    # -------------------------------------------------------------- the port
+
+    def submit(self, request: GenerateRequest, on_event: OnEvent) -> None:
+        with self._lock:
+            if self._closing:
+                raise EngineError("the engine is closed", do="open it again")
+            if not self._up:
+                raise EngineError("the engine is being started again", do="try again soon")
+            if request.request_id in self._requests:
+                raise EngineError(f"request {request.request_id} is running already")
+            if not self._requests:
+                self._last_token_at = time.monotonic()
+            self._requests[request.request_id] = on_event
+        grammar = None if request.grammar is None else vars(request.grammar)
+        self._send(["submit", vars(request) | {"grammar": grammar}])
+
+    def cancel(self, request_id: str) -> None:
+        self._send(["cancel", request_id])
+
+    def limit_running(self, max_running: int) -> None:
+        """See EngineLoop."""
+        self._max_running = max_running
+        self._send(["limit", max_running])
+
+    def score(self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()) -> Scores:
+        future: Future[Scores] = Future()
+        with self._lock:
+            if not self._up:
+                raise EngineError("the engine is closed or being started again")
+            number = id(future)
+            self._scores[number] = future
+        rows = [[int(i) for i in ids] for ids in sequences]
+        self._send(["score", number, rows, [int(i) for i in prefix]])
+        return future.result()
+
+    def stats(self) -> EngineStats:
+        with self._lock:
+            inside = len(self._requests)
+            running = min(inside, self._max_running)
+            age_s = time.monotonic() - self._last_token_at if running else None
+            return EngineStats(running, inside - running, self._generated_tokens, age_s)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True
+        with contextlib.suppress(OSError, ValueError):
+            self._input.close()  # over there it means the end
+        try:
+            self._process.wait(CLOSE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            LOG.warning("engine %s is stuck in a step and is killed", self.name)
+            self._process.kill()
+            self._process.wait()
+        self._reader.join(CLOSE_TIMEOUT_S)
+
+    # -------------------------------------------------------------- the process
+
+    def _start(self) -> dict[str, Any]:
+        self._starts.append(time.monotonic())
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from whorl.engines.apart import answer; answer()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the server, which ends it in order
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)},
+            text=True,
+            encoding="utf-8",
+        )
+        assert process.stdin and process.stdout
+        self._process, self._input = process, process.stdin
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(self._opening + "\n")
+            process.stdin.flush()
+        line = process.stdout.readline()
+        facts: dict[str, Any] = json.loads(line) if line else {"error": None}
+        if "error" in facts:
+            code = _bury(process)
+            if not line:
+                what = "the engine's process ended before it was open"
+                raise EngineError(what, found=f"code {code}")
+            kind: type[WhorlError] = getattr(errors, facts["kind"], EngineError)
+            raise kind(facts["error"])
+        self._reader = threading.Thread(
+            target=self._read, args=(process,), name="whorl-engine-events", daemon=True
+        )
+        self._up = True
+        self._reader.start()
+        return facts
+
+    def _send(self, message: list[Any]) -> None:
+        data = json.dumps(message, ensure_ascii=False)
+        with self._lock, contextlib.suppress(OSError, ValueError):  # it ended: the reader tells all
+            self._input.write(data + "\n")
+            self._input.flush()
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout
+        for line in process.stdout:
+            kind, *rest = json.loads(line)
+            if kind == "event":
+                self._deliver(*rest)
+            else:
+                self._scored(kind, *rest)
+        self._ended(process)
+
+    def _deliver(
+        self,
+        request_id: str,
+        ids: list[int],
+        finish: Any,
+        error: str | None,
+        logprobs: list[Any],
+    ) -> None:
+        with self._lock:
+            on_event = self._requests.get(request_id)
+            self._generated_tokens += len(ids)
+            self._last_token_at = time.monotonic()
+            if finish is not None:
+                self._requests.pop(request_id, None)
+        told = tuple(
+            TokenLogprob(number, value, tuple((i, other) for i, other in top))
+            for number, value, top in logprobs
+        )
+        if on_event is not None:
+            self._call(on_event, TokenEvent(request_id, tuple(ids), finish, error, told))
+
+    def _call(self, on_event: OnEvent, event: TokenEvent) -> None:
+        """A listener that raises loses its request, the others go on."""
+        try:
+            on_event(event)
+        except Exception:
+            LOG.exception("the listener of request %s failed", event.request_id)
+            with self._lock:
+                is_known = self._requests.pop(event.request_id, None) is not None
+            if is_known:
+                self.cancel(event.request_id)
+
+    def _scored(self, kind: str, number: int, found: Any) -> None:
+        with self._lock:
+            future = self._scores.pop(number)
+        if kind == "scores":
+            future.set_result([np.asarray(row, np.float64) for row in found])
+        else:
+            future.set_exception(EngineError(found))
+
+    def _ended(self, process: subprocess.Popen[str]) -> None:
+        """Its requests end too; unless it was told to, it is started again."""
+        with self._lock:
+            self._up = False
+            code = _bury(process)
+            requests, self._requests = self._requests, {}
+            scores, self._scores = self._scores, {}
+        failure = None if self._closing else f"the engine's process ended (code {code})"
+        for request_id, on_event in requests.items():
+            finish: Any = "error" if failure else "cancelled"
+            self._call(on_event, TokenEvent(request_id, (), finish, failure))
+        for future in scores.values():
+            future.set_exception(EngineError(failure or "the engine is closed"))
+        if failure is None:
+            return
+        if len(self._starts) == MAX_STARTS and time.monotonic() - self._starts[0] < WITHIN_S:
+            LOG.error("%s; it is not started again: that did not help", failure)
+            return
+        LOG.error("%s; it is started again", failure)
+        try:
+            self._start()
+        except WhorlError:
+            LOG.exception("the engine could not be started again")
+            return
+        self.limit_running(self._max_running)
+        if self._closing:
+            self._input.close()
+
+
+def _bury(process: subprocess.Popen[str]) -> int:
+    """The exit code of a process that ended, its pipes closed."""
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError, ValueError):
+                pipe.close()
+    return process.wait()
+
+
+# ------------------------------------------------------------------ over there
+
+
+def answer() -> None:
+    """The engine's process: opens what its first line says, then does as it is told."""
+    commands = sys.stdin
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)  # what libraries print is no message
+    opening = json.loads(commands.readline())
+    variant, cache = opening["variant"], opening["cache_folder"]
+    try:
+        engine = open_engine(
+            Path(opening["folder"]),
+            None if variant is None else Variant(**variant),
+            opening["name"],
+            EngineSetup(**opening["setup"]),
+            None if cache is None else Path(cache),
+        )
+    except WhorlError as error:
+        output.write(json.dumps({"error": str(error), "kind": type(error).__name__}) + "\n")
+        return
+    facts = {"name": engine.name, "contract_digest": engine.contract_digest}
+    output.write(json.dumps(facts | {"unable": sorted(engine.unable)}) + "\n")
+    lock = threading.Lock()
+
+    def send(*message: Any) -> None:
+        data = json.dumps(message)
+        with lock, contextlib.suppress(BrokenPipeError):
+            output.write(data + "\n")
+
+    def on_event(event: TokenEvent) -> None:
+        told = [(each.token_id, each.logprob, each.top) for each in event.logprobs]
+        send("event", event.request_id, event.token_ids, event.finish_reason, event.error, told)
+
+    for line in commands:
+        kind, *rest = json.loads(line)
+        if kind == "submit":
+            request = _request(rest[0])
+            try:
+                engine.submit(request, on_event)
+            except EngineError as error:
+                on_event(TokenEvent(request.request_id, (), "error", str(error)))
+        elif kind == "cancel":
+            engine.cancel(rest[0])
+        elif kind == "limit" and hasattr(engine, "limit_running"):
+            engine.limit_running(rest[0])
+        elif kind == "score":
+            threading.Thread(target=_score, args=(engine, send, *rest), daemon=True).start()
+    engine.close()
+    os._exit(0)
+
+
+def _request(values: Mapping[str, Any]) -> GenerateRequest:
+    """JSON has lists for tuples."""
+    kept: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+    }
+    kept["logit_bias"] = tuple((number, bias) for number, bias in kept["logit_bias"])
+    if kept["grammar"] is not None:
+        kept["grammar"] = Grammar(**kept["grammar"])
+    return GenerateRequest(**kept)
+
+
+def _score(
+    engine: Any, send: Callable[..., None], number: int, rows: list[list[int]], prefix: list[int]
+) -> None:
+    try:
+        found = engine.score(rows, prefix)
+    except EngineError as error:
+        send("failed", number, str(error))
+        return
+    send("scores", number, [row.tolist() for row in found])

@@ -1,0 +1,67 @@
+"""Messages in OpenAI's form, checked, and as chat templates read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from whorl.stages.serve.request import shown
+
+__all__ = ["as_templates_read", "ends_with_answer", "text_of"]
+
+
+def as_templates_read(number: int, message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose parts are one text. Raises ValueError by its place."""
+    where, role = f"messages[{number}]", message.get("role")
+    if not isinstance(role, str):
+        raise ValueError(f"{where}.role must be a string, such as user; found: {shown(role)}")
+    if message.get("tool_calls") is not None:
+        _check_calls(message["tool_calls"], f"{where}.tool_calls")
+    content = message.get("content")
+    if isinstance(content, str) or (content is None and role == "assistant"):
+        return message
+    return {**message, "content": text_of(content, f"{where}.content")}
+
+
+def text_of(content: Any, where: str, kinds: Sequence[str] = ("text",)) -> str:
+    """A text, or parts that are texts, as one. Raises ValueError by its place."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "".join(_texts_of(content, where, kinds))
+    raise ValueError(f"{where} must be a string or a list of text parts; found: {shown(content)}")
+
+
+def ends_with_answer(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the last message is a text of the assistant's, which can be continued."""
+    last = messages[-1] if messages else {}
+    is_answer = last.get("role") == "assistant" and not last.get("tool_calls")
+    return is_answer and bool(last.get("content"))
+
+
+def _texts_of(parts: Sequence[Any], where: str, kinds: Sequence[str]) -> Iterator[str]:
+    for place, part in enumerate(parts):
+        kind, text = (part.get("type"), part.get("text")) if isinstance(part, dict) else (None,) * 2
+        if kind not in kinds or not isinstance(text, str):
+            found = f"type {shown(kind)}" if isinstance(kind, str) else shown(part)
+            raise ValueError(
+                f'{where}[{place}] must be a text part, {{"type": "{kinds[0]}", "text": "…"}}; '
+                f"found: {found}"
+            )
+        yield text
+
+
+def _check_calls(calls: Any, where: str) -> None:
+    if not isinstance(calls, list):
+        raise ValueError(f"{where} must be a list; found: {shown(calls)}")
+    for place, call in enumerate(calls):
+        function = call.get("function") if isinstance(call, dict) else None
+        if not (
+            isinstance(function, dict)
+            and isinstance(function.get("name"), str)
+            and isinstance(function.get("arguments"), str | dict)
+        ):
+            raise ValueError(
+                f'{where}[{place}] must be {{"id": …, "type": "function", "function": '
+                f'{{"name": …, "arguments": "…"}}}}; found: {shown(call)}'
+            )

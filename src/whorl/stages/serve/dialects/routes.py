@@ -1,0 +1,45 @@
+"""The routes of every wire format."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.responses import Response
+from starlette.requests import Request
+
+from whorl.stages.serve.dialects import anthropic, chat, completions, responses
+from whorl.stages.serve.dialects.models import add_models
+from whorl.stages.serve.dialects.tokenizing import BODIES, add_tokenizing
+from whorl.stages.serve.errors import ApiError
+from whorl.stages.serve.exchange import answer
+from whorl.stages.serve.gateway import Gateway
+from whorl.stages.serve.wire import Wire
+
+__all__ = ["ROUTES", "WIRES", "add_dialects"]
+
+WIRES: tuple[Wire[Any], ...] = (completions.WIRE, chat.WIRE, responses.WIRE, anthropic.WIRE)
+ROUTES = (
+    *(f"POST {path}" for path in (*(wire.path for wire in WIRES), *BODIES)),
+    *("GET /v1/models", "GET /v1/models/ID"),
+)
+
+
+def add_dialects(app: FastAPI, gateway: Gateway) -> None:
+    """A new wire format is a file of this folder, and a line of WIRES."""
+    for wire in WIRES:
+        _add(app, gateway, wire)
+    add_models(app, gateway)
+    add_tokenizing(app, gateway)
+
+    @app.post("/v1/embeddings", summary="Refused: no model here makes embeddings")
+    async def embeddings(request: Request) -> Response:
+        name, there = gateway.card.name, ", ".join(ROUTES)
+        told = f"the model {name!r} generates, it makes no embeddings; there are {there}"
+        raise ApiError(400, told, code="no_embeddings", param="model")
+
+
+def _add(app: FastAPI, gateway: Gateway, wire: Wire[Any]) -> None:
+    @app.post(wire.path, name=wire.path, summary=wire.summary)
+    async def route(request: Request) -> Response:
+        return await answer(gateway, request, wire)

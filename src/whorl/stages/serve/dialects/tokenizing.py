@@ -1,0 +1,132 @@
+"""/tokenize and /detokenize in vLLM's form, and the count of a request in Anthropic's."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, Response
+from pydantic import Field, field_validator, model_validator
+from starlette.requests import Request
+
+from whorl.codecs.contract import TEXT
+from whorl.core.errors import DataError
+from whorl.core.ports import Part
+from whorl.stages.serve.ask import Ask, Chat
+from whorl.stages.serve.dialects.anthropic import CountBody
+from whorl.stages.serve.dialects.chat_messages import as_templates_read, ends_with_answer
+from whorl.stages.serve.dialects.tools import checked_function, tools_of
+from whorl.stages.serve.errors import invalid
+from whorl.stages.serve.exchange import read_parsed
+from whorl.stages.serve.gateway import Gateway
+from whorl.stages.serve.request import Body
+from whorl.stages.serve.token_texts import token_text
+
+__all__ = ["BODIES", "add_tokenizing"]
+
+TokenId = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class TokenizeBody(Body):
+    """A text, or a chat."""
+
+    model: str | None = Field(None, description="the id of the model, a string")  # type: ignore[assignment]
+    prompt: str | None = Field(None, description="a text")
+    messages: list[dict[str, Any]] | None = Field(
+        None, min_length=1, description='a list of at least one {"role": …, "content": …}'
+    )
+    tools: list[dict[str, Any]] = Field(
+        [], description='a list of {"type": "function", "function": {"name": …, …}}'
+    )
+    add_special_tokens: bool = Field(True, description="true or false, with prompt")
+    continue_final_message: bool = Field(False, description="true or false, with messages")
+    return_token_strs: bool = Field(False, description="true or false")
+
+    @field_validator("messages")
+    @classmethod
+    def _as_templates_read(cls, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [as_templates_read(number, message) for number, message in enumerate(messages)]
+
+    @model_validator(mode="after")
+    def _one_text(self) -> TokenizeBody:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("prompt or messages: one of them")
+        if self.continue_final_message and not ends_with_answer(self.messages or ()):
+            raise ValueError(
+                "continue_final_message: the last message is no text of the assistant's"
+            )
+        return self
+
+    def chat(self) -> Chat:
+        """Raises ValueError by the place."""
+        functions = [
+            checked_function(tool.get("function"), f"tools[{number}].function")
+            for number, tool in enumerate(self.tools)
+        ]
+        tools = tools_of(functions, "auto", True, "tools")
+        return Chat(self.messages or (), tools, goes_on=self.continue_final_message)
+
+
+class DetokenizeBody(Body):
+    model: str | None = Field(None, description="the id of the model, a string")  # type: ignore[assignment]
+    tokens: list[TokenId] = Field(description="a list of token ids")
+
+
+# route -> what it takes
+BODIES: dict[str, type[Body]] = {
+    "/tokenize": TokenizeBody,
+    "/detokenize": DetokenizeBody,
+    "/v1/messages/count_tokens": CountBody,
+}
+
+
+def add_tokenizing(app: FastAPI, gateway: Gateway) -> None:
+    """Nothing is generated: no place is taken."""
+
+    @app.post("/tokenize", summary="The ids of a text or a chat (vLLM's form)")
+    async def tokenize(request: Request) -> Response:
+        return await _tokenize(gateway, await read_parsed(gateway, request, TokenizeBody))
+
+    @app.post("/detokenize", summary="The text of ids (vLLM's form)")
+    async def detokenize(request: Request) -> Response:
+        body = await read_parsed(gateway, request, DetokenizeBody)
+        gateway.check_model(body.model or gateway.card.name)
+        gateway.served.prompts.check_ids(body.tokens, "tokens")
+        text = gateway.tokens.decode_stream(skip_special=False, continues=True)
+        return JSONResponse({"prompt": text.push(body.tokens) + text.finish()})
+
+    @app.post("/v1/messages/count_tokens", summary="How long a request is (Anthropic's form)")
+    async def count_tokens(request: Request) -> Response:
+        body = await read_parsed(gateway, request, CountBody)
+        gateway.check_model(body.model)
+        asked = Ask(model=body.model, prompts=(body.chat(),), subject="messages")
+        ids = await gateway.served.prompts.encode(asked.prompts[0], asked)
+        return JSONResponse({"input_tokens": len(ids)})
+
+
+async def _tokenize(gateway: Gateway, body: TokenizeBody) -> Response:
+    gateway.check_model(body.model or gateway.card.name)
+    if body.prompt is None:
+        try:
+            chat = body.chat()
+        except ValueError as error:
+            raise invalid(str(error), "tools") from None
+        asked = Ask(model="", prompts=(chat,), subject="messages")
+        ids = await gateway.served.prompts.encode(chat, asked)
+    elif body.add_special_tokens:
+        asked = Ask(model="", prompts=(body.prompt,), subject="prompt")
+        ids = await gateway.served.prompts.encode(body.prompt, asked)
+    else:
+        try:
+            ids = tuple(gateway.tokens.encode_parts([Part(TEXT, body.prompt)]))
+        except DataError as error:
+            raise invalid(f"prompt: {error}", "prompt") from None
+    answer: dict[str, Any] = {
+        "count": len(ids),
+        "max_model_len": gateway.card.context_tokens,
+        "tokens": list(ids),
+        "token_strs": None,
+    }
+    if body.return_token_strs:
+        answer["token_strs"] = [token_text(gateway.tokens, number) for number in ids]
+    return JSONResponse(answer)

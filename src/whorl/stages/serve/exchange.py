@@ -1,0 +1,114 @@
+"""One request over HTTP: read, parsed, started, and answered whole or as a stream of events.
+
+The generation ends when the client leaves, at whatever point that is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from contextlib import aclosing, suppress
+from typing import Any, TypeVar
+
+from fastapi.responses import JSONResponse, Response
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from whorl.stages.serve.access import caller_of
+from whorl.stages.serve.errors import ApiError
+from whorl.stages.serve.gateway import Gateway
+from whorl.stages.serve.generation import Generation
+from whorl.stages.serve.limits import max_time_of
+from whorl.stages.serve.request import Body, parse_body, read_body
+from whorl.stages.serve.wire import AnyBody, Wire
+
+__all__ = ["answer", "read_parsed"]
+
+Result = TypeVar("Result")
+
+
+async def read_parsed(gateway: Gateway, request: Request, kind: type[AnyBody]) -> AnyBody:
+    """The body, within the server's limits. Raises ApiError as `read_body` and `parse_body`."""
+    config = gateway.config
+    return parse_body(await read_body(request, config.max_body_bytes, config.receive_s), kind)
+
+
+async def answer(gateway: Gateway, request: Request, wire: Wire[Any]) -> Response:
+    """Answer a request in its wire format. Raises ApiError before anything is sent."""
+    body = await read_parsed(gateway, request, wire.body)
+    max_time = max_time_of(request.headers.get("x-request-timeout"))
+    generation = await gateway.start(wire.ask(body), caller_of(request), max_time)
+    headers = {"X-Request-Id": generation.id, "Request-Id": generation.id}
+    if body.stream:
+        return _EventStream(body, generation, wire, headers)
+    try:
+        whole = wire.whole(body, generation, generation.tokens)
+        return JSONResponse(await _or_gone(request.receive, whole), headers=headers)
+    except ClientGone:
+        return Response(status_code=499)  # nobody reads it
+    finally:
+        generation.close()
+
+
+class _EventStream(Response):
+    """Server-sent events."""
+
+    def __init__(
+        self,
+        body: Body,
+        generation: Generation,
+        wire: Wire[Any],
+        headers: dict[str, str],
+    ) -> None:
+        super().__init__(media_type="text/event-stream", headers=headers)
+        del self.headers["content-length"]
+        self._body, self._generation = body, generation
+        self._wire = wire
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            with suppress(ClientGone):
+                await _or_gone(receive, self._send_all(send))
+        finally:
+            self._generation.close()  # the client may leave before the first piece is asked for
+
+    async def _send_all(self, send: Send) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        await send(start)
+
+        async def send_event(event: str) -> None:
+            message = {"type": "http.response.body", "body": event.encode(), "more_body": True}
+            await send(message)
+
+        made = self._wire.events(self._body, self._generation, self._generation.tokens)
+        try:
+            async with aclosing(made) as events:
+                async for event in events:
+                    await send_event(event)
+        except ApiError as error:
+            await send_event(self._wire.failed(error))
+        await send({"type": "http.response.body", "body": b""})
+
+
+class ClientGone(Exception):
+    """The client closed its connection before the answer was complete."""
+
+
+async def _or_gone(receive: Receive, work: Awaitable[Result]) -> Result:
+    """The result of work, which is cancelled at once when the client leaves: ClientGone."""
+    worker = asyncio.ensure_future(work)
+    watcher = asyncio.ensure_future(_disconnect(receive))
+    try:
+        await asyncio.wait((worker, watcher), return_when=asyncio.FIRST_COMPLETED)
+        if worker.done():
+            return worker.result()
+        raise ClientGone
+    finally:
+        for task in (worker, watcher):
+            task.cancel()
+        await asyncio.gather(worker, watcher, return_exceptions=True)
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

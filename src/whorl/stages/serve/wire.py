@@ -1,0 +1,44 @@
+"""What a wire format says of itself: its routes, what they take, and how they answer.
+
+A format is one file in `whorl.stages.serve.dialects`: a body that is parsed strictly, how it
+becomes an `Ask`, and how a generation becomes an answer or a stream of events.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from whorl.codecs.contract import Tokens
+from whorl.stages.serve.ask import Ask
+from whorl.stages.serve.errors import ApiError
+from whorl.stages.serve.generation import Generation
+from whorl.stages.serve.request import Body
+
+__all__ = ["Wire", "event_of"]
+
+AnyBody = TypeVar("AnyBody", bound=Body)
+
+
+@dataclass(frozen=True)
+class Wire(Generic[AnyBody]):
+    """One route that generates."""
+
+    path: str
+    summary: str
+    body: type[AnyBody]
+    ask: Callable[[AnyBody], Ask]
+    whole: Callable[[AnyBody, Generation, Tokens], Awaitable[dict[str, Any]]]
+    events: Callable[[AnyBody, Generation, Tokens], AsyncGenerator[str, None]]
+    failed: Callable[[ApiError], str]  # the event that ends a stream which failed
+    engine_names: Mapping[str, str] = field(default_factory=dict)  # its field -> GenerateRequest's
+    answer_keys: tuple[str, ...] = ()  # what a whole answer always has
+
+
+def event_of(data: Any, name: str | None = None) -> str:
+    """One server-sent event; a string is sent as it is."""
+    line = data if isinstance(data, str) else json.dumps(data)
+    head = "" if name is None else f"event: {name}\n"
+    return f"{head}data: {line}\n\n"

@@ -1,0 +1,1 @@
+"""Attacks on a running server, each with a count of trials and what it must survive."""

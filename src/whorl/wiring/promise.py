@@ -1,0 +1,268 @@
+"""What a server promises: predicted before a weight is read, then measured once on this machine.
+
+The prediction is the time of a step by what it must read and compute, at rates that are probed here
+and shares of them that engines reach (docs/engines.md has what they were fitted to).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from pydantic import ValidationError
+
+from whorl.arch.shape_counts import count_shape, kv_bytes_per_token
+from whorl.core.digests import digest_value, write_bytes
+from whorl.core.errors import EngineError
+from whorl.core.home import home_folder
+from whorl.core.ports import Engine, GenerateRequest
+from whorl.core.variants import Variant
+from whorl.engines.apart import EngineProcess
+from whorl.engines.collect import Answer, run_requests
+from whorl.engines.open import CACHE
+from whorl.engines.openvino_export import FORMAT
+from whorl.engines.replicas import Replicas
+from whorl.engines.setup import SERVERS_OWN, EngineSetup
+from whorl.engines.threads import engine_threads
+from whorl.launch.machine import machine_facts
+from whorl.model.folder import FolderCard, peek_card
+from whorl.spec.resolved import ServeConfig
+from whorl.stages.serve.promise import Promise
+
+__all__ = ["keep_promise", "open_promised", "predict", "predict_folder", "setup_of"]
+
+VERSION = 1  # raised when the same engine would be measured otherwise
+PROMPT_TOKENS, ANSWER_TOKENS = 32, 12
+RUNTIME_BYTES = 250 * 2**20  # of Python and the engine, without a model
+PROBE_S = 0.4
+BUSY_S, BUSY_PERCENT = 0.2, 25.0
+CACHE_SHARE = 0.25  # of the memory that weights leave, at most, for keys and values
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Of the probed rates that an engine reaches; bytes in memory for a byte of weights."""
+
+    reading: float  # of a prompt
+    answering: float  # of several answers together
+    weights: float
+    layer_s: float = 2e-4  # of each layer and step, whatever it computes
+
+
+F32, SMALL, TORCH = Shares(0.6, 0.25, 2.0), Shares(0.6, 0.5, 3.5), Shares(0.6, 0.1, 1.1)
+
+
+def open_promised(
+    folder: Path, variant: Variant | None, config: ServeConfig
+) -> tuple[Engine, Promise]:
+    """An engine for a server, warm, and what it promises. Raises as `open_engine`."""
+    card = peek_card(folder)
+    setup = setup_of(card, config, engine_threads())
+    predicted = predict(card, variant or card.variant, config, setup)
+    engine = _open(folder, variant, config, setup)
+    try:
+        promise = keep_promise(engine, predicted, card, config, home_folder() / CACHE)
+        if promise.users < setup.max_running:
+            engine.limit_running(promise.users)
+        return engine, promise
+    except BaseException:
+        engine.close()
+        raise
+
+
+def _open(
+    folder: Path, variant: Variant | None, config: ServeConfig, setup: EngineSetup
+) -> EngineProcess | Replicas:
+    """As many engines as the config says, each in a process of its own, opened together."""
+    count = config.replicas
+    if count == 1:
+        return EngineProcess(folder, variant, config.engine, setup)
+    each = replace(
+        setup,
+        max_running=-(-setup.max_running // count),
+        cache_bytes=setup.cache_bytes // count,
+        threads=max(1, (setup.threads or count) // count),
+    )
+    with ThreadPoolExecutor(count) as pool:
+        opening = [
+            pool.submit(EngineProcess, folder, variant, config.engine, each) for _ in range(count)
+        ]
+    failed = [error for future in opening if (error := future.exception()) is not None]
+    if failed:
+        for future in opening:
+            if future.exception() is None:
+                future.result().close()
+        raise failed[0]
+    return Replicas([future.result() for future in opening])
+
+
+def predict_folder(folder: Path, variant: Variant | None, config: ServeConfig) -> Promise:
+    """Of a model that is not loaded, by its card alone."""
+    card = peek_card(folder)
+    return predict(card, variant or card.variant, config, setup_of(card, config, engine_threads()))
+
+
+# ------------------------------------------------------------------ predicted
+
+
+def setup_of(card: FolderCard, config: ServeConfig, threads: int) -> EngineSetup:
+    """How an engine is opened for a server: places for the users asked for, and a cache for them.
+
+    The cache is of every place's whole context where that fits beside the weights.
+    """
+    free = machine_facts().memory_bytes - RUNTIME_BYTES - 3 * card.weight_bytes
+    running = max(config.max_running, config.users or 0)
+    wanted = running * card.shape.max_seq_len * kv_bytes_per_token(card.shape, 4)
+    cache_bytes = int(min(wanted, max(0.0, CACHE_SHARE * free)))
+    return EngineSetup(running, cache_bytes, shares_prefixes=True, threads=threads)
+
+
+def predict(
+    card: FolderCard,
+    variant: Variant,
+    config: ServeConfig,
+    setup: EngineSetup,
+    probe: Callable[[], tuple[float, float]] | None = None,
+) -> Promise:
+    """Of a model that is not loaded. probe: (operations per second, bytes per second) here."""
+    flops, bandwidth = (probe or _probe)()
+    shares = SMALL if variant.bits < 32 else F32 if variant.format == FORMAT else TORCH
+    numbers = count_shape(card.shape).matmul_active
+    weight_bytes = card.weight_bytes * variant.bits / card.variant.bits
+    users = setup.max_running
+    one_s = card.shape.layers * shares.layer_s + weight_bytes / bandwidth
+    per_user_s = 2 * numbers / (flops * shares.answering)
+    step_s = one_s + users * per_user_s
+    if variant.format != FORMAT:  # one after another
+        step_s = users * (one_s + 2 * numbers / flops)
+    read_s = users * PROMPT_TOKENS * 2 * numbers / (flops * shares.reading)
+    context = setup.max_running * card.shape.max_seq_len * kv_bytes_per_token(card.shape, 4)
+    cache = min(setup.cache_bytes, context) if variant.format == FORMAT else context
+    found = Promise(
+        basis="predicted",
+        users=users,
+        ttft_p95_s=read_s + step_s,
+        tokens_per_s_per_user=1 / step_s,
+        tokens_per_s=users / step_s,
+        prompt_tokens=PROMPT_TOKENS,
+        memory_bytes=round(
+            config.replicas * (RUNTIME_BYTES + shares.weights * weight_bytes) + cache
+        ),
+    )
+    return found.model_copy(update={"missed": found.against(config)})
+
+
+def _probe(size: int = 512, num_bytes: int = 2**26) -> tuple[float, float]:
+    """(float32 operations, bytes read) per second: in under a second."""
+    left = np.ones((size, size), np.float32)
+    block = np.ones(num_bytes // 4, np.float32)
+    matmul_s = _best_s(lambda: left @ left)
+    read_s = _best_s(lambda: block.sum())
+    return 2 * size**3 / matmul_s, num_bytes / read_s
+
+
+def _best_s(work: Callable[[], object]) -> float:
+    """Of many tries, so that some fall between other work of the machine."""
+    end = time.perf_counter() + PROBE_S
+    found: list[float] = []
+    while not found or time.perf_counter() < end:
+        begin = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - begin)
+    return min(found)
+
+
+# ------------------------------------------------------------------ measured
+
+
+def keep_promise(
+    engine: Engine, predicted: Promise, card: FolderCard, config: ServeConfig, folder: Path
+) -> Promise:
+    """Measured with this engine, at its limit and with the targets for fewer users; kept in folder.
+
+    An engine that was measured here, while nothing else ran, is only warmed up. Raises
+    EngineError if it does not answer.
+    """
+    facts: dict[str, Any] = {
+        "version": VERSION,
+        "model": card.digest,
+        "engine": engine.name,
+        "machine": machine_facts().identity,
+        "users": predicted.users,
+        "replicas": config.replicas,
+        "targets": [config.users, config.ttft_p95, config.tokens_per_s_per_user],
+    }
+    path = folder / f"promise-{digest_value(facts)[:32]}.json"
+    vocab_size, context = card.shape.vocab_size, card.shape.max_seq_len
+    _round(engine, 1, vocab_size, context, seed=0)  # what is loaded with the first request
+    try:
+        kept = Promise.model_validate(json.loads(path.read_bytes()))
+    except (OSError, ValueError, ValidationError):
+        used_percent = psutil.cpu_percent(BUSY_S)  # by others: nothing of ours runs
+        kept = _measure(engine, predicted, vocab_size, context, config)
+        if used_percent > BUSY_PERCENT:
+            return kept  # and measured again at the next start
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_bytes(path, kept.model_dump_json().encode())
+        except Exception:  # a home that cannot be written serves as well
+            return kept
+    return kept
+
+
+def _measure(
+    engine: Engine, predicted: Promise, vocab_size: int, context: int, config: ServeConfig
+) -> Promise:
+    """For as many users as there are places; half as many, and so on, while a target is missed."""
+    users, found = predicted.users, None
+    while True:
+        answers = _round(engine, users, vocab_size, context, seed=users)
+        each = _of_answers(answers, predicted.model_copy(update={"users": users}))
+        missed = each.against(config)
+        first = each.model_copy(update={"missed": missed})
+        found = found or first
+        is_slow = any(not name.startswith("users ") for name in missed)
+        if not is_slow:
+            return first
+        if users == 1:
+            return found  # fewer users would not help: as many as there are places, and said so
+        users //= 2
+
+
+def _of_answers(answers: Sequence[Answer], promise: Promise) -> Promise:
+    firsts = [answer.first_token_s or answer.end_s for answer in answers]
+    rates = [
+        (len(answer.token_ids) - 1) / max(1e-9, answer.end_s - first)
+        for answer, first in zip(answers, firsts, strict=True)
+    ]
+    tokens = sum(len(answer.token_ids) for answer in answers)
+    return promise.model_copy(
+        update={
+            "basis": "measured",
+            "ttft_p95_s": float(np.quantile(firsts, 0.95)),
+            "tokens_per_s_per_user": min(rates),
+            "tokens_per_s": tokens / max(answer.end_s for answer in answers),
+        }
+    )
+
+
+def _round(engine: Engine, users: int, vocab_size: int, context: int, *, seed: int) -> list[Answer]:
+    """Prompts of random ids, all at once: no two begin alike."""
+    answer_tokens = max(2, min(ANSWER_TOKENS, context // 4))
+    prompt_tokens = max(1, min(PROMPT_TOKENS, context - answer_tokens))
+    ids = np.random.default_rng(seed).integers(0, vocab_size, (users, prompt_tokens))
+    requests = [
+        GenerateRequest(f"measure-{seed}-{i}", tuple(row), answer_tokens, cache_key=SERVERS_OWN)
+        for i, row in enumerate(ids.tolist())
+    ]
+    answers = run_requests(engine, requests, timeout_s=120.0)
+    if any(len(answer.token_ids) < 2 for answer in answers):
+        raise EngineError("the engine gave no tokens", do="try another engine or variant")
+    return answers

@@ -1,0 +1,133 @@
+"""An engine in another process: the same answers, and a death that its requests survive to hear."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from whorl.codecs.contract import Tokens
+from whorl.core.errors import EngineError, RecordError, SpecError
+from whorl.core.ports import Engine, GenerateRequest, Grammar, TokenEvent
+from whorl.engines.apart import EngineProcess
+from whorl.engines.collect import run_requests
+from whorl.engines.setup import EngineSetup
+
+
+@pytest.fixture(scope="module")
+def apart(folders: Path) -> Iterator[EngineProcess]:
+    engine = EngineProcess(folders / "f32", None, "auto", EngineSetup(8, threads=1))
+    yield engine
+    engine.close()
+
+
+def test_the_same_answers_and_scores(
+    apart: EngineProcess, openvino_engine: Engine, prompts: list[tuple[int, ...]]
+) -> None:
+    assert isinstance(apart, Engine) and apart.name == "openvino" and apart.unable == frozenset()
+    requests = [GenerateRequest(f"r{i}", prompts[i], 20) for i in range(12)]
+    expected = [answer.token_ids for answer in run_requests(openvino_engine, requests)]
+    assert [answer.token_ids for answer in run_requests(apart, requests)] == expected
+    rows = [list(ids) for ids in prompts[:5]]
+    for found, wanted in zip(apart.score(rows), openvino_engine.score(rows), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    for found, wanted in zip(
+        apart.score(rows, prompts[9]), openvino_engine.score(rows, prompts[9]), strict=True
+    ):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert apart.stats().running == 0
+
+
+def test_every_field_arrives(
+    apart: EngineProcess, tokens: Tokens, prompts: list[tuple[int, ...]]
+) -> None:
+    pytest.importorskip("xgrammar")
+    request = GenerateRequest(
+        "all",
+        prompts[0],
+        40,
+        temperature=0.9,
+        top_p=0.9,
+        seed=3,
+        stop_ids=tuple(tokens.contract.stop_ids),
+        top_k=50,
+        logit_bias=((40, -3.5), (41, 2.0)),
+        logprobs=2,
+        grammar=Grammar("regex", "[a-c]+é?x"),
+        cache_key="a",
+    )
+    events: list[TokenEvent] = []
+    ended = threading.Event()
+
+    def on_event(event: TokenEvent) -> None:
+        events.append(event)
+        if event.finish_reason:
+            ended.set()
+
+    apart.submit(request, on_event)
+    assert ended.wait(30) and events[-1].finish_reason in ("stop", "length")
+    assert all(len(event.logprobs[0].top) == 2 for event in events if event.token_ids)
+    bad = GenerateRequest("bad", prompts[0], 4, grammar=Grammar("regex", "("), stop_ids=(1,))
+    with pytest.raises(EngineError, match="regex cannot be used"):
+        run_requests(apart, [bad])
+    with pytest.raises(EngineError, match="too long"):
+        run_requests(apart, [GenerateRequest("long", prompts[0], 10_000)])
+
+
+def test_what_cannot_be_opened_says_so_here(folders: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="is not a model folder"):
+        EngineProcess(tmp_path, None, "auto", EngineSetup(1))
+    with pytest.raises(SpecError, match="torch does not serve"):
+        EngineProcess(folders / "f32", None, "torch", EngineSetup(1))
+
+
+def test_a_killed_engine_is_started_again(folders: Path, prompts: list[tuple[int, ...]]) -> None:
+    engine = EngineProcess(folders / "f32", None, "auto", EngineSetup(2, threads=1))
+    expected = run_requests(engine, [GenerateRequest("x", prompts[0], 30)])[0].token_ids
+    first, events, ended = engine.pid, list[TokenEvent](), threading.Event()
+
+    def on_event(event: TokenEvent) -> None:
+        events.append(event)
+        if len(events) == 1:
+            os.kill(first, signal.SIGKILL)
+        if event.finish_reason:
+            ended.set()
+
+    engine.submit(GenerateRequest("y", prompts[0], 200), on_event)
+    assert ended.wait(20)
+    assert events[-1].finish_reason == "error" and "ended" in (events[-1].error or "")
+    deadline = time.monotonic() + 30
+    while not engine.is_up and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert engine.pid != first
+    assert run_requests(engine, [GenerateRequest("x", prompts[0], 30)])[0].token_ids == expected
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.submit(GenerateRequest("z", prompts[0], 3), on_event)
+
+
+def test_it_ends_with_whoever_started_it(folders: Path) -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import os, sys; from pathlib import Path; from whorl.engines.apart import EngineProcess;"
+        "from whorl.engines.setup import EngineSetup;"
+        f"e = EngineProcess(Path({str(folders / 'f32')!r}), None, 'auto', EngineSetup(1));"
+        "print(e.pid, flush=True); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    pid = int(done.stdout)
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
+            break
+        time.sleep(0.05)
+    else:
+        assert not Path(f"/proc/{pid}").exists()

@@ -1,0 +1,110 @@
+"""Answers of a grammar: whatever the model would say, they are JSON of the schema, or the pattern.
+
+The judges are jsonschema's rules written out and Python's `re`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+from whorl.codecs.contract import Tokens
+from whorl.core.errors import EngineError
+from whorl.core.ports import Engine, GenerateRequest, Grammar
+from whorl.engines.collect import run_requests
+from whorl.engines.grammar import text_vocabulary
+
+pytest.importorskip("xgrammar")
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 8},
+        "kind": {"enum": ["red", "green"]},
+        "sizes": {
+            "type": "array",
+            "items": {"type": "integer", "minimum": 0, "maximum": 99},
+            "minItems": 1,
+            "maxItems": 3,
+        },
+    },
+    "required": ["name", "kind", "sizes"],
+    "additionalProperties": False,
+}
+
+
+def request_of(
+    tokens: Tokens, grammar: Grammar, seed: int, temperature: float = 1.0
+) -> GenerateRequest:
+    return GenerateRequest(
+        f"{grammar.kind}-{seed}",
+        tuple(tokens.encode_prompt("some words")),
+        120,
+        temperature=temperature,
+        seed=seed,
+        stop_ids=tuple(tokens.contract.stop_ids),
+        grammar=grammar,
+    )
+
+
+def test_answers_are_json_of_the_schema(engine: Engine, tokens: Tokens) -> None:
+    """Of a model so weak that it would put spaces between two words of JSON for ever."""
+    grammar = Grammar("json_schema", json.dumps(SCHEMA))
+    spaces = [i for i, text in enumerate(text_vocabulary(tokens)) if text and not text.strip()]
+    bias = tuple((i, -100.0) for i in spaces)
+    requests = [request_of(tokens, grammar, seed, float(seed % 2)) for seed in range(4)]
+    for answer in run_requests(engine, [replace(each, logit_bias=bias) for each in requests]):
+        assert answer.finish_reason == "stop"
+        value = json.loads(tokens.decode(answer.token_ids))
+        assert set(value) == {"name", "kind", "sizes"}
+        assert isinstance(value["name"], str) and len(value["name"]) <= 8
+        assert value["kind"] in ("red", "green")
+        assert 1 <= len(value["sizes"]) <= 3 and all(type(n) is int for n in value["sizes"])
+
+
+def test_one_of_some_words(engine: Engine, tokens: Tokens) -> None:
+    grammar = Grammar("json_schema", '{"enum": ["red", "green", "blé"]}')
+    requests = [request_of(tokens, grammar, seed) for seed in range(8)]
+    answers = run_requests(engine, requests)
+    assert {answer.finish_reason for answer in answers} == {"stop"}
+    said = {json.loads(tokens.decode(answer.token_ids)) for answer in answers}
+    assert len(said) > 1 and said <= {"red", "green", "blé"}
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        Grammar("regex", "[a-c]{2,5}-(yes|no|é)"),
+        Grammar("ebnf", 'root ::= [a-c] [a-c] [a-c]? "-" ("yes" | "no")'),
+    ],
+)
+def test_answers_are_of_the_pattern(engine: Engine, tokens: Tokens, grammar: Grammar) -> None:
+    requests = [request_of(tokens, grammar, seed) for seed in range(6)]
+    for answer in run_requests(engine, requests):
+        assert answer.finish_reason == "stop"
+        assert answer.token_ids[-1] in tokens.contract.stop_ids
+        text = tokens.decode(answer.token_ids)
+        assert re.fullmatch("[a-c]{2,5}-(yes|no|é)", text), text
+
+
+def test_beside_other_wishes(engine: Engine, tokens: Tokens) -> None:
+    """A grammar, what is forbidden, and probabilities, in one request."""
+    first = request_of(tokens, Grammar("regex", "(aa|bb)x"), 0, 0.0)
+    forbidden = {i for i, text in enumerate(text_vocabulary(tokens)) if text.startswith(b"a")}
+    request = replace(first, logit_bias=tuple((i, -100.0) for i in forbidden), logprobs=2)
+    answer = run_requests(engine, [request])[0]
+    assert tokens.decode(answer.token_ids) == "bbx"
+
+
+def test_what_is_no_grammar_ends_its_request_alone(engine: Engine, tokens: Tokens) -> None:
+    for grammar in (
+        Grammar("json_schema", '{"type": "wat"}'),
+        Grammar("regex", "(unclosed"),
+        Grammar("ebnf", "no grammar :"),
+    ):
+        with pytest.raises(EngineError):
+            run_requests(engine, [request_of(tokens, grammar, 0)])
+    good = request_of(tokens, Grammar("regex", "a+b"), 1)
+    assert run_requests(engine, [good])[0].token_ids

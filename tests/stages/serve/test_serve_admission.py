@@ -1,0 +1,147 @@
+"""Places, predicted waits and Retry-After, beside a simulated engine that knows none of them."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import pytest
+
+from whorl.spec.resolved import ServeConfig
+from whorl.stages.serve.admission import Admission, Ticket
+from whorl.stages.serve.errors import ApiError
+
+STEP_S = 0.05
+
+
+@dataclass
+class SimulatedEngine:
+    """Gives each of the oldest max_running requests one token a step."""
+
+    config: ServeConfig
+    now_s: float = 100.0
+    requests: list[tuple[Ticket, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.waits_s: list[float] = []
+        self.admission = Admission(self.config, self.waits_s.append, lambda: self.now_s)
+
+    def ask(self, who: str, max_tokens: int, deadline_s: float = 600.0) -> None:
+        (ticket,) = self.admission.enter(who)
+        self.admission.price([ticket], [(4, max_tokens)], deadline_s)
+        self.requests.append((ticket, max_tokens))
+
+    def step(self) -> None:
+        self.now_s += STEP_S
+        kept = []
+        for number, (ticket, left) in enumerate(self.requests):
+            runs = number < self.config.max_running
+            if runs:
+                self.admission.progress(ticket, 1)
+            if left - runs <= 0:
+                self.admission.leave(ticket)
+            else:
+                kept.append((ticket, left - runs))
+        self.requests = kept
+
+
+def retry_after(error: ApiError) -> int:
+    assert error.status == 429
+    return int(error.headers["Retry-After"])
+
+
+@pytest.mark.parametrize(
+    ("clients", "waiting", "most"), [(12, 4, 0.0), (30, 4, 0.15), (30, 16, 0.0), (60, 16, 0.05)]
+)
+@pytest.mark.parametrize("seed", range(2))
+def test_clients_that_come_back_when_they_are_told_get_in(
+    clients: int, waiting: int, most: float, seed: int
+) -> None:
+    """Each asks, obeys, and asks again when it was answered; without Retry-After most would be
+    refused again: there are places for a fifth of them."""
+    chooser = random.Random(seed)
+    engine = SimulatedEngine(ServeConfig(max_running=waiting // 2 + 2, max_waiting=waiting))
+    due = {f"client {number}": engine.now_s + chooser.random() for number in range(clients)}
+    came_back: dict[str, bool] = dict.fromkeys(due, False)
+    refused_again = answered = told = 0
+    for _ in range(2000):
+        for who, when_s in list(due.items()):
+            if engine.now_s < when_s:
+                continue
+            try:
+                engine.ask(who, chooser.randrange(5, 40))
+            except ApiError as error:
+                told += 1
+                refused_again += came_back[who]
+                came_back[who] = True
+                due[who] = engine.now_s + retry_after(error) + chooser.random() * 0.2
+            else:
+                answered += 1
+                came_back[who] = False
+                due[who] = engine.now_s + 1.0 + chooser.random()
+        engine.step()
+    assert told > 50 and answered > 100
+    assert refused_again <= most * told, f"{refused_again} of {told} were refused again"
+
+
+def test_the_count_of_places_is_never_passed_and_comes_back() -> None:
+    engine = SimulatedEngine(ServeConfig(max_running=2, max_waiting=3))
+    for number in range(5):
+        engine.ask(f"{number}", 10)
+    with pytest.raises(ApiError, match="5 requests run or wait"):
+        engine.ask("late", 10)
+    assert (engine.admission.inside, engine.admission.waiting) == (5, 3)
+    while engine.requests:
+        engine.step()
+    assert (engine.admission.inside, engine.admission.waiting) == (0, 0)
+    assert engine.admission.left_tokens == 0
+    # 10 steps of 50 ms for each pair: places came after 0, 0, 0.5, 0.5 and 1 s
+    assert engine.waits_s == pytest.approx([0, 0, 0.5, 0.5, 1.0])
+
+
+def test_who_would_wait_too_long_is_refused_and_told_when() -> None:
+    engine = SimulatedEngine(ServeConfig(max_running=2, max_waiting=100, max_wait=4.0))
+    engine.ask("first", 100)
+    engine.ask("second", 100)
+    for _ in range(40):  # 2 s at 2 tokens per 50 ms
+        engine.step()
+    assert engine.admission.tokens_per_s == pytest.approx(40 + 4, rel=0.1)  # prompts too
+    engine.ask("third", 100)  # 120 tokens are left: about 3 s
+    with pytest.raises(ApiError, match="would wait") as caught:
+        engine.ask("fourth", 100)
+    assert caught.value.code == "queue_too_long"
+    after_s = retry_after(caught.value)
+    assert 1 <= after_s <= 5
+    for _ in range(round(after_s / STEP_S)):
+        engine.step()
+    engine.ask("fourth", 100)
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
+    engine = SimulatedEngine(ServeConfig(max_running=1, max_waiting=100, max_wait=60.0))
+    engine.ask("first", 100)
+    for _ in range(20):
+        engine.step()
+    engine.ask("patient", 100, deadline_s=60.0)
+    with pytest.raises(ApiError, match="would wait"):
+        engine.ask("hasty", 100, deadline_s=2.0)
+
+
+def test_short_answers_make_room_for_more() -> None:
+    """Who asks for 512 tokens and takes 8 is counted as 8 by and by."""
+    engine = SimulatedEngine(ServeConfig(max_running=4, max_waiting=4))
+    for _ in range(60):
+        (ticket,) = engine.admission.enter("a")
+        engine.admission.price([ticket], [(4, 512)], 60.0)
+        engine.admission.progress(ticket, 8)
+        engine.admission.leave(ticket)
+    assert engine.admission.share == pytest.approx(0.02, abs=0.01)
+
+
+def test_many_answers_of_one_request_are_counted_each() -> None:
+    admission = Admission(ServeConfig(max_running=2, max_waiting=3))
+    admission.enter("a", 4)
+    with pytest.raises(ApiError):
+        admission.enter("b", 2)
+    admission.enter("b", 1)
+    assert admission.inside == 5

@@ -1,0 +1,163 @@
+"""What a server promises is what its engine does, whatever it was predicted to do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from whorl.core.ports import GenerateRequest, TokenEvent
+from whorl.core.variants import Variant
+from whorl.engines import collect
+from whorl.engines.loop import EngineLoop, Limits
+from whorl.engines.setup import EngineSetup
+from whorl.model.folder import FolderCard, peek_card
+from whorl.spec.load import parse_recipe
+from whorl.spec.resolved import ServeConfig
+from whorl.stages.serve.promise import Promise
+from whorl.testing.models import tiny_model_folder, tiny_shape
+from whorl.wiring import promise as module
+from whorl.wiring.promise import keep_promise, predict, predict_folder, setup_of
+
+CARD = FolderCard(Variant("openvino", "int8"), "digest", tiny_shape(), {})
+
+
+class Slower:
+    """A stepper whose steps take 4 ms for each of its requests, by a clock of its own."""
+
+    def __init__(self) -> None:
+        self.running: dict[str, list[int]] = {}
+        self.now_s = 0.0
+        self.is_new = True
+
+    def add(self, request: GenerateRequest) -> bool:
+        self.running[request.request_id] = [request.max_tokens]
+        return True
+
+    def cancel(self, request_id: str) -> None:
+        self.running.pop(request_id, None)
+
+    def step(self) -> list[TokenEvent]:
+        if self.is_new:  # who comes at the same time is here before the first step
+            time.sleep(0.05)
+            self.is_new = False
+            return []
+        self.now_s += 0.004 * len(self.running)
+        events = []
+        for name, left in list(self.running.items()):
+            left[0] -= 1
+            events.append(TokenEvent(name, (1,), None if left[0] else "length"))
+            if not left[0]:
+                del self.running[name]
+        self.is_new = not self.running
+        return events
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineLoop]:
+    stepper = Slower()
+    monkeypatch.setattr(collect, "time", SimpleNamespace(monotonic=lambda: stepper.now_s))
+    loop = EngineLoop("slower", "digest", stepper, Limits(64, 256, 512))  # type: ignore[arg-type]
+    yield loop
+    loop.close()
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.psutil, "cpu_percent", lambda interval: 1.0)
+
+
+def promised(engine: EngineLoop, folder: Path, **config: float) -> Promise:
+    chosen = ServeConfig(**{"max_running": 16, **config})  # type: ignore[arg-type]
+    setup = setup_of(CARD, chosen, 1)
+    fast = predict(CARD, CARD.variant, chosen, setup, probe=lambda: (1e12, 1e11))
+    return keep_promise(engine, fast, CARD, chosen, folder)
+
+
+def test_it_is_what_the_engine_does(engine: EngineLoop, tmp_path: Path) -> None:
+    found = promised(engine, tmp_path)
+    assert (found.basis, found.users, found.missed) == ("measured", 16, ())
+    assert found.tokens_per_s_per_user == pytest.approx(1 / (16 * 0.004))
+    assert found.tokens_per_s == pytest.approx(250)
+    assert found.ttft_p95_s == pytest.approx(16 * 0.004)
+
+
+def test_fewer_users_where_more_would_miss_a_target(engine: EngineLoop, tmp_path: Path) -> None:
+    """At 4 ms for each, 31 tokens per second and user are had by at most 8."""
+    found = promised(engine, tmp_path, tokens_per_s_per_user=25)
+    assert (found.users, found.missed) == (8, ())
+    found = promised(engine, tmp_path, ttft_p95=0.022)
+    assert found.users == 4 and found.ttft_p95_s <= 0.022
+
+
+def test_what_nothing_keeps_is_said(engine: EngineLoop, tmp_path: Path) -> None:
+    found = promised(engine, tmp_path, tokens_per_s_per_user=1000, users=32)
+    assert found.users == 32 and len(found.missed) == 1
+    assert "tokens_per_s_per_user 1000: " in str(found)
+    found = promised(engine, tmp_path, tokens_per_s_per_user=25, users=32)
+    assert found.users == 8 and found.missed == ("users 32: 8",)
+
+
+def test_it_is_measured_once(
+    engine: EngineLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = promised(engine, tmp_path)
+    monkeypatch.setattr(module, "_measure", lambda *rest: pytest.fail("measured again"))
+    assert promised(engine, tmp_path) == first
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(pytest.fail.Exception):
+        promised(engine, tmp_path)
+
+
+def test_what_was_measured_on_a_busy_machine_is_not_kept(
+    engine: EngineLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.psutil, "cpu_percent", lambda interval: 90.0)
+    promised(engine, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_prediction_needs_no_weights(tmp_path: Path) -> None:
+    folder = tiny_model_folder(tmp_path / "model", steps=0)
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    found = predict_folder(folder, None, ServeConfig(max_running=4))
+    assert found.basis == "predicted" and found.users == 4
+    assert found.memory_bytes > peek_card(folder).weight_bytes
+
+
+def test_predictions_follow_the_machine_and_the_load() -> None:
+    def of(users: int, flops: float, bandwidth: float) -> Promise:
+        config = ServeConfig(max_running=users)
+        return predict(CARD, CARD.variant, config, EngineSetup(users), lambda: (flops, bandwidth))
+
+    slow, fast = of(8, 1e9, 1e9), of(8, 1e11, 1e11)
+    assert fast.ttft_p95_s < slow.ttft_p95_s
+    assert fast.tokens_per_s_per_user > slow.tokens_per_s_per_user
+    crowded = of(64, 1e9, 1e9)
+    assert crowded.tokens_per_s_per_user < slow.tokens_per_s_per_user
+    assert crowded.tokens_per_s > slow.tokens_per_s and crowded.memory_bytes > slow.memory_bytes
+
+
+def test_a_request_of_the_whole_context_has_room_whatever_memory_there_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from whorl.engines.openvino_engine import blocks_of, num_cache_blocks
+
+    monkeypatch.setattr(module, "machine_facts", lambda: SimpleNamespace(memory_bytes=1))
+    setup = setup_of(CARD, ServeConfig(), 1)
+    assert setup.cache_bytes == 0
+    assert num_cache_blocks(CARD.shape, setup) == blocks_of(CARD.shape.max_seq_len)
+
+
+def test_targets_of_a_recipe() -> None:
+    serve = {"ttft_p95": "300ms", "tokens_per_s_per_user": 20, "users": 8}
+    recipe = parse_recipe({"name": "x", "data": [{"source": "."}], "serve": serve}).recipe
+    config = ServeConfig(**recipe.serve.model_dump())
+    assert (config.ttft_p95, config.tokens_per_s_per_user, config.users) == (0.3, 20, 8)
