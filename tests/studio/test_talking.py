@@ -232,13 +232,15 @@ def test_a_drawing_becomes_the_image_of_its_codec(browser: Browser, drawing: Sit
     first = next(entry.id_start for entry in tokens.contract.codecs if entry.name == "image")
     ids = tuple(first + number for number in codec.encode(value))
     asked = drawing.engine.submitted[-1]
-    assert asked.prompt_ids == (*tokens.contract.start_ids, *ids)
+    answer_id = tokens.contract.special["<|answer|>"]
+    assert asked.prompt_ids == (*tokens.contract.start_ids, *ids, answer_id)
     assert asked.max_tokens == 1 and asked.allowed_ids == (dog - 1, dog)
     assert browser.complaints() == []
 
     browser.evaluate("document.getElementById('part-kind').value = 'token ids'")
     browser.click("#part-add")
-    browser.click("#parts li:first-child button")
+    for _ in range(2):
+        browser.click("#parts li:first-child .quiet")
     browser.focus("#parts textarea")
     browser.type("1, 20 21")
     browser.click("#generate")
