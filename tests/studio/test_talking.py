@@ -169,7 +169,8 @@ def test_without_cookie_the_key_is_asked_for_and_kept_in_the_tab(
     browser.open(f"{site.base_url}/?token=old")
     browser.wait_for("document.getElementById('key-dialog').open")
     assert browser.evaluate("location.href") == f"{site.base_url}/"
-    for key in ("wrong-key-0123456789", API_KEY):
+    for key, title in (("wrong-key-0123456789", "asks for"), (API_KEY, "was not taken")):
+        browser.has("#key-dialog[open] h2", title)
         browser.wait_for("document.activeElement.id === 'key'")
         browser.type(key)
         browser.press("Enter")
@@ -231,13 +232,15 @@ def test_a_drawing_becomes_the_image_of_its_codec(browser: Browser, drawing: Sit
     first = next(entry.id_start for entry in tokens.contract.codecs if entry.name == "image")
     ids = tuple(first + number for number in codec.encode(value))
     asked = drawing.engine.submitted[-1]
-    assert asked.prompt_ids == (*tokens.contract.start_ids, *ids)
+    answer_id = tokens.contract.special["<|answer|>"]
+    assert asked.prompt_ids == (*tokens.contract.start_ids, *ids, answer_id)
     assert asked.max_tokens == 1 and asked.allowed_ids == (dog - 1, dog)
     assert browser.complaints() == []
 
     browser.evaluate("document.getElementById('part-kind').value = 'token ids'")
     browser.click("#part-add")
-    browser.click("#parts li:first-child button")
+    for _ in range(2):
+        browser.click("#parts li:first-child .quiet")
     browser.focus("#parts textarea")
     browser.type("1, 20 21")
     browser.click("#generate")

@@ -77,6 +77,7 @@ function show(tab) {
   at("tools-group").hidden = tab !== "chat";
   hideTip();
   clearError();
+  window.scrollTo(0, 0);
 }
 
 for (const tab of TABS) at(`tab-${tab}`).addEventListener("click", () => show(tab));

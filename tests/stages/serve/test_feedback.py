@@ -39,6 +39,7 @@ def test_a_line_says_which_answer_of_which_version(server: Any, tmp_path: Path) 
         assert response.status_code == 200, response.text
         line = lines_of(tmp_path)[-1]
         assert line.items() >= {**asked, **opinion}.items()
+        assert line["caller"] == "given key"
         assert line["records"] == {"train": "ab" * 16}
         assert line["contract"] == server.app.state.gateway.tokens.contract.digest
         assert line["time"].startswith("20") and line["time"].endswith("+00:00")

@@ -22,13 +22,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from whorl.core.disk import make_folder
 from whorl.core.errors import WhorlError
 from whorl.core.validation import first_problem
+from whorl.stages.serve.access import caller_of
 from whorl.stages.serve.errors import ApiError, invalid
 from whorl.stages.serve.gateway import Gateway
+from whorl.stages.serve.keys import FOLDER
 from whorl.stages.serve.request import read_body
 
-__all__ = ["FOLDER", "FeedbackBody", "add_feedback"]
+__all__ = ["FeedbackBody", "add_feedback"]
 
-FOLDER, FILE = ".serving", "feedback.jsonl"
+FILE = "feedback.jsonl"
 MAX_FILE_BYTES = 2**30  # then no more is taken: whoever has a key could fill the disk
 MAX_ID_CHARS = 200
 
@@ -60,14 +62,14 @@ def add_feedback(app: FastAPI, gateway: Gateway, home: Path) -> None:
         data = await read_body(request, config.max_body_bytes, config.receive_s)
         body = _parsed(data)
         gateway.check_model(body.model)
-        opinion = body.model_dump(exclude_none=True)
-        contract, lineage = gateway.tokens.contract.digest, gateway.card.lineage
-        line = {
-            **opinion,
-            "variant": gateway.card.variant,
-            "contract": contract,
-            "records": lineage,
+        card = gateway.card
+        version = {
+            "variant": card.variant,
+            "contract": gateway.tokens.contract.digest,
+            "records": card.lineage,
+            "caller": caller_of(request).who,
         }
+        line = body.model_dump(exclude_none=True) | version
         _append(path, line)
         return JSONResponse({"object": "feedback", "id": body.id, "stored": True})
 

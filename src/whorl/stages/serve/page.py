@@ -50,6 +50,7 @@ def page_facts(tokens: Tokens, card: ModelCard) -> dict[str, Any]:
     return {
         "chats": "text" in tokens.codecs and tokens.contract.chat_template is not None,
         "variants": [each.model_dump() for each in card.variants],
+        "special": list(tokens.contract.special)[:MAX_CHOICES],
         "inputs": {name: _input_form(codec) for name, codec in tokens.codecs.items()},
     }
 

@@ -28,8 +28,8 @@ export class AnswerView {
   finish = null;
 
   // form: "markdown" or "plain"; echo: a text shown before the answer, quietly
-  constructor({ who, model, asked, form = "markdown", echo = "", schema = null, again = null }) {
-    Object.assign(this, { who, model, asked, schema, again });
+  constructor({ who, model, asked, form = "markdown", echo = "", schema = null, again = null, choices = null }) {
+    Object.assign(this, { who, model, asked, schema, again, choices });
     this.form = schema ? "json" : form;
     this.body = make("div", { class: `body ${this.form}` });
     this.echo = echo;

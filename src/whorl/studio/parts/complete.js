@@ -5,11 +5,13 @@ import { AnswerView } from "./answer.js";
 import { showCode } from "./code.js";
 import { at, button, clearError, fill, make, showError } from "./dom.js";
 import { canEdit, inputOf } from "./inputs.js";
-import { completionBody, readSettings } from "./settings.js";
+import { TOP, completionBody, readSettings } from "./settings.js";
 import { Turn, grow } from "./turns.js";
 
 const PATH = "/v1/completions";
+const MOST = 20; // alternatives that may be asked for
 const IDS = "token ids";
+const ANSWER = "<|answer|>"; // the special token between what is asked and its answer
 
 export class Complete {
   model = null;
@@ -34,13 +36,17 @@ export class Complete {
       at("prompt").value ||= model.example_prompt ?? "";
       return;
     }
-    const kinds = codecs.filter(canEdit).map((codec) => [codec.name, codec.name]);
+    const special = { name: "special", media_type: "application/x-choice", choices: model.special ?? [] };
+    this.editable = [...codecs.filter(canEdit), special];
+    const kinds = this.editable.map((codec) => [codec.name, codec.name]);
     fill(at("part-kind"), [...kinds, [IDS, IDS]]);
     fill(at("answer-codec"), [["", "anything"], ...codecs.map((codec) => [codec.name, codec.name])], this.#likelyAnswer());
     at("parts").replaceChildren();
     this.inputs = [];
-    this.#add(kinds[0]?.[0] ?? IDS);
-    if (this.#likelyAnswer()) at("temperature").value = 0;
+    this.#add(kinds[0][0]);
+    if (!this.#likelyAnswer()) return;
+    at("temperature").value = 0;
+    if (special.choices.includes(ANSWER)) this.#add("special").node.value = ANSWER;
   }
 
   // A choice is what one asks of a model that has choices.
@@ -49,7 +55,7 @@ export class Complete {
   }
 
   #add(name) {
-    const codec = this.codecs.find((each) => each.name === name);
+    const codec = this.editable.find((each) => each.name === name);
     const input = name === IDS ? idsInput() : inputOf(codec, () => {});
     const item = make("li", {}, make("div", { class: "row" }, make("b", {}, name), make("span", { class: "spring" }),
       button("Remove", () => {
@@ -58,6 +64,7 @@ export class Complete {
       }, { class: "quiet", aria: { label: `Remove ${name}` } })), input.node);
     this.inputs.push(input);
     at("parts").append(item);
+    return input;
   }
 
   async body() {
@@ -67,9 +74,10 @@ export class Complete {
     const codec = this.takesText ? null : this.codecs.find((each) => each.name === at("answer-codec").value);
     if (codec) {
       body.answer_codec = codec.name;
+      if (codec.choices && body.logprobs) body.logprobs = Math.min(MOST, codec.choices.length + TOP);
       if (codec.value_ids) body.max_tokens = Math.min(body.max_tokens, codec.value_ids);
     }
-    return [body, settings];
+    return [body, settings, codec?.choices ?? null];
   }
 
   async #parts() {
@@ -87,10 +95,10 @@ export class Complete {
     clearError();
     const { model } = this;
     try {
-      const [body, settings] = await this.body();
+      const [body, settings, choices] = await this.body();
       const view = new AnswerView({
         who: model.id, model, asked: { prompt: body.prompt }, form: "plain", schema: settings.schema,
-        echo: this.takesText ? body.prompt : "", again: () => this.go(),
+        choices, echo: this.takesText ? body.prompt : "", again: () => this.go(),
       });
       at("completion").replaceChildren(view.node);
       await this.turn.run((signal) => grow(view, answerOf(PATH, body, signal), signal));

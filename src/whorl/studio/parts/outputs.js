@@ -28,9 +28,16 @@ const SHOWN = {
 function choicePart(part, answer) {
   const chosen = new TextDecoder().decode(bytesOf(part.data));
   const box = make("div", { class: "choice" }, make("p", { class: "chosen" }, chosen));
-  const token = answer.tokens.find((each) => each.top.length > 1);
-  if (token) box.append(bars(token.top, token.text));
+  const shares = sharesOf(answer.tokens[0]?.top ?? [], answer.choices ?? []);
+  if (shares.length > 1) box.append(bars(shares, chosen), make("p", { class: "note" }, "Shares among these answers."));
   return box;
+}
+
+// Of the alternatives only those that could be answered, so that they add up to one.
+function sharesOf(top, choices) {
+  const possible = top.filter(({ text }) => choices.includes(text));
+  const all = possible.reduce((sum, { logprob }) => sum + Math.exp(logprob), 0);
+  return possible.map(({ text, logprob }) => ({ text, logprob: logprob - Math.log(all) }));
 }
 
 function imagePart(part) {

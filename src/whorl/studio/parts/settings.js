@@ -4,7 +4,7 @@ import { at, fill } from "./dom.js";
 import { parsed, schemaExample, schemaExamples } from "./schema.js";
 import { toolExample, toolExamples, toolsOf } from "./tools.js";
 
-const TOP = 5; // alternatives of a token that are asked for
+export const TOP = 5; // alternatives of a token that are asked for
 
 // Which control is behind a field that a server refuses, and what people call it.
 const SWITCHES = {
