@@ -14,7 +14,9 @@ STAGES = {"plan", "prepare", "train", "compress", "evaluate", "serve"}
 COMMANDS = STAGES | {
     "up",
     "import",
+    "diff",
     "export",
+    "harness",
     "ladder",
     "models",
     "doctor",

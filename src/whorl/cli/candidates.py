@@ -26,11 +26,12 @@ def print_candidates(report: Mapping[str, Any]) -> None:
     for head in ("memory", "start", ""):
         table.add_column(head)
     table.title = "what compress tried, each through its engine in a process of its own"
+    left: dict[str, list[str]] = {}  # reason -> candidates
     for row in rows:
         name = escape(row["how"])
         name = f"[bold]{name}[/bold]" if row["how"] in chosen else name
         if "not_tried" in row:
-            table.add_row(name, *[""] * (6 + len(speeds)), escape(f"not tried: {row['not_tried']}"))
+            left.setdefault(row["not_tried"], []).append(row["how"])
             continue
         rates = {int(n): rate for n, rate in row.get("tokens_per_s", {}).items()}
         low, high = row["low"], row["high"]
@@ -46,6 +47,8 @@ def print_candidates(report: Mapping[str, Any]) -> None:
             "kept" if row["how"] in chosen else row["verdict"].partition(",")[0],
         )
     OUT.print(table)
+    for reason, names in left.items():
+        OUT.print(f"not tried: {'; '.join(names)}: {reason}", markup=False, soft_wrap=True)
     for choice in report.get("choices") or []:
         OUT.print(f"{choice['format']}: {choice['how']}: {choice['why']}", markup=False)
     if report.get("pareto"):

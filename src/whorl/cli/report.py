@@ -41,11 +41,15 @@ def print_stage(record: Record, took_s: float | None) -> None:
     state = "reused" if took_s is None else format_duration(took_s)
     table = Table(title=f"{record.stage} ({state})", show_header=False)
     for key, value in record.metrics.items():
-        if key in ("reading", "dropped"):  # they have a table of their own
+        if key in ("reading", "dropped", "search", "choices"):  # they have a table of their own
             continue
         table.add_row(key, escape(_shown(key, value)))
     OUT.print(table)
     print_reading(record)
+    if "search" in record.metrics:
+        from whorl.stages.improve.report import searched
+
+        print_candidates(searched(record))
     OUT.print(f"record {record.path}", markup=False, soft_wrap=True)
 
 

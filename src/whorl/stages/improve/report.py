@@ -31,6 +31,7 @@ __all__ = [
     "compare",
     "losses_to",
     "report_of",
+    "searched",
 ]
 
 
@@ -123,7 +124,7 @@ def build_report(
     if "compress" in records:
         variants = records["compress"].metrics.get("variants", [])
         report["variants"] = [NO_FIELD | row for row in variants]
-        report |= _searched(records["compress"])  # type: ignore[typeddict-item]
+        report |= searched(records["compress"])  # type: ignore[typeddict-item]
     if "evaluate" in records:
         evaluated = _evaluated(records["evaluate"])
         report["scores"] = [ScoreRow(**score) for score in evaluated["scores"]]  # type: ignore[typeddict-item]
@@ -140,7 +141,7 @@ def build_report(
     return report
 
 
-def _searched(record: Record) -> dict[str, Any]:
+def searched(record: Record) -> dict[str, Any]:
     """What compress tried; {} if it did not search."""
     if "search" not in record.metrics:
         return {}
