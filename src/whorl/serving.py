@@ -231,12 +231,12 @@ def _open(
 ) -> tuple[Engine, Tokens, ModelCard]:
     """A model with its engine, ready to answer."""
     from whorl.codecs.contract import Tokens
-    from whorl.model.folder import TOKENS, read_card
+    from whorl.model.folder import TOKENS, peek_card
     from whorl.stages.serve.card import ModelCard, VariantQuality
     from whorl.wiring.promise import open_promised
 
     folder = model.folder
-    card = read_card(folder)
+    card = peek_card(folder)  # the engine verifies every file
     shown_variant = model.variant or card.variant
     measured = _figures_by_variant(model.scores)
     figures = measured.pop(shown_variant, ())

@@ -131,3 +131,36 @@ def test_it_ends_with_whoever_started_it(folders: Path) -> None:
         time.sleep(0.05)
     else:
         assert not Path(f"/proc/{pid}").exists()
+
+
+def test_two_processes_as_one_and_a_killed_one(
+    folders: Path, prompts: list[tuple[int, ...]]
+) -> None:
+    """Requests that wait in the process that is killed are answered by the other."""
+    from whorl.engines.replicas import Replicas
+
+    setup = EngineSetup(1, threads=1)
+    engines = [EngineProcess(folders / "f32", None, "auto", setup) for _ in range(2)]
+    together = Replicas(engines)
+    requests = [GenerateRequest(f"q{i}", prompts[i], 100) for i in range(8)]
+    expected = [answer.token_ids for answer in run_requests(together, requests)]
+    ends: dict[str, TokenEvent] = {}
+    ids: dict[str, list[int]] = {request.request_id: [] for request in requests}
+    done = threading.Semaphore(0)
+
+    def on_event(event: TokenEvent) -> None:
+        ids[event.request_id] += event.token_ids
+        if event.finish_reason is not None:
+            ends[event.request_id] = event
+            done.release()
+
+    for request in requests:
+        together.submit(request, on_event)
+    os.kill(engines[0].pid, signal.SIGKILL)
+    assert all(done.acquire(timeout=30) for _ in requests)
+    failed = [name for name, event in ends.items() if event.finish_reason == "error"]
+    assert len(failed) <= 1 and len(ends) == 8  # the one that was being answered, if any
+    for request, wanted in zip(requests, expected, strict=True):
+        if request.request_id not in failed:
+            assert ids[request.request_id] == wanted
+    together.close()

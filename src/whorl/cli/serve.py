@@ -15,7 +15,14 @@ from whorl.cli.console import ERR, OUT
 from whorl.cli.options import Debug, Home, SetValues, open_session
 from whorl.core.errors import SpecError
 from whorl.core.home import home_folder
-from whorl.serving import Address, find_model, newer_models, open_model_app, serve_app
+from whorl.serving import (
+    Address,
+    Servable,
+    find_model,
+    newer_models,
+    open_model_app,
+    serve_app,
+)
 from whorl.spec.load import parse_recipe
 from whorl.spec.resolved import ServeConfig
 from whorl.verbs import Session, serve
@@ -25,6 +32,30 @@ from whorl.wiring.promise import predict_folder
 __all__ = ["register", "serve_session"]
 
 RECIPE = (".yaml", ".yml")
+VariantOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Such as openvino-int8 or hf-f32; a part that says it is enough (int8, hf). "
+        "Default: the smallest that the engine serves."
+    ),
+]
+ReplicasOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Engines side by side, each a process; what begins alike goes to the same one. "
+        "Default: the recipe's, 1."
+    ),
+]
+EmitOption = Annotated[
+    str | None,
+    typer.Option(help="Print a unit (systemd) or manifest (kubernetes) of this server instead."),
+]
+DryRunOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Say what it would promise and the memory it would take; load nothing."
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -55,53 +86,26 @@ def serve_command(
         str | None,
         typer.Option(help="openvino, torch, or one from an entry point. Default: auto."),
     ] = None,
-    variant: Annotated[
-        str | None,
-        typer.Option(
-            help="Such as openvino-int8 or hf-f32; a part that says it is enough (int8, hf). "
-            "Default: the smallest that the engine serves."
-        ),
-    ] = None,
+    variant: VariantOption = None,
     api_key: Annotated[
         str | None,
         typer.Option(
             help="Key that requests must send. Default: WHORL_API_KEY, else a random one."
         ),
     ] = None,
-    replicas: Annotated[
-        int | None,
-        typer.Option(
-            help="Engines side by side, each a process; what begins alike goes to the same one. "
-            "Default: the recipe's, 1."
-        ),
-    ] = None,
-    emit: Annotated[
-        str | None,
-        typer.Option(
-            help="Print a unit (systemd) or manifest (kubernetes) of this server instead."
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Say what it would promise and the memory it would take; load nothing.",
-        ),
-    ] = False,
+    replicas: ReplicasOption = None,
+    emit: EmitOption = None,
+    dry_run: DryRunOption = False,
     set_values: SetValues = None,
     home: Home = None,
     debug: Debug = False,
 ) -> None:
     """Serve a model: /v1/completions, /v1/chat/completions, /v1/models, /health, a page at /."""
-    given = {"host": host, "port": port, "engine": engine, "allowed_hosts": allow_host}
-    given |= {"replicas": replicas}
+    given: dict[str, Any] = {"host": host, "port": port, "engine": engine, "replicas": replicas}
+    given["allowed_hosts"] = allow_host
     changes = {f"serve.{name}": value for name, value in given.items() if value is not None}
     if model.endswith(RECIPE) and not os.path.isdir(model):
-        if dry_run or emit is not None:
-            raise SpecError(
-                "--dry-run and --emit go with a model that is made, not a recipe",
-                do=f"whorl plan {model} predicts; whorl up {model} makes the model",
-            )
+        _check_recipe_options(model, dry_run or emit is not None)
         if variant is not None:
             raise SpecError(
                 "--variant goes with a registered model or a folder, not a recipe",
@@ -113,15 +117,18 @@ def serve_command(
     else:
         config = _without_recipe(changes, set_values or ())
         if dry_run or emit is not None:
+            words = _arguments(model, variant, changes, set_values or ())
             found = find_model(model, variant, config.engine, home_folder(home))
-            promise = predict_folder(found.folder, found.variant, config)
-            told = str(promise)
-            if emit is not None:
-                words = _arguments(model, variant, changes, set_values or ())
-                told = emit_server(emit, found.model_id, words, config, promise, home_folder(home))
-            OUT.print(told, markup=False, highlight=False, soft_wrap=True)
-            return
+            return _tell_of(found, config, words, emit, home_folder(home))
         _serve_model(model, variant, config, home_folder(home), api_key)
+
+
+def _check_recipe_options(recipe: str, tells: bool) -> None:
+    if tells:
+        raise SpecError(
+            "--dry-run and --emit go with a model that is made, not a recipe",
+            do=f"whorl plan {recipe} predicts; whorl up {recipe} makes the model",
+        )
 
 
 def _serve_model(
@@ -141,6 +148,17 @@ def _serve_model(
 def serve_session(session: Session, api_key: str | None = None) -> None:
     """Serve a session's model until it is told to stop."""
     serve(session, on_start=_print_address, api_key=_given_key(api_key))
+
+
+def _tell_of(
+    found: Servable, config: ServeConfig, words: Sequence[str], emit: str | None, home: Path
+) -> None:
+    """What is predicted of a server, or its unit or manifest; nothing is loaded."""
+    promise = predict_folder(found.folder, found.variant, config)
+    told = str(promise)
+    if emit is not None:
+        told = emit_server(emit, found.model_id, words, config, promise, home)
+    OUT.print(told, markup=False, highlight=False, soft_wrap=True)
 
 
 def _arguments(

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
@@ -296,26 +296,48 @@ def answer() -> None:
         with lock, contextlib.suppress(BrokenPipeError):
             output.write(data + "\n")
 
+    _obey(engine, commands, send)
+    engine.close()
+    os._exit(0)
+
+
+def _obey(engine: Any, commands: Iterable[str], send: Callable[..., None]) -> None:
+    """Until there are no commands any more."""
+    gone: set[str] = set()  # cancelled while their grammars were read
+    reading: dict[str, threading.Thread] = {}
+
     def on_event(event: TokenEvent) -> None:
         told = [(each.token_id, each.logprob, each.top) for each in event.logprobs]
         send("event", event.request_id, event.token_ids, event.finish_reason, event.error, told)
+
+    def submit(request: GenerateRequest) -> None:
+        try:
+            engine.submit(request, on_event)
+        except EngineError as error:
+            on_event(TokenEvent(request.request_id, (), "error", str(error)))
+        if request.request_id in gone:
+            gone.discard(request.request_id)
+            engine.cancel(request.request_id)
 
     for line in commands:
         kind, *rest = json.loads(line)
         if kind == "submit":
             request = _request(rest[0])
-            try:
-                engine.submit(request, on_event)
-            except EngineError as error:
-                on_event(TokenEvent(request.request_id, (), "error", str(error)))
+            if request.grammar is None:
+                submit(request)
+                continue
+            reading = {name: each for name, each in reading.items() if each.is_alive()}
+            thread = threading.Thread(target=submit, args=(request,), daemon=True)
+            reading[request.request_id] = thread
+            thread.start()
         elif kind == "cancel":
+            if rest[0] in reading and reading[rest[0]].is_alive():
+                gone.add(rest[0])
             engine.cancel(rest[0])
         elif kind == "limit" and hasattr(engine, "limit_running"):
             engine.limit_running(rest[0])
         elif kind == "score":
             threading.Thread(target=_score, args=(engine, send, *rest), daemon=True).start()
-    engine.close()
-    os._exit(0)
 
 
 def _request(values: Mapping[str, Any]) -> GenerateRequest:

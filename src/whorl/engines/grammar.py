@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from whorl.codecs.contract import TEXT, Tokens
 from whorl.codecs.tokenizer import TextCodec
 from whorl.core.errors import EngineError
-from whorl.core.ports import GenerateRequest, Grammar
+from whorl.core.ports import GenerateRequest
 from whorl.engines.sampling import Matcher
 
 __all__ = ["UNABLE", "Grammars", "text_vocabulary"]
@@ -42,7 +42,7 @@ class Grammars:
         """The request's grammar at its begin, None if it has none. Raises as `check`."""
         if request.grammar is None:
             return None
-        xgrammar = _library()
+        grammar, xgrammar = self.check(request), _library()
         if self._compiler is None:
             info = xgrammar.TokenizerInfo(
                 self._vocabulary,
@@ -52,15 +52,22 @@ class Grammars:
             )
             self._compiler = xgrammar.GrammarCompiler(info, max_threads=1)
         matcher = xgrammar.GrammarMatcher(
-            self._compiler.compile_grammar(self.check(request.grammar)),
+            self._compiler.compile_grammar(grammar),
             override_stop_tokens=list(request.stop_ids) or None,
             terminate_without_stop_token=not request.stop_ids,
         )
         bits = xgrammar.allocate_token_bitmask(1, len(self._vocabulary))
         return _XgrammarMatcher(matcher, bits, len(self._vocabulary))
 
-    def check(self, grammar: Grammar) -> Any:
-        """xgrammar's reading of it. Raises EngineError if it is none, or there is no xgrammar."""
+    @staticmethod
+    def check(request: GenerateRequest) -> Any:
+        """xgrammar's reading of the request's grammar; None: it has none.
+
+        The first takes seconds, in which xgrammar is loaded. Raises EngineError if it is no
+        grammar, or there is no xgrammar.
+        """
+        if (grammar := request.grammar) is None:
+            return None
         xgrammar = _library().Grammar
         try:
             if grammar.kind == "json_schema":

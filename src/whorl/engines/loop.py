@@ -88,9 +88,11 @@ class EngineLoop:
         stepper: Stepper,
         limits: Limits,
         unable: frozenset[str] = frozenset(),
+        check: Callable[[GenerateRequest], object] = lambda request: None,
     ) -> None:
+        """check: raises EngineError on a request that is none, in the thread that submits it."""
         self.name, self.contract_digest, self.limits = name, contract_digest, limits
-        self.unable = unable
+        self.unable, self._check = unable, check
         self._stepper = stepper
         self._changed = threading.Condition()
         self._waiting: deque[_Place] = deque()
@@ -109,6 +111,7 @@ class EngineLoop:
     def submit(self, request: GenerateRequest, on_event: OnEvent) -> None:
         """Queue a request. Raises EngineError when it cannot be served or the engine is closed."""
         self._check_request(request)
+        self._check(request)
         with self._changed:
             self._check_alive()
             known = {*self._running, *(place.request.request_id for place in self._waiting)}

@@ -35,6 +35,7 @@ __all__ = [
     "CACHE",
     "GROUP",
     "EngineFactory",
+    "best_form",
     "find_engine",
     "forms_of",
     "open_engine",
@@ -148,7 +149,7 @@ def open_engine(
     SpecError on a variant that cannot be had or served, MissingExtra with the line to install.
     """
     card = read_card(model_folder)
-    wanted = variant or _best_form(card, name)
+    wanted = variant or best_form(card, name)
     factory = next((each for each in _chosen(name) if each.accepts(wanted)), None)
     if factory is None:
         raise SpecError(
@@ -171,7 +172,8 @@ def _chosen(name: str) -> Iterable[EngineFactory]:
     return _factories() if name == AUTO else [find_engine(name)]
 
 
-def _best_form(card: FolderCard, name: str) -> Variant:
+def best_form(card: FolderCard, name: str) -> Variant:
+    """In which form a folder is served by an engine of this name when none is asked for."""
     if card.variant.format != SAFETENSORS or name not in (FORMAT, AUTO):
         return card.variant
     if name == AUTO and (not _is_exportable(card) or find_spec("openvino_genai") is None):

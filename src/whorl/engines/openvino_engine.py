@@ -54,7 +54,8 @@ def open_openvino(folder: Path, card: FolderCard, setup: EngineSetup) -> EngineL
     stepper = OpenvinoStepper(folder, card, setup)
     a = card.shape
     limits = Limits(setup.max_running, a.max_seq_len, a.vocab_size)
-    return EngineLoop("openvino", card.contract_digest, stepper, limits, UNABLE)
+    digest, check = card.contract_digest, Grammars.check
+    return EngineLoop("openvino", digest, stepper, limits, UNABLE, check)
 
 
 def num_cache_blocks(shape: ModelShape, setup: EngineSetup) -> int:
@@ -193,7 +194,6 @@ class OpenvinoStepper:
         config.repetition_penalty = request.repetition_penalty
         config.logprobs = 0 if request.logprobs is None else 1
         if (grammar := request.grammar) is not None:
-            self._grammars.check(grammar)
             name = GRAMMARS[grammar.kind]
             config.structured_output_config = self._genai.StructuredOutputConfig(
                 **{name: grammar.text}

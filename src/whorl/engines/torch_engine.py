@@ -34,7 +34,7 @@ def open_torch(folder: Path, setup: EngineSetup) -> EngineLoop:
     model, shape, tokens, card = load_model_folder(folder)
     limits = Limits(setup.max_running, shape.max_seq_len, shape.vocab_size)
     stepper = TorchStepper(model, Grammars(tokens))
-    return EngineLoop("torch", card.contract_digest, stepper, limits, UNABLE)
+    return EngineLoop("torch", card.contract_digest, stepper, limits, UNABLE, Grammars.check)
 
 
 @dataclass

@@ -128,11 +128,45 @@ def _unit_word(word: str) -> str:
 
 def _kubernetes(d: _Server) -> str:
     labels = {"app.kubernetes.io/name": "whorl", "app.kubernetes.io/instance": d.name}
+    pod = {
+        "terminationGracePeriodSeconds": d.stop_s,
+        "automountServiceAccountToken": False,
+        "containers": [_container(d)],
+        "volumes": [
+            {"name": "models", "persistentVolumeClaim": {"claimName": d.name}},
+            {"name": "tmp", "emptyDir": {}},
+        ],
+    }
+    deployment = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": d.name, "labels": labels},
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": pod},
+        },
+    }
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": d.name, "labels": labels},
+        "spec": {"selector": labels, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]},
+    }
+    head = f"""\
+# {d.promise}
+# The image has `pip install 'whorl[openvino]=={__version__}'`. The claim {d.name} holds the home
+# with the model. The key: kubectl create secret generic {d.name} --from-file=api-key
+"""
+    return head + yaml.safe_dump_all([deployment, service], sort_keys=False, allow_unicode=True)
+
+
+def _container(d: _Server) -> dict[str, Any]:
     command = ["whorl", "serve", *d.arguments, "--host", "0.0.0.0", "--port", "8000"]
     command += ["--allow-host", d.name, "--home", "/models"]
     probe = {"httpGet": {"path": "/health", "port": "http"}}
     memory = f"{d.memory_mib}Mi"
-    container: dict[str, Any] = {
+    return {
         "name": "whorl",
         "image": f"whorl:{__version__}",
         "command": command,
@@ -161,34 +195,3 @@ def _kubernetes(d: _Server) -> str:
             {"name": "tmp", "mountPath": "/tmp"},
         ],
     }
-    pod = {
-        "terminationGracePeriodSeconds": d.stop_s,
-        "automountServiceAccountToken": False,
-        "containers": [container],
-        "volumes": [
-            {"name": "models", "persistentVolumeClaim": {"claimName": d.name}},
-            {"name": "tmp", "emptyDir": {}},
-        ],
-    }
-    deployment = {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": d.name, "labels": labels},
-        "spec": {
-            "replicas": 1,
-            "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": pod},
-        },
-    }
-    service = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": d.name, "labels": labels},
-        "spec": {"selector": labels, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]},
-    }
-    head = f"""\
-# {d.promise}
-# The image has `pip install 'whorl[openvino]=={__version__}'`. The claim {d.name} holds the home
-# with the model. The key: kubectl create secret generic {d.name} --from-file=api-key
-"""
-    return head + yaml.safe_dump_all([deployment, service], sort_keys=False, allow_unicode=True)

@@ -26,7 +26,7 @@ from whorl.core.ports import Engine, GenerateRequest
 from whorl.core.variants import Variant
 from whorl.engines.apart import EngineProcess
 from whorl.engines.collect import Answer, run_requests
-from whorl.engines.open import CACHE
+from whorl.engines.open import CACHE, best_form
 from whorl.engines.openvino_export import FORMAT
 from whorl.engines.replicas import Replicas
 from whorl.engines.setup import SERVERS_OWN, EngineSetup
@@ -65,7 +65,7 @@ def open_promised(
     """An engine for a server, warm, and what it promises. Raises as `open_engine`."""
     card = peek_card(folder)
     setup = setup_of(card, config, engine_threads())
-    predicted = predict(card, variant or card.variant, config, setup)
+    predicted = predict(card, variant or best_form(card, config.engine), config, setup)
     engine = _open(folder, variant, config, setup)
     try:
         promise = keep_promise(engine, predicted, card, config, home_folder() / CACHE)
@@ -106,7 +106,8 @@ def _open(
 def predict_folder(folder: Path, variant: Variant | None, config: ServeConfig) -> Promise:
     """Of a model that is not loaded, by its card alone."""
     card = peek_card(folder)
-    return predict(card, variant or card.variant, config, setup_of(card, config, engine_threads()))
+    setup = setup_of(card, config, engine_threads())
+    return predict(card, variant or best_form(card, config.engine), config, setup)
 
 
 # ------------------------------------------------------------------ predicted
@@ -143,8 +144,10 @@ def predict(
     if variant.format != FORMAT:  # one after another
         step_s = users * (one_s + 2 * numbers / flops)
     read_s = users * PROMPT_TOKENS * 2 * numbers / (flops * shares.reading)
-    context = setup.max_running * card.shape.max_seq_len * kv_bytes_per_token(card.shape, 4)
-    cache = min(setup.cache_bytes, context) if variant.format == FORMAT else context
+    context = card.shape.max_seq_len * kv_bytes_per_token(card.shape, 4)
+    cache = setup.max_running * context
+    if variant.format == FORMAT:
+        cache = max(context, min(setup.cache_bytes, cache))
     found = Promise(
         basis="predicted",
         users=users,
