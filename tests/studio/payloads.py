@@ -6,7 +6,7 @@ import itertools
 
 __all__ = ["PAYLOADS"]
 
-RUN = "window.owned=1"
+RUN = "owned=1"
 ELEMENTS = (
     f"<script>{RUN}</script>",
     f"<ScRiPt>{RUN}</sCrIpT>",

@@ -93,7 +93,7 @@ def test_a_tool_is_called_and_a_person_says_what_it_returned(
     say(browser, "weather?")
     browser.has(".results textarea")
     assert json.loads(browser.text(".call pre")) == {"city": "Porto"}
-    browser.wait_for("document.activeElement.closest('.results')")
+    browser.wait_for("document.activeElement.closest('.results') !== null")
     browser.type("rain")
     browser.click(".results .main")
     browser.has(".answer .body", "It said: rain.")
@@ -143,7 +143,7 @@ def test_what_the_card_denies_is_not_offered(browser: Browser, scripted: Site) -
     say(browser, "hello")
     browser.has(".figures", "ended here")
     browser.click(".actions button:last-child")  # again
-    browser.wait_for("document.querySelector('.answer[aria-busy=false]')")
+    browser.wait_for("document.querySelector('.answer[aria-busy=false]') !== null")
     first, second = state.bodies
     assert first["messages"] == second["messages"] and second["seed"] == first["seed"] + 1
 

@@ -23,7 +23,7 @@ def server(start: Any, tmp_path: Path) -> Any:
 
 def lines_of(home: Path) -> list[dict[str, Any]]:
     path = home / ".serving" / "feedback.jsonl"
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n")[:-1]]
 
 
 def test_a_line_says_which_answer_of_which_version(server: Any, tmp_path: Path) -> None:

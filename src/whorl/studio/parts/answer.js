@@ -65,7 +65,8 @@ export class AnswerView {
   }
 
   end() {
-    this.#close(REASONS[this.finish] ?? `Ended: ${this.finish}`);
+    const ofText = REASONS[this.finish] ?? `Ended: ${this.finish}`;
+    this.#close(this.parts ? "" : ofText); // a label is whole, however many tokens were allowed
     announce(`The answer is complete, ${this.count ?? 0} tokens. ${this.text.slice(0, 2000)}`);
   }
 
@@ -76,8 +77,10 @@ export class AnswerView {
 
   fail(error) {
     this.#close("");
-    const told = make("div", { class: "failed", role: "alert" }, make("p", {}, sentence(error.message)));
+    this.error = error;
     const setting = settingOf(error);
+    const text = setting ? `The server did not take ${setting.name}. ${error.message}` : sentence(error.message);
+    const told = make("div", { class: "failed", role: "alert" }, make("p", {}, text));
     if (this.again) {
       const row = make("div", { class: "row" });
       if (setting) {

@@ -81,7 +81,7 @@ export class Chat {
       await grow(view, answerOf(PATH, body, signal), signal);
       if (view.text || view.calls.length) messages.push(answerMessage(view));
       if (view.finish && view.calls.length) this.#wantResults(view, messages);
-      if (!view.id && messages === this.messages) this.#offerWayOut(view);
+      if (view.error?.code === "no_chat") this.#offerWayOut(view);
     });
     if (!view.node.querySelector(".results")) at("chat-input").focus({ preventScroll: true });
   }
@@ -122,8 +122,8 @@ export class Chat {
 
   // A model without a chat template can still go on from a text.
   #offerWayOut(view) {
-    const failed = view.node.querySelector(".failed .row");
-    if (failed) failed.append(button("Go to Complete", () => at("tab-complete").click(), { class: "quiet" }));
+    const go = button("Go to Complete", () => at("tab-complete").click(), { class: "quiet" });
+    view.node.querySelector(".failed .row").append(go);
   }
 
   #log(node) {

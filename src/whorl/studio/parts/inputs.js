@@ -144,7 +144,10 @@ class Pad {
       this.canvas.setPointerCapture(event.pointerId);
       paintAt(event);
     });
-    this.canvas.addEventListener("pointermove", (event) => event.buttons && paintAt(event));
+    this.canvas.addEventListener("pointermove", (event) => {
+      const between = event.getCoalescedEvents();
+      if (event.buttons) (between.length ? between : [event]).forEach(paintAt);
+    });
     this.canvas.addEventListener("keydown", (event) => this.#key(event));
     this.canvas.addEventListener("focus", () => this.#show());
     this.canvas.addEventListener("blur", () => this.#show());

@@ -62,7 +62,9 @@ export function startFrom(model) {
   at("seed").value = model.sampling?.seed ?? "";
   const unable = new Set(model.engine_unable ?? []);
   offer("logprobs", !unable.has("logprobs"), "This engine tells no probabilities.");
-  offer("structured", !unable.has("grammar"), "This engine cannot hold an answer to a schema.");
+  const writes = (model.codecs ?? []).some((codec) => codec.media_type.startsWith("text/"));
+  const why = writes ? "This engine cannot hold an answer to a schema." : "This model writes no text.";
+  offer("structured", writes && !unable.has("grammar"), why);
   offer("with-tools", model.tool_calls !== null, "This model's chats know no tool calls.");
 }
 
