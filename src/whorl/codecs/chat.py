@@ -172,7 +172,9 @@ def _as_templates_read(message: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_object(call: Any) -> Any:
     function = call.get("function") if isinstance(call, Mapping) else None
-    arguments = function.get("arguments") if isinstance(function, Mapping) else None
+    if not isinstance(function, Mapping):
+        return call
+    arguments = function.get("arguments")
     if not isinstance(arguments, str):
         return call
     try:

@@ -16,6 +16,7 @@ from whorl.core.ports import GenerateRequest, TokenEvent
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.admission import Admission, Ticket
 from whorl.stages.serve.answers_log import AnswersLog
+from whorl.stages.serve.errors import is_grammar_fault
 from whorl.stages.serve.health import Health
 from whorl.stages.serve.keys import FOLDER, KeyRing, keys_file
 from whorl.stages.serve.limits import Caller, Ledger, Spending
@@ -139,6 +140,10 @@ class Visit:
     def submitted(self, request_id: str) -> None:
         self._tickets[request_id] = self.free_tickets.pop()
 
+    def refused(self, request_id: str) -> None:
+        """The engine did not take it."""
+        self.free_tickets.append(self._tickets.pop(request_id))
+
     def event(self, event: TokenEvent) -> None:
         """The engine made tokens, or gave a request back."""
         desk, num_tokens = self.desk, len(event.token_ids)
@@ -155,7 +160,7 @@ class Visit:
             del self._tickets[event.request_id]
             finished = event.finish_reason in ("stop", "length")
             desk.admission.leave(ticket, finished)
-            if event.finish_reason == "error":
+            if event.finish_reason == "error" and not is_grammar_fault(event.error or ""):
                 desk.health.saw_failure(event.error or "an error")
             self._settle()
 

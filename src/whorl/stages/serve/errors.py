@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
-__all__ = ["ApiError", "invalid"]
+__all__ = ["ApiError", "invalid", "is_grammar_fault"]
 
 MAX_MESSAGE_CHARS = 400
 ANTHROPIC_ROUTES = "/v1/messages"
@@ -18,6 +18,10 @@ ANTHROPIC_TYPES = {
     429: "rate_limit_error",
     503: "overloaded_error",
 }
+
+
+# How engines say that a grammar is none.
+GRAMMAR_FAULTS = tuple(f"this {kind} cannot be used" for kind in ("json_schema", "regex", "ebnf"))
 
 
 class ApiError(Exception):
@@ -62,3 +66,8 @@ class ApiError(Exception):
 def invalid(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:
     """400 that names the field."""
     return ApiError(400, message, code=code, param=param)
+
+
+def is_grammar_fault(error: str) -> bool:
+    """Whether an engine's error is the asker's: a grammar that is none."""
+    return error.startswith(GRAMMAR_FAULTS)

@@ -16,7 +16,7 @@ from whorl.stages.serve.ask import Ask
 from whorl.stages.serve.building import requests_of
 from whorl.stages.serve.card import ModelCard
 from whorl.stages.serve.desk import Desk, Visit
-from whorl.stages.serve.errors import ApiError, invalid
+from whorl.stages.serve.errors import ApiError, invalid, is_grammar_fault
 from whorl.stages.serve.generation import Generation, Run
 from whorl.stages.serve.limits import NOBODY, Caller, check_sizes
 from whorl.stages.serve.served import Served
@@ -133,7 +133,7 @@ class Gateway:
                 decoder = served.prompts.decoder(prompt)
                 voice = served.prompts.voice(prompt, request.prompt_ids)
                 stops = StopFinder((*ask.stops, *served.tokens.contract.stop_strings))
-                self._submit(request, queue, visit)
+                await self._submit(request, queue, visit, ask)
                 runs.append(Run(served.engine, request, stops, decoder, voice))
         except BaseException:
             for run in runs:
@@ -181,8 +181,8 @@ class Gateway:
         if self.stopping:
             raise ApiError(503, "the server is stopping", code="stopping")
 
-    def _submit(
-        self, request: GenerateRequest, queue: asyncio.Queue[TokenEvent], visit: Visit
+    async def _submit(
+        self, request: GenerateRequest, queue: asyncio.Queue[TokenEvent], visit: Visit, ask: Ask
     ) -> None:
         loop, engine = asyncio.get_running_loop(), visit.served.engine
 
@@ -193,13 +193,20 @@ class Gateway:
         if not self._submitted:
             self._last_progress_s = self.clock()
         self._submitted[request.request_id] = engine
+        visit.submitted(request.request_id)
         try:
-            engine.submit(request, on_event)
+            if request.grammar is None:
+                engine.submit(request, on_event)
+            else:  # the engine reads it, which may take long
+                await asyncio.to_thread(engine.submit, request, on_event)
         except EngineError as error:
             del self._submitted[request.request_id]
+            visit.refused(request.request_id)
+            if is_grammar_fault(str(error)):
+                name = ask.names.get("grammar", ask.subject)
+                raise invalid(f"{name}: {error}", name, "invalid_grammar") from None
             self.desk.health.saw_failure(str(error))
             raise ApiError(503, f"the engine refused: {error}", code="engine_failed") from error
-        visit.submitted(request.request_id)
 
     def _deliver(self, event: TokenEvent, queue: asyncio.Queue[TokenEvent], visit: Visit) -> None:
         self._last_progress_s = self.clock()

@@ -12,7 +12,7 @@ from typing import Literal
 from whorl.codecs.decoding import DecodeStream
 from whorl.core.ports import Engine, GenerateRequest, TokenEvent, TokenLogprob
 from whorl.stages.serve.desk import Visit
-from whorl.stages.serve.errors import ApiError, invalid
+from whorl.stages.serve.errors import ApiError, invalid, is_grammar_fault
 from whorl.stages.serve.formats.choose import Voice
 from whorl.stages.serve.stops import StopFinder
 
@@ -73,7 +73,7 @@ class Run:
     def piece(self, event: TokenEvent) -> Piece:
         """What an event adds. Raises ApiError 400/500/503 if the engine failed."""
         self.is_ended = event.finish_reason is not None
-        if event.finish_reason == "error" and self._is_of_grammar(event.error or ""):
+        if event.finish_reason == "error" and is_grammar_fault(event.error or ""):
             raise invalid(f"the form of the answer: {event.error}", code="invalid_grammar")
         if event.finish_reason == "error":
             raise ApiError(500, f"the engine failed: {event.error}", code="engine_failed")
@@ -97,11 +97,6 @@ class Run:
         self.finish_reason = reason
         is_last = reason is not None and not self._stops.found
         return Piece(text, len(event.token_ids), reason, tuple(self._told(is_last)))
-
-    def _is_of_grammar(self, error: str) -> bool:
-        """Whether the engine says that the request's grammar is none."""
-        grammar = self.request.grammar
-        return grammar is not None and error.startswith(f"this {grammar.kind} cannot be used")
 
     def _told(self, is_last: bool) -> list[tuple[int, TokenLogprob]]:
         """What is known of the ids whose text has been given out since the last time."""

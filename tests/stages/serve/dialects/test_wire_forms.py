@@ -12,6 +12,7 @@ import pytest
 from tests.stages.serve.conftest import Start
 from tests.stages.serve.dialects.conftest import CALL, WEATHER, Scripted
 from whorl.codecs.contract import OWN_RULES, Tokens
+from whorl.core.errors import EngineError
 from whorl.core.ports import GenerateRequest
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -223,6 +224,22 @@ def test_a_grammar_that_is_none_is_the_askers_mistake(scripted: Scripted) -> Non
     thread.join()
     (response,) = sent
     assert response.status_code == 400 and "parenthesis" in response.text
+    assert scripted.running.client.get("/health").status_code == 200
+
+
+def test_an_engine_that_takes_no_such_grammar(scripted: Scripted, monkeypatch: Any) -> None:
+    """Nor is it unwell because of it, and no place stays taken."""
+    engine = scripted.running.engine
+
+    def refuse(request: GenerateRequest, on_event: Any) -> None:
+        raise EngineError("this regex cannot be used", found="(")
+
+    monkeypatch.setattr(engine, "submit", refuse)
+    response = scripted.post(CHAT, messages=ASK, guided_regex="(")
+    assert response.status_code == 400 and response.json()["error"]["param"] == "guided_regex"
+    assert scripted.running.gateway.inside == 0
+    monkeypatch.undo()
+    assert scripted.running.client.get("/health").status_code == 200
 
 
 def test_a_template_without_tools_shows_none(start: Start, tokens: Tokens) -> None:

@@ -81,7 +81,7 @@ def joined(events: Sequence[Event]) -> list[Event]:
             if not event.text:
                 continue
             if type(last) is type(event):
-                found[-1] = type(event)(last.text + event.text)  # type: ignore[union-attr]
+                found[-1] = type(event)(last.text + event.text)
                 continue
         found.append(event)
     return found
