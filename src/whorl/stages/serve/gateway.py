@@ -63,8 +63,9 @@ class Gateway:
         return old
 
     def _keep_to(self, served: Served) -> None:
-        """As many places as the model's promise is for."""
-        if (promise := served.card.promise) is not None:
+        """As many places as the model's promise is for, where it was measured."""
+        promise = served.card.promise
+        if promise is not None and promise.basis == "measured":
             self.config = self.config.model_copy(update={"max_running": promise.users})
             self.desk.admission.config = self.config
 
