@@ -208,6 +208,10 @@ def opened(version: int, vocab_size: int = 512, **engine: Any) -> Served:
     return Served(fake, tokens, card, fake.close)
 
 
+def closed(models: list[Served]) -> list[bool]:
+    return [model.engine._closed for model in models]  # type: ignore[attr-defined]
+
+
 def test_models_are_swapped_under_load_and_each_answer_is_of_one(tmp_path: Path) -> None:
     """Of contracts that differ: ids of one mean other words in the other."""
     settings = ServeConfig(port=0, grace_s=2, max_waiting=200, watch_s=0.02)
