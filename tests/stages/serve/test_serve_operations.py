@@ -246,7 +246,6 @@ def test_models_are_swapped_under_load_and_each_answer_is_of_one(tmp_path: Path)
             thread.start()
         while len(models) <= 12:
             time.sleep(0.02)
-        time.sleep(0.3)
         ended.set()
         for thread in threads:
             thread.join()
@@ -263,7 +262,7 @@ def test_models_are_swapped_under_load_and_each_answer_is_of_one(tmp_path: Path)
         assert closed == [True] * 12 + [False]
     models[-1].close()
     assert len(texts) > 30 and {status for status, _ in texts} == {200}
-    seen = set()
+    seen: set[str] = set()
     for _, text in texts:
         words = set(text.split()[:-1])  # the last one may be cut
         assert len(words) == 1, text
