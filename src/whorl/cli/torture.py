@@ -64,7 +64,7 @@ def torture_command(
         print_json([asdict(outcome) for outcome in outcomes])
     else:
         OUT.print(table(outcomes), markup=False, soft_wrap=True)
-    if failed := [outcome for outcome in outcomes if outcome.failures]:
+    if failed := [outcome for outcome in outcomes if outcome.num_failed]:
         raise GateError(
             f"the server did not survive {', '.join(outcome.number for outcome in failed)}",
             found=failed[0].failures[0],
@@ -72,7 +72,7 @@ def torture_command(
 
 
 def _tell(outcome: Outcome) -> None:
-    right = outcome.trials - len(outcome.failures)
+    right = outcome.trials - outcome.num_failed
     told = f"{outcome.number} {outcome.name}: {right:,} of {outcome.trials:,} right"
     ERR.print(f"{told}, {outcome.seconds:.0f} s", markup=False, soft_wrap=True)
     for failure in outcome.failures[:3]:
