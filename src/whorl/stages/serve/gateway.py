@@ -135,7 +135,8 @@ class Gateway:
                 voice = served.prompts.voice(prompt, request.prompt_ids)
                 stops = StopFinder((*ask.stops, *served.tokens.contract.stop_strings))
                 await self._submit(request, queue, visit, ask)
-                runs.append(Run(served.engine, request, stops, decoder, voice))
+                form_name = ask.names.get("grammar", ask.subject)
+                runs.append(Run(served.engine, request, stops, decoder, voice, form_name))
         except BaseException:
             for run in runs:
                 run.close()
