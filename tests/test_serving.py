@@ -236,9 +236,7 @@ def test_no_server_that_others_reach_starts_without_a_key(host: str, home: Path)
     assert "there is no key" in start()
 
 
-def test_a_newer_version_is_opened_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured = "whorl.wiring.promise.keep_promise"  # takes its time, and is tested there
-    monkeypatch.setattr(measured, lambda engine, predicted, *more: predicted)
+def test_a_newer_version_is_opened_once(home: Path) -> None:
     now = found("notes", home)
     look = newer_models("notes", None, ServeConfig(), home, now)
     assert now.version == 2 and look() is None
@@ -246,6 +244,8 @@ def test_a_newer_version_is_opened_once(home: Path, monkeypatch: pytest.MonkeyPa
     newer = look()
     assert newer is not None and look() is None
     assert (newer.card.version, newer.card.name) == (3, "notes")
+    assert newer.card.promise is not None
+    assert newer.card.promise.basis == "predicted"  # the one before is being asked meanwhile
     newer.close()
 
 

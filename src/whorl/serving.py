@@ -227,9 +227,9 @@ class Address:
 
 
 def _open(
-    model: Servable, config: ServeConfig, example_prompt: str = ""
+    model: Servable, config: ServeConfig, example_prompt: str = "", measures: bool = True
 ) -> tuple[Engine, Tokens, ModelCard]:
-    """A model with its engine, ready to answer."""
+    """A model with its engine, ready to answer; measures: see `open_promised`."""
     from whorl.codecs.contract import Tokens
     from whorl.model.folder import TOKENS, peek_card
     from whorl.stages.serve.card import ModelCard, VariantQuality
@@ -254,7 +254,7 @@ def _open(
         ),
         example_prompt=example_prompt,
     )
-    engine, promise = open_promised(folder, model.variant, config)
+    engine, promise = open_promised(folder, model.variant, config, measures)
     try:
         tokens = Tokens.load(folder / TOKENS)
         return engine, tokens, shown.model_copy(update={"promise": promise})
@@ -312,7 +312,7 @@ def newer_models(
         ):
             return None
         seen = found
-        engine, tokens, card = _open(found, config)
+        engine, tokens, card = _open(found, config, measures=False)
         return Served(engine, tokens, card, engine.close)
 
     return look

@@ -26,6 +26,8 @@ COMMANDS = STAGES | {
     "show",
     "verify",
     "gc",
+    "keys",
+    "torture",
 }
 COMMON_FLAGS = {"--json": COMMANDS - {"new", "serve"}, "--debug": COMMANDS}
 

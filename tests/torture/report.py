@@ -76,12 +76,12 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder, fake_server(Path(folder), **CONFIG) as victim:
             trials = max(attack.short, round(attack.report * given.share))
             outcome = attack.outcome(victim, trials, given.seed)
-        told = f"{attack.number} {outcome.trials:,} trials, {len(outcome.failures):,} failed"
+        told = f"{attack.number} {outcome.trials:,} trials, {outcome.num_failed:,} failed"
         print(f"{told}, {outcome.seconds:.0f} s {outcome.figures}", flush=True)
         for failure in outcome.failures[:5]:
             print(f"  {failure}", flush=True)
-        failed += len(outcome.failures)
-        kept[attack.number] = asdict(outcome) | {"failures": outcome.failures[:20]}
+        failed += outcome.num_failed
+        kept[attack.number] = asdict(outcome)
         KEPT.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", "utf-8")
         write_page(kept, given.seed)
     return 1 if failed else 0

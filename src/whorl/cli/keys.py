@@ -67,8 +67,7 @@ def keys_command(
     if action != "add" and fields:
         raise SpecError(f"limits go with keys add, not keys {action}")
     if action == "list":
-        keys = [key for key in list_keys(path) if name in (None, key.name, key.key_id)]
-        _show(keys, json)
+        _show([key for key in list_keys(path) if name in (None, key.name, key.key_id)], json)
         return
     if name is None:
         raise SpecError(f"keys {action} needs a name", do=f"whorl keys {action} NAME")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,6 +14,9 @@ from whorl.cli.console import ERR, OUT, print_json
 from whorl.cli.options import Debug, Home, Json
 from whorl.core.errors import GateError, SpecError
 from whorl.core.home import home_folder
+
+if TYPE_CHECKING:
+    from whorl.torture.target import Outcome, Victim
 
 __all__ = ["register"]
 
@@ -51,40 +55,44 @@ def torture_command(
 
     A server of yours is sent the key of WHORL_API_KEY. Exit code 10 if anything failed.
     """
-    from whorl.torture.run import attack_all, chosen_attacks, served, table
-    from whorl.torture.target import Outcome, Victim
+    from whorl.torture.run import attack_all, chosen_attacks, table
 
     attacks = chosen_attacks(only or ())
-
-    def tell(outcome: Outcome) -> None:
-        right = outcome.trials - len(outcome.failures)
-        told = f"{outcome.number} {outcome.name}: {right:,} of {outcome.trials:,} right"
-        ERR.print(f"{told}, {outcome.seconds:.0f} s", markup=False, soft_wrap=True)
-        for failure in outcome.failures[:3]:
-            ERR.print(f"  {failure}", markup=False, soft_wrap=True)
-
-    if model.startswith(("http://", "https://")):
-        key = os.environ.get("WHORL_API_KEY")
-        if key is None or served_name is None or model.startswith("https:"):
-            raise SpecError(
-                "a server of yours needs its key and the id of its model",
-                expected="an address that begins with http://, past any proxy",
-                do="set WHORL_API_KEY and give --served-name",
-            )
-        context = nullcontext(Victim(model.rstrip("/"), key, served_name))
-    else:
-        from whorl.serving import find_model
-
-        find_model(model, None, "auto", home_folder(home))  # one that is not there is told at once
-        context = served(model, home_folder(home))  # type: ignore[assignment]
-    with context as target:
-        outcomes = attack_all(target, attacks, seed=seed, report=report, on_outcome=tell)
+    with _victim(model, served_name, home_folder(home)) as victim:
+        outcomes = attack_all(victim, attacks, seed=seed, report=report, on_outcome=_tell)
     if json:
         print_json([asdict(outcome) for outcome in outcomes])
     else:
         OUT.print(table(outcomes), markup=False, soft_wrap=True)
-    if failed := [outcome for outcome in outcomes if outcome.failures]:
+    if failed := [outcome for outcome in outcomes if outcome.num_failed]:
         raise GateError(
             f"the server did not survive {', '.join(outcome.number for outcome in failed)}",
             found=failed[0].failures[0],
         )
+
+
+def _tell(outcome: Outcome) -> None:
+    right = outcome.trials - outcome.num_failed
+    told = f"{outcome.number} {outcome.name}: {right:,} of {outcome.trials:,} right"
+    ERR.print(f"{told}, {outcome.seconds:.0f} s", markup=False, soft_wrap=True)
+    for failure in outcome.failures[:3]:
+        ERR.print(f"  {failure}", markup=False, soft_wrap=True)
+
+
+def _victim(model: str, served_name: str | None, home: Path) -> AbstractContextManager[Victim]:
+    """The server at an address, or one that is started for it."""
+    from whorl.serving import find_model
+    from whorl.torture.run import served
+    from whorl.torture.target import Victim
+
+    if not model.startswith(("http://", "https://")):
+        find_model(model, None, "auto", home)  # one that is not there is told at once
+        return served(model, home)
+    key = os.environ.get("WHORL_API_KEY")
+    if key is None or served_name is None or model.startswith("https:"):
+        raise SpecError(
+            "a server of yours needs its key and the id of its model",
+            expected="an address that begins with http://, past any proxy",
+            do="set WHORL_API_KEY and give --served-name",
+        )
+    return nullcontext(Victim(model.rstrip("/"), key, served_name))

@@ -63,11 +63,11 @@ def table(outcomes: Sequence[Outcome]) -> str:
         "| --- | --- | --- | --: | --: | --: | --: | --- |",
     ]
     for each in outcomes:
-        bound = f"{each.most_likely_rate:.2%}" if not each.failures else "-"
+        bound = f"{each.most_likely_rate:.2%}" if not each.num_failed else "-"
         figures = "; ".join(f"{name}: {value}" for name, value in sorted(each.figures.items()))
         lines.append(
             f"| {each.number} | {each.name} | {each.must} | {each.trials:,} | "
-            f"{len(each.failures):,} | {bound} | {each.seconds:.0f} | {figures} |"
+            f"{each.num_failed:,} | {bound} | {each.seconds:.0f} | {figures} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 __all__ = ["Attack", "Outcome", "Reply", "Victim", "status_of"]
 
 TIMEOUT_S = 20.0
+MAX_TOLD = 20  # failures of one attack
 
 
 @dataclass(frozen=True)
@@ -149,14 +150,17 @@ class Outcome:
     name: str
     must: str  # the bar
     trials: int = 0
-    failures: list[str] = field(default_factory=list)
+    num_failed: int = 0
+    failures: list[str] = field(default_factory=list)  # the first of them
     figures: dict[str, float | str] = field(default_factory=dict)
     seconds: float = 0.0
 
     def check(self, is_right: bool, told: object) -> None:
         self.trials += 1
         if not is_right:
-            self.failures.append(str(told)[:500])
+            self.num_failed += 1
+            if len(self.failures) < MAX_TOLD:
+                self.failures.append(str(told)[:500])
 
     @property
     def most_likely_rate(self) -> float:

@@ -60,13 +60,18 @@ F32, SMALL, TORCH = Shares(0.6, 0.25, 2.0), Shares(0.6, 0.5, 3.5), Shares(0.6, 0
 
 
 def open_promised(
-    folder: Path, variant: Variant | None, config: ServeConfig
+    folder: Path, variant: Variant | None, config: ServeConfig, measures: bool = True
 ) -> tuple[Engine, Promise]:
-    """An engine for a server, warm, and what it promises. Raises as `open_engine`."""
+    """An engine for a server, warm, and what it promises. Raises as `open_engine`.
+
+    measures: False where another is being asked meanwhile; then the promise is a prediction.
+    """
     card = peek_card(folder)
     setup = setup_of(card, config, engine_threads())
     predicted = predict(card, variant or best_form(card, config.engine), config, setup)
     engine = _open(folder, variant, config, setup)
+    if not measures:
+        return engine, predicted
     try:
         promise = keep_promise(engine, predicted, card, config, home_folder() / CACHE)
         if promise.users < setup.max_running:

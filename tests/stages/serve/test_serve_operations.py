@@ -208,6 +208,10 @@ def opened(version: int, vocab_size: int = 512, **engine: Any) -> Served:
     return Served(fake, tokens, card, fake.close)
 
 
+def closed(models: list[Served]) -> list[bool]:
+    return [model.engine._closed for model in models]  # type: ignore[attr-defined]
+
+
 def test_models_are_swapped_under_load_and_each_answer_is_of_one(tmp_path: Path) -> None:
     """Of contracts that differ: ids of one mean other words in the other."""
     settings = ServeConfig(port=0, grace_s=2, max_waiting=200, watch_s=0.02)
@@ -242,7 +246,6 @@ def test_models_are_swapped_under_load_and_each_answer_is_of_one(tmp_path: Path)
             thread.start()
         while len(models) <= 12:
             time.sleep(0.02)
-        time.sleep(0.3)
         ended.set()
         for thread in threads:
             thread.join()
@@ -259,7 +262,7 @@ def test_models_are_swapped_under_load_and_each_answer_is_of_one(tmp_path: Path)
         assert closed == [True] * 12 + [False]
     models[-1].close()
     assert len(texts) > 30 and {status for status, _ in texts} == {200}
-    seen = set()
+    seen: set[str] = set()
     for _, text in texts:
         words = set(text.split()[:-1])  # the last one may be cut
         assert len(words) == 1, text

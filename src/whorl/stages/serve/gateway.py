@@ -63,8 +63,9 @@ class Gateway:
         return old
 
     def _keep_to(self, served: Served) -> None:
-        """As many places as the model's promise is for."""
-        if (promise := served.card.promise) is not None:
+        """As many places as the model's promise is for, where it was measured."""
+        promise = served.card.promise
+        if promise is not None and promise.basis == "measured":
             self.config = self.config.model_copy(update={"max_running": promise.users})
             self.desk.admission.config = self.config
 
@@ -134,7 +135,8 @@ class Gateway:
                 voice = served.prompts.voice(prompt, request.prompt_ids)
                 stops = StopFinder((*ask.stops, *served.tokens.contract.stop_strings))
                 await self._submit(request, queue, visit, ask)
-                runs.append(Run(served.engine, request, stops, decoder, voice))
+                form_name = ask.names.get("grammar", ask.subject)
+                runs.append(Run(served.engine, request, stops, decoder, voice, form_name))
         except BaseException:
             for run in runs:
                 run.close()

@@ -40,8 +40,10 @@ class Run:
         stops: StopFinder,
         decoder: DecodeStream,
         voice: Voice,
+        form_name: str = "grammar",
     ) -> None:
-        self.request, self.voice = request, voice
+        """form_name: the wire format's name of the field that asked for the request's grammar."""
+        self.request, self.voice, self._form_name = request, voice, form_name
         self._engine, self._stops, self._decoder = engine, stops, decoder
         self._ids: list[int] = []  # so far
         self._ends: list[int] = []  # of each id: characters of text up to its end
@@ -74,7 +76,8 @@ class Run:
         """What an event adds. Raises ApiError 400/500/503 if the engine failed."""
         self.is_ended = event.finish_reason is not None
         if event.finish_reason == "error" and is_grammar_fault(event.error or ""):
-            raise invalid(f"the form of the answer: {event.error}", code="invalid_grammar")
+            told = f"{self._form_name}: {event.error}"
+            raise invalid(told, self._form_name, "invalid_grammar")
         if event.finish_reason == "error":
             raise ApiError(500, f"the engine failed: {event.error}", code="engine_failed")
         if event.finish_reason == "cancelled":

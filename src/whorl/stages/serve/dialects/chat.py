@@ -89,7 +89,9 @@ class ChatBody(SamplingBody):
             raise ValueError(
                 "continue_final_message: the last message is no text of the assistant's"
             )
-        if reserved := {"messages", "tools", "documents"} & set(self.chat_template_kwargs):
+        if reserved := {"messages", "tools", "documents", "chat_template"} & set(
+            self.chat_template_kwargs
+        ):
             raise ValueError(f"chat_template_kwargs: not {', '.join(sorted(reserved))}")
         self.chosen_tools()
         return self
