@@ -72,13 +72,19 @@ def keys_command(
     if name is None:
         raise SpecError(f"keys {action} needs a name", do=f"whorl keys {action} NAME")
     if action == "revoke":
-        entry = revoke_key(path, name)
-        if json:
-            print_json(_plain(entry))
-        else:
-            ERR.print(f"revoked {entry.key_id} ({entry.name})", markup=False)
-        return
-    entry, text = add_key(path, name, **fields)
+        _show_revoked(revoke_key(path, name), json)
+    else:
+        _show_added(*add_key(path, name, **fields), json)
+
+
+def _show_revoked(entry: KeyEntry, json: bool) -> None:
+    if json:
+        print_json(_plain(entry))
+    else:
+        ERR.print(f"revoked {entry.key_id} ({entry.name})", markup=False)
+
+
+def _show_added(entry: KeyEntry, text: str, json: bool) -> None:
     if json:
         print_json(_plain(entry) | {"key": text})
         return
