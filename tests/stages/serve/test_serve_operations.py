@@ -158,6 +158,7 @@ def test_a_site_that_is_listed_may_ask_and_no_other(start: Any) -> None:
             cookie = {"Origin": site, "Cookie": f"{access.cookie}={access.session}"}
             stolen = browser.post("/v1/completions", json=running.body(), headers=cookie)
             assert stolen.status_code == 401  # the page's cookie is for the page
+            assert browser.get("/v1/models", headers=cookie).status_code == 401
         answer = running.client.post(
             "/v1/completions", json=running.body(), headers={"Origin": site}
         )
