@@ -70,7 +70,12 @@ def test_what_is_no_opinion_is_refused(
 
 
 def test_broken_bytes_are_refused(server: Any) -> None:
-    for data in (b"", b"{", b"\xff\xfe", b'{"id": "\\ud800", "model": "tiny", "rating": "up"}'):
+    whole = b'{"id": "a", "model": "tiny", "rating": "up", "messages": [{"n": 1}]}'
+    for data in (
+        *(b"", b"{", b"\xff\xfe", whole.replace(b'"a"', b'"\\ud800"')),
+        *(whole.replace(b"1", b"NaN"), whole.replace(b"1", b"1e999")),  # no JSON of a line
+        whole.replace(b"{", b'{"id": "b", ', 1),
+    ):
         assert server.client.post("/v1/feedback", content=data).status_code == 400
 
 
