@@ -116,7 +116,7 @@ class ResponsesBody(Body):
 
 
 def ask(body: ResponsesBody) -> Ask:
-    """Raises ApiError if the format's schema is too long."""
+    """An answer of text, or of what `text.format` asks for."""
     tools, messages = body.chosen_tools(), body.messages()
     grammar, field = grammar_of({"text.format": ("json", body.text.wanted())})
     names = {"temperature": "temperature", "top_p": "top_p", "logprobs": "top_logprobs"}
