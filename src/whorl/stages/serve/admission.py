@@ -220,7 +220,7 @@ class Admission:
         )
 
     def _may_be_promised(self, who: str) -> bool:
-        """Whoever asks without waiting, again and again, gets no more places to come than others."""
+        """Whoever asks again and again gets no more places to come than others."""
         promised = [each.who for each in (*self._due, *self._promises)]
         places = self.config.max_running + self.config.max_waiting
         return promised.count(who) < max(LEAST_PROMISED, places // len({*promised, who}))

@@ -4,7 +4,7 @@
 
 A line names the answer by the id that its client was given (`chatcmpl-…`), whose end is the id in
 the log of answers, and holds what was asked and answered as the person saw it: a correction without
-its question teaches nothing.
+its question teaches nothing. Which version answered stands in it too, while the server knows.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ __all__ = ["FeedbackBody", "add_feedback"]
 FILE = "feedback.jsonl"
 MAX_FILE_BYTES = 2**30  # then no more is taken: whoever has a key could fill the disk
 MAX_ID_CHARS = 200
+ID_CHARS = 32  # of a request, at the end of what its clients are told
 
 
 class FeedbackBody(BaseModel):
@@ -65,14 +66,8 @@ def add_feedback(app: FastAPI, gateway: Gateway, home: Path) -> None:
         body = _parsed(data)
         caller = caller_of(request)
         gateway.check_model(body.model, caller)
-        card = gateway.card
-        version = {
-            "variant": card.variant,
-            "contract": gateway.tokens.contract.digest,
-            "records": card.lineage,
-            "caller": caller.who,
-        }
-        line = body.model_dump(exclude_none=True) | version
+        version = gateway.desk.versions.get(body.id[-ID_CHARS:], {})
+        line = body.model_dump(exclude_none=True) | version | {"caller": caller.who}
         await asyncio.to_thread(_append, path, line)  # until it is on the disk
         return JSONResponse({"object": "feedback", "id": body.id, "stored": True})
 
