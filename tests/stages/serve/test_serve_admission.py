@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -169,3 +170,14 @@ def test_many_answers_of_one_request_are_counted_each() -> None:
         admission.enter("b", 2)
     admission.enter("b", 1)
     assert admission.inside == 5
+
+
+def test_answers_that_a_stop_string_ends_are_counted_as_short(start: Any) -> None:
+    """The engine only hears that they are cancelled."""
+    with start(step_s=0.005) as running:
+        admission = running.gateway.desk.admission
+        for _ in range(20):
+            answer = running.complete(max_tokens=200, stop="shell").json()
+            assert answer["choices"][0]["finish_reason"] == "stop"
+        assert running.wait_until(lambda: admission.inside == 0)
+        assert admission.share < 0.4
