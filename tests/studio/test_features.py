@@ -229,6 +229,7 @@ ORDINARY = (
     "5. five\n6. six",
     "a_b_c and 2 * 3 stay; `__init__` and `` `x` ``, *a*, **b**.",
     "---\n\ntext\n\n***",
+    "# C#\n\n# F# ##\n\n# a #b\n\n# two  words #",
     "~~~\nunclosed code\n# no title",
     "`` a ` b `` and *one* **two** three",
 )

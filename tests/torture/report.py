@@ -32,7 +32,8 @@ TEXT = """# Reliability
 What a server was put through, how often, and what came of it. It runs in a process of its own,
 with an engine that hands out one token to each of {max_running} requests every {step_ms} ms and
 costs nothing else: what is tried here is everything in front of the engine. `make test` runs each
-attack in a few seconds; these are the counts of a long run, of {machine}. `whorl torture serve
+attack in a few seconds; these are the counts of a longer run, of {machine}; `make torture` tries
+most of it more often still, for an hour or two. `whorl torture serve
 mine` runs those that need no fake engine against a server of your own model, and `whorl torture
 serve http://…` against one that is up; both say exactly what was sent when something fails.
 

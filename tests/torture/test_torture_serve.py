@@ -1,5 +1,5 @@
-"""FAULTS.md's attacks on a server, in counts that fit a test run; `make torture` has those that
-figures need. The server is a process of its own, and so is every client that is measured."""
+"""The attacks on a server, in counts that fit a test run; `make torture` has those that figures
+need. The server is a process of its own, and so is every client that is measured."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_server_survives(attack: Attack, target: FakeServer) -> None:
 
 
 def test_an_attack_finds_what_is_wrong(target: FakeServer) -> None:
-    """Each check can fail: against a server of another key, none of the right answers come."""
+    """A check can fail: against a server of another key, none of the right answers come."""
     stranger = Victim(target.base_url, "whorl-wrong-key-0123456789", "tiny")
     (attack,) = chosen_attacks(["C16"])
     outcome = attack.outcome(stranger, 8, SEED)

@@ -12,6 +12,7 @@ import pytest
 
 from whorl.stages.serve import feedback
 from whorl.stages.serve.feedback import add_feedback
+from whorl.stages.serve.served import Served
 
 
 @pytest.fixture
@@ -47,6 +48,20 @@ def test_a_line_says_which_answer_of_which_version(server: Any, tmp_path: Path) 
     assert len(lines_of(tmp_path)) == 4 and os.stat(path).st_mode & 0o077 == 0
 
 
+def test_the_version_is_that_which_answered_not_the_one_of_now(server: Any, tmp_path: Path) -> None:
+    old = server.gateway.served
+    answers = [server.complete().json()]
+    card = old.card.model_copy(update={"version": 7, "lineage": {"train": "cd" * 16}})
+    server.gateway.take_over(Served(old.engine, old.tokens, card))
+    answers.append(server.complete().json())
+    for answer in (*answers, {"id": "cmpl-of-another-server"}):
+        body = {"id": answer["id"], "model": "tiny", "rating": "up"}
+        assert server.client.post("/v1/feedback", json=body).status_code == 200
+    lines = [(line.get("version"), line.get("records")) for line in lines_of(tmp_path)]
+    known = [(0, {"train": "ab" * 16}), (7, {"train": "cd" * 16})]
+    assert lines == [*known, (None, None)]  # what is not known is not said
+
+
 @pytest.mark.parametrize(
     ("body", "status", "named"),
     [
@@ -70,7 +85,12 @@ def test_what_is_no_opinion_is_refused(
 
 
 def test_broken_bytes_are_refused(server: Any) -> None:
-    for data in (b"", b"{", b"\xff\xfe", b'{"id": "\\ud800", "model": "tiny", "rating": "up"}'):
+    whole = b'{"id": "a", "model": "tiny", "rating": "up", "messages": [{"n": 1}]}'
+    for data in (
+        *(b"", b"{", b"\xff\xfe", whole.replace(b'"a"', b'"\\ud800"')),
+        *(whole.replace(b"1", b"NaN"), whole.replace(b"1", b"1e999")),  # no JSON of a line
+        whole.replace(b"{", b'{"id": "b", ', 1),
+    ):
         assert server.client.post("/v1/feedback", content=data).status_code == 400
 
 
@@ -96,7 +116,7 @@ def test_what_cannot_be_kept_is_said(
     server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = {"id": "a", "model": "tiny", "rating": "up"}
-    monkeypatch.setattr(feedback, "MAX_FILE_BYTES", 200)
+    monkeypatch.setattr(feedback, "MAX_FILE_BYTES", 50)
     statuses = [server.client.post("/v1/feedback", json=body).status_code for _ in range(3)]
     assert statuses == [200, 507, 507]
     (tmp_path / ".serving" / "feedback.jsonl").unlink()

@@ -228,3 +228,20 @@ def test_every_answer_has_the_security_headers(server: Any, stranger: Any) -> No
         assert answer.headers["referrer-policy"] == "no-referrer"
         assert answer.headers["cache-control"] == "no-store"
         assert "server" not in answer.headers
+
+
+def test_an_answer_about_a_defect_has_them_too(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the place of the request that ran into it is free again."""
+    with start() as running:
+
+        def broken(*given: Any) -> None:
+            raise RuntimeError("a defect")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(running.engine, "submit", broken)
+            answer = running.complete()
+        assert answer.status_code == 500 and "a defect" not in answer.text
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert answer.headers["cache-control"] == "no-store"
+        assert running.gateway.inside == 0 and running.gateway.stall_s is None
+        assert running.complete().status_code == 200

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -84,6 +85,30 @@ def test_clients_that_come_back_when_they_are_told_get_in(
     assert refused_again <= most * told, f"{refused_again} of {told} were refused again"
 
 
+@pytest.mark.parametrize("flood", [1, 10])
+def test_one_who_asks_without_waiting_keeps_no_other_out(flood: int) -> None:
+    """Four obey, a fifth asks at every step: none of the four is kept out."""
+    chooser = random.Random(1)
+    engine = SimulatedEngine(ServeConfig(max_running=4, max_waiting=16))
+    due = {f"key {number}": engine.now_s for number in range(4)}
+    answered = dict.fromkeys([*due, "flood"], 0)
+    for _ in range(4000):
+        for who in [*["flood"] * flood, *(who for who in due if engine.now_s >= due[who])]:
+            try:
+                engine.ask(who, 20)
+            except ApiError as error:
+                if who in due:
+                    due[who] = engine.now_s + retry_after(error) + chooser.random() * 0.2
+            else:
+                answered[who] += 1
+                if who in due:
+                    due[who] = engine.now_s + 1.0
+        engine.step()
+    # 4000 steps of 4 tokens, 20 an answer: 800, of which those who wait to be told get some each
+    assert sum(answered.values()) == pytest.approx(800, abs=40)
+    assert all(answered[who] >= 20 for who in due), answered
+
+
 def test_the_count_of_places_is_never_passed_and_comes_back() -> None:
     engine = SimulatedEngine(ServeConfig(max_running=2, max_waiting=3))
     for number in range(5):
@@ -145,3 +170,14 @@ def test_many_answers_of_one_request_are_counted_each() -> None:
         admission.enter("b", 2)
     admission.enter("b", 1)
     assert admission.inside == 5
+
+
+def test_answers_that_a_stop_string_ends_are_counted_as_short(start: Any) -> None:
+    """The engine only hears that they are cancelled."""
+    with start(step_s=0.005) as running:
+        admission = running.gateway.desk.admission
+        for _ in range(20):
+            answer = running.complete(max_tokens=200, stop="shell").json()
+            assert answer["choices"][0]["finish_reason"] == "stop"
+        assert running.wait_until(lambda: admission.inside == 0)
+        assert admission.share < 0.4

@@ -117,6 +117,14 @@ def test_routes_and_models_of_a_key(tmp_path: Path, tokens: Tokens) -> None:
         refused = ask(base_url, other)
         assert (refused.status_code, refused.json()["error"]["param"]) == (403, "model")
         assert ask(base_url, other, "/v1/models").status_code == 200
+        for path, body in (
+            ("/tokenize", {"model": "tiny", "prompt": "a"}),
+            ("/detokenize", {"model": "tiny", "tokens": [5]}),
+            ("/tokenize", {"prompt": "a"}),
+        ):
+            headers = {"Authorization": f"Bearer {other}"}
+            refused = httpx.post(base_url + path, json=body, headers=headers, trust_env=False)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (403, "key_scope")
 
 
 @pytest.mark.parametrize(

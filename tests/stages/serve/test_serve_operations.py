@@ -158,6 +158,7 @@ def test_a_site_that_is_listed_may_ask_and_no_other(start: Any) -> None:
             cookie = {"Origin": site, "Cookie": f"{access.cookie}={access.session}"}
             stolen = browser.post("/v1/completions", json=running.body(), headers=cookie)
             assert stolen.status_code == 401  # the page's cookie is for the page
+            assert browser.get("/v1/models", headers=cookie).status_code == 401
         answer = running.client.post(
             "/v1/completions", json=running.body(), headers={"Origin": site}
         )
@@ -261,7 +262,7 @@ def test_models_are_swapped_under_load_and_each_answer_is_of_one(tmp_path: Path)
         closed = [model.engine._closed for model in models]  # type: ignore[attr-defined]
         assert closed == [True] * 12 + [False]
     models[-1].close()
-    assert len(texts) > 30 and {status for status, _ in texts} == {200}
+    assert len(texts) > 12 and {status for status, _ in texts} == {200}
     seen: set[str] = set()
     for _, text in texts:
         words = set(text.split()[:-1])  # the last one may be cut

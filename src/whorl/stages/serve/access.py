@@ -39,7 +39,7 @@ from whorl.stages.serve.errors import ApiError
 from whorl.stages.serve.keys import KeyRing
 from whorl.stages.serve.limits import NOBODY, Caller, Ledger
 
-__all__ = ["Access", "Guard", "caller_of", "usable_key"]
+__all__ = ["SECURITY_HEADERS", "Access", "Guard", "caller_of", "usable_key"]
 
 MIN_KEY_CHARS = 16
 SAFE_METHODS = ("GET", "HEAD")
@@ -60,8 +60,8 @@ SECURITY_HEADERS = {
 CORS_HEADERS = {  # for serve.allowed_origins; no cookie is ever allowed from there
     "Vary": "Origin",
     "Access-Control-Allow-Methods": "GET, POST",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type, X-Api-Key, X-Request-Timeout",
-    "Access-Control-Expose-Headers": "Retry-After",
+    "Access-Control-Allow-Headers": "Authorization, *",  # clients send many of their own
+    "Access-Control-Expose-Headers": "Retry-After, X-Request-Id, Request-Id",
     "Access-Control-Max-Age": "600",
     "Cross-Origin-Resource-Policy": "cross-origin",
 }
@@ -190,8 +190,8 @@ class Guard:
             return None
         if path == "/" and method == "GET" and self._token_is_right(scope):
             return self._enter()
-        may_change = method in SAFE_METHODS or (is_own and origin is not None)
-        if self._cookie_is_right(scope) and may_change:
+        is_the_page = is_own and (method in SAFE_METHODS or origin is not None)
+        if is_the_page and self._cookie_is_right(scope):
             scope[CALLER] = PAGE
             return None
         if path in self.open_paths and method in SAFE_METHODS:

@@ -28,6 +28,7 @@ LEAST_SHARE = 0.02
 MAX_RETRY_AFTER_S = 60
 KEPT_S = 2.0  # a place is kept so long for one who was told to come back
 MOST_LOOKED_AT = 100  # of those who come back later, before one is let in
+LEAST_PROMISED = 2  # places to come, of each key however many there are
 EARLY_S = 1.0  # Retry-After is in whole seconds
 
 
@@ -207,14 +208,22 @@ class Admission:
     def _refused(self, who: str, cost: float, code: str, told: str) -> ApiError:
         wait_s = self._free_in_s(cost)
         after_s = min(MAX_RETRY_AFTER_S, max(1, math.ceil(wait_s)))
-        if wait_s <= MAX_RETRY_AFTER_S:
-            heapq.heappush(self._promises, _Promise(self.clock() + after_s, who))
+        if wait_s <= MAX_RETRY_AFTER_S and self._may_be_promised(who):
+            now_s = self.clock()
+            self._last_place_s = now_s + wait_s
+            heapq.heappush(self._promises, _Promise(now_s + after_s, who))
         return ApiError(
             429,
             f"the server is full: {told}; try again in {after_s} s",
             code=code,
             headers={"Retry-After": str(after_s)},
         )
+
+    def _may_be_promised(self, who: str) -> bool:
+        """Whoever asks again and again gets no more places to come than others."""
+        promised = [each.who for each in (*self._due, *self._promises)]
+        places = self.config.max_running + self.config.max_waiting
+        return promised.count(who) < max(LEAST_PROMISED, places // len({*promised, who}))
 
     def _look_at_promises(self, now_s: float) -> None:
         while self._promises and self._promises[0].due_s - EARLY_S <= now_s:
@@ -249,9 +258,7 @@ class Admission:
         place_s = ends[min(number, len(ends) - 1)] if ends else 0.0
         if number:  # those who come back follow each other as those who leave do
             place_s = max(place_s, self._last_place_s - now_s + self._mean_tokens / speed)
-        place_s = max(place_s, (self._left + cost) / speed - self.config.max_wait)
-        self._last_place_s = now_s + place_s
-        return place_s
+        return max(place_s, (self._left + cost) / speed - self.config.max_wait)
 
     def _ends_s(self, speed: float) -> list[float]:
         """When each request inside will have ended, soonest first.

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from whorl.codecs.contract import Tokens
 from whorl.core.ports import Engine
 from whorl.spec.resolved import ServeConfig
-from whorl.stages.serve.access import Access, Guard
+from whorl.stages.serve.access import SECURITY_HEADERS, Access, Guard
 from whorl.stages.serve.card import ModelCard
 from whorl.stages.serve.desk import Desk
 from whorl.stages.serve.dialects.routes import ROUTES, add_dialects
@@ -79,7 +79,10 @@ def _add_errors(app: FastAPI, desk: Desk) -> None:
         return told.response(request.scope["path"])
 
     async def failed(request: Request, error: Exception) -> Response:
-        told = ApiError(500, "the server failed; its log says why", code="internal")
+        # outside of the guard; the connection is closed, which clients that keep it must be told
+        headers = {**SECURITY_HEADERS, "Connection": "close"}
+        what = "the server failed; its log says why"
+        told = ApiError(500, what, code="internal", headers=headers)
         return told.response(request.scope["path"])
 
     app.add_exception_handler(ApiError, refused)

@@ -26,6 +26,7 @@ from whorl.stages.serve.served import Served
 __all__ = ["Desk", "Visit"]
 
 USE_FILE = "use.json"
+MOST_REMEMBERED = 10_000  # answers whose version is known without their log
 
 
 class AnswerIds(Protocol):
@@ -48,6 +49,7 @@ class Desk:
     keys: KeyRing | None = None
     answers: AnswersLog | None = None
     clock: Callable[[], float] = time.monotonic
+    versions: dict[str, dict[str, Any]] = field(default_factory=dict)  # by id, of late answers
 
     @classmethod
     def of(
@@ -93,6 +95,12 @@ class Desk:
         """Counts a request that was refused."""
         self.meters.refused.labels(code).inc()
 
+    def remember(self, request_id: str, version: dict[str, Any]) -> None:
+        """Which version answered: another may have taken its place when it is asked."""
+        self.versions[request_id] = version
+        if len(self.versions) > MOST_REMEMBERED:
+            del self.versions[next(iter(self.versions))]
+
     def visit(self, served: Served, caller: Caller, answers: int, max_time: float) -> Visit:
         """Raises ApiError 429 when there is no place."""
         tickets = self.admission.enter(caller.who, answers)
@@ -115,6 +123,7 @@ class Visit:
     num_tokens: int = 0
     _tickets: dict[str, Ticket] = field(default_factory=dict)  # by id of the engine's request
     _spending: Spending | None = None
+    _whole: set[str] = field(default_factory=set)  # ids of the engine's requests, as `_tickets`
     _is_told: bool = False
     _is_settled: bool = False
 
@@ -144,6 +153,10 @@ class Visit:
         """The engine did not take it."""
         self.free_tickets.append(self._tickets.pop(request_id))
 
+    def is_whole(self, request_id: str) -> None:
+        """Its client has all of it, whatever the engine says of it later."""
+        self._whole.add(request_id)
+
     def event(self, event: TokenEvent) -> None:
         """The engine made tokens, or gave a request back."""
         desk, num_tokens = self.desk, len(event.token_ids)
@@ -158,7 +171,7 @@ class Visit:
                 desk.meters.ttft_s.observe(self.first_s - self.began_s)
         if event.finish_reason is not None and ticket is not None:
             del self._tickets[event.request_id]
-            finished = event.finish_reason in ("stop", "length")
+            finished = event.finish_reason in ("stop", "length") or event.request_id in self._whole
             desk.admission.leave(ticket, finished)
             if event.finish_reason == "error" and not is_grammar_fault(event.error or ""):
                 desk.health.saw_failure(event.error or "an error")
@@ -184,17 +197,21 @@ class Visit:
         desk.meters.tokens.labels("answer").inc(self.num_tokens)
         if self.first_s is not None and self.num_tokens > 1:
             desk.meters.token_s.observe((now_s - self.first_s) / (self.num_tokens - 1))
+        card = self.served.card
+        version = {
+            "version": card.version,
+            "variant": card.variant,
+            "contract": self.served.tokens.contract.digest,
+            "records": card.lineage,
+        }
+        desk.remember(request_id, version)
         if desk.answers is not None:
-            card = self.served.card
             ttft_s = None if self.first_s is None else round(self.first_s - self.began_s, 4)
             desk.answers.add(
                 {
                     "id": request_id,
                     "model": card.name,
-                    "version": card.version,
-                    "variant": card.variant,
-                    "contract": self.served.tokens.contract.digest,
-                    "records": card.lineage,
+                    **version,
                     "caller": self.caller.who,
                     "prompt_tokens": self.prompt_tokens,
                     "tokens": self.num_tokens,

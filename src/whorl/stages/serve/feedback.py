@@ -2,12 +2,14 @@
 
     <home>/.serving/feedback.jsonl
 
-A line names the answer by its id, which the log of answers has too, and holds what was asked and
-answered as the person saw it: a correction without its question teaches nothing.
+A line names the answer by the id that its client was given (`chatcmpl-…`), whose end is the id in
+the log of answers, and holds what was asked and answered as the person saw it: a correction without
+its question teaches nothing. Which version answered stands in it too, while the server knows.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Mapping
@@ -26,13 +28,14 @@ from whorl.stages.serve.access import caller_of
 from whorl.stages.serve.errors import ApiError, invalid
 from whorl.stages.serve.gateway import Gateway
 from whorl.stages.serve.keys import FOLDER
-from whorl.stages.serve.request import read_body
+from whorl.stages.serve.request import load_json, read_body
 
 __all__ = ["FeedbackBody", "add_feedback"]
 
 FILE = "feedback.jsonl"
 MAX_FILE_BYTES = 2**30  # then no more is taken: whoever has a key could fill the disk
 MAX_ID_CHARS = 200
+ID_CHARS = 32  # of a request, at the end of what its clients are told
 
 
 class FeedbackBody(BaseModel):
@@ -61,23 +64,19 @@ def add_feedback(app: FastAPI, gateway: Gateway, home: Path) -> None:
     async def feedback(request: Request) -> Response:
         data = await read_body(request, config.max_body_bytes, config.receive_s)
         body = _parsed(data)
-        gateway.check_model(body.model)
-        card = gateway.card
-        version = {
-            "variant": card.variant,
-            "contract": gateway.tokens.contract.digest,
-            "records": card.lineage,
-            "caller": caller_of(request).who,
-        }
-        line = body.model_dump(exclude_none=True) | version
-        _append(path, line)
+        caller = caller_of(request)
+        gateway.check_model(body.model, caller)
+        version = gateway.desk.versions.get(body.id[-ID_CHARS:], {})
+        line = body.model_dump(exclude_none=True) | version | {"caller": caller.who}
+        await asyncio.to_thread(_append, path, line)  # until it is on the disk
         return JSONResponse({"object": "feedback", "id": body.id, "stored": True})
 
 
 def _parsed(data: bytes) -> FeedbackBody:
     """Raises ApiError 400 naming the field that is wrong."""
+    value = load_json(data)
     try:
-        body = FeedbackBody.model_validate_json(data)
+        body = FeedbackBody.model_validate(value)
     except ValidationError as error:
         place = error.errors(include_url=False, include_input=False)[0]["loc"]
         field = str(place[0])[:80] if place else None
@@ -92,7 +91,7 @@ def _parsed(data: bytes) -> FeedbackBody:
 def _append(path: Path, line: Mapping[str, Any]) -> None:
     """One whole line, on the disk when this returns. Raises ApiError 507 if it cannot be kept."""
     when = datetime.now(UTC).isoformat(timespec="milliseconds")
-    text = json.dumps({"time": when, **line}, ensure_ascii=False)
+    data = json.dumps({"time": when, **line}, ensure_ascii=False).encode() + b"\n"
     try:
         make_folder(path.parent)
         # opened for each line: whoever moves the file away needs to tell nobody
@@ -100,7 +99,8 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
         try:
             if os.fstat(descriptor).st_size > MAX_FILE_BYTES:
                 raise _not_kept(f"{FILE} holds {MAX_FILE_BYTES:,} bytes already")
-            os.write(descriptor, text.encode("utf-8", "replace") + b"\n")
+            if os.write(descriptor, data) < len(data):
+                raise _not_kept("the disk is full")
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

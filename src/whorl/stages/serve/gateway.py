@@ -148,8 +148,8 @@ class Gateway:
             num_prompts=len(ask.prompts),
         )
 
-    def check_model(self, name: str) -> None:
-        """Raises ApiError 404 if it is not the model that is served."""
+    def check_model(self, name: str, caller: Caller = NOBODY) -> None:
+        """Raises ApiError 404 if it is not what is served, 403 if the caller may not use it."""
         if name != self.card.name:
             raise ApiError(
                 404,
@@ -157,16 +157,16 @@ class Gateway:
                 code="model_not_found",
                 param="model",
             )
-
-    def _check(self, ask: Ask, caller: Caller) -> None:
-        self.check_model(ask.model)
-        if caller.entry is not None and not caller.entry.may_use(ask.model):
+        if caller.entry is not None and not caller.entry.may_use(name):
             raise ApiError(
                 403,
                 f"this key may use the models {', '.join(caller.entry.models)}, and no other",
                 code="key_scope",
                 param="model",
             )
+
+    def _check(self, ask: Ask, caller: Caller) -> None:
+        self.check_model(ask.model, caller)
         if ask.max_tokens is not None and ask.max_tokens > self.config.max_tokens:
             raise invalid(
                 f"{ask.limit_name}: {str(ask.max_tokens)[:40]} is over this server's limit of "
@@ -201,9 +201,11 @@ class Gateway:
                 engine.submit(request, on_event)
             else:  # the engine reads it, which may take long
                 await asyncio.to_thread(engine.submit, request, on_event)
-        except EngineError as error:
+        except Exception as error:  # whatever it is, its place is free again
             del self._submitted[request.request_id]
             visit.refused(request.request_id)
+            if not isinstance(error, EngineError):
+                raise
             if is_grammar_fault(str(error)):
                 name = ask.names.get("grammar", ask.subject)
                 raise invalid(f"{name}: {error}", name, "invalid_grammar") from None

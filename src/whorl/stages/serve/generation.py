@@ -152,6 +152,8 @@ class Generation:
                 if run.is_ended:  # by a stop string: what came after it
                     continue
                 piece = run.piece(event)
+                if piece.finish_reason is not None:
+                    self._visit.is_whole(event.request_id)
                 self.completion_tokens += piece.num_tokens
                 yield number, piece
         except ApiError as error:

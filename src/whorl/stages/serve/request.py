@@ -25,7 +25,7 @@ from starlette.requests import Request
 from whorl.stages.serve.errors import ApiError, invalid
 from whorl.stages.serve.neutral import Neutral
 
-__all__ = ["Body", "clip", "parse_body", "read_body", "shown"]
+__all__ = ["Body", "clip", "load_json", "parse_body", "read_body", "shown"]
 
 MAX_DEPTH = 64  # of a body: objects and lists inside each other
 
@@ -77,7 +77,7 @@ async def read_body(request: Request, max_bytes: int, deadline_s: float) -> byte
 
 def parse_body(data: bytes, kind: type[AnyBody]) -> AnyBody:
     """Raises ApiError 400 naming the field that is wrong."""
-    value = _load_json(data)
+    value = load_json(data)
     if not isinstance(value, dict):
         raise invalid("the body must be a JSON object", code="invalid_json")
     optional = {name for name, info in kind.model_fields.items() if not info.is_required()}
@@ -97,7 +97,8 @@ def _too_large(max_bytes: int) -> ApiError:
     )
 
 
-def _load_json(data: bytes) -> Any:
+def load_json(data: bytes) -> Any:
+    """A value that JSON can say again. Raises ApiError 400 on anything else."""
     try:
         value = json.loads(
             data.decode("utf-8-sig"),

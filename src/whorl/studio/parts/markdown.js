@@ -5,7 +5,8 @@
 import { make } from "./dom.js";
 
 const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([\w+#.-]*)/;
-const HEADING = /^ {0,3}(#{1,6})\s+(.*?)\s*#*$/;
+const HEADING = /^ {0,3}(#{1,6})\s+(.*)$/;
+const HEADING_END = /(^|\s)#+$/; // marks that a heading may end with: those of C# stay
 const ITEM = /^( *)(?:[-*+]|(\d{1,9})[.)])\s+(.*)$/;
 const RULE = /^ {0,3}([-*_])(?:\s*\1){2,}\s*$/;
 const QUOTE = /^ {0,3}> ?(.*)$/;
@@ -32,7 +33,8 @@ function blockAt(lines, place, depth) {
   const heading = HEADING.exec(line);
   if (heading) {
     const level = Math.min(6, heading[1].length + 2);
-    return [make(`h${level}`, {}, ...inline(heading[2])), place + 1];
+    const title = heading[2].trimEnd().replace(HEADING_END, "").trimEnd();
+    return [make(`h${level}`, {}, ...inline(title)), place + 1];
   }
   if (RULE.test(line)) return [make("hr"), place + 1];
   if (depth < MAX_DEPTH && QUOTE.test(line)) {

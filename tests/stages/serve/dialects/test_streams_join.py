@@ -89,6 +89,9 @@ def test_streams_join(scripted: Scripted, script: str, limit: int, single: bool)
     last = events_of(scripted.post("/v1/responses", **asked, stream=True))[-1][1]["response"]
     assert without_ids(last["output"]) == without_ids(response["output"])
     assert (last["status"], last["usage"]) == (response["status"], response["usage"])
+    for told in (last, response):
+        assert (told["completed_at"] is not None) == (told["status"] == "completed")
+    assert last.keys() == response.keys()
 
     choice = {"type": "auto", "disable_parallel_tool_use": single}
     sent: dict[str, Any] = {"messages": ASK, "max_tokens": limit, "stop_sequences": ["STOP"]}

@@ -128,7 +128,7 @@ class MessagesBody(CountBody):
 
 
 def ask(body: MessagesBody) -> Ask:
-    """Raises ApiError if the format's schema is too long."""
+    """An answer of text, or of what `output_config` asks for."""
     grammar, field = grammar_of({"output_config": ("json", body.output_config.wanted())})
     names = {name: name for name in ("temperature", "top_p", "top_k")}
     return Ask(

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from whorl.core.ports import Grammar
 from whorl.stages.serve.dialects.structured import (
+    MAX_CHOICES,
     ResponseFormat,
     StructuredOutputs,
     grammar_of,
@@ -87,7 +88,10 @@ class SamplingBody(Body):
     guided_json: dict[str, Any] | str | None = Field(None, description="a JSON schema")
     guided_regex: str | None = Field(None, description="a regular expression")
     guided_choice: list[str] | None = Field(
-        None, min_length=1, max_length=1024, description="a list of texts, one of which is answered"
+        None,
+        min_length=1,
+        max_length=MAX_CHOICES,
+        description="a list of texts, one of which is answered",
     )
     guided_grammar: str | None = Field(None, description="a grammar in EBNF")
 

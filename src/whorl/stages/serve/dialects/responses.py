@@ -116,7 +116,7 @@ class ResponsesBody(Body):
 
 
 def ask(body: ResponsesBody) -> Ask:
-    """Raises ApiError if the format's schema is too long."""
+    """An answer of text, or of what `text.format` asks for."""
     tools, messages = body.chosen_tools(), body.messages()
     grammar, field = grammar_of({"text.format": ("json", body.text.wanted())})
     names = {"temperature": "temperature", "top_p": "top_p", "logprobs": "top_logprobs"}
@@ -139,7 +139,7 @@ async def whole(body: ResponsesBody, generation: Generation, tokens: Tokens) -> 
     """The response with all its output."""
     told = Told(generation, tokens, body.top_logprobs is not None)
     status, output = await whole_output(generation, told)
-    return response_of(body, generation, status, output) | {"completed_at": time.time()}
+    return response_of(body, generation, status, output)
 
 
 def events(
@@ -166,6 +166,7 @@ def response_of(
         "id": f"resp_{generation.id}",
         "object": "response",
         "created_at": generation.created,
+        "completed_at": int(time.time()) if status == "completed" else None,
         "status": status,
         "background": False,
         "error": None,

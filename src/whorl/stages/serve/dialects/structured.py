@@ -12,6 +12,7 @@ from whorl.core.ports import Grammar
 from whorl.stages.serve.errors import invalid
 
 __all__ = [
+    "MAX_CHOICES",
     "OutputConfig",
     "ResponseFormat",
     "StructuredOutputs",
@@ -20,7 +21,6 @@ __all__ = [
     "of_format",
 ]
 
-MAX_GRAMMAR_CHARS = 2**16  # of a schema or grammar
 MAX_REGEX_CHARS = 2**12
 MAX_CHOICES = 1024
 ANY_OBJECT = {"type": "object"}
@@ -109,7 +109,8 @@ def of_format(found: ResponseFormat | None) -> dict[str, Any] | None:
 def grammar_of(given: Mapping[str, tuple[str, Any]]) -> tuple[Grammar | None, str]:
     """(grammar, field it came in) of at most one wish; given: field -> (kind, value or None).
 
-    Kinds: json, regex, choice, ebnf. Raises ApiError on two wishes, or one that is too long.
+    Kinds: json, regex, choice, ebnf. Raises ApiError on two wishes, or an empty one, or
+    a regular expression that is too long.
     """
     wishes = {field: found for field, found in given.items() if found[1] is not None}
     if not wishes:
@@ -125,11 +126,9 @@ def grammar_of(given: Mapping[str, tuple[str, Any]]) -> tuple[Grammar | None, st
         grammar = Grammar("ebnf", _one_of(value))
     else:
         grammar = Grammar("regex" if kind == "regex" else "ebnf", value)
-    most = MAX_REGEX_CHARS if kind == "regex" else MAX_GRAMMAR_CHARS
-    if len(grammar.text) > most:
-        raise invalid(
-            f"{field}: {len(grammar.text):,} characters are over the limit of {most:,}", field
-        )
+    if kind == "regex" and len(value) > MAX_REGEX_CHARS:
+        told = f"{len(value):,} characters are over the limit of {MAX_REGEX_CHARS:,}"
+        raise invalid(f"{field}: {told}", field)
     if not grammar.text:
         raise invalid(f"{field}: nothing is allowed by an empty text", field)
     return grammar, field

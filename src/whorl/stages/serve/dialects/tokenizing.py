@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import FastAPI
@@ -12,6 +13,7 @@ from starlette.requests import Request
 from whorl.codecs.contract import TEXT
 from whorl.core.errors import DataError
 from whorl.core.ports import Part
+from whorl.stages.serve.access import caller_of
 from whorl.stages.serve.ask import Ask, Chat
 from whorl.stages.serve.dialects.anthropic import CountBody
 from whorl.stages.serve.dialects.chat_messages import as_templates_read, ends_with_answer
@@ -20,6 +22,7 @@ from whorl.stages.serve.errors import invalid
 from whorl.stages.serve.exchange import read_parsed
 from whorl.stages.serve.gateway import Gateway
 from whorl.stages.serve.request import Body
+from whorl.stages.serve.served import Served
 from whorl.stages.serve.token_texts import token_text
 
 __all__ = ["BODIES", "add_tokenizing"]
@@ -85,12 +88,14 @@ def add_tokenizing(app: FastAPI, gateway: Gateway) -> None:
 
     @app.post("/tokenize", summary="The ids of a text or a chat (vLLM's form)")
     async def tokenize(request: Request) -> Response:
-        return await _tokenize(gateway, await read_parsed(gateway, request, TokenizeBody))
+        body = await read_parsed(gateway, request, TokenizeBody)
+        gateway.check_model(body.model or gateway.card.name, caller_of(request))
+        return await _tokenize(gateway.served, body)
 
     @app.post("/detokenize", summary="The text of ids (vLLM's form)")
     async def detokenize(request: Request) -> Response:
         body = await read_parsed(gateway, request, DetokenizeBody)
-        gateway.check_model(body.model or gateway.card.name)
+        gateway.check_model(body.model or gateway.card.name, caller_of(request))
         gateway.served.prompts.check_ids(body.tokens, "tokens")
         text = gateway.tokens.decode_stream(skip_special=False, continues=True)
         return JSONResponse({"prompt": text.push(body.tokens) + text.finish()})
@@ -98,35 +103,35 @@ def add_tokenizing(app: FastAPI, gateway: Gateway) -> None:
     @app.post("/v1/messages/count_tokens", summary="How long a request is (Anthropic's form)")
     async def count_tokens(request: Request) -> Response:
         body = await read_parsed(gateway, request, CountBody)
-        gateway.check_model(body.model)
+        gateway.check_model(body.model, caller_of(request))
         asked = Ask(model=body.model, prompts=(body.chat(),), subject="messages")
         ids = await gateway.served.prompts.encode(asked.prompts[0], asked)
         return JSONResponse({"input_tokens": len(ids)})
 
 
-async def _tokenize(gateway: Gateway, body: TokenizeBody) -> Response:
-    gateway.check_model(body.model or gateway.card.name)
+async def _tokenize(served: Served, body: TokenizeBody) -> Response:
+    tokens = served.tokens
     if body.prompt is None:
         try:
             chat = body.chat()
         except ValueError as error:
             raise invalid(str(error), "tools") from None
         asked = Ask(model="", prompts=(chat,), subject="messages")
-        ids = await gateway.served.prompts.encode(chat, asked)
+        ids = await served.prompts.encode(chat, asked)
     elif body.add_special_tokens:
         asked = Ask(model="", prompts=(body.prompt,), subject="prompt")
-        ids = await gateway.served.prompts.encode(body.prompt, asked)
+        ids = await served.prompts.encode(body.prompt, asked)
     else:
         try:
-            ids = tuple(gateway.tokens.encode_parts([Part(TEXT, body.prompt)]))
+            ids = tuple(await asyncio.to_thread(tokens.encode_parts, [Part(TEXT, body.prompt)]))
         except DataError as error:
             raise invalid(f"prompt: {error}", "prompt") from None
     answer: dict[str, Any] = {
         "count": len(ids),
-        "max_model_len": gateway.card.context_tokens,
+        "max_model_len": served.card.context_tokens,
         "tokens": list(ids),
         "token_strs": None,
     }
     if body.return_token_strs:
-        answer["token_strs"] = [token_text(gateway.tokens, number) for number in ids]
+        answer["token_strs"] = [token_text(tokens, number) for number in ids]
     return JSONResponse(answer)
