@@ -21,6 +21,7 @@ from whorl.core.rounding import Rounding, Texts
 from whorl.core.variants import Variant
 
 __all__ = [
+    "SERVERS_OWN",
     "Choice",
     "Codec",
     "Document",
@@ -44,6 +45,7 @@ __all__ = [
 ]
 
 Split = Literal["train", "heldout"]
+SERVERS_OWN = "\0own"  # cache_key of what the server asks itself: nobody's prompt is in it
 
 
 # ------------------------------------------------------------------ data

@@ -25,14 +25,14 @@ from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import kv_bytes_per_token
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import EngineError, MissingExtra
-from whorl.core.ports import GenerateRequest, TokenEvent, TokenLogprob
+from whorl.core.ports import SERVERS_OWN, GenerateRequest, TokenEvent, TokenLogprob
 from whorl.engines.branches import CandidateScorer
 from whorl.engines.grammar import UNABLE, Grammars, text_vocabulary
 from whorl.engines.loop import EngineLoop, Limits
 from whorl.engines.openvino_graph import GraphSequence, OpenvinoBranches, OpenvinoGraph
 from whorl.engines.openvino_vocabulary import open_vocabulary
 from whorl.engines.sampling import Drawing, is_greedy
-from whorl.engines.setup import SERVERS_OWN, EngineSetup
+from whorl.engines.setup import EngineSetup
 from whorl.engines.threads import engine_threads
 from whorl.model.folder import TOKENS, FolderCard
 

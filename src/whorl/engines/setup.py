@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["SERVERS_OWN", "EngineSetup"]
-
-SERVERS_OWN = "\0own"  # cache_key of what the server asks itself: nobody's prompt is in it
+__all__ = ["EngineSetup"]
 
 
 @dataclass(frozen=True)

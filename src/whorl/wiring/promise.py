@@ -22,14 +22,14 @@ from whorl.arch.shape_counts import count_shape, kv_bytes_per_token
 from whorl.core.digests import digest_value, write_bytes
 from whorl.core.errors import EngineError
 from whorl.core.home import home_folder
-from whorl.core.ports import Engine, GenerateRequest
+from whorl.core.ports import SERVERS_OWN, Engine, GenerateRequest
 from whorl.core.variants import Variant
 from whorl.engines.apart import EngineProcess
 from whorl.engines.collect import Answer, run_requests
 from whorl.engines.open import CACHE, best_form
 from whorl.engines.openvino_export import FORMAT
 from whorl.engines.replicas import Replicas
-from whorl.engines.setup import SERVERS_OWN, EngineSetup
+from whorl.engines.setup import EngineSetup
 from whorl.engines.threads import engine_threads
 from whorl.launch.machine import machine_facts
 from whorl.model.folder import FolderCard, peek_card

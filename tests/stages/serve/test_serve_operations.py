@@ -17,6 +17,7 @@ import pytest
 
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import EngineError
+from whorl.core.ports import SERVERS_OWN
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.app import create_app
 from whorl.stages.serve.card import ModelCard
@@ -84,7 +85,8 @@ def test_one_probe_serves_all_who_ask(tokens: Tokens) -> None:
 
     try:
         assert asyncio.run(look()) == [None] * 20
-        assert len(engine.submitted) == 1
+        (probe,) = engine.submitted
+        assert probe.cache_key == SERVERS_OWN  # else it would be a key that shares with nobody
     finally:
         engine.close()
 

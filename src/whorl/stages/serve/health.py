@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from whorl.core.errors import EngineError
-from whorl.core.ports import Engine, GenerateRequest, TokenEvent
+from whorl.core.ports import SERVERS_OWN, Engine, GenerateRequest, TokenEvent
 
 __all__ = ["Health", "probe"]
 
@@ -27,7 +27,8 @@ async def probe(engine: Engine, token_id: int) -> str | None:
         if not loop.is_closed():
             loop.call_soon_threadsafe(settle, event)
 
-    request = GenerateRequest(f"probe-{uuid.uuid4().hex}", (token_id,), max_tokens=1)
+    name = f"probe-{uuid.uuid4().hex}"
+    request = GenerateRequest(name, (token_id,), max_tokens=1, cache_key=SERVERS_OWN)
     try:
         engine.submit(request, on_event)
     except EngineError as error:
