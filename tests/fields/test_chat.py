@@ -121,6 +121,35 @@ def values(documents: list[Document]) -> list[Any]:
                 ]
             },
         ),
+        (
+            {
+                "prompt": USER,
+                "response": ANSWER,
+                "history": [
+                    {"role": "user", "content": "Hi"},
+                    {"role": "assistant", "content": "Hello."},
+                ],
+            },
+            "prompt/completion",
+            {
+                "messages": [
+                    {"role": "user", "content": "Hi"},
+                    {"role": "assistant", "content": "Hello."},
+                    ASKED,
+                    ANSWERED,
+                ]
+            },
+        ),
+        (
+            {"question": "Add.", "input": "2", "context": "and 2", "answer": "4"},
+            "prompt/completion",
+            {
+                "messages": [
+                    {"role": "user", "content": "Add.\n\n2\n\nand 2"},
+                    {"role": "assistant", "content": "4"},
+                ]
+            },
+        ),
         ({"prompt": USER, "completion": ANSWER}, "prompt/completion", PLAIN),
         ({"prompt": [ASKED], "completion": [ANSWERED]}, "prompt/completion", PLAIN),
         ({"question": USER, "answer": ANSWER, "id": 7}, "prompt/completion", PLAIN),
@@ -196,6 +225,19 @@ def test_preferences_are_two_chats_of_one_prompt(tmp_path: Path, row: dict[str, 
     documents, reasons = of(tmp_path, row)
     assert len(documents) == 1 and values(documents) == PAIR
     assert reasons == {"preferences (chosen/rejected)": 1}
+
+
+def test_nothing_of_a_preference_is_left_out(tmp_path: Path) -> None:
+    """The system's words beside whole conversations; an answer that writes of speakers."""
+    speaking = f"{ANSWER}\n\nHuman: Thanks.\n\nAssistant: Gladly."
+    documents, _ = of(
+        tmp_path,
+        {"system": "Be short.", "chosen": [ASKED, ANSWERED], "rejected": [ASKED, WORSE]},
+        {"prompt": USER, "chosen": speaking, "rejected": WORSE["content"]},
+    )
+    first, second, chosen, _ = values(documents)
+    assert [first["messages"][0], second["messages"][0]] == [SYSTEM, SYSTEM]
+    assert chosen["messages"] == [ASKED, {"role": "assistant", "content": speaking}]
 
 
 def test_answers_of_the_prompt_and_of_weight_0_are_context(tmp_path: Path) -> None:
