@@ -135,6 +135,21 @@ def test_another_base_is_another_plan(context: StageContext) -> None:
     assert [record.inputs["base"][0] for record in records] == ["a", "b"]
 
 
+def test_what_is_said_counts_though_it_is_the_default(planned: Any) -> None:
+    """Of a base other values are usual; both plans are of one home."""
+    usual = planned("budget.train_time=30min").decisions
+    assert (usual.train.validate_rows, usual.train.norm_learning_rate) == (4, 1e-4)
+    assert usual.evaluate.max_bytes == 60_000
+    said = planned(
+        "budget.train_time=30min",
+        "train.validate_rows=32",
+        "train.norm_learning_rate=0.01",
+        "evaluate.max_bytes=600k",
+    ).decisions
+    assert (said.train.validate_rows, said.train.norm_learning_rate) == (32, 0.01)
+    assert said.evaluate.max_bytes == 600_000
+
+
 @pytest.mark.parametrize(
     ("lengths", "longest", "expected"),
     [
@@ -173,10 +188,8 @@ def test_muon_needs_a_rate_of_its_own(planned: Any) -> None:
 
 def test_adapters_take_the_memory_of_adapters() -> None:
     """PEFT counts 4,884,480 parameters of rank 16 beside every linear layer of SmolLM2-135M."""
-    asked = parse_recipe(
-        {"name": "x", "data": [{"source": "x"}], "train": {"lora": {"rank": 16}, "steps": 9}}
-    )
-    adapters = adapters_of(asked.recipe.train, SMOLLM2, 256)
+    asked = recipe("model.base=smollm2", "train.lora.rank=16")
+    adapters = adapters_of(asked.train, SMOLLM2, 256)
     assert adapters is not None and adapters.parameters == 4_884_480
     full = Load(SMOLLM2, 256, 2, optimizer="adamw")
     low = replace(full, adapters=adapters)
