@@ -7,7 +7,7 @@ gradients and optimiser state. The frozen matrices may be kept in fewer bits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,8 +21,18 @@ from whorl.arch.shape_counts import (
     flops_per_token,
     layer_matrices,
 )
+from whorl.core.errors import SpecError
 
-__all__ = ["ALL", "NF4_BLOCK", "AdapterCost", "FrozenBase", "adapter_cost", "is_adaptable"]
+__all__ = [
+    "ALL",
+    "NF4_BLOCK",
+    "AdapterCost",
+    "FrozenBase",
+    "adapter_cost",
+    "check_last_layers",
+    "check_targets",
+    "is_adaptable",
+]
 
 ALL = "all"  # every projection of the blocks
 HEAD = "lm_head"
@@ -56,6 +66,30 @@ def is_adaptable(matrix: LayerMatrix) -> bool:
     return matrix.kind in ADAPTED_KINDS and matrix.name != "shared_gate"
 
 
+def check_targets(targets: Literal["all"] | Sequence[str], known: Collection[str]) -> None:
+    """Raises SpecError if a target is none of the names of the model's linear layers."""
+    if targets == ALL or not (unknown := [name for name in targets if name not in known]):
+        return
+    raise SpecError(
+        "train.lora.targets: the model has no linear layer of that name",
+        found=", ".join(unknown),
+        expected=f"{ALL}, or some of {', '.join(sorted(known))}",
+        do="the head is a layer of its own only where it is not tied to the embedding"
+        if HEAD in unknown
+        else None,
+    )
+
+
+def check_last_layers(last: int | None, layers: int) -> None:
+    """Raises SpecError if the model has not so many blocks."""
+    if last is not None and last > layers:
+        raise SpecError(
+            "train.lora.last_layers is more than the model has",
+            found=last,
+            expected=f"at most {layers}",
+        )
+
+
 def adapter_cost(
     shape: ModelShape,
     seq_len: int,
@@ -71,8 +105,15 @@ def adapter_cost(
 
     training_flops is what sft costs; dpo adds one more forward_flops for the reference, which is
     the base itself. A token's backward is one product per frozen matrix, and two per adapter's.
+
+    Raises SpecError if there are not so many blocks, or a dense model has no layer of a target's
+    name (the names of routers and of layers of a package are the model's own).
     """
-    share = 1.0 if last_layers is None else min(1.0, last_layers / shape.layers)
+    check_last_layers(last_layers, shape.layers)
+    if shape.experts is None and not shape.block:
+        names = {matrix.name for _, matrix in _matrices(shape)}
+        check_targets(targets, names if shape.tied_embeddings else names | {HEAD})
+    share = 1.0 if last_layers is None else last_layers / shape.layers
     parameters = 0
     adapter_flops = frozen_bytes = per_forward = 0.0
     largest = quantised = 0

@@ -202,6 +202,22 @@ def test_adapters_take_the_memory_of_adapters() -> None:
     assert adapters_of(recipe().train, SMOLLM2, 256) is None
 
 
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("targets=[q_proj,query]", r"no linear layer.*found: query; expected: all, or.*v_proj"),
+        ("targets=[lm_head]", r"no linear layer.*do: the head is a layer of its own only"),
+        ("last_layers=31", r"last_layers is more than the model has.*at most 30"),
+    ],
+)
+def test_adapters_that_the_base_has_no_place_for_are_refused(
+    planned: Any, key: str, message: str
+) -> None:
+    """Before anything is measured or prepared."""
+    with pytest.raises(SpecError, match=message):
+        planned("budget.train_time=30min", f"train.lora.{key}")
+
+
 def test_a_disturbed_rehearsal_counts_what_its_threads_did(planned: Any) -> None:
     def rehearse(shape: Any, config: TrainConfig, mixed_rows: int) -> Rehearsal:
         """Two threads that worked 4.2 s each of the 10 s that it took."""
