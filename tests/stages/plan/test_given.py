@@ -125,6 +125,41 @@ def test_what_does_not_fit_is_refused_before_it_is_rehearsed(planned: Any) -> No
         planned("budget.train_time=60min", base=small, memory_bytes=2 * GIB)
 
 
+def test_a_base_too_large_is_told_of_lighter_ways_not_of_other_sizes(planned: Any) -> None:
+    """What is advised is what then fits."""
+    memory = {"memory_bytes": round(3.6 * GIB)}
+    with pytest.raises(PlanError, match=r"do: .*train\.lora\.rank=16") as caught:
+        planned("budget.train_time=60min", **memory)
+    assert "model." not in str(caught.value)
+    planned("budget.train_time=60min", "train.lora.rank=16", **memory)
+
+
+def test_what_reads_beside_the_trained_model_is_counted(planned: Any) -> None:
+    """A third of a step for dpo's reference, half for adapters, whose backward is half; and a
+    teacher three times as deep."""
+    fixed = ("train.steps=50", "train.seq_len=256", "train.batch_tokens=2048")
+    open_ended = ("budget.train_time=null", "prepare.vocab_size=auto")
+
+    def costs(*overrides: str, **on: Any) -> tuple[float, float]:
+        found = planned(*fixed, *open_ended, *overrides, **on).predictions
+        return found["step_s"].value or 0, found["peak_bytes"].value or 0
+
+    (sft_s, sft), (dpo_s, dpo) = costs("train.objective=sft"), costs("train.objective=dpo")
+    assert dpo_s / sft_s == pytest.approx(4 / 3, rel=0.02)
+    assert dpo - sft == pytest.approx(4 * 134_515_008, rel=0.01)
+    lora = "train.lora.rank=1"
+    low_s, low = costs(lora, "train.objective=sft")
+    both_s, both = costs(lora, "train.objective=dpo")
+    assert both_s / low_s == pytest.approx(3 / 2, rel=0.03) and both == low
+    teacher = replace(SMOLLM2, layers=90)
+    asked = replace(BASE, find_teacher=lambda: teacher)
+    distil = ("train.objective=distil", "train.distil.teacher=big", "train.distil.top_k=10")
+    taught_s, taught = costs(*distil, base=asked)
+    assert 1 + 1.5 / 3 < taught_s / sft_s < 1 + 3 / 3
+    kept = 6 * 10 * 50 * 2048  # of every token, if all are trained
+    assert taught - sft == pytest.approx(4 * count_shape(teacher).total + kept, rel=0.01)
+
+
 def test_another_base_is_another_plan(context: StageContext) -> None:
     asked = recipe("model.base=x", "budget.train_time=30min")
     records = [
@@ -189,7 +224,7 @@ def test_muon_needs_a_rate_of_its_own(planned: Any) -> None:
 def test_adapters_take_the_memory_of_adapters() -> None:
     """PEFT counts 4,884,480 parameters of rank 16 beside every linear layer of SmolLM2-135M."""
     asked = recipe("model.base=smollm2", "train.lora.rank=16")
-    adapters = adapters_of(asked.train, SMOLLM2, 256)
+    adapters = adapters_of(asked.train.lora, SMOLLM2, 256)
     assert adapters is not None and adapters.parameters == 4_884_480
     full = Load(SMOLLM2, 256, 2, optimizer="adamw")
     low = replace(full, adapters=adapters)
@@ -199,7 +234,7 @@ def test_adapters_take_the_memory_of_adapters() -> None:
     # Gradients and two moments of 130M weights less, and no gradient of the head's 28M.
     saved = peak_memory(full, 0).total - peak_memory(low, 0).total
     assert saved > 12 * (134_515_008 - 4_884_480)
-    assert adapters_of(recipe().train, SMOLLM2, 256) is None
+    assert adapters_of(None, SMOLLM2, 256) is None
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from whorl.stages.plan.candidate import (
     Candidate,
     Situation,
     fits,
+    lighter_loads,
     load_of,
     make_candidate,
     preference,
@@ -47,7 +48,8 @@ def choose(situation: Situation) -> tuple[Candidate, tuple[Candidate, ...]]:
         load, memory_bytes = load_of(situation, smallest), situation.machine.facts.memory_bytes
         longest = situation.data.unique_tokens(smallest.shape.vocab_size)
         margin = MEMORY_MARGIN * situation.memory_ratio
-        check_memory(load, situation.process_bytes, memory_bytes, margin, longest)  # raises
+        lighter = lighter_loads(situation, load)
+        check_memory(load, situation.process_bytes, memory_bytes, margin, longest, lighter)
     trainable = [item for item in fitting if item.steps >= situation.least_steps]
     if not trainable:
         if recipe.train.steps != "auto":

@@ -296,7 +296,7 @@ def _rehearsed(situation: Situation) -> Situation:
         situation = replace(
             situation,
             time_ratio=found.quiet_step_s / fastest_step_s(situation, load),
-            memory_ratio=(found.peak_bytes + HELD_BYTES + load.reference_bytes) / peak,
+            memory_ratio=(found.peak_bytes + HELD_BYTES + load.beside_bytes) / peak,
             was_disturbed=found.was_disturbed,
         )
         rehearsed = load
