@@ -11,13 +11,10 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from whorl.core.ports import Document, Source
 from whorl.core.reasons import Reason, table_rows
 from whorl.fields.chat import FIELD
-from whorl.fields.chat_shapes import SHAPES, recognised
 from whorl.fields.docstrings import split_of
 from whorl.fields.text import FIELD as TEXT
 
@@ -397,32 +394,3 @@ def test_docstrings_are_asked_about_and_held_out_by_module() -> None:
     held = {name.partition(".")[0] for name in names if split_of(name) == "heldout"}
     trained = {name.partition(".")[0] for name in names if split_of(name) == "train"}
     assert not held & trained and 0.04 < len(held) / len(held | trained) < 0.2
-
-
-KEYS = ["messages", "conversations", "role", "from", "content", "value", "tool_calls", "function"]
-KEYS += ["name", "arguments", "tools", "prompt", "chosen", "rejected", "input", "instruction"]
-KEYS += ["output", "history", "system", "text", "id", "tool_call_id", "weight", "completion"]
-LEAVES = st.sampled_from(["user", "assistant", "tool", "x", "", "[1]", '{"a": 1}', "gpt", "\0"])
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-2, 2) | LEAVES,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS), inner),
-    max_leaves=20,
-)
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.dictionaries(st.sampled_from(KEYS), JSON, max_size=6))
-def test_any_row_is_a_document_or_refused_for_a_reason(row: dict[str, Any]) -> None:
-    """And what is a chat can be encoded, as far as its shape goes."""
-    try:
-        found = recognised(row, "text", lambda words: None)
-    except ValueError as error:
-        assert error.args and all(isinstance(words, str) for words in error.args)
-        return
-    assert found.shape in SHAPES and (found.chats or found.text is not None)
-    for chat in found.chats:
-        roles = [message["role"] for message in chat["messages"]]
-        assert roles[-1] == "assistant" and {*roles} <= {"system", "user", "assistant", "tool"}
-        assert all(isinstance(message["content"], str) for message in chat["messages"])
-        assert set(chat.get("untrained", ())) < set(range(roles.count("assistant")))
-        json.dumps(chat)

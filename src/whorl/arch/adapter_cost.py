@@ -14,7 +14,6 @@ from typing import Literal
 from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import (
     BACKWARD_PER_FORWARD,
-    OTHER_MOMENTS,
     LayerKind,
     LayerMatrix,
     count_shape,
@@ -48,17 +47,8 @@ class AdapterCost:
 
     parameters: int  # that train
     layer_share: float  # of the blocks, the last ones: those that have adapters and a backward
-    adapter_bytes: int  # of those, their gradients and AdamW's two moments, all fp32
     frozen_bytes: int  # the base in memory: fp32, or packed where it is quantised
-    largest_unpacked_bytes: int  # a quantised matrix made fp32 for one product; 0: none is
-    forward_flops: float  # of one token, base and adapters, at the given length of sequences
     training_flops: float  # of one token, forward and backward: no gradients of frozen weights
-    flops_per_forward: float  # of every forward whatever its tokens: DoRA's norms, unpacking
-
-    @property
-    def total_bytes(self) -> int:
-        """All that stays in memory between steps."""
-        return self.adapter_bytes + self.frozen_bytes
 
 
 def is_adaptable(matrix: LayerMatrix) -> bool:
@@ -103,8 +93,7 @@ def adapter_cost(
 
     last_layers: they stand in so many blocks only, the last ones; None: in all.
 
-    training_flops is what sft costs; dpo adds one more forward_flops for the reference, which is
-    the base itself. A token's backward is one product per frozen matrix, and two per adapter's.
+    A token's backward is one product per frozen matrix, and two per adapter's.
 
     Raises SpecError if there are not so many blocks, or a dense model has no layer of a target's
     name (the names of routers and of layers of a package are the model's own).
@@ -115,26 +104,21 @@ def adapter_cost(
         check_targets(targets, names if shape.tied_embeddings else names | {HEAD})
     share = 1.0 if last_layers is None else last_layers / shape.layers
     parameters = 0
-    adapter_flops = frozen_bytes = per_forward = 0.0
-    largest = quantised = 0
+    adapter_flops = frozen_bytes = 0.0
+    quantised = 0
     for number, matrix in _matrices(shape):
         if is_adaptable(matrix) and (targets == ALL or matrix.name in targets):
             added = rank * (matrix.rows + matrix.columns)
             adapted = round(share * number)
             parameters += adapted * (added + dora * matrix.rows)
             adapter_flops += adapted * 2 * added
-            # the product B A, the sum with W, squares and their sum
-            per_forward += adapted * dora * (2 * rank + 3) * matrix.elements
         if base != "none" and is_adaptable(matrix):
             quantised += number * matrix.elements
             frozen_bytes += number * _packed_bytes(matrix, base)
-            largest = max(largest, 4 * matrix.elements)
-            per_forward += number * 2 * matrix.elements  # forward and backward, one multiply each
     if targets != ALL and HEAD in targets:
         added = rank * (shape.vocab_size + shape.width)
         parameters += added + dora * shape.vocab_size
         adapter_flops += 2 * added
-        per_forward += dora * (2 * rank + 3) * shape.vocab_size * shape.width
     flops = flops_per_token(shape, seq_len)
     frozen_backward = share * (flops.blocks + flops.router) + flops.head
     pairs_backward = share * BACKWARD_PER_FORWARD * flops.attention
@@ -143,12 +127,8 @@ def adapter_cost(
     return AdapterCost(
         parameters=parameters,
         layer_share=share,
-        adapter_bytes=4 * (2 + OTHER_MOMENTS) * parameters,
         frozen_bytes=round(frozen_bytes) + 4 * (count_shape(shape).total - quantised),
-        largest_unpacked_bytes=largest,
-        forward_flops=forward,
         training_flops=forward + backward,
-        flops_per_forward=per_forward,
     )
 
 
