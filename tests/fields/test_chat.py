@@ -15,7 +15,6 @@ import pytest
 from whorl.core.ports import Document, Source
 from whorl.core.reasons import Reason, table_rows
 from whorl.fields.chat import FIELD
-from whorl.fields.docstrings import split_of
 from whorl.fields.text import FIELD as TEXT
 
 USER, ANSWER = "What is 2 + 2?", "It is 4."
@@ -319,6 +318,11 @@ DAMAGE: list[tuple[Any, str, str]] = [
     (ASKED, "a message without its conversation", '{"messages": [message, …]}'),
     ({"score": 3, "name": "x"}, "no chat that is known", "it has score, name"),
     ({}, "no chat that is known", "it is empty"),
+    (
+        {"prompt": USER, "response": "x", "history": 5},
+        "history is no list of [question, answer]",
+        "",
+    ),
     ({"text": "  "}, "empty", ""),
     (BROKEN, "JSON ends too early", ""),
     ('"hello"', "JSON but not an object", "it is a text"),
@@ -376,21 +380,3 @@ def test_the_field_of_text_names_this_one(tmp_path: Path) -> None:
     assert not [d for item in TEXT.items(source) for d in TEXT.read(source, item, reasons.append)]
     (reason,) = reasons
     assert isinstance(reason, Reason) and "but a chat" in reason and "field: chat" in reason.hint
-
-
-def test_docstrings_are_asked_about_and_held_out_by_module() -> None:
-    source = Source("stdlib-docstrings", "chat")
-    items = {item.name: item for item in FIELD.items(source) if item.is_read}
-    assert not [name for name in items if name.startswith(("_", "test/"))]
-    found = {d.name: d for d in FIELD.read(source, items["textwrap.py"], Counter[str]().update)}
-    (part,) = found["textwrap.dedent"].parts
-    _, asked, answered = part.value["messages"]
-    assert "`textwrap.dedent`" in asked["content"]
-    assert answered["content"] == (
-        "Remove any common leading whitespace from every line in `text`.\n\n`textwrap.dedent(text)`"
-    )
-    assert len({document.split for document in found.values()}) == 1
-    names = [item.name.removesuffix(".py").replace("/", ".") for item in items.values()]
-    held = {name.partition(".")[0] for name in names if split_of(name) == "heldout"}
-    trained = {name.partition(".")[0] for name in names if split_of(name) == "train"}
-    assert not held & trained and 0.04 < len(held) / len(held | trained) < 0.2

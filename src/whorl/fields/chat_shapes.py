@@ -167,7 +167,7 @@ def _history(value: Any) -> list[Any]:
     if _is_listed(value):
         return list(value)
     turns: list[Any] = []
-    for pair in value or ():
+    for pair in value if isinstance(value, list | tuple) else [value] if value else []:
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise ValueError("history is no list of [question, answer]")
         turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]

@@ -201,6 +201,11 @@ def test_rows_hold_documents_whole(
     assert list(seq_lens(lengths, longest)) == expected
 
 
+def test_rows_longer_than_the_base_reads_are_refused(planned: Any) -> None:
+    with pytest.raises(SpecError, match=r"longer than smollm2 reads.*at most 8192"):
+        planned("budget.train_time=30min", "train.seq_len=8193")
+
+
 @pytest.mark.parametrize("key", ["model.layers=2", "model.width=64", "prepare.vocab_size=300"])
 def test_sizes_beside_a_base_are_refused(key: str) -> None:
     with pytest.raises(SpecError, match=rf"{key.partition('=')[0]} beside model.base"):
