@@ -116,6 +116,16 @@ def test_what_a_rehearsal_found_is_what_is_planned(planned: Any) -> None:
     assert asked[-1].batch_tokens == train.batch_tokens and len(asked) <= 2
 
 
+def test_a_step_that_could_not_be_rehearsed_is_told(planned: Any) -> None:
+    def told(rehearse: Any, digest: str) -> bool:
+        base = replace(BASE, rehearse=rehearse, digest=digest * 64)
+        plan = planned("budget.train_time=60min", base=base)
+        return any("no step of the base was rehearsed" in warning for warning in plan.warnings)
+
+    assert told(lambda *load: None, "c")
+    assert not told(lambda *load: Rehearsal(step_s=2.0, peak_bytes=GIB, took_s=9.0), "d")
+
+
 def test_what_does_not_fit_is_refused_before_it_is_rehearsed(planned: Any) -> None:
     def rehearse(*load: Any) -> Rehearsal:
         raise AssertionError("a load that does not fit was tried")
