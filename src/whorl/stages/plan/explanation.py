@@ -230,8 +230,8 @@ def data_warnings(situation: Situation, candidate: Candidate) -> Iterator[str]:
     base = situation.base
     if base is not None and base.rehearse is not None and not situation.is_rehearsed:
         yield (
-            "no step of the base was rehearsed (it takes too long here, or failed): time and memory "
-            "are predicted from steps of small models"
+            "no step of the base was rehearsed (it takes too long here, or failed): time and "
+            "memory are predicted from steps of small models"
         )
     if data.has_law and base is None:
         distance = situation.law.distance(candidate.point)
