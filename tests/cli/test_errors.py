@@ -37,7 +37,7 @@ NOTES = "name: r\ndata: [{source: notes, field: text}]\n"
     ("recipe", "code", "message"),
     [
         (NOTES + "train: {lerning_rate: 1}\n", 2, "did you mean train.learning_rate"),
-        (NOTES + "train: {lora: {rank: 4}}\n", 2, "not in this version"),
+        (NOTES + "train: {lora: {rank: 4}}\n", 2, "train.lora needs model.base"),
         ("name: r\ndata: [{source: notes, field: txet}]\n", 2, "did you mean text"),
         (NOTES + "budget: {train_time: 5s}\n", 3, "notes"),
         ('name: r\ndata: [{source: "hf:no/one"}]\n', 4, "how long to train"),  # before a fetch

@@ -23,6 +23,7 @@ from whorl.core.digests import (
     digest_value,
     read_sealed,
     write_bytes,
+    write_file,
     write_sealed,
 )
 from whorl.core.errors import RecordError, ResourceError
@@ -143,3 +144,17 @@ def test_random_flips_of_a_file_are_named_by_chunk(
         path.write_bytes(data)
         differing = [n for n in range(len(chunks)) if found[n] != chunks[n]]
         assert differing == [bit // 8 // digests.CHUNK_BYTES]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, OSError])
+def test_what_cannot_be_made_leaves_what_was_there(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    def fill(temporary: Path) -> None:
+        temporary.write_bytes(b"half")
+        raise error
+
+    (tmp_path / "x").write_bytes(b"old")
+    with pytest.raises(ResourceError if error is OSError else error):
+        write_file(tmp_path / "x", fill)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("x", b"old")]

@@ -11,14 +11,10 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from whorl.core.ports import Document, Source
 from whorl.core.reasons import Reason, table_rows
 from whorl.fields.chat import FIELD
-from whorl.fields.chat_shapes import SHAPES, recognised
-from whorl.fields.docstrings import split_of
 from whorl.fields.text import FIELD as TEXT
 
 USER, ANSWER = "What is 2 + 2?", "It is 4."
@@ -121,6 +117,35 @@ def values(documents: list[Document]) -> list[Any]:
                 ]
             },
         ),
+        (
+            {
+                "prompt": USER,
+                "response": ANSWER,
+                "history": [
+                    {"role": "user", "content": "Hi"},
+                    {"role": "assistant", "content": "Hello."},
+                ],
+            },
+            "prompt/completion",
+            {
+                "messages": [
+                    {"role": "user", "content": "Hi"},
+                    {"role": "assistant", "content": "Hello."},
+                    ASKED,
+                    ANSWERED,
+                ]
+            },
+        ),
+        (
+            {"question": "Add.", "input": "2", "context": "and 2", "answer": "4"},
+            "prompt/completion",
+            {
+                "messages": [
+                    {"role": "user", "content": "Add.\n\n2\n\nand 2"},
+                    {"role": "assistant", "content": "4"},
+                ]
+            },
+        ),
         ({"prompt": USER, "completion": ANSWER}, "prompt/completion", PLAIN),
         ({"prompt": [ASKED], "completion": [ANSWERED]}, "prompt/completion", PLAIN),
         ({"question": USER, "answer": ANSWER, "id": 7}, "prompt/completion", PLAIN),
@@ -196,6 +221,19 @@ def test_preferences_are_two_chats_of_one_prompt(tmp_path: Path, row: dict[str, 
     documents, reasons = of(tmp_path, row)
     assert len(documents) == 1 and values(documents) == PAIR
     assert reasons == {"preferences (chosen/rejected)": 1}
+
+
+def test_nothing_of_a_preference_is_left_out(tmp_path: Path) -> None:
+    """The system's words beside whole conversations; an answer that writes of speakers."""
+    speaking = f"{ANSWER}\n\nHuman: Thanks.\n\nAssistant: Gladly."
+    documents, _ = of(
+        tmp_path,
+        {"system": "Be short.", "chosen": [ASKED, ANSWERED], "rejected": [ASKED, WORSE]},
+        {"prompt": USER, "chosen": speaking, "rejected": WORSE["content"]},
+    )
+    first, second, chosen, _ = values(documents)
+    assert [first["messages"][0], second["messages"][0]] == [SYSTEM, SYSTEM]
+    assert chosen["messages"] == [ASKED, {"role": "assistant", "content": speaking}]
 
 
 def test_answers_of_the_prompt_and_of_weight_0_are_context(tmp_path: Path) -> None:
@@ -280,6 +318,11 @@ DAMAGE: list[tuple[Any, str, str]] = [
     (ASKED, "a message without its conversation", '{"messages": [message, …]}'),
     ({"score": 3, "name": "x"}, "no chat that is known", "it has score, name"),
     ({}, "no chat that is known", "it is empty"),
+    (
+        {"prompt": USER, "response": "x", "history": 5},
+        "history is no list of [question, answer]",
+        "",
+    ),
     ({"text": "  "}, "empty", ""),
     (BROKEN, "JSON ends too early", ""),
     ('"hello"', "JSON but not an object", "it is a text"),
@@ -337,50 +380,3 @@ def test_the_field_of_text_names_this_one(tmp_path: Path) -> None:
     assert not [d for item in TEXT.items(source) for d in TEXT.read(source, item, reasons.append)]
     (reason,) = reasons
     assert isinstance(reason, Reason) and "but a chat" in reason and "field: chat" in reason.hint
-
-
-def test_docstrings_are_asked_about_and_held_out_by_module() -> None:
-    source = Source("stdlib-docstrings", "chat")
-    items = {item.name: item for item in FIELD.items(source) if item.is_read}
-    assert not [name for name in items if name.startswith(("_", "test/"))]
-    found = {d.name: d for d in FIELD.read(source, items["textwrap.py"], Counter[str]().update)}
-    (part,) = found["textwrap.dedent"].parts
-    _, asked, answered = part.value["messages"]
-    assert "`textwrap.dedent`" in asked["content"]
-    assert answered["content"] == (
-        "Remove any common leading whitespace from every line in `text`.\n\n`textwrap.dedent(text)`"
-    )
-    assert len({document.split for document in found.values()}) == 1
-    names = [item.name.removesuffix(".py").replace("/", ".") for item in items.values()]
-    held = {name.partition(".")[0] for name in names if split_of(name) == "heldout"}
-    trained = {name.partition(".")[0] for name in names if split_of(name) == "train"}
-    assert not held & trained and 0.04 < len(held) / len(held | trained) < 0.2
-
-
-KEYS = ["messages", "conversations", "role", "from", "content", "value", "tool_calls", "function"]
-KEYS += ["name", "arguments", "tools", "prompt", "chosen", "rejected", "input", "instruction"]
-KEYS += ["output", "history", "system", "text", "id", "tool_call_id", "weight", "completion"]
-LEAVES = st.sampled_from(["user", "assistant", "tool", "x", "", "[1]", '{"a": 1}', "gpt", "\0"])
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-2, 2) | LEAVES,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS), inner),
-    max_leaves=20,
-)
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.dictionaries(st.sampled_from(KEYS), JSON, max_size=6))
-def test_any_row_is_a_document_or_refused_for_a_reason(row: dict[str, Any]) -> None:
-    """And what is a chat can be encoded, as far as its shape goes."""
-    try:
-        found = recognised(row, "text", lambda words: None)
-    except ValueError as error:
-        assert error.args and all(isinstance(words, str) for words in error.args)
-        return
-    assert found.shape in SHAPES and (found.chats or found.text is not None)
-    for chat in found.chats:
-        roles = [message["role"] for message in chat["messages"]]
-        assert roles[-1] == "assistant" and {*roles} <= {"system", "user", "assistant", "tool"}
-        assert all(isinstance(message["content"], str) for message in chat["messages"])
-        assert set(chat.get("untrained", ())) < set(range(roles.count("assistant")))
-        json.dumps(chat)

@@ -92,6 +92,10 @@ RIGHT = json.dumps({"intent": "On", "slots": {"area": "attic", "level": 5}})
     [
         (RIGHT, 1, 1),
         ('{"slots": {"level": "5", "area": "Attic "}, "intent": "On"}', 1, 1),
+        ('{"intent": "On", "slots": {"area": "attic", "level": 5.0}}', 1, 1),
+        ('{"intent": "On", "slots": {"area": "attic", "level": 5.000001}}', 1, 1 / 2),
+        (f'{{"intent": "On", "slots": {{"area": "attic", "level": 5{"0" * 400}}}}}', 1, 1 / 2),
+        ('{"intent": "On", "slots": {"area": "attic", "level": Infinity}}', 1, 1 / 2),
         ('{"intent": "On", "slots": {"area": "attic"}}', 1, 2 / 3),
         ('{"intent": "Off", "slots": {"area": "attic", "level": 6}}', 0, 1 / 2),
         ('{"intent": "On", "slots": {}}', 1, 0),

@@ -7,22 +7,31 @@ gradients and optimiser state. The frozen matrices may be kept in fewer bits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import (
     BACKWARD_PER_FORWARD,
-    OTHER_MOMENTS,
     LayerKind,
     LayerMatrix,
     count_shape,
     flops_per_token,
     layer_matrices,
 )
+from whorl.core.errors import SpecError
 
-__all__ = ["ALL", "NF4_BLOCK", "AdapterCost", "FrozenBase", "adapter_cost", "is_adaptable"]
+__all__ = [
+    "ALL",
+    "NF4_BLOCK",
+    "AdapterCost",
+    "FrozenBase",
+    "adapter_cost",
+    "check_last_layers",
+    "check_targets",
+    "is_adaptable",
+]
 
 ALL = "all"  # every projection of the blocks
 HEAD = "lm_head"
@@ -38,22 +47,37 @@ class AdapterCost:
 
     parameters: int  # that train
     layer_share: float  # of the blocks, the last ones: those that have adapters and a backward
-    adapter_bytes: int  # of those, their gradients and AdamW's two moments, all fp32
     frozen_bytes: int  # the base in memory: fp32, or packed where it is quantised
-    largest_unpacked_bytes: int  # a quantised matrix made fp32 for one product; 0: none is
-    forward_flops: float  # of one token, base and adapters, at the given length of sequences
     training_flops: float  # of one token, forward and backward: no gradients of frozen weights
-    flops_per_forward: float  # of every forward whatever its tokens: DoRA's norms, unpacking
-
-    @property
-    def total_bytes(self) -> int:
-        """All that stays in memory between steps."""
-        return self.adapter_bytes + self.frozen_bytes
 
 
 def is_adaptable(matrix: LayerMatrix) -> bool:
     """Whether an adapter may stand beside it: a linear layer that is no router or gate."""
     return matrix.kind in ADAPTED_KINDS and matrix.name != "shared_gate"
+
+
+def check_targets(targets: Literal["all"] | Sequence[str], known: Collection[str]) -> None:
+    """Raises SpecError if a target is none of the names of the model's linear layers."""
+    if targets == ALL or not (unknown := [name for name in targets if name not in known]):
+        return
+    raise SpecError(
+        "train.lora.targets: the model has no linear layer of that name",
+        found=", ".join(unknown),
+        expected=f"{ALL}, or some of {', '.join(sorted(known))}",
+        do="the head is a layer of its own only where it is not tied to the embedding"
+        if HEAD in unknown
+        else None,
+    )
+
+
+def check_last_layers(last: int | None, layers: int) -> None:
+    """Raises SpecError if the model has not so many blocks."""
+    if last is not None and last > layers:
+        raise SpecError(
+            "train.lora.last_layers is more than the model has",
+            found=last,
+            expected=f"at most {layers}",
+        )
 
 
 def adapter_cost(
@@ -69,31 +93,32 @@ def adapter_cost(
 
     last_layers: they stand in so many blocks only, the last ones; None: in all.
 
-    training_flops is what sft costs; dpo adds one more forward_flops for the reference, which is
-    the base itself. A token's backward is one product per frozen matrix, and two per adapter's.
+    A token's backward is one product per frozen matrix, and two per adapter's.
+
+    Raises SpecError if there are not so many blocks, or a dense model has no layer of a target's
+    name (the names of routers and of layers of a package are the model's own).
     """
-    share = 1.0 if last_layers is None else min(1.0, last_layers / shape.layers)
+    check_last_layers(last_layers, shape.layers)
+    if shape.experts is None and not shape.block:
+        names = {matrix.name for _, matrix in _matrices(shape)}
+        check_targets(targets, names if shape.tied_embeddings else names | {HEAD})
+    share = 1.0 if last_layers is None else last_layers / shape.layers
     parameters = 0
-    adapter_flops = frozen_bytes = per_forward = 0.0
-    largest = quantised = 0
+    adapter_flops = frozen_bytes = 0.0
+    quantised = 0
     for number, matrix in _matrices(shape):
         if is_adaptable(matrix) and (targets == ALL or matrix.name in targets):
             added = rank * (matrix.rows + matrix.columns)
             adapted = round(share * number)
             parameters += adapted * (added + dora * matrix.rows)
             adapter_flops += adapted * 2 * added
-            # the product B A, the sum with W, squares and their sum
-            per_forward += adapted * dora * (2 * rank + 3) * matrix.elements
         if base != "none" and is_adaptable(matrix):
             quantised += number * matrix.elements
             frozen_bytes += number * _packed_bytes(matrix, base)
-            largest = max(largest, 4 * matrix.elements)
-            per_forward += number * 2 * matrix.elements  # forward and backward, one multiply each
     if targets != ALL and HEAD in targets:
         added = rank * (shape.vocab_size + shape.width)
         parameters += added + dora * shape.vocab_size
         adapter_flops += 2 * added
-        per_forward += dora * (2 * rank + 3) * shape.vocab_size * shape.width
     flops = flops_per_token(shape, seq_len)
     frozen_backward = share * (flops.blocks + flops.router) + flops.head
     pairs_backward = share * BACKWARD_PER_FORWARD * flops.attention
@@ -102,12 +127,8 @@ def adapter_cost(
     return AdapterCost(
         parameters=parameters,
         layer_share=share,
-        adapter_bytes=4 * (2 + OTHER_MOMENTS) * parameters,
         frozen_bytes=round(frozen_bytes) + 4 * (count_shape(shape).total - quantised),
-        largest_unpacked_bytes=largest,
-        forward_flops=forward,
         training_flops=forward + backward,
-        flops_per_forward=per_forward,
     )
 
 

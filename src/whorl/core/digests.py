@@ -92,7 +92,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_file(path: Path, fill: Callable[[Path], object], num_bytes: int | None = None) -> None:
     """`write_bytes` of what `fill` writes to the temporary name, num_bytes where that is known.
 
-    fill may raise OSError.
+    fill may raise; nothing is left of it then.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
@@ -101,9 +101,11 @@ def write_file(path: Path, fill: Callable[[Path], object], num_bytes: int | None
             os.fsync(file.fileno())
         os.replace(temporary, path)
         fsync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise disk_error(OSError(error.errno, error.strerror), path, num_bytes) from error
 
 

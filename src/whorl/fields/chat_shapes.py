@@ -31,6 +31,7 @@ PROMPTS = ("prompt", "instruction", "question", "query", "input", "user")
 ANSWERS = ("completion", "response", "output", "answer", "assistant", "target")
 CHOSEN, REJECTED = ("chosen", "preferred_output"), ("rejected", "non_preferred_output")
 MORE = ("input", "context")  # what a question is about, behind it
+NO_CHAT = ("prompt", "completion", "input", "history")  # lists of messages that are a part of one
 SYSTEMS = ("system", "system_prompt")
 MESSAGES, SHAREGPT, ALPACA = "OpenAI messages", "ShareGPT", "Alpaca"
 COMPLETION, PAIRS, TEXT = "prompt/completion", "preferences (chosen/rejected)", "plain text"
@@ -104,9 +105,7 @@ def _shape(values: Row, text_key: str = "text") -> tuple[str, str]:
     names = [*(key for key in LISTS if key in values), *(k for k in values if k not in LISTS)]
     for key in names:
         value = values[key]
-        if key not in LISTS and not _is_listed(value):
-            continue
-        if key in ("prompt", "completion", "input"):
+        if key not in LISTS and (key in NO_CHAT or not _is_listed(value)):
             continue
         first = value[0] if isinstance(value, list) and value else None
         by_from = isinstance(first, Mapping) and ROLE_KEYS[0] not in first and ROLE_KEYS[1] in first
@@ -146,10 +145,9 @@ def _turns(values: Row, value: Any, role: str = "") -> list[Any]:
         raise ValueError("messages are no list", f"it is {type(value).__name__}")
     turns = _listed(value, role)
     if role and isinstance(value, str):
-        for more in (values[key] for key in MORE if key in values and values[key] is not value):
-            if isinstance(more, str) and more.strip():
-                turns = [{"role": role, "content": f"{value}\n\n{more}"}]
-        turns = [*_history(values.get("history")), *turns]
+        more = (values[key] for key in MORE if key in values and values[key] is not value)
+        asked = [value, *(text for text in more if isinstance(text, str) and text.strip())]
+        turns = [*_history(values.get("history")), {"role": role, "content": "\n\n".join(asked)}]
     system = values.get(_first(values, SYSTEMS))
     if isinstance(system, str) and system.strip() and not _begins_with_system(turns):
         turns = [{"role": "system", "content": system}, *turns]
@@ -165,9 +163,11 @@ def _begins_with_system(turns: Sequence[Any]) -> bool:
 
 
 def _history(value: Any) -> list[Any]:
-    """Earlier turns of an instruction: [[asked, answered], …]."""
+    """Earlier turns of an instruction: [[asked, answered], …], or messages."""
+    if _is_listed(value):
+        return list(value)
     turns: list[Any] = []
-    for pair in value or ():
+    for pair in value if isinstance(value, list | tuple) else [value] if value else []:
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise ValueError("history is no list of [question, answer]")
         turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
@@ -240,8 +240,9 @@ def _pair(values: Row, mend: Mend) -> tuple[Chat, Chat]:
     if isinstance(given, Mapping) and "messages" in given:  # OpenAI's {"input": {"messages": …}}
         values = {**values, **given}
         given = given["messages"]
-    whole = all(map(_is_whole, sides))  # the prompt stands in both
-    if not whole:
+    if all(map(_is_whole, sides)):  # the prompt stands in both
+        sides = [_turns(values, side) for side in sides]
+    else:
         if given is None:
             raise ValueError("chosen and rejected without a prompt")
         before = _turns(values, given, "user")
@@ -268,6 +269,8 @@ def _pair(values: Row, mend: Mend) -> tuple[Chat, Chat]:
 def _dialogue(side: Any) -> list[Any]:
     """Turns of a text "\\n\\nHuman: …\\n\\nAssistant: …"; [] if it is none."""
     pieces = SPEAKERS.split(side) if isinstance(side, str) else []
+    if pieces and pieces[0].strip():  # an answer in which such words stand
+        return []
     turns = zip(pieces[1::2], pieces[2::2], strict=True)
     return [{"role": SPEAKER_ROLES[who], "content": text} for who, text in turns]
 

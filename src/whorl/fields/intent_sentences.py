@@ -198,10 +198,11 @@ def grammar_answers(data: Mapping[str, Any], sentences: list[str]) -> list[dict[
     ]
     lists = {key: hassil.TextSlotList.from_strings(names[key]) for key in ("area", "floor")}
     lists["name"] = hassil.TextSlotList.from_tuples(things)
+    context, language = {"area": HERE}, str(data.get("language", "en"))
     found = []
     for sentence in sentences:
         best = hassil.recognize_best(
-            sentence, intents, slot_lists=lists, intent_context={"area": HERE}, language="en"
+            sentence, intents, slot_lists=lists, intent_context=context, language=language
         )
         slots = {} if best is None else {key: e.value for key, e in best.entities.items()}
         said = {key: value for key, value in slots.items() if value != HERE}

@@ -70,8 +70,8 @@ def _read(answer: str) -> dict[str, Any]:
 def _pairs(slots: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Numbers are equal to themselves written as text: nobody hears the difference."""
     for name, value in slots.items():
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        yield name, f"{value:g}" if is_number else str(value).strip().casefold()
+        is_whole = isinstance(value, float) and value.is_integer()
+        yield name, str(int(value) if is_whole else value).strip().casefold()
 
 
 def _is_answer(prompt: str, answer: str) -> bool:

@@ -246,7 +246,7 @@ def _check_together(recipe: Recipe) -> None:
 
 
 def _check_base(recipe: Recipe) -> None:
-    """A base decides every size; what is measured of one needs one."""
+    """A base decides every size; what is measured of one, or stands beside it, needs one."""
     model, prepare, evaluate = recipe.model, recipe.prepare, recipe.evaluate
     fields = type(model).model_fields
     beside = {
@@ -266,6 +266,11 @@ def _check_base(recipe: Recipe) -> None:
         raise SpecError(
             "train.objective distil needs model.base: teacher and student have the same tokens",
             do="name a base of the teacher's family",
+        )
+    if model.base is None and recipe.train.lora is not None and recipe.hardware.is_here:
+        raise SpecError(
+            "train.lora needs model.base: weights that begin at random would stay as they are",
+            do="name a base, or take out train.lora",
         )
     asked = [key for key in ("forgetting", "max_forgetting") if getattr(evaluate, key) is not None]
     if model.base is None and asked:

@@ -62,8 +62,13 @@ class Base:
 
     def records(self, train: TrainSpec) -> tuple[Record, Record | None]:
         """What training is handed: its own, and that of the teacher it learns from."""
+        teacher = self.teacher(train)
+        return self.record, None if teacher is None else teacher.record
+
+    def teacher(self, train: TrainSpec) -> Base | None:
+        """The model that distil learns from."""
         asked = None if train.distil is None else train.distil.teacher
-        return self.record, None if asked is None else self.find(asked).record
+        return None if asked is None else self.find(asked)
 
     @property
     def folder(self) -> Path:
@@ -130,7 +135,7 @@ class _Importing:
         return imported.record
 
 
-def planned_base(base: Base, home: Path, progress: Progress) -> GivenBase:
+def planned_base(base: Base, train: TrainSpec, home: Path, progress: Progress) -> GivenBase:
     """What plan knows of it, and how a step of it is rehearsed here."""
 
     def rehearse(shape: ModelShape, config: TrainConfig, mixed_rows: int) -> Rehearsal | None:
@@ -139,7 +144,11 @@ def planned_base(base: Base, home: Path, progress: Progress) -> GivenBase:
         progress.finish(f"{found.quiet_step_s:.1f} s a step" if found else "it cannot be done here")
         return found
 
-    return GivenBase(base.asked, base.digest, base.shape, rehearse)
+    def find_teacher() -> ModelShape | None:
+        teacher = base.teacher(train)
+        return None if teacher is None else teacher.shape
+
+    return GivenBase(base.asked, base.digest, base.shape, rehearse, find_teacher)
 
 
 def _place(asked: str, folder: Path) -> str:

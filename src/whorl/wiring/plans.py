@@ -94,6 +94,6 @@ def _with(make: Callable[..., Any], session: Asking) -> Any:
 
     measure = partial(told, "measuring this machine", this_machine)
     compiled = partial(told, "timing compiled blocks", with_compiled)
-    given_base = None if base is None else planned_base(base, home, progress)
+    given_base = None if base is None else planned_base(base, recipe.train, home, progress)
     work = session.context, recipe, facts, session.data_digest
     return make(*work, measure, gather, compiled, given_base)

@@ -116,6 +116,16 @@ def test_what_a_rehearsal_found_is_what_is_planned(planned: Any) -> None:
     assert asked[-1].batch_tokens == train.batch_tokens and len(asked) <= 2
 
 
+def test_a_step_that_could_not_be_rehearsed_is_told(planned: Any) -> None:
+    def told(rehearse: Any, digest: str) -> bool:
+        base = replace(BASE, rehearse=rehearse, digest=digest * 64)
+        plan = planned("budget.train_time=60min", base=base)
+        return any("no step of the base was rehearsed" in warning for warning in plan.warnings)
+
+    assert told(lambda *load: None, "c")
+    assert not told(lambda *load: Rehearsal(step_s=2.0, peak_bytes=GIB, took_s=9.0), "d")
+
+
 def test_what_does_not_fit_is_refused_before_it_is_rehearsed(planned: Any) -> None:
     def rehearse(*load: Any) -> Rehearsal:
         raise AssertionError("a load that does not fit was tried")
@@ -123,6 +133,41 @@ def test_what_does_not_fit_is_refused_before_it_is_rehearsed(planned: Any) -> No
     small = replace(BASE, rehearse=rehearse)
     with pytest.raises(PlanError, match="does not fit into the memory"):
         planned("budget.train_time=60min", base=small, memory_bytes=2 * GIB)
+
+
+def test_a_base_too_large_is_told_of_lighter_ways_not_of_other_sizes(planned: Any) -> None:
+    """What is advised is what then fits."""
+    memory = {"memory_bytes": round(3.6 * GIB)}
+    with pytest.raises(PlanError, match=r"do: .*train\.lora\.rank=16") as caught:
+        planned("budget.train_time=60min", **memory)
+    assert "model." not in str(caught.value)
+    planned("budget.train_time=60min", "train.lora.rank=16", **memory)
+
+
+def test_what_reads_beside_the_trained_model_is_counted(planned: Any) -> None:
+    """A third of a step for dpo's reference, half for adapters, whose backward is half; and a
+    teacher three times as deep."""
+    fixed = ("train.steps=50", "train.seq_len=256", "train.batch_tokens=2048")
+    open_ended = ("budget.train_time=null", "prepare.vocab_size=auto")
+
+    def costs(*overrides: str, **on: Any) -> tuple[float, float]:
+        found = planned(*fixed, *open_ended, *overrides, **on).predictions
+        return found["step_s"].value or 0, found["peak_bytes"].value or 0
+
+    (sft_s, sft), (dpo_s, dpo) = costs("train.objective=sft"), costs("train.objective=dpo")
+    assert dpo_s / sft_s == pytest.approx(4 / 3, rel=0.02)
+    assert dpo - sft == pytest.approx(4 * 134_515_008, rel=0.01)
+    lora = "train.lora.rank=1"
+    low_s, low = costs(lora, "train.objective=sft")
+    both_s, both = costs(lora, "train.objective=dpo")
+    assert both_s / low_s == pytest.approx(3 / 2, rel=0.03) and both == low
+    teacher = replace(SMOLLM2, layers=90)
+    asked = replace(BASE, find_teacher=lambda: teacher)
+    distil = ("train.objective=distil", "train.distil.teacher=big", "train.distil.top_k=10")
+    taught_s, taught = costs(*distil, base=asked)
+    assert 1 + 1.5 / 3 < taught_s / sft_s < 1 + 3 / 3
+    kept = 6 * 10 * 50 * 2048  # of every token, if all are trained
+    assert taught - sft == pytest.approx(4 * count_shape(teacher).total + kept, rel=0.01)
 
 
 def test_another_base_is_another_plan(context: StageContext) -> None:
@@ -133,6 +178,21 @@ def test_another_base_is_another_plan(context: StageContext) -> None:
     ]
     assert records[0].digest != records[1].digest
     assert [record.inputs["base"][0] for record in records] == ["a", "b"]
+
+
+def test_what_is_said_counts_though_it_is_the_default(planned: Any) -> None:
+    """Of a base other values are usual; both plans are of one home."""
+    usual = planned("budget.train_time=30min").decisions
+    assert (usual.train.validate_rows, usual.train.norm_learning_rate) == (4, 1e-4)
+    assert usual.evaluate.max_bytes == 60_000
+    said = planned(
+        "budget.train_time=30min",
+        "train.validate_rows=32",
+        "train.norm_learning_rate=0.01",
+        "evaluate.max_bytes=600k",
+    ).decisions
+    assert (said.train.validate_rows, said.train.norm_learning_rate) == (32, 0.01)
+    assert said.evaluate.max_bytes == 600_000
 
 
 @pytest.mark.parametrize(
@@ -149,6 +209,11 @@ def test_rows_hold_documents_whole(
     lengths: tuple[int, ...], longest: int, expected: list[int]
 ) -> None:
     assert list(seq_lens(lengths, longest)) == expected
+
+
+def test_rows_longer_than_the_base_reads_are_refused(planned: Any) -> None:
+    with pytest.raises(SpecError, match=r"longer than smollm2 reads.*at most 8192"):
+        planned("budget.train_time=30min", "train.seq_len=8193")
 
 
 @pytest.mark.parametrize("key", ["model.layers=2", "model.width=64", "prepare.vocab_size=300"])
@@ -173,10 +238,8 @@ def test_muon_needs_a_rate_of_its_own(planned: Any) -> None:
 
 def test_adapters_take_the_memory_of_adapters() -> None:
     """PEFT counts 4,884,480 parameters of rank 16 beside every linear layer of SmolLM2-135M."""
-    asked = parse_recipe(
-        {"name": "x", "data": [{"source": "x"}], "train": {"lora": {"rank": 16}, "steps": 9}}
-    )
-    adapters = adapters_of(asked.recipe.train, SMOLLM2, 256)
+    asked = recipe("model.base=smollm2", "train.lora.rank=16")
+    adapters = adapters_of(asked.train.lora, SMOLLM2, 256)
     assert adapters is not None and adapters.parameters == 4_884_480
     full = Load(SMOLLM2, 256, 2, optimizer="adamw")
     low = replace(full, adapters=adapters)
@@ -186,7 +249,23 @@ def test_adapters_take_the_memory_of_adapters() -> None:
     # Gradients and two moments of 130M weights less, and no gradient of the head's 28M.
     saved = peak_memory(full, 0).total - peak_memory(low, 0).total
     assert saved > 12 * (134_515_008 - 4_884_480)
-    assert adapters_of(recipe().train, SMOLLM2, 256) is None
+    assert adapters_of(None, SMOLLM2, 256) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("targets=[q_proj,query]", r"no linear layer.*found: query; expected: all, or.*v_proj"),
+        ("targets=[lm_head]", r"no linear layer.*do: the head is a layer of its own only"),
+        ("last_layers=31", r"last_layers is more than the model has.*at most 30"),
+    ],
+)
+def test_adapters_that_the_base_has_no_place_for_are_refused(
+    planned: Any, key: str, message: str
+) -> None:
+    """Before anything is measured or prepared."""
+    with pytest.raises(SpecError, match=message):
+        planned("budget.train_time=30min", f"train.lora.{key}")
 
 
 def test_a_disturbed_rehearsal_counts_what_its_threads_did(planned: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -197,10 +198,9 @@ def test_a_base_without_a_template_is_told_at_once(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.integers(1, 40), max_size=60))
-def test_best_fit_holds_each_once_and_wastes_little(lengths: list[int]) -> None:
+def test_best_fit_holds_each_once_and_no_two_groups_fit_into_one(lengths: list[int]) -> None:
     groups = best_fit(lengths, 40)
     assert sorted(place for group in groups for place in group) == list(range(len(lengths)))
     sums = [sum(lengths[place] for place in group) for group in groups]
     assert all(total <= 40 for total in sums)
-    # Best fit decreasing uses at most 11/9 of the fewest groups, and one (Johnson 1973).
-    assert len(groups) <= 11 / 9 * -(-sum(lengths) // 40) + 1 or any(n > 20 for n in lengths)
+    assert all(one + other > 40 for one, other in combinations(sums, 2))

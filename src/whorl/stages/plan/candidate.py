@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from whorl.arch.dense import dense_shape
 from whorl.arch.shape import ModelShape
-from whorl.arch.shape_counts import count_shape, flops_per_token
+from whorl.arch.shape_counts import count_shape, flops_per_token, training_bytes
 from whorl.core.errors import PlanError, SpecError
 from whorl.spec.recipe import Recipe
 from whorl.stages.plan import given, rules
@@ -25,6 +25,7 @@ __all__ = [
     "checkpoint_every_steps",
     "fastest_step_s",
     "fits",
+    "lighter_loads",
     "load_of",
     "make_candidate",
     "preference",
@@ -41,6 +42,7 @@ BASE_BYTES_PER_S = 100e6  # of a base's weights: verified, read, and the taught 
 CAUTION = 0.04  # of quality, per octave further from the nearest run of the law
 MEMORY_MARGIN = 1.15  # high end of the memory's interval over its middle
 ROW_ELEMENT_BYTES = 2  # of the tokens' file, which is mapped and read at random
+SAID_BYTES = 6  # of each id that a teacher names, which is kept: id and log-probability
 TEXT_BYTES_PER_TOKEN = 3.0  # stands in where the data is not text
 
 
@@ -209,10 +211,12 @@ def _load(
         matrix_moments=situation.matrix_moments,
         compiled=compiled,
         mixed_share=situation.data.for_vocab(shape.vocab_size).mixed_share(seq_len),
-        adapters=adapters_of(train, shape, seq_len),
+        adapters=adapters_of(train.lora, shape, seq_len),
     )
+    if situation.teacher is not None:
+        load = replace(load, beside_bytes=training_bytes(situation.teacher).weights)
     if train.objective == "dpo" and load.adapters is None:
-        load = replace(load, reference_bytes=load.state.weights)
+        load = replace(load, beside_bytes=load.state.weights)
     while load.lanes > 1 and train.lanes == "auto" and not fits(situation, load):
         load = replace(load, lanes=load.lanes // 2)
     return load
@@ -229,13 +233,41 @@ def _peak_bytes(situation: Situation, load: Load, tokens: float) -> int:
     unique = situation.data.unique_tokens(load.shape.vocab_size)
     mapped = ROW_ELEMENT_BYTES * min(tokens, unique)
     peak = peak_memory(load, situation.process_bytes).total
-    return round(situation.memory_ratio * peak + mapped)
+    said = situation.recipe.train.distil
+    kept = 0 if said is None else SAID_BYTES * min(said.top_k, load.shape.vocab_size)
+    return round(situation.memory_ratio * peak + mapped + kept * min(tokens, unique))
 
 
 def _step_s(situation: Situation, load: Load) -> float:
     fastest_s = situation.time_ratio * fastest_step_s(situation, load)
-    fastest_s *= given.OBJECTIVE_WORK.get(situation.recipe.train.objective, 1.0)
-    return MEAN_OVER_FASTEST * fastest_s + DATA_S
+    return MEAN_OVER_FASTEST * fastest_s * _objective_work(situation, load) + DATA_S
+
+
+def _objective_work(situation: Situation, load: Load) -> float:
+    """Of a step, over that of the trained model: with dpo's reference, or distil's teacher.
+
+    As if the teacher read every row each time; what it said is remembered after the first.
+    """
+    frozen = load.shape if situation.recipe.train.objective == "dpo" else situation.teacher
+    if frozen is None:
+        return 1.0
+    own = flops_per_token(load.shape, load.seq_len).training
+    if load.adapters is not None:
+        own = load.adapters.training_flops
+    return 1 + flops_per_token(frozen, load.seq_len).forward / own
+
+
+def lighter_loads(situation: Situation, load: Load) -> dict[str, Load]:
+    """What to set -> the load that it makes of a base's; {} without a base."""
+    base = situation.base
+    ways = () if base is None else given.lighter_ways(situation.recipe.train)
+    frozen = 0 if situation.teacher is None else load.beside_bytes  # dpo's is the base itself
+    return {
+        key: replace(
+            load, adapters=adapters_of(lora, load.shape, load.seq_len), beside_bytes=frozen
+        )
+        for key, lora in ways
+    }
 
 
 def fastest_step_s(situation: Situation, load: Load) -> float:

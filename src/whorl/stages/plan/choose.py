@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from whorl.arch.computable import check_computable
-from whorl.core.errors import PlanError
+from whorl.core.errors import PlanError, SpecError
 from whorl.core.units import format_count, format_duration
 from whorl.spec.recipe import Recipe
 from whorl.stages.plan import given, rules
@@ -20,6 +20,7 @@ from whorl.stages.plan.candidate import (
     Candidate,
     Situation,
     fits,
+    lighter_loads,
     load_of,
     make_candidate,
     preference,
@@ -47,7 +48,8 @@ def choose(situation: Situation) -> tuple[Candidate, tuple[Candidate, ...]]:
         load, memory_bytes = load_of(situation, smallest), situation.machine.facts.memory_bytes
         longest = situation.data.unique_tokens(smallest.shape.vocab_size)
         margin = MEMORY_MARGIN * situation.memory_ratio
-        check_memory(load, situation.process_bytes, memory_bytes, margin, longest)  # raises
+        lighter = lighter_loads(situation, load)
+        check_memory(load, situation.process_bytes, memory_bytes, margin, longest, lighter)
     trainable = [item for item in fitting if item.steps >= situation.least_steps]
     if not trainable:
         if recipe.train.steps != "auto":
@@ -80,12 +82,21 @@ def _vocab_sizes(situation: Situation) -> Sequence[int]:
 
 
 def _seq_lens(situation: Situation, vocab_size: int) -> Sequence[int]:
-    """What the recipe gives; else the usual, shorter where every document is short."""
-    said = situation.recipe.train.seq_len
+    """What the recipe gives; else the usual, shorter where every document is short.
+
+    Raises SpecError if a base cannot read so many tokens.
+    """
+    said, base = situation.recipe.train.seq_len, situation.base
     if said != "auto":
+        if base is not None and said > (longest := base.shape.max_seq_len):
+            raise SpecError(
+                f"train.seq_len is longer than {base.name} reads",
+                found=said,
+                expected=f"at most {longest}",
+            )
         return [said]
     lengths = situation.data.for_vocab(vocab_size).document_tokens
-    if (base := situation.base) is not None:
+    if base is not None:
         return list(given.seq_lens(lengths, base.shape.max_seq_len))
     longest = lengths[-1]
     seq_len = rules.SEQ_LEN

@@ -227,7 +227,13 @@ def data_warnings(situation: Situation, candidate: Candidate) -> Iterator[str]:
             "other work took the cores while a step of the base was rehearsed: times are those of "
             "a quiet machine, by the work its threads did; beside such work training takes longer"
         )
-    if data.has_law and situation.base is None:
+    base = situation.base
+    if base is not None and base.rehearse is not None and not situation.is_rehearsed:
+        yield (
+            "no step of the base was rehearsed (it takes too long here, or failed): time and "
+            "memory are predicted from steps of small models"
+        )
+    if data.has_law and base is None:
         distance = situation.law.distance(candidate.point)
         if distance > FAR:
             yield (

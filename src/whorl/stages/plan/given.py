@@ -16,19 +16,19 @@ from whorl.arch.shape import ModelShape
 from whorl.core.errors import SpecError
 from whorl.core.frozen import Frozen
 from whorl.spec.resolved import TrainConfig
-from whorl.spec.train_keys import TrainSpec
+from whorl.spec.train_keys import LoraKeys, TrainSpec
 
 __all__ = [
     "EPOCHS",
     "MAX_MICRO_BATCH_TOKENS",
     "MIN_STEPS",
-    "OBJECTIVE_WORK",
     "RATE_REASON",
     "VALIDATIONS",
     "GivenBase",
     "Rehearsal",
     "adapters_of",
     "learning_rates",
+    "lighter_ways",
     "schedule_steps",
     "seq_lens",
     "validate_rows",
@@ -48,7 +48,7 @@ RATE, ADAPTER_FACTOR = 1e-4, 10.0
 RATE_REASON = "a base goes on with a small rate (LoRA Without Regret, 2025: adapters take tenfold)"
 # Preferences move a model that can speak already: 1e-6 to 5e-6 in TRL's and SmolLM2's recipes.
 OBJECTIVE_FACTORS = {"dpo": 0.02}
-OBJECTIVE_WORK = {"dpo": 4 / 3}  # of a step's: the reference's forward comes to it
+PACKED = ("none", "int8", "nf4")  # how frozen layers are kept, the largest first
 WARMUP_SHARE = 0.1  # alignment-handbook's, for every model it teaches
 QUIET_SHARE, FULL_SHARE = 0.8, 0.95  # of the threads' time: nearly all, and what is usual
 SEQ_LENS, LONG_TEXT_SEQ_LEN = (64, 128, 256, 512, 1024, 2048), 256
@@ -85,11 +85,23 @@ class GivenBase:
     digest: str
     shape: ModelShape
     rehearse: Rehearse | None = field(default=None, compare=False, repr=False)
+    find_teacher: Callable[[], ModelShape | None] = field(
+        default=lambda: None, compare=False, repr=False
+    )  # the shape of what distil learns from
 
 
-def adapters_of(train: TrainSpec, shape: ModelShape, seq_len: int) -> AdapterCost | None:
-    """What the low-rank adapters cost that a recipe asks for; None: every weight is trained."""
+def lighter_ways(train: TrainSpec) -> Iterator[tuple[str, LoraKeys]]:
+    """What to set, and the adapters that it means, where a base is too large as it is asked for."""
     lora = train.lora
+    if lora is None:
+        lora = LoraKeys()
+        yield f"train.lora.rank={lora.rank}", lora
+    for packed in PACKED[PACKED.index(lora.base) + 1 :]:
+        yield f"train.lora.base={packed}", lora.model_copy(update={"base": packed})
+
+
+def adapters_of(lora: LoraKeys | None, shape: ModelShape, seq_len: int) -> AdapterCost | None:
+    """What the low-rank adapters cost that a recipe asks for; None: every weight is trained."""
     if lora is None:
         return None
     return adapter_cost(

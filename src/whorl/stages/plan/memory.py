@@ -8,7 +8,7 @@ model/head.py, checked against its saved-tensor hooks by a test.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 
 from whorl.arch.computable import MASK_TOKENS
@@ -159,7 +159,7 @@ def peak_memory(load: Load, process_bytes: int) -> PeakMemory:
         process=process_bytes
         + load.compiled * COMPILER_BYTES
         + (load.precision == "bf16") * BF16_BYTES,
-        weights=fixed.weights + load.reference_bytes,
+        weights=fixed.weights + load.beside_bytes,
         gradients=sets * fixed.gradients,
         optimizer=fixed.optimizer_state,
         activations=activations,
@@ -210,11 +210,13 @@ def check_memory(
     memory_bytes: int,
     margin: float,
     longest: float = math.inf,
+    lighter: Mapping[str, Load] | None = None,
 ) -> PeakMemory:
     """The peak, if it fits even at the high end of its interval. Raises PlanError if not.
 
     margin: the high end over the middle. The error names what would fit; longest: tokens that a
-    row can be filled with.
+    row can be filled with. lighter: what to set -> the load that it makes, in place of smaller
+    models.
     """
     peak = peak_memory(load, process_bytes)
     if peak.total * margin <= memory_bytes:
@@ -229,7 +231,8 @@ def check_memory(
         f"{load.seq_len} tokens does not fit into the memory",
         found=f"{format_bytes(peak.total * margin)} needed ({_parts(peak)})",
         expected=f"at most {format_bytes(memory_bytes)}",
-        do="; or ".join(_what_fits(load, fits, longest)) or "use a machine with more memory",
+        do="; or ".join(_what_fits(load, fits, longest, lighter))
+        or "use a machine with more memory",
     )
 
 
@@ -239,7 +242,12 @@ def _parts(peak: PeakMemory) -> str:
     return ", ".join(f"{name} {format_bytes(named[name])}" for name in largest)
 
 
-def _what_fits(load: Load, fits: Callable[[Load], bool], longest: float) -> Iterator[str]:
+def _what_fits(
+    load: Load,
+    fits: Callable[[Load], bool],
+    longest: float,
+    lighter: Mapping[str, Load] | None,
+) -> Iterator[str]:
     """Changes of one size that make it fit, the mildest first."""
     for lanes in _halvings(load.lanes):
         if fits(replace(load, lanes=lanes)):
@@ -254,6 +262,14 @@ def _what_fits(load: Load, fits: Callable[[Load], bool], longest: float) -> Iter
         if seq_len <= longest and fits(replace(load, seq_len=seq_len)):
             yield f"train.seq_len={seq_len} with as many rows"
             break
+    yield from _smaller(load, fits) if not lighter else _lighter(lighter, fits)
+
+
+def _lighter(lighter: Mapping[str, Load], fits: Callable[[Load], bool]) -> Iterator[str]:
+    yield from (key for key, other in lighter.items() if fits(other))
+
+
+def _smaller(load: Load, fits: Callable[[Load], bool]) -> Iterator[str]:
     for layers in range(load.shape.layers - 1, 0, -1):
         if fits(replace(load, shape=replace(load.shape, layers=layers))):
             yield f"model.layers={layers}"

@@ -32,7 +32,7 @@ from whorl.stages.plan.memory import peak_memory
 from whorl.stages.plan.plan import PLAN_FILE, Decisions, Plan
 from whorl.stages.plan.predictions import predictions_of
 from whorl.stages.plan.rules import REPEATS_MARGIN
-from whorl.stages.plan.settings import prepare_config, train_config
+from whorl.stages.plan.settings import GIVING_WAY, prepare_config, train_config
 from whorl.stages.plan.situation import HELD_BYTES, Situation
 from whorl.stages.plan.step_time import fit_level
 
@@ -55,6 +55,7 @@ MOST_REHEARSALS = 2
 ADDED_BUDGETS = ("device_hours", "usd")  # not in the keys of plans that do not use them
 ADDED_KEYS = ("lora", "dpo", "distil")  # of train, likewise
 CHOSEN_FROM = ("budget", "model", "train", "prepare", "seed")  # parts of the recipe
+SAID = "said"  # in the key: which defaults a recipe says itself, where a base has others
 
 
 def plan_key(
@@ -78,6 +79,8 @@ def plan_key(
     for name in ADDED_KEYS:
         if value["train"][name] is None:
             del value["train"][name]
+    if base is not None and (said := _said_defaults(recipe)):
+        value[SAID] = said
     if recipe.hardware == HardwareSpec():
         value["hardware"] = "auto"
     value["sources"] = [{"field": entry.field, "share": entry.share} for entry in recipe.data]
@@ -92,6 +95,12 @@ def plan_key(
     )
     inputs = {"data": data_digest} | ({} if base is None else {"base": base.digest})
     return RecordKey("plan", value, inputs, LOGIC_VERSION)
+
+
+def _said_defaults(recipe: Recipe) -> list[str]:
+    """Keys that give way to what suits a base, unless the recipe says them: they look alike."""
+    said = [f"train.{key}" for key in GIVING_WAY if key in recipe.train.model_fields_set]
+    return said + ["evaluate.max_bytes"] * ("max_bytes" in recipe.evaluate.model_fields_set)
 
 
 def find_or_make(
@@ -206,7 +215,8 @@ def _chosen_from(key: RecordKey) -> str:
     """Digest of everything the choice of sizes, steps and data depends on."""
     priced = ("hardware",) if key.config["hardware"] != "auto" else ()
     brought = ("packages",) if "packages" in key.config else ()
-    names = (*CHOSEN_FROM, *priced, *brought, "sources", "machine")
+    said = (SAID,) if SAID in key.config else ()
+    names = (*CHOSEN_FROM, *priced, *brought, *said, "sources", "machine")
     used = {name: key.config[name] for name in names}
     return digest_value({"used": used, "data": dict(key.inputs), "logic": key.logic_version})[:32]
 
@@ -286,7 +296,7 @@ def _rehearsed(situation: Situation) -> Situation:
         situation = replace(
             situation,
             time_ratio=found.quiet_step_s / fastest_step_s(situation, load),
-            memory_ratio=(found.peak_bytes + HELD_BYTES + load.reference_bytes) / peak,
+            memory_ratio=(found.peak_bytes + HELD_BYTES + load.beside_bytes) / peak,
             was_disturbed=found.was_disturbed,
         )
         rehearsed = load

@@ -7,8 +7,9 @@ from whorl.spec.resolved import PrepareConfig, TrainConfig
 from whorl.stages.plan import given, rules
 from whorl.stages.plan.candidate import Candidate, Situation, checkpoint_every_steps, load_of
 
-__all__ = ["given_prepare_config", "prepare_config", "train_config"]
+__all__ = ["GIVING_WAY", "given_prepare_config", "prepare_config", "train_config"]
 
+GIVING_WAY = ("norm_learning_rate", "validate_rows")  # defaults of train that suit no base
 PAIRED = ("dpo",)  # objectives that learn from pairs of answers
 
 
@@ -67,10 +68,10 @@ def train_config(situation: Situation, candidate: Candidate) -> TrainConfig:
         "decay_steps": decay_steps,
         "validate_every_steps": max(1, -(-candidate.steps // validations)),
     }
-    said = {  # a default that is no "auto" gives way to what a base needs
+    said = {
         key: value
         for key, value in asked.said.items()
-        if key in asked.model_fields_set or key not in filled
+        if key in asked.model_fields_set or not (key in GIVING_WAY and key in filled)
     }
     decided: dict[str, object] = {  # with what the recipe says of them
         **situation.ways,

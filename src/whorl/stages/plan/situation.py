@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import MATRIX_MOMENTS
 from whorl.core.errors import SpecError
 from whorl.core.plugins import find_part
@@ -45,6 +46,11 @@ class Situation:
     def least_steps(self) -> int:
         """Below which a training is not worth beginning."""
         return rules.MIN_STEPS if self.base is None else MIN_STEPS
+
+    @cached_property
+    def teacher(self) -> ModelShape | None:
+        """What distil learns from."""
+        return None if self.base is None else self.base.find_teacher()
 
     @property
     def is_rehearsed(self) -> bool:

@@ -82,7 +82,7 @@ class Load:
     compiled: bool = False  # blocks around attention
     mixed_share: float = 0.0  # share of rows that hold several documents: masked attention
     adapters: AdapterCost | None = None  # all that trains, beside frozen weights
-    reference_bytes: int = 0  # of a frozen copy of the first weights, which dpo compares with
+    beside_bytes: int = 0  # of a model that only reads beside it: dpo's reference, a teacher
 
     @property
     def state(self) -> TrainingBytes:

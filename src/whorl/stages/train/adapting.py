@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from whorl.arch.adapter_cost import ALL
+from whorl.arch.adapter_cost import check_last_layers, check_targets
 from whorl.core.digests import canonical_json, digest_bytes, write_bytes
-from whorl.core.errors import DivergedError, SpecError
+from whorl.core.errors import DivergedError
 from whorl.model.adapters import AdaptedLinear
 from whorl.model.cached import GrowingCache, next_logits
 from whorl.model.families import family_of
@@ -28,7 +28,6 @@ from whorl.spec.train_keys import LoraKeys
 __all__ = ["MERGE_BOUND", "MergeCheck", "add_adapters", "merge", "save_adapter"]
 
 ROUTERS = ("gate", "shared_expert_gate")
-HEAD = "lm_head"
 MERGE_BOUND = 1e-3  # of the largest logit: how far merged logits may be from the adapter's
 GOLDEN_TOKENS, PROMPT_TOKENS = 32, 16
 
@@ -74,27 +73,13 @@ def add_adapters(model: Transformer, keys: LoraKeys, seed: int) -> list[str]:
 
 
 def _named(linears: Mapping[str, nn.Linear], wanted: tuple[str, ...]) -> list[str]:
-    known = {_last(name) for name in linears}
-    if unknown := [name for name in wanted if name not in known]:
-        raise SpecError(
-            "train.lora.targets: the model has no linear layer of that name",
-            found=", ".join(unknown),
-            expected=f"{ALL}, or some of {', '.join(sorted(known))}",
-            do="the head is a layer of its own only where it is not tied to the embedding"
-            if HEAD in unknown
-            else None,
-        )
+    check_targets(wanted, {_last(name) for name in linears})
     return [name for name in linears if _last(name) in wanted]
 
 
 def _in_last_layers(names: list[str], last: int, layers: int) -> list[str]:
     """Those in the last blocks, and those in none. Raises SpecError if there are not so many."""
-    if last > layers:
-        raise SpecError(
-            "train.lora.last_layers is more than the model has",
-            found=last,
-            expected=f"at most {layers}",
-        )
+    check_last_layers(last, layers)
     first = layers - last
     of_block = {name: name.split(".")[1] for name in names if name.startswith("layers.")}
     return [name for name in names if name not in of_block or int(of_block[name]) >= first]
