@@ -68,12 +68,13 @@ def open_promised(
     """
     card = peek_card(folder)
     setup = setup_of(card, config, engine_threads())
-    predicted = predict(card, variant or best_form(card, config.engine), config, setup)
+    served = variant or best_form(card, config.engine)
+    predicted = predict(card, served, config, setup)
     engine = _open(folder, variant, config, setup)
     if not measures:
         return engine, predicted
     try:
-        promise = keep_promise(engine, predicted, card, config, home_folder() / CACHE)
+        promise = keep_promise(engine, predicted, card, served, config, home_folder() / CACHE)
         if promise.users < setup.max_running:
             engine.limit_running(promise.users)
         return engine, promise
@@ -191,16 +192,23 @@ def _best_s(work: Callable[[], object]) -> float:
 
 
 def keep_promise(
-    engine: Engine, predicted: Promise, card: FolderCard, config: ServeConfig, folder: Path
+    engine: Engine,
+    predicted: Promise,
+    card: FolderCard,
+    variant: Variant,
+    config: ServeConfig,
+    folder: Path,
 ) -> Promise:
     """Measured with this engine, at its limit and with the targets for fewer users; kept in folder.
 
+    variant: what is served, which the card's folder may not hold but be exported to.
     An engine that was measured here, while nothing else ran, is only warmed up. Raises
     EngineError if it does not answer.
     """
     facts: dict[str, Any] = {
         "version": VERSION,
         "model": card.digest,
+        "variant": str(variant),
         "engine": engine.name,
         "machine": machine_facts().identity,
         "users": predicted.users,
