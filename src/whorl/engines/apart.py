@@ -62,6 +62,7 @@ class EngineProcess:
         }
         self._opening = json.dumps(opening)
         self._lock = threading.Lock()
+        self._sending = threading.Lock()  # not the other: events are read while a pipe is full
         self._requests: dict[str, OnEvent] = {}
         self._scores: dict[int, Future[Scores]] = {}
         self._max_running = setup.max_running
@@ -128,8 +129,10 @@ class EngineProcess:
             if self._closing:
                 return
             self._closing = True
-        with contextlib.suppress(OSError, ValueError):
-            self._input.close()  # over there it means the end
+        if self._sending.acquire(timeout=CLOSE_TIMEOUT_S):
+            with contextlib.suppress(OSError, ValueError):
+                self._input.close()  # over there it means the end
+            self._sending.release()
         try:
             self._process.wait(CLOSE_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -152,10 +155,10 @@ class EngineProcess:
             encoding="utf-8",
         )
         assert process.stdin and process.stdout
-        self._process, self._input = process, process.stdin
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(self._opening + "\n")
             process.stdin.flush()
+        self._process, self._input = process, process.stdin  # now others may write
         line = process.stdout.readline()
         facts: dict[str, Any] = json.loads(line) if line else {"error": None}
         if "error" in facts:
@@ -173,8 +176,8 @@ class EngineProcess:
         return facts
 
     def _send(self, message: list[Any]) -> None:
-        data = json.dumps(message, ensure_ascii=False)
-        with self._lock, contextlib.suppress(OSError, ValueError):  # it ended: the reader tells all
+        data = json.dumps(message)
+        with self._sending, contextlib.suppress(OSError, ValueError):  # ended: the reader tells all
             self._input.write(data + "\n")
             self._input.flush()
 
@@ -222,7 +225,9 @@ class EngineProcess:
 
     def _scored(self, kind: str, number: int, found: Any) -> None:
         with self._lock:
-            future = self._scores.pop(number)
+            future = self._scores.pop(number, None)
+        if future is None:
+            return  # asked of the process before, which ended
         if kind == "scores":
             future.set_result([np.asarray(row, np.float64) for row in found])
         else:
@@ -232,9 +237,10 @@ class EngineProcess:
         """Its requests end too; unless it was told to, it is started again."""
         with self._lock:
             self._up = False
-            code = _bury(process)
             requests, self._requests = self._requests, {}
             scores, self._scores = self._scores, {}
+        with self._sending:
+            code = _bury(process)
         failure = None if self._closing else f"the engine's process ended (code {code})"
         for request_id, on_event in requests.items():
             finish: Any = "error" if failure else "cancelled"
@@ -249,7 +255,7 @@ class EngineProcess:
         LOG.error("%s; it is started again", failure)
         try:
             self._start()
-        except WhorlError:
+        except (WhorlError, OSError):
             LOG.exception("the engine could not be started again")
             return
         self.limit_running(self._max_running)
@@ -313,8 +319,8 @@ def _obey(engine: Any, commands: Iterable[str], send: Callable[..., None]) -> No
     def submit(request: GenerateRequest) -> None:
         try:
             engine.submit(request, on_event)
-        except EngineError as error:
-            on_event(TokenEvent(request.request_id, (), "error", str(error)))
+        except Exception as error:  # whatever it is, nobody may wait for ever
+            on_event(TokenEvent(request.request_id, (), "error", str(error) or repr(error)))
         if request.request_id in gone:
             gone.discard(request.request_id)
             engine.cancel(request.request_id)
@@ -356,7 +362,7 @@ def _score(
 ) -> None:
     try:
         found = engine.score(rows, prefix)
-    except EngineError as error:
-        send("failed", number, str(error))
+    except Exception as error:  # whatever it is, nobody may wait for ever
+        send("failed", number, str(error) or repr(error))
         return
     send("scores", number, [row.tolist() for row in found])
