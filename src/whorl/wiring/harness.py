@@ -268,6 +268,7 @@ class HarnessModel:
         sampled: Sequence[Mapping[str, Any]] = (),
     ) -> list[list[int]]:
         requests = []
+        drawn: Mapping[str, Any]
         for (ids, most), drawn in zip_longest(work, sampled, fillvalue={}):
             self._number += 1
             name, seed = f"harness-{self._number}", self._number
