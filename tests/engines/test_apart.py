@@ -143,6 +143,23 @@ def test_a_killed_engine_is_started_again(folders: Path, prompts: list[tuple[int
         engine.submit(GenerateRequest("z", prompts[0], 3), on_event)
 
 
+def test_one_that_dies_again_and_again_says_that_it_stopped(
+    folders: Path, prompts: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("whorl.engines.apart.MAX_STARTS", 1)
+    engine = EngineProcess(folders / "hf", None, "torch", EngineSetup(1))
+    reader = engine._reader
+    os.kill(engine.pid, signal.SIGKILL)
+    reader.join(20)
+    for refused in (
+        lambda: engine.submit(GenerateRequest("x", prompts[0], 3), lambda event: None),
+        lambda: engine.score([[1, 2]]),
+    ):
+        with pytest.raises(EngineError, match=r"the engine stopped; found: .*code -9"):
+            refused()
+    engine.close()
+
+
 def test_it_ends_with_whoever_started_it(folders: Path) -> None:
     import subprocess
     import sys

@@ -68,6 +68,7 @@ class EngineProcess:
         self._max_running = setup.max_running
         self._generated_tokens, self._last_token_at = 0, time.monotonic()
         self._closing, self._up = False, False
+        self._failure: str | None = None  # why it is not started again
         self._starts: deque[float] = deque(maxlen=MAX_STARTS)
         facts = self._start()
         self.name, self.contract_digest = facts["name"], facts["contract_digest"]
@@ -86,10 +87,7 @@ class EngineProcess:
 
     def submit(self, request: GenerateRequest, on_event: OnEvent) -> None:
         with self._lock:
-            if self._closing:
-                raise EngineError("the engine is closed", do="open it again")
-            if not self._up:
-                raise EngineError("the engine is being started again", do="try again soon")
+            self._check_up()
             if request.request_id in self._requests:
                 raise EngineError(f"request {request.request_id} is running already")
             if not self._requests:
@@ -109,8 +107,7 @@ class EngineProcess:
     def score(self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()) -> Scores:
         future: Future[Scores] = Future()
         with self._lock:
-            if not self._up:
-                raise EngineError("the engine is closed or being started again")
+            self._check_up()
             number = id(future)
             self._scores[number] = future
         rows = [[int(i) for i in ids] for ids in sequences]
@@ -142,6 +139,15 @@ class EngineProcess:
         self._reader.join(CLOSE_TIMEOUT_S)
 
     # -------------------------------------------------------------- the process
+
+    def _check_up(self) -> None:
+        """Raises EngineError if it takes no requests. Called with the lock held."""
+        if self._closing:
+            raise EngineError("the engine is closed", do="open it again")
+        if self._failure is not None:
+            raise EngineError("the engine stopped", found=self._failure, do="open it again")
+        if not self._up:
+            raise EngineError("the engine is being started again", do="try again soon")
 
     def _start(self) -> dict[str, Any]:
         self._starts.append(time.monotonic())
@@ -251,12 +257,14 @@ class EngineProcess:
             return
         if len(self._starts) == MAX_STARTS and time.monotonic() - self._starts[0] < WITHIN_S:
             LOG.error("%s; it is not started again: that did not help", failure)
+            self._failure = failure
             return
         LOG.error("%s; it is started again", failure)
         try:
             self._start()
-        except (WhorlError, OSError):
+        except (WhorlError, OSError) as error:
             LOG.exception("the engine could not be started again")
+            self._failure = f"{failure}; then: {error}"
             return
         self.limit_running(self._max_running)
         if self._closing:

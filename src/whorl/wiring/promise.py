@@ -124,7 +124,8 @@ def setup_of(card: FolderCard, config: ServeConfig, threads: int) -> EngineSetup
 
     The cache is of every place's whole context where that fits beside the weights.
     """
-    free = machine_facts().memory_bytes - RUNTIME_BYTES - 3 * card.weight_bytes
+    taken = config.replicas * (RUNTIME_BYTES + 3 * card.weight_bytes)
+    free = machine_facts().memory_bytes - taken
     running = max(config.max_running, config.users or 0)
     wanted = running * card.shape.max_seq_len * kv_bytes_per_token(card.shape, 4)
     cache_bytes = int(min(wanted, max(0.0, CACHE_SHARE * free)))
@@ -153,7 +154,7 @@ def predict(
     context = card.shape.max_seq_len * kv_bytes_per_token(card.shape, 4)
     cache = setup.max_running * context
     if variant.format == FORMAT:
-        cache = max(context, min(setup.cache_bytes, cache))
+        cache = max(config.replicas * context, min(setup.cache_bytes, cache))
     found = Promise(
         basis="predicted",
         users=users,
