@@ -80,6 +80,37 @@ def test_every_field_arrives(
         run_requests(apart, [GenerateRequest("long", prompts[0], 10_000)])
 
 
+def test_a_request_of_which_nothing_can_be_made_ends(
+    apart: EngineProcess, prompts: list[tuple[int, ...]]
+) -> None:
+    """Half a sign is no UTF-8: neither the pipe nor xgrammar takes it."""
+    pytest.importorskip("xgrammar")
+    half = GenerateRequest("half", prompts[0], 4, grammar=Grammar("regex", "\ud800"))
+    with pytest.raises(EngineError, match="surrogate"):
+        run_requests(apart, [half], timeout_s=20)
+    assert run_requests(apart, [GenerateRequest("whole", prompts[0], 4)])[0].token_ids
+
+
+def test_nobody_waits_for_a_full_pipe(
+    apart: EngineProcess, prompts: list[tuple[int, ...]]
+) -> None:
+    """A long request is written to a process that does not read; the others go on."""
+    rows = [list(prompts[0])] * 5_000  # more than a pipe holds
+    os.kill(apart.pid, signal.SIGSTOP)
+    try:
+        writing = threading.Thread(target=apart.score, args=(rows,), daemon=True)
+        writing.start()
+        writing.join(0.5)
+        asking = threading.Thread(target=apart.stats, daemon=True)
+        asking.start()
+        asking.join(5)
+        assert writing.is_alive() and not asking.is_alive()
+    finally:
+        os.kill(apart.pid, signal.SIGCONT)
+    writing.join(60)
+    assert not writing.is_alive()
+
+
 def test_what_cannot_be_opened_says_so_here(folders: Path, tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="is not a model folder"):
         EngineProcess(tmp_path, None, "auto", EngineSetup(1))
@@ -110,6 +141,23 @@ def test_a_killed_engine_is_started_again(folders: Path, prompts: list[tuple[int
     engine.close()
     with pytest.raises(EngineError, match="closed"):
         engine.submit(GenerateRequest("z", prompts[0], 3), on_event)
+
+
+def test_one_that_dies_again_and_again_says_that_it_stopped(
+    folders: Path, prompts: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("whorl.engines.apart.MAX_STARTS", 1)
+    engine = EngineProcess(folders / "hf", None, "torch", EngineSetup(1))
+    reader = engine._reader
+    os.kill(engine.pid, signal.SIGKILL)
+    reader.join(20)
+    for refused in (
+        lambda: engine.submit(GenerateRequest("x", prompts[0], 3), lambda event: None),
+        lambda: engine.score([[1, 2]]),
+    ):
+        with pytest.raises(EngineError, match=r"the engine stopped; found: .*code -9"):
+            refused()
+    engine.close()
 
 
 def test_it_ends_with_whoever_started_it(folders: Path) -> None:

@@ -15,7 +15,7 @@ from whorl.codecs.contract import Tokens
 from whorl.core.errors import EngineError
 from whorl.core.ports import Engine, GenerateRequest, Grammar
 from whorl.engines.collect import run_requests
-from whorl.engines.grammar import text_vocabulary
+from whorl.engines.grammar import Grammars, text_vocabulary
 
 pytest.importorskip("xgrammar")
 SCHEMA = {
@@ -96,6 +96,17 @@ def test_beside_other_wishes(engine: Engine, tokens: Tokens) -> None:
     request = replace(first, logit_bias=tuple((i, -100.0) for i in forbidden), logprobs=2)
     answer = run_requests(engine, [request])[0]
     assert tokens.decode(answer.token_ids) == "bbx"
+
+
+def test_grammars_that_came_are_not_all_kept(
+    tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("whorl.engines.grammar.CACHE_BYTES", 2**20)
+    grammars = Grammars(tokens)
+    for number in range(60):
+        pattern = f"[a-z]{{1,{number + 20}}}x{number}[0-9]+"
+        grammars.start(request_of(tokens, Grammar("regex", pattern), number))
+    assert 0 < grammars._compiler.get_cache_size_bytes() < 1.5 * 2**20
 
 
 def test_what_is_no_grammar_ends_its_request_alone(engine: Engine, tokens: Tokens) -> None:

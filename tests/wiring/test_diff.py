@@ -106,6 +106,13 @@ def test_files_of_prompts_and_chats(folders: Path, tmp_path: Path) -> None:
         logits = model.logits(model(torch.tensor(ids)[None]))[0].log_softmax(-1)
     bits = -sum(float(logits[n - 1, i]) for n, i in enumerate(ids) if mask[n]) / math.log(2)
     assert scores["first"] == pytest.approx(bits / len("Yes, it is."), rel=1e-3)
+    rare = {"text": "One\u2028and\x85the same line"}
+    alone = {"messages": [{"role": "assistant", "content": "Yes."}]}
+    lines = [json.dumps(row, ensure_ascii=False) for row in (rare, alone)]
+    file.write_text("\ufeff" + "\r\n".join(lines), "utf-8", newline="")
+    first, second = read_examples(file)
+    assert first.document is not None and first.document.text == rare["text"]
+    assert second.prompt is None and second.document is not None
     (tmp_path / "lines.txt").write_text("One\n\nTwo\n")
     assert [each.prompt for each in read_examples(tmp_path / "lines.txt")] == ["One", "Two"]
 

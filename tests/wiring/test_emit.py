@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -28,9 +29,11 @@ PROMISE = Promise(
 WORDS = ["/models/of ours/50% off", "--engine", "openvino", "--set", "serve.max_tokens=64"]
 
 
-def emitted(form: str, name: str = "My model.v1") -> str:
-    config = ServeConfig(port=8123, host="127.0.0.1")
-    return emit_server(form, name, WORDS, config, PROMISE, Path("/var/lib/whorl home"))
+def emitted(
+    form: str, name: str = "My model.v1", host: str = "127.0.0.1", home: str = "/var/lib/whorl home"
+) -> str:
+    config = ServeConfig(port=8123, host=host)
+    return emit_server(form, name, WORDS, config, PROMISE, Path(home))
 
 
 def test_a_unit_of_systemd(tmp_path: Path) -> None:
@@ -49,6 +52,16 @@ def test_a_unit_of_systemd(tmp_path: Path) -> None:
         unit.write_text(text)
         found = subprocess.run([verify, "verify", str(unit)], capture_output=True, text=True)
         assert "Unknown" not in found.stderr and "Invalid" not in found.stderr
+
+
+def test_signs_that_mean_something_to_systemd() -> None:
+    text = emitted("systemd", "50%", "::1", "/srv/$a%b")
+    lines = dict(line.split("=", 1) for line in text.splitlines() if "=" in line and line[0] != "#")
+    assert lines["Description"] == "whorl serve 50%%"
+    assert lines["ReadWritePaths"] == '"/srv/$a%%b"'
+    assert lines["ExecStart"].endswith('--home "/srv/$$a%%b"')
+    assert lines["ExecStartPost"].endswith(' "http://[::1]:8123/health"')
+    assert lines["User"] == str(os.getuid())
 
 
 def test_a_manifest_of_kubernetes() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from whorl.codecs.contract import Tokens
-from whorl.core.errors import SpecError
+from whorl.core.errors import DataError, SpecError
 from whorl.engines.open import open_engine
 from whorl.model.folder import read_card
 from whorl.testing.models import tiny_model_folder
@@ -82,6 +82,16 @@ def test_answers_end_where_they_are_told(asked: HarnessModel) -> None:
     assert cut == whole[: whole.index(end)]
 
 
+def test_answers_are_drawn_where_a_task_asks(asked: HarnessModel) -> None:
+    drawn = {"max_gen_toks": 24, "do_sample": True, "temperature": 1.5, "top_p": 0.9}
+    first, second = asked.generate_until([("The", drawn)] * 2)
+    assert first != second
+    greedy = asked.generate_until([("The", {"max_gen_toks": 24})] * 2)
+    assert greedy == asked.generate_until([("The", {**drawn, "do_sample": False})] * 2)
+    (whole,) = asked.generate_until([("The", {"max_gen_toks": 10_000})])  # more than there is room
+    assert whole.startswith(greedy[0])
+
+
 def test_tasks_are_files_without_code(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("task: a\n")
     (tmp_path / "b.yaml").write_text("task: b\nprocess_docs: !function utils.process\n")
@@ -89,8 +99,26 @@ def test_tasks_are_files_without_code(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"b\.yaml.*--run-code"):
         task_files([tmp_path], may_run_code=False)
     assert len(task_files([tmp_path], may_run_code=True)) == 2
+    hidden = {  # the tag written otherwise, and in a file that another includes
+        "c.yaml": "task: c\nprocess_docs: !%66unction utils.process\n",
+        "d.yaml": "task: d\ninclude: below/_base\n",
+        "e.yaml": "task: e\ninclude: [below/more.yaml]\n",
+        "below/_base": "process_docs: !function utils.process\n",
+        "below/more.yaml": "include: _base\n",
+        "f.yaml": "task: f\nself: &me [*me]\ndoc_to_text: 'says !function'\n",
+    }
+    (tmp_path / "below").mkdir()
+    for name, text in hidden.items():
+        (tmp_path / name).write_text(text)
+    for name in ("c.yaml", "d.yaml", "e.yaml"):
+        with pytest.raises(SpecError, match="--run-code"):
+            task_files([tmp_path / name], may_run_code=False)
+    assert task_files([tmp_path / "f.yaml"], may_run_code=False)
+    (tmp_path / "g.yaml").write_text("task: [\n")
+    with pytest.raises(DataError, match="no YAML"):
+        task_files([tmp_path / "g.yaml"], may_run_code=False)
     with pytest.raises(SpecError, match="no task files"):
-        task_files([tmp_path / "c.yaml"], may_run_code=False)
+        task_files([tmp_path / "none.yaml"], may_run_code=False)
 
 
 @pytest.mark.filterwarnings("ignore")  # of the harness and its libraries

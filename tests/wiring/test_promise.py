@@ -76,7 +76,7 @@ def promised(engine: EngineLoop, folder: Path, **config: float) -> Promise:
     chosen = ServeConfig(**{"max_running": 16, **config})  # type: ignore[arg-type]
     setup = setup_of(CARD, chosen, 1)
     fast = predict(CARD, CARD.variant, chosen, setup, probe=lambda: (1e12, 1e11))
-    return keep_promise(engine, fast, CARD, chosen, folder)
+    return keep_promise(engine, fast, CARD, CARD.variant, chosen, folder)
 
 
 def test_it_is_what_the_engine_does(engine: EngineLoop, tmp_path: Path) -> None:
@@ -109,6 +109,9 @@ def test_it_is_measured_once(
     first = promised(engine, tmp_path)
     monkeypatch.setattr(module, "_measure", lambda *rest: pytest.fail("measured again"))
     assert promised(engine, tmp_path) == first
+    exported = (CARD, Variant("openvino", "int4"), ServeConfig(max_running=16))
+    with pytest.raises(pytest.fail.Exception):  # that was another variant of the same folder
+        keep_promise(engine, first, *exported, tmp_path)
     for path in tmp_path.iterdir():
         path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(pytest.fail.Exception):

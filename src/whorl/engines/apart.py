@@ -62,11 +62,13 @@ class EngineProcess:
         }
         self._opening = json.dumps(opening)
         self._lock = threading.Lock()
+        self._sending = threading.Lock()  # not the other: events are read while a pipe is full
         self._requests: dict[str, OnEvent] = {}
         self._scores: dict[int, Future[Scores]] = {}
         self._max_running = setup.max_running
         self._generated_tokens, self._last_token_at = 0, time.monotonic()
         self._closing, self._up = False, False
+        self._failure: str | None = None  # why it is not started again
         self._starts: deque[float] = deque(maxlen=MAX_STARTS)
         facts = self._start()
         self.name, self.contract_digest = facts["name"], facts["contract_digest"]
@@ -85,10 +87,7 @@ class EngineProcess:
 
     def submit(self, request: GenerateRequest, on_event: OnEvent) -> None:
         with self._lock:
-            if self._closing:
-                raise EngineError("the engine is closed", do="open it again")
-            if not self._up:
-                raise EngineError("the engine is being started again", do="try again soon")
+            self._check_up()
             if request.request_id in self._requests:
                 raise EngineError(f"request {request.request_id} is running already")
             if not self._requests:
@@ -108,8 +107,7 @@ class EngineProcess:
     def score(self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()) -> Scores:
         future: Future[Scores] = Future()
         with self._lock:
-            if not self._up:
-                raise EngineError("the engine is closed or being started again")
+            self._check_up()
             number = id(future)
             self._scores[number] = future
         rows = [[int(i) for i in ids] for ids in sequences]
@@ -128,8 +126,10 @@ class EngineProcess:
             if self._closing:
                 return
             self._closing = True
-        with contextlib.suppress(OSError, ValueError):
-            self._input.close()  # over there it means the end
+        if self._sending.acquire(timeout=CLOSE_TIMEOUT_S):
+            with contextlib.suppress(OSError, ValueError):
+                self._input.close()  # over there it means the end
+            self._sending.release()
         try:
             self._process.wait(CLOSE_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -139,6 +139,15 @@ class EngineProcess:
         self._reader.join(CLOSE_TIMEOUT_S)
 
     # -------------------------------------------------------------- the process
+
+    def _check_up(self) -> None:
+        """Raises EngineError if it takes no requests. Called with the lock held."""
+        if self._closing:
+            raise EngineError("the engine is closed", do="open it again")
+        if self._failure is not None:
+            raise EngineError("the engine stopped", found=self._failure, do="open it again")
+        if not self._up:
+            raise EngineError("the engine is being started again", do="try again soon")
 
     def _start(self) -> dict[str, Any]:
         self._starts.append(time.monotonic())
@@ -152,10 +161,10 @@ class EngineProcess:
             encoding="utf-8",
         )
         assert process.stdin and process.stdout
-        self._process, self._input = process, process.stdin
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(self._opening + "\n")
             process.stdin.flush()
+        self._process, self._input = process, process.stdin  # now others may write
         line = process.stdout.readline()
         facts: dict[str, Any] = json.loads(line) if line else {"error": None}
         if "error" in facts:
@@ -173,8 +182,8 @@ class EngineProcess:
         return facts
 
     def _send(self, message: list[Any]) -> None:
-        data = json.dumps(message, ensure_ascii=False)
-        with self._lock, contextlib.suppress(OSError, ValueError):  # it ended: the reader tells all
+        data = json.dumps(message)
+        with self._sending, contextlib.suppress(OSError, ValueError):  # ended: the reader tells all
             self._input.write(data + "\n")
             self._input.flush()
 
@@ -222,7 +231,9 @@ class EngineProcess:
 
     def _scored(self, kind: str, number: int, found: Any) -> None:
         with self._lock:
-            future = self._scores.pop(number)
+            future = self._scores.pop(number, None)
+        if future is None:
+            return  # asked of the process before, which ended
         if kind == "scores":
             future.set_result([np.asarray(row, np.float64) for row in found])
         else:
@@ -232,9 +243,10 @@ class EngineProcess:
         """Its requests end too; unless it was told to, it is started again."""
         with self._lock:
             self._up = False
-            code = _bury(process)
             requests, self._requests = self._requests, {}
             scores, self._scores = self._scores, {}
+        with self._sending:
+            code = _bury(process)
         failure = None if self._closing else f"the engine's process ended (code {code})"
         for request_id, on_event in requests.items():
             finish: Any = "error" if failure else "cancelled"
@@ -245,12 +257,14 @@ class EngineProcess:
             return
         if len(self._starts) == MAX_STARTS and time.monotonic() - self._starts[0] < WITHIN_S:
             LOG.error("%s; it is not started again: that did not help", failure)
+            self._failure = failure
             return
         LOG.error("%s; it is started again", failure)
         try:
             self._start()
-        except WhorlError:
+        except (WhorlError, OSError) as error:
             LOG.exception("the engine could not be started again")
+            self._failure = f"{failure}; then: {error}"
             return
         self.limit_running(self._max_running)
         if self._closing:
@@ -313,8 +327,8 @@ def _obey(engine: Any, commands: Iterable[str], send: Callable[..., None]) -> No
     def submit(request: GenerateRequest) -> None:
         try:
             engine.submit(request, on_event)
-        except EngineError as error:
-            on_event(TokenEvent(request.request_id, (), "error", str(error)))
+        except Exception as error:  # whatever it is, nobody may wait for ever
+            on_event(TokenEvent(request.request_id, (), "error", str(error) or repr(error)))
         if request.request_id in gone:
             gone.discard(request.request_id)
             engine.cancel(request.request_id)
@@ -356,7 +370,7 @@ def _score(
 ) -> None:
     try:
         found = engine.score(rows, prefix)
-    except EngineError as error:
-        send("failed", number, str(error))
+    except Exception as error:  # whatever it is, nobody may wait for ever
+        send("failed", number, str(error) or repr(error))
         return
     send("scores", number, [row.tolist() for row in found])

@@ -18,6 +18,7 @@ from whorl.engines.sampling import Matcher
 __all__ = ["UNABLE", "Grammars", "text_vocabulary"]
 
 MODULE = "xgrammar"
+CACHE_BYTES = 2**26  # of compiled grammars: without a limit each that ever came is kept
 UNABLE = frozenset[str]() if find_spec(MODULE) else frozenset({"grammar"})
 
 
@@ -50,7 +51,9 @@ class Grammars:
                 vocab_size=len(self._vocabulary),
                 stop_token_ids=[],
             )
-            self._compiler = xgrammar.GrammarCompiler(info, max_threads=1)
+            self._compiler = xgrammar.GrammarCompiler(
+                info, max_threads=1, cache_limit_bytes=CACHE_BYTES
+            )
         matcher = xgrammar.GrammarMatcher(
             self._compiler.compile_grammar(grammar),
             override_stop_tokens=list(request.stop_ids) or None,

@@ -283,7 +283,7 @@ def llama_cpp_runtime(file: Path, card: FolderCard, tokens: Tokens) -> Iterator[
         if (found := stepper.encode(text)) != (ours := tokens.encode_prompt(text)):
             raise EngineError(f"llama.cpp gives {text!r} other ids", found=found, expected=ours)
     limits = Limits(1, max_tokens, card.shape.vocab_size)
-    engine = EngineLoop("llama.cpp", card.contract_digest, stepper, limits)
+    engine = EngineLoop("llama.cpp", card.contract_digest, stepper, limits, NO_GRAMMAR)
     try:
         yield Runtime("llama.cpp", engine, stepper.logits)
     finally:

@@ -123,7 +123,7 @@ def read_examples(path: Path) -> list[SharedQuestion]:
     DataError naming the line that is none of these.
     """
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").split("\n")  # JSON may hold other ends of lines
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read", found=error) from error
     examples = []
@@ -146,7 +146,8 @@ def _row(name: str, line: str) -> SharedQuestion:
     if isinstance(messages := row.get("messages"), list) and messages:
         is_answered = isinstance(messages[-1], dict) and messages[-1].get("role") == "assistant"
         scored = Document(name, (Part(CHAT, row),)) if is_answered else None
-        asked = {**row, "messages": messages[:-1] if is_answered else messages}
+        before = messages[:-1] if is_answered else messages
+        asked = {**row, "messages": before} if before else None
         return SharedQuestion(name, asked, scored)
     if isinstance(prompt := row.get("prompt"), str) and prompt:
         return SharedQuestion(name, prompt, None)

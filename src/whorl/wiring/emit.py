@@ -6,6 +6,7 @@ The key is never written: both name where it lies.
 from __future__ import annotations
 
 import math
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -76,21 +77,22 @@ def _systemd(d: _Server) -> str:
     host, port = d.config.host, d.config.port or 8000
     command = [sys.executable, "-m", "whorl", "serve", *d.arguments]
     command += ["--host", host, "--port", str(port), "--home", str(d.home)]
-    health = f"http://{host}:{port}/health"
+    health = f"http://{f'[{host}]' if ':' in host else host}:{port}/health"
     wait = ["curl", "-sf", "--retry", "60", "--retry-delay", "2", "--retry-all-errors"]
     return f"""\
 # {d.name}.service, for /etc/systemd/system. The key lies in /etc/whorl/{d.name}.env, readable by
-# root alone: WHORL_API_KEY=…
+# root alone: WHORL_API_KEY=… The server runs as the user who wrote this unit.
 # {d.promise}
 [Unit]
-Description=whorl serve {d.model_id}
+Description=whorl serve {_doubled(d.model_id, "%")}
 After=network-online.target
 Wants=network-online.target
 
 [Service]
+User={os.getuid()}
 EnvironmentFile=/etc/whorl/{d.name}.env
-ExecStart={_unit_line(command)}
-ExecStartPost=/usr/bin/env {_unit_line([*wait, "-o", "/dev/null", health])}
+ExecStart={_command(command)}
+ExecStartPost=/usr/bin/env {_command([*wait, "-o", "/dev/null", health])}
 Restart=on-failure
 RestartSec=5
 TimeoutStartSec=600
@@ -99,7 +101,7 @@ MemoryMax={d.memory_mib}M
 LimitNOFILE=65536
 NoNewPrivileges=yes
 ProtectSystem=strict
-ReadWritePaths={_unit_line([str(d.home)])}
+ReadWritePaths={_doubled(_unit_word(str(d.home)), "%")}
 PrivateTmp=yes
 PrivateDevices=yes
 ProtectKernelTunables=yes
@@ -112,9 +114,15 @@ WantedBy=multi-user.target
 """
 
 
-def _unit_line(words: Sequence[str]) -> str:
-    """Words of a command as a unit has them: % and $ mean something there."""
-    return " ".join(map(_unit_word, words)).replace("%", "%%").replace("$", "$$")
+def _command(words: Sequence[str]) -> str:
+    """A command as a unit has it: % means something everywhere there, $ in commands."""
+    return _doubled(" ".join(map(_unit_word, words)), "%$")
+
+
+def _doubled(text: str, signs: str) -> str:
+    for sign in signs:
+        text = text.replace(sign, 2 * sign)
+    return text
 
 
 def _unit_word(word: str) -> str:

@@ -14,8 +14,11 @@ import io
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from whorl.codecs.contract import Tokens
 from whorl.core.context import NoProgress
@@ -28,8 +31,11 @@ from whorl.model.folder import TOKENS, read_card
 
 __all__ = ["HarnessModel", "run_harness", "task_files"]
 
-CODE = "!function"
+CODE, PYTHON = "!function", "tag:yaml.org,2002:python/"  # tags that name code
+INCLUDE = "include"  # key of a task file: other files, from its own folder
 MAX_TOKENS = 256  # of an answer, unless the task says
+TIMEOUT_S, ANSWER_TIMEOUT_S = 600.0, 60.0  # of all answers together: once, and for each
+DRAWN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")  # of a task's options
 ENDINGS = (".yaml", ".yml")
 SWITCHES = (  # of libraries below the harness
     *("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"),
@@ -67,7 +73,11 @@ def run_harness(
 
 
 def task_files(tasks: Sequence[Path], may_run_code: bool) -> list[Path]:
-    """The YAML files that are meant. Raises SpecError if there is none, or one holds code."""
+    """The YAML files that are meant.
+
+    Raises SpecError if there is none, or one or what it includes names code, DataError if one is
+    no YAML.
+    """
     files: list[Path] = []
     for path in tasks:
         inside = [each for each in sorted(path.glob("*")) if each.suffix in ENDINGS]
@@ -78,7 +88,7 @@ def task_files(tasks: Sequence[Path], may_run_code: bool) -> list[Path]:
             found=", ".join(missing) if files else ", ".join(map(str, tasks)),
             expected="YAML files of lm-evaluation-harness",
         )
-    coded = [file.name for file in files if CODE in file.read_text("utf-8")]
+    coded = list(dict.fromkeys(name for file in files for name in _coded(file, set())))
     if coded and not may_run_code:
         raise SpecError(
             "tasks that run Python code of their own",
@@ -86,6 +96,40 @@ def task_files(tasks: Sequence[Path], may_run_code: bool) -> list[Path]:
             do="read that code, and allow it by --run-code",
         )
     return files
+
+
+def _coded(file: Path, known: set[Path]) -> Iterator[str]:
+    """Names of this file and of those it includes that name code; known: those looked at."""
+    file = file.expanduser().resolve()
+    if file in known or not file.is_file():
+        return
+    known.add(file)
+    try:
+        nodes = list(_nodes(yaml.compose(file.read_text("utf-8"), Loader=yaml.SafeLoader), set()))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} is no YAML", found=error) from error
+    if any(node.tag == CODE or node.tag.startswith(PYTHON) for node in nodes):
+        yield file.name
+    for node in nodes:
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key.value == INCLUDE:
+                for each in _nodes(value, set()):
+                    if isinstance(each, yaml.ScalarNode):
+                        yield from _coded(file.parent / each.value, known)
+
+
+def _nodes(node: Any, known: set[int]) -> Iterator[Any]:
+    """All of a document, each once: aliases may lead in a circle."""
+    if node is None or id(node) in known:
+        return
+    known.add(id(node))
+    yield node
+    if isinstance(node, yaml.MappingNode):
+        inside = [each for pair in node.value for each in pair]
+    else:
+        inside = node.value if isinstance(node, yaml.SequenceNode) else []
+    for each in inside:
+        yield from _nodes(each, known)
 
 
 def _evaluated(model: HarnessModel, files: Sequence[Path], limit: int | None) -> list[Any]:
@@ -177,13 +221,15 @@ class HarnessModel:
 
     def generate_until(self, asked: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
         """Answers, cut before the first of the texts that end them; greedy unless asked else."""
-        work = []
+        work, sampled = [], []
         for context, options in asked:
-            most = int(options.get("max_gen_toks", MAX_TOKENS))
-            ids = self.tokens.encode_prompt(context)
+            ids = self.tokens.encode_prompt(context) or [self._first_id()]
+            room = max(self.max_tokens // 2, self.max_tokens - len(ids))
+            most = min(int(options.get("max_gen_toks", MAX_TOKENS)), room)
             work.append((ids[-max(1, self.max_tokens - most) :], most))
+            sampled.append(_drawn(options))
         stops = self.tokens.contract.stop_ids
-        texts = [self.tokens.decode(ids) for ids in self._answers(work, stops)]
+        texts = [self.tokens.decode(ids) for ids in self._answers(work, stops, sampled)]
         return [
             _cut(text, options.get("until") or ())
             for text, (_, options) in zip(texts, asked, strict=True)
@@ -216,14 +262,28 @@ class HarnessModel:
         return next(iter((*contract.start_ids, *contract.end_ids, contract.pad_id)))
 
     def _answers(
-        self, work: Sequence[tuple[list[int], int]], stops: Sequence[int] = ()
+        self,
+        work: Sequence[tuple[list[int], int]],
+        stops: Sequence[int] = (),
+        sampled: Sequence[Mapping[str, Any]] = (),
     ) -> list[list[int]]:
         requests = []
-        for ids, most in work:
+        drawn: Mapping[str, Any]
+        for (ids, most), drawn in zip_longest(work, sampled, fillvalue={}):
             self._number += 1
-            name = f"harness-{self._number}"
-            requests.append(GenerateRequest(name, tuple(ids), most, stop_ids=tuple(stops)))
-        return [answer.token_ids for answer in run_requests(self.engine, requests)]
+            name, seed = f"harness-{self._number}", self._number
+            requests.append(
+                GenerateRequest(name, tuple(ids), most, stop_ids=tuple(stops), seed=seed, **drawn)
+            )
+        timeout_s = TIMEOUT_S + ANSWER_TIMEOUT_S * len(requests)
+        return [answer.token_ids for answer in run_requests(self.engine, requests, timeout_s)]
+
+
+def _drawn(options: Mapping[str, Any]) -> dict[str, Any]:
+    """How a task wants answers to be drawn; {}: greedily. None and -1 say nothing there."""
+    if options.get("do_sample") is False:
+        return {}
+    return {name: options[name] for name in DRAWN if options.get(name) not in (None, -1)}
 
 
 def _cut(text: str, ends: Sequence[str] | str) -> str:

@@ -68,12 +68,13 @@ def open_promised(
     """
     card = peek_card(folder)
     setup = setup_of(card, config, engine_threads())
-    predicted = predict(card, variant or best_form(card, config.engine), config, setup)
+    served = variant or best_form(card, config.engine)
+    predicted = predict(card, served, config, setup)
     engine = _open(folder, variant, config, setup)
     if not measures:
         return engine, predicted
     try:
-        promise = keep_promise(engine, predicted, card, config, home_folder() / CACHE)
+        promise = keep_promise(engine, predicted, card, served, config, home_folder() / CACHE)
         if promise.users < setup.max_running:
             engine.limit_running(promise.users)
         return engine, promise
@@ -123,7 +124,8 @@ def setup_of(card: FolderCard, config: ServeConfig, threads: int) -> EngineSetup
 
     The cache is of every place's whole context where that fits beside the weights.
     """
-    free = machine_facts().memory_bytes - RUNTIME_BYTES - 3 * card.weight_bytes
+    taken = config.replicas * (RUNTIME_BYTES + 3 * card.weight_bytes)
+    free = machine_facts().memory_bytes - taken
     running = max(config.max_running, config.users or 0)
     wanted = running * card.shape.max_seq_len * kv_bytes_per_token(card.shape, 4)
     cache_bytes = int(min(wanted, max(0.0, CACHE_SHARE * free)))
@@ -152,7 +154,7 @@ def predict(
     context = card.shape.max_seq_len * kv_bytes_per_token(card.shape, 4)
     cache = setup.max_running * context
     if variant.format == FORMAT:
-        cache = max(context, min(setup.cache_bytes, cache))
+        cache = max(config.replicas * context, min(setup.cache_bytes, cache))
     found = Promise(
         basis="predicted",
         users=users,
@@ -191,16 +193,23 @@ def _best_s(work: Callable[[], object]) -> float:
 
 
 def keep_promise(
-    engine: Engine, predicted: Promise, card: FolderCard, config: ServeConfig, folder: Path
+    engine: Engine,
+    predicted: Promise,
+    card: FolderCard,
+    variant: Variant,
+    config: ServeConfig,
+    folder: Path,
 ) -> Promise:
     """Measured with this engine, at its limit and with the targets for fewer users; kept in folder.
 
+    variant: what is served, which the card's folder may not hold but be exported to.
     An engine that was measured here, while nothing else ran, is only warmed up. Raises
     EngineError if it does not answer.
     """
     facts: dict[str, Any] = {
         "version": VERSION,
         "model": card.digest,
+        "variant": str(variant),
         "engine": engine.name,
         "machine": machine_facts().identity,
         "users": predicted.users,

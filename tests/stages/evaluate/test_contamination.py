@@ -65,7 +65,8 @@ def test_shares_are_those_counted_by_hand(
         else:
             assert share == pytest.approx(by_hand(train, ids), abs=1e-12)
     assert shares[0] == 1.0 and shares[1] == pytest.approx(25 / 65) and shares[3] == 0.0
-    monkeypatch.setattr(contamination, "ROWS_AT_ONCE", 3)  # a part at a time: nothing is lost
+    at_once = 3 * (rows.seq_len + 1)  # a part at a time: nothing is lost
+    monkeypatch.setattr(contamination, "IDS_AT_ONCE", at_once)
     assert seen_shares(rows, tokens, asked) == shares
 
 

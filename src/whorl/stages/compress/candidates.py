@@ -64,7 +64,7 @@ def choose(tried: Sequence[Tried]) -> tuple[Tried, str] | None:
         return None
     least = min(each.num_bytes for each in allowed)
     near = [each for each in allowed if each.num_bytes <= NEAR * least]
-    best = min(near, key=lambda each: each.loss)
+    best = min(near, key=lambda each: (each.loss, each.num_bytes))  # one that none beats
     why = f"of {len(tried)} tried, {len(allowed)} within the limit"
     if len(tried) > 1:
         why += (

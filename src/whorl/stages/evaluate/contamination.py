@@ -22,7 +22,7 @@ __all__ = ["NGRAM", "seen_shares", "summary_of"]
 
 NGRAM = 13  # ids in a row
 MOSTLY = 0.8  # of a document's ids: from here on it is mostly seen
-ROWS_AT_ONCE = 8_192
+IDS_AT_ONCE = 2**22  # some of 64 bits are held for each
 FACTOR, MIXER = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93  # odd numbers without a pattern
 FILTER_BITS = 22
 NUM_WORST = 5  # documents named
@@ -59,8 +59,9 @@ def seen_shares(
 def _streams(rows: RowSet, tokens: Tokens) -> Iterator[NDArray[np.int64]]:
     """All ids, a part at a time; parts share a row, so that nothing is lost between them."""
     inner = np.array(sorted(tokens.contract.special.values()))
-    for begin in range(0, rows.num_rows, ROWS_AT_ONCE):
-        end = min(rows.num_rows, begin + ROWS_AT_ONCE)
+    rows_at_once = max(1, IDS_AT_ONCE // (rows.seq_len + 1))
+    for begin in range(0, rows.num_rows, rows_at_once):
+        end = min(rows.num_rows, begin + rows_at_once)
         numbers = np.arange(max(0, begin - 1), end)
         most = len(numbers) * (rows.seq_len + 1)
         ids = read_stream(rows, tokens, numbers, max_tokens=most).ids

@@ -73,8 +73,7 @@ def _cut(text: str) -> Iterator[str]:
     """Paragraphs, the short ones joined; what is longer than a passage is cut."""
     passage = ""
     for paragraph in [*text.replace("\r\n", "\n").split("\n\n"), None]:
-        done = paragraph is None or len(passage.encode()) >= MIN_PASSAGE_BYTES
-        if done and len(passage.encode()) >= MIN_PASSAGE_BYTES:
+        if len(passage.encode()) >= MIN_PASSAGE_BYTES:
             yield passage.encode()[:MAX_PASSAGE_BYTES].decode("utf-8", "ignore")
             passage = ""
         passage = f"{passage}\n\n{paragraph}".strip() if paragraph is not None else passage

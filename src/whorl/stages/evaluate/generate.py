@@ -24,7 +24,7 @@ from whorl.core.ports import (
 )
 from whorl.core.tasks import WritingTask
 
-__all__ = ["graded", "written"]
+__all__ = ["graded", "num_cut", "written"]
 
 TIMEOUT_S = 600.0  # without any token of any answer
 
@@ -67,7 +67,7 @@ def written(
     requests = [
         GenerateRequest(
             request_id=f"written-{number}",
-            prompt_ids=tuple(_turns(document)[0][-max(1, window - task.max_tokens) :]),
+            prompt_ids=tuple(_turns(document)[0][-_room(task, window) :]),
             max_tokens=task.max_tokens,
             stop_ids=tokens.contract.stop_ids,
             grammar=grammar,
@@ -77,6 +77,16 @@ def written(
     answers = _answers(engine, requests, shown)
     shown.finish()
     return [tokens.decode(ids).strip() for ids in answers]
+
+
+def num_cut(task: WritingTask, documents: Sequence[HeldoutDocument], window: int) -> int:
+    """How many questions lose ids at their beginning, to leave room for the answers."""
+    return sum(len(_turns(document)[0]) > _room(task, window) for document in documents)
+
+
+def _room(task: WritingTask, window: int) -> int:
+    """Ids of a question that fit beside an answer."""
+    return max(1, window - task.max_tokens)
 
 
 def _turns(document: HeldoutDocument) -> tuple[list[int], list[int]]:

@@ -30,7 +30,7 @@ from whorl.core.ports import (
     Task,
 )
 from whorl.core.tasks import WritingTask
-from whorl.stages.evaluate.generate import graded, written
+from whorl.stages.evaluate.generate import graded, num_cut, written
 
 __all__ = ["Asked", "Window", "ask", "measure", "select_documents", "windows_of"]
 
@@ -50,7 +50,9 @@ class Asked:
     questions: tuple[Choice | None, ...]
 
     def num_cut(self, window: int) -> int:
-        """How many questions lose ids at their beginning, to leave room for the candidates."""
+        """How many questions lose ids at their beginning, to leave room for what answers them."""
+        if isinstance(self.task, WritingTask):
+            return num_cut(self.task, self.documents, window)
         questions = [question for question in self.questions if question is not None]
         return sum(len(each.prompt_ids) + _longest(each) > window for each in questions)
 

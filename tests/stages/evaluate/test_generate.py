@@ -1,0 +1,70 @@
+"""Answers that are written: which turn is asked for, what of a question is cut, what is graded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from tests.stages.evaluate.fakes import tiny_tokens
+from whorl.core.errors import EngineError
+from whorl.core.metrics import ACCURACY
+from whorl.core.ports import GenerateRequest, HeldoutDocument
+from whorl.core.tasks import WritingTask
+from whorl.stages.evaluate.measure import Asked, measure
+from whorl.testing.engine import FakeEngine
+
+TURNS = [  # (text, whether it is trained)
+    [("How many stones? ", False), ("Three.", True)],
+    [("Red? ", False), ("No.", True), ("Then green? ", False), ("Yes.", True)],
+]
+ANSWERS = ["Three.", "Never."]
+TASK = WritingTask(
+    lambda answer, right: {ACCURACY: (float(answer == right), 1.0)}, name="said", max_tokens=20
+)
+
+
+@pytest.fixture(scope="module")
+def asked() -> Asked:
+    documents = []
+    for number, turns in enumerate(TURNS):
+        parts = [(tiny_tokens().encode_prompt(text), is_trained) for text, is_trained in turns]
+        ids = [i for part, _ in parts for i in part]
+        mask = [is_trained for part, is_trained in parts for _ in part]
+        documents.append(HeldoutDocument(f"d{number}", np.array(ids), np.array(mask), 40))
+    return Asked(TASK, tuple(documents), (None,) * len(documents))
+
+
+def question_of(asked: Asked, number: int) -> Sequence[int]:
+    """All ids before the last answer, by the lengths of the turns."""
+    last = len(tiny_tokens().encode_prompt(TURNS[number][-1][0]))
+    return asked.documents[number].ids[:-last].tolist()
+
+
+def test_the_last_turn_is_asked_for_and_what_does_not_fit_is_counted(asked: Asked) -> None:
+    tokens = tiny_tokens()
+    questions = [question_of(asked, number) for number in range(2)]
+    assert len(questions[0]) < len(questions[1])
+
+    def reply(request: GenerateRequest) -> Sequence[int]:
+        number = int(request.request_id.rpartition("-")[2])
+        return [*tokens.encode_prompt(ANSWERS[number])[1:], tokens.contract.stop_ids[0]]
+
+    for room, num_cut in ((len(questions[1]), 0), (len(questions[0]), 1), (2, 2)):
+        engine = FakeEngine(tokens.contract.digest, reply)
+        found = measure(engine, tokens, asked, window=room + TASK.max_tokens)
+        engine.close()
+        prompts = [request.prompt_ids for request in engine.submitted]
+        assert prompts == [tuple(question[-room:]) for question in questions]
+        assert asked.num_cut(room + TASK.max_tokens) == num_cut
+        assert found.numerator.tolist() == [1.0, 0.0] and found.document_names == ("d0", "d1")
+
+
+def test_an_answer_that_fails_ends_the_measurement(asked: Asked) -> None:
+    tokens = tiny_tokens()
+    engine = FakeEngine(tokens.contract.digest, step_s=0.001)
+    engine.fail("no memory")
+    with pytest.raises(EngineError, match="no memory"):
+        measure(engine, tokens, asked, window=512)
+    engine.close()
