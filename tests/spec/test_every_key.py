@@ -239,6 +239,9 @@ def test_file_flag_and_dict_mean_the_same(key: str, text: str) -> None:
     assert outcome(lambda: parse_recipe(base, overrides=[f"{key}={text}"])) == as_dict
 
 
+DURATIONS = ("compress.search_time", "serve.max_wait", "serve.max_time", "serve.ttft_p95")
+
+
 @settings(max_examples=TRIALS, deadline=None)
 @given(st.data())
 def test_a_recipe_is_read_back_from_what_it_says(data: st.DataObject) -> None:
@@ -256,7 +259,7 @@ def test_a_recipe_is_read_back_from_what_it_says(data: st.DataObject) -> None:
         here, (*parents, last) = raw, key.split(".")
         for parent in parents:
             here = here.setdefault(parent, {})
-        here[last] = value
+        here[last] = f"{value:.6f}s" if key in DURATIONS else value
     try:
         recipe = parse_recipe(raw).recipe
     except SpecError as error:
