@@ -239,9 +239,6 @@ def test_file_flag_and_dict_mean_the_same(key: str, text: str) -> None:
     assert outcome(lambda: parse_recipe(base, overrides=[f"{key}={text}"])) == as_dict
 
 
-DURATIONS = ("compress.search_time", "serve.max_wait", "serve.max_time", "serve.ttft_p95")
-
-
 @settings(max_examples=TRIALS, deadline=None)
 @given(st.data())
 def test_a_recipe_is_read_back_from_what_it_says(data: st.DataObject) -> None:
@@ -262,7 +259,7 @@ def test_a_recipe_is_read_back_from_what_it_says(data: st.DataObject) -> None:
         here[last] = f"{value:.6f}s" if key in DURATIONS else value
     try:
         recipe = parse_recipe(raw).recipe
-    except SpecError as error:
-        assert "heads" in str(error)  # kv_heads must divide them
+    except SpecError as error:  # kv_heads must divide them
+        assert "heads" in str(error) or "needs model.base" in str(error)
         return
     assert parse_recipe(recipe.model_dump(mode="json")).recipe == recipe
