@@ -265,17 +265,25 @@ def _check_base(recipe: Recipe) -> None:
     if model.base is None and recipe.train.objective == "distil":
         raise SpecError(
             "train.objective distil needs model.base: teacher and student have the same tokens",
+            found="a model from scratch",
+            expected="model.base",
             do="name a base of the teacher's family",
         )
-    if model.base is None and recipe.train.lora is not None and recipe.hardware.is_here:
+    lora = recipe.train.lora
+    if model.base is None and lora is not None and recipe.hardware.is_here:
+        said = ", ".join(f"train.lora.{key}" for key in sorted(lora.model_fields_set))
         raise SpecError(
-            "train.lora needs model.base: weights that begin at random would stay as they are",
+            f"{said or 'train.lora'}: train.lora needs model.base",
+            found="weights that begin at random, and would stay as they are",
+            expected="model.base",
             do="name a base, or take out train.lora",
         )
     asked = [key for key in ("forgetting", "max_forgetting") if getattr(evaluate, key) is not None]
     if model.base is None and asked:
         raise SpecError(
             f"evaluate.{asked[0]} needs model.base: nothing else can be forgotten",
+            found="a model from scratch",
+            expected="model.base",
             do=f"take out evaluate.{asked[0]}, or name a base",
         )
 

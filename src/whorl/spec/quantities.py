@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from pydantic_core import CoreSchema, core_schema
 
@@ -89,10 +89,19 @@ class Share(Quantity):
 
 @dataclass(frozen=True)
 class Duration(Quantity):
-    """Seconds, from "90s", "4min", "2h"; a bare number is refused."""
+    """Seconds, from "90s", "4min", "2h"; a bare number is refused, so JSON has the unit too."""
 
     least: float = LEAST_DURATION_S
     most: float = MOST_DURATION_S
 
     def read(self, value: object, key: str = "") -> Any:
         return parse_duration_s(value, key)
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: Callable[[Any], CoreSchema]
+    ) -> CoreSchema:
+        schema = super().__get_pydantic_core_schema__(source, handler)
+        written = core_schema.plain_serializer_function_ser_schema(
+            lambda seconds: f"{seconds!r}s", when_used="json"
+        )
+        return cast(CoreSchema, {**schema, "serialization": written})

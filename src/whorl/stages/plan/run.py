@@ -73,7 +73,7 @@ def plan_key(
     )
     value["budget"] = {
         name: amount
-        for name, amount in value["budget"].items()
+        for name, amount in recipe.budget.model_dump().items()
         if amount is not None or name not in ADDED_BUDGETS
     }
     for name in ADDED_KEYS:
