@@ -91,9 +91,7 @@ def test_a_request_of_which_nothing_can_be_made_ends(
     assert run_requests(apart, [GenerateRequest("whole", prompts[0], 4)])[0].token_ids
 
 
-def test_nobody_waits_for_a_full_pipe(
-    apart: EngineProcess, prompts: list[tuple[int, ...]]
-) -> None:
+def test_nobody_waits_for_a_full_pipe(apart: EngineProcess, prompts: list[tuple[int, ...]]) -> None:
     """A long request is written to a process that does not read; the others go on."""
     rows = [list(prompts[0])] * 5_000  # more than a pipe holds
     os.kill(apart.pid, signal.SIGSTOP)
