@@ -74,7 +74,7 @@ def test_docs_list_every_error_with_its_exit_code() -> None:
     for name, error in classes.items():
         if error is not errors.Interrupted:
             assert listed[name] == str(error.exit_code)
-    interrupted = [errors.Interrupted("x", signal_number=n).exit_code for n in (2, 15)]
+    interrupted = [errors.Interrupted("x", signal_number=n).exit_code for n in (1, 2, 15)]
     assert listed["Interrupted"] == ", ".join(map(str, interrupted))
     codes = [error.exit_code for error in classes.values() if error is not errors.Interrupted]
     assert len(set(codes)) == len(codes), "two errors share an exit code"

@@ -306,8 +306,7 @@ class Engine(Protocol):
 
     name: str
     contract_digest: str
-    # Fields of GenerateRequest it does not honour, "logprobs>1" where it tells one alternative only
-    unable: frozenset[str]
+    unable: frozenset[str]  # fields of GenerateRequest it does not honour; also "logprobs>1"
 
     def submit(self, request: GenerateRequest, on_event: Callable[[TokenEvent], None]) -> None:
         """Queue a request. Raises EngineError when the engine is closed or the prompt too long."""
@@ -330,9 +329,6 @@ class Engine(Protocol):
     def stats(self) -> EngineStats: ...
 
     def close(self) -> None: ...
-
-
-# ------------------------------------------------------------------ measuring
 
 
 @dataclass(frozen=True)
