@@ -241,10 +241,11 @@ class Admission:
         if (speed := self.tokens_per_s) is None:
             return True
         ends, now_s = self._ends_s(speed), self.clock()
+        last_s = ends[-1] if ends else 0.0
         room = self.config.max_running + self.config.max_waiting - self.inside - answers
         for number, promise in enumerate(promises, 1):
             after_s = promise.due_s - now_s
-            if number > room + bisect.bisect_right(ends, after_s) and after_s <= ends[-1]:
+            if number > room + bisect.bisect_right(ends, after_s) and after_s <= last_s:
                 return False
         return True
 
