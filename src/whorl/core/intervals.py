@@ -35,6 +35,13 @@ class Interval:
     low: float | None
     high: float | None
 
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the figure surely lies on that side of zero, else 0."""
+        if self.low is None or self.high is None:
+            return 0
+        return (self.low > 0) - (self.high < 0)
+
     def __str__(self) -> str:
         if self.low is None or self.high is None:
             return f"{self.value:.4g}"

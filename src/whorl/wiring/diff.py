@@ -277,17 +277,10 @@ def _scores(
         "first": one.value,
         "second": other.value,
         **{f"difference_{key}": value for key, value in asdict(change).items()},
-        "better": _better(change.low, change.high),
+        "better": {1: "first", -1: "second", 0: None}[change.sign],  # less is better
         "num_worse": sum(row["difference"] > 0 for row in rows),
         "per_document": rows,  # what the second loses most on first
     }
-
-
-def _better(low: float | None, high: float | None) -> str | None:
-    """The interval of second less first, of a figure of which less is better."""
-    if low is None or high is None or low <= 0 <= high:
-        return None
-    return "first" if low > 0 else "second"
 
 
 def _each(found: QualityMeasure) -> list[float]:

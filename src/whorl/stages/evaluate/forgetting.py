@@ -184,7 +184,7 @@ class Forgetting:
                 "difference": found.value,
                 "low": found.low,
                 "high": found.high,
-                "better": _better(score, base, found),
+                "better": {1: base.name, -1: score.name, 0: None}[found.sign],
             }
             for score, found in zip((*rest, first), compared, strict=True)
         ]
@@ -215,13 +215,6 @@ class Forgetting:
             samples=self.config.bootstrap_samples,
             seed=self.config.seed,
         )
-
-
-def _better(score: Score, base: Score, found: Interval) -> str | None:
-    """Whose bits per byte are surely fewer; None: nobody's."""
-    if found.low is None or found.high is None or found.low <= 0 <= found.high:
-        return None
-    return base.name if found.low > 0 else score.name
 
 
 def _document(number: int, passage: str, tokens: Tokens) -> HeldoutDocument:

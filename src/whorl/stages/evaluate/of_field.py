@@ -175,8 +175,7 @@ class FieldEvaluation:
                 samples=self.config.bootstrap_samples,
                 seed=self.config.seed,
             )
-            low, high = sorted(sign * (end or 0.0) for end in (found.low, found.high))
-            better = first.name if low > 0 else other.name if high < 0 else None
+            better = {1: first.name, -1: other.name, 0: None}[sign * found.sign]
             comparisons.append(
                 {
                     "field": self.name,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from whorl.codecs.contract import TEXT, Tokens
 from whorl.codecs.tokenizer import TextCodec
+from whorl.core.ports import TokenLogprob
 
-__all__ = ["token_bytes", "token_text"]
+__all__ = ["logprobs_of", "token_bytes", "token_text"]
 
 
 def token_text(tokens: Tokens, number: int) -> str:
@@ -21,3 +25,20 @@ def token_bytes(tokens: Tokens, number: int) -> bytes:
         if 0 <= local < codec.num_ids:
             return codec.token_bytes[local]
     return token_text(tokens, number).encode()
+
+
+def logprobs_of(tokens: Tokens, told: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+    """How probable each id was, and its alternatives, with their texts and bytes."""
+    return [
+        _logprob_of(tokens, each.token_id, each.logprob)
+        | {"top_logprobs": [_logprob_of(tokens, *other) for other in each.top]}
+        for each in told
+    ]
+
+
+def _logprob_of(tokens: Tokens, number: int, logprob: float) -> dict[str, Any]:
+    return {
+        "token": token_text(tokens, number),
+        "logprob": logprob,
+        "bytes": list(token_bytes(tokens, number)),
+    }

@@ -22,11 +22,11 @@ from whorl.stages.serve.dialects.openai_fields import (
 from whorl.stages.serve.dialects.tools import NamedChoice, checked_function, tools_of
 from whorl.stages.serve.formats.events import CallBegun, CallWritten, Event, Said, Thought
 from whorl.stages.serve.generation import Generation
-from whorl.stages.serve.token_texts import token_bytes, token_text
+from whorl.stages.serve.token_texts import logprobs_of
 from whorl.stages.serve.turns import Spoken, Turn, spoken, turns
 from whorl.stages.serve.wire import Wire, event_of
 
-__all__ = ["WIRE", "ChatBody", "logprob_of"]
+__all__ = ["WIRE", "ChatBody"]
 
 MAX_TOP_LOGPROBS = 20
 
@@ -205,23 +205,7 @@ def _delta(event: Event, number: int, ids: Any) -> dict[str, Any]:
 
 
 def _logprobs(told: Sequence[TokenLogprob], tokens: Tokens) -> dict[str, Any]:
-    return {
-        "content": [
-            logprob_of(tokens, found.token_id, found.logprob)
-            | {"top_logprobs": [logprob_of(tokens, *each) for each in found.top]}
-            for found in told
-        ],
-        "refusal": None,
-    }
-
-
-def logprob_of(tokens: Tokens, number: int, logprob: float) -> dict[str, Any]:
-    """How probable an id was, with its text and its bytes."""
-    return {
-        "token": token_text(tokens, number),
-        "logprob": logprob,
-        "bytes": list(token_bytes(tokens, number)),
-    }
+    return {"content": logprobs_of(tokens, told), "refusal": None}
 
 
 def _answer(generation: Generation, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from whorl.codecs.contract import Tokens
 from whorl.core.ports import TokenLogprob
-from whorl.stages.serve.dialects.chat import logprob_of
 from whorl.stages.serve.generation import Generation
+from whorl.stages.serve.token_texts import logprobs_of
 from whorl.stages.serve.turns import WrittenCall
 
 __all__ = ["Told"]
@@ -25,13 +25,7 @@ class Told:
 
     def logprobs(self, found: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
         """Of a text's tokens, where they were asked for."""
-        if not self.with_logprobs:
-            return []
-        return [
-            logprob_of(self.tokens, each.token_id, each.logprob)
-            | {"top_logprobs": [logprob_of(self.tokens, *other) for other in each.top]}
-            for each in found
-        ]
+        return logprobs_of(self.tokens, found) if self.with_logprobs else []
 
     def part(self, text: str, logprobs: Sequence[TokenLogprob] = ()) -> dict[str, Any]:
         """What a message holds."""
