@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from whorl.core.errors import EngineError, PlanError, RecordError
 from whorl.engines import openvino_export
+from whorl.engines.openvino_core import openvino_core
 from whorl.engines.openvino_export import MODEL, compress_folder, export_openvino
 from whorl.engines.quiet import silence_telemetry
 from whorl.model.cached import ExportedDecoder
@@ -32,7 +32,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 def run_graph(folder: Path, pieces: list[np.ndarray], past_mask: np.ndarray) -> np.ndarray:
     """Logits of pieces [rows, tokens] fed one after the other through the graph's state."""
     options = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
-    request = openvino.Core().compile_model(folder / MODEL, "CPU", options).create_infer_request()
+    request = openvino_core().compile_model(folder / MODEL, "CPU", options).create_infer_request()
     outputs, end = [], 0
     for piece in pieces:
         begin, end = end, end + piece.shape[1]

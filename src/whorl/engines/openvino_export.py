@@ -22,6 +22,7 @@ from whorl.core.disk import fsync_folder
 from whorl.core.errors import EngineError, MissingExtra, RecordError
 from whorl.core.rounding import WEIGHTS, Rounding, Texts
 from whorl.core.variants import Variant
+from whorl.engines.openvino_core import openvino_core
 from whorl.engines.openvino_graph import MODEL, OpenvinoGraph
 from whorl.engines.openvino_weights import check_simulation, compress_graph, simulate
 from whorl.engines.quiet import silence_telemetry
@@ -84,7 +85,7 @@ def compress_folder(
         raise RecordError(f"{f32_folder} cannot be compressed", found=card.variant, expected=parent)
     chosen = Rounding.plain(how) if isinstance(how, str) else how
     prepare_folder(out_folder)
-    graph = openvino.Core().read_model(f32_folder / MODEL)
+    graph = openvino_core().read_model(f32_folder / MODEL)
     graph = compress_graph(graph, chosen, card.shape, texts)
     _save(openvino, graph, out_folder)
     with tempfile.TemporaryDirectory(dir=out_folder.parent, prefix=".simulated-") as simulated:

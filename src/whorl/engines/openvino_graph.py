@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from whorl.engines.openvino_core import openvino_core
+
 __all__ = ["MODEL", "GraphSequence", "OpenvinoBranches", "OpenvinoGraph"]
 
 MODEL = "openvino_model.xml"
@@ -29,7 +31,7 @@ class OpenvinoGraph:
         import openvino
 
         self._tensor = openvino.Tensor
-        self._compiled = openvino.Core().compile_model(folder / MODEL, "CPU", dict(properties))
+        self._compiled = openvino_core().compile_model(folder / MODEL, "CPU", dict(properties))
 
     def start(self) -> GraphSequence:
         return GraphSequence(self._compiled.create_infer_request(), self._tensor)
