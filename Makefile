@@ -12,7 +12,8 @@ HELPERS := accuracy_plots planner_scores rivals rival_llm_analysis
 # five whole trainings, minutes each: run by its own name, not by `make bench`
 LONG := main_job
 BENCHMARKS ?= $(filter-out benchmarks/fit_% $(HELPERS:%=benchmarks/%.py) $(LONG:%=benchmarks/%.py),$(wildcard benchmarks/*.py))
-PYTEST_FLAGS ?= -n 2 --dist loadfile
+# a process of tests that died ends the run: xdist would wait for its files for ever
+PYTEST_FLAGS ?= -n 2 --dist loadfile --max-worker-restart 0
 BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.stamp-train-openvino
 CHAT_STAMP := $(VENV)/.stamp-train-openvino-smollm-intents

@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -88,7 +88,8 @@ class Victim:
             try:
                 connection.sendall(data)
                 if leave:
-                    connection.shutdown(socket.SHUT_WR)
+                    with suppress(OSError):  # ENOTCONN: the server has closed already
+                        connection.shutdown(socket.SHUT_WR)
                 while block := connection.recv(65_536):
                     answer += block
             except ConnectionError:
