@@ -105,6 +105,17 @@ def test_a_wheel_is_fetched_once_and_read(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "pypi").iterdir() if ".tmp-" in path.name] == []
 
 
+def test_a_recipe_of_another_folder_reads_what_a_relative_home_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sources of a recipe start at its folder; the home is ./runs unless somebody says otherwise."""
+    monkeypatch.chdir(tmp_path)
+    shop = Shop(**{"tiny_pack-1.2.0-py3-none-any.whl": WHEEL})
+    found = got("pypi:tiny-pack==1.2/tiny/*.txt", Path("runs/sources"), shop)
+    source = Source(found.source, "text", folder=str(tmp_path / "recipes"))
+    assert [item.name for item in TEXT.items(source)] == ["poem.txt"]
+
+
 def test_a_tarball_of_npm(tmp_path: Path) -> None:
     shop = Shop(**{"some-pack-3.0.1.tgz": TARBALL})
     found = got("npm:@some/pack@3.0.1/docs/*.md", tmp_path, shop)

@@ -42,7 +42,8 @@ SEAL = ".files.json"
 
 @dataclass(frozen=True)
 class Fetched:
-    """A release on disk. source: path or glob to read; release: what a manifest says of it."""
+    """A release on disk. source: absolute path or glob to read, as a recipe's own paths start at
+    the recipe's folder; release: what a manifest says of it."""
 
     source: str
     release: Mapping[str, Any]
@@ -81,6 +82,7 @@ def fetch(
     if parsed is None:
         return None
     scheme, wanted = parsed
+    folder = folder.absolute()
     asked = _asked(scheme, wanted, folder / scheme.name)
     note = asked.with_name(f"{asked.name}.json")
     known = read_sealed(note) if note.exists() else {}
