@@ -108,7 +108,7 @@ def test_a_wheel_is_fetched_once_and_read(tmp_path: Path) -> None:
 def test_a_recipe_of_another_folder_reads_what_a_relative_home_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sources of a recipe start at its folder; the home is ./runs unless somebody says otherwise."""
+    """A recipe's paths start at its folder; the home is ./runs unless somebody says otherwise."""
     monkeypatch.chdir(tmp_path)
     shop = Shop(**{"tiny_pack-1.2.0-py3-none-any.whl": WHEEL})
     found = got("pypi:tiny-pack==1.2/tiny/*.txt", Path("runs/sources"), shop)
