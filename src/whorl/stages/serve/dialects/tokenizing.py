@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import FastAPI
@@ -25,7 +26,7 @@ from whorl.stages.serve.request import Body
 from whorl.stages.serve.served import Served
 from whorl.stages.serve.token_texts import token_text
 
-__all__ = ["BODIES", "add_tokenizing"]
+__all__ = ["TOKENIZING", "add_tokenizing"]
 
 TokenId = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -76,7 +77,7 @@ class DetokenizeBody(Body):
 
 
 # route -> what it takes
-BODIES: dict[str, type[Body]] = {
+TOKENIZING: dict[str, type[Body]] = {
     "/tokenize": TokenizeBody,
     "/detokenize": DetokenizeBody,
     "/v1/messages/count_tokens": CountBody,
@@ -84,32 +85,41 @@ BODIES: dict[str, type[Body]] = {
 
 
 def add_tokenizing(app: FastAPI, gateway: Gateway) -> None:
-    """Nothing is generated: no place is taken."""
+    """Nothing is generated: no place is taken, and nothing of what a key may cost."""
 
     @app.post("/tokenize", summary="The ids of a text or a chat (vLLM's form)")
     async def tokenize(request: Request) -> Response:
         body = await read_parsed(gateway, request, TokenizeBody)
-        gateway.check_model(body.model or gateway.card.name, caller_of(request))
-        return await _tokenize(gateway.served, body)
+        count = _checked(gateway, request, body.model or gateway.card.name)
+        return await _tokenize(gateway.served, body, count)
 
     @app.post("/detokenize", summary="The text of ids (vLLM's form)")
     async def detokenize(request: Request) -> Response:
         body = await read_parsed(gateway, request, DetokenizeBody)
-        gateway.check_model(body.model or gateway.card.name, caller_of(request))
+        count = _checked(gateway, request, body.model or gateway.card.name)
         gateway.served.prompts.check_ids(body.tokens, "tokens")
+        count(len(body.tokens))
         text = gateway.tokens.decode_stream(skip_special=False, continues=True)
         return JSONResponse({"prompt": text.push(body.tokens) + text.finish()})
 
     @app.post("/v1/messages/count_tokens", summary="How long a request is (Anthropic's form)")
     async def count_tokens(request: Request) -> Response:
         body = await read_parsed(gateway, request, CountBody)
-        gateway.check_model(body.model, caller_of(request))
+        count = _checked(gateway, request, body.model)
         asked = Ask(model=body.model, prompts=(body.chat(),), subject="messages")
         ids = await gateway.served.prompts.encode(asked.prompts[0], asked)
+        count(len(ids))
         return JSONResponse({"input_tokens": len(ids)})
 
 
-async def _tokenize(served: Served, body: TokenizeBody) -> Response:
+def _checked(gateway: Gateway, request: Request, model: str) -> Callable[[int], None]:
+    """What counts the tokens against the key's limits. Raises ApiError as `check_model`, 429."""
+    caller = caller_of(request)
+    gateway.check_model(model, caller)
+    return gateway.desk.ledger.begin_reading(caller)
+
+
+async def _tokenize(served: Served, body: TokenizeBody, count: Callable[[int], None]) -> Response:
     tokens = served.tokens
     if body.prompt is None:
         try:
@@ -126,6 +136,7 @@ async def _tokenize(served: Served, body: TokenizeBody) -> Response:
             ids = tuple(await asyncio.to_thread(tokens.encode_parts, [Part(TEXT, body.prompt)]))
         except DataError as error:
             raise invalid(f"prompt: {error}", "prompt") from None
+    count(len(ids))
     answer: dict[str, Any] = {
         "count": len(ids),
         "max_model_len": served.card.context_tokens,
