@@ -277,14 +277,11 @@ def open_model_app(
     """
     from whorl.stages.serve.app import create_app
     from whorl.stages.serve.desk import Desk
-    from whorl.stages.serve.feedback import add_feedback
 
     desk = Desk.of(config, home)
     engine, tokens, card = _open(model, config, example_prompt)
     try:
         app = create_app(engine, tokens, card, config, api_key, desk)
-        if home is not None:
-            add_feedback(app, app.state.gateway, home)
     except BaseException:
         engine.close()
         raise

@@ -96,7 +96,7 @@ class Desk:
         self.meters.refused.labels(code).inc()
 
     def remember(self, request_id: str, version: dict[str, Any]) -> None:
-        """Which version answered: another may have taken its place when it is asked."""
+        """Which version answered whom: another may have taken its place when that is asked."""
         self.versions[request_id] = version
         if len(self.versions) > MOST_REMEMBERED:
             del self.versions[next(iter(self.versions))]
@@ -125,6 +125,8 @@ class Visit:
     _spending: Spending | None = None
     _whole: set[str] = field(default_factory=set)  # ids of the engine's requests, as `_tickets`
     _is_told: bool = False
+    _is_refused: bool = False
+    _has_failed: bool = False
     _is_settled: bool = False
 
     def __post_init__(self) -> None:
@@ -173,12 +175,14 @@ class Visit:
             del self._tickets[event.request_id]
             finished = event.finish_reason in ("stop", "length") or event.request_id in self._whole
             desk.admission.leave(ticket, finished)
+            self._has_failed |= event.finish_reason == "error"
             if event.finish_reason == "error" and not is_grammar_fault(event.error or ""):
                 desk.health.saw_failure(event.error or "an error")
             self._settle()
 
     def give_up(self) -> None:
-        """Nothing more of it will be submitted."""
+        """It was refused: nothing more of it will be submitted, and it costs nothing."""
+        self._is_refused = True
         for ticket in self.free_tickets:
             self.desk.admission.leave(ticket, finished=False)
         self.free_tickets.clear()
@@ -204,7 +208,7 @@ class Visit:
             "contract": self.served.tokens.contract.digest,
             "records": card.lineage,
         }
-        desk.remember(request_id, version)
+        desk.remember(request_id, version | {"caller": self.caller.who})
         if desk.answers is not None:
             ttft_s = None if self.first_s is None else round(self.first_s - self.began_s, 4)
             desk.answers.add(
@@ -234,10 +238,14 @@ class Visit:
         }
 
     def _settle(self) -> None:
-        """When nothing of it is inside any more: what it used is counted, its model is free."""
+        """When nothing of it is inside any more: what it used is counted, its model is free.
+
+        What was refused, or failed before its first token, used nothing.
+        """
         if self._tickets or self.free_tickets or self._is_settled:
             return
         self._is_settled = True
         if self._spending is not None:
-            self._spending.end(self.prompt_tokens + self.num_tokens)
+            is_free = self._is_refused or (self._has_failed and not self.num_tokens)
+            self._spending.end(0 if is_free else self.prompt_tokens + self.num_tokens)
         self.served.give_back()

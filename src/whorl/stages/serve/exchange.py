@@ -19,8 +19,8 @@ from whorl.stages.serve.errors import ApiError
 from whorl.stages.serve.gateway import Gateway
 from whorl.stages.serve.generation import Generation
 from whorl.stages.serve.limits import max_time_of
-from whorl.stages.serve.request import Body, parse_body, read_body
-from whorl.stages.serve.wire import AnyBody, Wire
+from whorl.stages.serve.request import AnswerBody, AnyBody, parse_body, read_body
+from whorl.stages.serve.wire import Wire
 
 __all__ = ["answer", "read_parsed"]
 
@@ -55,7 +55,7 @@ class _EventStream(Response):
 
     def __init__(
         self,
-        body: Body,
+        body: AnswerBody,
         generation: Generation,
         wire: Wire[Any],
         headers: dict[str, str],

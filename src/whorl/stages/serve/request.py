@@ -25,18 +25,23 @@ from starlette.requests import Request
 from whorl.stages.serve.errors import ApiError, invalid
 from whorl.stages.serve.neutral import Neutral
 
-__all__ = ["Body", "clip", "load_json", "parse_body", "read_body", "shown"]
+__all__ = ["AnswerBody", "AnyBody", "Body", "clip", "load_json", "parse_body", "read_body", "shown"]
 
 MAX_DEPTH = 64  # of a body: objects and lists inside each other
 
 
 class Body(BaseModel):
-    """What every wire format has."""
+    """What every route that takes one has."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     neutral: ClassVar[Neutral] = Neutral()
 
     model: str = Field(description="the id of the model, a string")
+
+
+class AnswerBody(Body):
+    """What every wire format has."""
+
     stream: bool = Field(False, description="true or false")
 
 

@@ -27,7 +27,7 @@ from whorl.stages.serve.formats.events import (
 )
 from whorl.stages.serve.generation import Generation
 from whorl.stages.serve.neutral import Neutral
-from whorl.stages.serve.request import Body
+from whorl.stages.serve.request import AnswerBody, Body
 from whorl.stages.serve.turns import Spoken, spoken, turns
 from whorl.stages.serve.wire import Wire, event_of
 
@@ -113,7 +113,7 @@ class CountBody(Body):
         return tools_of(self.tools, name, parallel, "tool_choice")
 
 
-class MessagesBody(CountBody):
+class MessagesBody(CountBody, AnswerBody):
     """Defaults are Anthropic's."""
 
     max_tokens: int = Field(ge=1, description=ANSWER_TOKENS)

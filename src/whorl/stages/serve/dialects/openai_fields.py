@@ -18,7 +18,7 @@ from whorl.stages.serve.dialects.structured import (
 from whorl.stages.serve.errors import ApiError
 from whorl.stages.serve.generation import Generation
 from whorl.stages.serve.neutral import OPENAI, Neutral
-from whorl.stages.serve.request import Body
+from whorl.stages.serve.request import AnswerBody
 from whorl.stages.serve.wire import event_of
 
 __all__ = ["ANSWER_TOKENS", "ENGINE_NAMES", "SamplingBody", "StreamOptions", "failed", "usage_of"]
@@ -47,7 +47,7 @@ class StreamOptions(BaseModel):
     include_obfuscation: Literal[False] = False  # padding of the events
 
 
-class SamplingBody(Body):
+class SamplingBody(AnswerBody):
     """Defaults are OpenAI's."""
 
     neutral: ClassVar[Neutral] = OPENAI

@@ -20,7 +20,7 @@ from whorl.stages.serve.dialects.tools import checked_function, tools_of
 from whorl.stages.serve.errors import ApiError
 from whorl.stages.serve.generation import Generation
 from whorl.stages.serve.neutral import ABOUT_CLIENT, Neutral
-from whorl.stages.serve.request import Body
+from whorl.stages.serve.request import AnswerBody
 from whorl.stages.serve.wire import Wire, event_of
 
 __all__ = ["WIRE", "ResponsesBody"]
@@ -54,7 +54,7 @@ class ChosenFunction(BaseModel):
     name: str
 
 
-class ResponsesBody(Body):
+class ResponsesBody(AnswerBody):
     """Defaults are OpenAI's, but that nothing is stored."""
 
     neutral: ClassVar[Neutral] = NEUTRAL
