@@ -18,7 +18,7 @@ from whorl.stages.serve.access import caller_of
 from whorl.stages.serve.ask import Ask, Chat
 from whorl.stages.serve.dialects.anthropic import CountBody
 from whorl.stages.serve.dialects.chat_messages import as_templates_read, ends_with_answer
-from whorl.stages.serve.dialects.tools import checked_function, tools_of
+from whorl.stages.serve.dialects.tools import functions_of, tools_of
 from whorl.stages.serve.errors import invalid
 from whorl.stages.serve.exchange import read_parsed
 from whorl.stages.serve.gateway import Gateway
@@ -59,15 +59,14 @@ class TokenizeBody(Body):
             raise ValueError(
                 "continue_final_message: the last message is no text of the assistant's"
             )
+        if self.tools and self.messages is None:
+            raise ValueError("tools: only with messages")
+        self.chat()  # what it refuses is told by its place
         return self
 
     def chat(self) -> Chat:
         """Raises ValueError by the place."""
-        functions = [
-            checked_function(tool.get("function"), f"tools[{number}].function")
-            for number, tool in enumerate(self.tools)
-        ]
-        tools = tools_of(functions, "auto", True, "tools")
+        tools = tools_of(functions_of(self.tools), "auto", True, "tools")
         return Chat(self.messages or (), tools, goes_on=self.continue_final_message)
 
 
@@ -122,10 +121,7 @@ def _checked(gateway: Gateway, request: Request, model: str) -> Callable[[int], 
 async def _tokenize(served: Served, body: TokenizeBody, count: Callable[[int], None]) -> Response:
     tokens = served.tokens
     if body.prompt is None:
-        try:
-            chat = body.chat()
-        except ValueError as error:
-            raise invalid(str(error), "tools") from None
+        chat = body.chat()
         asked = Ask(model="", prompts=(chat,), subject="messages")
         ids = await served.prompts.encode(chat, asked)
     elif body.add_special_tokens:
