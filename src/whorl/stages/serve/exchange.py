@@ -76,7 +76,11 @@ class _EventStream(Response):
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
 
+        num_sent = 0
+
         async def send_event(event: str) -> None:
+            nonlocal num_sent
+            num_sent += 1
             message = {"type": "http.response.body", "body": event.encode(), "more_body": True}
             await send(message)
 
@@ -86,7 +90,7 @@ class _EventStream(Response):
                 async for event in events:
                     await send_event(event)
         except ApiError as error:
-            await send_event(self._wire.failed(error))
+            await send_event(self._wire.failed(error, num_sent))
         await send({"type": "http.response.body", "body": b""})
 
 

@@ -32,7 +32,7 @@ class Wire(Generic[SomeAnswerBody]):
     ask: Callable[[SomeAnswerBody], Ask]
     whole: Callable[[SomeAnswerBody, Generation, Tokens], Awaitable[dict[str, Any]]]
     events: Callable[[SomeAnswerBody, Generation, Tokens], AsyncGenerator[str, None]]
-    failed: Callable[[ApiError], str]  # the event that ends a stream which failed
+    failed: Callable[[ApiError, int], str]  # ends a stream that failed after so many events
     engine_names: Mapping[str, str] = field(default_factory=dict)  # its field -> GenerateRequest's
     answer_keys: tuple[str, ...] = ()  # what a whole answer always has
 

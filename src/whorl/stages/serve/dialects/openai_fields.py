@@ -179,6 +179,6 @@ def usage_of(generation: Generation) -> dict[str, int]:
     }
 
 
-def failed(error: ApiError) -> str:
+def failed(error: ApiError, num_events: int) -> str:
     """The event that ends a stream which failed."""
     return event_of(error.body)

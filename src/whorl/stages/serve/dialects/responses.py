@@ -202,10 +202,10 @@ def _usage(generation: Generation) -> dict[str, Any]:
     }
 
 
-def failed(error: ApiError) -> str:
-    """The event that ends a stream which failed."""
+def failed(error: ApiError, num_events: int) -> str:
+    """The event that ends a stream which failed, numbered as those before it."""
     told = {"type": "error", "code": error.code, "message": error.message, "param": error.param}
-    return event_of({**told, "sequence_number": 0}, "error")
+    return event_of({**told, "sequence_number": num_events}, "error")
 
 
 WIRE = Wire(
