@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +21,7 @@ from whorl.core.ports import Engine, GenerateRequest, Grammar, TokenEvent
 from whorl.engines.apart import EngineProcess
 from whorl.engines.collect import run_requests
 from whorl.engines.setup import EngineSetup
+from whorl.testing.engine import FakeEngine
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +153,7 @@ def test_one_that_dies_again_and_again_says_that_it_stopped(
     reader = engine._reader
     os.kill(engine.pid, signal.SIGKILL)
     reader.join(20)
+    assert engine.failure is not None and "code -9" in engine.failure
     for refused in (
         lambda: engine.submit(GenerateRequest("x", prompts[0], 3), lambda event: None),
         lambda: engine.score([[1, 2]]),
@@ -158,10 +163,49 @@ def test_one_that_dies_again_and_again_says_that_it_stopped(
     engine.close()
 
 
-def test_it_ends_with_whoever_started_it(folders: Path) -> None:
-    import subprocess
-    import sys
+STOPPING = """
+from whorl.engines import apart
+from whorl.engines.loop import EngineLoop, Limits
 
+class Stepper:
+    def add(self, request): return True
+    def step(self): raise RuntimeError("nothing mends this")
+    def close(self): pass
+
+apart.open_engine = lambda *_: EngineLoop("odd", "ab", Stepper(), Limits(1, 100, 100))
+apart.answer()
+"""
+
+
+def test_a_process_whose_engine_stopped_ends_so_that_another_is_started() -> None:
+    """It would refuse every request, for ever."""
+    opening = {"folder": "x", "variant": None, "name": "odd", "setup": {}, "cache_folder": None}
+    with subprocess.Popen(
+        [sys.executable, "-c", STOPPING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin and process.stdout
+        print(json.dumps(opening), file=process.stdin, flush=True)
+        assert json.loads(process.stdout.readline())["name"] == "odd"
+        request = vars(GenerateRequest("a", (1, 2), 4))
+        print(json.dumps(["submit", request]), file=process.stdin, flush=True)
+        kind, name, _, finish, error, _ = json.loads(process.stdout.readline())
+        assert (kind, name, finish) == ("event", "a", "error") and "nothing mends this" in error
+        assert process.wait(20) == 1
+
+
+def test_replicas_are_given_up_when_all_of_them_are() -> None:
+    from whorl.engines.replicas import Replicas
+
+    engines = [FakeEngine("ab"), FakeEngine("ab")]
+    together = Replicas(engines)
+    assert together.failure is None
+    for number, engine in enumerate(engines):
+        engine.failure = f"dead {number}"  # type: ignore[attr-defined]
+        assert together.failure == (None if number == 0 else "dead 0")
+        engine.close()
+
+
+def test_it_ends_with_whoever_started_it(folders: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path; from whorl.engines.apart import EngineProcess;"
         "from whorl.engines.setup import EngineSetup;"
