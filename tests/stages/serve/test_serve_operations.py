@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import socket
 import struct
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,14 @@ import pytest
 
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import EngineError
-from whorl.core.ports import SERVERS_OWN
+from whorl.core.ports import SERVERS_OWN, TokenEvent
 from whorl.spec.resolved import ServeConfig
+from whorl.stages.serve import server
 from whorl.stages.serve.app import create_app
 from whorl.stages.serve.card import ModelCard
 from whorl.stages.serve.desk import Desk
 from whorl.stages.serve.health import Health
+from whorl.stages.serve.promise import Promise
 from whorl.stages.serve.served import Served
 from whorl.stages.serve.server import running_server
 from whorl.stages.serve.swap import swap
@@ -37,7 +42,7 @@ KEY = "test-key-0123456789abcdef"
 
 def test_a_stalled_engine_is_red_also_when_idle_and_green_when_it_is_back(start: Any) -> None:
     with start(stall_s=0.3) as running:
-        health = running.gateway.desk.health
+        health = running.gateway.served.health
         assert running.client.get("/health").status_code == 200
         assert len(running.engine.submitted) == 1  # a probe of one token
         (probe,) = running.engine.submitted
@@ -76,12 +81,81 @@ def test_an_engine_that_failed_is_looked_at_again(start: Any) -> None:
         assert len(running.engine.submitted) == before + 1
 
 
+class BrokenEngine(FakeEngine):
+    """Every request ends with an error, or waits for ever until it is cancelled."""
+
+    waits = False
+
+    def _advance(self, place: Any, runs: bool) -> TokenEvent | None:
+        if place.cancelled or self._closed:
+            return TokenEvent(place.request.request_id, (), "cancelled")
+        if self.waits:
+            return None
+        return TokenEvent(place.request.request_id, (), "error", "out of memory")
+
+
+@contextlib.contextmanager
+def broken(tokens: Tokens, **config: Any) -> Iterator[tuple[BrokenEngine, httpx.Client]]:
+    settings = ServeConfig(port=0, grace_s=1, **config)
+    engine = BrokenEngine(tokens.contract.digest, step_s=0.01)
+    card = ModelCard(name="tiny", contract_digest=engine.contract_digest, context_tokens=256)
+    app = create_app(engine, tokens, card, settings, KEY)
+    headers = {"Authorization": f"Bearer {KEY}"}
+    try:
+        with (
+            running_server(app, settings) as base_url,
+            httpx.Client(base_url=base_url, headers=headers, trust_env=False) as client,
+        ):
+            yield engine, client
+    finally:
+        engine.close()
+
+
+def test_an_engine_that_fails_every_request_is_red_however_busy_it_is(tokens: Tokens) -> None:
+    body = {"model": "tiny", "prompt": "a shell", "max_tokens": 8}
+    ended = threading.Event()
+    with broken(tokens) as (_, client):
+
+        def load() -> None:
+            while not ended.is_set():
+                assert client.post("/v1/completions", json=body).status_code == 500
+
+        assert client.post("/v1/completions", json=body).status_code == 500
+        threads = [threading.Thread(target=load) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        statuses = {client.get("/health").status_code for _ in range(30)}
+        ended.set()
+        for thread in threads:
+            thread.join()
+        assert statuses == {503}
+
+
+def test_clients_that_leave_before_a_token_do_not_make_a_dead_engine_green(tokens: Tokens) -> None:
+    """Each is inside for less than the deadline; together they are not."""
+    body = {"model": "tiny", "prompt": "a shell", "max_tokens": 8}
+    with broken(tokens, stall_s=0.5) as (engine, client):
+        engine.waits = True
+        for _ in range(4):
+            with pytest.raises(httpx.ReadTimeout):
+                client.post("/v1/completions", json=body, timeout=0.2)
+            time.sleep(0.1)
+        with ThreadPoolExecutor(1) as pool:
+            late = pool.submit(client.post, "/v1/completions", json=body)
+            while not engine.stats().running:
+                time.sleep(0.005)
+            red = client.get("/health")
+            assert (red.status_code, red.json()["status"]) == (503, "stalled")
+            assert red.json()["last_progress_s"] > 0.5
+            assert late.result().status_code == 503
+
+
 def test_one_probe_serves_all_who_ask(tokens: Tokens) -> None:
     engine = FakeEngine(tokens.contract.digest, step_s=0.05)
 
     async def look() -> list[str | None]:
-        health = Health(deadline_s=5.0)
-        return await asyncio.gather(*(health.look(engine, 5) for _ in range(20)))
+        health = Health(engine, 5)
+        return await asyncio.gather(*(health.look(5.0, 30.0) for _ in range(20)))
 
     try:
         assert asyncio.run(look()) == [None] * 20
@@ -89,6 +163,32 @@ def test_one_probe_serves_all_who_ask(tokens: Tokens) -> None:
         assert probe.cache_key == SERVERS_OWN  # else it would be a key that shares with nobody
     finally:
         engine.close()
+
+
+def test_a_server_whose_engine_was_given_up_ends_with_what_was_wrong(
+    tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a supervisor starts it anew; one whose engine may come back goes on."""
+    monkeypatch.setattr(server, "LOOK_EVERY_S", 0.02)
+    settings = ServeConfig(port=0)
+    engine = FakeEngine(tokens.contract.digest)
+    engine.failure = None  # type: ignore[attr-defined]
+    card = ModelCard(name="tiny", contract_digest=engine.contract_digest, context_tokens=256)
+    app = create_app(engine, tokens, card, settings, KEY)
+    seen: list[int] = []
+
+    def started(base_url: str) -> None:
+        def give_up() -> None:
+            time.sleep(0.2)
+            seen.append(httpx.get(f"{base_url}/health", trust_env=False).status_code)
+            engine.failure = "it died 4 times"  # type: ignore[attr-defined]
+
+        threading.Thread(target=give_up).start()
+
+    with pytest.raises(EngineError, match=r"its engine failed.*it died 4 times"):
+        server.serve(app, settings, started)
+    engine.close()
+    assert seen == [200]
 
 
 # ------------------------------------------------------------------ deadlines and sizes
@@ -290,6 +390,91 @@ def test_a_model_that_makes_no_token_is_not_swapped_in() -> None:
     assert "no token within 0.3 s" in str(told[0]) and "closed" in str(told[1])
     assert app.state.gateway.engine is first.engine
     first.close()
+
+
+def test_a_new_model_is_closed_whatever_its_probe_raises() -> None:
+    settings = ServeConfig(port=0)
+    first, odd, slow = opened(1), opened(2), opened(3)
+    slow.engine.stalled = True  # type: ignore[attr-defined]
+    app = create_app(first.engine, first.tokens, first.card, settings, KEY, Desk.of(settings))
+
+    def raises(*_: Any) -> None:
+        raise RuntimeError("not of our errors")
+
+    odd.engine.submit = raises  # type: ignore[method-assign]
+
+    async def swap_both() -> None:
+        with pytest.raises(RuntimeError, match="not of our errors"):
+            await swap(app.state.gateway, odd, 5.0)
+        swapping = asyncio.ensure_future(swap(app.state.gateway, slow, 5.0))
+        await asyncio.sleep(0.05)
+        swapping.cancel()  # the server stops meanwhile
+        with pytest.raises(asyncio.CancelledError):
+            await swapping
+
+    asyncio.run(swap_both())
+    assert closed([first, odd, slow]) == [False, True, True]
+    first.close()
+
+
+def test_a_model_that_is_opened_when_the_server_has_stopped_is_closed() -> None:
+    settings = ServeConfig(port=0, watch_s=0.01)
+    first, late = opened(1), opened(2)
+    app = create_app(first.engine, first.tokens, first.card, settings, KEY, Desk.of(settings))
+    asked, stopped = threading.Event(), threading.Event()
+
+    def slow() -> Served:
+        asked.set()
+        assert stopped.wait(10)
+        return late
+
+    with running_server(app, settings, slow):
+        assert asked.wait(5)
+        threading.Timer(0.3, stopped.set).start()
+    deadline_s = time.monotonic() + 5
+    while not closed([late])[0] and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert closed([first, late]) == [False, True]
+    first.close()
+
+
+def promised(version: int, users: int, basis: str = "measured") -> Served:
+    model = opened(version)
+    promise = Promise(
+        basis=basis,  # type: ignore[arg-type]
+        users=users,
+        ttft_p95_s=0.1,
+        tokens_per_s_per_user=20,
+        tokens_per_s=60,
+        prompt_tokens=32,
+        memory_bytes=10**9,
+    )
+    card = model.card.model_copy(update={"promise": promise})
+    return Served(model.engine, model.tokens, card, model.close)
+
+
+def test_places_that_are_not_those_of_the_recipe_are_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """And they are one model's: the next one is not held to what the one before could do."""
+    settings = ServeConfig(port=0, max_running=8, max_waiting=2)
+    models = [promised(1, 3), promised(2, 8), promised(3, 20), opened(4), promised(5, 5)]
+    first = models[0]
+    app = create_app(first.engine, first.tokens, first.card, settings, KEY, Desk.of(settings))
+    gateway = app.state.gateway
+    told, places = [caplog.text], [gateway.desk.admission.places]
+    for model in models[1:]:
+        caplog.clear()
+        gateway.take_over(model)
+        told.append(caplog.text)
+        places.append(gateway.desk.admission.places)
+    assert places == [5, 10, 22, 10, 7]
+    assert gateway.config.max_running == 8
+    assert [bool(text) for text in told] == [True, False, True, False, True]
+    assert "3 requests run together, not serve.max_running 8: with more" in told[0]
+    assert "20 requests run together, not serve.max_running 8: so many are asked for" in told[2]
+    for model in models:
+        model.close()
 
 
 def test_a_model_that_cannot_be_opened_leaves_the_one_before(

@@ -94,6 +94,7 @@ class Admission:
     _due: list[_Promise] = field(default_factory=list)  # whose time has come, and is not over
 
     def __post_init__(self) -> None:
+        self.max_running = self.config.max_running  # fewer or more where the model's promise is
         self._speed = _Speed(self.clock())
 
     # ---------------------------------------------------------------- what is inside
@@ -101,6 +102,11 @@ class Admission:
     @property
     def inside(self) -> int:
         return len(self._inside)
+
+    @property
+    def places(self) -> int:
+        """Of those that run, and those that wait."""
+        return self.max_running + self.config.max_waiting
 
     @property
     def waiting(self) -> int:
@@ -126,7 +132,7 @@ class Admission:
         now_s = self.clock()
         self._look_at_promises(now_s)
         own = next((each for each in self._due if each.who == who), None)
-        limit = self.config.max_running + self.config.max_waiting
+        limit = self.places
         # who comes back as told may stand where the queue ends: times are in whole seconds
         room = limit - self.inside + (0 if own is None else max(1, self.config.max_waiting // 2))
         if answers > room or not (own is not None or self._leaves_room(answers)):
@@ -146,7 +152,7 @@ class Admission:
         Raises ApiError 429 where they would wait over max_wait, or longer than deadline_s: then
         they have left.
         """
-        speed = self.tokens_per_s if self._placed >= self.config.max_running else None
+        speed = self.tokens_per_s if self._placed >= self.max_running else None
         wait_s = 0.0 if speed is None else self._left / speed
         costs = [prompt + most * self.share for prompt, most in sizes]
         most_s = min(self.config.max_wait, deadline_s)
@@ -192,7 +198,7 @@ class Admission:
         self._left = max(0.0, self._left - done)
 
     def _place_next(self) -> None:
-        if self._placed >= self.config.max_running or self._placed == len(self._inside):
+        if self._placed >= self.max_running or self._placed == len(self._inside):
             return
         now_s = self.clock()
         for ticket in self._inside:
@@ -200,7 +206,7 @@ class Admission:
                 ticket.placed_s = now_s
                 self._placed += 1
                 self.on_placed(now_s - ticket.came_s)
-                if self._placed >= self.config.max_running:
+                if self._placed >= self.max_running:
                     return
 
     # ---------------------------------------------------------------- coming back
@@ -222,8 +228,7 @@ class Admission:
     def _may_be_promised(self, who: str) -> bool:
         """Whoever asks again and again gets no more places to come than others."""
         promised = [each.who for each in (*self._due, *self._promises)]
-        places = self.config.max_running + self.config.max_waiting
-        return promised.count(who) < max(LEAST_PROMISED, places // len({*promised, who}))
+        return promised.count(who) < max(LEAST_PROMISED, self.places // len({*promised, who}))
 
     def _look_at_promises(self, now_s: float) -> None:
         while self._promises and self._promises[0].due_s - EARLY_S <= now_s:
@@ -236,13 +241,13 @@ class Admission:
         As long as the engine has places that nobody uses, whoever is there gets one.
         """
         promises = [*self._due, *heapq.nsmallest(MOST_LOOKED_AT, self._promises)]
-        if not promises or self.inside + answers <= self.config.max_running:
+        if not promises or self.inside + answers <= self.max_running:
             return True
         if (speed := self.tokens_per_s) is None:
             return True
         ends, now_s = self._ends_s(speed), self.clock()
         last_s = ends[-1] if ends else 0.0
-        room = self.config.max_running + self.config.max_waiting - self.inside - answers
+        room = self.places - self.inside - answers
         for number, promise in enumerate(promises, 1):
             after_s = promise.due_s - now_s
             if number > room + bisect.bisect_right(ends, after_s) and after_s <= last_s:
@@ -254,7 +259,7 @@ class Admission:
         speed, now_s = self.tokens_per_s, self.clock()
         number = len(self._promises) + len(self._due)
         if speed is None:  # nothing was measured yet: they are spread, by a guess
-            return 1.0 + number / self.config.max_running
+            return 1.0 + number / self.max_running
         ends = self._ends_s(speed)
         place_s = ends[min(number, len(ends) - 1)] if ends else 0.0
         if number:  # those who come back follow each other as those who leave do
@@ -267,7 +272,7 @@ class Admission:
         Those that are placed share the speed; one that leaves gives its place to the next.
         """
         queue = iter([ticket.left for ticket in self._inside])
-        running = [left for _, left in zip(range(self.config.max_running), queue, strict=False)]
+        running = [left for _, left in zip(range(self.max_running), queue, strict=False)]
         heapq.heapify(running)
         now_s, done, ends = 0.0, 0.0, []  # done: tokens that each of those running has got
         while running:
