@@ -150,6 +150,18 @@ def test_clients_that_leave_before_a_token_do_not_make_a_dead_engine_green(token
             assert late.result().status_code == 503
 
 
+def test_a_probe_that_raises_is_no_token(tokens: Tokens) -> None:
+    engine = FakeEngine(tokens.contract.digest)
+
+    def raises(request: Any) -> Any:
+        raise RuntimeError("not of our errors")
+
+    engine.reply = raises
+    found = asyncio.run(Health(engine, 5).look(5.0, 30.0))
+    engine.close()
+    assert found is not None and "not of our errors" in found
+
+
 def test_one_probe_serves_all_who_ask(tokens: Tokens) -> None:
     engine = FakeEngine(tokens.contract.digest, step_s=0.05)
 

@@ -109,7 +109,10 @@ class Health:
         return self.failure
 
     async def _look(self) -> None:
-        failure = await probe(self._engine, self._token_id)
+        try:
+            failure = await probe(self._engine, self._token_id)
+        except Exception as error:  # whatever it is, it is no token
+            failure = repr(error)
         if failure is None:
             self.saw_token()
         else:
