@@ -174,7 +174,7 @@ def test_predictions_follow_the_machine_and_the_load() -> None:
 def test_a_request_of_the_whole_context_has_room_whatever_memory_there_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from whorl.engines.openvino_engine import blocks_of, num_cache_blocks
+    from whorl.engines.openvino_blocks import blocks_of, num_cache_blocks
 
     monkeypatch.setattr(module, "machine_facts", lambda: SimpleNamespace(memory_bytes=1))
     setup = setup_of(CARD, ServeConfig(), 1)
