@@ -22,7 +22,7 @@ from whorl.codecs.contract import Tokens
 from whorl.core.errors import EngineError
 from whorl.core.ports import SERVERS_OWN, TokenEvent
 from whorl.spec.resolved import ServeConfig
-from whorl.stages.serve import server
+from whorl.stages.serve import exchange, server
 from whorl.stages.serve.app import create_app
 from whorl.stages.serve.card import ModelCard
 from whorl.stages.serve.desk import Desk
@@ -249,6 +249,59 @@ def test_schemas_and_biases_over_the_limits_are_refused_by_their_names(start: An
             refused = running.complete(**fields)
             assert (refused.status_code, refused.json()["error"]["param"]) == (400, name)
         assert running.engine.submitted == []
+
+
+def test_large_bodies_are_read_beside_the_loop(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By another thread, with the same answers and refusals; small ones are not worth it."""
+    threads: list[tuple[int, bool]] = []
+    parse, size = exchange.parse_body, exchange.MOST_INLINE_BYTES
+
+    def seen(data: bytes, kind: Any) -> Any:
+        threads.append((len(data), "whorl-serve" not in threading.current_thread().name))
+        return parse(data, kind)
+
+    monkeypatch.setattr(exchange, "parse_body", seen)
+    with start() as running:
+        assert running.complete().status_code == 200
+        user = "u" * size
+        assert running.complete(user=user).status_code == 200
+        refused = running.complete(user=user, temprature=1)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "temprature")
+        many = running.complete(prompt=[[1]] * 40_000)
+        assert (many.status_code, many.json()["error"]["param"]) == (400, "prompt")
+        body = {"model": "tiny", "prompt": "a", "tools": [], "user": user}
+        assert running.client.post("/tokenize", json=body).status_code == 400
+    assert len(threads) == 5
+    assert all(is_aside == (num_bytes > size) for num_bytes, is_aside in threads)
+
+
+def test_a_full_server_refuses_without_reading(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the body is parsed; the connection goes on; it is counted once."""
+    read: list[int] = []
+    parse = exchange.parse_body
+    monkeypatch.setattr(
+        exchange, "parse_body", lambda data, kind: (read.append(len(data)), parse(data, kind))[1]
+    )
+    with start(max_running=1, max_waiting=0) as running:
+        running.engine.stalled = True
+        with ThreadPoolExecutor(1) as pool:
+            inside = pool.submit(running.complete)
+            assert running.wait_until(lambda: running.gateway.inside == 1)
+            before = len(read)
+            for content in (b"no JSON", b"x" * 200_000, b'{"model": "tiny", "prompt": "a"}'):
+                for path in ("/v1/completions", "/v1/messages"):
+                    running.gateway.desk.admission._promises.clear()  # who comes back is let in
+                    refused = running.client.post(path, content=content)
+                    assert refused.status_code == 429 and int(refused.headers["Retry-After"]) >= 1
+            assert len(read) == before
+            assert running.client.post("/tokenize", content=b"no JSON").status_code == 400
+            assert running.client.get("/v1/models").status_code == 200
+            counted = running.client.get("/metrics").text
+            assert re.search(r'whorl_refused_total\{code="server_full"\} 6\.0', counted)
+            running.engine.stalled = False
+            with running.engine._changed:
+                running.engine._changed.notify_all()
+            assert inside.result().status_code == 200
 
 
 # ------------------------------------------------------------------ other sites

@@ -29,6 +29,7 @@ MAX_RETRY_AFTER_S = 60
 KEPT_S = 2.0  # a place is kept so long for one who was told to come back
 MOST_LOOKED_AT = 100  # of those who come back later, before one is let in
 LEAST_PROMISED = 2  # places to come, of each key however many there are
+ENDS_KEPT_S = 0.02
 EARLY_S = 1.0  # Retry-After is in whole seconds
 
 
@@ -94,6 +95,7 @@ class Admission:
     _due: list[_Promise] = field(default_factory=list)  # whose time has come, and is not over
 
     def __post_init__(self) -> None:
+        self._ends: tuple[float, list[float]] | None = None  # when found, see _ends_s
         self.max_running = self.config.max_running  # fewer or more where the model's promise is
         self._speed = _Speed(self.clock())
 
@@ -130,19 +132,29 @@ class Admission:
         Raises ApiError 429 when there are not so many places.
         """
         now_s = self.clock()
-        self._look_at_promises(now_s)
-        own = next((each for each in self._due if each.who == who), None)
-        limit = self.places
-        # who comes back as told may stand where the queue ends: times are in whole seconds
-        room = limit - self.inside + (0 if own is None else max(1, self.config.max_waiting // 2))
-        if answers > room or not (own is not None or self._leaves_room(answers)):
-            raise self._refused(who, 0.0, "server_full", f"{limit} requests run or wait")
+        own = self._checked(who, answers, now_s)
         if own is not None:
             self._due.remove(own)
         self._speed.pass_to(now_s, bool(self._inside))
         tickets = [Ticket(who, now_s, came_back=own is not None) for _ in range(answers)]
         self._inside |= dict.fromkeys(tickets)
+        self._ends = None
         return tickets
+
+    def check_room(self, who: str) -> None:
+        """Before anything is read of it: raises ApiError 429 where `enter` would."""
+        self._checked(who, 1, self.clock())
+
+    def _checked(self, who: str, answers: int, now_s: float) -> _Promise | None:
+        """The promise by which it comes in, if there is one. Raises as `enter`."""
+        self._look_at_promises(now_s)
+        own = next((each for each in self._due if each.who == who), None)
+        # who comes back as told may stand where the queue ends: times are in whole seconds
+        room = self.places - self.inside
+        room += 0 if own is None else max(1, self.config.max_waiting // 2)
+        if answers > room or not (own is not None or self._leaves_room(answers)):
+            raise self._refused(who, 0.0, "server_full", f"{self.places} requests run or wait")
+        return own
 
     def price(
         self, tickets: Sequence[Ticket], sizes: Sequence[tuple[int, int]], deadline_s: float
@@ -164,6 +176,7 @@ class Admission:
         for ticket, cost, (prompt_tokens, max_tokens) in zip(tickets, costs, sizes, strict=True):
             ticket.prompt_tokens, ticket.max_tokens, ticket.left = prompt_tokens, max_tokens, cost
             self._left += cost
+        self._ends = None
         self._place_next()
 
     def progress(self, ticket: Ticket, num_tokens: int) -> None:
@@ -181,6 +194,7 @@ class Admission:
             return
         self._speed.pass_to(self.clock(), True)
         del self._inside[ticket]
+        self._ends = None
         self._left = max(0.0, self._left - ticket.left) if self._inside else 0.0
         if ticket.placed_s is not None:
             self._placed -= 1
@@ -269,8 +283,15 @@ class Admission:
     def _ends_s(self, speed: float) -> list[float]:
         """When each request inside will have ended, soonest first.
 
-        Those that are placed share the speed; one that leaves gives its place to the next.
+        Those that are placed share the speed; one that leaves gives its place to the next. What was
+        found stays for a moment: a server that is overrun says no more often than that.
         """
+        now_s = self.clock()
+        if self._ends is None or now_s >= self._ends[0] + ENDS_KEPT_S:
+            self._ends = now_s, self._found_ends_s(speed)
+        return self._ends[1]
+
+    def _found_ends_s(self, speed: float) -> list[float]:
         queue = iter([ticket.left for ticket in self._inside])
         running = [left for _, left in zip(range(self.max_running), queue, strict=False)]
         heapq.heapify(running)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections.abc import Collection
 
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import EngineError
@@ -32,7 +33,15 @@ PROBE_S = 10.0  # for the token of a probe
 class Gateway:
     """Answers with one model at a time; an answer ends with the model it began with."""
 
-    def __init__(self, served: Served, config: ServeConfig, desk: Desk) -> None:
+    def __init__(
+        self,
+        served: Served,
+        config: ServeConfig,
+        desk: Desk,
+        answering: Collection[str] = (),
+    ) -> None:
+        """answering: paths of requests that take a place."""
+        self._answering = frozenset(answering)
         self.served, self.config, self.desk = served, config, desk
         self.stopping = False
         self.retiring: set[asyncio.Task[None]] = set()  # closing models that were replaced
@@ -118,6 +127,11 @@ class Gateway:
             engine.cancel(request_id)
 
     # ---------------------------------------------------------------- one request
+
+    def check_room(self, caller: Caller, path: str) -> None:
+        """Before a request is read, which costs more than to refuse it. Raises ApiError 429."""
+        if path in self._answering:
+            self.desk.admission.check_room(caller.who)
 
     async def start(
         self, ask: Ask, caller: Caller = NOBODY, max_time: float | None = None
