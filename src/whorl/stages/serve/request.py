@@ -27,6 +27,7 @@ from whorl.stages.serve.neutral import Neutral
 
 __all__ = ["AnswerBody", "AnyBody", "Body", "clip", "load_json", "parse_body", "read_body", "shown"]
 
+MAX_EXACT = 2**53  # beyond, floats are not exact
 MAX_DEPTH = 64  # of a body: objects and lists inside each other
 
 
@@ -109,7 +110,7 @@ def load_json(data: bytes) -> Any:
             data.decode("utf-8-sig"),
             object_pairs_hook=_unique,
             parse_constant=_refuse_constant,
-            parse_float=_finite,
+            parse_float=_number,
         )
         _check_depth(value)
         json.dumps(value, ensure_ascii=False).encode("utf-8")  # lone surrogates
@@ -149,11 +150,12 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _finite(text: str) -> float:
+def _number(text: str) -> float:
+    """A whole number is one however it is written: JSON knows no difference of 1 and 1.0."""
     value = float(text)
     if not math.isfinite(value):
         raise ValueError("a number is too large")
-    return value
+    return int(value) if value.is_integer() and abs(value) <= MAX_EXACT else value
 
 
 def _refusal(error: ValidationError, kind: type[Body], kept: dict[str, Any]) -> ApiError:

@@ -95,11 +95,6 @@ class SamplingBody(AnswerBody):
     )
     guided_grammar: str | None = Field(None, description="a grammar in EBNF")
 
-    @field_validator("n", "top_k", mode="before")
-    @classmethod
-    def _whole(cls, value: Any) -> Any:
-        return int(value) if isinstance(value, float) and value.is_integer() else value
-
     @field_validator("logit_bias")
     @classmethod
     def _of_ids(cls, value: dict[str, float]) -> dict[str, float]:
