@@ -1,8 +1,8 @@
 """What schemathesis makes of docs/openapi.json: requests of the document, and others that are not.
 
 Each is answered or refused as the document says: by its status, its type and its form, and never by
-a failure of the server. What a document cannot say (fields that exclude each other, ids that a model
-has) may be refused.
+a failure of the server. What a document cannot say (fields that exclude each other, ids that a
+model has) may be refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from tests.policy.conftest import ROOT
 from tests.stages.serve.conftest import Start
 from whorl.codecs.contract import Tokens
 
-schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
+schemathesis = pytest.importorskip(
+    "schemathesis", reason="schemathesis is not installed: pip install 'whorl[fuzz]'"
+)
 DOCUMENT = json.loads((ROOT / "docs/openapi.json").read_text("utf-8"))
 # What most requests would end with otherwise: another key, another model, messages that are none.
 TALKS = [
