@@ -42,7 +42,7 @@ LOG = logging.getLogger(__name__)
 PROPERTIES = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
 GRAMMARS = {"json_schema": "json_schema", "regex": "regex", "ebnf": "grammar"}  # GenAI's names
 MOST_COMPILE_S = 0.1  # of a grammar within a step, in which every answer waits for it
-MOST_HELD_BYTES = 2**27  # of compiled grammars, which the pipeline never gives back
+MOST_HELD_BYTES = 2**28  # of compiled grammars, which GenAI never gives back
 INPUT_GROUP = 32  # values that share a scale where inputs are int8
 
 
@@ -91,7 +91,8 @@ class OpenvinoStepper:
         self._held: dict[Grammar, int] = {}  # bytes of those that the pipeline has compiled
         # no stop id: none that could come
         stop_id = next(iter(tokens.contract.stop_ids), self._vocab_size)
-        self._tokenizer = open_vocabulary(text_vocabulary(tokens), stop_id)
+        self._vocabulary = text_vocabulary(tokens), stop_id
+        self._tokenizer = open_vocabulary(*self._vocabulary)
         self._key: str | None = None  # whose prefixes the cache holds
         self._shares = setup.shares_prefixes
         self._pipeline = self._opened()
@@ -131,9 +132,15 @@ class OpenvinoStepper:
         return True
 
     def _reopen(self) -> None:
-        """Without what the one before has kept: prefixes and grammars. Nothing runs in it."""
+        """Without what the one before has kept: prefixes, and grammars, which the tokenizer holds.
+
+        Nothing runs in it.
+        """
         self._leaving_blocks, self._pipeline = 0, None
-        self._held.clear()
+        if self._held:
+            self._held.clear()
+            self._tokenizer = None
+            self._tokenizer = open_vocabulary(*self._vocabulary)
         self._pipeline = self._opened()
 
     # -------------------------------------------------------------- generation

@@ -23,7 +23,7 @@ __all__ = ["AnswersLog"]
 FILE = "answers.jsonl"
 MAX_FILE_BYTES = 2**27  # then it is moved away: answers.jsonl.1, .2 …
 NUM_KEPT = 7  # of those that were moved away: the oldest one goes
-MAX_HEAD_BYTES = 200  # of a line: within, its id
+MAX_LOOK_BYTES = 2**24  # of a file, when an answer is looked for
 LOG = logging.getLogger(__name__)
 
 
@@ -56,17 +56,14 @@ class AnswersLog:
                 self._tell(f"answers are not logged: {self.path}: {error.strerror}")
 
     def find(self, request_id: str) -> dict[str, Any] | None:
-        """The line of an answer, of the newest two files; None: it is not there."""
-        wanted = f'"id": "{request_id}"'.encode()
+        """The line of an answer of late; None: it is not there."""
+        wanted = f'"id": "{request_id}"'.encode()  # quotes in texts are escaped
         for path in (self.path, self.path.with_name(f"{FILE}.1")):
-            try:
-                with path.open("rb") as file:
-                    lines = [line for line in file if wanted in line[:MAX_HEAD_BYTES]]
-            except OSError:
-                continue
-            for line in lines:
-                with contextlib.suppress(ValueError):
-                    found = json.loads(line)
-                    if isinstance(found, dict) and found.get("id") == request_id:
-                        return found
+            with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
+                file.seek(max(0, path.stat().st_size - MAX_LOOK_BYTES))
+                data = file.read(MAX_LOOK_BYTES)
+                if (at := data.rfind(wanted)) >= 0:
+                    line = data[data.rfind(b"\n", 0, at) + 1 :].split(b"\n", 1)[0]
+                    found: dict[str, Any] = json.loads(line)
+                    return found
         return None

@@ -164,8 +164,11 @@ def _refusal(error: ValidationError, kind: type[Body], kept: dict[str, Any]) -> 
     of_first = [each for each in errors if each["loc"][:1] == errors[0]["loc"][:1]]
     # of a union there is an error for each form: one of our own checks says most
     first = next((each for each in of_first if each["type"] == "value_error"), of_first[0])
+    if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+        return _unknown(str(first["loc"][0]), kept, kind)
     if first["type"] == "extra_forbidden":
-        return _unknown(str(first["loc"][-1]), kept, kind)
+        outer, inner = clip(first["loc"][0]), clip(first["loc"][-1])
+        return invalid(f"{outer}: unknown field {inner} in it", outer, "unknown_parameter")
     message = str(first["msg"]).removeprefix("Value error, ")
     if not first["loc"]:  # of the whole body: the message begins with the field
         return invalid(message, message.split(maxsplit=1)[0].rstrip(":"))

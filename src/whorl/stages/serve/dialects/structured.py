@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from whorl.core.ports import Grammar
 from whorl.stages.serve.errors import invalid
@@ -47,9 +47,21 @@ class _JsonObject(_Strict):
     type: Literal["json_object"]
 
 
+class _JsonObjectOf(_JsonObject):
+    """llama.cpp's: any object, or one of a schema."""
+
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+
+
+class _NamedSchema(SchemaFormat):
+    """Of a name that changes nothing, and that llama.cpp's clients leave out."""
+
+    name: str | None = None  # type: ignore[assignment]
+
+
 class _JsonSchema(_Strict):
     type: Literal["json_schema"]
-    json_schema: SchemaFormat
+    json_schema: _NamedSchema
 
 
 class _FlatJsonSchema(SchemaFormat):
@@ -86,7 +98,10 @@ class OutputConfig(_Strict):
         return None if self.format is None else self.format.schema_
 
 
-ResponseFormat = Annotated[_Text | _JsonObject | _JsonSchema, Field(discriminator="type")]
+ResponseFormat = Annotated[_Text | _JsonObjectOf | _JsonSchema, Field(discriminator="type")]
+
+
+WISHES = ("json", "regex", "choice", "grammar", "json_object")
 
 
 class StructuredOutputs(_Strict):
@@ -98,12 +113,18 @@ class StructuredOutputs(_Strict):
     grammar: str | None = None
     json_object: Literal[True] | None = None
 
+    @model_validator(mode="after")
+    def _asks_something(self) -> StructuredOutputs:
+        if not self.model_dump(exclude_none=True):
+            raise ValueError(f"structured_outputs: one of {', '.join(WISHES)}")
+        return self
+
 
 def of_format(found: ResponseFormat | None) -> dict[str, Any] | None:
     """The JSON schema that a format asks for; None: text."""
     if isinstance(found, _JsonSchema):
         return found.json_schema.schema_ or ANY_OBJECT
-    return ANY_OBJECT if isinstance(found, _JsonObject) else None
+    return (found.schema_ or ANY_OBJECT) if isinstance(found, _JsonObjectOf) else None
 
 
 def grammar_of(given: Mapping[str, tuple[str, Any]]) -> tuple[Grammar | None, str]:
