@@ -103,6 +103,13 @@ class SamplingBody(AnswerBody):
                 raise ValueError(f"logit_bias: {key[:40]!r} is no token id")
         return value
 
+    @field_validator("structured_outputs")
+    @classmethod
+    def _asks_something(cls, value: StructuredOutputs | None) -> StructuredOutputs | None:
+        if value == StructuredOutputs():
+            raise ValueError("structured_outputs: json, regex, choice, grammar or json_object")
+        return value
+
     @model_validator(mode="after")
     def _options_of_a_stream(self) -> SamplingBody:
         if self.stream_options is not None and not self.stream:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from whorl.core.ports import Grammar
 from whorl.stages.serve.errors import invalid
@@ -101,9 +101,6 @@ class OutputConfig(_Strict):
 ResponseFormat = Annotated[_Text | _JsonObjectOf | _JsonSchema, Field(discriminator="type")]
 
 
-WISHES = ("json", "regex", "choice", "grammar", "json_object")
-
-
 class StructuredOutputs(_Strict):
     """vLLM's: one of them."""
 
@@ -112,12 +109,6 @@ class StructuredOutputs(_Strict):
     choice: Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES)] | None = None
     grammar: str | None = None
     json_object: Literal[True] | None = None
-
-    @model_validator(mode="after")
-    def _asks_something(self) -> StructuredOutputs:
-        if not self.model_dump(exclude_none=True):
-            raise ValueError(f"structured_outputs: one of {', '.join(WISHES)}")
-        return self
 
 
 def of_format(found: ResponseFormat | None) -> dict[str, Any] | None:
