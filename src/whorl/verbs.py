@@ -277,10 +277,7 @@ class Session:
         api_key: str | None = None,
         is_open: bool = False,
     ) -> Service:
-        """(FastAPI service of the smallest variant the engine serves; its close).
-
-        is_open: see `open_model_app`.
-        """
+        """Of the smallest variant that the engine serves: see `open_model_app`."""
         chosen = config or self.planned.decisions.serve
         variant, folder = self.served(chosen)
         quality = self.scores() if "evaluate" in self.records else []
