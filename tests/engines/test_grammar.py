@@ -144,13 +144,13 @@ def test_the_thread_that_submits_reads_the_grammar(
 ) -> None:
     """The engine's thread, for which every answer waits, finds it read."""
     threads: list[str] = []
-    parse = module._parsed
+    compiled = module._compiled
 
-    def parsed(grammar: Grammar) -> object:
+    def seen(compiler: object, grammar: Grammar) -> object:
         threads.append(threading.current_thread().name)
-        return parse(grammar)
+        return compiled(compiler, grammar)
 
-    monkeypatch.setattr(module, "_parsed", parsed)
+    monkeypatch.setattr(module, "_compiled", seen)
     request = replace(request_of(tokens, large(-1), 0), logprobs=1)  # of the graph's logits
     assert run_requests(engine, [request])[0].token_ids
     assert len(threads) == 1 and not threads[0].startswith("whorl-")

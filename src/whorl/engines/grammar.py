@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import time
 import weakref
 from collections import OrderedDict
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -26,7 +25,7 @@ __all__ = ["UNABLE", "Grammars", "text_vocabulary"]
 
 MODULE = "xgrammar"
 CACHE_BYTES = 2**26  # of compiled grammars: without a limit each that ever came is kept
-MOST_WEIGHTS = 4096  # of grammars, that are remembered
+MOST_WEIGHTS = 1024  # of grammars, that are remembered
 UNABLE = frozenset[str]() if find_spec(MODULE) else frozenset({"grammar"})
 
 
@@ -90,7 +89,7 @@ class Grammars:
         grammar, or there is no xgrammar.
         """
         if request.grammar is not None:
-            self._ready[request] = self._compiler.compile_grammar(_parsed(request.grammar))
+            self._ready[request] = _compiled(self._compiler, request.grammar)
 
     def start(self, request: GenerateRequest) -> Matcher | None:
         """The request's grammar at its begin, None if it has none. Raises as `check`."""
@@ -115,12 +114,11 @@ class Grammars:
         if grammar in self._weights or not (self._last is None or self._last.done()):
             return
         self._last = self._weighing.submit(self._weigh, grammar)
-        with contextlib.suppress(TimeoutError):
-            self._last.result(wait_s)
+        wait([self._last], wait_s)  # what it raises leaves the weight unknown
 
     def _weigh(self, grammar: Grammar) -> None:
         begin_s = time.monotonic()
-        compiled = self._whole.compile_grammar(_parsed(grammar))
+        compiled = _compiled(self._whole, grammar)
         weight = Weight(time.monotonic() - begin_s, int(compiled.memory_size_bytes))
         self._weights[grammar] = weight
         if len(self._weights) > MOST_WEIGHTS:
@@ -131,15 +129,17 @@ class Grammars:
         return self._weights.get(grammar)
 
 
-def _parsed(grammar: Grammar) -> Any:
+def _compiled(compiler: Any, grammar: Grammar) -> Any:
     """xgrammar's reading of it. Raises EngineError if it is no grammar."""
-    xgrammar = _library().Grammar
+    readers = _library().Grammar
     try:
         if grammar.kind == "json_schema":
-            return xgrammar.from_json_schema(grammar.text)
-        if grammar.kind == "regex":
-            return xgrammar.from_regex(grammar.text)
-        return xgrammar.from_ebnf(grammar.text)
+            parsed = readers.from_json_schema(grammar.text)
+        elif grammar.kind == "regex":
+            parsed = readers.from_regex(grammar.text)
+        else:
+            parsed = readers.from_ebnf(grammar.text)
+        return compiler.compile_grammar(parsed)
     except RuntimeError as error:
         found = str(error).splitlines()[0].partition("] ")[2] or error
         raise EngineError(f"this {grammar.kind} cannot be used", found=found) from error

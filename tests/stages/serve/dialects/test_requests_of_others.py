@@ -108,6 +108,21 @@ def test_prompts_of_llama_cpp(scripted: Scripted) -> None:
 
 
 @pytest.mark.parametrize(
+    "text", ["no JSON", '{"a": 1, "a": 2}', '{"not": ' * 200 + "{}" + "}" * 200]
+)
+def test_a_schema_in_a_text_is_read_as_strictly_as_a_body(scripted: Scripted, text: str) -> None:
+    """How long one takes to be read grows with the cube of its depth."""
+    for fields in ({"guided_json": text}, {"structured_outputs": {"json": text}}):
+        refused = scripted.post(CHAT, messages=TALK, max_tokens=8, **fields)
+        error = refused.json()["error"]
+        assert (refused.status_code, error["code"]) == (400, "invalid_grammar")
+        assert error["param"].startswith(next(iter(fields))) and "the schema" in error["message"]
+    scripted.say("{}")
+    assert scripted.post(CHAT, messages=TALK, max_tokens=8, guided_json='{"const": 5}').is_success
+    assert scripted.asked.grammar is not None and scripted.asked.grammar.text == '{"const": 5}'
+
+
+@pytest.mark.parametrize(
     ("path", "fields", "param"),
     [
         (COMPLETIONS, {"prompt": "x", "logprobs": 21}, "logprobs"),
