@@ -175,8 +175,12 @@ def test_what_the_server_answered_may_be_sent_again(scripted: Scripted) -> None:
     assert scripted.post("/v1/messages", messages=talk, **body).status_code == 200
 
 
-def test_that_a_tool_failed_reaches_the_template() -> None:
+def test_that_a_tool_failed_reaches_the_template(scripted: Scripted) -> None:
     """As a key of its message; one that is false is none."""
+    scripted.say("Fine.")
+    failed = [*said(USE)[:2], *user(RESULT | {"is_error": True})]
+    answer = scripted.post("/v1/messages", messages=failed, max_tokens=9)
+    assert answer.status_code == 200 and "Result: warm" in scripted.prompt
     for flag, told in ((True, {"is_error": True}), (False, {}), (None, {})):
         (message,) = anthropic_input.chat_of_messages(user(RESULT | {"is_error": flag}), None)
         assert message == {"role": "tool", "tool_call_id": "a", "content": "warm"} | told
