@@ -12,10 +12,12 @@ from whorl.stages.serve.request import shown
 
 __all__ = ["chat_of_messages"]
 
-CACHING = {"cache_control": (dict, "an object")}  # prefixes are shared anyway
+CACHING: dict[str, tuple[type, str]] = {
+    "cache_control": (dict, "an object")
+}  # prefixes are shared anyway
 TEXT = Neutral(same={"citations": ([],)}, about_client=CACHING)
 # type of a block -> (keys that are used, what else it may have)
-BLOCKS = {
+BLOCKS: dict[str, tuple[tuple[str, ...], Neutral]] = {
     "thinking": (("type", "thinking"), Neutral(about_client={"signature": (str, "a string")})),
     "tool_use": (
         ("type", "id", "name", "input"),

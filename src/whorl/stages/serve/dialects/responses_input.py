@@ -12,7 +12,10 @@ from whorl.stages.serve.request import shown
 __all__ = ["chat_of_items"]
 
 TEXTS = ("input_text", "output_text", "text")
-OUTPUT = {"id": (str, "a string"), "status": (str, "a string")}  # what our own items have
+OUTPUT: dict[str, tuple[type, str]] = {
+    "id": (str, "a string"),
+    "status": (str, "a string"),
+}  # what our own items have
 PART = Neutral(
     same={"annotations": ([],)},
     about_client={
@@ -20,9 +23,9 @@ PART = Neutral(
         "prompt_cache_breakpoint": (dict, "an object"),
     },
 )
-DIRECT = {"caller": ({"type": "direct"},), "namespace": ()}
+DIRECT: dict[str, tuple[object, ...]] = {"caller": ({"type": "direct"},), "namespace": ()}
 # type of an item -> (keys that are used, what else it may have)
-ITEMS = {
+ITEMS: dict[str, tuple[tuple[str, ...], Neutral]] = {
     "message": (("type", "role", "content"), Neutral(same={"phase": ()}, about_client=OUTPUT)),
     "function_call": (
         ("type", "call_id", "name", "arguments"),
