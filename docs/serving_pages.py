@@ -19,8 +19,7 @@ from whorl.engines.grammar import UNABLE
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.app import create_app
 from whorl.stages.serve.card import ModelCard
-from whorl.stages.serve.dialects.routes import WIRES
-from whorl.stages.serve.dialects.tokenizing import BODIES
+from whorl.stages.serve.dialects.routes import BODIES, WIRES
 from whorl.stages.serve.request import Body
 from whorl.testing.engine import FakeEngine
 
@@ -31,7 +30,7 @@ REFUSALS = {
     400: "a field is wrong, unknown, or beyond what the model or the engine can do",
     401: "no key, or a wrong one",
     403: "a Host or Origin that is not the server's",
-    404: "there is no such model",
+    404: "there is no such model, or no such answer",
     408: "the body did not arrive in time",
     413: "the body is too large",
     415: "the body is compressed",
@@ -39,6 +38,7 @@ REFUSALS = {
     500: "the engine failed",
     501: "this model cannot chat",
     503: "the server is stopping, or the engine makes no progress",
+    507: "the home takes no more",
     504: "the answer was not complete within its deadline",
 }
 JSON_TYPES = {str: "string", dict: "object", bool: "boolean"}
@@ -92,7 +92,6 @@ def served_app() -> FastAPI:
 
 def openapi_document(app: FastAPI, version: str) -> dict[str, Any]:
     """Every route of the service but the page's files, in OpenAPI 3.1."""
-    bodies = {**{wire.path: wire.body for wire in WIRES}, **BODIES}
     keys = {wire.path: wire.answer_keys for wire in WIRES}
     schemas: dict[str, Any] = dict(FORMS)
     paths: dict[str, Any] = {}
@@ -102,8 +101,8 @@ def openapi_document(app: FastAPI, version: str) -> dict[str, Any]:
         path = route.path.replace(":path", "")
         for method in sorted((route.methods or set()) - {"HEAD"}):
             operation = _operation(route, keys.get(path, ()), streams=path in keys)
-            if path in bodies:
-                content = {"schema": schema_of(bodies[path], schemas)}
+            if path in BODIES:
+                content = {"schema": schema_of(BODIES[path], schemas)}
                 operation["requestBody"] = {
                     "required": True,
                     "content": {"application/json": content},
@@ -228,6 +227,16 @@ def conformance_page(note: str) -> str:
         wanted = {wire.engine_names[name] for wire in WIRES if name in wire.engine_names}
         asked = ", ".join(f"`{field}`" for field in sorted(wanted))
         lines.append(f"| `{name}` | {' | '.join(cells)} | {asked} |")
+    lines += [
+        "",
+        "Of the routes beside them, which answer without the engine:",
+        "",
+        "| route | used |",
+        "| --- | --- |",
+    ]
+    for path in (path for path in BODIES if path not in bodies):
+        used = ", ".join(f"`{name}`" for name in sorted(BODIES[path].model_fields))
+        lines.append(f"| `{path}` | {used} |")
     lines += [
         "",
         "`tool_choice` asks the engine for `grammar` where a call must be made.",

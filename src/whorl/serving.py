@@ -227,10 +227,15 @@ class Address:
 
 
 def _open(
-    model: Servable, config: ServeConfig, example_prompt: str = "", measures: bool = True
+    model: Servable,
+    config: ServeConfig,
+    home: Path,
+    example_prompt: str = "",
+    measures: bool = True,
 ) -> tuple[Engine, Tokens, ModelCard]:
     """A model with its engine, ready to answer; measures: see `open_promised`."""
     from whorl.codecs.contract import Tokens
+    from whorl.engines.open import CACHE
     from whorl.model.folder import TOKENS, peek_card
     from whorl.stages.serve.card import ModelCard, VariantQuality
     from whorl.wiring.promise import open_promised
@@ -254,7 +259,7 @@ def _open(
         ),
         example_prompt=example_prompt,
     )
-    engine, promise = open_promised(folder, model.variant, config, measures)
+    engine, promise = open_promised(folder, model.variant, config, home / CACHE, measures)
     try:
         tokens = Tokens.load(folder / TOKENS)
         return engine, tokens, shown.model_copy(update={"promise": promise})
@@ -268,23 +273,22 @@ def open_model_app(
     config: ServeConfig,
     api_key: str | None = None,
     example_prompt: str = "",
-    home: Path | None = None,
+    *,
+    home: Path,
+    is_open: bool = True,
 ) -> Service:
     """(FastAPI service of a model, function that closes the engine it has then).
 
-    home: whose keys it takes, and where its answers and people's opinions of them are logged;
-    None: it does none of this.
+    home: where its exports are kept, and what was measured of it. is_open: to others than the one
+    who starts it: it takes the home's keys, and logs its answers and people's opinions of them.
     """
     from whorl.stages.serve.app import create_app
     from whorl.stages.serve.desk import Desk
-    from whorl.stages.serve.feedback import add_feedback
 
-    desk = Desk.of(config, home)
-    engine, tokens, card = _open(model, config, example_prompt)
+    desk = Desk.of(config, home if is_open else None)
+    engine, tokens, card = _open(model, config, home, example_prompt)
     try:
         app = create_app(engine, tokens, card, config, api_key, desk)
-        if home is not None:
-            add_feedback(app, app.state.gateway, home)
     except BaseException:
         engine.close()
         raise
@@ -312,7 +316,7 @@ def newer_models(
         ):
             return None
         seen = found
-        engine, tokens, card = _open(found, config, measures=False)
+        engine, tokens, card = _open(found, config, home, measures=False)
         return Served(engine, tokens, card, engine.close)
 
     return look

@@ -262,12 +262,12 @@ class Session:
             engine.close()
 
     def _open_engine(self, model: Path, variant: Variant) -> Engine:
-        from whorl.engines.open import open_engine, server_of
+        from whorl.engines.open import CACHE, open_engine, server_of
         from whorl.engines.setup import EngineSetup
 
         serve = self.planned.decisions.serve
-        setup = EngineSetup(serve.max_running)
-        return open_engine(model, variant, server_of(variant, serve.engine), setup)
+        setup, name = EngineSetup(serve.max_running), server_of(variant, serve.engine)
+        return open_engine(model, variant, name, setup, self.home / CACHE)
 
     # -------------------------------------------------------------- serving
 
@@ -275,18 +275,16 @@ class Session:
         self,
         config: ServeConfig | None = None,
         api_key: str | None = None,
-        home: Path | None = None,
+        is_open: bool = False,
     ) -> Service:
-        """(FastAPI service of the smallest variant the engine serves; its close).
-
-        home: see `open_model_app`.
-        """
+        """Of the smallest variant that the engine serves: see `open_model_app`."""
         chosen = config or self.planned.decisions.serve
         variant, folder = self.served(chosen)
         quality = self.scores() if "evaluate" in self.records else []
         prompts = (prompt for field in self.fields.values() for prompt in field.task.prompts)
         model = Servable(self.name, folder, variant, quality)
-        return open_model_app(model, chosen, api_key, next(prompts, ""), home)
+        prompt = next(prompts, "")
+        return open_model_app(model, chosen, api_key, prompt, home=self.home, is_open=is_open)
 
     def serve(self) -> Record:
         """Serve on a free port, ask real questions through HTTP, stop."""
@@ -396,4 +394,4 @@ def serve(
     session = recipe if isinstance(recipe, Session) else Session.open(recipe, **options)
     chosen = config or session.planned.decisions.serve
     home = session.home
-    serve_app(lambda key: session.open_app(chosen, key, home), chosen, on_start, api_key, home)
+    serve_app(lambda key: session.open_app(chosen, key, True), chosen, on_start, api_key, home)

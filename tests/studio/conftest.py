@@ -23,7 +23,7 @@ from whorl.codecs.label import LabelCodec
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.app import create_app
 from whorl.stages.serve.card import ModelCard
-from whorl.stages.serve.feedback import add_feedback
+from whorl.stages.serve.desk import Desk
 from whorl.stages.serve.server import running_server
 from whorl.testing.corpus import tiny_tokens
 from whorl.testing.engine import FakeEngine
@@ -67,8 +67,7 @@ def real_site(tokens: Tokens, home: Path, step_s: float = 0.005, **config: Any) 
     card = ModelCard(
         name="tiny", contract_digest=digest, context_tokens=8192, example_prompt="The shell"
     )
-    app = create_app(engine, tokens, card, settings, API_KEY)
-    add_feedback(app, app.state.gateway, home)
+    app = create_app(engine, tokens, card, settings, API_KEY, Desk.of(settings, home))
     try:
         with running_server(app, settings) as base_url:
             yield Site(base_url, app, engine, home)

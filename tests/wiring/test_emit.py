@@ -47,6 +47,7 @@ def test_a_unit_of_systemd(tmp_path: Path) -> None:
     )
     assert int(lines["TimeoutStopSec"]) > ServeConfig().grace_s
     assert lines["ReadWritePaths"] == '"/var/lib/whorl home"'
+    assert lines["Restart"] == "on-failure"  # a server whose engine was given up ends with one
     if (verify := shutil.which("systemd-analyze")) is not None:
         unit = tmp_path / "whorl-my-model-v1.service"
         unit.write_text(text)

@@ -15,6 +15,7 @@ from whorl.engines import collect
 from whorl.engines.loop import EngineLoop, Limits
 from whorl.engines.setup import EngineSetup
 from whorl.model.folder import FolderCard, peek_card
+from whorl.serving import Servable, open_model_app
 from whorl.spec.load import parse_recipe
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.promise import Promise
@@ -126,6 +127,28 @@ def test_what_was_measured_on_a_busy_machine_is_not_kept(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("is_open", [True, False])
+def test_all_that_a_server_keeps_is_in_its_home(
+    tmp_path: Path, isolated_home: Path, is_open: bool
+) -> None:
+    """Exports and promises too, also where nobody is let in; the default home is not touched."""
+    pytest.importorskip("openvino_genai")
+    folder, home = tiny_model_folder(tmp_path / "model", steps=0), tmp_path / "other"
+    config = ServeConfig(port=0, max_running=1)
+    app, close = open_model_app(
+        Servable("tiny", folder, None), config, "k" * 16, home=home, is_open=is_open
+    )
+    try:
+        assert app.state.gateway.card.promise.basis == "measured"
+    finally:
+        close()
+    kept = [path.name for path in (home / ".engines").iterdir()]
+    assert any(name.endswith(".json") and name.startswith("promise-") for name in kept)
+    assert any("openvino-f32" in name for name in kept)
+    assert (home / ".serving").exists() == is_open
+    assert not isolated_home.exists()
+
+
 def test_a_prediction_needs_no_weights(tmp_path: Path) -> None:
     folder = tiny_model_folder(tmp_path / "model", steps=0)
     for path in folder.glob("*.safetensors"):
@@ -151,7 +174,7 @@ def test_predictions_follow_the_machine_and_the_load() -> None:
 def test_a_request_of_the_whole_context_has_room_whatever_memory_there_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from whorl.engines.openvino_engine import blocks_of, num_cache_blocks
+    from whorl.engines.openvino_blocks import blocks_of, num_cache_blocks
 
     monkeypatch.setattr(module, "machine_facts", lambda: SimpleNamespace(memory_bytes=1))
     setup = setup_of(CARD, ServeConfig(), 1)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +15,7 @@ from multiprocessing import resource_tracker
 
 import psutil
 
-__all__ = ["end_children", "end_with_parent", "spawning"]
+__all__ = ["begin", "end_children", "end_with_parent", "spawning", "start_child"]
 
 LOOK_EVERY_S = 0.5
 WAIT_S = 0.5  # for killed processes to be gone
@@ -29,6 +32,33 @@ def end_with_parent(parent_pid: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
+def start_child(function: str, stderr: int | None = None) -> subprocess.Popen[str]:
+    """A Python of its own that calls "module:function", which reads and writes lines.
+
+    It finds what this one finds (`sys.path`), does not hear Ctrl-C, and ends with this process,
+    also where this one is killed. stderr: as of Popen; None: this one's.
+    """
+    command = "import sys; from whorl.core.children import begin; begin(*sys.argv[1:])"
+    with spawning():
+        return subprocess.Popen(
+            [sys.executable, "-c", command, str(os.getpid()), function],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            start_new_session=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)},
+            text=True,
+            encoding="utf-8",
+        )
+
+
+def begin(parent_pid: str, function: str) -> None:
+    """The child's side of `start_child`."""
+    end_with_parent(int(parent_pid))
+    module, _, name = function.partition(":")
+    getattr(importlib.import_module(module), name)()
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from whorl.core.digests import write_bytes
 from whorl.core.disk import DISK_ERRNOS, disk_error
 from whorl.core.errors import BusyError
 
-__all__ = ["exclusive", "is_held"]
+__all__ = ["NO_LOCKS_ERRNOS", "exclusive", "is_held"]
 
 LOCK, HOLDER = "lock", "lock.holder.json"
 HOLDER_TRIES, HOLDER_PAUSE_S = 40, 0.05  # a winner needs a moment to write who it is

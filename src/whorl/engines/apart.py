@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.core import errors
+from whorl.core.children import start_child
 from whorl.core.errors import EngineError, WhorlError
 from whorl.core.ports import EngineStats, GenerateRequest, Grammar, TokenEvent, TokenLogprob
 from whorl.core.variants import Variant
@@ -37,6 +38,7 @@ __all__ = ["EngineProcess", "answer"]
 LOG = logging.getLogger(__name__)
 MAX_STARTS, WITHIN_S = 4, 120.0  # then something is wrong that another start does not mend
 CLOSE_TIMEOUT_S = 30.0
+LOOK_EVERY_S = 0.2  # whether the engine has stopped
 OnEvent = Callable[[TokenEvent], None]
 Scores = list[NDArray[np.float64]]
 
@@ -78,6 +80,11 @@ class EngineProcess:
     def is_up(self) -> bool:
         """Whether it takes requests; False while it is started again."""
         return self._up
+
+    @property
+    def failure(self) -> str | None:
+        """Why it is not started again; None: it is up, or will be."""
+        return self._failure
 
     @property
     def pid(self) -> int:
@@ -151,15 +158,7 @@ class EngineProcess:
 
     def _start(self) -> dict[str, Any]:
         self._starts.append(time.monotonic())
-        process = subprocess.Popen(
-            [sys.executable, "-c", "from whorl.engines.apart import answer; answer()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the server, which ends it in order
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)},
-            text=True,
-            encoding="utf-8",
-        )
+        process = start_child(f"{__name__}:answer")
         assert process.stdin and process.stdout
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(self._opening + "\n")
@@ -303,6 +302,7 @@ def answer() -> None:
         return
     facts = {"name": engine.name, "contract_digest": engine.contract_digest}
     output.write(json.dumps(facts | {"unable": sorted(engine.unable)}) + "\n")
+    threading.Thread(target=_end_with, args=(engine,), daemon=True).start()
     lock = threading.Lock()
 
     def send(*message: Any) -> None:
@@ -313,6 +313,13 @@ def answer() -> None:
     _obey(engine, commands, send)
     engine.close()
     os._exit(0)
+
+
+def _end_with(engine: Any) -> None:
+    """An engine that stopped by itself takes this process with it: then another one is started."""
+    while getattr(engine, "failure", None) is None:
+        time.sleep(LOOK_EVERY_S)
+    os._exit(1)
 
 
 def _obey(engine: Any, commands: Iterable[str], send: Callable[..., None]) -> None:

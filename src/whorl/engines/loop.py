@@ -169,6 +169,11 @@ class EngineLoop:
             if self._thread.is_alive():
                 LOG.warning("engine %s is stuck in a step and was left behind", self.name)
 
+    @property
+    def failure(self) -> str | None:
+        """Why it takes no request any more, and never will; None: it does, or was closed."""
+        return self._failure
+
     def limit_running(self, max_running: int) -> None:
         """From now on at most so many run together; those that run already go on."""
         with self._changed:

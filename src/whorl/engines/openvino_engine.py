@@ -21,14 +21,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whorl.arch.shape import ModelShape
-from whorl.arch.shape_counts import kv_bytes_per_token
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import EngineError, MissingExtra
-from whorl.core.ports import SERVERS_OWN, GenerateRequest, TokenEvent, TokenLogprob
+from whorl.core.ports import SERVERS_OWN, GenerateRequest, Grammar, TokenEvent, TokenLogprob
 from whorl.engines.branches import CandidateScorer
 from whorl.engines.grammar import UNABLE, Grammars, text_vocabulary
 from whorl.engines.loop import EngineLoop, Limits
+from whorl.engines.openvino_blocks import blocks_of, num_cache_blocks
 from whorl.engines.openvino_graph import GraphSequence, OpenvinoBranches, OpenvinoGraph
 from whorl.engines.openvino_vocabulary import open_vocabulary
 from whorl.engines.sampling import Drawing, is_greedy
@@ -36,13 +35,14 @@ from whorl.engines.setup import EngineSetup
 from whorl.engines.threads import engine_threads
 from whorl.model.folder import TOKENS, FolderCard
 
-__all__ = ["OpenvinoStepper", "block_bytes", "num_cache_blocks", "open_openvino"]
+__all__ = ["OpenvinoStepper", "open_openvino"]
 
 LOG = logging.getLogger(__name__)
 
-BLOCK_TOKENS = 32  # tokens of one block of GenAI's cache on a CPU
 PROPERTIES = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
 GRAMMARS = {"json_schema": "json_schema", "regex": "regex", "ebnf": "grammar"}  # GenAI's names
+MOST_COMPILE_S = 0.1  # of a grammar within a step, in which every answer waits for it
+MOST_HELD_BYTES = 2**28  # of compiled grammars, which GenAI never gives back
 INPUT_GROUP = 32  # values that share a scale where inputs are int8
 
 
@@ -54,26 +54,7 @@ def open_openvino(folder: Path, card: FolderCard, setup: EngineSetup) -> EngineL
     stepper = OpenvinoStepper(folder, card, setup)
     a = card.shape
     limits = Limits(setup.max_running, a.max_seq_len, a.vocab_size)
-    digest, check = card.contract_digest, Grammars.check
-    return EngineLoop("openvino", digest, stepper, limits, UNABLE, check)
-
-
-def num_cache_blocks(shape: ModelShape, setup: EngineSetup) -> int:
-    """Blocks for every running request's whole context, within the setup's bytes; for one
-    request's, always."""
-    one_request = blocks_of(shape.max_seq_len)
-    room = setup.cache_bytes // block_bytes(shape)
-    return max(one_request, min(setup.max_running * one_request, room))
-
-
-def block_bytes(shape: ModelShape) -> int:
-    """Bytes of keys and values of a block, in float32."""
-    return round(kv_bytes_per_token(shape, 4)) * BLOCK_TOKENS
-
-
-def blocks_of(num_tokens: int) -> int:
-    """Blocks that a request of this length can come to hold, and one to spare."""
-    return -(-num_tokens // BLOCK_TOKENS) + 1
+    return EngineLoop("openvino", card.contract_digest, stepper, limits, UNABLE, stepper.check)
 
 
 class OpenvinoStepper:
@@ -107,9 +88,11 @@ class OpenvinoStepper:
         self._single: dict[str, _Single] = {}  # requests that the pipeline cannot answer
         tokens = Tokens.load(folder / TOKENS)
         self._grammars = Grammars(tokens)
+        self._held: dict[Grammar, int] = {}  # bytes of those that the pipeline has compiled
         # no stop id: none that could come
         stop_id = next(iter(tokens.contract.stop_ids), self._vocab_size)
-        self._tokenizer = open_vocabulary(text_vocabulary(tokens), stop_id)
+        self._vocabulary = text_vocabulary(tokens), stop_id
+        self._tokenizer = open_vocabulary(*self._vocabulary)
         self._key: str | None = None  # whose prefixes the cache holds
         self._shares = setup.shares_prefixes
         self._pipeline = self._opened()
@@ -144,9 +127,21 @@ class OpenvinoStepper:
         if self._running:
             return False
         LOG.info("requests of several keys come: prefixes are not shared any more")
-        self._shares, self._pipeline = False, None
-        self._pipeline = self._opened()
+        self._shares = False
+        self._reopen()
         return True
+
+    def _reopen(self) -> None:
+        """Without what the one before has kept: prefixes, and grammars, which the tokenizer holds.
+
+        Nothing runs in it.
+        """
+        self._leaving_blocks, self._pipeline = 0, None
+        if self._held:
+            self._held.clear()
+            self._tokenizer = None
+            self._tokenizer = open_vocabulary(*self._vocabulary)
+        self._pipeline = self._opened()
 
     # -------------------------------------------------------------- generation
 
@@ -164,16 +159,44 @@ class OpenvinoStepper:
         blocks = blocks_of(len(request.prompt_ids) + request.max_tokens)
         if blocks + sum(self._reserved.values()) + self._leaving_blocks > self._num_blocks:
             return False
-        if _is_single(request):
+        if _is_single(request) or not self._may_hold(request.grammar):
             drawing = Drawing(request, self._grammars.start(request))
             self._single[request.request_id] = _Single(drawing, self._graph.start())
             self._reserved[request.request_id] = blocks
             return True
         if not self._may_join(request.cache_key):
             return False
+        if (grammar := request.grammar) is not None and grammar not in self._held:
+            weight = self._grammars.weight(grammar)
+            self._held[grammar] = 0 if weight is None else weight.num_bytes
         handle = self._submit(request.prompt_ids, self._asked(request))
         self._running[request.request_id] = _Batched(handle, request.logprobs is not None)
         self._reserved[request.request_id] = blocks
+        return True
+
+    def check(self, request: GenerateRequest) -> None:
+        """Of a request's grammar, by the thread that submits it. Raises EngineError if it is none.
+
+        One that GenAI would compile for long is answered from the graph's logits.
+        """
+        self._grammars.check(request)
+        if request.grammar is not None and not _is_single(request):
+            self._grammars.weigh(request.grammar, MOST_COMPILE_S)
+
+    def _may_hold(self, grammar: Grammar | None) -> bool:
+        """Whether GenAI may compile a grammar, which it does within its step and keeps for ever.
+
+        When those that it has are too many it is opened again, once nothing runs in it.
+        """
+        if grammar is None or grammar in self._held:
+            return True
+        weight = self._grammars.weight(grammar)
+        if weight is None or weight.seconds > MOST_COMPILE_S:
+            return False
+        if sum(self._held.values()) + weight.num_bytes > MOST_HELD_BYTES:
+            if self._running or weight.num_bytes > MOST_HELD_BYTES:
+                return False
+            self._reopen()
         return True
 
     def _asked(self, request: GenerateRequest) -> Any:
@@ -252,8 +275,7 @@ class OpenvinoStepper:
         failed = [TokenEvent(name, (), "error", str(error)) for name in self._running]
         for request_id in list(self._running):
             del self._running[request_id], self._reserved[request_id]
-        self._leaving_blocks, self._pipeline = 0, None
-        self._pipeline = self._opened()
+        self._reopen()
         return failed
 
     def _read(self, request_id: str, batched: _Batched) -> TokenEvent | None:

@@ -71,6 +71,12 @@ class Replicas:
             max(ages, default=None),
         )
 
+    @property
+    def failure(self) -> str | None:
+        """Why none of them takes a request any more; None: one does, or will."""
+        found = [getattr(engine, "failure", None) for engine in self._engines]
+        return None if None in found else found[0]
+
     def limit_running(self, max_running: int) -> None:
         """Of all together."""
         for engine in self._engines:

@@ -33,8 +33,9 @@ def open_torch(folder: Path, setup: EngineSetup) -> EngineLoop:
         torch.set_num_threads(setup.threads)
     model, shape, tokens, card = load_model_folder(folder)
     limits = Limits(setup.max_running, shape.max_seq_len, shape.vocab_size)
-    stepper = TorchStepper(model, Grammars(tokens))
-    return EngineLoop("torch", card.contract_digest, stepper, limits, UNABLE, Grammars.check)
+    grammars = Grammars(tokens)
+    stepper = TorchStepper(model, grammars)
+    return EngineLoop("torch", card.contract_digest, stepper, limits, UNABLE, grammars.check)
 
 
 @dataclass

@@ -85,10 +85,18 @@ def served(model: str, home: Path) -> Iterator[Victim]:
         try:
             yield _started(process, key)
             process.terminate()
-            if (code := process.wait(STOP_S)) != 0:
-                raise EngineError("the server did not stop as it was told", found=f"status {code}")
+            if (how := _ending(process)) != "status 0":
+                raise EngineError("the server did not stop as it was told", found=how)
         finally:
             process.kill()
+
+
+def _ending(process: subprocess.Popen[str]) -> str:
+    """How it ended, in words."""
+    try:
+        return f"status {process.wait(STOP_S)}"
+    except subprocess.TimeoutExpired:
+        return f"still running {STOP_S:.0f} s after SIGTERM; it is killed"
 
 
 def _started(process: subprocess.Popen[str], key: str) -> Victim:

@@ -187,7 +187,7 @@ class Attack:
         try:
             self.run(target, trials, seed, found)
             found.check(target.is_well(), "the server is not well afterwards")
-        except (OSError, TimeoutError) as error:
+        except Exception as error:  # such as an answer that is no JSON
             found.check(False, f"{type(error).__name__}: {error}")
         found.seconds = time.monotonic() - began_s
         return found

@@ -21,12 +21,11 @@ from pydantic import ValidationError
 from whorl.arch.shape_counts import count_shape, kv_bytes_per_token
 from whorl.core.digests import digest_value, write_bytes
 from whorl.core.errors import EngineError
-from whorl.core.home import home_folder
 from whorl.core.ports import SERVERS_OWN, Engine, GenerateRequest
 from whorl.core.variants import Variant
 from whorl.engines.apart import EngineProcess
 from whorl.engines.collect import Answer, run_requests
-from whorl.engines.open import CACHE, best_form
+from whorl.engines.open import best_form
 from whorl.engines.openvino_export import FORMAT
 from whorl.engines.replicas import Replicas
 from whorl.engines.setup import EngineSetup
@@ -60,21 +59,26 @@ F32, SMALL, TORCH = Shares(0.6, 0.25, 2.0), Shares(0.6, 0.5, 3.5), Shares(0.6, 0
 
 
 def open_promised(
-    folder: Path, variant: Variant | None, config: ServeConfig, measures: bool = True
+    folder: Path,
+    variant: Variant | None,
+    config: ServeConfig,
+    cache_folder: Path,
+    measures: bool = True,
 ) -> tuple[Engine, Promise]:
     """An engine for a server, warm, and what it promises. Raises as `open_engine`.
 
+    cache_folder: of exports and of what was measured.
     measures: False where another is being asked meanwhile; then the promise is a prediction.
     """
     card = peek_card(folder)
     setup = setup_of(card, config, engine_threads())
     served = variant or best_form(card, config.engine)
     predicted = predict(card, served, config, setup)
-    engine = _open(folder, variant, config, setup)
+    engine = _open(folder, variant, config, setup, cache_folder)
     if not measures:
         return engine, predicted
     try:
-        promise = keep_promise(engine, predicted, card, served, config, home_folder() / CACHE)
+        promise = keep_promise(engine, predicted, card, served, config, cache_folder)
         if promise.users < setup.max_running:
             engine.limit_running(promise.users)
         return engine, promise
@@ -84,12 +88,16 @@ def open_promised(
 
 
 def _open(
-    folder: Path, variant: Variant | None, config: ServeConfig, setup: EngineSetup
+    folder: Path,
+    variant: Variant | None,
+    config: ServeConfig,
+    setup: EngineSetup,
+    cache_folder: Path,
 ) -> EngineProcess | Replicas:
     """As many engines as the config says, each in a process of its own, opened together."""
     count = config.replicas
     if count == 1:
-        return EngineProcess(folder, variant, config.engine, setup)
+        return EngineProcess(folder, variant, config.engine, setup, cache_folder)
     each = replace(
         setup,
         max_running=-(-setup.max_running // count),
@@ -98,7 +106,8 @@ def _open(
     )
     with ThreadPoolExecutor(count) as pool:
         opening = [
-            pool.submit(EngineProcess, folder, variant, config.engine, each) for _ in range(count)
+            pool.submit(EngineProcess, folder, variant, config.engine, each, cache_folder)
+            for _ in range(count)
         ]
     failed = [error for future in opening if (error := future.exception()) is not None]
     if failed:

@@ -1,14 +1,11 @@
 """How fast a variant starts and answers, and what memory it takes: in a process of its own.
 
-    python -m whorl.wiring.speed < question.json > answer.json
-
 So the figures are those of a server that holds this model alone, whatever was done here before.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -18,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from whorl.core.children import end_with_parent, spawning
+from whorl.core.children import start_child
 from whorl.core.errors import EngineError
 from whorl.core.memory import peak_resident_bytes
 from whorl.core.rounding import Speeds, Texts
@@ -40,16 +37,8 @@ def measure_speed(folder: Path, variant: Variant, texts: Texts, engine: str = "a
         "variant": asdict(variant),
         "engine": engine,
         "prompts": prompts,
-        "parent": os.getpid(),
     }
-    with spawning():
-        child = subprocess.Popen(
-            [sys.executable, "-m", __name__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    child = start_child(f"{__name__}:answer", stderr=subprocess.PIPE)
     try:
         out, err = child.communicate(json.dumps(question), TIMEOUT_S)
     except subprocess.TimeoutExpired as error:
@@ -96,11 +85,6 @@ def _answer(question: dict[str, Any]) -> Speeds:
     return Speeds(start_s, peak_resident_bytes(), rates)
 
 
-def _main() -> None:
-    question = json.load(sys.stdin)
-    end_with_parent(question.pop("parent"))
-    print(json.dumps(asdict(_answer(question))))
-
-
-if __name__ == "__main__":
-    _main()
+def answer() -> None:
+    """The child's side: a question on its input, the figures on its output."""
+    print(json.dumps(asdict(_answer(json.load(sys.stdin)))))

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +20,7 @@ from whorl.codecs.text import train_text_codec
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.app import create_app
 from whorl.stages.serve.card import ModelCard, QualityFigure
+from whorl.stages.serve.desk import Desk
 from whorl.stages.serve.gateway import Gateway
 from whorl.stages.serve.server import running_server
 from whorl.testing.corpus import tiny_texts, tiny_tokens
@@ -76,7 +78,7 @@ def mixed() -> Tokens:
 
 @pytest.fixture(scope="session")
 def start(tokens: Tokens) -> Start:
-    """start(reply=, step_s=, engine_running=, tokens=, context_tokens=, **config) -> a context."""
+    """start(reply=, step_s=, contract=, context_tokens=, home=, **config) -> a context."""
 
     @contextlib.contextmanager
     def run(
@@ -85,6 +87,7 @@ def start(tokens: Tokens) -> Start:
         contract: Tokens = tokens,
         context_tokens: int = 256,
         example_prompt: str = "The shell adds",
+        home: Path | None = None,
         **config: Any,
     ) -> Iterator[Running]:
         settings = ServeConfig(port=0, **{"grace_s": 1, **config})
@@ -99,7 +102,7 @@ def start(tokens: Tokens) -> Start:
             quality=(QualityFigure(name="", metric="bits_per_byte", value=1.5, low=1.4, high=1.6),),
             example_prompt=example_prompt,
         )
-        app = create_app(engine, contract, card, settings, API_KEY)
+        app = create_app(engine, contract, card, settings, API_KEY, Desk.of(settings, home))
         headers = {"Authorization": f"Bearer {API_KEY}"}
         try:
             with (

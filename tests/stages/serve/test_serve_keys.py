@@ -1,4 +1,4 @@
-"""Keys of `whorl keys`: hashed, scoped, limited, taken and revoked while the server runs."""
+"""Keys of `whorl keys`: hashed, scoped, taken and revoked while the server runs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import RecordError, SpecError
@@ -21,9 +19,7 @@ from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.app import create_app
 from whorl.stages.serve.card import ModelCard
 from whorl.stages.serve.desk import Desk
-from whorl.stages.serve.errors import ApiError
 from whorl.stages.serve.keys import KeyRing, add_key, keys_file, list_keys, revoke_key
-from whorl.stages.serve.limits import Ledger, Minute
 from whorl.stages.serve.server import running_server
 from whorl.testing.engine import FakeEngine
 
@@ -165,107 +161,6 @@ def test_many_at_once_lose_no_key(tmp_path: Path) -> None:
         thread.join()
     ring = KeyRing(path)
     assert len(made) == 6 and all(ring.find(text) is not None for text in made)
-
-
-# ------------------------------------------------------------------ limits
-
-
-def test_requests_a_minute(tmp_path: Path, tokens: Tokens) -> None:
-    path = keys_file(tmp_path)
-    _, key = add_key(path, "alice", requests_per_min=3)
-    _, free = add_key(path, "bob")
-    with server(tmp_path, tokens) as (base_url, _):
-        assert [ask(base_url, key).status_code for _ in range(5)] == [200, 200, 200, 429, 429]
-        refused = ask(base_url, key, "/v1/models")  # whatever it asks
-        assert refused.json()["error"]["code"] == "requests_per_min"
-        assert 55 <= int(refused.headers["Retry-After"]) <= 60
-        assert ask(base_url, free).status_code == 200
-
-
-def test_tokens_a_minute_count_what_was_used_not_what_was_asked(
-    tmp_path: Path, tokens: Tokens
-) -> None:
-    prompt_tokens = len(tokens.encode_prompt("a shell"))
-    path = keys_file(tmp_path)
-    _, key = add_key(path, "alice", tokens_per_min=3 * (prompt_tokens + 8) + 7)
-    with server(tmp_path, tokens) as (base_url, app):
-        for _ in range(3):
-            answer = ask(base_url, key)
-            assert answer.json()["usage"]["total_tokens"] == prompt_tokens + 8
-        refused = ask(base_url, key)
-        assert refused.json()["error"]["code"] == "tokens_per_min"
-        assert 55 <= int(refused.headers["Retry-After"]) <= 60
-        assert ask(base_url, key, max_tokens=7 - prompt_tokens).status_code == 200
-        never = ask(base_url, key, max_tokens=200)
-        assert never.status_code == 429 and "Retry-After" not in never.headers
-        (account,) = app.state.gateway.desk.ledger._accounts.values()
-        assert account.used_tokens == 3 * (prompt_tokens + 8) + 7
-
-
-def test_what_a_key_may_cost_in_all_outlives_the_server(tmp_path: Path, tokens: Tokens) -> None:
-    total = len(tokens.encode_prompt("a shell")) + 8
-    path = keys_file(tmp_path)
-    _, key = add_key(path, "alice", max_usd=2.5 * total / 1e6)
-    with server(tmp_path, tokens, usd_per_million_tokens=1.0) as (base_url, _):
-        assert [ask(base_url, key).status_code for _ in range(3)] == [200, 200, 429]
-    with server(tmp_path, tokens, usd_per_million_tokens=1.0) as (base_url, _):
-        refused = ask(base_url, key)
-        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "insufficient_quota")
-        assert "Retry-After" not in refused.headers  # it would not help
-
-
-def test_a_limit_in_usd_without_a_price_is_no_licence(tmp_path: Path, tokens: Tokens) -> None:
-    _, key = add_key(keys_file(tmp_path), "alice", max_usd=1.0)
-    with server(tmp_path, tokens) as (base_url, _):
-        refused = ask(base_url, key)
-        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "no_price")
-
-
-def test_damaged_use_is_not_a_fresh_start(tmp_path: Path) -> None:
-    path = tmp_path / "use.json"
-    path.write_text("{}")
-    with pytest.raises(RecordError):
-        Ledger(path)
-
-
-def test_many_at_once_cannot_pass_the_limit(tmp_path: Path) -> None:
-    """What may be used is held before the first token."""
-    entry, _ = add_key(keys_file(tmp_path), "alice", tokens_per_min=100)
-    ledger = Ledger()
-    caller = ledger.caller(entry)
-    held = [ledger.spend(caller, 30) for _ in range(3)]
-    with pytest.raises(ApiError, match="100 tokens a minute"):
-        ledger.spend(caller, 30)
-    held[0].end(5)
-    held[0].end(5)  # once
-    held.append(ledger.spend(caller, 30))
-    with pytest.raises(ApiError):
-        ledger.spend(caller, 6)
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    limit=st.integers(1, 20),
-    steps=st.lists(st.tuples(st.floats(0, 40), st.integers(1, 8)), max_size=40),
-)
-def test_no_60_seconds_hold_more_than_the_limit(limit: int, steps: list[tuple[float, int]]) -> None:
-    """Against counting all that was let in; who waits as told gets in, who comes sooner not."""
-    window, now_s, let_in = Minute(limit), 0.0, list[tuple[float, int]]()
-
-    def fits(amount: int, when_s: float) -> bool:
-        return sum(a for s, a in let_in if when_s - 60 < s) + amount <= limit
-
-    for wait_s, amount in steps:
-        now_s += wait_s
-        told_s = window.wait_s(amount, now_s)
-        if amount > limit:
-            assert told_s == float("inf")
-        elif told_s == 0:
-            assert fits(amount, now_s)
-            window.add(amount, now_s)
-            let_in.append((now_s, amount))
-        else:
-            assert not fits(amount, now_s + told_s - 1e-6) and fits(amount, now_s + told_s + 1e-6)
 
 
 # ------------------------------------------------------------------ what is written down

@@ -1,94 +1,22 @@
-"""Health, deadlines, sizes, sites that may ask, and models that take each other's place."""
+"""Deadlines, sizes, sites that may ask, and clients that leave."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import socket
 import struct
 import threading
 import time
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
 
-from whorl.codecs.contract import Tokens
-from whorl.core.errors import EngineError
-from whorl.core.ports import SERVERS_OWN
-from whorl.spec.resolved import ServeConfig
-from whorl.stages.serve.app import create_app
-from whorl.stages.serve.card import ModelCard
-from whorl.stages.serve.desk import Desk
-from whorl.stages.serve.health import Health
-from whorl.stages.serve.served import Served
-from whorl.stages.serve.server import running_server
-from whorl.stages.serve.swap import swap
-from whorl.testing.corpus import tiny_tokens
-from whorl.testing.engine import FakeEngine
+from whorl.stages.serve import exchange
 
 KEY = "test-key-0123456789abcdef"
-
-
-# ------------------------------------------------------------------ health
-
-
-def test_a_stalled_engine_is_red_also_when_idle_and_green_when_it_is_back(start: Any) -> None:
-    with start(stall_s=0.3) as running:
-        health = running.gateway.desk.health
-        assert running.client.get("/health").status_code == 200
-        assert len(running.engine.submitted) == 1  # a probe of one token
-        (probe,) = running.engine.submitted
-        assert probe.max_tokens == 1
-        assert running.client.get("/health").status_code == 200
-        assert len(running.engine.submitted) == 1  # the token is fresh
-        running.engine.stalled, health.token_at_s = True, None
-        for _ in range(2):
-            began_s = time.monotonic()
-            red = running.client.get("/health")
-            assert (red.status_code, red.json()["status"]) == (503, "failed")
-            assert time.monotonic() - began_s < 1
-        assert len(running.engine.submitted) == 2  # however often it is asked
-        running.engine.stalled = False
-        with running.engine._changed:
-            running.engine._changed.notify_all()
-        assert running.wait_until(lambda: running.client.get("/health").status_code == 200)
-
-
-def test_an_engine_that_is_dead_is_red(start: Any) -> None:
-    with start() as running:
-        running.engine.close()
-        assert running.complete().status_code == 503
-        assert running.client.get("/health").status_code == 503
-
-
-def test_an_engine_that_failed_is_looked_at_again(start: Any) -> None:
-    with start(step_s=0.02) as running:
-        assert running.client.get("/health").status_code == 200
-        failing = threading.Timer(0.1, running.engine.fail, ["out of memory"])
-        failing.start()
-        assert running.complete(max_tokens=100).status_code == 500
-        failing.join()
-        before = len(running.engine.submitted)
-        assert running.client.get("/health").status_code == 200
-        assert len(running.engine.submitted) == before + 1
-
-
-def test_one_probe_serves_all_who_ask(tokens: Tokens) -> None:
-    engine = FakeEngine(tokens.contract.digest, step_s=0.05)
-
-    async def look() -> list[str | None]:
-        health = Health(deadline_s=5.0)
-        return await asyncio.gather(*(health.look(engine, 5) for _ in range(20)))
-
-    try:
-        assert asyncio.run(look()) == [None] * 20
-        (probe,) = engine.submitted
-        assert probe.cache_key == SERVERS_OWN  # else it would be a key that shares with nobody
-    finally:
-        engine.close()
 
 
 # ------------------------------------------------------------------ deadlines and sizes
@@ -137,6 +65,59 @@ def test_schemas_and_biases_over_the_limits_are_refused_by_their_names(start: An
             refused = running.complete(**fields)
             assert (refused.status_code, refused.json()["error"]["param"]) == (400, name)
         assert running.engine.submitted == []
+
+
+def test_large_bodies_are_read_beside_the_loop(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By another thread, with the same answers and refusals; small ones are not worth it."""
+    threads: list[tuple[int, bool]] = []
+    parse, size = exchange.parse_body, exchange.MOST_INLINE_BYTES
+
+    def seen(data: bytes, kind: Any) -> Any:
+        threads.append((len(data), "whorl-serve" not in threading.current_thread().name))
+        return parse(data, kind)
+
+    monkeypatch.setattr(exchange, "parse_body", seen)
+    with start() as running:
+        assert running.complete().status_code == 200
+        user = "u" * size
+        assert running.complete(user=user).status_code == 200
+        refused = running.complete(user=user, temprature=1)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "temprature")
+        many = running.complete(prompt=[[1]] * 40_000)
+        assert (many.status_code, many.json()["error"]["param"]) == (400, "prompt")
+        body = {"model": "tiny", "prompt": "a", "tools": [], "user": user}
+        assert running.client.post("/tokenize", json=body).status_code == 400
+    assert len(threads) == 5
+    assert all(is_aside == (num_bytes > size) for num_bytes, is_aside in threads)
+
+
+def test_a_full_server_refuses_without_reading(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the body is parsed; the connection goes on; it is counted once."""
+    read: list[int] = []
+    parse = exchange.parse_body
+    monkeypatch.setattr(
+        exchange, "parse_body", lambda data, kind: (read.append(len(data)), parse(data, kind))[1]
+    )
+    with start(max_running=1, max_waiting=0) as running:
+        running.engine.stalled = True
+        with ThreadPoolExecutor(1) as pool:
+            inside = pool.submit(running.complete)
+            assert running.wait_until(lambda: running.gateway.inside == 1)
+            before = len(read)
+            for content in (b"no JSON", b"x" * 200_000, b'{"model": "tiny", "prompt": "a"}'):
+                for path in ("/v1/completions", "/v1/messages"):
+                    running.gateway.desk.admission._promises.clear()  # who comes back is let in
+                    refused = running.client.post(path, content=content)
+                    assert refused.status_code == 429 and int(refused.headers["Retry-After"]) >= 1
+            assert len(read) == before
+            assert running.client.post("/tokenize", content=b"no JSON").status_code == 400
+            assert running.client.get("/v1/models").status_code == 200
+            counted = running.client.get("/metrics").text
+            assert re.search(r'whorl_refused_total\{code="server_full"\} 6\.0', counted)
+            running.engine.stalled = False
+            with running.engine._changed:
+                running.engine._changed.notify_all()
+            assert inside.result().status_code == 200
 
 
 # ------------------------------------------------------------------ other sites
@@ -194,123 +175,3 @@ def test_a_client_that_leaves_is_gone_within_a_step(start: Any) -> None:
             assert time.monotonic() - left_s < 2.5 * step_s
         log = running.client.get("/metrics").text
         assert re.search(r'whorl_answers_total\{finish_reason="left"\} 3\.0', log)
-
-
-# ------------------------------------------------------------------ swaps
-
-
-def opened(version: int, vocab_size: int = 512, **engine: Any) -> Served:
-    """A model whose every answer is its number; each version has other tokens."""
-    tokens = tiny_tokens(vocab_size)
-    digest = tokens.contract.digest
-    ids = tokens.encode_prompt(f"v{version} ")[len(tokens.contract.start_ids) :]
-    card = ModelCard(name="tiny", contract_digest=digest, context_tokens=256, version=version)
-    fake = FakeEngine(
-        digest, lambda request: [ids[n % len(ids)] for n in range(request.max_tokens)], **engine
-    )
-    return Served(fake, tokens, card, fake.close)
-
-
-def closed(models: list[Served]) -> list[bool]:
-    return [model.engine._closed for model in models]  # type: ignore[attr-defined]
-
-
-def test_models_are_swapped_under_load_and_each_answer_is_of_one(tmp_path: Path) -> None:
-    """Of contracts that differ: ids of one mean other words in the other."""
-    settings = ServeConfig(port=0, grace_s=2, max_waiting=200, watch_s=0.02)
-    first = opened(1, step_s=0.002)
-    app = create_app(
-        first.engine, first.tokens, first.card, settings, KEY, Desk.of(settings, tmp_path)
-    )
-    models = [first]
-    texts: list[tuple[int, str]] = []
-    ended = threading.Event()
-
-    def client(base_url: str) -> None:
-        headers = {"Authorization": f"Bearer {KEY}"}
-        with httpx.Client(trust_env=False, timeout=20, headers=headers) as session:
-            while not ended.is_set():
-                body = {"model": "tiny", "prompt": "a", "max_tokens": 40}
-                answer = session.post(f"{base_url}/v1/completions", json=body)
-                text = answer.json()["choices"][0]["text"] if answer.status_code == 200 else ""
-                texts.append((answer.status_code, text))
-
-    def newer() -> Served | None:
-        if len(models) > 12 or time.monotonic() < last_s[0] + 0.1:
-            return None
-        last_s[0] = time.monotonic()
-        models.append(opened(len(models) + 1, 512 + 16 * (len(models) % 3), step_s=0.002))
-        return models[-1]
-
-    last_s = [time.monotonic()]
-    with running_server(app, settings, newer) as base_url:
-        threads = [threading.Thread(target=client, args=(base_url,)) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        while len(models) <= 12:
-            time.sleep(0.02)
-        ended.set()
-        for thread in threads:
-            thread.join()
-        deadline_s = time.monotonic() + 5
-        while (
-            time.monotonic() < deadline_s
-            and any(
-                not model.engine._closed  # type: ignore[attr-defined]
-                for model in models[:-1]
-            )
-        ):
-            time.sleep(0.02)
-        closed = [model.engine._closed for model in models]  # type: ignore[attr-defined]
-        assert closed == [True] * 12 + [False]
-    models[-1].close()
-    assert len(texts) > 12 and {status for status, _ in texts} == {200}
-    seen: set[str] = set()
-    for _, text in texts:
-        words = set(text.split()[:-1])  # the last one may be cut
-        assert len(words) == 1, text
-        seen |= words
-    assert len(seen) >= 8
-    told = (tmp_path / ".serving/answers.jsonl").read_text().splitlines()
-    versions = {json.loads(line)["version"] for line in told}
-    assert {f"v{version}" for version in versions} >= seen
-
-
-def test_a_model_that_makes_no_token_is_not_swapped_in() -> None:
-    settings = ServeConfig(port=0)
-    first, stuck, dead = opened(1), opened(2), opened(3)
-    stuck.engine.stalled = True  # type: ignore[attr-defined]
-    dead.engine.close()
-    app = create_app(first.engine, first.tokens, first.card, settings, KEY, Desk.of(settings))
-
-    async def swap_both() -> list[str | None]:
-        return [await swap(app.state.gateway, model, 0.3) for model in (stuck, dead)]
-
-    told = asyncio.run(swap_both())
-    assert "no token within 0.3 s" in str(told[0]) and "closed" in str(told[1])
-    assert app.state.gateway.engine is first.engine
-    first.close()
-
-
-def test_a_model_that_cannot_be_opened_leaves_the_one_before(
-    start: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    settings = ServeConfig(port=0, watch_s=0.02)
-    first = opened(1)
-    app = create_app(first.engine, first.tokens, first.card, settings, KEY, Desk.of(settings))
-    asked = 0
-
-    def broken() -> Served | None:
-        nonlocal asked
-        asked += 1
-        if asked == 1:
-            raise EngineError("the model is damaged")
-        return None
-
-    with running_server(app, settings, broken) as base_url:
-        while asked < 3:
-            time.sleep(0.01)
-        answer = httpx.get(f"{base_url}/health", trust_env=False)
-        assert answer.status_code == 200
-    first.close()
-    assert "the model is damaged" in caplog.text and app.state.gateway.engine is first.engine

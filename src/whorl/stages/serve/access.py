@@ -128,7 +128,10 @@ class Guard:
         open_paths: frozenset[str],
         allowed_origins: tuple[str, ...] = (),
         on_refused: Callable[[str], None] = lambda code: None,
+        check_room: Callable[[Caller, str], None] = lambda caller, path: None,
     ) -> None:
+        """check_room: raises ApiError for a path that is not even read now."""
+        self.check_room = check_room
         self.app, self.access, self.open_paths = app, access, open_paths
         self.allowed_hosts = {"localhost", *(name.lower() for name in allowed_hosts)}
         self.allowed_origins = frozenset(origin.lower() for origin in allowed_origins)
@@ -192,6 +195,7 @@ class Guard:
             return self._enter()
         is_the_page = is_own and (method in SAFE_METHODS or origin is not None)
         if is_the_page and self._cookie_is_right(scope):
+            self.check_room(PAGE, path)
             scope[CALLER] = PAGE
             return None
         if path in self.open_paths and method in SAFE_METHODS:
@@ -206,6 +210,7 @@ class Guard:
                 code="key_scope",
             )
         self.access.ledger.count_request(caller)
+        self.check_room(caller, path)
 
     def _host_is_ours(self, host: str) -> bool:
         """Any address, localhost, or an allowed name; with or without a port."""

@@ -29,6 +29,7 @@ MAX_RETRY_AFTER_S = 60
 KEPT_S = 2.0  # a place is kept so long for one who was told to come back
 MOST_LOOKED_AT = 100  # of those who come back later, before one is let in
 LEAST_PROMISED = 2  # places to come, of each key however many there are
+ENDS_KEPT_S = 0.02
 EARLY_S = 1.0  # Retry-After is in whole seconds
 
 
@@ -94,6 +95,8 @@ class Admission:
     _due: list[_Promise] = field(default_factory=list)  # whose time has come, and is not over
 
     def __post_init__(self) -> None:
+        self._ends: tuple[float, list[float]] | None = None  # when found, see _ends_s
+        self.max_running = self.config.max_running  # fewer or more where the model's promise is
         self._speed = _Speed(self.clock())
 
     # ---------------------------------------------------------------- what is inside
@@ -101,6 +104,11 @@ class Admission:
     @property
     def inside(self) -> int:
         return len(self._inside)
+
+    @property
+    def places(self) -> int:
+        """Of those that run, and those that wait."""
+        return self.max_running + self.config.max_waiting
 
     @property
     def waiting(self) -> int:
@@ -124,19 +132,29 @@ class Admission:
         Raises ApiError 429 when there are not so many places.
         """
         now_s = self.clock()
-        self._look_at_promises(now_s)
-        own = next((each for each in self._due if each.who == who), None)
-        limit = self.config.max_running + self.config.max_waiting
-        # who comes back as told may stand where the queue ends: times are in whole seconds
-        room = limit - self.inside + (0 if own is None else max(1, self.config.max_waiting // 2))
-        if answers > room or not (own is not None or self._leaves_room(answers)):
-            raise self._refused(who, 0.0, "server_full", f"{limit} requests run or wait")
+        own = self._checked(who, answers, now_s)
         if own is not None:
             self._due.remove(own)
         self._speed.pass_to(now_s, bool(self._inside))
         tickets = [Ticket(who, now_s, came_back=own is not None) for _ in range(answers)]
         self._inside |= dict.fromkeys(tickets)
+        self._ends = None
         return tickets
+
+    def check_room(self, who: str) -> None:
+        """Before anything is read of it: raises ApiError 429 where `enter` would."""
+        self._checked(who, 1, self.clock())
+
+    def _checked(self, who: str, answers: int, now_s: float) -> _Promise | None:
+        """The promise by which it comes in, if there is one. Raises as `enter`."""
+        self._look_at_promises(now_s)
+        own = next((each for each in self._due if each.who == who), None)
+        # who comes back as told may stand where the queue ends: times are in whole seconds
+        room = self.places - self.inside
+        room += 0 if own is None else max(1, self.config.max_waiting // 2)
+        if answers > room or not (own is not None or self._leaves_room(answers)):
+            raise self._refused(who, 0.0, "server_full", f"{self.places} requests run or wait")
+        return own
 
     def price(
         self, tickets: Sequence[Ticket], sizes: Sequence[tuple[int, int]], deadline_s: float
@@ -146,7 +164,7 @@ class Admission:
         Raises ApiError 429 where they would wait over max_wait, or longer than deadline_s: then
         they have left.
         """
-        speed = self.tokens_per_s if self._placed >= self.config.max_running else None
+        speed = self.tokens_per_s if self._placed >= self.max_running else None
         wait_s = 0.0 if speed is None else self._left / speed
         costs = [prompt + most * self.share for prompt, most in sizes]
         most_s = min(self.config.max_wait, deadline_s)
@@ -158,6 +176,7 @@ class Admission:
         for ticket, cost, (prompt_tokens, max_tokens) in zip(tickets, costs, sizes, strict=True):
             ticket.prompt_tokens, ticket.max_tokens, ticket.left = prompt_tokens, max_tokens, cost
             self._left += cost
+        self._ends = None
         self._place_next()
 
     def progress(self, ticket: Ticket, num_tokens: int) -> None:
@@ -175,6 +194,7 @@ class Admission:
             return
         self._speed.pass_to(self.clock(), True)
         del self._inside[ticket]
+        self._ends = None
         self._left = max(0.0, self._left - ticket.left) if self._inside else 0.0
         if ticket.placed_s is not None:
             self._placed -= 1
@@ -192,7 +212,7 @@ class Admission:
         self._left = max(0.0, self._left - done)
 
     def _place_next(self) -> None:
-        if self._placed >= self.config.max_running or self._placed == len(self._inside):
+        if self._placed >= self.max_running or self._placed == len(self._inside):
             return
         now_s = self.clock()
         for ticket in self._inside:
@@ -200,7 +220,7 @@ class Admission:
                 ticket.placed_s = now_s
                 self._placed += 1
                 self.on_placed(now_s - ticket.came_s)
-                if self._placed >= self.config.max_running:
+                if self._placed >= self.max_running:
                     return
 
     # ---------------------------------------------------------------- coming back
@@ -222,8 +242,7 @@ class Admission:
     def _may_be_promised(self, who: str) -> bool:
         """Whoever asks again and again gets no more places to come than others."""
         promised = [each.who for each in (*self._due, *self._promises)]
-        places = self.config.max_running + self.config.max_waiting
-        return promised.count(who) < max(LEAST_PROMISED, places // len({*promised, who}))
+        return promised.count(who) < max(LEAST_PROMISED, self.places // len({*promised, who}))
 
     def _look_at_promises(self, now_s: float) -> None:
         while self._promises and self._promises[0].due_s - EARLY_S <= now_s:
@@ -236,13 +255,13 @@ class Admission:
         As long as the engine has places that nobody uses, whoever is there gets one.
         """
         promises = [*self._due, *heapq.nsmallest(MOST_LOOKED_AT, self._promises)]
-        if not promises or self.inside + answers <= self.config.max_running:
+        if not promises or self.inside + answers <= self.max_running:
             return True
         if (speed := self.tokens_per_s) is None:
             return True
         ends, now_s = self._ends_s(speed), self.clock()
         last_s = ends[-1] if ends else 0.0
-        room = self.config.max_running + self.config.max_waiting - self.inside - answers
+        room = self.places - self.inside - answers
         for number, promise in enumerate(promises, 1):
             after_s = promise.due_s - now_s
             if number > room + bisect.bisect_right(ends, after_s) and after_s <= last_s:
@@ -254,7 +273,7 @@ class Admission:
         speed, now_s = self.tokens_per_s, self.clock()
         number = len(self._promises) + len(self._due)
         if speed is None:  # nothing was measured yet: they are spread, by a guess
-            return 1.0 + number / self.config.max_running
+            return 1.0 + number / self.max_running
         ends = self._ends_s(speed)
         place_s = ends[min(number, len(ends) - 1)] if ends else 0.0
         if number:  # those who come back follow each other as those who leave do
@@ -264,10 +283,17 @@ class Admission:
     def _ends_s(self, speed: float) -> list[float]:
         """When each request inside will have ended, soonest first.
 
-        Those that are placed share the speed; one that leaves gives its place to the next.
+        Those that are placed share the speed; one that leaves gives its place to the next. What was
+        found stays for a moment: a server that is overrun says no more often than that.
         """
+        now_s = self.clock()
+        if self._ends is None or now_s >= self._ends[0] + ENDS_KEPT_S:
+            self._ends = now_s, self._found_ends_s(speed)
+        return self._ends[1]
+
+    def _found_ends_s(self, speed: float) -> list[float]:
         queue = iter([ticket.left for ticket in self._inside])
-        running = [left for _, left in zip(range(self.config.max_running), queue, strict=False)]
+        running = [left for _, left in zip(range(self.max_running), queue, strict=False)]
         heapq.heapify(running)
         now_s, done, ends = 0.0, 0.0, []  # done: tokens that each of those running has got
         while running:

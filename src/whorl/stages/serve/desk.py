@@ -17,7 +17,6 @@ from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.admission import Admission, Ticket
 from whorl.stages.serve.answers_log import AnswersLog
 from whorl.stages.serve.errors import is_grammar_fault
-from whorl.stages.serve.health import Health
 from whorl.stages.serve.keys import FOLDER, KeyRing, keys_file
 from whorl.stages.serve.limits import Caller, Ledger, Spending
 from whorl.stages.serve.metrics import Meters
@@ -44,7 +43,6 @@ class Desk:
 
     admission: Admission
     meters: Meters
-    health: Health
     ledger: Ledger
     keys: KeyRing | None = None
     answers: AnswersLog | None = None
@@ -68,7 +66,6 @@ class Desk:
         desk = cls(
             Admission(config, meters.queue_s.observe, clock),
             meters,
-            Health(min(config.stall_s, 10.0), clock=clock),
             Ledger(use, config.usd_per_million_tokens, clock),
             clock=clock,
         )
@@ -77,6 +74,9 @@ class Desk:
             desk.answers = AnswersLog(home / FOLDER, config.log_text)
         admission = desk.admission
         running = lambda: float(admission.inside - admission.waiting)  # noqa: E731
+        meters.gauge(
+            "whorl_places", "Requests that run together", lambda: float(admission.max_running)
+        )
         meters.gauge("whorl_running", "Requests that have a place", running)
         meters.gauge("whorl_waiting", "Requests that wait", lambda: float(admission.waiting))
         meters.gauge(
@@ -96,7 +96,7 @@ class Desk:
         self.meters.refused.labels(code).inc()
 
     def remember(self, request_id: str, version: dict[str, Any]) -> None:
-        """Which version answered: another may have taken its place when it is asked."""
+        """Which version answered whom: another may have taken its place when that is asked."""
         self.versions[request_id] = version
         if len(self.versions) > MOST_REMEMBERED:
             del self.versions[next(iter(self.versions))]
@@ -125,6 +125,8 @@ class Visit:
     _spending: Spending | None = None
     _whole: set[str] = field(default_factory=set)  # ids of the engine's requests, as `_tickets`
     _is_told: bool = False
+    _is_refused: bool = False
+    _has_failed: bool = False
     _is_settled: bool = False
 
     def __post_init__(self) -> None:
@@ -147,10 +149,12 @@ class Visit:
         self._spending = self.desk.ledger.spend(self.caller, most)
 
     def submitted(self, request_id: str) -> None:
+        self.served.health.began()
         self._tickets[request_id] = self.free_tickets.pop()
 
     def refused(self, request_id: str) -> None:
         """The engine did not take it."""
+        self.served.health.ended()
         self.free_tickets.append(self._tickets.pop(request_id))
 
     def is_whole(self, request_id: str) -> None:
@@ -163,22 +167,26 @@ class Visit:
         ticket = self._tickets.get(event.request_id)
         if ticket is not None and num_tokens:
             desk.admission.progress(ticket, num_tokens)
+        if num_tokens or event.finish_reason in ("stop", "length"):
+            self.served.health.saw_token()
         if num_tokens:
-            desk.health.saw_token()
             self.num_tokens += num_tokens
             if self.first_s is None:
                 self.first_s = desk.clock()
                 desk.meters.ttft_s.observe(self.first_s - self.began_s)
         if event.finish_reason is not None and ticket is not None:
             del self._tickets[event.request_id]
+            self.served.health.ended()
             finished = event.finish_reason in ("stop", "length") or event.request_id in self._whole
             desk.admission.leave(ticket, finished)
+            self._has_failed |= event.finish_reason == "error"
             if event.finish_reason == "error" and not is_grammar_fault(event.error or ""):
-                desk.health.saw_failure(event.error or "an error")
+                self.served.health.saw_failure(event.error or "an error")
             self._settle()
 
     def give_up(self) -> None:
-        """Nothing more of it will be submitted."""
+        """It was refused: nothing more of it will be submitted, and it costs nothing."""
+        self._is_refused = True
         for ticket in self.free_tickets:
             self.desk.admission.leave(ticket, finished=False)
         self.free_tickets.clear()
@@ -204,7 +212,7 @@ class Visit:
             "contract": self.served.tokens.contract.digest,
             "records": card.lineage,
         }
-        desk.remember(request_id, version)
+        desk.remember(request_id, version | {"caller": self.caller.who})
         if desk.answers is not None:
             ttft_s = None if self.first_s is None else round(self.first_s - self.began_s, 4)
             desk.answers.add(
@@ -234,10 +242,14 @@ class Visit:
         }
 
     def _settle(self) -> None:
-        """When nothing of it is inside any more: what it used is counted, its model is free."""
+        """When nothing of it is inside any more: what it used is counted, its model is free.
+
+        What was refused, or failed before its first token, used nothing.
+        """
         if self._tickets or self.free_tickets or self._is_settled:
             return
         self._is_settled = True
         if self._spending is not None:
-            self._spending.end(self.prompt_tokens + self.num_tokens)
+            is_free = self._is_refused or (self._has_failed and not self.num_tokens)
+            self._spending.end(0 if is_free else self.prompt_tokens + self.num_tokens)
         self.served.give_back()

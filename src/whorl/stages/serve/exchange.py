@@ -6,7 +6,7 @@ The generation ends when the client leaves, at whatever point that is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
@@ -15,29 +15,43 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from whorl.stages.serve.access import caller_of
+from whorl.stages.serve.ask import Ask
 from whorl.stages.serve.errors import ApiError
 from whorl.stages.serve.gateway import Gateway
 from whorl.stages.serve.generation import Generation
 from whorl.stages.serve.limits import max_time_of
-from whorl.stages.serve.request import Body, parse_body, read_body
-from whorl.stages.serve.wire import AnyBody, Wire
+from whorl.stages.serve.request import AnswerBody, AnyBody, parse_body, read_body
+from whorl.stages.serve.wire import Wire
 
 __all__ = ["answer", "read_parsed"]
 
 Result = TypeVar("Result")
+MOST_INLINE_BYTES = 16 * 2**10  # of a body that is parsed at once: 1 to 2 ms
 
 
 async def read_parsed(gateway: Gateway, request: Request, kind: type[AnyBody]) -> AnyBody:
     """The body, within the server's limits. Raises ApiError as `read_body` and `parse_body`."""
     config = gateway.config
-    return parse_body(await read_body(request, config.max_body_bytes, config.receive_s), kind)
+    data = await read_body(request, config.max_body_bytes, config.receive_s)
+    return await _aside(len(data), lambda: parse_body(data, kind))
+
+
+async def _aside(num_bytes: int, work: Callable[[], Result]) -> Result:
+    """By a thread where it takes long: the others go on meanwhile."""
+    return work() if num_bytes <= MOST_INLINE_BYTES else await asyncio.to_thread(work)
 
 
 async def answer(gateway: Gateway, request: Request, wire: Wire[Any]) -> Response:
     """Answer a request in its wire format. Raises ApiError before anything is sent."""
-    body = await read_parsed(gateway, request, wire.body)
-    max_time = max_time_of(request.headers.get("x-request-timeout"))
-    generation = await gateway.start(wire.ask(body), caller_of(request), max_time)
+    config, max_time = gateway.config, max_time_of(request.headers.get("x-request-timeout"))
+    data = await read_body(request, config.max_body_bytes, config.receive_s)
+
+    def parse() -> tuple[Any, Ask]:
+        body = parse_body(data, wire.body)
+        return body, wire.ask(body)
+
+    body, asked = await _aside(len(data), parse)
+    generation = await gateway.start(asked, caller_of(request), max_time)
     headers = {"X-Request-Id": generation.id, "Request-Id": generation.id}
     if body.stream:
         return _EventStream(body, generation, wire, headers)
@@ -55,7 +69,7 @@ class _EventStream(Response):
 
     def __init__(
         self,
-        body: Body,
+        body: AnswerBody,
         generation: Generation,
         wire: Wire[Any],
         headers: dict[str, str],
@@ -76,7 +90,11 @@ class _EventStream(Response):
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
 
+        num_sent = 0
+
         async def send_event(event: str) -> None:
+            nonlocal num_sent
+            num_sent += 1
             message = {"type": "http.response.body", "body": event.encode(), "more_body": True}
             await send(message)
 
@@ -86,7 +104,7 @@ class _EventStream(Response):
                 async for event in events:
                     await send_event(event)
         except ApiError as error:
-            await send_event(self._wire.failed(error))
+            await send_event(self._wire.failed(error, num_sent))
         await send({"type": "http.response.body", "body": b""})
 
 

@@ -6,7 +6,9 @@ Everything here runs on the event loop; only the engine's events come from its t
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
+from collections.abc import Collection
 
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import EngineError
@@ -24,17 +26,26 @@ from whorl.stages.serve.stops import StopFinder
 
 __all__ = ["Gateway"]
 
+LOG = logging.getLogger(__name__)
+PROBE_S = 10.0  # for the token of a probe
+
 
 class Gateway:
     """Answers with one model at a time; an answer ends with the model it began with."""
 
-    def __init__(self, served: Served, config: ServeConfig, desk: Desk) -> None:
+    def __init__(
+        self,
+        served: Served,
+        config: ServeConfig,
+        desk: Desk,
+        answering: Collection[str] = (),
+    ) -> None:
+        """answering: paths of requests that take a place."""
+        self._answering = frozenset(answering)
         self.served, self.config, self.desk = served, config, desk
-        self.clock = desk.clock
         self.stopping = False
         self.retiring: set[asyncio.Task[None]] = set()  # closing models that were replaced
         self._submitted: dict[str, Engine] = {}  # by request id
-        self._last_progress_s = self.clock()
         self._keep_to(served)
 
     @property
@@ -63,11 +74,21 @@ class Gateway:
         return old
 
     def _keep_to(self, served: Served) -> None:
-        """As many places as the model's promise is for, where it was measured."""
-        promise = served.card.promise
-        if promise is not None and promise.basis == "measured":
-            self.config = self.config.model_copy(update={"max_running": promise.users})
-            self.desk.admission.config = self.config
+        """As many places as the model's promise is for; where that is not max_running, it is told.
+
+        The engine was opened, or limited, for so many.
+        """
+        promise, asked = served.card.promise, self.config.max_running
+        places = asked if promise is None else promise.users
+        self.desk.admission.max_running = places
+        if places != asked:
+            why = "so many are asked for by serve.users"
+            if places < asked:
+                why = "with more it would miss serve.ttft_p95 or serve.tokens_per_s_per_user"
+            LOG.warning(
+                "%s: %s requests run together, not serve.max_running %s: %s (%s)",
+                *(served.card.name, places, asked, why, promise),
+            )
 
     # ---------------------------------------------------------------- health
 
@@ -78,28 +99,26 @@ class Gateway:
 
     @property
     def stall_s(self) -> float | None:
-        """Seconds since the engine last did anything while requests are inside it; else None."""
-        if not self._submitted:
-            return None
-        return self.clock() - self._last_progress_s
-
-    @property
-    def is_stalled(self) -> bool:
-        stall_s = self.stall_s
-        return stall_s is not None and stall_s > self.config.stall_s
+        """See Health."""
+        return self.served.health.stall_s
 
     async def fault(self) -> str | None:
         """None while tokens are made as they should be; else what is wrong."""
         if self.stopping:
             return "stopping"
-        if self._submitted:
-            return "stalled" if self.is_stalled else None
-        return await self.desk.health.look(self.engine, self.served.first_id)
+        stall_s = self.config.stall_s
+        return await self.served.health.look(min(stall_s, PROBE_S), stall_s)
+
+    @property
+    def engine_failure(self) -> str | None:
+        """Why the engine will never answer again; None: it may."""
+        failure = getattr(self.engine, "failure", None)
+        return None if failure is None else str(failure)
 
     def refuse(self) -> None:
         """Take no new requests."""
         self.stopping = True
-        self.desk.health.close()
+        self.served.health.close()
 
     def stop(self) -> None:
         """Take no new requests and end the running ones."""
@@ -108,6 +127,11 @@ class Gateway:
             engine.cancel(request_id)
 
     # ---------------------------------------------------------------- one request
+
+    def check_room(self, caller: Caller, path: str) -> None:
+        """Before a request is read, which costs more than to refuse it. Raises ApiError 429."""
+        if path in self._answering:
+            self.desk.admission.check_room(caller.who)
 
     async def start(
         self, ask: Ask, caller: Caller = NOBODY, max_time: float | None = None
@@ -143,7 +167,7 @@ class Gateway:
             visit.give_up()
             raise
         return Generation(
-            *(runs, queue, self.config.stall_s, lambda: self.is_stalled, visit),
+            *(runs, queue, self.config.stall_s, visit),
             request_id=request_id,
             num_prompts=len(ask.prompts),
         )
@@ -173,7 +197,7 @@ class Gateway:
                 f"{self.config.max_tokens}",
                 ask.limit_name,
             )
-        answers, most = len(ask.prompts) * ask.n, self.config.max_running + self.config.max_waiting
+        answers, most = len(ask.prompts) * ask.n, self.desk.admission.places
         if answers > most:
             field = "n" if ask.n > 1 else ask.subject
             raise invalid(
@@ -192,8 +216,6 @@ class Gateway:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._deliver, event, queue, visit)
 
-        if not self._submitted:
-            self._last_progress_s = self.clock()
         self._submitted[request.request_id] = engine
         visit.submitted(request.request_id)
         try:
@@ -209,11 +231,10 @@ class Gateway:
             if is_grammar_fault(str(error)):
                 name = ask.names.get("grammar", ask.subject)
                 raise invalid(f"{name}: {error}", name, "invalid_grammar") from None
-            self.desk.health.saw_failure(str(error))
+            visit.served.health.saw_failure(str(error))
             raise ApiError(503, f"the engine refused: {error}", code="engine_failed") from error
 
     def _deliver(self, event: TokenEvent, queue: asyncio.Queue[TokenEvent], visit: Visit) -> None:
-        self._last_progress_s = self.clock()
         if event.finish_reason is not None:
             self._submitted.pop(event.request_id, None)
         visit.event(event)

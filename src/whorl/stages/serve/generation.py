@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Literal
@@ -121,7 +121,6 @@ class Generation:
         runs: list[Run],
         queue: asyncio.Queue[TokenEvent],
         stall_s: float,
-        is_stalled: Callable[[], bool],
         visit: Visit,
         *,
         request_id: str,
@@ -134,7 +133,7 @@ class Generation:
         self.thought_tokens = 0  # of them, with which a thought came
         per_prompt = len(runs) // num_prompts
         self.prompt_tokens = sum(len(run.request.prompt_ids) for run in runs[::per_prompt])
-        self._queue, self._stall_s, self._is_stalled = queue, stall_s, is_stalled
+        self._queue, self._stall_s = queue, stall_s
         self._visit = visit
         self._failure: str | None = None
         self._numbers = {run.request.request_id: number for number, run in enumerate(runs)}
@@ -179,7 +178,7 @@ class Generation:
                 if self._visit.left_s <= 0:
                     told = f"the answer was not complete within {self._visit.max_time:g} s"
                     raise ApiError(504, told, code="deadline_exceeded") from None
-                if self._is_stalled():
+                if self._visit.served.health.is_stalled(self._stall_s):
                     raise ApiError(
                         503, "the engine makes no progress", code="engine_stalled"
                     ) from None

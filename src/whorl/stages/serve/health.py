@@ -6,12 +6,13 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from whorl.core.errors import EngineError
 from whorl.core.ports import SERVERS_OWN, Engine, GenerateRequest, TokenEvent
 
 __all__ = ["Health", "probe"]
+
+FRESH_S = 5.0
 
 
 async def probe(engine: Engine, token_id: int) -> str | None:
@@ -42,51 +43,80 @@ async def probe(engine: Engine, token_id: int) -> str | None:
     return (event.error or "cancelled") if failed else None
 
 
-@dataclass
 class Health:
-    """The last token of an engine, and the probe that looks for a new one.
+    """The last token of one engine, how long it has worked since, and a probe where that says
+    nothing.
 
-    A token that is at most `fresh_s` old is proof enough. Else, where nothing runs, one token is
-    generated, by one probe however many ask; it must come within `deadline_s`.
+    A token that is at most FRESH_S old is proof enough. An engine at work has stall_s for the next
+    one, in all: requests that leave before it came do not begin it anew. Else, where nothing runs
+    or the last thing heard was a failure, one token is generated, by one probe however many ask;
+    it must come within deadline_s.
     """
 
-    deadline_s: float
-    fresh_s: float = 5.0
-    clock: Callable[[], float] = time.monotonic
-    token_at_s: float | None = None
-    failure: str | None = None
-    _probe: asyncio.Task[None] | None = None
-    _engine: Engine | None = None
+    def __init__(
+        self, engine: Engine, token_id: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """token_id: what a probe goes on from."""
+        self._engine, self._token_id, self._clock = engine, token_id, clock
+        self.token_at_s: float | None = None
+        self.failure: str | None = None
+        self._num_inside = 0
+        self._since_s = 0.0  # at work: when it would have begun, had it not paused
+        self._worked_s = 0.0  # at rest: how long since the last token
+        self._probe: asyncio.Task[None] | None = None
+
+    def began(self) -> None:
+        """One more request is inside."""
+        if not self._num_inside:
+            self._since_s = self._clock() - self._worked_s
+        self._num_inside += 1
+
+    def ended(self) -> None:
+        """It is no more, whatever became of it."""
+        self._num_inside -= 1
+        if not self._num_inside:
+            self._worked_s = self._clock() - self._since_s
 
     def saw_token(self) -> None:
-        self.token_at_s, self.failure = self.clock(), None
+        self.token_at_s, self.failure = self._clock(), None
+        self._since_s, self._worked_s = self.token_at_s, 0.0
 
     def saw_failure(self, error: str) -> None:
-        """Of the engine, not of a request: the next look is a probe."""
+        """Of the engine, not of a request: only a token says that it works again."""
         self.token_at_s, self.failure = None, error
 
     @property
-    def is_fresh(self) -> bool:
-        return self.token_at_s is not None and self.clock() - self.token_at_s <= self.fresh_s
+    def stall_s(self) -> float | None:
+        """Seconds of work since the last token; None at rest."""
+        return self._clock() - self._since_s if self._num_inside else None
 
-    async def look(self, engine: Engine, token_id: int) -> str | None:
+    def is_stalled(self, most_s: float) -> bool:
+        return self.stall_s is not None and self.stall_s > most_s
+
+    async def look(self, deadline_s: float, stall_s: float) -> str | None:
         """None when the engine makes tokens; else what is wrong."""
-        if self.is_fresh and engine is self._engine:
+        if self.is_stalled(stall_s):
+            return "stalled"
+        if self.token_at_s is not None and self._clock() - self.token_at_s <= FRESH_S:
             return None
-        if self._probe is None or self._probe.done() or engine is not self._engine:
-            if self._probe is not None:
-                self._probe.cancel()
-            self._engine = engine
-            self._probe = asyncio.get_running_loop().create_task(self._look(engine, token_id))
-        await asyncio.wait((self._probe,), timeout=self.deadline_s)
+        if self._num_inside and self.failure is None:
+            return None
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.get_running_loop().create_task(self._look())
+        await asyncio.wait((self._probe,), timeout=deadline_s)
         if not self._probe.done():  # it goes on: the engine may come back
-            return f"no token within {self.deadline_s:g} s"
+            return f"no token within {deadline_s:g} s"
         return self.failure
 
-    async def _look(self, engine: Engine, token_id: int) -> None:
-        self.failure = await probe(engine, token_id)
-        if self.failure is None:
+    async def _look(self) -> None:
+        try:
+            failure = await probe(self._engine, self._token_id)
+        except Exception as error:  # whatever it is, it is no token
+            failure = repr(error)
+        if failure is None:
             self.saw_token()
+        else:
+            self.saw_failure(failure)
 
     def close(self) -> None:
         if self._probe is not None:

@@ -23,11 +23,11 @@ from blake3 import blake3
 from pydantic import AfterValidator, Field, ValidationError
 
 from whorl.core.digests import read_sealed, write_sealed
-from whorl.core.disk import make_folder
 from whorl.core.errors import RecordError, SpecError
 from whorl.core.frozen import Frozen
 from whorl.core.lock import exclusive
 from whorl.core.validation import first_problem
+from whorl.stages.serve.lines import own_folder
 
 __all__ = ["KeyEntry", "KeyRing", "add_key", "keys_file", "list_keys", "revoke_key"]
 
@@ -145,8 +145,7 @@ def revoke_key(path: Path, what: str) -> KeyEntry:
 
 
 def _changing(path: Path) -> Any:
-    make_folder(path.parent)
-    path.parent.chmod(0o700)
+    own_folder(path.parent)
     return exclusive(path.parent, "changing keys")
 
 

@@ -25,18 +25,24 @@ from starlette.requests import Request
 from whorl.stages.serve.errors import ApiError, invalid
 from whorl.stages.serve.neutral import Neutral
 
-__all__ = ["Body", "clip", "load_json", "parse_body", "read_body", "shown"]
+__all__ = ["AnswerBody", "AnyBody", "Body", "clip", "load_json", "parse_body", "read_body", "shown"]
 
+MAX_EXACT = 2**53  # beyond, floats are not exact
 MAX_DEPTH = 64  # of a body: objects and lists inside each other
 
 
 class Body(BaseModel):
-    """What every wire format has."""
+    """What every route that takes one has."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     neutral: ClassVar[Neutral] = Neutral()
 
     model: str = Field(description="the id of the model, a string")
+
+
+class AnswerBody(Body):
+    """What every wire format has."""
+
     stream: bool = Field(False, description="true or false")
 
 
@@ -104,7 +110,7 @@ def load_json(data: bytes) -> Any:
             data.decode("utf-8-sig"),
             object_pairs_hook=_unique,
             parse_constant=_refuse_constant,
-            parse_float=_finite,
+            parse_float=_number,
         )
         _check_depth(value)
         json.dumps(value, ensure_ascii=False).encode("utf-8")  # lone surrogates
@@ -144,11 +150,12 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _finite(text: str) -> float:
+def _number(text: str) -> float:
+    """A whole number is one however it is written: JSON knows no difference of 1 and 1.0."""
     value = float(text)
     if not math.isfinite(value):
         raise ValueError("a number is too large")
-    return value
+    return int(value) if value.is_integer() and abs(value) <= MAX_EXACT else value
 
 
 def _refusal(error: ValidationError, kind: type[Body], kept: dict[str, Any]) -> ApiError:
@@ -157,8 +164,11 @@ def _refusal(error: ValidationError, kind: type[Body], kept: dict[str, Any]) -> 
     of_first = [each for each in errors if each["loc"][:1] == errors[0]["loc"][:1]]
     # of a union there is an error for each form: one of our own checks says most
     first = next((each for each in of_first if each["type"] == "value_error"), of_first[0])
+    if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+        return _unknown(str(first["loc"][0]), kept, kind)
     if first["type"] == "extra_forbidden":
-        return _unknown(str(first["loc"][-1]), kept, kind)
+        outer, inner = clip(first["loc"][0]), clip(first["loc"][-1])
+        return invalid(f"{outer}: unknown field {inner} in it", outer, "unknown_parameter")
     message = str(first["msg"]).removeprefix("Value error, ")
     if not first["loc"]:  # of the whole body: the message begins with the field
         return invalid(message, message.split(maxsplit=1)[0].rstrip(":"))

@@ -13,6 +13,7 @@ from whorl.codecs.contract import Tokens
 from whorl.core.errors import RecordError
 from whorl.core.ports import Engine
 from whorl.stages.serve.card import ModelCard
+from whorl.stages.serve.health import Health
 from whorl.stages.serve.prompts import PromptReader
 
 __all__ = ["Served"]
@@ -36,6 +37,7 @@ class Served:
         self.prompts = PromptReader(tokens, card.context_tokens)
         self.stop_ids = tuple(sorted(set(tokens.contract.stop_ids)))
         self.first_id = next(iter(tokens.contract.start_ids), 0)  # what a probe goes on from
+        self.health = Health(engine, self.first_id)
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from whorl.core.errors import BusyError, EngineError, SpecError, WhorlError
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.connections import MAX_HEAD_BYTES, protocol_for
+from whorl.stages.serve.gateway import Gateway
 from whorl.stages.serve.limits import Ledger
 from whorl.stages.serve.swap import NextModel, follow
 
@@ -26,6 +27,7 @@ __all__ = ["is_loopback", "open_socket", "running_server", "serve"]
 START_DEADLINE_S = 10.0
 KEEP_ALIVE_S = 5
 SAVE_EVERY_S = 5.0
+LOOK_EVERY_S = 1.0  # whether the engine was given up
 SEND_BUFFER_BYTES = 128 * 2**10  # what the kernel holds for a client that does not read
 
 
@@ -40,7 +42,8 @@ def serve(
 
     on_start is given the base URL when the socket listens, before the first request. listener: of
     `open_socket`, for one who wants the port before there is an application. next_model: asked from
-    time to time for a model that takes the place of the one before. Raises as `open_socket`.
+    time to time for a model that takes the place of the one before. Raises as `open_socket`,
+    and EngineError when the engine was given up: a supervisor starts it anew.
     """
     if listener is None:
         listener = open_socket(config.host, config.port)
@@ -49,6 +52,12 @@ def serve(
     with server.capture_signals():  # from here on, also before the loop runs
         on_start(base_url_of(listener))
         server.run(sockets=[listener])
+    if server.engine_failure is not None:
+        raise EngineError(
+            "the server ended: its engine failed, and starting it again did not help",
+            found=server.engine_failure,
+            do="its log says more; start the server again, or serve another variant or engine",
+        )
 
 
 @contextlib.contextmanager
@@ -165,6 +174,7 @@ class _Server(uvicorn.Server):
         self._app, self._grace_s = app, config.grace_s
         self._running = threading.Event()
         self._next_model = next_model
+        self.engine_failure: str | None = None
         self._chores: list[asyncio.Task[None]] = []
 
     def wait_started(self, deadline_s: float) -> bool:
@@ -173,11 +183,17 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         gateway = self._app.state.gateway
-        chores = [_keep_books(gateway.desk.ledger)]
+        chores = [_keep_books(gateway.desk.ledger), self._end_with(gateway)]
         if self._next_model is not None:
             chores.append(follow(gateway, self._next_model))
         self._chores = [asyncio.get_running_loop().create_task(each) for each in chores]
         self._running.set()
+
+    async def _end_with(self, gateway: Gateway) -> None:
+        """A server whose engine will never answer again ends."""
+        while (failure := gateway.engine_failure) is None:
+            await asyncio.sleep(LOOK_EVERY_S)
+        self.engine_failure, self.should_exit = failure, True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         gateway = self._app.state.gateway

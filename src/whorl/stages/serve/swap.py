@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
 
 from whorl.core.errors import WhorlError
@@ -32,6 +33,9 @@ async def swap(gateway: Gateway, new: Served, deadline_s: float) -> str | None:
             failure = await probe(new.engine, new.first_id)
     except TimeoutError:
         failure = f"no token within {deadline_s:g} s"
+    except BaseException:  # also when the server stops meanwhile
+        await asyncio.shield(asyncio.to_thread(new.close))
+        raise
     if failure is not None:
         await asyncio.to_thread(new.close)
         return failure
@@ -53,6 +57,22 @@ async def follow(
     tell: Callable[[str], None] = LOG.error,
 ) -> None:
     """Swap in whatever next_model finds, until cancelled. What fails is told; the old one stays."""
+    ended = threading.Event()
+
+    def opened() -> Served | None:  # by a thread, which goes on when nobody waits for it any more
+        new = next_model()
+        if new is not None and ended.is_set():
+            new.close()
+            return None
+        return new
+
+    try:
+        await _follow(gateway, opened, tell)
+    finally:
+        ended.set()
+
+
+async def _follow(gateway: Gateway, next_model: NextModel, tell: Callable[[str], None]) -> None:
     while True:
         await asyncio.sleep(gateway.config.watch_s)
         try:

@@ -15,24 +15,24 @@ from whorl.codecs.contract import Tokens
 from whorl.stages.serve.ask import Ask
 from whorl.stages.serve.errors import ApiError
 from whorl.stages.serve.generation import Generation
-from whorl.stages.serve.request import Body
+from whorl.stages.serve.request import AnswerBody
 
 __all__ = ["Wire", "event_of"]
 
-AnyBody = TypeVar("AnyBody", bound=Body)
+SomeAnswerBody = TypeVar("SomeAnswerBody", bound=AnswerBody)
 
 
 @dataclass(frozen=True)
-class Wire(Generic[AnyBody]):
+class Wire(Generic[SomeAnswerBody]):
     """One route that generates."""
 
     path: str
     summary: str
-    body: type[AnyBody]
-    ask: Callable[[AnyBody], Ask]
-    whole: Callable[[AnyBody, Generation, Tokens], Awaitable[dict[str, Any]]]
-    events: Callable[[AnyBody, Generation, Tokens], AsyncGenerator[str, None]]
-    failed: Callable[[ApiError], str]  # the event that ends a stream which failed
+    body: type[SomeAnswerBody]
+    ask: Callable[[SomeAnswerBody], Ask]
+    whole: Callable[[SomeAnswerBody, Generation, Tokens], Awaitable[dict[str, Any]]]
+    events: Callable[[SomeAnswerBody, Generation, Tokens], AsyncGenerator[str, None]]
+    failed: Callable[[ApiError, int], str]  # ends a stream that failed after so many events
     engine_names: Mapping[str, str] = field(default_factory=dict)  # its field -> GenerateRequest's
     answer_keys: tuple[str, ...] = ()  # what a whole answer always has
 

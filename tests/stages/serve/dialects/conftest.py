@@ -57,7 +57,8 @@ class Scripted:
         scripts = [self.tokens.encode_prompt(text)[1:] for text in texts]
 
         def reply(request: GenerateRequest) -> list[int]:
-            number = int(request.request_id.rpartition("-")[2])
+            place = request.request_id.rpartition("-")[2]  # of a probe it is no number
+            number = int(place) if place.isdigit() else 0
             return scripts[number % len(scripts)][: request.max_tokens]
 
         self.running.engine.reply = reply

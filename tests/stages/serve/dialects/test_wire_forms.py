@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from typing import Any
 
 import httpx
@@ -169,6 +170,37 @@ def test_an_empty_and_a_short_answer_of_responses(scripted: Scripted) -> None:
         assert whole["status"] == last["status"] == "incomplete"
         opened = sum(name == "response.output_item.added" for name, _ in events)
         assert opened == sum(name == "response.output_item.done" for name, _ in events)
+
+
+def test_a_failed_streams_last_event_is_numbered_on(scripted: Scripted) -> None:
+    """With nothing said before it, and with something."""
+    scripted.say("I look. " * 40)
+    engine, sent = scripted.running.engine, []
+    for is_begun in (False, True):
+        engine.stalled = not is_begun
+        engine.step_s = 0.02 if is_begun else 0.0
+
+        def ask() -> None:
+            sent.append(scripted.post("/v1/responses", input="x", stream=True))
+
+        before, thread = len(engine.submitted), threading.Thread(target=ask)
+        thread.start()
+        assert scripted.running.wait_until(lambda n=before: len(engine.submitted) > n)
+        if is_begun:
+            time.sleep(0.1)
+        engine.fail("out of memory")
+        engine.stalled = False
+        with engine._changed:
+            engine._changed.notify_all()
+        thread.join()
+    engine.step_s = 0.0
+    lengths = []
+    for response in sent:
+        events = events_of(response)
+        assert events[-1][0] == "error" and events[-1][1]["code"] == "engine_failed"
+        assert [data["sequence_number"] for _, data in events] == list(range(len(events)))
+        lengths.append(len(events))
+    assert lengths[0] == 3 and lengths[1] > 4
 
 
 def test_what_the_engine_cannot_do_is_refused_by_name(start: Start, chatting: Tokens) -> None:

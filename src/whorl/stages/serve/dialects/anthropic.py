@@ -27,7 +27,7 @@ from whorl.stages.serve.formats.events import (
 )
 from whorl.stages.serve.generation import Generation
 from whorl.stages.serve.neutral import Neutral
-from whorl.stages.serve.request import Body
+from whorl.stages.serve.request import AnswerBody, Body
 from whorl.stages.serve.turns import Spoken, spoken, turns
 from whorl.stages.serve.wire import Wire, event_of
 
@@ -113,7 +113,7 @@ class CountBody(Body):
         return tools_of(self.tools, name, parallel, "tool_choice")
 
 
-class MessagesBody(CountBody):
+class MessagesBody(CountBody, AnswerBody):
     """Defaults are Anthropic's."""
 
     max_tokens: int = Field(ge=1, description=ANSWER_TOKENS)
@@ -270,12 +270,12 @@ def _function(tool: dict[str, Any], where: str) -> dict[str, Any]:
         raise ValueError(f"{where}.type: only tools of your own; this server has none itself")
     if not isinstance(tool.get("input_schema"), dict):
         raise ValueError(f"{where}.input_schema must be an object")
-    kept = {key: value for key, value in tool.items() if key not in ("type", "cache_control")}
+    kept = {key: value for key, value in tool.items() if key != "type"}
     renamed = {("parameters" if key == "input_schema" else key): kept[key] for key in kept}
     return checked_function(renamed, where)
 
 
-def failed(error: ApiError) -> str:
+def failed(error: ApiError, num_events: int) -> str:
     """The event that ends a stream which failed."""
     return event_of(error.anthropic_body, "error")
 

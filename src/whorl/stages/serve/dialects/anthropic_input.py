@@ -6,23 +6,45 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from whorl.stages.serve.dialects.chat_messages import text_of
+from whorl.stages.serve.dialects.chat_messages import check_keys, text_of
+from whorl.stages.serve.neutral import Neutral
 from whorl.stages.serve.request import shown
 
 __all__ = ["chat_of_messages"]
+
+CACHING: dict[str, tuple[type, str]] = {
+    "cache_control": (dict, "an object")
+}  # prefixes are shared anyway
+TEXT = Neutral(same={"citations": ([],)}, about_client=CACHING)
+# type of a block -> (keys that are used, what else it may have)
+BLOCKS: dict[str, tuple[tuple[str, ...], Neutral]] = {
+    "thinking": (("type", "thinking"), Neutral(about_client={"signature": (str, "a string")})),
+    "tool_use": (
+        ("type", "id", "name", "input"),
+        Neutral(same={"caller": ({"type": "direct"},), "toolset_name": ()}, about_client=CACHING),
+    ),
+    "tool_result": (
+        ("type", "tool_use_id", "content", "is_error"),
+        Neutral(same={"toolset_name": ()}, about_client=CACHING),
+    ),
+}
 
 
 def chat_of_messages(
     messages: Sequence[dict[str, Any]], system: str | list[dict[str, Any]] | None
 ) -> list[dict[str, Any]]:
-    """cache_control is taken everywhere, it changes no answer. Raises ValueError by the place."""
+    """cache_control is taken everywhere, it changes no answer. Raises ValueError by the place.
+
+    That a tool failed (is_error) stands in its message, for templates that tell the model.
+    """
     found: list[dict[str, Any]] = []
     if system:
-        found.append({"role": "system", "content": text_of(system, "system")})
+        found.append({"role": "system", "content": text_of(system, "system", neutral=TEXT)})
     for number, message in enumerate(messages):
         where, role = f"messages[{number}]", message.get("role")
         if role not in ("user", "assistant"):
             raise ValueError(f"{where}.role must be user or assistant; found: {shown(role)}")
+        check_keys(message, ("role", "content"), Neutral(), where)
         content = message.get("content")
         if isinstance(content, str):
             found.append({"role": role, "content": content})
@@ -43,14 +65,12 @@ def _of_user(blocks: Sequence[Any], where: str) -> Iterator[dict[str, Any]]:
         at = f"{where}[{place}]"
         kind = _kind(block, at)
         if kind == "text":
-            text += text_of([block], where)
+            text += _said(block, where, place)
         elif kind == "tool_result":
             if text:
                 yield {"role": "user", "content": text}
                 text = ""
-            result = text_of(block.get("content") or "", f"{at}.content")
-            call_id = _text(block, "tool_use_id", at)
-            yield {"role": "tool", "tool_call_id": call_id, "content": result}
+            yield _result(block, at)
         else:
             raise _unsupported(kind, at)
     if text or not blocks:
@@ -64,7 +84,7 @@ def _of_assistant(blocks: Sequence[Any], where: str) -> Iterator[dict[str, Any]]
         at = f"{where}[{place}]"
         kind = _kind(block, at)
         if kind == "text":
-            message["content"] += text_of([block], where)
+            message["content"] += _said(block, where, place)
         elif kind == "thinking":
             thoughts = message.get("reasoning_content", "")
             message["reasoning_content"] = thoughts + _text(block, "thinking", at)
@@ -80,10 +100,30 @@ def _of_assistant(blocks: Sequence[Any], where: str) -> Iterator[dict[str, Any]]
     yield message
 
 
+def _said(block: dict[str, Any], where: str, place: int) -> str:
+    """A text block's text."""
+    if not isinstance(block.get("text"), str):
+        raise ValueError(f"{where}[{place}].text must be a string; found: {shown(block)}")
+    check_keys(block, ("type", "text"), TEXT, f"{where}[{place}]")
+    return str(block["text"])
+
+
+def _result(block: dict[str, Any], where: str) -> dict[str, Any]:
+    text = text_of(block.get("content") or "", f"{where}.content", neutral=TEXT)
+    message = {"role": "tool", "tool_call_id": _text(block, "tool_use_id", where), "content": text}
+    is_error = block.get("is_error") or False
+    if not isinstance(is_error, bool):
+        raise ValueError(f"{where}.is_error must be true or false; found: {shown(is_error)}")
+    return message | ({"is_error": True} if is_error else {})
+
+
 def _kind(block: Any, where: str) -> Any:
     if not isinstance(block, dict):
         raise ValueError(f"{where} must be an object; found: {shown(block)}")
-    return block.get("type")
+    kind = block.get("type")
+    if isinstance(kind, str) and kind in BLOCKS:
+        check_keys(block, *BLOCKS[kind], where)
+    return kind
 
 
 def _text(block: dict[str, Any], key: str, where: str) -> str:

@@ -19,7 +19,7 @@ from whorl.stages.serve.dialects.openai_fields import (
     failed,
     usage_of,
 )
-from whorl.stages.serve.dialects.tools import NamedChoice, checked_function, tools_of
+from whorl.stages.serve.dialects.tools import NamedChoice, functions_of, tools_of
 from whorl.stages.serve.formats.events import CallBegun, CallWritten, Event, Said, Thought
 from whorl.stages.serve.generation import Generation
 from whorl.stages.serve.token_texts import logprobs_of
@@ -68,15 +68,7 @@ class ChatBody(SamplingBody):
     @field_validator("tools")
     @classmethod
     def _functions(cls, tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
-        for number, tool in enumerate(tools or ()):
-            if tool.get("type") != "function" or set(tool) != {"type", "function"}:
-                raise ValueError(
-                    f'tools[{number}] must be {{"type": "function", "function": {{…}}}}'
-                )
-        return tools and [
-            checked_function(tool["function"], f"tools[{number}].function")
-            for number, tool in enumerate(tools)
-        ]
+        return tools and functions_of(tools)
 
     @model_validator(mode="after")
     def _hangs_together(self) -> ChatBody:

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from whorl.stages.serve.request import shown
+from whorl.stages.serve.neutral import Neutral
+from whorl.stages.serve.request import clip, shown
 
-__all__ = ["as_templates_read", "ends_with_answer", "text_of"]
+__all__ = ["as_templates_read", "check_keys", "ends_with_answer", "text_of"]
+
+PART_KEYS = ("type", "text")
+PART = Neutral(
+    about_client=dict.fromkeys(("cache_control", "prompt_cache_breakpoint"), (dict, "an object"))
+)
+# Keys of messages that templates are not written for; all others are theirs.
+NOT_OF_TEMPLATES = Neutral(
+    same={"annotations": ([],), **dict.fromkeys(("audio", "function_call", "refusal"), ())}
+)
+
+
+def check_keys(
+    item: Mapping[str, Any], used: Collection[str], neutral: Neutral, where: str
+) -> None:
+    """Each key is used, or changes nothing at its value. Raises ValueError by its place."""
+    for key, value in item.items():
+        if key not in used and not neutral.takes(key, value, frozenset()):
+            told = neutral.refusal(key) or f"unknown; expected: {', '.join(used)}"
+            raise ValueError(f"{where}.{clip(key)}: {told}; found: {shown(value)}")
 
 
 def as_templates_read(number: int, message: dict[str, Any]) -> dict[str, Any]:
@@ -15,6 +35,8 @@ def as_templates_read(number: int, message: dict[str, Any]) -> dict[str, Any]:
     where, role = f"messages[{number}]", message.get("role")
     if not isinstance(role, str):
         raise ValueError(f"{where}.role must be a string, such as user; found: {shown(role)}")
+    own = NOT_OF_TEMPLATES.same
+    check_keys({key: message[key] for key in message if key in own}, (), NOT_OF_TEMPLATES, where)
     if message.get("tool_calls") is not None:
         _check_calls(message["tool_calls"], f"{where}.tool_calls")
     content = message.get("content")
@@ -23,12 +45,17 @@ def as_templates_read(number: int, message: dict[str, Any]) -> dict[str, Any]:
     return {**message, "content": text_of(content, f"{where}.content")}
 
 
-def text_of(content: Any, where: str, kinds: Sequence[str] = ("text",)) -> str:
-    """A text, or parts that are texts, as one. Raises ValueError by its place."""
+def text_of(
+    content: Any, where: str, kinds: Sequence[str] = ("text",), neutral: Neutral = PART
+) -> str:
+    """A text, or parts that are texts, as one. neutral: what parts may have besides their text.
+
+    Raises ValueError by its place.
+    """
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        return "".join(_texts_of(content, where, kinds))
+        return "".join(_texts_of(content, where, kinds, neutral))
     raise ValueError(f"{where} must be a string or a list of text parts; found: {shown(content)}")
 
 
@@ -39,7 +66,9 @@ def ends_with_answer(messages: Sequence[Mapping[str, Any]]) -> bool:
     return is_answer and bool(last.get("content"))
 
 
-def _texts_of(parts: Sequence[Any], where: str, kinds: Sequence[str]) -> Iterator[str]:
+def _texts_of(
+    parts: Sequence[Any], where: str, kinds: Sequence[str], neutral: Neutral
+) -> Iterator[str]:
     for place, part in enumerate(parts):
         kind, text = (part.get("type"), part.get("text")) if isinstance(part, dict) else (None,) * 2
         if kind not in kinds or not isinstance(text, str):
@@ -48,6 +77,7 @@ def _texts_of(parts: Sequence[Any], where: str, kinds: Sequence[str]) -> Iterato
                 f'{where}[{place}] must be a text part, {{"type": "{kinds[0]}", "text": "…"}}; '
                 f"found: {found}"
             )
+        check_keys(part, PART_KEYS, neutral, f"{where}[{place}]")
         yield text
 
 

@@ -18,7 +18,7 @@ from whorl.stages.serve.dialects.structured import (
 from whorl.stages.serve.errors import ApiError
 from whorl.stages.serve.generation import Generation
 from whorl.stages.serve.neutral import OPENAI, Neutral
-from whorl.stages.serve.request import Body
+from whorl.stages.serve.request import AnswerBody
 from whorl.stages.serve.wire import event_of
 
 __all__ = ["ANSWER_TOKENS", "ENGINE_NAMES", "SamplingBody", "StreamOptions", "failed", "usage_of"]
@@ -47,7 +47,7 @@ class StreamOptions(BaseModel):
     include_obfuscation: Literal[False] = False  # padding of the events
 
 
-class SamplingBody(Body):
+class SamplingBody(AnswerBody):
     """Defaults are OpenAI's."""
 
     neutral: ClassVar[Neutral] = OPENAI
@@ -95,17 +95,19 @@ class SamplingBody(Body):
     )
     guided_grammar: str | None = Field(None, description="a grammar in EBNF")
 
-    @field_validator("n", "top_k", mode="before")
-    @classmethod
-    def _whole(cls, value: Any) -> Any:
-        return int(value) if isinstance(value, float) and value.is_integer() else value
-
     @field_validator("logit_bias")
     @classmethod
     def _of_ids(cls, value: dict[str, float]) -> dict[str, float]:
         for key in value:
             if not (key.isascii() and key.isdigit() and len(key) < 10):
                 raise ValueError(f"logit_bias: {key[:40]!r} is no token id")
+        return value
+
+    @field_validator("structured_outputs")
+    @classmethod
+    def _asks_something(cls, value: StructuredOutputs | None) -> StructuredOutputs | None:
+        if value == StructuredOutputs():
+            raise ValueError("structured_outputs: json, regex, choice, grammar or json_object")
         return value
 
     @model_validator(mode="after")
@@ -179,6 +181,6 @@ def usage_of(generation: Generation) -> dict[str, int]:
     }
 
 
-def failed(error: ApiError) -> str:
+def failed(error: ApiError, num_events: int) -> str:
     """The event that ends a stream which failed."""
     return event_of(error.body)

@@ -20,7 +20,7 @@ from whorl.stages.serve.dialects.tools import checked_function, tools_of
 from whorl.stages.serve.errors import ApiError
 from whorl.stages.serve.generation import Generation
 from whorl.stages.serve.neutral import ABOUT_CLIENT, Neutral
-from whorl.stages.serve.request import Body
+from whorl.stages.serve.request import AnswerBody
 from whorl.stages.serve.wire import Wire, event_of
 
 __all__ = ["WIRE", "ResponsesBody"]
@@ -54,7 +54,7 @@ class ChosenFunction(BaseModel):
     name: str
 
 
-class ResponsesBody(Body):
+class ResponsesBody(AnswerBody):
     """Defaults are OpenAI's, but that nothing is stored."""
 
     neutral: ClassVar[Neutral] = NEUTRAL
@@ -202,10 +202,10 @@ def _usage(generation: Generation) -> dict[str, Any]:
     }
 
 
-def failed(error: ApiError) -> str:
-    """The event that ends a stream which failed."""
+def failed(error: ApiError, num_events: int) -> str:
+    """The event that ends a stream which failed, numbered as those before it."""
     told = {"type": "error", "code": error.code, "message": error.message, "param": error.param}
-    return event_of({**told, "sequence_number": 0}, "error")
+    return event_of({**told, "sequence_number": num_events}, "error")
 
 
 WIRE = Wire(

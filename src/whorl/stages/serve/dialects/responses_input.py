@@ -5,12 +5,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from whorl.stages.serve.dialects.chat_messages import text_of
+from whorl.stages.serve.dialects.chat_messages import check_keys, text_of
+from whorl.stages.serve.neutral import Neutral
 from whorl.stages.serve.request import shown
 
 __all__ = ["chat_of_items"]
 
 TEXTS = ("input_text", "output_text", "text")
+OUTPUT: dict[str, tuple[type, str]] = {
+    "id": (str, "a string"),
+    "status": (str, "a string"),
+}  # what our own items have
+PART = Neutral(
+    same={"annotations": ([],)},
+    about_client={
+        "logprobs": (list, "a list"),
+        "prompt_cache_breakpoint": (dict, "an object"),
+    },
+)
+DIRECT: dict[str, tuple[object, ...]] = {"caller": ({"type": "direct"},), "namespace": ()}
+# type of an item -> (keys that are used, what else it may have)
+ITEMS: dict[str, tuple[tuple[str, ...], Neutral]] = {
+    "message": (("type", "role", "content"), Neutral(same={"phase": ()}, about_client=OUTPUT)),
+    "function_call": (
+        ("type", "call_id", "name", "arguments"),
+        Neutral(same={"async": (False,), **DIRECT}, about_client=OUTPUT),
+    ),
+    "function_call_output": (
+        ("type", "call_id", "output"),
+        Neutral(same={"name": (), **DIRECT}, about_client=OUTPUT),
+    ),
+    "reasoning": (
+        ("type", "content"),
+        Neutral(same={"summary": ([],), "encrypted_content": ()}, about_client=OUTPUT),
+    ),
+}
 ROLES = ("user", "assistant", "system", "developer")
 
 
@@ -29,12 +58,14 @@ def chat_of_items(items: str | Sequence[Any], instructions: str | None) -> list[
         if not isinstance(item, dict):
             raise ValueError(f"{where} must be an object; found: {shown(item)}")
         kind = item.get("type", "message")
+        if isinstance(kind, str) and kind in ITEMS:
+            check_keys(item, *ITEMS[kind], where)
         if kind == "message":
             _add_message(messages, item, where)
         elif kind == "function_call":
             _add_call(messages, item, where)
         elif kind == "function_call_output":
-            output = text_of(item.get("output"), f"{where}.output", TEXTS)
+            output = text_of(item.get("output"), f"{where}.output", TEXTS, PART)
             call_id = _text(item, "call_id", where)
             messages.append({"role": "tool", "tool_call_id": call_id, "content": output})
         elif kind == "reasoning":
@@ -53,7 +84,7 @@ def _add_message(messages: list[dict[str, Any]], item: dict[str, Any], where: st
     role = item.get("role")
     if role not in ROLES:
         raise ValueError(f"{where}.role must be one of {', '.join(ROLES)}; found: {shown(role)}")
-    content = text_of(item.get("content"), f"{where}.content", TEXTS)
+    content = text_of(item.get("content"), f"{where}.content", TEXTS, PART)
     last = messages[-1] if messages else {}
     if role == "assistant" and last.get("role") == "assistant" and not last.get("content"):
         last["content"] = content  # of the thoughts before it

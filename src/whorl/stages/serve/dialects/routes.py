@@ -1,4 +1,4 @@
-"""The routes of every wire format."""
+"""The routes of every wire format, and those beside them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,24 @@ from starlette.requests import Request
 
 from whorl.stages.serve.dialects import anthropic, chat, completions, responses
 from whorl.stages.serve.dialects.models import add_models
-from whorl.stages.serve.dialects.tokenizing import BODIES, add_tokenizing
+from whorl.stages.serve.dialects.tokenizing import TOKENIZING, add_tokenizing
 from whorl.stages.serve.errors import ApiError
 from whorl.stages.serve.exchange import answer
+from whorl.stages.serve.feedback import ROUTE, FeedbackBody, add_feedback
 from whorl.stages.serve.gateway import Gateway
+from whorl.stages.serve.request import Body
 from whorl.stages.serve.wire import Wire
 
-__all__ = ["ROUTES", "WIRES", "add_dialects"]
+__all__ = ["BODIES", "ROUTES", "WIRES", "add_dialects"]
 
 WIRES: tuple[Wire[Any], ...] = (completions.WIRE, chat.WIRE, responses.WIRE, anthropic.WIRE)
-ROUTES = (
-    *(f"POST {path}" for path in (*(wire.path for wire in WIRES), *BODIES)),
-    *("GET /v1/models", "GET /v1/models/ID"),
-)
+# route -> what it takes
+BODIES: dict[str, type[Body]] = {
+    **{wire.path: wire.body for wire in WIRES},
+    **TOKENIZING,
+    ROUTE: FeedbackBody,
+}
+ROUTES = (*(f"POST {path}" for path in BODIES), "GET /v1/models", "GET /v1/models/ID")
 
 
 def add_dialects(app: FastAPI, gateway: Gateway) -> None:
@@ -31,6 +36,7 @@ def add_dialects(app: FastAPI, gateway: Gateway) -> None:
         _add(app, gateway, wire)
     add_models(app, gateway)
     add_tokenizing(app, gateway)
+    add_feedback(app, gateway)
 
     @app.post("/v1/embeddings", summary="Refused: no model here makes embeddings")
     async def embeddings(request: Request) -> Response:

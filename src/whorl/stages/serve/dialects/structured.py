@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from whorl.core.ports import Grammar
-from whorl.stages.serve.errors import invalid
+from whorl.stages.serve.errors import ApiError, invalid
+from whorl.stages.serve.request import load_json
 
 __all__ = [
     "MAX_CHOICES",
@@ -47,9 +48,21 @@ class _JsonObject(_Strict):
     type: Literal["json_object"]
 
 
+class _JsonObjectOf(_JsonObject):
+    """llama.cpp's: any object, or one of a schema."""
+
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+
+
+class _NamedSchema(SchemaFormat):
+    """Of a name that changes nothing, and that llama.cpp's clients leave out."""
+
+    name: str | None = None  # type: ignore[assignment]
+
+
 class _JsonSchema(_Strict):
     type: Literal["json_schema"]
-    json_schema: SchemaFormat
+    json_schema: _NamedSchema
 
 
 class _FlatJsonSchema(SchemaFormat):
@@ -86,7 +99,7 @@ class OutputConfig(_Strict):
         return None if self.format is None else self.format.schema_
 
 
-ResponseFormat = Annotated[_Text | _JsonObject | _JsonSchema, Field(discriminator="type")]
+ResponseFormat = Annotated[_Text | _JsonObjectOf | _JsonSchema, Field(discriminator="type")]
 
 
 class StructuredOutputs(_Strict):
@@ -103,7 +116,7 @@ def of_format(found: ResponseFormat | None) -> dict[str, Any] | None:
     """The JSON schema that a format asks for; None: text."""
     if isinstance(found, _JsonSchema):
         return found.json_schema.schema_ or ANY_OBJECT
-    return ANY_OBJECT if isinstance(found, _JsonObject) else None
+    return (found.schema_ or ANY_OBJECT) if isinstance(found, _JsonObjectOf) else None
 
 
 def grammar_of(given: Mapping[str, tuple[str, Any]]) -> tuple[Grammar | None, str]:
@@ -120,8 +133,7 @@ def grammar_of(given: Mapping[str, tuple[str, Any]]) -> tuple[Grammar | None, st
         raise invalid(f"{names}: an answer follows one of them; leave the others out", [*wishes][1])
     ((field, (kind, value)),) = wishes.items()
     if kind == "json":
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        grammar = Grammar("json_schema", text)
+        grammar = Grammar("json_schema", _schema_text(value, field))
     elif kind == "choice":
         grammar = Grammar("ebnf", _one_of(value))
     else:
@@ -132,6 +144,17 @@ def grammar_of(given: Mapping[str, tuple[str, Any]]) -> tuple[Grammar | None, st
     if not grammar.text:
         raise invalid(f"{field}: nothing is allowed by an empty text", field)
     return grammar, field
+
+
+def _schema_text(value: Any, field: str) -> str:
+    """As JSON; one that is sent as a text is read as strictly as the body around it."""
+    if isinstance(value, str):
+        try:
+            value = load_json(value.encode("utf-8", "surrogatepass"))
+        except ApiError as error:
+            told = error.message.replace("the body", "the schema")
+            raise invalid(f"{field}: {told}", field, "invalid_grammar") from None
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _one_of(choices: Sequence[str]) -> str:

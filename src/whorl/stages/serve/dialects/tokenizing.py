@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import FastAPI
@@ -17,7 +18,7 @@ from whorl.stages.serve.access import caller_of
 from whorl.stages.serve.ask import Ask, Chat
 from whorl.stages.serve.dialects.anthropic import CountBody
 from whorl.stages.serve.dialects.chat_messages import as_templates_read, ends_with_answer
-from whorl.stages.serve.dialects.tools import checked_function, tools_of
+from whorl.stages.serve.dialects.tools import functions_of, tools_of
 from whorl.stages.serve.errors import invalid
 from whorl.stages.serve.exchange import read_parsed
 from whorl.stages.serve.gateway import Gateway
@@ -25,7 +26,7 @@ from whorl.stages.serve.request import Body
 from whorl.stages.serve.served import Served
 from whorl.stages.serve.token_texts import token_text
 
-__all__ = ["BODIES", "add_tokenizing"]
+__all__ = ["TOKENIZING", "add_tokenizing"]
 
 TokenId = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -58,15 +59,14 @@ class TokenizeBody(Body):
             raise ValueError(
                 "continue_final_message: the last message is no text of the assistant's"
             )
+        if self.tools and self.messages is None:
+            raise ValueError("tools: only with messages")
+        self.chat()  # what it refuses is told by its place
         return self
 
     def chat(self) -> Chat:
         """Raises ValueError by the place."""
-        functions = [
-            checked_function(tool.get("function"), f"tools[{number}].function")
-            for number, tool in enumerate(self.tools)
-        ]
-        tools = tools_of(functions, "auto", True, "tools")
+        tools = tools_of(functions_of(self.tools), "auto", True, "tools")
         return Chat(self.messages or (), tools, goes_on=self.continue_final_message)
 
 
@@ -76,7 +76,7 @@ class DetokenizeBody(Body):
 
 
 # route -> what it takes
-BODIES: dict[str, type[Body]] = {
+TOKENIZING: dict[str, type[Body]] = {
     "/tokenize": TokenizeBody,
     "/detokenize": DetokenizeBody,
     "/v1/messages/count_tokens": CountBody,
@@ -84,38 +84,44 @@ BODIES: dict[str, type[Body]] = {
 
 
 def add_tokenizing(app: FastAPI, gateway: Gateway) -> None:
-    """Nothing is generated: no place is taken."""
+    """Nothing is generated: no place is taken, and nothing of what a key may cost."""
 
     @app.post("/tokenize", summary="The ids of a text or a chat (vLLM's form)")
     async def tokenize(request: Request) -> Response:
         body = await read_parsed(gateway, request, TokenizeBody)
-        gateway.check_model(body.model or gateway.card.name, caller_of(request))
-        return await _tokenize(gateway.served, body)
+        count = _checked(gateway, request, body.model or gateway.card.name)
+        return await _tokenize(gateway.served, body, count)
 
     @app.post("/detokenize", summary="The text of ids (vLLM's form)")
     async def detokenize(request: Request) -> Response:
         body = await read_parsed(gateway, request, DetokenizeBody)
-        gateway.check_model(body.model or gateway.card.name, caller_of(request))
+        count = _checked(gateway, request, body.model or gateway.card.name)
         gateway.served.prompts.check_ids(body.tokens, "tokens")
+        count(len(body.tokens))
         text = gateway.tokens.decode_stream(skip_special=False, continues=True)
         return JSONResponse({"prompt": text.push(body.tokens) + text.finish()})
 
     @app.post("/v1/messages/count_tokens", summary="How long a request is (Anthropic's form)")
     async def count_tokens(request: Request) -> Response:
         body = await read_parsed(gateway, request, CountBody)
-        gateway.check_model(body.model, caller_of(request))
+        count = _checked(gateway, request, body.model)
         asked = Ask(model=body.model, prompts=(body.chat(),), subject="messages")
         ids = await gateway.served.prompts.encode(asked.prompts[0], asked)
+        count(len(ids))
         return JSONResponse({"input_tokens": len(ids)})
 
 
-async def _tokenize(served: Served, body: TokenizeBody) -> Response:
+def _checked(gateway: Gateway, request: Request, model: str) -> Callable[[int], None]:
+    """What counts the tokens against the key's limits. Raises ApiError as `check_model`, 429."""
+    caller = caller_of(request)
+    gateway.check_model(model, caller)
+    return gateway.desk.ledger.begin_reading(caller)
+
+
+async def _tokenize(served: Served, body: TokenizeBody, count: Callable[[int], None]) -> Response:
     tokens = served.tokens
     if body.prompt is None:
-        try:
-            chat = body.chat()
-        except ValueError as error:
-            raise invalid(str(error), "tools") from None
+        chat = body.chat()
         asked = Ask(model="", prompts=(chat,), subject="messages")
         ids = await served.prompts.encode(chat, asked)
     elif body.add_special_tokens:
@@ -126,6 +132,7 @@ async def _tokenize(served: Served, body: TokenizeBody) -> Response:
             ids = tuple(await asyncio.to_thread(tokens.encode_parts, [Part(TEXT, body.prompt)]))
         except DataError as error:
             raise invalid(f"prompt: {error}", "prompt") from None
+    count(len(ids))
     answer: dict[str, Any] = {
         "count": len(ids),
         "max_model_len": served.card.context_tokens,

@@ -9,11 +9,26 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from whorl.stages.serve.ask import Tools
+from whorl.stages.serve.dialects.chat_messages import check_keys
+from whorl.stages.serve.neutral import Neutral
 
-__all__ = ["FunctionName", "NamedChoice", "checked_function", "tools_of"]
+__all__ = ["FunctionName", "NamedChoice", "checked_function", "functions_of", "tools_of"]
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 MAX_TOOLS = 128
+# Of OpenAI's Responses and Anthropic's tools, besides those of a function.
+TOOL = Neutral(
+    same={
+        "async": (False,),
+        "defer_loading": (False,),
+        "allowed_callers": (["direct"],),
+        **dict.fromkeys(("input_examples", "output_schema"), ()),
+    },
+    about_client={
+        "cache_control": (dict, "an object"),
+        "eager_input_streaming": (bool, "true or false"),
+    },
+)
 KEYS = {"name": str, "description": str, "parameters": dict, "strict": bool}
 
 
@@ -40,17 +55,28 @@ def checked_function(function: Any, where: str) -> dict[str, Any]:
     """
     if not isinstance(function, Mapping):
         raise ValueError(f'{where} must be an object: {{"name": …, "parameters": {{…}}}}')
-    for key, value in function.items():
-        if key not in KEYS:
-            raise ValueError(f"{where}.{key[:40]} is unknown; expected: {', '.join(KEYS)}")
+    check_keys(function, KEYS, TOOL, where)
+    for key, value in ((key, function[key]) for key in function if key in KEYS):
         if value is not None and not isinstance(value, KEYS[key]):
             raise ValueError(f"{where}.{key} must be of the type {WORDS[KEYS[key]]}")
     if not NAME.fullmatch(function.get("name") or ""):
         raise ValueError(f"{where}.name must be 1 to 128 letters, digits, '_', '-' and '.'")
-    return {key: value for key, value in function.items() if key != "strict" and value is not None}
+    return {key: value for key, value in function.items() if key in SHOWN and value is not None}
 
 
+SHOWN = ("name", "description", "parameters")
 WORDS = {str: "string", dict: "object", bool: "true or false"}
+
+
+def functions_of(tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Those of OpenAI's chats. Raises ValueError by their place."""
+    for number, tool in enumerate(tools):
+        if tool.get("type") != "function" or set(tool) != {"type", "function"}:
+            raise ValueError(f'tools[{number}] must be {{"type": "function", "function": {{…}}}}')
+    return [
+        checked_function(tool["function"], f"tools[{number}].function")
+        for number, tool in enumerate(tools)
+    ]
 
 
 def tools_of(

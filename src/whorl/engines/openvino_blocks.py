@@ -1,0 +1,29 @@
+"""Blocks of GenAI's cache of keys and values: how many requests take, and how many there are."""
+
+from __future__ import annotations
+
+from whorl.arch.shape import ModelShape
+from whorl.arch.shape_counts import kv_bytes_per_token
+from whorl.engines.setup import EngineSetup
+
+__all__ = ["block_bytes", "blocks_of", "num_cache_blocks"]
+
+BLOCK_TOKENS = 32  # tokens of one block on a CPU
+
+
+def num_cache_blocks(shape: ModelShape, setup: EngineSetup) -> int:
+    """Blocks for every running request's whole context, within the setup's bytes; for one
+    request's, always."""
+    one_request = blocks_of(shape.max_seq_len)
+    room = setup.cache_bytes // block_bytes(shape)
+    return max(one_request, min(setup.max_running * one_request, room))
+
+
+def block_bytes(shape: ModelShape) -> int:
+    """Bytes of keys and values of a block, in float32."""
+    return round(kv_bytes_per_token(shape, 4)) * BLOCK_TOKENS
+
+
+def blocks_of(num_tokens: int) -> int:
+    """Blocks that a request of this length can come to hold, and one to spare."""
+    return -(-num_tokens // BLOCK_TOKENS) + 1
