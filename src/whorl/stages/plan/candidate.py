@@ -286,7 +286,7 @@ def _train_s(situation: Situation, load: Load, steps: int, step_s: float) -> flo
     rows, train = load.rows * load.micro_batches, situation.recipe.train
     validations, validate_rows = rules.VALIDATIONS, train.validate_rows
     if situation.base is not None:
-        validations, validate_rows = given.VALIDATIONS, given.validate_rows(train, rows)
+        validations, validate_rows = 1 + given.VALIDATIONS, given.validate_rows(train, rows)
         startup_s += load.state.weights / BASE_BYTES_PER_S  # read and verified, and written
     validation_s = FORWARD_SHARE * step_s * validate_rows / rows
     checkpoint_s = _checkpoint_s(load)

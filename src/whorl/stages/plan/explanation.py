@@ -166,7 +166,7 @@ def _base_reasons(train: TrainConfig) -> dict[str, str]:
         "train.head_learning_rate": rate,
         "train.warmup_steps": f"{given.WARMUP_SHARE:.0%} of the steps",
         "train.decay_steps": "from the peak on",
-        "train.validate_every_steps": f"{given.VALIDATIONS} validations in all",
+        "train.validate_every_steps": f"{given.VALIDATIONS} validations, and one of the base",
         "train.weight_decay": "few steps of a small rate",
         "train.compiled": "timed on small models only",
     }
