@@ -66,6 +66,7 @@ def test_an_override_wins_and_is_remembered(tmp_path: Path) -> None:
             {"train": {"objective": "distil", "distil": {"teacher": "x"}}},
             "distil needs model.base",
         ),
+        ({"train": {"objective": "dpo"}}, "dpo needs model.base: .*objective sft"),
         ({"train": {"objective": "distil"}}, "there is no teacher; .*train.distil.teacher"),
         ({"train": {"dpo": {"beta": 1}}}, "another objective .* set train.objective to dpo"),
         ({"data": [{"source": "a", "share": 0.5}]}, r"data.share must add up to 1.*\[0.5\]"),

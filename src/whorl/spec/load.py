@@ -269,6 +269,14 @@ def _check_base(recipe: Recipe) -> None:
             expected="model.base",
             do="name a base of the teacher's family",
         )
+    if model.base is None and recipe.train.objective == "dpo":
+        raise SpecError(
+            "train.objective dpo needs model.base: preferences move a model that answers already, "
+            "and are measured against it",
+            found="a model from scratch",
+            expected="model.base",
+            do="name a base, such as a model that was taught with objective sft before",
+        )
     lora = recipe.train.lora
     if model.base is None and lora is not None and recipe.hardware.is_here:
         said = ", ".join(f"train.lora.{key}" for key in sorted(lora.model_fields_set))

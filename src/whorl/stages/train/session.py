@@ -32,7 +32,7 @@ from whorl.stages.train.optimizers.groups import check_state
 from whorl.stages.train.ports import OF_BITS, CheckpointStore, Parallel
 from whorl.stages.train.report import ByteRates, MetricsFile, Validation, planned_value
 from whorl.stages.train.signals import StopSignals
-from whorl.stages.train.teacher import Teacher, load_teacher
+from whorl.stages.train.teacher import SaidTable, Teacher, load_teacher
 from whorl.stages.train.trainer import StepResult, Trainer
 
 __all__ = ["TrainingRun", "check_fit"]
@@ -80,12 +80,12 @@ def check_fit(shape: ModelShape, config: TrainConfig, rows: RowSet) -> int:
 
 
 def _teachers(
-    teacher: Record, prepared: Record, config: TrainConfig, device: torch.device
+    teacher: Record, prepared: Record, config: TrainConfig, device: torch.device, folder: Path
 ) -> tuple[Teacher, Teacher]:
     assert config.distil is not None  # or there were no teacher
     contract = Tokens.load(prepared.folder("tokens")).contract
     model, top_k = load_teacher(teacher.folder("model"), contract, device), config.distil.top_k
-    return Teacher(model, top_k), Teacher(model, top_k)
+    return Teacher(model, top_k, SaidTable(folder)), Teacher(model, top_k, SaidTable(folder))
 
 
 @dataclass
@@ -133,7 +133,7 @@ class TrainingRun:
             epochs = mixture.epochs(config.steps * rows_per_step)
             check_repeats(epochs, [s.field for s in rows.index.sources], config.max_repeats)
         heldout = RowSet.heldout(prepared)
-        teachers = None if teacher is None else _teachers(teacher, prepared, config, device)
+        teachers = None if teacher is None else _teachers(teacher, prepared, config, device, folder)
         if base is None:
             model = initial_model(shape, config.seed)
         else:
