@@ -13,9 +13,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from whorl.codecs.contract import Tokens
+from whorl.core.collect import run_requests
 from whorl.core.errors import EngineError
 from whorl.core.ports import Engine, GenerateRequest, TokenEvent
-from whorl.engines.collect import run_requests
 from whorl.engines.open import open_engine
 from whorl.engines.parity import check_parity, compare_greedy
 from whorl.engines.setup import EngineSetup

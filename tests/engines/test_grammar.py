@@ -12,9 +12,9 @@ from dataclasses import replace
 import pytest
 
 from whorl.codecs.contract import Tokens
+from whorl.core.collect import run_requests
 from whorl.core.errors import EngineError
 from whorl.core.ports import Engine, GenerateRequest, Grammar
-from whorl.engines.collect import run_requests
 from whorl.engines.grammar import Grammars, text_vocabulary
 
 pytest.importorskip("xgrammar")

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from whorl.core import collect
 from whorl.core.ports import GenerateRequest, TokenEvent
 from whorl.core.variants import Variant
-from whorl.engines import collect
 from whorl.engines.loop import EngineLoop, Limits
 from whorl.engines.setup import EngineSetup
 from whorl.model.folder import FolderCard, peek_card

@@ -21,11 +21,11 @@ from typing import Any
 import yaml
 
 from whorl.codecs.contract import Tokens
+from whorl.core.collect import run_requests
 from whorl.core.context import NoProgress
 from whorl.core.errors import DataError, MissingExtra, SpecError
 from whorl.core.ports import Engine, GenerateRequest, Progress
 from whorl.core.variants import Variant
-from whorl.engines.collect import run_requests
 from whorl.engines.open import CACHE, open_engine
 from whorl.model.folder import TOKENS, read_card
 
@@ -34,7 +34,6 @@ __all__ = ["HarnessModel", "run_harness", "task_files"]
 CODE, PYTHON = "!function", "tag:yaml.org,2002:python/"  # tags that name code
 INCLUDE = "include"  # key of a task file: other files, from its own folder
 MAX_TOKENS = 256  # of an answer, unless the task says
-TIMEOUT_S, ANSWER_TIMEOUT_S = 600.0, 60.0  # of all answers together: once, and for each
 DRAWN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")  # of a task's options
 ENDINGS = (".yaml", ".yml")
 SWITCHES = (  # of libraries below the harness
@@ -275,8 +274,7 @@ class HarnessModel:
             requests.append(
                 GenerateRequest(name, tuple(ids), most, stop_ids=tuple(stops), seed=seed, **drawn)
             )
-        timeout_s = TIMEOUT_S + ANSWER_TIMEOUT_S * len(requests)
-        return [answer.token_ids for answer in run_requests(self.engine, requests, timeout_s)]
+        return [answer.token_ids for answer in run_requests(self.engine, requests)]
 
 
 def _drawn(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,13 +19,13 @@ import psutil
 from pydantic import ValidationError
 
 from whorl.arch.shape_counts import count_shape, kv_bytes_per_token
+from whorl.core.collect import Answer, run_requests
 from whorl.core.digests import digest_value, write_bytes
 from whorl.core.errors import EngineError
 from whorl.core.home import home_folder
 from whorl.core.ports import SERVERS_OWN, Engine, GenerateRequest
 from whorl.core.variants import Variant
 from whorl.engines.apart import EngineProcess
-from whorl.engines.collect import Answer, run_requests
 from whorl.engines.open import CACHE, best_form
 from whorl.engines.openvino_export import FORMAT
 from whorl.engines.replicas import Replicas
