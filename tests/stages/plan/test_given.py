@@ -134,7 +134,7 @@ def test_a_step_that_could_not_be_rehearsed_is_told(planned: Any) -> None:
     assert "(not enough memory: you tried to allocate 9 bytes)" in told(lambda *load: failed, "c")
     assert not told(lambda *load: Rehearsal(step_s=2.0, peak_bytes=GIB, took_s=9.0), "d")
     assert "(the disk is gone)" in (found := told(later, "e")) and "of another batch" in found
-    slow = told(lambda *load: failed, "f", "train.batch_tokens=262144", "train.seq_len=2048")
+    slow = told(lambda *load: failed, "f", "train.batch_tokens=16384", "train.seq_len=128")
     assert "(a step takes about " in slow
 
 
