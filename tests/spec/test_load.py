@@ -74,6 +74,7 @@ def test_an_override_wins_and_is_remembered(tmp_path: Path) -> None:
         ({"data": [{"source": "a", "share": 1}, {"source": "b", "share": 0}]}, "above 0"),
         ({"model": {"base": "x", "layers": 2}}, "model.layers beside model.base"),
         ({"model": {"base": "x", "family": "llama"}}, "model.family beside model.base"),
+        ({"compress": {"formats": [], "cache": "int8"}}, "compress.formats is empty"),
         ({"evaluate": {"forgetting": "x"}}, "evaluate.forgetting needs model.base"),
         ({"hardware": {"device": "h100", "count": 0}}, "hardware.count"),
         ({"hardware": {"count": 8}}, "hardware.count needs hardware.device"),

@@ -156,7 +156,7 @@ def test_a_request_of_the_whole_context_has_room_whatever_memory_there_is(
     monkeypatch.setattr(module, "machine_facts", lambda: SimpleNamespace(memory_bytes=1))
     setup = setup_of(CARD, ServeConfig(), 1)
     assert setup.cache_bytes == 0
-    assert num_cache_blocks(CARD.shape, setup) == blocks_of(CARD.shape.max_seq_len)
+    assert num_cache_blocks(CARD, setup) == blocks_of(CARD.shape.max_seq_len)
 
 
 def test_targets_of_a_recipe() -> None:

@@ -1,10 +1,11 @@
 """OpenVINO GenAI's continuous batching behind the port: ids in, ids out, no second tokenizer.
 
-Inference and the cache of keys and values are float32. Where weights are int8 or int4 the inputs of
-matrix products are rounded to int8 too, a scale per 32 values of a token: measured on models of 3
-and 37 million parameters this made batches 1.5 to 2 times faster and changed the loss by less than
-the weights did (0.016% with float32 inputs, 0.012% with int8). What compress measures and
-serve serves are the same.
+Inference is in float32, and so is the cache of keys and values unless the folder's card says int8,
+as compress has measured it then: bytes with a scale and a zero point. Where weights are int8 or
+int4 the inputs of matrix products are rounded to int8 too, a scale per 32 values of a token:
+measured on models of 3 and 37 million parameters this made batches 1.5 to 2 times faster and
+changed the loss by less than the weights did (0.016% with float32 inputs, 0.012% with int8). What
+compress measures and serve serves are the same.
 
 Axes: V vocabulary.
 """
@@ -21,8 +22,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whorl.arch.shape import ModelShape
-from whorl.arch.shape_counts import kv_bytes_per_token
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import EngineError, MissingExtra
 from whorl.core.ports import SERVERS_OWN, GenerateRequest, TokenEvent, TokenLogprob
@@ -41,7 +40,7 @@ __all__ = ["OpenvinoStepper", "block_bytes", "num_cache_blocks", "open_openvino"
 LOG = logging.getLogger(__name__)
 
 BLOCK_TOKENS = 32  # tokens of one block of GenAI's cache on a CPU
-PROPERTIES = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
+CACHES = {"f32": "f32", "int8": "u8"}  # of a model folder -> OpenVINO's names
 GRAMMARS = {"json_schema": "json_schema", "regex": "regex", "ebnf": "grammar"}  # GenAI's names
 INPUT_GROUP = 32  # values that share a scale where inputs are int8
 
@@ -58,17 +57,17 @@ def open_openvino(folder: Path, card: FolderCard, setup: EngineSetup) -> EngineL
     return EngineLoop("openvino", digest, stepper, limits, UNABLE, check)
 
 
-def num_cache_blocks(shape: ModelShape, setup: EngineSetup) -> int:
+def num_cache_blocks(card: FolderCard, setup: EngineSetup) -> int:
     """Blocks for every running request's whole context, within the setup's bytes; for one
     request's, always."""
-    one_request = blocks_of(shape.max_seq_len)
-    room = setup.cache_bytes // block_bytes(shape)
+    one_request = blocks_of(card.shape.max_seq_len)
+    room = setup.cache_bytes // block_bytes(card)
     return max(one_request, min(setup.max_running * one_request, room))
 
 
-def block_bytes(shape: ModelShape) -> int:
-    """Bytes of keys and values of a block, in float32."""
-    return round(kv_bytes_per_token(shape, 4)) * BLOCK_TOKENS
+def block_bytes(card: FolderCard) -> int:
+    """Bytes of keys and values of a block."""
+    return round(card.cache_bytes_per_token) * BLOCK_TOKENS
 
 
 def blocks_of(num_tokens: int) -> int:
@@ -97,9 +96,11 @@ class OpenvinoStepper:
         self._running: dict[str, _Batched] = {}
         self._reserved: dict[str, int] = {}  # request_id -> blocks
         self._leaving_blocks = 0  # of cancelled requests, until the pipeline's next step
-        self._num_blocks = num_cache_blocks(card.shape, setup)
+        self._num_blocks = num_cache_blocks(card, setup)
         group = 0 if card.variant.bits == 32 else INPUT_GROUP
-        self._properties = PROPERTIES | {
+        self._properties = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "KV_CACHE_PRECISION": CACHES[card.cache],
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": group,
             "INFERENCE_NUM_THREADS": setup.threads or engine_threads(),
         }

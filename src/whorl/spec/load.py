@@ -207,6 +207,13 @@ def _nearest(key: str, known: Sequence[str]) -> str | None:
 def _check_together(recipe: Recipe) -> None:
     """What no single key can know."""
     _check_base(recipe)
+    if recipe.compress.cache != "f32" and not recipe.compress.formats:
+        raise SpecError(
+            "compress.cache is measured with a format, and compress.formats is empty",
+            found=recipe.compress.cache,
+            expected="compress.formats=[int8], or more",
+            do="name a format, or take out compress.cache",
+        )
     _check_budget(recipe)
     hardware = recipe.hardware
     if hardware.is_here and hardware.count > 1:

@@ -364,6 +364,7 @@ def _passed_through(decisions: Decisions, recipe: Recipe) -> Decisions:
                 max_bpb_increase=recipe.compress.max_bpb_increase,
                 search=recipe.compress.search,
                 search_time_s=recipe.compress.search_time,
+                cache=recipe.compress.cache,
                 seed=seed,
             ),
             "evaluate": EvaluateConfig(
