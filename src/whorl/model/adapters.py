@@ -2,7 +2,7 @@
 
 Names and formulas are those of PEFT, so that an adapter that is saved can be loaded there.
 
-Axes: R rank, O outputs, I inputs; A down and B up, the two matrices, as PEFT calls them.
+Axes: N tokens, R rank, O outputs, I inputs; A down and B up, the two matrices, as PEFT calls them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Adapters: PEFT's losses, gradients and files; packed bases; merged, they say the same."""
+"""Adapters: PEFT's losses, gradients and files; packed bases; merged, they say the same.
+
+Axes: A and B, the two matrices of an adapter.
+"""
 
 from __future__ import annotations
 

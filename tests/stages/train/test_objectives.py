@@ -1,4 +1,7 @@
-"""What is learned, against TRL's losses and gradients, torch's and transformers'."""
+"""What is learned, against TRL's losses and gradients, torch's and transformers'.
+
+Axes: B rows, T tokens of a row, N trained tokens, K ids of a teacher.
+"""
 
 from __future__ import annotations
 
