@@ -1,6 +1,6 @@
 """Adapters: PEFT's losses, gradients and files; packed bases; merged, they say the same.
 
-Axes: A and B, the two matrices of an adapter.
+Axes: A down and B up, the two matrices of an adapter.
 """
 
 from __future__ import annotations
