@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from whorl.codecs.contract import Tokens
+from whorl.core.collect import run_requests
 from whorl.core.errors import EngineError, RecordError, SpecError
 from whorl.core.ports import Engine, GenerateRequest, Grammar, TokenEvent
 from whorl.engines.apart import EngineProcess
-from whorl.engines.collect import run_requests
 from whorl.engines.setup import EngineSetup
 
 

@@ -15,11 +15,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from whorl.codecs.contract import Tokens
+from whorl.core.collect import run_requests
 from whorl.core.errors import EngineError
 from whorl.core.ports import Engine, GenerateRequest
 from whorl.engines import branches
 from whorl.engines.branches import CandidateScorer
-from whorl.engines.collect import run_requests
 from whorl.engines.open import open_engine
 from whorl.engines.setup import EngineSetup
 from whorl.engines.torch_engine import TorchStepper

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +15,15 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from whorl.codecs.contract import Tokens
-from whorl.core.errors import EngineError
+from whorl.core.collect import run_requests
+from whorl.core.digests import read_sealed, write_sealed
+from whorl.core.errors import EngineError, RecordError
 from whorl.core.ports import Engine, GenerateRequest, TokenEvent
-from whorl.engines.collect import run_requests
 from whorl.engines.open import open_engine
+from whorl.engines.openvino_blocks import num_cache_blocks
 from whorl.engines.parity import check_parity, compare_greedy
 from whorl.engines.setup import EngineSetup
+from whorl.model.folder import read_card, seal_folder
 from whorl.testing.corpus import tiny_texts
 from whorl.testing.models import tiny_model_folder
 
@@ -82,6 +87,40 @@ def test_scores_are_log_softmax_of_transformers(
         for t in range(len(ids) - 1):
             expected = logits[t, ids[t + 1]] - np.logaddexp.reduce(logits[t])
             assert abs(found[t] - expected) < 1e-4
+
+
+def test_keys_and_values_in_int8_are_near(
+    folders: Path, openvino_engine: Engine, prompts: Prompts, tmp_path: Path
+) -> None:
+    """As the card says it: near transformers' scores, not those of float32; three times the room
+    in as many bytes; and nothing but these two names is served."""
+    folder = tmp_path / "small"
+    shutil.copytree(folders / "f32", folder)
+    card = seal_folder(folder, replace(read_card(folder), cache="int8"))
+    assert card.digest != read_card(folders / "f32").digest
+    setup = EngineSetup(10_000, 2**24)
+    blocks = [num_cache_blocks(each, setup) for each in (card, read_card(folders / "f32"))]
+    assert 2.5 < blocks[0] / blocks[1] < 4
+    theirs = AutoModelForCausalLM.from_pretrained(folders / "hf").eval()
+    sequences = [list(prompt) * 4 for prompt in prompts[:8]]
+    engine = open_engine(folder, name="openvino")
+    plain, found = openvino_engine.score(sequences), engine.score(sequences)
+    (behind,) = engine.score([sequences[0][20:]], prefix=sequences[0][:20])
+    answers = run_requests(engine, [GenerateRequest("a", prompts[0], 12)])
+    engine.close()
+    exact = []
+    for ids in sequences:
+        with torch.no_grad():
+            nats = theirs(torch.tensor([ids])).logits[0, :-1].double().log_softmax(-1)
+        exact.append(nats.gather(1, torch.tensor(ids)[1:, None])[:, 0].numpy())
+    right, mine, whole = (np.concatenate(each) for each in (exact, found, plain))
+    assert np.abs(whole - right).max() < 2e-3 < np.abs(mine - right).max() < 0.2
+    assert abs(mine.mean() - right.mean()) < 0.005
+    assert np.abs(behind - exact[0][19:]).max() < 0.2 and len(answers[0].token_ids) == 12
+    value = read_sealed(folder / "whorl.json")
+    write_sealed(folder / "whorl.json", {**value, "cache": "int2"})
+    with pytest.raises(RecordError, match=r"is not a model card.*a cache of int2"):
+        read_card(folder)
 
 
 def test_scores_are_right_while_requests_run(

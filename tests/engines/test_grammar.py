@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from whorl.codecs.contract import Tokens
+from whorl.core.collect import run_requests
 from whorl.core.errors import EngineError
 from whorl.core.ports import Engine, GenerateRequest, Grammar
 from whorl.engines import grammar as module
 from whorl.engines import openvino_engine as openvino_engine_module
-from whorl.engines.collect import run_requests
 from whorl.engines.grammar import Grammars, text_vocabulary
 from whorl.engines.openvino_engine import OpenvinoStepper
 from whorl.engines.setup import EngineSetup

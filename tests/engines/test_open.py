@@ -187,7 +187,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from whorl.core.ports import GenerateRequest
-from whorl.engines.collect import run_requests
+from whorl.core.collect import run_requests
 from whorl.engines.open import open_engine
 engine = open_engine(Path({folder!r}))
 answer = run_requests(engine, [GenerateRequest("a", (0, 40, 50), 5)])[0]

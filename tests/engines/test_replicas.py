@@ -9,9 +9,9 @@ from zlib import crc32
 
 import pytest
 
+from whorl.core.collect import run_requests
 from whorl.core.errors import EngineError
 from whorl.core.ports import Engine, GenerateRequest, TokenEvent
-from whorl.engines.collect import run_requests
 from whorl.engines.replicas import Replicas
 from whorl.testing.engine import FakeEngine
 

@@ -15,8 +15,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from whorl.core.collect import run_requests
 from whorl.core.ports import Engine, GenerateRequest, TokenEvent
-from whorl.engines.collect import run_requests
 from whorl.engines.sampling import choose, logprob_of, sample
 
 logits = arrays(np.float32, st.integers(1, 20), elements=st.floats(-1e4, 1e4, width=32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from whorl.launch import given_step
 from whorl.launch.given_step import rehearsal_of
 from whorl.spec.resolved import TrainConfig
-from whorl.stages.plan.given import Rehearsal
+from whorl.stages.plan.given import NotRehearsed, Rehearsal
 from whorl.testing.models import tiny_shape
 
 SHAPE = tiny_shape(layers=1)
@@ -32,7 +33,7 @@ def config(**changes: Any) -> TrainConfig:
 
 def test_a_step_is_really_done(tmp_path: Path) -> None:
     found = rehearsal_of(tmp_path, SHAPE, config(), 1)
-    assert found is not None
+    assert isinstance(found, Rehearsal)
     assert 0 < found.step_s < found.took_s and 0 < found.cpu_share < 2
     assert 100 * 2**20 < found.peak_bytes < 4 * 2**30  # torch itself takes the most
 
@@ -55,9 +56,22 @@ def test_it_is_found_again_unless_it_was_disturbed(tmp_path: Path, monkeypatch: 
         rehearsal_of(tmp_path, SHAPE, config(micro_batch_rows=4), 1)
 
 
-def test_where_it_cannot_be_done_there_is_no_figure(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(given_step, "TIMEOUT_S", 0.01)
-    assert rehearsal_of(tmp_path, SHAPE, config(), 1) is None
+def test_where_it_cannot_be_done_the_reason_is_told(tmp_path: Path, monkeypatch: Any) -> None:
+    broken = replace(SHAPE, block="no-such-block")
+    found = rehearsal_of(tmp_path, broken, config(), 1)
+    assert isinstance(found, NotRehearsed) and "no-such-block" in found.reason
+    assert "\n" not in found.reason and not list(tmp_path.rglob("given-*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(given_step, "TIMEOUT_S", 0.01)
+        assert rehearsal_of(tmp_path, SHAPE, config(), 1) == NotRehearsed(
+            reason="it was not done after 0.01 s"
+        )
+    for ends, reason in (("kill -9 $$", "its process was killed"), ("exit 3", "ended with 3")):
+        (script := tmp_path / "python").write_text(f"#!/bin/sh\n{ends}\n")
+        script.chmod(0o755)
+        monkeypatch.setattr(given_step.sys, "executable", str(script))
+        found = rehearsal_of(tmp_path, SHAPE, config(), 1)
+        assert isinstance(found, NotRehearsed) and reason in found.reason
 
 
 @pytest.mark.parametrize(

@@ -4,18 +4,21 @@ installed."""
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from jinja2 import Environment, StrictUndefined
+from jinja2.exceptions import SecurityError, UndefinedError
 
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import DataError, SpecError
 from whorl.engines.open import open_engine
 from whorl.model.folder import read_card
 from whorl.testing.models import tiny_model_folder
-from whorl.wiring.harness import HarnessModel, run_harness, task_files
+from whorl.wiring.harness import HarnessModel, confined, run_harness, task_files
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +124,27 @@ def test_tasks_are_files_without_code(tmp_path: Path) -> None:
         task_files([tmp_path / "none.yaml"], may_run_code=False)
 
 
+ESCAPES = (
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{{ cycler.__init__.__globals__.os.popen('true').read() }}",
+    "{{ rows.append(1) }}",
+)
+
+
+@pytest.mark.parametrize("escape", ESCAPES)
+def test_templates_of_tasks_are_confined(escape: str) -> None:
+    """With an environment as lm_eval.utils makes one; what it renders there stays as it was."""
+    theirs = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
+    theirs.filters["regex_replace"] = lambda text, find, into: re.sub(find, into, text)
+    plain = "{{ question | regex_replace('a+', 'b') }}: {{ rows[0] }}{% if rows %}!{% endif %}\n"
+    values = {"question": "aah", "rows": [2]}
+    assert confined(theirs).from_string(plain).render(values) == "bh: 2!\n"
+    with pytest.raises(SecurityError):
+        confined(theirs).from_string(escape).render(values)
+    with pytest.raises(UndefinedError):
+        confined(theirs).from_string("{{ missing }}").render(values)
+
+
 @pytest.mark.filterwarnings("ignore")  # of the harness and its libraries
 def test_the_harness_runs_local_tasks(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("lm_eval", reason="lm-evaluation-harness (extra lm-eval) is not installed")
@@ -147,3 +171,7 @@ def test_the_harness_runs_local_tasks(folder: Path, tmp_path: Path) -> None:
         right += int(scores.index(max(scores)) == each["right"])
     engine.close()
     assert row["value"] == pytest.approx(right / 6) and row["num_documents"] == 6
+    task = (tmp_path / "shells.yaml").read_text()
+    (tmp_path / "hostile.yaml").write_text(task.replace("{{question}}", ESCAPES[0]))
+    with pytest.raises(DataError, match="unsafe"):
+        run_harness(folder, [tmp_path / "hostile.yaml"], home=tmp_path / "home")

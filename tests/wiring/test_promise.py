@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from whorl.core import collect
 from whorl.core.ports import GenerateRequest, TokenEvent
 from whorl.core.variants import Variant
-from whorl.engines import collect
 from whorl.engines.loop import EngineLoop, Limits
 from whorl.engines.setup import EngineSetup
 from whorl.model.folder import FolderCard, peek_card
@@ -179,7 +179,7 @@ def test_a_request_of_the_whole_context_has_room_whatever_memory_there_is(
     monkeypatch.setattr(module, "machine_facts", lambda: SimpleNamespace(memory_bytes=1))
     setup = setup_of(CARD, ServeConfig(), 1)
     assert setup.cache_bytes == 0
-    assert num_cache_blocks(CARD.shape, setup) == blocks_of(CARD.shape.max_seq_len)
+    assert num_cache_blocks(CARD, setup) == blocks_of(CARD.shape.max_seq_len)
 
 
 def test_targets_of_a_recipe() -> None:

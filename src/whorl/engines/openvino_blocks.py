@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from whorl.arch.shape import ModelShape
-from whorl.arch.shape_counts import kv_bytes_per_token
 from whorl.engines.setup import EngineSetup
+from whorl.model.folder import FolderCard
 
 __all__ = ["block_bytes", "blocks_of", "num_cache_blocks"]
 
 BLOCK_TOKENS = 32  # tokens of one block on a CPU
 
 
-def num_cache_blocks(shape: ModelShape, setup: EngineSetup) -> int:
+def num_cache_blocks(card: FolderCard, setup: EngineSetup) -> int:
     """Blocks for every running request's whole context, within the setup's bytes; for one
     request's, always."""
-    one_request = blocks_of(shape.max_seq_len)
-    room = setup.cache_bytes // block_bytes(shape)
+    one_request = blocks_of(card.shape.max_seq_len)
+    room = setup.cache_bytes // block_bytes(card)
     return max(one_request, min(setup.max_running * one_request, room))
 
 
-def block_bytes(shape: ModelShape) -> int:
-    """Bytes of keys and values of a block, in float32."""
-    return round(kv_bytes_per_token(shape, 4)) * BLOCK_TOKENS
+def block_bytes(card: FolderCard) -> int:
+    """Bytes of keys and values of a block, in the folder's format of the cache."""
+    return round(card.cache_bytes_per_token) * BLOCK_TOKENS
 
 
 def blocks_of(num_tokens: int) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from whorl.core.collect import run_requests
 from whorl.core.errors import EngineError
 from whorl.core.ports import Engine, GenerateRequest
-from whorl.engines.collect import run_requests
 
 __all__ = ["NEAR_TIE", "Difference", "Parity", "check_parity", "compare_greedy"]
 

@@ -36,7 +36,7 @@ class ChatField:
 
     name: str = "chat"
     task: Task = field(default_factory=LikelihoodTask)
-    logic_version: int = 1
+    logic_version: int = 2
     options: Mapping[str, str] = field(default_factory=lambda: {TEXT_KEY: "text"})
 
     def items(self, source: Source) -> list[Any]:

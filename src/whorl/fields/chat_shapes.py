@@ -62,6 +62,7 @@ def recognised(row: Row, text_key: str, mend: Mend) -> FoundChat:
     """
     values = _values(row)
     shape, key = _shape(values, text_key)
+    _check_meant(values, shape, key)
     if shape == TEXT:
         return FoundChat(TEXT, text=values[key])
     if shape == PAIRS:
@@ -112,7 +113,8 @@ def _shape(values: Row, text_key: str = "text") -> tuple[str, str]:
         is_sharegpt = by_from or (key.startswith("conversation") and not _has_role(first))
         return SHAREGPT if is_sharegpt else MESSAGES, key
     asked = _first(values, PROMPTS)
-    answer = next((key for key in ANSWERS if key in values and key != asked), "")
+    answers = [key for key in ANSWERS if key in values and key != asked]
+    answer = next((key for key in answers if values[key] != ""), _first(values, answers))
     if asked and answer:
         return ALPACA if asked == "instruction" else COMPLETION, f"{asked} {answer}"
     if isinstance(values.get(text_key), str):
@@ -175,6 +177,52 @@ def _history(value: Any) -> list[Any]:
 
 
 # ------------------------------------------------------------------ checks
+
+
+def _check_meant(values: Row, shape: str, key: str) -> None:
+    """Raises ValueError where two keys say different things and only one would be read."""
+    if shape in (MESSAGES, SHAREGPT):
+        lists = [name for name, value in values.items() if _is_listed(value) and name != key]
+        more = [name for name in lists if not _is_part(values[name], values[key])]
+        _check_one([key, *more], "conversation")
+        answers = _different(values, [n for n in ANSWERS if not _is_listed(values.get(n))])
+        if answers and _ends_with_user(values[key]):
+            raise ValueError("the answer stands outside the conversation", f"in {answers[0]}")
+    if shape in (ALPACA, COMPLETION):
+        asked, _ = key.split()
+        _check_one(_different(values, [n for n in ANSWERS if n != asked]), "answer")
+        _check_one(_different(values, [n for n in PROMPTS if n not in MORE]), "question")
+    if shape == PAIRS:
+        _check_one(_different(values, CHOSEN), "chosen answer")
+        _check_one(_different(values, REJECTED), "rejected answer")
+    if shape not in (TEXT, ""):
+        _check_one(_different(values, SYSTEMS), "system message")
+
+
+def _check_one(names: Sequence[str], what: str) -> None:
+    if len(names) > 1:
+        raise ValueError(f"several keys hold the {what}", f"it has {' and '.join(names)}")
+
+
+def _different(values: Row, names: Sequence[str]) -> list[str]:
+    """Those of the keys that say something, each thing once: texts or messages."""
+    found: dict[str, str] = {}
+    for name in names:
+        value = values.get(name)
+        if _is_listed(value) or (isinstance(value, str) and value.strip()):
+            found.setdefault(repr(value), name)
+    return list(found.values())
+
+
+def _ends_with_user(turns: Any) -> bool:
+    last = turns[-1] if isinstance(turns, list) and turns else None
+    return isinstance(last, Mapping) and last.get(_first(last, ROLE_KEYS)) in ("user", "human")
+
+
+def _is_part(piece: Sequence[Any], whole: Any) -> bool:
+    """Whether messages stand, side by side, among others."""
+    ends = range(len(piece), len(whole) + 1) if isinstance(whole, list) else ()
+    return any(whole[end - len(piece) : end] == piece for end in ends)
 
 
 def _chat(turns: Sequence[Any], values: Row, mend: Mend) -> Chat:
@@ -245,6 +293,9 @@ def _pair(values: Row, mend: Mend) -> tuple[Chat, Chat]:
     else:
         if given is None:
             raise ValueError("chosen and rejected without a prompt")
+        listed = [name for name in LISTS if _is_listed(values.get(name))]
+        questions = [name for name in PROMPTS if name not in MORE]
+        _check_one(_different(values, listed or questions), "prompt")
         before = _turns(values, given, "user")
         sides = [[*before, *side] for side in sides]
     first, second = (_chat(side, values, mend) for side in sides)

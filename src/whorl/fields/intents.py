@@ -95,7 +95,7 @@ class IntentsField:
 
     name: str = "intents"
     task: Task = TASK
-    logic_version: int = 1
+    logic_version: int = 2
     options: Mapping[str, str] = field(
         default_factory=lambda: {"sentences": "4000", "heldout_per_template": "2", "seed": "0"}
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -24,13 +25,14 @@ from whorl.core.digests import digest_value, read_sealed, write_sealed
 from whorl.core.errors import MissingExtra, RecordError
 from whorl.launch.machine import machine_facts
 from whorl.spec.resolved import TrainConfig
-from whorl.stages.plan.given import Rehearsal
+from whorl.stages.plan.given import NotRehearsed, Rehearsal
 
 __all__ = ["rehearsal_of"]
 
 LOGIC_VERSION = 1  # raised when the same step would be timed in another way
 TIMEOUT_S = 300
 STEPS, MOST_STEPS, PATIENCE_S = 2, 5, 30.0  # after one that is not counted; more if they differ
+MOST_REASON_CHARS = 300
 ALIKE = 1.1  # the second fastest over the fastest
 # What changes neither a step's time nor its memory.
 PLAIN = {
@@ -49,8 +51,8 @@ PLAIN = {
 
 def rehearsal_of(
     home: Path, shape: ModelShape, config: TrainConfig, mixed_rows: int
-) -> Rehearsal | None:
-    """A step of this load, done now unless it was before; None where it cannot be done.
+) -> Rehearsal | NotRehearsed:
+    """A step of this load, done now unless it was before; or why it cannot be done.
 
     The load must fit the memory. Raises MissingExtra without torch, RecordError when what was kept
     is damaged.
@@ -65,13 +67,13 @@ def rehearsal_of(
         except ValidationError as error:
             raise RecordError(f"{path} is not a rehearsal", do="delete it") from error
     found = _apart(work)
-    if found is not None and not found.was_disturbed:  # else again, when it is quiet
+    if isinstance(found, Rehearsal) and not found.was_disturbed:  # else again, when it is quiet
         path.parent.mkdir(parents=True, exist_ok=True)
         write_sealed(path, found.model_dump(mode="json"))
     return found
 
 
-def _apart(work: Mapping[str, Any]) -> Rehearsal | None:
+def _apart(work: Mapping[str, Any]) -> Rehearsal | NotRehearsed:
     given = json.dumps({**work, "parent": os.getpid()})
     command = [sys.executable, "-m", "whorl.launch.given_step"]
     threads = str(work["train"]["threads"])
@@ -85,10 +87,21 @@ def _apart(work: Mapping[str, Any]) -> Rehearsal | None:
             timeout=TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:
-        return None
+        return NotRehearsed(reason=f"it was not done after {TIMEOUT_S:g} s")
     if "No module named 'torch'" in done.stderr:
         raise MissingExtra.of("torch", "train", "rehearsing a step of the base")
-    return None if done.returncode else Rehearsal.model_validate_json(done.stdout)
+    if done.returncode:
+        return NotRehearsed(reason=_reason(done.returncode, done.stderr))
+    return Rehearsal.model_validate_json(done.stdout)
+
+
+def _reason(code: int, said: str) -> str:
+    """Why a process ended: its last words, where it had any. code: as subprocess has it."""
+    if code == -signal.SIGKILL:  # it says nothing then
+        return "its process was killed, as the system does when memory runs out"
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    how = f"its process ended by signal {-code}" if code < 0 else f"its process ended with {code}"
+    return lines[-1][:MOST_REASON_CHARS] if lines else how
 
 
 def _goes_on(seconds: Sequence[tuple[float, float]], since_s: float) -> bool:

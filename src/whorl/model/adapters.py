@@ -2,7 +2,7 @@
 
 Names and formulas are those of PEFT, so that an adapter that is saved can be loaded there.
 
-Axes: R rank, O outputs, I inputs; A down and B up, the two matrices, as PEFT calls them.
+Axes: N tokens, R rank, O outputs, I inputs; A down and B up, the two matrices, as PEFT calls them.
 """
 
 from __future__ import annotations
@@ -113,6 +113,21 @@ class AdaptedLinear(nn.Module):
             return (out + low) * shares
         bias = self.bias.to(out.dtype)
         return (out - bias + low) * shares + bias
+
+    def widened(self, x_NI: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and a matrix whose product is what `forward` makes of x, but for the bias.
+
+        For products that are done in pieces, as a head's are: [N, I] and [O, I], or [N, I + R] and
+        [O, I + R] where inputs of the adapter are dropped. x: whole rows, one after the other.
+        """
+        mode = MODE.get()
+        if not (mode.on and self.dropout and mode.generators):
+            return x_NI, self.weight
+        low = functional.linear(x_NI * _kept(x_NI, self.dropout, mode.generators), self.lora_A)
+        wide = torch.cat((self.base.weight, self.lora_B), dim=1)
+        if self.magnitude is not None:
+            wide = wide * self._shares()[:, None]
+        return torch.cat((x_NI, (low * self.scale).to(x_NI.dtype)), dim=1), wide
 
     def _shares(self) -> Tensor:
         """[O]: learned lengths over those the rows have; the latter are constants of a step."""

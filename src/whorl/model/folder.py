@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from whorl.arch.shape import ModelShape, shape_from_json
+from whorl.arch.shape_counts import kv_bytes_per_token
 from whorl.codecs.contract import TokenContract
 from whorl.core.clutter import is_clutter
 from whorl.core.digests import digest_value, read_sealed, write_sealed
@@ -35,6 +36,7 @@ __all__ = [
 
 CARD, TOKENS = "whorl.json", "tokens"
 VERSION = 2
+CACHES = ("f32", "int8")
 WEIGHTS = (".safetensors", ".bin", ".gguf")  # ends of files that hold weights
 
 
@@ -48,11 +50,20 @@ class FolderCard:
     lineage: Mapping[str, Any]  # role -> digest of what it was made from
     quality: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, FileEntry] = field(default_factory=dict, repr=False)
+    cache: str = "f32"  # numbers of the keys and values it is served with: these, or "int8"
 
     @property
     def digest(self) -> str:
         """Equal for folders of equal content."""
         return digest_value(_to_json(self))
+
+    @property
+    def cache_bytes_per_token(self) -> float:
+        """Of a served sequence, at most: int8 numbers have a scale and a zero point, as floats, for
+        each token's head, or for 32 tokens' channel."""
+        head_dim = self.shape.attention.head_dim
+        each = 4.0 if self.cache == "f32" else 1.0 + 8.0 / min(head_dim, 32)
+        return kv_bytes_per_token(self.shape, each)
 
     @property
     def weight_bytes(self) -> int:
@@ -138,6 +149,7 @@ def peek_card(folder: Path) -> FolderCard:
                 name: FileEntry(entry["size_bytes"], entry["blake3"], tuple(entry["chunks"]))
                 for name, entry in value["files"].items()
             },
+            _cache(value),
         )
     except (KeyError, TypeError, ValueError, AttributeError, WhorlError) as error:
         raise RecordError(f"{folder / CARD} is not a model card", found=error) from error
@@ -149,6 +161,14 @@ def _variant(card: Any) -> Variant:
     if not isinstance(variant.format, str) or not isinstance(variant.weights, str):
         raise TypeError(f"the variant {variant} is not of two names")
     return variant
+
+
+def _cache(card: Any) -> str:
+    """Raises ValueError if keys and values are to be kept in what no engine knows."""
+    cache = card.get("cache", "f32")
+    if cache not in CACHES:
+        raise ValueError(f"a cache of {cache}, not of {' or '.join(CACHES)}")
+    return str(cache)
 
 
 def _verify_files(folder: Path, card: FolderCard) -> None:
@@ -200,4 +220,5 @@ def _to_json(card: FolderCard) -> dict[str, Any]:
             name: {**vars(entry), "chunks": list(entry.chunks)}
             for name, entry in card.files.items()
         },
+        **({} if card.cache == "f32" else {"cache": card.cache}),
     }

@@ -19,6 +19,7 @@ from torch.nn import functional
 from whorl.arch.computable import check_computable
 from whorl.arch.shape import ModelShape, Rope
 from whorl.core.plugins import find_part
+from whorl.model.adapters import AdaptedLinear
 from whorl.model.attend import Attend, Segments, attention_of
 from whorl.model.blocks.attention import Attention, KeyValueCache, Rotary, as_they_are
 from whorl.model.blocks.experts import MixtureOfExperts
@@ -216,12 +217,9 @@ class Transformer(nn.Module):
         """Sum of -ln p(target) over the tokens whose target is not negative; float64."""
 
         def finish(hidden_BTD: Tensor) -> Tensor:
-            return head_loss(
-                hidden_BTD.to(product_dtype(hidden_BTD)).flatten(0, 1),
-                self.lm_head_weight,
-                targets_BT.flatten(),
-                softcap=self.shape.logit_softcap,
-            )
+            hidden_ND, weight_VD = self._head_product(hidden_BTD)
+            cap = self.shape.logit_softcap
+            return head_loss(hidden_ND, weight_VD, targets_BT.flatten(), softcap=cap)
 
         nats: Tensor = self(ids_BT, segments, finish=finish)
         return nats
@@ -235,13 +233,21 @@ class Transformer(nn.Module):
         """
 
         def finish(hidden_BTD: Tensor) -> Tensor:
-            flat = hidden_BTD.to(product_dtype(hidden_BTD)).flatten(0, 1)
+            hidden_ND, weight_VD = self._head_product(hidden_BTD)
             places = torch.nonzero(wanted_BT.flatten()).squeeze(1)
-            hidden_ND = flat.index_select(0, places)
-            return head_values(hidden_ND, self.lm_head_weight, read, self.shape.logit_softcap)
+            hidden_ND = hidden_ND.index_select(0, places)
+            return head_values(hidden_ND, weight_VD, read, self.shape.logit_softcap)
 
         found: Tensor = self(ids_BT, segments, finish=finish)
         return found
+
+    def _head_product(self, hidden_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        """What is multiplied for logits before their cap; wider where an adapter drops inputs."""
+        hidden_ND = hidden_BTD.to(product_dtype(hidden_BTD)).flatten(0, 1)
+        head = cast(nn.Module | None, self.lm_head)
+        if isinstance(head, AdaptedLinear):
+            return head.widened(hidden_ND)
+        return hidden_ND, self.lm_head_weight
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, V]."""

@@ -207,6 +207,13 @@ def _nearest(key: str, known: Sequence[str]) -> str | None:
 def _check_together(recipe: Recipe) -> None:
     """What no single key can know."""
     _check_base(recipe)
+    if recipe.compress.cache != "f32" and not recipe.compress.formats:
+        raise SpecError(
+            "compress.cache is measured with a format, and compress.formats is empty",
+            found=recipe.compress.cache,
+            expected="compress.formats=[int8], or more",
+            do="name a format, or take out compress.cache",
+        )
     _check_budget(recipe)
     hardware = recipe.hardware
     if hardware.is_here and hardware.count > 1:
@@ -268,6 +275,14 @@ def _check_base(recipe: Recipe) -> None:
             found="a model from scratch",
             expected="model.base",
             do="name a base of the teacher's family",
+        )
+    if model.base is None and recipe.train.objective == "dpo":
+        raise SpecError(
+            "train.objective dpo needs model.base: preferences move a model that answers already, "
+            "and are measured against it",
+            found="a model from scratch",
+            expected="model.base",
+            do="name a base, such as a model that was taught with objective sft before",
         )
     lora = recipe.train.lora
     if model.base is None and lora is not None and recipe.hardware.is_here:

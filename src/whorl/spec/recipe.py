@@ -221,6 +221,11 @@ class CompressSpec(Spec):
     search_time: Annotated[float, Duration()] = Field(
         900.0, description="after so long no further way is begun"
     )
+    cache: Literal["f32", "int8"] = Field(
+        "f32",
+        description="numbers that served keys and values are kept in; int8 is tried with each "
+        "format, and kept where max_bpb_increase allows it",
+    )
 
 
 class EvaluateSpec(Spec):

@@ -48,6 +48,7 @@ class CompressConfig(Frozen):
     max_documents: int = 200
     search: Literal["auto", "off", "fast", "full"] = "auto"
     search_time_s: float = 900.0
+    cache: Literal["f32", "int8"] = "f32"
     seed: int = 0
 
 

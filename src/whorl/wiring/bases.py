@@ -24,7 +24,7 @@ from whorl.model.folder import TOKENS, FolderCard, read_card
 from whorl.spec.recipe import NAME
 from whorl.spec.resolved import TrainConfig
 from whorl.spec.train_keys import TrainSpec
-from whorl.stages.plan.given import GivenBase, Rehearsal
+from whorl.stages.plan.given import GivenBase, NotRehearsed, Rehearsal
 from whorl.wiring.imports import (
     MODEL,
     STAGE,
@@ -138,10 +138,16 @@ class _Importing:
 def planned_base(base: Base, train: TrainSpec, home: Path, progress: Progress) -> GivenBase:
     """What plan knows of it, and how a step of it is rehearsed here."""
 
-    def rehearse(shape: ModelShape, config: TrainConfig, mixed_rows: int) -> Rehearsal | None:
+    def rehearse(
+        shape: ModelShape, config: TrainConfig, mixed_rows: int
+    ) -> Rehearsal | NotRehearsed:
         progress.start("rehearsing a step of the base", None)
         found = rehearsal_of(home, shape, config, mixed_rows)
-        progress.finish(f"{found.quiet_step_s:.1f} s a step" if found else "it cannot be done here")
+        progress.finish(
+            f"{found.quiet_step_s:.1f} s a step"
+            if isinstance(found, Rehearsal)
+            else f"it cannot be done here: {found.reason}"
+        )
         return found
 
     def find_teacher() -> ModelShape | None:

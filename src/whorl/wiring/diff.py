@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.codecs.contract import CHAT, TEXT, Tokens
+from whorl.core.collect import run_requests
 from whorl.core.context import NoProgress
 from whorl.core.errors import DataError
 from whorl.core.heldout import HeldoutDocuments
@@ -35,7 +36,6 @@ from whorl.core.ports import (
 from whorl.core.records import Record
 from whorl.core.tasks import LikelihoodTask
 from whorl.core.variants import Variant
-from whorl.engines.collect import run_requests
 from whorl.engines.open import CACHE, open_engine
 from whorl.engines.runtimes import QUESTION, TEXTS
 from whorl.model.folder import TOKENS, read_card

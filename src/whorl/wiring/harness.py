@@ -16,27 +16,30 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from whorl.codecs.contract import Tokens
+from whorl.core.collect import run_requests
 from whorl.core.context import NoProgress
 from whorl.core.errors import DataError, MissingExtra, SpecError
 from whorl.core.ports import Engine, GenerateRequest, Progress
 from whorl.core.variants import Variant
-from whorl.engines.collect import run_requests
 from whorl.engines.open import CACHE, open_engine
 from whorl.model.folder import TOKENS, read_card
 
-__all__ = ["HarnessModel", "run_harness", "task_files"]
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+__all__ = ["HarnessModel", "confined", "run_harness", "task_files"]
 
 CODE, PYTHON = "!function", "tag:yaml.org,2002:python/"  # tags that name code
 INCLUDE = "include"  # key of a task file: other files, from its own folder
 MAX_TOKENS = 256  # of an answer, unless the task says
-TIMEOUT_S, ANSWER_TIMEOUT_S = 600.0, 60.0  # of all answers together: once, and for each
 DRAWN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")  # of a task's options
 ENDINGS = (".yaml", ".yml")
+REFUSALS = (OSError, ValueError, LookupError, AttributeError, TypeError)  # of a wrong task
 SWITCHES = (  # of libraries below the harness
     *("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"),
     *("HF_DATASETS_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"),
@@ -135,8 +138,11 @@ def _nodes(node: Any, known: set[int]) -> Iterator[Any]:
 def _evaluated(model: HarnessModel, files: Sequence[Path], limit: int | None) -> list[Any]:
     with _quiet_and_offline(), contextlib.redirect_stdout(io.StringIO()):
         import lm_eval
+        import lm_eval.utils as of_harness
+        from jinja2 import TemplateError
         from lm_eval.tasks import TaskManager
 
+        of_harness.env = confined(of_harness.env)  # what `apply_template` renders by
         try:
             found = lm_eval.simple_evaluate(
                 model=_as_lm(model),
@@ -146,7 +152,14 @@ def _evaluated(model: HarnessModel, files: Sequence[Path], limit: int | None) ->
                 log_samples=False,
                 bootstrap_iters=1000,
             )
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            AttributeError,
+            TypeError,
+            TemplateError,
+        ) as error:
             raise DataError("lm-evaluation-harness refuses a task", found=error) from error
     rows = []
     for task, metrics in found["results"].items():
@@ -164,6 +177,19 @@ def _evaluated(model: HarnessModel, files: Sequence[Path], limit: int | None) ->
                     }
                 )
     return rows
+
+
+def confined(environment: Environment) -> Environment:
+    """The same, but for templates that reach for Python's own: they raise SecurityError."""
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    found = ImmutableSandboxedEnvironment(
+        loader=environment.loader,
+        undefined=environment.undefined,
+        keep_trailing_newline=environment.keep_trailing_newline,
+    )
+    found.filters |= environment.filters
+    return found
 
 
 @contextlib.contextmanager
@@ -275,8 +301,7 @@ class HarnessModel:
             requests.append(
                 GenerateRequest(name, tuple(ids), most, stop_ids=tuple(stops), seed=seed, **drawn)
             )
-        timeout_s = TIMEOUT_S + ANSWER_TIMEOUT_S * len(requests)
-        return [answer.token_ids for answer in run_requests(self.engine, requests, timeout_s)]
+        return [answer.token_ids for answer in run_requests(self.engine, requests)]
 
 
 def _drawn(options: Mapping[str, Any]) -> dict[str, Any]:

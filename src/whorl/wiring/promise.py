@@ -18,13 +18,13 @@ import numpy as np
 import psutil
 from pydantic import ValidationError
 
-from whorl.arch.shape_counts import count_shape, kv_bytes_per_token
+from whorl.arch.shape_counts import count_shape
+from whorl.core.collect import Answer, run_requests
 from whorl.core.digests import digest_value, write_bytes
 from whorl.core.errors import EngineError
 from whorl.core.ports import SERVERS_OWN, Engine, GenerateRequest
 from whorl.core.variants import Variant
 from whorl.engines.apart import EngineProcess
-from whorl.engines.collect import Answer, run_requests
 from whorl.engines.open import best_form
 from whorl.engines.openvino_export import FORMAT
 from whorl.engines.replicas import Replicas
@@ -136,7 +136,7 @@ def setup_of(card: FolderCard, config: ServeConfig, threads: int) -> EngineSetup
     taken = config.replicas * (RUNTIME_BYTES + 3 * card.weight_bytes)
     free = machine_facts().memory_bytes - taken
     running = max(config.max_running, config.users or 0)
-    wanted = running * card.shape.max_seq_len * kv_bytes_per_token(card.shape, 4)
+    wanted = running * card.shape.max_seq_len * card.cache_bytes_per_token
     cache_bytes = int(min(wanted, max(0.0, CACHE_SHARE * free)))
     return EngineSetup(running, cache_bytes, shares_prefixes=True, threads=threads)
 
@@ -160,7 +160,7 @@ def predict(
     if variant.format != FORMAT:  # one after another
         step_s = users * (one_s + 2 * numbers / flops)
     read_s = users * PROMPT_TOKENS * 2 * numbers / (flops * shares.reading)
-    context = card.shape.max_seq_len * kv_bytes_per_token(card.shape, 4)
+    context = card.shape.max_seq_len * card.cache_bytes_per_token
     cache = setup.max_running * context
     if variant.format == FORMAT:
         cache = max(config.replicas * context, min(setup.cache_bytes, cache))

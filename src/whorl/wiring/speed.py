@@ -58,8 +58,8 @@ def measure_speed(folder: Path, variant: Variant, texts: Texts, engine: str = "a
 
 
 def _answer(question: dict[str, Any]) -> Speeds:
+    from whorl.core.collect import run_requests
     from whorl.core.ports import GenerateRequest
-    from whorl.engines.collect import run_requests
     from whorl.engines.open import open_engine
     from whorl.engines.setup import EngineSetup
 

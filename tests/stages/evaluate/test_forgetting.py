@@ -89,11 +89,10 @@ def evaluated(prepared: Record, tmp_path: Path, text: GeneralText) -> tuple[Reco
 def test_before_and_after_are_paired_through_one_engine(prepared: Record, tmp_path: Path) -> None:
     text = GeneralText.own()
     record, engines = evaluated(prepared, tmp_path, text)
-    assert engines.opened == [
-        ("served", "openvino int8"),
-        ("base", "hf f32"),  # which answers the field's questions too
-        ("taught", "hf f32"),
+    assert sorted(engines.opened) == [  # each once, the base for the field's questions too
         ("base", "hf f32"),
+        ("served", "openvino int8"),
+        ("taught", "hf f32"),
     ]
     tokens = Tokens.load(prepared.folder("tokens"))
     ids = [tokens.encode_prompt(passage)[1:] for passage in text.passages]

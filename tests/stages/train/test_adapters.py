@@ -1,4 +1,7 @@
-"""Adapters: PEFT's losses, gradients and files; packed bases; merged, they say the same."""
+"""Adapters: PEFT's losses, gradients and files; packed bases; merged, they say the same.
+
+Axes: A down and B up, the two matrices of an adapter.
+"""
 
 from __future__ import annotations
 
@@ -195,6 +198,44 @@ def test_dropout_is_of_the_row_not_of_the_split() -> None:
             many = layer(x.expand(4000, -1, -1)).mean(0)
         low = layer(x)[0] - layer.base(x)[0]  # type: ignore[operator]
     assert (many - layer(x)[0]).norm() < 0.05 * low.norm()
+
+
+@pytest.mark.parametrize(("dora", "objective"), [(False, "sft"), (True, "sft"), (False, "dpo")])
+def test_dropout_of_the_head_s_adapter(dora: bool, objective: str) -> None:
+    """Whole logits by PEFT's formula, with the very elements that are dropped; then autograd."""
+    keys = LoraKeys(rank=4, dropout=0.5, targets=("lm_head",), dora=dora)
+    model = adapted(keys, tied_embeddings=False)
+    head = model.get_submodule("lm_head")
+    assert isinstance(head, AdaptedLinear)
+    ids, targets, seeds = IDS[:, :-1], IDS[:, 1:], (7, 8, 9)
+    trained = torch.arange(23) >= 5  # of each row
+
+    def read(logits: torch.Tensor, places: slice) -> torch.Tensor:
+        wanted = targets[:, trained].flatten()[places]
+        return nn.functional.cross_entropy(logits, wanted, reduction="none")
+
+    with dropping(seeds, torch.device("cpu")):
+        if objective == "dpo":  # reads a value of each trained token
+            found = model.values(ids, trained.expand(3, -1), read).sum()
+        else:
+            found = model.nats(ids, targets.where(trained, -1))
+    mine = torch.autograd.grad(found, [head.lora_A, head.lora_B])
+    hidden = model(ids).detach()
+    draws = [torch.rand(23 * 32, generator=torch.Generator().manual_seed(s)) for s in seeds]
+    kept = (torch.stack(draws).view(3, 23, 32) >= 0.5) * 2.0
+    weight, low = head.base.weight, (hidden * kept) @ head.lora_A.T @ head.lora_B.T
+    logits = hidden @ weight.T + keys.alpha / keys.rank * low
+    if dora:
+        together = weight + keys.alpha / keys.rank * head.lora_B @ head.lora_A
+        assert head.magnitude is not None
+        logits = logits * head.magnitude / together.detach().norm(dim=1)
+    wanted = targets[:, trained].flatten()
+    loss = nn.functional.cross_entropy(logits[:, trained].flatten(0, 1), wanted, reduction="sum")
+    assert float(found.detach()) == pytest.approx(float(loss.detach()), rel=1e-5)
+    for one, other in zip(mine, torch.autograd.grad(loss, [head.lora_A, head.lora_B]), strict=True):
+        assert (one - other).norm() < 1e-4 * other.norm() > 0
+    whole = model.nats(ids, targets.where(trained, -1))
+    assert abs(float(whole.detach()) - float(loss.detach())) > 0.1
 
 
 def test_levels_are_quantiles_of_the_normal_distribution() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from whorl.core.errors import DivergedError
 from whorl.spec.resolved import TrainConfig
-from whorl.stages.train.report import check_learned
+from whorl.stages.train.report import check_improved, check_learned
 from whorl.stages.train.trainer import StepResult
 
 CONFIG = TrainConfig(
@@ -51,3 +51,30 @@ def test_nothing_learned(losses: list[float], heldout: float) -> None:
 )
 def test_something_learned(losses: list[float], heldout: float) -> None:
     check_learned(CONFIG, 400, steps(*losses), heldout)
+
+
+@pytest.mark.parametrize(
+    ("heldout", "first_rows", "do"),
+    [
+        ((2.0, 2.0), (2.1, 2.1), "raise"),
+        ((2.0, 1.999), (2.1, 2.0995), "raise"),  # within rounding
+        ((2.0, 7.0), (2.1, 6.0), "lower"),
+        ((2.0, math.nan), (2.1, math.nan), "raise"),
+    ],
+)
+def test_no_better_than_its_base(
+    heldout: tuple[float, float], first_rows: tuple[float, float], do: str
+) -> None:
+    with pytest.raises(DivergedError, match="no better than the one it began with") as caught:
+        check_improved(CONFIG, 4, "nats per pair", heldout, first_rows)
+    assert f"{do} train.learning_rate (1e+06)" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("heldout", "first_rows"), [((2.0, 1.9), (2.1, 2.2)), ((2.0, 2.4), (2.1, 1.2))]
+)
+def test_better_than_its_base(
+    heldout: tuple[float, float], first_rows: tuple[float, float]
+) -> None:
+    """Held out, or by heart alone."""
+    check_improved(CONFIG, 40, "nats per trained token", heldout, first_rows)

@@ -1,7 +1,11 @@
-"""What is learned, against TRL's losses and gradients, torch's and transformers'."""
+"""What is learned, against TRL's losses and gradients, torch's and transformers'.
+
+Axes: B rows, T tokens of a row, N trained tokens, K ids of a teacher.
+"""
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections import defaultdict
 from dataclasses import replace
@@ -27,7 +31,7 @@ from whorl.core.records import RecordStore
 from whorl.core.rows import RowSet
 from whorl.model.transformer import Transformer
 from whorl.stages.train.batch import Batch, make_batch
-from whorl.stages.train.teacher import Teacher
+from whorl.stages.train.teacher import SaidTable, Teacher
 from whorl.stages.train.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -173,14 +177,16 @@ def test_sft_is_transformers_loss_of_the_answers(isolated_home: Path) -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_distil_of_all_ids_is_torch_s_divergence(temperature: float, isolated_home: Path) -> None:
+def test_distil_of_all_ids_is_torch_s_divergence(
+    temperature: float, isolated_home: Path, tmp_path: Path
+) -> None:
     """With every id stored: t² KL of the flattened distributions, by torch and TRL's function."""
     from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 
     store = RecordStore(isolated_home, "tiny")
     model, teacher = random_model(0), random_model(1)
     rows = RowSet.open(pair_record(store, PAIRS))
-    taught = Teacher(teacher, VOCAB_SIZE).beside(batch_of(rows))
+    taught = Teacher(teacher, VOCAB_SIZE, SaidTable(tmp_path)).beside(batch_of(rows))
     keys = {"teacher": "it", "temperature": temperature}
     loss, gradients = ours(model, taught, objective="distil", distil=keys)
     student, other = in_transformers(model), in_transformers(teacher)
@@ -208,12 +214,12 @@ def test_distil_of_all_ids_is_torch_s_divergence(temperature: float, isolated_ho
     )
 
 
-def test_distil_of_few_ids_counts_the_rest_as_one(isolated_home: Path) -> None:
+def test_distil_of_few_ids_counts_the_rest_as_one(isolated_home: Path, tmp_path: Path) -> None:
     """Against sums over the vocabulary done one id at a time, in float64."""
     store = RecordStore(isolated_home, "tiny")
     model, teacher = random_model(0), random_model(1)
     rows = RowSet.open(pair_record(store, SHORT[:2], per_row=2))
-    taught = Teacher(teacher, 5).beside(batch_of(rows))
+    taught = Teacher(teacher, 5, SaidTable(tmp_path)).beside(batch_of(rows))
     distil = {"objective": "distil", "distil": {"teacher": "it"}}
     loss, _ = ours(model, taught, **distil)
     ids, attended, answered = padded([document for pair in SHORT[:2] for document in pair])
@@ -233,6 +239,41 @@ def test_distil_of_few_ids_counts_the_rest_as_one(isolated_home: Path) -> None:
     zero, gradients = ours(teacher, taught, **distil)
     assert 0 <= zero < 1e-4 * loss
     assert all(gradient.norm() < 0.05 for gradient in gradients.values())
+
+
+@pytest.mark.parametrize("has_room", [True, False])
+def test_what_a_teacher_said_is_kept_outside_memory(
+    has_room: bool, isolated_home: Path, tmp_path: Path
+) -> None:
+    """Read once, or again where no room is left: the same, by transformers; no tensor stays."""
+    teacher, table = random_model(1), SaidTable(tmp_path)
+    table.room *= has_room
+    rows = RowSet.open(pair_record(RecordStore(isolated_home, "tiny"), PAIRS))
+    asked, before = Teacher(teacher, 7, table), tensors_alive()
+    reads: list[int] = []
+    teacher.register_forward_hook(lambda *args: reads.append(1))
+    first, second = (asked.beside(batch_of(rows)).micro_batches for _ in range(2))
+    assert len(reads) == (1 if has_room else 2) * rows.num_rows
+    theirs = in_transformers(teacher)
+    for one, again in zip(first, second, strict=True):
+        assert one.taught is not None and again.taught is not None
+        assert torch.equal(one.taught.ids_NK, again.taught.ids_NK)
+        assert torch.equal(one.taught.logprobs_NK, again.taught.logprobs_NK)
+    ids = first[0].ids_BT[:1, : first[0].segments.lengths[0][0]]  # the first document of a row
+    trained = first[0].targets_BT[0, : ids.shape[1]] >= 0
+    with torch.no_grad():
+        best = torch.log_softmax(theirs(ids).logits[0], dim=-1)[trained].topk(7)
+    count = int(trained.sum())
+    assert torch.equal(first[0].taught.ids_NK[:count], best.indices)
+    assert torch.allclose(first[0].taught.logprobs_NK[:count], best.values, atol=2e-3)
+    del first, second, one, again, ids, trained, best, theirs
+    assert tensors_alive() == before
+    assert [path for path in tmp_path.iterdir() if path.is_file()] == []
+
+
+def tensors_alive() -> int:
+    gc.collect()
+    return sum(issubclass(type(item), torch.Tensor) for item in gc.get_objects())
 
 
 def test_distil_without_a_teacher_is_refused(isolated_home: Path) -> None:

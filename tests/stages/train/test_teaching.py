@@ -4,6 +4,7 @@ a merged model beside the adapter."""
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 from tests.stages.train.teaching import (
     SEQ_LEN,
+    in_transformers,
     pair_record,
     pairs_of_answers,
     random_model,
@@ -174,7 +176,7 @@ def test_what_cannot_be_taught_is_refused(isolated_home: Path) -> None:
     store = RecordStore(isolated_home, "tiny")
     prepared = pair_record(store, pairs_of_answers(8))
     same = {"objective": "dpo", "learning_rate": 1e-9, "lora": {"rank": 2}, "steps": 2}
-    with pytest.raises(DivergedError, match="prefers the chosen answers no more than before"):
+    with pytest.raises(DivergedError, match="no better than the one it began with"):
         learn(isolated_home, prepared, **same)
     nothing = {"objective": "sft", "learning_rate": 1e-12, "lora": {"rank": 2}, "steps": 2}
     with pytest.raises(DivergedError, match=r"changed nothing|learned nothing"):
@@ -183,6 +185,52 @@ def test_what_cannot_be_taught_is_refused(isolated_home: Path) -> None:
         config(objective="sft", dpo={"beta": 1.0})
     with pytest.raises(ValueError, match="cannot be compiled"):
         config(lora={}, compiled=True)
+
+
+SLOW = dict.fromkeys(
+    ("learning_rate", "embedding_learning_rate", "head_learning_rate", "norm_learning_rate"), 1e-9
+)
+
+
+def test_a_base_that_learns_nothing_is_no_new_model(isolated_home: Path) -> None:
+    """It is far better than uniform before the first step; what it began with says transformers."""
+    store = RecordStore(isolated_home, "tiny")
+    prepared = make_prepared(isolated_home)
+    context, usual = StageContext(store), {"optimizer": "adamw", "validate_rows": 1000}
+    first = run(context, tiny_shape(), config(steps=40, **usual), prepared, {})
+    assert first.metrics["train_loss"] < 0.9 * math.log(tiny_shape().vocab_size)
+    assert "heldout_loss_before" not in first.metrics
+    with pytest.raises(DivergedError, match="no better than the one it began with") as caught:
+        run(context, tiny_shape(), config(steps=4, **usual | SLOW), prepared, {}, base=first)
+    assert "raise train.learning_rate (1e-09)" in str(caught.value)
+    fast = config(steps=4, **usual | {"learning_rate": 3.0, "embedding_learning_rate": 3.0})
+    with pytest.raises(DivergedError, match="no better than the one") as caught:
+        run(context, tiny_shape(), fast, prepared, {}, base=first)
+    assert "lower train.learning_rate (3)" in str(caught.value)
+
+
+def test_what_a_base_said_before(isolated_home: Path) -> None:
+    """The held-out loss of step 0 is the base's, by transformers, document by document."""
+    store, base = RecordStore(isolated_home, "tiny"), random_model(3)
+    heldout = pairs_of_answers(6, seed=1)
+    prepared = pair_record(store, pairs_of_answers(20), heldout)
+    made = config(**ROWS | {"objective": "sft", "steps": 12, "validate_rows": 6})
+    record = run(
+        StageContext(store), tiny_shape(), made, prepared, {},
+        base=saved_model(store, prepared, base),
+    )  # fmt: skip
+    theirs, nats, count = in_transformers(base), 0.0, 0
+    for ids, trained in (document for pair in heldout for document in pair):
+        row = torch.from_numpy(ids)[None]
+        with torch.no_grad():
+            said = torch.log_softmax(theirs(row).logits[0, :-1].double(), dim=-1)
+        chosen = -said.gather(1, row[0, 1:, None])[:, 0]
+        nats, count = nats + float(chosen[trained[1:]].sum()), count + int(trained[1:].sum())
+    assert record.metrics["heldout_loss_before"] == pytest.approx(nats / count, rel=1e-5)
+    lines = [json.loads(line) for line in (record.path / "loss.jsonl").read_text().splitlines()]
+    assert lines[0]["step"] == 0
+    assert lines[0]["heldout_loss"] == record.metrics["heldout_loss_before"]
+    assert record.metrics["heldout_loss"] < record.metrics["heldout_loss_before"]
 
 
 def test_adapters_are_of_one_process(isolated_home: Path) -> None:

@@ -32,7 +32,7 @@ from whorl.stages.compress.picture import draw_pareto
 
 __all__ = ["LOGIC_VERSION", "PARENT", "MeasureSpeed", "loss_of_quality", "run"]
 
-LOGIC_VERSION = 4
+LOGIC_VERSION = 5
 PARENT = "f32"  # weights of the export that smaller variants are compared with
 CANDIDATES = "candidates"  # folder of the record while it is made
 Measured = Mapping[str, QualityMeasure]  # field -> what was measured of it
@@ -94,7 +94,7 @@ class _Compression:
 
     @property
     def is_searching(self) -> bool:
-        return self.search != "off"
+        return self.search != "off" or self.config.cache != PARENT
 
     @property
     def search(self) -> str:
@@ -119,7 +119,7 @@ class _Compression:
         refused: list[dict[str, Any]] = []
         begin_s = time.monotonic()
         for weights in self.config.formats:
-            mine = self._best(weights, parent, begin_s)
+            mine = self._with_cache(weights, self._best(weights, parent, begin_s), parent)
             rows += mine
             refused += [row for row in mine if row["verdict"].startswith("refused")]
         if refused:
@@ -180,6 +180,36 @@ class _Compression:
         self.exporter.compress(
             self._place(PARENT)[0], folder, how, self.texts() if how.needs_text else ()
         )
+        rows, worst = self._compared(str(how), folder, variant, parent)
+        allowed = worst <= self.config.max_bpb_increase
+        return Tried(how, rows[0]["bytes"], _rounded(worst), allowed), rows
+
+    def _with_cache(
+        self, weights: SmallWeights, rows: list[dict[str, Any]], parent: Measured
+    ) -> list[dict[str, Any]]:
+        """Rows of the kept candidate with a smaller cache, if the recipe asks for it and the limit
+        allows it; else the same."""
+        folder, variant = self._place(weights)
+        kept = [each for each in self.choices if each["format"] == weights]
+        if self.config.cache == PARENT or not kept:
+            return rows
+        before = read_card(folder)
+        after = seal_folder(folder, replace(before, cache=self.config.cache))
+        how = f"{kept[0]['how']}, {after.cache} cache"
+        found, worst = self._compared(how, folder, variant, parent)
+        if worst > self.config.max_bpb_increase:
+            seal_folder(folder, before)
+            return rows
+        least, most = (round(each.cache_bytes_per_token) for each in (after, before))
+        why = f"within the limit; a token's keys and values take {least:,} bytes, not {most:,}"
+        self.choices.append({"format": weights, "how": how, "why": why})
+        self.context.log(f"{variant}: {how}: {why}")
+        return found
+
+    def _compared(
+        self, how: str, folder: Path, variant: Variant, parent: Measured
+    ) -> tuple[list[dict[str, Any]], float]:
+        """(rows of what a folder loses in each field, the worst loss)."""
         rows, losses = [], []
         for of, quality in self.measure(folder, variant).items():
             loss = loss_of_quality(quality, parent[of], self.config.seed)
@@ -189,10 +219,9 @@ class _Compression:
             told = f"{quality.metric} {quality.value:.4f}, {_percent(loss)}: {verdict}"
             self.context.log(f"{how if self.is_searching else variant}: {of} {told}")
         if self.is_searching:
-            self._time(folder, variant, str(how))
-            self.rows += [{"format": how.weights, "how": str(how), **row} for row in rows]
-        allowed = max(losses) <= self.config.max_bpb_increase
-        return Tried(how, rows[0]["bytes"], _rounded(max(losses)), allowed), rows
+            self._time(folder, variant, how)
+            self.rows += [{"format": variant.weights, "how": how, **row} for row in rows]
+        return rows, max(losses)
 
     def _time(self, folder: Path, variant: Variant, name: str) -> None:
         if self.speed is not None:

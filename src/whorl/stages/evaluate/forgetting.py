@@ -7,7 +7,7 @@ models are read by the same engine, and their bits per byte are paired passage b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -35,8 +35,6 @@ GENERAL_TEXT = "general text"  # stands where a field's name stands in scores
 FILE, BETWEEN = "general.md", "\n---\n"
 MIN_PASSAGE_BYTES, MAX_PASSAGE_BYTES, MAX_PASSAGES = 200, 1_200, 24
 MOST_SHARED = 0.2  # of a passage that training holds too
-Models = Mapping[Variant, Path]
-OpenEngine = Callable[[Path, Variant], Engine]
 
 
 @dataclass(frozen=True)
@@ -137,22 +135,9 @@ class Forgetting:
         """A model's score through its engine."""
         return replace(self._score(engine, str(variant)), variant=variant)
 
-    def before_and_after(self, engines: OpenEngine, scored: Models) -> list[Score]:
-        """The trained model, unless it was among the scored ones, and its base."""
-        scores = []
-        for (variant, folder), is_base in ((self.probe.after, False), (self.probe.before, True)):
-            if not is_base and variant in scored:
-                continue
-            engine = engines(folder, variant)
-            try:
-                if is_base:
-                    note = f"{self.probe.base}, before training"
-                    scores.append(self._score(engine, f"its base, {variant}", note))
-                else:
-                    scores.append(self.score_model(engine, variant))
-            finally:
-                engine.close()
-        return scores
+    def score_base(self, engine: Engine, variant: Variant, base: str) -> Score:
+        """That of the model it was trained from."""
+        return self._score(engine, f"its base, {variant}", f"{base}, before training")
 
     def _score(self, engine: Engine, name: str, note: str = "") -> Score:
         progress, config = self.context.progress, self.config

@@ -5,14 +5,13 @@ A question is all of a held-out document before its last turn that is trained; a
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 
 import numpy as np
 
 from whorl.codecs.contract import Tokens
+from whorl.core.collect import run_requests
 from whorl.core.context import NoProgress
-from whorl.core.errors import EngineError
 from whorl.core.metrics import Metric
 from whorl.core.ports import (
     Engine,
@@ -20,13 +19,10 @@ from whorl.core.ports import (
     HeldoutDocument,
     Progress,
     QualityMeasure,
-    TokenEvent,
 )
 from whorl.core.tasks import WritingTask
 
 __all__ = ["graded", "num_cut", "written"]
-
-TIMEOUT_S = 600.0  # without any token of any answer
 
 
 def graded(
@@ -74,9 +70,11 @@ def written(
         )
         for number, document in enumerate(documents)
     ]
-    answers = _answers(engine, requests, shown)
+    answers = run_requests(engine, requests, on_end=shown.advance)
     shown.finish()
-    return [tokens.decode(ids).strip() for ids in answers]
+    stops = {*tokens.contract.stop_ids}
+    kept = ([i for i in answer.token_ids if i not in stops] for answer in answers)
+    return [tokens.decode(ids).strip() for ids in kept]
 
 
 def num_cut(task: WritingTask, documents: Sequence[HeldoutDocument], window: int) -> int:
@@ -95,35 +93,3 @@ def _turns(document: HeldoutDocument) -> tuple[list[int], list[int]]:
     untrained = np.flatnonzero(~document.mask[:last])
     first = int(untrained[-1]) + 1 if len(untrained) else 0
     return document.ids[:first].tolist(), document.ids[first : last + 1].tolist()
-
-
-def _answers(
-    engine: Engine, requests: Sequence[GenerateRequest], progress: Progress
-) -> list[list[int]]:
-    """Ids of each answer, without those that ended it."""
-    answers: dict[str, list[int]] = {request.request_id: [] for request in requests}
-    errors: list[str] = []
-    ended, told = threading.Semaphore(0), threading.Event()
-
-    def on_event(event: TokenEvent) -> None:
-        answers[event.request_id] += event.token_ids
-        told.set()
-        if event.finish_reason is not None:
-            if event.finish_reason != "stop" and event.finish_reason != "length":
-                errors.append(event.error or event.finish_reason)
-            ended.release()
-
-    for request in requests:
-        engine.submit(request, on_event)
-    for _ in requests:
-        while not ended.acquire(timeout=TIMEOUT_S):
-            if not told.is_set():
-                for request in requests:
-                    engine.cancel(request.request_id)
-                raise EngineError("the engine did not answer", expected=f"within {TIMEOUT_S:.0f} s")
-            told.clear()
-        progress.advance()
-    if errors:
-        raise EngineError("a question was not answered", found=errors[0])
-    stops = {request.request_id: set(request.stop_ids) for request in requests}
-    return [[i for i in ids if i not in stops[name]] for name, ids in answers.items()]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -116,20 +117,15 @@ def run(
     scores: list[list[Score]] = [[] for _ in parts]
     opened_names = {}
     for variant, folder in models.items():
-        opened = engines(folder, variant)
-        opened_names[str(variant)] = opened.name
-        try:
+        with closing(engines(folder, variant)) as opened:
+            opened_names[str(variant)] = opened.name
             for part, of_part in zip(parts, scores, strict=True):
                 of_part.append(part.score_model(opened, variant))
-        finally:
-            opened.close()
     if probe is not None:
-        _score_base(parts, scores, engines, probe)
+        _before_and_after(parts, scores, engines, probe, models)
     seen = _seen(context, config, parts, rows, tokens)
     for part, of_part in zip(parts, scores, strict=True):
-        if isinstance(part, Forgetting):
-            of_part += part.before_and_after(engines, models)
-        elif config.baselines:
+        if isinstance(part, FieldEvaluation) and config.baselines:
             of_part += part.baselines(rows, trained)
     with context.store.write(key) as writer:
         _write(writer, parts, scores, seen)
@@ -156,21 +152,25 @@ def _seen(
     return seen
 
 
-def _score_base(
+def _before_and_after(
     parts: Sequence[FieldEvaluation | Forgetting],
     scores: Sequence[list[Score]],
     engines: OpenEngine,
     probe: ForgettingProbe,
+    models: Models,
 ) -> None:
-    """What the model it was trained from answers to the same questions, added to the scores."""
+    """Adds general text by the trained model, if it is none of those scored, and what the model it
+    was trained from answers to every part's questions."""
+    variant, folder = probe.after
+    if variant not in models:
+        with closing(engines(folder, variant)) as engine:
+            for part, of_part in zip(parts, scores, strict=True):
+                if isinstance(part, Forgetting):
+                    of_part.append(part.score_model(engine, variant))
     variant, folder = probe.before
-    engine = engines(folder, variant)
-    try:
+    with closing(engines(folder, variant)) as engine:
         for part, of_part in zip(parts, scores, strict=True):
-            if isinstance(part, FieldEvaluation):
-                of_part.append(part.score_base(engine, variant, probe.base))
-    finally:
-        engine.close()
+            of_part.append(part.score_base(engine, variant, probe.base))
 
 
 def _write(

@@ -42,7 +42,6 @@ BASE_BYTES_PER_S = 100e6  # of a base's weights: verified, read, and the taught 
 CAUTION = 0.04  # of quality, per octave further from the nearest run of the law
 MEMORY_MARGIN = 1.15  # high end of the memory's interval over its middle
 ROW_ELEMENT_BYTES = 2  # of the tokens' file, which is mapped and read at random
-SAID_BYTES = 6  # of each id that a teacher names, which is kept: id and log-probability
 TEXT_BYTES_PER_TOKEN = 3.0  # stands in where the data is not text
 
 
@@ -233,9 +232,7 @@ def _peak_bytes(situation: Situation, load: Load, tokens: float) -> int:
     unique = situation.data.unique_tokens(load.shape.vocab_size)
     mapped = ROW_ELEMENT_BYTES * min(tokens, unique)
     peak = peak_memory(load, situation.process_bytes).total
-    said = situation.recipe.train.distil
-    kept = 0 if said is None else SAID_BYTES * min(said.top_k, load.shape.vocab_size)
-    return round(situation.memory_ratio * peak + mapped + kept * min(tokens, unique))
+    return round(situation.memory_ratio * peak + mapped)
 
 
 def _step_s(situation: Situation, load: Load) -> float:
@@ -286,7 +283,7 @@ def _train_s(situation: Situation, load: Load, steps: int, step_s: float) -> flo
     rows, train = load.rows * load.micro_batches, situation.recipe.train
     validations, validate_rows = rules.VALIDATIONS, train.validate_rows
     if situation.base is not None:
-        validations, validate_rows = given.VALIDATIONS, given.validate_rows(train, rows)
+        validations, validate_rows = 1 + given.VALIDATIONS, given.validate_rows(train, rows)
         startup_s += load.state.weights / BASE_BYTES_PER_S  # read and verified, and written
     validation_s = FORWARD_SHARE * step_s * validate_rows / rows
     checkpoint_s = _checkpoint_s(load)

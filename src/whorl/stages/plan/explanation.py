@@ -109,7 +109,7 @@ def _data_reasons(
         return {
             "prepare.vocab_size": f"the tokens of {base.name}{of_text}",
             "train.seq_len": f"19 of 20 documents have at most {facts.document_tokens[place]} "
-            f"tokens; long texts are cut at {given.LONG_TEXT_SEQ_LEN}",
+            f"tokens; longer texts are cut, longer chats are left out",
         }
     if facts.bytes_per_token is None:
         vocabulary = f"{facts.used_ids} ids are used, rounded up"
@@ -166,7 +166,7 @@ def _base_reasons(train: TrainConfig) -> dict[str, str]:
         "train.head_learning_rate": rate,
         "train.warmup_steps": f"{given.WARMUP_SHARE:.0%} of the steps",
         "train.decay_steps": "from the peak on",
-        "train.validate_every_steps": f"{given.VALIDATIONS} validations in all",
+        "train.validate_every_steps": f"{given.VALIDATIONS} validations, and one of the base",
         "train.weight_decay": "few steps of a small rate",
         "train.compiled": "timed on small models only",
     }
@@ -227,13 +227,13 @@ def data_warnings(situation: Situation, candidate: Candidate) -> Iterator[str]:
             "other work took the cores while a step of the base was rehearsed: times are those of "
             "a quiet machine, by the work its threads did; beside such work training takes longer"
         )
-    base = situation.base
-    if base is not None and base.rehearse is not None and not situation.is_rehearsed:
+    if situation.unrehearsed:
+        by = "from one of another batch" if situation.is_rehearsed else "from steps of small models"
         yield (
-            "no step of the base was rehearsed (it takes too long here, or failed): time and "
-            "memory are predicted from steps of small models"
+            f"the base's step was not rehearsed ({situation.unrehearsed}): time and memory are "
+            f"predicted {by}"
         )
-    if data.has_law and base is None:
+    if data.has_law and situation.base is None:
         distance = situation.law.distance(candidate.point)
         if distance > FAR:
             yield (

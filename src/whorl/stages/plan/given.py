@@ -25,6 +25,7 @@ __all__ = [
     "RATE_REASON",
     "VALIDATIONS",
     "GivenBase",
+    "NotRehearsed",
     "Rehearsal",
     "adapters_of",
     "learning_rates",
@@ -74,7 +75,14 @@ class Rehearsal(Frozen):
         return self.step_s * (self.cpu_share / FULL_SHARE if self.was_disturbed else 1.0)
 
 
-Rehearse = Callable[[ModelShape, TrainConfig, int], Rehearsal | None]  # int: rows with borders
+class NotRehearsed(Frozen):
+    """Why a step could not be done here, in words."""
+
+    reason: str
+
+
+# int: rows with borders
+Rehearse = Callable[[ModelShape, TrainConfig, int], Rehearsal | NotRehearsed]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from whorl.core.errors import PlanError, RecordError
 from whorl.core.mixture import check_repeats
 from whorl.core.plugins import packages_of
 from whorl.core.records import Record, RecordKey
+from whorl.core.units import format_duration
 from whorl.spec.recipe import HardwareSpec, Recipe
 from whorl.spec.resolved import CompressConfig, EvaluateConfig, ServeConfig
 from whorl.stages.plan import rules
@@ -25,7 +26,7 @@ from whorl.stages.plan.candidate import Candidate, fastest_step_s, load_of
 from whorl.stages.plan.choose import check_says_enough, choose
 from whorl.stages.plan.data import DataFacts
 from whorl.stages.plan.explanation import data_warnings, reasons_of
-from whorl.stages.plan.given import GivenBase
+from whorl.stages.plan.given import GivenBase, NotRehearsed
 from whorl.stages.plan.hardware import Machine, MachineFacts
 from whorl.stages.plan.law import shipped_law
 from whorl.stages.plan.memory import peak_memory
@@ -285,13 +286,15 @@ def _rehearsed(situation: Situation) -> Situation:
     for _ in range(MOST_REHEARSALS):
         candidate, _ = choose(situation)
         load = load_of(situation, candidate)
-        too_long = REHEARSED_STEPS * candidate.step_s > LONGEST_REHEARSAL_S
-        if load == rehearsed or too_long:
+        if load == rehearsed:
             break
+        if REHEARSED_STEPS * candidate.step_s > LONGEST_REHEARSAL_S:
+            reason = f"a step takes about {format_duration(candidate.step_s)} here"
+            return replace(situation, unrehearsed=reason)
         config = train_config(situation, candidate)
         found = base.rehearse(candidate.shape, config, round(load.mixed_share * load.rows))
-        if found is None:
-            break
+        if isinstance(found, NotRehearsed):
+            return replace(situation, unrehearsed=found.reason)
         peak = peak_memory(load, situation.process_bytes).total
         situation = replace(
             situation,
@@ -361,6 +364,7 @@ def _passed_through(decisions: Decisions, recipe: Recipe) -> Decisions:
                 max_bpb_increase=recipe.compress.max_bpb_increase,
                 search=recipe.compress.search,
                 search_time_s=recipe.compress.search_time,
+                cache=recipe.compress.cache,
                 seed=seed,
             ),
             "evaluate": EvaluateConfig(

@@ -41,6 +41,7 @@ class Situation:
     time_ratio: float = 1.0  # of what its rehearsed step took to what is predicted of it
     memory_ratio: float = 1.0
     was_disturbed: bool = False  # that rehearsal, by other work
+    unrehearsed: str = ""  # why the step that is planned was not rehearsed
 
     @property
     def least_steps(self) -> int:

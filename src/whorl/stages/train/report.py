@@ -15,12 +15,12 @@ from whorl.core.disk import disk_error
 from whorl.core.errors import DivergedError
 from whorl.core.rows import RowsIndex
 from whorl.spec.resolved import TrainConfig
-from whorl.stages.train.ports import OF_BITS, OF_PAIRS
 from whorl.stages.train.trainer import StepResult
 
 __all__ = [
     "ByteRates",
     "MetricsFile",
+    "check_improved",
     "check_learned",
     "compare_with_plan",
     "history_lines",
@@ -118,6 +118,8 @@ class MetricsFile:
 def history_lines(steps: Sequence[StepResult], validations: Sequence[Validation]) -> Iterator[str]:
     """loss.jsonl: reproducible numbers only. Steps are counted from 1: done after that many."""
     by_step = {int(validation["step"]): validation for validation in validations}
+    if 0 in by_step:  # of the weights that it began with
+        yield _one_line(by_step[0])
     for number, result in enumerate(steps, start=1):
         yield _one_line({"step": number, **vars(result)})
         if number in by_step:
@@ -129,35 +131,20 @@ def _one_line(value: Mapping[str, Any]) -> str:
 
 
 def check_learned(
-    config: TrainConfig,
-    vocab_size: int,
-    steps: Sequence[StepResult],
-    heldout_loss: float,
-    unit: str = OF_BITS,
+    config: TrainConfig, vocab_size: int, steps: Sequence[StepResult], heldout_loss: float
 ) -> None:
-    """Raises DivergedError if a training has learned nothing.
+    """Raises DivergedError if a training from first weights has learned nothing of its tokens.
 
-    Of pairs: if it prefers the chosen answers no more than the model it began with, whose loss is
-    ln 2. Else it has not if its loss at the end, held out and of the last steps, is no better than
+    It has not if its loss at the end, held out and of the last steps, is no better than
     ln(vocab_size), that of a model to which all ids are equally likely, and the held-out loss no
     better than that of any step: a short training whose first weights were worse than uniform,
     and which gets better, has begun to learn.
     """
-    in_pairs = unit == OF_PAIRS
-    uniform = math.log(2 if in_pairs else vocab_size)
+    uniform = math.log(vocab_size)
     losses = [result.loss for result in steps]
     at_end = min(heldout_loss, statistics.fmean(losses[-max(1, len(losses) // LAST_STEPS) :]))
     if at_end < NOTHING_GAINED * uniform or heldout_loss < NOTHING_GAINED * min(losses):
         return
-    if in_pairs:
-        raise DivergedError(
-            f"training learned nothing in {len(steps)} steps: its model prefers the chosen answers "
-            "no more than before",
-            found=f"a held-out loss of {heldout_loss:.4g} {unit}",
-            expected=f"below {uniform:.4g}, the logarithm of 2",
-            do="raise train.learning_rate or train.steps, or look at the pairs; no model is "
-            "written",
-        )
     raise DivergedError(
         f"training learned nothing in {len(steps)} steps: its model is no better than one to which "
         f"all {vocab_size} ids are equally likely",
@@ -165,6 +152,34 @@ def check_learned(
         expected=f"below {uniform:.4g}, the logarithm of {vocab_size}",
         do=f"lower train.learning_rate ({config.learning_rate:g}) or embedding_learning_rate "
         f"({config.embedding_learning_rate:g}), or train longer; no model is written",
+    )
+
+
+def check_improved(
+    config: TrainConfig,
+    num_steps: int,
+    unit: str,
+    heldout: tuple[float, float],
+    first_rows: tuple[float, float],
+) -> None:
+    """Raises DivergedError if a model is no better than the one that its training began with.
+
+    Of a base, which is far better than uniform before its first step, and of losses that are not
+    those of tokens. Each pair is (before the first step, after the last one) on the same rows: held
+    out, and those of the first step. One that got better is enough: what was learned by heart is
+    not nothing.
+    """
+    if any(after < NOTHING_GAINED * before for before, after in (heldout, first_rows)):
+        return
+    got_worse = first_rows[1] > first_rows[0] / NOTHING_GAINED
+    change = f"{'lower' if got_worse else 'raise'} train.learning_rate ({config.learning_rate:g})"
+    raise DivergedError(
+        f"training learned nothing in {num_steps} steps: its model is no better than the one it "
+        "began with",
+        found=f"{heldout[0]:.4g} {unit} before and {heldout[1]:.4g} after on held-out rows, "
+        f"{first_rows[0]:.4g} and {first_rows[1]:.4g} on the first step's",
+        expected="either to fall by a thousandth or more",
+        do=f"{change}, raise train.steps, or look at the rows (`whorl show`); no model is written",
     )
 
 

@@ -27,13 +27,18 @@ from whorl.stages.train.parallel.alone import Alone
 from whorl.stages.train.picture import draw_loss
 from whorl.stages.train.ports import Parallel
 from whorl.stages.train.process import environment, peak_memory_bytes, training_process
-from whorl.stages.train.report import check_learned, compare_with_plan, history_lines
+from whorl.stages.train.report import (
+    check_improved,
+    check_learned,
+    compare_with_plan,
+    history_lines,
+)
 from whorl.stages.train.session import TrainingRun
 from whorl.stages.train.signals import StopSignals
 
 __all__ = ["LOGIC_VERSION", "run", "train_key"]
 
-LOGIC_VERSION = 3  # raised when the same config and rows would give other bytes
+LOGIC_VERSION = 4  # raised when the same config and rows would give other bytes
 BASE = "base"  # the role of an import's or a training's record
 TEACHER = "teacher"  # likewise
 LAST_SHARE = 0.05  # of the steps: what the final training loss is the mean of
@@ -139,10 +144,15 @@ def _finish(
 def _train(session: TrainingRun, stop: StopSignals) -> None:
     """To the last step. Raises DivergedError, with the picture drawn, if nothing was learned."""
     session.train(stop)
-    vocab_size = session.trainer.model.shape.vocab_size
+    steps, heldout = session.steps, [each["heldout_loss"] for each in session.validations]
     try:
-        heldout_loss = session.validations[-1]["heldout_loss"]
-        check_learned(session.config, vocab_size, session.steps, heldout_loss, session.trainer.unit)
+        if session.is_compared:
+            first_rows = steps[0].loss, session.loss_of_first_rows()
+            pairs = (heldout[0], heldout[-1]), first_rows
+            check_improved(session.config, len(steps), session.trainer.unit, *pairs)
+        else:
+            vocab_size = session.trainer.model.shape.vocab_size
+            check_learned(session.config, vocab_size, steps, heldout[-1])
     except DivergedError:
         if session.trainer.parallel.is_main:
             _draw(session)
@@ -187,7 +197,7 @@ def _publish(
 def _metrics(session: TrainingRun, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     last = session.steps[-max(1, math.ceil(LAST_SHARE * len(session.steps))) :]
     trained_tokens = sum(result.trained_tokens for result in session.steps)
-    final = session.validations[-1]
+    first, final = session.validations[0], session.validations[-1]
     trained = sum(p.numel() for p in session.trainer.parameters)
     mixture = session.rows.mixture(session.config.seed)
     return {
@@ -198,6 +208,7 @@ def _metrics(session: TrainingRun, weights: Mapping[str, torch.Tensor]) -> dict[
         "parameters": sum(weight.numel() for weight in weights.values()),
         **({} if session.config.lora is None else {"trained_parameters": trained}),
         "train_loss": sum(result.loss for result in last) / len(last),
+        **({"heldout_loss_before": first["heldout_loss"]} if session.is_compared else {}),
         "heldout_loss": final["heldout_loss"],
         "heldout_bits_per_byte": final["heldout_bits_per_byte"],
     }

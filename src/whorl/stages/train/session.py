@@ -32,7 +32,7 @@ from whorl.stages.train.optimizers.groups import check_state
 from whorl.stages.train.ports import OF_BITS, CheckpointStore, Parallel
 from whorl.stages.train.report import ByteRates, MetricsFile, Validation, planned_value
 from whorl.stages.train.signals import StopSignals
-from whorl.stages.train.teacher import Teacher, load_teacher
+from whorl.stages.train.teacher import SaidTable, Teacher, load_teacher
 from whorl.stages.train.trainer import StepResult, Trainer
 
 __all__ = ["TrainingRun", "check_fit"]
@@ -80,12 +80,12 @@ def check_fit(shape: ModelShape, config: TrainConfig, rows: RowSet) -> int:
 
 
 def _teachers(
-    teacher: Record, prepared: Record, config: TrainConfig, device: torch.device
+    teacher: Record, prepared: Record, config: TrainConfig, device: torch.device, folder: Path
 ) -> tuple[Teacher, Teacher]:
     assert config.distil is not None  # or there were no teacher
     contract = Tokens.load(prepared.folder("tokens")).contract
     model, top_k = load_teacher(teacher.folder("model"), contract, device), config.distil.top_k
-    return Teacher(model, top_k), Teacher(model, top_k)
+    return Teacher(model, top_k, SaidTable(folder)), Teacher(model, top_k, SaidTable(folder))
 
 
 @dataclass
@@ -105,6 +105,7 @@ class TrainingRun:
     metrics: MetricsFile
     rows_per_step: int
     teachers: tuple[Teacher, Teacher] | None  # of the rows, and of the held-out ones
+    has_base: bool
     steps: list[StepResult] = field(default_factory=list)  # done so far
     validations: list[Validation] = field(default_factory=list)
 
@@ -132,7 +133,7 @@ class TrainingRun:
             epochs = mixture.epochs(config.steps * rows_per_step)
             check_repeats(epochs, [s.field for s in rows.index.sources], config.max_repeats)
         heldout = RowSet.heldout(prepared)
-        teachers = None if teacher is None else _teachers(teacher, prepared, config, device)
+        teachers = None if teacher is None else _teachers(teacher, prepared, config, device, folder)
         if base is None:
             model = initial_model(shape, config.seed)
         else:
@@ -157,6 +158,7 @@ class TrainingRun:
             MetricsFile(folder / "metrics.jsonl" if parallel.is_main else Path(os.devnull)),
             rows_per_step,
             teachers,
+            base is not None,
         )
         session._resume()
         session.metrics.write({"startup_s": time.perf_counter() - begin_s})
@@ -172,6 +174,16 @@ class TrainingRun:
     def done(self) -> int:
         return len(self.steps)
 
+    @property
+    def is_compared(self) -> bool:
+        """Whether what it began with is validated too: a base, or a loss that is not of tokens."""
+        return self.has_base or self.trainer.unit != OF_BITS
+
+    def loss_of_first_rows(self) -> float:
+        """That of the weights as they are now, on the rows of the first step; nothing dropped."""
+        numbers = self.rows.rows_of_step(0, self.rows_per_step, self.config.seed)
+        return self.trainer.heldout_loss([self._batch(self.rows, numbers)])
+
     def train(self, stop: StopSignals) -> None:
         """Do the steps that are left. Raises Interrupted after saving, DivergedError, and
         ResourceError when a checkpoint cannot be written."""
@@ -185,6 +197,8 @@ class TrainingRun:
 
     def _steps(self, stop: StopSignals) -> None:
         config = self.config
+        if self.is_compared and not self.validations:
+            self._validate()
         while self.done < config.steps:
             self._step()
             is_last = self.done == config.steps

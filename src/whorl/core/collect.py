@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from whorl.core.errors import EngineError
@@ -24,15 +24,20 @@ class Answer:
 
 
 def run_requests(
-    engine: Engine, requests: Sequence[GenerateRequest], timeout_s: float = 600.0
+    engine: Engine,
+    requests: Sequence[GenerateRequest],
+    timeout_s: float = 600.0,
+    on_end: Callable[[], None] = lambda: None,
 ) -> list[Answer]:
     """Submit all at once and wait; answers in the order of the requests.
 
-    Raises EngineError if one ends with an error or the time runs out.
+    timeout_s: without any token of any of them. on_end: called after each that ended. Raises
+    EngineError if one ends with an error or is cancelled, or if nothing comes for so long; those
+    that are left are cancelled then.
     """
     answers = {request.request_id: Answer() for request in requests}
     errors: list[str] = []
-    ended = threading.Semaphore(0)
+    ended, told = threading.Semaphore(0), threading.Event()
     begin = time.monotonic()
 
     def on_event(event: TokenEvent) -> None:
@@ -40,19 +45,25 @@ def run_requests(
         if event.token_ids and answer.first_token_s is None:
             answer.first_token_s = now_s
         answer.token_ids += event.token_ids
+        told.set()
         if event.finish_reason is not None:
             answer.finish_reason, answer.end_s = event.finish_reason, now_s
-            if event.finish_reason == "error":
-                errors.append(event.error or "unknown")
+            if event.finish_reason not in ("stop", "length"):
+                errors.append(event.error or event.finish_reason)
             ended.release()
 
     for request in requests:
         engine.submit(request, on_event)
     for _ in requests:
-        if not ended.acquire(timeout=max(0.0, begin + timeout_s - time.monotonic())):
-            for request in requests:
-                engine.cancel(request.request_id)
-            raise EngineError("the engine did not answer in time", expected=f"{timeout_s:.0f} s")
+        while not ended.acquire(timeout=timeout_s):
+            if not told.is_set():
+                for request in requests:
+                    engine.cancel(request.request_id)
+                raise EngineError(
+                    "the engine did not answer in time", expected=f"a token within {timeout_s:g} s"
+                )
+            told.clear()
+        on_end()
     if errors:
         raise EngineError("a request failed", found=errors[0])
     return [answers[request.request_id] for request in requests]
