@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from blake3 import blake3
 from pydantic import Field
 
-from whorl.codecs.contract import Tokens
+from whorl.codecs.contract import TEXT, Tokens
 from whorl.codecs.text import NUM_SPECIAL
 from whorl.core.errors import DataError
 from whorl.core.frozen import Frozen
@@ -136,10 +136,12 @@ def gather_facts(
     heldout_share: float = 0.05,
     seed: int = 0,
     given: Tokens | None = None,
+    is_open: bool = False,
 ) -> DataFacts:
     """Read (a sample of) the data and try the fields' codecs at each vocabulary size.
 
-    given: the tokens of a base, in place of all of them.
+    given: the tokens of a base, in place of all of them. is_open: without text, codecs may have
+    more ids than these sizes.
 
     Raises DataError when there is nothing to train on.
     """
@@ -157,7 +159,7 @@ def gather_facts(
     random.Random(seed).shuffle(sample)
     tokens = [given] if given is not None else []
     if given is None:
-        tokens = [_fit_tokens(fields, sources, sample, size, seed) for size in vocab_sizes]
+        tokens = [_fit_tokens(fields, sources, sample, size, seed, is_open) for size in vocab_sizes]
     documents = [document for _, document in sample]
     metrics = [fields[source.field].task.metric.name for source in sources]
     return DataFacts(
@@ -235,15 +237,17 @@ def _fit_tokens(
     sample: Sample,
     vocab_size: int,
     seed: int,
+    is_open: bool,
 ) -> Tokens:
-    """Codecs of all fields, fitted on what is not measured; text gets the ids that are left."""
+    """Codecs of all fields; text is fitted on what is not measured, and gets the ids left."""
     rest = sample[_num_measured(sample) :]
     codecs: dict[str, Codec] = {}
     groups: dict[str, list[Document]] = {}
     for name in dict.fromkeys(source.field for source in sources):
         mine = [(n, document) for n, document in sample if sources[n].field == name]
         kept = [document for n, document in rest if sources[n].field == name]
-        groups[name] = kept or [document for _, document in mine]
+        are_texts = any(document.text is not None for document in kept)
+        groups[name] = kept if are_texts else [document for _, document in mine]
     for name in sorted(groups, key=lambda name: any(d.text is not None for d in groups[name])):
         needed = _codecs_of(groups[name])
         if not groups[name] or (needed and needed <= set(codecs)):
@@ -252,6 +256,9 @@ def _fit_tokens(
         left_ids = vocab_size - NUM_SPECIAL - sum(c.num_ids for c in codecs.values())
         options = {"vocab_size": left_ids, "seed": seed}
         codecs = {**fields[name].fit_codecs(_first_bytes(sharing, CODEC_BYTES), options), **codecs}
+    needed_ids = NUM_SPECIAL + sum(codec.num_ids for codec in codecs.values())
+    if is_open and TEXT not in codecs:
+        vocab_size = max(vocab_size, needed_ids)
     return Tokens.build(codecs, vocab_size)
 
 
