@@ -19,6 +19,7 @@ from whorl.engines.grammar import UNABLE
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.app import create_app
 from whorl.stages.serve.card import ModelCard
+from whorl.stages.serve.dialects.ranking import PATH, RankBody
 from whorl.stages.serve.dialects.routes import WIRES
 from whorl.stages.serve.dialects.tokenizing import BODIES
 from whorl.stages.serve.request import Body
@@ -92,7 +93,7 @@ def served_app() -> FastAPI:
 
 def openapi_document(app: FastAPI, version: str) -> dict[str, Any]:
     """Every route of the service but the page's files, in OpenAPI 3.1."""
-    bodies = {**{wire.path: wire.body for wire in WIRES}, **BODIES}
+    bodies = {**{wire.path: wire.body for wire in WIRES}, PATH: RankBody, **BODIES}
     keys = {wire.path: wire.answer_keys for wire in WIRES}
     schemas: dict[str, Any] = dict(FORMS)
     paths: dict[str, Any] = {}

@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from whorl.stages.serve.dialects import anthropic, chat, completions, responses
 from whorl.stages.serve.dialects.models import add_models
+from whorl.stages.serve.dialects.ranking import PATH, add_ranking
 from whorl.stages.serve.dialects.tokenizing import BODIES, add_tokenizing
 from whorl.stages.serve.errors import ApiError
 from whorl.stages.serve.exchange import answer
@@ -20,7 +21,7 @@ __all__ = ["ROUTES", "WIRES", "add_dialects"]
 
 WIRES: tuple[Wire[Any], ...] = (completions.WIRE, chat.WIRE, responses.WIRE, anthropic.WIRE)
 ROUTES = (
-    *(f"POST {path}" for path in (*(wire.path for wire in WIRES), *BODIES)),
+    *(f"POST {path}" for path in (*(wire.path for wire in WIRES), PATH, *BODIES)),
     *("GET /v1/models", "GET /v1/models/ID"),
 )
 
@@ -30,6 +31,7 @@ def add_dialects(app: FastAPI, gateway: Gateway) -> None:
     for wire in WIRES:
         _add(app, gateway, wire)
     add_models(app, gateway)
+    add_ranking(app, gateway)
     add_tokenizing(app, gateway)
 
     @app.post("/v1/embeddings", summary="Refused: no model here makes embeddings")
