@@ -24,7 +24,7 @@ from whorl.core.ranking import RankTask, measures_of_ranks, rank_of
 from whorl.fields.places import Places, Reject
 from whorl.fields.rating_files import SUFFIXES, ratings_of
 from whorl.fields.recommenders import History, recommenders
-from whorl.fields.whole import files_of, number_of, told_unread, whole_items
+from whorl.fields.whole import begins, files_of, number_of, whole_items
 
 __all__ = ["FIELD", "InteractionsField"]
 
@@ -51,7 +51,7 @@ class InteractionsField:
 
     def read(self, source: Source, item: Any, reject: Callable[[str], None]) -> Iterator[Document]:
         """Raises DataError if no user has two items, SpecError on options that are no numbers."""
-        if told_unread(item, reject):
+        if not begins(source, SUFFIXES, item, reject):
             return
         options = {**self.options, **source.options}
         window, copies, seed = (number_of(options, key) for key in ("window", "copies", "seed"))

@@ -22,7 +22,7 @@ from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Sourc
 from whorl.core.tasks import ChoiceTask
 from whorl.fields.classifiers import answers_of
 from whorl.fields.table_files import SUFFIXES, Table, read_table
-from whorl.fields.whole import number_of, share_of, share_option, told_unread, whole_items
+from whorl.fields.whole import begins, number_of, share_of, share_option, whole_items
 
 __all__ = ["FIELD", "TableField"]
 
@@ -55,7 +55,7 @@ class TableField:
 
     def read(self, source: Source, item: Any, reject: Callable[[str], None]) -> Iterator[Document]:
         """Raises DataError on what is no table or has no classes, SpecError on wrong options."""
-        if told_unread(item, reject):
+        if not begins(source, SUFFIXES, item, reject):
             return
         options = {**self.options, **source.options}
         copies, seed = number_of(options, "copies", 1), number_of(options, "seed")

@@ -28,7 +28,7 @@ from whorl.core.metrics import HITS_AT_10, MRR
 from whorl.core.ports import Codec, Document, Part, Score, Source, Task
 from whorl.core.ranking import RankTask, measures_of_ranks, rank_of
 from whorl.fields.triple_files import SUFFIXES, Graph, Triple, inverse, read_graph
-from whorl.fields.whole import number_of, share_of, share_option, told_unread, whole_items
+from whorl.fields.whole import begins, number_of, share_of, share_option, whole_items
 
 __all__ = ["FIELD", "TriplesField"]
 
@@ -54,7 +54,7 @@ class TriplesField:
 
     def read(self, source: Source, item: Any, reject: Callable[[str], None]) -> Iterator[Document]:
         """Raises DataError on options that are no numbers."""
-        if told_unread(item, reject):
+        if not begins(source, SUFFIXES, item, reject):
             return
         options = {**self.options, **source.options}
         facts, copies, seed = (number_of(options, key) for key in ("facts", "copies", "seed"))

@@ -1,47 +1,38 @@
 """Sources whose files are read together: a graph, everybody's ratings, a table with its types.
 
-They are one work item, known by the digests of its files; what is passed over or refused among
-them has items of its own.
+Their files are items as they are of other fields, and all of them are read with the first.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from whorl.core.digests import digest_file, digest_value
 from whorl.core.errors import SpecError
 from whorl.core.ports import Source
-from whorl.core.sources import CANNOT_READ, DatasetItem, FileItem
+from whorl.core.sources import FileItem
 from whorl.fields.files import EXCLUDED, file_items
 from whorl.fields.places import Places, Reject
 
-__all__ = ["files_of", "number_of", "share_of", "share_option", "told_unread", "whole_items"]
+__all__ = ["begins", "files_of", "number_of", "share_of", "share_option", "whole_items"]
 
 
-def whole_items(source: Source, suffixes: Sequence[str]) -> list[DatasetItem | FileItem]:
-    """One item of all files that are read, then those that are not.
-
-    Raises DataError when the source is missing, empty or holds no file of these suffixes.
-    """
-    items = file_items(source, suffixes, EXCLUDED)
-    content = [[item.name, _digest(item)] for item in items if item.is_read]
-    whole = DatasetItem(0, digest_value(content))
-    return [whole, *(item for item in items if not item.is_read)]
+def whole_items(source: Source, suffixes: Sequence[str]) -> list[FileItem]:
+    """Raises DataError when the source is missing, empty or holds no file of these suffixes."""
+    return file_items(source, suffixes, EXCLUDED)
 
 
 def files_of(source: Source, suffixes: Sequence[str]) -> list[FileItem]:
-    """The files of that one item, in their order."""
-    return [item for item in file_items(source, suffixes, EXCLUDED) if item.is_read]
+    """Those that are read, in their order."""
+    return [item for item in whole_items(source, suffixes) if item.is_read]
 
 
-def told_unread(item: DatasetItem | FileItem, reject: Reject) -> bool:
-    """Whether this is an item that is not read, which is told."""
-    if isinstance(item, DatasetItem):
+def begins(source: Source, suffixes: Sequence[str], item: FileItem, reject: Reject) -> bool:
+    """Whether this is the first item, with which all are read; why one is not read is told."""
+    if not item.is_read:
+        Places.of(item, reject).refuse_item()
         return False
-    Places.of(item, reject).refuse_item()
-    return True
+    return item.name == files_of(source, suffixes)[0].name
 
 
 def share_of(*words: object) -> float:
@@ -69,10 +60,3 @@ def share_option(options: Mapping[str, str], key: str) -> float:
         expected = "between 0 and 1, such as 0.1"
         raise SpecError(f"data.options.{key} is no share", found=options[key], expected=expected)
     return value
-
-
-def _digest(item: FileItem) -> str:
-    try:
-        return digest_file(Path(item.path))
-    except OSError:
-        return CANNOT_READ

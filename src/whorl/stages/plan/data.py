@@ -161,6 +161,11 @@ def gather_facts(
     if given is None:
         tokens = [_fit_tokens(fields, sources, sample, size, seed, is_open) for size in vocab_sizes]
     documents = [document for _, document in sample]
+    facts = [_token_facts(one, documents) for one in tokens]
+    if is_open and given is None and TEXT not in tokens[-1].codecs:
+        whole = _fit_tokens(fields, sources, sample, vocab_sizes[-1], seed, True, True)
+        used_ids = max(entry.id_end for entry in whole.contract.codecs)  # what is rare among them
+        facts = [each.model_copy(update={"used_ids": used_ids}) for each in facts]
     metrics = [fields[source.field].task.metric.name for source in sources]
     return DataFacts(
         digest=digest,
@@ -168,7 +173,7 @@ def gather_facts(
         num_documents=max(1, round(len(read.documents) * scale)),
         num_bytes=round(read.num_bytes * scale),
         xz_bits_per_byte=_xz_bits_per_byte([d for d in documents if d.text is not None]),
-        tokens=tuple(_token_facts(one, documents) for one in tokens),
+        tokens=tuple(facts),
         read_share=read.read_share,
         sources=_source_facts(tokens[-1], sources, sample),
     )
@@ -237,17 +242,20 @@ def _fit_tokens(
     sample: Sample,
     vocab_size: int,
     seed: int,
-    is_open: bool,
+    is_open: bool = False,
+    is_whole: bool = False,
 ) -> Tokens:
-    """Codecs of all fields; text is fitted on what is not measured, and gets the ids left."""
-    rest = sample[_num_measured(sample) :]
+    """Codecs of all fields, fitted on what is not measured; text gets the ids that are left.
+
+    is_open: without text they may have more ids. is_whole: they are fitted on the whole sample.
+    """
+    rest = sample if is_whole else sample[_num_measured(sample) :]
     codecs: dict[str, Codec] = {}
     groups: dict[str, list[Document]] = {}
     for name in dict.fromkeys(source.field for source in sources):
         mine = [(n, document) for n, document in sample if sources[n].field == name]
         kept = [document for n, document in rest if sources[n].field == name]
-        are_texts = any(document.text is not None for document in kept)
-        groups[name] = kept if are_texts else [document for _, document in mine]
+        groups[name] = kept or [document for _, document in mine]
     for name in sorted(groups, key=lambda name: any(d.text is not None for d in groups[name])):
         needed = _codecs_of(groups[name])
         if not groups[name] or (needed and needed <= set(codecs)):
