@@ -21,7 +21,7 @@ from whorl.core.intervals import score_of
 from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Source, Task
 from whorl.core.tasks import ChoiceTask
 from whorl.fields.classifiers import answers_of
-from whorl.fields.table_files import SUFFIXES, Table, read_table
+from whorl.fields.table_files import SUFFIXES, TypedRows, read_table
 from whorl.fields.whole import begins, number_of, share_of, share_option, whole_items
 
 __all__ = ["FIELD", "TableField"]
@@ -113,7 +113,7 @@ class TableField:
         ]
 
 
-def _heldout(table: Table, share: float, seed: int) -> frozenset[int]:
+def _heldout(table: TypedRows, share: float, seed: int) -> frozenset[int]:
     """Places of rows: of each class those with the smallest hashes, at most the share of them."""
     by_class: dict[str, list[tuple[float, int]]] = {}
     for place, (_, row, label) in enumerate(table.rows):

@@ -22,7 +22,7 @@ from whorl.fields.formats import rows_of
 from whorl.fields.places import Places, Reject
 from whorl.fields.whole import files_of
 
-__all__ = ["SUFFIXES", "Table", "read_table"]
+__all__ = ["SUFFIXES", "TypedRows", "read_table"]
 
 R_SUFFIXES = (".rda", ".rdata")
 SUFFIXES = (*ROW_FORMATS, *R_SUFFIXES)
@@ -37,7 +37,7 @@ Row = dict[str, Cell]
 
 
 @dataclass(frozen=True)
-class Table:
+class TypedRows:
     """rows: [(what row it is, its cells without the target, the class)]; numbers: columns."""
 
     columns: tuple[str, ...]
@@ -46,7 +46,7 @@ class Table:
     rows: list[tuple[str, Row, str]]
 
 
-def read_table(source: Source, target: str, reject: Reject) -> Table:
+def read_table(source: Source, target: str, reject: Reject) -> TypedRows:
     """All files of a source as one table. target: a column, or "" for the usual one.
 
     Raises DataError if there is no such column or fewer than two classes, MissingExtra.
@@ -128,7 +128,7 @@ def _typed(
     columns: Sequence[str],
     target: str,
     told: Places,
-) -> Table:
+) -> TypedRows:
     cells = {name: [_cell(row.get(name)) for _, row in found] for name in columns}
     classes = [None if cell is None else _word(cell) for cell in cells.pop(target)]
     if classes.count(None):
@@ -165,7 +165,7 @@ def _typed(
             cell = cells[key][place]
             row[key] = cell if cell is None or key in numbers else _word(cell)
         rows.append((name, row, label))
-    return Table(tuple(kept), frozenset(numbers), target, rows)
+    return TypedRows(tuple(kept), frozenset(numbers), target, rows)
 
 
 def _tell_types(
