@@ -20,9 +20,10 @@ from whorl.core.errors import DataError, SpecError
 from whorl.core.metrics import MRR
 from whorl.core.ports import Document, Source
 from whorl.core.reasons import Reason
-from whorl.fields.base import options_of
+from whorl.fields.base import find_field, options_of
 from whorl.fields.triple_files import Triple, inverse
 from whorl.fields.triples import FIELD
+from whorl.stages.prepare.pool import is_sendable
 from whorl.verbs import Session
 
 FACTS: list[Triple] = [
@@ -236,3 +237,9 @@ def test_a_graph_of_pairs_is_learned_where_frequency_is_blind(
     model, *frequencies = scores["triples"].values()
     assert model > 0.8 and max(frequencies) < 0.3
     assert scores["triples/hits_at_10"]["hf f32"] > 0.95
+
+
+@pytest.mark.parametrize("name", ["triples", "interactions", "table"])
+def test_fields_go_to_worker_processes(name: str) -> None:
+    """A field that cannot is read by one process, however many there are."""
+    assert is_sendable(find_field(name))
