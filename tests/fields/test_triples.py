@@ -143,6 +143,7 @@ def test_files_without_anything_to_ask_and_bad_options_are_refused(tmp_path: Pat
     (tmp_path / "test.tsv").write_text(tsv([("x", "y", "z")]))
     with pytest.raises(DataError, match="nothing to learn or to ask"):
         read(tmp_path)
+    (tmp_path / "test.tsv").write_text(tsv([("cy", "parent of", "di")]))
     with pytest.raises(SpecError, match=r"options\.copies"):
         read(tmp_path, copies="-1")
     with pytest.raises(SpecError, match=r"options\.heldout"):

@@ -24,13 +24,14 @@ from whorl.core.ranking import RankTask, measures_of_ranks, rank_of
 from whorl.fields.places import Places, Reject
 from whorl.fields.rating_files import SUFFIXES, ratings_of
 from whorl.fields.recommenders import History, recommenders
-from whorl.fields.whole import begins, files_of, number_of, whole_items
+from whorl.fields.whole import begins, copies_of, files_of, number_of, whole_items
 
 __all__ = ["FIELD", "InteractionsField"]
 
 ITEM, END = "item", "<|end|>"
 METRICS = (HITS_AT_10, NDCG_AT_10)
 TASK = RankTask(metric=METRICS[0], further=METRICS[1:])
+WANTED_ITEMS, MOST_COPIES = 1_600_000, 24  # where a recipe says no number of copies
 MAX_DROPPED = 0.6  # of the items of a copy, at most; each copy draws its own share
 
 
@@ -42,7 +43,7 @@ class InteractionsField:
     task: Task = TASK
     logic_version: int = 1
     options: Mapping[str, str] = field(
-        default_factory=lambda: {"window": "50", "copies": "16", "seed": "0"}
+        default_factory=lambda: {"window": "50", "copies": "auto", "seed": "0"}
     )
 
     def items(self, source: Source) -> list[Any]:
@@ -54,8 +55,9 @@ class InteractionsField:
         if not begins(source, SUFFIXES, item, reject):
             return
         options = {**self.options, **source.options}
-        window, copies, seed = (number_of(options, key) for key in ("window", "copies", "seed"))
+        window, seed = number_of(options, "window", 2), number_of(options, "seed")
         histories = _histories(source, reject)
+        copies = copies_of(options, sum(map(len, histories.values())), WANTED_ITEMS, MOST_COPIES)
         learned = {item for history in histories.values() for item in history[:-1]}
         for number, (user, history) in enumerate(histories.items()):
             *known, last = history

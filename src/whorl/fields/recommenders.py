@@ -14,7 +14,7 @@ __all__ = ["History", "recommenders"]
 
 LAST = 10  # items whose neighbours are added up
 EASE_WEIGHT = 100.0  # of the squares of its matrix
-MAX_ITEMS = 8_000  # of which a dense matrix of pairs is made: half a gigabyte
+MAX_ITEMS = 6_000  # of which dense matrices of pairs are made, 300 MB each
 POPULARITY_SHARE = 1e-6  # orders what is scored alike otherwise
 
 Floats = NDArray[np.float64]

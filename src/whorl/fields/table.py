@@ -22,13 +22,14 @@ from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Sourc
 from whorl.core.tasks import ChoiceTask
 from whorl.fields.classifiers import answers_of
 from whorl.fields.table_files import SUFFIXES, TypedRows, read_table
-from whorl.fields.whole import begins, number_of, share_of, share_option, whole_items
+from whorl.fields.whole import begins, copies_of, number_of, share_of, share_option, whole_items
 
 __all__ = ["FIELD", "TableField"]
 
 ROW, LABEL, MARK_CODEC = "row", "label", "special"
 MARK, ORIGINAL = "<|answer|>", "<|end|>"  # the latter stands behind rows as they were read
 BINS = 32  # of a column of numbers
+WANTED_ROWS, MOST_COPIES = 100_000, 12  # where a recipe says no number of copies
 TASK = ChoiceTask()
 
 
@@ -43,7 +44,7 @@ class TableField:
         default_factory=lambda: {
             "target": "",
             "heldout": "0.2",
-            "copies": "8",
+            "copies": "auto",
             "gaps": "0.15",
             "seed": "0",
         }
@@ -58,10 +59,10 @@ class TableField:
         if not begins(source, SUFFIXES, item, reject):
             return
         options = {**self.options, **source.options}
-        copies, seed = number_of(options, "copies", 1), number_of(options, "seed")
-        gaps = share_option(options, "gaps")
+        gaps, seed = share_option(options, "gaps"), number_of(options, "seed")
         table = read_table(source, options["target"], reject)
         held = _heldout(table, share_option(options, "heldout"), seed)
+        copies = copies_of(options, len(table.rows), WANTED_ROWS, MOST_COPIES)
         for place, (name, row, label) in enumerate(table.rows):
             question = (Part(MARK_CODEC, MARK, trained=False), Part(LABEL, label))
             if place in held:

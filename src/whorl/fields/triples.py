@@ -28,12 +28,13 @@ from whorl.core.metrics import HITS_AT_10, MRR
 from whorl.core.ports import Codec, Document, Part, Score, Source, Task
 from whorl.core.ranking import RankTask, measures_of_ranks, rank_of
 from whorl.fields.triple_files import SUFFIXES, Graph, Triple, inverse, read_graph
-from whorl.fields.whole import begins, number_of, share_of, share_option, whole_items
+from whorl.fields.whole import begins, copies_of, number_of, share_of, share_option, whole_items
 
 __all__ = ["FIELD", "TriplesField"]
 
 ENTITY, RELATION = "entity", "relation"
 AT_RELATION, IN_GRAPH = "frequency at the relation", "frequency in the graph"
+WANTED_FACTS, MOST_COPIES = 600_000, 60  # where a recipe says no number of copies
 TASK = RankTask(metric=MRR, further=(HITS_AT_10,))
 
 
@@ -45,7 +46,7 @@ class TriplesField:
     task: Task = TASK
     logic_version: int = 1
     options: Mapping[str, str] = field(
-        default_factory=lambda: {"facts": "48", "copies": "24", "heldout": "0.1", "seed": "0"}
+        default_factory=lambda: {"facts": "48", "copies": "auto", "heldout": "0.1", "seed": "0"}
     )
 
     def items(self, source: Source) -> list[Any]:
@@ -57,8 +58,9 @@ class TriplesField:
         if not begins(source, SUFFIXES, item, reject):
             return
         options = {**self.options, **source.options}
-        facts, copies, seed = (number_of(options, key) for key in ("facts", "copies", "seed"))
+        facts, seed = number_of(options, "facts", 2), number_of(options, "seed")
         graph = read_graph(source, share_option(options, "heldout"), seed, reject)
+        copies = copies_of(options, sum(map(len, graph.facts.values())), WANTED_FACTS, MOST_COPIES)
         for entity, known in graph.facts.items():
             for copy in range(copies):
                 order = np.random.default_rng([seed, copy, len(known)]).permutation(len(known))

@@ -14,7 +14,15 @@ from whorl.core.sources import FileItem
 from whorl.fields.files import EXCLUDED, file_items
 from whorl.fields.places import Places, Reject
 
-__all__ = ["begins", "files_of", "number_of", "share_of", "share_option", "whole_items"]
+__all__ = [
+    "begins",
+    "copies_of",
+    "files_of",
+    "number_of",
+    "share_of",
+    "share_option",
+    "whole_items",
+]
 
 
 def whole_items(source: Source, suffixes: Sequence[str]) -> list[FileItem]:
@@ -48,6 +56,16 @@ def number_of(options: Mapping[str, str], key: str, least: int = 0) -> int:
         expected = f"a whole number, at least {least}"
         raise SpecError(f"data.options.{key} is no such number", found=text, expected=expected)
     return int(text)
+
+
+def copies_of(options: Mapping[str, str], count: int, wanted: int, most: int) -> int:
+    """The option copies; auto: as many of `count` things as give `wanted` of them, at most `most`.
+
+    Raises SpecError if it is neither.
+    """
+    if options["copies"].strip().lower() == "auto":
+        return min(most, max(1, wanted // max(1, count)))
+    return number_of(options, "copies", 1)
 
 
 def share_option(options: Mapping[str, str], key: str) -> float:
