@@ -15,14 +15,21 @@ pytest.importorskip("sklearn", reason="needs the extra train")
 
 from scipy.stats import rankdata
 
+from tests.stages.evaluate.fakes import ScoringEngine, context_in
 from tests.stages.plan.conftest import machine
+from tests.stages.prepare.support import prepare
+from whorl.codecs.contract import Tokens
 from whorl.core.errors import DataError, SpecError
-from whorl.core.metrics import MRR
+from whorl.core.heldout import HeldoutDocuments
+from whorl.core.metrics import HITS_AT_10, MRR
 from whorl.core.ports import Document, Source
 from whorl.core.reasons import Reason
+from whorl.core.variants import Variant
 from whorl.fields.base import find_field, options_of
 from whorl.fields.triple_files import Triple, inverse
 from whorl.fields.triples import FIELD
+from whorl.spec.resolved import EvaluateConfig
+from whorl.stages.evaluate.of_field import FieldEvaluation
 from whorl.stages.prepare.pool import is_sendable
 from whorl.verbs import Session
 
@@ -244,3 +251,40 @@ def test_a_graph_of_pairs_is_learned_where_frequency_is_blind(
 def test_fields_go_to_worker_processes(name: str) -> None:
     """A field that cannot is read by one process, however many there are."""
     assert is_sendable(find_field(name))
+
+
+def test_both_metrics_come_of_one_asking_and_no_known_end_is_ranked(tmp_path: Path) -> None:
+    """An engine that likes an entity the better the greater its id: ranks are counted by hand."""
+    (tmp_path / "train.tsv").write_text(tsv(FACTS))
+    (tmp_path / "test.tsv").write_text(tsv([("ada", "parent of", "ed"), ("cy", "knows", "bo")]))
+    options = options_of(FIELD, {"copies": "2"})
+    source = Source(str(tmp_path / "*.tsv"), "triples", options=options)
+    prepared = prepare(
+        tmp_path / "home", source, fields={"triples": FIELD}, vocab_size=32, seq_len=64
+    )
+    tokens, heldout = Tokens.load(prepared.folder("tokens")), HeldoutDocuments.open(prepared)
+    config = EvaluateConfig(window=64, bootstrap_samples=100)
+    whole = FieldEvaluation.of(context_in(tmp_path), config, "triples", FIELD, heldout, tokens)
+    parts = whole.with_further()
+    assert [(part.name, part.metric) for part in parts] == [
+        ("triples", MRR),
+        ("triples/hits_at_10", HITS_AT_10),
+    ]
+    engine = ScoringEngine(tokens.contract.digest, lambda ids: np.array(ids[1:], float) / 100)
+    try:
+        mrr, hits = (part.score_model(engine, Variant("hf", "f32")) for part in parts)
+    finally:
+        engine.close()
+    assert len(engine.sequences) == 4 * 5, "four ends among five entities, asked once"
+    # ada, bo, cy, di, ed from the lowest. ada parent of ed: bo and cy are known, nothing is above.
+    # Who is the parent of ed: cy is known; ada lies below bo, di and ed. cy knows bo: three above.
+    # Who knows bo: cy, below di and ed.
+    expected = {
+        "ada parent of ed": 1,
+        "ed ^parent of ada": 1 / 4,
+        "cy knows bo": 1 / 4,
+        "bo ^knows cy": 1 / 3,
+    }
+    assert mrr.measure is not None
+    found = dict(zip(mrr.measure.document_names, mrr.measure.numerator.tolist(), strict=True))
+    assert found == pytest.approx(expected) and hits.value == 1

@@ -63,6 +63,14 @@ class RankBody(Body):
         None, ge=1, lt=2**31, description="a whole number: so many of the best are told"
     )
 
+    @property
+    def question(self) -> Prompt:
+        """The prompt as the reader of prompts takes it."""
+        if isinstance(self.prompt, str):
+            return self.prompt
+        ids = tuple(item for item in self.prompt if isinstance(item, int))
+        return ids or tuple(item for item in self.prompt if isinstance(item, PartBody))
+
 
 @dataclass(frozen=True)
 class _Candidates:
@@ -95,10 +103,9 @@ async def _rank(
     request_id, finish_reason = uuid.uuid4().hex, "error"
     try:
         found = await asyncio.to_thread(_candidates_of, served.tokens, body)
-        prompt: Prompt = body.prompt if isinstance(body.prompt, str) else tuple(body.prompt)  # type: ignore[assignment]
         longest = max(map(len, found.ids))
-        asked = Ask(body.model, (prompt,), max_tokens=longest, limit_name="candidates")
-        prompt_ids = await served.prompts.encode(prompt, asked)
+        asked = Ask(body.model, (body.question,), max_tokens=longest, limit_name="candidates")
+        prompt_ids = await served.prompts.encode(body.question, asked)
         served.prompts.answer_room(len(prompt_ids), asked, longest)
         visit.price([GenerateRequest(request_id, prompt_ids, longest)], len(prompt_ids))
         scored = asyncio.to_thread(served.engine.score, found.ids, prompt_ids)
