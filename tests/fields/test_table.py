@@ -188,24 +188,23 @@ def test_a_data_frame_of_r_is_read(tmp_path: Path) -> None:
 def test_exclusive_or_is_learned_where_a_linear_model_is_blind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The class says whether two of four coloured lamps are alike."""
+    """The class says whether two of three coloured lamps are alike."""
     monkeypatch.setattr("whorl.launch.calibrate.this_machine", lambda home: machine())
     rng = random.Random(0)
-    lines = ["one,two,three,four,Class"]
-    for _ in range(900):
-        lamps = [rng.choice(["red", "blue"]) for _ in range(4)]
-        noise = str(rng.randrange(40))
-        lines.append(f"{lamps[0]},{lamps[1]},{lamps[2]},{noise},{lamps[0] == lamps[2]}")
+    lines = ["one,two,three,place,Class"]
+    for number in range(500):
+        lamps = [rng.choice(["red", "blue"]) for _ in range(3)]
+        lines.append(f"{','.join(lamps)},{number},{lamps[0] == lamps[2]}")
     (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
     entry = {"source": str(tmp_path / "t.csv"), "field": "table", "options": {"copies": "2"}}
     recipe: dict[str, Any] = {
         "name": "lamps",
         "data": [entry],
         "model": {"layers": 2, "width": 32, "heads": 2, "kv_heads": 2, "head_dim": 16},
-        "train": {"seq_len": 90, "batch_tokens": 900, "steps": 120, "threads": 1},
+        "train": {"seq_len": 90, "batch_tokens": 900, "steps": 80, "threads": 1},
         "compress": "none",
     }
     session = Session.open(recipe, overrides=[], home=tmp_path / "home", workers=1)
     scores = session.evaluate().metrics["scores"]["table"]
-    assert scores["hf f32"] > 0.95 and scores["random forest"] > 0.95
+    assert scores["hf f32"] > 0.95 and scores["random forest"] > 0.9
     assert scores["logistic regression"] < 0.75 and scores["commonest class"] < 0.75

@@ -60,8 +60,8 @@ class Column:
             for mine in (numbers[groups == group] for group in range(len(edges) + 1))
         ]
         kept = [place for place, middle in enumerate(middles) if not math.isnan(middle)]
-        edges = [float(edges[place - 1]) for place in kept[1:]]  # no bin is empty
-        found = cls(name, tuple(middles[place] for place in kept), tuple(edges))
+        between = tuple(float(edges[place - 1]) for place in kept[1:])  # no bin is empty
+        found = cls(name, tuple(middles[place] for place in kept), between)
         return found.leaving_out_the_usual(cells)
 
     @classmethod
@@ -99,7 +99,7 @@ class Column:
         return None if place == MISSING else self.values[place - 1]
 
 
-@dataclass(frozen=True)
+@dataclass
 class TableCodec:
     """Local ids are those of the first column, then of the second, and so on."""
 
@@ -108,6 +108,7 @@ class TableCodec:
     kind: str = "table-row"
     media_type: str = "application/json"
     value_ids: None = None  # usual values are left out
+    num_ids: int = field(init=False)
     _starts: tuple[int, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -116,11 +117,8 @@ class TableCodec:
         if not names or len(set(names)) != len(names):
             raise DataError("a table needs columns of distinct names", found=f"{len(names)} names")
         starts = np.cumsum([0, *(column.num_ids for column in self.columns)]).tolist()
-        object.__setattr__(self, "_starts", tuple(starts))
-
-    @property
-    def num_ids(self) -> int:
-        return self._starts[-1]
+        self._starts = tuple(starts)
+        self.num_ids = self._starts[-1]
 
     def encode(self, value: Any) -> list[int]:
         """A row, or its JSON; columns that it has not are missing. Raises DataError on others."""

@@ -46,7 +46,7 @@ Names = Annotated[
 class RankBody(Body):
     """A prompt, and what may follow it."""
 
-    stream: Literal[False] = Field(False, description="false: the answer comes whole")  # type: ignore[assignment]
+    stream: Literal[False] = Field(False, description="false: the answer comes whole")
     prompt: (
         str
         | Annotated[list[TokenId], Field(min_length=1)]
@@ -130,6 +130,7 @@ def _candidates_of(tokens: Tokens, body: RankBody) -> _Candidates:
     name = _codec_of(tokens, body)
     codec, ids = tokens.codecs[name], token_space(tokens).ranges[name]
     excluded = set(body.exclude)
+    named: dict[str, tuple[int, ...]]
     if body.candidates is None:
         if codec.value_ids != 1:
             told = f"candidates: codec {name} has no closed set of values; give a list"
