@@ -34,6 +34,23 @@ def test_unknown_labels_and_bad_lists_are_refused() -> None:
         LabelCodec.fit([])
 
 
+def test_an_unknown_item_is_told_with_the_nearest_name() -> None:
+    films = LabelCodec([f"film {number}" for number in range(40)] + ["Casablanca"], "item")
+    with pytest.raises(DataError, match="no item 'Casblanca'; did you mean Casablanca") as caught:
+        films.encode("Casblanca")
+    assert "41 in all" in str(caught.value.expected)
+    with pytest.raises(DataError) as caught:
+        films.encode("\0" * 10_000)
+    assert "did you mean" not in str(caught.value) and len(str(caught.value)) < 1_000
+
+
+def test_the_vocabulary_is_in_the_contracts_digest() -> None:
+    def digest(*names: str) -> str:
+        return Tokens.build({"item": LabelCodec(names, "item")}, 32).contract.digest
+
+    assert digest("a", "b") == digest("a", "b") != digest("b", "a")
+
+
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"labels": 3}', b'{"labels": [1]}', b"\xff"])
 def test_damaged_files_are_refused(data: bytes) -> None:
     with pytest.raises(RecordError, match="label"):

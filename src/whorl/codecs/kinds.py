@@ -18,7 +18,10 @@ __all__ = ["KINDS", "Loader", "load_codec"]
 
 GROUP = "whorl.codecs"
 Loader = Callable[[str, Mapping[str, bytes]], Codec]
-MODULES = {"tokenizer": "tokenizer", "image-patches": "image", "label": "label"}
+MODULES = {
+    **{"tokenizer": "tokenizer", "image-patches": "image", "label": "label"},
+    "table-row": "table",
+}
 KINDS = {
     kind: EntryPoint(kind, f"whorl.codecs.{module}:load", GROUP) for kind, module in MODULES.items()
 }

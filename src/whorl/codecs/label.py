@@ -1,7 +1,8 @@
-"""A closed set of strings <-> one token each: answers, classes, moves."""
+"""A closed set of strings <-> one token each: answers, classes, moves, items, entities."""
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ __all__ = ["LabelCodec", "load"]
 
 FILE = "labels.json"
 SHOWN_LABELS = 12  # in an error
+MAX_COMPARED = 10_000  # labels among which the nearest one is looked for
 
 
 class LabelCodec:
@@ -40,16 +42,23 @@ class LabelCodec:
         return cls(sorted(set(values)), name)
 
     def encode(self, value: Any) -> list[int]:
-        """One id. Raises DataError on a label that was not there when it was fitted."""
+        """One id. Raises DataError, with the nearest label, on one that it was not fitted on."""
         number = self._ids.get(value) if isinstance(value, str) else None
         if number is None:
-            more = "" if self.num_ids <= SHOWN_LABELS else " …"
+            more = "" if self.num_ids <= SHOWN_LABELS else f" … ({self.num_ids:,} in all)"
             raise DataError(
-                f"there is no label {value!r}",
+                f"there is no {self.name} {str(value)[:80]!r}{self._nearest(value)}",
                 expected=", ".join(self.labels[:SHOWN_LABELS]) + more,
                 do="add it to the training data",
             )
         return [number]
+
+    def _nearest(self, value: Any) -> str:
+        """The label that is written most like it, as a question; "" if none is."""
+        if not isinstance(value, str) or self.num_ids > MAX_COMPARED:
+            return ""
+        near = difflib.get_close_matches(value[:80], self.labels, 1)
+        return f"; did you mean {near[0]}?" if near else ""
 
     def decode(self, ids: Sequence[int]) -> str:
         """The label; several joined by spaces."""

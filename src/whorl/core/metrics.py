@@ -16,7 +16,18 @@ from numpy.typing import NDArray
 from whorl.core.errors import RecordError
 from whorl.core.plugins import find_part
 
-__all__ = ["ACCURACY", "BITS_PER_BYTE", "BUILT_IN", "GROUP", "SLOT_F1", "Metric", "find_metric"]
+__all__ = [
+    "ACCURACY",
+    "BITS_PER_BYTE",
+    "BUILT_IN",
+    "GROUP",
+    "HITS_AT_10",
+    "MRR",
+    "NDCG_AT_10",
+    "SLOT_F1",
+    "Metric",
+    "find_metric",
+]
 
 GROUP = "whorl.metrics"
 
@@ -56,8 +67,14 @@ class Metric:
 BITS_PER_BYTE = Metric("bits_per_byte", "bits/byte", higher_is_better=False)
 ACCURACY = Metric("accuracy", "", higher_is_better=True, is_share=True)
 SLOT_F1 = Metric("slot_f1", "", higher_is_better=True)  # of each sentence, their mean
+# Of the rank of the right one among all candidates: its inverse; whether it is one of the first
+# ten; 1 / log2(1 + rank) if it is, the normalised discounted gain of a single right one.
+MRR = Metric("mrr", "", higher_is_better=True)
+HITS_AT_10 = Metric("hits_at_10", "", higher_is_better=True, is_share=True)
+NDCG_AT_10 = Metric("ndcg_at_10", "", higher_is_better=True)
 BUILT_IN: Mapping[str, Metric] = {
-    metric.name: metric for metric in (BITS_PER_BYTE, ACCURACY, SLOT_F1)
+    metric.name: metric
+    for metric in (BITS_PER_BYTE, ACCURACY, SLOT_F1, MRR, HITS_AT_10, NDCG_AT_10)
 }
 
 

@@ -25,7 +25,7 @@ from whorl.fields.jsonl import Row, json_rows
 from whorl.fields.parquet import parquet_rows
 from whorl.fields.places import Places, Reject
 
-__all__ = ["mended_text", "read_item", "rows_of", "text_of", "texts_of"]
+__all__ = ["lines_of", "mended_text", "read_item", "rows_of", "text_of", "texts_of"]
 
 T = TypeVar("T")
 OTHER_DELIMITERS = (";", "\t", "|")  # of tables that do not use the usual one
@@ -156,6 +156,21 @@ def rows_of(item: FileItem, keys: Sequence[str], reject: Reject) -> Iterator[tup
             yield f"{item.name}@{place}", row
 
     return _opened(item, places, read)
+
+
+def lines_of(item: FileItem, reject: Reject) -> Iterator[str]:
+    """The lines of a text file that are not empty, without their ends; `reject` is told where."""
+    places = Places.of(item, reject)
+
+    def read(opened: streams.Opened) -> Iterator[tuple[str, str]]:
+        if is_wide(head := streams.head_of(opened.content)):
+            raise streams.SourceFault(*_nul_in_text(head))
+        for number, line in enumerate(_decoded_lines(opened.content, places), 1):
+            if text := line.strip("\r\n"):
+                places.at(number)
+                yield item.name, text
+
+    return (text for _, text in _opened(item, places, read))
 
 
 def _opened(

@@ -88,7 +88,8 @@ def _with(make: Callable[..., Any], session: Asking) -> Any:
         share, seed = recipe.prepare.heldout_share, recipe.seed
         data = fields, session.sources, session.data_digest
         given = None if base is None else base.tokens
-        found = gather_facts(*data, sizes, share, seed, given)
+        is_open = recipe.prepare.vocab_size == "auto"
+        found = gather_facts(*data, sizes, share, seed, given, is_open)
         progress.finish(f"{found.num_documents:,} documents")
         return found
 

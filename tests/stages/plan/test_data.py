@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from whorl.codecs.label import LabelCodec
-from whorl.core.errors import DataError
+from whorl.core.errors import DataError, SpecError
 from whorl.core.ports import Document, Part, Score, Source
 from whorl.core.tasks import ChoiceTask, LikelihoodTask
 from whorl.stages.plan.data import DataFacts, TokenFacts, gather_facts
@@ -230,3 +230,25 @@ def test_measured_documents_that_cannot_be_encoded_are_counted() -> None:
     assert found.tokens_per_document == pytest.approx(3 * kept / 10)  # bos, label, eos
     with pytest.raises(DataError, match="no label"):
         gather_facts({"paper": Labels(labels(50), ChoiceTask())}, [SOURCE], "d" * 64, (512,))
+
+
+def test_an_open_vocabulary_grows_to_all_labels_there_are() -> None:
+    """A recipe that gives no size: neither 512 ids nor what a sample happens to hold is the end."""
+
+    class Labels(PaperField):
+        def fit_codecs(
+            self, documents: Iterable[Document], options: Mapping[str, Any]
+        ) -> dict[str, Any]:
+            return {"label": LabelCodec.fit(part.value for d in documents for part in d.parts)}
+
+    names = [f"n{number}" for number in range(700)]
+    documents = [
+        Document(f"{n}", tuple(Part("label", name) for name in (names[n], names[n - 1])), "train")
+        for n in range(700)
+    ]
+    field = Labels(documents, ChoiceTask())
+    found = gather_facts({"paper": field}, [SOURCE], "d" * 64, (512,), is_open=True)
+    (facts,) = found.tokens
+    assert facts.used_ids == 716  # with 16 special ones
+    with pytest.raises(SpecError, match="vocabulary is too small"):
+        gather_facts({"paper": field}, [SOURCE], "d" * 64, (512,))

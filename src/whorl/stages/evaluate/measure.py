@@ -29,10 +29,11 @@ from whorl.core.ports import (
     QualityMeasure,
     Task,
 )
+from whorl.core.ranking import RankTask
 from whorl.core.tasks import WritingTask
 from whorl.stages.evaluate.generate import graded, num_cut, written
 
-__all__ = ["Asked", "Window", "ask", "measure", "select_documents", "windows_of"]
+__all__ = ["Asked", "Window", "ask", "measure", "ranks", "select_documents", "windows_of"]
 
 Floats = NDArray[np.float64]
 T = TypeVar("T")
@@ -133,6 +134,33 @@ def measure(
     Raises RecordError if the engine serves another token contract, DataError if its scores are
     not finite or nothing stands before the candidates of a question.
     """
+    _check_contract(engine, tokens)
+    if isinstance(asked.task, WritingTask):
+        task, documents = asked.task, asked.documents
+        answers = written(engine, tokens, task, documents, window=window, progress=progress)
+        return graded(task, task.metric, documents, answers, tokens)
+    return asked.judged(_nats(engine, asked, window, progress or NoProgress()))
+
+
+def ranks(
+    engine: Engine,
+    tokens: Tokens,
+    task: RankTask,
+    asked: Asked,
+    *,
+    window: int,
+    progress: Progress | None = None,
+) -> list[float]:
+    """The rank of each document's right candidate. Raises as `measure`."""
+    _check_contract(engine, tokens)
+    found = _nats(engine, asked, window, progress or NoProgress())
+    return [
+        task.rank(document, question, nats)
+        for document, question, nats in zip(asked.documents, asked.questions, found, strict=True)
+    ]
+
+
+def _check_contract(engine: Engine, tokens: Tokens) -> None:
     if engine.contract_digest != tokens.contract.digest:
         raise RecordError(
             f"engine {engine.name} serves a model of other tokens",
@@ -140,11 +168,10 @@ def measure(
             expected=f"{tokens.contract.digest[:16]}…",
             do="evaluate a model on the record of prepare it was trained on",
         )
-    if isinstance(asked.task, WritingTask):
-        task, documents = asked.task, asked.documents
-        answers = written(engine, tokens, task, documents, window=window, progress=progress)
-        return graded(task, task.metric, documents, answers, tokens)
-    shown = progress or NoProgress()
+
+
+def _nats(engine: Engine, asked: Asked, window: int, shown: Progress) -> list[Floats]:
+    """Of each document the log-probabilities that its task judges."""
     shown.start(f"score with {engine.name}", len(asked.documents), "documents")
     nats = [np.zeros(0)] * len(asked.documents)
     plain = [place for place, question in enumerate(asked.questions) if question is None]
@@ -155,7 +182,7 @@ def measure(
             nats[place] = _finite(_score_choice(engine, question, window), engine)
             shown.advance()
     shown.finish()
-    return asked.judged(nats)
+    return nats
 
 
 def _score_documents(

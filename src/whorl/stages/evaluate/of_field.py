@@ -17,6 +17,7 @@ from whorl.core.heldout import HeldoutDocuments
 from whorl.core.intervals import paired_interval, score_of
 from whorl.core.metrics import Metric
 from whorl.core.ports import Engine, Field, QualityMeasure, Score
+from whorl.core.ranking import RankTask, measures_of_ranks
 from whorl.core.records import Record
 from whorl.core.rows import RowSet
 from whorl.core.tasks import WritingTask
@@ -32,7 +33,7 @@ from whorl.stages.evaluate.baselines import (
     rows_seen,
 )
 from whorl.stages.evaluate.generate import graded, written
-from whorl.stages.evaluate.measure import Asked, ask, measure, select_documents
+from whorl.stages.evaluate.measure import Asked, ask, measure, ranks, select_documents
 from whorl.stages.evaluate.ngram import ORDER
 
 __all__ = ["FieldEvaluation"]
@@ -54,8 +55,10 @@ class FieldEvaluation:
     num_heldout: int
     asked: Asked
     metric: Metric  # of the scores
-    # Shared by the parts of one field: what each model wrote, and the field's own baselines.
+    # Shared by the parts of one field: what each model wrote, or how it ranked what is right, and
+    # the field's own baselines.
     answers: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    ranks: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     others: list[Score] = dataclasses.field(default_factory=list)
 
     @classmethod
@@ -80,9 +83,9 @@ class FieldEvaluation:
         return cls(context, config, name, field, tokens, len(documents), asked, metric)
 
     def with_further(self) -> list[FieldEvaluation]:
-        """This one, and one for each other metric of the answers that are written."""
+        """This one, and one for each other metric of the same answers, or of the same ranks."""
         task = self.asked.task
-        further = task.further if isinstance(task, WritingTask) else ()
+        further = task.further if isinstance(task, WritingTask | RankTask) else ()
         others = [
             replace(self, name=f"{self.name}{FURTHER}{metric.name}", metric=metric)
             for metric in further
@@ -106,6 +109,13 @@ class FieldEvaluation:
                     engine, self.tokens, task, documents, window=window, progress=shown
                 )
             found = graded(task, self.metric, documents, self.answers[name], self.tokens)
+        elif isinstance(task, RankTask):
+            if name not in self.ranks:
+                self.ranks[name] = ranks(
+                    engine, self.tokens, task, self.asked, window=window, progress=shown
+                )
+            names = [document.name for document in documents]
+            (found,) = measures_of_ranks(names, self.ranks[name], [self.metric])
         else:
             found = measure(engine, self.tokens, self.asked, window=window, progress=shown)
         return self._score(name, found, note)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from blake3 import blake3
 from pydantic import Field
 
-from whorl.codecs.contract import Tokens
+from whorl.codecs.contract import TEXT, Tokens
 from whorl.codecs.text import NUM_SPECIAL
 from whorl.core.errors import DataError
 from whorl.core.frozen import Frozen
@@ -136,10 +136,12 @@ def gather_facts(
     heldout_share: float = 0.05,
     seed: int = 0,
     given: Tokens | None = None,
+    is_open: bool = False,
 ) -> DataFacts:
     """Read (a sample of) the data and try the fields' codecs at each vocabulary size.
 
-    given: the tokens of a base, in place of all of them.
+    given: the tokens of a base, in place of all of them. is_open: without text, codecs may have
+    more ids than these sizes.
 
     Raises DataError when there is nothing to train on.
     """
@@ -157,8 +159,13 @@ def gather_facts(
     random.Random(seed).shuffle(sample)
     tokens = [given] if given is not None else []
     if given is None:
-        tokens = [_fit_tokens(fields, sources, sample, size, seed) for size in vocab_sizes]
+        tokens = [_fit_tokens(fields, sources, sample, size, seed, is_open) for size in vocab_sizes]
     documents = [document for _, document in sample]
+    facts = [_token_facts(one, documents) for one in tokens]
+    if is_open and given is None and TEXT not in tokens[-1].codecs:
+        whole = _fit_tokens(fields, sources, sample, vocab_sizes[-1], seed, True, True)
+        used_ids = max(entry.id_end for entry in whole.contract.codecs)  # what is rare among them
+        facts = [each.model_copy(update={"used_ids": used_ids}) for each in facts]
     metrics = [fields[source.field].task.metric.name for source in sources]
     return DataFacts(
         digest=digest,
@@ -166,7 +173,7 @@ def gather_facts(
         num_documents=max(1, round(len(read.documents) * scale)),
         num_bytes=round(read.num_bytes * scale),
         xz_bits_per_byte=_xz_bits_per_byte([d for d in documents if d.text is not None]),
-        tokens=tuple(_token_facts(one, documents) for one in tokens),
+        tokens=tuple(facts),
         read_share=read.read_share,
         sources=_source_facts(tokens[-1], sources, sample),
     )
@@ -235,9 +242,14 @@ def _fit_tokens(
     sample: Sample,
     vocab_size: int,
     seed: int,
+    is_open: bool = False,
+    is_whole: bool = False,
 ) -> Tokens:
-    """Codecs of all fields, fitted on what is not measured; text gets the ids that are left."""
-    rest = sample[_num_measured(sample) :]
+    """Codecs of all fields, fitted on what is not measured; text gets the ids that are left.
+
+    is_open: without text they may have more ids. is_whole: they are fitted on the whole sample.
+    """
+    rest = sample if is_whole else sample[_num_measured(sample) :]
     codecs: dict[str, Codec] = {}
     groups: dict[str, list[Document]] = {}
     for name in dict.fromkeys(source.field for source in sources):
@@ -252,6 +264,9 @@ def _fit_tokens(
         left_ids = vocab_size - NUM_SPECIAL - sum(c.num_ids for c in codecs.values())
         options = {"vocab_size": left_ids, "seed": seed}
         codecs = {**fields[name].fit_codecs(_first_bytes(sharing, CODEC_BYTES), options), **codecs}
+    needed_ids = NUM_SPECIAL + sum(codec.num_ids for codec in codecs.values())
+    if is_open and TEXT not in codecs:
+        vocab_size = max(vocab_size, needed_ids)
     return Tokens.build(codecs, vocab_size)
 
 

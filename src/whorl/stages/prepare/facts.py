@@ -23,6 +23,7 @@ SAMPLE_PLACES = 128
 PROBE_BYTES = 2**18  # read of an item to see how much text its bytes give
 UNPACKED_BYTES = 2**23  # of a compressed file, to see how far it expands
 MAX_COUNTED_DOCUMENTS = 100_000
+MAX_TEXTLESS = 256  # documents without any text, after which no more of an item is looked at
 
 
 def field_of(fields: Mapping[str, Field], source: Source) -> Field:
@@ -125,7 +126,7 @@ def _probe(field: Field, source: Source, item: FileItem) -> tuple[int, str]:
         text = document.text or ""
         texts.append(text)
         given_bytes += len(text.encode())
-        if given_bytes >= PROBE_BYTES:
+        if given_bytes >= PROBE_BYTES or (not given_bytes and len(texts) == MAX_TEXTLESS):
             break
     else:
         return item.range_bytes, "\n".join(texts)

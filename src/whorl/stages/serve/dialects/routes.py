@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from whorl.stages.serve.dialects import anthropic, chat, completions, responses
 from whorl.stages.serve.dialects.models import add_models
+from whorl.stages.serve.dialects.ranking import PATH, RankBody, add_ranking
 from whorl.stages.serve.dialects.tokenizing import TOKENIZING, add_tokenizing
 from whorl.stages.serve.errors import ApiError
 from whorl.stages.serve.exchange import answer
@@ -24,6 +25,7 @@ WIRES: tuple[Wire[Any], ...] = (completions.WIRE, chat.WIRE, responses.WIRE, ant
 # route -> what it takes
 BODIES: dict[str, type[Body]] = {
     **{wire.path: wire.body for wire in WIRES},
+    PATH: RankBody,
     **TOKENIZING,
     ROUTE: FeedbackBody,
 }
@@ -35,6 +37,7 @@ def add_dialects(app: FastAPI, gateway: Gateway) -> None:
     for wire in WIRES:
         _add(app, gateway, wire)
     add_models(app, gateway)
+    add_ranking(app, gateway)
     add_tokenizing(app, gateway)
     add_feedback(app, gateway)
 

@@ -1,0 +1,80 @@
+"""Sources whose files are read together: a graph, everybody's ratings, a table with its types.
+
+Their files are items as they are of other fields, and all of them are read with the first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from whorl.core.errors import SpecError
+from whorl.core.ports import Source
+from whorl.core.sources import FileItem
+from whorl.fields.files import EXCLUDED, file_items
+from whorl.fields.places import Places, Reject
+
+__all__ = [
+    "begins",
+    "copies_of",
+    "files_of",
+    "number_of",
+    "share_of",
+    "share_option",
+    "whole_items",
+]
+
+
+def whole_items(source: Source, suffixes: Sequence[str]) -> list[FileItem]:
+    """Raises DataError when the source is missing, empty or holds no file of these suffixes."""
+    return file_items(source, suffixes, EXCLUDED)
+
+
+def files_of(source: Source, suffixes: Sequence[str]) -> list[FileItem]:
+    """Those that are read, in their order."""
+    return [item for item in whole_items(source, suffixes) if item.is_read]
+
+
+def begins(source: Source, suffixes: Sequence[str], item: FileItem, reject: Reject) -> bool:
+    """Whether this is the first item, with which all are read; why one is not read is told."""
+    if not item.is_read:
+        Places.of(item, reject).refuse_item()
+        return False
+    return item.name == files_of(source, suffixes)[0].name
+
+
+def share_of(*words: object) -> float:
+    """A number in [0, 1) that depends on these words alone: what is held out, and in what order."""
+    text = "\0".join(map(str, words)).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") / 2.0**64
+
+
+def number_of(options: Mapping[str, str], key: str, least: int = 0) -> int:
+    """An option that is a whole number. Raises SpecError if it is none, or too small."""
+    text = options[key].strip()
+    if not text.isdecimal() or int(text) < least:
+        expected = f"a whole number, at least {least}"
+        raise SpecError(f"data.options.{key} is no such number", found=text, expected=expected)
+    return int(text)
+
+
+def copies_of(options: Mapping[str, str], count: int, wanted: int, most: int) -> int:
+    """The option copies; auto: as many of `count` things as give `wanted` of them, at most `most`.
+
+    Raises SpecError if it is neither.
+    """
+    if options["copies"].strip().lower() == "auto":
+        return min(most, max(1, wanted // max(1, count)))
+    return number_of(options, "copies", 1)
+
+
+def share_option(options: Mapping[str, str], key: str) -> float:
+    """An option that is a share between 0 and 1. Raises SpecError if it is none."""
+    try:
+        value = float(options[key])
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1:
+        expected = "between 0 and 1, such as 0.1"
+        raise SpecError(f"data.options.{key} is no share", found=options[key], expected=expected)
+    return value

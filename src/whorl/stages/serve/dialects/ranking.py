@@ -1,0 +1,218 @@
+"""/v1/rank: which candidates go on from a prompt best. Items, links, moves, labels, or texts.
+
+The prompt is read once, whatever the number of candidates: where each is one id, all of them are
+read off the scores of what follows it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, Response
+from numpy.typing import NDArray
+from pydantic import Field
+from starlette.requests import Request
+
+from whorl.codecs.contract import TEXT, Tokens
+from whorl.codecs.parts import token_space
+from whorl.core.errors import DataError, EngineError
+from whorl.core.ports import GenerateRequest, Part
+from whorl.stages.serve.access import caller_of
+from whorl.stages.serve.ask import Ask, PartBody, Prompt
+from whorl.stages.serve.errors import ApiError, invalid
+from whorl.stages.serve.exchange import read_parsed
+from whorl.stages.serve.gateway import Gateway
+from whorl.stages.serve.limits import Caller, max_time_of
+from whorl.stages.serve.request import Body
+
+__all__ = ["PATH", "RankBody", "add_ranking"]
+
+PATH = "/v1/rank"
+MAX_CANDIDATES = 16_384  # of a request; of the model's own there may be any number
+MAX_TEXT_TOKENS = 65_536  # of all candidates of several ids together
+MAX_NAME = 1_000
+TokenId = Annotated[int, Field(ge=0, lt=2**32)]
+Names = Annotated[
+    list[Annotated[str, Field(max_length=MAX_NAME)]], Field(max_length=MAX_CANDIDATES)
+]
+
+
+class RankBody(Body):
+    """A prompt, and what may follow it."""
+
+    stream: Literal[False] = Field(False, description="false: the answer comes whole")
+    prompt: (
+        str
+        | Annotated[list[TokenId], Field(min_length=1)]
+        | Annotated[list[PartBody], Field(min_length=1)]
+    ) = Field(description="a string, a list of token ids, or a list of parts")
+    codec: str | None = Field(
+        None, description="the name of the candidates' codec; left out: the model's only one"
+    )
+    candidates: Annotated[Names, Field(min_length=1)] | None = Field(
+        None, description="a list of at least one value of the codec; left out: all it has"
+    )
+    exclude: Names = Field([], description="a list of values that are not ranked")
+    top: int | None = Field(
+        None, ge=1, lt=2**31, description="a whole number: so many of the best are told"
+    )
+
+    @property
+    def question(self) -> Prompt:
+        """The prompt as the reader of prompts takes it."""
+        if isinstance(self.prompt, str):
+            return self.prompt
+        ids = tuple(item for item in self.prompt if isinstance(item, int))
+        return ids or tuple(item for item in self.prompt if isinstance(item, PartBody))
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    names: list[str]
+    ids: list[tuple[int, ...]]
+
+
+def add_ranking(app: FastAPI, gateway: Gateway) -> None:
+    """One route."""
+
+    @app.post(PATH, summary="Candidates after a prompt, the likeliest first")
+    async def rank(request: Request) -> Response:
+        body = await read_parsed(gateway, request, RankBody)
+        max_time = max_time_of(request.headers.get("x-request-timeout"))
+        return await _rank(gateway, body, caller_of(request), max_time)
+
+
+async def _rank(
+    gateway: Gateway, body: RankBody, caller: Caller, max_time: float | None
+) -> Response:
+    """Raises ApiError: 400, 403, 404, 429, 503 or 504."""
+    gateway.check_model(body.model, caller)
+    if gateway.stopping:
+        raise ApiError(503, "the server is stopping", code="stopping")
+    served, most_s = (
+        gateway.served,
+        min(max_time or gateway.config.max_time, gateway.config.max_time),
+    )
+    visit = gateway.desk.visit(served, caller, 1, most_s)
+    request_id, finish_reason = uuid.uuid4().hex, "error"
+    try:
+        found = await asyncio.to_thread(_candidates_of, served.tokens, body)
+        longest = max(map(len, found.ids))
+        asked = Ask(body.model, (body.question,), max_tokens=longest, limit_name="candidates")
+        prompt_ids = await served.prompts.encode(body.question, asked)
+        served.prompts.answer_room(len(prompt_ids), asked, longest)
+        visit.price([GenerateRequest(request_id, prompt_ids, longest)], len(prompt_ids))
+        scored = asyncio.to_thread(served.engine.score, found.ids, prompt_ids)
+        try:
+            async with asyncio.timeout(visit.left_s):
+                nats = np.array([each.sum() for each in await scored])
+        except TimeoutError:
+            raise ApiError(504, "the deadline came first", code="deadline") from None
+        except EngineError as error:
+            gateway.desk.health.saw_failure(str(error))
+            raise ApiError(503, f"the engine refused: {error}", code="engine_failed") from error
+        told = _answer(body, found, nats, request_id, len(prompt_ids))
+        finish_reason = "stop"
+    finally:
+        visit.give_up()
+        visit.end(request_id, finish_reason, ())
+    return JSONResponse(told, headers={"X-Request-Id": request_id})
+
+
+def _candidates_of(tokens: Tokens, body: RankBody) -> _Candidates:
+    """Those of the request, else all values of the codec; less what is excluded."""
+    name = _codec_of(tokens, body)
+    codec, ids = tokens.codecs[name], token_space(tokens).ranges[name]
+    excluded = set(body.exclude)
+    named: dict[str, tuple[int, ...]]
+    if body.candidates is None:
+        if codec.value_ids != 1:
+            told = f"candidates: codec {name} has no closed set of values; give a list"
+            raise invalid(told, "candidates")
+        named = {str(codec.decode([place])): (number,) for place, number in enumerate(ids)}
+        for value in body.exclude:  # a wrong one is told with the nearest name
+            _encoded(tokens, name, value, "exclude")
+    else:
+        named = {
+            value: _encoded(tokens, name, value, "candidates")
+            for value in body.candidates
+            if value not in excluded
+        }
+    kept = {value: found for value, found in named.items() if value not in excluded}
+    if not kept:
+        raise invalid("exclude: no candidate is left", "exclude")
+    if sum(len(found) for found in kept.values() if len(found) > 1) > MAX_TEXT_TOKENS:
+        told = f"candidates: together they have more than {MAX_TEXT_TOKENS:,} tokens"
+        raise invalid(told, "candidates")
+    return _Candidates(list(kept), list(kept.values()))
+
+
+def _codec_of(tokens: Tokens, body: RankBody) -> str:
+    """The codec that is asked for, or the one that is meant where none is."""
+    if body.codec is not None:
+        if body.codec in tokens.codecs:
+            return body.codec
+        raise invalid(f"codec: this model has the codecs {', '.join(tokens.codecs)}", "codec")
+    closed = [name for name, codec in tokens.codecs.items() if codec.value_ids == 1]
+    if len(closed) == 1:
+        return closed[0]
+    if not closed and TEXT in tokens.codecs:
+        return TEXT
+    told = f"codec: say which of {', '.join(closed or tokens.codecs)} the candidates are of"
+    raise invalid(told, "codec")
+
+
+def _encoded(tokens: Tokens, codec: str, value: str, field: str) -> tuple[int, ...]:
+    try:
+        ids = tuple(tokens.encode_parts([Part(codec, value)]))
+    except (DataError, TypeError, ValueError) as error:
+        raise invalid(f"{field}: {error}", field) from None
+    if not ids:
+        raise invalid(f"{field}: {value!r} has no token", field)
+    return ids
+
+
+def _answer(
+    body: RankBody,
+    found: _Candidates,
+    nats: NDArray[np.float64],
+    request_id: str,
+    prompt_tokens: int,
+) -> dict[str, Any]:
+    """The best first; those alike in the order they were given in."""
+    if not np.isfinite(nats).all():
+        raise ApiError(500, "the model gave scores that are not finite", code="engine_failed")
+    order = np.argsort(-nats, kind="stable")[: body.top]
+    shares = np.exp(nats - nats.max())
+    shares /= shares.sum()
+    return {
+        "id": f"rank-{request_id}",
+        "object": "rank",
+        "model": body.model,
+        "num_candidates": len(nats),
+        "candidates": [
+            {
+                "candidate": found.names[place],
+                "rank": rank,
+                "logprob": float(nats[place]),
+                "probability": float(shares[place]),  # among these candidates
+            }
+            for rank, place in enumerate(_listed(order), 1)
+        ],
+        "usage": {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": 0,
+            "total_tokens": prompt_tokens,
+        },
+    }
+
+
+def _listed(order: NDArray[np.intp]) -> Sequence[int]:
+    places: list[int] = order.tolist()
+    return places

@@ -1,0 +1,212 @@
+"""Interactions: files of MovieLens and Amazon, the last item held out, a next item learned."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="needs the extra train")
+pytest.importorskip("sklearn", reason="needs the extra train")
+
+from sklearn.linear_model import Ridge
+from sklearn.metrics.pairwise import cosine_similarity
+
+from tests.stages.plan.conftest import machine
+from whorl.core.errors import DataError, SpecError
+from whorl.core.metrics import HITS_AT_10
+from whorl.core.ports import Document, Source
+from whorl.core.reasons import Reason
+from whorl.fields.base import options_of
+from whorl.fields.interactions import FIELD
+from whorl.fields.recommenders import EASE_WEIGHT, LAST, recommenders
+from whorl.verbs import Session
+
+ROWS = [  # user, item, rating, time: not in the order of time
+    ("u1", "b", "3", "20"),
+    ("u1", "a", "5", "10"),
+    ("u1", "c", "1", "30"),
+    ("u2", "c", "4", "5"),
+    ("u2", "b", "4", "5"),
+    ("u2", "a", "2", "5"),
+    ("u3", "a", "2", "7"),
+    ("u3", "c", "2", "9"),
+]
+HISTORIES = {"u1": ["a", "b", "c"], "u2": ["c", "b", "a"], "u3": ["a", "c"]}
+
+
+def written(sign: str, header: str = "") -> str:
+    return "".join(f"{line}\n" for line in [header, *(sign.join(row) for row in ROWS)] if line)
+
+
+def read(path: Path, **options: str) -> tuple[list[Document], Counter[str]]:
+    source = Source(str(path), "interactions", options=options_of(FIELD, options))
+    reasons: Counter[str] = Counter()
+
+    def reject(reason: str) -> None:
+        reasons[reason] += 1
+
+    return [d for i in FIELD.items(source) for d in FIELD.read(source, i, reject)], reasons
+
+
+def values(document: Document) -> list[str]:
+    return [part.value for part in document.parts]
+
+
+FILES = {
+    "ratings.csv": written(",", "userId,movieId,rating,timestamp"),
+    "ratings.dat": written("::"),
+    "u.data": written("\t"),
+    "ml.inter": written("\t", "user_id:token\titem_id:token\trating:float\ttimestamp:float"),
+    "amazon.csv": "timestamp;overall;asin;reviewerID\n"
+    + "".join(f"{t};{r};{i};{u}\n" for u, i, r, t in ROWS),
+    "amazon.jsonl": "".join(
+        json.dumps({"user_id": u, "parent_asin": i, "rating": float(r), "timestamp": int(t)}) + "\n"
+        for u, i, r, t in ROWS
+    ),
+    "dates.csv": "user,item,time\n"
+    + "".join(f"{u},{i},2024-05-{int(t):02d}T10:00\n" for u, i, _, t in ROWS),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_usual_files_are_read_and_the_last_item_is_held_out(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(FILES[name])
+    documents, reasons = read(tmp_path / name, copies="1")
+    refused = [str(r) for r in reasons if not (isinstance(r, Reason) and r.kind == "read")]
+    assert not refused
+    learned = {d.name: values(d) for d in documents if d.split == "train"}
+    assert learned == {f"{user}~0@0": history[:-1] for user, history in HISTORIES.items()}
+    asked = {d.name: d for d in documents if d.split == "heldout"}
+    for user, (*known, last) in HISTORIES.items():
+        assert values(asked[user]) == [*known, last, "<|end|>", *known]
+        trained = [part.trained for part in asked[user].parts]
+        assert trained.index(True) == len(known) and trained.count(True) == 1
+
+
+def test_copies_lose_items_but_never_their_order_nor_gain_the_last(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    lines = []
+    histories = {}
+    for user in range(20):
+        items = [f"i{n}" for n in rng.sample(range(60), 30)]
+        histories[f"u{user}"] = items
+        lines += [f"u{user},{item},1,{place}" for place, item in enumerate(items)]
+    rng.shuffle(lines)
+    (tmp_path / "r.csv").write_text("user,item,rating,time\n" + "\n".join(lines) + "\n")
+    documents, _ = read(tmp_path / "r.csv", copies="6", window="8")
+    assert len({d.name for d in documents}) == len(documents)
+    kept: Counter[bool] = Counter()
+    for document in documents:
+        user, _, copy = document.name.partition("~")
+        if not copy:
+            continue
+        history, mine = histories[user], values(document)
+        places = [history.index(item) for item in mine]
+        assert places == sorted(places) and max(places) < 29 and len(mine) <= 8
+        kept[copy.startswith("0@")] += len(mine)
+    assert kept[True] == 20 * 29 and 0.5 < kept[False] / (5 * 20 * 29) < 0.9
+    again, _ = read(tmp_path / "r.csv", copies="6", window="8")
+    assert [values(d) for d in documents] == [values(d) for d in again]
+
+
+ODD = {
+    "u1,a,5,10": "item that the user has already",
+    "u1,,5,10": "row without a usable item",
+    ",z,5,10": "row without a usable user",
+    "u1,z,five,10": "rating that is no number",
+    "u1,z,nan,10": "rating that is no number",
+    "u1,z,5,tomorrow": "time that is neither a number nor a date",
+    "u1,z,5,inf": "time that is neither a number nor a date",
+    "u1,z,5": "row with more or fewer values than columns",
+    "u1," + "z" * 300 + ",5,10": "row without a usable item",
+    "u1,z\x07,5,10": "row without a usable item",
+    "u9,z,5,10": "user with a single item: nothing comes after it",
+}
+
+
+@pytest.mark.parametrize(("line", "reason"), ODD.items())
+def test_odd_rows_are_refused_by_reason_and_place(tmp_path: Path, line: str, reason: str) -> None:
+    (tmp_path / "r.csv").write_text(written(",", "user,item,rating,time") + line + "\n")
+    documents, reasons = read(tmp_path / "r.csv", copies="1")
+    assert dict(reasons) == {reason: 1} and sum(d.split == "heldout" for d in documents) == 3
+    (told,) = reasons
+    if isinstance(told, Reason):
+        assert str(told.place) == "r.csv, line 10"
+
+
+def test_what_cannot_be_asked_or_read_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text(written(",", "user,item,rating,time") + "u3,new,1,99\n")
+    documents, reasons = read(path, copies="1")
+    assert reasons == {"last item that no other user has before: not asked": 1}
+    assert [d.name for d in documents if d.split == "heldout"] == ["u1", "u2"]
+    path.write_text("who,what\nx,y\n")
+    with pytest.raises(DataError, match="no user with two items"):
+        read(path)
+    path.write_bytes(b"\xff\xfe\x00\x01" * 20)
+    with pytest.raises(DataError):
+        read(path)
+    path.write_text(written(","))
+    with pytest.raises(SpecError, match=r"options\.window"):
+        read(path, window="none")
+
+
+def test_recommenders_score_as_scikit_learn_does() -> None:
+    rng = np.random.default_rng(0)
+    histories = [rng.choice(25, 14, replace=False).tolist() for _ in range(60)]
+    taken = np.zeros((60, 25))
+    for row, history in zip(taken, histories, strict=True):
+        row[history] = 1
+    found = {name: score(histories[0]) for name, score in recommenders(histories, 25)}
+    assert found["popularity"] == pytest.approx(taken.sum(axis=0))
+    neighbours = cosine_similarity(taken.T)
+    np.fill_diagonal(neighbours, 0)
+    expected = neighbours[histories[0][-LAST:]].sum(axis=0)
+    assert found[f"item neighbours of the last {LAST}"] == pytest.approx(expected)
+    ease = np.zeros((25, 25))  # each item by ridge regression on all others
+    for item in range(25):
+        others = np.delete(np.arange(25), item)
+        ridge = Ridge(alpha=EASE_WEIGHT, fit_intercept=False, solver="cholesky")
+        ease[others, item] = ridge.fit(taken[:, others], taken[:, item]).coef_
+    assert found["EASE(100)"] == pytest.approx(taken[0] @ ease)
+    last = histories[0][-1]
+    pairs = Counter(p for h in histories for p in pairwise(h) if p[0] == last)
+    assert found["Markov chain"] == pytest.approx(
+        [pairs[last, item] for item in range(25)], abs=1e-3
+    )
+
+
+def test_a_cycle_of_items_is_learned_where_popularity_is_blind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everybody takes item n + 1 after item n, from a place of their own."""
+    monkeypatch.setattr("whorl.launch.calibrate.this_machine", lambda home: machine())
+    rng = random.Random(0)
+    lines = ["user,item,rating,time"]
+    for user in range(80):
+        start = rng.randrange(30)
+        lines += [f"u{user},i{(start + n) % 30},1,{n}" for n in range(rng.randrange(5, 12))]
+    (tmp_path / "r.csv").write_text("\n".join(lines) + "\n")
+    options = {"copies": "3", "window": "20"}
+    entry = {"source": str(tmp_path / "r.csv"), "field": "interactions", "options": options}
+    recipe: dict[str, Any] = {
+        "name": "cycle",
+        "data": [entry],
+        "model": {"layers": 1, "width": 32, "heads": 2, "kv_heads": 2, "head_dim": 16},
+        "train": {"seq_len": 64, "batch_tokens": 640, "steps": 60, "threads": 1},
+        "compress": "none",
+    }
+    session = Session.open(recipe, overrides=[], home=tmp_path / "home", workers=1)
+    scores = session.evaluate().metrics["scores"]
+    assert scores["interactions/ndcg_at_10"]["hf f32"] > 0.8
+    of_hits = scores["interactions"]
+    assert of_hits["hf f32"] > 0.95 and of_hits["Markov chain"] > 0.95
+    assert of_hits["popularity"] < 0.8
+    assert session.plan().config and HITS_AT_10.name == "hits_at_10"
