@@ -167,8 +167,8 @@ def _refusal(error: ValidationError, kind: type[Body], kept: dict[str, Any]) -> 
     if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
         return _unknown(str(first["loc"][0]), kept, kind)
     if first["type"] == "extra_forbidden":
-        outer, inner = clip(first["loc"][0]), clip(first["loc"][-1])
-        return invalid(f"{outer}: unknown field {inner} in it", outer, "unknown_parameter")
+        place = f"{clip(first['loc'][0])}.{clip(first['loc'][-1])}"
+        return invalid(f"unknown field {place}", place, "unknown_parameter")
     message = str(first["msg"]).removeprefix("Value error, ")
     if not first["loc"]:  # of the whole body: the message begins with the field
         return invalid(message, message.split(maxsplit=1)[0].rstrip(":"))

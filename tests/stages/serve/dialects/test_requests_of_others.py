@@ -54,7 +54,8 @@ def test_response_formats_of_llama_cpp(scripted: Scripted, form: Any, schema: An
 )
 def test_response_formats_that_are_none(scripted: Scripted, form: Any) -> None:
     refused = scripted.post(CHAT, messages=TALK, max_tokens=8, response_format=form)
-    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "response_format")
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"].startswith("response_format")
 
 
 @pytest.mark.parametrize(

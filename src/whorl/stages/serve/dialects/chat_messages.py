@@ -26,8 +26,10 @@ def check_keys(
     """Each key is used, or changes nothing at its value. Raises ValueError by its place."""
     for key, value in item.items():
         if key not in used and not neutral.takes(key, value, frozenset()):
-            told = neutral.refusal(key) or f"unknown; expected: {', '.join(used)}"
-            raise ValueError(f"{where}.{clip(key)}: {told}; found: {shown(value)}")
+            place, told = f"{where}.{clip(key)}", neutral.refusal(key)
+            if told is None:
+                raise ValueError(f"{place} is unknown; expected: {', '.join(used)}")
+            raise ValueError(f"{place}: {told}; found: {shown(value)}")
 
 
 def as_templates_read(number: int, message: dict[str, Any]) -> dict[str, Any]:

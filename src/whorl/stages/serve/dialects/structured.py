@@ -105,6 +105,8 @@ ResponseFormat = Annotated[_Text | _JsonObjectOf | _JsonSchema, Field(discrimina
 class StructuredOutputs(_Strict):
     """vLLM's: one of them."""
 
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
     json_: dict[str, Any] | str | None = Field(None, alias="json")
     regex: str | None = None
     choice: Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES)] | None = None
