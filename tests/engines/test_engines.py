@@ -105,7 +105,7 @@ def test_keys_and_values_in_int8_are_near(
     sequences = [list(prompt) * 4 for prompt in prompts[:8]]
     engine = open_engine(folder, name="openvino")
     plain, found = openvino_engine.score(sequences), engine.score(sequences)
-    (behind,) = engine.score([sequences[0][20:]], prefix=sequences[0][:20])
+    (behind,) = engine.score([sequences[2][20:]], prefix=sequences[2][:20])
     answers = run_requests(engine, [GenerateRequest("a", prompts[0], 12)])
     engine.close()
     exact = []
@@ -116,7 +116,7 @@ def test_keys_and_values_in_int8_are_near(
     right, mine, whole = (np.concatenate(each) for each in (exact, found, plain))
     assert np.abs(whole - right).max() < 2e-3 < np.abs(mine - right).max() < 0.2
     assert abs(mine.mean() - right.mean()) < 0.005
-    assert np.abs(behind - exact[0][19:]).max() < 0.2 and len(answers[0].token_ids) == 12
+    assert np.abs(behind - exact[2][19:]).max() < 0.2 and len(answers[0].token_ids) == 12
     value = read_sealed(folder / "whorl.json")
     write_sealed(folder / "whorl.json", {**value, "cache": "int2"})
     with pytest.raises(RecordError, match=r"is not a model card.*a cache of int2"):
