@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
 
+from whorl.model.padding import ROWS_MULTIPLE, pad_rows
+
 __all__ = ["Reading", "chunk_tokens", "head_loss", "head_values"]
 
 Reading = Callable[[Tensor, slice], Tensor]  # logits of some of the tokens -> a value of each
@@ -22,8 +24,8 @@ MIN_CHUNK_TOKENS = 64
 
 
 def chunk_tokens(vocab_size: int) -> int:
-    """Tokens whose logits are computed at once."""
-    return max(MIN_CHUNK_TOKENS, CHUNK_ELEMENTS // vocab_size)
+    """Tokens whose logits are computed at once: a multiple of what rows are filled up to."""
+    return max(MIN_CHUNK_TOKENS, CHUNK_ELEMENTS // vocab_size // ROWS_MULTIPLE * ROWS_MULTIPLE)
 
 
 def head_loss(
@@ -90,20 +92,23 @@ def _by_chunks(
     with torch.no_grad(), torch.autocast(hidden_ND.device.type, enabled=False):
         for begin in range(0, len(trained_N), chunk):
             places = slice(begin, begin + chunk) if every else trained_N[begin : begin + chunk]
-            part, wanted = hidden_ND[places], targets_N[places, None]
+            wanted = targets_N[places, None]
+            count = len(wanted)
+            part = pad_rows(hidden_ND[places])
             logits = part @ weight.T
             if softcap is not None:
                 bent = torch.tanh(logits / softcap)
                 logits = softcap * bent
             scores = functional.log_softmax(logits, dim=-1, dtype=weight_VD.dtype)
-            total -= scores.gather(1, wanted).sum(dtype=torch.float64)
+            total -= scores[:count].gather(1, wanted).sum(dtype=torch.float64)
             if gradients is not None:
                 delta = scores.exp_()  # softmax - onehot: the gradient for the logits
-                delta.scatter_add_(1, wanted, delta.new_full(wanted.shape, -1.0))
+                delta[:count].scatter_add_(1, wanted, delta.new_full(wanted.shape, -1.0))
+                delta[count:] = 0
                 delta = delta.to(part.dtype)
                 if softcap is not None:
                     delta *= 1 - bent.square()
-                gradients[0][places] = delta @ weight
+                gradients[0][places] = (delta @ weight)[:count]
                 if gradients[1] is not None:
                     _add_product(gradients[1], delta.T, part)
     return total
@@ -140,8 +145,8 @@ class _HeadValues(Function):
             narrow = weight.to(hidden.dtype)
             for begin in range(0, len(hidden), chunk):
                 places = slice(begin, min(begin + chunk, len(hidden)))
-                logits = (hidden[places] @ narrow.T).to(weight.dtype)
-                values[places] = read(_bent(logits, softcap), places)
+                logits = (pad_rows(hidden[places]) @ narrow.T).to(weight.dtype)
+                values[places] = read(_bent(logits[: len(values[places])], softcap), places)
         return values
 
     @staticmethod
@@ -154,13 +159,14 @@ class _HeadValues(Function):
             narrow = weight.to(hidden.dtype)
             for begin in range(0, len(hidden), chunk):
                 places = slice(begin, min(begin + chunk, len(hidden)))
-                part = hidden[places]
+                upstream = gradients[0][places]
+                count, part = len(upstream), pad_rows(hidden[places])
                 logits = (part @ narrow.T).to(weight.dtype).requires_grad_()
                 with torch.enable_grad():
-                    values = read(_bent(logits, softcap), places)
-                (delta,) = torch.autograd.grad(values, logits, gradients[0][places])
+                    values = read(_bent(logits[:count], softcap), places)
+                (delta,) = torch.autograd.grad(values, logits, upstream)
                 delta = delta.to(part.dtype)
-                of_hidden[places] = delta @ narrow
+                of_hidden[places] = (delta @ narrow)[:count]
                 if of_weight is not None:
                     _add_product(of_weight, delta.T, part)
         return of_hidden, of_weight, None, None, None

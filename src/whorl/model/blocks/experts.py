@@ -15,6 +15,7 @@ from torch.nn import functional
 from whorl.arch.shape import ModelShape
 from whorl.model.blocks.feed_forward import FeedForward, gated
 from whorl.model.blocks.norm import RmsNorm
+from whorl.model.padding import pad_rows
 
 __all__ = ["MixtureOfExperts"]
 
@@ -37,8 +38,8 @@ class Stacked(nn.Module):
         weights = zip(self.gate_up_proj, self.down_proj, strict=True)
         for expert, (gate_up, down) in enumerate(weights):
             token, place = torch.nonzero(chosen_MA == expert, as_tuple=True)
-            inner = gated(functional.linear(y_MD[token], gate_up), self.activation)
-            part = functional.linear(inner, down) * share_MA[token, place, None]
+            inner = gated(functional.linear(pad_rows(y_MD[token]), gate_up), self.activation)
+            part = functional.linear(inner, down)[: len(token)] * share_MA[token, place, None]
             out_MD = out_MD.index_add(0, token, part.to(out_MD.dtype))
         return out_MD
 
