@@ -222,13 +222,13 @@ def test_groups_of_a_graph_are_learned_where_frequency_is_blind(
         "name": "groups",
         "data": [{"source": str(tmp_path / "*.tsv"), "field": "triples", "options": options}],
         "model": {"layers": 1, "width": 32, "heads": 2, "kv_heads": 2, "head_dim": 16},
-        "train": {"seq_len": 70, "batch_tokens": 700, "steps": 50, "threads": 1},
+        "train": {"seq_len": 70, "batch_tokens": 700, "steps": 80, "threads": 1},
         "compress": "none",
     }
     session = Session.open(recipe, overrides=[], home=tmp_path / "home", workers=1)
     scores = session.evaluate().metrics["scores"]
-    model, *frequencies = scores["triples"].values()
-    assert model > 0.9 and max(frequencies) < 0.3
+    of_mrr = dict(scores["triples"])
+    assert of_mrr.pop("hf f32") > 0.8 and max(of_mrr.values()) < 0.3
     assert scores["triples/hits_at_10"]["hf f32"] == 1
 
 

@@ -1,6 +1,6 @@
 """One prefix, read once, and many ways to go on from it: what candidates cost a model.
 
-Axes: B rows, T tokens of a row, V vocabulary.
+Axes: B rows, N candidates, T tokens of a row, V vocabulary.
 """
 
 from __future__ import annotations
@@ -45,9 +45,8 @@ class CandidateScorer:
             self._prefix = ()  # if reading fails, the one before is gone too
             self._first_V = _log_softmax(self._model.begin(prefix))
             self._prefix = tuple(prefix)
-        found = [np.zeros(len(ids)) for ids in candidates]
-        for scores, ids in zip(found, candidates, strict=True):
-            scores[:1] = self._first_V[list(ids[:1])]
+        firsts_N = self._first_V[[ids[0] if len(ids) else 0 for ids in candidates]]
+        found: list[Floats] = list(firsts_N[:, None])  # of one id each: thousands take no time
         for places in self._batches(candidates):
             longest = max(len(candidates[place]) for place in places)
             ids_BT = np.zeros((len(places), longest - 1), np.int64)
@@ -58,8 +57,9 @@ class CandidateScorer:
             for row, place in enumerate(places):
                 targets = np.asarray(candidates[place][1:], np.int64)
                 log_probs_TV = _log_softmax(logits_BTV[row, : len(targets)])
-                found[place][1:] = log_probs_TV[np.arange(len(targets)), targets]
-        return found
+                others = log_probs_TV[np.arange(len(targets)), targets]
+                found[place] = np.concatenate([found[place], others])
+        return [scores[: len(ids)] for scores, ids in zip(found, candidates, strict=True)]
 
     def _batches(self, candidates: Sequence[Sequence[int]]) -> Iterator[list[int]]:
         """Places of the candidates of several ids, alike lengths together."""

@@ -78,18 +78,41 @@ class _Candidates:
     ids: list[tuple[int, ...]]
 
 
+class _Vocabularies:
+    """All values of a model's codecs, written out once: a question for thousands is common."""
+
+    def __init__(self) -> None:
+        self._known: tuple[Tokens | None, dict[str, dict[str, tuple[int, ...]]]] = None, {}
+
+    def of(self, tokens: Tokens, codec: str) -> dict[str, tuple[int, ...]]:
+        """value -> its id, in the order of ids; not to be changed. From any thread."""
+        owner, values = self._known
+        if owner is not tokens:
+            values = {}
+            self._known = tokens, values
+        if codec not in values:
+            ids, decode = token_space(tokens).ranges[codec], tokens.codecs[codec].decode
+            values[codec] = {str(decode([place])): (i,) for place, i in enumerate(ids)}
+        return values[codec]
+
+
 def add_ranking(app: FastAPI, gateway: Gateway) -> None:
     """One route."""
+    vocabularies = _Vocabularies()
 
     @app.post(PATH, summary="Candidates after a prompt, the likeliest first")
     async def rank(request: Request) -> Response:
         body = await read_parsed(gateway, request, RankBody)
         max_time = max_time_of(request.headers.get("x-request-timeout"))
-        return await _rank(gateway, body, caller_of(request), max_time)
+        return await _rank(gateway, vocabularies, body, caller_of(request), max_time)
 
 
 async def _rank(
-    gateway: Gateway, body: RankBody, caller: Caller, max_time: float | None
+    gateway: Gateway,
+    vocabularies: _Vocabularies,
+    body: RankBody,
+    caller: Caller,
+    max_time: float | None,
 ) -> Response:
     """Raises ApiError: 400, 403, 404, 429, 503 or 504."""
     gateway.check_model(body.model, caller)
@@ -102,7 +125,7 @@ async def _rank(
     visit = gateway.desk.visit(served, caller, 1, most_s)
     request_id, finish_reason = uuid.uuid4().hex, "error"
     try:
-        found = await asyncio.to_thread(_candidates_of, served.tokens, body)
+        found = await asyncio.to_thread(_candidates_of, served.tokens, vocabularies, body)
         longest = max(map(len, found.ids))
         asked = Ask(body.model, (body.question,), max_tokens=longest, limit_name="candidates")
         prompt_ids = await served.prompts.encode(body.question, asked)
@@ -111,7 +134,7 @@ async def _rank(
         scored = asyncio.to_thread(served.engine.score, found.ids, prompt_ids)
         try:
             async with asyncio.timeout(visit.left_s):
-                nats = np.array([each.sum() for each in await scored])
+                nats = _sums(await scored)
         except TimeoutError:
             raise ApiError(504, "the deadline came first", code="deadline") from None
         except EngineError as error:
@@ -125,17 +148,16 @@ async def _rank(
     return JSONResponse(told, headers={"X-Request-Id": request_id})
 
 
-def _candidates_of(tokens: Tokens, body: RankBody) -> _Candidates:
+def _candidates_of(tokens: Tokens, known: _Vocabularies, body: RankBody) -> _Candidates:
     """Those of the request, else all values of the codec; less what is excluded."""
     name = _codec_of(tokens, body)
-    codec, ids = tokens.codecs[name], token_space(tokens).ranges[name]
     excluded = set(body.exclude)
     named: dict[str, tuple[int, ...]]
     if body.candidates is None:
-        if codec.value_ids != 1:
+        if tokens.codecs[name].value_ids != 1:
             told = f"candidates: codec {name} has no closed set of values; give a list"
             raise invalid(told, "candidates")
-        named = {str(codec.decode([place])): (number,) for place, number in enumerate(ids)}
+        named = known.of(tokens, name)
         for value in body.exclude:  # a wrong one is told with the nearest name
             _encoded(tokens, name, value, "exclude")
     else:
@@ -211,6 +233,13 @@ def _answer(
             "total_tokens": prompt_tokens,
         },
     }
+
+
+def _sums(scored: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Of each array, none of which is empty; of thousands at once."""
+    starts = np.cumsum([0, *map(len, scored[:-1])])
+    sums: NDArray[np.float64] = np.add.reduceat(np.concatenate(scored), starts)
+    return sums
 
 
 def _listed(order: NDArray[np.intp]) -> Sequence[int]:
