@@ -146,6 +146,7 @@ class TrainingJob:
     loss: LossKind = ""
     document_tokens: int = 0  # mean length of packed documents; 0: attention sees all of seq_len
     step_in_backward: bool = False  # each gradient is used and dropped as it is made
+    overlap: bool = True  # gradients are exchanged beside the backward pass
     compiled: bool = True  # layers' element-wise work is fused, where the software can
     causal_flops: bool = True  # the kernel skips what the mask hides
 
