@@ -25,6 +25,7 @@ __all__ = [
     "Stack",
     "Task",
     "TrainingJob",
+    "kinds_of",
 ]
 
 Precision = Literal["fp32", "fp16", "bf16", "fp8", "fp8_block", "mxfp8", "nvfp4"]
@@ -181,3 +182,8 @@ class TrainingJob:
     @property
     def tokens_per_step(self) -> int:
         return self.global_batch * self.seq_len
+
+
+def kinds_of(job: TrainingJob) -> tuple[str, str]:
+    """(device, "software kind"): what decides whether a job is of a kind that was fitted."""
+    return job.device.name, f"{job.stack} {'experts' if job.shape.experts else 'dense'}"

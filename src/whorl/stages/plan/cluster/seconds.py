@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.stages.plan.cluster.amounts import FAMILIES, Amounts
-from whorl.stages.plan.cluster.job import TrainingJob
 
 __all__ = [
     "PARTS",
@@ -28,7 +27,6 @@ __all__ = [
     "Table",
     "constants",
     "jacobian",
-    "kinds_of",
     "part_name",
     "prior",
     "seconds",
@@ -145,11 +143,6 @@ def constants(without: str | None = None) -> Constants:
         data.get("unseen_device", 0.0),
         data.get("unseen_software", 0.0),
     )
-
-
-def kinds_of(job: TrainingJob) -> tuple[str, str]:
-    """(device, "software kind"): what decides whether a job is of a kind that was fitted."""
-    return job.device.name, f"{job.stack} {'experts' if job.shape.experts else 'dense'}"
 
 
 def seconds(theta: Array, t: Table) -> tuple[Array, dict[str, Array]]:

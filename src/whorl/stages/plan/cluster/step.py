@@ -19,7 +19,7 @@ from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import flops_per_token
 from whorl.core.errors import SpecError
 from whorl.stages.plan.cluster.amounts import amounts
-from whorl.stages.plan.cluster.job import TrainingJob
+from whorl.stages.plan.cluster.job import TrainingJob, kinds_of
 from whorl.stages.plan.cluster.row_defaults import completed
 from whorl.stages.plan.cluster.rows import PublishedRow
 from whorl.stages.plan.cluster.seconds import (
@@ -28,7 +28,6 @@ from whorl.stages.plan.cluster.seconds import (
     Table,
     constants,
     jacobian,
-    kinds_of,
     prior,
     seconds,
     sources,
