@@ -69,6 +69,12 @@ def weights(peaks: Sequence[Peak]) -> Array:
     return np.array([min(1, size[p.row.source] / SMALL_SOURCE) / size[p.row.source] for p in peaks])
 
 
+def equally(groups: Sequence[str]) -> Array:
+    """Weights by which each group counts as much as any other, whatever its rows."""
+    size = Counter(groups)
+    return np.array([1 / size[name] for name in groups])
+
+
 def fit(peaks: Sequence[Peak]) -> MemoryConstants:
     weight = weights(peaks)
 
@@ -111,43 +117,45 @@ def left_out(
 def main() -> None:
     rows = [row for row in memory_rows() if row.measured and not row.oom]
     peaks = [peak_of(row) for row in rows]
-    weight = weights(peaks)
     moe = np.array([peak.job.shape.experts is not None for peak in peaks])
     kinds = [kinds_of(peak.job) for peak in peaks]
-    source = [row.source for row in rows]
-    blind, error, new = left_out(peaks, source)
-    _, of_software, _ = left_out(peaks, [kind[1] for kind in kinds])
-    _, of_device, _ = left_out(peaks, [kind[0] for kind in kinds])
-    unseen = quantile(of_software, weight)
+    groups = {
+        "source": [row.source for row in rows],
+        "device": [kind[0] for kind in kinds],
+        "software": [kind[1] for kind in kinds],
+    }
+    weight = {name: equally(of) for name, of in groups.items()}
+    blind, error, new = left_out(peaks, groups["source"])
+    errors = {"source": error, "device": left_out(peaks, groups["device"])[1]}
+    errors["software"] = left_out(peaks, groups["software"])[1]
+    unseen = quantile(errors["software"], weight["software"])
 
     def complete(fitted: MemoryConstants, name: str | None = None) -> MemoryConstants:
-        others = np.array([each != name for each in source])
+        others = np.array([each != name for each in groups["source"]])
         dense, experts = others & ~new & ~moe, others & ~new & moe
+        kept = {kind[1] for kind, is_in in zip(kinds, others, strict=True) if is_in}
         return replace(
             fitted,
-            error=quantile(error[dense], weight[dense]),
-            expert_error=quantile(error[experts], weight[experts]),
+            error=quantile(error[dense], weight["source"][dense]),
+            expert_error=quantile(error[experts], weight["source"][experts]),
             unseen_error=unseen,
-            seen=tuple(
-                sorted({kind[1] for kind, is_in in zip(kinds, others, strict=True) if is_in})
-            ),
+            seen=tuple(sorted(kept)),
         )
 
     whole = complete(fit(peaks))
     named = {"all": whole} | {f"without {s}": complete(c, s) for s, c in sorted(blind.items())}
-    kept = {}
     usual = np.where(moe, whole.expert_error, whole.error)
-    for name, found, is_new in (
-        ("source", error, new),
-        ("device", of_device, np.zeros(len(peaks), bool)),
-        ("software", of_software, np.ones(len(peaks), bool)),
-    ):
-        inside = found <= np.log1p(np.where(is_new, unseen, usual))
+    is_new = {"source": new, "device": np.zeros(len(peaks), bool)}
+    is_new["software"] = np.ones(len(peaks), bool)
+    kept = {}
+    for name, found in errors.items():
+        wide = np.where(is_new[name], np.maximum(unseen, usual), usual)
+        inside = found <= np.log1p(wide)
         kept[name] = {
             "rows": len(peaks),
-            "median_error": quantile(found, weight, 0.5),
-            "p90_error": quantile(found, weight, 0.9),
-            "inside": round(float(weight @ inside / weight.sum()), 4),
+            "median_error": quantile(found, weight[name], 0.5),
+            "p90_error": quantile(found, weight[name], 0.9),
+            "inside": round(float(weight[name] @ inside / weight[name].sum()), 4),
         }
     text = json.dumps(
         {"left_out": kept, "fits": {n: asdict(c) for n, c in named.items()}}, indent=1
