@@ -37,7 +37,7 @@ PRIOR = MemoryConstants(context_gib=1.5, group_gib=0.5, kept_share=0.8, slack_sh
 SCALE = {"context_gib": 1.0, "group_gib": 0.3, "kept_share": 0.3, "slack_share": 0.06}
 PULL = 0.01  # loss of one scale away from the prior: one percent of error
 COVERED = 0.9
-SMALL_SOURCE = 8  # rows under which a source counts for less
+SMALL_GROUP = 8  # rows under which a source, a device or a software counts for less
 
 
 @dataclass(frozen=True)
@@ -63,20 +63,14 @@ def peak_of(row: PublishedRow) -> Peak:
     return Peak(row, job, kind, [memory.stage_parts(job, number) for number in numbers])
 
 
-def weights(peaks: Sequence[Peak]) -> Array:
-    """Sources equally, small ones less."""
-    size = Counter(peak.row.source for peak in peaks)
-    return np.array([min(1, size[p.row.source] / SMALL_SOURCE) / size[p.row.source] for p in peaks])
-
-
-def equally(groups: Sequence[str]) -> Array:
-    """Weights by which each group counts as much as any other, whatever its rows."""
+def weights(groups: Sequence[str]) -> Array:
+    """Of each row: groups count equally, small ones less."""
     size = Counter(groups)
-    return np.array([1 / size[name] for name in groups])
+    return np.array([min(1, size[name] / SMALL_GROUP) / size[name] for name in groups])
 
 
 def fit(peaks: Sequence[Peak]) -> MemoryConstants:
-    weight = weights(peaks)
+    weight = weights([peak.row.source for peak in peaks])
 
     def loss(values: Sequence[float]) -> float:
         fitted = replace(PRIOR, **dict(zip(NAMES, map(float, values), strict=True)))
@@ -114,6 +108,10 @@ def left_out(
     return blind, error, new
 
 
+def entry(fitted: MemoryConstants) -> dict[str, object]:
+    return {**asdict(fitted), "seen": dict(fitted.seen)}
+
+
 def main() -> None:
     rows = [row for row in memory_rows() if row.measured and not row.oom]
     peaks = [peak_of(row) for row in rows]
@@ -124,7 +122,7 @@ def main() -> None:
         "device": [kind[0] for kind in kinds],
         "software": [kind[1] for kind in kinds],
     }
-    weight = {name: equally(of) for name, of in groups.items()}
+    weight = {name: weights(of) for name, of in groups.items()}
     blind, error, new = left_out(peaks, groups["source"])
     errors = {"source": error, "device": left_out(peaks, groups["device"])[1]}
     errors["software"] = left_out(peaks, groups["software"])[1]
@@ -132,21 +130,24 @@ def main() -> None:
 
     def complete(fitted: MemoryConstants, name: str | None = None) -> MemoryConstants:
         others = np.array([each != name for each in groups["source"]])
-        dense, experts = others & ~new & ~moe, others & ~new & moe
-        kept = {kind[1] for kind, is_in in zip(kinds, others, strict=True) if is_in}
+        seen = {}
+        for kind in sorted(set(np.array(groups["software"])[others].tolist())):
+            rows_of = others & (np.array(groups["software"]) == kind)
+            many = rows_of.sum() >= SMALL_GROUP
+            seen[kind] = quantile(error[rows_of], weight["source"][rows_of]) if many else 0.0
         return replace(
             fitted,
-            error=quantile(error[dense], weight["source"][dense]),
-            expert_error=quantile(error[experts], weight["source"][experts]),
+            error=quantile(error[others & ~moe], weight["source"][others & ~moe]),
+            expert_error=quantile(error[others & moe], weight["source"][others & moe]),
             unseen_error=unseen,
-            seen=tuple(sorted(kept)),
+            seen=tuple(seen.items()),
         )
 
     whole = complete(fit(peaks))
     named = {"all": whole} | {f"without {s}": complete(c, s) for s, c in sorted(blind.items())}
-    usual = np.where(moe, whole.expert_error, whole.error)
     is_new = {"source": new, "device": np.zeros(len(peaks), bool)}
     is_new["software"] = np.ones(len(peaks), bool)
+    usual = np.array([whole.error_of(peak.job) for peak in peaks])
     kept = {}
     for name, found in errors.items():
         wide = np.where(is_new[name], np.maximum(unseen, usual), usual)
@@ -157,9 +158,7 @@ def main() -> None:
             "p90_error": quantile(found, weight[name], 0.9),
             "inside": round(float(weight[name] @ inside / weight[name].sum()), 4),
         }
-    text = json.dumps(
-        {"left_out": kept, "fits": {n: asdict(c) for n, c in named.items()}}, indent=1
-    )
+    text = json.dumps({"left_out": kept, "fits": {n: entry(c) for n, c in named.items()}}, indent=1)
     print(json.dumps(kept, indent=1))
     print(
         {name: getattr(whole, name) for name in (*NAMES, "error", "expert_error", "unseen_error")}

@@ -98,7 +98,7 @@ def left_out_lines() -> list[str]:
         "All rows, of tables, of other planners and of practitioners, each by constants fitted",
         "without any row of its source, its device, or its software and kind of model. What is",
         "left out counts equally, whatever its rows. Where no row of a device or a software was",
-        "fitted, the interval is wider by what these errors were found to be, and the plan says so.",
+        "fitted, the interval is wider by what these errors were, and the plan says so.",
         "",
         "| left out | rows | median error | p90 | inside the 90% interval |",
         "| --- | ---: | ---: | ---: | ---: |",

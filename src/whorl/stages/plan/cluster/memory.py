@@ -55,20 +55,24 @@ class MemoryConstants:
     error: float  # relative half-width of the 90% interval
     expert_error: float = 0.0  # the same, mixtures of experts; 0: as others
     unseen_error: float = 0.0  # the same, software of which no peak was fitted
-    seen: tuple[str, ...] = ()  # "software kind" whose peaks were fitted
+    # "software kind" whose peaks were fitted -> the same, of those with many; 0: as others
+    seen: tuple[tuple[str, float], ...] = ()
 
     def error_of(self, job: TrainingJob) -> float:
         """Relative half-width of the 90% interval of one job's peak."""
-        error = self.expert_error or self.error if job.shape.experts else self.error
-        is_new = bool(self.seen) and kinds_of(job)[1] not in self.seen
-        return max(error, self.unseen_error) if is_new else error
+        usual = self.expert_error or self.error if job.shape.experts else self.error
+        of_kind = dict(self.seen)
+        kind = kinds_of(job)[1]
+        if kind in of_kind:
+            return of_kind[kind] or usual
+        return max(usual, self.unseen_error)
 
 
 @cache
 def _constants() -> dict[str, MemoryConstants]:
     text = (files("whorl.stages.plan.cluster") / "memory_constants.json").read_text("utf-8")
     fits = json.loads(text)["fits"].items()
-    return {name: MemoryConstants(**{**e, "seen": tuple(e.get("seen", ()))}) for name, e in fits}
+    return {name: MemoryConstants(**{**e, "seen": tuple(e["seen"].items())}) for name, e in fits}
 
 
 def constants(without: str | None = None) -> MemoryConstants:
