@@ -95,17 +95,15 @@ def quantile(errors: Array, weight: Array, share: float = COVERED) -> float:
 
 def left_out(
     peaks: Sequence[Peak], groups: Sequence[str]
-) -> tuple[dict[str, MemoryConstants], Array, NDArray[np.bool_]]:
-    """(constants by group left out, |log error| of each row by them, no other has its software)."""
-    blind, error, new = {}, np.zeros(len(peaks)), np.zeros(len(peaks), bool)
+) -> tuple[dict[str, MemoryConstants], Array]:
+    """(constants by group left out, |log error| of each row by those that left out its own)."""
+    blind, error = {}, np.zeros(len(peaks))
     for name in dict.fromkeys(groups):
-        others = [peak for peak, group in zip(peaks, groups, strict=True) if group != name]
-        blind[name], seen = fit(others), {kinds_of(peak.job)[1] for peak in others}
+        blind[name] = fit([p for p, group in zip(peaks, groups, strict=True) if group != name])
         for index, peak in enumerate(peaks):
             if groups[index] == name:
                 error[index] = abs(peak.log_error(blind[name]))
-                new[index] = kinds_of(peak.job)[1] not in seen
-    return blind, error, new
+    return blind, error
 
 
 def entry(fitted: MemoryConstants) -> dict[str, object]:
@@ -123,7 +121,7 @@ def main() -> None:
         "software": [kind[1] for kind in kinds],
     }
     weight = {name: weights(of) for name, of in groups.items()}
-    blind, error, new = left_out(peaks, groups["source"])
+    blind, error = left_out(peaks, groups["source"])
     errors = {"source": error, "device": left_out(peaks, groups["device"])[1]}
     errors["software"] = left_out(peaks, groups["software"])[1]
     unseen = quantile(errors["software"], weight["software"])
@@ -145,13 +143,14 @@ def main() -> None:
 
     whole = complete(fit(peaks))
     named = {"all": whole} | {f"without {s}": complete(c, s) for s, c in sorted(blind.items())}
-    is_new = {"source": new, "device": np.zeros(len(peaks), bool)}
-    is_new["software"] = np.ones(len(peaks), bool)
     usual = np.array([whole.error_of(peak.job) for peak in peaks])
+    widths = {"device": usual, "software": np.maximum(unseen, usual)}
+    widths["source"] = np.array(
+        [named[f"without {peak.row.source}"].error_of(peak.job) for peak in peaks]
+    )
     kept = {}
     for name, found in errors.items():
-        wide = np.where(is_new[name], np.maximum(unseen, usual), usual)
-        inside = found <= np.log1p(wide)
+        inside = found <= np.log1p(widths[name])
         kept[name] = {
             "rows": len(peaks),
             "median_error": quantile(found, weight[name], 0.5),
