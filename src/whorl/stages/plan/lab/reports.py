@@ -27,7 +27,18 @@ from whorl.stages.plan.software import software
 
 __all__ = ["Report", "ServedLoad", "is_reports", "parse_report", "read_reports"]
 
-COLUMNS = ("id", "repo", "model", "device", "count", "seq", "mbs", "gbs", "layout", "precision")
+COLUMNS: tuple[str, ...] = (
+    "id",
+    "repo",
+    "model",
+    "device",
+    "count",
+    "seq",
+    "mbs",
+    "gbs",
+    "layout",
+    "precision",
+)
 COLUMNS += ("optimizer", "stack", "lora", "measured_metric", "measured_value", "note", "group")
 COLUMNS += ("weak", "predicted", "inside")
 NEEDED = ("id", "repo", "model", "device", "layout", "measured_metric")
