@@ -39,7 +39,7 @@ FAMILY_OF |= {name: name for name in ("tpu-v4", "tpu-v5e", "tpu-v5p", "tpu-v6e",
 FAMILY_OF |= {"a800": "a100", "h800": "h100", "h200": "h100", "gh200": "h100", "h20": "h100"}
 FAMILY_OF |= {"b300": "b200", "mi2": "mi200", "mi3": "mi300", "mi35": "mi350"}
 FAMILY_OF |= dict.fromkeys(("gaudi", "trainium", "apple", "arc", "max"), "unseen")
-FAMILIES: tuple[str, ...] = tuple(dict.fromkeys(FAMILY_OF.values()))
+FAMILIES: tuple[str, ...] = tuple(dict.fromkeys(filter(None, FAMILY_OF.values())))
 STACKS: dict[Rates, int] = {"2021": 0, "fsdp": 1, "xla": 2, "internevo": 3, "modern": 4, "eager": 5}
 LOW_PRECISION = {"fp8": "fp8", "fp8_block": "fp8", "mxfp8": "fp8", "nvfp4": "nvfp4"}
 FLASH_BACKWARD = 2.5  # five products against two: FlashAttention-2, arXiv 2307.08691
@@ -172,7 +172,8 @@ def _generation(device: Device) -> int:
 
 def _family(device: Device) -> int:
     fitting = [name for name in FAMILY_OF if device.name.startswith(name)]
-    return FAMILIES.index(FAMILY_OF[max(fitting, key=len)]) if fitting else -1
+    family = FAMILY_OF[max(fitting, key=len)] if fitting else ""
+    return FAMILIES.index(family) if family else -1
 
 
 class _Pass(NamedTuple):
