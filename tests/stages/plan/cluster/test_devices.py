@@ -273,5 +273,5 @@ def test_price_may_be_replaced() -> None:
 @pytest.mark.parametrize("name", device_names())
 def test_the_maker_is_the_one_of_its_data_sheet(name: str) -> None:
     item = device(name)
-    sheet = next(text for text in item.sources if text.startswith("tflops"))
+    sheet = next(text for text in item.sources if "tflops" in text.partition(":")[0])
     assert item.is_nvidia == ("NVIDIA" in sheet)
