@@ -17,21 +17,50 @@ __all__ = [
     "SELECTIVE_PARTS",
     "Layout",
     "Lora",
+    "LossKind",
+    "Optimizer",
     "Precision",
     "Recompute",
     "Shard",
     "Stack",
     "Task",
     "TrainingJob",
+    "kinds_of",
 ]
 
 Precision = Literal["fp32", "fp16", "bf16", "fp8", "fp8_block", "mxfp8", "nvfp4"]
 Shard = Literal["none", "zero1", "zero2", "zero3"]
 Recompute = Literal["none", "selective", "full"]
 Task = Literal["pretrain", "sft", "lora", "adapter", "full"]
-Stack = Literal["megatron", "megatron_2021", "fsdp", "internevo", "oneflow", "xla", "whorl"]
+Stack = Literal[  # the names of whorl.stages.plan.software
+    "megatron",
+    "megatron_bridge",
+    "megatron_2021",
+    "fsdp",
+    "torchtitan",
+    "hf",
+    "deepspeed",
+    "torchtune",
+    "unsloth",
+    "internevo",
+    "oneflow",
+    "xla",
+    "whorl",
+]
 Schedule = Literal["1f1b", "interleaved", "zero_bubble"]
-Optimizer = Literal["adamw", "adamw_bf16", "adamw_8bit", "muon", "sgd"]
+Optimizer = Literal[
+    "adamw",
+    "adamw_bf16",  # moments in bf16
+    "adamw_8bit",
+    "paged_adamw",  # moments in pages that the host takes when the device is full
+    "paged_adamw_8bit",
+    "adafactor",
+    "lion",
+    "lion_8bit",
+    "muon",
+    "sgd",
+]
+LossKind = Literal["", "eager", "fused", "chunked"]  # "": what the software does
 
 # What selective recomputation may name; "core_attn" is what it means without a name.
 SELECTIVE_PARTS = ("core_attn", "mlp", "layernorm", "moe_act", "mla_up_proj", "moe")
@@ -93,7 +122,9 @@ class Lora:
     """Low-rank fine-tuning of a frozen base."""
 
     rank: int = 8
-    base: Literal["none", "nf4", "nf4-dq", "fp4", "int8"] = "none"  # quantisation of the base
+    base: Literal["none", "nf4", "nf4-dq", "fp4", "int8", "int4"] = "none"  # int4: GPTQ, AWQ
+    targets: Literal["qv", "attention", "all"] = "qv"  # linears that have adapters
+    dora: bool = False  # a trained norm of each row of the sum: arXiv 2402.09353
     scales: bool = False  # a scale and a shift on every linear's output (adapter v2)
 
 
@@ -113,7 +144,11 @@ class TrainingJob:
     lora: Lora | None = None
     pure_low_precision: bool = False  # weights, gradients and optimiser state in 2 bytes
     flash_attention: bool = True
-    full_logits: bool = True  # all logits of a micro-batch exist at once; False: in chunks
+    loss: LossKind = ""
+    document_tokens: int = 0  # mean length of packed documents; 0: attention sees all of seq_len
+    step_in_backward: bool = False  # each gradient is used and dropped as it is made
+    overlap: bool = True  # gradients are exchanged beside the backward pass
+    compiled: bool = True  # layers' element-wise work is fused, where the software can
     causal_flops: bool = True  # the kernel skips what the mask hides
 
     def __post_init__(self) -> None:
@@ -147,3 +182,8 @@ class TrainingJob:
     @property
     def tokens_per_step(self) -> int:
         return self.global_batch * self.seq_len
+
+
+def kinds_of(job: TrainingJob) -> tuple[str, str]:
+    """(device, "software kind"): what decides whether a job is of a kind that was fitted."""
+    return job.device.name, f"{job.stack} {'experts' if job.shape.experts else 'dense'}"

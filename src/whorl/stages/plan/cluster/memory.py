@@ -11,31 +11,37 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal
 
-from whorl.stages.plan.cluster.job import TrainingJob
+from whorl.stages.plan.cluster.job import TrainingJob, kinds_of
 from whorl.stages.plan.cluster.memory_activations import (
     layer_bytes,
     logit_bytes,
     micro_batches_in_flight,
 )
 from whorl.stages.plan.cluster.memory_states import rank_parameters, state_bytes
+from whorl.stages.plan.software import software
 
 __all__ = [
     "Kind",
     "MemoryConstants",
     "RankMemory",
+    "at_peak",
     "constants",
+    "end_stages",
     "fits",
     "memory_for",
     "needed_for",
     "rank_memory",
+    "stage_parts",
 ]
 
 Kind = Literal["reserved", "allocated", "smi"]
 GIB = 2**30
 CPU_SLACK = 0.5  # the C library's, of a process that sets nothing: four runs of 22 November 2026
-STATIC_ALLOCATOR = frozenset({"oneflow", "xla"})  # addresses planned before the run
 RELEASED = 0.5  # of the slack, once the allocator frees its blocks and tries again
-MULTIPROCESSORS = {"v100": 80, "a100": 108, "a800": 108}  # of one device; later ones:
+MULTIPROCESSORS = {"v100": 80, "a100": 108, "a800": 108, "t4": 40, "l4": 58, "a10": 72, "a40": 84}
+MULTIPROCESSORS |= {"a10g": 80, "a30": 56, "rtx-3060": 28, "rtx-3080": 68, "rtx-3090": 82}
+MULTIPROCESSORS |= {"rtx-a5000": 64, "rtx-a6000": 84, "rtx-4060": 24, "rtx-4070": 46}
+MULTIPROCESSORS |= {"rtx-4080": 76, "rtx-5070": 48, "rtx-5080": 84}  # of one device; others:
 NEWER_MULTIPROCESSORS = 132
 MOVING = ("activations", "logits", "working", "gathered")  # gone when the optimiser steps
 OTHER_FRAMEWORK_GIB = 0.5  # of a process on a TPU or a CPU
@@ -50,12 +56,26 @@ class MemoryConstants:
     kept_share: float  # of the smaller of two peaks, what the allocator cannot reuse
     slack_share: float  # of activations and temporaries, lost between blocks
     error: float  # relative half-width of the 90% interval
+    expert_error: float = 0.0  # the same, mixtures of experts; 0: as others
+    unseen_error: float = 0.0  # the same, software of which no peak was fitted
+    # "software kind" whose peaks were fitted -> the same, of those with many; 0: as others
+    seen: tuple[tuple[str, float], ...] = ()
+
+    def error_of(self, job: TrainingJob) -> float:
+        """Relative half-width of the 90% interval of one job's peak."""
+        usual = self.expert_error or self.error if job.shape.experts else self.error
+        of_kind = dict(self.seen)
+        kind = kinds_of(job)[1]
+        if kind in of_kind:
+            return of_kind[kind] or usual
+        return max(usual, self.unseen_error)
 
 
 @cache
 def _constants() -> dict[str, MemoryConstants]:
     text = (files("whorl.stages.plan.cluster") / "memory_constants.json").read_text("utf-8")
-    return {name: MemoryConstants(**entry) for name, entry in json.loads(text)["fits"].items()}
+    fits = json.loads(text)["fits"].items()
+    return {name: MemoryConstants(**{**e, "seen": tuple(e["seen"].items())}) for name, e in fits}
 
 
 def constants(without: str | None = None) -> MemoryConstants:
@@ -89,9 +109,9 @@ def rank_memory(
     """
     fitted = fitted or constants()
     found = []
-    for number in _stages(job) if stage is None else (stage,):
-        raw = _stage(job, number)
-        parts = _at_peak(job, raw, kind, fitted)
+    for number in end_stages(job) if stage is None else (stage,):
+        raw = stage_parts(job, number)
+        parts = at_peak(job, raw, kind, fitted)
         found.append((sum(parts.values()), number, raw, parts))
     peak, stage, raw, parts = max(found, key=lambda item: item[0])
     return RankMemory(
@@ -99,8 +119,8 @@ def rank_memory(
         phases=_phases(job, raw, parts, peak),
         stage=stage,
         peak_bytes=peak,
-        low_bytes=peak / (1 + fitted.error),
-        high_bytes=peak * (1 + fitted.error),
+        low_bytes=peak / (1 + fitted.error_of(job)),
+        high_bytes=peak * (1 + fitted.error_of(job)),
     )
 
 
@@ -109,7 +129,7 @@ def memory_for(
 ) -> float:
     """Peak bytes of the worst rank, without the explanation."""
     fitted = fitted or constants()
-    peaks = (_at_peak(job, _stage(job, stage), kind, fitted) for stage in _stages(job))
+    peaks = (at_peak(job, stage_parts(job, stage), kind, fitted) for stage in end_stages(job))
     return max(sum(parts.values()) for parts in peaks)
 
 
@@ -131,13 +151,13 @@ def _pressed(fitted: MemoryConstants) -> MemoryConstants:
     return replace(fitted, slack_share=fitted.slack_share * (1 - RELEASED))
 
 
-def _stages(job: TrainingJob) -> tuple[int, ...]:
+def end_stages(job: TrainingJob) -> tuple[int, ...]:
     """Pipeline stages that may be the fullest: the ends, and one without an end's tables."""
     pp = job.layout.pp
     return (0,) if pp == 1 else (0, pp - 1) if pp == 2 else (0, 1, pp - 1)
 
 
-def _stage(job: TrainingJob, stage: int) -> dict[str, float]:
+def stage_parts(job: TrainingJob, stage: int) -> dict[str, float]:
     """Everything a rank of one stage holds at one time or another."""
     layout, shape = job.layout, job.shape
     params = rank_parameters(shape, layout, stage)
@@ -147,7 +167,7 @@ def _stage(job: TrainingJob, stage: int) -> dict[str, float]:
     if shape.experts is not None and stage == 0:
         first = min(params.layers, shape.experts.dense_layers)
     saved = first * dense.saved + (params.layers - first) * usual.saved
-    if layout.pp > 1 and job.stack in ("megatron_2021", "oneflow"):
+    if layout.pp > 1 and software(job.stack).holds_outputs:
         saved += dense.entry  # the stage's output, held for its backward pass
     again = max(dense.whole, usual.whole) if layout.recompute == "full" else 0.0
     parts = state_bytes(job, params)
@@ -157,7 +177,7 @@ def _stage(job: TrainingJob, stage: int) -> dict[str, float]:
     return parts
 
 
-def _at_peak(
+def at_peak(
     job: TrainingJob, raw: dict[str, float], kind: Kind, fitted: MemoryConstants
 ) -> dict[str, float]:
     """The parts at the peak.
@@ -173,7 +193,7 @@ def _at_peak(
             parts[name] = 0.0
         return parts
     slack, kept = fitted.slack_share, fitted.kept_share
-    if job.stack in STATIC_ALLOCATOR:
+    if software(job.stack).static_allocator:
         slack = kept = 0.0
     elif job.device.kind == "cpu":
         slack = CPU_SLACK
@@ -190,8 +210,9 @@ def _framework(job: TrainingJob, fitted: MemoryConstants) -> float:
         return GIB * OTHER_FRAMEWORK_GIB
     layout = job.layout
     degrees = (layout.tp, layout.pp, layout.dp, layout.cp, layout.ep)
-    family = job.device.name.partition("-")[0]
-    size = MULTIPROCESSORS.get(family, NEWER_MULTIPROCESSORS) / MULTIPROCESSORS["a100"]
+    name = job.device.name
+    known = MULTIPROCESSORS.get(name) or MULTIPROCESSORS.get(name.partition("-")[0])
+    size = (known or NEWER_MULTIPROCESSORS) / MULTIPROCESSORS["a100"]
     groups = sum(degree > 1 for degree in degrees)
     return GIB * (fitted.context_gib * size + fitted.group_gib * groups)
 

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
-OLD, FSDP, XLA, INTERNEVO = 0, 1, 2, 3  # stacks of amounts.py
+OLD, FSDP, XLA, INTERNEVO, MODERN, EAGER = range(6)  # in the order of amounts.STACKS
 HOPPER, BLACKWELL, TPU = 2, 3, 9
 LAUNCH_OVERLAP_OLD, LAUNCH_OVERLAP, GATHER_OVERLAP = 1.7, 3.0, 3.0  # exponents: 1 adds, ∞ hides
 PARTS = (
@@ -69,6 +69,9 @@ class Constants:
     dense_width: float
     expert_width: float
     noise: float  # of log time, what no constant explains
+    seen: frozenset[str] = frozenset()  # devices, and "software kind", whose steps were fitted
+    unseen_device: float = 0.0  # of log time, where no step of the device was fitted
+    unseen_software: float = 0.0
 
     def array(self) -> Array:
         """Logarithms, in the order of `prior`."""
@@ -131,7 +134,15 @@ def constants(without: str | None = None) -> Constants:
     data = _file()
     fit = data["without"].get(without) if without else None
     fit = fit or data["all"]
-    return Constants(fit["values"], fit["dense_width"], fit["expert_width"], data["noise"])
+    return Constants(
+        fit["values"],
+        fit["dense_width"],
+        fit["expert_width"],
+        data["noise"],
+        frozenset(fit.get("seen", ())),
+        data.get("unseen_device", 0.0),
+        data.get("unseen_software", 0.0),
+    )
 
 
 def seconds(theta: Array, t: Table) -> tuple[Array, dict[str, Array]]:
@@ -150,7 +161,7 @@ def seconds(theta: Array, t: Table) -> tuple[Array, dict[str, Array]]:
     messages = _messages(c, t)
     stage = layers + sum(messages.values())
     old_gather = np.where(stack == OLD, c["gather_2021"], 1.0)
-    gather = t["gather_bytes"] / t["shard_bandwidth"] * c["network"] * old_gather
+    gather = t["gather_bytes"] / t["shard_bandwidth"] * c["network"] * old_gather * _by_pcie(c, t)
     with_gather = _overlap(stage, gather, GATHER_OVERLAP) + c["gather_exposed"] * gather
     exposed = with_gather - stage
     exchange = _exchange(c, t)
@@ -190,9 +201,9 @@ def _overlap(a: Array, b: Array, power: Array | float) -> Array:
 def _device_work(c: Mapping[str, float], t: Table) -> tuple[Array, Array, Array, Array]:
     """Seconds per micro-batch: products at peak, as they are, attention, memory traffic."""
     stack, generation, bits = t["stack"], t["generation"], t["bits"]
-    own = np.array([*(c[f"device_{name.replace('-', '_')}"] for name in FAMILIES), 1.0])
+    own = np.array([*(c[f"device_{name.replace('-', '_')}"] for name in FAMILIES), 1.0])  # -1: 1
     slow = own[t["family"].astype(int)]
-    wide = np.where(stack == XLA, c["matmul_xla"], c["matmul_16"])
+    wide = np.where(generation == TPU, c["matmul_xla"], c["matmul_16"])
     layer = np.select([bits == 8, bits == 4], [c["matmul_8"], c["matmul_4"]], wide) * slow
     small = 1 + t["moe"] * c["expert_rows"] / np.maximum(t["expert_rows"], 1)
     at_peak = t["layer_flops"] / t["low_peak"] + t["head_flops"] / t["peak"]
@@ -200,7 +211,7 @@ def _device_work(c: Mapping[str, float], t: Table) -> tuple[Array, Array, Array,
     compute = t["layer_flops"] / t["low_peak"] * layer * small
     compute = np.where(looked_up, t["product_s"] * c["tables"] * slow, compute)
     compute = compute + t["head_flops"] / t["peak"] * wide * slow
-    ported = np.where(stack > XLA, 1.0, c["attention_ported"])
+    ported = np.where((stack == INTERNEVO) | (stack == MODERN), 1.0, c["attention_ported"])
     fused = np.select(
         [generation == HOPPER, generation == BLACKWELL, generation == TPU],
         [c["attention_hopper"] * ported, c["attention_blackwell"], c["attention_tpu"]],
@@ -209,44 +220,48 @@ def _device_work(c: Mapping[str, float], t: Table) -> tuple[Array, Array, Array,
     unfused = c["matmul_16"] * (1 + t["misaligned"] * c["misaligned"])
     kernel = np.where(t["score_bytes"] > 0, unfused, fused)
     attention = t["attention_flops"] / t["peak"] * slow * kernel
-    elementwise = np.select(
-        [stack == OLD, stack == FSDP, stack == XLA],
-        [c["elementwise_2021"], c["elementwise_fsdp"], c["elementwise_xla"]],
-        c["elementwise_modern"],
-    )
+    kinds = ("2021", "fsdp", "xla", "modern", "modern", "eager")
+    elementwise = np.array([c[f"elementwise_{name}"] for name in kinds])[stack.astype(int)]
     moved = t["matmul_bytes"] * c["matmul_bytes"] * ~looked_up + t["score_bytes"] * c["scores"]
     moved = moved + t["elementwise_bytes"] * elementwise + t["logit_bytes"] * c["logits"]
     moved = moved + t["cast_bytes"] * c["casts"] + t["route_bytes"] * c["routing"]
+    moved = moved + t["dequantised_bytes"] * c["dequantise"]
     return at_peak, compute, attention, moved / t["memory_bytes_per_s"]
 
 
 def _launch(c: Mapping[str, float], t: Table) -> Array:
     """Seconds the processor needs to start the work of one micro-batch."""
     stack = t["stack"]
-    per_layer = np.select(
-        [stack == OLD, stack == FSDP, stack == XLA],
-        [c["launch_2021_s"], c["launch_fsdp_s"], c["launch_xla_s"]],
-        c["launch_modern_s"],
-    )
+    kinds = ("2021", "fsdp", "xla", "modern", "modern", "eager")
+    per_layer = np.array([c[f"launch_{name}_s"] for name in kinds])[stack.astype(int)]
     compiled = stack == XLA
     experts = np.where(compiled, 0.0, c["launch_experts_s"])
     group = np.where(compiled, 0.0, c["tp_launch_s"]) * t["tp"]
     launches: Array = t["layer_passes"] * per_layer + t["expert_layer_passes"] * experts
+    launches += t["expert_passes"] * c["expert_loop_s"]
+    launches += t["expert_gathers"] * c["expert_gather_s"]
     return launches + t["tp_messages"] * group
+
+
+def _by_pcie(c: Mapping[str, float], t: Table) -> Array:
+    """What collectives take more where no link of their own joins the devices."""
+    slower: Array = np.where(t["pcie"] > 0, c["pcie"], 1.0)
+    return slower
 
 
 def _messages(c: Mapping[str, float], t: Table) -> dict[str, Array]:
     """Seconds per micro-batch spent between devices, by part."""
-    old, modern = t["stack"] == OLD, t["stack"] > INTERNEVO
+    old, modern = t["stack"] == OLD, t["stack"] == MODERN
     tp = np.where(old, c["tp_2021"], c["tp_modern"])
     pp = np.where(modern, c["pp_modern"], c["pp_2021"])
-    experts = t["ep_node_bytes"] / t["link_bytes_per_s"]
+    links = _by_pcie(c, t)
+    experts = t["ep_node_bytes"] / t["link_bytes_per_s"] * links
     experts = experts + t["ep_network_bytes"] / t["network_bytes_per_s"]
     return {
-        "tensor_parallel": t["tp_bytes"] / t["tp_bandwidth"] * tp
+        "tensor_parallel": t["tp_bytes"] / t["tp_bandwidth"] * tp * links
         + t["tp_messages"] * c["tp_latency_s"],
         "expert_parallel": experts * c["experts"] + t["ep_messages"] * c["experts_latency_s"],
-        "context_parallel": t["cp_bytes"] / t["cp_bandwidth"] * c["cp"],
+        "context_parallel": t["cp_bytes"] / t["cp_bandwidth"] * c["cp"] * links,
         "pipeline_messages": t["pp_bytes"] / t["pp_bandwidth"] * pp
         + t["pp_messages"] * c["pp_latency_s"],
     }
@@ -256,12 +271,15 @@ def _exchange(c: Mapping[str, float], t: Table) -> Array:
     """Seconds a step in which gradients are exchanged and nothing else goes on."""
     stack = t["stack"]
     exposed = np.select(
-        [stack == OLD, stack > INTERNEVO],
+        [stack == OLD, stack == MODERN],
         [c["reduce_exposed_2021"], c["reduce_exposed_modern"]],
         c["reduce_exposed_fsdp"],
     )
-    moving: Array = t["step_reduce_bytes"] / t["dp_bandwidth"] * c["network"] * exposed
-    return moving + t["step_reduce_messages"] * c["reduce_latency_s"]
+    exposed = np.where(t["overlap"] > 0, exposed, 1.0)
+    moving = t["step_reduce_bytes"] / t["dp_bandwidth"] * c["network"] * exposed
+    moving *= _by_pcie(c, t)
+    result: Array = moving + t["step_reduce_messages"] * c["reduce_latency_s"]
+    return result
 
 
 def jacobian(theta: Array, t: Table, delta: float = 0.02) -> tuple[Array, Array]:

@@ -38,7 +38,6 @@ MAX_RUNNING = 1024
 BATCHES = np.unique(np.geomspace(1, MAX_RUNNING, 96).round())
 # Mean wait behind other prompts -> its 95th percentile, if waits are exponential: our assumption.
 P95_OF_MEAN_WAIT = math.log(20)
-OTHER_GPUS = ("mi300x",)
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def _options(
 
 
 def _engines(device: Device) -> tuple[str, ...]:
-    if device.kind == "gpu" and device.name not in OTHER_GPUS:
+    if device.is_nvidia:
         return ("vllm", "sglang", "trtllm")
     return ("cpu",) if device.kind == "cpu" else ("vllm",)
 
@@ -249,7 +248,7 @@ def _error(device: Device) -> Error:
 
     Only NVIDIA devices were measured: elsewhere twice as wide, as ratios go.
     """
-    power = 1 if device.kind == "gpu" and device.name not in OTHER_GPUS else 2
+    power = 1 if device.is_nvidia else 2
     return {name: (low**power, high**power) for name, (low, high) in constants()["error"].items()}
 
 

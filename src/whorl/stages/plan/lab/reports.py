@@ -1,0 +1,293 @@
+"""Reports of practitioners as jobs: reports.csv, one row per measured figure, in their words.
+
+Rows of training, of runs out of memory and of serving stand in one file. As in the tables of
+published measurements, only what was run becomes the job; the measured columns are read into
+`measured` and nowhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from whorl.arch.hf_config import model_shape
+from whorl.arch.shape import ModelShape
+from whorl.core.errors import SpecError
+from whorl.stages.plan.cluster.devices import device
+from whorl.stages.plan.cluster.job import Layout, Lora, Optimizer, Stack, TrainingJob
+from whorl.stages.plan.cluster.row_shapes import whole_number
+from whorl.stages.plan.cluster.row_words import BASES, read_optimizer, read_precision, stack_in
+from whorl.stages.plan.cluster.rows import Metric, PublishedRow, read_table, usual_batch
+from whorl.stages.plan.output.question import parse_layout
+from whorl.stages.plan.serving.work import QUANTISATIONS, Deployment
+from whorl.stages.plan.software import software
+
+__all__ = ["RunReport", "ServedLoad", "is_reports", "parse_report", "read_reports"]
+
+COLUMNS: tuple[str, ...] = (
+    "id",
+    "repo",
+    "model",
+    "device",
+    "count",
+    "seq",
+    "mbs",
+    "gbs",
+    "layout",
+    "precision",
+)
+COLUMNS += ("optimizer", "stack", "lora", "measured_metric", "measured_value", "note", "group")
+COLUMNS += ("weak", "predicted", "inside")
+NEEDED = ("id", "repo", "model", "device", "layout", "measured_metric")
+METRICS: Mapping[str, Metric] = {
+    "tokens_per_s_per_gpu": "tokens_per_s_per_device",
+    "step_s": "tokens_per_s_per_device",
+    "peak_gib": "peak_gib",
+    "oom": "oom",
+    "ttft_ms": "ttft_ms",
+    "tpot_ms": "tpot_ms",
+    "tokens_per_s": "tokens_per_s",
+    "total_tokens_per_s": "tokens_per_s",
+}
+SERVING = frozenset({"ttft_ms", "tpot_ms", "tokens_per_s"})
+ENGINES = ("vllm", "sglang", "trtllm")
+UNSTATED_FORMATS = ("bf16", "fp8")  # what a service may run in that does not say
+TASKS = ("sft", "full", "lora", "qlora", "dora", "adapter")
+STAND_INS = ("fsdp", "megatron")  # stacks that reporters' software was put under
+PACKED_DOCUMENT = 2048  # tokens of a packed document, where rows only say that they are packed
+CHUNKED = r"chunked|loss chunks|liger|cut cross|fused linear"
+IN_BACKWARD = r"step in backward|fused step|optimizer in backward"
+WORDS = {"zero=none": "shard=none", "zero=fsdp": "shard=zero3"}  # of a layout
+
+
+@dataclass(frozen=True)
+class ServedLoad:
+    """What a service was asked for, all requests alike."""
+
+    deployment: Deployment
+    engine: str
+    users: int  # requests in flight
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """A row, and what was served where it is one of serving."""
+
+    row: PublishedRow
+    served: tuple[ServedLoad, ...] = ()
+
+
+def is_reports(columns: tuple[str, ...]) -> bool:
+    return "repo" in columns and "layout" in columns
+
+
+def read_reports(path: Path) -> list[RunReport]:
+    """One RunReport per row of the file, in its order. Raises DataError if it is no table."""
+    rows, _ = read_table(path)
+    return [parse_report(row, path.parent) for row in rows]
+
+
+def parse_report(row: Mapping[str, str | None], folder: Path) -> RunReport:
+    """The job of one row, or the load of one of serving; `refused` says why there is neither.
+
+    folder: where a model that is a file lies.
+    """
+    fields = {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)}
+    metric = METRICS.get(fields.get("measured_metric", ""))
+    inferred: set[str] = set()
+    job, refused = None, None
+    served: tuple[ServedLoad, ...] = ()
+    try:
+        _check(row, fields)
+        if metric in SERVING:
+            served = _served(fields, folder)
+        elif metric is not None:
+            job = _trained(fields, folder, inferred)
+        else:
+            found = fields.get("measured_metric", "")
+            raise SpecError("measured_metric", found=found, expected=", ".join(METRICS))
+    except (SpecError, ValueError) as error:
+        refused = f"row {fields.get('id') or '?'}: {error}"
+    return RunReport(
+        PublishedRow(
+            id=fields.get("id", ""),
+            source=(fields.get("repo", "").split() or ["?"])[0],
+            metric=metric or "tokens_per_s_per_device",
+            job=job,
+            refused=refused,
+            inferred=frozenset(inferred),
+            measured=_measured(fields, job),
+            oom=fields.get("measured_metric") == "oom" and fields.get("measured_value") == "1",
+            memory_kind=_memory_kind(job, fields.get("note", "").lower()),
+            topic=fields.get("group", ""),
+        ),
+        served,
+    )
+
+
+def _check(row: Mapping[str, Any], fields: Mapping[str, str]) -> None:
+    if any(row.get(cast(Any, None)) or ()):  # where csv puts cells beyond the header
+        raise SpecError("the row has more cells than the header", do="quote cells with commas")
+    if unknown := [name for name, value in fields.items() if value and name not in COLUMNS]:
+        raise SpecError(f"column {unknown[0]} is not known", expected=", ".join(COLUMNS))
+    if empty := [name for name in ("model", "device", "measured_metric") if not fields.get(name)]:
+        raise SpecError(f"column {empty[0]} is empty", do="state it")
+
+
+def _measured(fields: Mapping[str, str], job: TrainingJob | None) -> float | None:
+    try:
+        value = float(fields.get("measured_value") or "nan")
+    except ValueError:
+        return None
+    if fields.get("measured_metric") == "step_s" and job is not None and value > 0:
+        return job.tokens_per_step / job.layout.devices / value
+    return value if value == value else None
+
+
+def _number(fields: Mapping[str, str], name: str) -> int:
+    if not fields.get(name):
+        raise SpecError(f"column {name} is empty", do="state it")
+    return whole_number(fields[name], name)
+
+
+def _shape(fields: Mapping[str, str], folder: Path) -> ModelShape:
+    name = fields["model"]
+    return model_shape(folder / name if name.endswith(".json") else name)
+
+
+def _served(fields: Mapping[str, str], folder: Path) -> tuple[ServedLoad, ...]:
+    """Every load that the row may mean: where it names no engine or format, each that there is."""
+    engine, quantisation = fields.get("stack", ""), fields.get("precision", "")
+    for name, found, known in (
+        ("stack", engine, ("", *ENGINES)),
+        ("precision", quantisation, ("", *QUANTISATIONS)),
+    ):
+        if found not in known:
+            raise SpecError(f"column {name}", found=found, expected=", ".join(known[1:]))
+    shape, target = _shape(fields, folder), device(fields["device"])
+    users, asked, written = (_number(fields, name) for name in ("mbs", "seq", "gbs"))
+    loads = [
+        ServedLoad(
+            Deployment(shape, target, _number(fields, "count"), QUANTISATIONS[name]),
+            each,
+            users=users,
+            input_tokens=asked,
+            output_tokens=written,
+        )
+        for name in ([quantisation] if quantisation else UNSTATED_FORMATS)
+        for each in ([engine] if engine else ENGINES)
+    ]
+    return tuple(loads)
+
+
+def _trained(fields: Mapping[str, str], folder: Path, inferred: set[str]) -> TrainingJob:
+    target, shape = device(fields["device"]), _shape(fields, folder)
+    words = f"{fields.get('repo', '')} {fields.get('note', '')}".lower()
+    task, lora = _task(fields, words)
+    stack = _software(fields, words, lora is not None)
+    of, layout = software(stack), _layout(fields, _number(fields, "count"), inferred)
+    if "activation offload" in words:
+        layout = layout.with_(offload_activations=True)
+    if fields.get("weak"):
+        inferred |= {"micro_batch", "global_batch"}
+    if layout.pp > 1 and "vpp=" not in fields.get("layout", ""):
+        inferred.add("vpp")
+    if fields.get("gbs"):
+        batch = _number(fields, "gbs")
+    else:
+        batch = usual_batch(layout)
+        inferred.add("global_batch")
+    optimizer = _optimizer(fields, words)
+    precision = read_precision(fields.get("precision", ""), inferred)
+    is_pure = "true" in fields.get("precision", "") or "pure bf16" in words or of.trains_pure
+    return TrainingJob(
+        shape=shape,
+        device=target,
+        layout=layout,
+        seq_len=_number(fields, "seq"),
+        global_batch=batch,
+        precision=precision,
+        optimizer=optimizer,
+        stack=stack,
+        task=cast(Any, task),
+        lora=lora,
+        pure_low_precision=is_pure and precision != "fp32",
+        flash_attention=not of.is_old,
+        causal_flops=not of.is_old and stack != "xla",
+        document_tokens=PACKED_DOCUMENT if "packed" in words else 0,
+        loss="chunked" if re.search(CHUNKED, words) else "",
+        # torchtune's recipes of one device set optimizer_in_bwd beside their paged optimiser
+        step_in_backward=re.search(IN_BACKWARD, words) is not None
+        or (stack == "torchtune" and optimizer.startswith("paged")),
+    )
+
+
+def _software(fields: Mapping[str, str], words: str, is_adapter: bool) -> Stack:
+    """What ran: the words tell more than a stated stack of which there are few to choose from."""
+    stated = software(fields["stack"]).name if fields.get("stack") else ""
+    if stated and stated not in STAND_INS:
+        return cast(Stack, stated)
+    note = stack_in(fields.get("note", "").lower())
+    told = note if note == "deepspeed" else stack_in(words)
+    if told == "deepspeed" or (told and stated == "fsdp" and "megatron" not in told):
+        return told
+    if is_adapter and stated in ("", "fsdp"):
+        return "hf"
+    return cast(Stack, stated or told or "megatron")
+
+
+def _optimizer(fields: Mapping[str, str], words: str) -> Optimizer:
+    found = read_optimizer(fields)
+    paged = f"paged_{found}"
+    return cast(Optimizer, paged) if "paged" in words and paged in get_args(Optimizer) else found
+
+
+def _layout(fields: Mapping[str, str], devices: int, inferred: set[str]) -> Layout:
+    if not fields.get("layout"):  # alone it is not sharded, among others usually fully
+        inferred |= {"micro_batch", "recompute", "shard"}
+        size = _number(fields, "mbs") if fields.get("mbs") else 1
+        return Layout(devices, shard="none" if devices == 1 else "zero3", micro_batch=size)
+    parts = [WORDS.get(part.strip(), part) for part in fields.get("layout", "").split(",")]
+    if fields.get("mbs") and not any(part.startswith("mbs=") for part in parts):
+        parts.append(f"mbs={fields['mbs']}")
+    return parse_layout(",".join(parts), devices, "column layout")
+
+
+def _task(fields: Mapping[str, str], words: str) -> tuple[str, Lora | None]:
+    """(task, adapters) of a column such as "lora base=nf4 rank=16"; empty: what the words say."""
+    told = re.search(r"\bq?lora\b", words) if not fields.get("layout") else None
+    kind, *pairs = fields.get("lora", "").split() or [told[0] if told else "full"]
+    if kind not in TASKS:
+        raise SpecError("column lora", found=kind, expected=", ".join(TASKS))
+    given = dict(pair.partition("=")[::2] for pair in pairs)
+    usual = "nf4" if kind == "qlora" else "none"
+    base, rank = given.pop("base", usual), given.pop("rank", given.pop("r", "8"))
+    targets = given.pop("targets", "qv")
+    if given or base not in BASES or targets not in ("qv", "attention", "all"):
+        expected = f"rank=, targets=qv|attention|all and base= one of {', '.join(BASES)}"
+        raise SpecError("column lora", found=fields["lora"], expected=expected)
+    if kind in ("sft", "full"):
+        return kind, None
+    return "adapter" if kind == "adapter" else "lora", Lora(
+        rank=whole_number(rank, "lora rank"),
+        base=cast(Any, BASES[base]),
+        targets=cast(Any, targets),
+        dora=kind == "dora",
+    )
+
+
+def _memory_kind(job: TrainingJob | None, words: str) -> str:
+    """What the reporter's tool counted, as memory_rows.counted_by takes it."""
+    for word in ("reserved", "allocated"):
+        if word in words:
+            return word
+    if job is None:
+        return ""
+    return {"torchtune": "allocated", "fsdp": "reserved", "torchtitan": "reserved"}.get(
+        job.stack, "worst rank"
+    )
