@@ -1,0 +1,156 @@
+"""`--from FILE` and words of other tools on the command line, as flags of `whorl plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from whorl.core.errors import SpecError
+from whorl.core.units import parse_count
+from whorl.spec.train_keys import SEQ_LEN
+from whorl.stages.plan.ask.axolotl import AXOLOTL, axolotl_defaults
+from whorl.stages.plan.ask.deepspeed import apply_deepspeed
+from whorl.stages.plan.ask.layouts import LAYOUT_KEYS, SHORT, parse_pairs
+from whorl.stages.plan.ask.llamafactory import LLAMAFACTORY, llamafactory_defaults
+from whorl.stages.plan.ask.megatron import read_megatron
+from whorl.stages.plan.ask.said import Rule, Said, apply
+from whorl.stages.plan.ask.texts import flat, read_mapping
+from whorl.stages.plan.ask.torchtitan import TORCHTITAN, torchtitan_defaults
+from whorl.stages.plan.ask.trainer import TRAINER
+
+__all__ = ["Asked", "as_flags", "read_file", "read_words"]
+
+BATCH = "--global-batch-tokens"
+SCRIPTS = (".sh", ".bash", ".slurm", ".sbatch")
+
+
+@dataclass(frozen=True)
+class Tool:
+    rules: Mapping[str, Rule]
+    marks: frozenset[str]  # keys that no other tool has
+    defaults: Callable[[Said], None]
+    stack: str
+
+
+def _trainer_defaults(said: Said) -> None:
+    said.parts.setdefault("mbs", "8")
+    said.parts.setdefault("recompute", "none")
+    said.flags.setdefault("--tune", "full")
+
+
+TOOLS: Mapping[str, Tool] = {
+    "axolotl": Tool(
+        AXOLOTL,
+        frozenset({"base_model", "sequence_len", "micro_batch_size", "adapter"}),
+        axolotl_defaults,
+        "hf",
+    ),
+    "llamafactory": Tool(
+        LLAMAFACTORY,
+        frozenset({"finetuning_type", "cutoff_len", "stage", "template"}),
+        llamafactory_defaults,
+        "hf",
+    ),
+    "torchtitan": Tool(
+        TORCHTITAN,
+        frozenset({"training.seq_len", "training.local_batch_size", "model.flavor"}),
+        torchtitan_defaults,
+        "torchtitan",
+    ),
+    "trainer": Tool(
+        TRAINER,
+        frozenset({"per_device_train_batch_size", "output_dir", "gradient_checkpointing", "optim"}),
+        _trainer_defaults,
+        "hf",
+    ),
+}
+DEEPSPEED_MARKS = {"zero_optimization", "train_micro_batch_size_per_gpu", "train_batch_size"}
+
+
+def read_file(path: Path) -> Said:
+    """A configuration of another tool. Which, its keys tell. Raises SpecError."""
+    if path.suffix.lower() in SCRIPTS:
+        return read_megatron(path)
+    values = read_mapping(path)
+    if DEEPSPEED_MARKS & set(values) and not isinstance(values.get("deepspeed"), Mapping):
+        said = Said("deepspeed", where=str(path))
+        apply_deepspeed(said, values)
+        return said
+    whole = flat(values)
+    found = {name: len(tool.marks & set(whole)) for name, tool in TOOLS.items()}
+    name = max(found, key=lambda item: found[item])
+    if not found[name]:
+        raise SpecError(
+            f"--from {path} is of no tool that is known",
+            found=", ".join(list(values)[:8]),
+            expected=", ".join([*TOOLS, "deepspeed (JSON)", "megatron (a shell script)"]),
+        )
+    said, tool = Said(name, where=str(path)), TOOLS[name]
+    inline = {key: whole.pop(key) for key in list(whole) if key.startswith("deepspeed.")}
+    if inline:
+        apply_deepspeed(said, values["deepspeed"])
+    apply(said, tool.rules, whole)
+    said.flags.setdefault("--stack", tool.stack)
+    tool.defaults(said)
+    return said
+
+
+def read_words(words: Mapping[str, str]) -> Said:
+    """Words of the Trainer given beside whorl's own flags."""
+    said = Said("trainer")
+    apply(said, TRAINER, words)
+    said.flags.setdefault("--stack", "hf")
+    return said
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The flags that other words came to, with what they became and what they leave open."""
+
+    flags: dict[str, Any]
+    said: Said
+
+
+def as_flags(said: Said, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags, those given going before; the batch follows from micro-batch, accumulation and
+    devices. What is given beside a file that says otherwise is told.
+
+    Raises SpecError where a stated degree does not divide the devices.
+    """
+    flags: dict[str, Any] = {**said.flags, **given}
+    for flag, value in given.items():
+        if said.flags.get(flag, value) != value:
+            said.became.append(f"{flag} {value} goes before {said.origin.get(flag, 'the file')}")
+    parts = dict(said.parts)
+    if "--layout" in given:
+        own = parse_pairs(str(given["--layout"]), "--layout", LAYOUT_KEYS)
+        names = {SHORT.get(key, key) for key in own}
+        parts = {k: v for k, v in parts.items() if SHORT.get(k, k) not in names} | own
+    ranks = 1
+    for name in ("tp", "pp", "cp"):
+        ranks *= parse_count(parts.get(name, 1), name)
+    if "--count" not in flags:
+        flags["--count"] = str(ranks * (said.dp or 1))
+        said.became.append(f"--count {flags['--count']}: no number of devices is said")
+    devices = parse_count(flags["--count"], "--count")
+    if devices % ranks:
+        raise SpecError(f"{devices} devices are not divisible by tp x pp x cp, {ranks}")
+    if devices == 1 or (devices == ranks and "shard" not in parts):
+        parts["shard"] = "none"
+    elif "shard" not in parts and said.tool in ("trainer", "axolotl", "llamafactory"):
+        parts["shard"] = "none"  # DistributedDataParallel
+        if "mbs" in parts:
+            said.became.append("no fsdp, no deepspeed: each device holds the whole model (DDP)")
+    if BATCH not in given and "--seq" in flags and ("mbs" in parts or said.sequences):
+        seq_len = SEQ_LEN.read(flags["--seq"], "--seq")
+        micro = parse_count(parts.get("mbs") or parts.get("micro_batch") or 1, "mbs")
+        step = said.sequences or micro * said.accumulation * (devices // ranks)
+        flags[BATCH] = str(step * seq_len)
+        said.became.append(f"{step} sequences a step: {BATCH} {flags[BATCH]}")
+        if said.steps and not {"--tokens", "--budget"} & set(given):
+            flags["--tokens"] = str(said.steps * step * seq_len)
+    if "mbs" in parts or "micro_batch" in parts:
+        flags["--layout"] = ",".join(f"{name}={value}" for name, value in parts.items())
+    return flags

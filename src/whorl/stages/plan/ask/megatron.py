@@ -1,0 +1,198 @@
+"""Arguments of Megatron-LM, read out of a shell script that is never run.
+
+Of the shell, variables that the script itself sets to a plain text are known ($TP, ${TP},
+${TP:-8}); what commands or arithmetic would give is not, and is named. Sizes of the model are
+arguments too. Source: megatron/training/arguments.py.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from whorl.arch.shape import AttentionShape, Experts, ModelShape
+from whorl.core.errors import SpecError
+from whorl.core.units import parse_count
+from whorl.stages.plan.ask.said import Rule, Said, apply, choice, count, matters, part, to
+from whorl.stages.plan.ask.texts import text_of
+from whorl.stages.plan.ask.trainer import NOT_PLANNED, OPTIMIZERS, PRECISIONS, precise
+
+__all__ = ["arguments_of", "read_megatron"]
+
+SET = re.compile(r"(?:export\s+|local\s+|declare\s+)?([A-Za-z_]\w*)\+?=(.*)", re.DOTALL)
+USED = re.compile(r"\$\{([A-Za-z_]\w*)(?::?-([^}]*))?\}|\$([A-Za-z_]\w*)")
+MOST_ROUNDS = 8  # variables of variables
+SIZES = {  # argument -> what it is of the model
+    **{"num-layers": "layers", "hidden-size": "width", "num-attention-heads": "heads"},
+    **{"ffn-hidden-size": "ffn", "num-query-groups": "kv_heads", "kv-channels": "head_dim"},
+    **{"vocab-size": "vocab", "padded-vocab-size": "vocab", "num-experts": "experts"},
+    **{"moe-router-topk": "active", "moe-ffn-hidden-size": "expert_width"},
+    "max-position-embeddings": "positions",
+}
+
+
+def _put(flag: str, word: str) -> Rule:
+    """A switch: an argument without a value."""
+    return lambda said, key, value: said.put(flag, word, key, value)
+
+
+def _chunks(said: Said, key: str, value: str) -> None:
+    said.origin[key] = value
+
+
+RULES: Mapping[str, Rule] = {
+    "seq-length": to("--seq"),
+    "micro-batch-size": part("mbs"),
+    "global-batch-size": count("sequences"),
+    "train-iters": count("steps"),
+    "tensor-model-parallel-size": part("tp"),
+    "pipeline-model-parallel-size": part("pp"),
+    "context-parallel-size": part("cp"),
+    "expert-model-parallel-size": part("ep"),
+    "num-virtual-stages-per-pipeline-rank": part("vpp"),
+    "num-layers-per-virtual-pipeline-stage": _chunks,
+    "use-distributed-optimizer": _put("shard", "zero1"),
+    "use-megatron-fsdp": _put("shard", "zero3"),
+    "use-torch-fsdp2": _put("shard", "zero3"),
+    "recompute-activations": _put("recompute", "selective"),
+    "recompute-granularity": choice("recompute", {"full": "full", "selective": "selective"}),
+    "recompute-modules": lambda said, key, value: said.put(
+        "recompute_parts", value.replace(" ", "+"), key, value
+    ),
+    "optimizer-cpu-offload": _put("offload_optimizer", "1"),
+    "optimizer": choice("--optimizer", OPTIMIZERS),
+    "bf16": lambda said, key, value: precise("bf16")(said, key, "true"),
+    "fp16": lambda said, key, value: precise("fp16")(said, key, "true"),
+    "fp8-recipe": choice("--precision", PRECISIONS),
+    "nproc_per_node": _chunks,
+    "nproc-per-node": _chunks,
+    "nnodes": _chunks,
+    **dict.fromkeys(
+        ("recompute-num-layers", "overlap-moe-expert-parallel-comm", "mtp-num-layers",
+         "expert-tensor-parallel-size", "window-size", "rampup-batch-size", "fp8-param-gather",
+         "decoder-first-pipeline-num-layers", "decoder-last-pipeline-num-layers",
+         "pipeline-model-parallel-layout", "moe-layer-freq", "multi-latent-attention",
+         "moe-shared-expert-intermediate-size", "use-precision-aware-optimizer", "exp-avg-dtype",
+         "exp-avg-sq-dtype", "main-grads-dtype", "cpu-offloading", "calculate-per-token-loss"),
+        matters(NOT_PLANNED),
+    ),
+}  # fmt: skip
+
+
+def _words(text: str) -> list[str]:
+    text = re.sub(r"\\\r?\n", " ", text)
+    found: list[str] = []
+    for line in re.sub(r"(?<!\$)[()]", " ", text).splitlines():  # ARGS=( … ): an array
+        try:
+            found += shlex.split(line, comments=True)
+        except ValueError:  # a quote that spans lines
+            found += line.split()
+    return found
+
+
+def _expanded(word: str, known: Mapping[str, str]) -> str:
+    for _ in range(MOST_ROUNDS):
+        changed = USED.sub(lambda m: known.get(m[1] or m[3], m[2] or m[0]), word)
+        if changed == word or len(changed) > 10_000:
+            break
+        word = changed
+    return word
+
+
+def arguments_of(text: str) -> dict[str, str]:
+    """{"tensor-model-parallel-size": "8", "bf16": "true"} of a script; the last of a kind counts."""
+    known: dict[str, str] = {}
+    words: list[str] = []
+    for word in _words(text):
+        assigned = SET.fullmatch(word)
+        if assigned and not word.startswith("-"):
+            known[assigned[1]] = assigned[2]
+            words += assigned[2].split() if "--" in assigned[2] else []
+        else:
+            words.append(word)
+    found: dict[str, str] = {}
+    name = ""
+    for word in (part for item in words for part in _expanded(item, known).split()):
+        if word.startswith("--") and len(word) > 2:
+            name, equals, value = word[2:].partition("=")
+            found[name] = value if equals else "true"
+        elif name and not word.startswith(("&", "|", ">", "<", ";")):
+            found[name] = word if found[name] == "true" else f"{found[name]} {word}"
+    return found
+
+
+def read_megatron(path: Path) -> Said:
+    """Raises SpecError if the script has no arguments of Megatron's, or one is not known."""
+    said = Said("megatron", where=str(path))
+    given = arguments_of(text_of(path))
+    if not {"num-layers", "tensor-model-parallel-size", "micro-batch-size"} & set(given):
+        raise SpecError(
+            f"{path} has no arguments of Megatron-LM", found=", ".join(given)[:100] or "none",
+            expected="--num-layers, --micro-batch-size …",
+        )  # fmt: skip
+    for name, value in list(given.items()):
+        if "$" in value and (name in RULES or name in SIZES):
+            said.warn(f"--{name}", value, "only a shell knows its value: left out, give it as flag")
+            del given[name]
+    of_weight = {name: value for name, value in given.items() if name in RULES}
+    said.flags["--stack"] = "megatron"
+    if "fp8-format" in given and "fp8-recipe" not in given:
+        said.put("--precision", "fp8", "--fp8-format", given["fp8-format"])
+    elif "fp8-recipe" in given:
+        of_weight.pop("bf16", None)
+    apply(said, RULES, of_weight)
+    said.passed += [name for name in given if name not in RULES and name not in SIZES]
+    said.parts.setdefault("shard", "none")
+    said.parts["sp"] = str(int("sequence-parallel" in given or said.parts.get("tp", "1") == "1"))
+    _finish(said, given)
+    return said
+
+
+def _finish(said: Said, given: Mapping[str, str]) -> None:
+    """Devices, chunks of the pipeline, and the model."""
+    each = given.get("nproc_per_node") or given.get("nproc-per-node")
+    if each and each.isdigit() and given.get("nnodes", "1").isdigit():
+        devices = int(each) * int(given.get("nnodes", "1"))
+        said.put("--count", str(devices), "nnodes x nproc_per_node", str(devices))
+    layers, pp = given.get("num-layers", ""), int(said.parts.get("pp", "1"))
+    if chunk := given.get("num-layers-per-virtual-pipeline-stage"):
+        chunks = int(layers) // (pp * int(chunk))
+        said.put("vpp", str(chunks), "num-layers-per-virtual-pipeline-stage", chunk)
+    sizes = {SIZES[name]: parse_count(given[name], f"--{name}") for name in SIZES if name in given}
+    if not {"layers", "width", "heads"} <= set(sizes):
+        return
+    if "vocab" not in sizes:
+        said.warn("--vocab-size", "not given", "the tokenizer decides it: 128,256 is reckoned with")
+    said.shape = _shape(sizes, given, said.where)
+
+
+def _shape(sizes: Mapping[str, int], given: Mapping[str, str], where: str) -> ModelShape:
+    width, heads = sizes["width"], sizes["heads"]
+    is_gated = "swiglu" in given
+    grouped = "group-query-attention" in given
+    ffn = sizes.get("ffn") or (4 * width if not is_gated else int(4 * width * 2 / 3) // 64 * 64)
+    experts = None
+    if "experts" in sizes:
+        of_expert = sizes.get("expert_width", ffn)
+        experts = Experts(sizes["experts"], sizes.get("active", 2), of_expert)
+    return ModelShape(
+        name=Path(where).stem,
+        layers=sizes["layers"],
+        width=width,
+        ffn_width=ffn,
+        vocab_size=sizes.get("vocab", 128_256),
+        attention=AttentionShape(
+            heads,
+            sizes.get("kv_heads", 1) if grouped else heads,
+            sizes.get("head_dim", width // heads),
+        ),
+        experts=experts,
+        gated=is_gated,
+        tied_embeddings="untie-embeddings-and-output-weights" not in given,
+        norm="rms" if given.get("normalization", "").lower() == "rmsnorm" else "layer",
+        max_seq_len=sizes.get("positions", 0),
+    )
+
+
