@@ -1,4 +1,4 @@
-"""A cluster plan from model, devices and batch, and predictions of published rows. Wiring."""
+"""A cluster plan from model, devices and batch. Wiring."""
 
 from __future__ import annotations
 
@@ -21,21 +21,17 @@ from whorl.stages.plan.cluster.emit_megatron import megatron_command
 from whorl.stages.plan.cluster.emit_torchtitan import torchtitan_command
 from whorl.stages.plan.cluster.job import Layout, Optimizer, Precision, TrainingJob
 from whorl.stages.plan.cluster.memory import rank_memory
-from whorl.stages.plan.cluster.memory_rows import predict_row_memory
-from whorl.stages.plan.cluster.rows import read_rows
 from whorl.stages.plan.cluster.search import (
     RankedLayout,
     SearchResult,
 )
 from whorl.stages.plan.cluster.step import (
     Model,
-    predict_rows,
     step_times,
 )
 from whorl.stages.plan.cluster.tables import tables_note
 from whorl.stages.plan.cluster_choice import buy, choose_layout
 from whorl.stages.plan.output import figures, schema
-from whorl.stages.plan.output.published import RowFigures, published_report
 from whorl.stages.plan.output.question import (
     layout_label,
     parse_batch,
@@ -47,7 +43,7 @@ from whorl.stages.plan.serving import ServingPlan, ServingTarget, plan_serving
 if TYPE_CHECKING:
     from whorl.spec.recipe import Recipe
 
-__all__ = ["plan_cluster", "predict_published", "read_shape", "recipe_flags"]
+__all__ = ["plan_cluster", "read_shape", "recipe_flags"]
 
 STACKS = ("megatron", "fsdp", "whorl", "xla")
 BATCH = "--global-batch-tokens"
@@ -326,18 +322,3 @@ def _serving(shape: ModelShape, asked: schema.Question) -> ServingPlan:
     path = hugging_face_id(asked.model) if is_known(asked.model) else asked.model
     path = path if path and (is_known(asked.model) or Path(path).exists()) else None
     return plan_serving(shape, target, wanted, price=price, model_path=path)
-
-
-def predict_published(path: Path) -> dict[str, Any]:
-    """The document of `whorl plan --published`. Raises DataError if the file is no table."""
-    rows = read_rows(path)
-    found: list[RowFigures | None] = [None] * len(rows)
-    refused: list[str | None] = [None] * len(rows)
-    for index, time in enumerate(predict_rows(rows)):
-        if time.predicted is not None and time.low is not None and time.high is not None:
-            found[index] = (time.predicted, time.low, time.high)
-    for index, row in enumerate(rows):
-        if row.metric == "peak_gib" and row.job is not None:
-            *peak, refused[index] = predict_row_memory(row)
-            found[index] = (peak[0], peak[1], peak[2])
-    return published_report(rows, found, refused)

@@ -210,10 +210,10 @@ def _compare(paths: tuple[Path, Path], json: bool) -> None:
 
 
 def _published(path: Path, json: bool) -> None:
-    from whorl import planning
-    from whorl.stages.plan.output.published import render_scores
+    from whorl.stages.plan.lab.predict import predict_published
+    from whorl.stages.plan.lab.scores import render_scores
 
-    report = planning.predict_published(path)
+    report = predict_published(path)
     if json:
         print_json(report)
     else:

@@ -17,7 +17,7 @@ from whorl.stages.plan.cluster.memory import (
 )
 from whorl.stages.plan.cluster.rows import PublishedRow
 
-__all__ = ["counted_by", "mildest_recompute", "predict_row_memory"]
+__all__ = ["counted_by", "mildest_recompute", "predict_row_memory", "predict_row_oom"]
 
 RECOMPUTES: tuple[dict[str, Any], ...] = (  # fields of Layout, the mildest first
     {"recompute": "none", "recompute_parts": ()},
@@ -67,3 +67,20 @@ def predict_row_memory(
         needed, available = needed_for(job, fitted) / GIB, job.device.memory_bytes / GIB
         refused = f"needs {needed:.1f} GiB of the {available:.1f} GiB of {job.device.name}"
     return found.peak_bytes / GIB, found.low_bytes / GIB, found.high_bytes / GIB, refused
+
+
+def predict_row_oom(
+    row: PublishedRow, fitted: MemoryConstants | None = None
+) -> tuple[tuple[float, float, float], str | None]:
+    """((1 if it runs out of memory, the same at the low and the high end), why or None)."""
+    if row.job is None:
+        raise ValueError(f"row {row.id} has no job: {row.refused}")
+    fitted = fitted or constants(without=row.source)
+    needed, available = needed_for(row.job, fitted), row.job.device.memory_bytes
+    low, high = needed / (1 + fitted.error), needed * (1 + fitted.error)
+    refused = None
+    if needed > available:
+        refused = f"needs {needed / GIB:.1f} GiB of the {available / GIB:.1f} GiB of "
+        refused += row.job.device.name
+    ends = (float(needed > available), float(low > available), float(high > available))
+    return ends, refused

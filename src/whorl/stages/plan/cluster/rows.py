@@ -30,9 +30,16 @@ from whorl.stages.plan.cluster.job import (
 )
 from whorl.stages.plan.cluster.row_shapes import row_shape, whole_number
 
-__all__ = ["Metric", "PublishedRow", "parse_row", "read_rows"]
+__all__ = ["Metric", "PublishedRow", "parse_row", "read_precision", "read_rows", "read_table"]
 
-Metric = Literal["tokens_per_s_per_device", "peak_gib"]
+Metric = Literal[
+    "tokens_per_s_per_device",
+    "peak_gib",
+    "oom",  # 1: ran out of memory, 0: ran
+    "ttft_ms",
+    "tpot_ms",
+    "tokens_per_s",
+]
 TIME_COLUMNS = ("tokens_per_s_per_gpu_norm", "measured_metric")
 MEMORY_COLUMNS = ("peak_mem_gib", "oom", "memory_kind")  # one of them: a file of peaks
 NEEDED = ("id", "source", "n_layers", "hidden", "n_heads", "seq_len", "gpu", "n_gpus", "tp", "pp")
@@ -90,25 +97,32 @@ class PublishedRow:
     oom: bool = False
     memory_kind: str = ""
     group: str = ""  # machine and stack: rows that one calibration serves
+    topic: str = ""  # the reporter's kind of run, such as dense, lora or serving
 
 
-def read_rows(path: Path) -> list[PublishedRow]:
-    """One PublishedRow per row of the file, in its order. Raises DataError, naming the column."""
+def read_table(path: Path) -> tuple[list[dict[str, str | None]], tuple[str, ...]]:
+    """(rows, columns) of a CSV file. Raises DataError if it is none, or has a column twice."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)  # strict: a quote left open is an error
             rows = list(reader)
-            columns = reader.fieldnames or ()
+            columns = tuple(reader.fieldnames or ())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as CSV", found=error) from error
+    if twice := sorted({name for name in columns if name and list(columns).count(name) > 1}):
+        raise DataError(f"{path} has two columns {', '.join(twice)}", do="keep one of each")
+    return rows, columns
+
+
+def read_rows(path: Path) -> list[PublishedRow]:
+    """One PublishedRow per row of the file, in its order. Raises DataError, naming the column."""
+    rows, columns = read_table(path)
     if missing := [name for name in NEEDED if name not in columns]:
         raise DataError(
             f"{path} has no column {', '.join(missing)}",
             found=", ".join(columns)[:200],
-            expected="the columns of train_perf.csv or train_memory.csv",
+            expected="the columns of train_perf.csv, train_memory.csv or reports.csv",
         )
-    if twice := sorted({name for name in columns if name and list(columns).count(name) > 1}):
-        raise DataError(f"{path} has two columns {', '.join(twice)}", do="keep one of each")
     is_time = any(name in columns for name in TIME_COLUMNS)
     memory = not is_time and any(name in columns for name in MEMORY_COLUMNS)
     return [parse_row(row, "peak_gib" if memory else "tokens_per_s_per_device") for row in rows]
@@ -171,7 +185,7 @@ def _job(fields: Mapping[str, str], inferred: set[str]) -> TrainingJob:
     task = _task(fields, words)
     shape = row_shape(fields)
     layout = _layout(fields, stack, shape, inferred)
-    precision = _precision(fields.get("precision", ""), inferred)
+    precision = read_precision(fields.get("precision", ""), inferred)
     if not fields.get("global_batch_seqs"):
         inferred.add("global_batch")
     batch = _number(fields, "global_batch_seqs", layout.dp * layout.micro_batch)
@@ -230,7 +244,8 @@ def _task(fields: Mapping[str, str], words: str) -> Task:
     return "pretrain"
 
 
-def _precision(text: str, inferred: set[str]) -> Precision:
+def read_precision(text: str, inferred: set[str]) -> Precision:
+    """The type of products in the words of a row; what is assumed is added to `inferred`."""
     for word, precision in PRECISIONS:
         if word in text.lower():
             if "assumed" in text:

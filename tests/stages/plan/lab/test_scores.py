@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from whorl.stages.plan.cluster.rows import PublishedRow
-from whorl.stages.plan.output.published import published_report, render_scores
+from whorl.stages.plan.lab.scores import published_report, render_scores
 
 
 def row(

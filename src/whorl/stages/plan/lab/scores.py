@@ -23,7 +23,7 @@ def published_report(
     figures: Sequence[RowFigures | None],
     refusals: Sequence[str | None],
 ) -> dict[str, Any]:
-    """{"rows": [...], "by_source": {...}}; the measured columns are used for by_source alone.
+    """{"rows": [...], "by_source": {...}, "by_topic": [...]}; measured columns make scores alone.
 
     A row that is no job has null figures and its reason; one whose job does not fit the memory
     keeps its figures and has the reason too.
@@ -46,7 +46,13 @@ def published_report(
     for source in sources:
         inside = [index for index, row in enumerate(rows) if row.source == source]
         by_source[source] = _scores([rows[i] for i in inside], [figures[i] for i in inside])
-    return {"rows": listed, "by_source": by_source}
+    kinds = dict.fromkeys((row.topic, row.metric) for row in rows if row.topic)
+    by_topic = []
+    for topic, metric in kinds:
+        inside = [i for i, row in enumerate(rows) if (row.topic, row.metric) == (topic, metric)]
+        scores = _scores([rows[i] for i in inside], [figures[i] for i in inside])
+        by_topic.append({"topic": topic, "metric": metric, **scores})
+    return {"rows": listed, "by_source": by_source, "by_topic": by_topic}
 
 
 def _scores(rows: Sequence[PublishedRow], figures: Sequence[RowFigures | None]) -> dict[str, Any]:
@@ -54,7 +60,7 @@ def _scores(rows: Sequence[PublishedRow], figures: Sequence[RowFigures | None]) 
     pairs = [
         (figure, row.measured)
         for row, figure in zip(rows, figures, strict=True)
-        if figure is not None and row.measured and not row.oom
+        if figure is not None and row.measured and row.metric != "oom" and not row.oom
     ]
     errors = [figure[0] / measured - 1 for figure, measured in pairs]
     sizes = sorted(map(abs, errors))
@@ -71,9 +77,10 @@ def _scores(rows: Sequence[PublishedRow], figures: Sequence[RowFigures | None]) 
 
 
 def render_scores(report: dict[str, Any]) -> Table:
-    """by_source as a table for a terminal."""
+    """by_topic, where rows have one, else by_source, as a table for a terminal."""
     rows = []
-    for source, found in report["by_source"].items():
+    scored = [(f"{item['topic']}, {item['metric']}", item) for item in report["by_topic"]]
+    for source, found in scored or report["by_source"].items():
         shares = (found[key] for key in ("median_error", "p90_error", "bias", "coverage"))
         cells = ("" if share is None else f"{share:.1%}" for share in shares)
         rows.append((source, str(found["rows"]), str(found["predicted"]), *cells))

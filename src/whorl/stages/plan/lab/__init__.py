@@ -1,0 +1,1 @@
+"""Published measurements, predicted and scored; nothing of the planner imports this."""

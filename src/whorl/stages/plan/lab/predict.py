@@ -1,0 +1,62 @@
+"""`whorl plan --published`: every row of a file predicted, whatever it is a row of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from whorl.stages.plan.cluster.memory_rows import predict_row_memory, predict_row_oom
+from whorl.stages.plan.cluster.rows import PublishedRow, read_rows, read_table
+from whorl.stages.plan.cluster.step import predict_rows
+from whorl.stages.plan.lab.reports import Report, is_reports, read_reports
+from whorl.stages.plan.lab.scores import RowFigures, published_report
+from whorl.stages.plan.lab.served import served_figures
+
+__all__ = ["predict_published", "predict_reports"]
+
+Answers = tuple[list[RowFigures | None], list[str | None]]  # of each row: figures, why not
+
+
+def predict_published(path: Path) -> dict[str, Any]:
+    """The document of `whorl plan --published`. Raises DataError if the file is no table.
+
+    A row that cannot be predicted has its reason instead of figures.
+    """
+    _, columns = read_table(path)
+    if is_reports(columns):
+        reports = read_reports(path)
+    else:
+        reports = [Report(row) for row in read_rows(path)]
+    return published_report([item.row for item in reports], *predict_reports(reports))
+
+
+def predict_reports(reports: Sequence[Report]) -> Answers:
+    """Figures of each report, low to high its 90% interval, never from what was measured."""
+    found: list[RowFigures | None] = [None] * len(reports)
+    refused: list[str | None] = [None] * len(reports)
+    rows = [item.row for item in reports]
+    timed = [row for row in rows if row.metric == "tokens_per_s_per_device"]
+    rates = iter(predict_rows(timed))
+    for index, item in enumerate(reports):
+        row = item.row
+        if row.metric == "tokens_per_s_per_device":
+            rate = next(rates)
+            if rate.predicted is not None and rate.low is not None and rate.high is not None:
+                found[index] = (rate.predicted, rate.low, rate.high)
+        elif item.served is not None:
+            answer = served_figures(item.served, row.metric)
+            if isinstance(answer, str):
+                refused[index] = f"row {row.id}: {answer}"
+            else:
+                found[index] = answer
+        elif row.job is not None:
+            found[index], refused[index] = _memory(row)
+    return found, refused
+
+
+def _memory(row: PublishedRow) -> tuple[RowFigures, str | None]:
+    if row.metric == "oom":
+        return predict_row_oom(row)
+    *peak, refused = predict_row_memory(row)
+    return (peak[0], peak[1], peak[2]), refused

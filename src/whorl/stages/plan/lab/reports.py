@@ -1,0 +1,226 @@
+"""Reports of practitioners as jobs: reports.csv, one row per measured figure, in their words.
+
+Rows of training, of runs out of memory and of serving stand in one file. As in the tables of
+published measurements, only what was run becomes the job; the measured columns are read into
+`measured` and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from whorl.arch.hf_config import model_shape
+from whorl.arch.shape import ModelShape
+from whorl.core.errors import SpecError
+from whorl.stages.plan.cluster.devices import device
+from whorl.stages.plan.cluster.job import Layout, Lora, Optimizer, Stack, TrainingJob
+from whorl.stages.plan.cluster.row_shapes import whole_number
+from whorl.stages.plan.cluster.rows import Metric, PublishedRow, read_precision, read_table
+from whorl.stages.plan.output.question import parse_layout
+from whorl.stages.plan.serving.work import QUANTISATIONS, Deployment
+
+__all__ = ["Report", "ServedLoad", "is_reports", "parse_report", "read_reports"]
+
+COLUMNS = ("id", "repo", "model", "device", "count", "seq", "mbs", "gbs", "layout", "precision")
+COLUMNS += ("optimizer", "stack", "lora", "measured_metric", "measured_value", "note", "group")
+COLUMNS += ("weak", "predicted", "inside")
+NEEDED = ("id", "repo", "model", "device", "layout", "measured_metric")
+METRICS: Mapping[str, Metric] = {
+    "tokens_per_s_per_gpu": "tokens_per_s_per_device",
+    "step_s": "tokens_per_s_per_device",
+    "peak_gib": "peak_gib",
+    "oom": "oom",
+    "ttft_ms": "ttft_ms",
+    "tpot_ms": "tpot_ms",
+    "tokens_per_s": "tokens_per_s",
+    "total_tokens_per_s": "tokens_per_s",
+}
+SERVING = frozenset({"ttft_ms", "tpot_ms", "tokens_per_s"})
+ENGINES = ("vllm", "sglang", "trtllm")
+TASKS = ("sft", "full", "lora", "adapter")
+WORDS = {"zero=none": "shard=none", "zero=fsdp": "shard=zero3"}  # of a layout
+
+
+@dataclass(frozen=True)
+class ServedLoad:
+    """What a service was asked for, all requests alike."""
+
+    deployment: Deployment
+    engine: str
+    users: int  # requests in flight
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """A row, and what was served where it is one of serving."""
+
+    row: PublishedRow
+    served: ServedLoad | None = None
+
+
+def is_reports(columns: tuple[str, ...]) -> bool:
+    return "repo" in columns and "layout" in columns
+
+
+def read_reports(path: Path) -> list[Report]:
+    """One Report per row of the file, in its order. Raises DataError if it is no table."""
+    rows, _ = read_table(path)
+    return [parse_report(row, path.parent) for row in rows]
+
+
+def parse_report(row: Mapping[str, str | None], folder: Path) -> Report:
+    """The job of one row, or the load of one of serving; `refused` says why there is neither.
+
+    folder: where a model that is a file lies.
+    """
+    fields = {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)}
+    metric = METRICS.get(fields.get("measured_metric", ""))
+    inferred: set[str] = set()
+    job, served, refused = None, None, None
+    try:
+        _check(row, fields)
+        if metric in SERVING:
+            served = _served(fields, folder)
+        elif metric is not None:
+            job = _trained(fields, folder, inferred)
+        else:
+            found = fields.get("measured_metric", "")
+            raise SpecError("measured_metric", found=found, expected=", ".join(METRICS))
+    except (SpecError, ValueError) as error:
+        refused = f"row {fields.get('id') or '?'}: {error}"
+    return Report(
+        PublishedRow(
+            id=fields.get("id", ""),
+            source=(fields.get("repo", "").split() or ["?"])[0],
+            metric=metric or "tokens_per_s_per_device",
+            job=job,
+            refused=refused,
+            inferred=frozenset(inferred),
+            measured=_measured(fields, job),
+            oom=fields.get("measured_metric") == "oom" and fields.get("measured_value") == "1",
+            memory_kind=_memory_kind(fields),
+            topic=fields.get("group", ""),
+        ),
+        served,
+    )
+
+
+def _check(row: Mapping[str, Any], fields: Mapping[str, str]) -> None:
+    if any(row.get(cast(Any, None)) or ()):  # where csv puts cells beyond the header
+        raise SpecError("the row has more cells than the header", do="quote cells with commas")
+    if unknown := [name for name, value in fields.items() if value and name not in COLUMNS]:
+        raise SpecError(f"column {unknown[0]} is not known", expected=", ".join(COLUMNS))
+    if empty := [name for name in ("model", "device", "measured_metric") if not fields.get(name)]:
+        raise SpecError(f"column {empty[0]} is empty", do="state it")
+
+
+def _measured(fields: Mapping[str, str], job: TrainingJob | None) -> float | None:
+    try:
+        value = float(fields.get("measured_value") or "nan")
+    except ValueError:
+        return None
+    if fields.get("measured_metric") == "step_s" and job is not None and value > 0:
+        return job.tokens_per_step / job.layout.devices / value
+    return value if value == value else None
+
+
+def _number(fields: Mapping[str, str], name: str) -> int:
+    if not fields.get(name):
+        raise SpecError(f"column {name} is empty", do="state it")
+    return whole_number(fields[name], name)
+
+
+def _shape(fields: Mapping[str, str], folder: Path) -> ModelShape:
+    name = fields["model"]
+    return model_shape(folder / name if name.endswith(".json") else name)
+
+
+def _served(fields: Mapping[str, str], folder: Path) -> ServedLoad:
+    engine, quantisation = fields.get("stack", ""), fields.get("precision", "")
+    for name, found, known in (
+        ("stack", engine, ENGINES),
+        ("precision", quantisation, tuple(QUANTISATIONS)),
+    ):
+        if found not in known:
+            raise SpecError(f"column {name}", found=found, expected=", ".join(known))
+    return ServedLoad(
+        Deployment(
+            _shape(fields, folder),
+            device(fields["device"]),
+            _number(fields, "count"),
+            QUANTISATIONS[quantisation],
+        ),
+        engine,
+        users=_number(fields, "mbs"),
+        input_tokens=_number(fields, "seq"),
+        output_tokens=_number(fields, "gbs"),
+    )
+
+
+def _trained(fields: Mapping[str, str], folder: Path, inferred: set[str]) -> TrainingJob:
+    target, shape = device(fields["device"]), _shape(fields, folder)
+    layout = _layout(fields, _number(fields, "count"))
+    stack = _choice(fields, "stack", get_args(Stack), "megatron")
+    optimizer = _choice(fields, "optimizer", get_args(Optimizer), "adamw")
+    if fields.get("weak"):
+        inferred |= {"micro_batch", "global_batch"}
+    if fields.get("gbs"):
+        batch = _number(fields, "gbs")
+    else:
+        batch = layout.dp * layout.micro_batch
+        inferred.add("global_batch")
+    task, lora = _task(fields)
+    older = stack in ("megatron_2021", "oneflow")
+    return TrainingJob(
+        shape=shape,
+        device=target,
+        layout=layout,
+        seq_len=_number(fields, "seq"),
+        global_batch=batch,
+        precision=read_precision(fields.get("precision", ""), inferred),
+        optimizer=cast(Optimizer, optimizer),
+        stack=cast(Stack, stack),
+        task=cast(Any, task),
+        lora=lora,
+        pure_low_precision="true" in fields.get("precision", ""),
+        flash_attention=not older,
+        causal_flops=not older and stack != "xla",
+    )
+
+
+def _choice(fields: Mapping[str, str], name: str, known: tuple[str, ...], default: str) -> str:
+    found = fields.get(name) or default
+    if found not in known:
+        raise SpecError(f"column {name}", found=found, expected=", ".join(known))
+    return found
+
+
+def _layout(fields: Mapping[str, str], devices: int) -> Layout:
+    parts = [WORDS.get(part.strip(), part) for part in fields.get("layout", "").split(",")]
+    if fields.get("mbs") and not any(part.startswith("mbs=") for part in parts):
+        parts.append(f"mbs={fields['mbs']}")
+    return parse_layout(",".join(parts), devices, "column layout")
+
+
+def _task(fields: Mapping[str, str]) -> tuple[str, Lora | None]:
+    """(task, adapters) of a column such as "lora base=nf4 rank=16"; empty: all is trained."""
+    kind, *pairs = fields.get("lora", "").split() or ["full"]
+    if kind not in TASKS:
+        raise SpecError("column lora", found=kind, expected=", ".join(TASKS))
+    given = dict(pair.partition("=")[::2] for pair in pairs)
+    base, rank = given.pop("base", "none"), given.pop("rank", "8")
+    known = get_args(Lora.__annotations__["base"]) or ("none", "nf4", "nf4-dq", "fp4", "int8")
+    if given or base not in known:
+        raise SpecError("column lora", found=fields["lora"], expected=f"base={', '.join(known)}")
+    if kind in ("sft", "full"):
+        return kind, None
+    return kind, Lora(rank=whole_number(rank, "lora rank"), base=cast(Any, base))
+
+
+def _memory_kind(fields: Mapping[str, str]) -> str:
+    return "reserved"
