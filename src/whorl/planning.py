@@ -32,7 +32,7 @@ from whorl.stages.plan.cluster.step import (
 from whorl.stages.plan.cluster.tables import tables_note
 from whorl.stages.plan.cluster_choice import buy, choose_layout
 from whorl.stages.plan.output import figures, schema
-from whorl.stages.plan.output.question import (
+from whorl.stages.plan.ask.layouts import (
     layout_label,
     parse_batch,
     parse_budget,

@@ -20,7 +20,7 @@ from whorl.stages.plan.laws.allocate import budget_flops
 from whorl.stages.plan.laws.law import FLOPS_PER_PARAM_TOKEN
 from whorl.stages.plan.laws.named import find_law
 from whorl.stages.plan.output import figures, schema
-from whorl.stages.plan.output.question import layout_label, parse_layout, parse_measured
+from whorl.stages.plan.ask.layouts import layout_label, parse_layout, parse_measured
 from whorl.stages.plan.spending import JobBudget, round_batch, steps_bought
 
 __all__ = ["ChosenLayout", "buy", "choose_layout"]

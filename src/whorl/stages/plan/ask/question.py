@@ -1,0 +1,191 @@
+"""The question that flags ask, and what a recipe says as flags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+from whorl.arch.shape import ModelShape
+from whorl.core.errors import SpecError
+from whorl.core.units import parse_count
+from whorl.spec.quantities import Quantity
+from whorl.spec.recipe import DEVICES, PRICE, TOKENS, VOCAB_SIZE
+from whorl.spec.train_keys import SEQ_LEN
+from whorl.stages.plan.ask.layouts import parse_batch
+from whorl.stages.plan.ask.trainer import OPTIMIZERS, PRECISIONS, targets
+from whorl.stages.plan.cluster.devices import device
+from whorl.stages.plan.cluster.job import Lora, Loss, Optimizer, Precision, Stack
+from whorl.stages.plan.output.schema import Question
+
+if TYPE_CHECKING:
+    from whorl.spec.recipe import Recipe
+
+__all__ = ["question", "recipe_flags", "training_fields"]
+
+BATCH = "--global-batch-tokens"
+NEEDED = ("--device", "--count", "--seq", BATCH)
+TUNES = ("full", "lora", "qlora", "dora")
+BASES = {"bf16": "none", "none": "none", "gptq": "int4", "awq": "int4"}  # besides Lora's own
+ADAPTERS = ("--rank", "--targets", "--base-format")
+Flags = Mapping[str, Any]  # "--count" -> what was given, None if nothing was
+
+
+def recipe_flags(recipe: Recipe, given: Flags | None = None) -> dict[str, Any]:
+    """What a recipe says of a cluster plan, as the flags that would say it; `given` goes before."""
+    hardware, train, budget = recipe.hardware, recipe.train, recipe.budget
+    spent = {
+        "time": f"{budget.train_time}s" if budget.train_time else None,
+        "device_hours": budget.device_hours,
+        "usd": budget.usd,
+        "flops": budget.flops,
+    }
+    tokens = budget.tokens
+    if train.steps != "auto" and train.batch_tokens != "auto":
+        tokens = train.steps * train.batch_tokens
+    said = {
+        "--device": hardware.device,
+        "--count": None if hardware.is_here else hardware.count,
+        "--usd-per-device-hour": hardware.usd_per_device_hour,
+        "--seq": train.seq_len,
+        "--global-batch-tokens": train.batch_tokens,
+        "--precision": train.precision,
+        "--optimizer": train.optimizer,
+        "--vocab": recipe.prepare.vocab_size if recipe.model.layers == "auto" else None,
+        "--tokens": tokens,
+        "--budget": next((f"{kind}={value}" for kind, value in spent.items() if value), None),
+    }
+    given = given or {}
+    if "--tokens" in given or "--budget" in given:
+        said |= {"--tokens": None, "--budget": None}
+    return {flag: value for flag, value in said.items() if value not in (None, "auto")} | {**given}
+
+
+def _check_given(shape: ModelShape | None, flags: Flags) -> None:
+    """What a cluster plan needs is given, and nothing that does not go together."""
+    if empty := [flag for flag, value in flags.items() if value == ""]:
+        raise SpecError(f"{', '.join(empty)}: nothing is given", do="give a value or leave it out")
+    is_bought = "--budget" in flags
+    missing = [flag for flag in NEEDED if flag not in flags]
+    is_by_law = is_bought and missing == [BATCH] and "--measured" not in flags
+    if missing and not is_by_law:
+        raise SpecError(
+            f"a cluster plan needs {', '.join(missing)}",
+            do="such as --device h100-sxm --count 64 --seq 8192 --global-batch-tokens 4M; in a "
+            "recipe hardware, train.seq_len and train.batch_tokens; or in the Trainer's words "
+            "--per_device_train_batch_size 2 --gradient_accumulation_steps 8",
+        )
+    if is_bought and "--tokens" in flags:
+        raise SpecError("--budget and --tokens both say how long to train", do="keep one of them")
+    for flag in ("--layout", "--measured") if shape is None else ("--vocab",):
+        if flag in flags:
+            found = "the budget chooses the size" if shape is None else "a model is given"
+            raise SpecError(f"{flag} does not go with this plan", found=found, do="leave it out")
+    if stray := [flag for flag in ADAPTERS if flag in flags]:
+        if flags.get("--tune", "full") == "full":
+            raise SpecError(
+                f"{', '.join(stray)} go with adapters", do="add --tune lora, qlora or dora"
+            )
+
+
+def _word(flags: Flags, flag: str, default: str, words: Mapping[str, str], known: tuple[str, ...]
+          ) -> str:  # fmt: skip
+    """One of our names, or another tool's word for one. Raises SpecError."""
+    text = str(flags.get(flag) or default)
+    if text in known:
+        return text
+    found = words.get(text.lower().replace("-", "_"))
+    if found is None:
+        also = ", ".join(sorted(set(words) - set(known)))
+        raise SpecError(flag, found=text, expected=f"{', '.join(known)}; or in other words {also}")
+    return found
+
+
+def _tuning(flags: Flags) -> dict[str, Any]:
+    """tune, rank, targets and base_format, defaults filled in."""
+    tune = str(flags.get("--tune", ""))
+    if tune and tune not in TUNES:
+        raise SpecError("--tune", found=tune, expected=", ".join(TUNES))
+    if tune in ("", "full"):
+        return {"tune": tune}
+    base = str(flags.get("--base-format", "nf4" if tune == "qlora" else "bf16")).lower()
+    base = BASES.get(base, base)
+    known = get_args(Lora.__annotations__["base"]) or _bases()
+    if base not in known:
+        raise SpecError("--base-format", found=base, expected=", ".join([*BASES, *known]))
+    rank = parse_count(flags.get("--rank", 8), "--rank")
+    if not 1 <= rank <= 4096:
+        raise SpecError("--rank", found=rank, expected="1 to 4096")
+    return {
+        "tune": tune,
+        "rank": rank,
+        "targets": targets(str(flags.get("--targets", "qv"))),
+        "base_format": base,
+    }
+
+
+def _bases() -> tuple[str, ...]:
+    from typing import get_type_hints
+
+    return get_args(get_type_hints(Lora)["base"])
+
+
+def question(name: str, shape: ModelShape | None, flags: Flags) -> Question:
+    """The flags, read. Raises SpecError for what is missing or makes no sense."""
+    _check_given(shape, flags)
+    target = device(flags["--device"])
+    usual = "hf" if flags.get("--tune") else "megatron"
+    stack = flags.get("--stack") or {"tpu": "xla", "cpu": "whorl"}.get(target.kind, usual)
+    if stack not in get_args(Stack):
+        raise SpecError("--stack", found=stack, expected=", ".join(get_args(Stack)))
+    precision = _word(flags, "--precision", "bf16", PRECISIONS, get_args(Precision))
+    for flag, expected in (("--loss", get_args(Loss)), ("--attention", ("flash", "eager"))):
+        if flag in flags and flags[flag] not in expected:
+            raise SpecError(flag, found=flags[flag], expected=", ".join(filter(None, expected)))
+    seq_len = SEQ_LEN.read(flags["--seq"], "--seq")
+
+    def given(flag: str, kind: Quantity) -> Any:
+        return kind.read(flags[flag], flag) if flag in flags else None
+
+    return Question(
+        model=name,
+        device=target.name,
+        count=DEVICES.read(flags["--count"], "--count"),
+        seq_len=seq_len,
+        global_batch=parse_batch(flags[BATCH], seq_len) if BATCH in flags else 0,
+        precision=precision.removesuffix("-true"),
+        pure_low_precision=precision.endswith("-true"),
+        optimizer=_word(flags, "--optimizer", "adamw", OPTIMIZERS, get_args(Optimizer)),
+        stack=stack,
+        **_tuning(flags),
+        loss=flags.get("--loss") or "",
+        attention=flags.get("--attention") or "flash",
+        tokens=given("--tokens", TOKENS),
+        budget=flags.get("--budget") or "",
+        vocab_size=given("--vocab", VOCAB_SIZE),
+        unique_tokens=given("--unique-tokens", TOKENS),
+        served_tokens=given("--served-tokens", TOKENS),
+        usd_per_device_hour=given("--usd-per-device-hour", PRICE),
+        layout=flags.get("--layout") or "",
+        measured=flags.get("--measured") or "",
+        tables=bool(flags.get("--tables")),
+        serve=flags.get("--serve") or "",
+    )
+
+
+def training_fields(asked: Question) -> dict[str, Any]:
+    """The fields of TrainingJob that say what is trained and how, besides model and layout."""
+    fields: dict[str, Any] = {"pure_low_precision": asked.pure_low_precision}
+    if asked.loss:
+        fields["loss"] = asked.loss
+    if asked.attention == "eager":
+        fields["flash_attention"] = False
+    if asked.tune:
+        fields["task"] = "sft" if asked.tune == "full" else "lora"
+    if asked.tune not in ("", "full"):
+        fields["lora"] = Lora(
+            rank=asked.rank,
+            base=cast(Any, asked.base_format),
+            targets=cast(Any, asked.targets),
+            dora=asked.tune == "dora",
+        )
+    return fields
