@@ -130,7 +130,7 @@ def test_parts_and_phases_agree() -> None:
         {"cp": 2},
         {"offload_optimizer": True},
         {"offload_activations": True},
-        {"full_logits": False},
+        {"loss": "chunked"},
         {"optimizer": "adamw_bf16"},
         {"optimizer": "adamw_8bit"},
         {"optimizer": "muon"},

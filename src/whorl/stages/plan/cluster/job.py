@@ -17,6 +17,8 @@ __all__ = [
     "SELECTIVE_PARTS",
     "Layout",
     "Lora",
+    "LossKind",
+    "Optimizer",
     "Precision",
     "Recompute",
     "Shard",
@@ -29,9 +31,35 @@ Precision = Literal["fp32", "fp16", "bf16", "fp8", "fp8_block", "mxfp8", "nvfp4"
 Shard = Literal["none", "zero1", "zero2", "zero3"]
 Recompute = Literal["none", "selective", "full"]
 Task = Literal["pretrain", "sft", "lora", "adapter", "full"]
-Stack = Literal["megatron", "megatron_2021", "fsdp", "internevo", "oneflow", "xla", "whorl"]
+Stack = Literal[  # the names of whorl.stages.plan.software
+    "megatron",
+    "megatron_bridge",
+    "megatron_2021",
+    "fsdp",
+    "torchtitan",
+    "hf",
+    "deepspeed",
+    "torchtune",
+    "unsloth",
+    "internevo",
+    "oneflow",
+    "xla",
+    "whorl",
+]
 Schedule = Literal["1f1b", "interleaved", "zero_bubble"]
-Optimizer = Literal["adamw", "adamw_bf16", "adamw_8bit", "muon", "sgd"]
+Optimizer = Literal[
+    "adamw",
+    "adamw_bf16",  # moments in bf16
+    "adamw_8bit",
+    "paged_adamw",  # moments in pages that the host takes when the device is full
+    "paged_adamw_8bit",
+    "adafactor",
+    "lion",
+    "lion_8bit",
+    "muon",
+    "sgd",
+]
+LossKind = Literal["", "eager", "fused", "chunked"]  # "": what the software does
 
 # What selective recomputation may name; "core_attn" is what it means without a name.
 SELECTIVE_PARTS = ("core_attn", "mlp", "layernorm", "moe_act", "mla_up_proj", "moe")
@@ -93,7 +121,9 @@ class Lora:
     """Low-rank fine-tuning of a frozen base."""
 
     rank: int = 8
-    base: Literal["none", "nf4", "nf4-dq", "fp4", "int8"] = "none"  # quantisation of the base
+    base: Literal["none", "nf4", "nf4-dq", "fp4", "int8", "int4"] = "none"  # int4: GPTQ, AWQ
+    targets: Literal["qv", "attention", "all"] = "all"  # linears that have adapters
+    dora: bool = False  # a trained norm of each row of the sum: arXiv 2402.09353
     scales: bool = False  # a scale and a shift on every linear's output (adapter v2)
 
 
@@ -113,7 +143,9 @@ class TrainingJob:
     lora: Lora | None = None
     pure_low_precision: bool = False  # weights, gradients and optimiser state in 2 bytes
     flash_attention: bool = True
-    full_logits: bool = True  # all logits of a micro-batch exist at once; False: in chunks
+    loss: LossKind = ""
+    step_in_backward: bool = False  # each gradient is used and dropped as it is made
+    compiled: bool = True  # layers' element-wise work is fused, where the software can
     causal_flops: bool = True  # the kernel skips what the mask hides
 
     def __post_init__(self) -> None:

@@ -225,6 +225,6 @@ def logit_bytes(job: TrainingJob) -> float:
     per_logit = LOGIT_BYTES[job.stack]
     if job.pure_low_precision:
         per_logit = 2 * 2
-    if not job.full_logits:
+    if job.loss == "chunked":
         tokens = min(tokens, max(64.0, tokens / 8))
     return tokens * job.shape.vocab_size / layout.tp * per_logit

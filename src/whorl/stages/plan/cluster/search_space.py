@@ -75,7 +75,7 @@ class SearchSpace:
     @classmethod
     def around(cls, job: TrainingJob) -> SearchSpace:
         """The space of all layouts of this job's model, devices, batch and software."""
-        flags = ("pure_low_precision", "flash_attention", "full_logits", "causal_flops")
+        flags = ("pure_low_precision", "flash_attention", "loss", "causal_flops")
         return cls(
             job.shape,
             job.device,

@@ -1,0 +1,35 @@
+"""One frozen record per training software: what it keeps in memory, which loss, how it is timed."""
+
+from __future__ import annotations
+
+from whorl.core.errors import SpecError
+from whorl.stages.plan.software.base import LOGIT_BYTES, Loss, Rates, Software, StateBytes
+from whorl.stages.plan.software.fsdp import FSDP, TORCHTITAN
+from whorl.stages.plan.software.hugging_face import DEEPSPEED, HUGGING_FACE, TORCHTUNE, UNSLOTH
+from whorl.stages.plan.software.megatron import MEGATRON, MEGATRON_2021, MEGATRON_BRIDGE
+from whorl.stages.plan.software.others import INTERNEVO, ONEFLOW, WHORL, XLA
+
+__all__ = [
+    "LOGIT_BYTES",
+    "SOFTWARE",
+    "Loss",
+    "Rates",
+    "Software",
+    "StateBytes",
+    "software",
+]
+
+SOFTWARE = {
+    item.name: item
+    for item in (
+        *(MEGATRON, MEGATRON_BRIDGE, MEGATRON_2021, FSDP, TORCHTITAN, HUGGING_FACE, DEEPSPEED),
+        *(TORCHTUNE, UNSLOTH, INTERNEVO, ONEFLOW, XLA, WHORL),
+    )
+}
+
+
+def software(name: str) -> Software:
+    """The record of a name. Raises SpecError with the names there are."""
+    if name not in SOFTWARE:
+        raise SpecError("unknown training software", found=name, expected=", ".join(SOFTWARE))
+    return SOFTWARE[name]

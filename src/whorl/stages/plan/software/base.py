@@ -1,0 +1,71 @@
+"""What the planner must know of a training software, and nothing else of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["LOGIT_BYTES", "Loss", "Rates", "Software", "StateBytes", "kept_in_fp32"]
+
+Rates = Literal["2021", "fsdp", "xla", "internevo", "modern", "eager"]
+Loss = Literal["eager", "fused", "chunked"]
+CHUNKS = 8  # of a chunked loss, at the least
+# Bytes per logit alive at once. Eager: the product in 16 bits, its fp32 copy, the logarithms of
+# its softmax and their gradient. Fused: the product and its gradient, both in 16 bits.
+LOGIT_BYTES: dict[Loss, float] = {"eager": 2 + 3 * 4, "fused": 2 + 2, "chunked": 14 / CHUNKS}
+
+
+@dataclass(frozen=True)
+class StateBytes:
+    """Bytes per element of a rank's weights, beside the optimiser's moments."""
+
+    weights: float
+    gradients: float
+    master: float = 0.0  # fp32 copy that the optimiser updates, over data ranks
+    step_shard: float = 0.0  # temporaries of the optimiser's step, per element of its shard
+    step_whole: float = 0.0  # and per element of whole weights
+
+
+States = Callable[[str, bool, bool], StateBytes]  # of precision, experts, weights held whole
+
+
+def kept_in_fp32(precision: str, experts: bool, whole: bool) -> StateBytes:
+    """fp32 weights and gradients; what layers compute with is cast from them."""
+    return StateBytes(4.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Software:
+    """One training software, by what its own sources and papers say it keeps and does."""
+
+    name: str
+    title: str  # for people
+    rates: Rates  # the fitted constants that time it (seconds.py)
+    loss: Loss
+    states: States = kept_in_fp32
+    logit_bytes: float | None = None  # with its own loss; None: those of LOGIT_BYTES
+    eager: Literal["never", "adapters", "always"] = "never"  # layers operation by operation
+    selects_products: bool = False  # selective recomputation keeps every second product
+    offloads_selected: bool = False  # selective recomputation leaves nothing on the device
+    offloads_entries: bool = False  # layers' inputs, all that full recomputation keeps, go to RAM
+    dropout: bool = False  # masks are kept
+    autocast_readers: int = 2  # copies of a layer's input for products and norms
+    norms_in_fp32: bool = False
+    casts_whole: bool = False  # 16-bit copies of whole fp32 weights
+    copies_gradients: bool = False  # replicated gradients stand in buckets a second time
+    holds_outputs: bool = False  # a pipeline stage keeps its output for its backward pass
+    buffers_stages: bool = False  # pipeline buffers of two per stage
+    static_allocator: bool = False  # addresses are planned before the run
+    zero: bool = False  # DeepSpeed's buckets, and its limit on what is gathered at once
+    expert_moment_bytes: float = 4.0  # of each of Adam's two, in a mixture of experts
+    fp8_activations: bool = False  # inputs of 8-bit products are kept in 8 bits
+    gathers_smallest: bool = False  # zero3 brings one layer together at a time
+    chunks: int = 1  # model chunks per pipeline rank, where nothing is stated
+    experts_in_loop: bool = False  # one expert after the other, no grouped product
+    host_optimizer_bytes_per_s: float = 25e9  # to the host (PCIe 4.0 x16), optimiser there
+
+    @property
+    def is_old(self) -> bool:
+        """Of 2019 to 2022: unfused attention, whose masked half is computed too."""
+        return self.rates == "2021"
