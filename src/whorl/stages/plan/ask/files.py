@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from whorl.stages.plan.ask.texts import flat, read_mapping
 from whorl.stages.plan.ask.torchtitan import TORCHTITAN, torchtitan_defaults
 from whorl.stages.plan.ask.trainer import TRAINER
 
-__all__ = ["Asked", "as_flags", "read_file", "read_words"]
+__all__ = ["as_flags", "read_file", "read_words"]
 
 BATCH = "--global-batch-tokens"
 SCRIPTS = (".sh", ".bash", ".slurm", ".sbatch")
@@ -97,20 +98,33 @@ def read_file(path: Path) -> Said:
     return said
 
 
-def read_words(words: Mapping[str, str]) -> Said:
-    """Words of the Trainer given beside whorl's own flags."""
-    said = Said("trainer")
-    apply(said, TRAINER, words)
-    said.flags.setdefault("--stack", "hf")
+def read_words(words: Mapping[str, str], said: Said | None = None) -> Said:
+    """Words of the Trainer given beside whorl's own flags; they go before those of a file.
+
+    Raises SpecError, with the nearest that is known, for a word that is none.
+    """
+    for word in words:
+        if word not in TRAINER:
+            near = get_close_matches(word, TRAINER, n=2)
+            raise SpecError(
+                f"unknown option --{word}",
+                do=f"did you mean --{' or --'.join(near)}?" if near else "whorl plan --help",
+            )
+    own = Said("trainer")
+    apply(own, TRAINER, words)
+    if said is None:
+        own.flags.setdefault("--stack", "hf")
+        return own
+    said.flags |= own.flags
+    said.parts |= own.parts
+    said.origin |= own.origin
+    said.became += own.became
+    said.warnings += own.warnings
+    if "gradient_accumulation_steps" in words or "per_device_train_batch_size" in words:
+        said.sequences = None
+        said.accumulation = own.accumulation if own.accumulation > 1 else said.accumulation
+    said.dp = own.dp or said.dp
     return said
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The flags that other words came to, with what they became and what they leave open."""
-
-    flags: dict[str, Any]
-    said: Said
 
 
 def as_flags(said: Said, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,7 +136,9 @@ def as_flags(said: Said, given: Mapping[str, Any]) -> dict[str, Any]:
     flags: dict[str, Any] = {**said.flags, **given}
     for flag, value in given.items():
         if said.flags.get(flag, value) != value:
-            said.became.append(f"{flag} {value} goes before {said.origin.get(flag, 'the file')}")
+            said.became.append(
+                f"{flag} {value} goes before {said.origin.get(flag, said.where or said.tool)}"
+            )
     parts = dict(said.parts)
     if "--layout" in given:
         own = parse_pairs(str(given["--layout"]), "--layout", LAYOUT_KEYS)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["FLAGS", "OF_TRAINING", "Flag"]
+__all__ = ["FLAGS", "OF_TRAINING", "Flag", "take_words"]
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,13 @@ FLAGS = (
     Flag("stack", "What trains: megatron (default), fsdp, xla (of TPUs), whorl (of CPUs), hf, …"),
     Flag("tune", "Fine-tuning: full, lora, qlora or dora. Default: pretraining."),
     Flag("rank", "Of the adapters of --tune lora, qlora, dora. Default: 8.", "N"),
-    Flag("targets", "What they adapt: qv (default), attention, all, or names of matrices."),
+    Flag("targets", "What they adapt: all (default), attention, qv, or names of matrices."),
     Flag("base_format", "Of a frozen base: bf16, nf4 (default of qlora), fp4, int8, gptq, awq."),
     Flag("loss", "eager (whole logits in fp32), fused or chunked. Default: what the stack does."),
     Flag("attention", "flash (default) or eager, which stores the scores."),
-    Flag("tokens", "To train on: 15T are 15e12, k is 1000. Default: the scaling law's choice.", "N"),
+    Flag(
+        "tokens", "To train on: 15T are 15e12, k is 1000. Default: the scaling law's choice.", "N"
+    ),
     Flag("budget", f"{BUDGET}chooses the size.", "KIND=X"),
     Flag(
         "vocab",
@@ -66,19 +69,23 @@ FLAGS = (
         "N",
     ),
     Flag("usd_per_device_hour", "Price. Default: the catalogue's.", "X"),
-    Flag(
-        "layout", "Predict this layout instead of searching: tp=8,pp=16,mbs=1,recompute=full."
-    ),
+    Flag("layout", "Predict this layout instead of searching: tp=8,pp=16,mbs=1,recompute=full."),
     Flag("measured", MEASURED),
-    Flag("tables", "Time products by the measured kernels of whorl[tables], where the device has "
-         "them.", kind=bool),  # fmt: skip
+    Flag(
+        "tables",
+        "Time products by the measured kernels of whorl[tables], where the device has them.",
+        kind=bool,
+    ),
     Flag(
         "serve",
         "Plan serving, alone if nothing is said of training: users=100 (or rate=5, requests a "
         "second),ttft=1s,tokens_per_s=20,input=1024,output=256,engine=vllm,tp=2,format=fp8.",
     ),
-    Flag("why_oom", "What the memory is made of, and what would make it less, on the same devices.",
-         kind=bool),  # fmt: skip
+    Flag(
+        "why_oom",
+        "What the memory is made of, and what would make it less, on the same devices.",
+        kind=bool,
+    ),
     Flag("html", "Write the plan as one page with plots.", "FILE", Path),
     Flag("emit", "Write what runs the choice.", "FOLDER", Path),
 )
@@ -86,3 +93,28 @@ FLAGS = (
 OF_TRAINING = frozenset(
     {"--seq", "--global-batch-tokens", "--tune", "--tokens", "--budget", "--layout", "--measured"}
 )
+
+
+def take_words(arguments: Sequence[str], own: Collection[str]) -> tuple[list[str], dict[str, str]]:
+    """(what is left, {"optim": "adafactor"}): options that are not the command's own are words of
+    other tools, --optim adafactor, --optim=adafactor or, of a switch, --gradient_checkpointing.
+    """
+    rest: list[str] = []
+    words: dict[str, str] = {}
+    place = 0
+    while place < len(arguments):
+        name, equals, value = arguments[place].partition("=")
+        place += 1
+        if name == "--":
+            rest += arguments[place - 1 :]
+            break
+        if not name.startswith("--") or name in own:
+            rest.append(arguments[place - 1])
+            continue
+        if not equals:
+            value = "true"
+            if place < len(arguments) and not arguments[place].startswith("--"):
+                value = arguments[place]
+                place += 1
+        words[name[2:].replace("-", "_")] = value
+    return rest, words

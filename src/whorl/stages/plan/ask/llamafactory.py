@@ -58,8 +58,8 @@ LLAMAFACTORY: Mapping[str, Rule] = {
     "enable_liger_kernel": when(("--loss", "fused")),
     **dict.fromkeys(
         ("use_galore", "use_apollo", "use_badam", "use_llama_pro", "freeze_trainable_layers",
-         "mixture_of_depths", "use_unsloth_gc", "additional_target", "pref_loss", "image_max_pixels",
-         "video_max_pixels", "freeze_vision_tower", "shift_attn"),
+         "mixture_of_depths", "use_unsloth_gc", "additional_target", "pref_loss", 
+         "image_max_pixels",         "video_max_pixels", "freeze_vision_tower", "shift_attn"),
         matters(NOT_PLANNED),
     ),
     **dict.fromkeys(

@@ -102,7 +102,7 @@ def _expanded(word: str, known: Mapping[str, str]) -> str:
 
 
 def arguments_of(text: str) -> dict[str, str]:
-    """{"tensor-model-parallel-size": "8", "bf16": "true"} of a script; the last of a kind counts."""
+    """{"tensor-model-parallel-size": "8", "bf16": "true"} of a script; the last counts."""
     known: dict[str, str] = {}
     words: list[str] = []
     for word in _words(text):
@@ -114,7 +114,7 @@ def arguments_of(text: str) -> dict[str, str]:
             words.append(word)
     found: dict[str, str] = {}
     name = ""
-    for word in (part for item in words for part in _expanded(item, known).split()):
+    for word in (each for item in words for each in _expanded(item, known).split()):
         if word.startswith("--") and len(word) > 2:
             name, equals, value = word[2:].partition("=")
             found[name] = value if equals else "true"
@@ -194,5 +194,3 @@ def _shape(sizes: Mapping[str, int], given: Mapping[str, str], where: str) -> Mo
         norm="rms" if given.get("normalization", "").lower() == "rmsnorm" else "layer",
         max_seq_len=sizes.get("positions", 0),
     )
-
-

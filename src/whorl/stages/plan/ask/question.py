@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args, get_type_hints
 
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import SpecError
@@ -14,7 +14,7 @@ from whorl.spec.train_keys import SEQ_LEN
 from whorl.stages.plan.ask.layouts import parse_batch
 from whorl.stages.plan.ask.trainer import OPTIMIZERS, PRECISIONS, targets
 from whorl.stages.plan.cluster.devices import device
-from whorl.stages.plan.cluster.job import Lora, Loss, Optimizer, Precision, Stack
+from whorl.stages.plan.cluster.job import Lora, LossKind, Optimizer, Precision, Stack
 from whorl.stages.plan.output.schema import Question
 
 if TYPE_CHECKING:
@@ -80,11 +80,9 @@ def _check_given(shape: ModelShape | None, flags: Flags) -> None:
         if flag in flags:
             found = "the budget chooses the size" if shape is None else "a model is given"
             raise SpecError(f"{flag} does not go with this plan", found=found, do="leave it out")
-    if stray := [flag for flag in ADAPTERS if flag in flags]:
-        if flags.get("--tune", "full") == "full":
-            raise SpecError(
-                f"{', '.join(stray)} go with adapters", do="add --tune lora, qlora or dora"
-            )
+    stray = [flag for flag in ADAPTERS if flag in flags]
+    if stray and flags.get("--tune", "full") == "full":
+        raise SpecError(f"{', '.join(stray)} go with adapters", do="add --tune lora, qlora or dora")
 
 
 def _word(flags: Flags, flag: str, default: str, words: Mapping[str, str], known: tuple[str, ...]
@@ -109,7 +107,7 @@ def _tuning(flags: Flags) -> dict[str, Any]:
         return {"tune": tune}
     base = str(flags.get("--base-format", "nf4" if tune == "qlora" else "bf16")).lower()
     base = BASES.get(base, base)
-    known = get_args(Lora.__annotations__["base"]) or _bases()
+    known = get_args(get_type_hints(Lora)["base"])
     if base not in known:
         raise SpecError("--base-format", found=base, expected=", ".join([*BASES, *known]))
     rank = parse_count(flags.get("--rank", 8), "--rank")
@@ -118,15 +116,9 @@ def _tuning(flags: Flags) -> dict[str, Any]:
     return {
         "tune": tune,
         "rank": rank,
-        "targets": targets(str(flags.get("--targets", "qv"))),
+        "targets": targets(str(flags.get("--targets", "all"))),
         "base_format": base,
     }
-
-
-def _bases() -> tuple[str, ...]:
-    from typing import get_type_hints
-
-    return get_args(get_type_hints(Lora)["base"])
 
 
 def question(name: str, shape: ModelShape | None, flags: Flags) -> Question:
@@ -138,7 +130,7 @@ def question(name: str, shape: ModelShape | None, flags: Flags) -> Question:
     if stack not in get_args(Stack):
         raise SpecError("--stack", found=stack, expected=", ".join(get_args(Stack)))
     precision = _word(flags, "--precision", "bf16", PRECISIONS, get_args(Precision))
-    for flag, expected in (("--loss", get_args(Loss)), ("--attention", ("flash", "eager"))):
+    for flag, expected in (("--loss", get_args(LossKind)), ("--attention", ("flash", "eager"))):
         if flag in flags and flags[flag] not in expected:
             raise SpecError(flag, found=flags[flag], expected=", ".join(filter(None, expected)))
     seq_len = SEQ_LEN.read(flags["--seq"], "--seq")

@@ -82,6 +82,12 @@ class Said:
         if line not in self.became:
             self.became.append(line)
 
+    def lines(self) -> list[str]:
+        """What the words became, and in one line what was passed over."""
+        passed = sorted(set(self.passed))
+        more = f"{len(passed)} keys change neither memory nor time: {', '.join(passed)}"
+        return [*self.became, *([more] if passed else ())]
+
     def warn(self, key: str, written: str, what: str) -> None:
         self.warnings.append(f"{key}={written}: {what}")
 

@@ -71,7 +71,8 @@ TORCHTITAN: Mapping[str, Rule] = {
     "lora.rank": to("--rank"),
     "training.enable_cpu_offload": when(("offload_optimizer", "1")),
     **dict.fromkeys(
-        ("parallelism.pipeline_parallel_layers_per_stage", "parallelism.expert_tensor_parallel_degree",
+        ("parallelism.pipeline_parallel_layers_per_stage", 
+         "parallelism.expert_tensor_parallel_degree",
          "parallelism.pipeline_parallel_schedule_csv", "activation_checkpoint.early_stop"),
         matters(NOT_PLANNED),
     ),

@@ -28,12 +28,17 @@ __all__ = ["OPTIMIZERS", "PRECISIONS", "TRAINER", "family_of", "precise", "shard
 OPTIMIZERS: Mapping[str, str] = {
     **dict.fromkeys(("adamw", "adam", "adamw_torch", "adamw_torch_fused", "adamw_hf"), "adamw"),
     **dict.fromkeys(("adamw_apex_fused", "fusedadam", "fused_adam", "cpu_adam"), "adamw"),
-    **dict.fromkeys(("torch_adam", "deepspeedcpuadam", "torch.optim.adamw", "adamw_32bit"), "adamw"),
-    **dict.fromkeys(("adamw_8bit", "adamw_bnb_8bit", "adamw8bit", "adamw_torch_8bit"), "adamw_8bit"),
+    **dict.fromkeys(
+        ("torch_adam", "deepspeedcpuadam", "torch.optim.adamw", "adamw_32bit"), "adamw"
+    ),
+    **dict.fromkeys(
+        ("adamw_8bit", "adamw_bnb_8bit", "adamw8bit", "adamw_torch_8bit"), "adamw_8bit"
+    ),
     **dict.fromkeys(("bitsandbytes.optim.adamw8bit", "bnb.optim.adamw8bit"), "adamw_8bit"),
     **dict.fromkeys(("paged_adamw_8bit", "pagedadamw8bit"), "paged_adamw_8bit"),
-    **dict.fromkeys(("bitsandbytes.optim.pagedadamw8bit", "bnb.optim.pagedadamw8bit"),
-                    "paged_adamw_8bit"),  # fmt: skip
+    **dict.fromkeys(
+        ("bitsandbytes.optim.pagedadamw8bit", "bnb.optim.pagedadamw8bit"), "paged_adamw_8bit"
+    ),
     **dict.fromkeys(("paged_adamw", "paged_adamw_32bit", "pagedadamw"), "paged_adamw"),
     **dict.fromkeys(("adamw_anyprecision", "adamw_bf16"), "adamw_bf16"),
     "adafactor": "adafactor",
@@ -210,6 +215,7 @@ TRAINER: Mapping[str, Rule] = {
     **dict.fromkeys(("pipeline_parallel", "pipeline_parallel_size"), part("pp")),
     **dict.fromkeys(("context_parallel", "context_parallel_size", "cp_size"), part("cp")),
     **dict.fromkeys(("expert_parallel", "expert_parallel_size"), part("ep")),
-    **dict.fromkeys(("num_processes", "nproc_per_node", "num_gpus", "n_gpus", "devices"),
-                    to("--count")),  # fmt: skip
+    **dict.fromkeys(
+        ("num_processes", "nproc_per_node", "num_gpus", "n_gpus", "devices"), to("--count")
+    ),
 }

@@ -15,11 +15,11 @@ from typing import Any, cast, get_args
 from whorl.arch.hf_config import model_shape
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import SpecError
+from whorl.stages.plan.ask.layouts import parse_layout
 from whorl.stages.plan.cluster.devices import device
 from whorl.stages.plan.cluster.job import Layout, Lora, Optimizer, Stack, TrainingJob
 from whorl.stages.plan.cluster.row_shapes import whole_number
 from whorl.stages.plan.cluster.rows import Metric, PublishedRow, read_precision, read_table
-from whorl.stages.plan.ask.layouts import parse_layout
 from whorl.stages.plan.serving.work import QUANTISATIONS, Deployment
 
 __all__ = ["Report", "ServedLoad", "is_reports", "parse_report", "read_reports"]

@@ -12,6 +12,7 @@ from whorl.arch.shape_counts import (
     kv_bytes_per_token,
     training_bytes,
 )
+from whorl.stages.plan.ask.layouts import layout_label
 from whorl.stages.plan.cluster.job import TrainingJob
 from whorl.stages.plan.cluster.memory import rank_memory
 from whorl.stages.plan.cluster.step import StepTime
@@ -21,7 +22,6 @@ from whorl.stages.plan.laws.hyper import step_law
 from whorl.stages.plan.laws.law import FLOPS_PER_PARAM_TOKEN, Law
 from whorl.stages.plan.laws.named import find_law
 from whorl.stages.plan.output import schema
-from whorl.stages.plan.ask.layouts import layout_label
 from whorl.stages.plan.plan import Prediction
 from whorl.stages.plan.spending import JobBudget
 from whorl.stages.plan.whole_job import JobView, Range, WholeJob, steps_of, view_job
