@@ -90,3 +90,4 @@ def axolotl_defaults(said: Said) -> None:
     said.parts.setdefault("mbs", "1")
     said.parts.setdefault("recompute", "none")
     said.flags.setdefault("--tune", "full")
+    said.flags.setdefault("--precision", "bf16-true")  # bf16: auto, of devices that have it

@@ -13,7 +13,7 @@ from whorl.core.units import parse_count
 from whorl.spec.train_keys import SEQ_LEN
 from whorl.stages.plan.ask.axolotl import AXOLOTL, axolotl_defaults
 from whorl.stages.plan.ask.deepspeed import apply_deepspeed
-from whorl.stages.plan.ask.layouts import LAYOUT_KEYS, SHORT, parse_pairs
+from whorl.stages.plan.ask.layouts import LAYOUT_KEYS, WRITTEN, parse_pairs
 from whorl.stages.plan.ask.llamafactory import LLAMAFACTORY, llamafactory_defaults
 from whorl.stages.plan.ask.megatron import read_megatron
 from whorl.stages.plan.ask.said import Rule, Said, apply
@@ -127,6 +127,10 @@ def read_words(words: Mapping[str, str], said: Said | None = None) -> Said:
     return said
 
 
+def _level(key: str, value: str) -> str:
+    return f"zero{value}" if key == "zero" and value.isdigit() else value
+
+
 def as_flags(said: Said, given: Mapping[str, Any]) -> dict[str, Any]:
     """The flags, those given going before; the batch follows from micro-batch, accumulation and
     devices. What is given beside a file that says otherwise is told.
@@ -142,8 +146,7 @@ def as_flags(said: Said, given: Mapping[str, Any]) -> dict[str, Any]:
     parts = dict(said.parts)
     if "--layout" in given:
         own = parse_pairs(str(given["--layout"]), "--layout", LAYOUT_KEYS)
-        names = {SHORT.get(key, key) for key in own}
-        parts = {k: v for k, v in parts.items() if SHORT.get(k, k) not in names} | own
+        parts |= {WRITTEN.get(key, key): _level(key, value) for key, value in own.items()}
     ranks = 1
     for name in ("tp", "pp", "cp"):
         ranks *= parse_count(parts.get(name, 1), name)
@@ -161,12 +164,12 @@ def as_flags(said: Said, given: Mapping[str, Any]) -> dict[str, Any]:
             said.became.append("no fsdp, no deepspeed: each device holds the whole model (DDP)")
     if BATCH not in given and "--seq" in flags and ("mbs" in parts or said.sequences):
         seq_len = SEQ_LEN.read(flags["--seq"], "--seq")
-        micro = parse_count(parts.get("mbs") or parts.get("micro_batch") or 1, "mbs")
+        micro = parse_count(parts.get("mbs", 1), "mbs")
         step = said.sequences or micro * said.accumulation * (devices // ranks)
         flags[BATCH] = str(step * seq_len)
         said.became.append(f"{step} sequences a step: {BATCH} {flags[BATCH]}")
         if said.steps and not {"--tokens", "--budget"} & set(given):
             flags["--tokens"] = str(said.steps * step * seq_len)
-    if "mbs" in parts or "micro_batch" in parts:
+    if "mbs" in parts:
         flags["--layout"] = ",".join(f"{name}={value}" for name, value in parts.items())
     return flags

@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 SHORT = {"mbs": "micro_batch", "sp": "sequence_parallel", "zero": "shard"}
-WRITTEN = {"micro_batch": "mbs", "sequence_parallel": "sp"}
+WRITTEN = {"micro_batch": "mbs", "sequence_parallel": "sp", "zero": "shard"}
 CHOICES: Mapping[str, Sequence[str]] = {
     "shard": get_args(Shard),
     "recompute": get_args(Recompute),

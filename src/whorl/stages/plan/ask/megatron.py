@@ -7,6 +7,7 @@ arguments too. Source: megatron/training/arguments.py.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 from collections.abc import Mapping
@@ -31,6 +32,15 @@ SIZES = {  # argument -> what it is of the model
     **{"moe-router-topk": "active", "moe-ffn-hidden-size": "expert_width"},
     "max-position-embeddings": "positions",
 }
+
+
+LISTS = ("recompute-modules",)
+SWITCHES = frozenset(
+    {"bf16", "fp16", "swiglu", "sequence-parallel", "use-distributed-optimizer",
+     "recompute-activations", "group-query-attention", "use-megatron-fsdp", "use-torch-fsdp2",
+     "untie-embeddings-and-output-weights", "optimizer-cpu-offload",
+     "use-precision-aware-optimizer"}
+)  # fmt: skip
 
 
 def _put(flag: str, word: str) -> Rule:
@@ -83,11 +93,14 @@ RULES: Mapping[str, Rule] = {
 
 def _words(text: str) -> list[str]:
     text = re.sub(r"\\\r?\n", " ", text)
+    text = re.sub(r"(?<!\$)[()]", " ", text)  # ARGS=( … ): an array
+    with contextlib.suppress(ValueError):
+        return shlex.split(text, comments=True)
     found: list[str] = []
-    for line in re.sub(r"(?<!\$)[()]", " ", text).splitlines():  # ARGS=( … ): an array
+    for line in text.splitlines():
         try:
             found += shlex.split(line, comments=True)
-        except ValueError:  # a quote that spans lines
+        except ValueError:  # a quote that is not closed
             found += line.split()
     return found
 
@@ -118,8 +131,11 @@ def arguments_of(text: str) -> dict[str, str]:
         if word.startswith("--") and len(word) > 2:
             name, equals, value = word[2:].partition("=")
             found[name] = value if equals else "true"
+            name = "" if equals or name in SWITCHES else name
         elif name and not word.startswith(("&", "|", ">", "<", ";")):
-            found[name] = word if found[name] == "true" else f"{found[name]} {word}"
+            is_list = name in LISTS and found[name] != "true"
+            found[name] = f"{found[name]} {word}" if is_list else word
+            name = name if name in LISTS else ""
     return found
 
 

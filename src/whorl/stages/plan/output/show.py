@@ -103,13 +103,13 @@ def model_line(plan: ClusterPlan) -> str:
 
 
 def question_line(q: Question, device: Device) -> str:
-    kind = {"": "pretraining", "full": "full fine-tuning"}.get(q.tune)
     base = "16 bits" if q.base_format == "none" else q.base_format
-    kind = kind or f"{q.tune}, rank {q.rank} on {q.targets}, base in {base}"
+    kind = f"{q.tune}, rank {q.rank} on {q.targets}, base in {base}; " if q.rank else ""
+    kind = "full fine-tuning; " if q.tune == "full" else kind
     precision = f"{q.precision}-true" if q.pure_low_precision else q.precision
     return (
-        f"{kind} on {q.count:,} × {device.name}, {precision}, {q.optimizer}, as {q.stack} runs "
-        f"it; {q.global_batch:,} sequences of {q.seq_len:,} tokens a step, "
+        f"{kind}{q.count:,} × {device.name}, {precision}, {q.optimizer}, as {q.stack} runs it; "
+        f"{q.global_batch:,} sequences of {q.seq_len:,} tokens a step, "
         f"{q.global_batch * q.seq_len:,} together"
     )
 

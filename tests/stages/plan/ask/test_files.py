@@ -1,0 +1,294 @@
+"""Files of other tools, as their documentation has them, against what they mean counted by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from whorl.core.errors import SpecError
+from whorl.stages.plan.ask.files import as_flags, read_file, read_words
+from whorl.stages.plan.ask.megatron import arguments_of
+
+AXOLOTL = """
+base_model: NousResearch/Meta-Llama-3.1-8B
+load_in_8bit: false
+load_in_4bit: true
+datasets:
+  - {path: mhenrichsen/alpaca_2k_test, type: alpaca}
+val_set_size: 0
+output_dir: ./outputs/qlora-out
+adapter: qlora
+sequence_len: 4096
+sample_packing: true
+lora_r: 32
+lora_alpha: 16
+lora_dropout: 0.05
+lora_target_linear: true
+gradient_accumulation_steps: 4
+micro_batch_size: 2
+num_epochs: 4
+optimizer: paged_adamw_8bit
+lr_scheduler: cosine
+learning_rate: 0.0002
+bf16: auto
+tf32: false
+gradient_checkpointing: true
+flash_attention: true
+warmup_ratio: 0.1
+weight_decay: 0.0
+special_tokens:
+  pad_token: "<|end_of_text|>"
+"""
+LLAMAFACTORY = """
+model_name_or_path: Qwen/Qwen2.5-7B-Instruct
+stage: sft
+do_train: true
+finetuning_type: lora
+lora_target: q_proj,v_proj
+deepspeed: ds_z2_config.json
+dataset: identity,alpaca_en_demo
+template: qwen
+cutoff_len: 2048
+per_device_train_batch_size: 1
+gradient_accumulation_steps: 8
+learning_rate: 1.0e-4
+num_train_epochs: 3.0
+bf16: true
+plot_loss: true
+"""
+DEEPSPEED = {
+    "train_micro_batch_size_per_gpu": 4,
+    "gradient_accumulation_steps": 2,
+    "bf16": {"enabled": True},
+    "optimizer": {"type": "AdamW", "params": {"lr": "auto"}},
+    "zero_optimization": {
+        "stage": 3,
+        "offload_optimizer": {"device": "cpu", "pin_memory": True},
+        "overlap_comm": True,
+        "stage3_max_live_parameters": 1e9,
+    },
+    "gradient_clipping": 1.0,
+    "wall_clock_breakdown": False,
+}
+TRAINER = {
+    "model_name_or_path": "meta-llama/Llama-3.2-3B",
+    "output_dir": "out",
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 8,
+    "gradient_checkpointing": True,
+    "optim": "adamw_torch_fused",
+    "bf16": True,
+    "fsdp": "full_shard auto_wrap",
+    "max_steps": 1000,
+    "max_length": 2048,
+    "warmup_ratio": 0.03,
+    "report_to": "wandb",
+}
+TORCHTITAN = """
+[job]
+dump_folder = "./outputs"
+[model]
+name = "llama3"
+flavor = "70B"
+converters = ["float8"]
+[optimizer]
+name = "AdamW"
+lr = 1.5e-4
+[training]
+local_batch_size = 8
+seq_len = 8192
+steps = 1000
+[parallelism]
+data_parallel_replicate_degree = 1
+data_parallel_shard_degree = -1
+tensor_parallel_degree = 8
+pipeline_parallel_degree = 1
+context_parallel_degree = 1
+[activation_checkpoint]
+mode = "full"
+[compile]
+enable = true
+"""
+# sizes of GPT-3 175B (Brown et al. 2020, table 2.1)
+MEGATRON = """#!/bin/bash
+# Runs the "175B" parameter model
+export CUDA_DEVICE_MAX_CONNECTIONS=1
+GPUS_PER_NODE=8
+NUM_NODES=16
+WORLD_SIZE=$(($GPUS_PER_NODE*$NUM_NODES))
+CHECKPOINT_PATH=$1
+TP=8
+
+DISTRIBUTED_ARGS=(
+    --nproc_per_node $GPUS_PER_NODE
+    --nnodes $NUM_NODES
+    --master_addr localhost
+)
+GPT_MODEL_ARGS=(
+    --num-layers 96
+    --hidden-size 12288
+    --num-attention-heads 96
+    --seq-length 2048
+    --max-position-embeddings 2048
+    --vocab-size 51200
+    --attention-backend auto # Can use (flash/fused/unfused/local)
+)
+TRAINING_ARGS="
+    --micro-batch-size 1 \\
+    --global-batch-size 1536
+    --train-iters 500000
+    --weight-decay 0.1
+    --fp16
+"
+torchrun ${DISTRIBUTED_ARGS[@]} pretrain_gpt.py \\
+    ${GPT_MODEL_ARGS[@]} $TRAINING_ARGS \\
+    --tensor-model-parallel-size ${TP} \\
+    --pipeline-model-parallel-size ${PP:-16} \\
+    --sequence-parallel --use-distributed-optimizer \\
+    --recompute-granularity selective \\
+    --save $CHECKPOINT_PATH
+touch /tmp/whorl-must-not-run-this
+"""
+
+
+def read(path: Path, text: str, **given: Any) -> tuple[Any, dict[str, Any]]:
+    path.write_text(text)
+    said = read_file(path)
+    return said, as_flags(said, {f"--{name}": value for name, value in given.items()})
+
+
+def parts(flags: dict[str, Any]) -> dict[str, str]:
+    return dict(part.split("=") for part in flags["--layout"].split(","))
+
+
+def test_axolotl(tmp_path: Path) -> None:
+    said, flags = read(tmp_path / "axolotl.yaml", AXOLOTL, count=8)
+    assert said.tool == "axolotl"
+    assert flags["--model"] == "NousResearch/Meta-Llama-3.1-8B"
+    assert (flags["--tune"], flags["--rank"], flags["--targets"]) == ("qlora", "32", "all")
+    assert (flags["--base-format"], flags["--optimizer"]) == ("nf4", "paged_adamw_8bit")
+    assert flags["--seq"] == "4096" and flags["--precision"] == "bf16-true"
+    # 2 sequences a pass, 4 passes, 8 devices
+    assert int(flags["--global-batch-tokens"]) == 2 * 4 * 8 * 4096
+    assert parts(flags) == {"mbs": "2", "recompute": "full", "shard": "none"}
+    assert not said.warnings
+    assert "lora_alpha" in said.passed and "learning_rate" in said.passed
+
+
+def test_llamafactory_refers_to_deepspeed(tmp_path: Path) -> None:
+    said, flags = read(tmp_path / "llamafactory.yaml", LLAMAFACTORY, count=2)
+    assert said.tool == "llamafactory" and flags["--stack"] == "deepspeed"
+    assert (flags["--tune"], flags["--targets"], flags["--rank"]) == ("lora", "qv", "8")
+    # of its folder's file that is not here, the name says the stage; it recomputes by default
+    assert parts(flags) == {"mbs": "1", "recompute": "full", "shard": "zero2"}
+    assert int(flags["--global-batch-tokens"]) == 1 * 8 * 2 * 2048
+    auto = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+    left_open = DEEPSPEED | dict.fromkeys(auto, "auto")
+    (tmp_path / "ds_z2_config.json").write_text(json.dumps(left_open))
+    again = as_flags(read_file(tmp_path / "llamafactory.yaml"), {"--count": 2})
+    assert parts(again) == {
+        "mbs": "1", "recompute": "full", "shard": "zero3", "offload_optimizer": "1",
+    }  # fmt: skip
+
+
+def test_deepspeed_beside_flags(tmp_path: Path) -> None:
+    said, flags = read(tmp_path / "deepspeed.json", json.dumps(DEEPSPEED), count=16, seq="4096")
+    assert parts(flags) == {"mbs": "4", "shard": "zero3", "offload_optimizer": "1"}
+    assert int(flags["--global-batch-tokens"]) == 4 * 2 * 16 * 4096
+    assert flags["--optimizer"] == "adamw" and flags["--precision"] == "bf16"
+    assert not said.warnings
+
+
+def test_a_trainers_arguments(tmp_path: Path) -> None:
+    said, flags = read(tmp_path / "trainer-args.json", json.dumps(TRAINER), count=4)
+    assert said.tool == "trainer" and flags["--stack"] == "hf" and flags["--tune"] == "full"
+    assert parts(flags) == {"mbs": "4", "recompute": "full", "shard": "zero3"}
+    step = 4 * 8 * 4 * 2048
+    assert int(flags["--global-batch-tokens"]) == step
+    assert int(flags["--tokens"]) == 1000 * step
+    assert not said.warnings
+
+
+def test_torchtitan(tmp_path: Path) -> None:
+    said, flags = read(tmp_path / "train.toml", TORCHTITAN, count=64)
+    assert said.tool == "torchtitan" and flags["--model"] == "llama-3.1-70b"
+    assert flags["--precision"] == "fp8" and "--tune" not in flags
+    found = parts(flags)
+    assert (found["tp"], found["mbs"], found["recompute"]) == ("8", "8", "full")
+    assert found["shard"] == "zero3"
+    assert int(flags["--global-batch-tokens"]) == 8 * (64 // 8) * 8192  # 8 ranks of data
+
+
+def test_megatron_is_read_and_not_run(tmp_path: Path) -> None:
+    said, flags = read(tmp_path / "train.sh", MEGATRON)
+    assert not Path("/tmp/whorl-must-not-run-this").exists()
+    assert flags["--count"] == "128" and flags["--precision"] == "fp16"
+    found = parts(flags)
+    assert (found["tp"], found["pp"], found["mbs"]) == ("8", "16", "1")
+    assert (found["shard"], found["recompute"], found["sp"]) == ("zero1", "selective", "1")
+    assert int(flags["--global-batch-tokens"]) == 1536 * 2048
+    assert int(flags["--tokens"]) == 500_000 * 1536 * 2048
+    shape = said.shape
+    assert shape is not None and (shape.layers, shape.width, shape.ffn_width) == (96, 12288, 49152)
+    assert not shape.gated and shape.tied_embeddings and shape.vocab_size == 51200
+
+
+def test_what_only_a_shell_knows_is_named(tmp_path: Path) -> None:
+    text = MEGATRON.replace("TP=8", "TP=$(nproc)")
+    said, _ = read(tmp_path / "train.sh", text)
+    assert any("tensor-model-parallel-size" in line for line in said.warnings)
+    assert arguments_of("x --bf16 --lr=3e-4 --a $B") == {"bf16": "true", "lr": "3e-4", "a": "$B"}
+
+
+def test_what_changes_memory_and_is_not_planned_is_told(tmp_path: Path) -> None:
+    said, _ = read(tmp_path / "a.yaml", AXOLOTL + "rl: dpo\nbrand_new_kernel: 7\n", count=1)
+    assert [line.partition("=")[0] for line in said.warnings] == ["rl", "brand_new_kernel"]
+    off, _ = read(tmp_path / "a.yaml", AXOLOTL + "relora: false\nbrand_new: null\n", count=1)
+    assert not off.warnings
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("x.json", '{"name": "app", "scripts": {}}', "of no tool"),
+        ("x.json", "{", "not JSON"),
+        ("x.toml", "a = ", "not TOML"),
+        ("x.sh", "echo hello", "no arguments of Megatron"),
+        ("x.yaml", AXOLOTL.replace("paged_adamw_8bit", "adamw_9bit"), "adamw_9bit"),
+        ("x.yaml", AXOLOTL.replace("micro_batch_size: 2", "micro_batch_size: two"), "micro_batch"),
+        ("x.yaml", LLAMAFACTORY.replace("ds_z2_config", "mine"), "is no file"),
+        ("x.yaml", "- a\n- b\n", "no keys"),
+        ("none.yaml", "", "no keys"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_by_name(
+    tmp_path: Path, name: str, text: str, words: str
+) -> None:
+    with pytest.raises(SpecError, match=words):
+        read(tmp_path / name, text)
+
+
+def test_given_flags_go_before_the_file_and_say_so(tmp_path: Path) -> None:
+    said, flags = read(tmp_path / "a.yaml", AXOLOTL, count=2, seq="2048", layout="mbs=1,zero=3")
+    assert flags["--seq"] == "2048"
+    assert parts(flags) == {"mbs": "1", "recompute": "full", "shard": "zero3"}
+    assert int(flags["--global-batch-tokens"]) == 1 * 4 * 2 * 2048
+    assert any("--seq 2048 goes before sequence_len" in line for line in said.became)
+
+
+def test_words_on_the_command_line() -> None:
+    said = read_words(
+        {
+            **{"per_device_train_batch_size": "2", "gradient_accumulation_steps": "8"},
+            **{"gradient_checkpointing": "true", "optim": "paged_adamw_8bit", "dp": "4"},
+            **{"bf16": "true", "load_in_4bit": "true", "max_seq_length": "1024"},
+        }
+    )
+    flags = as_flags(said, {})
+    assert flags["--count"] == "4" and flags["--tune"] == "qlora"
+    assert int(flags["--global-batch-tokens"]) == 2 * 8 * 4 * 1024
+    with pytest.raises(SpecError, match="did you mean --gradient_checkpointing"):
+        read_words({"gradient_checkpoint": "true"})
