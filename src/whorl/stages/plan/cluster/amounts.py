@@ -17,23 +17,30 @@ from whorl.arch.shape_counts import flops_per_token, layer_matrices
 from whorl.stages.plan.cluster.devices import Device
 from whorl.stages.plan.cluster.exchange import (
     FULL,
+    HALF,
     element_bytes,
     expert_ways,
     ring,
     sharding_amounts,
 )
 from whorl.stages.plan.cluster.job import TrainingJob
+from whorl.stages.plan.cluster.memory_states import QUANTISED_BYTES
 from whorl.stages.plan.cluster.tables import layer_products_s
+from whorl.stages.plan.software import Rates, software
 
 __all__ = ["FAMILIES", "Amounts", "amounts"]
 
 GENERATIONS = {"v100": 0, "a100": 1, "a800": 1, "h100": 2, "h200": 2, "h800": 2}
 GENERATIONS |= {"b200": 3, "b300": 3, "gb200": 3, "gb300": 3, "l40s": 1, "rtx": 1}
 TPU, OTHER = 9, 2
-FAMILIES: tuple[str, ...] = ("v100", "a100", "h100", "b200", "gb200", "gb300")
-FAMILIES += ("tpu-v4", "tpu-v5e", "tpu-v5p", "tpu-v6e")  # devices with a speed of their own
-STACKS = {"megatron_2021": 0, "oneflow": 0, "fsdp": 1, "whorl": 1, "xla": 2, "internevo": 3}
-MODERN = 4  # Megatron-Core and whatever is not named
+# Beginnings of devices' names -> a speed of their own. The longest that fits counts.
+FAMILY_OF = {name: name for name in ("v100", "a100", "h100", "b200", "gb200", "gb300")}
+FAMILY_OF |= {name: name for name in ("tpu-v4", "tpu-v5e", "tpu-v5p", "tpu-v6e", "rtx")}
+FAMILY_OF |= {"a800": "a100", "h800": "h100", "h200": "h100", "gh200": "h100", "h20": "h100"}
+FAMILY_OF |= {"b300": "b200", "mi2": "mi200", "mi3": "mi300", "mi35": "mi350"}
+FAMILY_OF |= dict.fromkeys(("gaudi", "trainium", "apple", "arc", "max"), "unseen")
+FAMILIES: tuple[str, ...] = tuple(dict.fromkeys(FAMILY_OF.values()))
+STACKS: dict[Rates, int] = {"2021": 0, "fsdp": 1, "xla": 2, "internevo": 3, "modern": 4, "eager": 5}
 LOW_PRECISION = {"fp8": "fp8", "fp8_block": "fp8", "mxfp8": "fp8", "nvfp4": "nvfp4"}
 FLASH_BACKWARD = 2.5  # five products against two: FlashAttention-2, arXiv 2307.08691
 BACKWARD = 2.0  # of what has no weights, or whose weights are trained, per forward pass
@@ -91,6 +98,9 @@ class Amounts(NamedTuple):
     family: float  # index into FAMILIES, -1: none
     moe: float
     frozen: float  # 1: the base's weights are not trained
+    expert_passes: float  # one expert after the other, where no product takes all of them
+    expert_gathers: float  # and weights that zero3 brings together for each alone
+    dequantised_bytes: float  # a frozen base of 4 or 8 bits, written out and read in 16
     product_s: float  # layer_flops as fast as tables measured them, seconds; 0: not looked up
 
 
@@ -158,10 +168,8 @@ def _generation(device: Device) -> int:
 
 
 def _family(device: Device) -> int:
-    for index, name in enumerate(FAMILIES):
-        if device.name == name or device.name.startswith(name + "-"):
-            return index
-    return -1
+    fitting = [name for name in FAMILY_OF if device.name.startswith(name)]
+    return FAMILIES.index(FAMILY_OF[max(fitting, key=len)]) if fitting else -1
 
 
 class _Pass(NamedTuple):
@@ -182,7 +190,7 @@ def _passes(job: TrainingJob) -> _Pass:
         return _Pass(backward, 0.0, 0.0)
     if layout.recompute == "full":
         return _Pass(backward, 1.0, 1.0)
-    if not layout.recompute_parts and job.stack in ("fsdp", "whorl"):
+    if not layout.recompute_parts and software(job.stack).selects_products:
         return _Pass(backward, EVERY_SECOND_PRODUCT, 0.0)
     parts = layout.recompute_parts or ("core_attn",)
     repeated = min(1.0, sum(PART_SHARES.get(part, 0.0) for part in set(parts)))
@@ -240,12 +248,31 @@ def amounts(job: TrainingJob, tables: bool = False) -> Amounts:
         step_tokens_per_device=job.tokens_per_step / layout.devices,
         bits=4.0 if low == "nvfp4" else 8.0 if low else 16.0,
         generation=_generation(device),
-        stack=STACKS.get(job.stack, MODERN),
+        stack=STACKS[software(job.stack).rates],
         family=_family(device),
         moe=float(shape.experts is not None),
         frozen=float(job.task in ("lora", "adapter")),
+        **_one_by_one(job, layers, passes, share),
         product_s=(looked_up or 0.0) * share,
     )
+
+
+def _one_by_one(job: TrainingJob, layers: _Layers, passes: _Pass, share: float) -> dict[str, float]:
+    """What each expert, or each matrix of a quantised base, asks for by itself."""
+    shape, layout = job.shape, job.layout
+    loops = 0.0
+    if shape.experts is not None and software(job.stack).experts_in_loop:
+        loops = shape.experts.count / layout.ep * layers.expert_layers * share * passes.total
+    written = 0.0
+    if job.lora is not None and job.lora.base != "none":
+        held = layers.dense / layout.tp + layers.stored_experts / expert_ways(layout)
+        stored = QUANTISED_BYTES[job.lora.base]
+        written = held * share * (stored + 2 * HALF) * passes.total
+    return {
+        "expert_passes": loops,
+        "expert_gathers": loops if layout.shard == "zero3" else 0.0,
+        "dequantised_bytes": written,
+    }
 
 
 def _table(shape: ModelShape) -> float:
@@ -263,7 +290,8 @@ def _memory_amounts(
     plain_bytes = element_bytes(job)
     element = 1.2 if low else plain_bytes  # of a product's operand, mean over inputs and outputs
     weights = (layers.dense / tp + layers.stored_experts / expert_ways(layout)) * share
-    attention = _attention(shape, job.seq_len, job.causal_flops) * tokens / tp * share
+    seen = min(job.document_tokens or job.seq_len, job.seq_len)
+    attention = _attention(shape, seen, job.causal_flops) * tokens / tp * share
     scores = 0.0
     if job.flash_attention:
         attention *= 1 + FLASH_BACKWARD + passes.attention_repeated

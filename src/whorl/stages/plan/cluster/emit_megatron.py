@@ -8,6 +8,7 @@ from __future__ import annotations
 from whorl.arch.shape import ModelShape
 from whorl.stages.plan.cluster.emit import Emitted, batch_warnings, shell_script, torchrun
 from whorl.stages.plan.cluster.job import TrainingJob
+from whorl.stages.plan.software import software
 
 __all__ = ["megatron_command"]
 
@@ -187,12 +188,12 @@ def _recompute(job: TrainingJob, warnings: list[str]) -> list[str]:
 def _numbers(job: TrainingJob, warnings: list[str]) -> list[str]:
     """Precision and optimiser. Where the memory was planned with bf16 gradients, so it says."""
     words = list(PRECISION[job.precision])
-    mixture = job.shape.experts is not None
-    low = mixture or job.precision in ("fp8", "fp8_block", "mxfp8", "nvfp4")
-    if low and job.stack == "megatron":
+    of, mixture = software(job.stack), job.shape.experts is not None
+    kept, is_core = of.states(job.precision, mixture, True), of.rates == "modern"
+    if is_core and kept.master and kept.gradients == 2:
         words.append("--grad-reduce-in-bf16")
     moments = {"adamw_bf16": "bf16", "adamw_8bit": "fp8"}.get(job.optimizer)
-    if job.optimizer == "adamw" and mixture and job.stack == "megatron":
+    if job.optimizer == "adamw" and mixture and of.expert_moment_bytes == 2:
         moments = "bf16"
     offload = job.layout.offload_optimizer
     if moments or offload:

@@ -9,13 +9,13 @@ from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import ShapeCounts, count_shape
 from whorl.stages.plan.cluster.devices import Device
 from whorl.stages.plan.cluster.job import Layout, TrainingJob
+from whorl.stages.plan.software import software
 
 __all__ = ["FULL", "HALF", "element_bytes", "expert_ways", "ring", "sharding_amounts"]
 
 HALF, FULL = 2.0, 4.0  # bytes
 MIXED_ADAM_BYTES, PURE_ADAM_BYTES = 34.0, 16.0  # read and written per parameter, one update
 BUCKET_BYTES = 512e6  # of one gradient message
-HOST_BYTES_PER_S = 25e9  # of a device to its host (PCIe Gen4 x16), where the optimiser is there
 
 
 def ring(size: int, stride: int, device: Device) -> float:
@@ -65,12 +65,12 @@ def sharding_amounts(job: TrainingJob) -> dict[str, float]:
         moved = dense * (ranks - 1) / ranks
         moved += experts * (copies - 1) / copies * as_slow(ranks, copies)
         reduce = trained * moved * sum(_exchanged_bytes(job))
-        if layout.shard == "zero1" and job.stack != "megatron":
+        if layout.shard == "zero1" and software(job.stack).rates != "modern":
             buckets = math.ceil(trained * (dense + experts) * element / BUCKET_BYTES)
             messages = 2 * buckets * (ways - 1)
     update = PURE_ADAM_BYTES if job.pure_low_precision else MIXED_ADAM_BYTES
     if layout.offload_optimizer:  # as long as it takes to move it to the host and back
-        update *= device.memory_bytes_per_s / HOST_BYTES_PER_S
+        update *= device.memory_bytes_per_s / software(job.stack).host_optimizer_bytes_per_s
     return {
         "gather_bytes": gather,
         "step_reduce_bytes": reduce,
@@ -85,9 +85,10 @@ def sharding_amounts(job: TrainingJob) -> dict[str, float]:
 
 def _exchanged_bytes(job: TrainingJob) -> tuple[float, float]:
     """Bytes per element of the gradients' reduction, and of what is gathered after it."""
-    element, stack, shard = element_bytes(job), job.stack, job.layout.shard
-    wide = stack in ("megatron", "megatron_2021") and job.precision != "fp16"
-    gradient = FULL if wide or (stack == "whorl" and shard == "none") else element
+    element, of, shard = element_bytes(job), software(job.stack), job.layout.shard
+    kept = of.states(job.precision, job.shape.experts is not None, True)
+    wide = bool(kept.master) and kept.gradients > HALF and job.precision != "fp16"
+    gradient = FULL if wide or (of.name == "whorl" and shard == "none") else element
     return gradient, gradient if shard == "none" else element
 
 

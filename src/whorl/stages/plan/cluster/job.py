@@ -122,7 +122,7 @@ class Lora:
 
     rank: int = 8
     base: Literal["none", "nf4", "nf4-dq", "fp4", "int8", "int4"] = "none"  # int4: GPTQ, AWQ
-    targets: Literal["qv", "attention", "all"] = "all"  # linears that have adapters
+    targets: Literal["qv", "attention", "all"] = "qv"  # linears that have adapters
     dora: bool = False  # a trained norm of each row of the sum: arXiv 2402.09353
     scales: bool = False  # a scale and a shift on every linear's output (adapter v2)
 
@@ -144,6 +144,7 @@ class TrainingJob:
     pure_low_precision: bool = False  # weights, gradients and optimiser state in 2 bytes
     flash_attention: bool = True
     loss: LossKind = ""
+    document_tokens: int = 0  # mean length of packed documents; 0: attention sees all of seq_len
     step_in_backward: bool = False  # each gradient is used and dropped as it is made
     compiled: bool = True  # layers' element-wise work is fused, where the software can
     causal_flops: bool = True  # the kernel skips what the mask hides

@@ -18,6 +18,7 @@ from whorl.stages.plan.cluster.memory_activations import (
     micro_batches_in_flight,
 )
 from whorl.stages.plan.cluster.memory_states import rank_parameters, state_bytes
+from whorl.stages.plan.software import software
 
 __all__ = [
     "Kind",
@@ -33,7 +34,6 @@ __all__ = [
 Kind = Literal["reserved", "allocated", "smi"]
 GIB = 2**30
 CPU_SLACK = 0.5  # the C library's, of a process that sets nothing: four runs of 22 November 2026
-STATIC_ALLOCATOR = frozenset({"oneflow", "xla"})  # addresses planned before the run
 RELEASED = 0.5  # of the slack, once the allocator frees its blocks and tries again
 MULTIPROCESSORS = {"v100": 80, "a100": 108, "a800": 108}  # of one device; later ones:
 NEWER_MULTIPROCESSORS = 132
@@ -147,7 +147,7 @@ def _stage(job: TrainingJob, stage: int) -> dict[str, float]:
     if shape.experts is not None and stage == 0:
         first = min(params.layers, shape.experts.dense_layers)
     saved = first * dense.saved + (params.layers - first) * usual.saved
-    if layout.pp > 1 and job.stack in ("megatron_2021", "oneflow"):
+    if layout.pp > 1 and software(job.stack).holds_outputs:
         saved += dense.entry  # the stage's output, held for its backward pass
     again = max(dense.whole, usual.whole) if layout.recompute == "full" else 0.0
     parts = state_bytes(job, params)
@@ -173,7 +173,7 @@ def _at_peak(
             parts[name] = 0.0
         return parts
     slack, kept = fitted.slack_share, fitted.kept_share
-    if job.stack in STATIC_ALLOCATOR:
+    if software(job.stack).static_allocator:
         slack = kept = 0.0
     elif job.device.kind == "cpu":
         slack = CPU_SLACK

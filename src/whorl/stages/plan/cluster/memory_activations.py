@@ -11,24 +11,12 @@ from functools import lru_cache
 
 from whorl.arch.shape import Experts, ModelShape
 from whorl.stages.plan.cluster.job import TrainingJob
+from whorl.stages.plan.software import LOGIT_BYTES, Software, software
 
-__all__ = ["LayerBytes", "layer_bytes", "logit_bytes", "micro_batches_in_flight"]
+__all__ = ["LayerBytes", "is_eager", "layer_bytes", "logit_bytes", "micro_batches_in_flight"]
 
 FLOAT = 4
 SCORE_BYTES = 5  # per score of unfused attention: softmax, dropout mask, dropout output
-EAGER = frozenset({"fsdp"})  # of fine-tuning with a frozen base; training compiles or fuses
-DROPOUT = frozenset({"megatron_2021", "oneflow"})
-
-# Bytes per logit alive at once: the product, its fp32 copy, the softmax in place or beside it.
-LOGIT_BYTES = {
-    "megatron": 2 + FLOAT,  # fused loss
-    "megatron_2021": 2 + 2 * FLOAT,
-    "internevo": 2 + 2 * FLOAT,
-    "oneflow": 2 + FLOAT,
-    "fsdp": 2 + 2,  # fused loss, in place or compiled: logits and their gradient
-    "xla": 2 + 2,
-    "whorl": 3 * FLOAT,
-}
 
 
 @dataclass(frozen=True)
@@ -56,9 +44,7 @@ def micro_batches_in_flight(job: TrainingJob, stage: int) -> float:
         return float(min(pp, number))
     if vpp > 1:
         return min(2 * (pp - stage - 1) + (vpp - 1) * pp + 1, number * vpp) / vpp
-    if (
-        job.stack == "oneflow"
-    ):  # pipeline_buffer_pass.cpp: a buffer of two per stage, and its source
+    if software(job.stack).buffers_stages:  # a buffer of two per stage, and its source
         return 1.0 if stage == pp - 1 else 2.0 * pp + 1
     return float(min(pp - stage, number))
 
@@ -66,7 +52,8 @@ def micro_batches_in_flight(job: TrainingJob, stage: int) -> float:
 @lru_cache(maxsize=32768)
 def _layer(
     shape: ModelShape,
-    stack: str,
+    of: Software,
+    eager: bool,
     kind: str,
     tp: int,
     sequence_parallel: bool,
@@ -78,36 +65,40 @@ def _layer(
     parts: tuple[str, ...],
 ) -> tuple[float, float, float, float]:
     """(saved, entry, whole, passing) per token; the scores of unfused attention apart."""
-    width, eager = shape.width, stack in EAGER and trained != "all"
+    width = shape.width
     ways = tp if sequence_parallel else 1
     # inputs of linear layers are kept for gradients of trained weights, and by 4-bit products
     keep = linear if trained == "all" or quantised else 0.0
-    floats = (eager or stack == "whorl") and shape.norm == "rms"
+    floats = (eager or of.norms_in_fp32) and shape.norm == "rms"
     norm_element = FLOAT if floats else element  # norms keep what they worked on
     norms = 2 * norm_element * width / ways
-    readers = 5 if stack == "whorl" and element < FLOAT else 2  # autocast: a copy for each product
+    readers = of.autocast_readers if element < FLOAT else 2
     inputs = readers * keep * width / ways
-    masks = 2 * width / ways if stack in DROPOUT else 0.0
+    masks = 2 * width / ways if of.dropout else 0.0
     entry = element * width / ways
     copied = linear < element or (quantised and trained != "all")
-    attention, expanded = _attention(shape, element, keep, tp, copied, eager)
+    attention, expanded = _attention(
+        shape, element, keep, tp, copied, eager and of.eager == "adapters"
+    )
     if shape.attention.qk_norm != "none":
         heads = shape.attention.heads + shape.attention.kv_heads
         attention += norm_element * heads * shape.attention.head_dim / tp
-    opened = eager or stack == "whorl"
+    opened = eager or of.norms_in_fp32
     if kind == "expert" and shape.experts is not None:
         block, product = _mixture(shape, shape.experts, element, keep, tp, opened)
     else:
         block, product = _feed_forward(shape, shape.ffn_width, element, keep, tp, opened)
     whole = norms + inputs + masks + attention + block + _adapters(shape, element, trained, tp)
     saved = entry if recompute == "full" else whole
-    if recompute == "selective" and stack == "xla":
-        saved = 0.0  # custom policies: computed again, or sent to the host with the layer's input
-    elif recompute == "selective" and stack == "fsdp" and not parts:
-        # torchtitan: every second product is kept, and the output of attention
+    away = {"full": of.offloads_entries, "selective": of.offloads_selected}
+    if away.get(recompute):
+        saved = 0.0
+    elif recompute == "selective" and of.selects_products and not parts:
+        # every second product is kept, and the output of attention; of grouped products none
         a = shape.attention
         products = (a.heads + 2 * a.kv_heads) * a.head_dim / tp + 2 * width
-        products += (1 + shape.gated) * shape.ffn_width / tp
+        if kind == "dense":
+            products += (1 + shape.gated) * shape.ffn_width / tp
         saved = entry + element * (products / 2 + a.heads * a.values / tp)
     elif recompute == "selective":
         out = element * shape.attention.heads * shape.attention.values / tp
@@ -179,19 +170,28 @@ def _adapters(shape: ModelShape, element: float, trained: str, tp: int) -> float
     return 0.0
 
 
+def is_eager(job: TrainingJob) -> bool:
+    """Whether layers run operation by operation, each writing its output."""
+    of = software(job.stack)
+    fused = of.eager == "never" or (of.eager == "adapters" and job.lora is None and job.compiled)
+    return not fused
+
+
 def layer_bytes(job: TrainingJob, kind: str) -> LayerBytes:
     """Of one micro-batch; kind: dense or expert."""
     layout = job.layout
     element = 4.0 if job.precision == "fp32" else 2.0
     linear = element
-    if job.stack == "megatron" and job.precision in ("fp8", "fp8_block", "mxfp8", "nvfp4"):
+    of = software(job.stack)
+    if of.fp8_activations and job.precision in ("fp8", "fp8_block", "mxfp8", "nvfp4"):
         linear = 1.0
     trained = "all"
     if job.lora is not None:
         trained = "scales" if job.lora.scales else str(job.task)
     saved, entry, whole, passing = _layer(
         job.shape,
-        job.stack,
+        of,
+        is_eager(job),
         kind,
         layout.tp,
         layout.sequence_parallel,
@@ -222,9 +222,10 @@ def logit_bytes(job: TrainingJob) -> float:
     """Of one micro-batch on the rank that has the head; split over tp."""
     layout = job.layout
     tokens = layout.micro_batch * job.seq_len / layout.cp
-    per_logit = LOGIT_BYTES[job.stack]
-    if job.pure_low_precision:
-        per_logit = 2 * 2
-    if job.loss == "chunked":
-        tokens = min(tokens, max(64.0, tokens / 8))
+    of, half = software(job.stack), job.precision != "fp32"
+    per_logit = LOGIT_BYTES[job.loss or of.loss]
+    if not job.loss and of.logit_bytes is not None:
+        per_logit = of.logit_bytes
+    if not half and (job.loss or of.loss) == "eager":
+        per_logit = 3.0 * FLOAT  # there is no copy to widen
     return tokens * job.shape.vocab_size / layout.tp * per_logit

@@ -44,7 +44,7 @@ def counted_by(memory_kind: str) -> tuple[Kind, int | None]:
     text = memory_kind.lower()
     if "reserved" in text:
         return "reserved", None
-    if "allocated" in text or "torch" in text:
+    if any(word in text for word in ("allocated", "torch", "estimate", "analytic")):
         return "allocated", None
     return "smi", 0 if text.startswith("nvidia-smi") else None
 

@@ -16,8 +16,16 @@ from whorl.arch.shape_counts import (
     layer_norm_parameters,
 )
 from whorl.stages.plan.cluster.job import Layout, Lora, TrainingJob
+from whorl.stages.plan.software import Software, software
 
-__all__ = ["RankParameters", "rank_parameters", "stage_layers", "state_bytes"]
+__all__ = [
+    "QUANTISED_BYTES",
+    "RankParameters",
+    "adapter_elements",
+    "rank_parameters",
+    "stage_layers",
+    "state_bytes",
+]
 
 BUCKET_ELEMENTS, LIVE_ELEMENTS = 5e8, 1e9  # DeepSpeed: buckets; gathered at once
 
@@ -27,7 +35,22 @@ QUANTISED_BYTES = {  # per element of a frozen base; blocks of 64 with one fp32 
     "fp4": 0.5 + 4 / 64,
     "nf4-dq": 0.5 + 1 / 64 + 4 / (64 * 256),  # QLoRA (arXiv 2305.14314), section 3
     "int8": 1.0,
+    "int4": 0.5 + 4 / 128,  # groups of 128 with a 16-bit scale and zero
 }
+# Bytes per element of an optimiser's moments. Pages lie on the host when the device is full.
+MOMENT_BYTES = {
+    "adamw": 8.0,
+    "adamw_bf16": 4.0,
+    "adamw_8bit": 2.0 + 8 / 256,  # two moments, an fp32 scale for each block of 256
+    "paged_adamw": 0.0,
+    "paged_adamw_8bit": 0.0,
+    "adafactor": 0.0,  # a row's and a column's mean of squares
+    "lion": 4.0,
+    "lion_8bit": 1.0 + 4 / 256,
+    "muon": 4.0,
+    "sgd": 4.0,
+}
+IN_WEIGHTS_TYPE = frozenset({"adamw", "lion", "muon", "sgd"})  # moments as wide as weights
 
 
 @dataclass(frozen=True)
@@ -128,8 +151,8 @@ def state_bytes(job: TrainingJob, params: RankParameters) -> dict[str, float]:
     """weights, gradients, optimizer, step, gathered and communication of one rank."""
     if job.lora is not None:
         return _frozen(job, job.lora, params)
-    layout, stack = job.layout, job.stack
-    key = (stack, job.precision, job.optimizer, job.pure_low_precision, layout.shard)
+    layout, of = job.layout, software(job.stack)
+    key = (job.stack, job.precision, job.optimizer, job.pure_low_precision, layout.shard)
     per = _element_bytes(*key, layout.offload_optimizer, job.shape.experts is not None)
     dense, experts = params.dense + params.tables, params.experts
     ways = expert_ways = layout.sharded_over
@@ -141,121 +164,132 @@ def state_bytes(job: TrainingJob, params: RankParameters) -> dict[str, float]:
         return (whole + shard / ways) * dense + (whole + shard / expert_ways) * experts
 
     buckets = 0.0
-    if layout.dp > 1 and layout.shard == "zero1" and stack == "megatron_2021":
+    if layout.dp > 1 and layout.shard in ("zero1", "zero2") and of.zero:
         buckets = 2 * 2 * min(BUCKET_ELEMENTS, dense + experts)
-        if layout.pp == 1:  # made anew at each backward pass, and gradients stay in them
+        if layout.pp == 1 and layout.shard == "zero1":  # anew at each pass, gradients stay in them
             buckets += 2 * (dense + experts)
-    elif layout.dp > 1 and layout.shard == "none" and stack in ("fsdp", "whorl"):
+    elif layout.dp > 1 and layout.shard == "none" and of.copies_gradients:
         buckets = split(per.gradient_whole, 0.0)  # DDP copies gradients into its buckets
     step = split(per.step_whole, per.step_shard)
-    if stack == "megatron_2021" and layout.dp > 1:  # the norm is taken of gradients in fp64
+    if of.zero and layout.dp > 1:  # the norm is taken of gradients in fp64
         step = max(step, 8 * min(params.tables, (dense + experts) / ways))
     optimizer = split(0.0, per.optimizer_shard)
     if job.optimizer == "muon":  # tables are AdamW's, with a second moment
         moment = min(per.optimizer_shard, 2.0 if job.pure_low_precision else 4.0)
         optimizer += moment * params.tables / ways
+    gradients = split(per.gradient_whole, per.gradient_shard)
+    if job.step_in_backward:  # one layer's, or the table's, at a time
+        share = max(params.largest_layer, params.tables) / max(1.0, dense + experts)
+        gradients, step = min(1.0, share) * gradients, min(1.0, share) * step
     return {
         "weights": split(per.weight_whole, per.weight_shard),
-        "gradients": split(per.gradient_whole, per.gradient_shard),
+        "gradients": gradients,
         "optimizer": optimizer,
         "step": step,
-        "gathered": _gathered(stack, params, per) + per.cast_whole * (dense + experts),
+        "gathered": _gathered(of, params, per) + per.cast_whole * (dense + experts),
         "communication": buckets,
     }
 
 
-def _gathered(stack: str, params: RankParameters, per: ElementBytes) -> float:
+def _gathered(of: Software, params: RankParameters, per: ElementBytes) -> float:
     """Bytes of whole weights and gradients that zero2 and zero3 bring together for a while."""
     unit = params.largest_layer
     weights, gradients = max(2 * unit, params.tables), max(unit, params.tables)  # one prefetched
-    if stack == "megatron_2021":  # DeepSpeed: stage3_max_live_parameters
+    if of.zero:  # stage3_max_live_parameters
         weights, gradients = min(weights, LIVE_ELEMENTS), min(gradients, BUCKET_ELEMENTS)
-    elif stack == "xla":
+    elif of.gathers_smallest:
         weights, gradients = gradients, 0.0
     return per.gathered * weights + per.gathered_gradient * gradients
 
 
 def _frozen(job: TrainingJob, lora: Lora, params: RankParameters) -> dict[str, float]:
     """States of a frozen, perhaps quantised base with small trained adapters."""
-    layout, a = job.layout, job.shape.attention
+    layout, of = job.layout, software(job.stack)
     ways = layout.sharded_over if layout.shard == "zero3" else 1
     element = 2.0 if job.pure_low_precision or ways == 1 else 4.0
+    if job.precision == "fp32":
+        element = 4.0
     quantised = lora.base != "none"
     head = 0 if job.shape.tied_embeddings else params.tables / 2
-    linears = params.dense + params.experts + head
+    linears = params.dense + params.experts + (head if of.quantises_head or not quantised else 0)
+    tables = params.dense + params.experts + params.tables - linears
     per = QUANTISED_BYTES[lora.base] if quantised else element
-    trained = params.layers * lora.rank * 2 * (job.shape.width + a.heads * a.head_dim)
+    trained = params.layers * adapter_elements(job.shape, lora) / layout.tp
+    moments = MOMENT_BYTES[job.optimizer]
+    if job.pure_low_precision and job.optimizer in IN_WEIGHTS_TYPE:
+        moments /= 2
+    own = 2.0 if job.pure_low_precision else 4.0  # of the adapters: their masters are in fp32
+    matrix = job.shape.width * job.shape.ffn_width / layout.tp
     gathered = 0.0
     if quantised:  # one matrix of the base at a time, back in 16 bits
-        gathered = 2.0 * max(head, job.shape.width * job.shape.ffn_width / layout.tp)
+        gathered = 2.0 * max(head if of.quantises_head else 0.0, matrix)
     elif ways > 1:
         gathered = 2.0 * max(2 * params.largest_layer, params.tables)
+    if lora.dora:  # the sum of base and adapters, whose rows' norms are taken
+        gathered += element * matrix
     return {
-        "weights": (per * linears + element * (params.tables - head)) / ways,
-        "gradients": element * trained,
-        "optimizer": 2 * element * trained,
-        "step": element * trained,
+        "weights": (per * linears + element * tables) / ways + own * trained,
+        "gradients": own * trained,
+        "optimizer": moments * trained,
+        "step": own * trained,
         "gathered": gathered,
         "communication": 0.0,
     }
+
+
+def adapter_elements(shape: ModelShape, lora: Lora) -> float:
+    """Of one layer: rank times rows and columns of each linear that has adapters."""
+    a = shape.attention
+    queries, keys = a.heads * a.head_dim, a.kv_heads * a.head_dim
+    sides = [(shape.width, queries), (shape.width, keys)]  # q, v
+    if lora.targets != "qv":
+        sides += [(shape.width, keys), (queries, shape.width)]  # k, o
+    if lora.targets == "all":
+        experts = 1 if shape.experts is None else shape.experts.count
+        inner = shape.ffn_width if shape.experts is None else shape.experts.width
+        sides += [(shape.width, inner)] * (1 + shape.gated) * experts
+        sides += [(inner, shape.width)] * experts
+    norms = sum(rows for _, rows in sides) if lora.dora else 0
+    return lora.rank * sum(map(sum, sides)) + norms
 
 
 @lru_cache(maxsize=1024)
 def _element_bytes(
     stack: str, precision: str, optimizer: str, pure: bool, shard: str, offload: bool, mixture: bool
 ) -> ElementBytes:
-    moments = {"adamw": 8.0, "adamw_bf16": 4.0, "adamw_8bit": 2.0 + 8 / 256, "muon": 4.0}
-    state = moments.get(optimizer, 4.0)
+    of, state = software(stack), MOMENT_BYTES[optimizer]
     sharded_grads = shard in ("zero2", "zero3")
     whole = shard != "zero3"
-    step = step_whole = 0.0
+    kept = of.states(precision, mixture, whole)
+    weight, gradient = kept.weights, kept.gradients
+    step, step_whole = kept.step_shard, kept.step_whole
     if pure:
         weight = gradient = 2.0
-        state = state / 2 if optimizer in ("adamw", "muon", "sgd") else state
-    elif precision == "fp32" or (stack in ("fsdp", "xla", "whorl", "oneflow")):
-        weight, gradient = 4.0, 4.0  # fp32 weights, cast where they are used
-        step = 4.0 if stack == "whorl" else 0.0
+        state /= 2 if optimizer in IN_WEIGHTS_TYPE else 1
+        step, step_whole = (step / 2 if of.rates == "eager" else 0.0), 0.0
+    elif precision == "fp32":
+        weight, gradient = 4.0, 4.0
+        step = step if not kept.master else 0.0
     else:
-        weight, gradient, step, step_whole = _mixed(stack, precision, mixture, whole)
-        state += 4.0  # fp32 master
-        if stack == "megatron" and mixture and optimizer == "adamw":
-            state -= 4.0  # precision-aware optimiser: moments in bf16
+        if mixture and optimizer == "adamw":
+            state = 2 * of.expert_moment_bytes
+        state += kept.master
     if offload:
         state = step = 0.0
-    kept = 0.0
-    if stack in ("fsdp", "xla") and shard == "zero2":  # fp32 shards, a whole copy to compute with
-        whole, kept = False, 2.0
+    copy = 0.0
+    in_fp32 = not kept.master and of.rates != "2021"
+    if in_fp32 and shard == "zero2":  # fp32 shards, a whole copy to compute with
+        whole, copy = False, 2.0
     cast = 2.0 if precision != "fp32" and not pure else weight
     return ElementBytes(
-        weight_whole=weight if whole else kept,
+        weight_whole=weight if whole else copy,
         weight_shard=0.0 if whole else weight,
         gradient_whole=0.0 if sharded_grads else gradient,
         gradient_shard=gradient if sharded_grads else 0.0,
         optimizer_shard=state,
         step_shard=step,
         step_whole=step_whole,
-        gathered=0.0 if whole or kept else cast,
+        gathered=0.0 if whole or copy else cast,
         gathered_gradient=cast if sharded_grads else 0.0,
-        cast_whole=cast if whole and cast < weight and stack in ("fsdp", "whorl") else 0.0,
+        cast_whole=cast if whole and cast < weight and of.casts_whole else 0.0,
     )
-
-
-def _mixed(
-    stack: str, precision: str, mixture: bool, whole: bool
-) -> tuple[float, float, float, float]:
-    """(weight, gradient, step per shard, step per rank) of 16-bit weights with fp32 masters."""
-    if stack == "internevo":
-        # Gradients cast to fp32; root and sum of foreach AdamW before torch 2.1. Its own ZeRO
-        # casts them for the norm too and flattens them (hybrid_zero_optim.py).
-        return 2.0, 2.0, 4.0 + 8.0 + (4.0 + 2.0 if whole else 0.0), 0.0
-    if stack == "megatron_2021":
-        if precision == "fp16":  # DeepSpeed ZeRO-1 flattens the shard's gradients, casts to fp32
-            return 2.0, 2.0, 2.0 + 4.0, 0.0
-        # bf16 gradients added up in fp32; all weights gathered in one piece, allgather_bucket_size
-        # being 5e9 elements (bf16_optimizer.py)
-        return 2.0, 2.0 + 4.0, 0.0, 2.0
-    if precision in ("fp8", "fp8_block", "mxfp8", "nvfp4"):
-        return 2.0, 2.0, 4.0, 0.0  # two fp8 copies, bf16 gradients, cast by the optimiser
-    if mixture:
-        return 2.0, 2.0, 0.0, 0.0
-    return 2.0, 4.0, 0.0, 0.0

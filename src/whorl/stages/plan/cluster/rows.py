@@ -17,20 +17,21 @@ from typing import Any, Literal, cast
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import DataError, SpecError
 from whorl.stages.plan.cluster.devices import Device, device
-from whorl.stages.plan.cluster.job import (
-    SELECTIVE_PARTS,
-    Layout,
-    Lora,
-    Precision,
-    Recompute,
-    Shard,
-    Stack,
-    Task,
-    TrainingJob,
-)
+from whorl.stages.plan.cluster.job import Layout, Stack, TrainingJob
 from whorl.stages.plan.cluster.row_shapes import row_shape, whole_number
+from whorl.stages.plan.cluster.row_words import (
+    read_lora,
+    read_optimizer,
+    read_precision,
+    read_recompute,
+    read_shard,
+    read_stack,
+    read_task,
+    words_of,
+)
+from whorl.stages.plan.software import software
 
-__all__ = ["Metric", "PublishedRow", "parse_row", "read_precision", "read_rows", "read_table"]
+__all__ = ["Metric", "PublishedRow", "parse_row", "read_rows", "read_table", "usual_batch"]
 
 Metric = Literal[
     "tokens_per_s_per_device",
@@ -42,47 +43,17 @@ Metric = Literal[
 ]
 TIME_COLUMNS = ("tokens_per_s_per_gpu_norm", "measured_metric")
 MEMORY_COLUMNS = ("peak_mem_gib", "oom", "memory_kind")  # one of them: a file of peaks
+MODEL = ("model", "params_b", "n_layers", "hidden", "n_heads", "n_kv_heads", "ffn_hidden", "vocab")
+MODEL += ("n_experts", "top_k", "moe_ffn")
+RUN = ("seq_len", "gpu", "n_gpus", "precision", "global_batch_seqs", "micro_batch_seqs", "tp", "pp")
+RUN += ("dp", "cp", "ep", "vpp", "zero_fsdp", "activation_recompute", "task", "optimizer", "stack")
+FIGURES = ("measured_metric", "measured_value", "flops_convention", "tokens_per_s_per_gpu_norm")
+FIGURES += ("published_tflops", "published_mfu", "recomp_tflops_causal", "recomp_tflops_full")
+FIGURES += ("recomp_hw_tflops_full", "rel_diff_published", "split_suggestion")
+FIGURES += ("peak_mem_gib", "oom", "memory_kind")
+COLUMNS = ("id", "perf_row_id", "source", *MODEL, *RUN, *FIGURES, "note", "flag")
+FILLING_PASSES = 4  # micro-batches per pipeline rank, where no batch is stated
 NEEDED = ("id", "source", "n_layers", "hidden", "n_heads", "seq_len", "gpu", "n_gpus", "tp", "pp")
-
-# Words of a source's name -> the software that ran; the first that matches.
-STACKS: tuple[tuple[str, Stack], ...] = (
-    ("engine=oneflow", "oneflow"),
-    ("engine=megatron", "megatron_2021"),
-    ("mosaicml", "fsdp"),
-    ("torchtitan", "fsdp"),
-    ("litgpt", "fsdp"),
-    ("tinyllama", "fsdp"),
-    ("interne", "internevo"),
-    ("maxtext", "xla"),
-    ("tpu", "xla"),
-    ("vtrain", "megatron_2021"),
-    ("bigscience", "megatron_2021"),
-    ("narayanan", "megatron_2021"),
-    ("megatron-lm", "megatron_2021"),
-    ("nemo", "megatron"),
-    ("megatron", "megatron"),
-)
-PRECISIONS: tuple[tuple[str, Precision], ...] = (
-    ("nvfp4", "nvfp4"),
-    ("mxfp8", "mxfp8"),
-    ("fp8-mx", "mxfp8"),
-    ("blockwise", "fp8_block"),
-    ("fp8", "fp8"),
-    ("int8", "fp8"),
-    ("bf16", "bf16"),
-    ("fp16", "fp16"),
-    ("fp32", "fp32"),
-    ("tf32", "fp32"),
-)
-# Words of a row's flag, note or source -> the kind of task.
-TASKS: tuple[tuple[str, Task], ...] = (
-    ("adapter", "adapter"),
-    ("lora", "lora"),
-    ("peft", "lora"),
-    ("sft", "sft"),
-    ("fine-tun", "sft"),
-    ("finetun", "sft"),
-)
 
 
 @dataclass(frozen=True)
@@ -139,7 +110,7 @@ def parse_row(row: Mapping[str, str | None], metric: Metric) -> PublishedRow:
             raise SpecError("the row has more cells than the header", do="quote cells with commas")
         job = _job(fields, inferred)
     except (SpecError, ValueError) as error:
-        refused = str(error)
+        refused = f"row {fields.get('id') or '?'}: {error}"
     name = "peak_mem_gib" if metric == "peak_gib" else "tokens_per_s_per_gpu_norm"
     try:
         measured = float(fields.get(name) or "nan")
@@ -179,29 +150,31 @@ def _number(fields: Mapping[str, str], name: str, default: int | None = None) ->
 
 
 def _job(fields: Mapping[str, str], inferred: set[str]) -> TrainingJob:
-    words = " ".join((fields.get("source", ""), fields.get("flag", ""), fields.get("note", "")))
-    words = words.lower()
-    stack = _stack(fields, words)
-    task = _task(fields, words)
+    if unknown := [name for name, value in fields.items() if value and name not in COLUMNS]:
+        raise SpecError(f"column {unknown[0]} is not known", expected=", ".join(COLUMNS))
+    target, task = _device(fields), read_task(fields)
+    stack = read_stack(fields, target)
     shape = row_shape(fields)
-    layout = _layout(fields, stack, shape, inferred)
+    layout = _layout(fields, stack, shape, target, inferred)
     precision = read_precision(fields.get("precision", ""), inferred)
-    if not fields.get("global_batch_seqs"):
+    batch = _number(fields, "global_batch_seqs", 0) if fields.get("global_batch_seqs") else 0
+    if not batch:
         inferred.add("global_batch")
-    batch = _number(fields, "global_batch_seqs", layout.dp * layout.micro_batch)
+        batch = usual_batch(layout)
     if task in ("lora", "adapter"):
         batch = min(batch, layout.dp * layout.micro_batch * 128)
-    older = stack in ("megatron_2021", "oneflow")
+    older = software(stack).is_old
     return TrainingJob(
         shape=shape,
-        device=_device(fields, words),
+        device=target,
         layout=layout,
         seq_len=_number(fields, "seq_len"),
-        global_batch=max(batch, 1),
+        global_batch=batch,
         precision=precision,
+        optimizer=read_optimizer(fields),
         stack=stack,
         task=task,
-        lora=_lora(fields, words) if task in ("lora", "adapter") else None,
+        lora=read_lora(words_of(fields)) if task in ("lora", "adapter") else None,
         pure_low_precision="PURE" in fields.get("zero_fsdp", "")
         or "true" in fields.get("precision", ""),
         flash_attention=not older,
@@ -209,7 +182,19 @@ def _job(fields: Mapping[str, str], inferred: set[str]) -> TrainingJob:
     )
 
 
-def _device(fields: Mapping[str, str], words: str) -> Device:
+def usual_batch(layout: Layout) -> int:
+    """Sequences of a step that does not say: one pass of each rank, or what fills a pipeline."""
+    passes = 1 if layout.pp == 1 else FILLING_PASSES * layout.pp
+    return layout.dp * layout.micro_batch * passes
+
+
+def usual_chunks(shape: ModelShape, pp: int, stack: Stack) -> int:
+    """Model chunks per pipeline rank where nothing is stated: most of what its software does."""
+    most = software(stack).chunks
+    return next((n for n in range(most, 1, -1) if pp > 1 and shape.layers % (pp * n) == 0), 1)
+
+
+def _device(fields: Mapping[str, str]) -> Device:
     """The row's device; a network it names, such as "4x100Gb RoCE", replaces the usual one."""
     found = device(fields["gpu"])
     network = re.search(r"(?:(\d+)x)?(\d+)g(?:b|\b)", fields.get("flag", "").lower())
@@ -219,53 +204,12 @@ def _device(fields: Mapping[str, str], words: str) -> Device:
     return replace(found, network_bytes_per_s=node_bytes_per_s / found.node_devices)
 
 
-def _stack(fields: Mapping[str, str], words: str) -> Stack:
-    if stated := fields.get("stack"):
-        return cast(Stack, stated)
-    for word, stack in STACKS:
-        if word in words:
-            return stack
-    if fields.get("gpu", "").startswith("tpu"):
-        return "xla"
-    if "fsdp" in fields.get("zero_fsdp", "") and "megatron" not in fields["zero_fsdp"]:
-        return "fsdp"
-    return "megatron_2021" if fields.get("precision", "").startswith("fp16") else "megatron"
-
-
-def _task(fields: Mapping[str, str], words: str) -> Task:
-    words = fields.get("task", "").lower() or words
-    stated = re.search(r"task=([\w-]+)", words)
-    text = stated[1] if stated else words
-    if text.startswith("pretrain") or text.startswith("pre-train"):
-        return "pretrain"
-    for word, task in TASKS:
-        if word in text:
-            return task
-    return "pretrain"
-
-
-def read_precision(text: str, inferred: set[str]) -> Precision:
-    """The type of products in the words of a row; what is assumed is added to `inferred`."""
-    for word, precision in PRECISIONS:
-        if word in text.lower():
-            if "assumed" in text:
-                inferred.add("precision")
-            return precision
-    if text:
-        raise SpecError("precision", found=text, expected=", ".join(w for w, _ in PRECISIONS))
-    inferred.add("precision")
-    return "bf16"
-
-
-def _lora(fields: Mapping[str, str], words: str) -> Lora:
-    found = re.search(r"base_quant=([\w-]+)", words)
-    base = found[1] if found else "none"
-    known = base if base in ("nf4", "nf4-dq", "fp4", "int8") else "none"
-    return Lora(base=cast(Any, known), scales="adapter_v2" in words)
-
-
 def _layout(
-    fields: Mapping[str, str], stack: Stack, shape: ModelShape, inferred: set[str]
+    fields: Mapping[str, str],
+    stack: Stack,
+    shape: ModelShape,
+    target: Device,
+    inferred: set[str],
 ) -> Layout:
     for column, name in (
         ("micro_batch_seqs", "micro_batch"),
@@ -275,14 +219,14 @@ def _layout(
         if not fields.get(column) or "not stated" in fields[column]:
             inferred.add(name)
     tp, pp, cp = _number(fields, "tp", 1), _number(fields, "pp", 1), _number(fields, "cp", 1)
-    vpp = _number(fields, "vpp", 1) if pp > 1 else 1
+    vpp = _number(fields, "vpp", usual_chunks(shape, pp, stack)) if pp > 1 else 1
     if not fields.get("vpp") and pp > 1:
         inferred.add("vpp")
     devices = _number(fields, "n_gpus")
     if fields.get("dp"):
         devices = tp * pp * cp * _number(fields, "dp")
-    shard, ways = _shard(fields.get("zero_fsdp", ""), stack)
-    recompute, parts = _recompute(fields.get("activation_recompute", ""))
+    shard, ways = read_shard(fields.get("zero_fsdp", ""), stack, target)
+    recompute, parts = read_recompute(fields.get("activation_recompute", ""))
     micro_batch = _number(fields, "micro_batch_seqs", 1)
     if stack == "xla" and fields.get("global_batch_seqs"):  # one forward pass per step
         micro_batch = max(1, _number(fields, "global_batch_seqs") // (devices // (tp * pp * cp)))
@@ -298,38 +242,6 @@ def _layout(
         micro_batch=micro_batch,
         recompute=recompute,
         recompute_parts=parts,
-        sequence_parallel=stack not in ("megatron_2021", "oneflow"),
+        sequence_parallel=not software(stack).is_old or recompute == "selective",
         schedule="interleaved" if vpp > 1 else "1f1b",
     )
-
-
-def _shard(text: str, stack: Stack) -> tuple[Shard, int | None]:
-    """(what is sharded, over how many ranks), from words such as "zero1-in-node8"."""
-    text = text.lower()
-    number = re.search(r"(?:node|group|fsdp)(\d+)$", text)
-    ways = int(number[1]) if number else None
-    if "slice" in text:
-        ways = 256
-    if "grad_op" in text or "zero2" in text:
-        return "zero2", ways
-    if "zero1" in text or "dist-optimizer" in text:
-        return "zero1", ways
-    if "fsdp" in text or "zero3" in text or "full_shard" in text:
-        return "zero3", ways
-    if text == "none" or "deepspeed" in text:
-        return "none", None
-    return ("zero3" if stack in ("fsdp", "xla") else "zero1"), ways
-
-
-def _recompute(text: str) -> tuple[Recompute, tuple[str, ...]]:
-    text = text.lower()
-    if text.startswith("full"):
-        return "full", ()
-    if text.startswith("selective"):
-        words = text.removeprefix("selective").strip().replace(",", "+").split("+")
-        return "selective", tuple(part for part in map(str.strip, words) if part in SELECTIVE_PARTS)
-    if "minimal" in text:  # MaxText: products are kept, the rest is repeated
-        return "selective", ("core_attn", "layernorm")
-    if "offload" in text or "remat" in text:
-        return "selective", ("core_attn", "mlp")
-    return "none", ()

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
-OLD, FSDP, XLA, INTERNEVO = 0, 1, 2, 3  # stacks of amounts.py
+OLD, FSDP, XLA, INTERNEVO, MODERN, EAGER = range(6)  # in the order of amounts.STACKS
 HOPPER, BLACKWELL, TPU = 2, 3, 9
 LAUNCH_OVERLAP_OLD, LAUNCH_OVERLAP, GATHER_OVERLAP = 1.7, 3.0, 3.0  # exponents: 1 adds, ∞ hides
 PARTS = (
@@ -190,9 +190,9 @@ def _overlap(a: Array, b: Array, power: Array | float) -> Array:
 def _device_work(c: Mapping[str, float], t: Table) -> tuple[Array, Array, Array, Array]:
     """Seconds per micro-batch: products at peak, as they are, attention, memory traffic."""
     stack, generation, bits = t["stack"], t["generation"], t["bits"]
-    own = np.array([*(c[f"device_{name.replace('-', '_')}"] for name in FAMILIES), 1.0])
+    own = np.array([*(c[f"device_{name.replace('-', '_')}"] for name in FAMILIES), 1.0])  # -1: 1
     slow = own[t["family"].astype(int)]
-    wide = np.where(stack == XLA, c["matmul_xla"], c["matmul_16"])
+    wide = np.where(generation == TPU, c["matmul_xla"], c["matmul_16"])
     layer = np.select([bits == 8, bits == 4], [c["matmul_8"], c["matmul_4"]], wide) * slow
     small = 1 + t["moe"] * c["expert_rows"] / np.maximum(t["expert_rows"], 1)
     at_peak = t["layer_flops"] / t["low_peak"] + t["head_flops"] / t["peak"]
@@ -200,7 +200,7 @@ def _device_work(c: Mapping[str, float], t: Table) -> tuple[Array, Array, Array,
     compute = t["layer_flops"] / t["low_peak"] * layer * small
     compute = np.where(looked_up, t["product_s"] * c["tables"] * slow, compute)
     compute = compute + t["head_flops"] / t["peak"] * wide * slow
-    ported = np.where(stack > XLA, 1.0, c["attention_ported"])
+    ported = np.where((stack == INTERNEVO) | (stack == MODERN), 1.0, c["attention_ported"])
     fused = np.select(
         [generation == HOPPER, generation == BLACKWELL, generation == TPU],
         [c["attention_hopper"] * ported, c["attention_blackwell"], c["attention_tpu"]],
@@ -209,35 +209,31 @@ def _device_work(c: Mapping[str, float], t: Table) -> tuple[Array, Array, Array,
     unfused = c["matmul_16"] * (1 + t["misaligned"] * c["misaligned"])
     kernel = np.where(t["score_bytes"] > 0, unfused, fused)
     attention = t["attention_flops"] / t["peak"] * slow * kernel
-    elementwise = np.select(
-        [stack == OLD, stack == FSDP, stack == XLA],
-        [c["elementwise_2021"], c["elementwise_fsdp"], c["elementwise_xla"]],
-        c["elementwise_modern"],
-    )
+    kinds = ("2021", "fsdp", "xla", "modern", "modern", "eager")
+    elementwise = np.array([c[f"elementwise_{name}"] for name in kinds])[stack.astype(int)]
     moved = t["matmul_bytes"] * c["matmul_bytes"] * ~looked_up + t["score_bytes"] * c["scores"]
     moved = moved + t["elementwise_bytes"] * elementwise + t["logit_bytes"] * c["logits"]
     moved = moved + t["cast_bytes"] * c["casts"] + t["route_bytes"] * c["routing"]
+    moved = moved + t["dequantised_bytes"] * c["dequantise"]
     return at_peak, compute, attention, moved / t["memory_bytes_per_s"]
 
 
 def _launch(c: Mapping[str, float], t: Table) -> Array:
     """Seconds the processor needs to start the work of one micro-batch."""
     stack = t["stack"]
-    per_layer = np.select(
-        [stack == OLD, stack == FSDP, stack == XLA],
-        [c["launch_2021_s"], c["launch_fsdp_s"], c["launch_xla_s"]],
-        c["launch_modern_s"],
-    )
+    kinds = ("2021", "fsdp", "xla", "modern", "modern", "eager")
+    per_layer = np.array([c[f"launch_{name}_s"] for name in kinds])[stack.astype(int)]
     compiled = stack == XLA
     experts = np.where(compiled, 0.0, c["launch_experts_s"])
     group = np.where(compiled, 0.0, c["tp_launch_s"]) * t["tp"]
     launches: Array = t["layer_passes"] * per_layer + t["expert_layer_passes"] * experts
-    return launches + t["tp_messages"] * group
+    loops = t["expert_passes"] * c["expert_loop_s"] + t["expert_gathers"] * c["expert_gather_s"]
+    return launches + loops + t["tp_messages"] * group
 
 
 def _messages(c: Mapping[str, float], t: Table) -> dict[str, Array]:
     """Seconds per micro-batch spent between devices, by part."""
-    old, modern = t["stack"] == OLD, t["stack"] > INTERNEVO
+    old, modern = t["stack"] == OLD, t["stack"] == MODERN
     tp = np.where(old, c["tp_2021"], c["tp_modern"])
     pp = np.where(modern, c["pp_modern"], c["pp_2021"])
     experts = t["ep_node_bytes"] / t["link_bytes_per_s"]
@@ -256,7 +252,7 @@ def _exchange(c: Mapping[str, float], t: Table) -> Array:
     """Seconds a step in which gradients are exchanged and nothing else goes on."""
     stack = t["stack"]
     exposed = np.select(
-        [stack == OLD, stack > INTERNEVO],
+        [stack == OLD, stack == MODERN],
         [c["reduce_exposed_2021"], c["reduce_exposed_modern"]],
         c["reduce_exposed_fsdp"],
     )

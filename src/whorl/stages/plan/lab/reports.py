@@ -7,6 +7,7 @@ published measurements, only what was run becomes the job; the measured columns 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,10 @@ from whorl.stages.plan.ask.layouts import parse_layout
 from whorl.stages.plan.cluster.devices import device
 from whorl.stages.plan.cluster.job import Layout, Lora, Optimizer, Stack, TrainingJob
 from whorl.stages.plan.cluster.row_shapes import whole_number
-from whorl.stages.plan.cluster.rows import Metric, PublishedRow, read_precision, read_table
+from whorl.stages.plan.cluster.row_words import BASES, read_optimizer, read_precision, stack_in
+from whorl.stages.plan.cluster.rows import Metric, PublishedRow, read_table, usual_batch
 from whorl.stages.plan.serving.work import QUANTISATIONS, Deployment
+from whorl.stages.plan.software import software
 
 __all__ = ["Report", "ServedLoad", "is_reports", "parse_report", "read_reports"]
 
@@ -40,7 +43,11 @@ METRICS: Mapping[str, Metric] = {
 }
 SERVING = frozenset({"ttft_ms", "tpot_ms", "tokens_per_s"})
 ENGINES = ("vllm", "sglang", "trtllm")
-TASKS = ("sft", "full", "lora", "adapter")
+TASKS = ("sft", "full", "lora", "qlora", "dora", "adapter")
+STAND_INS = ("fsdp", "megatron")  # stacks that reporters' software was put under
+PACKED_DOCUMENT = 2048  # tokens of a packed document, where rows only say that they are packed
+CHUNKED = r"chunked|loss chunks|liger|cut cross|fused linear"
+IN_BACKWARD = r"step in backward|fused step|optimizer in backward"
 WORDS = {"zero=none": "shard=none", "zero=fsdp": "shard=zero3"}  # of a layout
 
 
@@ -103,7 +110,7 @@ def parse_report(row: Mapping[str, str | None], folder: Path) -> Report:
             inferred=frozenset(inferred),
             measured=_measured(fields, job),
             oom=fields.get("measured_metric") == "oom" and fields.get("measured_value") == "1",
-            memory_kind=_memory_kind(fields),
+            memory_kind=_memory_kind(job, fields.get("note", "").lower()),
             topic=fields.get("group", ""),
         ),
         served,
@@ -164,40 +171,61 @@ def _served(fields: Mapping[str, str], folder: Path) -> ServedLoad:
 
 def _trained(fields: Mapping[str, str], folder: Path, inferred: set[str]) -> TrainingJob:
     target, shape = device(fields["device"]), _shape(fields, folder)
-    layout = _layout(fields, _number(fields, "count"))
-    stack = _choice(fields, "stack", get_args(Stack), "megatron")
-    optimizer = _choice(fields, "optimizer", get_args(Optimizer), "adamw")
+    words = f"{fields.get('repo', '')} {fields.get('note', '')}".lower()
+    task, lora = _task(fields)
+    stack = _software(fields, words, lora is not None)
+    of, layout = software(stack), _layout(fields, _number(fields, "count"))
+    if "activation offload" in words:
+        layout = layout.with_(offload_activations=True)
     if fields.get("weak"):
         inferred |= {"micro_batch", "global_batch"}
+    if layout.pp > 1 and "vpp=" not in fields.get("layout", ""):
+        inferred.add("vpp")
     if fields.get("gbs"):
         batch = _number(fields, "gbs")
     else:
-        batch = layout.dp * layout.micro_batch
+        batch = usual_batch(layout)
         inferred.add("global_batch")
-    task, lora = _task(fields)
-    older = stack in ("megatron_2021", "oneflow")
+    precision = read_precision(fields.get("precision", ""), inferred)
+    is_pure = "true" in fields.get("precision", "") or "pure bf16" in words or of.trains_pure
     return TrainingJob(
         shape=shape,
         device=target,
         layout=layout,
         seq_len=_number(fields, "seq"),
         global_batch=batch,
-        precision=read_precision(fields.get("precision", ""), inferred),
-        optimizer=cast(Optimizer, optimizer),
-        stack=cast(Stack, stack),
+        precision=precision,
+        optimizer=_optimizer(fields, words),
+        stack=stack,
         task=cast(Any, task),
         lora=lora,
-        pure_low_precision="true" in fields.get("precision", ""),
-        flash_attention=not older,
-        causal_flops=not older and stack != "xla",
+        pure_low_precision=is_pure and precision != "fp32",
+        flash_attention=not of.is_old,
+        causal_flops=not of.is_old and stack != "xla",
+        document_tokens=PACKED_DOCUMENT if "packed" in words else 0,
+        loss="chunked" if re.search(CHUNKED, words) else "",
+        step_in_backward=re.search(IN_BACKWARD, words) is not None,
     )
 
 
-def _choice(fields: Mapping[str, str], name: str, known: tuple[str, ...], default: str) -> str:
-    found = fields.get(name) or default
-    if found not in known:
-        raise SpecError(f"column {name}", found=found, expected=", ".join(known))
-    return found
+def _software(fields: Mapping[str, str], words: str, is_adapter: bool) -> Stack:
+    """What ran: the words tell more than a stated stack of which there are few to choose from."""
+    stated = software(fields["stack"]).name if fields.get("stack") else ""
+    if stated and stated not in STAND_INS:
+        return cast(Stack, stated)
+    note = stack_in(fields.get("note", "").lower())
+    told = note if note == "deepspeed" else stack_in(words)
+    if told == "deepspeed" or (told and stated == "fsdp" and "megatron" not in told):
+        return told
+    if is_adapter and stated in ("", "fsdp"):
+        return "hf"
+    return cast(Stack, stated or told or "megatron")
+
+
+def _optimizer(fields: Mapping[str, str], words: str) -> Optimizer:
+    found = read_optimizer(fields)
+    paged = f"paged_{found}"
+    return cast(Optimizer, paged) if "paged" in words and paged in get_args(Optimizer) else found
 
 
 def _layout(fields: Mapping[str, str], devices: int) -> Layout:
@@ -213,14 +241,29 @@ def _task(fields: Mapping[str, str]) -> tuple[str, Lora | None]:
     if kind not in TASKS:
         raise SpecError("column lora", found=kind, expected=", ".join(TASKS))
     given = dict(pair.partition("=")[::2] for pair in pairs)
-    base, rank = given.pop("base", "none"), given.pop("rank", "8")
-    known = get_args(Lora.__annotations__["base"]) or ("none", "nf4", "nf4-dq", "fp4", "int8")
-    if given or base not in known:
-        raise SpecError("column lora", found=fields["lora"], expected=f"base={', '.join(known)}")
+    usual = "nf4" if kind == "qlora" else "none"
+    base, rank = given.pop("base", usual), given.pop("rank", given.pop("r", "8"))
+    targets = given.pop("targets", "qv")
+    if given or base not in BASES or targets not in ("qv", "attention", "all"):
+        expected = f"rank=, targets=qv|attention|all and base= one of {', '.join(BASES)}"
+        raise SpecError("column lora", found=fields["lora"], expected=expected)
     if kind in ("sft", "full"):
         return kind, None
-    return kind, Lora(rank=whole_number(rank, "lora rank"), base=cast(Any, base))
+    return "adapter" if kind == "adapter" else "lora", Lora(
+        rank=whole_number(rank, "lora rank"),
+        base=cast(Any, BASES[base]),
+        targets=cast(Any, targets),
+        dora=kind == "dora",
+    )
 
 
-def _memory_kind(fields: Mapping[str, str]) -> str:
-    return "reserved"
+def _memory_kind(job: TrainingJob | None, words: str) -> str:
+    """What the reporter's tool counted, as memory_rows.counted_by takes it."""
+    for word in ("reserved", "allocated"):
+        if word in words:
+            return word
+    if job is None:
+        return ""
+    return {"torchtune": "allocated", "fsdp": "reserved", "torchtitan": "reserved"}.get(
+        job.stack, "worst rank"
+    )

@@ -28,8 +28,22 @@ SOFTWARE = {
 }
 
 
+ALIASES = {  # what people call it -> a name of SOFTWARE
+    **{"megatron-lm": "megatron", "megatron-core": "megatron", "ms-swift-megatron": "megatron"},
+    **{"megatron-bridge": "megatron_bridge", "nemo": "megatron_bridge", "primus": "megatron"},
+    **{"fsdp2": "fsdp", "litgpt": "fsdp", "llm-foundry": "fsdp", "nanochat": "fsdp"},
+    **{"huggingface": "hf", "transformers": "hf", "trainer": "hf", "trl": "hf", "peft": "hf"},
+    **{"accelerate": "hf", "axolotl": "hf", "llamafactory": "hf", "llama-factory": "hf"},
+    **{"zero": "deepspeed", "maxtext": "xla", "jax": "xla"},
+}
+
+
 def software(name: str) -> Software:
-    """The record of a name. Raises SpecError with the names there are."""
-    if name not in SOFTWARE:
+    """The record of a name or of what people call it. Raises SpecError with the names there are."""
+    found = SOFTWARE.get(name)
+    if found is None:
+        key = name.strip().lower()
+        found = SOFTWARE.get(ALIASES.get(key, key.replace("-", "_")))
+    if found is None:
         raise SpecError("unknown training software", found=name, expected=", ".join(SOFTWARE))
-    return SOFTWARE[name]
+    return found

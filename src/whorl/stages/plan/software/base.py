@@ -45,6 +45,7 @@ class Software:
     loss: Loss
     states: States = kept_in_fp32
     logit_bytes: float | None = None  # with its own loss; None: those of LOGIT_BYTES
+    trains_pure: bool = False  # all training is in the weights' own 16 bits, unless told otherwise
     eager: Literal["never", "adapters", "always"] = "never"  # layers operation by operation
     selects_products: bool = False  # selective recomputation keeps every second product
     offloads_selected: bool = False  # selective recomputation leaves nothing on the device
@@ -60,6 +61,7 @@ class Software:
     zero: bool = False  # DeepSpeed's buckets, and its limit on what is gathered at once
     expert_moment_bytes: float = 4.0  # of each of Adam's two, in a mixture of experts
     fp8_activations: bool = False  # inputs of 8-bit products are kept in 8 bits
+    quantises_head: bool = False  # a quantised base includes its head
     gathers_smallest: bool = False  # zero3 brings one layer together at a time
     chunks: int = 1  # model chunks per pipeline rank, where nothing is stated
     experts_in_loop: bool = False  # one expert after the other, no grouped product

@@ -8,10 +8,11 @@ __all__ = ["FSDP", "TORCHTITAN"]
 
 FSDP = Software(
     name="fsdp",
-    title="PyTorch FSDP, fused or compiled",
+    title="PyTorch FSDP, fused or compiled; LitGPT",
     rates="fsdp",
     loss="fused",
     eager="adapters",
+    quantises_head=True,
     selects_products=True,
     casts_whole=True,
     copies_gradients=True,

@@ -1,0 +1,213 @@
+"""The words of a row: which software ran, in what type, what it shards, recomputes and trains."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import cast, get_args
+
+from whorl.core.errors import SpecError
+from whorl.stages.plan.cluster.devices import Device
+from whorl.stages.plan.cluster.job import (
+    SELECTIVE_PARTS,
+    Lora,
+    Optimizer,
+    Precision,
+    Recompute,
+    Shard,
+    Stack,
+    Task,
+)
+from whorl.stages.plan.software import software
+
+__all__ = [
+    "BASES",
+    "read_lora",
+    "read_optimizer",
+    "read_precision",
+    "read_recompute",
+    "read_shard",
+    "read_stack",
+    "read_task",
+    "stack_in",
+    "words_of",
+]
+
+# Words of a source, a flag or a note -> the software that ran; the first that is there.
+STACKS: tuple[tuple[str, Stack], ...] = (
+    (r"engine=oneflow", "oneflow"),
+    (r"engine=megatron|vtrain|bigscience|narayanan", "megatron_2021"),
+    (r"internevo|internlm", "internevo"),
+    (r"maxtext|tpu|axlearn", "xla"),
+    (r"mosaicml|litgpt|tinyllama|modded-nanogpt|nanochat", "fsdp"),
+    (r"torchtune", "torchtune"),
+    (r"unsloth", "unsloth"),
+    (r"torchtitan|torchao|pytorch/ao", "torchtitan"),
+    (r"nemo\b|megatron-bridge", "megatron_bridge"),
+    (r"megatron", "megatron"),
+    (r"deepspeed|\bzero-?[123]\b", "deepspeed"),
+    (
+        r"\b(?:hf|trl|peft|axolotl|llama-?factory|llama-(?:cookbook|recipes)|transformers)\b"
+        r"|\b(?:trainer|swift|accelerate)\b|alpaca|llmstudio|bitsandbytes",
+        "hf",
+    ),
+)
+YEAR_OF_CORE = 2023  # from when on Megatron-LM is Megatron-Core with flash attention
+PRECISIONS: tuple[tuple[str, Precision], ...] = (
+    ("nvfp4", "nvfp4"),
+    ("mxfp8", "mxfp8"),
+    ("fp8-mx", "mxfp8"),
+    ("blockwise", "fp8_block"),
+    ("fp8_block", "fp8_block"),
+    ("fp8", "fp8"),
+    ("float8", "fp8"),  # tensorwise or rowwise: what scales cost is below the noise
+    ("int8", "fp8"),
+    ("bf16", "bf16"),
+    ("bfloat16", "bf16"),
+    ("fp16", "fp16"),
+    ("float16", "fp16"),
+    ("16-mixed", "fp16"),
+    ("fp32", "fp32"),
+    ("float32", "fp32"),
+    ("tf32", "fp32"),
+)
+TASKS: tuple[tuple[str, Task], ...] = (
+    ("adapter", "adapter"),
+    ("lora", "lora"),
+    ("peft", "lora"),
+    ("sft", "sft"),
+    ("fine-tun", "sft"),
+    ("finetun", "sft"),
+)
+BASES = {"int4": "int4", "gptq": "int4", "awq": "int4", "hqq": "int4", "fp4": "fp4", "none": "none"}
+BASES |= {"nf4": "nf4", "nf4-dq": "nf4-dq", "bnb-nf4": "nf4", "bnb-nf4-dq": "nf4-dq", "4bit": "nf4"}
+BASES |= {"int8": "int8", "8bit": "int8", "bnb-int8": "int8", "bf16": "none", "fp16": "none"}
+SLICE = 256  # chips of a TPU slice
+
+
+def words_of(fields: Mapping[str, str]) -> str:
+    return " ".join(fields.get(name, "") for name in ("source", "flag", "note")).lower()
+
+
+def read_stack(fields: Mapping[str, str], device: Device) -> Stack:
+    """What is stated, what the words say, else what is usual. Raises SpecError if unknown."""
+    if stated := fields.get("stack"):
+        return cast(Stack, software(stated).name)
+    words, shard = words_of(fields), fields.get("zero_fsdp", "").lower()
+    is_half = fields.get("precision", "").startswith("fp16")
+    told = stack_in(words)
+    if told == "megatron" and _is_old(fields.get("source", ""), device, is_half):
+        return "megatron_2021"
+    if told is not None:
+        return told
+    if device.kind == "tpu":
+        return "xla"
+    if ("fsdp" in shard and "megatron" not in shard) or "hsdp" in shard:
+        return "fsdp"
+    return "megatron_2021" if is_half and device.year < YEAR_OF_CORE - 1 else "megatron"
+
+
+def stack_in(words: str) -> Stack | None:
+    """The software that words in lower case name, None if they name none."""
+    return next((stack for word, stack in STACKS if re.search(word, words)), None)
+
+
+def _is_old(source: str, device: Device, is_half: bool) -> bool:
+    """Megatron-LM before its core: by the year of the source, else in fp16 on the cards of then."""
+    years = [int(year) for year in re.findall(r"\b(20[12]\d)\b", source)]
+    if years:
+        return max(years) < YEAR_OF_CORE and device.year < YEAR_OF_CORE - 1
+    return is_half and device.year < YEAR_OF_CORE - 1
+
+
+def read_task(fields: Mapping[str, str]) -> Task:
+    words = fields.get("task", "").lower() or words_of(fields)
+    stated = re.search(r"task=([\w-]+)", words)
+    text = stated[1] if stated else words
+    if text.startswith("pretrain") or text.startswith("pre-train"):
+        return "pretrain"
+    for word, task in TASKS:
+        if word in text:
+            return task
+    if fields.get("task") and text != "full":
+        known = ["pretrain", "full", *(word for word, _ in TASKS)]
+        raise SpecError("column task", found=fields["task"], expected=", ".join(known))
+    return "pretrain"
+
+
+def read_precision(text: str, inferred: set[str]) -> Precision:
+    """The type of products in the words of a row; what is assumed is added to `inferred`."""
+    for word, precision in PRECISIONS:
+        if word in text.lower():
+            if "assumed" in text:
+                inferred.add("precision")
+            return precision
+    if text:
+        raise SpecError("precision", found=text, expected=", ".join(w for w, _ in PRECISIONS))
+    inferred.add("precision")
+    return "bf16"
+
+
+def read_optimizer(fields: Mapping[str, str]) -> Optimizer:
+    found = fields.get("optimizer", "") or "adamw"
+    if found not in get_args(Optimizer):
+        raise SpecError("column optimizer", found=found, expected=", ".join(get_args(Optimizer)))
+    return cast(Optimizer, found)
+
+
+def read_lora(words: str) -> Lora:
+    """Of words such as "base_quant=nf4 rank=16". Raises SpecError for a base that is unknown."""
+    found = re.search(r"base_quant=([\w-]+)", words)
+    base = found[1] if found else "none"
+    if base not in BASES:
+        raise SpecError("base_quant", found=base, expected=", ".join(BASES))
+    rank = re.search(r"\b(?:lora_)?r(?:ank)?[= ]?(\d+)\b", words)
+    return Lora(
+        rank=int(rank[1]) if rank else 8,
+        base=cast("str", BASES[base]),  # type: ignore[arg-type]
+        scales="adapter_v2" in words,
+        dora="dora" in words,
+    )
+
+
+def read_shard(text: str, stack: Stack, device: Device) -> tuple[Shard, int | None]:
+    """(what is sharded, over how many ranks), from words such as "zero1-in-node8".
+
+    FSDP2 is FSDP's second version, not a group of two. HSDP shards within a node unless it says.
+    """
+    text = re.sub(r"(?<!megatron-)\bfsdp[12]\b", "fsdp", text.lower())
+    number = re.search(r"(?:node|group|[fh]sdp)-?(\d+)$", text)
+    ways = int(number[1]) if number else None
+    if "slice" in text:
+        ways = SLICE
+    if "hsdp" in text or "hybrid_shard" in text:
+        return "zero3", ways or device.node_devices
+    if "grad_op" in text or "zero2" in text or "zero-2" in text:
+        return "zero2", ways
+    if "zero1" in text or "zero-1" in text or "dist-optimizer" in text:
+        return "zero1", ways
+    if any(word in text for word in ("fsdp", "zero3", "zero-3", "full_shard")):
+        return "zero3", ways
+    if text in ("none", "ddp", "no") or "deepspeed" in text:
+        return "none", None
+    if text and "not stated" not in text:
+        expected = "none, zero1, zero2, zero3, fsdp, hsdp or dist-optimizer"
+        raise SpecError("column zero_fsdp", found=text, expected=expected)
+    return ("zero3" if software(stack).rates in ("fsdp", "xla") else "zero1"), ways
+
+
+def read_recompute(text: str) -> tuple[Recompute, tuple[str, ...]]:
+    text = text.lower()
+    if text.startswith("full"):
+        return "full", ()
+    if text.startswith("selective"):
+        words = text.removeprefix("selective").strip().replace(",", "+").split("+")
+        return "selective", tuple(part for part in map(str.strip, words) if part in SELECTIVE_PARTS)
+    if "minimal" in text:  # MaxText: products are kept, the rest is repeated
+        return "selective", ("core_attn", "layernorm")
+    if "offload" in text or "remat" in text:
+        return "selective", ("core_attn", "mlp")
+    if text in ("", "none", "no", "false") or "not stated" in text:
+        return "none", ()
+    expected = "none, selective, full, minimal or offload"
+    raise SpecError("column activation_recompute", found=text, expected=expected)
