@@ -62,7 +62,7 @@ def what_is_asked(
 def choose_layout(shape: ModelShape, asked: schema.Question) -> ChosenLayout:
     """The layout of a model and batch: searched, or the one given if it fits."""
     space, model, given = what_is_asked(shape, asked)
-    say = in_words(asked.words)
+    say = in_words(asked.words, whole=given is None)
     try:
         found = search_layouts(
             space,

@@ -34,7 +34,7 @@ def memory_report(shape: ModelShape, asked: schema.Question) -> schema.MemoryRep
         if needed_for(job) <= space.device.memory_bytes:
             found = search_layouts(space, time_of=partial(step_times, model=model))
             job, why = found.best.job, "the fastest layout that fits"
-    limit, say = job.device.memory_bytes, in_words(asked.words)
+    limit, say = job.device.memory_bytes, in_words(asked.words, whole=not asked.layout)
     changes = remedies(job, needed_for, limit, model)
     enough = [] if needed_for(job) <= limit else same_devices(job, needed_for, limit, model)
 

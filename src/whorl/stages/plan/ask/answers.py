@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from whorl.stages.plan.cluster.remedies import Remedy, Say, plain
+from whorl.stages.plan.ask.layouts import layout_label
+from whorl.stages.plan.cluster.remedies import Remedy, Say
 
 __all__ = ["in_words"]
 
@@ -72,8 +73,45 @@ WORDS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def in_words(tool: str) -> Say:
-    """How a remedy is said in the words of a tool; where it has none, or "": whorl's flags."""
+def _plain(remedy: Remedy, whole: bool) -> str:
+    """A remedy as flags of `whorl plan`: the parts of --layout that change, or the whole."""
+    job, layout = remedy.job, remedy.job.layout
+    selected = "recompute=selective"
+    if layout.recompute_parts:
+        selected = f"recompute_parts={'+'.join(layout.recompute_parts)}"
+    words = {
+        "loss": "--loss chunked",
+        "optimizer": f"--optimizer {job.optimizer}",
+        "paged": f"--optimizer {job.optimizer}",
+        "step_in_backward": "--step-in-backward",
+        "precision": f"--precision {job.precision}-true",
+        "seq": f"--seq {job.seq_len}",
+        "lora": "--tune lora",
+        "qlora": "--tune qlora",
+    }
+    parts = {
+        "recompute_selective": selected,
+        "micro_batch": "mbs=1",
+        "shard": f"shard={layout.shard}",
+        "recompute": "recompute=full",
+        "offload": "offload_optimizer=1",
+    }
+    said = [words[name] for name in remedy.names if name in words]
+    if "qlora" in remedy.names and job.task == "lora":
+        said = [word for word in said if word != "--tune lora"]
+    changed = [parts[name] for name in remedy.names if name in parts]
+    if "recompute" in remedy.names:
+        changed = [part for part in changed if part != selected]
+    if changed:
+        said.append("--layout " + (layout_label(layout) if whole else ",".join(changed)))
+    return " ".join(dict.fromkeys(said))
+
+
+def in_words(tool: str, whole: bool = False) -> Say:
+    """How a remedy is said in the words of a tool; where it has none, or "": whorl's flags.
+
+    whole: a layout is said with all its parts, as nothing of it was given.
+    """
     words = WORDS.get(tool, {})
 
     def say(remedy: Remedy) -> str:
@@ -86,7 +124,7 @@ def in_words(tool: str) -> Say:
         said = [words[name].format(**terms) for name in remedy.names if name in words]
         others = tuple(name for name in remedy.names if name not in words)
         if others:
-            said.append(plain(replace(remedy, names=others)))
+            said.append(_plain(replace(remedy, names=others), whole))
         return ", ".join(dict.fromkeys(said))
 
     return say

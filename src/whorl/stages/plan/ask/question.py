@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import SpecError
@@ -15,6 +15,7 @@ from whorl.stages.plan.ask.layouts import parse_batch
 from whorl.stages.plan.ask.trainer import OPTIMIZERS, PRECISIONS, targets
 from whorl.stages.plan.cluster.devices import device
 from whorl.stages.plan.cluster.job import Lora, LossKind, Optimizer, Precision, Stack
+from whorl.stages.plan.cluster.row_words import BASES
 from whorl.stages.plan.output.schema import Question
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ __all__ = ["question", "recipe_flags", "training_fields"]
 BATCH = "--global-batch-tokens"
 NEEDED = ("--device", "--count", "--seq", BATCH)
 TUNES = ("full", "lora", "qlora", "dora")
-BASES = {"bf16": "none", "none": "none", "gptq": "int4", "awq": "int4"}  # besides Lora's own
 ADAPTERS = ("--rank", "--targets", "--base-format")
 Flags = Mapping[str, Any]  # "--count" -> what was given, None if nothing was
 
@@ -106,10 +106,8 @@ def _tuning(flags: Flags) -> dict[str, Any]:
     if tune in ("", "full"):
         return {"tune": tune}
     base = str(flags.get("--base-format", "nf4" if tune == "qlora" else "bf16")).lower()
-    base = BASES.get(base, base)
-    known = get_args(get_type_hints(Lora)["base"])
-    if base not in known:
-        raise SpecError("--base-format", found=base, expected=", ".join([*BASES, *known]))
+    if base not in BASES:
+        raise SpecError("--base-format", found=base, expected=", ".join(BASES))
     rank = parse_count(flags.get("--rank", 8), "--rank")
     if not 1 <= rank <= 4096:
         raise SpecError("--rank", found=rank, expected="1 to 4096")
@@ -117,7 +115,7 @@ def _tuning(flags: Flags) -> dict[str, Any]:
         "tune": tune,
         "rank": rank,
         "targets": targets(str(flags.get("--targets", "all"))),
-        "base_format": base,
+        "base_format": BASES[base],
     }
 
 
@@ -150,6 +148,7 @@ def question(name: str, shape: ModelShape | None, flags: Flags) -> Question:
         stack=stack,
         **_tuning(flags),
         loss=flags.get("--loss") or "",
+        step_in_backward=bool(flags.get("--step-in-backward")),
         attention=flags.get("--attention") or "flash",
         tokens=given("--tokens", TOKENS),
         budget=flags.get("--budget") or "",
@@ -169,6 +168,8 @@ def training_fields(asked: Question) -> dict[str, Any]:
     fields: dict[str, Any] = {"pure_low_precision": asked.pure_low_precision}
     if asked.loss:
         fields["loss"] = asked.loss
+    if asked.step_in_backward:
+        fields["step_in_backward"] = True
     if asked.attention == "eager":
         fields["flash_attention"] = False
     if asked.tune:

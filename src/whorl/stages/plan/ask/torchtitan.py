@@ -67,7 +67,7 @@ TORCHTITAN: Mapping[str, Rule] = {
         {"none": "none", "selective": "selective", "full": "full", "memory_budget": "selective"},
     ),
     "optimizer.name": choice("--optimizer", OPTIMIZERS),
-    "optimizer.early_step_in_backward": matters(NOT_PLANNED),
+    "optimizer.early_step_in_backward": when(("--step-in-backward", "true")),
     "lora.rank": to("--rank"),
     "training.enable_cpu_offload": when(("offload_optimizer", "1")),
     **dict.fromkeys(

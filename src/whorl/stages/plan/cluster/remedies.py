@@ -21,7 +21,7 @@ __all__ = [
     "MemoryOf",
     "Remedy",
     "Say",
-    "plain",
+    "named",
     "priced",
     "remedies",
     "same_devices",
@@ -91,7 +91,8 @@ def _optimizer(name: str) -> Callable[[TrainingJob], Changed]:
     def change(job: TrainingJob) -> Changed:
         lighter = {"adamw_8bit": ("adamw", "paged_adamw"), "paged_adamw_8bit": ("adamw",
                    "adamw_8bit")}[name]  # fmt: skip
-        return replace(job, optimizer=name) if job.optimizer in lighter else None  # type: ignore[arg-type]
+        able = not name.startswith("paged") or software(job.stack).rates in ("fsdp", "eager")
+        return replace(job, optimizer=name) if able and job.optimizer in lighter else None  # type: ignore[arg-type]
 
     return change
 
@@ -150,7 +151,8 @@ CHANGES: Mapping[str, Callable[[TrainingJob], Changed]] = {
     "lora": _adapters("none"),
     "qlora": _adapters("nf4"),
 }
-SAME_TRAINING = tuple(name for name in CHANGES if name not in ("seq", "lora", "qlora"))
+OTHER_TRAINING = ("seq", "lora", "qlora")  # something else is learned
+SAME_TRAINING = tuple(name for name in CHANGES if name not in OTHER_TRAINING)
 FREE = ("recompute_selective", "micro_batch", "recompute", "shard")  # a search sets them itself
 
 
@@ -204,9 +206,12 @@ def remedies(
     least = LEAST_SAVED * memory_of(job)
     found = _priced(job, tried, memory_of, limit_bytes, model)
     worth = [item for item in found if item.saved_bytes >= least]
-    return sorted(
-        worth, key=lambda item: (not item.fits, item.slower if item.fits else -item.saved_bytes)
-    )
+
+    def rank(item: Remedy) -> tuple[bool, bool, float]:
+        changes_training = item.names[0] in OTHER_TRAINING
+        return not item.fits, changes_training, item.slower if item.fits else -item.saved_bytes
+
+    return sorted(worth, key=rank)
 
 
 def together(
@@ -249,31 +254,12 @@ def together(
     return _priced(job, [(tuple(used), current)], memory_of, limit_bytes, model)[0]
 
 
-def plain(remedy: Remedy) -> str:
-    """A remedy as flags of `whorl plan`."""
-    job = remedy.job
-    words = {
-        "loss": "--loss chunked",
-        "optimizer": f"--optimizer {job.optimizer}",
-        "paged": f"--optimizer {job.optimizer}",
-        "recompute_selective": "--layout recompute=selective",
-        "micro_batch": "--layout mbs=1",
-        "step_in_backward": "--step-in-backward",
-        "shard": f"--layout shard={job.layout.shard}",
-        "recompute": "--layout recompute=full",
-        "precision": f"--precision {job.precision}-true",
-        "offload": "--layout offload_optimizer=1",
-        "seq": f"--seq {job.seq_len}",
-        "lora": "--tune lora",
-        "qlora": "--tune qlora",
-    }
-    said = dict.fromkeys(words[name] for name in remedy.names)
-    parts = [word.removeprefix("--layout ") for word in said if word.startswith("--layout ")]
-    others = [word for word in said if not word.startswith("--layout ")]
-    return " ".join([*others, *(["--layout " + ",".join(parts)] if parts else ())])
+def named(remedy: Remedy) -> str:
+    """The names of the changes; stages/plan/ask/answers.py has the words people ask in."""
+    return " and ".join(remedy.names)
 
 
-def priced(remedy: Remedy, say: Say = plain) -> str:
+def priced(remedy: Remedy, say: Say = named) -> str:
     """In words, with its GiB and its price in time."""
     return f"{say(remedy)} ({remedy.peak_bytes / GIB:.1f} GiB, {remedy.slower:+.0%} time)"
 

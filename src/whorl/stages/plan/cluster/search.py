@@ -15,7 +15,7 @@ from math import prod
 from whorl.core.errors import PlanError, SpecError
 from whorl.stages.plan.cluster.job import Layout, TrainingJob
 from whorl.stages.plan.cluster.memory import needed_for
-from whorl.stages.plan.cluster.remedies import MemoryOf, Say, plain
+from whorl.stages.plan.cluster.remedies import MemoryOf, Say, named
 from whorl.stages.plan.cluster.search_remedies import cheapest_changes
 from whorl.stages.plan.cluster.search_space import Mesh, SearchSpace
 from whorl.stages.plan.cluster.seconds import part_name
@@ -97,7 +97,7 @@ def search_layouts(
     keep: int = 20,
     tie: float = TIE,
     also: Iterable[Layout] = (),
-    say: Say = plain,
+    say: Say = named,
 ) -> SearchResult:
     """The `keep` fastest layouts whose peak is within the limit (default: the device's memory).
 

@@ -12,7 +12,7 @@ from whorl.stages.plan.cluster.remedies import (
     MOST,
     MemoryOf,
     Say,
-    plain,
+    named,
     priced,
     same_devices,
 )
@@ -29,7 +29,7 @@ def cheapest_changes(
     memory_of: MemoryOf,
     limit_bytes: float,
     most: int = MOST,
-    say: Say = plain,
+    say: Say = named,
 ) -> list[str]:
     """Up to `most` changes in words, each of which makes some layout fit: on the same devices, then
     more devices, and devices with more memory. Recomputation, micro-batch and sharding are the

@@ -111,13 +111,16 @@ def plan_serving(
 def _options(
     shape: ModelShape, device: Device, target: ServingTarget, nodes: int = 1
 ) -> list[Option]:
+    heads = shape.attention.heads
     sizes = [2**i for i in range(12) if 2**i <= device.node_devices * nodes]
-    if target.devices_per_replica is not None:
-        sizes = [target.devices_per_replica]
+    if (fixed := target.devices_per_replica) is not None:
+        if heads % fixed:
+            raise SpecError(f"tp {fixed} does not divide the {heads} heads of {shape.name}")
+        sizes = [fixed]
     options, engines = [], _engines(device, target)
     for name in target.quantisations:
         for devices in sizes:
-            if shape.attention.heads % devices:
+            if heads % devices:
                 continue
             deployment = Deployment(shape, device, devices, QUANTISATIONS[name])
             room = room_for(deployment, target.input_tokens + target.output_tokens)
