@@ -48,6 +48,7 @@ BACKWARD = 2.0  # of what has no weights, or whose weights are trained, per forw
 PART_SHARES = {"mlp": 0.6, "moe": 0.6, "mla_up_proj": 0.1, "layernorm": 0.03, "moe_act": 0.03}
 EVERY_SECOND_PRODUCT = 0.5  # torchtitan's selective recomputation saves the others
 ZERO_BUBBLE = 3  # ZB-H1 waits a third as long as 1F1B: Qi et al. 2023, arXiv 2401.10241
+PCIE_BYTES_PER_S = 64e9  # of 16 lanes of the fifth generation, one direction
 ROUTED_PASSES = 6  # times a routed token is read or written around the experts
 
 
@@ -98,6 +99,7 @@ class Amounts(NamedTuple):
     family: float  # index into FAMILIES, -1: none
     moe: float
     frozen: float  # 1: the base's weights are not trained
+    pcie: float  # 1: the devices of a node are joined by PCIe alone
     expert_passes: float  # one expert after the other, where no product takes all of them
     expert_gathers: float  # and weights that zero3 brings together for each alone
     dequantised_bytes: float  # a frozen base of 4 or 8 bits, written out and read in 16
@@ -252,6 +254,7 @@ def amounts(job: TrainingJob, tables: bool = False) -> Amounts:
         family=_family(device),
         moe=float(shape.experts is not None),
         frozen=float(job.task in ("lora", "adapter")),
+        pcie=float(device.kind == "gpu" and device.link_bytes_per_s <= PCIE_BYTES_PER_S),
         **_one_by_one(job, layers, passes, share),
         product_s=(looked_up or 0.0) * share,
     )

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from whorl.core.errors import SpecError
-
-if TYPE_CHECKING:
-    pass
+from whorl.core.nearest import nearest
 
 __all__ = [
+    "RATES",
     "Device",
     "device",
     "device_names",
 ]
 
 GIB = 2**30
+# what nvidia-smi, rocm-smi and others put before a card's own name
+MAKERS = re.compile(r"^(?:nvidia|amd|intel|tesla|quadro|geforce|instinct|radeon|graphics|\(r\)|-)+")
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Device:
     """Rates of one device. Links count one direction, per device."""
 
     name: str
-    kind: str  # gpu, tpu or cpu
+    kind: str  # gpu, tpu, npu or cpu
     memory_bytes: float  # as the driver reports it
     memory_bytes_per_s: float
     flops_per_s: dict[str, float] = field(hash=False)  # dense peak: fp32, tf32, bf16, fp8, nvfp4
@@ -62,6 +64,9 @@ _FALLBACK = {
     "mxfp8": ("fp8", "bf16", "fp16", "fp32"),
     "nvfp4": ("nvfp4", "fp8", "bf16", "fp16", "fp32"),
 }
+
+
+RATES = ("fp32", "tf32", "fp16", "bf16", "fp8", "nvfp4")  # types with a peak of their own
 
 
 @cache
@@ -99,21 +104,36 @@ def _read(entry: dict[str, Any]) -> Device:
 
 
 def device(name: str) -> Device:
-    """The device of a name or alias, case ignored. Raises SpecError with the nearest names."""
-    key = name.strip().lower().replace("_", "-").replace(" ", "-")
+    """The device of a name or alias, of what nvidia-smi or rocm-smi call it, or of a file.
+
+    What ends in .yaml or .yml is a device of one's own (own_device.py). Case and the maker's name
+    are ignored. Raises SpecError with the nearest names.
+    """
+    if name.lower().endswith((".yaml", ".yml")):
+        from whorl.stages.plan.cluster.own_device import read_device
+
+        return read_device(name)
+    key = _key(name)
     found = _catalogue().get(key)
     if found is None:
-        from difflib import get_close_matches
-
         of_kind = [each.name for each in _catalogue().values() if each.kind == key]
-        near = list(dict.fromkeys(of_kind)) or get_close_matches(key, _catalogue(), n=3, cutoff=0.4)
+        close = [_catalogue()[word].name for word in nearest(key, list(_catalogue()), 12)]
+        near = list(dict.fromkeys(of_kind or close))[:3]
         raise SpecError(
             "unknown device",
             found=name,
             expected=f"one of {', '.join(device_names())}",
-            do=f"did you mean {' or '.join(near)}?" if near else None,
+            do=f"{'did you mean ' + ' or '.join(near) + '? ' if near else ''}A card of your own "
+            "is a file: --device my-card.yaml, which whorl doctor --device writes",
         )
     return found
+
+
+def _key(name: str) -> str:
+    """A spelling without the maker's names and what they add to every card."""
+    key = re.sub(r"[\s_/]+", "-", name.strip().lower())
+    plain = MAKERS.sub("", key)
+    return key if key in _catalogue() else plain
 
 
 def device_names() -> tuple[str, ...]:

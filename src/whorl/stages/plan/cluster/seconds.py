@@ -150,7 +150,7 @@ def seconds(theta: Array, t: Table) -> tuple[Array, dict[str, Array]]:
     messages = _messages(c, t)
     stage = layers + sum(messages.values())
     old_gather = np.where(stack == OLD, c["gather_2021"], 1.0)
-    gather = t["gather_bytes"] / t["shard_bandwidth"] * c["network"] * old_gather
+    gather = t["gather_bytes"] / t["shard_bandwidth"] * c["network"] * old_gather * _by_pcie(c, t)
     with_gather = _overlap(stage, gather, GATHER_OVERLAP) + c["gather_exposed"] * gather
     exposed = with_gather - stage
     exchange = _exchange(c, t)
@@ -231,18 +231,24 @@ def _launch(c: Mapping[str, float], t: Table) -> Array:
     return launches + loops + t["tp_messages"] * group
 
 
+def _by_pcie(c: Mapping[str, float], t: Table) -> Array:
+    """What collectives take more where no link of their own joins the devices."""
+    return np.where(t["pcie"] > 0, c["pcie"], 1.0)
+
+
 def _messages(c: Mapping[str, float], t: Table) -> dict[str, Array]:
     """Seconds per micro-batch spent between devices, by part."""
     old, modern = t["stack"] == OLD, t["stack"] == MODERN
     tp = np.where(old, c["tp_2021"], c["tp_modern"])
     pp = np.where(modern, c["pp_modern"], c["pp_2021"])
-    experts = t["ep_node_bytes"] / t["link_bytes_per_s"]
+    links = _by_pcie(c, t)
+    experts = t["ep_node_bytes"] / t["link_bytes_per_s"] * links
     experts = experts + t["ep_network_bytes"] / t["network_bytes_per_s"]
     return {
-        "tensor_parallel": t["tp_bytes"] / t["tp_bandwidth"] * tp
+        "tensor_parallel": t["tp_bytes"] / t["tp_bandwidth"] * tp * links
         + t["tp_messages"] * c["tp_latency_s"],
         "expert_parallel": experts * c["experts"] + t["ep_messages"] * c["experts_latency_s"],
-        "context_parallel": t["cp_bytes"] / t["cp_bandwidth"] * c["cp"],
+        "context_parallel": t["cp_bytes"] / t["cp_bandwidth"] * c["cp"] * links,
         "pipeline_messages": t["pp_bytes"] / t["pp_bandwidth"] * pp
         + t["pp_messages"] * c["pp_latency_s"],
     }
@@ -256,8 +262,8 @@ def _exchange(c: Mapping[str, float], t: Table) -> Array:
         [c["reduce_exposed_2021"], c["reduce_exposed_modern"]],
         c["reduce_exposed_fsdp"],
     )
-    moving: Array = t["step_reduce_bytes"] / t["dp_bandwidth"] * c["network"] * exposed
-    return moving + t["step_reduce_messages"] * c["reduce_latency_s"]
+    moving = t["step_reduce_bytes"] / t["dp_bandwidth"] * c["network"] * exposed
+    return moving * _by_pcie(c, t) + t["step_reduce_messages"] * c["reduce_latency_s"]
 
 
 def jacobian(theta: Array, t: Table, delta: float = 0.02) -> tuple[Array, Array]:
