@@ -13,6 +13,7 @@ from whorl.core.units import parse_count
 from whorl.spec.train_keys import SEQ_LEN
 from whorl.stages.plan.ask.axolotl import AXOLOTL, axolotl_defaults
 from whorl.stages.plan.ask.deepspeed import apply_deepspeed
+from whorl.stages.plan.ask.flags import FLAGS
 from whorl.stages.plan.ask.layouts import LAYOUT_KEYS, WRITTEN, parse_pairs
 from whorl.stages.plan.ask.llamafactory import LLAMAFACTORY, llamafactory_defaults
 from whorl.stages.plan.ask.megatron import read_megatron
@@ -105,7 +106,8 @@ def read_words(words: Mapping[str, str], said: Said | None = None) -> Said:
     """
     for word in words:
         if word not in TRAINER:
-            near = get_close_matches(word, TRAINER, n=2)
+            flags = [item.name for item in FLAGS if item.name != "from_file"]
+            near = get_close_matches(word, [*flags, *TRAINER], n=2)
             raise SpecError(
                 f"unknown option --{word}",
                 do=f"did you mean --{' or --'.join(near)}?" if near else "whorl plan --help",

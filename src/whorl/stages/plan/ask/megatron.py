@@ -34,6 +34,8 @@ SIZES = {  # argument -> what it is of the model
 }
 
 
+OF_MODEL = ("swiglu", "group-query-attention", "normalization", "fp8-format",
+            "untie-embeddings-and-output-weights")  # fmt: skip
 LISTS = ("recompute-modules",)
 SWITCHES = frozenset(
     {"bf16", "fp16", "swiglu", "sequence-parallel", "use-distributed-optimizer",
@@ -63,6 +65,7 @@ RULES: Mapping[str, Rule] = {
     "expert-model-parallel-size": part("ep"),
     "num-virtual-stages-per-pipeline-rank": part("vpp"),
     "num-layers-per-virtual-pipeline-stage": _chunks,
+    "sequence-parallel": _put("sp", "1"),
     "use-distributed-optimizer": _put("shard", "zero1"),
     "use-megatron-fsdp": _put("shard", "zero3"),
     "use-torch-fsdp2": _put("shard", "zero3"),
@@ -159,9 +162,10 @@ def read_megatron(path: Path) -> Said:
     elif "fp8-recipe" in given:
         of_weight.pop("bf16", None)
     apply(said, RULES, of_weight)
-    said.passed += [name for name in given if name not in RULES and name not in SIZES]
+    said.passed += [name for name in given if name not in {*RULES, *SIZES, *OF_MODEL}]
     said.parts.setdefault("shard", "none")
-    said.parts["sp"] = str(int("sequence-parallel" in given or said.parts.get("tp", "1") == "1"))
+    if said.parts.get("tp", "1") != "1":
+        said.parts.setdefault("sp", "0")
     _finish(said, given)
     return said
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import SpecError
-from whorl.core.units import parse_count
-from whorl.spec.quantities import Quantity
+from whorl.spec.quantities import Quantity, Whole
 from whorl.spec.recipe import DEVICES, PRICE, TOKENS, VOCAB_SIZE
 from whorl.spec.train_keys import SEQ_LEN
 from whorl.stages.plan.ask.layouts import parse_batch
@@ -25,6 +24,7 @@ __all__ = ["question", "recipe_flags", "training_fields"]
 
 BATCH = "--global-batch-tokens"
 NEEDED = ("--device", "--count", "--seq", BATCH)
+RANK = Whole(1, 4096)
 TUNES = ("full", "lora", "qlora", "dora")
 ADAPTERS = ("--rank", "--targets", "--base-format")
 Flags = Mapping[str, Any]  # "--count" -> what was given, None if nothing was
@@ -108,12 +108,9 @@ def _tuning(flags: Flags) -> dict[str, Any]:
     base = str(flags.get("--base-format", "nf4" if tune == "qlora" else "bf16")).lower()
     if base not in BASES:
         raise SpecError("--base-format", found=base, expected=", ".join(BASES))
-    rank = parse_count(flags.get("--rank", 8), "--rank")
-    if not 1 <= rank <= 4096:
-        raise SpecError("--rank", found=rank, expected="1 to 4096")
     return {
         "tune": tune,
-        "rank": rank,
+        "rank": RANK.read(flags.get("--rank", 8), "--rank"),
         "targets": targets(str(flags.get("--targets", "all"))),
         "base_format": BASES[base],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 
 from whorl.stages.plan.cluster.devices import Device, device, device_names
 from whorl.stages.plan.cluster.job import TrainingJob
@@ -43,9 +44,8 @@ def cheapest_changes(
     if job is not None:
         ways = same_devices(job, memory_of, limit_bytes, skip=FREE)
         found += [priced(item, say) for item in ways]
-    if len(found) < most:
-        found += more_devices(space, memory_of, limit_bytes)
-    return found[:most]
+    others = list(islice(more_devices(space, memory_of, limit_bytes), most))
+    return [*found[: most - bool(others)], *others][:most]
 
 
 def _most_split(space: SearchSpace) -> list[TrainingJob]:
