@@ -158,6 +158,8 @@ def as_flags(said: Said, given: Mapping[str, Any]) -> dict[str, Any]:
     devices = parse_count(flags["--count"], "--count")
     if devices % ranks:
         raise SpecError(f"{devices} devices are not divisible by tp x pp x cp, {ranks}")
+    if said.dp is not None and said.dp * ranks != devices:
+        raise SpecError(f"dp {said.dp} x tp x pp x cp {ranks} is not {devices} devices")
     if devices == 1 or (devices == ranks and "shard" not in parts):
         parts["shard"] = "none"
     elif "shard" not in parts and said.tool in ("trainer", "axolotl", "llamafactory"):
