@@ -17,7 +17,7 @@ from whorl.stages.plan.ask.files import as_flags, read_file, read_words
 from whorl.stages.plan.ask.flags import FLAGS, OF_TRAINING
 from whorl.stages.plan.ask.layouts import layout_label, parse_budget
 from whorl.stages.plan.ask.question import question, recipe_flags
-from whorl.stages.plan.ask.said import Said
+from whorl.stages.plan.ask.said import OtherWords
 from whorl.stages.plan.ask.service import at_rate, serving_target
 from whorl.stages.plan.cluster.devices import device
 from whorl.stages.plan.cluster.emit import launch_file
@@ -105,7 +105,7 @@ def plan(recipe: RecipeLike | None = None, **options: Any) -> Record | Answer:
     return answer(given, words, loaded.recipe, str(loaded.path or loaded.recipe.name))
 
 
-def _with_words(asked: schema.Question, said: Said | None) -> schema.Question:
+def _with_words(asked: schema.Question, said: OtherWords | None) -> schema.Question:
     """The question with the tool whose words were used, and what they became."""
     if said is None:
         return asked
@@ -141,7 +141,7 @@ def read_shape(
 
 
 def plan_cluster(
-    name: str, shape: ModelShape | None, flags: Flags, said: Said | None = None
+    name: str, shape: ModelShape | None, flags: Flags, said: OtherWords | None = None
 ) -> schema.ClusterPlan:
     """The best layout, or the one given, and everything that follows from it.
 

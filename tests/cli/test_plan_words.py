@@ -118,7 +118,9 @@ def test_python_mirrors_the_command(axolotl: Path) -> None:
     assert mine["chosen"] == told["chosen"] and mine["runners_up"] == told["runners_up"]
     report = whorl.plan(from_file=axolotl, device="rtx-4090", why_oom=True)
     assert isinstance(report, MemoryReport) and not report.fits
-    assert isinstance(whorl.plan(model="gpt2", device="l40s", serve="users=1,input=99"), ServingAnswer)
+    assert isinstance(
+        whorl.plan(model="gpt2", device="l40s", serve="users=1,input=99"), ServingAnswer
+    )
     with pytest.raises(SpecError, match="did you mean --device"):
         whorl.plan(**options, divice="x")
     with pytest.raises(SpecError, match="need a recipe"):

@@ -38,8 +38,8 @@ def memory_report(shape: ModelShape, asked: schema.Question) -> schema.MemoryRep
     changes = remedies(job, needed_for, limit, model)
     enough = [] if needed_for(job) <= limit else same_devices(job, needed_for, limit, model)
 
-    def told(item: Remedy) -> schema.Remedy:
-        return schema.Remedy(
+    def told(item: Remedy) -> schema.WayOut:
+        return schema.WayOut(
             words=say(item),
             changes=list(item.names),
             needed_bytes=item.peak_bytes,

@@ -8,7 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from whorl.stages.plan.ask.deepspeed import referred
-from whorl.stages.plan.ask.said import Rule, Said, count, is_true, matters, part, passed, to, when
+from whorl.stages.plan.ask.said import (
+    OtherWords,
+    Rule,
+    count,
+    is_true,
+    matters,
+    part,
+    passed,
+    to,
+    when,
+)
 from whorl.stages.plan.ask.trainer import NOT_PLANNED, TRAINER, precise, sharded
 
 __all__ = ["AXOLOTL", "axolotl_defaults"]
@@ -16,12 +26,12 @@ __all__ = ["AXOLOTL", "axolotl_defaults"]
 OFFLOADED = ("offload", "offload_disk", "unsloth")  # checkpoints of layers kept on the host
 
 
-def _adapter(said: Said, key: str, value: str) -> None:
+def _adapter(said: OtherWords, key: str, value: str) -> None:
     said.flags.pop("--tune", None)  # load_in_4bit may have said it
     said.put("--tune", value.lower(), key, value)
 
 
-def _checkpointing(said: Said, key: str, value: str) -> None:
+def _checkpointing(said: OtherWords, key: str, value: str) -> None:
     if value.lower() in OFFLOADED:
         said.put("recompute", "full", key, value)
         said.put("offload_activations", "1", key, value)
@@ -29,11 +39,11 @@ def _checkpointing(said: Said, key: str, value: str) -> None:
         TRAINER["gradient_checkpointing"](said, key, value)
 
 
-def _bf16(said: Said, key: str, value: str) -> None:
+def _bf16(said: OtherWords, key: str, value: str) -> None:
     precise("bf16-true")(said, key, "true" if value.lower() == "full" else value)
 
 
-def _reshard(said: Said, key: str, value: str) -> None:
+def _reshard(said: OtherWords, key: str, value: str) -> None:
     said.put("shard", "zero3" if is_true(value, key) else "zero2", key, value)
 
 
@@ -86,7 +96,7 @@ AXOLOTL: Mapping[str, Rule] = {
 }  # fmt: skip
 
 
-def axolotl_defaults(said: Said) -> None:
+def axolotl_defaults(said: OtherWords) -> None:
     said.parts.setdefault("mbs", "1")
     said.parts.setdefault("recompute", "none")
     said.flags.setdefault("--tune", "full")

@@ -12,8 +12,8 @@ from pathlib import Path
 from whorl.core.errors import SpecError
 from whorl.stages.plan.ask.said import (
     NOTHING,
+    OtherWords,
     Rule,
-    Said,
     apply,
     choice,
     count,
@@ -31,13 +31,13 @@ STAGES = {"0": "none", "1": "zero1", "2": "zero2", "3": "zero3"}
 ON_HOST = "parameters on the host are not planned: memory is as if they stayed on the device"
 
 
-def _stage(said: Said, key: str, value: str) -> None:
+def _stage(said: OtherWords, key: str, value: str) -> None:
     if value not in STAGES:
         raise SpecError(key, found=value, expected="0, 1, 2 or 3")
     said.put("shard", STAGES[value], key, value)
 
 
-def _offloaded(said: Said, key: str, value: str) -> None:
+def _offloaded(said: OtherWords, key: str, value: str) -> None:
     said.put("offload_optimizer", "1", key, value)
 
 
@@ -69,7 +69,7 @@ TUNING = re.compile(  # sizes of buckets and switches that are on anyway; what i
 )
 
 
-def apply_deepspeed(said: Said, values: Mapping[str, object]) -> None:
+def apply_deepspeed(said: OtherWords, values: Mapping[str, object]) -> None:
     """Its keys, flat. What tunes buckets and overlap has no weight here."""
     of_weight = {}
     for key, value in flat(values).items():
@@ -81,7 +81,7 @@ def apply_deepspeed(said: Said, values: Mapping[str, object]) -> None:
     apply(said, DEEPSPEED, of_weight)
 
 
-def referred(said: Said, key: str, value: str) -> None:
+def referred(said: OtherWords, key: str, value: str) -> None:
     """deepspeed: a file, beside the one that names it or from here. A file of axolotl's or
     LLaMA-Factory's own folder that is not here says its stage by its name: zero3_bf16_cpuoffload.
     """

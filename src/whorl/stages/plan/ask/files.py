@@ -17,7 +17,7 @@ from whorl.stages.plan.ask.flags import FLAGS
 from whorl.stages.plan.ask.layouts import LAYOUT_KEYS, WRITTEN, parse_pairs
 from whorl.stages.plan.ask.llamafactory import LLAMAFACTORY, llamafactory_defaults
 from whorl.stages.plan.ask.megatron import read_megatron
-from whorl.stages.plan.ask.said import Rule, Said, apply
+from whorl.stages.plan.ask.said import OtherWords, Rule, apply
 from whorl.stages.plan.ask.texts import flat, read_mapping
 from whorl.stages.plan.ask.torchtitan import TORCHTITAN, torchtitan_defaults
 from whorl.stages.plan.ask.trainer import TRAINER
@@ -32,11 +32,11 @@ SCRIPTS = (".sh", ".bash", ".slurm", ".sbatch")
 class Tool:
     rules: Mapping[str, Rule]
     marks: frozenset[str]  # keys that no other tool has
-    defaults: Callable[[Said], None]
+    defaults: Callable[[OtherWords], None]
     stack: str
 
 
-def _trainer_defaults(said: Said) -> None:
+def _trainer_defaults(said: OtherWords) -> None:
     said.parts.setdefault("mbs", "8")
     said.parts.setdefault("recompute", "none")
     said.flags.setdefault("--tune", "full")
@@ -71,13 +71,13 @@ TOOLS: Mapping[str, Tool] = {
 DEEPSPEED_MARKS = {"zero_optimization", "train_micro_batch_size_per_gpu", "train_batch_size"}
 
 
-def read_file(path: Path) -> Said:
+def read_file(path: Path) -> OtherWords:
     """A configuration of another tool. Which, its keys tell. Raises SpecError."""
     if path.suffix.lower() in SCRIPTS:
         return read_megatron(path)
     values = read_mapping(path)
     if DEEPSPEED_MARKS & set(values) and not isinstance(values.get("deepspeed"), Mapping):
-        said = Said("deepspeed", where=str(path))
+        said = OtherWords("deepspeed", where=str(path))
         apply_deepspeed(said, values)
         return said
     whole = flat(values)
@@ -89,7 +89,7 @@ def read_file(path: Path) -> Said:
             found=", ".join(list(values)[:8]),
             expected=", ".join([*TOOLS, "deepspeed (JSON)", "megatron (a shell script)"]),
         )
-    said, tool = Said(name, where=str(path)), TOOLS[name]
+    said, tool = OtherWords(name, where=str(path)), TOOLS[name]
     inline = {key: whole.pop(key) for key in list(whole) if key.startswith("deepspeed.")}
     if inline:
         apply_deepspeed(said, values["deepspeed"])
@@ -99,7 +99,7 @@ def read_file(path: Path) -> Said:
     return said
 
 
-def read_words(words: Mapping[str, str], said: Said | None = None) -> Said:
+def read_words(words: Mapping[str, str], said: OtherWords | None = None) -> OtherWords:
     """Words of the Trainer given beside whorl's own flags; they go before those of a file.
 
     Raises SpecError, with the nearest that is known, for a word that is none.
@@ -112,7 +112,7 @@ def read_words(words: Mapping[str, str], said: Said | None = None) -> Said:
                 f"unknown option --{word}",
                 do=f"did you mean --{' or --'.join(near)}?" if near else "whorl plan --help",
             )
-    own = Said("trainer")
+    own = OtherWords("trainer")
     apply(own, TRAINER, words)
     if said is None:
         own.flags.setdefault("--stack", "hf")
@@ -133,7 +133,7 @@ def _level(key: str, value: str) -> str:
     return f"zero{value}" if key == "zero" and value.isdigit() else value
 
 
-def as_flags(said: Said, given: Mapping[str, Any]) -> dict[str, Any]:
+def as_flags(said: OtherWords, given: Mapping[str, Any]) -> dict[str, Any]:
     """The flags, those given going before; the batch follows from micro-batch, accumulation and
     devices. What is given beside a file that says otherwise is told.
 

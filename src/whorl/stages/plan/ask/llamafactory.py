@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from whorl.core.errors import SpecError
 from whorl.stages.plan.ask.deepspeed import referred
-from whorl.stages.plan.ask.said import Rule, Said, is_true, matters, passed, to, when
+from whorl.stages.plan.ask.said import OtherWords, Rule, is_true, matters, passed, to, when
 from whorl.stages.plan.ask.trainer import NOT_PLANNED, TRAINER
 
 __all__ = ["LLAMAFACTORY", "llamafactory_defaults"]
@@ -14,7 +14,7 @@ __all__ = ["LLAMAFACTORY", "llamafactory_defaults"]
 BITS = {"4": "nf4", "8": "int8"}
 
 
-def _type(said: Said, key: str, value: str) -> None:
+def _type(said: OtherWords, key: str, value: str) -> None:
     kind = value.lower()
     if kind not in ("lora", "full"):
         said.warn(key, value, "planned as full fine-tuning: fewer weights are trained than that")
@@ -23,23 +23,23 @@ def _type(said: Said, key: str, value: str) -> None:
         said.put("--tune", kind, key, value)
 
 
-def _stage(said: Said, key: str, value: str) -> None:
+def _stage(said: OtherWords, key: str, value: str) -> None:
     if value.lower() not in ("sft", "pt"):
         said.warn(key, value, "planned as supervised fine-tuning on sequences of this length")
 
 
-def _bits(said: Said, key: str, value: str) -> None:
+def _bits(said: OtherWords, key: str, value: str) -> None:
     if value not in BITS:
         raise SpecError(key, found=value, expected=" or ".join(BITS))
     said.flags["--tune"] = "qlora"
     said.put("--base-format", BITS[value], key, value)
 
 
-def _flash(said: Said, key: str, value: str) -> None:
+def _flash(said: OtherWords, key: str, value: str) -> None:
     said.put("--attention", "eager" if value.lower() == "disabled" else "flash", key, value)
 
 
-def _not_recomputed(said: Said, key: str, value: str) -> None:
+def _not_recomputed(said: OtherWords, key: str, value: str) -> None:
     said.put("recompute", "none" if is_true(value, key) else "full", key, value)
 
 
@@ -70,7 +70,7 @@ LLAMAFACTORY: Mapping[str, Rule] = {
 }  # fmt: skip
 
 
-def llamafactory_defaults(said: Said) -> None:
+def llamafactory_defaults(said: OtherWords) -> None:
     """What it sets where its file says nothing."""
     said.flags.setdefault("--tune", "lora")
     if said.flags["--tune"] != "full":

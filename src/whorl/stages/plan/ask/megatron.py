@@ -16,7 +16,7 @@ from pathlib import Path
 from whorl.arch.shape import AttentionShape, Experts, ModelShape
 from whorl.core.errors import SpecError
 from whorl.core.units import parse_count
-from whorl.stages.plan.ask.said import Rule, Said, apply, choice, count, matters, part, to
+from whorl.stages.plan.ask.said import OtherWords, Rule, apply, choice, count, matters, part, to
 from whorl.stages.plan.ask.texts import text_of
 from whorl.stages.plan.ask.trainer import NOT_PLANNED, OPTIMIZERS, PRECISIONS, precise
 
@@ -50,7 +50,7 @@ def _put(flag: str, word: str) -> Rule:
     return lambda said, key, value: said.put(flag, word, key, value)
 
 
-def _chunks(said: Said, key: str, value: str) -> None:
+def _chunks(said: OtherWords, key: str, value: str) -> None:
     said.origin[key] = value
 
 
@@ -142,9 +142,9 @@ def arguments_of(text: str) -> dict[str, str]:
     return found
 
 
-def read_megatron(path: Path) -> Said:
+def read_megatron(path: Path) -> OtherWords:
     """Raises SpecError if the script has no arguments of Megatron's, or one is not known."""
-    said = Said("megatron", where=str(path))
+    said = OtherWords("megatron", where=str(path))
     given = arguments_of(text_of(path))
     if not {"num-layers", "tensor-model-parallel-size", "micro-batch-size"} & set(given):
         raise SpecError(
@@ -170,7 +170,7 @@ def read_megatron(path: Path) -> Said:
     return said
 
 
-def _finish(said: Said, given: Mapping[str, str]) -> None:
+def _finish(said: OtherWords, given: Mapping[str, str]) -> None:
     """Devices, chunks of the pipeline, and the model."""
     each = given.get("nproc_per_node") or given.get("nproc-per-node")
     if each and each.isdigit() and given.get("nnodes", "1").isdigit():

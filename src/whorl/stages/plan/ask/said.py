@@ -16,8 +16,8 @@ from whorl.core.units import parse_count
 
 __all__ = [
     "NOTHING",
+    "OtherWords",
     "Rule",
-    "Said",
     "apply",
     "both",
     "choice",
@@ -47,7 +47,7 @@ OF_NO_WEIGHT = re.compile(
 
 
 @dataclass
-class Said:
+class OtherWords:
     """What was read. Flags are those of `whorl plan`, parts those of --layout, as text."""
 
     tool: str  # whose words: shown, and used to answer in the same words
@@ -92,7 +92,7 @@ class Said:
         self.warnings.append(f"{key}={written}: {what}")
 
 
-Rule = Callable[[Said, str, str], None]
+Rule = Callable[[OtherWords, str, str], None]
 
 
 def is_true(value: str, key: str) -> bool:
@@ -116,7 +116,7 @@ def part(name: str) -> Rule:
 def count(attribute: str) -> Rule:
     """A whole number, to an attribute of what was said."""
 
-    def rule(said: Said, key: str, value: str) -> None:
+    def rule(said: OtherWords, key: str, value: str) -> None:
         setattr(said, attribute, parse_count(value, key))
         said.tell(key, value, f"{attribute} of a step" if attribute != "steps" else "--tokens")
 
@@ -126,7 +126,7 @@ def count(attribute: str) -> Rule:
 def choice(flag: str, words: Mapping[str, str], hint: str = "") -> Rule:
     """One of the tool's words, as ours. Raises SpecError with the words that are known."""
 
-    def rule(said: Said, key: str, value: str) -> None:
+    def rule(said: OtherWords, key: str, value: str) -> None:
         word = words.get(value.lower().replace("-", "_"))
         if word is None:
             raise SpecError(key, found=value, expected=", ".join(words), do=hint or None)
@@ -139,7 +139,7 @@ def choice(flag: str, words: Mapping[str, str], hint: str = "") -> Rule:
 def when(*puts: tuple[str, str], otherwise: tuple[tuple[str, str], ...] = ()) -> Rule:
     """Flags or parts that a key which is true stands for."""
 
-    def rule(said: Said, key: str, value: str) -> None:
+    def rule(said: OtherWords, key: str, value: str) -> None:
         for name, word in puts if is_true(value, key) else otherwise:
             said.put(name, word, key, value)
 
@@ -149,7 +149,7 @@ def when(*puts: tuple[str, str], otherwise: tuple[tuple[str, str], ...] = ()) ->
 def matters(what: str) -> Rule:
     """A key that changes memory or time and is not planned: told, unless it is off."""
 
-    def rule(said: Said, key: str, value: str) -> None:
+    def rule(said: OtherWords, key: str, value: str) -> None:
         if value.lower() not in FALSE:
             said.warn(key, value, what)
 
@@ -157,19 +157,19 @@ def matters(what: str) -> Rule:
 
 
 def both(*rules: Rule) -> Rule:
-    def rule(said: Said, key: str, value: str) -> None:
+    def rule(said: OtherWords, key: str, value: str) -> None:
         for each in rules:
             each(said, key, value)
 
     return rule
 
 
-def passed(said: Said, key: str, value: str) -> None:
+def passed(said: OtherWords, key: str, value: str) -> None:
     """A key that changes neither memory nor time."""
     said.passed.append(key)
 
 
-def apply(said: Said, rules: Mapping[str, Rule], values: Mapping[str, object]) -> None:
+def apply(said: OtherWords, rules: Mapping[str, Rule], values: Mapping[str, object]) -> None:
     """Every key of a flat file. What is not known is told, unless its name says it has no weight.
 
     A value that is a list or a mapping where a rule expects text is given as its words, joined by

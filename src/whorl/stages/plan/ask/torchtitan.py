@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from whorl.arch.known_models import is_known
-from whorl.stages.plan.ask.said import Rule, Said, choice, count, matters, part, passed, to, when
+from whorl.stages.plan.ask.said import (
+    OtherWords,
+    Rule,
+    choice,
+    count,
+    matters,
+    part,
+    passed,
+    to,
+    when,
+)
 from whorl.stages.plan.ask.trainer import NOT_PLANNED, OPTIMIZERS, precise
 
 __all__ = ["TORCHTITAN", "torchtitan_defaults"]
@@ -19,7 +29,7 @@ PIPELINES = {"1f1b": "1f1b", "interleaved1f1b": "interleaved", "interleavedzerob
 def _keep(name: str) -> Rule:
     """Kept until all is read: the model is named by two keys, the shards by two."""
 
-    def rule(said: Said, key: str, value: str) -> None:
+    def rule(said: OtherWords, key: str, value: str) -> None:
         said.origin[name] = value
         if not name.startswith("model"):
             said.tell(key, value, "what is sharded")
@@ -27,19 +37,19 @@ def _keep(name: str) -> Rule:
     return rule
 
 
-def _converters(said: Said, key: str, value: str) -> None:
+def _converters(said: OtherWords, key: str, value: str) -> None:
     if "mx" in value.lower():
         precise("mxfp8")(said, key, "true")
     elif "float8" in value.lower():
         precise("fp8")(said, key, "true")
 
 
-def _batch(said: Said, key: str, value: str) -> None:
+def _batch(said: OtherWords, key: str, value: str) -> None:
     if value != "-1":  # local batch times data-parallel degree
         count("sequences")(said, key, value)
 
 
-def _dtype(said: Said, key: str, value: str) -> None:
+def _dtype(said: OtherWords, key: str, value: str) -> None:
     if value.lower() == "bfloat16":
         precise("bf16-true")(said, key, "true")
 
@@ -87,7 +97,7 @@ TORCHTITAN: Mapping[str, Rule] = {
 }  # fmt: skip
 
 
-def torchtitan_defaults(said: Said) -> None:
+def torchtitan_defaults(said: OtherWords) -> None:
     """The model of name and flavour, the shards, and what it sets where the file says nothing."""
     kept, parts = said.origin, said.parts
     name, flavor = kept.get("model name", ""), kept.get("model flavor", "")

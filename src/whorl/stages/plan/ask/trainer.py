@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from whorl.core.errors import SpecError
 from whorl.core.units import parse_count
 from whorl.stages.plan.ask.said import (
+    OtherWords,
     Rule,
-    Said,
     choice,
     count,
     is_true,
@@ -84,7 +84,7 @@ def family_of(model: str) -> str:
     return model
 
 
-def sharded(said: Said, key: str, value: str) -> None:
+def sharded(said: OtherWords, key: str, value: str) -> None:
     """fsdp="full_shard auto_wrap": what is sharded. "fsdp2" and true are full sharding."""
     words = set(value.lower().replace(",", " ").split())
     if words & {"hybrid_shard", "hybrid_shard_zero2", "_hybrid_shard"}:
@@ -98,7 +98,7 @@ def sharded(said: Said, key: str, value: str) -> None:
         said.put("offload_optimizer", "1", key, value)
 
 
-def _model(said: Said, key: str, value: str) -> None:
+def _model(said: OtherWords, key: str, value: str) -> None:
     said.put("--model", family_of(value), key, value)
 
 
@@ -106,7 +106,7 @@ def precise(precision: str) -> Rule:
     """bf16: true. False says nothing: the other one may be true. Weights in two bytes (bf16-true)
     go before mixed ones, whichever key comes first."""
 
-    def rule(said: Said, key: str, value: str) -> None:
+    def rule(said: OtherWords, key: str, value: str) -> None:
         before = said.flags.get("--precision", "")
         if not is_true(value, key) or before == f"{precision}-true":
             return
@@ -117,7 +117,7 @@ def precise(precision: str) -> Rule:
     return rule
 
 
-def _weights(said: Said, key: str, value: str) -> None:
+def _weights(said: OtherWords, key: str, value: str) -> None:
     """torch_dtype: what the weights are loaded in, and so gradients and moments."""
     word = PRECISIONS.get(value.lower().replace("-", "_"))
     if word in ("bf16", "fp16"):
@@ -127,7 +127,7 @@ def _weights(said: Said, key: str, value: str) -> None:
 def _bits(base: str, tune: str = "qlora") -> Rule:
     """A base loaded in 4 or 8 bits is frozen: adapters are trained."""
 
-    def rule(said: Said, key: str, value: str) -> None:
+    def rule(said: OtherWords, key: str, value: str) -> None:
         if is_true(value, key):
             said.flags["--tune"] = tune
             said.put("--base-format", base, key, value)
@@ -135,7 +135,7 @@ def _bits(base: str, tune: str = "qlora") -> Rule:
     return rule
 
 
-def _quantised(said: Said, key: str, value: str) -> None:
+def _quantised(said: OtherWords, key: str, value: str) -> None:
     """bnb_4bit_quant_type: nf4 or fp4 of a base in 4 bits."""
     if value.lower() not in ("nf4", "fp4"):
         raise SpecError(key, found=value, expected="nf4 or fp4")
@@ -143,21 +143,21 @@ def _quantised(said: Said, key: str, value: str) -> None:
     said.tell(key, value, f"--base-format {value.lower()}")
 
 
-def _peft(said: Said, key: str, value: str) -> None:
+def _peft(said: OtherWords, key: str, value: str) -> None:
     if is_true(value, key) and "--tune" not in said.flags:
         said.put("--tune", "lora", key, value)
 
 
-def _rank(said: Said, key: str, value: str) -> None:
+def _rank(said: OtherWords, key: str, value: str) -> None:
     said.put("--rank", str(parse_count(value, key)), key, value)
 
 
-def _attention(said: Said, key: str, value: str) -> None:
+def _attention(said: OtherWords, key: str, value: str) -> None:
     is_eager = value.lower() in ("eager", "disabled")
     said.put("--attention", "eager" if is_eager else "flash", key, value)
 
 
-def _steps(said: Said, key: str, value: str) -> None:
+def _steps(said: OtherWords, key: str, value: str) -> None:
     if value.strip() != "-1":  # TrainingArguments: epochs decide
         count("steps")(said, key, value)
 

@@ -34,8 +34,8 @@ __all__ = [
     "ModelFigures",
     "PlannedLayout",
     "Question",
-    "Remedy",
     "ServingAnswer",
+    "WayOut",
     "load_plan",
     "plan_schema",
 ]
@@ -174,7 +174,7 @@ class ClusterPlan(Frozen):
     warnings: list[str] = Field([])
 
 
-class Remedy(Frozen):
+class WayOut(Frozen):
     """A change, or several together, on the same devices."""
 
     words: str = Field(description="in the words that were asked with")
@@ -201,8 +201,8 @@ class MemoryReport(Frozen):
     driver: RankMemory = Field(description="as nvidia-smi counts: context and buffers too")
     reserved_bytes: float = Field(description="torch.cuda.max_memory_reserved")
     allocated_bytes: float = Field(description="torch.cuda.max_memory_allocated")
-    changes: list[Remedy] = Field(description="single ones; those that are enough first")
-    enough: list[Remedy] = Field(description="up to three ways to fit, if it does not")
+    changes: list[WayOut] = Field(description="single ones; those that are enough first")
+    enough: list[WayOut] = Field(description="up to three ways to fit, if it does not")
     elsewhere: list[str] = Field(description="more or larger devices that would do")
     warnings: list[str] = Field([])
 

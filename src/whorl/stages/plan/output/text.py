@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from whorl.stages.plan.output import show
-from whorl.stages.plan.output.schema import ClusterPlan, MemoryReport, Remedy, ServingAnswer
+from whorl.stages.plan.output.schema import ClusterPlan, MemoryReport, ServingAnswer, WayOut
 
 __all__ = ["render", "render_cluster_plan", "table"]
 
@@ -46,11 +46,11 @@ def _memory(found: MemoryReport) -> RenderableType:
         _bars("peak of each phase", driver.phases, gib, limit),
     ]
     if found.enough:
-        rows = [_remedy(item) for item in found.enough]
+        rows = [_way_out(item) for item in found.enough]
         columns = ("what fits on the same devices", "needs", "saves", "time")
         blocks += [Text(""), table(columns, rows)]
     if found.changes:
-        rows = [(*_remedy(item), "fits" if item.fits else "") for item in found.changes]
+        rows = [(*_way_out(item), "fits" if item.fits else "") for item in found.changes]
         columns = ("each change alone", "needs", "saves", "time", "")
         blocks += [Text(""), table(columns, rows)]
     if found.elsewhere:
@@ -58,7 +58,7 @@ def _memory(found: MemoryReport) -> RenderableType:
     return Group(*blocks)
 
 
-def _remedy(item: Remedy) -> tuple[str, ...]:
+def _way_out(item: WayOut) -> tuple[str, ...]:
     needs, saves = show.gib(item.needed_bytes), show.gib(item.saved_bytes)
     return item.words, needs, saves, f"{item.slower:+.0%}"
 
