@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from whorl.arch.hf_config import model_shape
 from whorl.arch.known_models import hugging_face_id, is_known
 from whorl.arch.shape import ModelShape
-from whorl.core.errors import SpecError
+from whorl.core.errors import PlanError, SpecError
 from whorl.spec.recipe import DEVICES, PRICE
 from whorl.stages.plan.ask.files import as_flags, read_file, read_words
 from whorl.stages.plan.ask.flags import FLAGS, OF_TRAINING
@@ -52,11 +52,13 @@ def answer(
     words: Mapping[str, str] | None = None,
     recipe: Recipe | None = None,
     name: str = "",
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Answer:
     """What `whorl plan` answers to flags, to a file of another tool (--from), to its words, and
     to a recipe; what is given as a flag goes before a word, and that before a file or recipe.
 
-    Raises SpecError for what makes no sense, PlanError with changes that help when nothing fits.
+    Raises SpecError for what makes no sense, PlanError with changes that help when nothing fits;
+    then `tell` is given the warnings that a plan would have.
     """
     given = {flag: value for flag, value in flags.items() if value is not None}
     path, said = given.pop("--from", None), None
@@ -79,7 +81,12 @@ def answer(
     if asked.pop("--why-oom", False) and shape is not None:
         found = memory_report(shape, _with_words(question(name, shape, asked), said))
         return found.model_copy(update={"warnings": [] if said is None else said.warnings})
-    return plan_cluster(name, shape, asked, said)
+    try:
+        return plan_cluster(name, shape, asked, said)
+    except PlanError:
+        for line in () if said is None else said.warnings:
+            tell(f"warning: {line}")
+        raise
 
 
 def plan(recipe: RecipeLike | None = None, **options: Any) -> Record | Answer:
@@ -109,7 +116,8 @@ def _with_words(asked: schema.Question, said: OtherWords | None) -> schema.Quest
     """The question with the tool whose words were used, and what they became."""
     if said is None:
         return asked
-    return asked.model_copy(update={"words": said.tool, "became": said.lines()})
+    became = [*said.lines(), *(line for line in asked.became if line not in said.lines())]
+    return asked.model_copy(update={"words": said.tool, "became": became})
 
 
 def read_shape(

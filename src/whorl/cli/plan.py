@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from whorl.cli.console import ERR, OUT, print_json
+from whorl.cli.console import ERR, OUT, print_json, say
 from whorl.cli.options import Debug, Home, Json, SetValues, open_session
 from whorl.cli.reading import preview_plan
 from whorl.cli.report import print_plan, print_stage
@@ -153,7 +153,7 @@ def _answer(
     recipe = None if session is None else session.loaded.recipe
     html, emit = given.pop("--html", None), given.pop("--emit", None)
     name = "" if session is None else str(session.loaded.path)
-    found = planning.answer(given, words, recipe, name)
+    found = planning.answer(given, words, recipe, name, say)
     if html is not None or emit is not None:
         _write_files(found, html, emit)
     if json:

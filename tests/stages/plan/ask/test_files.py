@@ -146,7 +146,7 @@ TRAINING_ARGS="
 torchrun ${DISTRIBUTED_ARGS[@]} pretrain_gpt.py \\
     ${GPT_MODEL_ARGS[@]} $TRAINING_ARGS \\
     --tensor-model-parallel-size ${TP} \\
-    --pipeline-model-parallel-size ${PP:-16} \\
+    --pipeline-model-parallel-size ${PP:-8} \\
     --sequence-parallel --use-distributed-optimizer \\
     --recompute-granularity selective \\
     --save $CHECKPOINT_PATH
@@ -227,7 +227,7 @@ def test_megatron_is_read_and_not_run(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["train.sh"]  # and no train.sh.was-run
     assert flags["--count"] == "128" and flags["--precision"] == "fp16"
     found = parts(flags)
-    assert (found["tp"], found["pp"], found["mbs"]) == ("8", "16", "1")
+    assert (found["tp"], found["pp"], found["mbs"]) == ("8", "8", "1")
     assert (found["shard"], found["recompute"], found["sp"]) == ("zero1", "selective", "1")
     assert int(flags["--global-batch-tokens"]) == 1536 * 2048
     assert int(flags["--tokens"]) == 500_000 * 1536 * 2048
@@ -292,3 +292,23 @@ def test_words_on_the_command_line() -> None:
     assert int(flags["--global-batch-tokens"]) == 2 * 8 * 4 * 1024
     with pytest.raises(SpecError, match="did you mean --gradient_checkpointing"):
         read_words({"gradient_checkpoint": "true"})
+
+
+def test_nothing_that_is_said_is_dropped() -> None:
+    """Recomputation without a micro-batch, software that shards, a batch beside an accumulation."""
+    alone = as_flags(
+        read_words({"gradient_checkpointing": "true"}),
+        {"--count": "2", "--seq": "1024", "--global-batch-tokens": "8192", "--stack": "fsdp2"},
+    )
+    assert parts(alone) == {"recompute": "full", "shard": "zero3", "mbs": "1"}
+    said = read_words({"gradient_accumulation_steps": "4", "per_device_train_batch_size": "2"})
+    flags = {"--count": "1", "--seq": "1024", "--global-batch-tokens": "16384"}
+    assert as_flags(said, flags)["--global-batch-tokens"] == "16384"
+    assert any("goes before 8 sequences" in line for line in said.became)
+
+
+def test_words_go_before_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(AXOLOTL)
+    said = read_words({"gradient_accumulation_steps": "1", "bf16": "true"}, read_file(path))
+    assert int(as_flags(said, {"--count": "8"})["--global-batch-tokens"]) == 2 * 1 * 8 * 4096

@@ -14,7 +14,7 @@ from whorl.spec.train_keys import SEQ_LEN
 from whorl.stages.plan.ask.axolotl import AXOLOTL, axolotl_defaults
 from whorl.stages.plan.ask.deepspeed import apply_deepspeed
 from whorl.stages.plan.ask.flags import FLAGS
-from whorl.stages.plan.ask.layouts import LAYOUT_KEYS, WRITTEN, parse_pairs
+from whorl.stages.plan.ask.layouts import LAYOUT_KEYS, WRITTEN, parse_batch, parse_pairs
 from whorl.stages.plan.ask.llamafactory import LLAMAFACTORY, llamafactory_defaults
 from whorl.stages.plan.ask.megatron import read_megatron
 from whorl.stages.plan.ask.said import OtherWords, Rule, apply
@@ -122,9 +122,11 @@ def read_words(words: Mapping[str, str], said: OtherWords | None = None) -> Othe
     said.origin |= own.origin
     said.became += own.became
     said.warnings += own.warnings
-    if "gradient_accumulation_steps" in words or "per_device_train_batch_size" in words:
+    if {"gradient_accumulation_steps", "per_device_train_batch_size"} & set(words):
         said.sequences = None
-        said.accumulation = own.accumulation if own.accumulation > 1 else said.accumulation
+    if "gradient_accumulation_steps" in words:
+        said.accumulation = own.accumulation
+    said.steps = own.steps or said.steps
     said.dp = own.dp or said.dp
     return said
 
@@ -160,20 +162,47 @@ def as_flags(said: OtherWords, given: Mapping[str, Any]) -> dict[str, Any]:
         raise SpecError(f"{devices} devices are not divisible by tp x pp x cp, {ranks}")
     if said.dp is not None and said.dp * ranks != devices:
         raise SpecError(f"dp {said.dp} x tp x pp x cp {ranks} is not {devices} devices")
-    if devices == 1 or (devices == ranks and "shard" not in parts):
-        parts["shard"] = "none"
-    elif "shard" not in parts and said.tool in ("trainer", "axolotl", "llamafactory"):
-        parts["shard"] = "none"  # DistributedDataParallel
-        if "mbs" in parts:
-            said.became.append("no fsdp, no deepspeed: each device holds the whole model (DDP)")
-    if BATCH not in given and "--seq" in flags and ("mbs" in parts or said.sequences):
-        seq_len = SEQ_LEN.read(flags["--seq"], "--seq")
-        micro = parse_count(parts.get("mbs", 1), "mbs")
-        step = said.sequences or micro * said.accumulation * (devices // ranks)
-        flags[BATCH] = str(step * seq_len)
-        said.became.append(f"{step} sequences a step: {BATCH} {flags[BATCH]}")
-        if said.steps and not {"--tokens", "--budget"} & set(given):
-            flags["--tokens"] = str(said.steps * step * seq_len)
-    if "mbs" in parts:
+    _shard(said, parts, str(flags.get("--stack", "")), devices // ranks)
+    _batch(said, parts, flags, given, devices // ranks)
+    if set(parts) - {"shard"} or "shard" in said.origin:
+        if "mbs" not in parts:
+            parts["mbs"] = "1"
+            said.became.append("mbs=1: no micro-batch is said")
         flags["--layout"] = ",".join(f"{name}={value}" for name, value in parts.items())
     return flags
+
+
+def _batch(
+    said: OtherWords, parts: Mapping[str, str], flags: dict[str, Any], given: Mapping[str, Any],
+    dp: int,
+) -> None:  # fmt: skip
+    """Tokens of a step from micro-batch, accumulation and ranks, and of all steps."""
+    if "--seq" not in flags:
+        return
+    seq_len = SEQ_LEN.read(flags["--seq"], "--seq")
+    step = said.sequences
+    if step is None and "mbs" in parts:
+        step = parse_count(parts["mbs"], "mbs") * said.accumulation * dp
+    if BATCH in given:
+        asked = parse_batch(given[BATCH], seq_len)
+        if step not in (None, asked) and (said.sequences or said.accumulation > 1):
+            said.became.append(f"{BATCH} {given[BATCH]} goes before {step} sequences a step")
+        step = asked
+    if step is None:
+        return
+    if BATCH not in given:
+        flags[BATCH] = str(step * seq_len)
+        said.became.append(f"{step} sequences a step: {BATCH} {flags[BATCH]}")
+    if said.steps and not {"--tokens", "--budget"} & set(given):
+        flags["--tokens"] = str(said.steps * step * seq_len)
+
+
+def _shard(said: OtherWords, parts: dict[str, str], stack: str, dp: int) -> None:
+    """What is sharded where nothing says so: nothing, but by software that is there to shard."""
+    if dp == 1:
+        parts["shard"] = "none"
+    elif "shard" not in parts and said.tool in ("trainer", "axolotl", "llamafactory"):
+        shards = stack.startswith("fsdp") or stack == "torchtitan"
+        parts["shard"] = "zero3" if shards else "none"
+        if not shards and "mbs" in parts:
+            said.became.append("no fsdp, no deepspeed: each device holds the whole model (DDP)")

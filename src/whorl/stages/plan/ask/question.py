@@ -14,7 +14,7 @@ from whorl.stages.plan.ask.layouts import parse_batch
 from whorl.stages.plan.ask.trainer import OPTIMIZERS, PRECISIONS, targets
 from whorl.stages.plan.cluster.devices import device
 from whorl.stages.plan.cluster.job import Lora, LossKind, Optimizer, Precision, Stack
-from whorl.stages.plan.cluster.row_words import BASES
+from whorl.stages.plan.cluster.row_words import BASES, stack_in
 from whorl.stages.plan.output.schema import Question
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ __all__ = ["question", "recipe_flags", "training_fields"]
 
 BATCH = "--global-batch-tokens"
 NEEDED = ("--device", "--count", "--seq", BATCH)
+STACKS = {"fsdp2": "fsdp", "fsdp1": "fsdp", "ddp": "fsdp", "pytorch": "fsdp", "torch": "fsdp"}
 RANK = Whole(1, 4096)
 TUNES = ("full", "lora", "qlora", "dora")
 ADAPTERS = ("--rank", "--targets", "--base-format")
@@ -98,6 +99,29 @@ def _word(flags: Flags, flag: str, default: str, words: Mapping[str, str], known
     return found
 
 
+def _stack(text: str) -> str:
+    """A training software by our name, or by a word for it. Raises SpecError."""
+    known = get_args(Stack)
+    found = text if text in known else STACKS.get(text.lower()) or stack_in(text.lower())
+    if found is None:
+        also = ", ".join([*STACKS, "accelerate", "trl", "axolotl", "nemo", "maxtext"])
+        raise SpecError("--stack", found=text, expected=f"{', '.join(known)}; or {also}")
+    return found
+
+
+def _became(asked: Question, flags: Flags) -> list[str]:
+    """Flags that were said in other words than ours."""
+    precision = f"{asked.precision}-true" if asked.pure_low_precision else asked.precision
+    read = {"--precision": precision, "--optimizer": asked.optimizer, "--stack": asked.stack}
+    if asked.rank:
+        read |= {"--targets": asked.targets, "--base-format": asked.base_format}
+    return [
+        f"{flag} {flags[flag]}: {value}"
+        for flag, value in read.items()
+        if flag in flags and str(flags[flag]) not in (value, "bf16" if value == "none" else value)
+    ]
+
+
 def _tuning(flags: Flags) -> dict[str, Any]:
     """tune, rank, targets and base_format, defaults filled in."""
     tune = str(flags.get("--tune", ""))
@@ -121,9 +145,7 @@ def question(name: str, shape: ModelShape | None, flags: Flags) -> Question:
     _check_given(shape, flags)
     target = device(flags["--device"])
     usual = "hf" if flags.get("--tune") else "megatron"
-    stack = flags.get("--stack") or {"tpu": "xla", "cpu": "whorl"}.get(target.kind, usual)
-    if stack not in get_args(Stack):
-        raise SpecError("--stack", found=stack, expected=", ".join(get_args(Stack)))
+    stack = _stack(flags.get("--stack") or {"tpu": "xla", "cpu": "whorl"}.get(target.kind, usual))
     precision = _word(flags, "--precision", "bf16", PRECISIONS, get_args(Precision))
     for flag, expected in (("--loss", get_args(LossKind)), ("--attention", ("flash", "eager"))):
         if flag in flags and flags[flag] not in expected:
@@ -133,7 +155,7 @@ def question(name: str, shape: ModelShape | None, flags: Flags) -> Question:
     def given(flag: str, kind: Quantity) -> Any:
         return kind.read(flags[flag], flag) if flag in flags else None
 
-    return Question(
+    asked = Question(
         model=name,
         device=target.name,
         count=DEVICES.read(flags["--count"], "--count"),
@@ -158,6 +180,7 @@ def question(name: str, shape: ModelShape | None, flags: Flags) -> Question:
         tables=bool(flags.get("--tables")),
         serve=flags.get("--serve") or "",
     )
+    return asked.model_copy(update={"became": _became(asked, flags)})
 
 
 def training_fields(asked: Question) -> dict[str, Any]:
