@@ -78,7 +78,11 @@ def answer(
     name = str(model or name or (shape.name if shape is not None else ""))
     if "--serve" in asked and not OF_TRAINING & set(asked):
         return _serving_alone(name, shape, asked)
-    if asked.pop("--why-oom", False) and shape is not None:
+    if "--tune" in asked and "--count" not in asked:
+        asked["--count"] = "1"
+    if asked.pop("--why-oom", False):
+        if shape is None or "--serve" in asked:
+            raise SpecError("--why-oom is about training a model", do="give --model, no --serve")
         found = memory_report(shape, _with_words(question(name, shape, asked), said))
         return found.model_copy(update={"warnings": [] if said is None else said.warnings})
     try:

@@ -71,10 +71,10 @@ def choose_layout(shape: ModelShape, asked: schema.Question) -> ChosenLayout:
             also=() if given is None else (given.layout,),
             say=say,
         )
-    except PlanError:
-        if given is None or not (changes := _changes_that_fit(given, model, say)):
+    except PlanError as error:
+        if given is None or fits(given):
             raise
-        raise _refusal(given, changes) from None
+        raise _refusal(given, _changes_that_fit(given, model, say) or [str(error.do)]) from None
     if given is not None and not fits(given):
         best = f"--layout {layout_label(found.best.layout)}, which the search finds"
         raise _refusal(given, [*_changes_that_fit(given, model, say), best])

@@ -12,7 +12,8 @@ import pytest
 from whorl.arch.known_models import known_model
 from whorl.core.errors import SpecError
 from whorl.stages.plan.ask.question import question, training_fields
-from whorl.stages.plan.ask.trainer import OPTIMIZERS, TRAINER, targets
+from whorl.stages.plan.ask.rules import OPTIMIZERS
+from whorl.stages.plan.ask.trainer import TRAINER, targets
 from whorl.stages.plan.cluster.devices import device
 from whorl.stages.plan.cluster.job import Layout, TrainingJob
 from whorl.stages.plan.cluster.memory import rank_memory

@@ -10,25 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from whorl.core.errors import SpecError
-from whorl.stages.plan.ask.said import (
-    NOTHING,
-    OtherWords,
-    Rule,
-    apply,
-    choice,
-    count,
-    matters,
-    part,
-    passed,
-    when,
-)
+from whorl.stages.plan.ask.rules import rules_of
+from whorl.stages.plan.ask.said import NOTHING, OtherWords, Rule, apply
 from whorl.stages.plan.ask.texts import flat, read_mapping
-from whorl.stages.plan.ask.trainer import NOT_PLANNED, OPTIMIZERS, precise
 
-__all__ = ["DEEPSPEED", "referred"]
+__all__ = ["apply_deepspeed", "referred"]
 
 STAGES = {"0": "none", "1": "zero1", "2": "zero2", "3": "zero3"}
-ON_HOST = "parameters on the host are not planned: memory is as if they stayed on the device"
 
 
 def _stage(said: OtherWords, key: str, value: str) -> None:
@@ -42,26 +30,10 @@ def _offloaded(said: OtherWords, key: str, value: str) -> None:
 
 
 DEEPSPEED: Mapping[str, Rule] = {
+    **rules_of("deepspeed"),
     "zero_optimization.stage": _stage,
     "zero_optimization.offload_optimizer.device": _offloaded,
-    "zero_optimization.cpu_offload": when(("offload_optimizer", "1")),
-    "zero_optimization.offload_param.device": matters(ON_HOST),
-    "train_micro_batch_size_per_gpu": part("mbs"),
-    "gradient_accumulation_steps": count("accumulation"),
-    "train_batch_size": count("sequences"),
-    "bf16.enabled": precise("bf16"),
-    "bfloat16.enabled": precise("bf16"),
-    "fp16.enabled": precise("fp16"),
-    "optimizer.type": choice("--optimizer", OPTIMIZERS),
-    "sequence_parallel_size": part("cp"),
-    "tensor_parallel.autotp_size": part("tp"),
-    **dict.fromkeys(
-        ("zero_optimization.mics_shard_size", "zero_optimization.zero_hpz_partition_size",
-         "zero_optimization.zero_quantized_weights", "zero_optimization.zero_quantized_gradients",
-         "compression_training", "pipeline.stages", "moe.enabled", "torch_autocast.enabled"),
-        matters(NOT_PLANNED),
-    ),
-}  # fmt: skip
+}
 TUNING = re.compile(  # sizes of buckets and switches that are on anyway; what is only configured
     r"zero_optimization\.(?!.*(quantiz|partition_size|mics))|optimizer\.params|scheduler|"
     r"activation_checkpointing|(bf16|fp16)\.|amp|flops_profiler|communication|prescale|zero_allow|"
@@ -76,7 +48,7 @@ def apply_deepspeed(said: OtherWords, values: Mapping[str, object]) -> None:
         if key in DEEPSPEED or not TUNING.match(key):
             of_weight[key] = value
         else:
-            passed(said, key, str(value))
+            said.passed.append(key)
     said.flags["--stack"] = "deepspeed"
     apply(said, DEEPSPEED, of_weight)
 

@@ -20,7 +20,7 @@ from whorl.stages.plan.ask.megatron import read_megatron
 from whorl.stages.plan.ask.said import OtherWords, Rule, apply
 from whorl.stages.plan.ask.texts import flat, read_mapping
 from whorl.stages.plan.ask.torchtitan import TORCHTITAN, torchtitan_defaults
-from whorl.stages.plan.ask.trainer import TRAINER
+from whorl.stages.plan.ask.trainer import TRAINER, trainer_defaults
 
 __all__ = ["as_flags", "read_file", "read_words"]
 
@@ -34,12 +34,6 @@ class Tool:
     marks: frozenset[str]  # keys that no other tool has
     defaults: Callable[[OtherWords], None]
     stack: str
-
-
-def _trainer_defaults(said: OtherWords) -> None:
-    said.parts.setdefault("mbs", "8")
-    said.parts.setdefault("recompute", "none")
-    said.flags.setdefault("--tune", "full")
 
 
 TOOLS: Mapping[str, Tool] = {
@@ -64,7 +58,7 @@ TOOLS: Mapping[str, Tool] = {
     "trainer": Tool(
         TRAINER,
         frozenset({"per_device_train_batch_size", "output_dir", "gradient_checkpointing", "optim"}),
-        _trainer_defaults,
+        trainer_defaults,
         "hf",
     ),
 }

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from whorl.core.errors import SpecError
 from whorl.stages.plan.ask.deepspeed import referred
-from whorl.stages.plan.ask.said import OtherWords, Rule, is_true, matters, passed, to, when
-from whorl.stages.plan.ask.trainer import NOT_PLANNED, TRAINER
+from whorl.stages.plan.ask.rules import rules_of
+from whorl.stages.plan.ask.said import OtherWords, Rule
+from whorl.stages.plan.ask.trainer import TRAINER
 
 __all__ = ["LLAMAFACTORY", "llamafactory_defaults"]
 
@@ -35,39 +36,17 @@ def _bits(said: OtherWords, key: str, value: str) -> None:
     said.put("--base-format", BITS[value], key, value)
 
 
-def _flash(said: OtherWords, key: str, value: str) -> None:
-    said.put("--attention", "eager" if value.lower() == "disabled" else "flash", key, value)
-
-
-def _not_recomputed(said: OtherWords, key: str, value: str) -> None:
-    said.put("recompute", "none" if is_true(value, key) else "full", key, value)
-
-
 LLAMAFACTORY: Mapping[str, Rule] = {
     **TRAINER,
+    **rules_of("llamafactory"),
     "stage": _stage,
     "finetuning_type": _type,
     "lora_target": TRAINER["target_modules"],
     "quantization_bit": _bits,
     "quantization_type": TRAINER["bnb_4bit_quant_type"],
-    "cutoff_len": to("--seq"),
-    "disable_gradient_checkpointing": _not_recomputed,
-    "flash_attn": _flash,
+    "flash_attn": TRAINER["attn_implementation"],
     "deepspeed": referred,
-    "use_unsloth": when(("--stack", "unsloth")),
-    "enable_liger_kernel": when(("--loss", "fused")),
-    **dict.fromkeys(
-        ("use_galore", "use_apollo", "use_badam", "use_llama_pro", "freeze_trainable_layers",
-         "mixture_of_depths", "use_unsloth_gc", "additional_target", "pref_loss", 
-         "image_max_pixels",         "video_max_pixels", "freeze_vision_tower", "shift_attn"),
-        matters(NOT_PLANNED),
-    ),
-    **dict.fromkeys(
-        ("quantization_method", "max_samples", "upcast_layernorm", "double_quantization",
-         "lora_alpha", "rope_scaling", "neat_packing", "max_new_tokens"),
-        passed,
-    ),
-}  # fmt: skip
+}
 
 
 def llamafactory_defaults(said: OtherWords) -> None:

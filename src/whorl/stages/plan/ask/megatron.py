@@ -16,9 +16,9 @@ from pathlib import Path
 from whorl.arch.shape import AttentionShape, Experts, ModelShape
 from whorl.core.errors import SpecError
 from whorl.core.units import parse_count
-from whorl.stages.plan.ask.said import OtherWords, Rule, apply, choice, count, matters, part, to
+from whorl.stages.plan.ask.rules import choice, kept, rules_of
+from whorl.stages.plan.ask.said import OtherWords, Rule, apply
 from whorl.stages.plan.ask.texts import text_of
-from whorl.stages.plan.ask.trainer import NOT_PLANNED, OPTIMIZERS, PRECISIONS, precise
 
 __all__ = ["arguments_of", "read_megatron"]
 
@@ -45,53 +45,17 @@ SWITCHES = frozenset(
 )  # fmt: skip
 
 
-def _put(flag: str, word: str) -> Rule:
-    """A switch: an argument without a value."""
-    return lambda said, key, value: said.put(flag, word, key, value)
-
-
-def _chunks(said: OtherWords, key: str, value: str) -> None:
-    said.origin[key] = value
+def _parts(said: OtherWords, key: str, value: str) -> None:
+    said.put("recompute_parts", value.replace(" ", "+"), key, value)
 
 
 RULES: Mapping[str, Rule] = {
-    "seq-length": to("--seq"),
-    "micro-batch-size": part("mbs"),
-    "global-batch-size": count("sequences"),
-    "train-iters": count("steps"),
-    "tensor-model-parallel-size": part("tp"),
-    "pipeline-model-parallel-size": part("pp"),
-    "context-parallel-size": part("cp"),
-    "expert-model-parallel-size": part("ep"),
-    "num-virtual-stages-per-pipeline-rank": part("vpp"),
-    "num-layers-per-virtual-pipeline-stage": _chunks,
-    "sequence-parallel": _put("sp", "1"),
-    "use-distributed-optimizer": _put("shard", "zero1"),
-    "use-megatron-fsdp": _put("shard", "zero3"),
-    "use-torch-fsdp2": _put("shard", "zero3"),
-    "recompute-activations": _put("recompute", "selective"),
+    **rules_of("megatron"),
+    "num-layers-per-virtual-pipeline-stage": kept("layers of a chunk"),
     "recompute-granularity": choice("recompute", {"full": "full", "selective": "selective"}),
-    "recompute-modules": lambda said, key, value: said.put(
-        "recompute_parts", value.replace(" ", "+"), key, value
-    ),
-    "optimizer-cpu-offload": _put("offload_optimizer", "1"),
-    "optimizer": choice("--optimizer", OPTIMIZERS),
-    "bf16": lambda said, key, value: precise("bf16")(said, key, "true"),
-    "fp16": lambda said, key, value: precise("fp16")(said, key, "true"),
-    "fp8-recipe": choice("--precision", PRECISIONS),
-    "nproc_per_node": _chunks,
-    "nproc-per-node": _chunks,
-    "nnodes": _chunks,
-    **dict.fromkeys(
-        ("recompute-num-layers", "overlap-moe-expert-parallel-comm", "mtp-num-layers",
-         "expert-tensor-parallel-size", "window-size", "rampup-batch-size", "fp8-param-gather",
-         "decoder-first-pipeline-num-layers", "decoder-last-pipeline-num-layers",
-         "pipeline-model-parallel-layout", "moe-layer-freq", "multi-latent-attention",
-         "moe-shared-expert-intermediate-size", "use-precision-aware-optimizer", "exp-avg-dtype",
-         "exp-avg-sq-dtype", "main-grads-dtype", "cpu-offloading", "calculate-per-token-loss"),
-        matters(NOT_PLANNED),
-    ),
-}  # fmt: skip
+    "recompute-modules": _parts,
+    **dict.fromkeys(("nproc_per_node", "nproc-per-node", "nnodes"), kept("devices")),
+}
 
 
 def _words(text: str) -> list[str]:

@@ -11,7 +11,8 @@ from whorl.spec.quantities import Quantity, Whole
 from whorl.spec.recipe import DEVICES, PRICE, TOKENS, VOCAB_SIZE
 from whorl.spec.train_keys import SEQ_LEN
 from whorl.stages.plan.ask.layouts import parse_batch
-from whorl.stages.plan.ask.trainer import OPTIMIZERS, PRECISIONS, targets
+from whorl.stages.plan.ask.rules import OPTIMIZERS, PRECISIONS
+from whorl.stages.plan.ask.trainer import targets
 from whorl.stages.plan.cluster.devices import device
 from whorl.stages.plan.cluster.job import Lora, LossKind, Optimizer, Precision, Stack
 from whorl.stages.plan.cluster.row_words import BASES, stack_in

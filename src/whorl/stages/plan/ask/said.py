@@ -1,8 +1,4 @@
-"""What a file or the words of another tool say, as flags of `whorl plan` and parts of --layout.
-
-A tool is a mapping from its keys to rules. A rule is called with what was said so far, the key as
-it was written and its value as text, and puts it down in our words; what it became is told.
-"""
+"""What a file or the words of another tool say, as flags of `whorl plan` and parts of --layout."""
 
 from __future__ import annotations
 
@@ -12,23 +8,8 @@ from dataclasses import dataclass, field
 
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import SpecError
-from whorl.core.units import parse_count
 
-__all__ = [
-    "NOTHING",
-    "OtherWords",
-    "Rule",
-    "apply",
-    "both",
-    "choice",
-    "count",
-    "is_true",
-    "matters",
-    "part",
-    "passed",
-    "to",
-    "when",
-]
+__all__ = ["FALSE", "NOTHING", "OtherWords", "Rule", "apply", "is_true"]
 
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 NOTHING = ("", "none", "null", "auto", "~", "default")  # of a value: left to the tool
@@ -103,72 +84,6 @@ def is_true(value: str, key: str) -> bool:
     raise SpecError(key, found=value, expected="true or false")
 
 
-def to(flag: str) -> Rule:
-    """The value as it is, to a flag."""
-    return lambda said, key, value: said.put(flag, value, key, value)
-
-
-def part(name: str) -> Rule:
-    """A whole number, to a part of the layout."""
-    return lambda said, key, value: said.put(name, str(parse_count(value, key)), key, value)
-
-
-def count(attribute: str) -> Rule:
-    """A whole number, to an attribute of what was said."""
-
-    def rule(said: OtherWords, key: str, value: str) -> None:
-        setattr(said, attribute, parse_count(value, key))
-        said.tell(key, value, f"{attribute} of a step" if attribute != "steps" else "--tokens")
-
-    return rule
-
-
-def choice(flag: str, words: Mapping[str, str], hint: str = "") -> Rule:
-    """One of the tool's words, as ours. Raises SpecError with the words that are known."""
-
-    def rule(said: OtherWords, key: str, value: str) -> None:
-        word = words.get(value.lower().replace("-", "_"))
-        if word is None:
-            raise SpecError(key, found=value, expected=", ".join(words), do=hint or None)
-        if word:
-            said.put(flag, word, key, value)
-
-    return rule
-
-
-def when(*puts: tuple[str, str], otherwise: tuple[tuple[str, str], ...] = ()) -> Rule:
-    """Flags or parts that a key which is true stands for."""
-
-    def rule(said: OtherWords, key: str, value: str) -> None:
-        for name, word in puts if is_true(value, key) else otherwise:
-            said.put(name, word, key, value)
-
-    return rule
-
-
-def matters(what: str) -> Rule:
-    """A key that changes memory or time and is not planned: told, unless it is off."""
-
-    def rule(said: OtherWords, key: str, value: str) -> None:
-        if value.lower() not in FALSE:
-            said.warn(key, value, what)
-
-    return rule
-
-
-def both(*rules: Rule) -> Rule:
-    def rule(said: OtherWords, key: str, value: str) -> None:
-        for each in rules:
-            each(said, key, value)
-
-    return rule
-
-
-def passed(said: OtherWords, key: str, value: str) -> None:
-    """A key that changes neither memory nor time."""
-    said.passed.append(key)
-
-
 def apply(said: OtherWords, rules: Mapping[str, Rule], values: Mapping[str, object]) -> None:
     """Every key of a flat file. What is not known is told, unless its name says it has no weight.
 
@@ -180,7 +95,7 @@ def apply(said: OtherWords, rules: Mapping[str, Rule], values: Mapping[str, obje
         text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
         if rule is None:
             if OF_NO_WEIGHT.search(key):
-                passed(said, key, text)
+                said.passed.append(key)
             elif text.lower() not in (*NOTHING, *FALSE):
                 said.warn(key, text[:60], "not known here; if it changes memory or time, so not"
                           " the plan")  # fmt: skip

@@ -5,48 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from whorl.arch.known_models import is_known
-from whorl.stages.plan.ask.said import (
-    OtherWords,
-    Rule,
-    choice,
-    count,
-    matters,
-    part,
-    passed,
-    to,
-    when,
-)
-from whorl.stages.plan.ask.trainer import NOT_PLANNED, OPTIMIZERS, precise
+from whorl.stages.plan.ask.rules import choice, kept, precise, rules_of
+from whorl.stages.plan.ask.said import OtherWords, Rule
 
 __all__ = ["TORCHTITAN", "torchtitan_defaults"]
 
 NAMES = {"llama3": "llama-3.1", "llama2": "llama-2", "deepseek_v3": "deepseek-v3"}  # of its models
 FLAVORS = {"deepseek-v3-671b": "deepseek-v3", "deepseek-v3-16b": "deepseek-v2-lite"}
-PIPELINES = {"1f1b": "1f1b", "interleaved1f1b": "interleaved", "interleavedzerobubble":
-             "zero_bubble", "zbvzerobubble": "zero_bubble"}  # fmt: skip
-
-
-def _keep(name: str) -> Rule:
-    """Kept until all is read: the model is named by two keys, the shards by two."""
-
-    def rule(said: OtherWords, key: str, value: str) -> None:
-        said.origin[name] = value
-        if not name.startswith("model"):
-            said.tell(key, value, "what is sharded")
-
-    return rule
+PIPELINES = {"1f1b": "1f1b", "interleaved1f1b": "interleaved",
+             "interleavedzerobubble": "zero_bubble", "zbvzerobubble": "zero_bubble"}  # fmt: skip
+RECOMPUTES = {"none": "none", "selective": "selective", "full": "full",
+              "memory_budget": "selective"}  # fmt: skip
 
 
 def _converters(said: OtherWords, key: str, value: str) -> None:
-    if "mx" in value.lower():
-        precise("mxfp8")(said, key, "true")
-    elif "float8" in value.lower():
-        precise("fp8")(said, key, "true")
+    for word, precision in (("mx", "mxfp8"), ("float8", "fp8")):
+        if word in value.lower():
+            precise(precision)(said, key, "true")
+            return
 
 
 def _batch(said: OtherWords, key: str, value: str) -> None:
     if value != "-1":  # local batch times data-parallel degree
-        count("sequences")(said, key, value)
+        said.sequences = int(value)
+        said.tell(key, value, "sequences of a step")
 
 
 def _dtype(said: OtherWords, key: str, value: str) -> None:
@@ -55,46 +37,18 @@ def _dtype(said: OtherWords, key: str, value: str) -> None:
 
 
 TORCHTITAN: Mapping[str, Rule] = {
-    "model.name": _keep("model name"),
-    "model.flavor": _keep("model flavor"),
+    **rules_of("torchtitan"),
+    "model.name": kept("model name"),
+    "model.flavor": kept("model flavor"),
     "model.converters": _converters,
-    "training.seq_len": to("--seq"),
-    "training.local_batch_size": part("mbs"),
-    "training.batch_size": part("mbs"),
     "training.global_batch_size": _batch,
-    "training.steps": count("steps"),
     "training.dtype": _dtype,
-    "parallelism.data_parallel_replicate_degree": _keep("replicas"),
-    "parallelism.data_parallel_shard_degree": _keep("shards"),
-    "parallelism.tensor_parallel_degree": part("tp"),
-    "parallelism.pipeline_parallel_degree": part("pp"),
-    "parallelism.context_parallel_degree": part("cp"),
-    "parallelism.expert_parallel_degree": part("ep"),
+    "parallelism.data_parallel_replicate_degree": kept("replicas"),
+    "parallelism.data_parallel_shard_degree": kept("shards"),
     "parallelism.pipeline_parallel_schedule": choice("schedule", PIPELINES),
-    "parallelism.pipeline_parallel_microbatch_size": _keep("pipeline batch"),
-    "activation_checkpoint.mode": choice(
-        "recompute",
-        {"none": "none", "selective": "selective", "full": "full", "memory_budget": "selective"},
-    ),
-    "optimizer.name": choice("--optimizer", OPTIMIZERS),
-    "optimizer.early_step_in_backward": when(("--step-in-backward", "true")),
-    "lora.rank": to("--rank"),
-    "training.enable_cpu_offload": when(("offload_optimizer", "1")),
-    **dict.fromkeys(
-        ("parallelism.pipeline_parallel_layers_per_stage", 
-         "parallelism.expert_tensor_parallel_degree",
-         "parallelism.pipeline_parallel_schedule_csv", "activation_checkpoint.early_stop"),
-        matters(NOT_PLANNED),
-    ),
-    **dict.fromkeys(
-        ("compile.enable", "compile.components", "activation_checkpoint.selective_ac_option",
-         "parallelism.enable_async_tensor_parallel", "parallelism.fsdp_reshard_after_forward",
-         "parallelism.disable_loss_parallel", "optimizer.implementation",
-         "parallelism.context_parallel_rotate_method", "model.hf_assets_path",
-         "training.mixed_precision_param", "training.mixed_precision_reduce"),
-        passed,
-    ),
-}  # fmt: skip
+    "parallelism.pipeline_parallel_microbatch_size": kept("pipeline batch"),
+    "activation_checkpoint.mode": choice("recompute", RECOMPUTES),
+}
 
 
 def torchtitan_defaults(said: OtherWords) -> None:
