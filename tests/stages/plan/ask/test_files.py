@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from whorl.core.errors import SpecError
+from whorl.stages.plan.ask.axolotl import AXOLOTL as AXOLOTL_RULES
+from whorl.stages.plan.ask.deepspeed import DEEPSPEED as DEEPSPEED_RULES
 from whorl.stages.plan.ask.files import as_flags, read_file, read_words
-from whorl.stages.plan.ask.megatron import arguments_of
+from whorl.stages.plan.ask.llamafactory import LLAMAFACTORY as LLAMAFACTORY_RULES
+from whorl.stages.plan.ask.megatron import RULES as MEGATRON_RULES
+from whorl.stages.plan.ask.megatron import SIZES, arguments_of
+from whorl.stages.plan.ask.torchtitan import TORCHTITAN as TORCHTITAN_RULES
+from whorl.stages.plan.ask.trainer import TRAINER as TRAINER_RULES
 
 AXOLOTL = """
 base_model: NousResearch/Meta-Llama-3.1-8B
@@ -312,3 +322,42 @@ def test_words_go_before_a_file(tmp_path: Path) -> None:
     path.write_text(AXOLOTL)
     said = read_words({"gradient_accumulation_steps": "1", "bf16": "true"}, read_file(path))
     assert int(as_flags(said, {"--count": "8"})["--global-batch-tokens"]) == 2 * 1 * 8 * 4096
+
+
+KEYS = {
+    "a.yaml": [*AXOLOTL_RULES, *LLAMAFACTORY_RULES],
+    "a.json": [*TRAINER_RULES, *DEEPSPEED_RULES],
+    "a.toml": [*TORCHTITAN_RULES],
+}
+VALUES = st.sampled_from(
+    [*(True, False, None, -1, 0, 1, 8, 3.5, 10**30, "", "x", "auto", "none", "8", "-1", "full"),
+     *(["a", 1], [], {"b": {"c": 1}}, [{"a": 1}], "1e400", "nan", "é")]
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(KEYS))
+def test_any_value_is_read_or_refused(name: str, tmp_path_factory: Any) -> None:
+    folder = tmp_path_factory.mktemp("any")
+
+    @given(st.dictionaries(st.sampled_from(sorted(KEYS[name])), VALUES, max_size=6))
+    @settings(max_examples=60, deadline=None)
+    def try_it(values: dict[str, Any]) -> None:
+        path = folder / name.replace(".toml", ".json")
+        whole = {"output_dir": "x", **values}
+        if name == "a.toml":
+            whole = {"training.seq_len": 512, **values}
+        path.write_text(json.dumps(whole))
+        with contextlib.suppress(SpecError):
+            as_flags(read_file(path), {"--count": "8", "--seq": "2048"})
+
+    try_it()
+
+
+@given(st.lists(st.sampled_from(sorted({*MEGATRON_RULES, *SIZES}))), VALUES)
+@settings(max_examples=60, deadline=None)
+def test_any_script_is_read_or_refused(names: list[str], value: object) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.sh"
+        path.write_text("x --num-layers 8 " + " ".join(f"--{name} {value}" for name in names))
+        with contextlib.suppress(SpecError):
+            as_flags(read_file(path), {"--count": "8", "--seq": "2048"})

@@ -69,7 +69,6 @@ def in_words(tool: str, whole: bool = False) -> Say:
         terms = {
             "seq": str(remedy.job.seq_len),
             "stage": layout.shard.removeprefix("zero"),
-            "times": "as many times the ",
         }
         said = [words[name].format(**terms) for name in remedy.names if name in words]
         others = tuple(name for name in remedy.names if name not in words)

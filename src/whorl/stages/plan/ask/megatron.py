@@ -137,13 +137,15 @@ def read_megatron(path: Path) -> OtherWords:
 def _finish(said: OtherWords, given: Mapping[str, str]) -> None:
     """Devices, chunks of the pipeline, and the model."""
     each = given.get("nproc_per_node") or given.get("nproc-per-node")
-    if each and each.isdigit() and given.get("nnodes", "1").isdigit():
-        devices = int(each) * int(given.get("nnodes", "1"))
+    if each:
+        devices = parse_count(each, "nproc_per_node")
+        devices *= parse_count(given.get("nnodes", "1"), "nnodes")
         said.put("--count", str(devices), "nnodes x nproc_per_node", str(devices))
-    layers, pp = given.get("num-layers", ""), int(said.parts.get("pp", "1"))
-    if chunk := given.get("num-layers-per-virtual-pipeline-stage"):
-        chunks = int(layers) // (pp * int(chunk))
-        said.put("vpp", str(chunks), "num-layers-per-virtual-pipeline-stage", chunk)
+    name = "num-layers-per-virtual-pipeline-stage"
+    if chunk := given.get(name):
+        layers = parse_count(given.get("num-layers", ""), "--num-layers")
+        stages = int(said.parts.get("pp", "1")) * parse_count(chunk, f"--{name}")
+        said.put("vpp", str(max(1, layers // stages)), name, chunk)
     sizes = {SIZES[name]: parse_count(given[name], f"--{name}") for name in SIZES if name in given}
     if not {"layers", "width", "heads"} <= set(sizes):
         return

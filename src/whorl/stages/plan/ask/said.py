@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import SpecError
+from whorl.core.units import parse_count
 
-__all__ = ["FALSE", "NOTHING", "OtherWords", "Rule", "apply", "is_true"]
+__all__ = ["FALSE", "NOTHING", "OtherWords", "Rule", "apply", "is_true", "number"]
 
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 NOTHING = ("", "none", "null", "auto", "~", "default")  # of a value: left to the tool
@@ -74,6 +75,11 @@ class OtherWords:
 
 
 Rule = Callable[[OtherWords, str, str], None]
+
+
+def number(value: str, key: str) -> int:
+    """A whole number of at least 1, or -1: what the tool chooses. Raises SpecError."""
+    return -1 if value.strip() == "-1" else parse_count(value, key)
 
 
 def is_true(value: str, key: str) -> bool:

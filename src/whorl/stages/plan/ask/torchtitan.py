@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from whorl.arch.known_models import is_known
 from whorl.stages.plan.ask.rules import choice, kept, precise, rules_of
-from whorl.stages.plan.ask.said import OtherWords, Rule
+from whorl.stages.plan.ask.said import OtherWords, Rule, number
 
 __all__ = ["TORCHTITAN", "torchtitan_defaults"]
 
@@ -26,8 +26,8 @@ def _converters(said: OtherWords, key: str, value: str) -> None:
 
 
 def _batch(said: OtherWords, key: str, value: str) -> None:
-    if value != "-1":  # local batch times data-parallel degree
-        said.sequences = int(value)
+    if (sequences := number(value, key)) != -1:  # local batch times data-parallel degree
+        said.sequences = sequences
         said.tell(key, value, "sequences of a step")
 
 
@@ -62,7 +62,8 @@ def torchtitan_defaults(said: OtherWords) -> None:
             said.put("--model", model, "model.name, model.flavor", f"{name} {flavor}")
         else:
             said.warn("model", f"{name} {flavor}", "no model of that name is known: give --model")
-    replicas, shards = int(kept.get("replicas", "1")), int(kept.get("shards", "-1"))
+    replicas = number(kept.get("replicas", "1"), "data_parallel_replicate_degree")
+    shards = number(kept.get("shards", "-1"), "data_parallel_shard_degree")
     if shards == 1:
         parts["shard"] = "none"
     else:
@@ -72,7 +73,8 @@ def torchtitan_defaults(said: OtherWords) -> None:
     parts.setdefault("mbs", "8")
     parts.setdefault("recompute", "selective")
     if int(parts.get("pp", "1")) > 1:  # of a pipeline the local batch is cut into micro-batches
-        each = int(kept.get("pipeline batch", "1"))
+        batch = kept.get("pipeline batch", "1")
+        each = max(1, number(batch, "pipeline_parallel_microbatch_size"))
         said.accumulation = max(1, int(parts["mbs"]) // each)
         parts["mbs"] = str(each)
         if parts.get("schedule") in ("interleaved", "zero_bubble"):
