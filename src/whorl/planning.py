@@ -220,7 +220,7 @@ def _emitted(job: TrainingJob) -> tuple[dict[str, str], list[str]]:
     """(file name -> what runs the layout, what its software cannot do)."""
     made = {"whorl": launch_file(job)}
     if job.stack not in ("whorl", "fsdp", "torchtitan", "megatron") or job.lora is not None:
-        note = f"as {software(job.stack).title} runs it; no command is written, the layout alone"
+        note = f"no command is written for {software(job.stack).title}: the layout alone"
         return {item.name: item.text for item in made.values()}, [note]
     made |= {"fsdp": torchtitan_command(job), "megatron": megatron_command(job)}
     name = "fsdp" if job.stack == "torchtitan" else job.stack

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +142,44 @@ def test_python_mirrors_the_command(axolotl: Path) -> None:
 def test_words_that_are_none(arguments: list[str], words: str) -> None:
     with pytest.raises(SpecError, match=words):
         run(*CARD[:4], "--seq", "2048", "--tune", "lora", *arguments)
+
+
+# meta-pytorch/torchtune README: model, device, tokens of a sequence, flags, tokens/s, GiB;
+# two sequences a pass and a step, bf16 throughout
+TORCHTUNE: list[tuple[str, str, int, dict[str, Any], float, float]] = [
+    ("llama-3.1-8b", "rtx-4090", 2048, {"tune": "lora"}, 3083, 16.2),
+    ("llama-3.1-8b", "rtx-4090", 2048, {"tune": "qlora"}, 2413, 7.4),
+    ("llama-3.2-3b", "a100-80", 4096, {"tune": "lora"}, 8210, 8.5),
+    ("llama-3.2-3b", "a100-80", 4096, {"tune": "qlora"}, 8035, 4.6),
+    ("llama-3.2-3b", "a100-80", 4096, {"tune": "full", "loss": "chunked"}, 7210, 24.9),
+    (
+        *("llama-3.2-3b", "a100-80", 4096),
+        {"tune": "full", "loss": "chunked", "optimizer": "adamw_8bit", "step_in_backward": True},
+        *(6960, 17.6),
+    ),
+    (
+        *("llama-3.1-8b", "rtx-4090", 2048),
+        {"tune": "full", "optimizer": "paged_adamw_8bit", "step_in_backward": True},
+        *(1650, 18.9),
+    ),
+]
+
+
+def test_flags_reach_what_people_measured() -> None:
+    rates, peaks = [], []
+    for model, device, seq_len, flags, rate, gib in TORCHTUNE:
+        found = whorl.plan(
+            model=model,
+            device=device,
+            seq=seq_len,
+            global_batch_tokens=2 * seq_len,
+            precision="bf16-true",
+            stack="torchtune",
+            layout="mbs=2,shard=none,recompute=full",
+            **flags,
+        )
+        assert isinstance(found, ClusterPlan)
+        rates.append(abs(found.chosen.step.tokens_per_s_per_device / rate - 1))
+        peaks.append(abs(found.chosen.memory.peak_bytes / 2**30 / gib - 1))
+    assert statistics.median(rates) < 0.2 and max(rates) < 0.45, rates
+    assert statistics.median(peaks) < 0.2 and max(peaks) < 0.45, peaks

@@ -14,6 +14,7 @@ from whorl.stages.plan.output.schema import ClusterPlan, MemoryReport, ServingAn
 __all__ = ["render", "render_cluster_plan", "table"]
 
 BAR_CELLS, LONG_CELL = 24, 24
+PRICE = ("needs", "saves", "time")  # of a change
 
 
 def render(found: ClusterPlan | ServingAnswer | MemoryReport) -> RenderableType:
@@ -47,12 +48,10 @@ def _memory(found: MemoryReport) -> RenderableType:
     ]
     if found.enough:
         rows = [_way_out(item) for item in found.enough]
-        columns = ("what fits on the same devices", "needs", "saves", "time")
-        blocks += [Text(""), table(columns, rows)]
+        blocks += [Text(""), table(("what fits on the same devices", *PRICE), rows)]
     if found.changes:
         rows = [(*_way_out(item), "fits" if item.fits else "") for item in found.changes]
-        columns = ("each change alone", "needs", "saves", "time", "")
-        blocks += [Text(""), table(columns, rows)]
+        blocks += [Text(""), table(("each change alone", *PRICE, ""), rows)]
     if found.elsewhere:
         blocks.append(Text(f"\nelse: {', or '.join(found.elsewhere)}", style="dim"))
     return Group(*blocks)
