@@ -1,9 +1,9 @@
 """Fit the few constants of the memory model to published rows, on all sources and without each.
 
-Each source weighs the same however many rows it has. A weak pull towards prior values keeps
-constants that the remaining sources cannot tell apart where they were. Writes
-src/whorl/stages/plan/cluster/memory_constants.json and prints the error by source, each source
-predicted by constants that have not seen it:
+Sources weigh the same however many rows they have, but for small ones. A weak pull towards prior
+values keeps constants that the remaining sources cannot tell apart where they were. Prints the
+errors of rows by constants that have not seen their source, device or software, sets the intervals
+by them and writes src/whorl/stages/plan/cluster/memory_constants.json:
 
     python benchmarks/fit_memory.py [--dry-run]
 """
@@ -12,111 +12,152 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 import sys
-from collections import defaultdict
-from dataclasses import asdict, replace
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from whorl.stages.plan.cluster import memory
-from whorl.stages.plan.cluster.memory import GIB, MemoryConstants, fits, rank_memory
-from whorl.stages.plan.cluster.memory_rows import counted_by
-from whorl.stages.plan.cluster.rows import PublishedRow, read_rows
+from whorl.stages.plan.cluster.job import TrainingJob, kinds_of
+from whorl.stages.plan.cluster.memory import GIB, Kind, MemoryConstants
+from whorl.stages.plan.cluster.memory_rows import counted_by, mildest_recompute
+from whorl.stages.plan.cluster.rows import PublishedRow
+from whorl.stages.plan.lab.rows import memory_rows
 
+Array = NDArray[np.float64]
 PACKAGE = Path(memory.__file__).parent
-ROWS = PACKAGE / "published" / "train_memory.csv"
 NAMES = ("context_gib", "group_gib", "kept_share", "slack_share")
 # Fragmentation: traces without it come out 7-17% low; contexts of CUDA 11 with PyTorch's kernels.
 PRIOR = MemoryConstants(context_gib=1.5, group_gib=0.5, kept_share=0.8, slack_share=0.12, error=0.1)
 SCALE = {"context_gib": 1.0, "group_gib": 0.3, "kept_share": 0.3, "slack_share": 0.06}
 PULL = 0.01  # loss of one scale away from the prior: one percent of error
 COVERED = 0.9
+SMALL_SOURCE = 8  # rows under which a source counts for less
 
-Rows = dict[str, list[PublishedRow]]
+
+@dataclass(frozen=True)
+class Peak:
+    """A measured row, and what its ranks hold, counted once."""
+
+    row: PublishedRow
+    job: TrainingJob
+    kind: Kind
+    stages: list[dict[str, float]]
+
+    def log_error(self, fitted: MemoryConstants) -> float:
+        peaks = (memory.at_peak(self.job, raw, self.kind, fitted) for raw in self.stages)
+        assert self.row.measured is not None
+        return math.log(max(sum(parts.values()) for parts in peaks) / GIB / self.row.measured)
 
 
-def predicted_gib(row: PublishedRow, fitted: MemoryConstants) -> float:
+def peak_of(row: PublishedRow) -> Peak:
     assert row.job is not None
+    job = mildest_recompute(row.job) if "recompute" in row.inferred else row.job
     kind, stage = counted_by(row.memory_kind)
-    return rank_memory(row.job, kind, fitted, stage).peak_bytes / GIB
+    numbers = memory.end_stages(job) if stage is None else (stage,)
+    return Peak(row, job, kind, [memory.stage_parts(job, number) for number in numbers])
 
 
-def log_error(row: PublishedRow, fitted: MemoryConstants) -> float:
-    assert row.measured is not None
-    return math.log(predicted_gib(row, fitted) / row.measured)
+def weights(peaks: Sequence[Peak]) -> Array:
+    """Sources equally, small ones less."""
+    size = Counter(peak.row.source for peak in peaks)
+    return np.array([min(1, size[p.row.source] / SMALL_SOURCE) / size[p.row.source] for p in peaks])
 
 
-def loss(values: list[float], rows: Rows) -> float:
-    fitted = replace(PRIOR, **dict(zip(NAMES, values, strict=True)))
-    pull = sum(
-        ((v - getattr(PRIOR, n)) / SCALE[n]) ** 2 for n, v in zip(NAMES, values, strict=True)
-    )
-    outside = sum(max(0.0, -v) for v in values) + max(0.0, values[2] - 1)
-    misses = [statistics.fmean(abs(log_error(r, fitted)) for r in group) for group in rows.values()]
-    return statistics.fmean(misses) + PULL * pull + 10 * outside
+def fit(peaks: Sequence[Peak]) -> MemoryConstants:
+    weight = weights(peaks)
 
+    def loss(values: Sequence[float]) -> float:
+        fitted = replace(PRIOR, **dict(zip(NAMES, map(float, values), strict=True)))
+        pull = sum(
+            ((v - getattr(PRIOR, n)) / SCALE[n]) ** 2 for n, v in zip(NAMES, values, strict=True)
+        )
+        outside = sum(max(0.0, -v) for v in values) + max(0.0, values[2] - 1)
+        misses = np.array([abs(peak.log_error(fitted)) for peak in peaks])
+        return float(weight @ misses / weight.sum() + PULL * pull + 10 * outside)
 
-def fit(rows: Rows) -> MemoryConstants:
     start = [getattr(PRIOR, name) for name in NAMES]
-    found = minimize(
-        loss, start, args=(rows,), method="Nelder-Mead", options={"maxiter": 150, "xatol": 1e-3}
-    )
+    found = minimize(loss, start, method="Nelder-Mead", options={"maxiter": 100, "xatol": 2e-3})
     return replace(PRIOR, **{n: round(float(v), 3) for n, v in zip(NAMES, found.x, strict=True)})
 
 
-def width(rows: Rows, fitted: dict[str, MemoryConstants]) -> float:
-    """Half-width that holds the share COVERED of the rows, each by constants blind to it."""
-    errors = sorted(abs(log_error(r, fitted[source])) for source in rows for r in rows[source])
-    return round(math.expm1(errors[min(len(errors) - 1, math.ceil(COVERED * len(errors)) - 1)]), 3)
+def quantile(errors: Array, weight: Array, share: float = COVERED) -> float:
+    """Relative size that holds `share` of the errors of logarithms by weight."""
+    order = np.argsort(errors)
+    held = np.cumsum(weight[order]) / weight.sum()
+    return round(math.expm1(float(errors[order][np.searchsorted(held, share)])), 3)
+
+
+def left_out(
+    peaks: Sequence[Peak], groups: Sequence[str]
+) -> tuple[dict[str, MemoryConstants], Array, NDArray[np.bool_]]:
+    """(constants by group left out, |log error| of each row by them, no other has its software)."""
+    blind, error, new = {}, np.zeros(len(peaks)), np.zeros(len(peaks), bool)
+    for name in dict.fromkeys(groups):
+        others = [peak for peak, group in zip(peaks, groups, strict=True) if group != name]
+        blind[name], seen = fit(others), {kinds_of(peak.job)[1] for peak in others}
+        for index, peak in enumerate(peaks):
+            if groups[index] == name:
+                error[index] = abs(peak.log_error(blind[name]))
+                new[index] = kinds_of(peak.job)[1] not in seen
+    return blind, error, new
 
 
 def main() -> None:
-    rows: Rows = defaultdict(list)
-    oom = []
-    for row in read_rows(ROWS):
-        if row.job is not None and row.measured is not None:
-            rows[row.source].append(row)
-        elif row.oom:
-            oom.append(row)
-    blind = {source: fit({s: g for s, g in rows.items() if s != source}) for source in rows}
-    everything = replace(fit(rows), error=width(rows, blind))
-    for source in rows:
-        others = {s: group for s, group in rows.items() if s != source}
-        blind[source] = replace(blind[source], error=width(others, blind))
-    print_table(rows, oom, blind)
-    named = {"all": everything} | {f"without {s}": c for s, c in sorted(blind.items())}
-    text = json.dumps({"fits": {name: asdict(c) for name, c in named.items()}}, indent=1)
-    print(text)
+    rows = [row for row in memory_rows() if row.measured and not row.oom]
+    peaks = [peak_of(row) for row in rows]
+    weight = weights(peaks)
+    moe = np.array([peak.job.shape.experts is not None for peak in peaks])
+    kinds = [kinds_of(peak.job) for peak in peaks]
+    source = [row.source for row in rows]
+    blind, error, new = left_out(peaks, source)
+    _, of_software, _ = left_out(peaks, [kind[1] for kind in kinds])
+    _, of_device, _ = left_out(peaks, [kind[0] for kind in kinds])
+    unseen = quantile(of_software, weight)
+
+    def complete(fitted: MemoryConstants, name: str | None = None) -> MemoryConstants:
+        others = np.array([each != name for each in source])
+        dense, experts = others & ~new & ~moe, others & ~new & moe
+        return replace(
+            fitted,
+            error=quantile(error[dense], weight[dense]),
+            expert_error=quantile(error[experts], weight[experts]),
+            unseen_error=unseen,
+            seen=tuple(
+                sorted({kind[1] for kind, is_in in zip(kinds, others, strict=True) if is_in})
+            ),
+        )
+
+    whole = complete(fit(peaks))
+    named = {"all": whole} | {f"without {s}": complete(c, s) for s, c in sorted(blind.items())}
+    kept = {}
+    usual = np.where(moe, whole.expert_error, whole.error)
+    for name, found, is_new in (
+        ("source", error, new),
+        ("device", of_device, np.zeros(len(peaks), bool)),
+        ("software", of_software, np.ones(len(peaks), bool)),
+    ):
+        inside = found <= np.log1p(np.where(is_new, unseen, usual))
+        kept[name] = {
+            "rows": len(peaks),
+            "median_error": quantile(found, weight, 0.5),
+            "p90_error": quantile(found, weight, 0.9),
+            "inside": round(float(weight @ inside / weight.sum()), 4),
+        }
+    text = json.dumps(
+        {"left_out": kept, "fits": {n: asdict(c) for n, c in named.items()}}, indent=1
+    )
+    print(json.dumps(kept, indent=1))
+    print(
+        {name: getattr(whole, name) for name in (*NAMES, "error", "expert_error", "unseen_error")}
+    )
     if "--dry-run" not in sys.argv:
         (PACKAGE / "memory_constants.json").write_text(text + "\n", encoding="utf-8")
-
-
-def print_table(rows: Rows, oom: list[PublishedRow], blind: dict[str, MemoryConstants]) -> None:
-    print("source rows median_error bias worst(row) covered unfit not_refused_at_0.8")
-    covered = 0
-    for source, group in rows.items():
-        fitted = blind[source]
-        errors = {row.id: math.expm1(log_error(row, fitted)) for row in group}
-        inside = [r for r in group if abs(log_error(r, fitted)) <= math.log1p(fitted.error)]
-        covered += len(inside)
-        unfit = [r.id for r in group if not fits(r.job, fitted=fitted)]
-        tight = [r.id for r in group if fits(r.job, 0.8 * r.measured * GIB, fitted)]
-        worst = max(errors, key=lambda name: abs(errors[name]))
-        print(
-            source,
-            len(group),
-            f"{statistics.median(map(abs, errors.values())):.1%}",
-            f"{statistics.median(errors.values()):+.1%}",
-            f"{errors[worst]:+.1%} ({worst})",
-            f"{len(inside)}/{len(group)}",
-            unfit,
-            tight,
-        )
-    total = sum(map(len, rows.values()))
-    fitting = [row.id for row in oom if fits(row.job, fitted=blind.get(row.source))]
-    print(f"covered {covered / total:.0%} of {total}; out-of-memory rows that fit: {fitting}")
 
 
 if __name__ == "__main__":

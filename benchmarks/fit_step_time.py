@@ -25,8 +25,9 @@ from scipy.optimize import least_squares
 
 from whorl.core.errors import MissingExtra
 from whorl.stages.plan.cluster.amounts import amounts
+from whorl.stages.plan.cluster.job import kinds_of
 from whorl.stages.plan.cluster.row_defaults import completed
-from whorl.stages.plan.cluster.rows import PublishedRow, read_rows
+from whorl.stages.plan.cluster.rows import PublishedRow
 from whorl.stages.plan.cluster.seconds import (
     Table,
     constants,
@@ -35,14 +36,16 @@ from whorl.stages.plan.cluster.seconds import (
     seconds,
     table,
 )
+from whorl.stages.plan.cluster.step import INFERRED_NOISE, WIDENING_FIELDS
+from whorl.stages.plan.lab.rows import time_rows
 
 CLUSTER = Path(__file__).parents[1] / "src/whorl/stages/plan/cluster"
-ROWS = CLUSTER / "published/train_perf.csv"
 SOURCE_WEIGHT, SOURCE_NOISE, SOFT = 0.5, 0.15, 0.2
 SMALL_SOURCE = 8  # rows under which a source counts for less
 FEW_EXPERTS_WIDTH = 2.5  # by hand, where other sources have fewer rows of experts than that
 NOISE = 0.08  # of log time, what no constant explains
 COVERAGE = 0.90
+STEPS = 25  # of the solver, at most
 Array = NDArray[np.float64]
 
 
@@ -55,15 +58,13 @@ class Data:
     weight: Array  # of each row; a source's rows add up to at most 1
 
 
-def load(path: Path = ROWS, *, tables: bool = False) -> Data:
-    rows = [completed(row) for row in read_rows(path)]
-    rows = [row for row in rows if row.job is not None and row.measured]
+def load(*, tables: bool = False) -> Data:
+    rows = [completed(row) for row in time_rows()]
     source = np.array([row.source for row in rows])
     counted = table([amounts(row.job, tables) for row in rows if row.job is not None])
-    rate = np.array([row.measured for row in rows])
-    return Data(
-        rows, counted, np.log(counted["step_tokens_per_device"] / rate), source, _weights(rows)
-    )
+    rate = np.array([row.measured for row in rows], dtype=float)
+    log_step = np.log(counted["step_tokens_per_device"] / rate)
+    return Data(rows, counted, log_step, source, _weights(rows))
 
 
 def _weights(rows: list[PublishedRow]) -> Array:
@@ -95,15 +96,17 @@ def fit(
         soft = np.sign(error) * np.sqrt(2 * (np.sqrt(1 + (error / SOFT) ** 2) - 1))
         return np.concatenate([soft * scale, (theta - p.means) / p.sigmas])
 
-    theta[free] = least_squares(residuals, theta[free], max_nfev=40).x
+    theta[free] = least_squares(residuals, theta[free], max_nfev=STEPS).x
     return theta
 
 
-def standardised(data: Data, theta: Array, chosen: NDArray[np.bool_]) -> Array:
-    """|error| over its standard deviation, of the chosen rows."""
+def spread(data: Data, theta: Array, chosen: NDArray[np.bool_]) -> tuple[Array, Array]:
+    """(|error| of log time, its standard deviation without doubts) of the chosen rows."""
     base, slopes = jacobian(theta, data.amounts.rows(chosen))
-    spread = np.sqrt((slopes**2) @ (prior().sigmas ** 2) + NOISE**2)
-    return np.asarray(np.abs(base - data.log_step[chosen]) / spread)
+    unstated = [len(row.inferred & WIDENING_FIELDS) for row in data.rows]
+    variance = (slopes**2) @ (prior().sigmas ** 2) + NOISE**2
+    variance = variance + INFERRED_NOISE**2 * np.array(unstated)[chosen]
+    return np.abs(base - data.log_step[chosen]), np.sqrt(variance)
 
 
 def width(score: Array, weight: Array) -> float:
@@ -111,6 +114,38 @@ def width(score: Array, weight: Array) -> float:
     order = np.argsort(score)
     share = np.cumsum(weight[order]) / weight.sum()
     return float(score[order][np.searchsorted(share, COVERAGE)])
+
+
+def doubt(error: Array, sigma: Array, widths: Array, weight: Array) -> float:
+    """What must be added to sigma (in squares) for the intervals to hold COVERAGE by weight."""
+    needed = np.sqrt(np.maximum((error / widths) ** 2 - sigma**2, 0))
+    return round(width(needed, weight), 3)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Every row by constants that have not seen its group; groups: names to leave out."""
+
+    thetas: dict[str, Array]
+    error: Array
+    sigma: Array
+    new_device: NDArray[np.bool_]  # no other group has a row of it
+    new_software: NDArray[np.bool_]
+
+
+def leave_out(data: Data, groups: NDArray[np.str_], start: Array) -> LeftOut:
+    kinds = np.array([kinds_of(row.job) for row in data.rows if row.job])
+    size = len(data.rows)
+    error, sigma = np.zeros(size), np.zeros(size)
+    new = np.zeros((2, size), bool)
+    thetas = {}
+    for name in sorted(set(groups)):
+        own = groups == name
+        thetas[name] = fit(data, ~own, start)
+        error[own], sigma[own] = spread(data, thetas[name], own)
+        for column in (0, 1):
+            new[column, own] = ~np.isin(kinds[own, column], kinds[~own, column])
+    return LeftOut(thetas, error, sigma, new[0], new[1])
 
 
 def fit_tables(data: Data | None, theta: Array, source: str | None) -> Array:
@@ -124,35 +159,73 @@ def fit_tables(data: Data | None, theta: Array, source: str | None) -> Array:
 
 
 def fit_all(data: Data, looked_up: Data | None) -> dict[str, Any]:
-    names = sorted(set(data.source))
-    thetas = {name: fit(data, data.source != name) for name in names}
-    score = np.zeros(len(data.rows))
-    for name in names:
-        own = data.source == name
-        score[own] = standardised(data, thetas[name], own)
+    whole = fit(data, np.ones(len(data.rows), bool))
+    kinds = np.array([kinds_of(row.job) for row in data.rows if row.job])
+    by_source = leave_out(data, data.source, whole)
+    by_device = leave_out(data, kinds[:, 0], whole)
+    by_software = leave_out(data, kinds[:, 1], whole)
     moe = data.amounts["moe"] > 0
+    known = ~by_source.new_device & ~by_source.new_software
+
+    def widths(others: NDArray[np.bool_]) -> tuple[float, float]:
+        found = []
+        for chosen in (others & known & ~moe, others & known & moe):
+            score = by_source.error[chosen] / by_source.sigma[chosen]
+            many = chosen.sum() >= SMALL_SOURCE
+            found.append(round(width(score, data.weight[chosen]), 3) if many else FEW_EXPERTS_WIDTH)
+        return found[0], found[1]
+
+    dense, experts = widths(np.ones(len(data.rows), bool))
+    scale = np.where(moe, experts, dense)
+
+    def unseen(found: LeftOut, new: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+        rows = new & ~other
+        return doubt(found.error[rows], found.sigma[rows], scale[rows], data.weight[rows])
 
     def entry(theta: Array, source: str | None = None) -> dict[str, Any]:
         others = data.source != source
+        of_dense, of_experts = widths(others)
         theta = fit_tables(looked_up, theta, source)
-        experts, dense = others & moe, others & ~moe
-        of_experts = FEW_EXPERTS_WIDTH
-        if experts.sum() >= SMALL_SOURCE:
-            of_experts = round(width(score[experts], data.weight[experts]), 3)
         values = {
             name: float(f"{value:.5g}")
             for name, value in zip(prior().names, np.exp(theta), strict=True)
         }
         return {
             "values": values,
-            "dense_width": round(width(score[dense], data.weight[dense]), 3),
+            "dense_width": of_dense,
             "expert_width": of_experts,
+            "seen": sorted(set(kinds[others].ravel().tolist())),
         }
 
-    return {
-        "all": entry(fit(data, np.ones(len(data.rows), bool))),
-        "without": {name: entry(thetas[name], name) for name in names},
+    found = {
+        "unseen_device": unseen(by_device, by_device.new_device, by_device.new_software),
+        "unseen_software": unseen(by_software, by_software.new_software, by_software.new_device),
     }
+    doubts = np.array([found["unseen_device"], found["unseen_software"]])
+    kept = {}
+    for name, left in (("source", by_source), ("device", by_device), ("software", by_software)):
+        new = np.stack([left.new_device, left.new_software], axis=1)
+        reach = scale * np.sqrt(left.sigma**2 + (new * doubts**2).sum(axis=1))
+        inside = left.error <= reach
+        absolute = np.expm1(left.error)
+        kept[name] = {
+            "rows": len(data.rows),
+            "median_error": round(_quantile(absolute, data.weight, 0.5), 4),
+            "p90_error": round(_quantile(absolute, data.weight, 0.9), 4),
+            "inside": round(float(data.weight @ inside / data.weight.sum()), 4),
+        }
+    return {
+        **found,
+        "left_out": kept,
+        "all": entry(whole),
+        "without": {name: entry(theta, name) for name, theta in by_source.thetas.items()},
+    }
+
+
+def _quantile(values: Array, weight: Array, share: float) -> float:
+    order = np.argsort(values)
+    held = np.cumsum(weight[order]) / weight.sum()
+    return float(values[order][np.searchsorted(held, share)])
 
 
 def main() -> None:
@@ -170,6 +243,8 @@ def main() -> None:
     for item in document["constants"]:
         value = found["all"]["values"][item["name"]]
         print(f"{item['name']:24} prior {item['prior']:10.4g} fitted {value:10.4g} {item['unit']}")
+    print(json.dumps({name: found[name] for name in ("unseen_device", "unseen_software")}))
+    print(json.dumps(found["left_out"], indent=1))
     if write:
         document |= {
             "about": "priors and spreads by hand, values by benchmarks/fit_step_time.py",

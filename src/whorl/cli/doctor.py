@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import platform
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from whorl.cli.console import ERR, OUT, make_progress, print_json
 from whorl.cli.options import Debug, Home, Json
+from whorl.core.errors import PlanError, SpecError
 from whorl.core.home import home_folder
 from whorl.core.units import format_bytes
 
@@ -49,11 +51,22 @@ def doctor_command(
     calibrate: Annotated[
         bool, typer.Option(help="Measure the machine again, a few seconds.")
     ] = False,
+    device: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the cards of this machine as a file for whorl plan --device.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
     home: Home = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Say what this machine is, which extras and engines work, and what to install."""
+    if device is not None:
+        _write_device(device, json)
+        return
     report: dict[str, Any] = {"machine": _machine(), "engines": _engines()}
     report["extras"] = {name: _extra(name) for name in EXTRAS}
     if calibrate or json:
@@ -62,6 +75,32 @@ def doctor_command(
         print_json(report)
     else:
         _print(report)
+
+
+def _write_device(path: Path, json: bool) -> None:
+    from whorl.launch.cards import found_cards, own_device
+    from whorl.stages.plan.cluster.own_device import device_text
+
+    if path.suffix not in (".yaml", ".yml"):
+        raise SpecError("--device", found=str(path), expected="a file that ends in .yaml")
+    cards = found_cards()
+    if not cards:
+        raise PlanError(
+            "no accelerator was found: nvidia-smi and rocm-smi are not here, or show none",
+            do="run this where the cards are; without any, whorl plan RECIPE plans for this CPU",
+        )
+    text = device_text(own_device(cards[0]))
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise SpecError(f"{path} cannot be written", found=error) from error
+    if json:
+        print_json({"device": str(path), "cards": {card.name: card.number for card in cards}})
+        return
+    for card in cards:
+        OUT.print(f"{card.number} x {card.name}", markup=False)
+    left = f", of {cards[0].name} alone" if len(cards) > 1 else ""
+    OUT.print(f"wrote {path}{left}: whorl plan --device {path} ...", markup=False, soft_wrap=True)
 
 
 def _machine() -> dict[str, Any]:

@@ -99,6 +99,7 @@ class Amounts(NamedTuple):
     family: float  # index into FAMILIES, -1: none
     moe: float
     frozen: float  # 1: the base's weights are not trained
+    overlap: float  # 0: gradients are exchanged after the backward pass, not beside it
     pcie: float  # 1: the devices of a node are joined by PCIe alone
     expert_passes: float  # one expert after the other, where no product takes all of them
     expert_gathers: float  # and weights that zero3 brings together for each alone
@@ -254,6 +255,7 @@ def amounts(job: TrainingJob, tables: bool = False) -> Amounts:
         family=_family(device),
         moe=float(shape.experts is not None),
         frozen=float(job.task in ("lora", "adapter")),
+        overlap=float(job.overlap),
         pcie=float(device.kind == "gpu" and device.link_bytes_per_s <= PCIE_BYTES_PER_S),
         **_one_by_one(job, layers, passes, share),
         product_s=(looked_up or 0.0) * share,

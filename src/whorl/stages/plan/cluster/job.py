@@ -25,6 +25,7 @@ __all__ = [
     "Stack",
     "Task",
     "TrainingJob",
+    "kinds_of",
 ]
 
 Precision = Literal["fp32", "fp16", "bf16", "fp8", "fp8_block", "mxfp8", "nvfp4"]
@@ -146,6 +147,7 @@ class TrainingJob:
     loss: LossKind = ""
     document_tokens: int = 0  # mean length of packed documents; 0: attention sees all of seq_len
     step_in_backward: bool = False  # each gradient is used and dropped as it is made
+    overlap: bool = True  # gradients are exchanged beside the backward pass
     compiled: bool = True  # layers' element-wise work is fused, where the software can
     causal_flops: bool = True  # the kernel skips what the mask hides
 
@@ -180,3 +182,8 @@ class TrainingJob:
     @property
     def tokens_per_step(self) -> int:
         return self.global_batch * self.seq_len
+
+
+def kinds_of(job: TrainingJob) -> tuple[str, str]:
+    """(device, "software kind"): what decides whether a job is of a kind that was fitted."""
+    return job.device.name, f"{job.stack} {'experts' if job.shape.experts else 'dense'}"

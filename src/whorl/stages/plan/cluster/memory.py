@@ -11,7 +11,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal
 
-from whorl.stages.plan.cluster.job import TrainingJob
+from whorl.stages.plan.cluster.job import TrainingJob, kinds_of
 from whorl.stages.plan.cluster.memory_activations import (
     layer_bytes,
     logit_bytes,
@@ -24,11 +24,14 @@ __all__ = [
     "Kind",
     "MemoryConstants",
     "RankMemory",
+    "at_peak",
     "constants",
+    "end_stages",
     "fits",
     "memory_for",
     "needed_for",
     "rank_memory",
+    "stage_parts",
 ]
 
 Kind = Literal["reserved", "allocated", "smi"]
@@ -50,12 +53,22 @@ class MemoryConstants:
     kept_share: float  # of the smaller of two peaks, what the allocator cannot reuse
     slack_share: float  # of activations and temporaries, lost between blocks
     error: float  # relative half-width of the 90% interval
+    expert_error: float = 0.0  # the same, mixtures of experts; 0: as others
+    unseen_error: float = 0.0  # the same, software of which no peak was fitted
+    seen: tuple[str, ...] = ()  # "software kind" whose peaks were fitted
+
+    def error_of(self, job: TrainingJob) -> float:
+        """Relative half-width of the 90% interval of one job's peak."""
+        error = self.expert_error or self.error if job.shape.experts else self.error
+        is_new = bool(self.seen) and kinds_of(job)[1] not in self.seen
+        return max(error, self.unseen_error) if is_new else error
 
 
 @cache
 def _constants() -> dict[str, MemoryConstants]:
     text = (files("whorl.stages.plan.cluster") / "memory_constants.json").read_text("utf-8")
-    return {name: MemoryConstants(**entry) for name, entry in json.loads(text)["fits"].items()}
+    fits = json.loads(text)["fits"].items()
+    return {name: MemoryConstants(**{**e, "seen": tuple(e.get("seen", ()))}) for name, e in fits}
 
 
 def constants(without: str | None = None) -> MemoryConstants:
@@ -89,9 +102,9 @@ def rank_memory(
     """
     fitted = fitted or constants()
     found = []
-    for number in _stages(job) if stage is None else (stage,):
-        raw = _stage(job, number)
-        parts = _at_peak(job, raw, kind, fitted)
+    for number in end_stages(job) if stage is None else (stage,):
+        raw = stage_parts(job, number)
+        parts = at_peak(job, raw, kind, fitted)
         found.append((sum(parts.values()), number, raw, parts))
     peak, stage, raw, parts = max(found, key=lambda item: item[0])
     return RankMemory(
@@ -99,8 +112,8 @@ def rank_memory(
         phases=_phases(job, raw, parts, peak),
         stage=stage,
         peak_bytes=peak,
-        low_bytes=peak / (1 + fitted.error),
-        high_bytes=peak * (1 + fitted.error),
+        low_bytes=peak / (1 + fitted.error_of(job)),
+        high_bytes=peak * (1 + fitted.error_of(job)),
     )
 
 
@@ -109,7 +122,7 @@ def memory_for(
 ) -> float:
     """Peak bytes of the worst rank, without the explanation."""
     fitted = fitted or constants()
-    peaks = (_at_peak(job, _stage(job, stage), kind, fitted) for stage in _stages(job))
+    peaks = (at_peak(job, stage_parts(job, stage), kind, fitted) for stage in end_stages(job))
     return max(sum(parts.values()) for parts in peaks)
 
 
@@ -131,13 +144,13 @@ def _pressed(fitted: MemoryConstants) -> MemoryConstants:
     return replace(fitted, slack_share=fitted.slack_share * (1 - RELEASED))
 
 
-def _stages(job: TrainingJob) -> tuple[int, ...]:
+def end_stages(job: TrainingJob) -> tuple[int, ...]:
     """Pipeline stages that may be the fullest: the ends, and one without an end's tables."""
     pp = job.layout.pp
     return (0,) if pp == 1 else (0, pp - 1) if pp == 2 else (0, 1, pp - 1)
 
 
-def _stage(job: TrainingJob, stage: int) -> dict[str, float]:
+def stage_parts(job: TrainingJob, stage: int) -> dict[str, float]:
     """Everything a rank of one stage holds at one time or another."""
     layout, shape = job.layout, job.shape
     params = rank_parameters(shape, layout, stage)
@@ -157,7 +170,7 @@ def _stage(job: TrainingJob, stage: int) -> dict[str, float]:
     return parts
 
 
-def _at_peak(
+def at_peak(
     job: TrainingJob, raw: dict[str, float], kind: Kind, fitted: MemoryConstants
 ) -> dict[str, float]:
     """The parts at the peak.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,8 @@ from whorl.stages.plan.cluster.rows import PublishedRow
 
 __all__ = ["counted_by", "mildest_recompute", "predict_row_memory", "predict_row_oom"]
 
+# What a field that a row does not state adds to the 90% interval, in logarithms.
+WIDENING = {"micro_batch": 0.4, "recompute": 0.2, "shard": 0.1}
 RECOMPUTES: tuple[dict[str, Any], ...] = (  # fields of Layout, the mildest first
     {"recompute": "none", "recompute_parts": ()},
     {"recompute": "selective", "recompute_parts": ("layernorm", "mlp", "moe_act")},
@@ -66,7 +69,14 @@ def predict_row_memory(
     if not fits(job, fitted=fitted):
         needed, available = needed_for(job, fitted) / GIB, job.device.memory_bytes / GIB
         refused = f"needs {needed:.1f} GiB of the {available:.1f} GiB of {job.device.name}"
-    return found.peak_bytes / GIB, found.low_bytes / GIB, found.high_bytes / GIB, refused
+    peak, wide = found.peak_bytes / GIB, _widened(row, fitted.error_of(job))
+    return peak, peak / (1 + wide), peak * (1 + wide), refused
+
+
+def _widened(row: PublishedRow, error: float) -> float:
+    """Relative half-width of the interval of a row that leaves things out."""
+    unstated = sum(WIDENING.get(name, 0.0) ** 2 for name in row.inferred)
+    return math.expm1(math.hypot(math.log1p(error), unstated**0.5))
 
 
 def predict_row_oom(
@@ -77,7 +87,8 @@ def predict_row_oom(
         raise ValueError(f"row {row.id} has no job: {row.refused}")
     fitted = fitted or constants(without=row.source)
     needed, available = needed_for(row.job, fitted), row.job.device.memory_bytes
-    low, high = needed / (1 + fitted.error), needed * (1 + fitted.error)
+    wide = 1 + _widened(row, fitted.error_of(row.job))
+    low, high = needed / wide, needed * wide
     refused = None
     if needed > available:
         refused = f"needs {needed / GIB:.1f} GiB of the {available / GIB:.1f} GiB of "

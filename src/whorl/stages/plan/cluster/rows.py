@@ -179,6 +179,7 @@ def _job(fields: Mapping[str, str], inferred: set[str]) -> TrainingJob:
         or "true" in fields.get("precision", ""),
         flash_attention=not older,
         causal_flops=not older and stack != "xla",
+        overlap="no overlap" not in words_of(fields),
     )
 
 

@@ -69,6 +69,9 @@ class Constants:
     dense_width: float
     expert_width: float
     noise: float  # of log time, what no constant explains
+    seen: frozenset[str] = frozenset()  # devices, and "software kind", whose steps were fitted
+    unseen_device: float = 0.0  # of log time, where no step of the device was fitted
+    unseen_software: float = 0.0
 
     def array(self) -> Array:
         """Logarithms, in the order of `prior`."""
@@ -131,7 +134,15 @@ def constants(without: str | None = None) -> Constants:
     data = _file()
     fit = data["without"].get(without) if without else None
     fit = fit or data["all"]
-    return Constants(fit["values"], fit["dense_width"], fit["expert_width"], data["noise"])
+    return Constants(
+        fit["values"],
+        fit["dense_width"],
+        fit["expert_width"],
+        data["noise"],
+        frozenset(fit.get("seen", ())),
+        data.get("unseen_device", 0.0),
+        data.get("unseen_software", 0.0),
+    )
 
 
 def seconds(theta: Array, t: Table) -> tuple[Array, dict[str, Array]]:
@@ -262,6 +273,7 @@ def _exchange(c: Mapping[str, float], t: Table) -> Array:
         [c["reduce_exposed_2021"], c["reduce_exposed_modern"]],
         c["reduce_exposed_fsdp"],
     )
+    exposed = np.where(t["overlap"] > 0, exposed, 1.0)
     moving = t["step_reduce_bytes"] / t["dp_bandwidth"] * c["network"] * exposed
     return moving * _by_pcie(c, t) + t["step_reduce_messages"] * c["reduce_latency_s"]
 

@@ -7,6 +7,7 @@ it and as its spread allows: the Gaussian update of a linear model in logarithms
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -18,7 +19,7 @@ from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import flops_per_token
 from whorl.core.errors import SpecError
 from whorl.stages.plan.cluster.amounts import amounts
-from whorl.stages.plan.cluster.job import TrainingJob
+from whorl.stages.plan.cluster.job import TrainingJob, kinds_of
 from whorl.stages.plan.cluster.row_defaults import completed
 from whorl.stages.plan.cluster.rows import PublishedRow
 from whorl.stages.plan.cluster.seconds import (
@@ -43,6 +44,7 @@ __all__ = [
     "row_steps",
     "step_time",
     "step_times",
+    "untested",
 ]
 
 Array = NDArray[np.float64]
@@ -83,10 +85,18 @@ class Model:
     noise: float
     dense_width: float
     expert_width: float
+    seen: frozenset[str] = frozenset()  # as in Constants
+    unseen_device: float = 0.0
+    unseen_software: float = 0.0
     tables: bool = False  # products as fast as measured where there are tables (tables.py)
 
     def amounts(self, jobs: Iterable[TrainingJob]) -> Table:
         return table([amounts(job, self.tables) for job in jobs])
+
+    def doubt(self, job: TrainingJob) -> float:
+        """Standard deviation of log time that an unknown device or software adds."""
+        device, software = (kind not in self.seen for kind in kinds_of(job))
+        return math.hypot(device * self.unseen_device, software * self.unseen_software)
 
     def spread(self, slopes: Array, extra: Array | float = 0.0) -> Array:
         """Standard deviation of log time: slopes [jobs, constants] -> [jobs]."""
@@ -107,6 +117,9 @@ def _model(found: Constants, tables: bool = False) -> Model:
         noise=found.noise,
         dense_width=found.dense_width,
         expert_width=found.expert_width,
+        seen=found.seen,
+        unseen_device=found.unseen_device,
+        unseen_software=found.unseen_software,
         tables=tables,
     )
 
@@ -133,6 +146,7 @@ def calibrate(
         model,
         theta=model.theta + gain @ residual,
         covariance=model.covariance - gain @ shared.T,
+        seen=model.seen.union(*(kinds_of(item.job) for item in steps)),
     )
 
 
@@ -152,7 +166,8 @@ def step_times(
     step, parts = seconds(model.theta, rows)
     factor = np.ones(len(jobs))
     if intervals:
-        factor = model.factor(rows, jacobian(model.theta, rows)[1])
+        doubts = np.array([model.doubt(job) for job in jobs])
+        factor = model.factor(rows, jacobian(model.theta, rows)[1], doubts)
     columns = np.stack([parts[name] for name in PARTS], axis=1).tolist()
     flops = np.array([_training_flops(job) for job in jobs])
     devices = np.array([job.layout.devices for job in jobs])
@@ -222,5 +237,21 @@ def row_steps(model: Model, rows: Sequence[PublishedRow]) -> tuple[Array, Array]
     """(step seconds, high over middle), each [rows]; every row must have a job."""
     counted = model.amounts(row.job for row in rows if row.job is not None)
     base, slopes = jacobian(model.theta, counted)
-    extra = [INFERRED_NOISE * len(row.inferred & WIDENING_FIELDS) ** 0.5 for row in rows]
-    return np.exp(base), model.factor(counted, slopes, np.array(extra))
+    return np.exp(base), model.factor(counted, slopes, np.array([_extra(model, r) for r in rows]))
+
+
+def _extra(model: Model, row: PublishedRow) -> float:
+    unstated = INFERRED_NOISE * len(row.inferred & WIDENING_FIELDS) ** 0.5
+    return math.hypot(unstated, 0.0 if row.job is None else model.doubt(row.job))
+
+
+def untested(job: TrainingJob) -> list[str]:
+    """What to tell the reader where no step of the device or the software was ever fitted."""
+    device, software = kinds_of(job)
+    known = constants().seen
+    told = []
+    if device not in known:
+        told.append(f"no timed step of {device} is known: predicted from its data sheet alone")
+    if software not in known:
+        told.append(f"no timed step of {software} models is known: predicted by its kin")
+    return told
