@@ -222,6 +222,31 @@ def test_a_trainers_arguments(tmp_path: Path) -> None:
     assert not said.warnings
 
 
+def test_what_the_trainer_writes_of_itself_warns_of_nothing(tmp_path: Path) -> None:
+    """A part of TrainingArguments.to_json_string() of transformers, FSDP's settings beside."""
+    written = {
+        **{"output_dir": "out", "per_device_train_batch_size": 2, "num_train_epochs": 3},
+        **{"max_steps": -1, "learning_rate": 5e-05, "lr_scheduler_type": "linear", "bf16": False},
+        **{"warmup_steps": 0, "optim": "adamw_torch_fused", "optim_args": None, "fp16": False},
+        **{"weight_decay": 0.0, "adam_beta1": 0.9, "adam_epsilon": 1e-08, "max_grad_norm": 1.0},
+        **{"gradient_accumulation_steps": 4, "average_tokens_across_devices": True, "tf32": None},
+        **{"gradient_checkpointing": True, "neftune_noise_alpha": None, "seed": 42, "fsdp": True},
+        **{"gradient_checkpointing_kwargs": {"use_reentrant": False}, "torch_compile": False},
+        **{"use_liger_kernel": False, "dataloader_num_workers": 4, "deepspeed": None},
+        **{"train_sampling_strategy": "random", "local_rank": -1, "save_steps": 500},
+        "accelerator_config": {"split_batches": False, "even_batches": True},
+        "fsdp_config": {
+            **{"fsdp_version": 2, "transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"]},
+            **{"reshard_after_forward": True, "cpu_ram_efficient_loading": True},
+            **{"auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "state_dict_type": "FULL_STATE_DICT"},
+        },
+    }
+    said, flags = read(tmp_path / "args.json", json.dumps(written), count=2, seq="1024")
+    assert said.warnings == [] and flags["--precision"] == "fp32"
+    assert parts(flags) == {"mbs": "2", "recompute": "full", "shard": "zero3"}
+    assert int(flags["--global-batch-tokens"]) == 2 * 4 * 2 * 1024 and "--tokens" not in flags
+
+
 def test_torchtitan(tmp_path: Path) -> None:
     said, flags = read(tmp_path / "train.toml", TORCHTITAN, count=64)
     assert said.tool == "torchtitan" and flags["--model"] == "llama-3.1-70b"

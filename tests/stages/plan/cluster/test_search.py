@@ -256,7 +256,7 @@ def test_fewest_devices_are_the_fewest() -> None:
         ({"seq_len": 0}, "seq_len"),
         ({"global_batch": -1}, "global_batch"),
         ({"global_batch": 1.5}, "global_batch"),
-        ({"stack": "nothing"}, "stack"),
+        ({"stack": "nothing"}, "software"),
         ({"recompute": ()}, "recompute"),
     ],
 )

@@ -24,7 +24,8 @@ OF_NO_WEIGHT = re.compile(
     r"num_proc|prefetch\w*|pin|column\w*|remove\w*|special\w*|preproc\w*|prepared|remote|trust\w*|"
     r"patience|early\w*|strict|debug|print\w*|dump\w*|profil\w*|timeout\w*|port|host|steps_per\w*|"
     r"shuffle|noise\w*|neftune\w*|label\w*|train_on\w*|type|format|roles?|messages|field|plot\w*|"
-    r"disable_tqdm|do|ddp_timeout|interval|enabled?_tensorboard|description|comm|metrics)($|[_.-])"
+    r"disable_tqdm|do|ddp_timeout|interval|average_tokens\w*|accelerator_config|dataloader\w*|sampl\w*|local_rank|\w*kwargs|"
+    r"use_reentrant|wrap\w*|policy|state_dict\w*|sync\w*|orig\w*|limit\w*|cpu_ram\w*|enabled?_tensorboard|description|comm|metrics)($|[_.-])"
 )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from whorl.core.errors import SpecError
 from whorl.core.units import parse_count
 from whorl.stages.plan.ask.rules import PRECISIONS, precise, rules_of
-from whorl.stages.plan.ask.said import OtherWords, Rule, is_true
+from whorl.stages.plan.ask.said import FALSE, OtherWords, Rule, is_true
 
 __all__ = ["TRAINER", "sharded", "targets", "trainer_defaults"]
 
@@ -43,6 +43,14 @@ def sharded(said: OtherWords, key: str, value: str) -> None:
     said.put("shard", "zero2" if is_second else "zero3", key, value)
     if "offload" in words:
         said.put("offload_optimizer", "1", key, value)
+
+
+def _reshard(said: OtherWords, key: str, value: str) -> None:
+    """FSDP2 says whether, FSDP's first version what."""
+    if value.lower() in FALSE:
+        said.put("shard", "zero2", key, value)
+    else:
+        sharded(said, key, value)
 
 
 def _model(said: OtherWords, key: str, value: str) -> None:
@@ -101,6 +109,9 @@ TRAINER: Mapping[str, Rule] = {
     **dict.fromkeys(("use_peft", "use_lora"), _peft),
     **dict.fromkeys(("torch_dtype", "dtype"), _weights),
     "fsdp": sharded,
+    **dict.fromkeys(
+        ("fsdp_config.reshard_after_forward", "fsdp_config.fsdp_reshard_after_forward"), _reshard
+    ),
     "load_in_4bit": _bits("nf4", "qlora"),
     "load_in_8bit": _bits("int8", "lora"),
     "bnb_4bit_quant_type": _quantised,
@@ -114,3 +125,5 @@ def trainer_defaults(said: OtherWords) -> None:
     said.parts.setdefault("mbs", "8")
     said.parts.setdefault("recompute", "none")
     said.flags.setdefault("--tune", "full")
+    if "--precision" not in said.flags:
+        said.put("--precision", "fp32", "bf16, fp16", "not set")

@@ -74,13 +74,17 @@ def whole_job(job: TrainingJob, step: StepTime, tokens: float, usd: float | None
     optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
     if job.optimizer == "muon" or job.optimizer == "sgd":
         optimizer = job.optimizer
+    checkpoint = float(training_bytes(job.shape, optimizer, gradient_bytes=0).total)
+    if job.lora is not None:  # the adapters and their moments; the base is where it came from
+        parts = rank_memory(job).parts
+        checkpoint = (parts["gradients"] + parts["optimizer"]) * job.layout.tp * job.layout.pp
     return view_job(
         WholeJob(
             step_s=Range(step.step_s, step.low_s, step.high_s),
             steps=steps_of(tokens, job.tokens_per_step),
             devices=job.layout.devices,
             device=job.device,
-            checkpoint_bytes=training_bytes(job.shape, optimizer, gradient_bytes=0).total,
+            checkpoint_bytes=checkpoint,
             storage_bytes_per_s=STORAGE_BYTES_PER_S_PER_DEVICE * job.layout.devices,
             usd_per_device_hour=usd,
         )
