@@ -40,7 +40,8 @@ def nearest(name: str, known: Iterable[str], most: int = 3) -> list[str]:
         near = len(number) == len(size) and number[0] == size[0]
         alike = SequenceMatcher(None, letters, family).ratio() >= SPELT_ALIKE
         spelt = SequenceMatcher(None, name.lower(), other).ratio()
-        mistyped = letters == family and spelt >= MISTYPED
+        typed = SequenceMatcher(None, letters + number, family + size).ratio()
+        mistyped = letters == family and typed >= MISTYPED
         if (letters == family and near) or (same and (alike or not letters)) or mistyped:
             distance = abs(float(number) - float(size)) / float(number or 1)
             found.append((not same, distance, -spelt, other))
