@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from accuracy_plots import plot_errors, plot_scatter
+from planner_reports import left_out_lines, report_lines
 from planner_scores import (
     Array,
     Result,
@@ -43,7 +44,7 @@ def main() -> None:
     calibrated = calibrated_errors([item.row for item in time])
     rivals = rival_errors(time)
     lines = [INTRODUCTION, *_summary(time, calibrated, memory), *_time(time, calibrated, rivals)]
-    lines += [WHY, *_memory(memory)]
+    lines += [WHY, *_memory(memory), *report_lines(), *left_out_lines()]
     _plots(time, calibrated, memory)
     PAGE.write_text("\n".join(lines).rstrip() + "\n", "utf-8")
     print("\n".join(_summary(time, calibrated, memory)))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whorl.arch.hf_config import model_shape
-from whorl.arch.known_models import hugging_face_id, is_known
+from whorl.arch.known_models import hugging_face_id, is_known, stored_format
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import PlanError, SpecError
 from whorl.spec.recipe import DEVICES, PRICE
@@ -26,11 +26,12 @@ from whorl.stages.plan.cluster.emit_torchtitan import torchtitan_command
 from whorl.stages.plan.cluster.job import Layout, TrainingJob
 from whorl.stages.plan.cluster.memory import rank_memory
 from whorl.stages.plan.cluster.search import RankedLayout, SearchResult
-from whorl.stages.plan.cluster.step import Model, step_times
+from whorl.stages.plan.cluster.step import Model, step_times, untested
 from whorl.stages.plan.cluster.tables import tables_note
 from whorl.stages.plan.cluster_choice import buy, choose_layout
 from whorl.stages.plan.output import figures, schema
 from whorl.stages.plan.serving import ServingPlan, plan_serving
+from whorl.stages.plan.serving.work import QUANTISATIONS
 from whorl.stages.plan.software import software
 from whorl.stages.plan.why import memory_report
 
@@ -246,7 +247,7 @@ def _safe(
 
 def _doubts(planned: schema.PlannedLayout, job: TrainingJob, precision: str) -> list[str]:
     """What a person should know before counting on the plan."""
-    doubts, device, longest = [], job.device, job.shape.max_seq_len
+    doubts, device, longest = untested(job), job.device, job.shape.max_seq_len
     if 0 < longest < job.seq_len:
         doubts.append(
             f"{job.shape.name} was made for sequences of {longest:,} tokens: "
@@ -294,7 +295,9 @@ def _served(
     shape: ModelShape, name: str, usual: str, usual_price: float | None, text: str
 ) -> ServingPlan:
     target, named, rate = serving_target(text)
-    chosen = device(named or usual)
+    chosen, stored = device(named or usual), stored_format(name)
+    if stored in QUANTISATIONS and "quantisation" not in text and "format" not in text:
+        target = replace(target, quantisations=(stored,))
     price = usual_price if named is None or chosen.name == device(usual).name else None
     path = hugging_face_id(name) if is_known(name) else name
     path = path if path and (is_known(name) or Path(path).exists()) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from whorl.arch.known_models import known_model, known_models, model_names
+from whorl.arch.known_models import known_model, known_models, model_names, stored_format
 from whorl.arch.shape_counts import count_shape, kv_bytes_per_token
 from whorl.core.errors import SpecError
 
@@ -116,3 +116,20 @@ def test_unknown_names_say_what_is_near(name: str) -> None:
         known_model(name)
     if "quen" in name:
         assert "qwen3-8b" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "stored"),
+    [
+        ("Qwen/Qwen2.5-7B-Instruct-AWQ", "qwen2.5-7b", "int4"),
+        ("unsloth/Meta-Llama-3.1-8B-Instruct-bnb-4bit", "llama-3.1-8b", "nf4"),
+        ("neuralmagic/Meta-Llama-3.1-70B-Instruct-FP8", "llama-3.1-70b", "fp8"),
+        ("TheBloke/Llama-2-13B-GPTQ", "llama-2-13b", "int4"),
+        ("Qwen/Qwen-7B-Chat", "qwen1.5-7b", None),
+    ],
+)
+def test_names_of_stored_variants_mean_their_model(
+    name: str, model: str, stored: str | None
+) -> None:
+    assert known_model(name) == known_model(model)
+    assert stored_format(name) == stored

@@ -16,10 +16,20 @@ from whorl.arch.hf_shape import shape_of_family
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import SpecError
 
-__all__ = ["KnownModel", "is_known", "known_model", "known_models", "model_names"]
+__all__ = [
+    "KnownModel",
+    "is_known",
+    "known_model",
+    "known_models",
+    "model_names",
+    "stored_format",
+]
 
 # parts of a name that say how weights were tuned or stored, not which sizes they have
-TUNING = re.compile(r"base|instruct|chat|it|pt|hf|bf16|thinking|\d{4}")
+TUNING = re.compile(r"base|instruct|chat|it|pt|hf|bf16|fp16|thinking|unsloth|bnb|dq|\d{4}")
+# and parts that say in which format they are stored -> a base of the planner's
+STORED = {"awq": "int4", "gptq": "int4", "int4": "int4", "4bit": "nf4", "nf4": "nf4"}
+STORED |= {"int8": "int8", "8bit": "int8", "fp8": "fp8", "nvfp4": "nvfp4", "mxfp4": "mxfp4"}
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,12 @@ def known_model(name: str) -> ModelShape:
     )
 
 
+def stored_format(name: str) -> str | None:
+    """ "int4" of a name such as Qwen2.5-7B-Instruct-AWQ; None: of 16 bits, or it does not say."""
+    parts = re.split(r"[-_\s:]+", name.strip().lower().rsplit("/", 1)[-1])
+    return next((STORED[part] for part in parts if part in STORED), None)
+
+
 def hugging_face_id(name: str) -> str | None:
     """ "meta-llama/Llama-3.1-8B" of a known model, where its sizes come from its page there."""
     found = _names_by_key().get(_key(name))
@@ -98,4 +114,4 @@ def _key(name: str) -> str:
     parts = re.split(r"[-_\s:]+", name.strip().lower().rsplit("/", 1)[-1])
     if parts[0] == "meta" and len(parts) > 1:
         parts = parts[1:]
-    return "".join(part for part in parts if not TUNING.fullmatch(part))
+    return "".join(part for part in parts if not TUNING.fullmatch(part) and part not in STORED)

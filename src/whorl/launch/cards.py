@@ -102,7 +102,7 @@ def own_device(card: Card) -> Device:
         if rates is None:
             raise PlanError(
                 f"{card.name} is not in the catalogue, and torch cannot use it to measure it",
-                do="install torch for this card, or write the file by hand: docs/plan.md",
+                do="install torch for this card, or write the file by hand: docs/extend.md",
             ) from error
         flops, bytes_per_s = rates
         known = replace(

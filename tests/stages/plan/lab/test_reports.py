@@ -54,11 +54,51 @@ def test_adapters_say_rank_and_base() -> None:
 
 def test_a_serving_report_becomes_a_load() -> None:
     report = read(SERVED)
-    assert report.row.job is None and report.served is not None
-    assert (report.served.users, report.served.input_tokens, report.served.output_tokens) == (
-        *(4, 1024),
-        128,
+    assert report.row.job is None and len(report.served) == 1
+    (load,) = report.served
+    assert (load.users, load.input_tokens, load.output_tokens) == (4, 1024, 128)
+
+
+def test_a_service_that_names_no_engine_is_each_of_them() -> None:
+    loads = read(SERVED, stack="", precision="").served
+    assert {load.engine for load in loads} == {"vllm", "sglang", "trtllm"}
+    assert {load.deployment.quantisation.name for load in loads} == {"bf16", "fp8"}
+
+
+@pytest.mark.parametrize(
+    ("repo", "note", "stated", "stack"),
+    [
+        ("meta-pytorch/torchtune README", "LoRA", "fsdp", "torchtune"),
+        ("unslothai/unsloth#824", "QLoRA", "fsdp", "unsloth"),
+        ("modelscope/ms-swift Megatron Quick-start", "DeepSpeed ZeRO-3", "megatron", "deepspeed"),
+        ("modelscope/ms-swift Megatron Quick-start", "megatron sft", "megatron", "megatron"),
+        ("pytorch/ao PR 1793", "FSDP2, compile", "fsdp", "torchtitan"),
+        ("ROCm/rocm-blogs llama", "HF Trainer", "fsdp", "hf"),
+        ("someone/x", "", "fsdp", "fsdp"),
+        ("someone/x", "", "deepspeed", "deepspeed"),
+    ],
+)
+def test_words_tell_the_software_behind_a_stand_in(
+    repo: str, note: str, stated: str, stack: str
+) -> None:
+    job = read(TRAINED, repo=repo, note=note, stack=stated).row.job
+    assert job is not None and job.stack == stack
+
+
+def test_what_a_note_adds_to_a_run() -> None:
+    note = (
+        "pure bf16, paged 8-bit AdamW, step in backward, 8 loss chunks, activation offload, packed"
     )
+    job = read(TRAINED, precision="bf16", optimizer="adamw_8bit", note=note).row.job
+    assert job is not None and job.pure_low_precision and job.step_in_backward
+    assert (job.optimizer, job.loss) == ("paged_adamw_8bit", "chunked")
+    assert job.layout.offload_activations and job.document_tokens > 0
+
+
+def test_a_run_without_a_layout_says_what_was_assumed() -> None:
+    row = read(TRAINED, layout="", note="QLoRA").row
+    assert row.job is not None and row.job.lora is not None and row.job.lora.base == "nf4"
+    assert {"micro_batch", "recompute", "shard"} <= row.inferred
 
 
 @pytest.mark.parametrize(
@@ -83,7 +123,7 @@ def test_what_cannot_be_read_is_that_row_s_reason(
     row: dict[str, str], changes: dict[str, str], said: str
 ) -> None:
     found = read(row, **changes)
-    assert found.row.job is None and found.served is None
+    assert found.row.job is None and not found.served
     assert found.row.refused is not None
     assert found.row.refused.startswith(f"row {row['id']}: ") and said in found.row.refused
 

@@ -53,6 +53,7 @@ FLAGS = (
     Flag("base_format", "Of a frozen base: bf16, nf4 (default of qlora), fp4, int8, gptq, awq."),
     Flag("loss", "eager (whole logits in fp32), fused or chunked. Default: what the stack does."),
     Flag("step_in_backward", "The optimiser uses each gradient as it is made.", kind=bool),
+    Flag("document_tokens", "Mean tokens of packed documents that do not see each other.", "N"),
     Flag("attention", "flash (default) or eager, which stores the scores."),
     Flag(
         "tokens", "To train on: 15T are 15e12, k is 1000. Default: the scaling law's choice.", "N"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast, get_args
 
+from whorl.arch.known_models import stored_format
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import SpecError
 from whorl.spec.quantities import Quantity, Whole
@@ -14,9 +15,10 @@ from whorl.stages.plan.ask.layouts import parse_batch
 from whorl.stages.plan.ask.rules import OPTIMIZERS, PRECISIONS
 from whorl.stages.plan.ask.trainer import targets
 from whorl.stages.plan.cluster.devices import device
-from whorl.stages.plan.cluster.job import Lora, LossKind, Optimizer, Precision, Stack
-from whorl.stages.plan.cluster.row_words import BASES, stack_in
+from whorl.stages.plan.cluster.job import Lora, LossKind, Optimizer, Precision
+from whorl.stages.plan.cluster.row_words import BASES
 from whorl.stages.plan.output.schema import Question
+from whorl.stages.plan.software import software
 
 if TYPE_CHECKING:
     from whorl.spec.recipe import Recipe
@@ -25,7 +27,6 @@ __all__ = ["question", "recipe_flags", "training_fields"]
 
 BATCH = "--global-batch-tokens"
 NEEDED = ("--device", "--count", "--seq", BATCH)
-STACKS = {"fsdp2": "fsdp", "fsdp1": "fsdp", "ddp": "fsdp", "pytorch": "fsdp", "torch": "fsdp"}
 RANK = Whole(1, 4096)
 TUNES = ("full", "lora", "qlora", "dora")
 ADAPTERS = ("--rank", "--targets", "--base-format")
@@ -100,16 +101,6 @@ def _word(flags: Flags, flag: str, default: str, words: Mapping[str, str], known
     return found
 
 
-def _stack(text: str) -> str:
-    """A training software by our name, or by a word for it. Raises SpecError."""
-    known = get_args(Stack)
-    found = text if text in known else STACKS.get(text.lower()) or stack_in(text.lower())
-    if found is None:
-        also = ", ".join([*STACKS, "accelerate", "trl", "axolotl", "nemo", "maxtext"])
-        raise SpecError("--stack", found=text, expected=f"{', '.join(known)}; or {also}")
-    return found
-
-
 def _became(asked: Question, flags: Flags) -> list[str]:
     """Flags that were said in other words than ours."""
     precision = f"{asked.precision}-true" if asked.pure_low_precision else asked.precision
@@ -123,14 +114,16 @@ def _became(asked: Question, flags: Flags) -> list[str]:
     ]
 
 
-def _tuning(flags: Flags) -> dict[str, Any]:
-    """tune, rank, targets and base_format, defaults filled in."""
+def _tuning(name: str, flags: Flags) -> dict[str, Any]:
+    """tune, rank, targets and base_format, defaults filled in: the base is stored as it says."""
     tune = str(flags.get("--tune", ""))
     if tune and tune not in TUNES:
         raise SpecError("--tune", found=tune, expected=", ".join(TUNES))
     if tune in ("", "full"):
         return {"tune": tune}
-    base = str(flags.get("--base-format", "nf4" if tune == "qlora" else "bf16")).lower()
+    stored = stored_format(name)
+    usual = stored if stored in BASES else "nf4" if tune == "qlora" else "bf16"
+    base = str(flags.get("--base-format", usual)).lower()
     if base not in BASES:
         raise SpecError("--base-format", found=base, expected=", ".join(BASES))
     return {
@@ -146,7 +139,8 @@ def question(name: str, shape: ModelShape | None, flags: Flags) -> Question:
     _check_given(shape, flags)
     target = device(flags["--device"])
     usual = "hf" if flags.get("--tune") else "megatron"
-    stack = _stack(flags.get("--stack") or {"tpu": "xla", "cpu": "whorl"}.get(target.kind, usual))
+    usual = {"tpu": "xla", "cpu": "whorl"}.get(target.kind, usual)
+    stack = software(str(flags.get("--stack") or usual)).name
     precision = _word(flags, "--precision", "bf16", PRECISIONS, get_args(Precision))
     for flag, expected in (("--loss", get_args(LossKind)), ("--attention", ("flash", "eager"))):
         if flag in flags and flags[flag] not in expected:
@@ -166,8 +160,9 @@ def question(name: str, shape: ModelShape | None, flags: Flags) -> Question:
         pure_low_precision=precision.endswith("-true"),
         optimizer=_word(flags, "--optimizer", "adamw", OPTIMIZERS, get_args(Optimizer)),
         stack=stack,
-        **_tuning(flags),
+        **_tuning(name, flags),
         loss=flags.get("--loss") or "",
+        document_tokens=given("--document-tokens", SEQ_LEN) or 0,
         step_in_backward=bool(flags.get("--step-in-backward")),
         attention=flags.get("--attention") or "flash",
         tokens=given("--tokens", TOKENS),
@@ -189,6 +184,8 @@ def training_fields(asked: Question) -> dict[str, Any]:
     fields: dict[str, Any] = {"pure_low_precision": asked.pure_low_precision}
     if asked.loss:
         fields["loss"] = asked.loss
+    if asked.document_tokens:
+        fields["document_tokens"] = asked.document_tokens
     if asked.step_in_backward:
         fields["step_in_backward"] = True
     if asked.attention == "eager":

@@ -44,15 +44,22 @@ def predict_reports(reports: Sequence[Report]) -> Answers:
             rate = next(rates)
             if rate.predicted is not None and rate.low is not None and rate.high is not None:
                 found[index] = (rate.predicted, rate.low, rate.high)
-        elif item.served is not None:
-            answer = served_figures(item.served, row.metric)
-            if isinstance(answer, str):
-                refused[index] = f"row {row.id}: {answer}"
-            else:
-                found[index] = answer
+        elif item.served:
+            found[index], refused[index] = _range(item, row.metric)
         elif row.job is not None:
             found[index], refused[index] = _memory(row)
     return found, refused
+
+
+def _range(report: Report, metric: str) -> tuple[RowFigures | None, str | None]:
+    """The middle of what the row may mean, from the lowest low to the highest high."""
+    answers = [served_figures(load, metric) for load in report.served]
+    figures = sorted(answer for answer in answers if not isinstance(answer, str))
+    if not figures:
+        reason = next(answer for answer in answers if isinstance(answer, str))
+        return None, f"row {report.row.id}: {reason}"
+    middle = figures[len(figures) // 2][0]
+    return (middle, min(low for _, low, _ in figures), max(high for *_, high in figures)), None
 
 
 def _memory(row: PublishedRow) -> tuple[RowFigures, str | None]:

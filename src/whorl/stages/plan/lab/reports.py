@@ -43,6 +43,7 @@ METRICS: Mapping[str, Metric] = {
 }
 SERVING = frozenset({"ttft_ms", "tpot_ms", "tokens_per_s"})
 ENGINES = ("vllm", "sglang", "trtllm")
+UNSTATED_FORMATS = ("bf16", "fp8")  # what a service may run in that does not say
 TASKS = ("sft", "full", "lora", "qlora", "dora", "adapter")
 STAND_INS = ("fsdp", "megatron")  # stacks that reporters' software was put under
 PACKED_DOCUMENT = 2048  # tokens of a packed document, where rows only say that they are packed
@@ -67,7 +68,7 @@ class Report:
     """A row, and what was served where it is one of serving."""
 
     row: PublishedRow
-    served: ServedLoad | None = None
+    served: tuple[ServedLoad, ...] = ()
 
 
 def is_reports(columns: tuple[str, ...]) -> bool:
@@ -88,7 +89,8 @@ def parse_report(row: Mapping[str, str | None], folder: Path) -> Report:
     fields = {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)}
     metric = METRICS.get(fields.get("measured_metric", ""))
     inferred: set[str] = set()
-    job, served, refused = None, None, None
+    job, refused = None, None
+    served: tuple[ServedLoad, ...] = ()
     try:
         _check(row, fields)
         if metric in SERVING:
@@ -147,34 +149,37 @@ def _shape(fields: Mapping[str, str], folder: Path) -> ModelShape:
     return model_shape(folder / name if name.endswith(".json") else name)
 
 
-def _served(fields: Mapping[str, str], folder: Path) -> ServedLoad:
+def _served(fields: Mapping[str, str], folder: Path) -> tuple[ServedLoad, ...]:
+    """Every load that the row may mean: where it names no engine or format, each that there is."""
     engine, quantisation = fields.get("stack", ""), fields.get("precision", "")
     for name, found, known in (
-        ("stack", engine, ENGINES),
-        ("precision", quantisation, tuple(QUANTISATIONS)),
+        ("stack", engine, ("", *ENGINES)),
+        ("precision", quantisation, ("", *QUANTISATIONS)),
     ):
         if found not in known:
-            raise SpecError(f"column {name}", found=found, expected=", ".join(known))
-    return ServedLoad(
-        Deployment(
-            _shape(fields, folder),
-            device(fields["device"]),
-            _number(fields, "count"),
-            QUANTISATIONS[quantisation],
-        ),
-        engine,
-        users=_number(fields, "mbs"),
-        input_tokens=_number(fields, "seq"),
-        output_tokens=_number(fields, "gbs"),
-    )
+            raise SpecError(f"column {name}", found=found, expected=", ".join(known[1:]))
+    shape, target = _shape(fields, folder), device(fields["device"])
+    users, asked, written = (_number(fields, name) for name in ("mbs", "seq", "gbs"))
+    loads = [
+        ServedLoad(
+            Deployment(shape, target, _number(fields, "count"), QUANTISATIONS[name]),
+            each,
+            users=users,
+            input_tokens=asked,
+            output_tokens=written,
+        )
+        for name in ([quantisation] if quantisation else UNSTATED_FORMATS)
+        for each in ([engine] if engine else ENGINES)
+    ]
+    return tuple(loads)
 
 
 def _trained(fields: Mapping[str, str], folder: Path, inferred: set[str]) -> TrainingJob:
     target, shape = device(fields["device"]), _shape(fields, folder)
     words = f"{fields.get('repo', '')} {fields.get('note', '')}".lower()
-    task, lora = _task(fields)
+    task, lora = _task(fields, words)
     stack = _software(fields, words, lora is not None)
-    of, layout = software(stack), _layout(fields, _number(fields, "count"))
+    of, layout = software(stack), _layout(fields, _number(fields, "count"), inferred)
     if "activation offload" in words:
         layout = layout.with_(offload_activations=True)
     if fields.get("weak"):
@@ -228,16 +233,21 @@ def _optimizer(fields: Mapping[str, str], words: str) -> Optimizer:
     return cast(Optimizer, paged) if "paged" in words and paged in get_args(Optimizer) else found
 
 
-def _layout(fields: Mapping[str, str], devices: int) -> Layout:
+def _layout(fields: Mapping[str, str], devices: int, inferred: set[str]) -> Layout:
+    if not fields.get("layout"):  # alone it is not sharded, among others usually fully
+        inferred |= {"micro_batch", "recompute", "shard"}
+        size = _number(fields, "mbs") if fields.get("mbs") else 1
+        return Layout(devices, shard="none" if devices == 1 else "zero3", micro_batch=size)
     parts = [WORDS.get(part.strip(), part) for part in fields.get("layout", "").split(",")]
     if fields.get("mbs") and not any(part.startswith("mbs=") for part in parts):
         parts.append(f"mbs={fields['mbs']}")
     return parse_layout(",".join(parts), devices, "column layout")
 
 
-def _task(fields: Mapping[str, str]) -> tuple[str, Lora | None]:
-    """(task, adapters) of a column such as "lora base=nf4 rank=16"; empty: all is trained."""
-    kind, *pairs = fields.get("lora", "").split() or ["full"]
+def _task(fields: Mapping[str, str], words: str) -> tuple[str, Lora | None]:
+    """(task, adapters) of a column such as "lora base=nf4 rank=16"; empty: what the words say."""
+    told = re.search(r"\bq?lora\b", words) if not fields.get("layout") else None
+    kind, *pairs = fields.get("lora", "").split() or [told[0] if told else "full"]
     if kind not in TASKS:
         raise SpecError("column lora", found=kind, expected=", ".join(TASKS))
     given = dict(pair.partition("=")[::2] for pair in pairs)

@@ -67,6 +67,7 @@ class Question(Frozen):
     base_format: str = Field("", description="of a frozen base; none: 16 bits")
     loss: str = Field("", description="eager, fused or chunked; empty: what the stack does")
     step_in_backward: bool = Field(False, description="each gradient is used as it is made")
+    document_tokens: int = Field(0, description="of packed documents; 0: one fills a sequence")
     attention: str = Field("flash", description="flash, or eager: scores are stored")
     tokens: int | None = Field(None, description="to train on; null: the budget's or law's choice")
     budget: str = Field("", description="the budget given, such as usd=100000")

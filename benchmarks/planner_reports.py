@@ -1,0 +1,116 @@
+"""The planner against practitioners' reports and other planners' rows, for planner_accuracy.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from planner_scores import Result, table
+
+from whorl.stages.plan.cluster.memory_rows import predict_row_memory, predict_row_oom
+from whorl.stages.plan.cluster.rows import PublishedRow, read_rows
+from whorl.stages.plan.cluster.step import predict_rows
+from whorl.stages.plan.lab.reports import read_reports
+from whorl.stages.plan.lab.rows import FOLDER, report_rows
+
+__all__ = ["left_out_lines", "report_lines"]
+
+
+def _timed(rows: Sequence[PublishedRow]) -> list[Result]:
+    rows = [row for row in rows if row.job is not None and row.measured]
+    found = []
+    for row, item in zip(rows, predict_rows(rows), strict=True):
+        assert item.predicted and item.low and item.high and row.measured
+        found.append(Result(row, item.predicted, item.low, item.high, row.measured))
+    return found
+
+
+def _peaks(rows: Sequence[PublishedRow]) -> list[Result]:
+    rows = [row for row in rows if row.job is not None and row.measured and not row.oom]
+    return [Result(row, *predict_row_memory(row)[:3], row.measured or 0.0) for row in rows]
+
+
+def report_lines() -> list[str]:
+    """The section of the page: reports by kind of run, other planners' rows by source."""
+    time = _timed(report_rows("tokens_per_s_per_device"))
+    memory = _peaks(report_rows("peak_gib"))
+    lines = [
+        "## Practitioners' reports",
+        "",
+        "What people say of their own runs in issues, READMEs and logs (`published/reports.csv`):",
+        "other software, smaller cards, adapters, and what they leave out is assumed. Each row by",
+        "constants that have not seen its source; a source of one row may share its software and its",
+        "device with others.",
+        "",
+        "Step time:",
+        "",
+        *table(time, lambda item: item.row.topic, "kind of run"),
+        *table(time, lambda item: "all", "together"),
+        "Peak memory:",
+        "",
+        *table(memory, lambda item: item.row.topic, "kind of run"),
+        *table(memory, lambda item: "all", "together"),
+        *_verdicts(),
+        "Rows that could not be read as a job, with the reason:",
+        "",
+        *(f"- {reason}" for reason in dict.fromkeys(_refused())),
+        "",
+        "## Rows of other planners",
+        "",
+        "Measured rows that SimuMax and Primus publish beside their own predictions, by constants",
+        "fitted without them.",
+        "",
+        *table(_timed(read_rows(FOLDER / "planners_rows.csv")), _source, "step time"),
+        *table(_peaks(read_rows(FOLDER / "planners_rows_memory.csv")), _source, "peak memory"),
+    ]
+    return lines
+
+
+def _source(item: Result) -> str:
+    return item.row.source
+
+
+def _verdicts() -> list[str]:
+    rows = report_rows("oom")
+    refused = {row.id: predict_row_oom(row)[0][0] == 1 for row in rows}
+    failed, ran = [row for row in rows if row.oom], [row for row in rows if not row.oom]
+    fit = sum(not refused[row.id] for row in failed)
+    wrong = sum(refused[row.id] for row in ran)
+    return [
+        f"Of {len(failed)} runs reported as out of memory {fit} are said to fit; of {len(ran)} that "
+        f"are reported to have run {wrong} are refused.",
+        "",
+    ]
+
+
+def _refused() -> list[str]:
+    return [item.row.refused for item in read_reports(FOLDER / "reports.csv") if item.row.refused]
+
+
+def left_out_lines() -> list[str]:
+    """Errors and intervals of all rows, by constants blind to their source, device or software."""
+    lines = [
+        "## Left out by source, by device, by software",
+        "",
+        "All rows, the tables', other planners' and practitioners', each by constants fitted without",
+        "any row of its source, its device, or its software and kind of model. Sources count",
+        "equally, those of few rows less. Where no row of a device or a software was fitted, the",
+        "interval is wider by what these errors were found to be, and the plan says so.",
+        "",
+        "| left out | rows | median error | p90 | inside the 90% interval |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for title, name in (("step time", "constants"), ("peak memory", "memory_constants")):
+        for kind, found in _left_out(name).items():
+            shares = (found[key] for key in ("median_error", "p90_error", "inside"))
+            cells = " | ".join(f"{100 * share:.1f}%" for share in shares)
+            lines.append(f"| {title}, {kind} | {found['rows']} | {cells} |")
+    return [*lines, ""]
+
+
+def _left_out(name: str) -> dict[str, Any]:
+    text = (files("whorl.stages.plan.cluster") / f"{name}.json").read_text("utf-8")
+    found: dict[str, Any] = json.loads(text)["left_out"]
+    return found
