@@ -102,6 +102,8 @@ def test_serving_alone_needs_no_training() -> None:
     ServingAnswer.model_validate(found)
     assert (found["serving"]["engine"], found["serving"]["quantisation"]) == ("vllm", "fp8")
     assert "tokens/s of a user" in run(*CARD[:4], "--serve", "users=4")
+    named = planned("--model", "Qwen/Qwen3-8B-AWQ", *CARD[2:4], "--serve", "users=4")
+    assert named["serving"]["quantisation"] == "int4"
     with pytest.raises(SpecError, match="serving alone"):
         run(*CARD[:4], "--serve", "users=4", "--precision", "fp8")
     with pytest.raises(SpecError, match="--model and --device"):

@@ -130,3 +130,12 @@ def test_the_trainers_own_names_are_known() -> None:
         *("gradient_checkpointing", "max_steps", "fsdp", "use_liger_kernel"),
     }
     assert used <= fields and used <= set(TRAINER)
+
+
+def test_a_base_is_stored_as_its_name_says() -> None:
+    flags = ASKED | {"--tune": "lora"}
+    assert question("TheBloke/Llama-2-7B-AWQ", SHAPE, flags).base_format == "int4"
+    assert question("unsloth/llama-3-8b-bnb-4bit", SHAPE, flags).base_format == "nf4"
+    assert question("meta-llama/Llama-3.1-8B", SHAPE, flags).base_format == "none"
+    stated = flags | {"--base-format": "int8"}
+    assert question("TheBloke/Llama-2-7B-AWQ", SHAPE, stated).base_format == "int8"

@@ -16,7 +16,6 @@ __all__ = ["TRAINER", "sharded", "targets", "trainer_defaults"]
 
 QUERY_VALUE, ATTENTION = {"q_proj", "v_proj"}, {"q_proj", "k_proj", "v_proj", "o_proj"}
 FUSED = {"attention", "query_key_value", "qkv_proj", "c_attn", "wqkv", "w_pack"}
-UPLOADED = ("-unsloth", "-bnb-4bit", "-hf")  # of names in the hub: nothing of a model's sizes
 
 
 def targets(value: str) -> str:
@@ -51,13 +50,6 @@ def _reshard(said: OtherWords, key: str, value: str) -> None:
         said.put("shard", "zero2", key, value)
     else:
         sharded(said, key, value)
-
-
-def _model(said: OtherWords, key: str, value: str) -> None:
-    name = value
-    for word in UPLOADED:
-        name = name.replace(word, "")
-    said.put("--model", name, key, value)
 
 
 def _weights(said: OtherWords, key: str, value: str) -> None:
@@ -104,7 +96,6 @@ def _steps(said: OtherWords, key: str, value: str) -> None:
 
 TRAINER: Mapping[str, Rule] = {
     **rules_of("trainer"),
-    **dict.fromkeys(("model_name_or_path", "model_name", "model_id", "base_model"), _model),
     **dict.fromkeys(("lora_target_modules", "target_modules", "lora_targets"), _targets),
     **dict.fromkeys(("use_peft", "use_lora"), _peft),
     **dict.fromkeys(("torch_dtype", "dtype"), _weights),
