@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from whorl.arch.shape_counts import count_shape
 from whorl.core.errors import SpecError
 from whorl.stages.plan.ask.axolotl import AXOLOTL as AXOLOTL_RULES
 from whorl.stages.plan.ask.deepspeed import DEEPSPEED as DEEPSPEED_RULES
@@ -269,6 +270,25 @@ def test_megatron_is_read_and_not_run(tmp_path: Path) -> None:
     shape = said.shape
     assert shape is not None and (shape.layers, shape.width, shape.ffn_width) == (96, 12288, 49152)
     assert not shape.gated and shape.tied_embeddings and shape.vocab_size == 51200
+
+
+def test_a_mixture_and_its_moments_in_megatrons_arguments(tmp_path: Path) -> None:
+    """Mixtral 8x7B's sizes (arXiv 2401.04088, table 1), moments in bf16, interleaved chunks."""
+    path = tmp_path / "moe.sh"
+    path.write_text(
+        "torchrun pretrain_gpt.py --num-layers 32 --hidden-size 4096 --num-attention-heads 32 "
+        "--group-query-attention --num-query-groups 8 --ffn-hidden-size 14336 --swiglu "
+        "--normalization RMSNorm --untie-embeddings-and-output-weights --vocab-size 32000 "
+        "--num-experts 8 --moe-router-topk 2 --seq-length 4096 --micro-batch-size 1 "
+        "--global-batch-size 256 --exp-avg-dtype bf16 --optimizer adam --bf16 "
+        "--use-precision-aware-optimizer --pipeline-model-parallel-size 4 "
+        "--num-layers-per-virtual-pipeline-stage 4 --expert-model-parallel-size 8"
+    )
+    said = read_file(path)
+    flags = as_flags(said, {"--count": "64"})
+    assert flags["--optimizer"] == "adamw_bf16" and parts(flags)["vpp"] == "2"
+    assert said.shape is not None and said.shape.experts is not None and not said.warnings
+    assert count_shape(said.shape).total == pytest.approx(46.7e9, rel=0.002)  # the paper's 47B
 
 
 def test_what_only_a_shell_knows_is_named(tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ SIZES = {  # argument -> what it is of the model
 }
 
 
-OF_MODEL = ("swiglu", "group-query-attention", "normalization", "fp8-format",
+MOMENTS = {"fp32": "adamw", "bf16": "adamw_bf16", "fp16": "adamw_bf16", "fp8": "adamw_8bit"}
+OF_MODEL = ("use-precision-aware-optimizer", "exp-avg-sq-dtype", "swiglu", "group-query-attention", "normalization", "fp8-format",
             "untie-embeddings-and-output-weights")  # fmt: skip
 LISTS = ("recompute-modules",)
 SWITCHES = frozenset(
@@ -43,6 +44,12 @@ SWITCHES = frozenset(
      "untie-embeddings-and-output-weights", "optimizer-cpu-offload",
      "use-precision-aware-optimizer"}
 )  # fmt: skip
+
+
+def _moments(said: OtherWords, key: str, value: str) -> None:
+    """exp-avg-dtype of the precision-aware optimiser."""
+    said.flags.pop("--optimizer", None)  # adam
+    choice("--optimizer", MOMENTS)(said, key, value)
 
 
 def _parts(said: OtherWords, key: str, value: str) -> None:
@@ -54,6 +61,7 @@ RULES: Mapping[str, Rule] = {
     "num-layers-per-virtual-pipeline-stage": kept("layers of a chunk"),
     "recompute-granularity": choice("recompute", {"full": "full", "selective": "selective"}),
     "recompute-modules": _parts,
+    "exp-avg-dtype": _moments,
     **dict.fromkeys(("nproc_per_node", "nproc-per-node", "nnodes"), kept("devices")),
 }
 
@@ -119,7 +127,7 @@ def read_megatron(path: Path) -> OtherWords:
         if "$" in value and (name in RULES or name in SIZES):
             said.warn(f"--{name}", value, "only a shell knows its value: left out, give it as flag")
             del given[name]
-    of_weight = {name: value for name, value in given.items() if name in RULES}
+    of_weight = {name: given[name] for name in RULES if name in given}  # in the rules' order
     said.flags["--stack"] = "megatron"
     if "fp8-format" in given and "fp8-recipe" not in given:
         said.put("--precision", "fp8", "--fp8-format", given["fp8-format"])

@@ -106,7 +106,8 @@ def _fewest_devices(space: SearchSpace, fits: Callable[[SearchSpace], bool]) -> 
 
 
 def _larger(small: Device) -> list[Device]:
-    """Devices of the same kind with more memory, cheapest first."""
-    every = (device(name) for name in device_names())
-    larger = [d for d in every if d.kind == small.kind and d.memory_bytes > small.memory_bytes]
+    """Devices of the same kind with more memory in nodes as large, cheapest first."""
+    every = [device(name) for name in device_names()]
+    alike = [d for d in every if d.kind == small.kind and d.node_devices >= small.node_devices]
+    larger = [d for d in alike if d.memory_bytes > small.memory_bytes]
     return sorted(larger, key=lambda d: (d.usd_per_hour, d.memory_bytes))
