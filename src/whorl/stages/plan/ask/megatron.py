@@ -35,8 +35,10 @@ SIZES = {  # argument -> what it is of the model
 
 
 MOMENTS = {"fp32": "adamw", "bf16": "adamw_bf16", "fp16": "adamw_bf16", "fp8": "adamw_8bit"}
-OF_MODEL = ("use-precision-aware-optimizer", "exp-avg-sq-dtype", "swiglu", "group-query-attention", "normalization", "fp8-format",
-            "untie-embeddings-and-output-weights")  # fmt: skip
+OF_MODEL = (
+    *("use-precision-aware-optimizer", "exp-avg-sq-dtype", "swiglu", "group-query-attention"),
+    *("normalization", "fp8-format", "untie-embeddings-and-output-weights"),
+)
 LISTS = ("recompute-modules",)
 SWITCHES = frozenset(
     {"bf16", "fp16", "swiglu", "sequence-parallel", "use-distributed-optimizer",
