@@ -82,6 +82,7 @@ def read_file(path: Path) -> OtherWords:
             f"--from {path} is of no tool that is known",
             found=", ".join(list(values)[:8]),
             expected=", ".join([*TOOLS, "deepspeed (JSON)", "megatron (a shell script)"]),
+            do="a recipe of whorl is given without --from" if "data" in values else None,
         )
     said, tool = OtherWords(name, where=str(path)), TOOLS[name]
     inline = {key: whole.pop(key) for key in list(whole) if key.startswith("deepspeed.")}
@@ -100,7 +101,8 @@ def read_words(words: Mapping[str, str], said: OtherWords | None = None) -> Othe
     """
     for word in words:
         if word not in TRAINER:
-            flags = [item.name for item in FLAGS if item.name != "from_file"]
+            flags = ["json", "set", "home", "compare", "published"]
+            flags += [item.name for item in FLAGS if item.name != "from_file"]
             near = get_close_matches(word, [*flags, *TRAINER], n=2)
             raise SpecError(
                 f"unknown option --{word}",

@@ -83,27 +83,33 @@ def _one_at_a_time(job: TrainingJob) -> Changed:
     return _layout(job, micro_batch=1)
 
 
+def _is_torch(job: TrainingJob) -> bool:
+    """Whether the software lets its user choose loss, types and optimiser."""
+    return software(job.stack).rates in ("fsdp", "eager")
+
+
 def _chunked(job: TrainingJob) -> Changed:
-    return None if job.loss == "chunked" else replace(job, loss="chunked")
+    able = _is_torch(job) and job.loss != "chunked"
+    return replace(job, loss="chunked") if able else None
 
 
 def _optimizer(name: str) -> Callable[[TrainingJob], Changed]:
     def change(job: TrainingJob) -> Changed:
         lighter = {"adamw_8bit": ("adamw", "paged_adamw"), "paged_adamw_8bit": ("adamw",
                    "adamw_8bit")}[name]  # fmt: skip
-        able = not name.startswith("paged") or software(job.stack).rates in ("fsdp", "eager")
+        able = _is_torch(job) or (name == "adamw_8bit" and job.stack.startswith("megatron"))
         return replace(job, optimizer=name) if able and job.optimizer in lighter else None  # type: ignore[arg-type]
 
     return change
 
 
 def _two_bytes(job: TrainingJob) -> Changed:
-    able = job.precision in ("bf16", "fp16") and software(job.stack).rates in ("fsdp", "eager")
+    able = job.precision in ("bf16", "fp16") and _is_torch(job)
     return replace(job, pure_low_precision=True) if able and not job.pure_low_precision else None
 
 
 def _step_in_backward(job: TrainingJob) -> Changed:
-    able = job.stack in ("torchtune", "whorl") and job.micro_batches == 1
+    able = job.stack == "torchtune" and job.micro_batches == 1
     return None if job.step_in_backward or not able else replace(job, step_in_backward=True)
 
 
