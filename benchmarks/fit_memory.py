@@ -37,7 +37,7 @@ PRIOR = MemoryConstants(context_gib=1.5, group_gib=0.5, kept_share=0.8, slack_sh
 SCALE = {"context_gib": 1.0, "group_gib": 0.3, "kept_share": 0.3, "slack_share": 0.06}
 PULL = 0.01  # loss of one scale away from the prior: one percent of error
 COVERED = 0.9
-SMALL_SOURCE = 8  # rows under which a source counts for less
+SMALL_GROUP = 8  # rows under which a source, a device or a software counts for less
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,14 @@ def peak_of(row: PublishedRow) -> Peak:
     return Peak(row, job, kind, [memory.stage_parts(job, number) for number in numbers])
 
 
-def weights(peaks: Sequence[Peak]) -> Array:
-    """Sources equally, small ones less."""
-    size = Counter(peak.row.source for peak in peaks)
-    return np.array([min(1, size[p.row.source] / SMALL_SOURCE) / size[p.row.source] for p in peaks])
+def weights(groups: Sequence[str]) -> Array:
+    """Of each row: groups count equally, small ones less."""
+    size = Counter(groups)
+    return np.array([min(1, size[name] / SMALL_GROUP) / size[name] for name in groups])
 
 
 def fit(peaks: Sequence[Peak]) -> MemoryConstants:
-    weight = weights(peaks)
+    weight = weights([peak.row.source for peak in peaks])
 
     def loss(values: Sequence[float]) -> float:
         fitted = replace(PRIOR, **dict(zip(NAMES, map(float, values), strict=True)))
@@ -95,63 +95,69 @@ def quantile(errors: Array, weight: Array, share: float = COVERED) -> float:
 
 def left_out(
     peaks: Sequence[Peak], groups: Sequence[str]
-) -> tuple[dict[str, MemoryConstants], Array, NDArray[np.bool_]]:
-    """(constants by group left out, |log error| of each row by them, no other has its software)."""
-    blind, error, new = {}, np.zeros(len(peaks)), np.zeros(len(peaks), bool)
+) -> tuple[dict[str, MemoryConstants], Array]:
+    """(constants by group left out, |log error| of each row by those that left out its own)."""
+    blind, error = {}, np.zeros(len(peaks))
     for name in dict.fromkeys(groups):
-        others = [peak for peak, group in zip(peaks, groups, strict=True) if group != name]
-        blind[name], seen = fit(others), {kinds_of(peak.job)[1] for peak in others}
+        blind[name] = fit([p for p, group in zip(peaks, groups, strict=True) if group != name])
         for index, peak in enumerate(peaks):
             if groups[index] == name:
                 error[index] = abs(peak.log_error(blind[name]))
-                new[index] = kinds_of(peak.job)[1] not in seen
-    return blind, error, new
+    return blind, error
+
+
+def entry(fitted: MemoryConstants) -> dict[str, object]:
+    return {**asdict(fitted), "seen": dict(fitted.seen)}
 
 
 def main() -> None:
     rows = [row for row in memory_rows() if row.measured and not row.oom]
     peaks = [peak_of(row) for row in rows]
-    weight = weights(peaks)
     moe = np.array([peak.job.shape.experts is not None for peak in peaks])
     kinds = [kinds_of(peak.job) for peak in peaks]
-    source = [row.source for row in rows]
-    blind, error, new = left_out(peaks, source)
-    _, of_software, _ = left_out(peaks, [kind[1] for kind in kinds])
-    _, of_device, _ = left_out(peaks, [kind[0] for kind in kinds])
-    unseen = quantile(of_software, weight)
+    groups = {
+        "source": [row.source for row in rows],
+        "device": [kind[0] for kind in kinds],
+        "software": [kind[1] for kind in kinds],
+    }
+    weight = {name: weights(of) for name, of in groups.items()}
+    blind, error = left_out(peaks, groups["source"])
+    errors = {"source": error, "device": left_out(peaks, groups["device"])[1]}
+    errors["software"] = left_out(peaks, groups["software"])[1]
+    unseen = quantile(errors["software"], weight["software"])
 
     def complete(fitted: MemoryConstants, name: str | None = None) -> MemoryConstants:
-        others = np.array([each != name for each in source])
-        dense, experts = others & ~new & ~moe, others & ~new & moe
+        others = np.array([each != name for each in groups["source"]])
+        seen = {}
+        for kind in sorted(set(np.array(groups["software"])[others].tolist())):
+            rows_of = others & (np.array(groups["software"]) == kind)
+            many = rows_of.sum() >= SMALL_GROUP
+            seen[kind] = quantile(error[rows_of], weight["source"][rows_of]) if many else 0.0
         return replace(
             fitted,
-            error=quantile(error[dense], weight[dense]),
-            expert_error=quantile(error[experts], weight[experts]),
+            error=quantile(error[others & ~moe], weight["source"][others & ~moe]),
+            expert_error=quantile(error[others & moe], weight["source"][others & moe]),
             unseen_error=unseen,
-            seen=tuple(
-                sorted({kind[1] for kind, is_in in zip(kinds, others, strict=True) if is_in})
-            ),
+            seen=tuple(seen.items()),
         )
 
     whole = complete(fit(peaks))
     named = {"all": whole} | {f"without {s}": complete(c, s) for s, c in sorted(blind.items())}
+    usual = np.array([whole.error_of(peak.job) for peak in peaks])
+    widths = {"device": usual, "software": np.maximum(unseen, usual)}
+    widths["source"] = np.array(
+        [named[f"without {peak.row.source}"].error_of(peak.job) for peak in peaks]
+    )
     kept = {}
-    usual = np.where(moe, whole.expert_error, whole.error)
-    for name, found, is_new in (
-        ("source", error, new),
-        ("device", of_device, np.zeros(len(peaks), bool)),
-        ("software", of_software, np.ones(len(peaks), bool)),
-    ):
-        inside = found <= np.log1p(np.where(is_new, unseen, usual))
+    for name, found in errors.items():
+        inside = found <= np.log1p(widths[name])
         kept[name] = {
             "rows": len(peaks),
-            "median_error": quantile(found, weight, 0.5),
-            "p90_error": quantile(found, weight, 0.9),
-            "inside": round(float(weight @ inside / weight.sum()), 4),
+            "median_error": quantile(found, weight[name], 0.5),
+            "p90_error": quantile(found, weight[name], 0.9),
+            "inside": round(float(weight[name] @ inside / weight[name].sum()), 4),
         }
-    text = json.dumps(
-        {"left_out": kept, "fits": {n: asdict(c) for n, c in named.items()}}, indent=1
-    )
+    text = json.dumps({"left_out": kept, "fits": {n: entry(c) for n, c in named.items()}}, indent=1)
     print(json.dumps(kept, indent=1))
     print(
         {name: getattr(whole, name) for name in (*NAMES, "error", "expert_error", "unseen_error")}

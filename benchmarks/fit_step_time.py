@@ -124,13 +124,20 @@ def doubt(error: Array, sigma: Array, widths: Array, weight: Array) -> float:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Every row by constants that have not seen its group; groups: names to leave out."""
+    """Every row by constants that have not seen its group; groups count equally."""
 
+    weight: Array
     thetas: dict[str, Array]
     error: Array
     sigma: Array
     new_device: NDArray[np.bool_]  # no other group has a row of it
     new_software: NDArray[np.bool_]
+
+
+def equally(groups: NDArray[np.str_]) -> Array:
+    """Weights by which each group counts as much as any other, whatever its rows."""
+    size = Counter(groups.tolist())
+    return np.array([1 / size[name] for name in groups.tolist()])
 
 
 def leave_out(data: Data, groups: NDArray[np.str_], start: Array) -> LeftOut:
@@ -145,7 +152,7 @@ def leave_out(data: Data, groups: NDArray[np.str_], start: Array) -> LeftOut:
         error[own], sigma[own] = spread(data, thetas[name], own)
         for column in (0, 1):
             new[column, own] = ~np.isin(kinds[own, column], kinds[~own, column])
-    return LeftOut(thetas, error, sigma, new[0], new[1])
+    return LeftOut(equally(groups), thetas, error, sigma, new[0], new[1])
 
 
 def fit_tables(data: Data | None, theta: Array, source: str | None) -> Array:
@@ -180,7 +187,7 @@ def fit_all(data: Data, looked_up: Data | None) -> dict[str, Any]:
 
     def unseen(found: LeftOut, new: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
         rows = new & ~other
-        return doubt(found.error[rows], found.sigma[rows], scale[rows], data.weight[rows])
+        return doubt(found.error[rows], found.sigma[rows], scale[rows], found.weight[rows])
 
     def entry(theta: Array, source: str | None = None) -> dict[str, Any]:
         others = data.source != source
@@ -210,9 +217,9 @@ def fit_all(data: Data, looked_up: Data | None) -> dict[str, Any]:
         absolute = np.expm1(left.error)
         kept[name] = {
             "rows": len(data.rows),
-            "median_error": round(_quantile(absolute, data.weight, 0.5), 4),
-            "p90_error": round(_quantile(absolute, data.weight, 0.9), 4),
-            "inside": round(float(data.weight @ inside / data.weight.sum()), 4),
+            "median_error": round(_quantile(absolute, left.weight, 0.5), 4),
+            "p90_error": round(_quantile(absolute, left.weight, 0.9), 4),
+            "inside": round(float(left.weight @ inside / left.weight.sum()), 4),
         }
     return {
         **found,

@@ -39,10 +39,11 @@ def report_lines() -> list[str]:
     lines = [
         "## Practitioners' reports",
         "",
-        "What people say of their own runs in issues, READMEs and logs (`published/reports.csv`):",
-        "other software, smaller cards, adapters, and what they leave out is assumed. Each row by",
-        "constants that have not seen its source; a source of one row may share its software and its",
-        "device with others.",
+        "What people say of their own runs in issues, READMEs and logs (`reports.csv`): other",
+        "software, smaller cards, adapters; what they leave out is assumed. Each row by constants",
+        "that have not seen its source, though its software and its device may be others' too.",
+        "The bytes that a software keeps, and the words of a report, were read with these rows in",
+        "sight.",
         "",
         "Step time:",
         "",
@@ -79,8 +80,8 @@ def _verdicts() -> list[str]:
     fit = sum(not refused[row.id] for row in failed)
     wrong = sum(refused[row.id] for row in ran)
     return [
-        f"Of {len(failed)} runs reported as out of memory {fit} are said to fit; of {len(ran)} that "
-        f"are reported to have run {wrong} are refused.",
+        f"Of {len(failed)} runs reported as out of memory {fit} are said to fit; of {len(ran)} "
+        f"that are reported to have run {wrong} are refused.",
         "",
     ]
 
@@ -94,10 +95,10 @@ def left_out_lines() -> list[str]:
     lines = [
         "## Left out by source, by device, by software",
         "",
-        "All rows, the tables', other planners' and practitioners', each by constants fitted without",
-        "any row of its source, its device, or its software and kind of model. Sources count",
-        "equally, those of few rows less. Where no row of a device or a software was fitted, the",
-        "interval is wider by what these errors were found to be, and the plan says so.",
+        "All rows, of tables, of other planners and of practitioners, each by constants fitted",
+        "without any row of its source, its device, or its software and kind of model. What is",
+        "left out counts equally, whatever its rows. Where no row of a device or a software was",
+        "fitted, the interval is wider by what these errors were, and the plan says so.",
         "",
         "| left out | rows | median error | p90 | inside the 90% interval |",
         "| --- | ---: | ---: | ---: | ---: |",

@@ -38,7 +38,10 @@ Kind = Literal["reserved", "allocated", "smi"]
 GIB = 2**30
 CPU_SLACK = 0.5  # the C library's, of a process that sets nothing: four runs of 22 November 2026
 RELEASED = 0.5  # of the slack, once the allocator frees its blocks and tries again
-MULTIPROCESSORS = {"v100": 80, "a100": 108, "a800": 108}  # of one device; later ones:
+MULTIPROCESSORS = {"v100": 80, "a100": 108, "a800": 108, "t4": 40, "l4": 58, "a10": 72, "a40": 84}
+MULTIPROCESSORS |= {"a10g": 80, "a30": 56, "rtx-3060": 28, "rtx-3080": 68, "rtx-3090": 82}
+MULTIPROCESSORS |= {"rtx-a5000": 64, "rtx-a6000": 84, "rtx-4060": 24, "rtx-4070": 46}
+MULTIPROCESSORS |= {"rtx-4080": 76, "rtx-5070": 48, "rtx-5080": 84}  # of one device; others:
 NEWER_MULTIPROCESSORS = 132
 MOVING = ("activations", "logits", "working", "gathered")  # gone when the optimiser steps
 OTHER_FRAMEWORK_GIB = 0.5  # of a process on a TPU or a CPU
@@ -55,20 +58,24 @@ class MemoryConstants:
     error: float  # relative half-width of the 90% interval
     expert_error: float = 0.0  # the same, mixtures of experts; 0: as others
     unseen_error: float = 0.0  # the same, software of which no peak was fitted
-    seen: tuple[str, ...] = ()  # "software kind" whose peaks were fitted
+    # "software kind" whose peaks were fitted -> the same, of those with many; 0: as others
+    seen: tuple[tuple[str, float], ...] = ()
 
     def error_of(self, job: TrainingJob) -> float:
         """Relative half-width of the 90% interval of one job's peak."""
-        error = self.expert_error or self.error if job.shape.experts else self.error
-        is_new = bool(self.seen) and kinds_of(job)[1] not in self.seen
-        return max(error, self.unseen_error) if is_new else error
+        usual = self.expert_error or self.error if job.shape.experts else self.error
+        of_kind = dict(self.seen)
+        kind = kinds_of(job)[1]
+        if kind in of_kind:
+            return of_kind[kind] or usual
+        return max(usual, self.unseen_error)
 
 
 @cache
 def _constants() -> dict[str, MemoryConstants]:
     text = (files("whorl.stages.plan.cluster") / "memory_constants.json").read_text("utf-8")
     fits = json.loads(text)["fits"].items()
-    return {name: MemoryConstants(**{**e, "seen": tuple(e.get("seen", ()))}) for name, e in fits}
+    return {name: MemoryConstants(**{**e, "seen": tuple(e["seen"].items())}) for name, e in fits}
 
 
 def constants(without: str | None = None) -> MemoryConstants:
@@ -203,8 +210,9 @@ def _framework(job: TrainingJob, fitted: MemoryConstants) -> float:
         return GIB * OTHER_FRAMEWORK_GIB
     layout = job.layout
     degrees = (layout.tp, layout.pp, layout.dp, layout.cp, layout.ep)
-    family = job.device.name.partition("-")[0]
-    size = MULTIPROCESSORS.get(family, NEWER_MULTIPROCESSORS) / MULTIPROCESSORS["a100"]
+    name = job.device.name
+    known = MULTIPROCESSORS.get(name) or MULTIPROCESSORS.get(name.partition("-")[0])
+    size = (known or NEWER_MULTIPROCESSORS) / MULTIPROCESSORS["a100"]
     groups = sum(degree > 1 for degree in degrees)
     return GIB * (fitted.context_gib * size + fitted.group_gib * groups)
 

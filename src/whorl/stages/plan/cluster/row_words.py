@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 from whorl.core.errors import SpecError
 from whorl.stages.plan.cluster.devices import Device
@@ -164,7 +164,7 @@ def read_lora(words: str) -> Lora:
     rank = re.search(r"\b(?:lora_)?r(?:ank)?[= ]?(\d+)\b", words)
     return Lora(
         rank=int(rank[1]) if rank else 8,
-        base=cast("str", BASES[base]),  # type: ignore[arg-type]
+        base=cast(Any, BASES[base]),
         scales="adapter_v2" in words,
         dora="dora" in words,
     )

@@ -43,11 +43,34 @@ Metric = Literal[
 ]
 TIME_COLUMNS = ("tokens_per_s_per_gpu_norm", "measured_metric")
 MEMORY_COLUMNS = ("peak_mem_gib", "oom", "memory_kind")  # one of them: a file of peaks
-MODEL = ("model", "params_b", "n_layers", "hidden", "n_heads", "n_kv_heads", "ffn_hidden", "vocab")
+MODEL: tuple[str, ...] = (
+    "model",
+    "params_b",
+    "n_layers",
+    "hidden",
+    "n_heads",
+    "n_kv_heads",
+    "ffn_hidden",
+    "vocab",
+)
 MODEL += ("n_experts", "top_k", "moe_ffn")
-RUN = ("seq_len", "gpu", "n_gpus", "precision", "global_batch_seqs", "micro_batch_seqs", "tp", "pp")
+RUN: tuple[str, ...] = (
+    "seq_len",
+    "gpu",
+    "n_gpus",
+    "precision",
+    "global_batch_seqs",
+    "micro_batch_seqs",
+    "tp",
+    "pp",
+)
 RUN += ("dp", "cp", "ep", "vpp", "zero_fsdp", "activation_recompute", "task", "optimizer", "stack")
-FIGURES = ("measured_metric", "measured_value", "flops_convention", "tokens_per_s_per_gpu_norm")
+FIGURES: tuple[str, ...] = (
+    "measured_metric",
+    "measured_value",
+    "flops_convention",
+    "tokens_per_s_per_gpu_norm",
+)
 FIGURES += ("published_tflops", "published_mfu", "recomp_tflops_causal", "recomp_tflops_full")
 FIGURES += ("recomp_hw_tflops_full", "rel_diff_published", "split_suggestion")
 FIGURES += ("peak_mem_gib", "oom", "memory_kind")

@@ -238,13 +238,15 @@ def _launch(c: Mapping[str, float], t: Table) -> Array:
     experts = np.where(compiled, 0.0, c["launch_experts_s"])
     group = np.where(compiled, 0.0, c["tp_launch_s"]) * t["tp"]
     launches: Array = t["layer_passes"] * per_layer + t["expert_layer_passes"] * experts
-    loops = t["expert_passes"] * c["expert_loop_s"] + t["expert_gathers"] * c["expert_gather_s"]
-    return launches + loops + t["tp_messages"] * group
+    launches += t["expert_passes"] * c["expert_loop_s"]
+    launches += t["expert_gathers"] * c["expert_gather_s"]
+    return launches + t["tp_messages"] * group
 
 
 def _by_pcie(c: Mapping[str, float], t: Table) -> Array:
     """What collectives take more where no link of their own joins the devices."""
-    return np.where(t["pcie"] > 0, c["pcie"], 1.0)
+    slower: Array = np.where(t["pcie"] > 0, c["pcie"], 1.0)
+    return slower
 
 
 def _messages(c: Mapping[str, float], t: Table) -> dict[str, Array]:
@@ -275,7 +277,9 @@ def _exchange(c: Mapping[str, float], t: Table) -> Array:
     )
     exposed = np.where(t["overlap"] > 0, exposed, 1.0)
     moving = t["step_reduce_bytes"] / t["dp_bandwidth"] * c["network"] * exposed
-    return moving * _by_pcie(c, t) + t["step_reduce_messages"] * c["reduce_latency_s"]
+    moving *= _by_pcie(c, t)
+    result: Array = moving + t["step_reduce_messages"] * c["reduce_latency_s"]
+    return result
 
 
 def jacobian(theta: Array, t: Table, delta: float = 0.02) -> tuple[Array, Array]:

@@ -27,7 +27,18 @@ from whorl.stages.plan.software import software
 
 __all__ = ["Report", "ServedLoad", "is_reports", "parse_report", "read_reports"]
 
-COLUMNS = ("id", "repo", "model", "device", "count", "seq", "mbs", "gbs", "layout", "precision")
+COLUMNS: tuple[str, ...] = (
+    "id",
+    "repo",
+    "model",
+    "device",
+    "count",
+    "seq",
+    "mbs",
+    "gbs",
+    "layout",
+    "precision",
+)
 COLUMNS += ("optimizer", "stack", "lora", "measured_metric", "measured_value", "note", "group")
 COLUMNS += ("weak", "predicted", "inside")
 NEEDED = ("id", "repo", "model", "device", "layout", "measured_metric")
@@ -191,6 +202,7 @@ def _trained(fields: Mapping[str, str], folder: Path, inferred: set[str]) -> Tra
     else:
         batch = usual_batch(layout)
         inferred.add("global_batch")
+    optimizer = _optimizer(fields, words)
     precision = read_precision(fields.get("precision", ""), inferred)
     is_pure = "true" in fields.get("precision", "") or "pure bf16" in words or of.trains_pure
     return TrainingJob(
@@ -200,7 +212,7 @@ def _trained(fields: Mapping[str, str], folder: Path, inferred: set[str]) -> Tra
         seq_len=_number(fields, "seq"),
         global_batch=batch,
         precision=precision,
-        optimizer=_optimizer(fields, words),
+        optimizer=optimizer,
         stack=stack,
         task=cast(Any, task),
         lora=lora,
@@ -209,7 +221,9 @@ def _trained(fields: Mapping[str, str], folder: Path, inferred: set[str]) -> Tra
         causal_flops=not of.is_old and stack != "xla",
         document_tokens=PACKED_DOCUMENT if "packed" in words else 0,
         loss="chunked" if re.search(CHUNKED, words) else "",
-        step_in_backward=re.search(IN_BACKWARD, words) is not None,
+        # torchtune's recipes of one device set optimizer_in_bwd beside their paged optimiser
+        step_in_backward=re.search(IN_BACKWARD, words) is not None
+        or (stack == "torchtune" and optimizer.startswith("paged")),
     )
 
 

@@ -15,6 +15,8 @@ from whorl.stages.plan.output.text import table
 __all__ = ["RowFigures", "published_report", "render_scores"]
 
 SCORES = ("source", "rows", "predicted", "median error", "p90", "bias", "in 90%")
+SHORT = {"tokens_per_s_per_device": "tokens/s", "peak_gib": "GiB", "oom": "out of memory"}
+SHORT |= {"ttft_ms": "first token", "tpot_ms": "next tokens", "tokens_per_s": "tokens/s of all"}
 RowFigures = tuple[float, float, float]  # predicted, low, high; in the row's metric
 
 
@@ -50,8 +52,9 @@ def published_report(
     by_topic = []
     for topic, metric in kinds:
         inside = [i for i, row in enumerate(rows) if (row.topic, row.metric) == (topic, metric)]
-        scores = _scores([rows[i] for i in inside], [figures[i] for i in inside])
-        by_topic.append({"topic": topic, "metric": metric, **scores})
+        of = [rows[i] for i in inside], [figures[i] for i in inside]
+        entry = {"topic": topic, "metric": metric, **_scores(*of)}
+        by_topic.append(entry | (_verdicts(*of) if metric == "oom" else {}))
     return {"rows": listed, "by_source": by_source, "by_topic": by_topic}
 
 
@@ -76,12 +79,30 @@ def _scores(rows: Sequence[PublishedRow], figures: Sequence[RowFigures | None]) 
     }
 
 
+def _verdicts(rows: Sequence[PublishedRow], figures: Sequence[RowFigures | None]) -> dict[str, int]:
+    """Of runs that failed for lack of memory those said to fit, of those that ran the refused."""
+    said = [(row.oom, figure[0] == 1) for row, figure in zip(rows, figures, strict=True) if figure]
+    return {
+        "failed": sum(oom for oom, _ in said),
+        "failed_said_to_fit": sum(oom and not refused for oom, refused in said),
+        "ran": sum(not oom for oom, _ in said),
+        "ran_refused": sum(refused and not oom for oom, refused in said),
+    }
+
+
 def render_scores(report: dict[str, Any]) -> Table:
     """by_topic, where rows have one, else by_source, as a table for a terminal."""
     rows = []
-    scored = [(f"{item['topic']}, {item['metric']}", item) for item in report["by_topic"]]
+    scored = [(f"{item['topic']}: {SHORT[item['metric']]}", item) for item in report["by_topic"]]
     for source, found in scored or report["by_source"].items():
         shares = (found[key] for key in ("median_error", "p90_error", "bias", "coverage"))
         cells = ("" if share is None else f"{share:.1%}" for share in shares)
         rows.append((source, str(found["rows"]), str(found["predicted"]), *cells))
-    return table(SCORES, rows, "predicted against measured")
+    found = table(SCORES, rows, "predicted against measured")
+    for item in report["by_topic"]:
+        if item["metric"] == "oom":
+            found.caption = (
+                f"{item['failed_said_to_fit']} of {item['failed']} runs out of memory are said to "
+                f"fit, {item['ran_refused']} of {item['ran']} that ran are refused"
+            )
+    return found

@@ -1,0 +1,85 @@
+"""Reports of practitioners and rows of other planners, by constants blind to their source."""
+
+from __future__ import annotations
+
+import statistics
+
+import numpy as np
+import pytest
+
+from whorl.stages.plan.cluster.memory_rows import predict_row_memory, predict_row_oom
+from whorl.stages.plan.cluster.rows import PublishedRow, read_rows
+from whorl.stages.plan.cluster.seconds import constants
+from whorl.stages.plan.cluster.step import predict_rows, untested
+from whorl.stages.plan.lab.rows import FOLDER, report_rows
+
+
+def timed(rows: list[PublishedRow]) -> tuple[np.ndarray, np.ndarray]:
+    """(errors of rates, whether the interval holds what was measured)."""
+    error, inside = [], []
+    for row, item in zip(rows, predict_rows(rows), strict=True):
+        assert item.predicted and item.low and item.high and row.measured
+        error.append(item.predicted / row.measured - 1)
+        inside.append(item.low <= row.measured <= item.high)
+    return np.array(error), np.array(inside)
+
+
+def peaks(rows: list[PublishedRow]) -> tuple[np.ndarray, np.ndarray]:
+    error, inside = [], []
+    for row in rows:
+        predicted, low, high, _ = predict_row_memory(row)
+        assert row.measured
+        error.append(predicted / row.measured - 1)
+        inside.append(low <= row.measured <= high)
+    return np.array(error), np.array(inside)
+
+
+def test_step_times_of_reports() -> None:
+    rows = [row for row in report_rows("tokens_per_s_per_device") if row.measured]
+    error, inside = timed(rows)
+    assert len(rows) >= 36
+    assert np.median(np.abs(error)) <= 0.16
+    assert 0.75 <= inside.mean() <= 0.97
+
+
+def test_peaks_of_reports() -> None:
+    error, inside = peaks([row for row in report_rows("peak_gib") if row.measured])
+    assert len(error) >= 40
+    assert np.median(np.abs(error)) <= 0.11
+    assert 0.8 <= inside.mean() <= 0.97
+
+
+def test_runs_out_of_memory_are_refused_and_those_that_ran_are_not() -> None:
+    rows = report_rows("oom")
+    said = {row.id: predict_row_oom(row)[0] for row in rows}
+    failed, ran = [row for row in rows if row.oom], [row for row in rows if not row.oom]
+    assert len(failed) >= 13 and len(ran) >= 2
+    assert sum(said[row.id][0] == 0 for row in failed) <= len(failed) / 4
+    assert all(said[row.id][0] == 0 for row in ran)
+    for low, high in ((ends[1], ends[2]) for ends in said.values()):
+        assert low <= high
+
+
+def test_peaks_that_another_planner_measured() -> None:
+    """SimuMax's own machine of eight A100 PCIe: 30 rows of dense models and of experts."""
+    rows = [row for row in read_rows(FOLDER / "planners_rows_memory.csv") if row.job]
+    error, _ = peaks([row for row in rows if row.source == "MooreThreads/SimuMax"])
+    assert len(error) == 30 and statistics.median(np.abs(error)) <= 0.03
+
+
+@pytest.mark.parametrize("source", ["AMD-AGI/Primus", "MooreThreads/SimuMax"])
+def test_devices_that_only_a_source_has_are_unknown_without_it(source: str) -> None:
+    rows = [row for row in read_rows(FOLDER / "planners_rows.csv") if row.source == source]
+    devices = {row.job.device.name for row in rows if row.job}
+    assert devices <= constants().seen
+    assert not devices & constants(source).seen
+
+
+def test_the_reader_is_told_of_what_no_run_is_known() -> None:
+    row = next(row for row in report_rows("tokens_per_s_per_device") if row.job)
+    assert row.job is not None and untested(row.job) == []
+    from dataclasses import replace
+
+    from whorl.stages.plan.cluster.devices import device
+
+    assert "gaudi3" in untested(replace(row.job, device=device("gaudi3")))[0]
