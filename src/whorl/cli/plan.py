@@ -86,7 +86,10 @@ def plan_command(**values: Any) -> None:
     of Hugging Face's Trainer are taken too: --per_device_train_batch_size 2 --optim
     paged_adamw_8bit.
     """
-    words = values["context"].meta[WORDS]
+    if words := values["context"].meta[WORDS]:
+        from whorl.stages.plan.ask.files import check_words
+
+        check_words(words)
     given = {item.flag: values[item.name] for item in FLAGS if values[item.name] is not None}
     recipe, compare, published = values["recipe"], values["compare"], values["published"]
     modes = {"RECIPE": recipe, "--compare": compare, "--published": published}
@@ -125,7 +128,7 @@ def _check_modes(modes: list[str], given: list[str]) -> None:
     """The command is about exactly one thing, or SpecError."""
     if len(modes) != 1:
         raise SpecError(
-            "plan needs one of RECIPE, --model, --budget, --compare and --published",
+            "plan needs one of RECIPE, --model, --from, --budget, --compare and --published",
             found=" and ".join(modes) or "none",
             do="keep one of them" if modes else "give RECIPE, or --model NAME --device NAME …",
         )

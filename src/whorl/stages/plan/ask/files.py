@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,7 +22,7 @@ from whorl.stages.plan.ask.texts import flat, read_mapping
 from whorl.stages.plan.ask.torchtitan import TORCHTITAN, torchtitan_defaults
 from whorl.stages.plan.ask.trainer import TRAINER, trainer_defaults
 
-__all__ = ["as_flags", "read_file", "read_words"]
+__all__ = ["as_flags", "check_words", "read_file", "read_words"]
 
 BATCH = "--global-batch-tokens"
 SCRIPTS = (".sh", ".bash", ".slurm", ".sbatch")
@@ -94,11 +94,8 @@ def read_file(path: Path) -> OtherWords:
     return said
 
 
-def read_words(words: Mapping[str, str], said: OtherWords | None = None) -> OtherWords:
-    """Words of the Trainer given beside whorl's own flags; they go before those of a file.
-
-    Raises SpecError, with the nearest that is known, for a word that is none.
-    """
+def check_words(words: Iterable[str]) -> None:
+    """Raises SpecError, with the nearest that is known, for a word that is none."""
     for word in words:
         if word not in TRAINER:
             flags = ["json", "set", "home", "compare", "published"]
@@ -108,6 +105,14 @@ def read_words(words: Mapping[str, str], said: OtherWords | None = None) -> Othe
                 f"unknown option --{word}",
                 do=f"did you mean --{' or --'.join(near)}?" if near else "whorl plan --help",
             )
+
+
+def read_words(words: Mapping[str, str], said: OtherWords | None = None) -> OtherWords:
+    """Words of the Trainer given beside whorl's own flags; they go before those of a file.
+
+    Raises SpecError for a word that is none.
+    """
+    check_words(words)
     own = OtherWords("trainer")
     apply(own, TRAINER, words)
     if said is None:

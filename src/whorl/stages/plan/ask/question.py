@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 __all__ = ["question", "recipe_flags", "training_fields"]
 
 BATCH = "--global-batch-tokens"
-NEEDED = ("--device", "--count", "--seq", BATCH)
+NEEDED = {"--device": "h100-sxm", "--count": "64", "--seq": "8192", BATCH: "4M"}
+IN_RECIPE = {"--device": "hardware", "--count": "hardware", "--seq": "train.seq_len"}
+IN_RECIPE |= {BATCH: "train.batch_tokens"}
+TRAINERS = "; as the Trainer has it --per_device_train_batch_size 2 --gradient_accumulation_steps 8"
 RANK = Whole(1, 4096)
 TUNES = ("full", "lora", "qlora", "dora")
 ADAPTERS = ("--rank", "--targets", "--base-format")
@@ -73,9 +76,9 @@ def _check_given(shape: ModelShape | None, flags: Flags) -> None:
     if missing and not is_by_law:
         raise SpecError(
             f"a cluster plan needs {', '.join(missing)}",
-            do="such as --device h100-sxm --count 64 --seq 8192 --global-batch-tokens 4M; in a "
-            "recipe hardware, train.seq_len and train.batch_tokens; or in the Trainer's words "
-            "--per_device_train_batch_size 2 --gradient_accumulation_steps 8",
+            do=f"such as {' '.join(f'{flag} {NEEDED[flag]}' for flag in missing)}; in a recipe "
+            f"{', '.join(dict.fromkeys(IN_RECIPE[flag] for flag in missing))}"
+            + (TRAINERS if BATCH in missing else ""),
         )
     if is_bought and "--tokens" in flags:
         raise SpecError("--budget and --tokens both say how long to train", do="keep one of them")
