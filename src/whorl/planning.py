@@ -16,7 +16,7 @@ from whorl.spec.recipe import DEVICES, PRICE
 from whorl.stages.plan.ask.files import as_flags, read_file, read_words
 from whorl.stages.plan.ask.flags import FLAGS, OF_TRAINING
 from whorl.stages.plan.ask.layouts import layout_label, parse_budget
-from whorl.stages.plan.ask.question import question, recipe_flags
+from whorl.stages.plan.ask.question import question, recipe_flags, recipe_warnings
 from whorl.stages.plan.ask.said import OtherWords
 from whorl.stages.plan.ask.service import at_rate, serving_target
 from whorl.stages.plan.cluster.devices import device
@@ -68,8 +68,10 @@ def answer(
     if words:
         said = read_words(words, said)
     asked = dict(given) if said is None else as_flags(said, given)
+    warnings = [] if said is None else list(said.warnings)
     if recipe is not None:
         asked = recipe_flags(recipe, asked)
+        warnings += recipe_warnings(recipe)
     model = asked.pop("--model", None)
     if model is None and said is not None and said.shape is not None:
         shape: ModelShape | None = said.shape
@@ -85,13 +87,14 @@ def answer(
         if shape is None or "--serve" in asked:
             raise SpecError("--why-oom is about training a model", do="give --model, no --serve")
         found = memory_report(shape, _with_words(question(name, shape, asked), said))
-        return found.model_copy(update={"warnings": [] if said is None else said.warnings})
+        return found.model_copy(update={"warnings": warnings})
     try:
-        return plan_cluster(name, shape, asked, said)
+        plan = plan_cluster(name, shape, asked, said)
     except PlanError:
-        for line in () if said is None else said.warnings:
+        for line in warnings:
             tell(f"warning: {line}")
         raise
+    return plan.model_copy(update={"warnings": [*warnings, *plan.warnings]})
 
 
 def plan(recipe: RecipeLike | None = None, **options: Any) -> Record | Answer:
@@ -211,7 +214,6 @@ def plan_cluster(
         warnings=[
             *_doubts(planned[0], job, asked.precision),
             *([tables_note(job)] if asked.tables else ()),
-            *([] if said is None else said.warnings),
             *warnings,
         ],
     )

@@ -110,6 +110,24 @@ def test_serving_alone_needs_no_training() -> None:
         run(*CARD[:2], "--serve", "users=4")
 
 
+def test_a_recipe_that_tunes_is_planned_as_it_tunes(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    lora = "{rank: 32, targets: [q_proj, v_proj], base: nf4, last_layers: 4}"
+    recipe.write_text(
+        "name: r\ndata: [{source: notes, field: chat}]\nmodel: {base: llama-3.1-8b}\n"
+        f"train: {{objective: dpo, lora: {lora}, seq_len: 2048, batch_tokens: 16384}}\n"
+        "hardware: {device: h100-sxm, count: 8}\n"
+    )
+    found = planned(str(recipe))
+    asked = found["question"]
+    assert (asked["tune"], asked["rank"], asked["targets"]) == ("qlora", 32, "qv")
+    assert (asked["base_format"], asked["stack"]) == ("nf4", "whorl")
+    told = " ".join(found["warnings"])
+    assert "objective dpo" in told and "last_layers" in told
+    full = planned(str(recipe), "--tune", "full", "--layout", "mbs=1,shard=zero3")
+    assert full["question"]["tune"] == "full" and full["question"]["rank"] == 0
+
+
 def test_python_mirrors_the_command(axolotl: Path) -> None:
     options: dict[str, Any] = {"model": "llama-3.1-8b", "device": "rtx-4090", "count": 1}
     options |= {"seq": 2048, "tune": "qlora", "per_device_train_batch_size": 2, "bf16": True}

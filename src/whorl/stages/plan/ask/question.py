@@ -23,7 +23,7 @@ from whorl.stages.plan.software import software
 if TYPE_CHECKING:
     from whorl.spec.recipe import Recipe
 
-__all__ = ["question", "recipe_flags", "training_fields"]
+__all__ = ["question", "recipe_flags", "recipe_warnings", "training_fields"]
 
 BATCH = "--global-batch-tokens"
 NEEDED = {"--device": "h100-sxm", "--count": "64", "--seq": "8192", BATCH: "4M"}
@@ -60,10 +60,39 @@ def recipe_flags(recipe: Recipe, given: Flags | None = None) -> dict[str, Any]:
         "--tokens": tokens,
         "--budget": next((f"{kind}={value}" for kind, value in spent.items() if value), None),
     }
+    said |= _tuned(recipe)
     given = given or {}
+    if "--tune" in given:
+        said |= dict.fromkeys(("--rank", "--targets", "--base-format"))
     if "--tokens" in given or "--budget" in given:
         said |= {"--tokens": None, "--budget": None}
     return {flag: value for flag, value in said.items() if value not in (None, "auto")} | {**given}
+
+
+def _tuned(recipe: Recipe) -> dict[str, Any]:
+    """What is trained of a base, as whorl trains it; nothing of a pretraining."""
+    lora, objective = recipe.train.lora, recipe.train.objective
+    if lora is None:
+        return {} if objective == "pretrain" else {"--tune": "full", "--stack": "whorl"}
+    tune = "qlora" if lora.base == "nf4" else "lora"
+    return {
+        "--tune": "dora" if lora.dora else tune,
+        "--stack": "whorl",
+        "--rank": lora.rank,
+        "--targets": lora.targets if lora.targets == "all" else ",".join(lora.targets),
+        "--base-format": lora.base,
+    }
+
+
+def recipe_warnings(recipe: Recipe) -> list[str]:
+    """What of a recipe changes memory or time and is not planned for other hardware."""
+    train = recipe.train
+    told = []
+    if train.objective not in ("pretrain", "sft"):
+        told.append(f"train.objective {train.objective}: planned as supervised fine-tuning")
+    if train.lora is not None and train.lora.last_layers is not None:
+        told.append("train.lora.last_layers: planned with adapters in every layer")
+    return told
 
 
 def _check_given(shape: ModelShape | None, flags: Flags) -> None:
