@@ -131,7 +131,8 @@ def main() -> None:
         seen = {}
         for kind in sorted(set(np.array(groups["software"])[others].tolist())):
             rows_of = others & (np.array(groups["software"]) == kind)
-            many = rows_of.sum() >= SMALL_GROUP
+            of_sources = set(np.array(groups["source"])[rows_of].tolist())
+            many = rows_of.sum() >= SMALL_GROUP and len(of_sources) > 1  # one source tells no other
             seen[kind] = quantile(error[rows_of], weight["source"][rows_of]) if many else 0.0
         return replace(
             fitted,

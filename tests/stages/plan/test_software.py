@@ -10,6 +10,7 @@ import pytest
 from whorl.arch.known_models import known_model
 from whorl.arch.shape_counts import count_shape
 from whorl.core.errors import SpecError
+from whorl.model.head import CHUNK_ELEMENTS
 from whorl.stages.plan.cluster.devices import device
 from whorl.stages.plan.cluster.job import Layout, Lora, Optimizer, Stack, TrainingJob
 from whorl.stages.plan.cluster.memory import rank_memory
@@ -91,6 +92,14 @@ def test_losses_by_hand() -> None:
     assert logit_bytes(job("hf", loss="fused")) == 4 * logits
     assert logit_bytes(job("hf", loss="chunked")) < 2 * logits
     assert logit_bytes(job("hf", precision="fp32")) == 12 * logits
+    assert logit_bytes(job("whorl")) == 14 * CHUNK_ELEMENTS < logits / 8
+
+
+def test_whorl_s_loss_is_in_the_chunks_of_its_head() -> None:
+    """For Llama-3-8B at 8k the logits would be 11.7 GiB in fp32 that never exist."""
+    assert software("whorl").chunk_elements == CHUNK_ELEMENTS
+    eager, own = (rank_memory(job("whorl", loss=loss)).parts["logits"] for loss in ("eager", ""))
+    assert eager > 6 * GIB and own < 0.1 * GIB
 
 
 def test_a_step_in_the_backward_pass_keeps_no_gradients() -> None:

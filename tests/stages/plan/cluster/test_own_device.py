@@ -25,8 +25,10 @@ def written(folder: Path, **changes: object) -> str:
 
 
 def test_every_fact_is_read(tmp_path: Path) -> None:
-    card = device(written(tmp_path))
-    assert (card.name, card.kind, card.node_devices, card.power_w) == ("my-card", "gpu", 4, 275)
+    path = written(tmp_path)
+    card = device(path)
+    assert (card.kind, card.node_devices, card.power_w) == ("gpu", 4, 275)
+    assert card.name == path and device(card.name) == card  # a plan keeps the name alone
     assert (card.peak("bf16"), card.peak("fp8"), card.peak("fp32")) == (1e14, 1e14, 2e13)
     assert card.memory_bytes == 47.5 * 2**30
     assert (card.memory_bytes_per_s, card.link_bytes_per_s) == (9e11, 6.4e10)

@@ -10,7 +10,7 @@ import pytest
 
 from whorl.core.errors import DataError
 from whorl.stages.plan.lab.predict import predict_published
-from whorl.stages.plan.lab.reports import Report, parse_report
+from whorl.stages.plan.lab.reports import RunReport, parse_report
 
 FOLDER = Path(str(files("whorl.stages.plan.cluster") / "published"))
 TRAINED = {
@@ -26,7 +26,7 @@ SERVED = {
 }
 
 
-def read(row: dict[str, str], **changes: str) -> Report:
+def read(row: dict[str, str], **changes: str) -> RunReport:
     return parse_report({**row, **changes}, FOLDER)
 
 

@@ -222,10 +222,11 @@ def logit_bytes(job: TrainingJob) -> float:
     """Of one micro-batch on the rank that has the head; split over tp."""
     layout = job.layout
     tokens = layout.micro_batch * job.seq_len / layout.cp
-    of, half = software(job.stack), job.precision != "fp32"
-    per_logit = LOGIT_BYTES[job.loss or of.loss]
+    of = software(job.stack)
+    loss, logits = job.loss or of.loss, tokens * job.shape.vocab_size / layout.tp
+    eager = LOGIT_BYTES["eager"] if job.precision != "fp32" else 3.0 * FLOAT  # no copy to widen
+    if loss == "chunked" and of.chunk_elements:
+        return eager * min(logits, of.chunk_elements)
     if not job.loss and of.logit_bytes is not None:
-        per_logit = of.logit_bytes
-    if not half and (job.loss or of.loss) == "eager":
-        per_logit = 3.0 * FLOAT  # there is no copy to widen
-    return tokens * job.shape.vocab_size / layout.tp * per_logit
+        return logits * of.logit_bytes
+    return logits * (eager if loss == "eager" else LOGIT_BYTES[loss])

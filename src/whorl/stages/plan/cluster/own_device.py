@@ -15,7 +15,7 @@ from whorl.stages.plan.cluster.devices import GIB, RATES, Device, device
 __all__ = ["device_text", "read_device"]
 
 KINDS = ("gpu", "tpu", "npu", "cpu")
-NEEDED = ("name", "tflops", "memory_gib", "memory_gb_per_s")
+NEEDED = ("tflops", "memory_gib", "memory_gb_per_s")
 # What may be left out, and what is then taken: a single device, linked and networked by PCIe 4.
 USUAL: dict[str, float] = {
     "node_devices": 1,
@@ -32,8 +32,8 @@ def read_device(path: str | Path) -> Device:
     """The device of a file such as `whorl doctor --device` writes.
 
     Peaks are dense, in 10^12 FLOP/s by type; links count one direction, in GB/s per device.
-    `like` names a card of the catalogue from which all that is not given is taken. Raises
-    SpecError, naming the key.
+    `like` names a card of the catalogue from which all that is not given is taken. The device is
+    called by its file, which a plan of it needs to be read again. Raises SpecError, naming the key.
     """
     values = _load(Path(path))
     like = values.pop("like", None)
@@ -68,7 +68,7 @@ def read_device(path: str | Path) -> Device:
         raise SpecError(f"{path}: node_devices", found=given.get("node_devices"), expected=">= 1")
     price = numbers["usd_per_hour"]
     return Device(
-        name=str(given.get("name") or (base.name if base else "")),
+        name=str(path),
         kind=str(given.get("kind", base.kind if base else "gpu")),
         memory_bytes=numbers["memory_gib"] * GIB,
         memory_bytes_per_s=numbers["memory_gb_per_s"] * 1e9,
@@ -79,6 +79,7 @@ def read_device(path: str | Path) -> Device:
         power_w=numbers["power_w"],
         usd_per_hour=price,
         sources=(f"all fields: {path}",),
+        notes=str(given.get("name", "")),
         host_power_w=numbers["host_power_w"],
         usd_range=(price, price),
         memory_nominal_gb=numbers["memory_gib"],
@@ -100,7 +101,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _check(given: Mapping[str, Any], path: str, is_whole: bool) -> None:
-    known = ("kind", *NEEDED, *USUAL)
+    known = ("name", "kind", *NEEDED, *USUAL)
     if unknown := [str(name) for name in given if name not in known]:
         raise SpecError(f"{path}: {unknown[0]} is not known", expected=", ".join((*known, "like")))
     missing = [name for name in NEEDED if name not in given] if is_whole else []

@@ -9,7 +9,7 @@ from typing import Any
 from whorl.stages.plan.cluster.memory_rows import predict_row_memory, predict_row_oom
 from whorl.stages.plan.cluster.rows import PublishedRow, read_rows, read_table
 from whorl.stages.plan.cluster.step import predict_rows
-from whorl.stages.plan.lab.reports import Report, is_reports, read_reports
+from whorl.stages.plan.lab.reports import RunReport, is_reports, read_reports
 from whorl.stages.plan.lab.scores import RowFigures, published_report
 from whorl.stages.plan.lab.served import served_figures
 
@@ -27,11 +27,11 @@ def predict_published(path: Path) -> dict[str, Any]:
     if is_reports(columns):
         reports = read_reports(path)
     else:
-        reports = [Report(row) for row in read_rows(path)]
+        reports = [RunReport(row) for row in read_rows(path)]
     return published_report([item.row for item in reports], *predict_reports(reports))
 
 
-def predict_reports(reports: Sequence[Report]) -> Answers:
+def predict_reports(reports: Sequence[RunReport]) -> Answers:
     """Figures of each report, low to high its 90% interval, never from what was measured."""
     found: list[RowFigures | None] = [None] * len(reports)
     refused: list[str | None] = [None] * len(reports)
@@ -51,7 +51,7 @@ def predict_reports(reports: Sequence[Report]) -> Answers:
     return found, refused
 
 
-def _range(report: Report, metric: str) -> tuple[RowFigures | None, str | None]:
+def _range(report: RunReport, metric: str) -> tuple[RowFigures | None, str | None]:
     """The middle of what the row may mean, from the lowest low to the highest high."""
     answers = [served_figures(load, metric) for load in report.served]
     figures = sorted(answer for answer in answers if not isinstance(answer, str))

@@ -25,7 +25,7 @@ from whorl.stages.plan.cluster.rows import Metric, PublishedRow, read_table, usu
 from whorl.stages.plan.serving.work import QUANTISATIONS, Deployment
 from whorl.stages.plan.software import software
 
-__all__ = ["Report", "ServedLoad", "is_reports", "parse_report", "read_reports"]
+__all__ = ["RunReport", "ServedLoad", "is_reports", "parse_report", "read_reports"]
 
 COLUMNS: tuple[str, ...] = (
     "id",
@@ -75,7 +75,7 @@ class ServedLoad:
 
 
 @dataclass(frozen=True)
-class Report:
+class RunReport:
     """A row, and what was served where it is one of serving."""
 
     row: PublishedRow
@@ -86,13 +86,13 @@ def is_reports(columns: tuple[str, ...]) -> bool:
     return "repo" in columns and "layout" in columns
 
 
-def read_reports(path: Path) -> list[Report]:
-    """One Report per row of the file, in its order. Raises DataError if it is no table."""
+def read_reports(path: Path) -> list[RunReport]:
+    """One RunReport per row of the file, in its order. Raises DataError if it is no table."""
     rows, _ = read_table(path)
     return [parse_report(row, path.parent) for row in rows]
 
 
-def parse_report(row: Mapping[str, str | None], folder: Path) -> Report:
+def parse_report(row: Mapping[str, str | None], folder: Path) -> RunReport:
     """The job of one row, or the load of one of serving; `refused` says why there is neither.
 
     folder: where a model that is a file lies.
@@ -113,7 +113,7 @@ def parse_report(row: Mapping[str, str | None], folder: Path) -> Report:
             raise SpecError("measured_metric", found=found, expected=", ".join(METRICS))
     except (SpecError, ValueError) as error:
         refused = f"row {fields.get('id') or '?'}: {error}"
-    return Report(
+    return RunReport(
         PublishedRow(
             id=fields.get("id", ""),
             source=(fields.get("repo", "").split() or ["?"])[0],

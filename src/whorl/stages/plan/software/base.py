@@ -45,6 +45,7 @@ class Software:
     loss: Loss
     states: States = kept_in_fp32
     logit_bytes: float | None = None  # with its own loss; None: those of LOGIT_BYTES
+    chunk_elements: float = 0.0  # logits of one chunk of its loss; 0: an eighth of all
     trains_pure: bool = False  # all training is in the weights' own 16 bits, unless told otherwise
     eager: Literal["never", "adapters", "always"] = "never"  # layers operation by operation
     selects_products: bool = False  # selective recomputation keeps every second product
