@@ -305,6 +305,18 @@ def test_what_changes_memory_and_is_not_planned_is_told(tmp_path: Path) -> None:
     assert not off.warnings
 
 
+def test_a_preference_is_two_sequences(tmp_path: Path) -> None:
+    """DPO's chosen and rejected answers pass together; ORPO needs no reference model."""
+    said, flags = read(tmp_path / "a.yaml", AXOLOTL + "rl: dpo\n", count=4)
+    assert parts(flags)["mbs"] == "4"
+    assert int(flags["--global-batch-tokens"]) == 2 * 2 * 4 * 4 * 4096
+    assert "reference" in said.warnings[0]
+    _, flags = read(tmp_path / "b.yaml", LLAMAFACTORY.replace("stage: sft", "stage: dpo"), count=2)
+    assert parts(flags)["mbs"] == "2"
+    orpo, _ = read(tmp_path / "a.yaml", AXOLOTL + "rl: orpo\n", count=4)
+    assert orpo.per_example == 2 and not orpo.warnings
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [

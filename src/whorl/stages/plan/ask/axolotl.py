@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from whorl.stages.plan.ask.deepspeed import referred
 from whorl.stages.plan.ask.rules import precise, rules_of
 from whorl.stages.plan.ask.said import OtherWords, Rule
-from whorl.stages.plan.ask.trainer import TRAINER
+from whorl.stages.plan.ask.trainer import TRAINER, preferred
 
 __all__ = ["AXOLOTL", "axolotl_defaults"]
 
@@ -42,6 +42,7 @@ AXOLOTL: Mapping[str, Rule] = {
     "bf16": _bf16,
     "bfloat16": _bf16,
     "deepspeed": referred,
+    "rl": preferred,
 }
 
 

@@ -149,6 +149,8 @@ def as_flags(said: OtherWords, given: Mapping[str, Any]) -> dict[str, Any]:
                 f"{flag} {value} goes before {said.origin.get(flag, said.where or said.tool)}"
             )
     parts = dict(said.parts)
+    if "mbs" in parts:
+        parts["mbs"] = str(parse_count(parts["mbs"], "mbs") * said.per_example)
     if "--layout" in given:
         own = parse_pairs(str(given["--layout"]), "--layout", LAYOUT_KEYS)
         parts |= {WRITTEN.get(key, key): _level(key, value) for key, value in own.items()}

@@ -8,7 +8,7 @@ from whorl.core.errors import SpecError
 from whorl.stages.plan.ask.deepspeed import referred
 from whorl.stages.plan.ask.rules import rules_of
 from whorl.stages.plan.ask.said import OtherWords, Rule
-from whorl.stages.plan.ask.trainer import TRAINER
+from whorl.stages.plan.ask.trainer import TRAINER, preferred
 
 __all__ = ["LLAMAFACTORY", "llamafactory_defaults"]
 
@@ -26,7 +26,7 @@ def _type(said: OtherWords, key: str, value: str) -> None:
 
 def _stage(said: OtherWords, key: str, value: str) -> None:
     if value.lower() not in ("sft", "pt"):
-        said.warn(key, value, "planned as supervised fine-tuning on sequences of this length")
+        preferred(said, key, value)
 
 
 def _bits(said: OtherWords, key: str, value: str) -> None:

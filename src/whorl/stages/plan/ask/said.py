@@ -40,6 +40,7 @@ class OtherWords:
     warnings: list[str] = field(default_factory=list)
     passed: list[str] = field(default_factory=list)  # keys of no weight
     accumulation: int = 1  # forward passes of a rank in a step
+    per_example: int = 1  # sequences that one example of a batch is: two of a preference
     sequences: int | None = None  # of a step, where the tool states them
     steps: int | None = None
     dp: int | None = None  # data-parallel degree, where it is stated rather than the devices

@@ -12,9 +12,10 @@ from whorl.core.units import parse_count
 from whorl.stages.plan.ask.rules import PRECISIONS, precise, rules_of
 from whorl.stages.plan.ask.said import FALSE, OtherWords, Rule, is_true
 
-__all__ = ["TRAINER", "sharded", "targets", "trainer_defaults"]
+__all__ = ["TRAINER", "preferred", "sharded", "targets", "trainer_defaults"]
 
 QUERY_VALUE, ATTENTION = {"q_proj", "v_proj"}, {"q_proj", "k_proj", "v_proj", "o_proj"}
+PAIRS, ALONE = {"dpo", "ipo", "simpo", "orpo", "cpo"}, {"simpo", "orpo", "cpo"}  # no reference
 FUSED = {"attention", "query_key_value", "qkv_proj", "c_attn", "wqkv", "w_pack"}
 
 
@@ -50,6 +51,19 @@ def _reshard(said: OtherWords, key: str, value: str) -> None:
         said.put("shard", "zero2", key, value)
     else:
         sharded(said, key, value)
+
+
+def preferred(said: OtherWords, key: str, value: str) -> None:
+    """What is learned besides next tokens: of preferences, an example is two sequences."""
+    kind = value.lower()
+    if kind in PAIRS:
+        said.per_example = 2
+        said.tell(key, value, "two sequences an example")
+    if kind in PAIRS and kind not in ALONE:
+        said.warn(key, value, "the reference's forward pass (a third more time, half more with "
+                  "adapters) and, without adapters, its weights are not planned")  # fmt: skip
+    elif kind not in PAIRS:
+        said.warn(key, value, "planned as supervised fine-tuning on sequences of this length")
 
 
 def _weights(said: OtherWords, key: str, value: str) -> None:
