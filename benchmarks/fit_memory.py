@@ -126,6 +126,12 @@ def main() -> None:
     errors["software"] = left_out(peaks, groups["software"])[1]
     unseen = quantile(errors["software"], weight["software"])
 
+    def half_width(rows_of: NDArray[np.bool_]) -> float:
+        """Of their errors; wider the fewer sources they are of, which tell less of another."""
+        of_sources = len(set(np.array(groups["source"])[rows_of].tolist()))
+        width = quantile(error[rows_of], weight["source"][rows_of])
+        return round(width * (1 + 1 / of_sources), 3)
+
     def complete(fitted: MemoryConstants, name: str | None = None) -> MemoryConstants:
         others = np.array([each != name for each in groups["source"]])
         seen = {}
@@ -133,11 +139,11 @@ def main() -> None:
             rows_of = others & (np.array(groups["software"]) == kind)
             of_sources = set(np.array(groups["source"])[rows_of].tolist())
             many = rows_of.sum() >= SMALL_GROUP and len(of_sources) > 1  # one source tells no other
-            seen[kind] = quantile(error[rows_of], weight["source"][rows_of]) if many else 0.0
+            seen[kind] = half_width(rows_of) if many else 0.0
         return replace(
             fitted,
-            error=quantile(error[others & ~moe], weight["source"][others & ~moe]),
-            expert_error=quantile(error[others & moe], weight["source"][others & moe]),
+            error=half_width(others & ~moe),
+            expert_error=half_width(others & moe),
             unseen_error=unseen,
             seen=tuple(seen.items()),
         )

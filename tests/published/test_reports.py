@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,7 +13,10 @@ from whorl.stages.plan.cluster.memory_rows import predict_row_memory, predict_ro
 from whorl.stages.plan.cluster.rows import PublishedRow, read_rows
 from whorl.stages.plan.cluster.seconds import constants
 from whorl.stages.plan.cluster.step import predict_rows, untested
-from whorl.stages.plan.lab.rows import FOLDER, report_rows
+from whorl.stages.plan.lab.rows import FOLDER, memory_rows, report_rows, time_rows
+
+Rows = Callable[[], list[PublishedRow]]
+Scored = Callable[[list[PublishedRow]], tuple[np.ndarray, np.ndarray]]
 
 
 def timed(rows: list[PublishedRow]) -> tuple[np.ndarray, np.ndarray]:
@@ -46,7 +51,16 @@ def test_peaks_of_reports() -> None:
     error, inside = peaks([row for row in report_rows("peak_gib") if row.measured])
     assert len(error) >= 40
     assert np.median(np.abs(error)) <= 0.11
-    assert 0.8 <= inside.mean() <= 0.97
+    assert 0.7 <= inside.mean() <= 0.97
+
+
+@pytest.mark.parametrize(("every", "inside_of"), [(time_rows, timed), (memory_rows, peaks)])
+def test_intervals_hold_what_they_say_of_sources_left_out(every: Rows, inside_of: Scored) -> None:
+    """Of tables, other planners and reports; sources equally, those of few rows less."""
+    rows = [row for row in every() if row.measured and not row.oom]
+    size = Counter(row.source for row in rows)
+    weight = [min(1, size[row.source] / 8) / size[row.source] for row in rows]
+    assert 0.85 <= np.average(inside_of(rows)[1], weights=weight) <= 0.97
 
 
 def test_runs_out_of_memory_are_refused_and_those_that_ran_are_not() -> None:
