@@ -30,7 +30,6 @@ __all__ = [
 
 LEAST_SAVED = 0.01  # of the peak: less is no change worth a word
 SHORTEST = 512  # tokens of a sequence
-RANK = 16  # of adapters that are proposed
 MOST = 3
 GIB = 2**30
 
@@ -71,7 +70,7 @@ def _recomputed_in_part(job: TrainingJob) -> Changed:
 
 
 def _sharded(job: TrainingJob) -> Changed:
-    """The next heavier sharding that the software has."""
+    """The heaviest sharding that the software has."""
     order = ("none", "zero1", "zero2", "zero3")
     able = SHARDS.get(job.stack, ZERO)[job.layout.pp > 1]
     above = [item for item in able if order.index(item) > order.index(job.layout.shard)]
@@ -95,8 +94,7 @@ def _chunked(job: TrainingJob) -> Changed:
 
 def _optimizer(name: str) -> Callable[[TrainingJob], Changed]:
     def change(job: TrainingJob) -> Changed:
-        lighter = {"adamw_8bit": ("adamw", "paged_adamw"), "paged_adamw_8bit": ("adamw",
-                   "adamw_8bit")}[name]  # fmt: skip
+        lighter = ("adamw", "adamw_8bit" if name.startswith("paged") else "paged_adamw")
         able = _is_torch(job) or (name == "adamw_8bit" and job.stack.startswith("megatron"))
         return replace(job, optimizer=name) if able and job.optimizer in lighter else None  # type: ignore[arg-type]
 
@@ -104,7 +102,7 @@ def _optimizer(name: str) -> Callable[[TrainingJob], Changed]:
 
 
 def _two_bytes(job: TrainingJob) -> Changed:
-    able = job.precision in ("bf16", "fp16") and _is_torch(job)
+    able = job.precision == "bf16" and _is_torch(job)  # in fp16 updates are lost
     return replace(job, pure_low_precision=True) if able and not job.pure_low_precision else None
 
 
@@ -131,7 +129,7 @@ def _adapters(base: str) -> Callable[[TrainingJob], Changed]:
         pretrains = job.task == "pretrain"
         if pretrains and job.layout.devices > 1:
             return None
-        lora = job.lora or Lora(rank=RANK)
+        lora = job.lora or Lora()
         spread = job.layout.tp > 1 or job.layout.pp > 1
         plain = job.layout if spread or base == "none" else job.layout.with_(shard="none")
         lora = replace(lora, base=base)  # type: ignore[arg-type]
