@@ -11,7 +11,7 @@ TYPE_CHECKING = False  # `typing` is slow to load, and this is the first file of
 if TYPE_CHECKING:
     from typing import Any
 
-    from whorl.planning import plan
+    from whorl.asking import plan
     from whorl.verbs import (
         Session,
         compress,
@@ -41,9 +41,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "plan":
-        from whorl import planning
+        from whorl import asking
 
-        return planning.plan
+        return asking.plan
     if name in __all__:
         from whorl import verbs
 

@@ -14,7 +14,7 @@ from whorl.arch.shape import ModelShape
 from whorl.core.errors import PlanError, SpecError
 from whorl.spec.recipe import DEVICES, PRICE
 from whorl.stages.plan.ask.files import as_flags, read_file, read_words
-from whorl.stages.plan.ask.flags import FLAGS, OF_TRAINING
+from whorl.stages.plan.ask.flags import OF_TRAINING
 from whorl.stages.plan.ask.layouts import layout_label, parse_budget
 from whorl.stages.plan.ask.question import question, recipe_flags, recipe_warnings
 from whorl.stages.plan.ask.said import OtherWords
@@ -36,14 +36,11 @@ from whorl.stages.plan.software import software
 from whorl.stages.plan.why import memory_report
 
 if TYPE_CHECKING:
-    from whorl.core.records import Record
     from whorl.spec.recipe import Recipe
-    from whorl.verbs import RecipeLike
 
-__all__ = ["Answer", "answer", "plan", "plan_cluster", "read_shape"]
+__all__ = ["Answer", "answer", "plan_cluster", "read_shape"]
 
 RUNNERS_UP = 5
-OF_SESSION = ("overrides", "home", "progress", "log", "workers")
 Flags = Mapping[str, Any]  # "--count" -> what was given, None if nothing was
 Answer = schema.ClusterPlan | schema.ServingAnswer | schema.MemoryReport
 
@@ -95,29 +92,6 @@ def answer(
             tell(f"warning: {line}")
         raise
     return plan.model_copy(update={"warnings": [*warnings, *plan.warnings]})
-
-
-def plan(recipe: RecipeLike | None = None, **options: Any) -> Record | Answer:
-    """What `whorl plan` answers. Of a recipe (path, dict or LoadedRecipe) alone: its record, with
-    options overrides, home, progress. With the command's flags by their Python names, or words of
-    other tools (model="llama-3-8b", device="h100-sxm", count=8, from_file="axolotl.yaml"): the
-    document that --json prints, as an object. Raises SpecError for what is neither.
-    """
-    from whorl.verbs import Session
-
-    names = {item.name: item.flag for item in FLAGS if item.name not in ("html", "emit")}
-    given = {names[key]: value for key, value in options.items() if key in names}
-    opening = {key: value for key, value in options.items() if key in OF_SESSION}
-    words = {k: str(v) for k, v in options.items() if k not in names and k not in OF_SESSION}
-    if recipe is None:
-        if opening:
-            raise SpecError(f"{', '.join(opening)} need a recipe", do="leave them out")
-        return answer(given, words)
-    session = Session.open(recipe, **opening)
-    loaded = session.loaded
-    if not (given or words) and loaded.recipe.hardware.is_here:
-        return session.plan()
-    return answer(given, words, loaded.recipe, str(loaded.path or loaded.recipe.name))
 
 
 def _with_words(asked: schema.Question, said: OtherWords | None) -> schema.Question:
