@@ -170,14 +170,7 @@ def plan_cluster(
         chosen=planned[0],
         safe=_safe(planned[0], found, choice.model),
         runners_up=planned[1:],
-        front=[
-            schema.FrontPoint(
-                label=layout_label(item.layout),
-                step_s=item.step.step_s,
-                peak_bytes=item.peak_bytes,
-            )
-            for item in found.pareto
-        ],
+        front=[_point(item) for item in found.pareto],
         considered=found.examined,
         fitting=found.evaluated,
         budget=spent,
@@ -191,6 +184,11 @@ def plan_cluster(
             *warnings,
         ],
     )
+
+
+def _point(item: RankedLayout) -> schema.FrontPoint:
+    label = layout_label(item.layout)
+    return schema.FrontPoint(label=label, step_s=item.step.step_s, peak_bytes=item.peak_bytes)
 
 
 def _emitted(job: TrainingJob) -> tuple[dict[str, str], list[str]]:
