@@ -106,6 +106,16 @@ def left_out(
     return blind, error
 
 
+def scores(error: Array, width: Array, weight: Array) -> dict[str, float]:
+    inside = error <= np.log1p(width)
+    return {
+        "rows": len(error),
+        "median_error": quantile(error, weight, 0.5),
+        "p90_error": quantile(error, weight, 0.9),
+        "inside": round(float(weight @ inside / weight.sum()), 4),
+    }
+
+
 def entry(fitted: MemoryConstants) -> dict[str, object]:
     return {**asdict(fitted), "seen": dict(fitted.seen)}
 
@@ -155,15 +165,7 @@ def main() -> None:
     widths["source"] = np.array(
         [named[f"without {peak.row.source}"].error_of(peak.job) for peak in peaks]
     )
-    kept = {}
-    for name, found in errors.items():
-        inside = found <= np.log1p(widths[name])
-        kept[name] = {
-            "rows": len(peaks),
-            "median_error": quantile(found, weight[name], 0.5),
-            "p90_error": quantile(found, weight[name], 0.9),
-            "inside": round(float(weight[name] @ inside / weight[name].sum()), 4),
-        }
+    kept = {name: scores(errors[name], widths[name], weight[name]) for name in errors}
     text = json.dumps({"left_out": kept, "fits": {n: entry(c) for n, c in named.items()}}, indent=1)
     print(json.dumps(kept, indent=1))
     print(

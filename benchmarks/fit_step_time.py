@@ -133,6 +133,16 @@ class LeftOut:
     new_device: NDArray[np.bool_]  # no other group has a row of it
     new_software: NDArray[np.bool_]
 
+    def scores(self, reach: Array) -> dict[str, float]:
+        """reach: of log time, how far each row's interval goes."""
+        inside, absolute = self.error <= reach, np.expm1(self.error)
+        return {
+            "rows": len(reach),
+            "median_error": round(_quantile(absolute, self.weight, 0.5), 4),
+            "p90_error": round(_quantile(absolute, self.weight, 0.9), 4),
+            "inside": round(float(self.weight @ inside / self.weight.sum()), 4),
+        }
+
 
 def equally(groups: NDArray[np.str_]) -> Array:
     """Weights by which each group counts as much as any other, whatever its rows."""
@@ -213,14 +223,7 @@ def fit_all(data: Data, looked_up: Data | None) -> dict[str, Any]:
     for name, left in (("source", by_source), ("device", by_device), ("software", by_software)):
         new = np.stack([left.new_device, left.new_software], axis=1)
         reach = scale * np.sqrt(left.sigma**2 + (new * doubts**2).sum(axis=1))
-        inside = left.error <= reach
-        absolute = np.expm1(left.error)
-        kept[name] = {
-            "rows": len(data.rows),
-            "median_error": round(_quantile(absolute, left.weight, 0.5), 4),
-            "p90_error": round(_quantile(absolute, left.weight, 0.9), 4),
-            "inside": round(float(left.weight @ inside / left.weight.sum()), 4),
-        }
+        kept[name] = left.scores(reach)
     return {
         **found,
         "left_out": kept,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -20,6 +21,7 @@ __all__ = [
 ]
 
 GIB = 2**30
+MISSPELT = 0.8  # how alike a name must be spelt that is of no known family and number
 # what nvidia-smi, rocm-smi and others put before a card's own name
 MAKERS = re.compile(r"^(?:nvidia|amd|intel|tesla|quadro|geforce|instinct|radeon|graphics|\(r\)|-)+")
 
@@ -117,8 +119,9 @@ def device(name: str) -> Device:
     found = _catalogue().get(key)
     if found is None:
         of_kind = [each.name for each in _catalogue().values() if each.kind == key]
-        close = [_catalogue()[word].name for word in nearest(key, list(_catalogue()), 12)]
-        near = list(dict.fromkeys(of_kind or close))[:3]
+        names = list(_catalogue())
+        words = nearest(key, names, 12) or get_close_matches(key, names, n=3, cutoff=MISSPELT)
+        near = list(dict.fromkeys(of_kind or (_catalogue()[word].name for word in words)))[:3]
         raise SpecError(
             "unknown device",
             found=name,

@@ -94,12 +94,7 @@ def _layer(
     if away.get(recompute):
         saved = 0.0
     elif recompute == "selective" and of.selects_products and not parts:
-        # every second product is kept, and the output of attention; of grouped products none
-        a = shape.attention
-        products = (a.heads + 2 * a.kv_heads) * a.head_dim / tp + 2 * width
-        if kind == "dense":
-            products += (1 + shape.gated) * shape.ffn_width / tp
-        saved = entry + element * (products / 2 + a.heads * a.values / tp)
+        saved = entry + _selected(shape, kind, element, tp)
     elif recompute == "selective":
         out = element * shape.attention.heads * shape.attention.values / tp
         dropped = {
@@ -113,6 +108,15 @@ def _layer(
         saved -= sum(dropped.get(part, 0.0) for part in parts)
     backward = element * (3 * shape.ffn_width / tp + 4 * width)
     return saved, entry, whole, backward
+
+
+def _selected(shape: ModelShape, kind: str, element: float, tp: int) -> float:
+    """Every second product, and the output of attention; of grouped products none."""
+    a = shape.attention
+    products = (a.heads + 2 * a.kv_heads) * a.head_dim / tp + 2 * shape.width
+    if kind == "dense":
+        products += (1 + shape.gated) * shape.ffn_width / tp
+    return element * (products / 2 + a.heads * a.values / tp)
 
 
 def _attention(
