@@ -268,3 +268,10 @@ def test_missing_rate_falls_back_to_a_wider_type() -> None:
 def test_price_may_be_replaced() -> None:
     assert replace(device("h100"), usd_per_hour=1.0).usd_per_hour == 1.0
     assert device("h100").usd_per_hour != 1.0
+
+
+@pytest.mark.parametrize("name", device_names())
+def test_the_maker_is_the_one_of_its_data_sheet(name: str) -> None:
+    item = device(name)
+    sheet = next(text for text in item.sources if "tflops" in text.partition(":")[0])
+    assert item.is_nvidia == ("NVIDIA" in sheet)

@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 GIB = 2**30
+OTHER_GPUS = ("mi", "arc-", "max-", "apple-")  # beginnings of names that are not NVIDIA's
 MISSPELT = 0.8  # how alike a name must be spelt that is of no known family and number
 # what nvidia-smi, rocm-smi and others put before a card's own name
 MAKERS = re.compile(r"^(?:nvidia|amd|intel|tesla|quadro|geforce|instinct|radeon|graphics|\(r\)|-)+")
@@ -47,6 +48,10 @@ class Device:
     memory_nominal_gb: float = 0.0  # as sold
     year: int = 0
     notes: str = ""
+
+    @property
+    def is_nvidia(self) -> bool:
+        return self.kind == "gpu" and not self.name.startswith(OTHER_GPUS)
 
     def peak(self, precision: str) -> float:
         """Dense peak, FLOP/s; the next wider type when the device lacks one."""

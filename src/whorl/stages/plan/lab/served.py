@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from whorl.stages.plan.lab.reports import ServedLoad
-from whorl.stages.plan.serving.choose import OTHER_GPUS, room_for
+from whorl.stages.plan.serving.choose import room_for
 from whorl.stages.plan.serving.times import (
     ENGINES,
     ReplicaLoad,
@@ -40,8 +40,9 @@ def served_figures(load: ServedLoad, metric: str) -> tuple[float, float, float] 
     prefill = columns([prefill_work(d, 1, load.input_tokens)])
     found = steady_state(decode, prefill, asked, constants()["values"])
     first, token = float(found.first_s[0]), float(found.token_s[0])
-    measured = d.device.kind == "gpu" and d.device.name not in OTHER_GPUS
-    error = {name: np.power(tails, 1 if measured else 2) for name, tails in _tails().items()}
+    error = {
+        name: np.power(tails, 1 if d.device.is_nvidia else 2) for name, tails in _tails().items()
+    }
     if metric == "ttft_ms":
         low, high = 1e3 * first * error["first_s"]
         return 1e3 * first, float(low), float(high)

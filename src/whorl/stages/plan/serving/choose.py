@@ -38,7 +38,6 @@ MAX_RUNNING = 1024
 BATCHES = np.unique(np.geomspace(1, MAX_RUNNING, 96).round())
 # Mean wait behind other prompts -> its 95th percentile, if waits are exponential: our assumption.
 P95_OF_MEAN_WAIT = math.log(20)
-OTHER_GPUS = ("mi300x",)
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def _options(
 def _engines(device: Device, target: ServingTarget) -> tuple[str, ...]:
     """Of the target's, those that run on the device. Raises SpecError if none does."""
     able: tuple[str, ...] = ("cpu",) if device.kind == "cpu" else ("vllm",)
-    if device.kind == "gpu" and device.name not in OTHER_GPUS:
+    if device.is_nvidia:
         able = ("vllm", "sglang", "trtllm")
     asked = tuple(name for name in able if name in target.engines or not target.engines)
     if len(asked) < len(target.engines or asked) or not asked:
@@ -261,7 +260,7 @@ def _error(device: Device) -> Error:
 
     Only NVIDIA devices were measured: elsewhere twice as wide, as ratios go.
     """
-    power = 1 if device.kind == "gpu" and device.name not in OTHER_GPUS else 2
+    power = 1 if device.is_nvidia else 2
     return {name: (low**power, high**power) for name, (low, high) in constants()["error"].items()}
 
 
