@@ -1,6 +1,7 @@
 """whorl: one recipe, seven stages, from raw data to a served model that improves.
 
-The verbs of the command line are functions here: `whorl.plan("recipe.yaml")` …
+The verbs of the command line are functions here: `whorl.plan("recipe.yaml")`,
+`whorl.plan(model="qwen3-8b", device="h100-sxm", count=8, tune="lora", …)` …
 They are imported when first used; importing whorl imports no torch.
 """
 
@@ -10,12 +11,12 @@ TYPE_CHECKING = False  # `typing` is slow to load, and this is the first file of
 if TYPE_CHECKING:
     from typing import Any
 
+    from whorl.asking import plan
     from whorl.verbs import (
         Session,
         compress,
         evaluate,
         improve,
-        plan,
         prepare,
         serve,
         train,
@@ -39,6 +40,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "plan":
+        from whorl import asking
+
+        return asking.plan
     if name in __all__:
         from whorl import verbs
 

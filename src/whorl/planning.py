@@ -1,56 +1,105 @@
-"""A cluster plan from model, devices and batch. Wiring."""
+"""A plan from model, devices and batch, in whorl's words or another tool's. Wiring."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from whorl.arch.hf_config import model_shape
-from whorl.arch.known_models import hugging_face_id, is_known
+from whorl.arch.known_models import hugging_face_id, is_known, stored_format
 from whorl.arch.shape import ModelShape
-from whorl.core.errors import SpecError
-from whorl.core.units import parse_count, parse_duration_s
-from whorl.spec.quantities import Quantity
-from whorl.spec.recipe import DEVICES, PRICE, TOKENS, VOCAB_SIZE
-from whorl.spec.train_keys import SEQ_LEN
+from whorl.core.errors import PlanError, SpecError
+from whorl.spec.recipe import DEVICES, PRICE
+from whorl.stages.plan.ask.files import as_flags, read_file, read_words
+from whorl.stages.plan.ask.flags import OF_TRAINING
+from whorl.stages.plan.ask.layouts import layout_label, parse_budget
+from whorl.stages.plan.ask.question import question, recipe_flags, recipe_warnings
+from whorl.stages.plan.ask.said import OtherWords
+from whorl.stages.plan.ask.service import at_rate, serving_target
 from whorl.stages.plan.cluster.devices import device
 from whorl.stages.plan.cluster.emit import launch_file
 from whorl.stages.plan.cluster.emit_megatron import megatron_command
 from whorl.stages.plan.cluster.emit_torchtitan import torchtitan_command
-from whorl.stages.plan.cluster.job import Layout, Optimizer, Precision, TrainingJob
+from whorl.stages.plan.cluster.job import Layout, TrainingJob
 from whorl.stages.plan.cluster.memory import rank_memory
-from whorl.stages.plan.cluster.search import (
-    RankedLayout,
-    SearchResult,
-)
-from whorl.stages.plan.cluster.step import (
-    Model,
-    step_times,
-)
+from whorl.stages.plan.cluster.search import RankedLayout, SearchResult
+from whorl.stages.plan.cluster.step import Model, step_times, untested
 from whorl.stages.plan.cluster.tables import tables_note
 from whorl.stages.plan.cluster_choice import buy, choose_layout
 from whorl.stages.plan.output import figures, schema
-from whorl.stages.plan.output.question import (
-    layout_label,
-    parse_batch,
-    parse_budget,
-    parse_pairs,
-)
-from whorl.stages.plan.serving import ServingPlan, ServingTarget, plan_serving
+from whorl.stages.plan.serving import ServingPlan, plan_serving
+from whorl.stages.plan.serving.work import QUANTISATIONS
+from whorl.stages.plan.software import software
+from whorl.stages.plan.why import memory_report
 
 if TYPE_CHECKING:
     from whorl.spec.recipe import Recipe
 
-__all__ = ["plan_cluster", "read_shape", "recipe_flags"]
+__all__ = ["Answer", "answer", "plan_cluster", "read_shape"]
 
-STACKS = ("megatron", "fsdp", "whorl", "xla")
-BATCH = "--global-batch-tokens"
-NEEDED = ("--device", "--count", "--seq", BATCH)
 RUNNERS_UP = 5
-SERVE_KEYS = ("users", "input", "output", "ttft", "tokens_per_s", "quantisation", "device")
 Flags = Mapping[str, Any]  # "--count" -> what was given, None if nothing was
+Answer = schema.ClusterPlan | schema.ServingAnswer | schema.MemoryReport
+
+
+def answer(
+    flags: Flags,
+    words: Mapping[str, str] | None = None,
+    recipe: Recipe | None = None,
+    name: str = "",
+    tell: Callable[[str], None] = lambda line: None,
+) -> Answer:
+    """What `whorl plan` answers to flags, to a file of another tool (--from), to its words, and
+    to a recipe; what is given as a flag goes before a word, and that before a file or recipe.
+
+    Raises SpecError for what makes no sense, PlanError with changes that help when nothing fits;
+    then `tell` is given the warnings that a plan would have.
+    """
+    given = {flag: value for flag, value in flags.items() if value is not None}
+    path, said = given.pop("--from", None), None
+    if path is not None:
+        said = read_file(Path(path))
+    if words:
+        said = read_words(words, said)
+    asked = dict(given) if said is None else as_flags(said, given)
+    warnings = [] if said is None else list(said.warnings)
+    if recipe is not None:
+        asked = recipe_flags(recipe, asked)
+        warnings += recipe_warnings(recipe)
+    model = asked.pop("--model", None)
+    if model is None and said is not None and said.shape is not None:
+        shape: ModelShape | None = said.shape
+        asked.pop("--vocab", None)
+    else:
+        shape = read_shape(model, recipe, "--budget" in asked)
+    name = str(model or name or (shape.name if shape is not None else ""))
+    if "--serve" in asked and not OF_TRAINING & set(asked):
+        return _serving_alone(name, shape, asked)
+    if "--tune" in asked and "--count" not in asked:
+        asked["--count"] = "1"
+    if asked.pop("--why-oom", False):
+        if shape is None or "--serve" in asked:
+            raise SpecError("--why-oom is about training a model", do="give --model, no --serve")
+        found = memory_report(shape, _with_words(question(name, shape, asked), said))
+        return found.model_copy(update={"warnings": warnings})
+    try:
+        plan = plan_cluster(name, shape, asked, said)
+    except PlanError:
+        for line in warnings:
+            tell(f"warning: {line}")
+        raise
+    return plan.model_copy(update={"warnings": [*warnings, *plan.warnings]})
+
+
+def _with_words(asked: schema.Question, said: OtherWords | None) -> schema.Question:
+    """The question with the tool whose words were used, and what they became."""
+    if said is None:
+        return asked
+    became = [*said.lines(), *(line for line in asked.became if line not in said.lines())]
+    return asked.model_copy(update={"words": said.tool, "became": became})
 
 
 def read_shape(
@@ -81,108 +130,19 @@ def read_shape(
     return shape_of(recipe, layers, width, vocab_size, seq_len)
 
 
-def recipe_flags(recipe: Recipe, given: Flags | None = None) -> dict[str, Any]:
-    """What a recipe says of a cluster plan, as the flags that would say it; `given` goes before."""
-    hardware, train, budget = recipe.hardware, recipe.train, recipe.budget
-    spent = {
-        "time": f"{budget.train_time}s" if budget.train_time else None,
-        "device_hours": budget.device_hours,
-        "usd": budget.usd,
-        "flops": budget.flops,
-    }
-    tokens = budget.tokens
-    if train.steps != "auto" and train.batch_tokens != "auto":
-        tokens = train.steps * train.batch_tokens
-    said = {
-        "--device": hardware.device,
-        "--count": None if hardware.is_here else hardware.count,
-        "--usd-per-device-hour": hardware.usd_per_device_hour,
-        "--seq": train.seq_len,
-        "--global-batch-tokens": train.batch_tokens,
-        "--precision": train.precision,
-        "--optimizer": train.optimizer,
-        "--vocab": recipe.prepare.vocab_size if recipe.model.layers == "auto" else None,
-        "--tokens": tokens,
-        "--budget": next((f"{kind}={value}" for kind, value in spent.items() if value), None),
-    }
-    given = given or {}
-    if "--tokens" in given or "--budget" in given:
-        said |= {"--tokens": None, "--budget": None}
-    return {flag: value for flag, value in said.items() if value not in (None, "auto")} | {**given}
-
-
-def _check_given(shape: ModelShape | None, flags: Flags) -> None:
-    """What a cluster plan needs is given, and nothing that does not go together."""
-    if empty := [flag for flag, value in flags.items() if value == ""]:
-        raise SpecError(f"{', '.join(empty)}: nothing is given", do="give a value or leave it out")
-    is_bought = "--budget" in flags
-    missing = [flag for flag in NEEDED if flag not in flags]
-    is_by_law = is_bought and missing == [BATCH] and "--measured" not in flags
-    if missing and not is_by_law:
-        raise SpecError(
-            f"a cluster plan needs {', '.join(missing)}",
-            do="such as --device h100-sxm --count 64 --seq 8192 --global-batch-tokens 4M; in a "
-            "recipe hardware, train.seq_len and train.batch_tokens",
-        )
-    if is_bought and "--tokens" in flags:
-        raise SpecError("--budget and --tokens both say how long to train", do="keep one of them")
-    for flag in ("--layout", "--measured") if shape is None else ("--vocab",):
-        if flag in flags:
-            found = "the budget chooses the size" if shape is None else "a model is given"
-            raise SpecError(f"{flag} does not go with this plan", found=found, do="leave it out")
-
-
-def _question(name: str, shape: ModelShape | None, flags: Flags) -> schema.Question:
-    """The flags, read. Raises SpecError for what is missing or makes no sense."""
-    _check_given(shape, flags)
-    target = device(flags["--device"])
-    stack = flags.get("--stack") or {"tpu": "xla", "cpu": "whorl"}.get(target.kind, "megatron")
-    precision, optimizer = flags.get("--precision") or "bf16", flags.get("--optimizer") or "adamw"
-    for flag, found, allowed in (
-        ("--precision", precision, get_args(Precision)),
-        ("--optimizer", optimizer, get_args(Optimizer)),
-        ("--stack", stack, STACKS),
-    ):
-        if found not in allowed:
-            raise SpecError(flag, found=found, expected=", ".join(allowed))
-    seq_len = SEQ_LEN.read(flags["--seq"], "--seq")
-
-    def given(flag: str, kind: Quantity) -> Any:
-        return kind.read(flags[flag], flag) if flag in flags else None
-
-    return schema.Question(
-        model=name,
-        device=target.name,
-        count=DEVICES.read(flags["--count"], "--count"),
-        seq_len=seq_len,
-        global_batch=parse_batch(flags[BATCH], seq_len) if BATCH in flags else 0,
-        precision=precision,
-        optimizer=optimizer,
-        stack=stack,
-        tokens=given("--tokens", TOKENS),
-        budget=flags.get("--budget") or "",
-        vocab_size=given("--vocab", VOCAB_SIZE),
-        unique_tokens=given("--unique-tokens", TOKENS),
-        served_tokens=given("--served-tokens", TOKENS),
-        usd_per_device_hour=given("--usd-per-device-hour", PRICE),
-        layout=flags.get("--layout") or "",
-        measured=flags.get("--measured") or "",
-        tables=bool(flags.get("--tables")),
-        serve=flags.get("--serve") or "",
-    )
-
-
-def plan_cluster(name: str, shape: ModelShape | None, flags: Flags) -> schema.ClusterPlan:
+def plan_cluster(
+    name: str, shape: ModelShape | None, flags: Flags, said: OtherWords | None = None
+) -> schema.ClusterPlan:
     """The best layout, or the one given, and everything that follows from it.
 
     Without a shape the budget chooses the size. Raises SpecError for flags that make no sense,
     PlanError with the cheapest changes when nothing fits the memory.
     """
     flags = {flag: value for flag, value in flags.items() if value is not None}
-    asked = _question(name, shape, flags)
+    asked = _with_words(question(name, shape, flags), said)
     budget = parse_budget(asked.budget) if asked.budget else None
     if budget is None and shape is not None:
-        tokens = float(asked.tokens or figures.law_tokens(shape))
+        tokens = float(asked.tokens or (0 if asked.tune else figures.law_tokens(shape)))
         choice = replace(choose_layout(shape, asked), tokens=tokens)
     elif budget is None:
         raise SpecError("no model is given", do="give --model, or --budget to choose a size")
@@ -197,9 +157,9 @@ def plan_cluster(name: str, shape: ModelShape | None, flags: Flags) -> schema.Cl
         for job, step, why in zip([job, *(o.job for o in others)], timed, whys, strict=True)
     ]
     price = asked.usd_per_device_hour
-    view = figures.whole_job(job, timed[0], choice.tokens, price)
+    view = figures.whole_job(job, timed[0], choice.tokens, price) if choice.tokens else None
     spent = None
-    if budget is not None:
+    if budget is not None and view is not None:
         law = None if shape is not None else figures.law_of(choice.tokens, asked.unique_tokens)
         spent = figures.budget_figures(budget, job.shape, choice.tokens, view, law, choice.rounds)
     emitted, warnings = _emitted(job)
@@ -210,19 +170,12 @@ def plan_cluster(name: str, shape: ModelShape | None, flags: Flags) -> schema.Cl
         chosen=planned[0],
         safe=_safe(planned[0], found, choice.model),
         runners_up=planned[1:],
-        front=[
-            schema.FrontPoint(
-                label=layout_label(item.layout),
-                step_s=item.step.step_s,
-                peak_bytes=item.peak_bytes,
-            )
-            for item in found.pareto
-        ],
+        front=[_point(item) for item in found.pareto],
         considered=found.examined,
         fitting=found.evaluated,
         budget=spent,
         job=view,
-        loss=figures.loss_figures(job, choice.tokens, asked, spent),
+        loss=None if asked.tune else figures.loss_figures(job, choice.tokens, asked, spent),
         serving=_serving(job.shape, asked) if asked.serve else None,
         commands=emitted,
         warnings=[
@@ -233,14 +186,20 @@ def plan_cluster(name: str, shape: ModelShape | None, flags: Flags) -> schema.Cl
     )
 
 
+def _point(item: RankedLayout) -> schema.FrontPoint:
+    label = layout_label(item.layout)
+    return schema.FrontPoint(label=label, step_s=item.step.step_s, peak_bytes=item.peak_bytes)
+
+
 def _emitted(job: TrainingJob) -> tuple[dict[str, str], list[str]]:
     """(file name -> what runs the layout, what its software cannot do)."""
     made = {"whorl": launch_file(job)}
-    if job.stack == "xla":
-        note = "predicted as XLA compiles it; for it no command is written, the layout alone"
+    if job.stack not in ("whorl", "fsdp", "torchtitan", "megatron") or job.lora is not None:
+        note = f"no command is written for {software(job.stack).title}: the layout alone"
         return {item.name: item.text for item in made.values()}, [note]
     made |= {"fsdp": torchtitan_command(job), "megatron": megatron_command(job)}
-    return {item.name: item.text for item in made.values()}, list(made[job.stack].warnings)
+    name = "fsdp" if job.stack == "torchtitan" else job.stack
+    return {item.name: item.text for item in made.values()}, list(made[name].warnings)
 
 
 def _safe(
@@ -262,7 +221,7 @@ def _safe(
 
 def _doubts(planned: schema.PlannedLayout, job: TrainingJob, precision: str) -> list[str]:
     """What a person should know before counting on the plan."""
-    doubts, device, longest = [], job.device, job.shape.max_seq_len
+    doubts, device, longest = untested(job), job.device, job.shape.max_seq_len
     if 0 < longest < job.seq_len:
         doubts.append(
             f"{job.shape.name} was made for sequences of {longest:,} tokens: "
@@ -302,23 +261,49 @@ def _why(given: TrainingJob | None, found: SearchResult) -> str:
 
 
 def _serving(shape: ModelShape, asked: schema.Question) -> ServingPlan:
-    """The plan of --serve, on the same device unless it names one."""
-    pairs = parse_pairs(asked.serve, "--serve", SERVE_KEYS)
-    target = device(pairs.get("device", asked.device))
+    """The plan of --serve beside training, on the same device unless it names one."""
+    return _served(shape, asked.model, asked.device, asked.usd_per_device_hour, asked.serve)
 
-    def number(key: str, default: int) -> int:
-        return parse_count(pairs.get(key, default), f"--serve: {key}")
 
-    wanted = ServingTarget(
-        users=number("users", 1),
-        input_tokens=number("input", 1024),
-        output_tokens=number("output", 256),
-        first_token_p95_s=parse_duration_s(pairs.get("ttft", "2s"), "--serve: ttft"),
-        tokens_per_s_per_user=number("tokens_per_s", 20),
-        quantisations=tuple(pairs.get("quantisation", "bf16+fp8").split("+")),
+def _served(
+    shape: ModelShape, name: str, usual: str, usual_price: float | None, text: str
+) -> ServingPlan:
+    target, named, rate = serving_target(text)
+    chosen, stored = device(named or usual), stored_format(name)
+    if stored in QUANTISATIONS and "quantisation" not in text and "format" not in text:
+        target = replace(target, quantisations=(stored,))
+    price = usual_price if named is None or chosen.name == device(usual).name else None
+    path = hugging_face_id(name) if is_known(name) else name
+    path = path if path and (is_known(name) or Path(path).exists()) else None
+    plan = partial(plan_serving, shape, chosen, price=price, model_path=path)
+    return plan(target) if rate is None else at_rate(target, rate, plan)
+
+
+def _serving_alone(name: str, shape: ModelShape | None, flags: Flags) -> schema.ServingAnswer:
+    """--serve without a word of training."""
+    serve = {"--device", "--serve", "--usd-per-device-hour", "--count", "--stack", "--vocab"}
+    if stray := sorted(set(flags) - serve):
+        raise SpecError(
+            f"{', '.join(stray)} do not go with serving alone",
+            do="add --seq and --global-batch-tokens to plan training too, or leave them out",
+        )
+    if shape is None or "--device" not in flags:
+        raise SpecError(
+            "serving needs --model and --device",
+            do="such as --model qwen3-8b --device l40s --serve users=20,ttft=1s,tokens_per_s=20",
+        )
+    price = flags.get("--usd-per-device-hour")
+    usd = None if price is None else PRICE.read(price, "--usd-per-device-hour")
+    found = _served(shape, name, flags["--device"], usd, flags["--serve"])
+    warnings = []
+    if "--count" in flags:
+        count = DEVICES.read(flags["--count"], "--count")
+        if found.devices > count:
+            warnings.append(f"{found.devices} devices are needed, --count has {count}")
+    return schema.ServingAnswer(
+        model=figures.model_figures(shape, 1),
+        device=device(found.device),
+        serve=flags["--serve"],
+        serving=found,
+        warnings=warnings,
     )
-    same = target.name == asked.device
-    price = asked.usd_per_device_hour if same else None
-    path = hugging_face_id(asked.model) if is_known(asked.model) else asked.model
-    path = path if path and (is_known(asked.model) or Path(path).exists()) else None
-    return plan_serving(shape, target, wanted, price=price, model_path=path)

@@ -38,7 +38,6 @@ __all__ = [
     "evaluate",
     "home_folder",
     "improve",
-    "plan",
     "prepare",
     "serve",
     "train",
@@ -347,13 +346,9 @@ def _verb(stage: str, recipe: RecipeLike, options: Mapping[str, Any]) -> Record:
     return record
 
 
-def plan(recipe: RecipeLike, **options: Any) -> Record:
-    """The plan of a recipe (path, dict or LoadedRecipe). Options: overrides, home, progress."""
-    return _verb("plan", recipe, options)
-
-
 def prepare(recipe: RecipeLike, **options: Any) -> Record:
-    """Prepared data of a recipe. Options as for `plan`, and workers."""
+    """Prepared data of a recipe (path, dict or LoadedRecipe). Options: overrides, home, progress,
+    workers."""
     return _verb("prepare", recipe, options)
 
 

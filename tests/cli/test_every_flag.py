@@ -21,7 +21,7 @@ from whorl import planning, verbs
 from whorl.cli.main import build_app
 from whorl.core.errors import SpecError, WhorlError
 from whorl.spec.load import load_recipe
-from whorl.stages.plan.output.question import parse_budget, parse_layout, parse_measured
+from whorl.stages.plan.ask.layouts import parse_budget, parse_layout, parse_measured
 
 TRIALS = int(float(os.environ.get("WHORL_TRIALS", "1")) * 12)
 APP: Any = typer.main.get_command(build_app())

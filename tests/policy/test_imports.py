@@ -18,7 +18,7 @@ LAYERS = (
     ("wiring",),
     ("serving", "planning"),
     ("verbs",),
-    ("ladders",),
+    ("ladders", "asking"),
     ("cli", "studio", ""),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

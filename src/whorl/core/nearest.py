@@ -13,6 +13,7 @@ SERIES = re.compile(
     r"^(?:(?:nvidia|geforce|tesla|quadro|rtx|gtx|amd|instinct|radeon|intel|google|apple)[- _]*)+"
 )
 SPELT_ALIKE = 0.6
+MISTYPED = 0.88  # h1000: h100, but a10g is not a100
 
 
 def _parts(name: str) -> tuple[str, str]:
@@ -38,8 +39,10 @@ def nearest(name: str, known: Iterable[str], most: int = 3) -> list[str]:
         same = number == size
         near = len(number) == len(size) and number[0] == size[0]
         alike = SequenceMatcher(None, letters, family).ratio() >= SPELT_ALIKE
-        if (letters == family and near) or (same and (alike or not letters)):
-            spelt = SequenceMatcher(None, name.lower(), other).ratio()
+        spelt = SequenceMatcher(None, name.lower(), other).ratio()
+        typed = SequenceMatcher(None, letters + number, family + size).ratio()
+        mistyped = letters == family and typed >= MISTYPED
+        if (letters == family and near) or (same and (alike or not letters)) or mistyped:
             distance = abs(float(number) - float(size)) / float(number or 1)
             found.append((not same, distance, -spelt, other))
     return [other for *_, other in sorted(found)][:most]

@@ -5,25 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 from whorl.arch.llama_like import LLAMA_3_VOCAB, llama_like
 from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import count_shape
 from whorl.core.errors import PlanError, SpecError
+from whorl.stages.plan.ask.answers import in_words
+from whorl.stages.plan.ask.layouts import layout_label, parse_layout, parse_measured
+from whorl.stages.plan.ask.question import training_fields
 from whorl.stages.plan.cluster.devices import device
 from whorl.stages.plan.cluster.job import Optimizer, Precision, Stack, TrainingJob
-from whorl.stages.plan.cluster.memory import fits, rank_memory
+from whorl.stages.plan.cluster.memory import fits, needed_for, rank_memory
+from whorl.stages.plan.cluster.remedies import Say, priced, same_devices
 from whorl.stages.plan.cluster.search import SearchResult, SearchSpace, search_layouts
 from whorl.stages.plan.cluster.step import MeasuredStep, Model, calibrate, step_times
 from whorl.stages.plan.laws.allocate import budget_flops
 from whorl.stages.plan.laws.law import FLOPS_PER_PARAM_TOKEN
 from whorl.stages.plan.laws.named import find_law
 from whorl.stages.plan.output import figures, schema
-from whorl.stages.plan.output.question import layout_label, parse_layout, parse_measured
 from whorl.stages.plan.spending import JobBudget, round_batch, steps_bought
 
-__all__ = ["ChosenLayout", "buy", "choose_layout"]
+__all__ = ["ChosenLayout", "buy", "choose_layout", "what_is_asked"]
 
 MOST_ROUNDS, FIRST_UTILISATION = 6, 0.3
 KEPT = 200
@@ -47,25 +50,34 @@ class ChosenLayout:
         return self.given or self.found.best.job
 
 
-def choose_layout(shape: ModelShape, asked: schema.Question) -> ChosenLayout:
-    """The layout of a model and batch: searched, or the one given if it fits."""
+def what_is_asked(
+    shape: ModelShape, asked: schema.Question
+) -> tuple[SearchSpace, Model | None, TrainingJob | None]:
+    """The space of layouts, the step model after --measured, the job of --layout."""
     space = _space(shape, asked)
     model = _calibrated(space, asked.measured, asked.tables)
-    given = _given(space, asked.layout)
+    return space, model, _given(space, asked.layout)
+
+
+def choose_layout(shape: ModelShape, asked: schema.Question) -> ChosenLayout:
+    """The layout of a model and batch: searched, or the one given if it fits."""
+    space, model, given = what_is_asked(shape, asked)
+    say = in_words(asked.words, whole=given is None)
     try:
         found = search_layouts(
             space,
             time_of=partial(step_times, model=model),
             keep=KEPT,
             also=() if given is None else (given.layout,),
+            say=say,
         )
-    except PlanError:
-        if given is None or not (changes := _changes_that_fit(given)):
+    except PlanError as error:
+        if given is None or fits(given):
             raise
-        raise _refusal(given, changes) from None
+        raise _refusal(given, _changes_that_fit(given, model, say) or [str(error.do)]) from None
     if given is not None and not fits(given):
         best = f"--layout {layout_label(found.best.layout)}, which the search finds"
-        raise _refusal(given, [*_changes_that_fit(given), best])
+        raise _refusal(given, [*_changes_that_fit(given, model, say), best])
     return ChosenLayout(asked, space, model, given, found)
 
 
@@ -129,6 +141,7 @@ def _space(shape: ModelShape, asked: schema.Question) -> SearchSpace:
         precision=cast(Precision, asked.precision),
         stack=cast(Stack, asked.stack),
         optimizer=cast(Optimizer, asked.optimizer),
+        fixed=training_fields(asked),
     )
 
 
@@ -152,26 +165,22 @@ def _divided(job: TrainingJob) -> TrainingJob:
     return job
 
 
-def _changes_that_fit(job: TrainingJob) -> list[str]:
-    """Up to two changes that would make a given layout fit, the cheapest first."""
-    changes: dict[str, dict[str, Any]] = {
-        "recompute=selective": {"recompute": "selective", "recompute_parts": ()},
-        "mbs=1": {"micro_batch": 1},
-        "recompute=full": {"recompute": "full", "recompute_parts": ()},
-        "shard=zero1": {"shard": "zero1"},
-        "shard=zero3": {"shard": "zero3"},
-        "offload_optimizer=1": {"offload_optimizer": True},
-    }
-    jobs = {name: replace(job, layout=replace(job.layout, **c)) for name, c in changes.items()}
-    return [name for name, changed in jobs.items() if changed != job and fits(changed)][:2]
+def _changes_that_fit(job: TrainingJob, model: Model | None, say: Say) -> list[str]:
+    """Up to three ways to fit on the same devices, each with its GiB and its price in time."""
+    ways = same_devices(job, needed_for, job.device.memory_bytes, model)
+    return [priced(item, say) for item in ways]
 
 
 def _refusal(job: TrainingJob, changes: Sequence[str]) -> PlanError:
+    """What the memory is made of, and what would make it less."""
+    found = rank_memory(job, "smi")
+    largest = sorted(found.parts.items(), key=lambda item: -item[1])
+    parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in largest if size >= GIB / 20)
     return PlanError(
         f"--layout {layout_label(job.layout)} does not fit",
-        found=f"{rank_memory(job).peak_bytes / GIB:.1f} GiB",
+        found=f"{needed_for(job) / GIB:.1f} GiB at least: {parts}",
         expected=f"at most {job.device.memory_bytes / GIB:.1f} GiB of {job.device.name}",
-        do="; or ".join(changes),
+        do="; or ".join(changes) + "; --why-oom tells more",
     )
 
 

@@ -15,7 +15,8 @@ from math import prod
 from whorl.core.errors import PlanError, SpecError
 from whorl.stages.plan.cluster.job import Layout, TrainingJob
 from whorl.stages.plan.cluster.memory import needed_for
-from whorl.stages.plan.cluster.search_remedies import MemoryOf, cheapest_changes
+from whorl.stages.plan.cluster.remedies import MemoryOf, Say, named
+from whorl.stages.plan.cluster.search_remedies import cheapest_changes
 from whorl.stages.plan.cluster.search_space import Mesh, SearchSpace
 from whorl.stages.plan.cluster.seconds import part_name
 from whorl.stages.plan.cluster.step import Model, StepTime, step_times
@@ -96,13 +97,14 @@ def search_layouts(
     keep: int = 20,
     tie: float = TIE,
     also: Iterable[Layout] = (),
+    say: Say = named,
 ) -> SearchResult:
     """The `keep` fastest layouts whose peak is within the limit (default: the device's memory).
 
     model is the planner's own, calibrated on a measured step or as it is; time_of and memory_of
     (peak bytes) replace the planner's predictions. Within `tie` of the fastest, one with memory to
-    spare and then the simplest leads. `also` are layouts to consider beside those of the space.
-    Only what is returned has intervals.
+    spare and then the simplest leads. `also` are layouts to consider beside those of the space;
+    say puts a change into the asker's words. Only what is returned has intervals.
     Raises PlanError if nothing fits or the batch divides over no degree.
     """
     predict = time_of or partial(step_times, model=model)
@@ -117,7 +119,7 @@ def search_layouts(
     for layout in given:
         _fit_given(search, layout)
     if not search.fitting:
-        raise _refusal(search)
+        raise _refusal(search, say)
     timed = _timed(search.fitting, predict)
     ranked = _certain(_simplest_first(timed, given, tie, limit)[:keep], final)
     best = ranked[0]
@@ -135,11 +137,11 @@ def search_layouts(
     )
 
 
-def _refusal(search: _Search) -> PlanError:
+def _refusal(search: _Search, say: Say) -> PlanError:
     if set(search.infeasible) <= {NO_BATCH}:
         return search.space.refuse_batch()
     space = search.space
-    changes = cheapest_changes(space, search.memory_of, search.limit_bytes)
+    changes = cheapest_changes(space, search.memory_of, search.limit_bytes, say=say)
     return PlanError(
         f"no layout of {space.shape.name} on {space.devices} {space.device.name} fits",
         found="; ".join(f"{count} layouts: {why}" for why, count in search.infeasible.items()),

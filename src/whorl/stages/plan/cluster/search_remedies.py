@@ -1,4 +1,4 @@
-"""What would make a job fit that does not: the cheapest changes, tried in order of their price."""
+"""What would make some layout fit: changes on the same devices, then more or larger devices."""
 
 from __future__ import annotations
 
@@ -8,71 +8,76 @@ from itertools import islice
 
 from whorl.stages.plan.cluster.devices import Device, device, device_names
 from whorl.stages.plan.cluster.job import TrainingJob
+from whorl.stages.plan.cluster.remedies import (
+    FREE,
+    MOST,
+    MemoryOf,
+    Say,
+    named,
+    priced,
+    same_devices,
+)
 from whorl.stages.plan.cluster.search_space import SearchSpace
 
-__all__ = ["MemoryOf", "cheapest_changes", "some_layout_fits"]
+__all__ = ["cheapest_changes", "lightest", "more_devices"]
 
-EIGHT_BIT = "8-bit AdamW (--optimizer adamw_8bit)"
-HOST = "the optimiser state on the host (--layout offload_optimizer=1,recompute=full,…)"
 TRIED_MESHES = 200  # the most split, enough to find one that fits
 MOST_TIMES_DEVICES = 256
 
-MemoryOf = Callable[[TrainingJob], float]  # peak bytes of the fullest rank
-
 
 def cheapest_changes(
-    space: SearchSpace, memory_of: MemoryOf, limit_bytes: float, most: int = 3
+    space: SearchSpace,
+    memory_of: MemoryOf,
+    limit_bytes: float,
+    most: int = MOST,
+    say: Say = named,
 ) -> list[str]:
-    """Up to `most` changes, each of which alone makes some layout fit.
-
-    In order of price: recomputation (a third more time), 8-bit moments, optimiser state on the
-    host, shorter sequences (tokens per step kept), more devices, devices with more memory; where
-    these are not enough, more devices with lighter states or more memory.
+    """Up to `most` changes in words, each of which makes some layout fit: on the same devices, then
+    more devices, and devices with more memory. Recomputation, micro-batch and sharding are the
+    search's own to choose and so no change, but where recomputation was not allowed.
     """
-    changes = _changes(space, memory_of, limit_bytes)
-    return list(islice(changes, most))
+    found = []
+    if "full" not in space.recompute:
+        wider = replace(space, recompute=(*space.recompute, "full"))
+        found += ["allow full recomputation"] if fits_some(wider, memory_of, limit_bytes) else []
+    job = lightest(space, memory_of)
+    if job is not None:
+        ways = same_devices(job, memory_of, limit_bytes, skip=FREE)
+        found += [priced(item, say) for item in ways]
+    others = list(islice(more_devices(space, memory_of, limit_bytes), most))
+    return [*found[: most - bool(others)], *others][:most]
 
 
-def some_layout_fits(space: SearchSpace, memory_of: MemoryOf, limit_bytes: float) -> bool:
-    """Whether the smallest micro-batch with the most recomputation fits on some mesh."""
+def _most_split(space: SearchSpace) -> list[TrainingJob]:
+    """Smallest micro-batch, most recomputation; the most split first."""
     meshes = [(mesh, sizes[0]) for mesh, sizes in space.meshes() if sizes and mesh.vpp == 1]
     meshes.sort(key=lambda item: (item[0].shard, item[0].tp * item[0].pp * item[0].ep * item[0].cp))
     option = space.recomputations()[-1]
-    return any(
-        memory_of(space.job(space.layout(mesh, size, option))) <= limit_bytes
-        for mesh, size in meshes[: -TRIED_MESHES - 1 : -1]  # the most split first
-    )
+    most = meshes[: -TRIED_MESHES - 1 : -1]
+    return [space.job(space.layout(mesh, size, option)) for mesh, size in most]
 
 
-def _changes(space: SearchSpace, memory_of: MemoryOf, limit: float) -> Iterator[str]:
+def lightest(space: SearchSpace, memory_of: MemoryOf) -> TrainingJob | None:
+    """The job with the least memory; None where the batch divides over no degree."""
+    return min(_most_split(space), key=memory_of, default=None)
+
+
+def fits_some(space: SearchSpace, memory_of: MemoryOf, limit_bytes: float) -> bool:
+    return any(memory_of(job) <= limit_bytes for job in _most_split(space))
+
+
+def more_devices(space: SearchSpace, memory_of: MemoryOf, limit: float) -> Iterator[str]:
+    """More of the same devices, as many larger ones, more of those: each lets something fit."""
+
     def fits(changed: SearchSpace) -> bool:
         within = limit * changed.device.memory_bytes / space.device.memory_bytes
-        return some_layout_fits(changed, memory_of, within)
+        return fits_some(changed, memory_of, within)
 
-    name = space.device.name
-    if "full" not in space.recompute and fits(replace(space, recompute=(*space.recompute, "full"))):
-        yield "allow full recomputation"
-    lighter = {EIGHT_BIT: replace(space, optimizer="adamw_8bit")}
-    if space.optimizer != "adamw":
-        lighter = {}
-    if not space.offload_optimizer:
-        lighter[HOST] = replace(space, offload_optimizer=True)
-    yield from (f"train with {words}" for words, changed in lighter.items() if fits(changed))
-    shorter = space.seq_len // 2
-    while shorter >= 512 and space.seq_len % shorter == 0:
-        batch = space.global_batch * (space.seq_len // shorter)
-        if fits(replace(space, seq_len=shorter, global_batch=batch)):
-            yield f"train on sequences of {shorter} tokens"
-            break
-        shorter //= 2
     if count := _fewest_devices(space, fits):
-        yield f"use {count} {name}"
+        yield f"use {count} {space.device.name}"
     larger = [replace(space, device=item) for item in _larger(space.device)]
     if enough := next(filter(fits, larger), None):
         yield f"use {space.devices} {enough.device.name}"
-    for words, changed in lighter.items():
-        if not fits(changed) and (count := _fewest_devices(changed, fits)):
-            yield f"use {count} {name} with {words}"
     for changed in larger:
         if count := _fewest_devices(changed, fits):
             yield f"use {count} {changed.device.name}"
@@ -101,7 +106,8 @@ def _fewest_devices(space: SearchSpace, fits: Callable[[SearchSpace], bool]) -> 
 
 
 def _larger(small: Device) -> list[Device]:
-    """Devices of the same kind with more memory, cheapest first."""
-    every = (device(name) for name in device_names())
-    larger = [d for d in every if d.kind == small.kind and d.memory_bytes > small.memory_bytes]
+    """Devices of the same kind with more memory in nodes as large, cheapest first."""
+    every = [device(name) for name in device_names()]
+    alike = [d for d in every if d.kind == small.kind and d.node_devices >= small.node_devices]
+    larger = [d for d in alike if d.memory_bytes > small.memory_bytes]
     return sorted(larger, key=lambda d: (d.usd_per_hour, d.memory_bytes))

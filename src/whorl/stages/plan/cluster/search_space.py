@@ -22,6 +22,7 @@ from whorl.stages.plan.cluster.job import (
     Stack,
     TrainingJob,
 )
+from whorl.stages.plan.software import software
 
 __all__ = ["Mesh", "Recomputation", "SearchSpace"]
 
@@ -31,15 +32,28 @@ WIDEST_TP = 64
 MOST_UNEVEN = 1.15  # depth of the deepest pipeline stage over the mean
 HYBRID_NODES = (1, 8, 32)  # nodes that one copy of the shards may span, besides all
 # What data parallelism may shard: on its own, and under a pipeline.
+# What data parallelism may shard: on its own, and under a pipeline; of what is not named, ZERO.
+ZERO: tuple[tuple[Shard, ...], tuple[Shard, ...]] = (
+    ("none", "zero1", "zero2", "zero3"),
+    ("zero1", "zero2"),
+)
 SHARDS: dict[str, tuple[tuple[Shard, ...], tuple[Shard, ...]]] = {
-    "megatron": (("zero1", "zero3"), ("zero1",)),
-    "fsdp": (("none", "zero2", "zero3"), ("zero2", "zero3")),
-    "whorl": (("none", "zero1", "zero2", "zero3"), ("zero1", "zero2")),
+    **dict.fromkeys(("megatron", "megatron_bridge"), (("zero1", "zero3"), ("zero1",))),
+    **dict.fromkeys(
+        ("fsdp", "torchtitan", "hf", "torchtune"),
+        (("none", "zero2", "zero3"), ("zero2", "zero3")),
+    ),
     "megatron_2021": (("none", "zero1", "zero3"), ("none", "zero1")),
     "oneflow": (("none",), ("none",)),
     "internevo": (("zero1", "zero3"), ("zero1",)),
     "xla": (("none", "zero3"), ("none", "zero3")),
 }
+FIXED = (  # fields of TrainingJob that a search takes over
+    *("task", "lora", "pure_low_precision", "flash_attention", "loss", "step_in_backward"),
+    *("compiled", "causal_flops", "document_tokens", "overlap"),
+)
+# Software whose models are spread by sharded data parallelism alone.
+OF_DATA = frozenset({"hf", "deepspeed", "torchtune", "unsloth"})
 
 Recomputation = tuple[Recompute, tuple[str, ...]]
 
@@ -75,7 +89,6 @@ class SearchSpace:
     @classmethod
     def around(cls, job: TrainingJob) -> SearchSpace:
         """The space of all layouts of this job's model, devices, batch and software."""
-        flags = ("pure_low_precision", "flash_attention", "loss", "causal_flops")
         return cls(
             job.shape,
             job.device,
@@ -86,7 +99,7 @@ class SearchSpace:
             job.stack,
             job.optimizer,
             offload_optimizer=job.layout.offload_optimizer,
-            fixed={name: getattr(job, name) for name in ("task", "lora", *flags)},
+            fixed={name: getattr(job, name) for name in FIXED},
         )
 
     def __post_init__(self) -> None:
@@ -96,10 +109,7 @@ class SearchSpace:
                 raise SpecError(
                     f"layout search: {name}", found=value, expected="a whole number >= 1"
                 )
-        if self.stack not in SHARDS:
-            raise SpecError(
-                "layout search: stack", found=self.stack, expected=" or ".join(sorted(SHARDS))
-            )
+        software(self.stack)
         if not self.recompute:
             raise SpecError("layout search: recompute", found="none allowed", expected="at least 1")
 
@@ -120,6 +130,8 @@ class SearchSpace:
 
     def tps(self) -> list[int]:
         """Within a node, dividing heads and feed-forward; keys are divided or copied whole."""
+        if self.stack in OF_DATA:
+            return [1]
         heads, kv_heads = self.shape.attention.heads, self.shape.attention.kv_heads
         widest = min(self.device.node_devices, self.devices, heads, WIDEST_TP)
         return [
@@ -132,6 +144,8 @@ class SearchSpace:
 
     def pps(self) -> list[int]:
         """Stages of equal depth, or nearly."""
+        if self.stack in OF_DATA:
+            return [1]
         return [pp for pp in _divisors(self.devices, self.shape.layers) if self._even(pp)]
 
     def vpps(self, pp: int, micro_batches: int) -> list[int]:
@@ -154,6 +168,8 @@ class SearchSpace:
 
         With fewer sequences than devices the slices may be shorter: else devices would idle.
         """
+        if self.stack in OF_DATA:
+            return [1]
         room = max(1, self.seq_len // SHORTEST_SLICE_TOKENS)
         if self.global_batch < self.devices:
             room = max(room, self.seq_len // (SHORTEST_SLICE_TOKENS // 4))
@@ -165,7 +181,7 @@ class SearchSpace:
 
     def eps(self, ranks: int) -> list[int]:
         """Divisors of the experts that also divide the ranks of one pipeline stage."""
-        if self.shape.experts is None:
+        if self.shape.experts is None or self.stack in OF_DATA:
             return [1]
         count = self.shape.experts.count
         return [ep for ep in _divisors(count, count) if ranks % ep == 0]
@@ -175,7 +191,7 @@ class SearchSpace:
         if ranks == 1:
             return [("none", None)]
         found: list[tuple[Shard, int | None]] = []
-        for shard in SHARDS[self.stack][pp > 1]:
+        for shard in SHARDS.get(self.stack, ZERO)[pp > 1]:
             found.append((shard, None))
             if shard == "zero3" or (shard == "zero1" and self.stack == "internevo"):
                 groups = [n * max(1, self.device.node_devices // tp) for n in HYBRID_NODES]
@@ -197,8 +213,10 @@ class SearchSpace:
             parts = [("layernorm", "moe_act"), ("moe",)]
             if self.shape.attention.latent is not None:
                 parts.insert(1, ("layernorm", "mla_up_proj", "moe_act"))
-        if self.stack == "fsdp":
+        if software(self.stack).selects_products:
             parts = [()]
+        elif self.stack in OF_DATA:  # a Trainer's gradient checkpointing is of whole layers
+            parts = []
         every: dict[Recompute, list[Recomputation]] = {
             "none": [("none", ())],
             "selective": [("selective", names) for names in parts],

@@ -16,12 +16,12 @@ from typing import Any, cast, get_args
 from whorl.arch.hf_config import model_shape
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import SpecError
+from whorl.stages.plan.ask.layouts import parse_layout
 from whorl.stages.plan.cluster.devices import device
 from whorl.stages.plan.cluster.job import Layout, Lora, Optimizer, Stack, TrainingJob
 from whorl.stages.plan.cluster.row_shapes import whole_number
 from whorl.stages.plan.cluster.row_words import BASES, read_optimizer, read_precision, stack_in
 from whorl.stages.plan.cluster.rows import Metric, PublishedRow, read_table, usual_batch
-from whorl.stages.plan.output.question import parse_layout
 from whorl.stages.plan.serving.work import QUANTISATIONS, Deployment
 from whorl.stages.plan.software import software
 

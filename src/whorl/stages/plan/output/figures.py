@@ -12,6 +12,7 @@ from whorl.arch.shape_counts import (
     kv_bytes_per_token,
     training_bytes,
 )
+from whorl.stages.plan.ask.layouts import layout_label
 from whorl.stages.plan.cluster.job import TrainingJob
 from whorl.stages.plan.cluster.memory import rank_memory
 from whorl.stages.plan.cluster.step import StepTime
@@ -21,7 +22,6 @@ from whorl.stages.plan.laws.hyper import step_law
 from whorl.stages.plan.laws.law import FLOPS_PER_PARAM_TOKEN, Law
 from whorl.stages.plan.laws.named import find_law
 from whorl.stages.plan.output import schema
-from whorl.stages.plan.output.question import layout_label
 from whorl.stages.plan.plan import Prediction
 from whorl.stages.plan.spending import JobBudget
 from whorl.stages.plan.whole_job import JobView, Range, WholeJob, steps_of, view_job
@@ -74,13 +74,17 @@ def whole_job(job: TrainingJob, step: StepTime, tokens: float, usd: float | None
     optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
     if job.optimizer == "muon" or job.optimizer == "sgd":
         optimizer = job.optimizer
+    checkpoint = float(training_bytes(job.shape, optimizer, gradient_bytes=0).total)
+    if job.lora is not None:  # the adapters and their moments; the base is where it came from
+        parts = rank_memory(job).parts
+        checkpoint = (parts["gradients"] + parts["optimizer"]) * job.layout.tp * job.layout.pp
     return view_job(
         WholeJob(
             step_s=Range(step.step_s, step.low_s, step.high_s),
             steps=steps_of(tokens, job.tokens_per_step),
             devices=job.layout.devices,
             device=job.device,
-            checkpoint_bytes=training_bytes(job.shape, optimizer, gradient_bytes=0).total,
+            checkpoint_bytes=checkpoint,
             storage_bytes_per_s=STORAGE_BYTES_PER_S_PER_DEVICE * job.layout.devices,
             usd_per_device_hour=usd,
         )

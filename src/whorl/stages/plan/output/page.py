@@ -26,7 +26,8 @@ def render_page(plan: ClusterPlan) -> str:
     )
     return Template(template).substitute(
         title=escape(f"{plan.model.shape.name} on {plan.question.count:,} × {plan.device.name}"),
-        subtitle=f"{escape(show.question_line(plan))}<br>{escape(show.model_line(plan))}<br>"
+        subtitle=f"{escape(show.question_line(plan.question, plan.device))}<br>"
+        f"{escape(show.model_line(plan))}<br>"
         f'<b class="label">{escape(plan.chosen.label)}</b> {escape(plan.chosen.why)}'
         + "".join(f"<br>safe: {escape(line)}" for line in show.safe_lines(plan)),
         warnings="".join(f'<p class="warning">{escape(line)}</p>' for line in plan.warnings),
@@ -72,7 +73,9 @@ def _cards(plan: ClusterPlan) -> list[str]:
     rows = [(name.replace("_", " "), show.gib(b)) for name, b in memory.phases.items()]
     cards.append(_card("Peak memory by phase", _table(("", ""), rows)))
     if plan.serving is not None:
-        cards.append(_card("Serving", _table(("", "", ""), show.serving_rows(plan), text=(2,))))
+        cards.append(
+            _card("Serving", _table(("", "", ""), show.serving_rows(plan.serving), text=(2,)))
+        )
     others = [show.layout_row(item) for item in (chosen, *plan.runners_up)]
     note = f"{plan.considered:,} layouts looked at, {plan.fitting:,} fit the memory."
     table = _table(show.LAYOUT_COLUMNS, others, text=(0, 4))

@@ -30,9 +30,12 @@ __all__ = [
     "FrontPoint",
     "LossFigures",
     "LossPoint",
+    "MemoryReport",
     "ModelFigures",
     "PlannedLayout",
     "Question",
+    "ServingAnswer",
+    "WayOut",
     "load_plan",
     "plan_schema",
 ]
@@ -56,7 +59,16 @@ class Question(Frozen):
     global_batch: int = Field(description="sequences of one step; 0: by the step law")
     precision: str = Field("bf16", description="of the matrix products")
     optimizer: str = "adamw"
+    pure_low_precision: bool = Field(False, description="weights and states in 2 bytes too")
     stack: str = Field("megatron", description="software the figures are predicted for")
+    tune: str = Field("", description="full, lora, qlora or dora; empty: pretraining")
+    rank: int = Field(0, description="of the adapters; 0: none")
+    targets: str = Field("", description="what the adapters adapt: qv, attention or all")
+    base_format: str = Field("", description="of a frozen base; none: 16 bits")
+    loss: str = Field("", description="eager, fused or chunked; empty: what the stack does")
+    step_in_backward: bool = Field(False, description="each gradient is used as it is made")
+    document_tokens: int = Field(0, description="of packed documents; 0: one fills a sequence")
+    attention: str = Field("flash", description="flash, or eager: scores are stored")
     tokens: int | None = Field(None, description="to train on; null: the budget's or law's choice")
     budget: str = Field("", description="the budget given, such as usd=100000")
     vocab_size: int | None = Field(None, description="of a model whose size the budget chooses")
@@ -67,6 +79,8 @@ class Question(Frozen):
     measured: str = Field("", description="the measured step given")
     tables: bool = Field(False, description="products timed by measured kernels")
     serve: str = Field("", description="the serving target given")
+    words: str = Field("", description="the tool whose words were used; empty: whorl's own")
+    became: list[str] = Field([], description="what those words became")
 
 
 class ModelFigures(Frozen):
@@ -158,6 +172,51 @@ class ClusterPlan(Frozen):
     loss: LossFigures | None = None
     serving: ServingPlan | None = None
     commands: dict[str, str] = Field({}, description="file name -> what runs the chosen layout")
+    warnings: list[str] = Field([])
+
+
+class WayOut(Frozen):
+    """A change, or several together, on the same devices."""
+
+    words: str = Field(description="in the words that were asked with")
+    changes: list[str]
+    needed_bytes: float = Field(description="that a device must have after it")
+    saved_bytes: float
+    slower: float = Field(description="time of a token against before, minus one")
+    fits: bool
+
+
+class MemoryReport(Frozen):
+    """What `--why-oom` answers: what the fullest rank holds, and what would make it less."""
+
+    version: Literal[1] = 1
+    kind: Literal["memory_report"] = "memory_report"
+    question: Question
+    device: Device
+    label: str = Field(description="the layout, as --layout takes it")
+    why: str = Field(description="why this layout")
+    step_s: float
+    fits: bool
+    needed_bytes: float = Field(description="what the device must have, the allocator pressed")
+    limit_bytes: float
+    driver: RankMemory = Field(description="as nvidia-smi counts: context and buffers too")
+    reserved_bytes: float = Field(description="torch.cuda.max_memory_reserved")
+    allocated_bytes: float = Field(description="torch.cuda.max_memory_allocated")
+    changes: list[WayOut] = Field(description="single ones; those that are enough first")
+    enough: list[WayOut] = Field(description="up to three ways to fit, if it does not")
+    elsewhere: list[str] = Field(description="more or larger devices that would do")
+    warnings: list[str] = Field([])
+
+
+class ServingAnswer(Frozen):
+    """Serving a model, without a word of training."""
+
+    version: Literal[1] = 1
+    kind: Literal["serving_plan"] = "serving_plan"
+    model: ModelFigures
+    device: Device
+    serve: str = Field(description="the target given")
+    serving: ServingPlan
     warnings: list[str] = Field([])
 
 

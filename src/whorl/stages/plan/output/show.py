@@ -6,8 +6,16 @@ import math
 from collections.abc import Callable, Mapping
 
 from whorl.core.units import format_count, format_duration
+from whorl.stages.plan.cluster.devices import Device
 from whorl.stages.plan.cluster.seconds import part_name
-from whorl.stages.plan.output.schema import ClusterPlan, Figure, LossFigures, PlannedLayout
+from whorl.stages.plan.output.schema import (
+    ClusterPlan,
+    Figure,
+    LossFigures,
+    PlannedLayout,
+    Question,
+)
+from whorl.stages.plan.serving.target import ServingPlan
 from whorl.stages.plan.whole_job import Range
 
 __all__ = [
@@ -94,10 +102,13 @@ def model_line(plan: ClusterPlan) -> str:
     )
 
 
-def question_line(plan: ClusterPlan) -> str:
-    q = plan.question
+def question_line(q: Question, device: Device) -> str:
+    base = "16 bits" if q.base_format == "none" else q.base_format
+    kind = f"{q.tune}, rank {q.rank} on {q.targets}, base in {base}; " if q.rank else ""
+    kind = "full fine-tuning; " if q.tune == "full" else kind
+    precision = f"{q.precision}-true" if q.pure_low_precision else q.precision
     return (
-        f"{q.count:,} × {plan.device.name}, {q.precision}, {q.optimizer}, as {q.stack} runs it; "
+        f"{kind}{q.count:,} × {device.name}, {precision}, {q.optimizer}, as {q.stack} runs it; "
         f"{q.global_batch:,} sequences of {q.seq_len:,} tokens a step, "
         f"{q.global_batch * q.seq_len:,} together"
     )
@@ -123,18 +134,30 @@ def headline(plan: ClusterPlan) -> list[Row]:
         (f"mostly {first}", f"{shares[first]:.0%}", words),
         _row(f"peak memory, of {gib(plan.device.memory_bytes)}", peak, gib),
     ]
-    if (loss := plan.loss) and (job := plan.job):
+    loss, job = plan.loss, plan.job
+    if job is not None:
         every = f"{job.checkpoint_interval_steps:,} steps, {seconds(job.checkpoint_write_s)} each"
-        best = loss.best
-        sizes = f"{format_count(best.parameters)} parameters, {format_count(best.tokens)} tokens"
+        asked = plan.question
+        tokens = asked.tokens or 0 if loss is None else loss.tokens
+        steps = round(tokens / (asked.global_batch * asked.seq_len))
+        steps = steps if loss is None else loss.steps
         rows += [
-            _row(f"{format_count(loss.tokens)} tokens, {loss.steps:,} steps", job.days, _days),
+            _row(f"{format_count(tokens)} tokens, {steps:,} steps", job.days, _days),
             _row("device-hours", job.device_hours, _hours),
             _row("money", job.usd, _usd),
             _row("energy", job.energy_kwh, _mwh),
             _row("interruptions", job.failures, _few),
             ("checkpoint every", seconds(job.checkpoint_interval_s), every),
             _row("useful share of the time", job.goodput, lambda share: f"{share:.1%}"),
+        ]
+    elif plan.question.tune:
+        rate = step.tokens_per_s_per_device * plan.question.count
+        usd = plan.device.usd_per_hour * plan.question.count / 3600 * 1e6 / rate
+        rows.append(("a million tokens take", seconds(1e6 / rate), f"{_usd(usd)}"))
+    if loss is not None:
+        best = loss.best
+        sizes = f"{format_count(best.parameters)} parameters, {format_count(best.tokens)} tokens"
+        rows += [
             _row("loss, nats per token", loss.loss, nats),
             ("best for the same FLOPs", nats(best.loss.value), sizes),
             _row("batch by the step law, tokens", loss.best_batch_tokens, format_count),
@@ -217,9 +240,8 @@ def notes(plan: ClusterPlan) -> list[str]:
     return found + list(plan.serving.notes if plan.serving else ())
 
 
-def serving_rows(plan: ClusterPlan) -> list[Row]:
+def serving_rows(s: ServingPlan | None) -> list[Row]:
     """The serving plan, as `headline`; no rows without one."""
-    s = plan.serving
     if s is None:
         return []
     batch = f"devices a replica: {s.devices_per_replica}, at most {s.max_running:,} running"

@@ -9,11 +9,66 @@ from rich.table import Table
 from rich.text import Text
 
 from whorl.stages.plan.output import show
-from whorl.stages.plan.output.schema import ClusterPlan
+from whorl.stages.plan.output.schema import ClusterPlan, MemoryReport, ServingAnswer, WayOut
 
-__all__ = ["render_cluster_plan", "table"]
+__all__ = ["render", "render_cluster_plan", "table"]
 
 BAR_CELLS, LONG_CELL = 24, 24
+PRICE = ("needs", "saves", "time")  # of a change
+
+
+def render(found: ClusterPlan | ServingAnswer | MemoryReport) -> RenderableType:
+    """Any answer of `whorl plan`, by its kind."""
+    if isinstance(found, ClusterPlan):
+        return render_cluster_plan(found)
+    return _memory(found) if isinstance(found, MemoryReport) else _serving_answer(found)
+
+
+def _memory(found: MemoryReport) -> RenderableType:
+    """Parts and phases of the peak, the changes with their GiB and price, the ways to fit."""
+    limit, driver, gib = found.limit_bytes, found.driver, show.gib
+    verdict = "fits" if found.fits else "does not fit"
+    needed = f"needs {gib(found.needed_bytes)} of {gib(limit)}: {verdict}"
+    blocks: list[RenderableType] = [
+        Text(show.question_line(found.question, found.device)),
+        *(Text(f"· {line}", style="dim") for line in found.question.became),
+        *(Text(f"warning: {line}", style="yellow") for line in found.warnings),
+        Text.assemble(("\nlayout  ", "bold"), (found.label, "bold green")),
+        Text(found.why, style="dim"),
+        Text(needed, style="bold green" if found.fits else "bold red"),
+        Text(
+            f"nvidia-smi would show {gib(driver.peak_bytes)} ({gib(driver.low_bytes)} – "
+            f"{gib(driver.high_bytes)}); of it torch reserves {gib(found.reserved_bytes)} and "
+            f"allocates {gib(found.allocated_bytes)}"
+        ),
+        Text(""),
+        _bars("what the peak is made of", driver.parts, gib),
+        Text(""),
+        _bars("peak of each phase", driver.phases, gib, limit),
+    ]
+    if found.enough:
+        rows = [_way_out(item) for item in found.enough]
+        blocks += [Text(""), table(("what fits on the same devices", *PRICE), rows)]
+    if found.changes:
+        rows = [(*_way_out(item), "fits" if item.fits else "") for item in found.changes]
+        blocks += [Text(""), table(("each change alone", *PRICE, ""), rows)]
+    if found.elsewhere:
+        blocks.append(Text(f"\nelse: {', or '.join(found.elsewhere)}", style="dim"))
+    return Group(*blocks)
+
+
+def _way_out(item: WayOut) -> tuple[str, ...]:
+    needs, saves = show.gib(item.needed_bytes), show.gib(item.saved_bytes)
+    return item.words, needs, saves, f"{item.slower:+.0%}"
+
+
+def _serving_answer(found: ServingAnswer) -> RenderableType:
+    return Group(
+        *(Text(f"warning: {line}", style="yellow") for line in found.warnings),
+        Text(f"{found.serving.model} on {found.serving.device}", style="bold"),
+        table(("serving", "", "90%, or remark"), show.serving_rows(found.serving), right=1),
+        *(Text(f"· {note}", style="dim") for note in found.serving.notes),
+    )
 
 
 def render_cluster_plan(plan: ClusterPlan) -> RenderableType:
@@ -21,7 +76,8 @@ def render_cluster_plan(plan: ClusterPlan) -> RenderableType:
     chosen = plan.chosen
     blocks: list[RenderableType] = [
         Text(show.model_line(plan)),
-        Text(show.question_line(plan)),
+        Text(show.question_line(plan.question, plan.device)),
+        *(Text(f"· {line}", style="dim") for line in plan.question.became),
         *(Text(f"warning: {line}", style="yellow") for line in plan.warnings),
         Text(""),
         Text.assemble(("layout  ", "bold"), (chosen.label, "bold green")),
@@ -41,7 +97,7 @@ def render_cluster_plan(plan: ClusterPlan) -> RenderableType:
         looked = f"{plan.considered:,} layouts looked at, {plan.fitting:,} fit the memory"
         blocks.append(Text(looked, style="dim"))
     if plan.serving is not None:
-        served = table(("serving", "", "90%, or remark"), show.serving_rows(plan), right=1)
+        served = table(("serving", "", "90%, or remark"), show.serving_rows(plan.serving), right=1)
         blocks += [Text(""), served]
     blocks += [Text(""), *(Text(f"· {note}", style="dim") for note in show.notes(plan))]
     if plan.commands:
@@ -67,11 +123,19 @@ def table(
     return made
 
 
-def _bars(title: str, parts: Mapping[str, float], form: Callable[[float], str]) -> Table:
-    total = sum(parts.values()) or 1.0
+def _bars(
+    title: str, parts: Mapping[str, float], form: Callable[[float], str], of: float = 0.0
+) -> Table:
+    """Parts with their shares of all, or of a limit."""
+    total = of or sum(parts.values()) or 1.0
     largest = sorted(parts.items(), key=lambda item: -item[1])
     rows = [
-        (name, form(value), f"{value / total:.0%}", "█" * round(BAR_CELLS * value / total) or "▏")
+        (
+            name,
+            form(value),
+            f"{value / total:.0%}",
+            "█" * round(BAR_CELLS * min(1, value / total)) or "▏",
+        )
         for name, value in largest
         if value > 0
     ]

@@ -95,7 +95,8 @@ def plan_serving(
             expected=f"at most {shape.max_seq_len}",
             do="shorten the input or the output",
         )
-    if model_path is not None and aiconfigurator.covers(device):
+    is_fixed = bool(target.engines or target.devices_per_replica)
+    if model_path is not None and not is_fixed and aiconfigurator.covers(device):
         row = aiconfigurator.best_configuration(model_path, device, target)
         if row is not None:
             return _plan_of_row(shape, device, target, usd, row)
@@ -109,23 +110,34 @@ def plan_serving(
 def _options(
     shape: ModelShape, device: Device, target: ServingTarget, nodes: int = 1
 ) -> list[Option]:
+    heads = shape.attention.heads
     sizes = [2**i for i in range(12) if 2**i <= device.node_devices * nodes]
-    options = []
+    if (fixed := target.devices_per_replica) is not None:
+        if heads % fixed:
+            raise SpecError(f"tp {fixed} does not divide the {heads} heads of {shape.name}")
+        sizes = [fixed]
+    options, engines = [], _engines(device, target)
     for name in target.quantisations:
         for devices in sizes:
-            if shape.attention.heads % devices:
+            if heads % devices:
                 continue
             deployment = Deployment(shape, device, devices, QUANTISATIONS[name])
             room = room_for(deployment, target.input_tokens + target.output_tokens)
             if room >= 1:
-                options += [_option(deployment, item, room, target) for item in _engines(device)]
+                options += [_option(deployment, item, room, target) for item in engines]
     return options
 
 
-def _engines(device: Device) -> tuple[str, ...]:
+def _engines(device: Device, target: ServingTarget) -> tuple[str, ...]:
+    """Of the target's, those that run on the device. Raises SpecError if none does."""
+    able: tuple[str, ...] = ("cpu",) if device.kind == "cpu" else ("vllm",)
     if device.is_nvidia:
-        return ("vllm", "sglang", "trtllm")
-    return ("cpu",) if device.kind == "cpu" else ("vllm",)
+        able = ("vllm", "sglang", "trtllm")
+    asked = tuple(name for name in able if name in target.engines or not target.engines)
+    if len(asked) < len(target.engines or asked) or not asked:
+        found = "+".join(target.engines)
+        raise SpecError(f"engine on {device.name}", found=found, expected=", ".join(able))
+    return asked
 
 
 def _option(deployment: Deployment, engine: str, room: float, target: ServingTarget) -> Option:
@@ -291,7 +303,8 @@ def _infeasible(
         kind = text.split()[0]
         if kind not in helps and _cheapest(_options(shape, device, changed), changed):
             helps[kind] = text
-    if device.kind != "cpu" and _cheapest(_options(shape, device, target, nodes=4), target):
+    is_open = device.kind != "cpu" and target.devices_per_replica is None
+    if is_open and _cheapest(_options(shape, device, target, nodes=4), target):
         helps["split"] = f"split over more than the {device.node_devices} devices of a node"
     return PlanError(
         f"no deployment of {shape.name} on {device.name} meets the target",

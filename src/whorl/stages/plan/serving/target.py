@@ -31,14 +31,16 @@ class ServingTarget:
     first_token_p95_s: float = 2.0
     tokens_per_s_per_user: float = 20.0
     quantisations: tuple[str, ...] = ("bf16", "fp8")  # what quality allows
+    engines: tuple[str, ...] = ()  # empty: any that runs on the device
+    devices_per_replica: int | None = None  # tensor parallel; None: searched
 
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            if item.name == "quantisations":
+            if item.name in ("quantisations", "engines") or value is None:
                 continue
-            if not 0 < value < math.inf or (item.type == "int" and value != int(value)):
-                expected = "a whole number of at least 1" if item.type == "int" else "above 0"
+            if not 0 < value < math.inf or (item.type != "float" and value != int(value)):
+                expected = "a whole number of at least 1" if item.type != "float" else "above 0"
                 raise SpecError(f"serving target: {item.name}", found=value, expected=expected)
         unknown = sorted(set(self.quantisations) - set(QUANTISATIONS))
         if unknown or not self.quantisations:

@@ -25,13 +25,13 @@ __all__ = [
 ]
 
 SHORT = {"mbs": "micro_batch", "sp": "sequence_parallel", "zero": "shard"}
-WRITTEN = {"micro_batch": "mbs", "sequence_parallel": "sp"}
+WRITTEN = {"micro_batch": "mbs", "sequence_parallel": "sp", "zero": "shard"}
 CHOICES: Mapping[str, Sequence[str]] = {
     "shard": get_args(Shard),
     "recompute": get_args(Recompute),
     "schedule": ("1f1b", "interleaved", "zero_bubble"),
 }
-LAYOUT_KEYS = (*(field.name for field in fields(Layout) if field.name != "devices"), *SHORT)
+LAYOUT_KEYS = ("dp", *(field.name for field in fields(Layout) if field.name != "devices"), *SHORT)
 ALWAYS = ("tp", "pp", "micro_batch")  # stand in every label
 
 
@@ -110,7 +110,10 @@ def parse_layout(text: str, devices: int, flag: str = "--layout") -> Layout:
 
 def _layout(pairs: Mapping[str, str], devices: int, flag: str) -> Layout:
     values: dict[str, Any] = {}
+    dp = parse_count(pairs["dp"], f"{flag}: dp") if "dp" in pairs else None
     for key, text in pairs.items():
+        if key == "dp":
+            continue
         name = SHORT.get(key, key)
         where = f"{flag}: {key}"
         if name in CHOICES:
@@ -131,6 +134,10 @@ def _layout(pairs: Mapping[str, str], devices: int, flag: str) -> Layout:
     if values.get("vpp", 1) > 1:
         values.setdefault("schedule", "interleaved")
     layout = Layout(devices=devices, **values)
+    if dp not in (None, layout.dp):  # it follows from the others
+        raise SpecError(
+            f"{flag}: dp {dp} does not go with {devices} devices", expected=f"dp={layout.dp}"
+        )
     _check_layout(layout, flag)
     return layout
 

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whorl.core.errors import SpecError
-from whorl.stages.plan.cluster.job import SELECTIVE_PARTS, Layout
-from whorl.stages.plan.output.question import (
+from whorl.stages.plan.ask.layouts import (
     layout_label,
     parse_batch,
     parse_layout,
     parse_measured,
     parse_pairs,
 )
+from whorl.stages.plan.cluster.job import SELECTIVE_PARTS, Layout
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""What is asked of the planner: flags, and the words of other training tools read into them."""

@@ -1,0 +1,211 @@
+"""`--from FILE` and words of other tools on the command line, as flags of `whorl plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from whorl.core.errors import SpecError
+from whorl.core.units import parse_count
+from whorl.spec.train_keys import SEQ_LEN
+from whorl.stages.plan.ask.axolotl import AXOLOTL, axolotl_defaults
+from whorl.stages.plan.ask.deepspeed import apply_deepspeed
+from whorl.stages.plan.ask.flags import FLAGS
+from whorl.stages.plan.ask.layouts import LAYOUT_KEYS, WRITTEN, parse_batch, parse_pairs
+from whorl.stages.plan.ask.llamafactory import LLAMAFACTORY, llamafactory_defaults
+from whorl.stages.plan.ask.megatron import read_megatron
+from whorl.stages.plan.ask.said import OtherWords, Rule, apply
+from whorl.stages.plan.ask.texts import flat, read_mapping
+from whorl.stages.plan.ask.torchtitan import TORCHTITAN, torchtitan_defaults
+from whorl.stages.plan.ask.trainer import TRAINER, trainer_defaults
+
+__all__ = ["as_flags", "check_words", "read_file", "read_words"]
+
+BATCH = "--global-batch-tokens"
+SCRIPTS = (".sh", ".bash", ".slurm", ".sbatch")
+
+
+@dataclass(frozen=True)
+class Tool:
+    rules: Mapping[str, Rule]
+    marks: frozenset[str]  # keys that no other tool has
+    defaults: Callable[[OtherWords], None]
+    stack: str
+
+
+TOOLS: Mapping[str, Tool] = {
+    "axolotl": Tool(
+        AXOLOTL,
+        frozenset({"base_model", "sequence_len", "micro_batch_size", "adapter"}),
+        axolotl_defaults,
+        "hf",
+    ),
+    "llamafactory": Tool(
+        LLAMAFACTORY,
+        frozenset({"finetuning_type", "cutoff_len", "stage", "template"}),
+        llamafactory_defaults,
+        "hf",
+    ),
+    "torchtitan": Tool(
+        TORCHTITAN,
+        frozenset({"training.seq_len", "training.local_batch_size", "model.flavor"}),
+        torchtitan_defaults,
+        "torchtitan",
+    ),
+    "trainer": Tool(
+        TRAINER,
+        frozenset({"per_device_train_batch_size", "output_dir", "gradient_checkpointing", "optim"}),
+        trainer_defaults,
+        "hf",
+    ),
+}
+DEEPSPEED_MARKS = {"zero_optimization", "train_micro_batch_size_per_gpu", "train_batch_size"}
+
+
+def read_file(path: Path) -> OtherWords:
+    """A configuration of another tool. Which, its keys tell. Raises SpecError."""
+    if path.suffix.lower() in SCRIPTS:
+        return read_megatron(path)
+    values = read_mapping(path)
+    if DEEPSPEED_MARKS & set(values) and not isinstance(values.get("deepspeed"), Mapping):
+        said = OtherWords("deepspeed", where=str(path))
+        apply_deepspeed(said, values)
+        return said
+    whole = flat(values)
+    found = {name: len(tool.marks & set(whole)) for name, tool in TOOLS.items()}
+    name = max(found, key=lambda item: found[item])
+    if not found[name]:
+        raise SpecError(
+            f"--from {path} is of no tool that is known",
+            found=", ".join(list(values)[:8]),
+            expected=", ".join([*TOOLS, "deepspeed (JSON)", "megatron (a shell script)"]),
+            do="a recipe of whorl is given without --from" if "data" in values else None,
+        )
+    said, tool = OtherWords(name, where=str(path)), TOOLS[name]
+    inline = {key: whole.pop(key) for key in list(whole) if key.startswith("deepspeed.")}
+    if inline:
+        apply_deepspeed(said, values["deepspeed"])
+    apply(said, tool.rules, whole)
+    said.flags.setdefault("--stack", tool.stack)
+    tool.defaults(said)
+    return said
+
+
+def check_words(words: Iterable[str]) -> None:
+    """Raises SpecError, with the nearest that is known, for a word that is none."""
+    for word in words:
+        if word not in TRAINER:
+            flags = ["json", "set", "home", "compare", "published"]
+            flags += [item.name for item in FLAGS if item.name != "from_file"]
+            near = get_close_matches(word, [*flags, *TRAINER], n=2)
+            raise SpecError(
+                f"unknown option --{word}",
+                do=f"did you mean --{' or --'.join(near)}?" if near else "whorl plan --help",
+            )
+
+
+def read_words(words: Mapping[str, str], said: OtherWords | None = None) -> OtherWords:
+    """Words of the Trainer given beside whorl's own flags; they go before those of a file.
+
+    Raises SpecError for a word that is none.
+    """
+    check_words(words)
+    own = OtherWords("trainer")
+    apply(own, TRAINER, words)
+    if said is None:
+        own.flags.setdefault("--stack", "hf")
+        return own
+    said.flags |= own.flags
+    said.parts |= own.parts
+    said.origin |= own.origin
+    said.became += own.became
+    said.warnings += own.warnings
+    if {"gradient_accumulation_steps", "per_device_train_batch_size"} & set(words):
+        said.sequences = None
+    if "gradient_accumulation_steps" in words:
+        said.accumulation = own.accumulation
+    said.steps = own.steps or said.steps
+    said.dp = own.dp or said.dp
+    return said
+
+
+def _level(key: str, value: str) -> str:
+    return f"zero{value}" if key == "zero" and value.isdigit() else value
+
+
+def as_flags(said: OtherWords, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags, those given going before; the batch follows from micro-batch, accumulation and
+    devices. What is given beside a file that says otherwise is told.
+
+    Raises SpecError where a stated degree does not divide the devices.
+    """
+    flags: dict[str, Any] = {**said.flags, **given}
+    for flag, value in given.items():
+        if said.flags.get(flag, value) != value:
+            said.became.append(
+                f"{flag} {value} goes before {said.origin.get(flag, said.where or said.tool)}"
+            )
+    parts = dict(said.parts)
+    if "mbs" in parts:
+        parts["mbs"] = str(parse_count(parts["mbs"], "mbs") * said.per_example)
+    if "--layout" in given:
+        own = parse_pairs(str(given["--layout"]), "--layout", LAYOUT_KEYS)
+        parts |= {WRITTEN.get(key, key): _level(key, value) for key, value in own.items()}
+    ranks = 1
+    for name in ("tp", "pp", "cp"):
+        ranks *= parse_count(parts.get(name, 1), name)
+    if "--count" not in flags:
+        flags["--count"] = str(ranks * (said.dp or 1))
+        said.became.append(f"--count {flags['--count']}: no number of devices is said")
+    devices = parse_count(flags["--count"], "--count")
+    if devices % ranks:
+        raise SpecError(f"{devices} devices are not divisible by tp x pp x cp, {ranks}")
+    if said.dp is not None and said.dp * ranks != devices:
+        raise SpecError(f"dp {said.dp} x tp x pp x cp {ranks} is not {devices} devices")
+    _shard(said, parts, str(flags.get("--stack", "")), devices // ranks)
+    _batch(said, parts, flags, given, devices // ranks)
+    if set(parts) - {"shard"} or "shard" in said.origin:
+        if "mbs" not in parts:
+            parts["mbs"] = "1"
+            said.became.append("mbs=1: no micro-batch is said")
+        flags["--layout"] = ",".join(f"{name}={value}" for name, value in parts.items())
+    return flags
+
+
+def _batch(
+    said: OtherWords, parts: Mapping[str, str], flags: dict[str, Any], given: Mapping[str, Any],
+    dp: int,
+) -> None:  # fmt: skip
+    """Tokens of a step from micro-batch, accumulation and ranks, and of all steps."""
+    if "--seq" not in flags:
+        return
+    seq_len = SEQ_LEN.read(flags["--seq"], "--seq")
+    step = said.sequences
+    if step is None and "mbs" in parts:
+        step = parse_count(parts["mbs"], "mbs") * said.accumulation * dp
+    if BATCH in given:
+        asked = parse_batch(given[BATCH], seq_len)
+        if step not in (None, asked) and (said.sequences or said.accumulation > 1):
+            said.became.append(f"{BATCH} {given[BATCH]} goes before {step} sequences a step")
+        step = asked
+    if step is None:
+        return
+    if BATCH not in given:
+        flags[BATCH] = str(step * seq_len)
+        said.became.append(f"{step} sequences a step: {BATCH} {flags[BATCH]}")
+    if said.steps and not {"--tokens", "--budget"} & set(given):
+        flags["--tokens"] = str(said.steps * step * seq_len)
+
+
+def _shard(said: OtherWords, parts: dict[str, str], stack: str, dp: int) -> None:
+    """What is sharded where nothing says so: nothing, but by software that is there to shard."""
+    if dp == 1:
+        parts["shard"] = "none"
+    elif "shard" not in parts and said.tool in ("trainer", "axolotl", "llamafactory"):
+        shards = stack.startswith("fsdp") or stack == "torchtitan"
+        parts["shard"] = "zero3" if shards else "none"
+        if not shards and "mbs" in parts:
+            said.became.append("no fsdp, no deepspeed: each device holds the whole model (DDP)")

@@ -1,0 +1,234 @@
+"""The question that flags ask, and what a recipe says as flags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+from whorl.arch.known_models import stored_format
+from whorl.arch.shape import ModelShape
+from whorl.core.errors import SpecError
+from whorl.spec.quantities import Quantity, Whole
+from whorl.spec.recipe import DEVICES, PRICE, TOKENS, VOCAB_SIZE
+from whorl.spec.train_keys import SEQ_LEN
+from whorl.stages.plan.ask.layouts import parse_batch
+from whorl.stages.plan.ask.rules import OPTIMIZERS, PRECISIONS
+from whorl.stages.plan.ask.trainer import targets
+from whorl.stages.plan.cluster.devices import device
+from whorl.stages.plan.cluster.job import Lora, LossKind, Optimizer, Precision
+from whorl.stages.plan.cluster.row_words import BASES
+from whorl.stages.plan.output.schema import Question
+from whorl.stages.plan.software import software
+
+if TYPE_CHECKING:
+    from whorl.spec.recipe import Recipe
+
+__all__ = ["question", "recipe_flags", "recipe_warnings", "training_fields"]
+
+BATCH = "--global-batch-tokens"
+NEEDED = {"--device": "h100-sxm", "--count": "64", "--seq": "8192", BATCH: "4M"}
+IN_RECIPE = {"--device": "hardware", "--count": "hardware", "--seq": "train.seq_len"}
+IN_RECIPE |= {BATCH: "train.batch_tokens"}
+TRAINERS = "; as the Trainer has it --per_device_train_batch_size 2 --gradient_accumulation_steps 8"
+RANK = Whole(1, 4096)
+TUNES = ("full", "lora", "qlora", "dora")
+ADAPTERS = ("--rank", "--targets", "--base-format")
+Flags = Mapping[str, Any]  # "--count" -> what was given, None if nothing was
+
+
+def recipe_flags(recipe: Recipe, given: Flags | None = None) -> dict[str, Any]:
+    """What a recipe says of a cluster plan, as the flags that would say it; `given` goes before."""
+    hardware, train, budget = recipe.hardware, recipe.train, recipe.budget
+    spent = {
+        "time": f"{budget.train_time}s" if budget.train_time else None,
+        "device_hours": budget.device_hours,
+        "usd": budget.usd,
+        "flops": budget.flops,
+    }
+    tokens = budget.tokens
+    if train.steps != "auto" and train.batch_tokens != "auto":
+        tokens = train.steps * train.batch_tokens
+    said = {
+        "--device": hardware.device,
+        "--count": None if hardware.is_here else hardware.count,
+        "--usd-per-device-hour": hardware.usd_per_device_hour,
+        "--seq": train.seq_len,
+        "--global-batch-tokens": train.batch_tokens,
+        "--precision": train.precision,
+        "--optimizer": train.optimizer,
+        "--vocab": recipe.prepare.vocab_size if recipe.model.layers == "auto" else None,
+        "--tokens": tokens,
+        "--budget": next((f"{kind}={value}" for kind, value in spent.items() if value), None),
+    }
+    said |= _tuned(recipe)
+    given = given or {}
+    if "--tune" in given:
+        said |= dict.fromkeys(("--rank", "--targets", "--base-format"))
+    if "--tokens" in given or "--budget" in given:
+        said |= {"--tokens": None, "--budget": None}
+    return {flag: value for flag, value in said.items() if value not in (None, "auto")} | {**given}
+
+
+def _tuned(recipe: Recipe) -> dict[str, Any]:
+    """What is trained of a base, as whorl trains it; nothing of a pretraining."""
+    lora, objective = recipe.train.lora, recipe.train.objective
+    if lora is None:
+        return {} if objective == "pretrain" else {"--tune": "full", "--stack": "whorl"}
+    tune = "qlora" if lora.base == "nf4" else "lora"
+    return {
+        "--tune": "dora" if lora.dora else tune,
+        "--stack": "whorl",
+        "--rank": lora.rank,
+        "--targets": lora.targets if lora.targets == "all" else ",".join(lora.targets),
+        "--base-format": lora.base,
+    }
+
+
+def recipe_warnings(recipe: Recipe) -> list[str]:
+    """What of a recipe changes memory or time and is not planned for other hardware."""
+    train = recipe.train
+    told = []
+    if train.objective not in ("pretrain", "sft"):
+        told.append(f"train.objective {train.objective}: planned as supervised fine-tuning")
+    if train.lora is not None and train.lora.last_layers is not None:
+        told.append("train.lora.last_layers: planned with adapters in every layer")
+    return told
+
+
+def _check_given(shape: ModelShape | None, flags: Flags) -> None:
+    """What a cluster plan needs is given, and nothing that does not go together."""
+    if empty := [flag for flag, value in flags.items() if value == ""]:
+        raise SpecError(f"{', '.join(empty)}: nothing is given", do="give a value or leave it out")
+    is_bought = "--budget" in flags
+    missing = [flag for flag in NEEDED if flag not in flags]
+    is_by_law = is_bought and missing == [BATCH] and "--measured" not in flags
+    if missing and not is_by_law:
+        raise SpecError(
+            f"a cluster plan needs {', '.join(missing)}",
+            do=f"such as {' '.join(f'{flag} {NEEDED[flag]}' for flag in missing)}; in a recipe "
+            f"{', '.join(dict.fromkeys(IN_RECIPE[flag] for flag in missing))}"
+            + (TRAINERS if BATCH in missing else ""),
+        )
+    if is_bought and "--tokens" in flags:
+        raise SpecError("--budget and --tokens both say how long to train", do="keep one of them")
+    for flag in ("--layout", "--measured") if shape is None else ("--vocab",):
+        if flag in flags:
+            found = "the budget chooses the size" if shape is None else "a model is given"
+            raise SpecError(f"{flag} does not go with this plan", found=found, do="leave it out")
+    stray = [flag for flag in ADAPTERS if flag in flags]
+    if stray and flags.get("--tune", "full") == "full":
+        raise SpecError(f"{', '.join(stray)} go with adapters", do="add --tune lora, qlora or dora")
+
+
+def _word(flags: Flags, flag: str, default: str, words: Mapping[str, str], known: tuple[str, ...]
+          ) -> str:  # fmt: skip
+    """One of our names, or another tool's word for one. Raises SpecError."""
+    text = str(flags.get(flag) or default)
+    if text in known:
+        return text
+    found = words.get(text.lower().replace("-", "_"))
+    if found is None:
+        also = ", ".join(sorted(set(words) - set(known)))
+        raise SpecError(flag, found=text, expected=f"{', '.join(known)}; or in other words {also}")
+    return found
+
+
+def _became(asked: Question, flags: Flags) -> list[str]:
+    """Flags that were said in other words than ours."""
+    precision = f"{asked.precision}-true" if asked.pure_low_precision else asked.precision
+    read = {"--precision": precision, "--optimizer": asked.optimizer, "--stack": asked.stack}
+    if asked.rank:
+        read |= {"--targets": asked.targets, "--base-format": asked.base_format}
+    return [
+        f"{flag} {flags[flag]}: {value}"
+        for flag, value in read.items()
+        if flag in flags and str(flags[flag]) not in (value, "bf16" if value == "none" else value)
+    ]
+
+
+def _tuning(name: str, flags: Flags) -> dict[str, Any]:
+    """tune, rank, targets and base_format, defaults filled in: the base is stored as it says."""
+    tune = str(flags.get("--tune", ""))
+    if tune and tune not in TUNES:
+        raise SpecError("--tune", found=tune, expected=", ".join(TUNES))
+    if tune in ("", "full"):
+        return {"tune": tune}
+    stored = stored_format(name)
+    usual = stored if stored in BASES else "nf4" if tune == "qlora" else "bf16"
+    base = str(flags.get("--base-format", usual)).lower()
+    if base not in BASES:
+        raise SpecError("--base-format", found=base, expected=", ".join(BASES))
+    return {
+        "tune": tune,
+        "rank": RANK.read(flags.get("--rank", 8), "--rank"),
+        "targets": targets(str(flags.get("--targets", "all"))),
+        "base_format": BASES[base],
+    }
+
+
+def question(name: str, shape: ModelShape | None, flags: Flags) -> Question:
+    """The flags, read. Raises SpecError for what is missing or makes no sense."""
+    _check_given(shape, flags)
+    target = device(flags["--device"])
+    usual = "hf" if flags.get("--tune") else "megatron"
+    usual = {"tpu": "xla", "cpu": "whorl"}.get(target.kind, usual)
+    stack = software(str(flags.get("--stack") or usual)).name
+    precision = _word(flags, "--precision", "bf16", PRECISIONS, get_args(Precision))
+    for flag, expected in (("--loss", get_args(LossKind)), ("--attention", ("flash", "eager"))):
+        if flag in flags and flags[flag] not in expected:
+            raise SpecError(flag, found=flags[flag], expected=", ".join(filter(None, expected)))
+    seq_len = SEQ_LEN.read(flags["--seq"], "--seq")
+
+    def given(flag: str, kind: Quantity) -> Any:
+        return kind.read(flags[flag], flag) if flag in flags else None
+
+    asked = Question(
+        model=name,
+        device=target.name,
+        count=DEVICES.read(flags["--count"], "--count"),
+        seq_len=seq_len,
+        global_batch=parse_batch(flags[BATCH], seq_len) if BATCH in flags else 0,
+        precision=precision.removesuffix("-true"),
+        pure_low_precision=precision.endswith("-true"),
+        optimizer=_word(flags, "--optimizer", "adamw", OPTIMIZERS, get_args(Optimizer)),
+        stack=stack,
+        **_tuning(name, flags),
+        loss=flags.get("--loss") or "",
+        document_tokens=given("--document-tokens", SEQ_LEN) or 0,
+        step_in_backward=bool(flags.get("--step-in-backward")),
+        attention=flags.get("--attention") or "flash",
+        tokens=given("--tokens", TOKENS),
+        budget=flags.get("--budget") or "",
+        vocab_size=given("--vocab", VOCAB_SIZE),
+        unique_tokens=given("--unique-tokens", TOKENS),
+        served_tokens=given("--served-tokens", TOKENS),
+        usd_per_device_hour=given("--usd-per-device-hour", PRICE),
+        layout=flags.get("--layout") or "",
+        measured=flags.get("--measured") or "",
+        tables=bool(flags.get("--tables")),
+        serve=flags.get("--serve") or "",
+    )
+    return asked.model_copy(update={"became": _became(asked, flags)})
+
+
+def training_fields(asked: Question) -> dict[str, Any]:
+    """The fields of TrainingJob that say what is trained and how, besides model and layout."""
+    fields: dict[str, Any] = {"pure_low_precision": asked.pure_low_precision}
+    if asked.loss:
+        fields["loss"] = asked.loss
+    if asked.document_tokens:
+        fields["document_tokens"] = asked.document_tokens
+    if asked.step_in_backward:
+        fields["step_in_backward"] = True
+    if asked.attention == "eager":
+        fields["flash_attention"] = False
+    if asked.tune:
+        fields["task"] = "sft" if asked.tune == "full" else "lora"
+    if asked.tune not in ("", "full"):
+        fields["lora"] = Lora(
+            rank=asked.rank,
+            base=cast(Any, asked.base_format),
+            targets=cast(Any, asked.targets),
+            dora=asked.tune == "dora",
+        )
+    return fields

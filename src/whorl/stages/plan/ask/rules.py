@@ -1,0 +1,126 @@
+"""From a tool's keys to rules, by words.json: what stands there for our flag, part or count.
+
+{"trainer": {"--seq": ["max_length"], "recompute=full|none": ["gradient_checkpointing"], …}}
+reads max_length as --seq, and the switch gradient_checkpointing as recompute=full, off as none.
+"matters" are keys that change memory or time and are not planned, "passed" those that change
+neither. What is no table stands in the file of the tool. A rule is called with what was said so
+far, the key as it was written and its value as text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+
+from whorl.core.errors import SpecError
+from whorl.core.units import parse_count
+from whorl.stages.plan.ask.said import FALSE, OtherWords, Rule, is_true
+
+__all__ = ["OPTIMIZERS", "PRECISIONS", "choice", "kept", "precise", "rules_of", "when"]
+
+COUNTS = {"accumulation": "passes of a step", "sequences": "sequences of a step",
+          "steps": "steps", "dp": "data-parallel ranks"}  # fmt: skip
+NOT_PLANNED = "not planned: memory and time are as without it"
+
+
+@cache
+def _tables() -> dict[str, dict[str, list[str]]]:
+    text = (files("whorl.stages.plan.ask") / "words.json").read_text("utf-8")
+    found: dict[str, dict[str, list[str]]] = json.loads(text)
+    return found
+
+
+def _turned(name: str) -> dict[str, str]:
+    return {word: ours for ours, words in _tables()[name].items() for word in words}
+
+
+OPTIMIZERS: Mapping[str, str] = _turned("optimizers")
+PRECISIONS: Mapping[str, str] = _turned("precisions")
+
+
+def rules_of(tool: str) -> dict[str, Rule]:
+    """The rules of a tool's table."""
+    table = _tables()[tool]
+    return {key: _rule(target) for target, keys in table.items() for key in keys}
+
+
+def _rule(target: str) -> Rule:
+    name, equals, word = target.partition("=")
+    if name == "precise":
+        return precise(word)
+    if equals:
+        on, _, off = word.partition("|")
+        return when(name, on, off)
+    if name in COUNTS:
+        return _count(name)
+    if name == "matters":
+        return _matters
+    if name == "passed":
+        return lambda said, key, value: said.passed.append(key)
+    if name in ("--optimizer", "--precision"):
+        return choice(name, OPTIMIZERS if name == "--optimizer" else PRECISIONS)
+    if name.startswith("--"):
+        return lambda said, key, value: said.put(name, value, key, value)
+    return lambda said, key, value: said.put(name, str(parse_count(value, key)), key, value)
+
+
+def _count(name: str) -> Rule:
+    def rule(said: OtherWords, key: str, value: str) -> None:
+        setattr(said, name, parse_count(value, key))
+        said.tell(key, value, COUNTS[name])
+
+    return rule
+
+
+def _matters(said: OtherWords, key: str, value: str) -> None:
+    if value.lower() not in FALSE:
+        said.warn(key, value, NOT_PLANNED)
+
+
+def choice(name: str, words: Mapping[str, str]) -> Rule:
+    """One of the tool's words, as ours. Raises SpecError with the words that are known."""
+
+    def rule(said: OtherWords, key: str, value: str) -> None:
+        word = words.get(value.lower().replace("-", "_"))
+        if word is None:
+            raise SpecError(key, found=value, expected=", ".join(words))
+        said.put(name, word, key, value)
+
+    return rule
+
+
+def when(name: str, on: str, off: str = "") -> Rule:
+    """A switch; off says nothing where there is no word for it."""
+
+    def rule(said: OtherWords, key: str, value: str) -> None:
+        word = on if is_true(value, key) else off
+        if word:
+            said.put(name, word, key, value)
+
+    return rule
+
+
+def kept(name: str) -> Rule:
+    """Kept until all is read, in `origin`: what several keys say together."""
+
+    def rule(said: OtherWords, key: str, value: str) -> None:
+        said.origin[name] = value
+
+    return rule
+
+
+def precise(precision: str) -> Rule:
+    """bf16: true. False says nothing: the other one may be true. Weights in two bytes (bf16-true)
+    go before mixed ones, whichever key comes first."""
+
+    def rule(said: OtherWords, key: str, value: str) -> None:
+        before = said.flags.get("--precision", "")
+        if not is_true(value, key) or before == f"{precision}-true":
+            return
+        if precision == f"{before}-true":
+            del said.flags["--precision"]
+        said.put("--precision", precision, key, value)
+
+    return rule

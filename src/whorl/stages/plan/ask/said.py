@@ -1,0 +1,111 @@
+"""What a file or the words of another tool say, as flags of `whorl plan` and parts of --layout."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from whorl.arch.shape import ModelShape
+from whorl.core.errors import SpecError
+from whorl.core.units import parse_count
+
+__all__ = ["FALSE", "NOTHING", "OtherWords", "Rule", "apply", "is_true", "number"]
+
+TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+NOTHING = ("", "none", "null", "auto", "~", "default")  # of a value: left to the tool
+# Words in keys that say what is read, written, watched or learned how fast: never bytes or seconds.
+OF_NO_WEIGHT = re.compile(
+    r"(^|[_.-])(lr|learning|rate|scheduler|warmup|decay|beta\d?|betas|eps(ilon)?|momentum|clip\w*|"
+    r"norm|grad_norm|alpha|dropout|seed|data|dataset\w*|datasets|tokenizer\w*|template|chat\w*|"
+    r"split\w*|val|eval\w*|test\w*|metric\w*|log\w*|logging|report\w*|wandb\w*|mlflow\w*|comet\w*|"
+    r"swanlab\w*|tensorboard\w*|hub\w*|push\w*|token|save\w*|checkpoint_\w*|resume\w*|overwrite\w*|"
+    r"output\w*|path|paths|dir|folder|run|name|project|entity|cache\w*|load|init\w*|workers|"
+    r"num_proc|prefetch\w*|pin|column\w*|remove\w*|special\w*|preproc\w*|prepared|remote|trust\w*|"
+    r"patience|early\w*|strict|debug|print\w*|dump\w*|profil\w*|timeout\w*|port|host|steps_per\w*|"
+    r"shuffle|noise\w*|neftune\w*|label\w*|train_on\w*|type|format|roles?|messages|field|plot\w*|"
+    r"disable_tqdm|do|ddp_timeout|interval|average_tokens\w*|accelerator_config|dataloader\w*|sampl\w*|local_rank|\w*kwargs|"
+    r"use_reentrant|wrap\w*|policy|state_dict\w*|sync\w*|orig\w*|limit\w*|cpu_ram\w*|enabled?_tensorboard|description|comm|metrics)($|[_.-])"
+)
+
+
+@dataclass
+class OtherWords:
+    """What was read. Flags are those of `whorl plan`, parts those of --layout, as text."""
+
+    tool: str  # whose words: shown, and used to answer in the same words
+    flags: dict[str, str] = field(default_factory=dict)
+    parts: dict[str, str] = field(default_factory=dict)
+    became: list[str] = field(default_factory=list)  # "optim=adafactor: --optimizer adafactor"
+    warnings: list[str] = field(default_factory=list)
+    passed: list[str] = field(default_factory=list)  # keys of no weight
+    accumulation: int = 1  # forward passes of a rank in a step
+    per_example: int = 1  # sequences that one example of a batch is: two of a preference
+    sequences: int | None = None  # of a step, where the tool states them
+    steps: int | None = None
+    dp: int | None = None  # data-parallel degree, where it is stated rather than the devices
+    shape: ModelShape | None = None  # where sizes are arguments
+    origin: dict[str, str] = field(default_factory=dict)  # flag or part -> key that said it
+    where: str = ""  # of a file: its path
+
+    def put(self, name: str, value: str, key: str, written: str) -> None:
+        """A flag ("--seq") or a part of the layout. Raises SpecError if another key said other."""
+        into = self.flags if name.startswith("--") else self.parts
+        if into.get(name, value) != value:
+            raise SpecError(
+                f"{self.where or self.tool}: {self.origin[name]} and {key} differ",
+                found=f"{name.lstrip('-')} {into[name]} and {value}",
+                do="keep one of them",
+            )
+        into[name] = value
+        self.origin[name] = key
+        self.tell(key, written, f"{name} {value}" if name.startswith("--") else f"{name}={value}")
+
+    def tell(self, key: str, written: str, became: str) -> None:
+        line = f"{key}={written}: {became}"
+        if line not in self.became:
+            self.became.append(line)
+
+    def lines(self) -> list[str]:
+        """What the words became, and in one line what was passed over."""
+        passed = sorted(set(self.passed))
+        more = f"{len(passed)} keys change neither memory nor time: {', '.join(passed)}"
+        return [*self.became, *([more] if passed else ())]
+
+    def warn(self, key: str, written: str, what: str) -> None:
+        self.warnings.append(f"{key}={written}: {what}")
+
+
+Rule = Callable[[OtherWords, str, str], None]
+
+
+def number(value: str, key: str) -> int:
+    """A whole number of at least 1, or -1: what the tool chooses. Raises SpecError."""
+    return -1 if value.strip() == "-1" else parse_count(value, key)
+
+
+def is_true(value: str, key: str) -> bool:
+    """Raises SpecError for what is neither true nor false."""
+    word = value.lower()
+    if word in TRUE or word in FALSE:
+        return word in TRUE
+    raise SpecError(key, found=value, expected="true or false")
+
+
+def apply(said: OtherWords, rules: Mapping[str, Rule], values: Mapping[str, object]) -> None:
+    """Every key of a flat file. What is not known is told, unless its name says it has no weight.
+
+    A value that is a list or a mapping where a rule expects text is given as its words, joined by
+    commas. Raises SpecError, naming file and key.
+    """
+    for key, value in values.items():
+        rule = rules.get(key)
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        if rule is None:
+            if OF_NO_WEIGHT.search(key):
+                said.passed.append(key)
+            elif text.lower() not in (*NOTHING, *FALSE):
+                said.warn(key, text[:60], "not known here; if it changes memory or time, so not"
+                          " the plan")  # fmt: skip
+        elif text.lower() not in NOTHING:
+            rule(said, key, text)

@@ -1,0 +1,86 @@
+"""torchtitan's TOML. Keys and defaults: torchtitan.config, its dataclasses of job configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from whorl.arch.known_models import is_known
+from whorl.stages.plan.ask.rules import choice, kept, precise, rules_of
+from whorl.stages.plan.ask.said import OtherWords, Rule, number
+
+__all__ = ["TORCHTITAN", "torchtitan_defaults"]
+
+NAMES = {"llama3": "llama-3.1", "llama2": "llama-2", "deepseek_v3": "deepseek-v3"}  # of its models
+FLAVORS = {"deepseek-v3-671b": "deepseek-v3", "deepseek-v3-16b": "deepseek-v2-lite"}
+PIPELINES = {"1f1b": "1f1b", "interleaved1f1b": "interleaved",
+             "interleavedzerobubble": "zero_bubble", "zbvzerobubble": "zero_bubble"}  # fmt: skip
+RECOMPUTES = {"none": "none", "selective": "selective", "full": "full",
+              "memory_budget": "selective"}  # fmt: skip
+
+
+def _converters(said: OtherWords, key: str, value: str) -> None:
+    for word, precision in (("mx", "mxfp8"), ("float8", "fp8")):
+        if word in value.lower():
+            precise(precision)(said, key, "true")
+            return
+
+
+def _batch(said: OtherWords, key: str, value: str) -> None:
+    if (sequences := number(value, key)) != -1:  # local batch times data-parallel degree
+        said.sequences = sequences
+        said.tell(key, value, "sequences of a step")
+
+
+def _dtype(said: OtherWords, key: str, value: str) -> None:
+    if value.lower() == "bfloat16":
+        precise("bf16-true")(said, key, "true")
+
+
+TORCHTITAN: Mapping[str, Rule] = {
+    **rules_of("torchtitan"),
+    "model.name": kept("model name"),
+    "model.flavor": kept("model flavor"),
+    "model.converters": _converters,
+    "training.global_batch_size": _batch,
+    "training.dtype": _dtype,
+    "parallelism.data_parallel_replicate_degree": kept("replicas"),
+    "parallelism.data_parallel_shard_degree": kept("shards"),
+    "parallelism.pipeline_parallel_schedule": choice("schedule", PIPELINES),
+    "parallelism.pipeline_parallel_microbatch_size": kept("pipeline batch"),
+    "activation_checkpoint.mode": choice("recompute", RECOMPUTES),
+}
+
+
+def torchtitan_defaults(said: OtherWords) -> None:
+    """The model of name and flavour, the shards, and what it sets where the file says nothing."""
+    kept, parts = said.origin, said.parts
+    name, flavor = kept.get("model name", ""), kept.get("model flavor", "")
+    if name:
+        model = f"{NAMES.get(name, name.replace('_', '-'))}-{flavor.lower()}"
+        model = FLAVORS.get(model, model)
+        if is_known(model):
+            said.put("--model", model, "model.name, model.flavor", f"{name} {flavor}")
+        else:
+            said.warn("model", f"{name} {flavor}", "no model of that name is known: give --model")
+    replicas = number(kept.get("replicas", "1"), "data_parallel_replicate_degree")
+    shards = number(kept.get("shards", "-1"), "data_parallel_shard_degree")
+    if shards == 1:
+        parts["shard"] = "none"
+    else:
+        parts["shard"] = "zero3"
+        if replicas > 1 and shards > 1:
+            parts["shard_devices"] = str(shards)
+    parts.setdefault("mbs", "8")
+    parts.setdefault("recompute", "selective")
+    if int(parts.get("pp", "1")) > 1:  # of a pipeline the local batch is cut into micro-batches
+        batch = kept.get("pipeline batch", "1")
+        each = max(1, number(batch, "pipeline_parallel_microbatch_size"))
+        said.accumulation = max(1, int(parts["mbs"]) // each)
+        parts["mbs"] = str(each)
+        if parts.get("schedule") in ("interleaved", "zero_bubble"):
+            parts.setdefault("vpp", "2")
+    else:
+        parts.pop("schedule", None)
+    if parts.get("schedule") == "1f1b" or parts.get("vpp"):
+        parts.pop("schedule", None)
+    said.flags.setdefault("--seq", "2048")

@@ -1,0 +1,205 @@
+"""`whorl plan` in other tools' words, why memory runs out, serving alone; whorl.plan() the same."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import whorl
+from tests.cli.test_plan import planned, run
+from whorl.core.errors import PlanError, SpecError
+from whorl.stages.plan.output.schema import ClusterPlan, MemoryReport, ServingAnswer
+
+CARD = ["--model", "llama-3.1-8b", "--device", "rtx-4090", "--count", "1"]
+TUNED = [*CARD, "--seq", "2048", "--tune", "qlora"]
+WORDS = [
+    *("--per_device_train_batch_size", "2", "--gradient-accumulation-steps=8", "--bf16"),
+    *("--optim", "paged_adamw_8bit", "--gradient_checkpointing", "true"),
+]
+AXOLOTL = """
+base_model: meta-llama/Llama-3.1-8B
+adapter: qlora
+load_in_4bit: true
+sequence_len: 4096
+micro_batch_size: 2
+gradient_accumulation_steps: 4
+optimizer: paged_adamw_8bit
+gradient_checkpointing: true
+bf16: auto
+lora_r: 16
+lora_target_linear: true
+learning_rate: 0.0002
+"""
+
+
+@pytest.fixture
+def axolotl(tmp_path: Path) -> Path:
+    path = tmp_path / "axolotl.yaml"
+    path.write_text(AXOLOTL)
+    return path
+
+
+def test_the_trainers_words_are_the_same_as_whorls() -> None:
+    said = planned(*TUNED, *WORDS)
+    flags = ["--global-batch-tokens", str(2 * 8 * 2048), "--optimizer", "paged_adamw_8bit"]
+    layout = ["--layout", "mbs=2,recompute=full,shard=none", "--stack", "hf"]
+    plain = planned(*TUNED, *flags, *layout, "--precision", "bf16")
+    assert said["chosen"]["layout"] == plain["chosen"]["layout"]
+    assert said["chosen"]["step"] == plain["chosen"]["step"]
+    assert said["chosen"]["memory"] == plain["chosen"]["memory"]
+    assert said["question"]["words"] == "trainer" and plain["question"]["words"] == ""
+    assert "optim=paged_adamw_8bit: --optimizer paged_adamw_8bit" in said["question"]["became"]
+    # of a fine-tuning without tokens there is no whole job, and no pretraining law's loss
+    assert said["job"] is None and said["loss"] is None
+    shown = run(*TUNED, *WORDS)
+    assert "a million tokens take" in shown and "paged_adamw_8bit" in shown
+
+
+def test_tokens_make_a_fine_tuning_a_whole_job() -> None:
+    found = planned(*TUNED, *WORDS, "--tokens", "10M")
+    rate = found["chosen"]["step"]["tokens_per_s_per_device"]
+    assert found["job"]["ideal_days"]["value"] * 86400 == pytest.approx(10e6 / rate, rel=0.01)
+    assert found["loss"] is None and "10M tokens" in run(*TUNED, *WORDS, "--tokens", "10M")
+
+
+def test_a_file_of_another_tool(axolotl: Path) -> None:
+    found = planned("--from", str(axolotl), "--device", "a100-80", "--count", "8")
+    asked = found["question"]
+    assert (asked["tune"], asked["rank"], asked["base_format"]) == ("qlora", 16, "nf4")
+    assert asked["global_batch"] == 2 * 4 * 8 and asked["model"] == "meta-llama/Llama-3.1-8B"
+    assert any("learning_rate" in line for line in asked["became"])
+
+
+def test_why_memory_runs_out(axolotl: Path) -> None:
+    """The parts and phases of the layout asked for, and ways out in the file's own words."""
+    asked = ["--from", str(axolotl), "--device", "rtx-4090"]
+    with pytest.raises(PlanError, match="does not fit") as caught:
+        run(*asked)
+    assert "logits" in str(caught.value.found) and "--why-oom" in str(caught.value.do)
+    report = planned(*asked, "--why-oom")
+    MemoryReport.model_validate(report)
+    assert not report["fits"] and report["needed_bytes"] > report["limit_bytes"]
+    parts = report["driver"]["parts"]
+    assert sum(parts.values()) == pytest.approx(report["driver"]["peak_bytes"])
+    assert report["allocated_bytes"] <= report["reserved_bytes"] <= report["driver"]["peak_bytes"]
+    # logits by hand: 2 x 4096 tokens of 128,256 words, at 14 bytes in an eager loss
+    assert parts["logits"] == pytest.approx(2 * 4096 * 128_256 * 14)
+    words = [item["words"] for item in report["enough"]]
+    assert "cut_cross_entropy: true" in words and all(item["fits"] for item in report["enough"])
+    # and it does: the file with that line is planned
+    axolotl.write_text(AXOLOTL + "cut_cross_entropy: true\n")
+    assert planned(*asked)["chosen"]["memory"]["peak_bytes"] < report["limit_bytes"]
+    shown = run(*asked, "--why-oom")
+    assert "what the peak is made of" in shown and "nvidia-smi would show" in shown
+
+
+def test_serving_alone_needs_no_training() -> None:
+    found = planned(*CARD[:4], "--serve", "users=4,engine=vllm,tp=1,format=fp8")
+    ServingAnswer.model_validate(found)
+    assert (found["serving"]["engine"], found["serving"]["quantisation"]) == ("vllm", "fp8")
+    assert "tokens/s of a user" in run(*CARD[:4], "--serve", "users=4")
+    named = planned("--model", "Qwen/Qwen3-8B-AWQ", *CARD[2:4], "--serve", "users=4")
+    assert named["serving"]["quantisation"] == "int4"
+    with pytest.raises(SpecError, match="serving alone"):
+        run(*CARD[:4], "--serve", "users=4", "--precision", "fp8")
+    with pytest.raises(SpecError, match="--model and --device"):
+        run(*CARD[:2], "--serve", "users=4")
+
+
+def test_a_recipe_that_tunes_is_planned_as_it_tunes(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    lora = "{rank: 32, targets: [q_proj, v_proj], base: nf4, last_layers: 4}"
+    recipe.write_text(
+        "name: r\ndata: [{source: notes, field: chat}]\nmodel: {base: llama-3.1-8b}\n"
+        f"train: {{objective: dpo, lora: {lora}, seq_len: 2048, batch_tokens: 16384}}\n"
+        "hardware: {device: h100-sxm, count: 8}\n"
+    )
+    found = planned(str(recipe))
+    asked = found["question"]
+    assert (asked["tune"], asked["rank"], asked["targets"]) == ("qlora", 32, "qv")
+    assert (asked["base_format"], asked["stack"]) == ("nf4", "whorl")
+    told = " ".join(found["warnings"])
+    assert "objective dpo" in told and "last_layers" in told
+    full = planned(str(recipe), "--tune", "full", "--layout", "mbs=1,shard=zero3")
+    assert full["question"]["tune"] == "full" and full["question"]["rank"] == 0
+
+
+def test_python_mirrors_the_command(axolotl: Path) -> None:
+    options: dict[str, Any] = {"model": "llama-3.1-8b", "device": "rtx-4090", "count": 1}
+    options |= {"seq": 2048, "tune": "qlora", "per_device_train_batch_size": 2, "bf16": True}
+    options |= {"gradient_accumulation_steps": 8, "gradient_checkpointing": True}
+    found = whorl.plan(**options, optim="paged_adamw_8bit")
+    assert isinstance(found, ClusterPlan)
+    told = planned(*TUNED, *WORDS)
+    mine = json.loads(found.model_dump_json())
+    assert mine["chosen"] == told["chosen"] and mine["runners_up"] == told["runners_up"]
+    report = whorl.plan(from_file=axolotl, device="rtx-4090", why_oom=True)
+    assert isinstance(report, MemoryReport) and not report.fits
+    assert isinstance(
+        whorl.plan(model="gpt2", device="l40s", serve="users=1,input=99"), ServingAnswer
+    )
+    with pytest.raises(SpecError, match="did you mean --device"):
+        whorl.plan(**options, divice="x")
+    with pytest.raises(SpecError, match="need a recipe"):
+        whorl.plan(**options, home=axolotl.parent)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--layot", "tp=2"], "did you mean --layout"),
+        (["--per_device_batch_size", "2"], "did you mean --per_device_train_batch_size"),
+        (["--optim", "adamw_9bit"], "paged_adamw_8bit"),
+        (["--bf16", "maybe"], "true or false"),
+        (["--dp", "3", "--count", "4"], "dp"),
+        (["--from", "none.yaml"], "cannot be read"),
+    ],
+)
+def test_words_that_are_none(arguments: list[str], words: str) -> None:
+    with pytest.raises(SpecError, match=words):
+        run(*CARD[:4], "--seq", "2048", "--tune", "lora", *arguments)
+
+
+# meta-pytorch/torchtune README: model, device, tokens of a sequence, flags, tokens/s, GiB;
+# two sequences a pass and a step, bf16 throughout
+TORCHTUNE: list[tuple[str, str, int, dict[str, Any], float, float]] = [
+    ("llama-3.1-8b", "rtx-4090", 2048, {"tune": "lora"}, 3083, 16.2),
+    ("llama-3.1-8b", "rtx-4090", 2048, {"tune": "qlora"}, 2413, 7.4),
+    ("llama-3.2-3b", "a100-80", 4096, {"tune": "lora"}, 8210, 8.5),
+    ("llama-3.2-3b", "a100-80", 4096, {"tune": "qlora"}, 8035, 4.6),
+    ("llama-3.2-3b", "a100-80", 4096, {"tune": "full", "loss": "chunked"}, 7210, 24.9),
+    (
+        *("llama-3.2-3b", "a100-80", 4096),
+        {"tune": "full", "loss": "chunked", "optimizer": "adamw_8bit", "step_in_backward": True},
+        *(6960, 17.6),
+    ),
+    (
+        *("llama-3.1-8b", "rtx-4090", 2048),
+        {"tune": "full", "optimizer": "paged_adamw_8bit", "step_in_backward": True},
+        *(1650, 18.9),
+    ),
+]
+
+
+def test_flags_reach_what_people_measured() -> None:
+    rates, peaks = [], []
+    for model, device, seq_len, flags, rate, gib in TORCHTUNE:
+        found = whorl.plan(
+            model=model,
+            device=device,
+            seq=seq_len,
+            global_batch_tokens=2 * seq_len,
+            precision="bf16-true",
+            stack="torchtune",
+            layout="mbs=2,shard=none,recompute=full",
+            **flags,
+        )
+        assert isinstance(found, ClusterPlan)
+        rates.append(abs(found.chosen.step.tokens_per_s_per_device / rate - 1))
+        peaks.append(abs(found.chosen.memory.peak_bytes / 2**30 / gib - 1))
+    assert statistics.median(rates) < 0.2 and max(rates) < 0.45, rates
+    assert statistics.median(peaks) < 0.2 and max(peaks) < 0.45, peaks
