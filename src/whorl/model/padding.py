@@ -1,8 +1,9 @@
 """Rows of a product whose number changes from step to step, filled up to a multiple.
 
 For each number of rows that it meets in bfloat16, oneDNN (as of torch 2.13) makes kernels anew and
-keeps up to 1,024 of them. With 400 different numbers a process of 200 MiB grew to 1,390, and the
-loss of 1,024 tokens took 36 ms instead of 8 until all had been met (docs/log.md, 29 November 2026).
+keeps up to 1,024 of them: in 400 micro-batches of 1,024 tokens, of which another number was trained
+each time, the process grew by 796 MiB and the loss took 2.7 times as long as with rows filled up
+(`python benchmarks/head_rows.py`; docs/log.md, 29 November 2026).
 
 Axes: N rows, D width.
 """
