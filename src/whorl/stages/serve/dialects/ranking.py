@@ -138,7 +138,7 @@ async def _rank(
         except TimeoutError:
             raise ApiError(504, "the deadline came first", code="deadline") from None
         except EngineError as error:
-            gateway.desk.health.saw_failure(str(error))
+            served.health.saw_failure(str(error))
             raise ApiError(503, f"the engine refused: {error}", code="engine_failed") from error
         told = _answer(body, found, nats, request_id, len(prompt_ids))
         finish_reason = "stop"
