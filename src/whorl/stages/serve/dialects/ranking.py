@@ -22,9 +22,10 @@ from starlette.requests import Request
 from whorl.codecs.contract import TEXT, Tokens
 from whorl.codecs.parts import token_space
 from whorl.core.errors import DataError, EngineError
-from whorl.core.ports import GenerateRequest, Part
+from whorl.core.ports import GenerateRequest, Part, TokenEvent
 from whorl.stages.serve.access import caller_of
 from whorl.stages.serve.ask import Ask, PartBody, Prompt
+from whorl.stages.serve.desk import Visit
 from whorl.stages.serve.errors import ApiError, invalid
 from whorl.stages.serve.exchange import read_parsed
 from whorl.stages.serve.gateway import Gateway
@@ -131,21 +132,36 @@ async def _rank(
         prompt_ids = await served.prompts.encode(body.question, asked)
         served.prompts.answer_room(len(prompt_ids), asked, longest)
         visit.price([GenerateRequest(request_id, prompt_ids, longest)], len(prompt_ids))
-        scored = asyncio.to_thread(served.engine.score, found.ids, prompt_ids)
-        try:
-            async with asyncio.timeout(visit.left_s):
-                nats = _sums(await scored)
-        except TimeoutError:
-            raise ApiError(504, "the deadline came first", code="deadline") from None
-        except EngineError as error:
-            served.health.saw_failure(str(error))
-            raise ApiError(503, f"the engine refused: {error}", code="engine_failed") from error
+        nats = await _scored(visit, request_id, found.ids, prompt_ids)
         told = _answer(body, found, nats, request_id, len(prompt_ids))
         finish_reason = "stop"
     finally:
         visit.give_up()
         visit.end(request_id, finish_reason, ())
     return JSONResponse(told, headers={"X-Request-Id": request_id})
+
+
+async def _scored(
+    visit: Visit,
+    request_id: str,
+    candidates: Sequence[tuple[int, ...]],
+    prompt_ids: tuple[int, ...],
+) -> NDArray[np.float64]:
+    """[N]: ln p of each candidate after the prompt; its end is told to the visit."""
+    visit.submitted(request_id)
+    ended = TokenEvent(request_id, (), "error", error="it took too long")
+    try:
+        async with asyncio.timeout(visit.left_s):
+            rows = await asyncio.to_thread(visit.served.engine.score, candidates, prompt_ids)
+        ended = TokenEvent(request_id, (), "stop")
+        return np.array([each.sum() for each in rows])
+    except TimeoutError:
+        raise ApiError(504, "the deadline came first", code="deadline") from None
+    except EngineError as error:
+        ended = TokenEvent(request_id, (), "error", error=str(error))
+        raise ApiError(503, f"the engine refused: {error}", code="engine_failed") from error
+    finally:
+        visit.event(ended)
 
 
 def _candidates_of(tokens: Tokens, known: _Vocabularies, body: RankBody) -> _Candidates:
