@@ -261,12 +261,16 @@ class Session:
             engine.close()
 
     def _open_engine(self, model: Path, variant: Variant) -> Engine:
-        from whorl.engines.open import CACHE, open_engine, server_of
+        """Of a variant. Beside variants that are made for an engine, the trained model and its base
+        are only asked, in the form that is fastest: torch would take an hour for their answers."""
+        from whorl.engines.open import CACHE, SAFETENSORS, open_engine, server_of
         from whorl.engines.setup import EngineSetup
 
         serve = self.planned.decisions.serve
         setup, name = EngineSetup(serve.max_running), server_of(variant, serve.engine)
-        return open_engine(model, variant, name, setup, self.home / CACHE)
+        is_beside = self._compresses and variant.format == SAFETENSORS
+        form = None if is_beside else variant
+        return open_engine(model, form, name, setup, self.home / CACHE)
 
     # -------------------------------------------------------------- serving
 

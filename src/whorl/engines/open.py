@@ -34,6 +34,7 @@ from whorl.model.folder import CARD, FolderCard, read_card
 __all__ = [
     "CACHE",
     "GROUP",
+    "SAFETENSORS",
     "EngineFactory",
     "best_form",
     "find_engine",

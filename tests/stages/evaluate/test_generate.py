@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.stages.evaluate.fakes import tiny_tokens
-from whorl.core.errors import EngineError
+from whorl.core.errors import EngineError, SpecError
 from whorl.core.metrics import ACCURACY
 from whorl.core.ports import GenerateRequest, HeldoutDocument
 from whorl.core.tasks import WritingTask
@@ -67,4 +67,12 @@ def test_an_answer_that_fails_ends_the_measurement(asked: Asked) -> None:
     engine.fail("no memory")
     with pytest.raises(EngineError, match="no memory"):
         measure(engine, tokens, asked, window=512)
+    engine.close()
+
+
+def test_a_window_without_room_for_a_question_is_refused(asked: Asked) -> None:
+    tokens = tiny_tokens()
+    engine = FakeEngine(tokens.contract.digest)
+    with pytest.raises(SpecError, match="a window of 20 for question and answer"):
+        measure(engine, tokens, asked, window=TASK.max_tokens)
     engine.close()

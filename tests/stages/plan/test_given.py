@@ -84,6 +84,12 @@ def test_the_base_keeps_its_shape_and_tokens(planned: Any) -> None:
     assert plan.reasons["model.layers"] == "smollm2 has it"
 
 
+def test_a_base_is_asked_with_its_own_context_not_with_the_length_of_rows(planned: Any) -> None:
+    """Rows of 64 tokens left no room for a question beside an answer of 64."""
+    decisions = planned("train.seq_len=64").decisions
+    assert (decisions.train.seq_len, decisions.evaluate.window) == (64, 512)
+
+
 def test_without_a_budget_three_passes_are_planned(planned: Any) -> None:
     plan = planned("budget.train_time=null")
     assert plan.predictions["epochs"].value == pytest.approx(3, rel=0.02)

@@ -12,6 +12,7 @@ import numpy as np
 from whorl.codecs.contract import Tokens
 from whorl.core.collect import run_requests
 from whorl.core.context import NoProgress
+from whorl.core.errors import SpecError
 from whorl.core.metrics import Metric
 from whorl.core.ports import (
     Engine,
@@ -83,8 +84,14 @@ def num_cut(task: WritingTask, documents: Sequence[HeldoutDocument], window: int
 
 
 def _room(task: WritingTask, window: int) -> int:
-    """Ids of a question that fit beside an answer."""
-    return max(1, window - task.max_tokens)
+    """Ids of a question that fit beside an answer. Raises SpecError if there is room for none."""
+    if window <= task.max_tokens:
+        raise SpecError(
+            f"task {task.name} writes answers of up to {task.max_tokens} tokens",
+            found=f"a window of {window} for question and answer together",
+            do="raise train.seq_len",
+        )
+    return window - task.max_tokens
 
 
 def _turns(document: HeldoutDocument) -> tuple[list[int], list[int]]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from whorl.arch.shape import ModelShape
 from whorl.core.context import StageContext
 from whorl.core.digests import digest_value, write_sealed
 from whorl.core.errors import PlanError, RecordError
@@ -48,9 +49,10 @@ __all__ = [
     "trial_vocab_sizes",
 ]
 
-LOGIC_VERSION = 4  # raised when the same recipe, data and machine would get another plan
+LOGIC_VERSION = 5  # raised when the same recipe, data and machine would get another plan
 IDS_MULTIPLE = 64
 BASE_SCORED_BYTES = 60_000
+BASE_WINDOW = 512  # tokens that a base is given at once, where its context allows
 REHEARSED_STEPS, LONGEST_REHEARSAL_S = 3, 120.0  # a base that is slower is planned unrehearsed
 MOST_REHEARSALS = 2
 ADDED_BUDGETS = ("device_hours", "usd")  # not in the keys of plans that do not use them
@@ -253,7 +255,7 @@ def _new_plan(
         prepare=prepare_config(recipe, candidate),
         train=train,
         compress=CompressConfig(),
-        evaluate=EvaluateConfig(window=candidate.seq_len),
+        evaluate=EvaluateConfig(window=_window(candidate.shape, candidate.seq_len, recipe)),
         serve=ServeConfig(),
     )
     calibration = machine.calibration
@@ -354,6 +356,13 @@ def _scored_bytes(recipe: Recipe) -> int:
     return min(asked.max_bytes, BASE_SCORED_BYTES)
 
 
+def _window(shape: ModelShape, seq_len: int, recipe: Recipe) -> int:
+    """Tokens that are scored or written together: a base can do more than its rows are long."""
+    if recipe.model.base is None:
+        return seq_len
+    return min(shape.max_seq_len, max(seq_len, BASE_WINDOW))
+
+
 def _passed_through(decisions: Decisions, recipe: Recipe) -> Decisions:
     """The decisions with what the recipe alone says of the later stages."""
     seed = recipe.seed
@@ -369,7 +378,7 @@ def _passed_through(decisions: Decisions, recipe: Recipe) -> Decisions:
             ),
             "evaluate": EvaluateConfig(
                 max_bytes=_scored_bytes(recipe),
-                window=decisions.train.seq_len,
+                window=_window(decisions.shape, decisions.train.seq_len, recipe),
                 engine=recipe.serve.engine,
                 baselines=recipe.evaluate.baselines,
                 contamination=recipe.evaluate.contamination,
