@@ -1,4 +1,4 @@
-"""Ctrl-C after OpenVINO's engines came and went in other threads: heard, by a process that lives.
+"""Ctrl-C after OpenVINO's engines came and went: heard, by a process that lives.
 
 On a CPU with AMX the process died of SIGSEGV; elsewhere OpenVINO sets no stack for signals.
 """
@@ -12,12 +12,22 @@ from pathlib import Path
 import pytest
 
 LIFE = """
-import os, signal, sys, threading
+import ctypes, os, signal, sys, tempfile, threading
 from pathlib import Path
 from whorl.engines.setup import EngineSetup
 from whorl.engines.open import open_engine
+from whorl.engines.openvino_export import compress_folder
 from whorl.engines.openvino_graph import OpenvinoGraph
 
+class Stack(ctypes.Structure):
+    _fields_ = [("at", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+def signal_stack():
+    found = Stack()
+    ctypes.CDLL(None).sigaltstack(None, ctypes.byref(found))
+    return found.at, found.flags, found.size
+
+before = signal_stack()
 folder, first, last = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 
 def elsewhere(work):
@@ -35,6 +45,9 @@ for name in (first, last):
     elsewhere(close)
     elsewhere(opens[name])
     close()
+with tempfile.TemporaryDirectory() as made:
+    compress_folder(folder, Path(made) / "int8", "int8")
+assert signal_stack() == before
 heard = []
 signal.signal(signal.SIGINT, lambda *_: heard.append(1))
 os.kill(os.getpid(), signal.SIGINT)

@@ -1,24 +1,50 @@
-"""OpenVINO's runtime: one for a process, kept until the process ends.
+"""OpenVINO's runtime, and how it is kept from breaking Ctrl-C.
 
-On a CPU with AMX, OpenVINO (2026.4) gives the thread that first loads its CPU plugin a stack for
-signals, and frees that memory in whichever thread lets the plugin go. The first thread keeps the
-address, so the next Ctrl-C ends the process with SIGSEGV. A plugin that is never let go frees
-nothing.
+On a CPU with AMX, OpenVINO (2026.4) gives the thread that loads its CPU plugin a stack for signals,
+and takes it back in whichever thread lets the plugin go, leaving the address of memory that may be
+gone: then the next Ctrl-C ends the process with SIGSEGV. Every Core and every pipeline of GenAI
+loads a plugin of its own. Signals are answered by the main thread, so they are opened in others.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["openvino_core"]
+__all__ = ["in_own_thread", "openvino_core"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def in_own_thread(function: Callable[P, T]) -> Callable[P, T]:
+    """The function, which loads OpenVINO's plugin, run by a fresh thread while the caller waits."""
+
+    @functools.wraps(function)
+    def call(*arguments: P.args, **options: P.kwargs) -> T:
+        found: Future[T] = Future()
+
+        def work() -> None:
+            try:
+                found.set_result(function(*arguments, **options))
+            except BaseException as error:
+                found.set_exception(error)
+
+        threading.Thread(target=work, name=f"openvino-{function.__name__}", daemon=True).start()
+        return found.result()
+
+    return call
 
 
 @functools.cache
+@in_own_thread
 def openvino_core() -> Any:
     """The `openvino.Core` of this process, its CPU plugin loaded."""
     import openvino
 
     core = openvino.Core()
-    core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin, in the thread that asks first
+    core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin
     return core

@@ -29,6 +29,7 @@ from whorl.engines.branches import CandidateScorer
 from whorl.engines.grammar import UNABLE, Grammars, text_vocabulary
 from whorl.engines.loop import EngineLoop, Limits
 from whorl.engines.openvino_blocks import blocks_of, num_cache_blocks
+from whorl.engines.openvino_core import in_own_thread
 from whorl.engines.openvino_graph import GraphSequence, OpenvinoBranches, OpenvinoGraph
 from whorl.engines.openvino_vocabulary import open_vocabulary
 from whorl.engines.sampling import Drawing, is_greedy
@@ -100,6 +101,7 @@ class OpenvinoStepper:
         self._shares = setup.shares_prefixes
         self._pipeline = self._opened()
 
+    @in_own_thread
     def _opened(self) -> Any:
         scheduler = self._genai.SchedulerConfig()
         scheduler.max_num_seqs = self._setup.max_running

@@ -22,7 +22,7 @@ from whorl.core.disk import fsync_folder
 from whorl.core.errors import EngineError, MissingExtra, RecordError
 from whorl.core.rounding import WEIGHTS, Rounding, Texts
 from whorl.core.variants import Variant
-from whorl.engines.openvino_core import openvino_core
+from whorl.engines.openvino_core import in_own_thread, openvino_core
 from whorl.engines.openvino_graph import MODEL, OpenvinoGraph
 from whorl.engines.openvino_weights import check_simulation, compress_graph, simulate
 from whorl.engines.quiet import silence_telemetry
@@ -37,6 +37,7 @@ EXPORT_VERSION = 2  # raised when the same model is exported to other bytes
 CHECK_TOKENS, MAX_LOGIT_DIFFERENCE = 48, 1e-3
 
 
+@in_own_thread
 def export_openvino(
     model_folder: Path, out_folder: Path, lineage: Mapping[str, Any] | None = None
 ) -> FolderCard:
@@ -68,6 +69,7 @@ def export_openvino(
     )
 
 
+@in_own_thread
 def compress_folder(
     f32_folder: Path, out_folder: Path, how: str | Rounding, texts: Texts = ()
 ) -> FolderCard:

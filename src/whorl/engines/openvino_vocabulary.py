@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from whorl.core.errors import EngineError
+from whorl.engines.openvino_core import in_own_thread
 
 __all__ = ["open_vocabulary"]
 
@@ -23,6 +24,7 @@ FILE = "openvino_detokenizer.xml"
 NODE = "VocabDecoder"  # GenAI finds it by this name
 
 
+@in_own_thread
 def open_vocabulary(vocabulary: Sequence[bytes], stop_id: int) -> Any:
     """An openvino_genai.Tokenizer with exactly these bytes, b"" of ids that no grammar lets come.
 
