@@ -91,8 +91,11 @@ def referred(said: OtherWords, key: str, value: str) -> None:
         return
     stage = re.search(r"z(?:ero)?[_-]?([123])", Path(value).name.lower())
     if stage is None:
-        raise SpecError(f"{said.where or said.tool}: {key}", found=f"{value}, which is no file", do="copy it"
-                        " beside, or name it zero2.json or zero3.json")  # fmt: skip
+        raise SpecError(
+            f"{said.where or said.tool}: {key}",
+            found=f"{value}, which is no file",
+            do="copy it beside, or name it zero2.json or zero3.json",
+        )
     said.flags["--stack"] = "deepspeed"
     said.put("shard", STAGES[stage[1]], key, value)
     if "offload" in value.lower():

@@ -156,7 +156,7 @@ def read_megatron(path: Path) -> OtherWords:
 
 
 def _sharded(said: OtherWords, given: Mapping[str, str]) -> None:
-    """FSDP goes before the distributed optimiser: Megatron's by its strategy, torch's shards all."""
+    """FSDP goes before the distributed optimiser: Megatron's by its strategy, torch's is whole."""
     if "fsdp" not in said.origin:
         return
     key, strategy = "--use-torch-fsdp2", "optim_grads_params"

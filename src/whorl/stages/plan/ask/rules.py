@@ -1,10 +1,11 @@
 """From a tool's keys to rules, by words.json: what stands there for our flag, part or count.
 
-{"trainer": {"--seq": ["max_length"], "recompute=full|none": ["gradient_checkpointing"], …}}
-reads max_length as --seq, and the switch gradient_checkpointing as recompute=full, off as none.
-"offloaded" are switches that keep weights on the host, "matters" keys that change memory or time and are not planned, "passed" those that change
-neither. What is no table stands in the file of the tool. A rule is called with what was said so
-far, the key as it was written and its value as text.
+{"llamafactory": {"--seq": ["cutoff_len"],
+                  "recompute=none|full": ["disable_gradient_checkpointing"], …}}
+reads cutoff_len as --seq, and the switch beside it as recompute=none, off as full. "offloaded" are
+switches that keep weights on the host, "matters" keys that change memory or time and are not
+planned, "passed" those that change neither. What is no table stands in the file of the tool. A rule
+is called with what was said so far, the key as it was written and its value as text.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ OF_NO_WEIGHT = re.compile(
     r"norm|grad_norm|alpha|dropout|seed|data(?![_-]parallel)|dataset\w*|datasets|tokenizer\w*|template|chat\w*|"
     r"split\w*|val|eval\w*|test\w*|metric\w*|log\w*|logging|report\w*|wandb\w*|mlflow\w*|comet\w*|"
     r"swanlab\w*|tensorboard\w*|hub\w*|push\w*|token|save\w*|checkpoint_\w*|resume\w*|overwrite\w*|"
-    r"output\w*|path|paths|dir|folder|run|name|project|entity|cache\w*|load|init|init_method\w*|workers|"
+    r"output\w*|path|paths|dir|folder|run|name|project|entity|cache\w*|load|init[-_]method|init_lora\w*|workers|"
     r"num_proc|prefetch\w*|pin|column\w*|remove\w*|special\w*|preproc\w*|prepared|remote|trust\w*|"
     r"patience|early\w*|strict|debug|print\w*|dump\w*|profil\w*|timeout\w*|port|host|steps_per\w*|"
     r"shuffle|noise\w*|neftune\w*|label\w*|train_on\w*|type|format|roles?|messages|field|plot\w*|"
@@ -111,14 +111,15 @@ def apply(said: OtherWords, rules: Mapping[str, Rule], values: Mapping[str, obje
     commas. Raises SpecError, naming file and key.
     """
     for key, value in values.items():
-        rule = rules.get(OF_LOADING.sub("", key))
+        name = OF_LOADING.sub("", key)
+        rule = rules.get(name)
         text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
         if rule is None:
-            near = nearest(key, rules)
-            if OF_NO_WEIGHT.search(key) and not near:
+            near = nearest(name, rules)
+            if OF_NO_WEIGHT.search(name) and not near:
                 said.passed.append(key)
             elif text.lower() not in (*NOTHING, *FALSE):
-                said.warn(key, text[:60], (f"not known here: did you mean {near}? If" if near else
-                          "not known here; if") + " it changes memory or time, so not the plan")  # fmt: skip
+                what = f"not known here: did you mean {near}? If" if near else "not known here; if"
+                said.warn(key, text[:60], f"{what} it changes memory or time, so not the plan")
         elif text.lower() not in NOTHING:
             rule(said, key, text)
