@@ -244,6 +244,11 @@ def test_a_trainers_deepspeed_file_is_read(tmp_path: Path) -> None:
     _, flags = trainer(tmp_path, {"deepspeed": "ds.json", "fsdp": ""})
     assert flags["--stack"] == "deepspeed" and flags["--precision"] == "bf16"
     assert (parts(flags)["shard"], parts(flags)["offload_optimizer"]) == ("zero2", "1")
+    for keys in (("fsdp", "deepspeed"), ("deepspeed", "fsdp")):  # fsdp: false says nothing of it
+        values = {key: value for key, value in TRAINER.items() if key != "fsdp"}
+        values |= {key: {"fsdp": False, "deepspeed": "ds.json"}[key] for key in keys}
+        _, flags = read(tmp_path / "args.json", json.dumps(values), count=4)
+        assert parts(flags)["shard"] == "zero2"
     assert read_words({"deepspeed": str(tmp_path / "ds.json")}).parts["shard"] == "zero2"
     with pytest.raises(SpecError, match="is no file"):
         trainer(tmp_path, {"deepspeed": "mine.json", "fsdp": ""})

@@ -66,6 +66,8 @@ def apply_deepspeed(said: OtherWords, values: Mapping[str, object]) -> None:
         else:
             said.passed.append(key)
     said.flags["--stack"] = "deepspeed"
+    if said.parts.get("shard") == "none":  # fsdp: false
+        said.unsay("shard")
     apply(said, DEEPSPEED, of_weight)
     if "zero_optimization.stage" not in whole and "shard" not in said.parts:
         said.put("shard", "none", "zero_optimization.stage", "0, not set")
@@ -97,6 +99,8 @@ def referred(said: OtherWords, key: str, value: str) -> None:
             do="copy it beside, or name it zero2.json or zero3.json",
         )
     said.flags["--stack"] = "deepspeed"
+    if said.parts.get("shard") == "none":
+        said.unsay("shard")
     said.put("shard", STAGES[stage[1]], key, value)
     if "offload" in value.lower():
         said.put("offload_optimizer", "1", key, value)

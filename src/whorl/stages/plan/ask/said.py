@@ -64,6 +64,12 @@ class OtherWords:
         self.origin[name] = key
         self.tell(key, written, f"{name} {value}" if name.startswith("--") else f"{name}={value}")
 
+    def unsay(self, name: str) -> None:
+        """A part that another key goes before."""
+        if self.parts.pop(name, None) is not None:
+            said = f"{self.origin.pop(name, '')}="
+            self.became = [line for line in self.became if not line.startswith(said)]
+
     def tell(self, key: str, written: str, became: str) -> None:
         line = f"{key}={written}: {became}"
         if line not in self.became:

@@ -85,7 +85,8 @@ def sharded(said: OtherWords, key: str, value: str) -> None:
     if words & {"hybrid_shard", "hybrid_shard_zero2"}:
         said.warn(key, value, "planned as sharded over all devices")
     if words & {"no_shard", "false"}:
-        said.put("shard", "none", key, value)
+        if "false" not in words or said.flags.get("--stack") != "deepspeed":
+            said.put("shard", "none", key, value)
         return
     is_second = words & {"shard_grad_op", "hybrid_shard_zero2", "zero2"}
     said.put("shard", "zero2" if is_second else "zero3", key, value)
@@ -113,9 +114,7 @@ def _fsdp_checkpointing(said: OtherWords, key: str, value: str) -> None:
     if not is_true(value, key):
         return
     if said.parts.get("recompute") == "none":
-        del said.parts["recompute"]
-        off = f"{said.origin['recompute']}="
-        said.became = [line for line in said.became if not line.startswith(off)]
+        said.unsay("recompute")
     said.put("recompute", "full", key, value)
 
 
