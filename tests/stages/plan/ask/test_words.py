@@ -317,6 +317,8 @@ def test_axolotls_degrees_multiply(tmp_path: Path) -> None:
 def test_names_of_matrices_are_known_or_refused() -> None:
     with pytest.raises(SpecError, match="did you mean q_proj"):
         targets("q_prj,v_proj")
+    with pytest.raises(SpecError, match="did you mean v_proj"):
+        targets(r".*\.(q_proj|v_pro_proj)$")
     with pytest.raises(SpecError, match="--targets"):
         targets("banana")
     assert targets(r".*\.self_attn\.(q_proj|v_proj)$") == "qv"

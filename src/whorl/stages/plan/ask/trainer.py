@@ -45,9 +45,11 @@ def _matrices(value: str) -> set[str]:
     found: set[str] = set()
     for item in filter(None, (item.strip() for item in value.lower().split(","))):
         name = item.rpartition(".")[2]
-        spelt = set(re.findall(r"[a-z]\w*", item)) & MATRICES
-        if name not in MATRICES and (not spelt or re.fullmatch(r"[\w.-]+", item)):
-            near = nearest(name, MATRICES, 0.6)
+        words = set(re.findall(r"[a-z]\w*", item))
+        spelt, wrong = words & MATRICES, {w for w in words - MATRICES if w.endswith("_proj")}
+        is_plain = re.fullmatch(r"[\w.-]+", item) is not None
+        if name not in MATRICES and (not spelt or wrong or is_plain):
+            near = nearest(min(wrong, default=name), MATRICES, 0.6)
             raise SpecError(
                 "--targets", found=item, expected=", ".join(sorted(MATRICES)),
                 do=f"did you mean {near}?" if near else None,
@@ -75,8 +77,8 @@ def _targets(said: OtherWords, key: str, value: str) -> None:
     names = _matrices(value)
     is_whole = names & OURS or names in WHOLE
     if not is_whole or names & TABLES:
-        more = ", and none of a table or head" if names & TABLES else ""
-        said.warn(key, value, f"planned as --targets {ours}: other matrices than these{more}")
+        more = "; adapters of tables and head are not planned" if names & TABLES else ""
+        said.warn(key, value, f"planned as --targets {ours}, the least that has them{more}")
 
 
 def sharded(said: OtherWords, key: str, value: str) -> None:
