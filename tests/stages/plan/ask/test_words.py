@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 
 from tests.stages.plan.ask.test_files import AXOLOTL, DEEPSPEED, TORCHTITAN, TRAINER, parts, read
+from whorl.arch.adapter_cost import is_adaptable
+from whorl.arch.known_models import known_model, model_names
+from whorl.arch.shape_counts import layer_matrices
 from whorl.core.errors import SpecError
 from whorl.stages.plan.ask.files import read_file, read_words
 from whorl.stages.plan.ask.layouts import parse_layout
@@ -324,6 +327,19 @@ def test_names_of_matrices_are_known_or_refused() -> None:
     assert targets(r".*\.self_attn\.(q_proj|v_proj)$") == "qv"
     assert targets("model.layers.0.self_attn.q_proj") == "qv"
     assert targets("all-linear") == targets("gate_proj") == targets("fc1") == "all"
+
+
+def test_every_linear_layer_that_a_recipe_may_name_is_known() -> None:
+    names = {
+        matrix.name
+        for name in model_names()
+        for kind in ("dense", "expert")
+        if kind == "dense" or known_model(name).experts
+        for matrix in layer_matrices(known_model(name), kind)
+        if is_adaptable(matrix)
+    }
+    assert len(names) > 8
+    assert {targets(name) for name in names} == {"qv", "attention", "all"}
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ WHOLE = (  # all matrices of a group that is planned, by the names of the famili
 )
 OTHERS = {
     *("wq", "wk", "wv", "in_proj", "x_proj", "dt_proj", "router", "gate", "experts"),
-    *("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj"),
+    *("q_a_proj", "q_b_proj", "kv_a_proj", "kv_a_proj_with_mqa", "kv_b_proj"),
 }
 MATRICES = frozenset().union(OURS, TABLES, OTHERS, FUSED, *WHOLE)
 
