@@ -24,7 +24,7 @@ PACKAGE_LINES = {
     "stages/compress": 460,
     "stages/evaluate": 1_425,
     "stages/improve": 407,
-    "stages/plan": 11_600,  # with a file for each tool whose words are read, and for each software
+    "stages/plan": 11_800,  # a file for each tool, with its defaults, and for each software
     "stages/prepare": 2_280,
     "stages/serve": 7_114,
     "stages/train": 2_818,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any, get_args
 
@@ -31,7 +31,12 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "recompute": get_args(Recompute),
     "schedule": ("1f1b", "interleaved", "zero_bubble"),
 }
-LAYOUT_KEYS = ("dp", *(field.name for field in fields(Layout) if field.name != "devices"), *SHORT)
+LAYOUT_KEYS = (
+    "dp",
+    "replicas",
+    *(field.name for field in fields(Layout) if field.name != "devices"),
+    *SHORT,
+)
 ALWAYS = ("tp", "pp", "micro_batch")  # stand in every label
 
 
@@ -112,7 +117,7 @@ def _layout(pairs: Mapping[str, str], devices: int, flag: str) -> Layout:
     values: dict[str, Any] = {}
     dp = parse_count(pairs["dp"], f"{flag}: dp") if "dp" in pairs else None
     for key, text in pairs.items():
-        if key == "dp":
+        if key in ("dp", "replicas"):
             continue
         name = SHORT.get(key, key)
         where = f"{flag}: {key}"
@@ -138,6 +143,15 @@ def _layout(pairs: Mapping[str, str], devices: int, flag: str) -> Layout:
         raise SpecError(
             f"{flag}: dp {dp} does not go with {devices} devices", expected=f"dp={layout.dp}"
         )
+    copies = parse_count(pairs.get("replicas", 1), f"{flag}: replicas")
+    if copies > 1:  # of the shards, which then span the other ranks of data
+        ranks = layout.dp * layout.cp
+        if ranks % copies or layout.shard_devices:
+            raise SpecError(
+                f"{flag}: replicas={copies} of the shards do not go with {ranks} ranks of data",
+                do="use a divisor, or shard_devices alone",
+            )
+        layout = replace(layout, shard_devices=ranks // copies)
     _check_layout(layout, flag)
     return layout
 

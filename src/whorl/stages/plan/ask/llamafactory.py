@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from whorl.core.errors import SpecError
-from whorl.stages.plan.ask.deepspeed import referred
 from whorl.stages.plan.ask.rules import rules_of
 from whorl.stages.plan.ask.said import OtherWords, Rule
 from whorl.stages.plan.ask.trainer import TRAINER, preferred
@@ -45,7 +44,6 @@ LLAMAFACTORY: Mapping[str, Rule] = {
     "quantization_bit": _bits,
     "quantization_type": TRAINER["bnb_4bit_quant_type"],
     "flash_attn": TRAINER["attn_implementation"],
-    "deepspeed": referred,
 }
 
 

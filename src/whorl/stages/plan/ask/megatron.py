@@ -16,7 +16,7 @@ from pathlib import Path
 from whorl.arch.shape import AttentionShape, Experts, ModelShape
 from whorl.core.errors import SpecError
 from whorl.core.units import parse_count
-from whorl.stages.plan.ask.rules import choice, kept, rules_of
+from whorl.stages.plan.ask.rules import NOT_PLANNED, choice, kept, rules_of
 from whorl.stages.plan.ask.said import OtherWords, Rule, apply
 from whorl.stages.plan.ask.texts import text_of
 
@@ -34,6 +34,9 @@ SIZES = {  # argument -> what it is of the model
 }
 
 
+BACKENDS = {"flash": "flash", "fused": "flash", "unfused": "eager", "local": "eager"}
+STRATEGIES = {"no_shard": "none", "optim": "zero1", "optim_grads": "zero2",
+              "optim_grads_params": "zero3"}  # fmt: skip
 MOMENTS = {"fp32": "adamw", "bf16": "adamw_bf16", "fp16": "adamw_bf16", "fp8": "adamw_8bit"}
 OF_MODEL = (
     *("use-precision-aware-optimizer", "exp-avg-sq-dtype", "swiglu", "group-query-attention"),
@@ -64,6 +67,10 @@ RULES: Mapping[str, Rule] = {
     "recompute-granularity": choice("recompute", {"full": "full", "selective": "selective"}),
     "recompute-modules": _parts,
     "exp-avg-dtype": _moments,
+    "attention-backend": choice("--attention", BACKENDS),
+    "data-parallel-sharding-strategy": kept("strategy"),
+    "recompute-num-layers": kept("recomputed at once"),
+    **dict.fromkeys(("use-megatron-fsdp", "use-torch-fsdp2"), kept("fsdp")),
     **dict.fromkeys(("nproc_per_node", "nproc-per-node", "nnodes"), kept("devices")),
 }
 
@@ -131,17 +138,45 @@ def read_megatron(path: Path) -> OtherWords:
             del given[name]
     of_weight = {name: given[name] for name in RULES if name in given}  # in the rules' order
     said.flags["--stack"] = "megatron"
+    if "fp8-format" in given or "fp8-recipe" in given:
+        of_weight.pop("bf16", None)
     if "fp8-format" in given and "fp8-recipe" not in given:
         said.put("--precision", "fp8", "--fp8-format", given["fp8-format"])
-    elif "fp8-recipe" in given:
-        of_weight.pop("bf16", None)
-    apply(said, RULES, of_weight)
-    said.passed += [name for name in given if name not in {*RULES, *SIZES, *OF_MODEL}]
+    rest = {name: value for name, value in given.items() if name not in RULES}
+    apply(said, {**RULES, **dict.fromkeys((*SIZES, *OF_MODEL), _of_model)}, of_weight | rest)
+    if "--precision" not in said.flags:
+        said.put("--precision", "fp32", "--bf16, --fp16", "not given")
+    _sharded(said, given)
+    _recomputed(said, given)
     said.parts.setdefault("shard", "none")
     if said.parts.get("tp", "1") != "1":
         said.parts.setdefault("sp", "0")
     _finish(said, given)
     return said
+
+
+def _sharded(said: OtherWords, given: Mapping[str, str]) -> None:
+    """FSDP goes before the distributed optimiser: Megatron's by its strategy, torch's is whole."""
+    if "fsdp" not in said.origin:
+        return
+    key, strategy = "--use-torch-fsdp2", "optim_grads_params"
+    if "use-megatron-fsdp" in given:
+        key, strategy = "--data-parallel-sharding-strategy", said.origin.get("strategy", "no_shard")
+    if strategy not in STRATEGIES:
+        raise SpecError(key, found=strategy, expected=", ".join(STRATEGIES))
+    said.parts.pop("shard", None)
+    said.put("shard", STRATEGIES[strategy], key, strategy)
+
+
+def _recomputed(said: OtherWords, given: Mapping[str, str]) -> None:
+    """Full recomputation is planned of every layer by itself: uniform, one at a time."""
+    at_once, method = given.get("recompute-num-layers", "1"), given.get("recompute-method")
+    if said.parts.get("recompute") == "full" and (at_once != "1" or method == "block"):
+        said.warn("--recompute-num-layers", at_once, NOT_PLANNED)
+
+
+def _of_model(said: OtherWords, key: str, value: str) -> None:
+    """Read with the others of the model, or as what another argument says."""
 
 
 def _finish(said: OtherWords, given: Mapping[str, str]) -> None:

@@ -1,10 +1,11 @@
 """From a tool's keys to rules, by words.json: what stands there for our flag, part or count.
 
-{"trainer": {"--seq": ["max_length"], "recompute=full|none": ["gradient_checkpointing"], …}}
-reads max_length as --seq, and the switch gradient_checkpointing as recompute=full, off as none.
-"matters" are keys that change memory or time and are not planned, "passed" those that change
-neither. What is no table stands in the file of the tool. A rule is called with what was said so
-far, the key as it was written and its value as text.
+{"llamafactory": {"--seq": ["cutoff_len"],
+                  "recompute=none|full": ["disable_gradient_checkpointing"], …}}
+reads cutoff_len as --seq, and the switch beside it as recompute=none, off as full. "offloaded" are
+switches that keep weights on the host, "matters" keys that change memory or time and are not
+planned, "passed" those that change neither. What is no table stands in the file of the tool. A rule
+is called with what was said so far, the key as it was written and its value as text.
 """
 
 from __future__ import annotations
@@ -18,11 +19,26 @@ from whorl.core.errors import SpecError
 from whorl.core.units import parse_count
 from whorl.stages.plan.ask.said import FALSE, OtherWords, Rule, is_true
 
-__all__ = ["OPTIMIZERS", "PRECISIONS", "choice", "kept", "precise", "rules_of", "when"]
+__all__ = [
+    "NOT_PLANNED",
+    "OPTIMIZERS",
+    "PRECISIONS",
+    "choice",
+    "kept",
+    "matters",
+    "offloaded",
+    "precise",
+    "rules_of",
+    "when",
+]
 
 COUNTS = {"accumulation": "passes of a step", "sequences": "sequences of a step",
           "steps": "steps", "dp": "data-parallel ranks"}  # fmt: skip
 NOT_PLANNED = "not planned: memory and time are as without it"
+OFFLOADED = (
+    "weights and gradients on the host are not planned: the optimiser's states alone are; the "
+    "device holds less, a step takes longer"
+)
 
 
 @cache
@@ -55,8 +71,10 @@ def _rule(target: str) -> Rule:
         return when(name, on, off)
     if name in COUNTS:
         return _count(name)
+    if name == "offloaded":
+        return offloaded
     if name == "matters":
-        return _matters
+        return matters
     if name == "passed":
         return lambda said, key, value: said.passed.append(key)
     if name in ("--optimizer", "--precision"):
@@ -74,7 +92,8 @@ def _count(name: str) -> Rule:
     return rule
 
 
-def _matters(said: OtherWords, key: str, value: str) -> None:
+def matters(said: OtherWords, key: str, value: str) -> None:
+    """A key that changes memory or time and is not planned, unless it is off."""
     if value.lower() not in FALSE:
         said.warn(key, value, NOT_PLANNED)
 
@@ -100,6 +119,13 @@ def when(name: str, on: str, off: str = "") -> Rule:
             said.put(name, word, key, value)
 
     return rule
+
+
+def offloaded(said: OtherWords, key: str, value: str) -> None:
+    """Parameters on the host: of that, the optimiser's states are planned."""
+    if is_true(value, key):
+        said.put("offload_optimizer", "1", key, value)
+        said.warn(key, value, OFFLOADED)
 
 
 def kept(name: str) -> Rule:

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import SpecError
 from whorl.core.units import parse_count
 
-__all__ = ["FALSE", "NOTHING", "OtherWords", "Rule", "apply", "is_true", "number"]
+__all__ = ["FALSE", "NOTHING", "OtherWords", "Rule", "apply", "is_true", "nearest", "number"]
 
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 NOTHING = ("", "none", "null", "auto", "~", "default")  # of a value: left to the tool
 # Words in keys that say what is read, written, watched or learned how fast: never bytes or seconds.
 OF_NO_WEIGHT = re.compile(
     r"(^|[_.-])(lr|learning|rate|scheduler|warmup|decay|beta\d?|betas|eps(ilon)?|momentum|clip\w*|"
-    r"norm|grad_norm|alpha|dropout|seed|data|dataset\w*|datasets|tokenizer\w*|template|chat\w*|"
+    r"norm|grad_norm|alpha|dropout|seed|data(?![_-]parallel)|dataset\w*|datasets|tokenizer\w*|template|chat\w*|"
     r"split\w*|val|eval\w*|test\w*|metric\w*|log\w*|logging|report\w*|wandb\w*|mlflow\w*|comet\w*|"
     r"swanlab\w*|tensorboard\w*|hub\w*|push\w*|token|save\w*|checkpoint_\w*|resume\w*|overwrite\w*|"
-    r"output\w*|path|paths|dir|folder|run|name|project|entity|cache\w*|load|init\w*|workers|"
+    r"output\w*|path|paths|dir|folder|run|name|project|entity|cache\w*|load|init[-_]method|init_lora\w*|workers|"
     r"num_proc|prefetch\w*|pin|column\w*|remove\w*|special\w*|preproc\w*|prepared|remote|trust\w*|"
     r"patience|early\w*|strict|debug|print\w*|dump\w*|profil\w*|timeout\w*|port|host|steps_per\w*|"
     r"shuffle|noise\w*|neftune\w*|label\w*|train_on\w*|type|format|roles?|messages|field|plot\w*|"
-    r"disable_tqdm|do|ddp_timeout|interval|average_tokens\w*|accelerator_config|dataloader\w*|sampl\w*|local_rank|\w*kwargs|"
+    r"disable_tqdm|do|ddp_timeout|interval|average_tokens\w*|accelerator_config|dataloader\w*|sampl\w*|local_rank|"
     r"use_reentrant|wrap\w*|policy|state_dict\w*|sync\w*|orig\w*|limit\w*|cpu_ram\w*|enabled?_tensorboard|description|comm|metrics)($|[_.-])"
 )
+
+OF_LOADING = re.compile(r"^(model_init_kwargs|model_kwargs)\.")
 
 
 @dataclass
@@ -61,6 +64,12 @@ class OtherWords:
         self.origin[name] = key
         self.tell(key, written, f"{name} {value}" if name.startswith("--") else f"{name}={value}")
 
+    def unsay(self, name: str) -> None:
+        """A part that another key goes before."""
+        if self.parts.pop(name, None) is not None:
+            said = f"{self.origin.pop(name, '')}="
+            self.became = [line for line in self.became if not line.startswith(said)]
+
     def tell(self, key: str, written: str, became: str) -> None:
         line = f"{key}={written}: {became}"
         if line not in self.became:
@@ -69,7 +78,9 @@ class OtherWords:
     def lines(self) -> list[str]:
         """What the words became, and in one line what was passed over."""
         passed = sorted(set(self.passed))
-        more = f"{len(passed)} keys change neither memory nor time: {', '.join(passed)}"
+        more = (
+            f"{len(passed)} keys are taken to change neither memory nor time: {', '.join(passed)}"
+        )
         return [*self.became, *([more] if passed else ())]
 
     def warn(self, key: str, written: str, what: str) -> None:
@@ -92,20 +103,29 @@ def is_true(value: str, key: str) -> bool:
     raise SpecError(key, found=value, expected="true or false")
 
 
+def nearest(key: str, known: Iterable[str], alike: float = 0.92) -> str:
+    """The known key that another is most likely a slip of the pen of, or ""."""
+    return next(iter(get_close_matches(key, known, n=1, cutoff=alike)), "")
+
+
 def apply(said: OtherWords, rules: Mapping[str, Rule], values: Mapping[str, object]) -> None:
-    """Every key of a flat file. What is not known is told, unless its name says it has no weight.
+    """Every key of a flat file. What is not known is told, with what it may have been meant to be,
+    unless its name says it has no weight. What a model is loaded with (TRL's model_init_kwargs)
+    is read as if it stood alone.
 
     A value that is a list or a mapping where a rule expects text is given as its words, joined by
     commas. Raises SpecError, naming file and key.
     """
     for key, value in values.items():
-        rule = rules.get(key)
+        name = OF_LOADING.sub("", key)
+        rule = rules.get(name)
         text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
         if rule is None:
-            if OF_NO_WEIGHT.search(key):
+            near = nearest(name, rules)
+            if OF_NO_WEIGHT.search(name) and not near:
                 said.passed.append(key)
             elif text.lower() not in (*NOTHING, *FALSE):
-                said.warn(key, text[:60], "not known here; if it changes memory or time, so not"
-                          " the plan")  # fmt: skip
+                what = f"not known here: did you mean {near}? If" if near else "not known here; if"
+                said.warn(key, text[:60], f"{what} it changes memory or time, so not the plan")
         elif text.lower() not in NOTHING:
             rule(said, key, text)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from whorl.arch.known_models import is_known
-from whorl.stages.plan.ask.rules import choice, kept, precise, rules_of
+from whorl.core.errors import SpecError
+from whorl.stages.plan.ask.rules import choice, kept, matters, precise, rules_of
 from whorl.stages.plan.ask.said import OtherWords, Rule, number
 
 __all__ = ["TORCHTITAN", "torchtitan_defaults"]
@@ -14,6 +15,8 @@ NAMES = {"llama3": "llama-3.1", "llama2": "llama-2", "deepseek_v3": "deepseek-v3
 FLAVORS = {"deepseek-v3-671b": "deepseek-v3", "deepseek-v3-16b": "deepseek-v2-lite"}
 PIPELINES = {"1f1b": "1f1b", "interleaved1f1b": "interleaved",
              "interleavedzerobubble": "zero_bubble", "zbvzerobubble": "zero_bubble"}  # fmt: skip
+RESHARDS = {"default": "", "always": "zero3", "never": "zero2"}
+COMPUTED = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 RECOMPUTES = {"none": "none", "selective": "selective", "full": "full",
               "memory_budget": "selective"}  # fmt: skip
 
@@ -36,6 +39,15 @@ def _dtype(said: OtherWords, key: str, value: str) -> None:
         precise("bf16-true")(said, key, "true")
 
 
+def _computed(said: OtherWords, key: str, value: str) -> None:
+    """mixed_precision_param: what the products are computed in."""
+    precision = COMPUTED.get(value.lower())
+    if precision is None:
+        raise SpecError(key, found=value, expected=", ".join(COMPUTED))
+    if precision != "bf16":
+        said.put("--precision", precision, key, value)
+
+
 TORCHTITAN: Mapping[str, Rule] = {
     **rules_of("torchtitan"),
     "model.name": kept("model name"),
@@ -43,6 +55,9 @@ TORCHTITAN: Mapping[str, Rule] = {
     "model.converters": _converters,
     "training.global_batch_size": _batch,
     "training.dtype": _dtype,
+    "training.mixed_precision_param": _computed,
+    "parallelism.fsdp_reshard_after_forward": kept("reshard"),
+    "activation_checkpoint.selective_ac_option": kept("selected"),
     "parallelism.data_parallel_replicate_degree": kept("replicas"),
     "parallelism.data_parallel_shard_degree": kept("shards"),
     "parallelism.pipeline_parallel_schedule": choice("schedule", PIPELINES),
@@ -64,14 +79,19 @@ def torchtitan_defaults(said: OtherWords) -> None:
             said.warn("model", f"{name} {flavor}", "no model of that name is known: give --model")
     replicas = number(kept.get("replicas", "1"), "data_parallel_replicate_degree")
     shards = number(kept.get("shards", "-1"), "data_parallel_shard_degree")
+    if shards != -1:
+        said.dp = max(1, replicas) * shards
+        said.tell("data_parallel_shard_degree x data_parallel_replicate_degree",
+                  f"{shards} x {max(1, replicas)}", f"{said.dp} data-parallel ranks")  # fmt: skip
     if shards == 1:
         parts["shard"] = "none"
     else:
-        parts["shard"] = "zero3"
-        if replicas > 1 and shards > 1:
-            parts["shard_devices"] = str(shards)
+        _sharded(said, replicas)
     parts.setdefault("mbs", "8")
     parts.setdefault("recompute", "selective")
+    selected = kept.get("selected", "op")
+    if parts["recompute"] == "selective" and selected != "op":
+        matters(said, "activation_checkpoint.selective_ac_option", selected)
     if int(parts.get("pp", "1")) > 1:  # of a pipeline the local batch is cut into micro-batches
         batch = kept.get("pipeline batch", "1")
         each = max(1, number(batch, "pipeline_parallel_microbatch_size"))
@@ -84,3 +104,19 @@ def torchtitan_defaults(said: OtherWords) -> None:
     if parts.get("schedule") == "1f1b" or parts.get("vpp"):
         parts.pop("schedule", None)
     said.flags.setdefault("--seq", "2048")
+
+
+def _sharded(said: OtherWords, replicas: int) -> None:
+    """Weights are gathered again in the backward pass unless there is a pipeline, or as stated."""
+    key = "parallelism.fsdp_reshard_after_forward"
+    word = said.origin.get("reshard", "default").lower()
+    if word not in RESHARDS:
+        raise SpecError(key, found=word, expected=", ".join(RESHARDS))
+    piped = int(said.parts.get("pp", "1")) > 1
+    shard = RESHARDS[word] or ("zero2" if piped else "zero3")
+    if shard == "zero2" or word != "default":
+        said.put("shard", shard, key, word)
+    else:
+        said.parts["shard"] = shard
+    if replicas > 1:
+        said.put("replicas", str(replicas), "data_parallel_replicate_degree", str(replicas))

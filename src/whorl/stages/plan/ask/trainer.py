@@ -5,30 +5,80 @@ Keys and defaults: transformers.TrainingArguments, trl.SFTConfig and ModelConfig
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from whorl.core.errors import SpecError
 from whorl.core.units import parse_count
-from whorl.stages.plan.ask.rules import PRECISIONS, precise, rules_of
-from whorl.stages.plan.ask.said import FALSE, OtherWords, Rule, is_true
+from whorl.stages.plan.ask.deepspeed import beside, referred
+from whorl.stages.plan.ask.rules import PRECISIONS, offloaded, precise, rules_of
+from whorl.stages.plan.ask.said import FALSE, OtherWords, Rule, apply, is_true, nearest
+from whorl.stages.plan.ask.texts import flat, read_mapping
 
 __all__ = ["TRAINER", "preferred", "sharded", "targets", "trainer_defaults"]
 
 QUERY_VALUE, ATTENTION = {"q_proj", "v_proj"}, {"q_proj", "k_proj", "v_proj", "o_proj"}
+OF_FSDP = ("fsdp_config.activation_checkpointing", "fsdp_config.fsdp_activation_checkpointing")
 PAIRS, ALONE = {"dpo", "ipo", "simpo", "orpo", "cpo"}, {"simpo", "orpo", "cpo"}  # no reference
-FUSED = {"attention", "query_key_value", "qkv_proj", "c_attn", "wqkv", "w_pack"}
+FUSED = {"query_key_value", "qkv_proj", "c_attn", "wqkv", "w_pack"}
+OURS = {"all", "all-linear", "attention", "qv"}
+TABLES = {"lm_head", "embed_tokens", "wte", "embed_out"}
+WHOLE = (  # all matrices of a group that is planned, by the names of the families
+    *(QUERY_VALUE, ATTENTION, ATTENTION | {"gate_proj", "up_proj", "down_proj"}),
+    ATTENTION | {"w1", "w2", "w3"},
+    {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"},
+    {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"},
+    *({"c_attn", "c_proj", "c_fc"}, {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"}),
+    *({"q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"}, {"wqkv", "wo", "w1", "w2", "w3"}),
+    {"w_pack", "o_proj", "gate_proj", "up_proj", "down_proj"},
+    {"q_proj", "k_proj", "v_proj", "out_proj", "fc_in", "fc_out"},
+)
+OTHERS = {
+    *("wq", "wk", "wv", "in_proj", "x_proj", "dt_proj", "router", "gate", "experts"),
+    *("q_a_proj", "q_b_proj", "kv_a_proj", "kv_a_proj_with_mqa", "kv_b_proj"),
+}
+MATRICES = frozenset().union(OURS, TABLES, OTHERS, FUSED, *WHOLE)
+
+
+def _matrices(value: str) -> set[str]:
+    """Names of matrices of a list, or that a regular expression spells out. Raises SpecError."""
+    found: set[str] = set()
+    for item in filter(None, (item.strip() for item in value.lower().split(","))):
+        name = item.rpartition(".")[2]
+        words = set(re.findall(r"[a-z]\w*", item))
+        spelt, wrong = words & MATRICES, {w for w in words - MATRICES if w.endswith("_proj")}
+        is_plain = re.fullmatch(r"[\w.-]+", item) is not None
+        if name not in MATRICES and (not spelt or wrong or is_plain):
+            near = nearest(min(wrong, default=name), MATRICES, 0.6)
+            raise SpecError(
+                "--targets", found=item, expected=", ".join(sorted(MATRICES)),
+                do=f"did you mean {near}?" if near else None,
+            )  # fmt: skip
+        found |= {name} if name in MATRICES else spelt
+    if not found:
+        raise SpecError("--targets", found=value, expected=", ".join(sorted(MATRICES)))
+    return found
 
 
 def targets(value: str) -> str:
-    """The matrices that LoRA adapts, as ours: "qv", "attention" or "all"."""
-    names = {name.strip().rpartition(".")[2] for name in value.lower().split(",")}
-    if names <= QUERY_VALUE or names == {"qv"}:
+    """The matrices that LoRA adapts, as ours: "qv", "attention" or "all", the least that has them.
+
+    Raises SpecError, with the nearest, for a name that no model here has.
+    """
+    names = _matrices(value)
+    if names <= QUERY_VALUE | {"qv"}:
         return "qv"
-    return "attention" if names <= ATTENTION | FUSED else "all"
+    return "attention" if names <= ATTENTION | FUSED | {"attention"} else "all"
 
 
 def _targets(said: OtherWords, key: str, value: str) -> None:
-    said.put("--targets", targets(value), key, value)
+    ours = targets(value)
+    said.put("--targets", ours, key, value)
+    names = _matrices(value)
+    is_whole = names & OURS or names in WHOLE
+    if not is_whole or names & TABLES:
+        more = "; adapters of tables and head are not planned" if names & TABLES else ""
+        said.warn(key, value, f"planned as --targets {ours}, the least that has them{more}")
 
 
 def sharded(said: OtherWords, key: str, value: str) -> None:
@@ -37,12 +87,13 @@ def sharded(said: OtherWords, key: str, value: str) -> None:
     if words & {"hybrid_shard", "hybrid_shard_zero2"}:
         said.warn(key, value, "planned as sharded over all devices")
     if words & {"no_shard", "false"}:
-        said.put("shard", "none", key, value)
+        if "false" not in words or said.flags.get("--stack") != "deepspeed":
+            said.put("shard", "none", key, value)
         return
     is_second = words & {"shard_grad_op", "hybrid_shard_zero2", "zero2"}
     said.put("shard", "zero2" if is_second else "zero3", key, value)
     if "offload" in words:
-        said.put("offload_optimizer", "1", key, value)
+        offloaded(said, key, "true")
 
 
 def _reshard(said: OtherWords, key: str, value: str) -> None:
@@ -51,6 +102,38 @@ def _reshard(said: OtherWords, key: str, value: str) -> None:
         said.put("shard", "zero2", key, value)
     else:
         sharded(said, key, value)
+
+
+def _checkpointing(said: OtherWords, key: str, value: str) -> None:
+    """gradient_checkpointing: off where FSDP does it, as its documentation advises."""
+    if is_true(value, key):
+        said.put("recompute", "full", key, value)
+    elif said.origin.get("recompute") not in OF_FSDP:
+        said.put("recompute", "none", key, value)
+
+
+def _fsdp_checkpointing(said: OtherWords, key: str, value: str) -> None:
+    if not is_true(value, key):
+        return
+    if said.parts.get("recompute") == "none":
+        said.unsay("recompute")
+    said.put("recompute", "full", key, value)
+
+
+def _fsdp_config(said: OtherWords, key: str, value: str) -> None:
+    """A file of FSDP's settings, beside the one that names it."""
+    if value.lower() in FALSE:
+        return
+    path = beside(said, value)
+    if path is None:
+        raise SpecError(f"{said.where or said.tool}: {key}", found=f"{value}, which is no file",
+                        do="copy it beside, or write its settings here")  # fmt: skip
+    apply(said, TRAINER, flat(read_mapping(path), "fsdp_config."))
+
+
+def _beta(said: OtherWords, key: str, value: str) -> None:
+    said.warn(key, value, "if preferences are learned (DPOConfig), an example is two sequences and "
+              "a reference is read: neither is planned; give twice the micro-batch")  # fmt: skip
 
 
 def preferred(said: OtherWords, key: str, value: str) -> None:
@@ -113,7 +196,12 @@ TRAINER: Mapping[str, Rule] = {
     **dict.fromkeys(("lora_target_modules", "target_modules", "lora_targets"), _targets),
     **dict.fromkeys(("use_peft", "use_lora"), _peft),
     **dict.fromkeys(("torch_dtype", "dtype"), _weights),
+    "beta": _beta,
+    "deepspeed": referred,
     "fsdp": sharded,
+    "fsdp_config": _fsdp_config,
+    "gradient_checkpointing": _checkpointing,
+    **dict.fromkeys(OF_FSDP, _fsdp_checkpointing),
     **dict.fromkeys(
         ("fsdp_config.reshard_after_forward", "fsdp_config.fsdp_reshard_after_forward"), _reshard
     ),
