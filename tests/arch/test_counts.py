@@ -12,12 +12,14 @@ from whorl.arch.dense import dense_shape
 from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import (
     attention_pairs,
+    cache_bytes_per_token,
     count_shape,
     flops_per_token,
     kv_bytes_per_token,
     layer_matrices,
     training_bytes,
 )
+from whorl.core.errors import SpecError
 
 
 def dense(**changes: object) -> ModelShape:
@@ -134,6 +136,19 @@ def test_training_flops_near_six_per_parameter() -> None:
     assert flops_per_token(shape, 256).training / (6 * non_embedding) == pytest.approx(
         1.03, abs=0.03
     )
+
+
+@pytest.mark.parametrize("head_dim", [16, 32, 128])
+def test_a_served_cache_by_its_numbers(head_dim: int) -> None:
+    """Keys and values of 32 tokens, added up: numbers, and two floats wherever a scale is kept."""
+    shape = dense(layers=2, heads=4, kv_heads=2, head_dim=head_dim)
+    numbers = 2 * 2 * 2 * 32 * head_dim  # layers, heads, keys and values
+    by_token, by_channel = 2 * 2 * 2 * 32, 2 * 2 * 2 * head_dim
+    most = numbers + 8 * max(by_token, by_channel)
+    assert 32 * cache_bytes_per_token(shape, "f32") == 4 * numbers
+    assert 32 * cache_bytes_per_token(shape, "int8") == most
+    with pytest.raises(SpecError, match=r"numbers of a cache.*found: fp8"):
+        cache_bytes_per_token(shape, "fp8")
 
 
 def test_kv_cache_of_a_published_model() -> None:

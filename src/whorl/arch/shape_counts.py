@@ -22,6 +22,7 @@ __all__ = [
     "ShapeFlops",
     "TrainingBytes",
     "attention_pairs",
+    "cache_bytes_per_token",
     "count_shape",
     "flops_per_token",
     "kv_bytes_per_token",
@@ -34,6 +35,7 @@ __all__ = [
 LayerKind = Literal["dense", "expert"]
 MatrixKind = Literal["attention", "ffn", "router", "expert", "shared"]
 BYTES_PER_ELEMENT = {"fp32": 4, "bf16": 2, "int8": 1}
+INT8_GROUP = 32  # tokens of a channel that share a scale, in a cache
 BACKWARD_PER_FORWARD = 2  # gradients of the input and of the weights, one product each
 OTHER_MOMENTS = 2  # of what is not a matrix of a block: AdamW's
 MATRIX_MOMENTS = {"adamw": 2, "muon": 1, "sgd": 0}
@@ -328,6 +330,18 @@ def kv_bytes_per_token(
         _check_seq_len(seq_len)
         layers -= a.window_layers * (1 - min(seq_len, a.window) / seq_len)
     return layers * elements * bytes_per_element
+
+
+def cache_bytes_per_token(shape: ModelShape, cache: str) -> float:
+    """Of a sequence that is served, at most; cache: numbers of keys and values, "f32" or "int8".
+
+    int8 numbers have a scale and a zero point, as floats, for each token's head, or for 32 tokens'
+    channel, as OpenVINO GenAI keeps them. Raises SpecError for other numbers.
+    """
+    each = {"f32": 4.0, "int8": 1.0 + 8.0 / min(shape.attention.head_dim, INT8_GROUP)}
+    if cache not in each:
+        raise SpecError("numbers of a cache", found=cache, expected=", ".join(each))
+    return kv_bytes_per_token(shape, each[cache])
 
 
 def training_bytes(

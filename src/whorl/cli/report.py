@@ -189,6 +189,7 @@ def _print_serve(serve: Mapping[str, Any]) -> None:
     if rows := serve.get("throughput"):
         table = Table("field", "requests together", "tokens/s", "time to first token, median")
         by = f"{serve.get('variant', '')}, engine {serve.get('engine', '')}"
+        by += f", {serve['places']} run together" if "places" in serve else ""
         table.title = f"served through HTTP ({by})"
         for row in rows:
             table.add_row(

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from whorl.arch.shape import ModelShape, shape_from_json
-from whorl.arch.shape_counts import kv_bytes_per_token
+from whorl.arch.shape_counts import cache_bytes_per_token
 from whorl.codecs.contract import TokenContract
 from whorl.core.clutter import is_clutter
 from whorl.core.digests import digest_value, read_sealed, write_sealed
@@ -24,6 +24,7 @@ from whorl.core.validation import first_problem
 from whorl.core.variants import Variant
 
 __all__ = [
+    "CACHES",
     "CARD",
     "TOKENS",
     "FolderCard",
@@ -59,11 +60,8 @@ class FolderCard:
 
     @property
     def cache_bytes_per_token(self) -> float:
-        """Of a served sequence, at most: int8 numbers have a scale and a zero point, as floats, for
-        each token's head, or for 32 tokens' channel."""
-        head_dim = self.shape.attention.head_dim
-        each = 4.0 if self.cache == "f32" else 1.0 + 8.0 / min(head_dim, 32)
-        return kv_bytes_per_token(self.shape, each)
+        """Of a served sequence, at most."""
+        return cache_bytes_per_token(self.shape, self.cache)
 
     @property
     def weight_bytes(self) -> int:

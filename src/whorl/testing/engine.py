@@ -100,6 +100,11 @@ class FakeEngine:
             waiting = len(self._places) - running
             return EngineStats(running, waiting, self._generated_tokens, age_s)
 
+    def limit_running(self, max_running: int) -> None:
+        """See EngineLoop."""
+        with self._changed:
+            self.max_running = max_running
+
     def fail(self, error: str) -> None:
         with self._changed:
             self._failure = error

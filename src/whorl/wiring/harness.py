@@ -152,14 +152,7 @@ def _evaluated(model: HarnessModel, files: Sequence[Path], limit: int | None) ->
                 log_samples=False,
                 bootstrap_iters=1000,
             )
-        except (
-            OSError,
-            ValueError,
-            LookupError,
-            AttributeError,
-            TypeError,
-            TemplateError,
-        ) as error:
+        except (*REFUSALS, TemplateError) as error:
             raise DataError("lm-evaluation-harness refuses a task", found=error) from error
     rows = []
     for task, metrics in found["results"].items():

@@ -81,6 +81,21 @@ def test_figures_have_intervals(context: StageContext) -> None:
         assert item.low < item.value < item.high
 
 
+def test_a_token_s_cache_is_of_the_numbers_asked_for(context: StageContext) -> None:
+    """At most those of the export: also where the choice of sizes is an earlier one."""
+    plain = plan_of(context, recipe())
+    small = plan_of(context, recipe("compress.cache=int8"))
+    assert small.chosen_from == plain.chosen_from
+    a = plain.decisions.shape
+    numbers = 2 * a.layers * a.attention.kv_heads * a.attention.head_dim
+    item = plain.predictions["kv_cache_bytes_per_token"]
+    assert (item.low, item.value, item.high, item.note) == (*[4 * numbers] * 3, "")
+    item = small.predictions["kv_cache_bytes_per_token"]
+    assert a.attention.head_dim >= 32  # numbers of 8 bits, and 64 bits for every 32 of them
+    assert (item.low, item.value, item.high) == (numbers * 5 / 4, numbers * 5 / 4, 4 * numbers)
+    assert "if compress accepts it" in item.note
+
+
 def test_decisions_fit_each_other(context: StageContext) -> None:
     decisions = plan_of(context, recipe()).decisions
     train = decisions.train

@@ -21,9 +21,19 @@ from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.app import create_app
 from whorl.stages.serve.brief import Samples, run, samples_of
 from whorl.stages.serve.card import ModelCard
+from whorl.stages.serve.promise import Promise
 from whorl.testing.corpus import tiny_texts, tiny_tokens
 from whorl.testing.engine import FakeEngine
 
+PROMISE = Promise(
+    basis="measured",
+    users=5,
+    ttft_p95_s=0.1,
+    tokens_per_s_per_user=20,
+    tokens_per_s=100,
+    prompt_tokens=32,
+    memory_bytes=10**9,
+)
 TEXTS = ["\n".join(tiny_texts(20, seed)) for seed in range(5)]
 
 
@@ -41,7 +51,9 @@ def prepared(home: Path, tokens: Tokens, are_text: bool = True) -> Record:
     return RecordStore(home, "test").published(key)
 
 
-def serve(home: Path, tokens: Tokens, *samples: Samples, **config: Any):
+def serve(
+    home: Path, tokens: Tokens, *samples: Samples, promise: Promise | None = None, **config: Any
+):
     """(record, every request the engine was given); the engine answers with the prompt's end."""
     engines: list[FakeEngine] = []
 
@@ -51,7 +63,8 @@ def serve(home: Path, tokens: Tokens, *samples: Samples, **config: Any):
     def open_app():
         digest = tokens.contract.digest
         engines.append(FakeEngine(digest, reply, max_running=16))
-        card = ModelCard(name="tiny", contract_digest=digest, context_tokens=256)
+        facts: dict[str, Any] = {"contract_digest": digest, "promise": promise}
+        card = ModelCard(name="tiny", context_tokens=256, **facts)
         settings = ServeConfig(port=0, grace_s=1, **config)
         return create_app(engines[-1], tokens, card, settings, None), engines[-1].close
 
@@ -79,6 +92,15 @@ def test_text_is_drawn_and_speed_is_measured_greedily(tmp_path: Path, tokens: To
     assert len(record.metrics["completions"]) == 5 and record.metrics["judged"][0]["asked"] == 20
     again, none = serve(tmp_path, tokens, samples)
     assert again.path == record.path and none == []
+
+
+def test_places_are_those_that_were_there(tmp_path: Path, tokens: Tokens) -> None:
+    """Not always max_running: a promise may be for other numbers of users."""
+    samples = samples_of("text", CODE.task, prepared(tmp_path, tokens))
+    record, _ = serve(tmp_path, tokens, samples, promise=PROMISE)
+    assert record.run["places"] == 5
+    record, _ = serve(tmp_path, tokens, samples, max_running=7)
+    assert record.run["places"] == 7
 
 
 def test_heldout_documents_are_continued_beside_the_truth(tmp_path: Path, tokens: Tokens) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.stages.serve.test_serve_keys import ask, server
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import EngineError, RecordError
+from whorl.stages.serve import limits
 from whorl.stages.serve.errors import ApiError
 from whorl.stages.serve.keys import add_key, keys_file
 from whorl.stages.serve.limits import Ledger, Minute
@@ -98,6 +99,30 @@ def test_ledgers_that_save_at_once_lose_nothing(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert Ledger(path).caller(entry).account.used.tokens == 4 * 20 * 7  # type: ignore[union-attr]
+
+
+def test_savings_of_one_ledger_at_once_count_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a server stops while one of its regular savings is at work."""
+    entry, _ = add_key(keys_file(tmp_path), "alice")
+    path = tmp_path / ".serving/use.json"
+    ledger, writing = Ledger(path), threading.Event()
+    ledger.spend(ledger.caller(entry), 9).end(7)
+    write = limits.write_sealed
+
+    def slowly(*rest: Any) -> None:
+        writing.set()
+        time.sleep(0.2)
+        write(*rest)
+
+    monkeypatch.setattr(limits, "write_sealed", slowly)
+    regular = threading.Thread(target=ledger.save)
+    regular.start()
+    assert writing.wait(5)
+    ledger.save()
+    regular.join()
+    assert Ledger(path).caller(entry).account.used.tokens == 7  # type: ignore[union-attr]
 
 
 def test_use_that_cannot_be_written_is_told_once_and_written_later(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
+from whorl.core.collect import run_requests
 from whorl.core.errors import EngineError
+from whorl.core.ports import GenerateRequest
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.app import create_app
 from whorl.stages.serve.card import ModelCard
@@ -202,6 +204,31 @@ def test_places_that_are_not_those_of_the_recipe_are_told(
     assert "3 requests run together, not serve.max_running 8: with more" in told[0]
     assert "20 requests run together, not serve.max_running 8: so many are asked for" in told[2]
     for model in models:
+        model.close()
+
+
+def test_a_promise_that_is_only_predicted_opens_no_more_places(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nor does its engine run more, and what the card tells is what holds."""
+    settings = ServeConfig(port=0, max_running=16, max_waiting=2, users=16, tokens_per_s_per_user=9)
+    models = [promised(1, 3), promised(2, 16, "predicted"), promised(3, 16, "predicted")]
+    first = models[0]
+    app = create_app(first.engine, first.tokens, first.card, settings, KEY, Desk.of(settings))
+    gateway = app.state.gateway
+    for model in models[1:]:
+        caplog.clear()
+        assert asyncio.run(swap(gateway, model, 5.0)) is None
+        assert gateway.desk.admission.max_running == 3
+        assert "3 requests run together, not serve.max_running 16: as with" in caplog.text
+        promise = gateway.card.promise
+        assert (promise.users, promise.tokens_per_s) == (3, 3 * promise.tokens_per_s_per_user)
+        assert promise.missed == ("users 16: 3",)
+        run_requests(model.engine, [GenerateRequest(str(n), (1, 2), 4) for n in range(8)])
+        assert model.engine.max_seen_running == 3  # type: ignore[attr-defined]
+    gateway.take_over(measured := promised(4, 7))
+    assert gateway.desk.admission.max_running == 7
+    for model in (*models, measured):
         model.close()
 
 

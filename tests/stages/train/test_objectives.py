@@ -6,6 +6,7 @@ Axes: B rows, T tokens of a row, N trained tokens, K ids of a teacher.
 from __future__ import annotations
 
 import gc
+import shutil
 import warnings
 from collections import defaultdict
 from dataclasses import replace
@@ -30,6 +31,7 @@ from whorl.core.errors import DataError, SpecError
 from whorl.core.records import RecordStore
 from whorl.core.rows import RowSet
 from whorl.model.transformer import Transformer
+from whorl.stages.train import session
 from whorl.stages.train.batch import Batch, make_batch
 from whorl.stages.train.teacher import SaidTable, Teacher
 from whorl.stages.train.trainer import Trainer
@@ -269,6 +271,25 @@ def test_what_a_teacher_said_is_kept_outside_memory(
     del first, second, one, again, ids, trained, best, theirs
     assert tensors_alive() == before
     assert [path for path in tmp_path.iterdir() if path.is_file()] == []
+
+
+def test_tables_of_all_ranks_leave_half_of_the_disk(
+    isolated_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of four ranks has one for the rows and one for the held-out ones."""
+    disk = SimpleNamespace(free=8 * 2**30)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: disk)
+    monkeypatch.setattr(session, "load_teacher", lambda *rest: random_model())
+    prepared = pair_record(RecordStore(isolated_home, "tiny"), PAIRS)
+    taught = config(seq_len=SEQ_LEN, objective="distil", distil={"teacher": "it"})
+    asked = [
+        each
+        for _ in range(4)
+        for each in session._teachers(
+            SimpleNamespace(folder=Path), prepared, taught, CPU, tmp_path, 4
+        )
+    ]
+    assert len(asked) == 8 and sum(each.said.room for each in asked) == disk.free // 2
 
 
 def tensors_alive() -> int:

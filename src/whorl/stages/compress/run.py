@@ -25,7 +25,7 @@ from whorl.core.ports import Exporter, Measure, QualityMeasure
 from whorl.core.records import Record, RecordKey
 from whorl.core.rounding import Rounding, SmallWeights, Speeds, Texts
 from whorl.core.variants import Variant
-from whorl.model.folder import read_card, seal_folder
+from whorl.model.folder import CACHES, read_card, seal_folder
 from whorl.spec.resolved import CompressConfig
 from whorl.stages.compress.candidates import Tried, candidates_of, choose, is_beaten
 from whorl.stages.compress.picture import draw_pareto
@@ -34,6 +34,7 @@ __all__ = ["LOGIC_VERSION", "PARENT", "MeasureSpeed", "loss_of_quality", "run"]
 
 LOGIC_VERSION = 5
 PARENT = "f32"  # weights of the export that smaller variants are compared with
+PARENT_CACHE = CACHES[0]  # its numbers of keys and values
 CANDIDATES = "candidates"  # folder of the record while it is made
 Measured = Mapping[str, QualityMeasure]  # field -> what was measured of it
 MeasureSpeed = Callable[[Path, Variant, Texts], Speeds]
@@ -94,7 +95,7 @@ class _Compression:
 
     @property
     def is_searching(self) -> bool:
-        return self.search != "off" or self.config.cache != PARENT
+        return self.search != "off" or self.config.cache != PARENT_CACHE
 
     @property
     def search(self) -> str:
@@ -188,21 +189,26 @@ class _Compression:
         self, weights: SmallWeights, rows: list[dict[str, Any]], parent: Measured
     ) -> list[dict[str, Any]]:
         """Rows of the kept candidate with a smaller cache, if the recipe asks for it and the limit
-        allows it; else the same."""
+        allows it; else the same. The choice says which, and why."""
         folder, variant = self._place(weights)
         kept = [each for each in self.choices if each["format"] == weights]
-        if self.config.cache == PARENT or not kept:
+        if self.config.cache == PARENT_CACHE or not kept:
             return rows
+        (choice,) = kept
         before = read_card(folder)
         after = seal_folder(folder, replace(before, cache=self.config.cache))
-        how = f"{kept[0]['how']}, {after.cache} cache"
+        how = f"{choice['how']}, {after.cache} cache"
         found, worst = self._compared(how, folder, variant, parent)
-        if worst > self.config.max_bpb_increase:
+        allowed = self.config.max_bpb_increase
+        if worst > allowed:
             seal_folder(folder, before)
+            loses = f"loses {_share(worst)}, over the limit of {_share(allowed)}"
+            choice["why"] += f"; an {after.cache} cache {loses}"
+            self.context.log(f"{variant}: {how}: refused: {loses}")
             return rows
         least, most = (round(each.cache_bytes_per_token) for each in (after, before))
         why = f"within the limit; a token's keys and values take {least:,} bytes, not {most:,}"
-        self.choices.append({"format": weights, "how": how, "why": why})
+        choice.update(how=how, why=f"{choice['why']}; {why}")
         self.context.log(f"{variant}: {how}: {why}")
         return found
 
@@ -309,6 +315,10 @@ def _refusal(refused: list[dict[str, Any]], config: CompressConfig, parent: Meas
 
 def _rounded(value: float) -> float:
     return float(f"{value:.{SIGNIFICANT}g}") if abs(value) >= 10**-SIGNIFICANT else 0.0
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.3g}%"
 
 
 def _percent(loss: Interval) -> str:

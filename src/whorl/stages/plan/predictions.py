@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 
+from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import (
     BYTES_PER_ELEMENT,
+    cache_bytes_per_token,
     count_shape,
     flops_per_token,
-    kv_bytes_per_token,
 )
 from whorl.spec.resolved import TrainConfig
 from whorl.stages.plan.candidate import MEMORY_MARGIN, Candidate, Situation, load_of
 from whorl.stages.plan.law import NORMAL_90
 from whorl.stages.plan.plan import Prediction
 
-__all__ = ["predictions_of"]
+__all__ = ["predicted_cache", "predictions_of"]
 
 # Log deviations of step times, benchmarks/plan_accuracy.py: of the model on shapes that the
 # calibration did not time, and of one run from another on a quiet machine.
@@ -48,9 +49,7 @@ def predictions_of(
         "weight_bytes": Prediction.exact(weight_bytes, "bytes", "in fp32"),
         "gradient_bytes": Prediction.exact(state.gradients, "bytes"),
         "optimizer_bytes": Prediction.exact(state.optimizer_state, "bytes", train.optimizer),
-        "kv_cache_bytes_per_token": Prediction.exact(
-            int(kv_bytes_per_token(a, BYTES_PER_ELEMENT["fp32"])), "bytes"
-        ),
+        "kv_cache_bytes_per_token": predicted_cache(a, situation.recipe.compress.cache),
         "step_s": _around(candidate.step_s, factor, "s", _busy_note(situation)),
         "train_s": _around(candidate.train_s, factor, "s", "with start-up, validations and saves"),
         "peak_bytes": Prediction(
@@ -62,6 +61,14 @@ def predictions_of(
         ),
         "heldout_bpb": _quality(situation, candidate),
     }
+
+
+def predicted_cache(shape: ModelShape, cache: str) -> Prediction:
+    """Bytes of a token's keys and values, in the numbers that the recipe asks for; at most those of
+    the export, which stay where compress refuses them."""
+    asked, exported = (round(cache_bytes_per_token(shape, each)) for each in (cache, "f32"))
+    note = "" if cache == "f32" else f"in {cache}, if compress accepts it"
+    return Prediction(value=asked, low=asked, high=exported, unit="bytes", note=note)
 
 
 def _epochs_of_sources(situation: Situation, candidate: Candidate) -> dict[str, Prediction]:

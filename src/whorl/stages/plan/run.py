@@ -32,7 +32,7 @@ from whorl.stages.plan.hardware import Machine, MachineFacts
 from whorl.stages.plan.law import shipped_law
 from whorl.stages.plan.memory import peak_memory
 from whorl.stages.plan.plan import PLAN_FILE, Decisions, Plan
-from whorl.stages.plan.predictions import predictions_of
+from whorl.stages.plan.predictions import predicted_cache, predictions_of
 from whorl.stages.plan.rules import REPEATS_MARGIN
 from whorl.stages.plan.settings import GIVING_WAY, prepare_config, train_config
 from whorl.stages.plan.situation import HELD_BYTES, Situation
@@ -188,7 +188,10 @@ def _considered(
         plan = _new_plan(recipe, machine, data, chosen_from, base)
         if with_compiled is not None and _compiling_may_pay(plan, recipe, machine):
             plan = _new_plan(recipe, with_compiled(machine), data, chosen_from, base)
-    return plan.model_copy(update={"decisions": _passed_through(plan.decisions, recipe)})
+    cache = predicted_cache(plan.decisions.shape, recipe.compress.cache)
+    predictions = {**plan.predictions, "kv_cache_bytes_per_token": cache}
+    decisions = _passed_through(plan.decisions, recipe)
+    return plan.model_copy(update={"decisions": decisions, "predictions": predictions})
 
 
 def check_is_here(recipe: Recipe) -> None:

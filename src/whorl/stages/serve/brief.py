@@ -120,6 +120,8 @@ def run(
                     _Conversation(context, app, base_url, field, part).hold()
                     for field, part in samples.items()
                 ]
+                gateway = app.state.gateway
+                places = gateway.desk.admission.max_running  # not always those asked for
         finally:
             close()
         writer.metrics.update(
@@ -130,7 +132,7 @@ def run(
             variant=str(variant),
         )
         throughput = [row for found in held for row in found["throughput"]]
-        writer.run.update(throughput=throughput, engine=app.state.gateway.engine.name)
+        writer.run.update(throughput=throughput, engine=gateway.engine.name, places=places)
     return context.store.published(key)
 
 

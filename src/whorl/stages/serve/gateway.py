@@ -67,7 +67,16 @@ class Gateway:
         return self.served.prompts.has_text
 
     def take_over(self, new: Served) -> Served:
-        """From now on requests get the new model; the old one, which may still be at work."""
+        """From now on requests get the new model; the old one, which may still be at work.
+
+        A promise that is only predicted opens no more places than the model before had.
+        """
+        promise, most = new.card.promise, self.desk.admission.max_running
+        if promise is not None and promise.basis == "predicted" and promise.users > most:
+            promise = promise.for_fewer(most, self.config)
+            new.card = new.card.model_copy(update={"promise": promise})
+            if (limit := getattr(new.engine, "limit_running", None)) is not None:
+                limit(most)
         old, self.served = self.served, new
         self._keep_to(new)
         self.desk.meters.swaps.inc()
@@ -85,6 +94,8 @@ class Gateway:
             why = "so many are asked for by serve.users"
             if places < asked:
                 why = "with more it would miss serve.ttft_p95 or serve.tokens_per_s_per_user"
+            if places < asked and promise is not None and promise.basis == "predicted":
+                why = "as with the model before: what this one can do is not measured"
             LOG.warning(
                 "%s: %s requests run together, not serve.max_running %s: %s (%s)",
                 *(served.card.name, places, asked, why, promise),

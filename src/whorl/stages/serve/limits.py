@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -159,6 +160,7 @@ class Ledger:
         self._usd_per_token = usd_per_million_tokens / 1e6
         self._saved: dict[str, Used] = {}  # of what was used here: that which is in the file
         self._failure: str | None = None
+        self._saving = threading.Lock()
         self._accounts = {key_id: Account(elsewhere=used) for key_id, used in self._read().items()}
 
     def caller(self, entry: KeyEntry) -> Caller:
@@ -210,21 +212,26 @@ class Ledger:
         return lambda num_tokens: entry.__setitem__(1, num_tokens)
 
     def save(self) -> None:
-        """Add what was used to the file; see what others added. Called by one thread at a time.
+        """Add what was used to the file; see what others added. Threads take turns: a server that
+        stops saves once more, perhaps while one of its regular savings is still at work.
 
         What cannot be written is told once, and tried again: no reason to stop serving.
         """
         if self._path is None:
             return
+        with self._saving:
+            self._save(self._path)
+
+    def _save(self, path: Path) -> None:
         here = {key_id: account.here for key_id, account in list(self._accounts.items())}
         new = {key: used - self._saved.get(key, Used()) for key, used in here.items()}
         try:
             if any(used.tokens for used in new.values()):
-                own_folder(self._path.parent)
-                with FileLock(self._path.with_suffix(".lock"), timeout=LOCK_S):
+                own_folder(path.parent)
+                with FileLock(path.with_suffix(".lock"), timeout=LOCK_S):
                     found = self._read()
                     found |= {key: found.get(key, Used()) + used for key, used in new.items()}
-                    write_sealed(self._path, {key: vars(used) for key, used in found.items()})
+                    write_sealed(path, {key: vars(used) for key, used in found.items()})
                     self._saved = here
             else:
                 found = self._read()

@@ -42,6 +42,12 @@ class Promise(BaseModel):
             missed.append(f"tokens_per_s_per_user {wanted:g}: {told}")
         return tuple(missed)
 
+    def for_fewer(self, users: int, config: ServeConfig) -> Promise:
+        """The same for fewer users: each of them waits at most so long, and is answered as fast."""
+        together = users * self.tokens_per_s_per_user
+        found = self.model_copy(update={"users": users, "tokens_per_s": together})
+        return found.model_copy(update={"missed": found.against(config)})
+
     def __str__(self) -> str:
         told = (
             f"{self.users} users at once: first token within {_seconds(self.ttft_p95_s)}, "

@@ -80,12 +80,18 @@ def check_fit(shape: ModelShape, config: TrainConfig, rows: RowSet) -> int:
 
 
 def _teachers(
-    teacher: Record, prepared: Record, config: TrainConfig, device: torch.device, folder: Path
+    teacher: Record,
+    prepared: Record,
+    config: TrainConfig,
+    device: torch.device,
+    folder: Path,
+    num_ranks: int,
 ) -> tuple[Teacher, Teacher]:
     assert config.distil is not None  # or there were no teacher
     contract = Tokens.load(prepared.folder("tokens")).contract
     model, top_k = load_teacher(teacher.folder("model"), contract, device), config.distil.top_k
-    return Teacher(model, top_k, SaidTable(folder)), Teacher(model, top_k, SaidTable(folder))
+    rows, heldout = (Teacher(model, top_k, SaidTable(folder, 2 * num_ranks)) for _ in range(2))
+    return rows, heldout
 
 
 @dataclass
@@ -133,7 +139,10 @@ class TrainingRun:
             epochs = mixture.epochs(config.steps * rows_per_step)
             check_repeats(epochs, [s.field for s in rows.index.sources], config.max_repeats)
         heldout = RowSet.heldout(prepared)
-        teachers = None if teacher is None else _teachers(teacher, prepared, config, device, folder)
+        teachers = None
+        if teacher is not None:
+            num_ranks = round(parallel.sum([1.0])[0])
+            teachers = _teachers(teacher, prepared, config, device, folder, num_ranks)
         if base is None:
             model = initial_model(shape, config.seed)
         else:

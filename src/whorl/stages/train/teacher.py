@@ -46,16 +46,18 @@ def load_teacher(folder: Path, contract: TokenContract, device: torch.device) ->
 class SaidTable:
     """What a teacher said of rows, in a file without a name in a folder: gone with its process.
 
-    Memory holds where each row stands, no more. At most MOST_BYTES, and half of what is free on
-    that disk, are written; rows beyond that are asked about again, and say the same.
+    Memory holds where each row stands, no more. At most MOST_BYTES are written, and by all tables
+    together half of what is free on that disk; rows beyond that are asked about again, and say the
+    same.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, num_tables: int = 1) -> None:
+        """num_tables: of all processes that write into the folder, this one included."""
         self.folder = folder
         try:
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed with this table)
             weakref.finalize(self, self._file.close)
-            self.room = min(MOST_BYTES, shutil.disk_usage(folder).free // 2)
+            self.room = min(MOST_BYTES, shutil.disk_usage(folder).free // (2 * num_tables))
         except OSError as error:
             raise disk_error(error, folder) from error
         self._places: dict[int, tuple[int, int, int]] = {}  # row -> (first byte, N, K)
