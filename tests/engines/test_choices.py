@@ -114,18 +114,36 @@ class CountingModel:
 def test_batches_are_bounded_and_single_ids_need_none(monkeypatch: pytest.MonkeyPatch) -> None:
     model = CountingModel()
     scorer = CandidateScorer(model)
-    scores = scorer.score([(number % 10,) for number in range(5_000)], (1, 1, 2))
+    prefix = (1, 1, 2)
+    scores = scorer.score([(number % 10,) for number in range(5_000)], prefix)
     assert len(scores) == 5_000 and model.shapes == []
     assert scores[1][0] == pytest.approx(2 - np.log(np.exp(2) + np.exp(1) + 8))
     monkeypatch.setattr(branches, "MAX_LOGITS", 200)
     lengths = [2, 9, 3, 6, 2]
-    found = scorer.score([(1,) * length for length in lengths], (1, 1, 2))
+    found = scorer.score([(1,) * length for length in lengths], prefix)
     assert [len(each) for each in found] == lengths
     assert model.begun == [(1, 1, 2)]
     assert model.shapes == [(2, 8), (3, 2)]  # at most 200 logits of 10 ids
     assert [each[1:].tolist() for each in found] == [
         [pytest.approx(-np.log(10))] * (length - 1) for length in lengths
     ]
+
+
+def test_the_next_question_does_not_find_the_prefix_of_the_one_before() -> None:
+    """Through the loop, as callers ask: pieces of one question share it, an equal one does not."""
+
+    class Stepper(SerialStepper[Any]):
+        def __init__(self, model: CountingModel) -> None:
+            super().__init__(None)
+            self.score = CandidateScorer(model).score  # type: ignore[method-assign]
+
+    model = CountingModel()
+    limits = Limits(1, 100, 10, candidates_together=2, candidates_beside=True)
+    loop = EngineLoop("counting", "digest", Stepper(model), limits)
+    for _ in range(2):
+        assert len(loop.score([(number,) for number in range(9)], (1, 1, 2))) == 9
+    loop.close()
+    assert model.begun == [(1, 1, 2)] * 2
 
 
 def test_only_the_last_logits_of_a_prompt_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
