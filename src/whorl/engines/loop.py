@@ -137,9 +137,9 @@ class EngineLoop:
     def score(self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()) -> Scores:
         """See Engine.score; waits until no request runs, and new ones wait for it.
 
-        After a prefix, where the engine can: until the next step, and nobody waits for longer than
-        a piece. Requests that arrive meanwhile start between two pieces. Raises EngineError on an id
-        outside the vocabulary, a sequence longer than the context, or an engine that stopped.
+        After a prefix, where the engine can, it waits for a step alone, and nobody longer than for
+        a piece. Requests that arrive meanwhile start between two pieces. Raises EngineError on an
+        id outside the vocabulary, a sequence longer than the context, or an engine that stopped.
         """
         if threading.current_thread() is self._thread:
             raise EngineError("score was called from an event: it would wait for itself")

@@ -52,11 +52,9 @@ class RankBody(Body):
     """A prompt, and what may follow it."""
 
     stream: Literal[False] = Field(False, description="false: the answer comes whole")
-    prompt: (
-        str
-        | TokenIds
-        | Annotated[list[PartBody], Field(min_length=1, fail_fast=True)]
-    ) = Field(description="a string, a list of token ids, or a list of parts")
+    prompt: str | TokenIds | Annotated[list[PartBody], Field(min_length=1, fail_fast=True)] = Field(
+        description="a string, a list of token ids, or a list of parts"
+    )
     codec: str | None = Field(
         None, description="the name of the candidates' codec; left out: the model's only one"
     )
