@@ -116,7 +116,7 @@ def test_candidates_and_a_running_answer_change_nothing_of_each_other(
         before = len(events)
         for found, expected in zip(engine.score(candidates, prompts[1]), wanted, strict=True):
             np.testing.assert_allclose(found, expected, atol=1e-4)
-        between += 0 < before and not ended.is_set()
+        between += before > 0 and not ended.is_set()
     assert [i for event in events for i in event.token_ids] == list(alone.token_ids)
     assert between  # scored while it ran
 
