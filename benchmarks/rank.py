@@ -44,8 +44,9 @@ def times_ms(ask: Callable[[int], object], count: int) -> dict[str, float]:
 
 def measured(model: str, codec: str, prompt_values: int, count: int) -> dict[str, Any]:
     """The figures of one model."""
-    config = ServeConfig(port=0)
-    app, close = open_model_app(find_model(model, None, "auto", home_folder()), config, API_KEY)
+    config, home = ServeConfig(port=0), home_folder()
+    found = find_model(model, None, "auto", home)
+    app, close = open_model_app(found, config, API_KEY, home=home, is_open=False)
     try:
         served = app.state.gateway.served
         ids = token_space(served.tokens).ranges[codec]

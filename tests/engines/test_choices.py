@@ -17,9 +17,10 @@ from transformers import AutoModelForCausalLM
 from whorl.codecs.contract import Tokens
 from whorl.core.collect import run_requests
 from whorl.core.errors import EngineError
-from whorl.core.ports import Engine, GenerateRequest
+from whorl.core.ports import Engine, GenerateRequest, TokenEvent
 from whorl.engines import branches
 from whorl.engines.branches import CandidateScorer
+from whorl.engines.loop import EngineLoop, Limits
 from whorl.engines.open import open_engine
 from whorl.engines.setup import EngineSetup
 from whorl.engines.torch_engine import TorchStepper
@@ -95,6 +96,31 @@ def test_prefixes_take_turns_with_requests(
         assert [answer.token_ids for answer in answers] == expected
 
 
+def test_candidates_and_a_running_answer_change_nothing_of_each_other(
+    engine: Engine, reference: torch.nn.Module, tokens: Tokens, prompts: Prompts
+) -> None:
+    candidates = candidates_of(tokens)[:6]
+    wanted = [by_brute_force(reference, prompts[1], each) for each in candidates]
+    (alone,) = run_requests(engine, [ask("a", prompts[0], 100)])
+    events: list[TokenEvent] = []
+    ended = threading.Event()
+
+    def on_event(event: TokenEvent) -> None:
+        events.append(event)
+        if event.finish_reason is not None:
+            ended.set()
+
+    engine.submit(ask("a", prompts[0], 100), on_event)
+    between = 0
+    while not ended.is_set():
+        before = len(events)
+        for found, expected in zip(engine.score(candidates, prompts[1]), wanted, strict=True):
+            np.testing.assert_allclose(found, expected, atol=1e-4)
+        between += before > 0 and not ended.is_set()
+    assert [i for event in events for i in event.token_ids] == list(alone.token_ids)
+    assert between  # scored while it ran
+
+
 class CountingModel:
     """Logits that say how often each id stood before; counts its own calls."""
 
@@ -114,18 +140,31 @@ class CountingModel:
 def test_batches_are_bounded_and_single_ids_need_none(monkeypatch: pytest.MonkeyPatch) -> None:
     model = CountingModel()
     scorer = CandidateScorer(model)
-    scores = scorer.score([(number % 10,) for number in range(5_000)], (1, 1, 2))
+    prefix = (1, 1, 2)
+    scores = scorer.score([(number % 10,) for number in range(5_000)], prefix)
     assert len(scores) == 5_000 and model.shapes == []
     assert scores[1][0] == pytest.approx(2 - np.log(np.exp(2) + np.exp(1) + 8))
     monkeypatch.setattr(branches, "MAX_LOGITS", 200)
     lengths = [2, 9, 3, 6, 2]
-    found = scorer.score([(1,) * length for length in lengths], (1, 1, 2))
+    found = scorer.score([(1,) * length for length in lengths], prefix)
     assert [len(each) for each in found] == lengths
     assert model.begun == [(1, 1, 2)]
     assert model.shapes == [(2, 8), (3, 2)]  # at most 200 logits of 10 ids
     assert [each[1:].tolist() for each in found] == [
         [pytest.approx(-np.log(10))] * (length - 1) for length in lengths
     ]
+
+
+def test_the_next_question_does_not_find_the_prefix_of_the_one_before() -> None:
+    """Through the loop, as callers ask: pieces of one question share it, an equal one does not."""
+
+    model, stepper = CountingModel(), TorchStepper(tiny_model(tiny_shape()))
+    stepper._candidates = CandidateScorer(model)
+    loop = EngineLoop("counting", "digest", stepper, Limits(1, 100, 10, candidates_together=2))
+    for _ in range(2):
+        assert len(loop.score([(number,) for number in range(9)], (1, 1, 2))) == 9
+    loop.close()
+    assert model.begun == [(1, 1, 2)] * 2
 
 
 def test_only_the_last_logits_of_a_prompt_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:

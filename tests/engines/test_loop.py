@@ -249,6 +249,36 @@ def test_scores_never_share_a_step_and_do_not_starve(stepper: ScriptedStepper) -
     loop.close()
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_candidates_after_a_prefix_need_not_wait_for_answers(
+    stepper: ScriptedStepper, beside: bool
+) -> None:
+    """Else they would wait for the longest answer, and every new request for them."""
+    limits = Limits(4, 100, 50, candidates_together=2, candidates_beside=beside)
+    loop = EngineLoop("scripted", "digest", stepper, limits)
+    stepper.gate.clear()
+    long, short = Events(), Events()
+    loop.submit(ask("long", 90), long)
+    assert _soon(lambda: loop.stats().running == 1)
+    scorer = threading.Thread(target=lambda: loop.score([(1, 2)] * 6, (3,)))
+    scorer.start()
+    assert _soon(lambda: len(loop._scoring) == 3)
+    loop.submit(ask("short", 2), short)
+    stepper.gate.set()
+    assert short.ended.wait(10) and long.ended.wait(10)
+    scorer.join(10)
+    loop.close()
+    assert len(long) == 90 and len(short) == 2 and stepper.score_sizes == [2, 2, 2]
+    assert stepper.mixed_scores == (3 if beside else 0)
+
+
+def _soon(condition: Callable[[], bool]) -> bool:
+    end_s = time.monotonic() + 5
+    while not condition() and time.monotonic() < end_s:
+        time.sleep(0.002)
+    return condition()
+
+
 def test_broken_score_is_an_error_for_all_who_wait(stepper: ScriptedStepper) -> None:
     loop = make(stepper)
     stepper.break_score = True

@@ -32,19 +32,23 @@ class Branches(Protocol):
 
 
 class CandidateScorer:
-    """The prefix is read again only when another one is asked for."""
+    """The prefix is read once for the pieces of one question, and again for the next question.
+
+    A question's pieces bring the same object as their prefix. An equal one of another question is
+    read anew: else the time it takes would tell one caller what another asked.
+    """
 
     def __init__(self, model: Branches) -> None:
         self._model = model
-        self._prefix: tuple[int, ...] = ()
+        self._prefix: Sequence[int] | None = None
         self._first_V: Floats = np.zeros(0)  # log-probabilities after the prefix
 
     def score(self, candidates: Sequence[Sequence[int]], prefix: Sequence[int]) -> list[Floats]:
         """The log-probability of each id of each candidate. prefix: at least one id."""
-        if tuple(prefix) != self._prefix:
-            self._prefix = ()  # if reading fails, the one before is gone too
+        if prefix is not self._prefix:
+            self._prefix = None  # if reading fails, the one before is gone too
             self._first_V = _log_softmax(self._model.begin(prefix))
-            self._prefix = tuple(prefix)
+            self._prefix = prefix
         firsts_N = self._first_V[[ids[0] if len(ids) else 0 for ids in candidates]]
         found: list[Floats] = list(firsts_N[:, None])  # of one id each: thousands take no time
         for places in self._batches(candidates):

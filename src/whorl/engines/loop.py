@@ -2,6 +2,7 @@
 
 Requests wait in a queue, join between two steps, and leave when they end or are cancelled. Scores
 are computed while no request runs: GenAI's prompt log-probabilities are wrong in a mixed batch.
+Candidates after a prefix need not wait where an engine keeps what it reads for them apart.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ class Stepper(Protocol):
         ...
 
     def score(self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()) -> Scores:
-        """See Engine.score; called only while there is no request."""
+        """See Engine.score; called only while there is no request, or as Limits says.
+
+        The pieces of one question come one after another, with the same object as their prefix.
+        """
         ...
 
     def close(self) -> None: ...
@@ -63,6 +67,7 @@ class Limits:
     vocab_size: int
     scored_together: int = 8  # sequences of one call of Stepper.score
     candidates_together: int = 1024  # the same where they follow one prefix
+    candidates_beside: bool = False  # scored after a prefix between two steps of requests
 
 
 @dataclass
@@ -130,10 +135,11 @@ class EngineLoop:
                 self._changed.notify_all()
 
     def score(self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()) -> Scores:
-        """See Engine.score; waits its turn between requests.
+        """See Engine.score; waits until no request runs, and new ones wait for it.
 
-        Requests that arrive meanwhile start between two pieces. Raises EngineError on an id
-        outside the vocabulary, a sequence longer than the context, or an engine that stopped.
+        After a prefix, where the engine can, it waits for a step alone, and nobody longer than for
+        a piece. Requests that arrive meanwhile start between two pieces. Raises EngineError on an
+        id outside the vocabulary, a sequence longer than the context, or an engine that stopped.
         """
         if threading.current_thread() is self._thread:
             raise EngineError("score was called from an event: it would wait for itself")
@@ -243,7 +249,7 @@ class EngineLoop:
             if self._closing:
                 return False
             dropped = self._take_cancelled()
-            job = self._scoring.popleft() if self._scoring and not self._running else None
+            job = self._next_scoring()
             may_join = job is not None or not self._scoring
         for place in dropped:
             self._deliver(place, TokenEvent(place.request.request_id, (), "cancelled"))
@@ -254,6 +260,13 @@ class EngineLoop:
         if self._running:
             self._step()
         return True
+
+    def _next_scoring(self) -> _Scoring | None:
+        """The next piece, if it may be computed now. Called with the lock held."""
+        if not self._scoring:
+            return None
+        is_apart = self.limits.candidates_beside and bool(self._scoring[0].prefix)
+        return self._scoring.popleft() if is_apart or not self._running else None
 
     def _take_cancelled(self) -> list[_Place]:
         """Remove cancelled requests, running or waiting. Called with the lock held."""

@@ -55,7 +55,7 @@ def open_openvino(folder: Path, card: FolderCard, setup: EngineSetup) -> EngineL
     """
     stepper = OpenvinoStepper(folder, card, setup)
     a = card.shape
-    limits = Limits(setup.max_running, a.max_seq_len, a.vocab_size)
+    limits = Limits(setup.max_running, a.max_seq_len, a.vocab_size, candidates_beside=True)
     return EngineLoop("openvino", card.contract_digest, stepper, limits, UNABLE, stepper.check)
 
 

@@ -32,7 +32,7 @@ def open_torch(folder: Path, setup: EngineSetup) -> EngineLoop:
     if setup.threads is not None:
         torch.set_num_threads(setup.threads)
     model, shape, tokens, card = load_model_folder(folder)
-    limits = Limits(setup.max_running, shape.max_seq_len, shape.vocab_size)
+    limits = Limits(setup.max_running, shape.max_seq_len, shape.vocab_size, candidates_beside=True)
     grammars = Grammars(tokens)
     stepper = TorchStepper(model, grammars)
     return EngineLoop("torch", card.contract_digest, stepper, limits, UNABLE, grammars.check)

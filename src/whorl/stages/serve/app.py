@@ -15,7 +15,7 @@ from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.access import SECURITY_HEADERS, Access, Guard
 from whorl.stages.serve.card import ModelCard
 from whorl.stages.serve.desk import Desk
-from whorl.stages.serve.dialects.routes import ROUTES, WIRES, add_dialects
+from whorl.stages.serve.dialects.routes import PLACED, ROUTES, add_dialects
 from whorl.stages.serve.errors import ApiError
 from whorl.stages.serve.gateway import Gateway
 from whorl.stages.serve.metrics import CONTENT_TYPE
@@ -41,7 +41,7 @@ def create_app(
     """
     served, desk = Served(engine, tokens, card, engine.close), desk or Desk.of(config)
     access = Access.of(api_key, desk.keys, desk.ledger)
-    gateway = Gateway(served, config, desk, [wire.path for wire in WIRES])
+    gateway = Gateway(served, config, desk, PLACED)
     app = FastAPI(
         title="whorl", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
     )

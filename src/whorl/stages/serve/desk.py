@@ -121,6 +121,7 @@ class Visit:
     first_s: float | None = None
     prompt_tokens: int = 0
     num_tokens: int = 0
+    scored_tokens: int = 0  # of candidates, which are read and not generated
     _tickets: dict[str, Ticket] = field(default_factory=dict)  # by id of the engine's request
     _spending: Spending | None = None
     _whole: set[str] = field(default_factory=set)  # ids of the engine's requests, as `_tickets`
@@ -178,11 +179,18 @@ class Visit:
             del self._tickets[event.request_id]
             self.served.health.ended()
             finished = event.finish_reason in ("stop", "length") or event.request_id in self._whole
-            desk.admission.leave(ticket, finished)
+            # a ranking does all that was asked for, which says nothing of how long answers are
+            desk.admission.leave(ticket, finished and not self.scored_tokens)
             self._has_failed |= event.finish_reason == "error"
             if event.finish_reason == "error" and not is_grammar_fault(event.error or ""):
                 self.served.health.saw_failure(event.error or "an error")
             self._settle()
+
+    def scored(self, request_id: str, num_tokens: int) -> None:
+        """The engine scored candidates of so many tokens, after the prompt."""
+        self.scored_tokens += num_tokens
+        self.desk.admission.progress(self._tickets[request_id], num_tokens)
+        self.served.health.saw_token()
 
     def give_up(self) -> None:
         """It was refused: nothing more of it will be submitted, and it costs nothing."""
@@ -201,7 +209,7 @@ class Visit:
         total_s = now_s - self.began_s
         desk.meters.answers.labels(finish_reason).inc()
         desk.meters.answer_s.observe(total_s)
-        desk.meters.tokens.labels("prompt").inc(self.prompt_tokens)
+        desk.meters.tokens.labels("prompt").inc(self.prompt_tokens + self.scored_tokens)
         desk.meters.tokens.labels("answer").inc(self.num_tokens)
         if self.first_s is not None and self.num_tokens > 1:
             desk.meters.token_s.observe((now_s - self.first_s) / (self.num_tokens - 1))
@@ -223,6 +231,7 @@ class Visit:
                     "caller": self.caller.who,
                     "prompt_tokens": self.prompt_tokens,
                     "tokens": self.num_tokens,
+                    **({"scored_tokens": self.scored_tokens} if self.scored_tokens else {}),
                     "finish_reason": finish_reason,
                     "ttft_s": ttft_s,
                     "total_s": round(total_s, 4),
@@ -250,6 +259,7 @@ class Visit:
             return
         self._is_settled = True
         if self._spending is not None:
-            is_free = self._is_refused or (self._has_failed and not self.num_tokens)
-            self._spending.end(0 if is_free else self.prompt_tokens + self.num_tokens)
+            made = self.num_tokens + self.scored_tokens
+            is_free = self._is_refused or (self._has_failed and not made)
+            self._spending.end(0 if is_free else self.prompt_tokens + made)
         self.served.give_back()

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import EngineError
@@ -28,6 +29,7 @@ __all__ = ["Gateway"]
 
 LOG = logging.getLogger(__name__)
 PROBE_S = 10.0  # for the token of a probe
+RANKING_THREADS = 2  # they wait for the engine, which computes one ranking at a time
 
 
 class Gateway:
@@ -43,8 +45,9 @@ class Gateway:
         """answering: paths of requests that take a place."""
         self._answering = frozenset(answering)
         self.served, self.config, self.desk = served, config, desk
-        self.stopping = False
+        self.stopping = self.stopped = False
         self.retiring: set[asyncio.Task[None]] = set()  # closing models that were replaced
+        self.ranking_threads = ThreadPoolExecutor(RANKING_THREADS, "whorl-rank")
         self._submitted: dict[str, Engine] = {}  # by request id
         self._keep_to(served)
 
@@ -134,6 +137,8 @@ class Gateway:
     def stop(self) -> None:
         """Take no new requests and end the running ones."""
         self.refuse()
+        self.stopped = True
+        self.ranking_threads.shutdown(wait=False)
         for request_id, engine in list(self._submitted.items()):
             engine.cancel(request_id)
 

@@ -13,7 +13,7 @@ from whorl.codecs.contract import Tokens
 from whorl.codecs.parts import SPECIAL_CODEC, decode_parts
 from whorl.core.errors import DataError
 from whorl.core.ports import TokenLogprob
-from whorl.stages.serve.ask import Ask, PartBody, Prompt
+from whorl.stages.serve.ask import Ask, PartBody, Prompt, TokenIds
 from whorl.stages.serve.dialects.openai_fields import (
     ANSWER_TOKENS,
     ENGINE_NAMES,
@@ -29,9 +29,6 @@ __all__ = ["WIRE", "CompletionBody"]
 
 MAX_LOGPROBS = 20
 MAX_PROMPTS = 1024
-TokenId = Annotated[int, Field(ge=0, lt=2**32)]
-# The first that is wrong is told: each of 50,000 would take half a second.
-TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 Several = Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)
 
 

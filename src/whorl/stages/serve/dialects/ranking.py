@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -24,7 +25,7 @@ from whorl.codecs.parts import token_space
 from whorl.core.errors import DataError, EngineError
 from whorl.core.ports import GenerateRequest, Part, TokenEvent
 from whorl.stages.serve.access import caller_of
-from whorl.stages.serve.ask import Ask, PartBody, Prompt
+from whorl.stages.serve.ask import Ask, PartBody, Prompt, TokenIds
 from whorl.stages.serve.desk import Visit
 from whorl.stages.serve.errors import ApiError, invalid
 from whorl.stages.serve.exchange import read_parsed
@@ -37,22 +38,23 @@ __all__ = ["PATH", "RankBody", "add_ranking"]
 PATH = "/v1/rank"
 MAX_CANDIDATES = 16_384  # of a request; of the model's own there may be any number
 MAX_TEXT_TOKENS = 65_536  # of all candidates of several ids together
+PIECE_TOKENS = 4_096  # of those that the engine is given at once: it says nothing before their end
 MAX_NAME = 1_000
-TokenId = Annotated[int, Field(ge=0, lt=2**32)]
 Names = Annotated[
-    list[Annotated[str, Field(max_length=MAX_NAME)]], Field(max_length=MAX_CANDIDATES)
+    list[Annotated[str, Field(max_length=MAX_NAME)]],
+    Field(max_length=MAX_CANDIDATES, fail_fast=True),
 ]
+Piece = Sequence[tuple[int, ...]]  # candidates that are scored together
+Scores = Sequence[NDArray[np.float64]]
 
 
 class RankBody(Body):
     """A prompt, and what may follow it."""
 
     stream: Literal[False] = Field(False, description="false: the answer comes whole")
-    prompt: (
-        str
-        | Annotated[list[TokenId], Field(min_length=1)]
-        | Annotated[list[PartBody], Field(min_length=1)]
-    ) = Field(description="a string, a list of token ids, or a list of parts")
+    prompt: str | TokenIds | Annotated[list[PartBody], Field(min_length=1, fail_fast=True)] = Field(
+        description="a string, a list of token ids, or a list of parts"
+    )
     codec: str | None = Field(
         None, description="the name of the candidates' codec; left out: the model's only one"
     )
@@ -124,59 +126,120 @@ async def _rank(
         min(max_time or gateway.config.max_time, gateway.config.max_time),
     )
     visit = gateway.desk.visit(served, caller, 1, most_s)
-    request_id, finish_reason = uuid.uuid4().hex, "error"
+    request_id = uuid.uuid4().hex
     try:
         found = await asyncio.to_thread(_candidates_of, served.tokens, vocabularies, body)
         longest = max(map(len, found.ids))
         asked = Ask(body.model, (body.question,), max_tokens=longest, limit_name="candidates")
         prompt_ids = await served.prompts.encode(body.question, asked)
         served.prompts.answer_room(len(prompt_ids), asked, longest)
-        visit.price([GenerateRequest(request_id, prompt_ids, longest)], len(prompt_ids))
-        nats = await _scored(visit, request_id, found.ids, prompt_ids)
-        told = _answer(body, found, nats, request_id, len(prompt_ids))
-        finish_reason = "stop"
-    finally:
+        pieces = list(_pieces_of(found.ids))
+        work = sum(map(_work_of, pieces))
+        visit.price([GenerateRequest(request_id, prompt_ids, work)], len(prompt_ids))
+    except BaseException:
         visit.give_up()
+        raise
+    finish_reason = "error"
+    try:
+        nats = await _scored(gateway, visit, request_id, pieces, prompt_ids)
+        told = _answer(body, found, nats, request_id, len(prompt_ids), work)
+        finish_reason = "stop"
+    except TimeoutError:
+        finish_reason = "deadline_exceeded"
+        raise ApiError(504, "the deadline came first", code="deadline_exceeded") from None
+    finally:
         visit.end(request_id, finish_reason, ())
     return JSONResponse(told, headers={"X-Request-Id": request_id})
 
 
 async def _scored(
+    gateway: Gateway,
     visit: Visit,
     request_id: str,
-    candidates: Sequence[tuple[int, ...]],
+    pieces: Sequence[Piece],
     prompt_ids: tuple[int, ...],
 ) -> NDArray[np.float64]:
-    """[N]: ln p of each candidate after the prompt; its end is told to the visit."""
+    """[N]: ln p of each candidate after the prompt. Raises ApiError 503, TimeoutError.
+
+    The engine cannot be called back: what it has begun goes on after the deadline, and its place is
+    not free before.
+    """
     visit.submitted(request_id)
-    ended = TokenEvent(request_id, (), "error", error="it took too long")
+    work = asyncio.create_task(_score(gateway, visit, request_id, pieces, prompt_ids))
+    async with asyncio.timeout(visit.left_s):
+        return await asyncio.shield(work)
+
+
+async def _score(
+    gateway: Gateway,
+    visit: Visit,
+    request_id: str,
+    pieces: Sequence[Piece],
+    prompt_ids: tuple[int, ...],
+) -> NDArray[np.float64]:
+    """As `_scored`; each piece and the end are told to the visit."""
+    ended = TokenEvent(request_id, (), "cancelled")
+    loop, nats = asyncio.get_running_loop(), list[float]()
     try:
-        async with asyncio.timeout(visit.left_s):
-            rows = await asyncio.to_thread(visit.served.engine.score, candidates, prompt_ids)
+        for piece in pieces:
+            if gateway.stopped:
+                raise ApiError(503, "the server is stopping", code="stopping")
+            rows = await loop.run_in_executor(
+                gateway.ranking_threads, _score_piece, visit, piece, prompt_ids
+            )
+            nats += [float(each.sum()) for each in rows]
+            visit.scored(request_id, _work_of(piece))
         ended = TokenEvent(request_id, (), "stop")
-        return np.array([each.sum() for each in rows])
-    except TimeoutError:
-        raise ApiError(504, "the deadline came first", code="deadline") from None
     except EngineError as error:
         ended = TokenEvent(request_id, (), "error", error=str(error))
         raise ApiError(503, f"the engine refused: {error}", code="engine_failed") from error
     finally:
         visit.event(ended)
+    return np.array(nats)
+
+
+def _score_piece(visit: Visit, piece: Piece, prompt_ids: tuple[int, ...]) -> Scores:
+    """In a thread, which may have come free too late. Raises EngineError, TimeoutError."""
+    if visit.left_s <= 0:
+        raise TimeoutError
+    return visit.served.engine.score(piece, prompt_ids)
+
+
+def _pieces_of(candidates: Sequence[tuple[int, ...]]) -> Iterator[Piece]:
+    """In their order, each of at most PIECE_TOKENS or of one candidate; single ids cost nothing."""
+    piece: list[tuple[int, ...]] = []
+    room = PIECE_TOKENS
+    for ids in candidates:
+        cost = len(ids) if len(ids) > 1 else 0
+        if piece and cost > room:
+            yield piece
+            piece, room = [], PIECE_TOKENS
+        piece.append(ids)
+        room -= cost
+    yield piece
+
+
+def _work_of(piece: Piece) -> int:
+    """Tokens that the engine reads beside the prompt; at least one, as of an answer."""
+    return sum(len(ids) for ids in piece if len(ids) > 1) or 1
 
 
 def _candidates_of(tokens: Tokens, known: _Vocabularies, body: RankBody) -> _Candidates:
     """Those of the request, else all values of the codec; less what is excluded."""
     name = _codec_of(tokens, body)
     excluded = set(body.exclude)
+    for value in excluded:  # a wrong one is told with the nearest name
+        _encoded(tokens, name, value, "exclude")
     named: dict[str, tuple[int, ...]]
     if body.candidates is None:
         if tokens.codecs[name].value_ids != 1:
             told = f"candidates: codec {name} has no closed set of values; give a list"
             raise invalid(told, "candidates")
         named = known.of(tokens, name)
-        for value in body.exclude:  # a wrong one is told with the nearest name
-            _encoded(tokens, name, value, "exclude")
     else:
+        times = Counter(body.candidates)
+        if twice := next((value for value in times if times[value] > 1), None):
+            raise invalid(f"candidates: {twice!r} is there twice", "candidates")
         named = {
             value: _encoded(tokens, name, value, "candidates")
             for value in body.candidates
@@ -222,6 +285,7 @@ def _answer(
     nats: NDArray[np.float64],
     request_id: str,
     prompt_tokens: int,
+    work: int,
 ) -> dict[str, Any]:
     """The best first; those alike in the order they were given in."""
     if not np.isfinite(nats).all():
@@ -246,16 +310,10 @@ def _answer(
         "usage": {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": 0,
-            "total_tokens": prompt_tokens,
+            "candidate_tokens": work,
+            "total_tokens": prompt_tokens + work,
         },
     }
-
-
-def _sums(scored: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Of each array, none of which is empty; of thousands at once."""
-    starts = np.cumsum([0, *map(len, scored[:-1])])
-    sums: NDArray[np.float64] = np.add.reduceat(np.concatenate(scored), starts)
-    return sums
 
 
 def _listed(order: NDArray[np.intp]) -> Sequence[int]:

@@ -19,9 +19,10 @@ from whorl.stages.serve.gateway import Gateway
 from whorl.stages.serve.request import Body
 from whorl.stages.serve.wire import Wire
 
-__all__ = ["BODIES", "ROUTES", "WIRES", "add_dialects"]
+__all__ = ["BODIES", "PLACED", "ROUTES", "WIRES", "add_dialects"]
 
 WIRES: tuple[Wire[Any], ...] = (completions.WIRE, chat.WIRE, responses.WIRE, anthropic.WIRE)
+PLACED = (*(wire.path for wire in WIRES), PATH)  # routes whose requests take a place
 # route -> what it takes
 BODIES: dict[str, type[Body]] = {
     **{wire.path: wire.body for wire in WIRES},

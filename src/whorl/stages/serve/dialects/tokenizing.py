@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
@@ -15,7 +15,7 @@ from whorl.codecs.contract import TEXT
 from whorl.core.errors import DataError
 from whorl.core.ports import Part
 from whorl.stages.serve.access import caller_of
-from whorl.stages.serve.ask import Ask, Chat
+from whorl.stages.serve.ask import Ask, Chat, TokenId
 from whorl.stages.serve.dialects.anthropic import CountBody
 from whorl.stages.serve.dialects.chat_messages import as_templates_read, ends_with_answer
 from whorl.stages.serve.dialects.tools import functions_of, tools_of
@@ -27,8 +27,6 @@ from whorl.stages.serve.served import Served
 from whorl.stages.serve.token_texts import token_text
 
 __all__ = ["TOKENIZING", "add_tokenizing"]
-
-TokenId = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class TokenizeBody(Body):
@@ -72,7 +70,7 @@ class TokenizeBody(Body):
 
 class DetokenizeBody(Body):
     model: str | None = Field(None, description="the id of the model, a string")  # type: ignore[assignment]
-    tokens: list[TokenId] = Field(description="a list of token ids")
+    tokens: list[TokenId] = Field(fail_fast=True, description="a list of token ids")
 
 
 # route -> what it takes
