@@ -1,4 +1,4 @@
-"""A change that is named is one that does what it promises: written into the file, planned again."""
+"""A change that is named does what it promises: written into the file, and planned again."""
 
 from __future__ import annotations
 

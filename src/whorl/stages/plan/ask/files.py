@@ -180,6 +180,9 @@ def as_flags(
         if "mbs" not in parts:
             parts["mbs"] = "1"
             said.became.append("mbs=1: no micro-batch is said")
+        if "shard" not in parts:
+            parts["shard"] = "zero1"
+            said.became.append("shard=zero1: nothing is said of sharding")
         flags["--layout"] = ",".join(f"{name}={value}" for name, value in parts.items())
     return flags
 
