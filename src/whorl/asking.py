@@ -9,6 +9,7 @@ from whorl.core.errors import SpecError
 from whorl.core.records import Record
 from whorl.planning import Answer
 from whorl.stages.plan.ask.flags import FLAGS
+from whorl.stages.plan.ask.texts import flat
 from whorl.verbs import RecipeLike, Session
 
 __all__ = ["plan"]
@@ -25,7 +26,8 @@ def plan(recipe: RecipeLike | None = None, **options: Any) -> Record | Answer:
     names = {item.name: item.flag for item in FLAGS if item.name not in ("html", "emit")}
     given = {names[key]: value for key, value in options.items() if key in names}
     opening = {key: value for key, value in options.items() if key in OF_SESSION}
-    words = {k: str(v) for k, v in options.items() if k not in names and k not in OF_SESSION}
+    others = {k: v for k, v in options.items() if k not in names and k not in OF_SESSION}
+    words = flat(others)
     if recipe is None:
         if opening:
             raise SpecError(f"{', '.join(opening)} need a recipe", do="leave them out")

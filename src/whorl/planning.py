@@ -47,7 +47,7 @@ Answer = schema.ClusterPlan | schema.ServingAnswer | schema.MemoryReport
 
 def answer(
     flags: Flags,
-    words: Mapping[str, str] | None = None,
+    words: Mapping[str, object] | None = None,
     recipe: Recipe | None = None,
     name: str = "",
     tell: Callable[[str], None] = lambda line: None,
@@ -64,11 +64,12 @@ def answer(
         said = read_file(Path(path))
     if words:
         said = read_words(words, said)
-    asked = dict(given) if said is None else as_flags(said, given)
     warnings = [] if said is None else list(said.warnings)
+    told = None
     if recipe is not None:
-        asked = recipe_flags(recipe, asked)
+        told = recipe_flags(recipe, {**({} if said is None else said.flags), **given})
         warnings += recipe_warnings(recipe)
+    asked = dict(told or given) if said is None else as_flags(said, given, told)
     model = asked.pop("--model", None)
     if model is None and said is not None and said.shape is not None:
         shape: ModelShape | None = said.shape
@@ -99,7 +100,9 @@ def _with_words(asked: schema.Question, said: OtherWords | None) -> schema.Quest
     if said is None:
         return asked
     became = [*said.lines(), *(line for line in asked.became if line not in said.lines())]
-    return asked.model_copy(update={"words": said.tool, "became": became})
+    return asked.model_copy(
+        update={"words": said.tool, "became": became, "per_example": said.per_example}
+    )
 
 
 def read_shape(

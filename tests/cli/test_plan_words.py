@@ -128,6 +128,92 @@ def test_a_recipe_that_tunes_is_planned_as_it_tunes(tmp_path: Path) -> None:
     assert full["question"]["tune"] == "full" and full["question"]["rank"] == 0
 
 
+RECIPE = """
+name: r
+data: [{source: notes, field: chat}]
+model: {base: llama-3.1-8b}
+train: {objective: sft, lora: {rank: 32, base: nf4}, seq_len: 2048, batch_tokens: 131072}
+hardware: {device: h100-sxm, count: 8}
+"""
+
+
+def test_a_word_beside_a_recipe_changes_what_it_says_alone(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(RECIPE)
+    plain = planned(str(recipe))["question"]
+    assert (plain["count"], plain["stack"], plain["global_batch"]) == (8, "whorl", 64)
+
+    def differs(*words: str) -> dict[str, Any]:
+        asked = planned(str(recipe), *words)["question"]
+        own = ("words", "became", "layout")
+        return {k: v for k, v in asked.items() if v != plain[k] and k not in own}
+
+    assert differs("--optim", "adamw_8bit") == {"optimizer": "adamw_8bit"}
+    assert differs("--gradient_checkpointing", "true") == {}
+    assert differs("--per_device_train_batch_size", "2") == {}  # of the recipe's 64 sequences
+    # 2 sequences x 2 passes x 8 devices; 100 such steps of 2048 tokens each
+    passes = ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2"]
+    assert differs(*passes) == {"global_batch": 32}
+    steps = {"global_batch": 32, "tokens": 100 * 32 * 2048}
+    assert differs(*passes, "--max_steps", "100") == steps
+    # adapters said by a word are that word's, not the recipe's
+    eight = differs("--load_in_8bit", "true")
+    assert eight == {"tune": "lora", "base_format": "int8", "rank": 8}
+    found = planned(str(recipe), *passes)["chosen"]
+    assert found["layout"]["micro_batch"] == 2 and found["layout"]["devices"] == 8
+
+
+def test_a_pretraining_beside_a_word_keeps_its_software(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "name: r\ndata: [{source: stdlib-python, field: text}]\n"
+        "model: {layers: 16, width: 2048}\nprepare: {vocab_size: 32000}\n"
+        "train: {seq_len: 2048, batch_tokens: 262144}\n"
+        "hardware: {device: h100-sxm, count: 16}\nbudget: {tokens: 1B}\n"
+    )
+    plain = planned(str(recipe))["question"]
+    said = planned(str(recipe), "--gradient_checkpointing", "true")["question"]
+    own = ("count", "stack", "global_batch", "tokens")
+    assert [said[name] for name in own] == [plain[name] for name in own]
+    assert said["stack"] == "megatron" and "recompute=full" in said["layout"]
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["--from", "x.yaml"], "RECIPE and --from"),
+        (["--model_name_or_path", "gpt2"], "RECIPE and --model"),
+        (["--base_model", "gpt2"], "RECIPE and --model"),
+    ],
+)
+def test_a_recipe_beside_another_model(words: list[str], found: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(RECIPE)
+    with pytest.raises(SpecError) as caught:
+        run(str(recipe), *words)
+    assert caught.value.found == found
+
+
+def test_every_word_for_a_model_is_one() -> None:
+    rest = [*TUNED[2:], "--global-batch-tokens", "16384"]
+    assert planned("--base_model", "llama-3.1-8b", *rest)["question"]["model"] == "llama-3.1-8b"
+
+
+def test_python_takes_lists_and_mappings() -> None:
+    options: dict[str, Any] = {"model": "llama-3.1-8b", "device": "h100-sxm", "count": 8}
+    options |= {"seq": 2048, "tune": "lora", "per_device_train_batch_size": 2}
+    found = whorl.plan(
+        **options,
+        fsdp=["full_shard", "auto_wrap"],
+        fsdp_config={"activation_checkpointing": True},
+        lora_target_modules=["q_proj", "v_proj"],
+    )
+    assert isinstance(found, ClusterPlan)
+    layout = found.chosen.layout
+    assert (layout.shard, layout.recompute, layout.micro_batch) == ("zero3", "full", 2)
+    assert found.question.targets == "qv"
+
+
 def test_python_mirrors_the_command(axolotl: Path) -> None:
     options: dict[str, Any] = {"model": "llama-3.1-8b", "device": "rtx-4090", "count": 1}
     options |= {"seq": 2048, "tune": "qlora", "per_device_train_batch_size": 2, "bf16": True}

@@ -86,14 +86,17 @@ def plan_command(**values: Any) -> None:
     of Hugging Face's Trainer are taken too: --per_device_train_batch_size 2 --optim
     paged_adamw_8bit.
     """
+    model_word = None
     if words := values["context"].meta[WORDS]:
-        from whorl.stages.plan.ask.files import check_words
+        from whorl.stages.plan.ask.files import read_words
 
-        check_words(words)
+        model_word = read_words(words).flags.get("--model")
     given = {item.flag: values[item.name] for item in FLAGS if values[item.name] is not None}
     recipe, compare, published = values["recipe"], values["compare"], values["published"]
     modes = {"RECIPE": recipe, "--compare": compare, "--published": published}
-    modes["--model"] = given.get("--model", given.get("--from") or words.get("model_name_or_path"))
+    modes["--model"] = given.get("--model", model_word)
+    if modes["--model"] is None:
+        modes["--from"] = given.get("--from")
     if not any(modes.values()):
         modes["--budget"] = given.get("--budget")
     extra = [name for name in (*given, *words) if name not in ("--model", "--from")]

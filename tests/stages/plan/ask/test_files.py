@@ -292,7 +292,9 @@ def test_nothing_that_is_said_is_dropped() -> None:
 def test_words_go_before_a_file(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(AXOLOTL)
-    said = read_words({"gradient_accumulation_steps": "1", "bf16": "true"}, read_file(path))
+    words = {"gradient_accumulation_steps": "1", "bf16": "true", "packing": "true"}
+    said = read_words(words, read_file(path))
+    assert {"packing", "learning_rate"} <= set(said.passed)
     assert int(as_flags(said, {"--count": "8"})["--global-batch-tokens"]) == 2 * 1 * 8 * 4096
 
 

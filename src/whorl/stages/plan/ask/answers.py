@@ -23,7 +23,15 @@ def _words(tool: str) -> dict[str, str]:
     return {**(known["trainer"] if tool in BUILT_ON_TRAINER else {}), **known.get(tool, {})}
 
 
-def _plain(remedy: Remedy, whole: bool) -> str:
+def _software(remedy: Remedy, tool: str) -> list[str]:
+    """The software, where the change is one of another than flags or the tool's file mean."""
+    names, stack = set(remedy.names), remedy.job.stack
+    tunes = names & {"lora", "qlora"} and stack == "hf" and tool == "megatron"
+    shards = names & {"shard", "offload"} and stack == "deepspeed" and not tool
+    return [f"--stack {stack}"] if tunes or shards else []
+
+
+def _plain(remedy: Remedy, tool: str, whole: bool) -> str:
     """A remedy as flags of `whorl plan`: the parts of --layout that change, or the whole."""
     job, layout = remedy.job, remedy.job.layout
     selected = "recompute=selective"
@@ -41,15 +49,18 @@ def _plain(remedy: Remedy, whole: bool) -> str:
     }
     parts = {
         "recompute_selective": selected,
-        "micro_batch": "mbs=1",
+        "micro_batch": f"mbs={layout.micro_batch}",
         "shard": f"shard={layout.shard}",
         "recompute": "recompute=full",
         "offload": "offload_optimizer=1",
     }
-    said = [words[name] for name in remedy.names if name in words]
+    said = [words[name] for name in remedy.names if name in words] + _software(remedy, tool)
     if "qlora" in remedy.names and job.task == "lora":
         said = [word for word in said if word != "--tune lora"]
     changed = [parts[name] for name in remedy.names if name in parts]
+    if "offload" in remedy.names and job.stack == "deepspeed" and layout.shard != "none":
+        changed.append(parts["shard"])
+    changed = list(dict.fromkeys(changed))
     if "recompute" in remedy.names:
         changed = [part for part in changed if part != selected]
     if changed:
@@ -65,15 +76,18 @@ def in_words(tool: str, whole: bool = False) -> Say:
     words = _words(tool)
 
     def say(remedy: Remedy) -> str:
-        layout = remedy.job.layout
+        shard = remedy.job.layout.shard
         terms = {
             "seq": str(remedy.job.seq_len),
-            "stage": layout.shard.removeprefix("zero"),
+            "stage": "2" if shard == "none" else shard.removeprefix("zero"),
         }
-        said = [words[name].format(**terms) for name in remedy.names if name in words]
+        exact = {name: f"{name}_{shard}" for name in remedy.names if f"{name}_{shard}" in words}
+        said = [
+            words[exact.get(name, name)].format(**terms) for name in remedy.names if name in words
+        ]
         others = tuple(name for name in remedy.names if name not in words)
         if others:
-            said.append(_plain(replace(remedy, names=others), whole))
+            said.append(_plain(replace(remedy, names=others), tool, whole))
         return ", ".join(dict.fromkeys(said))
 
     return say

@@ -21,8 +21,10 @@ from whorl.stages.plan.ask.said import OtherWords, Rule, apply
 from whorl.stages.plan.ask.texts import flat, read_mapping
 from whorl.stages.plan.ask.torchtitan import TORCHTITAN, torchtitan_defaults
 from whorl.stages.plan.ask.trainer import TRAINER, trainer_defaults
+from whorl.stages.plan.cluster.search_space import OF_DATA
+from whorl.stages.plan.software import software
 
-__all__ = ["as_flags", "check_words", "read_file", "read_words"]
+__all__ = ["as_flags", "read_file", "read_words"]
 
 BATCH = "--global-batch-tokens"
 SCRIPTS = (".sh", ".bash", ".slurm", ".sbatch")
@@ -94,7 +96,7 @@ def read_file(path: Path) -> OtherWords:
     return said
 
 
-def check_words(words: Iterable[str]) -> None:
+def _check_words(words: Iterable[str]) -> None:
     """Raises SpecError, with the nearest that is known, for a word that is none."""
     for word in words:
         if word not in TRAINER:
@@ -107,22 +109,24 @@ def check_words(words: Iterable[str]) -> None:
             )
 
 
-def read_words(words: Mapping[str, str], said: OtherWords | None = None) -> OtherWords:
+def read_words(words: Mapping[str, object], said: OtherWords | None = None) -> OtherWords:
     """Words of the Trainer given beside whorl's own flags; they go before those of a file.
 
     Raises SpecError for a word that is none.
     """
-    check_words(words)
+    _check_words(words)
     own = OtherWords("trainer")
     apply(own, TRAINER, words)
+    if "gradient_accumulation_steps" in words:
+        own.origin["accumulation"] = "gradient_accumulation_steps"
     if said is None:
-        own.flags.setdefault("--stack", "hf")
         return own
     said.flags |= own.flags
     said.parts |= own.parts
     said.origin |= own.origin
     said.became += own.became
     said.warnings += own.warnings
+    said.passed += own.passed
     if {"gradient_accumulation_steps", "per_device_train_batch_size"} & set(words):
         said.sequences = None
     if "gradient_accumulation_steps" in words:
@@ -136,13 +140,18 @@ def _level(key: str, value: str) -> str:
     return f"zero{value}" if key == "zero" and value.isdigit() else value
 
 
-def as_flags(said: OtherWords, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags, those given going before; the batch follows from micro-batch, accumulation and
-    devices. What is given beside a file that says otherwise is told.
+def as_flags(
+    said: OtherWords, given: Mapping[str, Any], told: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The flags, those given going before, those of a recipe (`told`) behind; the batch follows
+    from micro-batch, accumulation and devices. What is given beside a file that says otherwise is
+    told.
 
     Raises SpecError where a stated degree does not divide the devices.
     """
-    flags: dict[str, Any] = {**said.flags, **given}
+    flags: dict[str, Any] = {**(told or {}), **said.flags, **given}
+    if told is None and said.tool == "trainer":
+        flags.setdefault("--stack", "hf")
     for flag, value in given.items():
         if said.flags.get(flag, value) != value:
             said.became.append(
@@ -171,6 +180,9 @@ def as_flags(said: OtherWords, given: Mapping[str, Any]) -> dict[str, Any]:
         if "mbs" not in parts:
             parts["mbs"] = "1"
             said.became.append("mbs=1: no micro-batch is said")
+        if "shard" not in parts:
+            parts["shard"] = "zero1"
+            said.became.append("shard=zero1: nothing is said of sharding")
         flags["--layout"] = ",".join(f"{name}={value}" for name, value in parts.items())
     return flags
 
@@ -179,7 +191,8 @@ def _batch(
     said: OtherWords, parts: Mapping[str, str], flags: dict[str, Any], given: Mapping[str, Any],
     dp: int,
 ) -> None:  # fmt: skip
-    """Tokens of a step from micro-batch, accumulation and ranks, and of all steps."""
+    """Tokens of a step from micro-batch, accumulation and ranks, and of all steps. Of a recipe's
+    batch a micro-batch alone is a part; an accumulation beside it says another one."""
     if "--seq" not in flags:
         return
     seq_len = SEQ_LEN.read(flags["--seq"], "--seq")
@@ -191,13 +204,16 @@ def _batch(
         if step not in (None, asked) and (said.sequences or said.accumulation > 1):
             said.became.append(f"{BATCH} {given[BATCH]} goes before {step} sequences a step")
         step = asked
+    elif BATCH in flags and not (said.where or said.sequences or "accumulation" in said.origin):
+        step = parse_batch(flags[BATCH], seq_len)
     if step is None:
         return
-    if BATCH not in given:
+    if BATCH not in given and str(flags.get(BATCH)) != str(step * seq_len):
         flags[BATCH] = str(step * seq_len)
         said.became.append(f"{step} sequences a step: {BATCH} {flags[BATCH]}")
     if said.steps and not {"--tokens", "--budget"} & set(given):
         flags["--tokens"] = str(said.steps * step * seq_len)
+        flags.pop("--budget", None)
 
 
 def _shard(said: OtherWords, parts: dict[str, str], stack: str, dp: int) -> None:
@@ -205,7 +221,10 @@ def _shard(said: OtherWords, parts: dict[str, str], stack: str, dp: int) -> None
     if dp == 1:
         parts["shard"] = "none"
     elif "shard" not in parts and said.tool in ("trainer", "axolotl", "llamafactory"):
-        shards = stack.startswith("fsdp") or stack == "torchtitan"
-        parts["shard"] = "zero3" if shards else "none"
-        if not shards and "mbs" in parts:
+        name = software(stack).name if stack else ""
+        if name in ("fsdp", "torchtitan"):
+            parts["shard"] = "zero3"
+        elif name in OF_DATA:
+            parts["shard"] = "none"
+        if name in OF_DATA and "mbs" in parts:
             said.became.append("no fsdp, no deepspeed: each device holds the whole model (DDP)")

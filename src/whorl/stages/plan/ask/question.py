@@ -214,6 +214,8 @@ def question(name: str, shape: ModelShape | None, flags: Flags) -> Question:
 def training_fields(asked: Question) -> dict[str, Any]:
     """The fields of TrainingJob that say what is trained and how, besides model and layout."""
     fields: dict[str, Any] = {"pure_low_precision": asked.pure_low_precision}
+    if asked.per_example > 1:
+        fields["per_example"] = asked.per_example
     if asked.loss:
         fields["loss"] = asked.loss
     if asked.document_tokens:

@@ -145,6 +145,7 @@ class TrainingJob:
     pure_low_precision: bool = False  # weights, gradients and optimiser state in 2 bytes
     flash_attention: bool = True
     loss: LossKind = ""
+    per_example: int = 1  # sequences of one example, which pass together: two of a preference
     document_tokens: int = 0  # mean length of packed documents; 0: attention sees all of seq_len
     step_in_backward: bool = False  # each gradient is used and dropped as it is made
     overlap: bool = True  # gradients are exchanged beside the backward pass

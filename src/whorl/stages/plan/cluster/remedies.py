@@ -69,8 +69,14 @@ def _recomputed_in_part(job: TrainingJob) -> Changed:
     return _layout(job, recompute="selective", recompute_parts=parts)
 
 
+def _by_deepspeed(job: TrainingJob) -> TrainingJob:
+    """What shards or offloads for the Trainer and its kin."""
+    return replace(job, stack="deepspeed") if job.stack == "hf" else job
+
+
 def _sharded(job: TrainingJob) -> Changed:
     """The heaviest sharding that the software has."""
+    job = _by_deepspeed(job)
     order = ("none", "zero1", "zero2", "zero3")
     able = SHARDS.get(job.stack, ZERO)[job.layout.pp > 1]
     above = [item for item in able if order.index(item) > order.index(job.layout.shard)]
@@ -79,7 +85,7 @@ def _sharded(job: TrainingJob) -> Changed:
 
 
 def _one_at_a_time(job: TrainingJob) -> Changed:
-    return _layout(job, micro_batch=1)
+    return _layout(job, micro_batch=min(job.layout.micro_batch, job.per_example))
 
 
 def _is_torch(job: TrainingJob) -> bool:
@@ -112,7 +118,12 @@ def _step_in_backward(job: TrainingJob) -> Changed:
 
 
 def _states_on_host(job: TrainingJob) -> Changed:
-    return _layout(job, offload_optimizer=True) if job.lora is None else None
+    if job.lora is not None:
+        return None
+    job = _by_deepspeed(job)
+    spread = job.layout.dp * job.layout.cp > 1 and job.layout.shard == "none"
+    more = {"shard": "zero2"} if spread and job.stack == "deepspeed" else {}  # it needs a stage
+    return _layout(job, offload_optimizer=True, **more)
 
 
 def _shorter(job: TrainingJob) -> Changed:
@@ -129,12 +140,9 @@ def _adapters(base: str) -> Callable[[TrainingJob], Changed]:
         pretrains = job.task == "pretrain"
         if pretrains and job.layout.devices > 1:
             return None
-        lora = job.lora or Lora()
-        spread = job.layout.tp > 1 or job.layout.pp > 1
-        plain = job.layout if spread or base == "none" else job.layout.with_(shard="none")
-        lora = replace(lora, base=base)  # type: ignore[arg-type]
-        stack = "hf" if pretrains else job.stack
-        return replace(job, task="lora", layout=plain, lora=lora, stack=stack)
+        stack = "hf" if pretrains and not _is_torch(job) else job.stack
+        lora = replace(job.lora or Lora(targets="all"), base=base)  # type: ignore[arg-type]
+        return replace(job, task="lora", lora=lora, stack=stack)
 
     return change
 

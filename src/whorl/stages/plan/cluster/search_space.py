@@ -50,7 +50,7 @@ SHARDS: dict[str, tuple[tuple[Shard, ...], tuple[Shard, ...]]] = {
 }
 FIXED = (  # fields of TrainingJob that a search takes over
     *("task", "lora", "pure_low_precision", "flash_attention", "loss", "step_in_backward"),
-    *("compiled", "causal_flops", "document_tokens", "overlap"),
+    *("compiled", "causal_flops", "document_tokens", "overlap", "per_example"),
 )
 # Software whose models are spread by sharded data parallelism alone.
 OF_DATA = frozenset({"hf", "deepspeed", "torchtune", "unsloth"})
@@ -199,12 +199,13 @@ class SearchSpace:
         return found
 
     def micro_batches(self, dp: int, cp: int) -> list[int]:
-        """Sequences of one pass: what divides one rank's share of the batch."""
+        """Sequences of one pass: whole examples that divide one rank's share of the batch."""
         if self.global_batch % dp:
             return []
         share = self.global_batch // dp
-        most = max(1, MOST_TOKENS_PER_PASS * cp // self.seq_len)
-        return _divisors(share, most)
+        whole = self.fixed.get("per_example", 1)
+        most = max(whole, MOST_TOKENS_PER_PASS * cp // self.seq_len)
+        return [size for size in _divisors(share, most) if size % whole == 0]
 
     def recomputations(self) -> list[Recomputation]:
         """Least recomputation first. Parts that the model has and the stack can name."""
