@@ -42,7 +42,7 @@ INTRODUCTION, WHY = TEXT.split("<!-- tables -->\n")
 def main() -> None:
     time, memory = time_results(), memory_results()
     calibrated = calibrated_errors([item.row for item in time])
-    rivals = rival_errors(time)
+    rivals = rival_errors(time, PAGE.read_text("utf-8") if PAGE.exists() else "")
     lines = [INTRODUCTION, *_summary(time, calibrated, memory), *_time(time, calibrated, rivals)]
     lines += [WHY, *_memory(memory), *report_lines(), *left_out_lines()]
     _plots(time, calibrated, memory)
@@ -86,9 +86,7 @@ def _summary(
     ]
 
 
-def _time(
-    time: Sequence[Result], calibrated: dict[str, Array], rivals: dict[str, str]
-) -> list[str]:
+def _time(time: Sequence[Result], calibrated: dict[str, Array], rivals: Sequence[str]) -> list[str]:
     shared, spread = identical_spread(time)
     lines = ["## Step time", "", "![error by source](images/planner-error.png)", ""]
     lines += table(time, lambda item: item.row.source, "source")
@@ -108,14 +106,13 @@ def _time(
         ("task", lambda item: item.row.job.task),
     ):
         lines += table(time, key, title)
+    others = ["**Other planners**, on the rows they can read:", *rivals, ""]
     lines += [
         f"**Noise floor.** {shared} rows share every input with another row of their source",
         "(repeats, releases); the median spread among such rows is",
         f"{100 * spread:.1f}%, highest over lowest.",
         "",
-        "**Other planners**, on the rows they can read: ",
-        *(f"- {name}: {text}" for name, text in rivals.items()),
-        "",
+        *(others if rivals else ()),
     ]
     return lines
 

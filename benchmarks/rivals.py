@@ -3,9 +3,10 @@
     WHORL_LLM_ANALYSIS_PYTHON=path/to/python python benchmarks/planner_accuracy.py
 
 llm-analysis needs packages of 2023, so it runs in an environment of its own (pip install
-llm-analysis); without the variable it is not scored. It takes the efficiency as an input: it is
-given the median over other sources' medians on the device, of FLOPs with recomputation; and, as its
-best case, one factor on all its answers chosen to make its own error least.
+llm-analysis); without the variable the page keeps its last result, with its date. It takes the
+efficiency as an input: it is given the median over other sources' medians on the device, of FLOPs
+with recomputation; and, as its best case, one factor on all its answers chosen to make its own
+error least.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import os
 import subprocess
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from whorl.arch.shape_counts import flops_per_token
 
 __all__ = ["rival_errors"]
 
+NAME = "llm-analysis 0.2.2"
 SCRIPT = Path(__file__).parent / "rival_llm_analysis.py"
 GPUS = {
     "v100-16": "v100-sxm-16gb",
@@ -35,11 +38,14 @@ GPUS = {
 ZERO = {"none": 0, "zero1": 1, "zero2": 2, "zero3": 3}
 
 
-def rival_errors(results: Sequence[Result]) -> dict[str, str]:
-    """Name -> what it scored beside whorl on the rows it can read, in words."""
+def rival_errors(results: Sequence[Result], page: str) -> list[str]:
+    """A line for each: what it scored beside whorl on the rows it can read, and when.
+
+    page: the text that is there, whose lines are kept where the other planner is not run.
+    """
     python = os.environ.get("WHORL_LLM_ANALYSIS_PYTHON")
     if not python:
-        return {"llm-analysis": "not scored in this run (WHORL_LLM_ANALYSIS_PYTHON is not set)"}
+        return [line for line in page.splitlines() if line.startswith(f"- {NAME}")]
     readable = [item for item in results if _readable(item)]
     jobs = [_job(item, readable) for item in readable]
     done = subprocess.run(
@@ -60,13 +66,14 @@ def rival_errors(results: Sequence[Result]) -> dict[str, str]:
     )
     ours = _mean_of_sources([(item.row.source, item.error) for item, _ in scored])
     text = (
-        f"{100 * theirs:.1f}% ({100 * best:.1f}% with the one factor on all its answers that suits "
+        f"- {NAME}, run on {date.today():%d %B %Y}: {100 * theirs:.1f}% "
+        f"({100 * best:.1f}% with the one factor on all its answers that suits "
         f"it best) against whorl's {100 * ours:.1f}%, medians averaged over sources, on "
         f"{len(scored)} dense 16-bit rows on GPUs it knows"
     )
     if refused:
         text += f"; {len(answers) - len(scored)} rows refused ({refused[0]})"
-    return {"llm-analysis 0.2.2": text}
+    return [text]
 
 
 def _mean_of_sources(errors: Sequence[tuple[str, float]]) -> float:

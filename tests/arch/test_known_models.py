@@ -119,6 +119,15 @@ def test_unknown_names_say_what_is_near(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "near"), [("MiniMaxAI/MiniMax-M2.7", "minimax-m2"), ("Llama-3.1-9B", "llama-3.1-8b")]
+)
+def test_unknown_names_are_answered_by_their_family(name: str, near: str) -> None:
+    with pytest.raises(SpecError, match=f"near it: {near}") as caught:
+        known_model(name)
+    assert "gemma" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("name", "model", "stored"),
     [
         ("Qwen/Qwen2.5-7B-Instruct-AWQ", "qwen2.5-7b", "int4"),

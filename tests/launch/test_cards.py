@@ -49,7 +49,7 @@ def test_rocm_smi(tool) -> None:
     tool("rocm-smi", json.dumps(AMD))
     (card,) = found_cards()
     own = own_device(card)
-    assert (own.name, own.node_devices) == ("mi300x", 8)
+    assert (own.name, own.node_devices, own.maker) == ("mi300x", 8, "amd")
     assert own.memory_bytes <= 206141652992
 
 
@@ -70,6 +70,7 @@ def test_an_unknown_card_is_measured(tool, monkeypatch: pytest.MonkeyPatch) -> N
         2e12,
     )
     assert own.memory_bytes == pytest.approx(0.98 * 80 * 2**30)
+    assert own.is_nvidia and not own.catalogued
 
 
 def test_measured_rates_are_those_of_work_that_was_done() -> None:

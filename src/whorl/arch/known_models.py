@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -15,6 +15,7 @@ from whorl.arch.config_reader import ConfigReader
 from whorl.arch.hf_shape import shape_of_family
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import SpecError
+from whorl.core.nearest import nearest
 
 __all__ = [
     "KnownModel",
@@ -25,6 +26,7 @@ __all__ = [
     "stored_format",
 ]
 
+MISSPELT = 0.8  # how alike a name must be spelt that is of no known family and number
 # parts of a name that say how weights were tuned or stored, not which sizes they have
 TUNING = re.compile(r"base|instruct|chat|it|pt|hf|bf16|fp16|thinking|unsloth|bnb|dq|\d{4}")
 # and parts that say in which format they are stored -> a base of the planner's
@@ -75,8 +77,10 @@ def known_model(name: str) -> ModelShape:
     found = _names_by_key().get(_key(name))
     if found is not None:
         return known_models()[found].shape
-    keys = _names_by_key()
-    near = [keys[key] for key in difflib.get_close_matches(_key(name), keys, n=4, cutoff=0.5)]
+    spelt = re.sub(r"[_\s:]+", "-", name.strip().lower().rsplit("/", 1)[-1])[:100]
+    known = {word: each.name for each in known_models().values() for word in _spellings(each)}
+    words = nearest(spelt, known, 4) or get_close_matches(spelt, known, n=4, cutoff=MISSPELT)
+    near = [known[word] for word in words]
     names = ", ".join(dict.fromkeys(near)) or ", ".join(model_names())
     raise SpecError(
         "unknown model",
@@ -105,8 +109,12 @@ def _names_by_key() -> dict[str, str]:
     return {
         _key(spelling): model.name
         for model in known_models().values()
-        for spelling in (model.name, *model.aliases)
+        for spelling in _spellings(model)
     }
+
+
+def _spellings(model: KnownModel) -> tuple[str, ...]:
+    return (model.name, *model.aliases)
 
 
 def _key(name: str) -> str:

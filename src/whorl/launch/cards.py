@@ -31,6 +31,7 @@ class Card:
     """One kind of card: its tool's name for it, what its driver shows, how many there are."""
 
     name: str
+    maker: str
     memory_bytes: float
     power_w: float
     number: int
@@ -58,7 +59,7 @@ def _nvidia() -> list[Card]:
     number = Counter(row[0] for row in rows if len(row) == 3)
     first = {row[0]: row for row in reversed(rows) if len(row) == 3}
     return [
-        Card(name, _number(first[name][1]) * MIB, _number(first[name][2]), count)
+        Card(name, "nvidia", _number(first[name][1]) * MIB, _number(first[name][2]), count)
         for name, count in number.most_common()
     ]
 
@@ -80,7 +81,7 @@ def _amd() -> list[Card]:
         if name and memory:
             found.setdefault(name, []).append((memory, watts))
     kinds = sorted(found.items(), key=lambda item: -len(item[1]))
-    return [Card(name, *facts[0], len(facts)) for name, facts in kinds]
+    return [Card(name, "amd", *facts[0], len(facts)) for name, facts in kinds]
 
 
 def _number(text: str) -> float:
@@ -111,6 +112,9 @@ def own_device(card: Card) -> Device:
             flops_per_s=flops,
             memory_bytes_per_s=bytes_per_s,
             usd_per_hour=0.0,
+            maker=card.maker,
+            multiprocessors=_multiprocessors(),
+            catalogued="",
         )
     # nvidia-smi shows what the card has, of which the driver keeps a part
     memory = min(card.memory_bytes, known.memory_bytes) if card.memory_bytes else known.memory_bytes
@@ -119,6 +123,15 @@ def own_device(card: Card) -> Device:
     return replace(
         known, memory_bytes=memory, node_devices=card.number, power_w=card.power_w or known.power_w
     )
+
+
+def _multiprocessors() -> int:
+    """Of the first card, as torch tells (of AMD's the compute units); 0 where it has none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return 0
+    return int(torch.cuda.get_device_properties(0).multi_processor_count)
 
 
 def measured_rates(

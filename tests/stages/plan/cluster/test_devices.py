@@ -108,6 +108,7 @@ LINKS = {
 NODE_KW = {"v100-16": 3.5, "a100-80": 6.5, "h100-sxm": 10.2, "b200": 14.3, "gb200": 120}
 SOURCED_FIELDS = {
     *("tflops", "memory_gib", "memory_nominal_gb", "memory_gb_per_s", "node_devices"),
+    *("maker", "multiprocessors"),
     *("link_gb_per_s", "network_gb_per_s", "power_w", "host_power_w", "usd_per_hour", "usd_range"),
 }
 # as train_perf.csv and train_memory.csv write them, and the device that is meant
@@ -270,8 +271,66 @@ def test_price_may_be_replaced() -> None:
     assert device("h100").usd_per_hour != 1.0
 
 
+# CUDA cores or stream processors of the makers' pages, and how many one multiprocessor has
+CORES = {
+    "v100-32": (5120, 64),
+    "a100-80": (6912, 64),
+    "a30": (3584, 64),
+    "t4": (2560, 64),
+    "a10": (9216, 128),
+    "a40": (10752, 128),
+    "l4": (7424, 128),
+    "l40s": (18176, 128),
+    "h100-sxm": (16896, 128),
+    "h100-pcie": (14592, 128),
+    "rtx-3060": (3584, 128),
+    "rtx-3060-ti": (4864, 128),
+    "rtx-3070": (5888, 128),
+    "rtx-3080": (8704, 128),
+    "rtx-3080-ti": (10240, 128),
+    "rtx-3090": (10496, 128),
+    "rtx-3090-ti": (10752, 128),
+    "rtx-4060": (3072, 128),
+    "rtx-4060-ti": (4352, 128),
+    "rtx-4070": (5888, 128),
+    "rtx-4070-super": (7168, 128),
+    "rtx-4070-ti": (7680, 128),
+    "rtx-4070-ti-super": (8448, 128),
+    "rtx-4080": (9728, 128),
+    "rtx-4080-super": (10240, 128),
+    "rtx-4090": (16384, 128),
+    "rtx-5060-ti": (4608, 128),
+    "rtx-5070": (6144, 128),
+    "rtx-5070-ti": (8960, 128),
+    "rtx-5080": (10752, 128),
+    "rtx-5090": (21760, 128),
+    "rtx-a5000": (8192, 128),
+    "rtx-a6000": (10752, 128),
+    "rtx-6000-ada": (18176, 128),
+    "rtx-pro-6000": (24064, 128),
+    "gb10": (6144, 128),
+    "mi210": (6656, 64),
+    "mi300x": (19456, 64),
+    "mi300a": (14592, 64),
+    "mi355x": (16384, 64),
+}
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_multiprocessors_are_cores_by_cores_of_one(name: str) -> None:
+    cores, of_one = CORES[name]
+    assert device(name).multiprocessors == cores / of_one
+
+
 @pytest.mark.parametrize("name", device_names())
 def test_the_maker_is_the_one_of_its_data_sheet(name: str) -> None:
     item = device(name)
     sheet = next(text for text in item.sources if "tflops" in text.partition(":")[0])
     assert item.is_nvidia == ("NVIDIA" in sheet)
+    assert item.maker in " ".join(item.sources).lower() and item.multiprocessors > 0
+
+
+def test_an_older_number_is_not_answered_by_a_newer() -> None:
+    with pytest.raises(SpecError) as caught:
+        device("gtx-1080-ti")
+    assert "did you mean" not in str(caught.value)

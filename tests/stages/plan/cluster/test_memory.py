@@ -197,6 +197,17 @@ def test_the_driver_takes_a_piece_for_each_multiprocessor() -> None:
     assert [size / taken[1] for size in taken] == pytest.approx([80 / 108, 1, 132 / 108])
 
 
+@pytest.mark.parametrize("name", ["rtx-4060-ti", "rtx-3060-ti", "rtx-4070-super", "rtx-5060-ti"])
+def test_small_cards_are_not_reckoned_as_an_h100(name: str) -> None:
+    """4352, 4864, 7168 and 4608 CUDA cores beside the 4060's 3072 (and the H100's 16896)."""
+    one = job(devices=1)
+    small, other, large = (
+        rank_memory(replace(one, device=device(each)), "smi").parts["framework"]
+        for each in ("rtx-4060", name, "h100-sxm")
+    )
+    assert small < other < 2.5 * small < large / 2
+
+
 def measured() -> dict[str, list[PublishedRow]]:
     found = defaultdict(list)
     for row in read_rows(PUBLISHED):

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from whorl.arch.known_models import known_model
 from whorl.core.errors import SpecError
 from whorl.stages.plan.cluster.devices import device
 from whorl.stages.plan.cluster.own_device import device_text, read_device
+from whorl.stages.plan.serving.choose import plan_serving
+from whorl.stages.plan.serving.target import ServingTarget
 
 CARD = {
     **{"name": "my-card", "tflops": {"bf16": 100, "fp32": 20}, "memory_gib": 47.5},
@@ -53,7 +56,41 @@ def test_a_written_device_is_read_back(tmp_path: Path, name: str) -> None:
     assert {kind: pytest.approx(rate, rel=1e-3) for kind, rate in known.flops_per_s.items()} == (
         again.flops_per_s
     )
-    assert (again.kind, again.node_devices) == (known.kind, known.node_devices)
+    for field in ("kind", "node_devices", "maker", "multiprocessors", "catalogued"):
+        assert getattr(again, field) == getattr(known, field)
+
+
+@pytest.mark.parametrize(
+    ("name", "like", "is_nvidia"),
+    [
+        ("card.yaml", "mi300x", False),
+        ("mini.yaml", "rtx-4090", True),
+        ("a.yaml", "arc-b580", False),
+    ],
+)
+def test_the_maker_is_that_of_the_other_card(
+    tmp_path: Path, name: str, like: str, is_nvidia: bool
+) -> None:
+    """Whatever the file is called: TensorRT-LLM is offered for NVIDIA's cards alone."""
+    (tmp_path / name).write_text(f"like: {like}\n", "utf-8")
+    card, known = device(str(tmp_path / name)), device(like)
+    assert card.is_nvidia is is_nvidia
+    assert (card.maker, card.multiprocessors) == (known.maker, known.multiprocessors)
+    target = ServingTarget(1, 512, 64, engines=("trtllm",))
+    shape = known_model("llama-3.2-1b")
+    if is_nvidia:
+        assert plan_serving(shape, card, target).engine == "trtllm"
+    else:
+        with pytest.raises(SpecError, match=r"engine on .*found: trtllm; expected: vllm"):
+            plan_serving(shape, card, target)
+
+
+def test_a_maker_that_is_not_stated_is_asked_for(tmp_path: Path) -> None:
+    card = device(written(tmp_path))
+    target = ServingTarget(1, 512, 64, engines=("trtllm",))
+    with pytest.raises(SpecError, match="maker: nvidia"):
+        plan_serving(known_model("llama-3.2-1b"), card, target)
+    assert device(written(tmp_path, maker="nvidia", multiprocessors=84)).is_nvidia
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from whorl.stages.plan.software import software
 __all__ = ["as_flags", "read_file", "read_words"]
 
 BATCH = "--global-batch-tokens"
+MISSPELT = 0.8  # how alike a flag of whorl must be spelt to go before other tools' words
 SCRIPTS = (".sh", ".bash", ".slurm", ".sbatch")
 
 
@@ -102,7 +103,8 @@ def _check_words(words: Iterable[str]) -> None:
         if word not in TRAINER:
             flags = ["json", "set", "home", "compare", "published"]
             flags += [item.name for item in FLAGS if item.name != "from_file"]
-            near = get_close_matches(word, [*flags, *TRAINER], n=2)
+            own = get_close_matches(word, flags, n=2, cutoff=MISSPELT)
+            near = own or get_close_matches(word, [*flags, *TRAINER], n=2)
             raise SpecError(
                 f"unknown option --{word}",
                 do=f"did you mean --{' or --'.join(near)}?" if near else "whorl plan --help",

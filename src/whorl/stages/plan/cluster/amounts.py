@@ -170,11 +170,11 @@ def _copies(groups: int, active: int) -> float:
 def _generation(device: Device) -> int:
     if device.kind == "tpu":
         return TPU
-    return GENERATIONS.get(device.name.split("-")[0], OTHER)
+    return GENERATIONS.get(device.catalogued.split("-")[0], OTHER)
 
 
 def _family(device: Device) -> int:
-    fitting = [name for name in FAMILY_OF if device.name.startswith(name)]
+    fitting = [name for name in FAMILY_OF if device.catalogued.startswith(name)]
     family = FAMILY_OF[max(fitting, key=len)] if fitting else ""
     return FAMILIES.index(family) if family else -1
 

@@ -21,10 +21,12 @@ __all__ = [
 ]
 
 GIB = 2**30
-OTHER_GPUS = ("mi", "arc-", "max-", "apple-")  # beginnings of names that are not NVIDIA's
 MISSPELT = 0.8  # how alike a name must be spelt that is of no known family and number
+MAKERS = ("nvidia", "amd", "intel", "apple", "google", "aws")
 # what nvidia-smi, rocm-smi and others put before a card's own name
-MAKERS = re.compile(r"^(?:nvidia|amd|intel|tesla|quadro|geforce|instinct|radeon|graphics|\(r\)|-)+")
+PREFIXES = re.compile(
+    r"^(?:nvidia|amd|intel|tesla|quadro|geforce|instinct|radeon|graphics|\(r\)|-)+"
+)
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,15 @@ class Device:
     memory_nominal_gb: float = 0.0  # as sold
     year: int = 0
     notes: str = ""
+    maker: str = ""  # one of MAKERS; "": not stated
+    # streaming multiprocessors, or what the maker calls them: compute units, Xe, GPU, Tensor or
+    # Neuron cores, a processor's cores; 0: not stated
+    multiprocessors: int = 0
+    catalogued: str = ""  # its name in the catalogue, or that of the card it is like; "": neither
 
     @property
     def is_nvidia(self) -> bool:
-        return self.kind == "gpu" and not self.name.startswith(OTHER_GPUS)
+        return self.kind == "gpu" and self.maker == "nvidia"
 
     def peak(self, precision: str) -> float:
         """Dense peak, FLOP/s; the next wider type when the device lacks one."""
@@ -107,6 +114,9 @@ def _read(entry: dict[str, Any]) -> Device:
         memory_nominal_gb=entry["memory_nominal_gb"],
         year=entry["year"],
         notes=entry.get("notes", ""),
+        maker=entry["maker"],
+        multiprocessors=entry["multiprocessors"],
+        catalogued=entry["name"],
     )
 
 
@@ -125,7 +135,8 @@ def device(name: str) -> Device:
     if found is None:
         of_kind = [each.name for each in _catalogue().values() if each.kind == key]
         names = list(_catalogue())
-        words = nearest(key, names, 12) or get_close_matches(key, names, n=3, cutoff=MISSPELT)
+        alike = [name for name in names if _first_digit(name) == _first_digit(key)]
+        words = nearest(key, names, 12) or get_close_matches(key, alike, n=3, cutoff=MISSPELT)
         near = list(dict.fromkeys(of_kind or (_catalogue()[word].name for word in words)))[:3]
         raise SpecError(
             "unknown device",
@@ -140,8 +151,14 @@ def device(name: str) -> Device:
 def _key(name: str) -> str:
     """A spelling without the maker's names and what they add to every card."""
     key = re.sub(r"[\s_/]+", "-", name.strip().lower())
-    plain = MAKERS.sub("", key)
+    plain = PREFIXES.sub("", key)
     return key if key in _catalogue() else plain
+
+
+def _first_digit(name: str) -> str:
+    """ "1" of gtx-1080-ti: which no 3080 is a slip of the hand from; empty without a number."""
+    found = re.search(r"\d", name)
+    return found[0] if found else ""
 
 
 def device_names() -> tuple[str, ...]:

@@ -38,11 +38,8 @@ Kind = Literal["reserved", "allocated", "smi"]
 GIB = 2**30
 CPU_SLACK = 0.5  # the C library's, of a process that sets nothing: four runs of 22 November 2026
 RELEASED = 0.5  # of the slack, once the allocator frees its blocks and tries again
-MULTIPROCESSORS = {"v100": 80, "a100": 108, "a800": 108, "t4": 40, "l4": 58, "a10": 72, "a40": 84}
-MULTIPROCESSORS |= {"a10g": 80, "a30": 56, "rtx-3060": 28, "rtx-3080": 68, "rtx-3090": 82}
-MULTIPROCESSORS |= {"rtx-a5000": 64, "rtx-a6000": 84, "rtx-4060": 24, "rtx-4070": 46}
-MULTIPROCESSORS |= {"rtx-4080": 76, "rtx-5070": 48, "rtx-5080": 84}  # of one device; others:
-NEWER_MULTIPROCESSORS = 132
+A100_MULTIPROCESSORS = 108  # of the card that context_gib is of
+OTHER_MULTIPROCESSORS = 132  # nothing measured of other makers' drivers: taken to be as an H100's
 MOVING = ("activations", "logits", "working", "gathered")  # gone when the optimiser steps
 OTHER_FRAMEWORK_GIB = 0.5  # of a process on a TPU or a CPU
 
@@ -210,9 +207,8 @@ def _framework(job: TrainingJob, fitted: MemoryConstants) -> float:
         return GIB * OTHER_FRAMEWORK_GIB
     layout = job.layout
     degrees = (layout.tp, layout.pp, layout.dp, layout.cp, layout.ep)
-    name = job.device.name
-    known = MULTIPROCESSORS.get(name) or MULTIPROCESSORS.get(name.partition("-")[0])
-    size = (known or NEWER_MULTIPROCESSORS) / MULTIPROCESSORS["a100"]
+    known = job.device.multiprocessors if job.device.is_nvidia else 0
+    size = (known or OTHER_MULTIPROCESSORS) / A100_MULTIPROCESSORS
     groups = sum(degree > 1 for degree in degrees)
     return GIB * (fitted.context_gib * size + fitted.group_gib * groups)
 

@@ -10,12 +10,13 @@ from typing import Any
 import yaml
 
 from whorl.core.errors import SpecError
-from whorl.stages.plan.cluster.devices import GIB, RATES, Device, device
+from whorl.stages.plan.cluster.devices import GIB, MAKERS, RATES, Device, device
 
 __all__ = ["device_text", "read_device"]
 
 KINDS = ("gpu", "tpu", "npu", "cpu")
 NEEDED = ("tflops", "memory_gib", "memory_gb_per_s")
+CHIP = ("maker", "multiprocessors")  # may be left out: then unknown
 # What may be left out, and what is then taken: a single device, linked and networked by PCIe 4.
 USUAL: dict[str, float] = {
     "node_devices": 1,
@@ -32,8 +33,9 @@ def read_device(path: str | Path) -> Device:
     """The device of a file such as `whorl doctor --device` writes.
 
     Peaks are dense, in 10^12 FLOP/s by type; links count one direction, in GB/s per device.
-    `like` names a card of the catalogue from which all that is not given is taken. The device is
-    called by its file, which a plan of it needs to be read again. Raises SpecError, naming the key.
+    `like` names a card of the catalogue from which all that is not given is taken; without it a
+    `maker` that is not given is unknown. The device is called by its file, which a plan of it needs
+    to be read again. Raises SpecError, naming the key.
     """
     values = _load(Path(path))
     like = values.pop("like", None)
@@ -64,8 +66,15 @@ def read_device(path: str | Path) -> Device:
         name: _number(given.get(name, usual.get(name, 0)), f"{path}: {name}", name in NEEDED)
         for name in ("memory_gib", "memory_gb_per_s", *USUAL)
     }
-    if numbers["node_devices"] != int(numbers["node_devices"]) or numbers["node_devices"] < 1:
-        raise SpecError(f"{path}: node_devices", found=given.get("node_devices"), expected=">= 1")
+    units = _number(
+        given.get("multiprocessors", base.multiprocessors if base else 0),
+        f"{path}: multiprocessors",
+        "multiprocessors" in given,
+    )
+    for name, value in (("node_devices", numbers["node_devices"]), ("multiprocessors", units)):
+        if value != int(value) or (name == "node_devices" and value < 1):
+            expected = "a whole number from 1"
+            raise SpecError(f"{path}: {name}", found=given.get(name), expected=expected)
     price = numbers["usd_per_hour"]
     return Device(
         name=str(path),
@@ -84,6 +93,9 @@ def read_device(path: str | Path) -> Device:
         usd_range=(price, price),
         memory_nominal_gb=numbers["memory_gib"],
         year=base.year if base else 0,
+        maker=str(given.get("maker", base.maker if base else "")),
+        multiprocessors=int(units),
+        catalogued=base.catalogued if base else "",
     )
 
 
@@ -101,7 +113,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _check(given: Mapping[str, Any], path: str, is_whole: bool) -> None:
-    known = ("name", "kind", *NEEDED, *USUAL)
+    known = ("name", "kind", *CHIP, *NEEDED, *USUAL)
     if unknown := [str(name) for name in given if name not in known]:
         raise SpecError(f"{path}: {unknown[0]} is not known", expected=", ".join((*known, "like")))
     missing = [name for name in NEEDED if name not in given] if is_whole else []
@@ -110,6 +122,8 @@ def _check(given: Mapping[str, Any], path: str, is_whole: bool) -> None:
         raise SpecError(f"{path} has no {', '.join(missing)}", do=do)
     if given.get("kind", "gpu") not in KINDS:
         raise SpecError(f"{path}: kind", found=given["kind"], expected=", ".join(KINDS))
+    if given.get("maker", MAKERS[0]) not in MAKERS:
+        raise SpecError(f"{path}: maker", found=given["maker"], expected=", ".join(MAKERS))
     rates = given.get("tflops", {})
     if not isinstance(rates, dict) or (is_whole and not rates) or set(rates) - set(RATES):
         raise SpecError(f"{path}: tflops", found=rates, expected=f"some of {', '.join(RATES)}")
@@ -125,9 +139,12 @@ def _number(value: Any, where: str, is_positive: bool = True) -> float:
 
 def device_text(item: Device) -> str:
     """The file of a device, as read_device takes it."""
+    chip = {name: value for name in CHIP if (value := getattr(item, name))}
     values: dict[str, Any] = {
         "name": item.name,
+        **({"like": item.catalogued} if item.catalogued else {}),
         "kind": item.kind,
+        **chip,
         "tflops": {name: round(rate / 1e12, 1) for name, rate in item.flops_per_s.items()},
         "memory_gib": round(item.memory_bytes / GIB, 2),
         "memory_gb_per_s": round(item.memory_bytes_per_s / 1e9, 1),

@@ -136,7 +136,9 @@ def _engines(device: Device, target: ServingTarget) -> tuple[str, ...]:
     asked = tuple(name for name in able if name in target.engines or not target.engines)
     if len(asked) < len(target.engines or asked) or not asked:
         found = "+".join(target.engines)
-        raise SpecError(f"engine on {device.name}", found=found, expected=", ".join(able))
+        is_unsaid = device.kind == "gpu" and not device.maker
+        do = f"state the maker of the card in {device.name}: maker: nvidia" if is_unsaid else None
+        raise SpecError(f"engine on {device.name}", found=found, expected=", ".join(able), do=do)
     return asked
 
 
