@@ -54,7 +54,7 @@ def nearest(name: str, known: Iterable[str], most: int = 3) -> list[str]:
 
 
 def meant(name: str, known: Collection[str]) -> str:
-    """The nearest known name as a question behind an error; "" if none is near, or they are many."""
+    """The nearest name as a question behind an error; "" if none is near, or there are many."""
     near = nearest(name, known, 1) if len(known) <= MAX_COMPARED else []
     return f"; did you mean {near[0]}?" if near else ""
 
