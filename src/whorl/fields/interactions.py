@@ -89,7 +89,8 @@ class InteractionsField:
         Ranked are all items of it, as a model ranks its vocabulary.
         """
         asked = [_asked(document) for document in heldout]
-        known = Counter(_rebuilt(train)) | Counter(tuple(mine) for mine, _ in asked)
+        whole = [tuple(mine) for mine, _ in asked]
+        known = Counter(_rebuilt(train, whole)) | Counter(whole)
         items = sorted({item for mine in known for item in mine} | {right for _, right in asked})
         places = {item: place for place, item in enumerate(items)}
         histories: list[History] = [[places[item] for item in mine] for mine in known.elements()]
@@ -142,11 +143,14 @@ def _histories(source: Source, reject: Reject) -> dict[str, list[str]]:
     return found
 
 
-def _rebuilt(train: Iterable[Document]) -> Iterator[tuple[str, ...]]:
-    """Histories of documents in the order of `read`, without their names.
+def _rebuilt(
+    train: Iterable[Document], asked: Iterable[tuple[str, ...]]
+) -> Iterator[tuple[str, ...]]:
+    """Histories of documents in the order of `read`, without their names; those asked are known.
 
     First come the full windows of a history and its rest, which share no item; then its copies, all
-    of whose items it has, in their order. Raises nothing: what was dropped on the way is missing.
+    of whose items it has, in their order. One whose first document is missing may not be found, and
+    one that is not asked and misses a later document may come in parts.
     """
     pieces = [
         piece
@@ -154,6 +158,7 @@ def _rebuilt(train: Iterable[Document]) -> Iterator[tuple[str, ...]]:
         if (piece := tuple(part.value for part in document.parts if part.codec == ITEM))
     ]
     window = max(map(len, pieces), default=0)
+    by_start = {mine[:window]: mine for mine in asked}
     history: dict[str, int] = {}  # item -> its place
     is_whole = True
     for piece in pieces:
@@ -161,12 +166,14 @@ def _rebuilt(train: Iterable[Document]) -> Iterator[tuple[str, ...]]:
         if min(found) >= 0 and found == sorted(found):
             is_whole = True
             continue
-        if is_whole or max(found) >= 0:
+        known = by_start.get(piece, ())
+        if known or is_whole or max(found) >= 0:
             if history:
                 yield tuple(history)
             history = {}
-        history |= {item: place for place, item in enumerate(piece, len(history))}
-        is_whole = len(piece) < window
+        for item in known or piece:
+            history[item] = len(history)
+        is_whole = bool(known) or len(piece) < window
     if history:
         yield tuple(history)
 
