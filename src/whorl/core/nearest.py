@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from difflib import SequenceMatcher, get_close_matches
+from string import ascii_lowercase
 
 __all__ = ["meant", "nearest"]
 
@@ -12,6 +13,7 @@ __all__ = ["meant", "nearest"]
 SERIES = re.compile(
     r"^(?:(?:nvidia|geforce|tesla|quadro|rtx|gtx|amd|instinct|radeon|intel|google|apple)[- _]*)+"
 )
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
 SPELT_ALIKE = 0.6
 MISTYPED = 0.88  # h1000: h100, but a10g is not a100
 MAX_SIGNS = 80  # of a name that are looked at
@@ -20,8 +22,12 @@ MAX_COMPARED = 10_000  # names among which the nearest one is looked for
 
 def _parts(name: str) -> tuple[str, str]:
     """ "nvidia rtx a6000" -> ("a", "6000"): the letters before the first number, and the number."""
-    found = re.search(r"([a-z]*)[- _]*(\d+(?:\.\d+)?)", SERIES.sub("", name.strip()[:MAX_SIGNS]))
-    return (found[1], found[2]) if found else ("", "")
+    text = SERIES.sub("", name.strip()[:MAX_SIGNS])
+    found = NUMBER.search(text)
+    if found is None:
+        return "", ""
+    before = text[: found.start()].rstrip("- _")
+    return before[len(before.rstrip(ascii_lowercase)) :], found[0]
 
 
 def nearest(name: str, known: Iterable[str], most: int = 3) -> list[str]:
