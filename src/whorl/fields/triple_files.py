@@ -106,7 +106,8 @@ def _begins(item: FileItem, words: tuple[str, ...]) -> bool:
 
 
 def _triples(item: FileItem, places: Places) -> Iterator[Triple]:
-    is_first, order = True, IN_ORDER
+    is_first = True
+    order: tuple[int, ...] = IN_ORDER
     for line in lines_of(item, places):
         try:
             triple = _n_triple(line) if bare_suffix(item.name) == N_TRIPLES else _columns(line)
