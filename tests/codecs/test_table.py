@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from whorl.codecs.contract import Tokens
 from whorl.codecs.kinds import load_codec
-from whorl.codecs.table import Cell, Column, TableCodec, load
+from whorl.codecs.table import Cell, Column, TableCodec, load, word_of
 from whorl.core.errors import DataError, RecordError
 
 NUMBERS = st.lists(st.floats(-1e6, 1e6).map(lambda x: round(x, 3)), min_size=1, max_size=60)
@@ -77,6 +77,8 @@ def test_rows_travel_as_json_and_wrong_ones_are_told() -> None:
     for value, message in (
         ({"agee": 1}, "did you mean age"),
         ({"age": "old"}, "column age has numbers"),
+        ({"age": 10**400}, "column age has numbers"),
+        (f'{{"age": -1{"0" * 400}}}', "column age has numbers"),
         ({"age": True}, "no such values"),
         ({"age": [1]}, "no such values"),
         ('{"age": NaN}', "column age has numbers"),
@@ -88,6 +90,30 @@ def test_rows_travel_as_json_and_wrong_ones_are_told() -> None:
             codec.encode(value)
     with pytest.raises(DataError):
         codec.from_bytes(b"\xff")
+
+
+WORDS = [7, 7.0, 7.5, 0.1, 1e22, 1e-7, 1700000001, 1700000009.0, 2**53 + 1, -0.0, "007", "a"]
+
+
+@pytest.mark.parametrize("cell", WORDS)
+def test_a_number_among_words_keeps_its_digits(cell: float | str) -> None:
+    word = word_of(cell)
+    assert word == cell if isinstance(cell, str) else type(cell)(word) == cell and ".0" not in word
+    assert isinstance(cell, str) or {word_of(cell)} == {word_of(type(cell)(word))}
+    column = Column.of_words("kind", [cell, "another", "third"])
+    assert column.cell(column.place(cell)) == word and word_of(10**400) == "1" + "0" * 400
+    assert column.place(10**400) == 0
+
+
+def test_a_row_whose_cells_are_all_usual_is_no_empty_one() -> None:
+    codec = codec_of(
+        lamp=["off"] * 9 + ["on"], place=[1.0] * 8 + [2.0, 3.0], gap=[None] * 8 + ["x", "y"]
+    )
+    usual = {"lamp": "off", "place": 1.0, "gap": None}
+    assert len(codec.encode(usual)) == 1 and codec.decode(codec.encode(usual)) == usual
+    assert codec.decode([]) == usual
+    mostly_missing = codec_of(gap=[None] * 8 + ["x", "y"])
+    assert mostly_missing.encode({}) == [0] and mostly_missing.decode([0]) == {"gap": None}
 
 
 def test_columns_are_in_the_contracts_digest() -> None:

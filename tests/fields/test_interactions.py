@@ -15,12 +15,14 @@ import pytest
 pytest.importorskip("torch", reason="needs the extra train")
 pytest.importorskip("sklearn", reason="needs the extra train")
 
+from scipy.stats import rankdata
 from sklearn.linear_model import Ridge
 from sklearn.metrics.pairwise import cosine_similarity
 
 from tests.stages.plan.conftest import machine
+from whorl.codecs.label import LabelCodec
 from whorl.core.errors import DataError, SpecError
-from whorl.core.metrics import HITS_AT_10
+from whorl.core.metrics import HITS_AT_10, NDCG_AT_10
 from whorl.core.ports import Document, Source
 from whorl.core.reasons import Reason
 from whorl.fields.base import options_of
@@ -139,6 +141,84 @@ def test_odd_rows_are_refused_by_reason_and_place(tmp_path: Path, line: str, rea
     (told,) = reasons
     if isinstance(told, Reason):
         assert str(told.place) == "r.csv, line 10"
+
+
+def test_a_row_without_a_time_has_no_place_among_rows_that_have_one(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text(written(",", "user,item,rating,time") + "u3,b,5,\n")
+    documents, reasons = read(path, copies="1")
+    assert reasons == {"row without a time among rows that have one": 1}
+    (told,) = reasons
+    assert isinstance(told, Reason) and str(told.place) == "r.csv, line 10"
+    asked = {d.name: values(d) for d in documents if d.split == "heldout"}
+    assert asked["u3"] == ["a", "c", "<|end|>", "a"]
+    path.write_text("user,item,time\n" + "".join(f"{u},{i},\n" for u, i, *_ in ROWS))
+    documents, reasons = read(path, copies="1")
+    assert not reasons
+    learned = {d.name: values(d) for d in documents if d.split == "train"}
+    assert learned["u1~0@0"] == ["b", "a"] and learned["u2~0@0"] == ["c", "b"]
+
+
+def test_of_an_item_taken_twice_the_first_in_time_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text(
+        "user,item,time\nu1,a,50\nu1,b,20\nu1,c,30\nu1,a,10\nu1,c,40\nu2,c,1\nu2,b,2\nu2,a,3\n"
+        "u3,a,5\nu3,b,5\nu3,c,9\nu3,a,5\n"
+    )
+    documents, reasons = read(tmp_path / "r.csv", copies="1")
+    assert dict(reasons) == {"item that the user has already": 3}
+    asked = {d.name: values(d) for d in documents if d.split == "heldout"}
+    assert asked["u1"] == ["a", "b", "c", "<|end|>", "a", "b"]
+    assert asked["u3"] == ["a", "b", "c", "<|end|>", "a", "b"]
+
+
+@pytest.mark.parametrize("copies", ["1", "4"])
+def test_the_methods_beside_a_model_know_all_users_and_rank_all_items(
+    tmp_path: Path, copies: str
+) -> None:
+    """Ranks counted from the file, where only some users are asked and rows keep no names."""
+    rng = np.random.default_rng(5)
+    lines, histories = ["user,item,time"], {}
+    for user in range(60):
+        weights = 1 / np.arange(1, 91)
+        items = rng.choice(90, rng.integers(6, 41), replace=False, p=weights / weights.sum())
+        histories[f"u{user}"] = [f"i{item}" for item in items]
+        lines += [f"u{user},i{item},{place}" for place, item in enumerate(items)]
+    (tmp_path / "r.csv").write_text("\n".join(lines) + "\n")
+    documents, _ = read(tmp_path / "r.csv", copies=copies, window="8")
+    asked = [d for d in documents if d.split == "heldout"][::7]
+    lost = {f"{d.name}~0@8" for d in asked}  # as if they were duplicates
+    train = [
+        Document(str(n), d.parts)
+        for n, d in enumerate(documents)
+        if d.split == "train" and d.name not in lost
+    ]
+    known = {user: items[:-1] for user, items in histories.items()}
+    vocabulary = sorted({item for items in known.values() for item in items})
+    assert set(vocabulary) > {item for d in asked for item in known[d.name]}
+    taken = Counter(item for items in known.values() for item in items)
+    pairs = Counter(pair for items in known.values() for pair in pairwise(items))
+    expected: dict[str, list[float]] = {"popularity": [], "Markov chain": []}
+    for document in asked:
+        *before, right = histories[document.name]
+        ranked = [item for item in vocabulary if item not in before]
+        after = [pairs[before[-1], item] + taken[item] / 1e6 for item in ranked]
+        for name, scores in (("popularity", [taken[i] for i in ranked]), ("Markov chain", after)):
+            rank = rankdata(-np.array(scores, float))[ranked.index(right)]
+            expected[name].append(1 / np.log2(1 + rank) if rank <= 10 else 0)
+    found = {
+        score.name: score.measure.numerator.tolist()
+        for score in FIELD.baselines(train, asked, None)
+        if score.metric == NDCG_AT_10 and score.measure is not None
+    }
+    for name, gains in expected.items():
+        assert found[name] == pytest.approx(gains)
+    assert sorted(codec_labels(documents)) == vocabulary
+
+
+def codec_labels(documents: list[Document]) -> tuple[str, ...]:
+    codec = FIELD.fit_codecs((d for d in documents if d.split == "train"), {})["item"]
+    assert isinstance(codec, LabelCodec)
+    return codec.labels
 
 
 def test_what_cannot_be_asked_or_read_is_said(tmp_path: Path) -> None:

@@ -15,11 +15,13 @@ pytest.importorskip("torch", reason="needs the extra train")
 pytest.importorskip("sklearn", reason="needs the extra train")
 
 from tests.stages.plan.conftest import machine
+from whorl.codecs.contract import Tokens
 from whorl.core.errors import DataError, SpecError
 from whorl.core.ports import Document, Source
 from whorl.core.reasons import Reason
 from whorl.fields.base import options_of
 from whorl.fields.table import FIELD
+from whorl.stages.evaluate.baselines import document_of
 from whorl.verbs import Session
 
 HEADER = ["age", "colour", "id", "same", "Class"]
@@ -158,6 +160,69 @@ def test_what_is_no_table_is_said(
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(kind, match=message):
         read(tmp_path / "t.csv", **options)
+
+
+def test_a_column_that_is_not_there_is_told_with_the_nearest_one(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(csv(ROWS))
+    with pytest.raises(DataError, match="no column klass; did you mean Class"):
+        read(tmp_path / "t.csv", target="klass")
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_cells_and_classes_that_differ_in_a_late_digit_stay_apart(
+    tmp_path: Path, name: str
+) -> None:
+    """Against the texts that were written: seconds, classes, and numbers among words."""
+    times, classes = ("1700000001", "1700000009"), ("1000001", "1000002")
+    mixed = ("1234567", "1234568", "0.12345678", "n")
+    rows = [(times[n % 2], mixed[n % 4], classes[n % 3 == 0]) for n in range(40)]
+    if name.endswith("csv"):
+        lines = ["time,mixed,class", *map(",".join, rows)]
+    else:
+        lines = [
+            json.dumps(
+                {
+                    "time": int(time),
+                    "mixed": word if word == "n" else float(word),
+                    "class": int(label),
+                }
+            )
+            for time, word, label in rows
+        ]
+    (tmp_path / name).write_text("\n".join(lines) + "\n")
+    documents, reasons = read(tmp_path / name, copies="1")
+    assert {"numbers: time", "words: mixed"} <= told(reasons)
+    found = [(d.parts[0].value, d.parts[2].value) for d in documents]
+    assert [(f"{row['time']:.0f}", row["mixed"], label) for row, label in found] == rows
+    codecs = FIELD.fit_codecs((d for d in documents if d.split == "train"), {})
+    back = [codecs["row"].decode(codecs["row"].encode(row)) for row, _ in found]
+    assert back == [row for row, _ in found]
+
+
+def test_a_target_is_its_text(tmp_path: Path) -> None:
+    lines = [f"{n},{['7', '007', '7.0', '?'][n % 4]}" for n in range(80)]
+    (tmp_path / "t.csv").write_text("\n".join(["a,class", *lines]) + "\n")
+    documents, reasons = read(tmp_path / "t.csv", copies="1")
+    assert Counter(d.parts[2].value for d in documents) == {"7": 20, "007": 20, "7.0": 20}
+    assert refused(reasons) == {"row without a target": 20}
+    for number, names in ((1, {"1", "2"}), (10**20, {f"1{'0' * 20}", f"1{'0' * 19}1"})):
+        rows = [{"a": n, "class": number + n % 2} for n in range(40)]
+        (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        documents, _ = read(tmp_path / "t.jsonl", copies="1")
+        assert {d.parts[2].value for d in documents} == names
+
+
+def test_the_methods_beside_a_model_see_a_row_whose_cells_are_all_usual(tmp_path: Path) -> None:
+    """The class says whether a lamp is on; a row with all of them off once came back as no row."""
+    cells = [(n % 9 == 3, n % 9 == 6) for n in range(400)]
+    lines = [f"{int(a)},{int(b)},{'on' if a or b else 'off'}" for a, b in cells]
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,class", *lines]) + "\n")
+    documents, _ = read(tmp_path / "t.csv", copies="1", heldout="0.01")
+    tokens = Tokens.build(FIELD.fit_codecs(documents, {}), 64)
+    back = [document_of(d.name, np.array(tokens.encode_document(d)[0]), tokens) for d in documents]
+    assert [d.parts[0].value for d in back] == [{"a": float(a), "b": float(b)} for a, b in cells]
+    scores = {score.name: score.value for score in FIELD.baselines(back, back, None)}
+    assert scores.pop("commonest class") < 1 and set(scores.values()) == {1.0}
 
 
 @pytest.mark.parametrize(

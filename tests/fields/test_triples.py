@@ -80,6 +80,30 @@ def test_both_ends_are_learned_once_a_copy_in_orders_of_their_own(tmp_path: Path
     ]
 
 
+@pytest.mark.parametrize(
+    "header", ["head tail relation", "Tail\tHEAD\tRelation", "object predicate subject"]
+)
+def test_columns_stand_in_the_order_of_their_header(tmp_path: Path, header: str) -> None:
+    names = header.split()
+    known = {"head": 0, "relation": 1, "tail": 2, "subject": 0, "predicate": 1, "object": 2}
+    sign = "\t"
+    lines = [
+        sign.join(names),
+        *(sign.join(fact[known[name.lower()]] for name in names) for fact in FACTS),
+    ]
+    (tmp_path / "train.tsv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "test.tsv").write_text(tsv([("cy", "parent of", "di")]))
+    documents, reasons = read(tmp_path, copies="1", facts="9")
+    learned = set()
+    for document in documents:
+        if document.split == "train":
+            head, *rest = values(document)
+            learned |= {(head, *fact) for fact in zip(rest[::2], rest[1::2], strict=True)}
+    assert learned == {t for fact in FACTS for t in (fact, inverse(fact))}
+    told = f"columns in the order of the first row: {', '.join(names)}"
+    assert dict(reasons) == {told: 1}
+
+
 def test_an_end_is_asked_with_what_is_known_and_other_true_ends_behind_it(tmp_path: Path) -> None:
     (tmp_path / "train.tsv").write_text(tsv(FACTS))
     (tmp_path / "test.tsv").write_text(tsv([("ada", "parent of", "ed")]))

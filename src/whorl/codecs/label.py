@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from whorl.core.digests import canonical_json
 from whorl.core.errors import DataError, RecordError
+from whorl.core.nearest import meant
 
 __all__ = ["LabelCodec", "load"]
 
 FILE = "labels.json"
 SHOWN_LABELS = 12  # in an error
-MAX_COMPARED = 10_000  # labels among which the nearest one is looked for
 
 
 class LabelCodec:
@@ -46,19 +45,13 @@ class LabelCodec:
         number = self._ids.get(value) if isinstance(value, str) else None
         if number is None:
             more = "" if self.num_ids <= SHOWN_LABELS else f" … ({self.num_ids:,} in all)"
+            near = meant(value, self.labels) if isinstance(value, str) else ""
             raise DataError(
-                f"there is no {self.name} {str(value)[:80]!r}{self._nearest(value)}",
+                f"there is no {self.name} {str(value)[:80]!r}{near}",
                 expected=", ".join(self.labels[:SHOWN_LABELS]) + more,
                 do="add it to the training data",
             )
         return [number]
-
-    def _nearest(self, value: Any) -> str:
-        """The label that is written most like it, as a question; "" if none is."""
-        if not isinstance(value, str) or self.num_ids > MAX_COMPARED:
-            return ""
-        near = difflib.get_close_matches(value[:80], self.labels, 1)
-        return f"; did you mean {near[0]}?" if near else ""
 
     def decode(self, ids: Sequence[int]) -> str:
         """The label; several joined by spaces."""

@@ -9,7 +9,6 @@ column whose rows mostly have one value leaves it out, so that wide and sparse t
 from __future__ import annotations
 
 import bisect
-import difflib
 import json
 import math
 from collections import Counter
@@ -22,8 +21,9 @@ import numpy as np
 
 from whorl.core.digests import canonical_json
 from whorl.core.errors import DataError, RecordError
+from whorl.core.nearest import meant
 
-__all__ = ["Column", "TableCodec", "load"]
+__all__ = ["Column", "TableCodec", "load", "word_of"]
 
 FILE = "columns.json"
 MISSING = 0  # of a column's ids
@@ -32,6 +32,13 @@ MAX_WORDS = 256  # of a column, the commonest; others are as if missing
 
 Cell = float | str | None
 Row = Mapping[str, Cell]
+
+
+def word_of(cell: float | str) -> str:
+    """A cell among words: a text as it is, a number with all its digits, whole ones without .0."""
+    if isinstance(cell, str | int):
+        return str(cell)
+    return str(int(cell)) if cell.is_integer() else repr(float(cell))
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ class Column:
     @classmethod
     def of_words(cls, name: str, cells: Sequence[Cell]) -> Column:
         """The commonest words, sorted."""
-        counts = Counter(str(cell) for cell in cells if cell is not None)
+        counts = Counter(word_of(cell) for cell in cells if cell is not None)
         ranked = sorted(counts, key=lambda word: (-counts[word], word))[:MAX_WORDS]
         return cls(name, tuple(sorted(ranked))).leaving_out_the_usual(cells)
 
@@ -86,17 +93,24 @@ class Column:
         return {value: place for place, value in enumerate(self.values, 1)}
 
     def place(self, cell: Cell) -> int:
-        """Raises DataError on a text where the column has numbers."""
+        """Raises DataError on a text, or what no float holds, where the column has numbers."""
         if cell is None:
             return MISSING
         if self.edges is None:
-            return self._places.get(cell if isinstance(cell, str) else f"{cell:g}", MISSING)
-        if isinstance(cell, str) or not math.isfinite(cell):
+            return self._places.get(word_of(cell), MISSING)
+        if isinstance(cell, str) or not _is_finite(cell):
             raise DataError(f"column {self.name} has numbers", found=repr(cell)[:80])
         return 1 + bisect.bisect_right(self.edges, cell)
 
     def cell(self, place: int) -> Cell:
         return None if place == MISSING else self.values[place - 1]
+
+
+def _is_finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 @dataclass
@@ -121,14 +135,17 @@ class TableCodec:
         self.num_ids = self._starts[-1]
 
     def encode(self, value: Any) -> list[int]:
-        """A row, or its JSON; columns that it has not are missing. Raises DataError on others."""
+        """A row, or its JSON; columns that it has not are missing. Raises DataError on others.
+
+        One whose cells are all usual has the id of its first column all the same: no row is empty.
+        """
         row = self._row(value)
         ids = []
         for start, column in zip(self._starts, self.columns, strict=False):
             place = column.place(row.get(column.name))
             if place != column.usual:
                 ids.append(start + place)
-        return ids
+        return ids or [self.columns[0].usual or MISSING]
 
     def decode(self, ids: Sequence[int]) -> dict[str, Cell]:
         """Numbers as the middle of their bin; columns that are left out have their usual value."""
@@ -166,9 +183,8 @@ class TableCodec:
         names = [column.name for column in self.columns]
         for name, cell in value.items():
             if name not in names:
-                near = difflib.get_close_matches(str(name)[:80], names, 1)
-                told = f"; did you mean {near[0]}?" if near else ""
-                raise DataError(f"there is no column {str(name)[:80]!r}{told}", expected=names[:12])
+                told = f"there is no column {str(name)[:80]!r}{meant(str(name), names)}"
+                raise DataError(told, expected=names[:12])
             if isinstance(cell, bool) or not isinstance(cell, str | int | float | None):
                 raise DataError(f"column {name} has no such values", found=repr(cell)[:80])
         return value

@@ -7,6 +7,7 @@ share a time, another order gives other last items, and other figures.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -41,7 +42,7 @@ class InteractionsField:
 
     name: str = "interactions"
     task: Task = TASK
-    logic_version: int = 1
+    logic_version: int = 2
     options: Mapping[str, str] = field(
         default_factory=lambda: {"window": "50", "copies": "auto", "seed": "0"}
     )
@@ -83,33 +84,50 @@ class InteractionsField:
     def baselines(
         self, train: Sequence[Document], heldout: Sequence[Document], rows: NDArray[np.int64] | None
     ) -> list[Score]:
-        """Popularity, item neighbours, EASE and a Markov chain of what the asked users had."""
+        """Popularity, item neighbours, EASE and a Markov chain of all that was trained on.
+
+        Ranked are all items of it, as a model ranks its vocabulary.
+        """
         asked = [_asked(document) for document in heldout]
-        items = sorted({item for known, right in asked for item in (*known, right)})
+        whole = [tuple(mine) for mine, _ in asked]
+        known = Counter(_rebuilt(train, whole)) | Counter(whole)
+        items = sorted({item for mine in known for item in mine} | {right for _, right in asked})
         places = {item: place for place, item in enumerate(items)}
-        histories: list[History] = [[places[item] for item in known] for known, _ in asked]
+        histories: list[History] = [[places[item] for item in mine] for mine in known.elements()]
+        questions = [([places[item] for item in mine], places[right]) for mine, right in asked]
         names = [document.name for document in heldout]
         found = []
         for method, score in recommenders(histories, len(items)):
-            ranks = [
-                rank_of(score(history), places[right], history)
-                for history, (_, right) in zip(histories, asked, strict=True)
-            ]
+            ranks = [rank_of(score(mine), right, mine) for mine, right in questions]
             found += [score_of(method, each) for each in measures_of_ranks(names, ranks, METRICS)]
         return found
 
 
 def _histories(source: Source, reject: Reject) -> dict[str, list[str]]:
-    """user -> items by time. Raises DataError if nobody has two."""
+    """user -> items by time; by the order of the files if no row has one.
+
+    Raises DataError if nobody has two.
+    """
     taken: dict[str, dict[str, tuple[float, str]]] = {}
-    for file in files_of(source, SUFFIXES):
+    files = files_of(source, SUFFIXES)
+    is_timed = any(
+        time_s is not None
+        for file in files
+        for *_, time_s in ratings_of(file, Places(file, lambda reason: None))
+    )
+    for file in files:
         places = Places.of(file, reject)
         for user, item, time_s in ratings_of(file, places):
-            had = taken.setdefault(user, {})
+            if is_timed and time_s is None:
+                places.refuse("row without a time among rows that have one")
+                continue
+            had, moment_s = taken.setdefault(user, {}), time_s or 0.0
             if item in had:
-                places.refuse("item that the user has already", "the first one is kept")
-            else:
-                had[item] = (0.0 if time_s is None else time_s, item)
+                places.refuse("item that the user has already", "the first in time is kept")
+                if had[item][0] <= moment_s:
+                    continue
+                del had[item]  # its place among items of one moment is that of its row
+            had[item] = moment_s, item
     found = {}
     for user, had in taken.items():
         if len(had) < 2:
@@ -123,6 +141,41 @@ def _histories(source: Source, reject: Reject) -> dict[str, list[str]]:
             expected="rows of user, item, rating and time",
         )
     return found
+
+
+def _rebuilt(
+    train: Iterable[Document], asked: Iterable[tuple[str, ...]]
+) -> Iterator[tuple[str, ...]]:
+    """Histories of documents in the order of `read`, without their names; those asked are known.
+
+    First come the full windows of a history and its rest, which share no item; then its copies, all
+    of whose items it has, in their order. One whose first document is missing may not be found, and
+    one that is not asked and misses a later document may come in parts.
+    """
+    pieces = [
+        piece
+        for document in train
+        if (piece := tuple(part.value for part in document.parts if part.codec == ITEM))
+    ]
+    window = max(map(len, pieces), default=0)
+    by_start = {mine[:window]: mine for mine in asked}
+    history: dict[str, int] = {}  # item -> its place
+    is_whole = True
+    for piece in pieces:
+        found = [history.get(item, -1) for item in piece]
+        if min(found) >= 0 and found == sorted(found):
+            is_whole = True
+            continue
+        known = by_start.get(piece, ())
+        if known or is_whole or max(found) >= 0:
+            if history:
+                yield tuple(history)
+            history = {}
+        for item in known or piece:
+            history[item] = len(history)
+        is_whole = bool(known) or len(piece) < window
+    if history:
+        yield tuple(history)
 
 
 def _windows(

@@ -35,12 +35,10 @@ def recommenders(
     yield "popularity", lambda history: counts
     if num_items > MAX_ITEMS:
         return
-    taken = np.zeros((len(histories), num_items), np.float64)
-    follows = np.zeros((num_items, num_items))
-    for user, history in enumerate(histories):
-        taken[user, list(history)] = 1
-        np.add.at(follows, (list(history[:-1]), list(history[1:])), 1)
-    together = taken.T @ taken
+    together, follows = np.zeros((num_items, num_items)), np.zeros((num_items, num_items))
+    for history in histories:  # of distinct items
+        together[np.ix_(history, history)] += 1
+        follows[history[:-1], history[1:]] += 1
     norms = np.sqrt(np.maximum(1, np.diag(together)))
     cosine = together / np.outer(norms, norms)
     np.fill_diagonal(cosine, 0)

@@ -39,7 +39,7 @@ class TableField:
 
     name: str = "table"
     task: Task = TASK
-    logic_version: int = 1
+    logic_version: int = 2
     options: Mapping[str, str] = field(
         default_factory=lambda: {
             "target": "",
@@ -130,9 +130,8 @@ def _heldout(table: TypedRows, share: float, seed: int) -> frozenset[int]:
 
 
 def _row_of(document: Document) -> Mapping[str, Cell]:
-    """An empty row where all cells are as usual."""
-    first = document.parts[0]
-    return first.value if first.codec == ROW else {}
+    row: Mapping[str, Cell] = document.parts[0].value
+    return row
 
 
 def _label_of(document: Document) -> str:

@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from whorl.codecs.table import MAX_WORDS, Cell
+from whorl.codecs.table import MAX_WORDS, Cell, word_of
 from whorl.core import streams
 from whorl.core.errors import DataError, MissingExtra
+from whorl.core.nearest import meant
 from whorl.core.ports import Source
 from whorl.core.sources import FileItem
 from whorl.fields.files import JSONL_SUFFIXES, ROW_FORMATS, bare_suffix
@@ -112,7 +113,7 @@ def _target_of(target: str, columns: Sequence[str], told: Places) -> str:
     if target:
         if target not in columns:
             raise DataError(
-                f"there is no column {target}",
+                f"there is no column {target}{meant(target, columns)}",
                 expected=list(columns[:12]),
                 do="correct options.target",
             )
@@ -129,8 +130,8 @@ def _typed(
     target: str,
     told: Places,
 ) -> TypedRows:
-    cells = {name: [_cell(row.get(name)) for _, row in found] for name in columns}
-    classes = [None if cell is None else _word(cell) for cell in cells.pop(target)]
+    classes = [_class_of(row.get(target)) for _, row in found]
+    cells = {name: [_cell(row.get(name)) for _, row in found] for name in columns if name != target}
     if classes.count(None):
         for _ in range(classes.count(None)):
             told.refuse("row without a target")
@@ -146,11 +147,11 @@ def _typed(
     for name, column in cells.items():
         present = [cell for cell in column if cell is not None]
         is_number = all(isinstance(cell, float) for cell in present)
-        words = {cell if isinstance(cell, str) else _word(cell) for cell in present}
-        if len(words) < 2:
+        different = len(set(present))
+        if different < 2:
             told.tell(f"column {name}: one value alone, left out")
             continue
-        if not is_number and len(words) == len(present) > MAX_WORDS:
+        if not is_number and different == len(present) > MAX_WORDS:
             told.tell(f"column {name}: a name of its own in each row, left out")
             continue
         kept.append(name)
@@ -163,7 +164,7 @@ def _typed(
         row: Row = {}
         for key in kept:
             cell = cells[key][place]
-            row[key] = cell if cell is None or key in numbers else _word(cell)
+            row[key] = cell if cell is None or key in numbers else word_of(cell)
         rows.append((name, row, label))
     return TypedRows(tuple(kept), frozenset(numbers), target, rows)
 
@@ -204,6 +205,11 @@ def _cell(value: Any) -> Cell:
     return number if math.isfinite(number) else None
 
 
-def _word(cell: Cell) -> str:
-    """A class, or a cell of words: numbers as they are mostly written."""
-    return cell if isinstance(cell, str) else f"{cell:g}"
+def _class_of(value: Any) -> str | None:
+    """A text as it is written: 007 is not 7; None where it is missing."""
+    cell = _cell(value)
+    if cell is None:
+        return None
+    if isinstance(value, str):
+        return value.strip()
+    return word_of(value if isinstance(value, int) and not isinstance(value, bool) else cell)

@@ -24,7 +24,8 @@ __all__ = ["SUFFIXES", "Graph", "Triple", "inverse", "read_graph"]
 N_TRIPLES = ".nt"
 SUFFIXES = (".tsv", ".txt", N_TRIPLES)
 INVERSE = "^"
-HEADERS = ({"head", "relation", "tail"}, {"subject", "predicate", "object"}, {"h", "r", "t"})
+HEADERS = (("head", "relation", "tail"), ("subject", "predicate", "object"), ("h", "r", "t"))
+IN_ORDER = (0, 1, 2)
 TEST, KNOWN_ONLY = ("test",), ("valid", "dev")  # how names of files begin
 MAX_NAME = 500  # signs of an entity or relation
 NODE = r"(<[^<>\"{}|^`\x00-\x20]*>|_:[^\s<>\"]+)"
@@ -106,13 +107,17 @@ def _begins(item: FileItem, words: tuple[str, ...]) -> bool:
 
 def _triples(item: FileItem, places: Places) -> Iterator[Triple]:
     is_first = True
+    order: tuple[int, ...] = IN_ORDER
     for line in lines_of(item, places):
         try:
             triple = _n_triple(line) if bare_suffix(item.name) == N_TRIPLES else _columns(line)
-            is_header = is_first and triple is not None and _is_header(triple)
-            is_first = False
-            if triple is not None and not is_header:
-                yield _checked(triple)
+            header = _order_of(triple) if is_first and triple is not None else None
+            is_first, order = False, header or order
+            if header is not None and header != IN_ORDER:
+                places.tell(f"columns in the order of the first row: {', '.join(triple or ())}")
+            elif header is None and triple is not None:
+                head, relation, tail = (triple[place] for place in order)
+                yield _checked((head, relation, tail))
         except ValueError as error:
             is_first = False
             places.refuse(*error.args)
@@ -127,8 +132,11 @@ def _columns(line: str) -> Triple | None:
     return head, relation, tail
 
 
-def _is_header(triple: Triple) -> bool:
-    return {name.lower() for name in triple} in HEADERS
+def _order_of(triple: Triple) -> tuple[int, ...] | None:
+    """Where head, relation and tail stand by a row that names them; None: it is none."""
+    names = [name.lower() for name in triple]
+    header = next((words for words in HEADERS if sorted(words) == sorted(names)), None)
+    return None if header is None else tuple(map(names.index, header))
 
 
 def _n_triple(line: str) -> Triple | None:

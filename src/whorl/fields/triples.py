@@ -44,7 +44,7 @@ class TriplesField:
 
     name: str = "triples"
     task: Task = TASK
-    logic_version: int = 1
+    logic_version: int = 2
     options: Mapping[str, str] = field(
         default_factory=lambda: {"facts": "48", "copies": "auto", "heldout": "0.1", "seed": "0"}
     )
