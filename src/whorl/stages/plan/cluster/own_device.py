@@ -49,19 +49,8 @@ def read_device(path: str | Path) -> Device:
         else {}
     )
     if base is not None:
-        usual = {
-            "memory_gib": base.memory_bytes / GIB,
-            "memory_gb_per_s": base.memory_bytes_per_s / 1e9,
-            "node_devices": base.node_devices,
-            "link_gb_per_s": base.link_bytes_per_s / 1e9,
-            "network_gb_per_s": base.network_bytes_per_s / 1e9,
-            "power_w": base.power_w,
-            "host_power_w": base.host_power_w,
-            "usd_per_hour": base.usd_per_hour,
-        }
         flops = {**base.flops_per_s, **flops}
-    else:
-        usual = USUAL
+    usual = USUAL if base is None else _numbers_of(base)
     numbers = {
         name: _number(given.get(name, usual.get(name, 0)), f"{path}: {name}", name in NEEDED)
         for name in ("memory_gib", "memory_gb_per_s", *USUAL)
@@ -97,6 +86,19 @@ def read_device(path: str | Path) -> Device:
         multiprocessors=int(units),
         catalogued=base.catalogued if base else "",
     )
+
+
+def _numbers_of(base: Device) -> dict[str, float]:
+    return {
+        "memory_gib": base.memory_bytes / GIB,
+        "memory_gb_per_s": base.memory_bytes_per_s / 1e9,
+        "node_devices": base.node_devices,
+        "link_gb_per_s": base.link_bytes_per_s / 1e9,
+        "network_gb_per_s": base.network_bytes_per_s / 1e9,
+        "power_w": base.power_w,
+        "host_power_w": base.host_power_w,
+        "usd_per_hour": base.usd_per_hour,
+    }
 
 
 def _load(path: Path) -> dict[str, Any]:
