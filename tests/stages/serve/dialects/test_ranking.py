@@ -88,7 +88,7 @@ def test_the_request_chooses_candidates_and_how_many_are_told(server: Running) -
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"candidates": ["film 99"]}, "candidates: there is no film 'film 99'; did you mean film"),
+    ({"candidates": ["flim 07"]}, "candidates: there is no film 'flim 07'; did you mean film 07?"),
     ({"candidates": []}, "candidates"),
     ({"exclude": ["flim 03"]}, "exclude: there is no film 'flim 03'; did you mean film 03"),
     ({"exclude": FILMS}, "exclude: no candidate is left"),
