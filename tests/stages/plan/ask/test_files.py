@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from whorl.core.errors import SpecError
 from whorl.stages.plan.ask.axolotl import AXOLOTL as AXOLOTL_RULES
 from whorl.stages.plan.ask.deepspeed import DEEPSPEED as DEEPSPEED_RULES
-from whorl.stages.plan.ask.files import as_flags, check_words, read_file, read_words
+from whorl.stages.plan.ask.files import as_flags, read_file, read_words
 from whorl.stages.plan.ask.llamafactory import LLAMAFACTORY as LLAMAFACTORY_RULES
 from whorl.stages.plan.ask.torchtitan import TORCHTITAN as TORCHTITAN_RULES
 from whorl.stages.plan.ask.trainer import TRAINER as TRAINER_RULES
@@ -344,5 +344,5 @@ def test_any_value_is_read_or_refused(name: str, tmp_path_factory: Any) -> None:
 )
 def test_a_flag_of_one_s_own_goes_before_words_of_other_tools(word: str, near: str) -> None:
     with pytest.raises(SpecError) as caught:
-        check_words([word])
+        read_words({word: "1"})
     assert str(caught.value).endswith(f"did you mean {near}?")
