@@ -151,7 +151,7 @@ def keys_of_records() -> dict[str, RecordKey]:
         micro_batch_rows=16,
         steps=400,
         objective="z-loss",
-        optimizer="lion",
+        optimizer="sign-momentum",
         learning_rate=0.002,
         embedding_learning_rate=0.01,
     )
@@ -219,10 +219,10 @@ def test_plan_and_training_take_block_optimiser_objective_and_codec(
     assert decided["shape"]["block"] == "side-by-side"
     trained = record(report, installed, "train")
     config = read(trained / "manifest.json")["config"]["train"]
-    assert (config["optimizer"], config["objective"]) == ("lion", "z-loss")
+    assert (config["optimizer"], config["objective"]) == ("sign-momentum", "z-loss")
     weights = load_file(trained / "model/model.safetensors")
     assert "model.layers.1.attention.q_proj.weight" in weights
-    assert "lion.momentum.layers.1.attention.q_proj.weight" in stopped
+    assert "sign-momentum.layers.1.attention.q_proj.weight" in stopped
     codecs = read(trained / "model/tokens/contract.json")["codecs"]
     assert [(codec["name"], codec["kind"]) for codec in codecs] == [("colours", "colour-strip")]
 

@@ -123,7 +123,7 @@ def test_what_is_served_is_scored_by_the_engine_that_serves_it(
     vars(session)["planned"] = SimpleNamespace(decisions=decisions)
     opened: dict[str, str] = {}
 
-    def note(folder: Path, variant: Variant, name: str, max_running: int) -> None:
+    def note(folder: Path, variant: Variant, name: str, setup: object, cache: Path) -> None:
         opened[str(variant)] = name
 
     def score(context, config, field, prepared, models, engines, trained, engine, probe) -> Record:  # type: ignore[no-untyped-def]

@@ -32,6 +32,7 @@ from whorl.engines.setup import EngineSetup
 from whorl.model.folder import CARD, FolderCard, read_card
 
 __all__ = [
+    "AUTO",
     "CACHE",
     "GROUP",
     "SAFETENSORS",
