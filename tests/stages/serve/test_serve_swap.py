@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from whorl.core.collect import run_requests
 from whorl.core.errors import EngineError
 from whorl.core.ports import GenerateRequest
 from whorl.spec.resolved import ServeConfig
+from whorl.stages.serve import gateway as gateway_module
 from whorl.stages.serve.app import create_app
 from whorl.stages.serve.card import ModelCard
 from whorl.stages.serve.desk import Desk
@@ -183,6 +185,15 @@ def promised(version: int, users: int, basis: str = "measured") -> Served:
     return Served(model.engine, model.tokens, card, model.close)
 
 
+@pytest.fixture
+def gateway_is_heard(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Also where a library has set the level of all logging, or switched off what it met."""
+    caplog.set_level(logging.WARNING, gateway_module.LOG.name)
+    monkeypatch.setattr(gateway_module.LOG, "disabled", False)
+    monkeypatch.setattr(logging.getLogger("whorl"), "propagate", True)
+
+
+@pytest.mark.usefixtures("gateway_is_heard")
 def test_places_that_are_not_those_of_the_recipe_are_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -207,6 +218,7 @@ def test_places_that_are_not_those_of_the_recipe_are_told(
         model.close()
 
 
+@pytest.mark.usefixtures("gateway_is_heard")
 def test_a_promise_that_is_only_predicted_opens_no_more_places(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
