@@ -158,8 +158,8 @@ class Gateway:
         max_time: seconds until its last token, if they are fewer than the server's.
         """
         self._check(ask, caller)
-        served, most_s = self.served, min(max_time or self.config.max_time, self.config.max_time)
-        visit = self.desk.visit(served, caller, len(ask.prompts) * ask.n, most_s)
+        visit = self.visit(caller, len(ask.prompts) * ask.n, max_time)
+        served = visit.served
         runs: list[Run] = []
         try:
             request_id = uuid.uuid4().hex
@@ -187,6 +187,16 @@ class Gateway:
             request_id=request_id,
             num_prompts=len(ask.prompts),
         )
+
+    def visit(self, caller: Caller, num_answers: int, max_time: float | None) -> Visit:
+        """Places for so many answers of the model that is served now. Raises ApiError 429 or 503.
+
+        max_time: as of `start`.
+        """
+        if self.stopping:
+            raise ApiError(503, "the server is stopping", code="stopping")
+        most_s = min(max_time or self.config.max_time, self.config.max_time)
+        return self.desk.visit(self.served, caller, num_answers, most_s)
 
     def check_model(self, name: str, caller: Caller = NOBODY) -> None:
         """Raises ApiError 404 if it is not what is served, 403 if the caller may not use it."""
@@ -220,8 +230,6 @@ class Gateway:
                 f"{field}: {answers} answers in one request are over this server's limit of {most}",
                 field,
             )
-        if self.stopping:
-            raise ApiError(503, "the server is stopping", code="stopping")
 
     async def _submit(
         self, request: GenerateRequest, queue: asyncio.Queue[TokenEvent], visit: Visit, ask: Ask

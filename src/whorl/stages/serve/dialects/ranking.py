@@ -119,13 +119,8 @@ async def _rank(
 ) -> Response:
     """Raises ApiError: 400, 403, 404, 429, 503 or 504."""
     gateway.check_model(body.model, caller)
-    if gateway.stopping:
-        raise ApiError(503, "the server is stopping", code="stopping")
-    served, most_s = (
-        gateway.served,
-        min(max_time or gateway.config.max_time, gateway.config.max_time),
-    )
-    visit = gateway.desk.visit(served, caller, 1, most_s)
+    visit = gateway.visit(caller, 1, max_time)
+    served = visit.served
     request_id = uuid.uuid4().hex
     try:
         found = await asyncio.to_thread(_candidates_of, served.tokens, vocabularies, body)
