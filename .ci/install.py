@@ -17,6 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 INPUTS = (ROOT / "pyproject.toml", ROOT / "constraints.txt")
 OLDEST_PYTHON = (3, 11)
+# xgrammar names triton (270 MiB), which only its CUDA kernel imports: of the extra `dev`, without.
+ALONE = {"dev": ("apache-tvm-ffi", "xgrammar")}
 
 
 def is_fresh(stamp):
@@ -78,8 +80,12 @@ def install(venv, extras):
     command = [str(venv / "bin/python"), "-m", "pip", "install", "--disable-pip-version-check"]
     command += [] if sys.stdout.isatty() else ["-qq"]
     command += os.environ.get("PIP_FLAGS", "").split()
-    command += ["-c", str(INPUTS[1]), "-e", f"{ROOT}[{extras}]"]
-    return subprocess.run(command).returncode
+    command += ["-c", str(INPUTS[1])]
+    status = subprocess.run([*command, "-e", f"{ROOT}[{extras}]"]).returncode
+    alone = [name for extra in extras.split(",") for name in ALONE.get(extra, ())]
+    if status or not alone:
+        return status
+    return subprocess.run([*command, "--no-deps", *alone]).returncode
 
 
 def main(venv, extras):

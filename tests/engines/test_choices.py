@@ -20,7 +20,8 @@ from whorl.core.errors import EngineError
 from whorl.core.ports import Engine, GenerateRequest, TokenEvent
 from whorl.engines import branches
 from whorl.engines.branches import CandidateScorer
-from whorl.engines.loop import EngineLoop, Limits
+from whorl.engines.limits import Limits
+from whorl.engines.loop import EngineLoop
 from whorl.engines.open import open_engine
 from whorl.engines.setup import EngineSetup
 from whorl.engines.torch_engine import TorchStepper

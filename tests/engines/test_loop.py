@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from whorl.core.collect import run_requests
 from whorl.core.errors import EngineError
 from whorl.core.ports import Engine, GenerateRequest, TokenEvent
-from whorl.engines.loop import EngineLoop, Limits
+from whorl.engines.limits import Limits
+from whorl.engines.loop import EngineLoop
 
 
 class ScriptedStepper:

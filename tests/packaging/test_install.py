@@ -86,6 +86,24 @@ def test_a_real_environment_is_whole(install: ModuleType) -> None:
     assert [info.name for info in infos if not install.is_whole(info)] == []
 
 
+@pytest.mark.parametrize(("extras", "expected"), [("train,dev", True), ("train,openvino", False)])
+def test_of_dev_xgrammar_comes_without_what_it_names(
+    install: ModuleType, monkeypatch: pytest.MonkeyPatch, extras: str, expected: bool
+) -> None:
+    commands: list[list[str]] = []
+
+    def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(install.subprocess, "run", run)
+    assert install.install(Path("venv"), extras) == 0
+    assert commands[0][-1].endswith(f"[{extras}]") and "--no-deps" not in commands[0]
+    assert [each[-3:] for each in commands[1:]] == (
+        [["--no-deps", "apache-tvm-ffi", "xgrammar"]] if expected else []
+    )
+
+
 def test_make_has_the_targets_that_are_promised() -> None:
     text = (ROOT / "Makefile").read_text("utf-8")
     described = set(re.findall(r"^([a-z-]+):.*## \S", text, re.MULTILINE))

@@ -12,7 +12,8 @@ import pytest
 from whorl.core import collect
 from whorl.core.ports import GenerateRequest, TokenEvent
 from whorl.core.variants import Variant
-from whorl.engines.loop import EngineLoop, Limits
+from whorl.engines.limits import Limits
+from whorl.engines.loop import EngineLoop
 from whorl.engines.setup import EngineSetup
 from whorl.model.folder import FolderCard, peek_card
 from whorl.serving import Servable, open_model_app

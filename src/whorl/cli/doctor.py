@@ -35,7 +35,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
         "prepare, train, evaluate, the torch engine",
     ),
     "openvino": (("openvino", "openvino_genai", "nncf"), "compress, the openvino engine (CPU)"),
-    "vllm": (("vllm",), "the vllm engine (GPUs and clusters; not in this version)"),
+    "vllm": (("vllm",), "the vllm engine (GPUs and clusters)"),
     "ray": (("ray",), "clusters (not in this version)"),
     "tables": (("pyarrow", "aiconfigurator_core"), "measured tables of matrix products for plan"),
     "track": (("mlflow",), "experiment tracking (not in this version)"),

@@ -84,7 +84,7 @@ def serve_command(
     ] = None,
     engine: Annotated[
         str | None,
-        typer.Option(help="openvino, torch, or one from an entry point. Default: auto."),
+        typer.Option(help="openvino, torch, vllm, or one from an entry point. Default: auto."),
     ] = None,
     variant: VariantOption = None,
     api_key: Annotated[
@@ -184,7 +184,7 @@ def _given_key(api_key: str | None) -> str | None:
 
 def _without_recipe(changes: Mapping[str, Any], set_values: Sequence[str]) -> ServeConfig:
     """What options and --set say of serving. Raises SpecError as a recipe would."""
-    from whorl.engines.open import find_engine
+    from whorl.engines.open import AUTO, find_engine
 
     for value in set_values:
         if not value.startswith("serve."):
@@ -192,16 +192,14 @@ def _without_recipe(changes: Mapping[str, Any], set_values: Sequence[str]) -> Se
                 f"--set {value} goes with a recipe",
                 expected="a key of serve: a model that is made already is served as it is",
             )
-    serve = {key.partition(".")[2]: changes[key] for key in changes if key != "serve.engine"}
+    serve = {key.partition(".")[2]: changes[key] for key in changes}
     origins = {key: f"--{key.partition('.')[2]}" for key in changes}
     nothing = {"name": "served", "data": [{"source": "."}], "serve": serve}
     recipe = parse_recipe(nothing, origins, overrides=set_values).recipe
     config = ServeConfig(**recipe.serve.model_dump())
-    if (engine := changes.get("serve.engine")) is None:
-        return config
-    if engine != config.engine:  # not by the recipe's rules: vllm is told what to run instead
-        find_engine(engine)
-    return config.model_copy(update={"engine": engine})
+    if config.engine != AUTO:
+        find_engine(config.engine)
+    return config
 
 
 def _print_address(address: Address) -> None:

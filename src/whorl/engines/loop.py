@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from whorl.core.errors import EngineError
 from whorl.core.ports import EngineStats, GenerateRequest, TokenEvent
+from whorl.engines.limits import Limits
 
-__all__ = ["EngineLoop", "Limits", "Stepper"]
+__all__ = ["EngineLoop", "Stepper"]
 
 OnEvent = Callable[[TokenEvent], None]
 Scores = list[NDArray[np.float64]]
@@ -56,18 +57,6 @@ class Stepper(Protocol):
         ...
 
     def close(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What an engine accepts. context_tokens: prompt and answer together."""
-
-    max_running: int
-    context_tokens: int
-    vocab_size: int
-    scored_together: int = 8  # sequences of one call of Stepper.score
-    candidates_together: int = 1024  # the same where they follow one prefix
-    candidates_beside: bool = False  # scored after a prefix between two steps of requests
 
 
 @dataclass
@@ -115,7 +104,7 @@ class EngineLoop:
 
     def submit(self, request: GenerateRequest, on_event: OnEvent) -> None:
         """Queue a request. Raises EngineError when it cannot be served or the engine is closed."""
-        self._check_request(request)
+        self.limits.check(request, self.name, self.unable)
         self._check(request)
         with self._changed:
             self._check_alive()
@@ -143,11 +132,7 @@ class EngineLoop:
         """
         if threading.current_thread() is self._thread:
             raise EngineError("score was called from an event: it would wait for itself")
-        checked = [tuple(int(i) for i in ids) for ids in sequences]
-        before = tuple(int(i) for i in prefix)
-        self._check_ids(before, "a prefix", len(before))
-        for ids in checked:
-            self._check_ids(ids, "a scored sequence", len(before) + len(ids))
+        checked, before = self.limits.check_scored(sequences, prefix)
         futures: list[Future[Scores]] = []
         size = self.limits.candidates_together if before else self.limits.scored_together
         with self._changed:
@@ -192,37 +177,6 @@ class EngineLoop:
             raise EngineError("the engine stopped", found=self._failure, do="open it again")
         if self._closing:
             raise EngineError("the engine is closed", do="open it again")
-
-    def _check_request(self, request: GenerateRequest) -> None:
-        if request.max_tokens < 1:
-            raise EngineError("max_tokens is too small", found=request.max_tokens, expected=">= 1")
-        if not request.prompt_ids:
-            raise EngineError("the prompt is empty", expected="at least one id")
-        self._check_ids(
-            request.prompt_ids, "the prompt", len(request.prompt_ids) + request.max_tokens
-        )
-        if request.allowed_ids is not None:
-            if not request.allowed_ids:
-                raise EngineError("no id is allowed", expected="at least one, or no limit")
-            self._check_ids(request.allowed_ids, "allowed_ids", 0)
-        self._check_ids([number for number, _ in request.logit_bias], "logit_bias", 0)
-        if refused := sorted(self.unable & _asked(request)):
-            raise EngineError(f"the engine {self.name} cannot do this", found=", ".join(refused))
-
-    def _check_ids(self, ids: Sequence[int], what: str, total_tokens: int) -> None:
-        if total_tokens > self.limits.context_tokens:
-            raise EngineError(
-                f"{what} is too long",
-                found=f"{len(ids)} tokens, {total_tokens} with the answer",
-                expected=f"at most {self.limits.context_tokens}",
-                do="shorten it or lower max_tokens",
-            )
-        if ids and not 0 <= min(ids) <= max(ids) < self.limits.vocab_size:
-            raise EngineError(
-                f"{what} has an id outside the vocabulary",
-                found=f"{min(ids)} … {max(ids)}",
-                expected=f"0 … {self.limits.vocab_size - 1}",
-            )
 
     # -------------------------------------------------------------- the thread
 
@@ -361,13 +315,3 @@ class EngineLoop:
             self._deliver(place, event)
         for job in jobs:
             job.future.set_exception(EngineError("the engine stopped", found=failure or "closed"))
-
-
-def _asked(request: GenerateRequest) -> set[str]:
-    """Fields that are not at their default; "logprobs>1" too where several are asked for."""
-    changed = {
-        item.name
-        for item in fields(request)
-        if item.default is not MISSING and getattr(request, item.name) != item.default
-    }
-    return changed | ({"logprobs>1"} if (request.logprobs or 0) > 1 else set())

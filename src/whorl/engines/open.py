@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from whorl.arch.computable import check_computable
-from whorl.core.errors import EngineError, MissingExtra, SpecError
+from whorl.core.errors import MissingExtra, SpecError
 from whorl.core.home import home_folder
 from whorl.core.plugins import find_part, part_names
 from whorl.core.ports import Engine
@@ -76,10 +76,9 @@ def _open_torch(folder: Path, card: FolderCard, setup: EngineSetup) -> Engine:
 
 
 def _open_vllm(folder: Path, card: FolderCard, setup: EngineSetup) -> Engine:
-    raise EngineError(
-        "whorl does not start vLLM itself",
-        do=f"run `vllm serve {folder}`: it reads the Hugging Face folder as it is",
-    )
+    from whorl.engines.vllm_engine import open_vllm
+
+    return open_vllm(folder, card, setup)
 
 
 BUILT_IN = {

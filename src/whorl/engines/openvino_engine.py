@@ -27,7 +27,8 @@ from whorl.core.errors import EngineError, MissingExtra
 from whorl.core.ports import SERVERS_OWN, GenerateRequest, Grammar, TokenEvent, TokenLogprob
 from whorl.engines.branches import CandidateScorer
 from whorl.engines.grammar import UNABLE, Grammars, text_vocabulary
-from whorl.engines.loop import EngineLoop, Limits
+from whorl.engines.limits import Limits
+from whorl.engines.loop import EngineLoop
 from whorl.engines.openvino_blocks import blocks_of, num_cache_blocks
 from whorl.engines.openvino_core import in_own_thread
 from whorl.engines.openvino_graph import GraphSequence, OpenvinoBranches, OpenvinoGraph

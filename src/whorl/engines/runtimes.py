@@ -202,7 +202,8 @@ def torch_runtime(folder: Path) -> Iterator[Runtime]:
     """whorl's own torch engine over a model folder."""
     import torch
 
-    from whorl.engines.loop import EngineLoop, Limits
+    from whorl.engines.limits import Limits
+    from whorl.engines.loop import EngineLoop
     from whorl.engines.torch_engine import TorchStepper
     from whorl.model.hf import load_model_folder
 
@@ -229,7 +230,8 @@ def transformers_runtime(source: Path, card: FolderCard) -> Iterator[Runtime]:
     Raises EngineError if it cannot load it, or reads another shape: not every fact of a GGUF file
     is known to it.
     """
-    from whorl.engines.loop import EngineLoop, Limits
+    from whorl.engines.limits import Limits
+    from whorl.engines.loop import EngineLoop
     from whorl.engines.transformers_engine import TransformersStepper, load_transformers
 
     model = load_transformers(source)
@@ -274,8 +276,9 @@ def openvino_runtime(folder: Path) -> Iterator[Runtime]:
 @contextmanager
 def llama_cpp_runtime(file: Path, card: FolderCard, tokens: Tokens) -> Iterator[Runtime]:
     """llama.cpp over a GGUF file. Raises EngineError if it gives a text other ids."""
+    from whorl.engines.limits import Limits
     from whorl.engines.llama_cpp_engine import LlamaCppStepper, load_llama_cpp
-    from whorl.engines.loop import EngineLoop, Limits
+    from whorl.engines.loop import EngineLoop
 
     max_tokens = min(card.shape.max_seq_len, MAX_CONTEXT)
     stepper = LlamaCppStepper(load_llama_cpp(file, max_tokens))

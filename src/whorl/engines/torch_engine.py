@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from whorl.core.ports import GenerateRequest, TokenEvent
 from whorl.engines.branches import CandidateScorer
 from whorl.engines.grammar import UNABLE, Grammars
-from whorl.engines.loop import EngineLoop, Limits
+from whorl.engines.limits import Limits
+from whorl.engines.loop import EngineLoop
 from whorl.engines.sampling import Drawing, Matcher
 from whorl.engines.serial import SerialStepper
 from whorl.engines.setup import EngineSetup

@@ -71,7 +71,6 @@ Text = Annotated[str, AfterValidator(_without_nul)]
 # Keys of the design whose work comes later: known, and refused, never ignored.
 LATER = {
     "train.layout": "distributed layouts",
-    "serve.engine=vllm": "the vLLM engine",
     "improve": "the gate and the improvement loop",
 }
 
@@ -261,7 +260,7 @@ def _origin(text: str) -> str:
 
 
 class ServeSpec(Spec):
-    engine: Text = Field("auto", description="openvino, torch, or one from an entry point")
+    engine: Text = Field("auto", description="openvino, torch, vllm, or one from an entry point")
     host: Text = Field(
         "127.0.0.1", description="address to bind; loopback unless you say otherwise"
     )

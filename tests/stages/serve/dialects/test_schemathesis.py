@@ -19,7 +19,7 @@ from tests.stages.serve.conftest import Start
 from whorl.codecs.contract import Tokens
 
 schemathesis = pytest.importorskip(
-    "schemathesis", reason="schemathesis is not installed: pip install 'whorl[fuzz]'"
+    "schemathesis", reason="schemathesis is not installed: pip install 'whorl[dev]'"
 )
 DOCUMENT = json.loads((ROOT / "docs/openapi.json").read_text("utf-8"))
 # What most requests would end with otherwise: another key, another model, messages that are none.

@@ -1,0 +1,76 @@
+"""What an engine accepts, checked before a request waits for its place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields
+
+from whorl.core.errors import EngineError
+from whorl.core.ports import GenerateRequest
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an engine accepts. context_tokens: prompt and answer together."""
+
+    max_running: int
+    context_tokens: int
+    vocab_size: int
+    scored_together: int = 8  # sequences of one call of Stepper.score
+    candidates_together: int = 1024  # the same where they follow one prefix
+    candidates_beside: bool = False  # scored after a prefix between two steps of requests
+
+    def check(self, request: GenerateRequest, name: str, unable: frozenset[str]) -> None:
+        """Raises EngineError if the engine of this name cannot answer the request."""
+        if request.max_tokens < 1:
+            raise EngineError("max_tokens is too small", found=request.max_tokens, expected=">= 1")
+        if not request.prompt_ids:
+            raise EngineError("the prompt is empty", expected="at least one id")
+        self._check_ids(
+            request.prompt_ids, "the prompt", len(request.prompt_ids) + request.max_tokens
+        )
+        if request.allowed_ids is not None:
+            if not request.allowed_ids:
+                raise EngineError("no id is allowed", expected="at least one, or no limit")
+            self._check_ids(request.allowed_ids, "allowed_ids", 0)
+        self._check_ids([number for number, _ in request.logit_bias], "logit_bias", 0)
+        if refused := sorted(unable & _asked(request)):
+            raise EngineError(f"the engine {name} cannot do this", found=", ".join(refused))
+
+    def check_scored(
+        self, sequences: Sequence[Sequence[int]], prefix: Sequence[int]
+    ) -> tuple[list[tuple[int, ...]], tuple[int, ...]]:
+        """What is to be scored, and the prefix, as plain ids. Raises EngineError."""
+        checked = [tuple(int(i) for i in ids) for ids in sequences]
+        before = tuple(int(i) for i in prefix)
+        self._check_ids(before, "a prefix", len(before))
+        for ids in checked:
+            self._check_ids(ids, "a scored sequence", len(before) + len(ids))
+        return checked, before
+
+    def _check_ids(self, ids: Sequence[int], what: str, total_tokens: int) -> None:
+        if total_tokens > self.context_tokens:
+            raise EngineError(
+                f"{what} is too long",
+                found=f"{len(ids)} tokens, {total_tokens} with the answer",
+                expected=f"at most {self.context_tokens}",
+                do="shorten it or lower max_tokens",
+            )
+        if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
+            raise EngineError(
+                f"{what} has an id outside the vocabulary",
+                found=f"{min(ids)} … {max(ids)}",
+                expected=f"0 … {self.vocab_size - 1}",
+            )
+
+
+def _asked(request: GenerateRequest) -> set[str]:
+    """Fields that are not at their default; "logprobs>1" too where several are asked for."""
+    changed = {
+        item.name
+        for item in fields(request)
+        if item.default is not MISSING and getattr(request, item.name) != item.default
+    }
+    return changed | ({"logprobs>1"} if (request.logprobs or 0) > 1 else set())

@@ -1,0 +1,268 @@
+"""vLLM as an engine, against a fake that speaks as vLLM documents; and, where there is a real one
+(WHORL_VLLM_PYTHON), against the torch engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from whorl.codecs.contract import Tokens
+from whorl.core.collect import run_requests
+from whorl.core.errors import EngineError, MissingExtra, SpecError
+from whorl.core.ports import Engine, GenerateRequest, Grammar, TokenEvent
+from whorl.engines.apart import EngineProcess
+from whorl.engines.open import open_engine
+from whorl.engines.setup import EngineSetup
+from whorl.engines.vllm_engine import VllmEngine
+
+REAL = os.environ.get("WHORL_VLLM_PYTHON")
+FAKE = Path(__file__).parent / "fake_vllm"
+SETUP = EngineSetup(4, threads=1, shares_prefixes=True)
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """WHORL_VLLM_PYTHON is an environment with the fake; the log of what it is sent."""
+    python, log = tmp_path / "python", tmp_path / "log"
+    words = [f"PYTHONPATH={FAKE}", f"FAKE_VLLM_LOG={log}", sys.executable]
+    python.write_text(f'#!/bin/sh\nexec env {shlex.join(words)} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("WHORL_VLLM_PYTHON", str(python))
+    return log
+
+
+@pytest.fixture
+def engine(fake: Path, folders: Path) -> Iterator[VllmEngine]:
+    found = open_engine(folders / "hf", name="vllm", setup=SETUP)
+    assert isinstance(found, VllmEngine) and isinstance(found, Engine)
+    yield found
+    found.close()
+
+
+def bodies(log: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log.read_text().splitlines()][1:]
+
+
+class Listener(list[TokenEvent]):
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended = threading.Event()
+
+    def __call__(self, event: TokenEvent) -> None:
+        self.append(event)
+        if event.finish_reason is not None:
+            self.ended.set()
+
+
+def test_every_field_is_asked_in_its_words(
+    engine: VllmEngine, fake: Path, folders: Path, tokens: Tokens
+) -> None:
+    (started,) = [json.loads(line) for line in fake.read_text().splitlines()]
+    said = dict(zip(started["argv"][::2], started["argv"][1::2], strict=False))
+    assert said["--model"] == str(folders / "hf") and said["--dtype"] == "float32"
+    assert said["--max-model-len"] == "256" and said["--max-num-seqs"] == "4"
+    assert "--enable-prefix-caching" in started["argv"]
+    request = GenerateRequest(
+        "all",
+        (3, 4, 5),
+        7,
+        temperature=0.9,
+        top_p=0.8,
+        seed=3,
+        stop_ids=(9, 300),
+        allowed_ids=(6, 7, 8, 9),
+        top_k=50,
+        min_p=0.05,
+        presence_penalty=0.1,
+        frequency_penalty=0.2,
+        repetition_penalty=1.3,
+        logit_bias=((40, -3.5), (41, 2.0)),
+        logprobs=2,
+        cache_key="alice",
+    )
+    (answer,) = run_requests(engine, [request])
+    assert answer.token_ids == [6, 7, 8, 9] and answer.finish_reason == "stop"
+    (body,) = bodies(fake)
+    assert body == {
+        "model": "model",
+        "prompt": [3, 4, 5],
+        "max_tokens": 7,
+        "stream": True,
+        "temperature": 0.9,
+        "top_p": 0.8,
+        "top_k": 50,
+        "min_p": 0.05,
+        "seed": 3,
+        "presence_penalty": 0.1,
+        "frequency_penalty": 0.2,
+        "repetition_penalty": 1.3,
+        "stop_token_ids": [9, 300],
+        "ignore_eos": True,
+        "return_token_ids": True,
+        "return_tokens_as_token_ids": True,
+        "allowed_token_ids": [6, 7, 8, 9],
+        "logit_bias": {"40": -3.5, "41": 2.0},
+        "logprobs": 2,
+        "cache_salt": "alice",
+    }
+
+
+@pytest.mark.parametrize(
+    ("grammar", "expected"),
+    [
+        (Grammar("json_schema", '{"type": "object"}'), {"json": '{"type": "object"}'}),
+        (Grammar("regex", "[a-c]+"), {"regex": "[a-c]+"}),
+        (Grammar("ebnf", 'root ::= "a"'), {"grammar": 'root ::= "a"'}),
+    ],
+)
+def test_grammars_are_its_structured_outputs(
+    engine: VllmEngine, fake: Path, grammar: Grammar, expected: dict[str, str]
+) -> None:
+    run_requests(engine, [GenerateRequest("g", (3,), 2, grammar=grammar)])
+    (body,) = bodies(fake)
+    assert body["structured_outputs"] == expected and not body["ignore_eos"]
+
+
+def test_answers_logprobs_and_scores_arrive(engine: VllmEngine) -> None:
+    listener = Listener()
+    engine.submit(GenerateRequest("a", (10,), 3, logprobs=1), listener)
+    assert listener.ended.wait(10)
+    assert [event.token_ids for event in listener] == [(11,), (12,), (13,)]
+    assert listener[-1].finish_reason == "length"
+    first = listener[0].logprobs[0]
+    assert (first.token_id, first.logprob, first.top) == (11, -0.11, ((11, -0.11),))
+    rows = [[5, 6, 7], [8], [], list(range(256))]
+    scores = engine.score(rows)
+    for row, found in zip(rows, scores, strict=True):
+        np.testing.assert_allclose(found, [-i / 100 for i in row[1:]])
+    after = engine.score(rows[:3], (1, 2))
+    for row, found in zip(rows, after, strict=False):
+        np.testing.assert_allclose(found, [-i / 100 for i in row])
+    with pytest.raises(EngineError, match="too long"):
+        engine.score([list(range(257))])
+
+
+def test_more_than_it_has_places_for_wait(engine: VllmEngine) -> None:
+    listeners = [Listener() for _ in range(12)]
+    for i, listener in enumerate(listeners):
+        engine.submit(GenerateRequest(f"r{i}", (i,), 30), listener)
+    time.sleep(0.1)
+    stats = engine.stats()
+    assert (stats.running, stats.waiting) == (4, 8) and stats.last_token_age_s is not None
+    engine.cancel("r11")  # which waits
+    engine.cancel("r0")  # which runs
+    engine.cancel("nobody")
+    for i in (0, 11):
+        assert listeners[i].ended.wait(0.2) and listeners[i][-1].finish_reason == "cancelled"
+    with pytest.raises(EngineError, match="running already"):
+        engine.submit(GenerateRequest("r1", (1,), 1), Listener())
+    for i in range(1, 11):
+        assert listeners[i].ended.wait(10) and listeners[i][-1].finish_reason == "length"
+        assert [n for event in listeners[i] for n in event.token_ids] == list(range(i + 1, i + 31))
+    assert engine.stats().running == 0 == engine.stats().waiting
+
+
+def test_what_it_says_of_a_failure_is_told(engine: VllmEngine, tokens: Tokens) -> None:
+    for seed, words in ((400, "seed: not today"), (500, "a stack trace")):
+        listener = Listener()
+        engine.submit(GenerateRequest("bad", (3,), 4, seed=seed), listener)
+        assert listener.ended.wait(10) and listener[-1].finish_reason == "error"
+        assert words in str(listener[-1].error)
+    with pytest.raises(EngineError, match="max_tokens is too small"):
+        engine.submit(GenerateRequest("none", (3,), 0), Listener())
+
+    def fails(event: TokenEvent) -> None:
+        raise RuntimeError("listener")
+
+    engine.submit(GenerateRequest("deaf", (3,), 200), fails)
+    assert len(run_requests(engine, [GenerateRequest("good", (3,), 4)])[0].token_ids) == 4
+    assert engine.stats().running == 0
+
+
+def test_its_death_ends_what_runs_and_is_told(engine: VllmEngine, fake: Path) -> None:
+    listener, other = Listener(), Listener()
+    engine.submit(GenerateRequest("other", (3,), 250), other)
+    engine.submit(GenerateRequest("fatal", (3,), 4, seed=666), listener)
+    for each in (listener, other):
+        assert each.ended.wait(10) and each[-1].finish_reason == "error"
+    end_s = time.monotonic() + 5
+    while engine.failure is None and time.monotonic() < end_s:
+        time.sleep(0.02)
+    assert "code 3" in str(engine.failure)
+    with pytest.raises(EngineError, match="the engine stopped"):
+        engine.submit(GenerateRequest("late", (3,), 4), Listener())
+
+
+def test_it_ends_with_the_engine_that_started_it(fake: Path, folders: Path) -> None:
+    """Also where that one is killed, and is started again."""
+    engine = EngineProcess(folders / "hf", None, "vllm", SETUP)
+    try:
+        first = json.loads(fake.read_text().splitlines()[0])["pid"]
+        assert run_requests(engine, [GenerateRequest("a", (3,), 2)])[0].token_ids == [4, 5]
+        psutil.Process(engine.pid).kill()
+        end_s = time.monotonic() + 30
+        while (psutil.pid_exists(first) or not engine.is_up) and time.monotonic() < end_s:
+            time.sleep(0.05)
+        assert not psutil.pid_exists(first)
+        assert run_requests(engine, [GenerateRequest("b", (3,), 2)])[0].token_ids == [4, 5]
+        second = json.loads(fake.read_text().splitlines()[0])["pid"]
+    finally:
+        engine.close()
+    assert not psutil.pid_exists(second)
+
+
+def test_a_folder_that_it_refuses(
+    fake: Path, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_VLLM_REFUSES", "1")
+    with pytest.raises(EngineError, match="PaintModel is no architecture of mine"):
+        open_engine(folders / "hf", name="vllm")
+
+
+def test_where_there_is_none(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHORL_VLLM_PYTHON", "/nowhere/python")
+    with pytest.raises(SpecError, match=r"WHORL_VLLM_PYTHON.*/nowhere/python"):
+        open_engine(folders / "hf", name="vllm")
+    monkeypatch.delenv("WHORL_VLLM_PYTHON")
+    if subprocess.run([sys.executable, "-c", "import vllm"], capture_output=True).returncode:
+        with pytest.raises(MissingExtra, match="WHORL_VLLM_PYTHON"):
+            open_engine(folders / "hf", name="vllm")
+
+
+@pytest.mark.slow
+def test_a_real_one_says_what_the_torch_engine_says(
+    folders: Path, torch_engine: Engine, prompts: list[tuple[int, ...]]
+) -> None:
+    if not REAL:
+        pytest.skip("WHORL_VLLM_PYTHON names no Python with vLLM")
+    requests = [
+        GenerateRequest(f"r{i}", ids, 20, cache_key="a" * (i % 2), logprobs=2)
+        for i, ids in enumerate(prompts)
+    ]
+    engine = open_engine(folders / "hf", name="vllm", setup=SETUP)
+    try:
+        found = run_requests(engine, requests, timeout_s=600.0)
+        wanted = run_requests(torch_engine, requests)
+        assert [each.token_ids for each in found] == [each.token_ids for each in wanted]
+        for ours, theirs in zip(
+            engine.score(prompts[:8]), torch_engine.score(prompts[:8]), strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs, atol=1e-4)
+        context = [[i % 200 for i in range(256)]]
+        np.testing.assert_allclose(
+            engine.score(context)[0], torch_engine.score(context)[0], atol=1e-4
+        )
+    finally:
+        engine.close()
