@@ -17,7 +17,7 @@ import pytest
 
 from whorl.core import plugins
 from whorl.core.digests import read_sealed, write_sealed
-from whorl.core.errors import EngineError, MissingExtra, RecordError, SpecError
+from whorl.core.errors import MissingExtra, RecordError, SpecError
 from whorl.core.ports import Engine
 from whorl.core.variants import Variant, find_variant
 from whorl.engines import open as open_module
@@ -140,8 +140,8 @@ def test_engines_that_cannot_serve_a_folder_say_so(folders: Path, tmp_path: Path
         open_engine(folders / "hf", INT8, name="torch")
     with pytest.raises(SpecError, match="does not hold the variant openvino f32"):
         open_engine(folders / "int8", F32)
-    with pytest.raises(EngineError, match="vllm serve"):
-        open_engine(folders / "hf", name="vllm")
+    with pytest.raises(SpecError, match="vllm does not serve openvino f32"):
+        open_engine(folders / "f32", name="vllm")
     with pytest.raises(RecordError, match="not a model folder"):
         open_engine(tmp_path)
 

@@ -36,7 +36,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "openvino": (("openvino", "openvino_genai", "nncf"), "compress, the openvino engine (CPU)"),
     "vllm": (("vllm",), "the vllm engine (GPUs and clusters)"),
-    "ray": (("ray",), "clusters (not in this version)"),
+    "ray": (("ray",), "whorl serve --where ray"),
     "tables": (("pyarrow", "aiconfigurator_core"), "measured tables of matrix products for plan"),
     "track": (("mlflow",), "experiment tracking (not in this version)"),
     "dev": (("pytest", "ruff", "mypy", "transformers"), "working on whorl itself"),

@@ -46,6 +46,13 @@ ReplicasOption = Annotated[
         "Default: the recipe's, 1."
     ),
 ]
+WhereOption = Annotated[
+    str | None,
+    typer.Option(
+        help="here, or ray: engines on the nodes of a Ray cluster (RAY_ADDRESS, or the one that "
+        "runs here). Default: the recipe's, here."
+    ),
+]
 EmitOption = Annotated[
     str | None,
     typer.Option(help="Print a unit (systemd) or manifest (kubernetes) of this server instead."),
@@ -94,6 +101,7 @@ def serve_command(
         ),
     ] = None,
     replicas: ReplicasOption = None,
+    where: WhereOption = None,
     emit: EmitOption = None,
     dry_run: DryRunOption = False,
     set_values: SetValues = None,
@@ -102,7 +110,7 @@ def serve_command(
 ) -> None:
     """Serve a model: /v1/completions, /v1/chat/completions, /v1/models, /health, a page at /."""
     given: dict[str, Any] = {"host": host, "port": port, "engine": engine, "replicas": replicas}
-    given["allowed_hosts"] = allow_host
+    given |= {"allowed_hosts": allow_host, "where": where}
     changes = {f"serve.{name}": value for name, value in given.items() if value is not None}
     if model.endswith(RECIPE) and not os.path.isdir(model):
         _check_recipe_options(model, dry_run or emit is not None)
@@ -171,6 +179,8 @@ def _arguments(
         words += ["--engine", engine]
     if (replicas := changes.get("serve.replicas")) is not None:
         words += ["--replicas", str(replicas)]
+    if (where := changes.get("serve.where")) is not None:
+        words += ["--where", where]
     for host in changes.get("serve.allowed_hosts", ()):
         words += ["--allow-host", host]
     for value in set_values:

@@ -12,13 +12,30 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
+from typing import Any, Protocol
 
 import psutil
 
-__all__ = ["begin", "end_children", "end_with_parent", "spawning", "start_child"]
+__all__ = ["Child", "begin", "end_children", "end_with_parent", "spawning", "start_child"]
 
 LOOK_EVERY_S = 0.5
 WAIT_S = 0.5  # for killed processes to be gone
+
+
+class Child(Protocol):
+    """What is used of a `Popen` that reads and writes lines; such a process may be elsewhere."""
+
+    stdin: Any
+    stdout: Any
+
+    @property
+    def pid(self) -> int: ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code. Raises subprocess.TimeoutExpired."""
+        ...
+
+    def kill(self) -> None: ...
 
 
 def end_with_parent(parent_pid: int) -> None:

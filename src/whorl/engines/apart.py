@@ -26,14 +26,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.core import errors
-from whorl.core.children import start_child
+from whorl.core.children import Child, start_child
 from whorl.core.errors import EngineError, WhorlError
 from whorl.core.ports import EngineStats, GenerateRequest, Grammar, TokenEvent, TokenLogprob
 from whorl.core.variants import Variant
 from whorl.engines.open import open_engine
 from whorl.engines.setup import EngineSetup
 
-__all__ = ["EngineProcess", "answer"]
+__all__ = ["EngineProcess", "answer", "start_here"]
 
 LOG = logging.getLogger(__name__)
 MAX_STARTS, WITHIN_S = 4, 120.0  # then something is wrong that another start does not mend
@@ -41,6 +41,11 @@ CLOSE_TIMEOUT_S = 30.0
 LOOK_EVERY_S = 0.2  # whether the engine has stopped
 OnEvent = Callable[[TokenEvent], None]
 Scores = list[NDArray[np.float64]]
+
+
+def start_here() -> Child:
+    """A process of this machine that calls `answer`."""
+    return start_child(f"{__name__}:answer")
 
 
 class EngineProcess:
@@ -53,8 +58,11 @@ class EngineProcess:
         name: str,
         setup: EngineSetup,
         cache_folder: Path | None = None,
+        start: Callable[[], Child] = start_here,
     ) -> None:
-        """Raises as `open_engine`, which is called over there."""
+        """Raises as `open_engine`, which is called over there. start: a process calling `answer`,
+        at once and whenever the one before has ended."""
+        self._start_child = start
         opening = {
             "folder": str(folder),
             "variant": None if variant is None else asdict(variant),
@@ -158,8 +166,7 @@ class EngineProcess:
 
     def _start(self) -> dict[str, Any]:
         self._starts.append(time.monotonic())
-        process = start_child(f"{__name__}:answer")
-        assert process.stdin and process.stdout
+        process = self._start_child()
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(self._opening + "\n")
             process.stdin.flush()
@@ -186,8 +193,7 @@ class EngineProcess:
             self._input.write(data + "\n")
             self._input.flush()
 
-    def _read(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout
+    def _read(self, process: Child) -> None:
         for line in process.stdout:
             kind, *rest = json.loads(line)
             if kind == "event":
@@ -238,7 +244,7 @@ class EngineProcess:
         else:
             future.set_exception(EngineError(found))
 
-    def _ended(self, process: subprocess.Popen[str]) -> None:
+    def _ended(self, process: Child) -> None:
         """Its requests end too; unless it was told to, it is started again."""
         with self._lock:
             self._up = False
@@ -270,7 +276,7 @@ class EngineProcess:
             self._input.close()
 
 
-def _bury(process: subprocess.Popen[str]) -> int:
+def _bury(process: Child) -> int:
     """The exit code of a process that ended, its pipes closed."""
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:

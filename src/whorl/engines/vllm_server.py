@@ -11,6 +11,7 @@ import http.client
 import importlib.util
 import json
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -18,9 +19,8 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
+import tempfile
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -38,7 +38,8 @@ __all__ = ["ARGUMENTS", "PYTHON", "VllmServer"]
 PYTHON, ARGUMENTS = "WHORL_VLLM_PYTHON", "WHORL_VLLM_ARGS"
 START_S, STOP_S = 900.0, 20.0  # it may compile kernels
 LOOK_EVERY_S = 0.2
-LAST_LINES = 400  # of what it says, for who asks why it ended
+MOST_BYTES = 2**24  # of what it says, that are looked at for why it ended
+ERROR = re.compile(r"\w(?:Error|Exception): ")
 MODEL = "model"
 DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 # Its interpreter need not have whorl: the one file that ends it with its parent is read by name.
@@ -61,23 +62,20 @@ class VllmServer:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
         self._key = secrets.token_urlsafe(32)
-        self._said: deque[str] = deque(maxlen=LAST_LINES)
         self._closing = False
         words = [_interpreter(), "-c", BOOT, children.__file__, str(os.getpid())]
         words += ["--model", str(folder), "--port", str(self.port), *_arguments(card, setup)]
-        with children.spawning():
+        log = tempfile.NamedTemporaryFile(prefix="whorl-vllm-", suffix=".log", delete=False)  # noqa: SIM115
+        self._log = Path(log.name)
+        with log, children.spawning():
             self._process = subprocess.Popen(
                 words,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
+                stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 env=_environment(self._key, card, setup),
-                text=True,
-                errors="replace",
             )
-        self._listener = threading.Thread(target=self._listen, name="whorl-vllm-says", daemon=True)
-        self._listener.start()
         try:
             self._wait_until_up()
         except BaseException:
@@ -95,14 +93,16 @@ class VllmServer:
         return self._process.pid
 
     def close(self) -> None:
-        """Stop it, and what it started; harmless when repeated."""
+        """Stop it, and what it started; harmless when repeated. Its log stays if it failed."""
+        is_well = self.failure is None
         self._closing = True
         for number, wait_s in ((signal.SIGTERM, STOP_S), (signal.SIGKILL, None)):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(wait_s)
-        self._listener.join(STOP_S)
+        if is_well:
+            self._log.unlink(missing_ok=True)
 
     async def ask(self, body: Mapping[str, Any]) -> AsyncIterator[bytes]:
         """POST /v1/completions: pieces of what is answered.
@@ -133,21 +133,21 @@ class VllmServer:
 
     # -------------------------------------------------------------- its life
 
-    def _listen(self) -> None:
-        assert self._process.stdout is not None
-        with self._process.stdout as lines:
-            self._said.extend(lines)
-
     def _last_words(self) -> str:
-        said = [line.strip() for line in self._said if line.strip()]
-        errors = [line for line in said if "Error" in line]
-        return " / ".join((errors or said)[-3:])[-2000:]
+        """Its first error and its last, and where the rest of what it said lies."""
+        with contextlib.suppress(OSError), self._log.open("rb") as log:
+            said = log.read(MOST_BYTES).decode("utf-8", "replace").splitlines()
+            errors = [line for line in said if ERROR.search(line)] or said[-1:]
+            told = " … ".join(
+                dict.fromkeys(line.strip()[-500:] for line in errors[:1] + errors[-1:])
+            )
+            return f"{told}; all that it said: {self._log}"
+        return f"see {self._log}"
 
     def _wait_until_up(self) -> None:
         end = time.monotonic() + START_S
         while time.monotonic() < end:
             if (code := self._process.poll()) is not None:
-                self._listener.join(STOP_S)
                 found = f"code {code}: {self._last_words()}"
                 raise EngineError("vLLM does not serve this folder", found=found)
             if self._is_healthy():

@@ -288,7 +288,10 @@ class ServeSpec(Spec):
     usd_per_million_tokens: Annotated[float, Number(0, 1e9)] = Field(
         0.0, description="what keys with a limit in USD pay"
     )
-    replicas: NumReplicas = Field(1, description="engines side by side on this machine")
+    replicas: NumReplicas = Field(1, description="engines side by side")
+    where: Literal["here", "ray"] = Field(
+        "here", description="where they run: this machine, or the nodes of a Ray cluster"
+    )
     ttft_p95: Annotated[float, Duration()] | None = Field(
         None, description='target: 95 of 100 first tokens come within it, such as "300ms"'
     )

@@ -78,6 +78,7 @@ class ServeConfig(Frozen):
     log_text: bool = False
     usd_per_million_tokens: float = Field(0.0, ge=0)
     replicas: NumReplicas = Field(1, description="engines side by side, each a process")
+    where: Literal["here", "ray"] = Field("here", description="this machine, or a Ray cluster")
     ttft_p95: float | None = Field(None, gt=0, description="seconds to the first token")
     tokens_per_s_per_user: float | None = Field(None, gt=0)
     users: MaxRunning | None = Field(None, description="answered together")

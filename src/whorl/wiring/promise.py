@@ -24,7 +24,8 @@ from whorl.core.digests import digest_value, write_bytes
 from whorl.core.errors import EngineError
 from whorl.core.ports import SERVERS_OWN, Engine, GenerateRequest
 from whorl.core.variants import Variant
-from whorl.engines.apart import EngineProcess
+from whorl.engines.apart import EngineProcess, start_here
+from whorl.engines.on_ray import ray_starter
 from whorl.engines.open import best_form
 from whorl.engines.openvino_export import FORMAT
 from whorl.engines.replicas import Replicas
@@ -95,18 +96,20 @@ def _open(
     cache_folder: Path,
 ) -> EngineProcess | Replicas:
     """As many engines as the config says, each in a process of its own, opened together."""
-    count = config.replicas
-    if count == 1:
-        return EngineProcess(folder, variant, config.engine, setup, cache_folder)
+    count, start, nodes = config.replicas, start_here, 1
+    if config.where == "ray":
+        start, nodes = ray_starter(config.engine)
     each = replace(
         setup,
         max_running=-(-setup.max_running // count),
         cache_bytes=setup.cache_bytes // count,
-        threads=max(1, (setup.threads or count) // count),
+        threads=max(1, (setup.threads or count) // -(-count // nodes)),
     )
+    if count == 1:
+        return EngineProcess(folder, variant, config.engine, setup, cache_folder, start)
     with ThreadPoolExecutor(count) as pool:
         opening = [
-            pool.submit(EngineProcess, folder, variant, config.engine, each, cache_folder)
+            pool.submit(EngineProcess, folder, variant, config.engine, each, cache_folder, start)
             for _ in range(count)
         ]
     failed = [error for future in opening if (error := future.exception()) is not None]
@@ -151,18 +154,21 @@ def predict(
     """Of a model that is not loaded. probe: (operations per second, bytes per second) here."""
     flops, bandwidth = (probe or _probe)()
     shares = SMALL if variant.bits < 32 else F32 if variant.format == FORMAT else TORCH
+    if config.engine == "vllm" and variant.bits == 32:
+        shares = replace(F32, weights=TORCH.weights)
     numbers = count_shape(card.shape).matmul_active
     weight_bytes = card.weight_bytes * variant.bits / card.variant.bits
     users = setup.max_running
     one_s = card.shape.layers * shares.layer_s + weight_bytes / bandwidth
     per_user_s = 2 * numbers / (flops * shares.answering)
     step_s = one_s + users * per_user_s
-    if variant.format != FORMAT:  # one after another
+    is_batched = variant.format == FORMAT or config.engine == "vllm"
+    if not is_batched:  # one after another
         step_s = users * (one_s + 2 * numbers / flops)
     read_s = users * PROMPT_TOKENS * 2 * numbers / (flops * shares.reading)
     context = card.shape.max_seq_len * card.cache_bytes_per_token
     cache = setup.max_running * context
-    if variant.format == FORMAT:
+    if is_batched:
         cache = max(config.replicas * context, min(setup.cache_bytes, cache))
     found = Promise(
         basis="predicted",

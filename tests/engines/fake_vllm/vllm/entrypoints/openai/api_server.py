@@ -1,7 +1,7 @@
 """What vLLM's server documents of `/health` and `/v1/completions`, for a model that counts.
 
 The answer to ids is the last one plus 1, plus 2 …; its log-probability is minus the id over 100,
-that of an alternative a tenth less for each place. Every body it is sent is a line of FAKE_VLLM_LOG.
+that of an alternative a tenth less for each place. FAKE_VLLM_LOG has a line for every body.
 """
 
 import json
