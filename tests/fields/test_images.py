@@ -82,8 +82,8 @@ def test_the_first_folder_is_the_class(tmp_path: Path) -> None:
         by_name["square/3.png"].parts[0].value, np.asarray(drawn("square", 3))
     )
     for document in documents:
-        assert [part.codec for part in document.parts] == ["image", "special", "label"]
-        assert [part.trained for part in document.parts] == [False, False, True]
+        assert [part.codec for part in document.parts] == ["image", "special", "label", "special"]
+        assert [part.trained for part in document.parts] == [False, False, True, True]
     assert first_of(reasons, "classes by folders").kind == "read"
     assert "disc (7), square (6)" in str(next(iter(reasons)))
 
@@ -313,7 +313,8 @@ def test_codecs_follow_the_options_and_the_vocabulary(tmp_path: Path) -> None:
     assert codecs["label"].num_ids == 2
     assert FIELD.fit_codecs(train, {**options, "vocab_size": 22})["image"].num_ids == 20
     ids, mask = Tokens.build(codecs, 64).encode_document(documents[0])
-    assert len(ids) == 1 + 72 + 2 + 1 and sum(mask) == 2
+    lengths = {len(Tokens.build(codecs, 64).encode_document(document)[0]) for document in documents}
+    assert lengths == {len(ids)} == {1 + 72 + 3 + 1} and sum(mask) == 3
     grey, _ = read(of(root, copies="1", colour="grey"))
     assert {document.parts[0].value.shape for document in grey} == {(32, 32)}
     originals = [document for document in train if "~" not in document.name]

@@ -12,7 +12,8 @@ def moved(
     image: NDArray[np.uint8], rng: np.random.Generator, shift: int, flips: bool
 ) -> NDArray[np.uint8]:
     """Up to `shift` pixels along each side, the border drawn out; every second one mirrored."""
-    down, right, mirrored = (*rng.integers(-shift, shift + 1, 2).tolist(), rng.random() < 0.5)
+    down, right = rng.integers(-shift, shift + 1, 2)
+    mirrored = rng.random() < 0.5
     height, width = image.shape[:2]
     rows = np.clip(np.arange(height) - down, 0, height - 1)
     columns = np.clip(np.arange(width) - right, 0, width - 1)

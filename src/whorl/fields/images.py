@@ -35,7 +35,9 @@ from whorl.fields.whole import copies_of, number_of, share_of, share_option
 __all__ = ["FIELD", "ImagesField"]
 
 IMAGE, LABEL, MARK_CODEC = "image", "label", "special"
-MARK, COPY_END = "<|answer|>", "<|end|>"  # the latter stands behind copies
+# What stands behind an image as it was read, and behind a copy: both are as long, so that where
+# rows are of whole documents none is cut. The first is learned: there an answer stops.
+MARK, END, COPY_END = "<|answer|>", "<|end|>", "<|answer|>"
 ROUND = "~"  # in the kind of an item and the name of a document, before the number of the copy
 SIDE = 32  # of images in files, where a recipe says no size
 WANTED_IMAGES, MOST_COPIES = 100_000, 8  # where a recipe says no number of copies
@@ -100,16 +102,11 @@ class ImagesField:
             split = how.split_of(layout, item.name, name, image, label)
             if split is None or (copy and split == "heldout"):
                 continue
-            seen = (Part(MARK_CODEC, MARK, trained=False), Part(LABEL, label))
             if copy:
                 rng = np.random.default_rng([how.seed, copy, _number(name)])
                 image = moved(image, rng, how.shift_of(image), how.flips)
-                end = Part(MARK_CODEC, COPY_END, trained=False)
-                yield Document(
-                    f"{name}{ROUND}{copy}", (Part(IMAGE, image, trained=False), *seen, end), split
-                )
-            else:
-                yield Document(name, (Part(IMAGE, image, trained=False), *seen), split)
+                name = f"{name}{ROUND}{copy}"
+            yield Document(name, _parts(image, label, is_copy=copy > 0), split)
 
     def fit_codecs(
         self, documents: Iterable[Document], options: Mapping[str, Any]
@@ -119,7 +116,7 @@ class ImagesField:
         images, labels = [], set()
         for document in documents:
             labels.add(document.parts[2].value)
-            if document.parts[-1].value != COPY_END:
+            if document.parts[-1].value == END:
                 images.append(document.parts[0].value)
         if len(labels) > MAX_CLASSES:
             raise DataError(
@@ -149,8 +146,18 @@ class ImagesField:
 def _originals(train: Sequence[Document]) -> Iterator[tuple[NDArray[np.float32], str]]:
     """Images that are no copies, with their classes; pieces of documents are left out."""
     for document in train:
-        if [part.codec for part in document.parts] == [IMAGE, MARK_CODEC, LABEL]:
+        codecs = [part.codec for part in document.parts]
+        if codecs == [IMAGE, MARK_CODEC, LABEL, MARK_CODEC] and document.parts[3].value == END:
             yield document.parts[0].value, document.parts[2].value
+
+
+def _parts(image: Image, label: str, is_copy: bool) -> tuple[Part, ...]:
+    return (
+        Part(IMAGE, image, trained=False),
+        Part(MARK_CODEC, MARK, trained=False),
+        Part(LABEL, label),
+        Part(MARK_CODEC, COPY_END if is_copy else END, trained=not is_copy),
+    )
 
 
 def _number(name: str) -> int:
