@@ -91,11 +91,66 @@ def test_bad_shapes_and_no_images_are_refused() -> None:
     with pytest.raises(SpecError, match="tile"):
         fit_image_codec(images(), 8, patch_size=4)
     with pytest.raises(SpecError, match="square"):
-        ImageCodec(np.zeros((4, 5), np.float32), 4, 4)
+        ImageCodec([np.zeros((4, 5), np.float32)], 4, 4)
     with pytest.raises(DataError, match="none"):
         fit_image_codec([], 8, 2)
     with pytest.raises(DataError, match="shape"):
         fit_image_codec([np.zeros((4, 4)), np.zeros((4, 6))], 8, 2)
+
+
+def coloured(count: int = 30, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 4, 6, 3)).astype(np.uint8)
+
+
+def test_further_books_code_what_is_left_and_lose_less() -> None:
+    train, other = coloured(200), coloured(20, seed=2)
+    losses = []
+    for ids_per_patch in (1, 2, 3):
+        codec = fit_image_codec(train, 32 * ids_per_patch, 2, ids_per_patch=ids_per_patch)
+        assert codec.shape == (4, 6, 3) and codec.value_ids == 6 * ids_per_patch
+        image = other[0].astype(float)
+        ids = codec.encode(image)
+        for place, (top, left) in enumerate((y, x) for y in (0, 2) for x in (0, 2, 4)):
+            left_over = image[top : top + 2, left : left + 2].ravel()
+            for number, book in enumerate(codec.books):
+                chosen = ids[place * ids_per_patch + number] - number * 32
+                distances = [float(((left_over - centre) ** 2).sum()) for centre in book]
+                assert distances[chosen] == min(distances)
+                left_over = left_over - book[chosen]
+        losses.append(codec.loss(other))
+        assert f"{codec.value_ids} tokens an image" in codec.told and "PSNR" in codec.told
+        again = load_codec("image-patches", "image", codec.files())
+        assert again.encode(image) == ids and again.files() == codec.files()
+    assert losses[0] > losses[1] > losses[2] > 0
+
+
+def test_ids_of_the_wrong_book_are_no_image_and_some_of_a_patch_are() -> None:
+    codec = fit_image_codec(coloured(), 16, 2, ids_per_patch=2)
+    with pytest.raises(DataError, match="order"):
+        codec.decode([8, 0])
+    one = codec.decode([3])
+    assert (one[:2, :2].ravel() == codec.books[0][3]).all() and (one[2:] == 0).all()
+    with pytest.raises(DataError, match="too few ids"):
+        fit_image_codec(coloured(), 1, 2, ids_per_patch=2)
+
+
+def test_what_comes_back_has_lost_what_is_said() -> None:
+    """Declared loss, over shapes, colours and books: FAULTS of round trips."""
+    for trial in range(40):
+        rng = np.random.default_rng(trial)
+        size, books = int(rng.integers(1, 4)), int(rng.integers(1, 4))
+        shape = (size * int(rng.integers(1, 4)), size * int(rng.integers(1, 4)))
+        shape += (3,) if rng.random() < 0.5 else ()
+        train = rng.integers(0, 256, (30, *shape)).astype(np.uint8)
+        codec = fit_image_codec(train, 8 * books, size, trial, ids_per_patch=books, white=255.0)
+        ids = codec.encode(train[0])
+        back = codec.decode(ids)
+        assert back.shape == shape and all(0 <= i < codec.num_ids for i in ids)
+        lost = float(np.sqrt(((back - train[0]) ** 2).mean()))
+        assert codec.loss([train[0]]) == pytest.approx(lost, rel=1e-5)
+        shown = codec.from_bytes(codec.to_bytes(train[0]))
+        np.testing.assert_array_equal(shown, train[0])  # PNG keeps every level
+        assert codec.encode(shown) == ids
 
 
 def test_damaged_files_are_refused() -> None:

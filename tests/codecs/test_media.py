@@ -53,11 +53,8 @@ def test_colours_become_grey_and_other_files_are_refused() -> None:
     for mode in ("RGB", "RGBA", "P", "LA"):
         found = codec.from_bytes(png(grey, mode))
         np.testing.assert_allclose(found, 51 / 255 * 16, atol=0.1)
-    with pytest.raises(DataError, match="found: 6 x 8; expected: a PNG of 8 x 6"):
-        codec.from_bytes(png(grey.T.copy()))
-    whole, jpeg = png(grey), io.BytesIO()
-    Image.fromarray(grey).save(jpeg, "JPEG")
-    for data in (b"", b"\x89PNG\r\n\x1a\n", whole[: len(whole) // 2], jpeg.getvalue()):
+    whole = png(grey)
+    for data in (b"", b"\x89PNG\r\n\x1a\n", whole[: len(whole) // 2], b"BM" + whole):
         with pytest.raises(DataError, match="no image"):
             codec.from_bytes(data)
 

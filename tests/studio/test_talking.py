@@ -220,11 +220,12 @@ def test_a_drawing_becomes_the_image_of_its_codec(browser: Browser, drawing: Sit
     drawing.engine.reply = lambda request: [dog]
     drawing.enter(browser)
     assert browser.evaluate("document.getElementById('tab-chat').hidden")
-    browser.focus(".pad")
+    browser.click("#tab-complete")
+    browser.focus("#parts .pad")
     for key in ("Delete", "ArrowLeft", "ArrowLeft", "ArrowUp", "ArrowUp", " "):
         browser.press(key)
     browser.press("Enter", CTRL)
-    browser.has(".choice .chosen", "dog")
+    browser.has("#completion .choice .chosen", "dog")
     image = np.zeros((4, 4), np.float32)
     image[0, 0], image[0, 1], image[1, 0] = 1.0, 0.35, 0.35
     codec = tokens.codecs["image"]

@@ -1,7 +1,9 @@
-"""Images <-> tokens by a learned patch codebook: one token per patch, the nearest centre.
+"""Images <-> tokens by learned codebooks of patches: of each patch one token, or several.
 
-An image [height, width] is cut into patches of patch_size x patch_size in reading order; k-means
-finds the centres. What is lost is the distance of a patch to its centre: `loss` says how much.
+An image, [height, width] or [height, width, 3], is cut into patches of patch_size x patch_size in
+reading order. The first token of a patch is the nearest centre of the first book, found by k-means;
+each further one the nearest centre of the next book to what those before it left (residual
+codebooks). What is lost is how far a patch is from the sum of its centres: `loss` says how much.
 """
 
 from __future__ import annotations
@@ -14,67 +16,107 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from whorl.codecs.image_files import GREY, RGB, pillow, read_image
 from whorl.core.errors import DataError, MissingExtra, RecordError, SpecError
 
 __all__ = ["ImageCodec", "fit_image_codec", "load"]
 
 FILE = "codebook.safetensors"
+CENTRES = "centres"  # of the first book; of the others with their number behind it
 PNG_WHITE = 255.0
-MAX_FIT_PATCHES = 100_000  # that k-means reads
-CENTRE_STEPS = 64.0  # centres are rounded to 1/64 of a grey level: same bytes on any machine
+MAX_FIT_PATCHES = 40_000  # that k-means reads
+MAX_ITERATIONS = 100  # of k-means
+# Levels and centres are multiples of 1/64: sums of their products are exact, so that the same image
+# has the same ids on any machine, however it adds.
+STEPS = 64.0
+
+Floats = NDArray[np.float64]
 
 
 class ImageCodec:
-    """Grey images of one shape. Local id = number of the centre, the same for every place."""
+    """Images of one shape. Local ids: those of the first book, then of the next; any place's."""
 
     kind = "image-patches"
     media_type = "image/png"
 
     def __init__(
         self,
-        centres: NDArray[np.float32],
+        books: Sequence[NDArray[np.floating[Any]]],
         height: int,
         width: int,
         name: str = "image",
         white: float = PNG_WHITE,
+        channels: int = GREY,
     ) -> None:
-        """centres: [num_ids, patch_size ** 2]; white: the grey level that a PNG shows as white.
+        """books: each [centres, patch_size ** 2 * channels]; white: the level a PNG shows as white.
 
         Raises SpecError if the patches do not tile the image.
         """
-        patch_size = round(centres.shape[-1] ** 0.5) if centres.ndim == 2 else 0
+        lengths = {book.shape[-1] if book.ndim == 2 else 0 for book in books}
+        length = lengths.pop() if len(lengths) == 1 else 0
+        patch_size = round((length / channels) ** 0.5) if channels in (GREY, RGB) else 0
         _check_tiling(height, width, patch_size)
-        if centres.shape[-1] != patch_size**2 or not np.isfinite(centres).all():
-            raise SpecError("a codebook needs finite square patches", found=centres.shape)
+        whole = all(len(book) and np.isfinite(book).all() for book in books)
+        if length != patch_size**2 * channels or not whole:
+            shapes = [book.shape for book in books]
+            raise SpecError("a codebook needs finite square patches", found=shapes)
         self.name = name
-        self.height, self.width, self.patch_size = height, width, patch_size
-        self.centres = np.ascontiguousarray(centres, "<f4")
-        self.num_ids = len(centres)
+        self.height, self.width, self.channels = height, width, channels
+        self.patch_size = patch_size
+        self.books = tuple(np.ascontiguousarray(book, "<f4") for book in books)
+        self.starts = np.cumsum([0, *map(len, self.books)])[:-1]
+        self.num_ids = sum(map(len, self.books))
         self.white = float(white) if white > 0 else PNG_WHITE
-        self.value_ids = height * width // patch_size**2
+        self.num_patches = height * width // patch_size**2
+        self.value_ids = self.num_patches * len(self.books)
+        self.told = ""  # of what was lost where it was learned
+        # Of the search for the nearest: centres in float64, and their squared lengths.
+        centres = [book.astype(np.float64) for book in self.books]
+        self._search = [(each, (each**2).sum(-1)) for each in centres]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an image."""
+        colours = () if self.channels == GREY else (self.channels,)
+        return self.height, self.width, *colours
+
+    @property
+    def centres(self) -> NDArray[np.float32]:
+        """Of the first book."""
+        return self.books[0]
 
     def encode(self, value: Any) -> list[int]:
         """value_ids local ids. Raises DataError on another shape or values that are not finite."""
-        patches = _patches(_checked(value, self.height, self.width), self.patch_size)
-        return [int(number) for number in self._nearest(patches)]
+        left = _patches(np.round(_checked(value, self.shape) * STEPS) / STEPS, self.patch_size)
+        found = np.empty((self.num_patches, len(self.books)), np.int64)
+        for place, (centres, squares) in enumerate(self._search):
+            nearest = _nearest(left, centres, squares)
+            found[:, place] = nearest + self.starts[place]
+            left = left - centres[nearest]
+        ids: list[int] = found.ravel().tolist()
+        return ids
 
     def decode(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """float32 [height, width]; places that no id was given for are 0.
+        """float32 of the image's shape; patches that no id was given for are 0.
 
-        Raises DataError on more ids than an image has.
+        Raises DataError on more ids than an image has, or ids in another order than `encode`'s.
         """
         if len(ids) > self.value_ids:
             raise DataError(
                 "too many ids for one image", found=len(ids), expected=f"at most {self.value_ids}"
             )
-        patches = np.zeros((self.value_ids, self.patch_size**2), np.float32)
-        patches[: len(ids)] = self.centres[np.asarray(ids, np.int64)]
-        size = self.patch_size
-        grid = patches.reshape(self.height // size, self.width // size, size, size)
-        return np.ascontiguousarray(grid.swapaxes(1, 2)).reshape(self.height, self.width)
+        patches = np.zeros((self.num_patches, self.books[0].shape[-1]), np.float32)
+        given, count = np.asarray(ids, np.int64), len(self.books)
+        for place, book in enumerate(self.books):
+            mine = given[place::count] - self.starts[place]
+            if len(mine) and not (mine.min() >= 0 and mine.max() < len(book)):
+                expected = f"of each patch one id of each of {count} books"
+                raise DataError("ids of another order than an image's", expected=expected)
+            patches[: len(mine)] += book[mine]
+        return _image(patches, self.shape, self.patch_size)
 
     def loss(self, images: Iterable[Any]) -> float:
-        """What decoding loses: root of the mean squared difference, in grey levels."""
+        """What decoding loses: root of the mean squared difference, in levels."""
         errors = [
             np.mean((self.decode(self.encode(image)) - np.asarray(image, np.float32)) ** 2)
             for image in images
@@ -82,44 +124,29 @@ class ImageCodec:
         return float(np.sqrt(np.mean(errors)))
 
     def files(self) -> dict[str, bytes]:
-        """The centres and the image's shape as safetensors."""
+        """The books and the image's shape as safetensors."""
         from safetensors.numpy import save
 
-        shape = np.array([self.height, self.width], "<i8")
+        shape = np.array(self.shape, "<i8")
         white = np.array([self.white], "<f8")
-        return {FILE: save({"centres": self.centres, "image_shape": shape, "white": white})}
+        books = {_key(place): book for place, book in enumerate(self.books)}
+        return {FILE: save({**books, "image_shape": shape, "white": white})}
 
     def to_bytes(self, value: Any) -> bytes:
-        """A grey PNG of 8 bits; levels between its 256 are rounded, and cut at black and white."""
-        image = _checked(value, self.height, self.width)
+        """A PNG of 8 bits; levels between its 256 are rounded, and cut at black and white."""
+        image = _checked(value, self.shape)
         levels = np.round(np.clip(image / self.white, 0, 1) * PNG_WHITE).astype(np.uint8)
         data = io.BytesIO()
-        _pillow().fromarray(levels).save(data, "PNG")
+        pillow().fromarray(levels).save(data, "PNG")
         return data.getvalue()
 
     def from_bytes(self, data: bytes) -> NDArray[np.float32]:
-        """float32 [height, width]; colours become grey.
+        """float32 of the image's shape, of a PNG, JPEG, WebP or GIF of any size.
 
-        Raises DataError on what is no PNG of this height and width; nothing is decoded then.
+        Raises DataError on what is none, or too large.
         """
-        expected = f"a PNG of {self.width} x {self.height} pixels"
-        pillow = _pillow()
-        try:
-            with pillow.open(io.BytesIO(data), formats=["PNG"]) as image:
-                if image.size != (self.width, self.height):
-                    size = "{} x {}".format(*image.size)
-                    raise DataError("the image has another size", found=size, expected=expected)
-                levels = np.asarray(image.convert("L"), np.float32)
-        except DataError:
-            raise
-        except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
-            raise DataError("this is no image", found=error, expected=expected) from error
+        levels = read_image(data, self.width, self.height, self.channels)
         return np.asarray(levels / PNG_WHITE * self.white, np.float32)
-
-    def _nearest(self, patches: NDArray[np.float32]) -> NDArray[np.int64]:
-        """The nearest centre of each patch; the first of equally near ones."""
-        differences = patches[:, None, :].astype(np.float64) - self.centres[None, :, :]
-        return np.asarray((differences**2).sum(-1).argmin(-1), np.int64)
 
 
 def load(name: str, files: Mapping[str, bytes]) -> ImageCodec:
@@ -129,53 +156,90 @@ def load(name: str, files: Mapping[str, bytes]) -> ImageCodec:
 
     try:
         tensors = load_tensors(files[FILE])
-        height, width = (int(number) for number in tensors["image_shape"])
+        height, width, *colours = (int(number) for number in tensors["image_shape"])
+        books = [tensors[CENTRES]]
+        while (key := _key(len(books))) in tensors:
+            books.append(tensors[key])
         white = float(tensors["white"][0])
-        return ImageCodec(tensors["centres"], height, width, name, white)
-    except (KeyError, TypeError, ValueError, IndexError, SafetensorError) as error:
+        return ImageCodec(books, height, width, name, white, *colours)
+    except (KeyError, TypeError, ValueError, IndexError, SpecError, SafetensorError) as error:
         raise RecordError(f"codec {name} is not an image codec", found=error) from error
 
 
 def fit_image_codec(
-    images: Iterable[Any], num_ids: int, patch_size: int, seed: int = 0, name: str = "image"
+    images: Iterable[Any],
+    num_ids: int,
+    patch_size: int,
+    seed: int = 0,
+    name: str = "image",
+    ids_per_patch: int = 1,
+    white: float | None = None,
 ) -> ImageCodec:
-    """A codebook of at most num_ids centres (fewer if there are fewer distinct patches).
+    """Books of at most num_ids centres together (fewer if there are fewer distinct patches).
 
     Every k-th patch is read so that no more than MAX_FIT_PATCHES are; one thread, rounded and
-    sorted centres: the same images give the same bytes. Raises DataError without images or when
-    their shapes differ.
+    sorted centres: the same images give the same bytes. white: None: the brightest level there is.
+    Raises DataError without images, when their shapes differ, or with too few ids.
     """
     arrays = [np.asarray(image) for image in images]
-    if not arrays or arrays[0].ndim != 2:
+    if not arrays or arrays[0].ndim not in (2, 3):
         raise DataError(
             "an image codec needs images to learn from",
             found="none" if not arrays else f"shape {arrays[0].shape}",
-            expected="grey images [height, width]",
+            expected="images [height, width] or [height, width, 3]",
         )
-    height, width = arrays[0].shape
+    if num_ids < ids_per_patch:
+        expected = f"at least {ids_per_patch}: one for each of a patch"
+        raise DataError("too few ids for an image codec", found=num_ids, expected=expected)
+    shape = arrays[0].shape
+    height, width, channels = (*shape, GREY)[:3]
     _check_tiling(height, width, patch_size)
-    per_image = height * width // patch_size**2
-    stride = -(-len(arrays) * per_image // MAX_FIT_PATCHES)
-    patches = np.concatenate(
-        [_patches(_checked(image, height, width), patch_size) for image in arrays]
-    )[::stride]
+    left = _some_patches(arrays, shape, patch_size)
+    books = []
+    for place in range(ids_per_patch):
+        book = _book(left, num_ids // ids_per_patch, seed + place)
+        books.append(book)
+        left = left - book[_nearest(left, book, (book**2).sum(-1))]
+    brightest = max(float(array.max()) for array in arrays)
+    codec = ImageCodec(books, height, width, name, white or brightest, channels)
+    codec.told = _told(codec, float(np.sqrt((left**2).mean())))
+    return codec
+
+
+def _some_patches(images: Sequence[Any], shape: tuple[int, ...], size: int) -> Floats:
+    """Every k-th patch of all, MAX_FIT_PATCHES at most."""
+    per_image = shape[0] * shape[1] // size**2
+    stride = -(-len(images) * per_image // MAX_FIT_PATCHES)
+    return np.concatenate(
+        [
+            _patches(_checked(image, shape), size)[-place * per_image % stride :: stride]
+            for place, image in enumerate(images)
+        ]
+    )
+
+
+def _told(codec: ImageCodec, lost: float) -> str:
+    decibels = "exact" if not lost else f"PSNR {20 * np.log10(codec.white / lost):.1f} dB"
+    sizes = " + ".join(str(len(book)) for book in codec.books)
+    return (
+        f"{codec.value_ids} tokens an image, patches of {codec.patch_size} pixels a side out of "
+        f"{sizes} learned; loses {lost:.1f} of {codec.white:.0f} levels ({decibels})"
+    )
+
+
+def _key(place: int) -> str:
+    return f"{CENTRES}.{place}" if place else CENTRES
+
+
+def _book(patches: Floats, num_centres: int, seed: int) -> Floats:
+    """Centres by brightness, in steps of 1 / STEPS."""
     distinct = len(np.unique(patches, axis=0))
-    centres = _k_means(patches, min(num_ids, distinct), seed)
-    centres = np.unique(np.round(centres * CENTRE_STEPS) / CENTRE_STEPS, axis=0)
-    by_brightness = np.argsort(centres.sum(axis=1), kind="stable")
-    white = max(float(array.max()) for array in arrays)
-    return ImageCodec(centres[by_brightness].astype(np.float32), height, width, name, white)
+    centres = _k_means(patches.astype(np.float32), min(num_centres, distinct), seed)
+    centres = np.unique(np.round(centres * STEPS) / STEPS, axis=0)
+    return np.asarray(centres[np.argsort(centres.sum(axis=1), kind="stable")])
 
 
-def _pillow() -> Any:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise MissingExtra.of("pillow", "train", "images as files") from error
-    return Image
-
-
-def _k_means(patches: NDArray[np.float32], num_centres: int, seed: int) -> NDArray[np.float64]:
+def _k_means(patches: NDArray[np.float32], num_centres: int, seed: int) -> Floats:
     try:
         from sklearn.cluster import KMeans
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -183,27 +247,40 @@ def _k_means(patches: NDArray[np.float32], num_centres: int, seed: int) -> NDArr
         raise MissingExtra.of("scikit-learn", "train", "learning an image codebook") from error
     with warnings.catch_warnings(), threadpool_limits(limits=1):
         warnings.simplefilter("ignore")  # fewer distinct patches than centres: handled above
-        fitted = KMeans(num_centres, n_init=1, random_state=seed).fit(patches)
+        means = KMeans(num_centres, n_init=1, max_iter=MAX_ITERATIONS, random_state=seed)
+        fitted = means.fit(patches)
     return np.asarray(fitted.cluster_centers_, np.float64)
 
 
-def _patches(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """[value_ids, size ** 2], in reading order."""
-    height, width = image.shape
-    grid = image.reshape(height // size, size, width // size, size).swapaxes(1, 2)
-    return np.ascontiguousarray(grid).reshape(-1, size * size)
+def _nearest(patches: Floats, centres: Floats, squares: Floats) -> NDArray[np.int64]:
+    """The nearest centre of each patch; the first of equally near ones."""
+    return np.asarray((squares - 2 * (patches @ centres.T)).argmin(-1), np.int64)
 
 
-def _checked(value: Any, height: int, width: int) -> NDArray[np.float32]:
+def _patches(image: Floats, size: int) -> Floats:
+    """[num_patches, size ** 2 * channels], in reading order."""
+    height, width, *colours = image.shape
+    grid = image.reshape(height // size, size, width // size, size, *colours).swapaxes(1, 2)
+    return np.ascontiguousarray(grid).reshape(height * width // size**2, -1)
+
+
+def _image(patches: NDArray[np.float32], shape: tuple[int, ...], size: int) -> NDArray[np.float32]:
+    """The inverse of `_patches`."""
+    height, width, *colours = shape
+    grid = patches.reshape(height // size, width // size, size, size, *colours).swapaxes(1, 2)
+    return np.ascontiguousarray(grid).reshape(shape)
+
+
+def _checked(value: Any, shape: tuple[int, ...]) -> Floats:
     try:
-        image = np.asarray(value, np.float32)
+        image = np.asarray(value, np.float64)
     except (TypeError, ValueError) as error:
         raise DataError("this is not an image", found=type(value).__name__) from error
-    if image.shape != (height, width) or not np.isfinite(image).all():
+    if image.shape != shape or not np.isfinite(image).all():
         raise DataError(
             "the image codec cannot encode this image",
-            found=f"shape {image.shape}" if image.shape != (height, width) else "NaN or infinity",
-            expected=f"finite values of shape ({height}, {width})",
+            found=f"shape {image.shape}" if image.shape != shape else "NaN or infinity",
+            expected=f"finite values of shape {shape}",
         )
     return image
 

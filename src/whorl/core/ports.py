@@ -160,7 +160,7 @@ class Field(Protocol):
     def fit_codecs(
         self, documents: Iterable[Document], options: Mapping[str, Any]
     ) -> dict[str, Codec]:
-        """Codecs fitted on training documents; options: {"vocab_size": int, "seed": int}."""
+        """Codecs fitted on training documents; options: vocab_size, seed, the source's options."""
         ...
 
     def baselines(

@@ -3,6 +3,7 @@
 import { apiKey, getJson, whenKeyIsWanted } from "./parts/api.js";
 import { cardOf } from "./parts/card.js";
 import { Chat } from "./parts/chat.js";
+import { Classify, seenBy } from "./parts/classify.js";
 import { Compare } from "./parts/compare.js";
 import { Complete } from "./parts/complete.js";
 import { at, clearError, fill, opened, showError } from "./parts/dom.js";
@@ -11,9 +12,10 @@ import { prepareSettings, startFrom } from "./parts/settings.js";
 import { hideTip } from "./parts/tokens.js";
 import { stopAll } from "./parts/turns.js";
 
-const TABS = ["chat", "complete", "compare", "card"];
+const TABS = ["chat", "classify", "complete", "compare", "card"];
 const NEED_SETTINGS = new Set(["chat", "complete", "compare"]);
 const chat = new Chat();
+const classify = new Classify();
 const complete = new Complete();
 const compare = new Compare();
 
@@ -38,7 +40,7 @@ async function start() {
   use(models[0]);
   const canChat = chats(models[0]);
   compare.use(models, canChat);
-  show(canChat ? "chat" : "complete");
+  show(canChat ? "chat" : seenBy(models[0]) ? "classify" : "complete");
   watchLoad();
 }
 
@@ -58,7 +60,9 @@ function use(model) {
   startFrom(model);
   complete.use(model);
   if (chats(model)) chat.use(model);
+  if (seenBy(model)) classify.use(model);
   at("tab-chat").hidden = !chats(model);
+  at("tab-classify").hidden = !seenBy(model);
   at("tab-compare").hidden = !takesText(model);
   if (at(`tab-${document.body.dataset.tab ?? "card"}`).hidden) show("complete");
   at("card").replaceChildren(...cardOf(model));
@@ -95,7 +99,7 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !document.querySelector("dialog[open]")) stopAll();
   if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
   const tab = document.body.dataset.tab;
-  const go = { complete: () => complete.go(), compare: () => compare.go() }[tab];
+  const go = { classify: () => classify.go(), complete: () => complete.go(), compare: () => compare.go() }[tab];
   if (!go) return;
   event.preventDefault();
   go();

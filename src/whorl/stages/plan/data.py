@@ -262,7 +262,8 @@ def _fit_tokens(
             continue
         sharing = [d for group in groups.values() for d in group if _codecs_of([d]) & needed]
         left_ids = vocab_size - NUM_SPECIAL - sum(c.num_ids for c in codecs.values())
-        options = {"vocab_size": left_ids, "seed": seed}
+        source = next(source for source in sources if source.field == name)
+        options = {"vocab_size": left_ids, "seed": seed, "options": dict(source.options)}
         codecs = {**fields[name].fit_codecs(_first_bytes(sharing, CODEC_BYTES), options), **codecs}
     needed_ids = NUM_SPECIAL + sum(codec.num_ids for codec in codecs.values())
     if is_open and TEXT not in codecs:

@@ -238,6 +238,9 @@ class _Preparation:
         codecs = [corpus.codecs_of_source(number) for number in range(len(self.sources))]
         result = build_tokens(self.fields, self.sources, codecs, documents_of, self.config)
         progress.finish(f"{self.config.vocab_size:,} ids")
+        for name, codec in result[0].codecs.items():
+            if told := getattr(codec, "told", ""):
+                self.context.log(f"codec {name}: {told}")
         return result
 
     def _encode(

@@ -65,7 +65,11 @@ def build_tokens(
             sample_bytes = min(most, int(min(MAX_NEW_BYTES, left_ids * NEW_BYTES_PER_ID) / new))
         fitted = fields[field].fit_codecs(
             documents_of(sharing, sample_bytes),
-            {"vocab_size": left_ids, "seed": config.seed},
+            {
+                "vocab_size": left_ids,
+                "seed": config.seed,
+                "options": dict(sources[by_field[field][0]].options),
+            },
         )
         codecs = {**fitted, **codecs}
     tokens = Tokens.build(codecs, config.vocab_size)

@@ -55,6 +55,11 @@ class Chat:
     variables: Mapping[str, Any] = field(default_factory=dict)
     goes_on: bool = False  # the last message, which is the assistant's, is continued
 
+    @property
+    def has_images(self) -> bool:
+        """Whether a message has parts: only one with an image keeps them."""
+        return any(isinstance(message.get("content"), list) for message in self.messages)
+
 
 Prompt = str | tuple[int, ...] | tuple[PartBody, ...] | Chat
 

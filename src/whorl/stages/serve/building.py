@@ -28,16 +28,17 @@ async def requests_of(
     for prompt in ask.prompts:
         grammar = _grammar(served, ask, prompt)
         prompt_ids = await reader.encode(prompt, ask)
+        room = reader.answer_room(len(prompt_ids), ask, most_tokens)
         seed = secrets.randbits(31) if ask.seed is None else ask.seed
         first = GenerateRequest(
             request_id=f"{request_id}-{len(found)}",
             prompt_ids=prompt_ids,
-            max_tokens=reader.answer_room(len(prompt_ids), ask, most_tokens),
+            max_tokens=1 if reader.is_one_choice(prompt) else room,
             temperature=ask.temperature,
             top_p=ask.top_p,
             seed=seed,
             stop_ids=_stop_ids(served, ask),
-            allowed_ids=reader.allowed_ids(ask),
+            allowed_ids=reader.allowed_ids(ask, prompt),
             top_k=ask.top_k,
             min_p=ask.min_p,
             presence_penalty=ask.presence_penalty,

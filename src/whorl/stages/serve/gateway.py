@@ -176,7 +176,8 @@ class Gateway:
                 stops = StopFinder((*ask.stops, *served.tokens.contract.stop_strings))
                 await self._submit(request, queue, visit, ask)
                 form_name = ask.names.get("grammar", ask.subject)
-                runs.append(Run(served.engine, request, stops, decoder, voice, form_name))
+                one = served.prompts.is_one_choice(prompt)
+                runs.append(Run(served.engine, request, stops, decoder, voice, form_name, one))
         except BaseException:
             for run in runs:
                 run.close()

@@ -41,10 +41,15 @@ class Run:
         decoder: DecodeStream,
         voice: Voice,
         form_name: str = "grammar",
+        is_choice: bool = False,
     ) -> None:
-        """form_name: the wire format's name of the field that asked for the request's grammar."""
+        """form_name: the wire format's name of the field that asked for the request's grammar.
+
+        is_choice: the answer is one class, and whole with it.
+        """
         self.request, self.voice, self._form_name = request, voice, form_name
         self._engine, self._stops, self._decoder = engine, stops, decoder
+        self._is_choice = is_choice
         self._ids: list[int] = []  # so far
         self._ends: list[int] = []  # of each id: characters of text up to its end
         self._logprobs: list[TokenLogprob | None] = []
@@ -96,6 +101,8 @@ class Run:
             self.close()
         elif reason is not None:
             text += self._stops.finish()
+        if self._is_choice and reason == "length":
+            reason = "stop"
         self._num_shown += len(text)
         self.finish_reason = reason
         is_last = reason is not None and not self._stops.found

@@ -17,6 +17,7 @@ from whorl.stages.serve.ask import Ask, Chat, PartBody, Prompt
 from whorl.stages.serve.errors import ApiError, invalid
 from whorl.stages.serve.formats import think
 from whorl.stages.serve.formats.choose import Voice, dialogue_of
+from whorl.stages.serve.pictures import closed_codecs, parts_of_chat
 
 __all__ = ["PromptReader"]
 
@@ -68,6 +69,10 @@ class PromptReader:
 
         has_form: the answer has one from its first token, so that there is no room for thoughts.
         """
+        if chat.has_images:
+            parts = parts_of_chat(self.tokens, chat.messages)
+            found = self.tokens.encode_parts([self._part(part) for part in parts])
+            return (*self.tokens.contract.start_ids, *found)
         messages = [self._in_known_role(message) for message in chat.messages]
         functions = chat.tools.functions if chat.tools is not None else ()
         tools = [{"type": "function", "function": dict(function)} for function in functions]
@@ -137,20 +142,27 @@ class PromptReader:
             raise DataError(f"the data of a part ({part.codec}) is not base64") from error
         return Part(part.codec, codec.from_bytes(data))
 
-    def allowed_ids(self, ask: Ask) -> tuple[int, ...] | None:
-        """The ids that alone may be generated; None: any."""
+    def allowed_ids(self, ask: Ask, prompt: Prompt) -> tuple[int, ...] | None:
+        """The ids that alone may be generated; None: any. Of an image its classes."""
         if ask.allowed_ids is not None and ask.answer_codec is not None:
             raise invalid("answer_codec: not beside allowed_token_ids", "answer_codec")
         if ask.allowed_ids is not None:
             self.check_ids(ask.allowed_ids, "allowed_token_ids")
             return tuple(dict.fromkeys(ask.allowed_ids))
+        ranges = token_space(self.tokens).ranges
+        if ask.answer_codec is None and self.is_one_choice(prompt):
+            return tuple(ranges[closed_codecs(self.tokens)[0]])
         if ask.answer_codec is None:
             return None
-        ranges = token_space(self.tokens).ranges
         if ask.answer_codec not in ranges:
             names = ", ".join(ranges)
             raise invalid(f"answer_codec: this model has the codecs {names}", "answer_codec")
         return tuple(ranges[ask.answer_codec])
+
+    def is_one_choice(self, prompt: Prompt) -> bool:
+        """Whether the answer is one class, one token: that of a chat about an image."""
+        is_of_image = isinstance(prompt, Chat) and prompt.has_images
+        return is_of_image and len(closed_codecs(self.tokens)) == 1
 
     def logit_bias(self, ask: Ask) -> tuple[tuple[int, float], ...]:
         """What is added to the logits of ids."""

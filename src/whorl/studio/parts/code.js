@@ -19,6 +19,7 @@ function asCurl(origin, path, body) {
 }
 
 function asPython(origin, path, body) {
+  if (path.endsWith("/classify")) return classifying(origin, body);
   const isChat = path.endsWith("/chat/completions");
   const own = Object.entries(body).filter(([name]) => OPENAI.has(name));
   const more = Object.entries(body).filter(([name]) => !OPENAI.has(name));
@@ -34,6 +35,19 @@ function asPython(origin, path, body) {
     ...lines,
     ")",
     `print(answer.choices[0].${isChat ? "message" : "text"})`,
+  ].join("\n");
+}
+
+// A route that OpenAI's client has no method for.
+function classifying(origin, body) {
+  return [
+    "import os",
+    "",
+    "from openai import OpenAI",
+    "",
+    `client = OpenAI(base_url=${literal(`${origin}/v1`)}, api_key=os.environ["WHORL_API_KEY"])`,
+    `answer = client.post("/classify", cast_to=object, body=${literal(body)})`,
+    'print(answer["data"][0]["label"])',
   ].join("\n");
 }
 

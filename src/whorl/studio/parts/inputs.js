@@ -41,20 +41,10 @@ function choiceInput(codec, changed) {
 function imageInput(codec, changed) {
   const { width, height } = codec;
   if (!width || !height) return fileInput(codec, changed);
+  if (codec.channels > 1) return photoInput(codec, changed);
   const pad = new Pad(width, height, codec.name, changed);
-  const chooser = make("input", { type: "file", accept: "image/*", aria: { label: `${codec.name}: a file` } });
   const invert = make("input", { type: "checkbox" });
-  chooser.addEventListener("change", () => chooser.files[0] && pad.take(chooser.files[0], invert.checked));
-  pad.canvas.addEventListener("drop", (event) => {
-    event.preventDefault();
-    const [file] = event.dataTransfer.files;
-    if (file) pad.take(file, invert.checked);
-  });
-  pad.canvas.addEventListener("dragover", (event) => event.preventDefault());
-  pad.canvas.addEventListener("paste", (event) => {
-    const [file] = event.clipboardData.files;
-    if (file) pad.take(file, invert.checked);
-  });
+  const chooser = takesFiles(pad.canvas, codec.name, (file) => pad.take(file, invert.checked));
   const node = make(
     "div",
     { class: "image-input" },
@@ -71,6 +61,54 @@ function imageInput(codec, changed) {
   );
   const part = async () => ({ codec: codec.name, data: base64(await greyPng(pad.bytes(), width, height)) });
   return { node, part, ready: () => pad.levels.some((level) => level > 0) };
+}
+
+// A chooser of files; what is pasted into or dropped on the canvas is taken too.
+function takesFiles(canvas, name, take) {
+  const chooser = make("input", { type: "file", accept: "image/*", aria: { label: `${name}: a file` } });
+  const first = (files) => files[0] && take(files[0]);
+  chooser.addEventListener("change", () => first(chooser.files));
+  canvas.addEventListener("drop", (event) => {
+    event.preventDefault();
+    first(event.dataTransfer.files);
+  });
+  canvas.addEventListener("dragover", (event) => event.preventDefault());
+  canvas.addEventListener("paste", (event) => first(event.clipboardData.files));
+  return chooser;
+}
+
+// An image in colours: pasted, dropped, or from a file, made as small as the model sees it.
+function photoInput(codec, changed) {
+  const { name, width, height } = codec;
+  const canvas = make("canvas", {
+    class: "photo pixels", width, height, tabIndex: 0, role: "img", aria: { label: `${name}: ${width} by ${height} pixels` },
+  });
+  let ready = false;
+  const take = async (file) => {
+    const image = await createImageBitmap(file).catch(() => null);
+    if (!image) return;
+    fit(canvas, image, "black");
+    ready = true;
+    changed();
+  };
+  const chooser = takesFiles(canvas, name, take);
+  const told = `The model sees ${width} × ${height} pixels. Choose an image, drop one here, or paste it.`;
+  const beside = make("div", { class: "beside" }, make("p", { class: "note" }, told), chooser);
+  const part = async () => ({ codec: name, data: canvas.toDataURL("image/png").split(",")[1] });
+  return { node: make("div", { class: "image-input" }, canvas, beside), part, ready: () => ready };
+}
+
+// Draws an image into a canvas, whole and in the middle.
+function fit(canvas, image, ground) {
+  const { width, height } = canvas;
+  const context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  const scale = Math.min(width / image.width, height / image.height);
+  const [w, h] = [image.width * scale, image.height * scale];
+  context.fillStyle = ground;
+  context.fillRect(0, 0, width, height);
+  context.drawImage(image, (width - w) / 2, (height - h) / 2, w, h);
+  return context;
 }
 
 // An image of a size that the server does not tell is sent as it is.
@@ -115,14 +153,7 @@ class Pad {
     const image = await createImageBitmap(file).catch(() => null);
     if (!image) return;
     const { width, height } = this;
-    const small = make("canvas", { width, height });
-    const context = small.getContext("2d");
-    context.imageSmoothingQuality = "high";
-    const scale = Math.min(width / image.width, height / image.height);
-    const [w, h] = [image.width * scale, image.height * scale];
-    context.fillStyle = inverted ? "white" : "black";
-    context.fillRect(0, 0, width, height);
-    context.drawImage(image, (width - w) / 2, (height - h) / 2, w, h);
+    const context = fit(make("canvas", { width, height }), image, inverted ? "white" : "black");
     const { data } = context.getImageData(0, 0, width, height);
     this.levels = this.levels.map((_, n) => {
       const [red, green, blue] = data.subarray(4 * n, 4 * n + 3);

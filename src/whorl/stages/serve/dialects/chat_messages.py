@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from whorl.stages.serve.neutral import Neutral
+from whorl.stages.serve.pictures import IMAGE_PART, picture_of
 from whorl.stages.serve.request import clip, shown
 
 __all__ = ["as_templates_read", "check_keys", "ends_with_answer", "text_of"]
@@ -33,7 +34,10 @@ def check_keys(
 
 
 def as_templates_read(number: int, message: dict[str, Any]) -> dict[str, Any]:
-    """A message whose parts are one text. Raises ValueError by its place."""
+    """A message whose parts are one text; parts of their own where images are among them.
+
+    Raises ValueError by its place.
+    """
     where, role = f"messages[{number}]", message.get("role")
     if not isinstance(role, str):
         raise ValueError(f"{where}.role must be a string, such as user; found: {shown(role)}")
@@ -44,7 +48,25 @@ def as_templates_read(number: int, message: dict[str, Any]) -> dict[str, Any]:
     content = message.get("content")
     if isinstance(content, str) or (content is None and role == "assistant"):
         return message
+    if role == "user" and isinstance(content, list) and any(map(_is_image, content)):
+        return {**message, "content": _parts_of(content, f"{where}.content")}
     return {**message, "content": text_of(content, f"{where}.content")}
+
+
+def _is_image(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == IMAGE_PART
+
+
+def _parts_of(content: Sequence[Any], where: str) -> list[dict[str, str]]:
+    """Texts, and images as base64. Raises ValueError by its place."""
+    parts = []
+    for place, part in enumerate(content):
+        if _is_image(part):
+            parts.append({"type": "image", "data": picture_of(part, f"{where}[{place}]")})
+        else:
+            text = "".join(_texts_of([part], f"{where}[{place}]", ("text",), PART))
+            parts.append({"type": "text", "text": text})
+    return parts
 
 
 def text_of(

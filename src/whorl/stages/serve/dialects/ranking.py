@@ -33,9 +33,10 @@ from whorl.stages.serve.gateway import Gateway
 from whorl.stages.serve.limits import Caller, max_time_of
 from whorl.stages.serve.request import Body
 
-__all__ = ["PATH", "RankBody", "add_ranking"]
+__all__ = ["PATH", "RankBody", "Vocabularies", "add_ranking", "rank_candidates"]
 
 PATH = "/v1/rank"
+ID = "rank-"  # how the ids of answers begin
 MAX_CANDIDATES = 16_384  # of a request; of the model's own there may be any number
 MAX_TEXT_TOKENS = 65_536  # of all candidates of several ids together
 PIECE_TOKENS = 4_096  # of those that the engine is given at once: it says nothing before their end
@@ -81,7 +82,7 @@ class _Candidates:
     ids: list[tuple[int, ...]]
 
 
-class _Vocabularies:
+class Vocabularies:
     """All values of a model's codecs, written out once: a question for thousands is common."""
 
     def __init__(self) -> None:
@@ -101,23 +102,24 @@ class _Vocabularies:
 
 def add_ranking(app: FastAPI, gateway: Gateway) -> None:
     """One route."""
-    vocabularies = _Vocabularies()
+    vocabularies = Vocabularies()
 
     @app.post(PATH, summary="Candidates after a prompt, the likeliest first")
     async def rank(request: Request) -> Response:
         body = await read_parsed(gateway, request, RankBody)
         max_time = max_time_of(request.headers.get("x-request-timeout"))
-        return await _rank(gateway, vocabularies, body, caller_of(request), max_time)
+        told = await rank_candidates(gateway, vocabularies, body, caller_of(request), max_time)
+        return JSONResponse(told, headers={"X-Request-Id": told["id"].removeprefix(ID)})
 
 
-async def _rank(
+async def rank_candidates(
     gateway: Gateway,
-    vocabularies: _Vocabularies,
+    vocabularies: Vocabularies,
     body: RankBody,
     caller: Caller,
     max_time: float | None,
-) -> Response:
-    """Raises ApiError: 400, 403, 404, 429, 503 or 504."""
+) -> dict[str, Any]:
+    """The answer, all candidates ranked. Raises ApiError: 400, 403, 404, 429, 503 or 504."""
     gateway.check_model(body.model, caller)
     visit = gateway.visit(caller, 1, max_time)
     served = visit.served
@@ -144,7 +146,7 @@ async def _rank(
         raise ApiError(504, "the deadline came first", code="deadline_exceeded") from None
     finally:
         visit.end(request_id, finish_reason, ())
-    return JSONResponse(told, headers={"X-Request-Id": request_id})
+    return told
 
 
 async def _scored(
@@ -219,7 +221,7 @@ def _work_of(piece: Piece) -> int:
     return sum(len(ids) for ids in piece if len(ids) > 1) or 1
 
 
-def _candidates_of(tokens: Tokens, known: _Vocabularies, body: RankBody) -> _Candidates:
+def _candidates_of(tokens: Tokens, known: Vocabularies, body: RankBody) -> _Candidates:
     """Those of the request, else all values of the codec; less what is excluded."""
     name = _codec_of(tokens, body)
     excluded = set(body.exclude)
@@ -289,7 +291,7 @@ def _answer(
     shares = np.exp(nats - nats.max())
     shares /= shares.sum()
     return {
-        "id": f"rank-{request_id}",
+        "id": f"{ID}{request_id}",
         "object": "rank",
         "model": body.model,
         "num_candidates": len(nats),

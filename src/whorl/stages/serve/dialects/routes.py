@@ -9,6 +9,7 @@ from fastapi.responses import Response
 from starlette.requests import Request
 
 from whorl.stages.serve.dialects import anthropic, chat, completions, responses
+from whorl.stages.serve.dialects.classifying import CLASSIFY, ClassifyBody, add_classifying
 from whorl.stages.serve.dialects.models import add_models
 from whorl.stages.serve.dialects.ranking import PATH, RankBody, add_ranking
 from whorl.stages.serve.dialects.tokenizing import TOKENIZING, add_tokenizing
@@ -22,11 +23,12 @@ from whorl.stages.serve.wire import Wire
 __all__ = ["BODIES", "PLACED", "ROUTES", "WIRES", "add_dialects"]
 
 WIRES: tuple[Wire[Any], ...] = (completions.WIRE, chat.WIRE, responses.WIRE, anthropic.WIRE)
-PLACED = (*(wire.path for wire in WIRES), PATH)  # routes whose requests take a place
+PLACED = (*(wire.path for wire in WIRES), PATH, CLASSIFY)  # routes whose requests take a place
 # route -> what it takes
 BODIES: dict[str, type[Body]] = {
     **{wire.path: wire.body for wire in WIRES},
     PATH: RankBody,
+    CLASSIFY: ClassifyBody,
     **TOKENIZING,
     ROUTE: FeedbackBody,
 }
@@ -39,6 +41,7 @@ def add_dialects(app: FastAPI, gateway: Gateway) -> None:
         _add(app, gateway, wire)
     add_models(app, gateway)
     add_ranking(app, gateway)
+    add_classifying(app, gateway)
     add_tokenizing(app, gateway)
     add_feedback(app, gateway)
 

@@ -1,0 +1,96 @@
+"""Files of images -> pixels: PNG, JPEG, WebP and GIF, with limits that hold before any decoding.
+
+An image is turned as its EXIF orientation says, made grey or RGB, scaled to fit whole into the
+middle of the wanted size, on black; what is transparent shows white. Of several frames the first.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whorl.core.errors import DataError, MissingExtra
+
+__all__ = ["FORMATS", "GREY", "MAX_IMAGE_BYTES", "MAX_PIXELS", "RGB", "pillow", "read_image"]
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+GREY, RGB = 1, 3  # channels
+MODES = {GREY: "L", RGB: "RGB"}
+MAX_IMAGE_BYTES = 32 * 2**20
+MAX_PIXELS = 50_000_000  # as the file says: a photo of today's cameras has them
+DRAFT = 2  # a JPEG is decoded at no less than so many times the wanted size
+WORDS_16 = 257  # levels of 16 bits for one of 8
+EXPECTED = "a whole PNG, JPEG, WebP or GIF"
+# What Pillow and its decoders raise on files that are none, cut, or made to hurt.
+FAULTS = (
+    *(OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, OverflowError),
+    *(ZeroDivisionError, EOFError, AttributeError, struct.error, Warning),
+)
+
+
+def pillow() -> Any:
+    """Raises MissingExtra."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingExtra.of("pillow", "train", "images as files") from error
+    return Image
+
+
+def read_image(data: bytes, width: int, height: int, channels: int) -> NDArray[np.uint8]:
+    """[height, width] grey, or [height, width, 3]. Raises DataError, MissingExtra."""
+    library = pillow()
+    if len(data) > MAX_IMAGE_BYTES:
+        raise DataError(f"image file of more than {MAX_IMAGE_BYTES // 2**20} MiB", found=len(data))
+    try:
+        with library.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise _too_large("{} x {}".format(*image.size))
+            if image.format == "JPEG":
+                longest = DRAFT * max(width, height)  # it may have to be turned
+                image.draft(MODES[channels], (longest, longest))
+            return _fitted(image, width, height, MODES[channels])
+    except DataError:
+        raise
+    except library.DecompressionBombError as error:
+        raise _too_large(error) from error
+    except FAULTS as error:
+        found = f"{type(error).__name__}: {error}"[:120] if data else "0 bytes"
+        raise DataError("this is no image", found=found, expected=EXPECTED) from error
+
+
+def _too_large(found: object) -> DataError:
+    return DataError(f"image of more than {MAX_PIXELS:,} pixels", found=found, do="make it smaller")
+
+
+def _fitted(image: Any, width: int, height: int, mode: str) -> NDArray[np.uint8]:
+    from PIL import Image, ImageOps
+
+    image = _levels(ImageOps.exif_transpose(image), mode)
+    if image.size != (width, height):
+        scale = min(width / image.width, height / image.height)
+        size = tuple(max(1, round(side * scale)) for side in image.size)
+        image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)
+    if image.mode == "RGBA":
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image).convert(mode)
+    if image.size != (width, height):
+        whole = Image.new(mode, (width, height))
+        whole.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+        image = whole
+    return np.asarray(image, np.uint8)
+
+
+def _levels(image: Any, mode: str) -> Any:
+    """In 8 bits of the mode, or RGBA where some of it is transparent."""
+    from PIL import Image
+
+    if image.mode.startswith(("I", "F")):  # 16 bits: Pillow would cut them at 255
+        levels = np.asarray(image, np.float64) / WORDS_16
+        image = Image.fromarray(np.clip(np.round(levels), 0, 255).astype(np.uint8))
+    transparent = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+    return image.convert("RGBA" if transparent else mode)

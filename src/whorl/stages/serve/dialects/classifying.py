@@ -1,0 +1,165 @@
+"""/v1/classify: of which class is it? Each input with the probability of every class.
+
+Request and answer have the fields of vLLM's route of this name; an input may also be an image, a
+row of a table or a part of any codec. An input is read once, as by /v1/rank.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, Response
+from pydantic import Field, ValidationError
+from starlette.requests import Request
+
+from whorl.codecs.contract import TEXT, Tokens
+from whorl.core.validation import first_problem
+from whorl.stages.serve.access import caller_of
+from whorl.stages.serve.ask import PartBody
+from whorl.stages.serve.dialects.ranking import RankBody, Vocabularies, rank_candidates
+from whorl.stages.serve.errors import invalid
+from whorl.stages.serve.exchange import read_parsed
+from whorl.stages.serve.gateway import Gateway
+from whorl.stages.serve.limits import max_time_of
+from whorl.stages.serve.pictures import (
+    ANSWER,
+    IMAGE_PART,
+    base64_of,
+    closed_codecs,
+    codec_of_kind,
+    picture_of,
+)
+from whorl.stages.serve.request import Body
+
+__all__ = ["CLASSIFY", "ClassifyBody", "add_classifying"]
+
+CLASSIFY = "/v1/classify"
+MAX_INPUTS = 64
+DATA = "data:"
+ROW_TYPE = "application/json"
+Input = str | dict[str, Any]
+
+
+class ClassifyBody(Body):
+    """What is to be classified: one, or a list of it."""
+
+    stream: Literal[False] = Field(False, description="false: the answer comes whole")
+    input: Input | Annotated[list[Input], Field(min_length=1, max_length=MAX_INPUTS)] = Field(
+        description="a text, a data URL of an image, a row of a table as an object, a part of the "
+        f"model's codecs, or a list of 1 to {MAX_INPUTS} of them"
+    )
+    codec: str | None = Field(
+        None, description="the name of the classes' codec; left out: the model's only one"
+    )
+    top: int | None = Field(
+        None, ge=1, lt=2**31, description="a whole number: so many of the likeliest are named"
+    )
+
+
+def add_classifying(app: FastAPI, gateway: Gateway) -> None:
+    """One route."""
+    vocabularies = Vocabularies()
+
+    @app.post(CLASSIFY, summary="The classes of images, rows or texts, with probabilities")
+    async def classify(request: Request) -> Response:
+        body = await read_parsed(gateway, request, ClassifyBody)
+        max_time = max_time_of(request.headers.get("x-request-timeout"))
+        caller = caller_of(request)
+        gateway.check_model(body.model, caller)
+        inputs = body.input if isinstance(body.input, list) else [body.input]
+        tokens = gateway.tokens
+        codec = _classes_of(tokens, body.codec)
+        asked = [
+            RankBody(model=body.model, prompt=_prompt(tokens, each, _where(body, n)), codec=codec)
+            for n, each in enumerate(inputs)
+        ]
+        request_id = uuid.uuid4().hex
+        found = [await rank_candidates(gateway, vocabularies, a, caller, max_time) for a in asked]
+        values = list(vocabularies.of(tokens, codec))
+        told = [_told(number, each, values, body.top) for number, each in enumerate(found)]
+        answer = {
+            "id": f"classify-{request_id}",
+            "object": "list",
+            "created": int(time.time()),
+            "model": body.model,
+            "data": told,
+            "usage": _usage(found),
+        }
+        return JSONResponse(answer, headers={"X-Request-Id": request_id})
+
+
+def _where(body: ClassifyBody, number: int) -> str:
+    return f"input[{number}]" if isinstance(body.input, list) else "input"
+
+
+def _classes_of(tokens: Tokens, wanted: str | None) -> str:
+    """Raises ApiError 400 where the model has no classes, or several kinds of them."""
+    closed = closed_codecs(tokens)
+    if wanted in closed or (wanted is None and len(closed) == 1):
+        return wanted or closed[0]
+    if not closed:
+        raise invalid("model: it has no classes to choose from; /v1/rank ranks texts", "model")
+    raise invalid(f"codec: say which of {', '.join(closed)} the classes are of", "codec")
+
+
+def _prompt(tokens: Tokens, given: Input, where: str) -> list[PartBody]:
+    """The input and the mark behind which models of classes answer. Raises ApiError 400."""
+    try:
+        return [_part(tokens, given, where), PartBody(codec="special", text=ANSWER)]
+    except ValidationError as error:
+        raise invalid(f"{where}: {first_problem(error)}", "input") from None
+    except ValueError as error:
+        raise invalid(str(error), "input") from None
+
+
+def _part(tokens: Tokens, given: Input, where: str) -> PartBody:
+    """Raises ValueError where the model cannot read such an input."""
+    if isinstance(given, dict) and "codec" in given:
+        return PartBody.model_validate(given)
+    image = given if isinstance(given, str) and given.startswith(DATA) else None
+    if image is not None or (isinstance(given, dict) and given.get("type") == IMAGE_PART):
+        codec = _codec(tokens, "image/", where, "images")
+        data = base64_of(image, where) if isinstance(given, str) else picture_of(given, where)
+        return PartBody(codec=codec, data=data)
+    if isinstance(given, str):
+        if TEXT not in tokens.codecs:
+            kinds = ", ".join(f"{name} ({c.media_type})" for name, c in tokens.codecs.items())
+            raise ValueError(f"{where}: this model reads no text; its codecs: {kinds}")
+        return PartBody(codec=TEXT, text=given)
+    codec = _codec(tokens, ROW_TYPE, where, "rows of a table")
+    return PartBody(codec=codec, text=json.dumps(given))
+
+
+def _codec(tokens: Tokens, media_type: str, where: str, what: str) -> str:
+    codec = codec_of_kind(tokens, media_type)
+    if codec is None:
+        kinds = ", ".join(f"{name} ({each.media_type})" for name, each in tokens.codecs.items())
+        raise ValueError(f"{where}: this model reads no {what}; its codecs: {kinds}")
+    return codec
+
+
+def _told(
+    number: int, ranking: dict[str, Any], values: list[str], top: int | None
+) -> dict[str, Any]:
+    """vLLM's fields, and the classes by their names, the likeliest first."""
+    ranked = ranking["candidates"]
+    shares = {each["candidate"]: each["probability"] for each in ranked}
+    return {
+        "index": number,
+        "label": ranked[0]["candidate"],
+        "probs": [shares[value] for value in values],
+        "num_classes": len(values),
+        "classes": [
+            {"label": each["candidate"], "probability": each["probability"]}
+            for each in ranked[:top]
+        ],
+    }
+
+
+def _usage(rankings: list[dict[str, Any]]) -> dict[str, int]:
+    keys = ("prompt_tokens", "completion_tokens", "candidate_tokens", "total_tokens")
+    return {key: sum(each["usage"][key] for each in rankings) for key in keys}
