@@ -1,0 +1,48 @@
+"""pocketsphinx, the method beside speech recognition, where it is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["is_there", "pocketsphinx"]
+
+PACKAGE = "pocketsphinx"
+RATE = 16_000
+SILENCE_S = 0.2  # before and behind: it expects some
+
+
+def is_there() -> bool:
+    return find_spec(PACKAGE) is not None
+
+
+def pocketsphinx(
+    sounds: Iterable[tuple[NDArray[np.int16], int]], words: Sequence[str] = ()
+) -> list[str]:
+    """What it hears in sounds of (samples, rate), by its own model of US English.
+
+    words: any of them in any order, if its dictionary has them, and no others.
+    """
+    import soxr
+    from pocketsphinx import Decoder
+
+    decoder: Any = Decoder(samprate=RATE, loglevel="FATAL")
+    if words:
+        known = [word for word in words if decoder.lookup_word(word) is not None]
+        grammar = f"#JSGF V1.0; grammar words; public <said> = ({' | '.join(known)})+;"
+        decoder.add_jsgf_string("words", grammar)
+        decoder.activate_search("words")
+    heard = []
+    for samples, rate in sounds:
+        silence = np.zeros(int(SILENCE_S * RATE), np.int16)
+        sound = soxr.resample(samples, rate, RATE)
+        decoder.start_utt()
+        decoder.process_raw(np.concatenate([silence, sound, silence]).tobytes(), full_utt=True)
+        decoder.end_utt()
+        found = decoder.hyp()
+        heard.append("" if found is None else str(found.hypstr))
+    return heard
