@@ -126,7 +126,9 @@ def _check_whole(data: bytes) -> None:
                 _say_short(f"{len(data):,} bytes", f"{at:,}")
     elif data[:4] == b"OggS":
         last = data.rfind(b"OggS")
-        if last + 6 > len(data) or not data[last + 5] & 4:
+        table = data[last + 27 : last + 27 + int.from_bytes(data[last + 26 : last + 27], "little")]
+        is_end = last + 27 + len(table) + sum(table) <= len(data) and data[last + 5] & 4
+        if not is_end:
             _say_short("no last page", "a page that ends the stream")
 
 

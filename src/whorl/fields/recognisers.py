@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import tempfile
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,9 +35,11 @@ def pocketsphinx(
 
     decoder: Any = Decoder(samprate=RATE, loglevel="FATAL")
     if words:
-        known = [word for word in words if decoder.lookup_word(word) is not None]
-        grammar = f"#JSGF V1.0; grammar words; public <said> = ({' | '.join(known)})+;"
-        decoder.add_jsgf_string("words", grammar)
+        known = [word for word in dict.fromkeys(words) if decoder.lookup_word(word) is not None]
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "words.lm")
+            path.write_text(_unigrams(known), encoding="utf-8")
+            decoder.add_lm_file("words", str(path))
         decoder.activate_search("words")
     heard = []
     for samples, rate in sounds:
@@ -46,3 +51,14 @@ def pocketsphinx(
         found = decoder.hyp()
         heard.append("" if found is None else str(found.hypstr))
     return heard
+
+
+def _unigrams(words: Sequence[str]) -> str:
+    """A model in ARPA's format in which all words, and the end, are as likely."""
+    entries = ["</s>", *words]
+    chance = -math.log10(len(entries))
+    lines = [f"{chance:.4f} {word}" for word in entries]
+    count = len(entries) + 1
+    return "\n".join(
+        ["\\data\\", f"ngram 1={count}", "", "\\1-grams:", "-99 <s>", *lines, "", "\\end\\", ""]
+    )
