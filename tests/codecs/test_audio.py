@@ -130,7 +130,9 @@ def test_any_ids_make_a_sound(codec: AudioCodec, ids: list[int]) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
-def test_sound_survives_a_file_exactly_and_ids_nearly(codec: AudioCodec, data: st.DataObject) -> None:
+def test_sound_survives_a_file_exactly_and_ids_nearly(
+    codec: AudioCodec, data: st.DataObject
+) -> None:
     levels = data.draw(st.lists(st.integers(-32_768, 32_767), min_size=1, max_size=900))
     sound = np.array(levels, np.int16)
     back = codec.from_bytes(codec.to_bytes(sound))

@@ -91,9 +91,7 @@ class SpeechField:
         share, seed = share_option(options, "heldout"), number_of(options, "seed")
         for recording, places in recordings(item, reject):
             try:
-                sound = read_sound(
-                    Path(recording.path), Sounds(SHAPE.rate, SHAPE.max_seconds)
-                )
+                sound = read_sound(Path(recording.path), Sounds(SHAPE.rate, SHAPE.max_seconds))
             except (DataError, OSError) as error:
                 words = error.what if isinstance(error, DataError) else "file cannot be read"
                 places.refuse(words, recording.name[:80])
