@@ -104,7 +104,8 @@ def test_the_same_sounds_fit_the_same_bytes() -> None:
 
 def test_too_little_sound_and_wrong_shapes_are_refused() -> None:
     with pytest.raises(DataError, match="too little sound"):
-        fit_audio_codec([tone(300, 0.1)], AudioShape(RATE), 1, 64)
+        fit_audio_codec([tone(300, 0.02)], AudioShape(RATE), 1, 64)
+    assert fit_audio_codec([tone(300, 0.1)], AudioShape(RATE), 1, 64).num_ids == 3
     for wrong in ({"frame_ms": 15}, {"rate": 1}, {"num_bands": 1_000}):
         with pytest.raises(SpecError):
             AudioShape(**wrong)

@@ -196,19 +196,22 @@ def fit_audio_codec(
 ) -> AudioCodec:
     """Codebooks learned one after another, each of what those before it leave.
 
+    Of few frames there are as many centres as frames.
+
     Frames are taken evenly, at most MAX_FIT_FRAMES of them; one thread, rounded centres: the same
-    sounds give the same bytes. Raises DataError without sounds, or with fewer frames than centres.
+    sounds give the same bytes. Raises DataError without two frames of sound.
     """
     if num_books < 1 or num_centres < 2:
         raise SpecError("a codebook needs centres", found=f"{num_books} of {num_centres}")
     size = shape.hops * shape.num_bands
     blank = AudioCodec(np.zeros((num_books, num_centres, size), np.float32), shape, name)
     frames = np.concatenate([np.empty((0, size), np.float32), *_sampled(blank, sounds)])
-    if len(frames) < num_centres:
+    num_centres = min(num_centres, len(frames))
+    if num_centres < 2:
         raise DataError(
             "too little sound to learn a codebook from",
             found=f"{len(frames):,} frames of {shape.frame_ms} ms",
-            expected=f"at least {num_centres:,}, one for each centre",
+            expected="at least 2",
         )
     left, books = frames.astype(np.float64), []
     for number in range(num_books):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from whorl.codecs.audio import AudioShape, fit_audio_codec
 from whorl.codecs.audio_files import Sound, Sounds, read_sound
 from whorl.codecs.contract import TEXT
-from whorl.codecs.text import train_text_codec
+from whorl.codecs.text import NUM_BYTES, train_text_codec
 from whorl.core.errors import DataError, MissingExtra
 from whorl.core.intervals import score_of
 from whorl.core.metrics import ACCURACY, WER
@@ -28,7 +28,6 @@ from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Sourc
 from whorl.core.sources import DatasetItem
 from whorl.core.tasks import WritingTask
 from whorl.fields import recognisers, speakers
-from whorl.fields.places import Reject
 from whorl.fields.speakers import Voice
 from whorl.fields.speech_files import Recording, recordings, speech_items
 from whorl.fields.speech_words import graded
@@ -111,7 +110,9 @@ class SpeechField:
                 yield from (part.value for part in document.parts if part.codec == AUDIO)
 
         seed = int(options["seed"])
-        audio = fit_audio_codec(sounds(), SHAPE, NUM_BOOKS, NUM_CENTRES, seed)
+        room = int(options["vocab_size"]) - NUM_BYTES
+        num_centres = max(2, min(NUM_CENTRES, room // NUM_BOOKS))
+        audio = fit_audio_codec(sounds(), SHAPE, NUM_BOOKS, num_centres, seed)
         left = int(options["vocab_size"]) - audio.num_ids
         return {TEXT: train_text_codec(texts, left, seed), AUDIO: audio}
 

@@ -97,10 +97,13 @@ def recordings(item: FileItem, reject: Reject) -> Iterator[tuple[Recording, Plac
         if words is not None:
             yield Recording(item.name, item.path, words), places
     elif item.kind == LIST:
-        at = 0
-        for row in _rows(item, places if item.start == 0 else Places(item, lambda reason: None)):
+        at, plain = 0, dataclasses.replace(item, start=0, end=None)
+        places = Places(plain, places.reject)
+        told = places if item.start == 0 else Places(plain, lambda reason: None)
+        for row in _rows(plain, told):
             size = os.path.getsize(row.path) if os.path.isfile(row.path) else 0
             if item.start <= at and (item.end is None or at < item.end):
+                places.at(told.line)
                 if size:
                     yield row, places
                 else:
