@@ -85,6 +85,10 @@ class AudioCodec:
         self._mel = shape.mel
 
     @property
+    def rate(self) -> int:
+        return self.shape.rate
+
+    @property
     def ids_per_s(self) -> float:
         return 1000 / self.shape.frame_ms * self.num_books
 
