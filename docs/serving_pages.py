@@ -20,6 +20,8 @@ from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.app import create_app
 from whorl.stages.serve.card import ModelCard
 from whorl.stages.serve.dialects.routes import BODIES, WIRES
+from whorl.stages.serve.dialects.routes import FORMS as FORM_ROUTES
+from whorl.stages.serve.forms import FORM
 from whorl.stages.serve.request import Body
 from whorl.testing.engine import FakeEngine
 
@@ -105,7 +107,7 @@ def openapi_document(app: FastAPI, version: str) -> dict[str, Any]:
                 content = {"schema": schema_of(BODIES[path], schemas)}
                 operation["requestBody"] = {
                     "required": True,
-                    "content": {"application/json": content},
+                    "content": {FORM if path in FORM_ROUTES else "application/json": content},
                 }
             paths.setdefault(path, {})[method.lower()] = operation
     return {

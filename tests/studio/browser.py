@@ -173,6 +173,7 @@ def chromium(profile: Path) -> Iterator[Browser]:
     assert CHROMIUM is not None
     flags = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe")
     flags += ("--no-first-run", "--disable-background-networking", "--disable-dev-shm-usage")
+    flags += ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
     flags += ("--hide-scrollbars", "--force-color-profile=srgb")
     ends = (to_browser[0], from_browser[1])
     process = subprocess.Popen(

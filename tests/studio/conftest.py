@@ -17,15 +17,17 @@ import uvicorn
 
 from tests.studio.browser import CHROMIUM, Browser, chromium
 from tests.studio.scripted import scripted_app
+from whorl.codecs.audio import AudioShape, fit_audio_codec
 from whorl.codecs.contract import Tokens
 from whorl.codecs.image import fit_image_codec
 from whorl.codecs.label import LabelCodec
+from whorl.codecs.text import train_text_codec
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.app import create_app
 from whorl.stages.serve.card import ModelCard
 from whorl.stages.serve.desk import Desk
 from whorl.stages.serve.server import running_server
-from whorl.testing.corpus import tiny_tokens
+from whorl.testing.corpus import tiny_texts, tiny_tokens
 from whorl.testing.engine import FakeEngine
 
 API_KEY = "test-key-0123456789abcdef"
@@ -88,6 +90,17 @@ def drawing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     pictures = np.random.default_rng(0).integers(0, 17, (30, 4, 4)).astype(np.uint8)
     codecs = {"image": fit_image_codec(pictures, 12, 2), "label": LabelCodec(["cat", "dog"])}
     with real_site(Tokens.build(codecs, 64), tmp_path_factory.mktemp("home")) as found:
+        yield found
+
+
+@pytest.fixture(scope="package")
+def listening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A model that hears sounds and answers with words."""
+    rng = np.random.default_rng(0)
+    sounds = [rng.normal(0, 3_000, 4_000).astype(np.int16) for _ in range(8)]
+    audio = fit_audio_codec(sounds, AudioShape(8_000, 40, 20, 10.0), 2, 16)
+    codecs = {"audio": audio, "text": train_text_codec(tiny_texts(5), 300)}
+    with real_site(Tokens.build(codecs, 360), tmp_path_factory.mktemp("home")) as found:
         yield found
 
 

@@ -21,6 +21,7 @@ Loader = Callable[[str, Mapping[str, bytes]], Codec]
 MODULES = {
     **{"tokenizer": "tokenizer", "image-patches": "image", "label": "label"},
     "table-row": "table",
+    "audio-frames": "audio",
 }
 KINDS = {
     kind: EntryPoint(kind, f"whorl.codecs.{module}:load", GROUP) for kind, module in MODULES.items()

@@ -25,6 +25,7 @@ __all__ = [
     "MRR",
     "NDCG_AT_10",
     "SLOT_F1",
+    "WER",
     "Metric",
     "find_metric",
 ]
@@ -67,6 +68,8 @@ class Metric:
 BITS_PER_BYTE = Metric("bits_per_byte", "bits/byte", higher_is_better=False)
 ACCURACY = Metric("accuracy", "", higher_is_better=True, is_share=True)
 SLOT_F1 = Metric("slot_f1", "", higher_is_better=True)  # of each sentence, their mean
+# Words put in, left out and exchanged, over the words that were said: it may be above 1.
+WER = Metric("wer", "", higher_is_better=False)
 # Of the rank of the right one among all candidates: its inverse; whether it is one of the first
 # ten; 1 / log2(1 + rank) if it is, the normalised discounted gain of a single right one.
 MRR = Metric("mrr", "", higher_is_better=True)
@@ -74,7 +77,7 @@ HITS_AT_10 = Metric("hits_at_10", "", higher_is_better=True, is_share=True)
 NDCG_AT_10 = Metric("ndcg_at_10", "", higher_is_better=True)
 BUILT_IN: Mapping[str, Metric] = {
     metric.name: metric
-    for metric in (BITS_PER_BYTE, ACCURACY, SLOT_F1, MRR, HITS_AT_10, NDCG_AT_10)
+    for metric in (BITS_PER_BYTE, ACCURACY, SLOT_F1, WER, MRR, HITS_AT_10, NDCG_AT_10)
 }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
@@ -23,7 +23,7 @@ from whorl.stages.serve.limits import max_time_of
 from whorl.stages.serve.request import AnswerBody, AnyBody, parse_body, read_body
 from whorl.stages.serve.wire import Wire
 
-__all__ = ["answer", "read_parsed"]
+__all__ = ["answer", "answered", "read_parsed"]
 
 Result = TypeVar("Result")
 MOST_INLINE_BYTES = 16 * 2**10  # of a body that is parsed at once: 1 to 2 ms
@@ -43,7 +43,7 @@ async def _aside(num_bytes: int, work: Callable[[], Result]) -> Result:
 
 async def answer(gateway: Gateway, request: Request, wire: Wire[Any]) -> Response:
     """Answer a request in its wire format. Raises ApiError before anything is sent."""
-    config, max_time = gateway.config, max_time_of(request.headers.get("x-request-timeout"))
+    config = gateway.config
     data = await read_body(request, config.max_body_bytes, config.receive_s)
 
     def parse() -> tuple[Any, Ask]:
@@ -51,13 +51,23 @@ async def answer(gateway: Gateway, request: Request, wire: Wire[Any]) -> Respons
         return body, wire.ask(body)
 
     body, asked = await _aside(len(data), parse)
+    return await answered(gateway, request, wire, body, asked)
+
+
+async def answered(
+    gateway: Gateway, request: Request, wire: Wire[Any], body: AnswerBody, asked: Ask
+) -> Response:
+    """The same, once the body has been read."""
+    max_time = max_time_of(request.headers.get("x-request-timeout"))
     generation = await gateway.start(asked, caller_of(request), max_time)
     headers = {"X-Request-Id": generation.id, "Request-Id": generation.id}
     if body.stream:
         return _EventStream(body, generation, wire, headers)
     try:
         whole = wire.whole(body, generation, generation.tokens)
-        return JSONResponse(await _or_gone(request.receive, whole), headers=headers)
+        told = await _or_gone(request.receive, whole)
+        kind = PlainTextResponse if isinstance(told, str) else JSONResponse
+        return kind(told, headers=headers)
     except ClientGone:
         return Response(status_code=499)  # nobody reads it
     finally:

@@ -17,19 +17,8 @@ __all__ = ["PAGE_FILES", "add_page", "page_facts"]
 SCRIPT, STYLE, ICON = "text/javascript", "text/css", "image/svg+xml"
 PARTS = (
     *("answer", "api", "card", "chat", "classify", "code", "compare", "complete", "dom"),
-    *(
-        "feedback",
-        "inputs",
-        "load",
-        "markdown",
-        "outputs",
-        "png",
-        "schema",
-        "settings",
-        "tokens",
-        "tools",
-        "turns",
-    ),
+    *("feedback", "inputs", "load", "markdown", "outputs", "png", "schema", "settings", "sound"),
+    *("tokens", "tools", "turns"),
 )
 PAGE_FILES = {  # address -> (file of whorl.studio, media type)
     "/": ("index.html", "text/html"),
@@ -70,7 +59,7 @@ def page_facts(tokens: Tokens, card: ModelCard) -> dict[str, Any]:
 def _input_form(codec: Codec) -> dict[str, Any]:
     """What an input needs besides the media type: an image's size, a choice's values."""
     form: dict[str, Any] = {"value_ids": codec.value_ids}
-    for key in ("width", "height", "channels"):
+    for key in ("width", "height", "channels", "rate"):
         if isinstance(size := getattr(codec, key, None), int):
             form[key] = size
     labels = getattr(codec, "labels", ())

@@ -30,7 +30,7 @@ class Wire(Generic[SomeAnswerBody]):
     summary: str
     body: type[SomeAnswerBody]
     ask: Callable[[SomeAnswerBody], Ask]
-    whole: Callable[[SomeAnswerBody, Generation, Tokens], Awaitable[dict[str, Any]]]
+    whole: Callable[[SomeAnswerBody, Generation, Tokens], Awaitable[dict[str, Any] | str]]
     events: Callable[[SomeAnswerBody, Generation, Tokens], AsyncGenerator[str, None]]
     failed: Callable[[ApiError, int], str]  # ends a stream that failed after so many events
     engine_names: Mapping[str, str] = field(default_factory=dict)  # its field -> GenerateRequest's

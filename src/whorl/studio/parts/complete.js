@@ -43,8 +43,9 @@ export class Complete {
     fill(at("answer-codec"), [["", "anything"], ...codecs.map((codec) => [codec.name, codec.name])], this.#likelyAnswer());
     at("parts").replaceChildren();
     this.inputs = [];
-    this.#add(kinds[0][0]);
-    if (!this.#likelyAnswer()) return;
+    const sound = codecs.find((codec) => codec.media_type.startsWith("audio/")); // what is said in it?
+    this.#add(sound?.name ?? kinds[0][0]);
+    if (!this.#likelyAnswer() && !sound) return;
     at("temperature").value = 0;
     if (special.choices.includes(ANSWER)) this.#add("special").node.value = ANSWER;
   }

@@ -3,14 +3,16 @@
 import { button, make } from "./dom.js";
 import { drawPng } from "./outputs.js";
 import { base64, greyPng } from "./png.js";
+import { soundInput } from "./sound.js";
 
 const MAX_DRAWN = 64; // pixels a side that one can draw by hand
 const PAD_PX = 256;
 const BRUSH = [[0, 0, 1], [1, 0, 0.35], [-1, 0, 0.35], [0, 1, 0.35], [0, -1, 0.35]];
 
-// Media types that the page takes, by how they begin. Sound has its place here: a recorder and a
-// file chooser whose part() is the recording in base64, as soon as there is a codec of sound.
-const EDITORS = { "text/": textInput, "image/": imageInput, "application/x-choice": choiceInput };
+// Media types that the page takes, by how they begin.
+const EDITORS = {
+  "text/": textInput, "image/": imageInput, "audio/": soundInput, "application/x-choice": choiceInput,
+};
 
 export function canEdit(codec) {
   return Object.keys(EDITORS).some((type) => codec.media_type.startsWith(type));

@@ -13,6 +13,8 @@ from whorl.stages.serve.dialects.classifying import CLASSIFY, ClassifyBody, add_
 from whorl.stages.serve.dialects.models import add_models
 from whorl.stages.serve.dialects.ranking import PATH, RankBody, add_ranking
 from whorl.stages.serve.dialects.tokenizing import TOKENIZING, add_tokenizing
+from whorl.stages.serve.dialects.transcribing import PATH as TRANSCRIPTIONS
+from whorl.stages.serve.dialects.transcribing import TranscriptionBody, add_transcribing
 from whorl.stages.serve.errors import ApiError
 from whorl.stages.serve.exchange import answer
 from whorl.stages.serve.feedback import ROUTE, FeedbackBody, add_feedback
@@ -20,18 +22,21 @@ from whorl.stages.serve.gateway import Gateway
 from whorl.stages.serve.request import Body
 from whorl.stages.serve.wire import Wire
 
-__all__ = ["BODIES", "PLACED", "ROUTES", "WIRES", "add_dialects"]
+__all__ = ["BODIES", "FORMS", "PLACED", "ROUTES", "WIRES", "add_dialects"]
 
 WIRES: tuple[Wire[Any], ...] = (completions.WIRE, chat.WIRE, responses.WIRE, anthropic.WIRE)
-PLACED = (*(wire.path for wire in WIRES), PATH, CLASSIFY)  # routes whose requests take a place
+# routes whose requests take a place
+PLACED = (*(wire.path for wire in WIRES), PATH, CLASSIFY, TRANSCRIPTIONS)
 # route -> what it takes
 BODIES: dict[str, type[Body]] = {
     **{wire.path: wire.body for wire in WIRES},
     PATH: RankBody,
     CLASSIFY: ClassifyBody,
+    TRANSCRIPTIONS: TranscriptionBody,
     **TOKENIZING,
     ROUTE: FeedbackBody,
 }
+FORMS = (TRANSCRIPTIONS,)  # of them those that take a form, no JSON
 ROUTES = (*(f"POST {path}" for path in BODIES), "GET /v1/models", "GET /v1/models/ID")
 
 
@@ -42,6 +47,7 @@ def add_dialects(app: FastAPI, gateway: Gateway) -> None:
     add_models(app, gateway)
     add_ranking(app, gateway)
     add_classifying(app, gateway)
+    add_transcribing(app, gateway)
     add_tokenizing(app, gateway)
     add_feedback(app, gateway)
 

@@ -1,0 +1,65 @@
+"""Sound on the page: recorded by Chromium's fake microphone, and dropped as a file."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+import pytest
+
+from tests.studio.browser import Browser
+from tests.studio.conftest import Site
+
+soundfile = pytest.importorskip("soundfile", reason="needs the extra audio: soundfile")
+
+SAID = "turn on the light"
+
+
+def heard_samples(site: Site) -> int:
+    """Of the last prompt, by its ids: <bos>, two of each 40 ms, <|answer|>."""
+    return (len(site.engine.submitted[-1].prompt_ids) - 2) // 2 * 320
+
+
+def test_a_recording_is_answered_by_its_words(browser: Browser, listening: Site) -> None:
+    tokens = listening.app.state.gateway.tokens
+    ids = tokens.encode_prompt(SAID)[1:]
+    listening.engine.reply = lambda request: ids[: request.max_tokens]
+    listening.enter(browser)
+    browser.click("#tab-complete")
+    browser.has("#parts .note", "Record, drop or choose")
+    browser.click("#parts li:first-child .beside button")
+    browser.has("#parts .beside button", "Stop")
+    browser.evaluate("new Promise((done) => setTimeout(done, 1200))")
+    browser.click("#parts li:first-child .beside button")
+    browser.has("#parts .note", "s of sound.")
+    browser.click("#generate")
+    browser.has("#completion", SAID)
+    asked = listening.engine.submitted[-1]
+    assert asked.prompt_ids[-1] == tokens.contract.special["<|answer|>"]
+    assert asked.temperature == 0 and 0.5 < heard_samples(listening) / 8_000 < 5
+    assert len(set(asked.prompt_ids)) > 5  # the fake microphone beeps
+    assert browser.complaints() == []
+
+
+def test_a_dropped_file_is_brought_to_the_codecs_rate(browser: Browser, listening: Site) -> None:
+    file = io.BytesIO()
+    times = np.arange(44_100) / 44_100
+    stereo = np.stack([0.3 * np.sin(2 * np.pi * 440 * times)] * 2, axis=1)
+    soundfile.write(file, stereo, 44_100, format="FLAC")
+    data = base64.b64encode(file.getvalue()).decode()
+    listening.enter(browser)
+    browser.click("#tab-complete")
+    browser.has("#parts .note", "Record, drop or choose")
+    browser.evaluate(
+        f"""(() => {{
+          const bytes = Uint8Array.from(atob("{data}"), (char) => char.charCodeAt(0));
+          const dataTransfer = new DataTransfer();
+          dataTransfer.items.add(new File([bytes], "a.flac"));
+          document.querySelector("#parts .beside").dispatchEvent(new DragEvent("drop", {{ dataTransfer }}));
+        }})()"""
+    )
+    browser.has("#parts .note", "1.0 s of sound.")
+    browser.click("#generate")
+    browser.has("#completion .figures", "token")
+    assert heard_samples(listening) == 8_000
