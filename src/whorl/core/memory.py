@@ -1,13 +1,16 @@
-"""Peak resident memory of this process, since it began or since it was last asked to start anew."""
+"""Memory of this process: its peak since some time, and giving back what was freed."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import platform
 import re
 import resource
+import sys
 from pathlib import Path
 
-__all__ = ["peak_resident_bytes", "restart_peak"]
+__all__ = ["c_library", "give_back", "peak_resident_bytes", "restart_peak"]
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RESET_PEAK = "5"  # proc(5): sets the high-water mark to what is resident now
@@ -25,3 +28,15 @@ def peak_resident_bytes() -> int:
         if match := re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text()):
             return int(match[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def c_library() -> ctypes.CDLL | None:
+    """glibc; None elsewhere."""
+    is_glibc = sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
+    return ctypes.CDLL(None) if is_glibc else None
+
+
+def give_back() -> None:
+    """Give the system what was freed, though glibc was told to keep it. Else nothing happens."""
+    if (library := c_library()) is not None:
+        library.malloc_trim(0)

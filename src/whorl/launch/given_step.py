@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -29,7 +30,7 @@ from whorl.stages.plan.given import NotRehearsed, Rehearsal
 
 __all__ = ["rehearsal_of"]
 
-LOGIC_VERSION = 1  # raised when the same step would be timed in another way
+LOGIC_VERSION = 2  # raised when the same step would be timed in another way
 TIMEOUT_S = 300
 STEPS, MOST_STEPS, PATIENCE_S = 2, 5, 30.0  # after one that is not counted; more if they differ
 MOST_REASON_CHARS = 300
@@ -43,22 +44,32 @@ PLAIN = {
     "checkpoint_every_steps": 100,
     "validate_every_steps": 100,
     "validate_rows": 1,
-    "objective": "pretrain",  # rows of made-up ids; what others do besides is counted by plan
-    "dpo": None,
-    "distil": None,
 }
+MOST_SHARES = 20  # that are told apart of the share of tokens that are trained
 
 
 def rehearsal_of(
-    home: Path, shape: ModelShape, config: TrainConfig, mixed_rows: int
+    home: Path,
+    shape: ModelShape,
+    config: TrainConfig,
+    mixed_rows: int,
+    trained_share: float = 1.0,
 ) -> Rehearsal | NotRehearsed:
     """A step of this load, done now unless it was before; or why it cannot be done.
+
+    Of made-up rows of which as large a share is trained; what a teacher says is made up too.
 
     The load must fit the memory. Raises MissingExtra without torch, RecordError when what was kept
     is damaged.
     """
-    plain = config.model_copy(update=PLAIN).model_dump(mode="json")
-    work = {"shape": asdict(shape), "train": plain, "mixed_rows": mixed_rows}
+    plain = config.model_copy(update=PLAIN | _objective(config)).model_dump(mode="json")
+    share = math.ceil(MOST_SHARES * trained_share) / MOST_SHARES
+    work = {
+        "shape": asdict(shape),
+        "train": plain,
+        "mixed_rows": mixed_rows,
+        "trained_share": share,
+    }
     digest = digest_value(work | {"logic_version": LOGIC_VERSION})[:16]
     path = home / "machine" / f"given-{machine_facts().identity}-{digest}.json"
     if path.exists():
@@ -71,6 +82,13 @@ def rehearsal_of(
         path.parent.mkdir(parents=True, exist_ok=True)
         write_sealed(path, found.model_dump(mode="json"))
     return found
+
+
+def _objective(config: TrainConfig) -> dict[str, Any]:
+    """What is learned, where it makes a step another one; next tokens stand in for a package's."""
+    if config.distil is not None:
+        return {"distil": config.distil.model_copy(update={"teacher": "made up"})}
+    return {} if config.objective == "dpo" else {"objective": "pretrain"}
 
 
 def _apart(work: Mapping[str, Any]) -> Rehearsal | NotRehearsed:
@@ -118,19 +136,21 @@ def main() -> None:
     given = json.load(sys.stdin)
     end_with_parent(given["parent"])
     begin_s = time.perf_counter()
-    from whorl.launch.rehearsal import rehearsed
+    from whorl.launch.rehearsal import merged, rehearsed
     from whorl.stages.train.process import peak_memory_bytes, training_process
+    from whorl.stages.train.session import PROBE_ROWS, PROBE_TOKENS
 
     config = TrainConfig.model_validate(given["train"])
     shape = shape_from_json(given["shape"])
     seconds: list[tuple[float, float]] = []  # of a step by the clock, and of all its threads' work
     with training_process(config) as device:
-        trainer, batch = rehearsed(shape, config, given["mixed_rows"])
+        trainer, batch = rehearsed(shape, config, given["mixed_rows"], given["trained_share"])
         while _goes_on(seconds, time.perf_counter() - begin_s):
             start_s, start_cpu_s = time.perf_counter(), time.process_time()
             trainer.step(len(seconds), batch)
             step_s = time.perf_counter() - start_s
             seconds.append((step_s, time.process_time() - start_cpu_s))
+        merged(trainer, PROBE_ROWS, min(PROBE_TOKENS, config.seq_len))
         peak_bytes = peak_memory_bytes(device)["process"]
     took_s = time.perf_counter() - begin_s
     step_s, cpu_s = min(seconds[1:])

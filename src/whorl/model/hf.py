@@ -74,13 +74,16 @@ def save_model_folder(
 # ------------------------------------------------------------------ reading
 
 
-def load_model_folder(path: Path) -> tuple[Transformer, ModelShape, Tokens, FolderCard]:
-    """The model (fp32 or as saved, in eval mode), its shape, its tokens and its card.
+def load_model_folder(
+    path: Path, own: torch.dtype | None = None
+) -> tuple[Transformer, ModelShape, Tokens, FolderCard]:
+    """The model (as saved, in eval mode), its shape, its tokens and its card.
 
+    own: a dtype to copy the weights into, memory of one's own, so that the file can be let go.
     Every file is verified first. Raises RecordError on a damaged or foreign folder.
     """
     card = read_card(path)
-    model, shape = load_weights(path)
+    model, shape = load_weights(path, own)
     if shape != card.shape:
         raise RecordError(
             f"{path / CONFIG} does not match the model card",
@@ -90,8 +93,8 @@ def load_model_folder(path: Path) -> tuple[Transformer, ModelShape, Tokens, Fold
     return model, shape, Tokens.load(path / TOKENS), card
 
 
-def load_weights(path: Path) -> tuple[Transformer, ModelShape]:
-    """Model and shape of any HF folder, without tokens or a card.
+def load_weights(path: Path, own: torch.dtype | None = None) -> tuple[Transformer, ModelShape]:
+    """Model and shape of any HF folder, without tokens or a card. own: as `load_model_folder`.
 
     Raises RecordError if a tensor is missing, unknown or of another shape, SpecError if the
     model is none that whorl can compute.
@@ -101,7 +104,7 @@ def load_weights(path: Path) -> tuple[Transformer, ModelShape]:
         raise RecordError(f"{path} holds quantised weights", expected="float32, bf16 or float16")
     shape = shape_from_config(path)
     check_computable(shape, "train")
-    state = family_of(shape).from_disk(_read_tensors(path))
+    state = family_of(shape).from_disk(_read_tensors(path, own))
     if shape.tied_embeddings:
         state.pop("lm_head.weight", None)
     return model_of(state, shape, path), shape
@@ -148,12 +151,16 @@ def check_tensors(weights: Mapping[str, Tensor], where: object) -> None:
             )
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _read_tensors(path: Path, own: torch.dtype | None) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name in weight_files(path):
         try:
             with safe_open(path / name, framework="pt") as file:
-                found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                keys = list(file.keys())
+                found = {} if own else {key: file.get_tensor(key) for key in keys}
+            for key in keys if own else ():  # opened anew each time: pages that were read go again
+                with safe_open(path / name, framework="pt") as file:
+                    found[key] = file.get_tensor(key).to(own, copy=True)
         except (OSError, SafetensorError) as error:
             raise RecordError(f"{path / name} cannot be read", found=error) from error
         if twice := sorted(found.keys() & tensors.keys()):

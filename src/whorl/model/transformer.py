@@ -249,8 +249,9 @@ class Transformer(nn.Module):
             return head.widened(hidden_ND)
         return hidden_ND, self.lm_head_weight
 
-    def logits(self, hidden_BTD: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, V]."""
-        logits = functional.linear(hidden_BTD, self.lm_head_weight)
+    def logits(self, hidden_BTD: Tensor, weight_VD: Tensor | None = None) -> Tensor:
+        """[B, T, D] -> [B, T, V]; by the head's weights of before where they are given."""
+        weight_VD = self.lm_head_weight if weight_VD is None else weight_VD
+        logits = functional.linear(hidden_BTD, weight_VD)
         cap = self.shape.logit_softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)

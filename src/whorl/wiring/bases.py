@@ -139,10 +139,10 @@ def planned_base(base: Base, train: TrainSpec, home: Path, progress: Progress) -
     """What plan knows of it, and how a step of it is rehearsed here."""
 
     def rehearse(
-        shape: ModelShape, config: TrainConfig, mixed_rows: int
+        shape: ModelShape, config: TrainConfig, mixed_rows: int, trained_share: float
     ) -> Rehearsal | NotRehearsed:
         progress.start("rehearsing a step of the base", None)
-        found = rehearsal_of(home, shape, config, mixed_rows)
+        found = rehearsal_of(home, shape, config, mixed_rows, trained_share)
         progress.finish(
             f"{found.quiet_step_s:.1f} s a step"
             if isinstance(found, Rehearsal)

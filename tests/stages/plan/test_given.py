@@ -108,7 +108,7 @@ def test_a_budget_is_kept_and_small_data_end_before_it(planned: Any) -> None:
 def test_what_a_rehearsal_found_is_what_is_planned(planned: Any) -> None:
     asked: list[TrainConfig] = []
 
-    def rehearse(shape: Any, config: TrainConfig, mixed_rows: int) -> Rehearsal:
+    def rehearse(shape: Any, config: TrainConfig, *rows: Any) -> Rehearsal:
         asked.append(config)
         step_s = 1.0 + config.batch_tokens / 256  # not in proportion: a ratio would not do
         return Rehearsal(step_s=step_s, peak_bytes=5 * GIB, took_s=20.0)
@@ -128,7 +128,7 @@ def test_a_step_that_could_not_be_rehearsed_is_told(planned: Any) -> None:
         plan = planned("budget.train_time=60min", *asked, base=base)
         return " ".join(each for each in plan.warnings if "was not rehearsed" in each)
 
-    def later(shape: Any, config: TrainConfig, mixed_rows: int) -> Rehearsal | NotRehearsed:
+    def later(shape: Any, config: TrainConfig, *rows: Any) -> Rehearsal | NotRehearsed:
         """The first batch is done, and calls for another one, which is not."""
         done.append(config)
         if len(done) > 1:
@@ -286,7 +286,7 @@ def test_adapters_that_the_base_has_no_place_for_are_refused(
 
 
 def test_a_disturbed_rehearsal_counts_what_its_threads_did(planned: Any) -> None:
-    def rehearse(shape: Any, config: TrainConfig, mixed_rows: int) -> Rehearsal:
+    def rehearse(shape: Any, config: TrainConfig, *rows: Any) -> Rehearsal:
         """Two threads that worked 4.2 s each of the 10 s that it took."""
         return Rehearsal(step_s=10.0, cpu_share=0.42, peak_bytes=3 * GIB, took_s=40.0)
 

@@ -35,7 +35,7 @@ __all__ = [
 STARTUP_S = 1.5  # opening the rows, making the model, publishing the record
 DATA_S = 0.002  # reading the rows of one step and making its masks
 MEAN_OVER_FASTEST = 1.04  # a mean step against the fastest, on a machine that does nothing else
-FORWARD_SHARE = 0.36  # of a step's time per row, when only the loss is wanted
+FORWARD_OVERHEAD = 1.08  # of a forward alone, over its share of a step's FLOPs
 CHECKPOINT_S, CHECKPOINT_BYTES_PER_S = 0.05, 250e6
 MOST_SAVING = 0.05  # of the time: large models are saved more rarely
 BASE_BYTES_PER_S = 100e6  # of a base's weights: verified, read, and the taught ones published
@@ -135,7 +135,7 @@ def _candidate(
         load = _load(situation, shape, seq_len, batch, compiled)
         allowed = _steps(situation, load, batch, tokens)
         steps = _useful_steps(situation, facts, allowed, batch)
-    step_s = _step_s(situation, load)
+    own_s = _step_s(situation, load)
     point = _law_point(situation, shape, facts, steps * batch)
     quality = situation.law.value(point)
     return Candidate(
@@ -145,8 +145,8 @@ def _candidate(
         micro_batch_rows=load.rows,
         compiled=compiled,
         steps=steps,
-        step_s=step_s,
-        train_s=_train_s(situation, load, steps, step_s),
+        step_s=own_s + _taught_s(situation, load, steps, own_s) / max(1, steps),
+        train_s=_train_s(situation, load, steps, own_s),
         peak_bytes=_peak_bytes(situation, load, steps * batch),
         quality=quality,
         point=point,
@@ -236,22 +236,43 @@ def _peak_bytes(situation: Situation, load: Load, tokens: float) -> int:
 
 
 def _step_s(situation: Situation, load: Load) -> float:
+    """Of the model that is trained, and of dpo's reference; without a teacher."""
     fastest_s = situation.time_ratio * fastest_step_s(situation, load)
-    return MEAN_OVER_FASTEST * fastest_s * _objective_work(situation, load) + DATA_S
+    return MEAN_OVER_FASTEST * fastest_s + DATA_S
 
 
-def _objective_work(situation: Situation, load: Load) -> float:
-    """Of a step, over that of the trained model: with dpo's reference, or distil's teacher.
-
-    As if the teacher read every row each time; what it said is remembered after the first.
-    """
-    frozen = load.shape if situation.recipe.train.objective == "dpo" else situation.teacher
-    if frozen is None:
-        return 1.0
-    own = flops_per_token(load.shape, load.seq_len).training
+def _own_flops(load: Load) -> float:
+    """Of one token's step, of the model that is trained."""
     if load.adapters is not None:
-        own = load.adapters.training_flops
-    return 1 + flops_per_token(frozen, load.seq_len).forward / own
+        return load.adapters.training_flops
+    return flops_per_token(load.shape, load.seq_len).training
+
+
+def _reference_flops(situation: Situation, load: Load) -> float:
+    """Of dpo's frozen model, or of the adapted one without its adapters."""
+    is_dpo = situation.recipe.train.objective == "dpo"
+    return flops_per_token(load.shape, load.seq_len).forward if is_dpo else 0.0
+
+
+def _taught_s(situation: Situation, load: Load, steps: int, own_s: float) -> float:
+    """Of distil's teacher in so many steps: it reads each row once, and what it said is kept."""
+    if situation.teacher is None:
+        return 0.0
+    each_s = own_s * flops_per_token(situation.teacher, load.seq_len).forward / _own_flops(load)
+    return each_s * min(steps, _new_steps(situation, load))
+
+
+def _new_steps(situation: Situation, load: Load) -> int:
+    """Steps until every row was met."""
+    unique = situation.data.unique_tokens(load.shape.vocab_size)
+    return max(1, round(unique / (load.tokens * load.micro_batches)))
+
+
+def _forward_share(situation: Situation, load: Load) -> float:
+    """Of a step's time per row, when only the loss is wanted."""
+    reference = _reference_flops(situation, load)
+    forward = flops_per_token(load.shape, load.seq_len).forward
+    return FORWARD_OVERHEAD * (forward + reference) / (_own_flops(load) + reference)
 
 
 def lighter_loads(situation: Situation, load: Load) -> dict[str, Load]:
@@ -271,24 +292,26 @@ def fastest_step_s(situation: Situation, load: Load) -> float:
     """As the machine's calibration has it, before a rehearsal is taken into account."""
     calibration = situation.machine.calibration
     fastest_s = predicted_step_s(load, calibration, situation.level)
+    fastest_s *= 1 + _reference_flops(situation, load) / _own_flops(load)
     ways, measured = situation.ways, calibration.settings
     each, usual = ways["threads"] / load.lanes, measured["threads"] / measured["lanes"]
     slower = float(usual / each)  # rates are those of a lane's threads
     return fastest_s * slower
 
 
-def _train_s(situation: Situation, load: Load, steps: int, step_s: float) -> float:
+def _train_s(situation: Situation, load: Load, steps: int, own_s: float) -> float:
     """Start-up, compiling, steps, validations and checkpoints."""
+    steps_s = steps * own_s + _taught_s(situation, load, steps, own_s)
     startup_s = STARTUP_S + load.compiled * situation.machine.calibration.compiling_s
     rows, train = load.rows * load.micro_batches, situation.recipe.train
     validations, validate_rows = rules.VALIDATIONS, train.validate_rows
     if situation.base is not None:
         validations, validate_rows = 1 + given.VALIDATIONS, given.validate_rows(train, rows)
         startup_s += load.state.weights / BASE_BYTES_PER_S  # read and verified, and written
-    validation_s = FORWARD_SHARE * step_s * validate_rows / rows
+    validation_s = _forward_share(situation, load) * own_s * validate_rows / rows
     checkpoint_s = _checkpoint_s(load)
-    checkpoints = 1 + steps * step_s / _checkpoint_every_s(load)
-    return startup_s + steps * step_s + validations * validation_s + checkpoints * checkpoint_s
+    checkpoints = 1 + steps_s / _checkpoint_every_s(load)
+    return startup_s + steps_s + validations * validation_s + checkpoints * checkpoint_s
 
 
 def _checkpoint_s(load: Load) -> float:
@@ -327,10 +350,20 @@ def _steps(situation: Situation, load: Load, batch: int, tokens: float | None) -
             do='give budget.train_time (such as "4min"), budget.tokens, budget.flops '
             "or train.steps",
         )
-    step_s = _step_s(situation, load)
-    fixed_s = _train_s(situation, load, 0, step_s)
-    per_step_s = _train_s(situation, load, 1, step_s) - fixed_s
-    return max(0, int((recipe.train_time_s - fixed_s) / per_step_s))
+    return _steps_in(situation, load, recipe.train_time_s)
+
+
+def _steps_in(situation: Situation, load: Load, train_s: float) -> int:
+    """Steps of that time: each takes as long, but for a teacher, who is asked in the first ones."""
+    own_s, done = _step_s(situation, load), 0
+    for most in (_new_steps(situation, load), math.inf):
+        begun_s = _train_s(situation, load, done, own_s)
+        each_s = _train_s(situation, load, done + 1, own_s) - begun_s
+        more = max(0, int((train_s - begun_s) / each_s))
+        if done + more <= most or situation.teacher is None:
+            break
+        done = int(most)
+    return done + more
 
 
 def _useful_steps(situation: Situation, facts: TokenFacts, steps: int, batch: int) -> int:

@@ -81,8 +81,8 @@ class NotRehearsed(Frozen):
     reason: str
 
 
-# int: rows with borders
-Rehearse = Callable[[ModelShape, TrainConfig, int], Rehearsal | NotRehearsed]
+# int: rows with borders; float: the share of tokens that are trained
+Rehearse = Callable[[ModelShape, TrainConfig, int, float], Rehearsal | NotRehearsed]
 
 
 @dataclass(frozen=True)

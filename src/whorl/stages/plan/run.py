@@ -49,7 +49,7 @@ __all__ = [
     "trial_vocab_sizes",
 ]
 
-LOGIC_VERSION = 5  # raised when the same recipe, data and machine would get another plan
+LOGIC_VERSION = 6  # raised when the same recipe, data and machine would get another plan
 IDS_MULTIPLE = 64
 BASE_SCORED_BYTES = 60_000
 BASE_WINDOW = 512  # tokens that a base is given at once, where its context allows
@@ -297,14 +297,17 @@ def _rehearsed(situation: Situation) -> Situation:
             reason = f"a step takes about {format_duration(candidate.step_s)} here"
             return replace(situation, unrehearsed=reason)
         config = train_config(situation, candidate)
-        found = base.rehearse(candidate.shape, config, round(load.mixed_share * load.rows))
+        trained_share = situation.data.for_vocab(candidate.shape.vocab_size).trained_share
+        mixed_rows = round(load.mixed_share * load.rows)
+        found = base.rehearse(candidate.shape, config, mixed_rows, trained_share)
         if isinstance(found, NotRehearsed):
             return replace(situation, unrehearsed=found.reason)
         peak = peak_memory(load, situation.process_bytes).total
+        beside = HELD_BYTES + (0 if situation.teacher is None else load.beside_bytes)
         situation = replace(
             situation,
             time_ratio=found.quiet_step_s / fastest_step_s(situation, load),
-            memory_ratio=(found.peak_bytes + HELD_BYTES + load.beside_bytes) / peak,
+            memory_ratio=(found.peak_bytes + beside) / peak,
             was_disturbed=found.was_disturbed,
         )
         rehearsed = load

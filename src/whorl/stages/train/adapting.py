@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from whorl.arch.adapter_cost import check_last_layers, check_targets
 from whorl.core.digests import canonical_json, digest_bytes, write_bytes
 from whorl.core.errors import DivergedError
+from whorl.core.memory import give_back
 from whorl.model.adapters import AdaptedLinear
 from whorl.model.cached import GrowingCache, next_logits
 from whorl.model.families import family_of
@@ -56,7 +58,8 @@ def add_adapters(model: Transformer, keys: LoraKeys, seed: int) -> list[str]:
     targets = _named(linears, keys.targets) if isinstance(keys.targets, tuple) else ours
     if keys.last_layers is not None:
         targets = _in_last_layers(targets, keys.last_layers, model.shape.layers)
-    for name, linear in linears.items():
+    for name in list(linears):
+        linear = linears.pop(name)  # the last reference to a layer that is packed
         base: nn.Linear | PackedLinear = linear
         if keys.base != "none" and name in ours:
             base = PackedLinear(linear, keys.base)
@@ -69,6 +72,9 @@ def add_adapters(model: Transformer, keys: LoraKeys, seed: int) -> list[str]:
             )
         elif base is not linear:
             model.set_submodule(name, base)
+    if keys.base != "none":
+        del linear, base  # the last of them
+        give_back()
     return targets
 
 
@@ -98,10 +104,11 @@ def merge(model: Transformer, rows: NDArray[np.int64]) -> MergeCheck:
     """
     device = model.embed_tokens.weight.device
     ids_BT = torch.from_numpy(rows).to(device)
-    before_BTV = model.logits(model(ids_BT))
+    before = model(ids_BT), model.lm_head_weight
     golden_BT = _greedy(model, ids_BT[:, :PROMPT_TOKENS], GOLDEN_TOKENS)
     changed = elements = 0
-    for name, layer in _layers(model).items():
+    for name in _layer_names(model):
+        layer = cast(AdaptedLinear | PackedLinear, model.get_submodule(name))
         weight = layer.weight
         if isinstance(layer, AdaptedLinear):
             changed += int((weight != layer.base.weight).sum())
@@ -113,20 +120,12 @@ def merge(model: Transformer, rows: NDArray[np.int64]) -> MergeCheck:
             found=f"all {elements:,} elements of the adapted weights are as they were",
             do="raise train.learning_rate or train.steps; no model is written",
         )
-    after_BTV = model.logits(model(ids_BT))
-    replayed_BTV = model.logits(model(golden_BT))[:, PROMPT_TOKENS - 1 : -1]
-    said_BT = golden_BT[:, PROMPT_TOKENS:]
-    largest = float(before_BTV.abs().max())
-    check = MergeCheck(
-        changed / elements,
-        float((after_BTV - before_BTV).abs().max()),
-        largest,
-        said_BT.numel(),
-        int((replayed_BTV.argmax(dim=-1) == said_BT).sum()),
-    )
-    behind = replayed_BTV.amax(dim=-1) - replayed_BTV.gather(2, said_BT[..., None])[..., 0]
+    apart, largest = _logits_apart(model, ids_BT, *before)
+    equal, behind = _replayed(model, golden_BT)
+    count = golden_BT[:, PROMPT_TOKENS:].numel()
+    check = MergeCheck(changed / elements, apart, largest, count, equal)
     bound = MERGE_BOUND * max(1.0, largest)
-    if not (check.max_logit_difference <= bound and float(behind.max()) <= 2 * bound):
+    if not (apart <= bound and behind <= 2 * bound):
         raise DivergedError(
             "the merged model says something else than the adapters",
             found=f"logits {check.max_logit_difference:.3g} apart, {check.equal_tokens} of "
@@ -138,15 +137,43 @@ def merge(model: Transformer, rows: NDArray[np.int64]) -> MergeCheck:
     return check
 
 
-def _layers(model: Transformer) -> dict[str, AdaptedLinear | PackedLinear]:
-    """Linear layers that are no plain ones; an adapter's base goes with it."""
+def _logits_apart(
+    model: Transformer, ids_BT: Tensor, before_BTD: Tensor, head_VD: Tensor
+) -> tuple[float, float]:
+    """(how far the logits are from those of before, the largest of those): one row at a time."""
+    found = []
+    for before_TD, after_TD in zip(before_BTD, model(ids_BT), strict=True):
+        before_TV = model.logits(before_TD, head_VD)
+        apart_TV = model.logits(after_TD).sub_(before_TV)
+        found.append((float(apart_TV.abs_().max()), float(before_TV.abs_().max())))
+    apart, largest = torch.tensor(found).amax(dim=0).tolist()  # one that is no number stays none
+    return apart, largest
+
+
+def _replayed(model: Transformer, golden_BT: Tensor) -> tuple[int, float]:
+    """(greedy tokens that the model says too, how far one is behind the likeliest at most)."""
+    equal, behind = 0, []
+    for golden_T, hidden_TD in zip(golden_BT, model(golden_BT), strict=True):
+        logits_TV = model.logits(hidden_TD[PROMPT_TOKENS - 1 : -1])
+        said_T = golden_T[PROMPT_TOKENS:]
+        equal += int((logits_TV.argmax(dim=-1) == said_T).sum())
+        away_T = logits_TV.amax(dim=-1) - logits_TV.gather(1, said_T[:, None])[:, 0]
+        behind.append(float(away_T.max()))
+    return equal, float(torch.tensor(behind).max())
+
+
+def _layer_names(model: Transformer) -> list[str]:
+    """Of linear layers that are no plain ones; an adapter's base goes with it.
+
+    Names, as a layer that was merged is to be gone before the next one is.
+    """
     named = dict(model.named_modules())
     bases = {f"{name}.base" for name, layer in named.items() if isinstance(layer, AdaptedLinear)}
-    return {
-        name: layer
+    return [
+        name
         for name, layer in named.items()
         if isinstance(layer, AdaptedLinear | PackedLinear) and name not in bases
-    }
+    ]
 
 
 def _plain(weight: Tensor, bias: Tensor | None) -> nn.Linear:

@@ -48,18 +48,15 @@ def initial_model(shape: ModelShape, seed: int) -> Transformer:
     return model
 
 
-@torch.no_grad()
 def base_model(folder: Path, shape: ModelShape) -> Transformer:
     """The model of a folder in float32, every file of it verified, ready to be trained.
 
     Its weights are copied: those in the file stay as they are, and in memory of one's own they lie
     as the kernels like them. Raises RecordError if the folder is damaged or of another shape.
     """
-    model, found, _, _ = load_model_folder(folder)
+    model, found, _, _ = load_model_folder(folder, own=torch.float32)
     if found != shape:
         raise RecordError(f"{folder} is of another shape than planned", found=found, expected=shape)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(torch.float32, copy=True)
     return model.train()
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import platform
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 import torch
 
 from whorl.core.errors import SpecError
-from whorl.core.memory import peak_resident_bytes, restart_peak
+from whorl.core.memory import c_library, give_back, peak_resident_bytes, restart_peak
 from whorl.spec.resolved import TrainConfig
 
 __all__ = ["environment", "peak_memory_bytes", "training_process"]
@@ -69,10 +67,9 @@ def _keep_memory() -> None:
     every step (the loss runs 2 to 4 times faster on a CPU). Stays set; without glibc nothing
     happens."""
     gc.collect()
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        library = ctypes.CDLL(None)
+    if (library := c_library()) is not None:
         library.mallopt(M_ARENA_MAX, 1)  # or each lane keeps what it once freed
-        library.malloc_trim(0)
+        give_back()
         library.mallopt(M_MMAP_THRESHOLD, KEEP_BELOW_BYTES)
         library.mallopt(M_TRIM_THRESHOLD, NEVER_TRIM)
 
