@@ -104,16 +104,9 @@ class Session:
         """The model that training starts from, looked over; None: from nothing."""
         if (asked := self.loaded.recipe.model.base) is None:
             return None
-        from whorl.wiring.bases import find_base
+        from whorl.wiring.pruning import base_of
 
-        return find_base(
-            asked,
-            home=self.home,
-            recipe_name=self.name,
-            folder=self.loaded.folder,
-            progress=self.progress,
-            log=self.log,
-        )
+        return base_of(self, asked)
 
     @functools.cached_property
     def planned(self) -> Plan:
@@ -181,13 +174,15 @@ class Session:
             MissingExtra.check("openvino_genai", "openvino", "compress")
             from whorl.engines.openvino_export import EXPORTER
             from whorl.stages.compress.run import run
+            from whorl.wiring.guesses import guessing_of
             from whorl.wiring.speed import measure_speed
             from whorl.wiring.texts import training_texts
 
             config, trained = self.planned.decisions.compress, self.records["train"]
             texts = functools.cache(partial(training_texts, self.records["prepare"]))
             work = (self.context, config, trained, EXPORTER, self._measure)
-            return run(*work, texts=texts, speed=measure_speed)
+            guess = partial(guessing_of, self.records["prepare"], tuple(self.fields))
+            return run(*work, texts=texts, speed=measure_speed, guess=guess)
 
         if not self._compresses:
             raise SpecError(

@@ -194,11 +194,11 @@ def test_grammars_that_genai_holds_are_given_back(folders: Path, tokens: Tokens)
             patch.setattr(openvino_engine_module, "MOST_COMPILE_S", 20)
             assert stepper.add(request)
         ids: list[int] = []
-        while request.request_id in stepper._running:
+        while request.request_id in stepper._batch.names:
             ids += [i for event in stepper.step() for i in event.token_ids]
         assert tokens.decode(ids).lstrip().startswith("{")
         sizes.append(sum(stepper._held.values()))
-        pipelines.append((stepper._pipeline, stepper._tokenizer))
+        pipelines.append((stepper._batch, stepper._tokenizer))
     assert max(sizes) <= most and min(sizes) > 0
     for place in (0, 1):  # of nine grammars three at a time
         assert len({id(each[place]) for each in pipelines}) == 3

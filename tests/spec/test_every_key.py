@@ -44,6 +44,7 @@ NEEDS = {  # what else must be said so that one key alone makes sense
     "evaluate.max_forgetting": {"model": {"base": "mine@1"}},
 }
 NEEDED_BY_GROUPS = {
+    "model.prune": {"model": {"base": "mine@1"}},
     "train.lora": {"model": {"base": "mine@1"}},
     "train.dpo": {"model": {"base": "mine@1"}, "train": {"objective": "dpo"}},
     "train.distil": {

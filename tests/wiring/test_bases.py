@@ -238,3 +238,29 @@ def test_a_model_too_large_for_the_machine_is_told(
     lines: list[str] = []
     import_model(str(source), home=isolated_home, log=lines.append)
     assert any(line.startswith("warning: ") and "this machine has" in line for line in lines)
+
+
+def test_a_pruned_base_learns_from_the_whole_one(
+    taught: Any, source: Path, isolated_home: Path
+) -> None:
+    """Half of its layers and a quarter of its channels, taught by the base itself."""
+    session: Session = taught(
+        "model.prune={layers: 0.5, ffn: 0.25}",
+        "train.objective=distil",
+        f"train.distil={{teacher: {source}, top_k: 16}}",
+    )
+    whole = find_base(str(source), home=isolated_home, recipe_name="mine", folder=source)
+    record = session.train()
+    pruned = session.records["prune"]
+    assert record.inputs["base"] == pruned.digest and pruned.inputs["base"] == whole.record.digest
+    shape = read_card(record.folder("model")).shape
+    assert shape.layers == whole.shape.layers // 2
+    assert shape.ffn_width == whole.shape.ffn_width * 3 // 4
+    assert read_card(pruned.folder("model")).shape == shape == session.planned.decisions.shape
+    assert len(pruned.metrics["layers_gone"]) == whole.shape.layers - shape.layers
+    heldout = HeldoutDocuments.open(session.records["prepare"])
+    left = transformers_nats(pruned.folder("model"), heldout)
+    assert transformers_nats(record.folder("model"), heldout) < left
+    again: Session = taught("model.prune={layers: 0.5}")
+    assert again.base is not None and again.base.digest != session.base.digest  # type: ignore[union-attr]
+    assert again.base.whole is not None and again.base.whole.digest == whole.digest

@@ -21,6 +21,7 @@ class Answer:
     finish_reason: str = ""
     first_token_s: float | None = None
     end_s: float = 0.0
+    steps: int = 0  # events that brought ids: fewer than ids where several come at once
 
 
 def run_requests(
@@ -45,6 +46,7 @@ def run_requests(
         if event.token_ids and answer.first_token_s is None:
             answer.first_token_s = now_s
         answer.token_ids += event.token_ids
+        answer.steps += bool(event.token_ids)
         told.set()
         if event.finish_reason is not None:
             answer.finish_reason, answer.end_s = event.finish_reason, now_s

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from whorl.core.errors import SpecError
 
-__all__ = ["WEIGHTS", "Method", "Rounding", "SmallWeights", "Speeds", "Texts"]
+__all__ = ["WEIGHTS", "Guessing", "Method", "Rounding", "SmallWeights", "Speeds", "Texts"]
 
 SmallWeights = Literal["int8", "int4"]
 WEIGHTS: tuple[SmallWeights, ...] = get_args(SmallWeights)
@@ -50,6 +50,21 @@ class Rounding:
         words += ["+".join(self.methods)] if self.methods else []
         words += [f"{self.int4_share:.0%} of them"] if self.int4_share < 1.0 else []
         return f"{self.weights} {', '.join(words)}"
+
+
+@dataclass(frozen=True)
+class Guessing:
+    """What guessed ids do to a variant's greedy answers on this machine, beside the same without.
+
+    alone, together: times as many tokens per second, one request at a time and many at once.
+    """
+
+    guesses: int  # at a time
+    ids_per_step: float  # alone; 1 without guesses
+    alone: float
+    together: float | None  # None: not measured, as it is no faster alone
+    num_answers: int
+    num_same: int  # of them, to the last id
 
 
 @dataclass(frozen=True)

@@ -15,23 +15,22 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whorl.codecs.contract import Tokens
-from whorl.core.errors import EngineError, MissingExtra
-from whorl.core.ports import SERVERS_OWN, GenerateRequest, Grammar, TokenEvent, TokenLogprob
+from whorl.core.errors import MissingExtra
+from whorl.core.ports import SERVERS_OWN, GenerateRequest, Grammar, TokenEvent
 from whorl.engines.branches import CandidateScorer
 from whorl.engines.grammar import UNABLE, Grammars, text_vocabulary
 from whorl.engines.limits import Limits
 from whorl.engines.loop import EngineLoop
 from whorl.engines.openvino_blocks import blocks_of, num_cache_blocks
-from whorl.engines.openvino_core import in_own_thread
 from whorl.engines.openvino_graph import GraphSequence, OpenvinoBranches, OpenvinoGraph
+from whorl.engines.openvino_pipeline import OpenvinoPipeline, Places
 from whorl.engines.openvino_vocabulary import open_vocabulary
 from whorl.engines.sampling import Drawing, is_greedy
 from whorl.engines.setup import EngineSetup
@@ -43,7 +42,6 @@ __all__ = ["OpenvinoStepper", "open_openvino"]
 LOG = logging.getLogger(__name__)
 
 CACHES = {"f32": "f32", "int8": "u8"}  # of a model folder -> OpenVINO's names
-GRAMMARS = {"json_schema": "json_schema", "regex": "regex", "ebnf": "grammar"}  # GenAI's names
 MOST_COMPILE_S = 0.1  # of a grammar within a step, in which every answer waits for it
 MOST_HELD_BYTES = 2**28  # of compiled grammars, which GenAI never gives back
 INPUT_GROUP = 32  # values that share a scale where inputs are int8
@@ -61,7 +59,12 @@ def open_openvino(folder: Path, card: FolderCard, setup: EngineSetup) -> EngineL
 
 
 class OpenvinoStepper:
-    """loop.Stepper over a ContinuousBatchingPipeline.
+    """loop.Stepper over a ContinuousBatchingPipeline, and over a second one that guesses.
+
+    In the second one, where the folder's card or the setup asks for it, a greedy request without a
+    grammar is answered while no other runs in a pipeline: every guess costs as much as a token of
+    another request, so that they are worth it only alone. When a second one comes the first is
+    handed over, what it has been answered so far behind its prompt.
 
     Every request reserves the blocks of its whole length before it joins: when GenAI's cache runs
     full it evicts running requests, and its process has died of that (2026.4.1: 8 requests, 9
@@ -70,18 +73,17 @@ class OpenvinoStepper:
 
     def __init__(self, folder: Path, card: FolderCard, setup: EngineSetup) -> None:
         try:
-            import openvino
-            import openvino_genai
+            import openvino_genai  # noqa: F401 (what it misses is told here)
         except ImportError as error:
             package = error.name or "openvino-genai"
             raise MissingExtra.of(package, "openvino", "the openvino engine") from error
-        self._genai, self._tensor = openvino_genai, openvino.Tensor
         self._vocab_size = card.shape.vocab_size
-        self._next_number = 0
-        self._running: dict[str, _Batched] = {}
+        self._alone: _Alone | None = None  # what runs in the pipeline that guesses
         self._reserved: dict[str, int] = {}  # request_id -> blocks
         self._leaving_blocks = 0  # of cancelled requests, until the pipeline's next step
         self._num_blocks = num_cache_blocks(card, setup)
+        self._one_blocks = blocks_of(card.shape.max_seq_len)
+        self._guesses = card.lookup if setup.lookup is None else setup.lookup
         group = 0 if card.variant.bits == 32 else INPUT_GROUP
         self._properties = {
             "INFERENCE_PRECISION_HINT": "f32",
@@ -100,23 +102,27 @@ class OpenvinoStepper:
         self._tokenizer = open_vocabulary(*self._vocabulary)
         self._key: str | None = None  # whose prefixes the cache holds
         self._shares = setup.shares_prefixes
-        self._pipeline = self._opened()
+        self._open()
 
-    @in_own_thread
-    def _opened(self) -> Any:
-        scheduler = self._genai.SchedulerConfig()
-        scheduler.max_num_seqs = self._setup.max_running
-        scheduler.max_num_batched_tokens = self._setup.batched_tokens
-        scheduler.num_kv_blocks = self._num_blocks
-        scheduler.enable_prefix_caching = self._shares
-        try:
-            return self._genai.ContinuousBatchingPipeline(
-                str(self._folder), self._tokenizer, scheduler, "CPU", **self._properties
-            )
-        except RuntimeError as error:
-            raise EngineError(
-                f"{self._folder} cannot be opened by OpenVINO", found=error
-            ) from error
+    def _open(self) -> None:
+        places = Places(
+            self._setup.max_running, self._setup.batched_tokens, self._num_blocks, self._shares
+        )
+        work = self._folder, self._tokenizer, self._properties, self._vocab_size
+        self._batch = OpenvinoPipeline(*work, places)
+        self._lone: OpenvinoPipeline | None = None
+        if self._guesses:
+            one = replace(places, num_blocks=self._one_blocks, guesses=self._guesses)
+            self._lone = OpenvinoPipeline(*work, one)
+
+    @property
+    def _pipelines(self) -> list[OpenvinoPipeline]:
+        return [self._batch] if self._lone is None else [self._batch, self._lone]
+
+    @property
+    def _runs(self) -> bool:
+        """Whether a request is in a pipeline."""
+        return any(pipeline.names for pipeline in self._pipelines)
 
     def _may_join(self, cache_key: str) -> bool:
         """Whether a request of this key may use the cache of prefixes.
@@ -130,7 +136,7 @@ class OpenvinoStepper:
         if self._key is None:
             self._key = cache_key
             return True
-        if self._running:
+        if self._runs:
             return False
         LOG.info("requests of several keys come: prefixes are not shared any more")
         self._shares = False
@@ -140,14 +146,15 @@ class OpenvinoStepper:
     def _reopen(self) -> None:
         """Without what the one before has kept: prefixes, and grammars, which the tokenizer holds.
 
-        Nothing runs in it.
+        Nothing runs in them.
         """
-        self._leaving_blocks, self._pipeline = 0, None
+        self._leaving_blocks = 0
+        del self._batch, self._lone
         if self._held:
             self._held.clear()
             self._tokenizer = None
             self._tokenizer = open_vocabulary(*self._vocabulary)
-        self._pipeline = self._opened()
+        self._open()
 
     # -------------------------------------------------------------- generation
 
@@ -160,8 +167,10 @@ class OpenvinoStepper:
         return CandidateScorer(OpenvinoBranches(self._graph))
 
     def add(self, request: GenerateRequest) -> bool:
-        if not self._running:
-            self._drain()
+        if not self._runs:
+            for pipeline in self._pipelines:
+                pipeline.drain()
+            self._leaving_blocks = 0
         blocks = blocks_of(len(request.prompt_ids) + request.max_tokens)
         if blocks + sum(self._reserved.values()) + self._leaving_blocks > self._num_blocks:
             return False
@@ -175,10 +184,22 @@ class OpenvinoStepper:
         if (grammar := request.grammar) is not None and grammar not in self._held:
             weight = self._grammars.weight(grammar)
             self._held[grammar] = 0 if weight is None else weight.num_bytes
-        handle = self._submit(request.prompt_ids, self._asked(request))
-        self._running[request.request_id] = _Batched(handle, request.logprobs is not None)
+        if self._lone is not None and not self._runs and _is_guessable(request):
+            self._lone.add(request)
+            self._alone = _Alone(request)
+        else:
+            self._hand_over()
+            self._batch.add(request)
         self._reserved[request.request_id] = blocks
         return True
+
+    def _hand_over(self) -> None:
+        """What ran alone goes on beside others, without guesses."""
+        if (alone := self._alone) is None or self._lone is None:
+            return
+        self._lone.cancel(alone.request.request_id)
+        self._alone = None
+        self._batch.add(alone.rest)
 
     def check(self, request: GenerateRequest) -> None:
         """Of a request's grammar, by the thread that submits it. Raises EngineError if it is none.
@@ -200,57 +221,21 @@ class OpenvinoStepper:
         if weight is None or weight.seconds > MOST_COMPILE_S:
             return False
         if sum(self._held.values()) + weight.num_bytes > MOST_HELD_BYTES:
-            if self._running or weight.num_bytes > MOST_HELD_BYTES:
+            if self._runs or weight.num_bytes > MOST_HELD_BYTES:
                 return False
             self._reopen()
         return True
 
-    def _asked(self, request: GenerateRequest) -> Any:
-        """Raises EngineError if there is no such grammar."""
-        config = self._config(request.max_tokens)
-        if request.stop_ids:
-            config.stop_token_ids = set(request.stop_ids)
-            config.set_eos_token_id(request.stop_ids[0])
-            config.ignore_eos = False
-        if not is_greedy(request.temperature):
-            config.do_sample = True
-            config.temperature = request.temperature
-            config.top_p = min(1.0, max(1e-6, request.top_p))
-            config.min_p = request.min_p
-            config.rng_seed = request.seed
-            if request.top_k:
-                config.top_k = request.top_k
-        config.repetition_penalty = request.repetition_penalty
-        config.logprobs = 0 if request.logprobs is None else 1
-        if (grammar := request.grammar) is not None:
-            name = GRAMMARS[grammar.kind]
-            config.structured_output_config = self._genai.StructuredOutputConfig(
-                **{name: grammar.text}
-            )
-        return config
-
-    def _config(self, max_tokens: int) -> Any:
-        config = self._genai.GenerationConfig()
-        config.max_new_tokens = max_tokens
-        config.ignore_eos = True
-        config.set_eos_token_id(self._vocab_size)  # GenAI wants one; this id never comes
-        return config
-
-    def _submit(self, ids: Sequence[int], config: Any) -> Any:
-        self._next_number += 1
-        tensor = self._tensor(np.asarray([ids], dtype=np.int64))
-        try:
-            return self._pipeline.add_request(self._next_number, tensor, config)
-        except RuntimeError as error:
-            raise EngineError("OpenVINO refuses the request", found=error) from error
-
     def cancel(self, request_id: str) -> None:
         if self._single.pop(request_id, None) is not None:
             del self._reserved[request_id]
-        batched = self._running.pop(request_id, None)
-        if batched is not None:
-            batched.handle.cancel()
+        if any(pipeline.cancel(request_id) for pipeline in self._pipelines):  # it is in one of them
             self._leaving_blocks += self._reserved.pop(request_id)
+        self._leave_alone(request_id)
+
+    def _leave_alone(self, request_id: str) -> None:
+        if self._alone is not None and self._alone.request.request_id == request_id:
+            self._alone = None
 
     def step(self) -> list[TokenEvent]:
         events: list[TokenEvent] = []
@@ -258,54 +243,35 @@ class OpenvinoStepper:
             events.append(single.advance())
             if events[-1].finish_reason is not None:
                 del self._single[request_id], self._reserved[request_id]
-        if self._running or self._leaving_blocks:
+        for pipeline in self._pipelines:
+            if not pipeline.is_busy:
+                continue
             try:
-                self._pipeline.step()
+                found = pipeline.step()
             except RuntimeError as error:
                 return events + self._fail(error)
-            self._leaving_blocks = 0
-        for request_id, batched in list(self._running.items()):
-            event = self._read(request_id, batched)
-            if event is not None:
-                events.append(event)
+            events += found
+            for event in found:
+                if self._alone is not None and event.request_id == self._alone.request.request_id:
+                    self._alone.answer += event.token_ids
                 if event.finish_reason is not None:
-                    del self._running[request_id], self._reserved[request_id]
+                    del self._reserved[event.request_id]
+                    self._leave_alone(event.request_id)
+        self._leaving_blocks = 0
         return events
 
     def _fail(self, error: RuntimeError) -> list[TokenEvent]:
-        """End what runs in the pipeline and open it again: a step that failed once always would.
+        """End what runs in a pipeline and open it again: a step that failed once always would.
 
         A grammar does that which xgrammar takes and GenAI's own copy of it does not.
         """
         LOG.error("OpenVINO failed in a step and is opened again: %s", error)
-        failed = [TokenEvent(name, (), "error", str(error)) for name in self._running]
-        for request_id in list(self._running):
-            del self._running[request_id], self._reserved[request_id]
+        names = [name for pipeline in self._pipelines for name in pipeline.names]
+        for request_id in names:
+            del self._reserved[request_id]
+        self._alone = None
         self._reopen()
-        return failed
-
-    def _read(self, request_id: str, batched: _Batched) -> TokenEvent | None:
-        reasons, statuses = self._genai.GenerationFinishReason, self._genai.GenerationStatus
-        handle = batched.handle
-        tokens: list[int] = []
-        log_probs: list[float] = []
-        finish = reasons.NONE
-        while handle.can_read():
-            for output in handle.read().values():
-                tokens += output.generated_ids
-                log_probs += output.generated_log_probs
-                finish = output.finish_reason
-        told: tuple[TokenLogprob, ...] = ()
-        if batched.tells:
-            told = tuple(map(TokenLogprob, tokens, log_probs))
-        if finish == reasons.STOP:
-            return TokenEvent(request_id, tuple(tokens), "stop", logprobs=told)
-        if finish == reasons.LENGTH:
-            return TokenEvent(request_id, tuple(tokens), "length", logprobs=told)
-        if handle.get_status() == statuses.IGNORED:
-            error = "the cache of keys and values is full; send fewer or shorter requests"
-            return TokenEvent(request_id, tuple(tokens), "error", error)
-        return TokenEvent(request_id, tuple(tokens), logprobs=told) if tokens else None
+        return [TokenEvent(name, (), "error", str(error)) for name in names]
 
     # -------------------------------------------------------------- scoring
 
@@ -320,50 +286,22 @@ class OpenvinoStepper:
         together: list[Sequence[int]] = []
         for ids in sequences:
             if sum(blocks_of(len(each)) for each in [*together, ids]) > self._num_blocks:
-                scores += self._score_together(together)
+                scores += self._batch.score(together)
                 together = []
             together.append(ids)
-        return scores + self._score_together(together)
+        return scores + self._batch.score(together)
 
     def _score_graph(self, ids: Sequence[int]) -> NDArray[np.float64]:
         if len(ids) < 2:
             return np.zeros(0)
         return CandidateScorer(OpenvinoBranches(self._graph)).score([ids[1:]], ids[:1])[0]
 
-    def _score_together(self, sequences: Sequence[Sequence[int]]) -> list[NDArray[np.float64]]:
-        self._drain()  # the pipeline must be empty: see loop
-        handles = [self._submit_score(ids) if len(ids) > 1 else None for ids in sequences]
-        self._drain()
-        return [
-            self._read_score(ids, handle) if handle is not None else np.zeros(0)
-            for ids, handle in zip(sequences, handles, strict=True)
-        ]
-
-    def _submit_score(self, ids: Sequence[int]) -> Any:
-        config = self._config(max_tokens=0)
-        config.echo, config.logprobs = True, 1
-        return self._submit(ids, config)
-
-    def _drain(self) -> None:
-        while self._pipeline.has_non_finished_requests():
-            self._pipeline.step()
-        self._leaving_blocks = 0
-
-    def _read_score(self, ids: Sequence[int], handle: Any) -> NDArray[np.float64]:
-        outputs = handle.read_all()
-        log_probs = outputs[0].generated_log_probs if outputs else []
-        if len(log_probs) < len(ids):
-            raise EngineError(
-                "OpenVINO did not score a sequence",
-                found=f"{len(log_probs)} log-probabilities",
-                expected=f"{len(ids)}: the first one is a dummy",
-            )
-        return np.asarray(log_probs[1 : len(ids)], dtype=np.float64)
-
     def close(self) -> None:
-        for request_id in [*self._running, *self._single]:
+        names = [name for pipeline in self._pipelines for name in pipeline.names]
+        for request_id in [*names, *self._single]:
             self.cancel(request_id)
-        self._drain()
+        for pipeline in self._pipelines:
+            pipeline.drain()
 
 
 def _is_single(request: GenerateRequest) -> bool:
@@ -382,12 +320,27 @@ def _is_single(request: GenerateRequest) -> bool:
     )
 
 
-@dataclass(frozen=True)
-class _Batched:
-    """A request in the pipeline; a dropped handle cancels."""
+def _is_guessable(request: GenerateRequest) -> bool:
+    """Whether it can be handed over: nothing is drawn from a state that only GenAI has."""
+    return is_greedy(request.temperature) and request.grammar is None
 
-    handle: Any
-    tells: bool  # log-probabilities are asked for
+
+@dataclass
+class _Alone:
+    """A request in the pipeline that guesses, and its answer so far."""
+
+    request: GenerateRequest
+    answer: list[int] = field(default_factory=list)
+
+    @property
+    def rest(self) -> GenerateRequest:
+        """What is still to be answered."""
+        asked = self.request
+        return replace(
+            asked,
+            prompt_ids=(*asked.prompt_ids, *self.answer),
+            max_tokens=asked.max_tokens - len(self.answer),
+        )
 
 
 class _Single:

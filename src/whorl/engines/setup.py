@@ -13,7 +13,8 @@ class EngineSetup:
 
     shares_prefixes: the beginnings of requests of one cache_key are computed once. batched_tokens:
     of one step; long prompts are read in pieces, so that others go on. threads: None: by the
-    machine's performance cores.
+    machine's performance cores. lookup: ids guessed at a time, see `FolderCard.lookup`; None: as
+    the folder says.
     """
 
     max_running: int = 16
@@ -21,3 +22,4 @@ class EngineSetup:
     shares_prefixes: bool = False
     batched_tokens: int = 512
     threads: int | None = None
+    lookup: int | None = None

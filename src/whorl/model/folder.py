@@ -38,6 +38,7 @@ __all__ = [
 CARD, TOKENS = "whorl.json", "tokens"
 VERSION = 2
 CACHES = ("f32", "int8")
+MOST_GUESSES = 32  # as many as a block of keys and values has tokens
 WEIGHTS = (".safetensors", ".bin", ".gguf")  # ends of files that hold weights
 
 
@@ -52,6 +53,8 @@ class FolderCard:
     quality: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, FileEntry] = field(default_factory=dict, repr=False)
     cache: str = "f32"  # numbers of the keys and values it is served with: these, or "int8"
+    # ids guessed at a time from the prompt and checked in one step, where a request runs alone
+    lookup: int = 0
 
     @property
     def digest(self) -> str:
@@ -148,6 +151,7 @@ def peek_card(folder: Path) -> FolderCard:
                 for name, entry in value["files"].items()
             },
             _cache(value),
+            _lookup(value),
         )
     except (KeyError, TypeError, ValueError, AttributeError, WhorlError) as error:
         raise RecordError(f"{folder / CARD} is not a model card", found=error) from error
@@ -167,6 +171,14 @@ def _cache(card: Any) -> str:
     if cache not in CACHES:
         raise ValueError(f"a cache of {cache}, not of {' or '.join(CACHES)}")
     return str(cache)
+
+
+def _lookup(card: Any) -> int:
+    """Raises ValueError if it is no number of ids."""
+    lookup = card.get("lookup", 0)
+    if type(lookup) is not int or not 0 <= lookup <= MOST_GUESSES:
+        raise ValueError(f"a lookup of {lookup}, not of 0 to {MOST_GUESSES} ids")
+    return lookup
 
 
 def _verify_files(folder: Path, card: FolderCard) -> None:
@@ -219,4 +231,5 @@ def _to_json(card: FolderCard) -> dict[str, Any]:
             for name, entry in card.files.items()
         },
         **({} if card.cache == "f32" else {"cache": card.cache}),
+        **({} if card.lookup == 0 else {"lookup": card.lookup}),
     }

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from whorl.core.errors import SpecError
 from whorl.core.units import format_duration, shown
 from whorl.spec.reading import read_file, read_text
-from whorl.spec.recipe import LATER, Recipe, group_of
+from whorl.spec.recipe import LATER, CompressSpec, Recipe, group_of
 from whorl.spec.refusals import spec_error
 
 __all__ = ["LoadedRecipe", "known_keys", "load_recipe", "parse_recipe", "without_numbers"]
@@ -207,13 +207,7 @@ def _nearest(key: str, known: Sequence[str]) -> str | None:
 def _check_together(recipe: Recipe) -> None:
     """What no single key can know."""
     _check_base(recipe)
-    if recipe.compress.cache != "f32" and not recipe.compress.formats:
-        raise SpecError(
-            "compress.cache is measured with a format, and compress.formats is empty",
-            found=recipe.compress.cache,
-            expected="compress.formats=[int8], or more",
-            do="name a format, or take out compress.cache",
-        )
+    _check_compress(recipe.compress)
     _check_budget(recipe)
     hardware = recipe.hardware
     if hardware.is_here and hardware.count > 1:
@@ -252,6 +246,18 @@ def _check_together(recipe: Recipe) -> None:
         )
 
 
+def _check_compress(compress: CompressSpec) -> None:
+    """What is measured with a format needs one."""
+    for key, nothing in (("cache", "f32"), ("speculation", "off")):
+        if (found := getattr(compress, key)) != nothing and not compress.formats:
+            raise SpecError(
+                f"compress.{key} is measured with a format, and compress.formats is empty",
+                found=found,
+                expected="compress.formats=[int8], or more",
+                do=f"name a format, or take out compress.{key}",
+            )
+
+
 def _check_base(recipe: Recipe) -> None:
     """A base decides every size; what is measured of one, or stands beside it, needs one."""
     model, prepare, evaluate = recipe.model, recipe.prepare, recipe.evaluate
@@ -259,7 +265,7 @@ def _check_base(recipe: Recipe) -> None:
     beside = {
         f"model.{key}": value
         for key, value in model
-        if key != "base" and value != fields[key].default
+        if key not in ("base", "prune") and value != fields[key].default
     }
     if prepare.vocab_size != "auto":
         beside["prepare.vocab_size"] = prepare.vocab_size
@@ -268,6 +274,12 @@ def _check_base(recipe: Recipe) -> None:
             f"{', '.join(beside)} beside model.base: the base has sizes and tokens of its own",
             found=", ".join(f"{key} {value}" for key, value in beside.items()),
             do=f"take out {', '.join(beside)}, or model.base",
+        )
+    if model.prune is not None and model.base is None:
+        raise SpecError(
+            "model.prune needs model.base",
+            found="a model from scratch",
+            do="name a base, or give model.layers",
         )
     if model.base is None and recipe.train.objective == "distil":
         raise SpecError(

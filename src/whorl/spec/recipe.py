@@ -30,6 +30,7 @@ __all__ = [
     "HardwareSpec",
     "ModelSpec",
     "PrepareSpec",
+    "PruneSpec",
     "Recipe",
     "ServeSpec",
     "TrainSpec",
@@ -188,12 +189,26 @@ Heads = Annotated[int, Whole(1, 10_000)]
 Elements = Annotated[int, Length(1, 10**6)]
 
 
+class PruneSpec(Spec):
+    """What of a base does least, on the recipe's training text, goes before training starts."""
+
+    layers: Annotated[float, Share(0, 0.9)] = Field(
+        0.0, description="share of its layers that go: those that change their input least"
+    )
+    ffn: Annotated[float, Share(0, 0.9)] = Field(
+        0.0, description="share of every feed-forward block's channels: those that add least"
+    )
+
+
 class ModelSpec(Spec):
     """Any size that is given is kept, the others are chosen; a base has all of its own."""
 
     base: Text | None = Field(
         None,
         description="the model to start from: what whorl import takes, or a model's name here",
+    )
+    prune: PruneSpec | None = Field(
+        None, description="parts of the base that go; train.objective distil teaches what is left"
     )
     family: Literal["qwen3", "llama"] = Field("qwen3", description="Hugging Face architecture")
     layers: Layers | Auto = Field("auto", description="transformer blocks")
@@ -224,6 +239,11 @@ class CompressSpec(Spec):
         "f32",
         description="numbers that served keys and values are kept in; int8 is tried with each "
         "format, and kept where max_bpb_increase allows it",
+    )
+    speculation: Literal["off", "prompt_lookup"] = Field(
+        "off",
+        description="prompt_lookup: ids are guessed from the prompt, and checked together, where a "
+        "request runs alone; tried with each format, and kept where it is faster here",
     )
 
 

@@ -49,6 +49,7 @@ class CompressConfig(Frozen):
     search: Literal["auto", "off", "fast", "full"] = "auto"
     search_time_s: float = 900.0
     cache: Literal["f32", "int8"] = "f32"
+    speculation: Literal["off", "prompt_lookup"] = "off"
     seed: int = 0
 
 

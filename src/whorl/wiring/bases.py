@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
 from whorl.arch.computable import check_computable
+from whorl.arch.pruning import pruned_shape
 from whorl.arch.shape import ModelShape
 from whorl.codecs.contract import Tokens
 from whorl.core.context import NoProgress
+from whorl.core.digests import digest_value
 from whorl.core.errors import SpecError
 from whorl.core.ports import Progress
 from whorl.core.records import Record, RecordStore
 from whorl.launch.given_step import rehearsal_of
 from whorl.model.folder import TOKENS, FolderCard, read_card
-from whorl.spec.recipe import NAME
+from whorl.spec.recipe import NAME, PruneSpec
 from whorl.spec.resolved import TrainConfig
 from whorl.spec.train_keys import TrainSpec
 from whorl.stages.plan.given import GivenBase, NotRehearsed, Rehearsal
@@ -35,7 +37,7 @@ from whorl.wiring.imports import (
     look_over,
 )
 
-__all__ = ["Base", "find_base", "planned_base"]
+__all__ = ["Base", "find_base", "planned_base", "pruned_base"]
 
 Log = Callable[[str], None]
 
@@ -50,6 +52,7 @@ class Base:
     make_record: Callable[[], Record] = field(repr=False)
     make_tokens: Callable[[], Tokens] = field(repr=False)
     find: Callable[[str], Base] = field(repr=False)  # another one, asked for in the same place
+    whole: Base | None = field(default=None, repr=False)  # of which this is what pruning left
 
     @cached_property
     def record(self) -> Record:
@@ -133,6 +136,18 @@ class _Importing:
             self.looked, home=self.home, name=given, progress=self.progress, log=self.log
         )
         return imported.record
+
+
+def pruned_base(base: Base, asked: PruneSpec, make: Callable[[Record], Record]) -> Base:
+    """What pruning leaves of a base. make: its record, from the base's.
+
+    Raises SpecError if it cannot be pruned so.
+    """
+    shape = pruned_shape(base.shape, asked.layers, asked.ffn)
+    digest = digest_value({"base": base.digest, "prune": asked.model_dump(mode="json")})
+    return replace(
+        base, digest=digest, shape=shape, make_record=lambda: make(base.record), whole=base
+    )
 
 
 def planned_base(base: Base, train: TrainSpec, home: Path, progress: Progress) -> GivenBase:

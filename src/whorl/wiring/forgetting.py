@@ -22,8 +22,9 @@ def probe_of(base: Base, trained: Record, loaded: LoadedRecipe) -> ForgettingPro
     """Raises DataError if the text that the recipe names cannot be read."""
     asked = loaded.recipe.evaluate.forgetting
     text = GeneralText.own() if asked is None else GeneralText.of(_texts(loaded.folder, asked))
+    before = base.whole or base  # what was there before anything went
     after = next(iter(model_folders(trained).items()))
-    return ForgettingProbe(text, (base.card.variant, base.folder), after, base.asked)
+    return ForgettingProbe(text, (before.card.variant, before.folder), after, base.asked)
 
 
 def check_forgetting(recipe: Recipe, evaluated: Record) -> None:

@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from whorl.core.memory import peak_resident_bytes
 from whorl.core.rounding import Speeds, Texts
 from whorl.core.variants import Variant
 
-__all__ = ["measure_speed"]
+__all__ = ["TOGETHER", "ask_child", "measure_speed"]
 
 TOGETHER = (1, 16)  # requests
 PROMPT_TOKENS, ANSWER_TOKENS = 32, 48
@@ -32,17 +33,28 @@ REPEATS = 2  # of which the faster counts: another program may have had the proc
 def measure_speed(folder: Path, variant: Variant, texts: Texts, engine: str = "auto") -> Speeds:
     """texts: ids, whose beginnings are the prompts. Raises EngineError if the process failed."""
     prompts = [list(map(int, ids[:PROMPT_TOKENS])) for ids in texts[: max(TOGETHER)]] or [[0]]
-    question = {
-        "folder": str(folder),
-        "variant": asdict(variant),
-        "engine": engine,
-        "prompts": prompts,
-    }
-    child = start_child(f"{__name__}:answer", stderr=subprocess.PIPE)
+    found = ask_child(f"{__name__}:answer", folder, variant, {"engine": engine, "prompts": prompts})
+    rates = {int(number): float(rate) for number, rate in found.pop("tokens_per_s").items()}
+    return Speeds(tokens_per_s=rates, **found)
+
+
+def ask_child(
+    entry: str,
+    folder: Path,
+    variant: Variant,
+    question: Mapping[str, Any],
+    timeout_s: float = TIMEOUT_S,
+) -> Any:
+    """What a function says of a variant in a process of its own; see `children`.
+
+    It reads the question and prints JSON. Raises EngineError if the process failed.
+    """
+    asked = {"folder": str(folder), "variant": asdict(variant), **question}
+    child = start_child(entry, stderr=subprocess.PIPE)
     try:
-        out, err = child.communicate(json.dumps(question), TIMEOUT_S)
+        out, err = child.communicate(json.dumps(asked), timeout_s)
     except subprocess.TimeoutExpired as error:
-        raise EngineError(f"{variant} did not answer in {TIMEOUT_S:.0f} s") from error
+        raise EngineError(f"{variant} did not answer in {timeout_s:.0f} s") from error
     finally:
         if child.poll() is None:
             child.kill()
@@ -52,9 +64,7 @@ def measure_speed(folder: Path, variant: Variant, texts: Texts, engine: str = "a
             f"{variant} could not be timed in a process of its own",
             found=f"exit code {child.returncode}: {err.strip()[-500:]}",
         )
-    found = json.loads(out.splitlines()[-1])
-    rates = {int(number): float(rate) for number, rate in found.pop("tokens_per_s").items()}
-    return Speeds(tokens_per_s=rates, **found)
+    return json.loads(out.splitlines()[-1])
 
 
 def _answer(question: dict[str, Any]) -> Speeds:

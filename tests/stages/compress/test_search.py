@@ -12,11 +12,17 @@ from tests.stages.compress.test_run import Measured, context, measured, trained
 from whorl.core.errors import GateError, PlanError
 from whorl.core.ports import Exporter
 from whorl.core.records import Record
-from whorl.core.rounding import Rounding, Speeds, Texts
+from whorl.core.rounding import Guessing, Rounding, Speeds, Texts
 from whorl.core.variants import Variant
 from whorl.model.folder import read_card
 from whorl.spec.resolved import CompressConfig
-from whorl.stages.compress.candidates import Tried, candidates_of, choose, is_beaten
+from whorl.stages.compress.candidates import (
+    Tried,
+    candidates_of,
+    choose,
+    choose_guesses,
+    is_beaten,
+)
 from whorl.stages.compress.picture import front
 from whorl.stages.compress.run import run
 from whorl.testing.fakes import FakeExporter
@@ -53,7 +59,11 @@ def loss_of(how: Rounding) -> float:
 
 
 def searched(
-    trained: Record, tmp_path: Path, exporter: Remembering, config: CompressConfig
+    trained: Record,
+    tmp_path: Path,
+    exporter: Remembering,
+    config: CompressConfig,
+    guesses: list[Guessing] | None = None,
 ) -> Record:
     def measure(model: Path, variant: Variant) -> Measured:
         how = exporter.made.get(model)
@@ -70,8 +80,13 @@ def searched(
         assert list(texts) == TEXTS and read_card(folder).variant == variant
         return Speeds(1.0, 2**20, {1: 10.0, 16: 100.0})
 
+    def guess(folder: Path, variant: Variant) -> list[Guessing]:
+        assert guesses is not None and read_card(folder).variant == variant
+        return guesses
+
     typed: Exporter = exporter
-    return run(context(tmp_path), config, trained, typed, measure, texts=lambda: TEXTS, speed=speed)
+    given = {"texts": lambda: TEXTS, "speed": speed, "guess": guess}
+    return run(context(tmp_path), config, trained, typed, measure, **given)  # type: ignore[arg-type]
 
 
 def test_everything_is_tried_and_the_best_of_the_smallest_is_kept(
@@ -190,3 +205,38 @@ def test_front_by_brute_force() -> None:
     unbeaten = {(x, y) for x, y in pairs if not any(a <= x and b <= y for a, b in pairs - {(x, y)})}
     kept = front(points)
     assert [points[name] for name in kept] == sorted(unbeaten)
+
+
+def guessing(guesses: int, alone: float, together: float | None, num_same: int = 24) -> Guessing:
+    return Guessing(guesses, 1.5, alone, together, 24, num_same)
+
+
+@pytest.mark.parametrize(
+    ("tried", "kept", "why"),
+    [
+        ([guessing(2, 1.2, 1.0), guessing(4, 1.4, 0.98), guessing(8, 1.3, 1.1)], 4, "faster so"),
+        ([guessing(2, 1.2, 1.0), guessing(4, 1.4, 0.9)], 2, "faster so"),
+        ([guessing(2, 1.2, 0.8)], 0, "many requests together are slower"),
+        ([guessing(2, 1.02, 1.0), guessing(4, 0.8, None)], 0, "no faster"),
+        ([guessing(2, 1.5, 1.0, num_same=23)], 0, "other answers"),
+    ],
+)
+def test_guesses_are_served_where_they_are_faster(
+    trained: Record, tmp_path: Path, tried: list[Guessing], kept: int, why: str
+) -> None:
+    assert choose_guesses(tried)[0] == kept
+    config = CompressConfig(formats=("int8",), search="off", speculation="prompt_lookup")
+    record = searched(trained, tmp_path, Remembering(), config, tried)
+    assert read_card(record.path / "copied-int8").lookup == kept
+    assert read_card(record.path / "copied-f32").lookup == 0
+    (choice,) = record.metrics["choices"]
+    assert why in choice["why"]
+    assert ("guesses of" in choice["how"]) == bool(kept)
+    (figures,) = record.run["guesses"].values()
+    assert [row["alone"] for row in figures] == [each.alone for each in tried]
+
+
+def test_nothing_is_guessed_unless_it_is_asked_for(trained: Record, tmp_path: Path) -> None:
+    config = CompressConfig(formats=("int8",), search="fast")
+    record = searched(trained, tmp_path, Remembering(), config, [guessing(4, 2.0, 2.0)])
+    assert read_card(record.path / "copied-int8").lookup == 0 and "guesses" not in record.run

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from whorl.core.rounding import Rounding, SmallWeights
+from whorl.core.rounding import Guessing, Rounding, SmallWeights
 from whorl.core.units import format_bytes
 
-__all__ = ["Tried", "candidates_of", "choose", "is_beaten"]
+__all__ = ["Tried", "candidates_of", "choose", "choose_guesses", "is_beaten"]
 
 GROUPS = (128, 64, 32)  # weights that share a scale
+FASTER, AS_FAST = 1.05, 0.97  # times as fast: what a clock can tell apart, answers interleaved
 NEAR = 1.05  # times the smallest: a candidate of so many bytes is as small, for its quality's sake
 
 
@@ -72,3 +73,22 @@ def choose(tried: Sequence[Tried]) -> tuple[Tried, str] | None:
             f"({format_bytes(least)})"
         )
     return best, why
+
+
+def choose_guesses(tried: Sequence[Guessing]) -> tuple[int, str]:
+    """How many ids are guessed at a time, 0 if none should be, and why in words.
+
+    Those with which one request alone is answered fastest, if that is faster than without, many
+    together are not slower, and every answer is the same.
+    """
+    faster = [each for each in tried if each.alone >= FASTER]
+    if not faster:
+        return 0, "no faster with prompt lookup here"
+    same = [each for each in faster if each.num_same == each.num_answers]
+    if not same:
+        return 0, "other answers with prompt lookup"
+    kept = [each for each in same if each.together is not None and each.together >= AS_FAST]
+    if not kept:
+        return 0, "many requests together are slower with prompt lookup here"
+    best = max(kept, key=lambda each: each.alone)
+    return best.guesses, "faster so here where a request runs alone"

@@ -23,14 +23,20 @@ from whorl.core.errors import GateError, MissingExtra, PlanError, WhorlError
 from whorl.core.intervals import Interval, paired_interval
 from whorl.core.ports import Exporter, Measure, QualityMeasure
 from whorl.core.records import Record, RecordKey
-from whorl.core.rounding import Rounding, SmallWeights, Speeds, Texts
+from whorl.core.rounding import Guessing, Rounding, SmallWeights, Speeds, Texts
 from whorl.core.variants import Variant
 from whorl.model.folder import CACHES, read_card, seal_folder
 from whorl.spec.resolved import CompressConfig
-from whorl.stages.compress.candidates import Tried, candidates_of, choose, is_beaten
+from whorl.stages.compress.candidates import (
+    Tried,
+    candidates_of,
+    choose,
+    choose_guesses,
+    is_beaten,
+)
 from whorl.stages.compress.picture import draw_pareto
 
-__all__ = ["LOGIC_VERSION", "PARENT", "MeasureSpeed", "loss_of_quality", "run"]
+__all__ = ["LOGIC_VERSION", "PARENT", "MeasureGuesses", "MeasureSpeed", "loss_of_quality", "run"]
 
 LOGIC_VERSION = 5
 PARENT = "f32"  # weights of the export that smaller variants are compared with
@@ -38,6 +44,7 @@ PARENT_CACHE = CACHES[0]  # its numbers of keys and values
 CANDIDATES = "candidates"  # folder of the record while it is made
 Measured = Mapping[str, QualityMeasure]  # field -> what was measured of it
 MeasureSpeed = Callable[[Path, Variant, Texts], Speeds]
+MeasureGuesses = Callable[[Path, Variant], list[Guessing]]  # of several numbers of ids
 SIGNIFICANT = 6  # digits of measured figures kept: the rest depends on the number of threads
 
 
@@ -50,13 +57,14 @@ def run(
     *,
     texts: Callable[[], Texts] = tuple,
     speed: MeasureSpeed | None = None,
+    guess: MeasureGuesses | None = None,
 ) -> Record:
     """Folders openvino-f32/, openvino-int8/ … of the record, each servable; found again if there.
 
     Metrics: {"variants": [{name, field, bytes, metric, value, increase, low, high, verdict}]}, a
     row per variant and field, the parent first; increase is the relative loss of quality, 0.01 =
     1% worse, whichever way the metric points. With a search, "search" has such a row of every
-    candidate, "choices" what was kept and why, and run.json what `speed` measured.
+    candidate, "choices" what was kept and why, and run.json what `speed` and `guess` measured.
 
     texts: ids of training documents, for methods that read some. Raises GateError when a variant
     is worse than allowed (nothing is kept), RecordError if the trained model is damaged,
@@ -69,12 +77,14 @@ def run(
         return found
     begin_s = time.monotonic()
     with context.store.write(key) as writer:
-        work = _Compression(context, config, exporter, measure, texts, speed, writer.path)
+        work = _Compression(context, config, exporter, measure, texts, speed, guess, writer.path)
         writer.metrics["variants"] = work.make(trained, key.digest)
         if work.is_searching:
             writer.metrics.update(search=work.rows, choices=work.choices)
             speeds = {name: asdict(each) for name, each in work.speeds.items()}
             writer.run["speeds"] = speeds
+            if work.guesses:
+                writer.run["guesses"] = work.guesses
             _draw(context, context.store.run_folder(key), work)
         writer.run.update(wall_s=time.monotonic() - begin_s, packages=_packages())
     return context.store.published(key)
@@ -88,14 +98,20 @@ class _Compression:
     measure: Measure
     texts: Callable[[], Texts]
     speed: MeasureSpeed | None
+    guess: MeasureGuesses | None
     folder: Path  # the record's
     rows: list[dict[str, Any]] = field(default_factory=list)  # of every candidate
     choices: list[dict[str, Any]] = field(default_factory=list)
     speeds: dict[str, Speeds] = field(default_factory=dict)  # name of a candidate -> its
+    guesses: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # likewise
 
     @property
     def is_searching(self) -> bool:
-        return self.search != "off" or self.config.cache != PARENT_CACHE
+        return (
+            self.search != "off"
+            or self.config.cache != PARENT_CACHE
+            or self.config.speculation != "off"
+        )
 
     @property
     def search(self) -> str:
@@ -122,6 +138,7 @@ class _Compression:
         for weights in self.config.formats:
             mine = self._with_cache(weights, self._best(weights, parent, begin_s), parent)
             rows += mine
+            self._speculate(weights)
             refused += [row for row in mine if row["verdict"].startswith("refused")]
         if refused:
             raise _refusal(refused, self.config, parent)
@@ -211,6 +228,27 @@ class _Compression:
         choice.update(how=how, why=f"{choice['why']}; {why}")
         self.context.log(f"{variant}: {how}: {why}")
         return found
+
+    def _speculate(self, weights: SmallWeights) -> None:
+        """Whether what is kept is served with guesses, as was measured here; the choice says so."""
+        kept = [each for each in self.choices if each["format"] == weights]
+        if self.config.speculation == "off" or not kept or self.guess is None:
+            return
+        (choice,), (folder, variant) = kept, self._place(weights)
+        tried = self.guess(folder, variant)
+        self.guesses[choice["how"]] = [asdict(each) for each in tried]
+        guesses, why = choose_guesses(tried)
+        if guesses:
+            seal_folder(folder, replace(read_card(folder), lookup=guesses))
+            choice["how"] += f", guesses of {guesses}"
+        choice["why"] += f"; {why}"
+        for each in tried:
+            together = "" if each.together is None else f", {each.together:.2f} times together"
+            self.context.log(
+                f"{variant}: guesses of {each.guesses}: {each.ids_per_step:.2f} ids a step, "
+                f"{each.alone:.2f} times the tokens/s alone{together}"
+            )
+        self.context.log(f"{variant}: {why}")
 
     def _compared(
         self, how: str, folder: Path, variant: Variant, parent: Measured

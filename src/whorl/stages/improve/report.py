@@ -19,7 +19,7 @@ DURATIONS = ("wall_s", "duration_s", "train_s")  # of a record's run.json, which
 
 NO_FIELD = {"field": ""}  # of rows of records that were made when models had one field
 # That leave records.
-STAGES = ("import", "plan", "prepare", "train", "compress", "evaluate", "serve")
+STAGES = ("import", "plan", "prepare", "prune", "train", "compress", "evaluate", "serve")
 
 __all__ = [
     "STAGES",

@@ -82,6 +82,10 @@ def plan_key(
     for name in ADDED_KEYS:
         if value["train"][name] is None:
             del value["train"][name]
+    if recipe.model.prune is None:
+        del value["model"]["prune"]
+    if recipe.compress.speculation == "off":
+        del value["compress"]["speculation"]
     if base is not None and (said := _said_defaults(recipe)):
         value[SAID] = said
     if recipe.hardware == HardwareSpec():
@@ -380,6 +384,7 @@ def _passed_through(decisions: Decisions, recipe: Recipe) -> Decisions:
                 search=recipe.compress.search,
                 search_time_s=recipe.compress.search_time,
                 cache=recipe.compress.cache,
+                speculation=recipe.compress.speculation,
                 seed=seed,
             ),
             "evaluate": EvaluateConfig(

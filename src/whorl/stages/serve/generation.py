@@ -87,15 +87,21 @@ class Run:
             raise ApiError(500, f"the engine failed: {event.error}", code="engine_failed")
         if event.finish_reason == "cancelled":
             raise ApiError(503, "the request was cancelled by the server", code="cancelled")
-        text, before = "", self._ends[-1] if self._ends else 0
+        text, num_tokens = "", 0
+        end = self._ends[-1] if self._ends else 0
         for number, logprob in zip_longest(event.token_ids, event.logprobs):
-            text += self._decoder.push((number,))
+            decoded = self._decoder.push((number,))
+            text += self._stops.push(decoded)
+            end += len(decoded)
+            num_tokens += 1
             self._ids.append(number)
-            self._ends.append(before + len(text))
+            self._ends.append(end)
             self._logprobs.append(logprob)
-        if event.finish_reason is not None:
-            text += self._decoder.finish()
-        text, reason = self._stops.push(text), event.finish_reason
+            if self._stops.found:  # what comes behind it in the same event is nobody's
+                break
+        reason = event.finish_reason
+        if reason is not None:
+            text += self._stops.push(self._decoder.finish())
         if self._stops.found:
             reason = "stop"
             self.close()
@@ -106,7 +112,7 @@ class Run:
         self._num_shown += len(text)
         self.finish_reason = reason
         is_last = reason is not None and not self._stops.found
-        return Piece(text, len(event.token_ids), reason, tuple(self._told(is_last)))
+        return Piece(text, num_tokens, reason, tuple(self._told(is_last)))
 
     def _told(self, is_last: bool) -> list[tuple[int, TokenLogprob]]:
         """What is known of the ids whose text has been given out since the last time."""

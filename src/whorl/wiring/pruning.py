@@ -1,0 +1,65 @@
+"""The base of a recipe, as it is or with parts of it gone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from whorl.core.context import StageContext
+from whorl.core.ports import Progress
+from whorl.core.records import Record
+from whorl.spec.load import LoadedRecipe
+from whorl.wiring.bases import Base, find_base, pruned_base
+from whorl.wiring.texts import training_texts
+
+__all__ = ["base_of"]
+
+
+class Basing(Protocol):
+    """What a base is found with."""
+
+    @property
+    def context(self) -> StageContext: ...
+
+    @property
+    def loaded(self) -> LoadedRecipe: ...
+
+    @property
+    def home(self) -> Path: ...
+
+    @property
+    def progress(self) -> Progress: ...
+
+    @property
+    def log(self) -> Callable[[str], None]: ...
+
+    def prepare(self) -> Record: ...
+
+    def _stage(self, stage: str, make: Callable[[], Record]) -> Record: ...
+
+
+def base_of(session: Basing, asked: str) -> Base:
+    """Raises as `find_base`, and SpecError if it cannot be pruned as the recipe says."""
+    recipe, folder = session.loaded.recipe, session.loaded.folder
+    base = find_base(
+        asked,
+        home=session.home,
+        recipe_name=recipe.name,
+        folder=folder,
+        progress=session.progress,
+        log=session.log,
+    )
+    if (prune := recipe.model.prune) is None:
+        return base
+
+    def make(whole: Record) -> Record:
+        from whorl.stages.compress.prune import run
+
+        prepared = session.prepare()
+        texts = partial(training_texts, prepared)
+        work = session.context, prune.layers, prune.ffn, whole, prepared, texts
+        return session._stage("prune", partial(run, *work))
+
+    return pruned_base(base, prune, make)
