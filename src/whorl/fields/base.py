@@ -19,7 +19,17 @@ __all__ = ["GROUP", "find_field", "options_of"]
 GROUP = "whorl.fields"
 BUILT_IN = {  # with these whorl also runs from its source tree, not installed
     name: EntryPoint(name, f"whorl.fields.{name}:FIELD", GROUP)
-    for name in ("text", "code", "chat", "digits", "intents", "triples", "interactions", "table")
+    for name in (
+        "text",
+        "code",
+        "chat",
+        "digits",
+        "intents",
+        "triples",
+        "interactions",
+        "table",
+        "labels",
+    )
 }
 
 
