@@ -20,12 +20,14 @@ __all__ = [
     "ACCURACY",
     "BITS_PER_BYTE",
     "BUILT_IN",
+    "F1",
     "GROUP",
     "HITS_AT_10",
     "MRR",
     "NDCG_AT_10",
     "SLOT_F1",
     "WER",
+    "ClassF1",
     "Metric",
     "find_metric",
 ]
@@ -65,8 +67,34 @@ class Metric:
         return self.title
 
 
+class ClassF1(Metric):
+    """numerator: the class that was answered; denominator: the right one, both by their numbers.
+
+    Of two classes the F1 of the second (spam of ham and spam, yes of no and yes), of more the mean
+    of all that occur, right or answered.
+    """
+
+    def total(
+        self, numerator: NDArray[np.float64], denominator: NDArray[np.float64], axis: int = -1
+    ) -> Any:
+        given, right = (
+            np.moveaxis(each, axis, -1).astype(np.int64) for each in (numerator, denominator)
+        )
+        shape, count = right.shape[:-1], 1 + int(max(given.max(), right.max()))
+        rows = np.arange(int(np.prod(shape)))[:, None]
+        places = (rows * count + right.reshape(len(rows), -1)) * count
+        places += given.reshape(len(rows), -1)
+        found = np.bincount(places.ravel(), minlength=len(rows) * count * count)
+        table = found.reshape(len(rows), count, count)  # right, answered
+        hits, each = np.diagonal(table, axis1=1, axis2=2), table.sum(1) + table.sum(2)
+        f1 = 2 * hits / np.maximum(each, 1)
+        mean = f1.sum(1) / (each > 0).sum(1) if count > 2 else f1[:, -1] * (count - 1)
+        return mean.reshape(shape)[()]
+
+
 BITS_PER_BYTE = Metric("bits_per_byte", "bits/byte", higher_is_better=False)
 ACCURACY = Metric("accuracy", "", higher_is_better=True, is_share=True)
+F1 = ClassF1("f1", "", higher_is_better=True)
 SLOT_F1 = Metric("slot_f1", "", higher_is_better=True)  # of each sentence, their mean
 # Words put in, left out and exchanged, over the words that were said: it may be above 1.
 WER = Metric("wer", "", higher_is_better=False)
@@ -77,7 +105,7 @@ HITS_AT_10 = Metric("hits_at_10", "", higher_is_better=True, is_share=True)
 NDCG_AT_10 = Metric("ndcg_at_10", "", higher_is_better=True)
 BUILT_IN: Mapping[str, Metric] = {
     metric.name: metric
-    for metric in (BITS_PER_BYTE, ACCURACY, SLOT_F1, WER, MRR, HITS_AT_10, NDCG_AT_10)
+    for metric in (BITS_PER_BYTE, ACCURACY, F1, SLOT_F1, WER, MRR, HITS_AT_10, NDCG_AT_10)
 }
 
 

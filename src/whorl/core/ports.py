@@ -67,6 +67,7 @@ class Document:
     name: str  # where it came from, for reports; unique within a source
     parts: tuple[Part, ...]
     split: Split | None = None  # None: prepare splits by content, after deduplication
+    whole: bool = False  # a question with its answer: kept in one row, refused if it is longer
 
     @property
     def text(self) -> str | None:

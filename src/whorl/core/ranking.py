@@ -80,6 +80,12 @@ class RankTask(ChoiceTask):
     ) -> tuple[float, float]:
         return self.gain(self.metric, self.rank(document, question, nats)), 1.0
 
+    def grades(
+        self, document: HeldoutDocument, question: Choice | None, nats: NDArray[np.float64]
+    ) -> Mapping[Metric, tuple[float, float]]:
+        rank = self.rank(document, question, nats)
+        return {metric: (self.gain(metric, rank), 1.0) for metric in (self.metric, *self.further)}
+
     def gain(self, metric: Metric, rank: float) -> float:
         """What a rank is worth. Raises DataError on a metric that is not of ranks."""
         if metric not in GAINS:

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.core.errors import DataError
-from whorl.core.metrics import ACCURACY, BITS_PER_BYTE, Metric
+from whorl.core.metrics import ACCURACY, BITS_PER_BYTE, F1, Metric
 from whorl.core.ports import Choice, Grammar, HeldoutDocument, TokenSpace
 
-__all__ = ["ChoiceTask", "LikelihoodTask", "WritingTask"]
+__all__ = ["ChoiceTask", "ClassTask", "LikelihoodTask", "WritingTask"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class ChoiceTask:
     metric: Metric = ACCURACY
     prompts: tuple[str, ...] = ()
     checker: str = ""
+    further: tuple[Metric, ...] = ()  # of the same answers; a task that has any says `grades`
 
     def question(self, document: HeldoutDocument, space: TokenSpace) -> Choice:
         """Raises DataError if no trained id is of a codec."""
@@ -72,8 +73,30 @@ class ChoiceTask:
         assert question is not None
         return float(int(nats.argmax()) == question.right), 1.0
 
+    def grades(
+        self, document: HeldoutDocument, question: Choice | None, nats: NDArray[np.float64]
+    ) -> Mapping[Metric, tuple[float, float]]:
+        """What `judge` says, in each of the task's metrics."""
+        return {self.metric: self.judge(document, question, nats)}
+
     def accepts(self, prompt: str, completion: str) -> bool | None:
         return None
+
+
+@dataclass(frozen=True)
+class ClassTask(ChoiceTask):
+    """Which class is it? Judged by accuracy, and by F1 of the same answers."""
+
+    name: str = "class"
+    further: tuple[Metric, ...] = (F1,)
+
+    def grades(
+        self, document: HeldoutDocument, question: Choice | None, nats: NDArray[np.float64]
+    ) -> Mapping[Metric, tuple[float, float]]:
+        assert question is not None
+        guess = int(nats.argmax())
+        answers = float(guess), float(question.right)
+        return {self.metric: (float(guess == question.right), 1.0), F1: answers}
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,13 @@ from whorl.core.digests import digest_file, digest_value, read_sealed, write_sea
 from whorl.core.errors import DataError, SpecError
 from whorl.core.scratch import hold_scratch, is_abandoned
 from whorl.core.sources import SourceIndex
-from whorl.schemes import debian, hub, npm, pypi
+from whorl.schemes import debian, debian_index, hub, npm, pypi
 from whorl.schemes.base import Client, Scheme, Wanted, run_client
 
 __all__ = ["SCHEMES", "Fetched", "fetch", "parse"]
 
 SCHEMES: dict[str, Scheme] = {
-    module.SCHEME.name: module.SCHEME for module in (pypi, npm, debian, hub)
+    module.SCHEME.name: module.SCHEME for module in (pypi, npm, debian, debian_index, hub)
 }
 VERSION = r"[A-Za-z0-9][A-Za-z0-9._+:~!-]*"
 DIGEST_CHARS = 16  # of the digest, in the name of a folder

@@ -9,7 +9,7 @@ Where a task gives candidates, each is scored after the question.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ from whorl.codecs.parts import token_space
 from whorl.core.context import NoProgress
 from whorl.core.errors import DataError, RecordError, SpecError
 from whorl.core.heldout import HeldoutDocuments
+from whorl.core.metrics import Metric
 from whorl.core.ports import (
     Choice,
     Engine,
@@ -29,11 +30,10 @@ from whorl.core.ports import (
     QualityMeasure,
     Task,
 )
-from whorl.core.ranking import RankTask
-from whorl.core.tasks import WritingTask
+from whorl.core.tasks import ChoiceTask, WritingTask
 from whorl.stages.evaluate.generate import graded, num_cut, written
 
-__all__ = ["Asked", "Window", "ask", "measure", "ranks", "select_documents", "windows_of"]
+__all__ = ["Asked", "Window", "ask", "grades", "measure", "select_documents", "windows_of"]
 
 Floats = NDArray[np.float64]
 T = TypeVar("T")
@@ -142,20 +142,20 @@ def measure(
     return asked.judged(_nats(engine, asked, window, progress or NoProgress()))
 
 
-def ranks(
+def grades(
     engine: Engine,
     tokens: Tokens,
-    task: RankTask,
+    task: ChoiceTask,
     asked: Asked,
     *,
     window: int,
     progress: Progress | None = None,
-) -> list[float]:
-    """The rank of each document's right candidate. Raises as `measure`."""
+) -> list[Mapping[Metric, tuple[float, float]]]:
+    """Of each document the two numbers in each of the task's metrics. Raises as `measure`."""
     _check_contract(engine, tokens)
     found = _nats(engine, asked, window, progress or NoProgress())
     return [
-        task.rank(document, question, nats)
+        task.grades(document, question, nats)
         for document, question, nats in zip(asked.documents, asked.questions, found, strict=True)
     ]
 

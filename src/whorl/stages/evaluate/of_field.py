@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,10 +17,9 @@ from whorl.core.heldout import HeldoutDocuments
 from whorl.core.intervals import paired_interval, score_of
 from whorl.core.metrics import Metric
 from whorl.core.ports import Engine, Field, QualityMeasure, Score
-from whorl.core.ranking import RankTask, measures_of_ranks
 from whorl.core.records import Record
 from whorl.core.rows import RowSet
-from whorl.core.tasks import WritingTask
+from whorl.core.tasks import ChoiceTask, WritingTask
 from whorl.core.variants import Variant
 from whorl.spec.resolved import EvaluateConfig
 from whorl.stages.evaluate.baselines import (
@@ -33,13 +32,14 @@ from whorl.stages.evaluate.baselines import (
     rows_seen,
 )
 from whorl.stages.evaluate.generate import graded, written
-from whorl.stages.evaluate.measure import Asked, ask, measure, ranks, select_documents
+from whorl.stages.evaluate.measure import Asked, ask, grades, measure, select_documents
 from whorl.stages.evaluate.ngram import ORDER
 
 __all__ = ["FieldEvaluation"]
 
 MAX_ROWS_BYTES = 256 * 2**20  # of token rows handed to a field's baselines
 ID_BYTES = 8
+Grades = list[Mapping[Metric, tuple[float, float]]]  # of each document
 FURTHER = "/"  # between a field and another metric of its answers
 
 
@@ -55,10 +55,10 @@ class FieldEvaluation:
     num_heldout: int
     asked: Asked
     metric: Metric  # of the scores
-    # Shared by the parts of one field: what each model wrote, or how it ranked what is right, and
+    # Shared by the parts of one field: what each model wrote, or what its choices are worth, and
     # the field's own baselines.
     answers: dict[str, list[str]] = dataclasses.field(default_factory=dict)
-    ranks: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    grades: dict[str, Grades] = dataclasses.field(default_factory=dict)
     others: list[Score] = dataclasses.field(default_factory=list)
 
     @classmethod
@@ -83,9 +83,9 @@ class FieldEvaluation:
         return cls(context, config, name, field, tokens, len(documents), asked, metric)
 
     def with_further(self) -> list[FieldEvaluation]:
-        """This one, and one for each other metric of the same answers, or of the same ranks."""
+        """This one, and one for each other metric of the same answers or choices."""
         task = self.asked.task
-        further = task.further if isinstance(task, WritingTask | RankTask) else ()
+        further = task.further if isinstance(task, WritingTask | ChoiceTask) else ()
         others = [
             replace(self, name=f"{self.name}{FURTHER}{metric.name}", metric=metric)
             for metric in further
@@ -109,13 +109,14 @@ class FieldEvaluation:
                     engine, self.tokens, task, documents, window=window, progress=shown
                 )
             found = graded(task, self.metric, documents, self.answers[name], self.tokens)
-        elif isinstance(task, RankTask):
-            if name not in self.ranks:
-                self.ranks[name] = ranks(
+        elif isinstance(task, ChoiceTask) and task.further:
+            if name not in self.grades:
+                self.grades[name] = grades(
                     engine, self.tokens, task, self.asked, window=window, progress=shown
                 )
-            names = [document.name for document in documents]
-            (found,) = measures_of_ranks(names, self.ranks[name], [self.metric])
+            numbers = np.array([grade[self.metric] for grade in self.grades[name]], np.float64)
+            names = tuple(document.name for document in documents)
+            found = QualityMeasure(self.metric, names, *numbers.T)
         else:
             found = measure(engine, self.tokens, self.asked, window=window, progress=shown)
         return self._score(name, found, note)

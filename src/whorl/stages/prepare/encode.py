@@ -21,6 +21,7 @@ from whorl.stages.prepare.spill import SpillReader
 
 __all__ = [
     "TOO_LONG",
+    "TOO_LONG_WHOLE",
     "UNTRAINED",
     "EncodeTask",
     "Encoded",
@@ -31,6 +32,7 @@ __all__ = [
 
 UNTRAINED = "no trained token"
 TOO_LONG = "conversation longer than a row"
+TOO_LONG_WHOLE = "question and answer longer than a row"
 NO_PAIR, CHOSEN_ALONE = "no preference pair", "of a preference pair only the chosen answer is used"
 
 Segments = Sequence[tuple[NDArray[np.integer[Any]], NDArray[np.bool_]]]
@@ -46,7 +48,7 @@ class EncodeTask:
     actions: NDArray[np.int8]
     cut_share: float
     out: Path  # ids as u4 in .ids, masks as bytes in .mask
-    row_ids: int  # ids of a row, which no chat may exceed
+    row_ids: int  # ids of a row, which no chat nor other whole document may exceed
     pairs: bool  # whether pairs are learned from, and nothing else
 
 
@@ -58,12 +60,13 @@ class Encoded:
     source_number: int
     is_heldout: NDArray[np.bool_]
     lengths: NDArray[np.int64]  # tokens
-    firsts: NDArray[np.int64]  # tokens of the first chat of a pair; 0: it is no chat, may be cut
+    firsts: NDArray[np.int64]  # tokens of the first chat of a pair, or of a whole document; 0: of
+    # others, which may be cut
     num_bytes: NDArray[np.int64]  # of text in UTF-8, of a chat what is trained; 0 if it is none
     heldout_names: list[str]
     rejected: Counter[str]
     first_rejected: str  # its name and why; "" if none is
-    longest: int  # tokens of the longest chat that is longer than a row; 0 if none is
+    longest: int  # tokens of the longest document that is longer than its row; 0 if none is
 
     def read(self) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
         """(ids, masks) of all documents one after another."""
@@ -96,14 +99,16 @@ def encode(tokens: Tokens, task: EncodeTask) -> Encoded:
                 if reason:
                     rejected[Reason(reason, "refused", Place(document.name))] += 1
                     first_rejected = first_rejected or f"{document.name}: {reason}"
-                    longest = max(longest, num_ids if reason == TOO_LONG else 0)
+                    is_long = reason in (TOO_LONG, TOO_LONG_WHOLE)
+                    longest = max(longest, num_ids if is_long else 0)
                     continue
                 for ids, mask in segments:
                     ids_file.write(ids.astype("<u4").tobytes())
                     mask_file.write(mask.tobytes())
                 first_ids, first_mask = segments[0]
                 num_bytes = _text_bytes(tokens, document, first_ids[first_mask])
-                lengths.append((num_ids, len(first_ids) * _is_chat(document), num_bytes))
+                is_whole = document.whole or _is_chat(document)
+                lengths.append((num_ids, len(first_ids) * is_whole, num_bytes))
                 is_heldout.append(heldout)
                 if heldout:
                     names.append(document.name)
@@ -147,8 +152,9 @@ def _encoded(
         return [], error.what if is_chat else "a codec cannot encode it"
     if not all(mask.any() for _, mask in segments):
         return segments, UNTRAINED
-    too_long = is_chat and sum(len(ids) for ids, _ in segments) > task.row_ids
-    return segments, TOO_LONG if too_long else ""
+    if (is_chat or document.whole) and sum(len(ids) for ids, _ in segments) > task.row_ids:
+        return segments, TOO_LONG if is_chat else TOO_LONG_WHOLE
+    return segments, ""
 
 
 def _text_bytes(tokens: Tokens, document: Document, trained: NDArray[np.integer[Any]]) -> int:

@@ -40,7 +40,14 @@ from whorl.core.sources import FileItem
 from whorl.spec.resolved import PrepareConfig
 from whorl.stages.prepare.clean import Cleaned, CleanTask, clean, clean_tasks
 from whorl.stages.prepare.corpus import Corpus, TrainingDocuments
-from whorl.stages.prepare.encode import TOO_LONG, Encoded, EncodeTask, encode, encode_with_folder
+from whorl.stages.prepare.encode import (
+    TOO_LONG,
+    TOO_LONG_WHOLE,
+    Encoded,
+    EncodeTask,
+    encode,
+    encode_with_folder,
+)
 from whorl.stages.prepare.facts import field_of
 from whorl.stages.prepare.pack import Packer
 from whorl.stages.prepare.pool import WorkerPool, default_workers, is_sendable
@@ -128,7 +135,7 @@ def _with_remedy(reasons: Counter[str], remedy: str) -> Counter[str]:
     return Counter(
         {
             Reason(reason, "refused", reason.place, remedy)
-            if reason == TOO_LONG and isinstance(reason, Reason)
+            if reason in (TOO_LONG, TOO_LONG_WHOLE) and isinstance(reason, Reason)
             else reason: count
             for reason, count in reasons.items()
         }

@@ -25,7 +25,8 @@ LENGTH_BYTES = 4
 
 def document_bytes(document: Document) -> bytes:
     """The record of a document. Raises DataError on a value of another kind."""
-    return _record([document.name, document.split], document.parts)
+    whole = [True] if document.whole else []
+    return _record([document.name, document.split, *whole], document.parts)
 
 
 def content_digest(parts: Sequence[Part]) -> bytes:
@@ -38,14 +39,14 @@ def document_of(data: bytes) -> Document:
     header_bytes = int.from_bytes(data[:LENGTH_BYTES], "little")
     at = LENGTH_BYTES + header_bytes
     header = json.loads(data[LENGTH_BYTES:at])
-    (name, split), parts = header["document"], []
+    (name, split, *whole), parts = header["document"], []
     blobs = []
     for num_bytes in header["blobs"]:
         blobs.append(data[at : at + num_bytes])
         at += num_bytes
     for codec, trained, value in header["parts"]:
         parts.append(Part(codec, _unpack(value, blobs), trained))
-    return Document(name, tuple(parts), split)
+    return Document(name, tuple(parts), split, bool(whole))
 
 
 class SpillReader:
@@ -71,7 +72,7 @@ class SpillReader:
         self.close()
 
 
-def _record(identity: Sequence[str | None], parts: Sequence[Part]) -> bytes:
+def _record(identity: Sequence[str | bool | None], parts: Sequence[Part]) -> bytes:
     blobs: list[bytes] = []
     header: dict[str, list[Any]] = {
         "document": list(identity),
