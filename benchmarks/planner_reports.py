@@ -9,7 +9,7 @@ from typing import Any
 
 from planner_scores import Result, table
 
-from whorl.stages.plan.cluster.memory_rows import predict_row_memory, predict_row_oom
+from whorl.stages.plan.cluster.memory_rows import VERDICTS, predict_row_memory, verdict
 from whorl.stages.plan.cluster.rows import PublishedRow, read_rows
 from whorl.stages.plan.cluster.step import predict_rows
 from whorl.stages.plan.lab.reports import read_reports
@@ -74,16 +74,24 @@ def _source(item: Result) -> str:
 
 
 def _verdicts() -> list[str]:
-    rows = report_rows("oom")
-    refused = {row.id: predict_row_oom(row)[0][0] == 1 for row in rows}
-    failed, ran = [row for row in rows if row.oom], [row for row in rows if not row.oom]
-    fit = sum(not refused[row.id] for row in failed)
-    wrong = sum(refused[row.id] for row in ran)
-    return [
-        f"Of {len(failed)} runs reported as out of memory {fit} are said to fit; of {len(ran)} "
-        f"that are reported to have run {wrong} are refused.",
+    """What is said of runs that failed for lack of memory, and of all that ran."""
+    every = [item.row for item in read_reports(FOLDER / "reports.csv") if not item.served]
+    runs = {(row.id, row.oom): row for row in every if row.job is not None}
+    said = {key: verdict(row) for key, row in runs.items()}
+    lines = [
+        "Whether a run fits: it does where the whole interval of its memory fits, does not where",
+        "the middle is beyond the device, and may not in between.",
         "",
+        f"| reported | runs | {' | '.join(VERDICTS)} |",
+        "| --- | ---: | ---: | ---: | ---: |",
     ]
+    for title, oom in (("out of memory", True), ("ran", False)):
+        found = [of for (_, failed), of in said.items() if failed == oom]
+        counts = " | ".join(str(found.count(name)) for name in VERDICTS)
+        lines.append(f"| {title} | {len(found)} | {counts} |")
+    wrong = {"fits": True, "may not fit": True, "does not fit": False}
+    doubtful = [f"{name} ({of})" for (name, oom), of in said.items() if wrong[of] == oom]
+    return [*lines, "", f"Not as reported: {', '.join(doubtful)}.", ""]
 
 
 def _refused() -> list[str]:

@@ -24,7 +24,8 @@ from whorl.stages.plan.cluster.emit import launch_file
 from whorl.stages.plan.cluster.emit_megatron import megatron_command
 from whorl.stages.plan.cluster.emit_torchtitan import torchtitan_command
 from whorl.stages.plan.cluster.job import Layout, TrainingJob
-from whorl.stages.plan.cluster.memory import rank_memory
+from whorl.stages.plan.cluster.learning import not_planned
+from whorl.stages.plan.cluster.memory import GIB, needed_for, rank_memory
 from whorl.stages.plan.cluster.search import RankedLayout, SearchResult
 from whorl.stages.plan.cluster.step import Model, step_times, untested
 from whorl.stages.plan.cluster.tables import tables_note
@@ -100,9 +101,7 @@ def _with_words(asked: schema.Question, said: OtherWords | None) -> schema.Quest
     if said is None:
         return asked
     became = [*said.lines(), *(line for line in asked.became if line not in said.lines())]
-    return asked.model_copy(
-        update={"words": said.tool, "became": became, "per_example": said.per_example}
-    )
+    return asked.model_copy(update={"words": said.tool, "became": became})
 
 
 def read_shape(
@@ -194,10 +193,15 @@ def _point(item: RankedLayout) -> schema.FrontPoint:
     return schema.FrontPoint(label=label, step_s=item.step.step_s, peak_bytes=item.peak_bytes)
 
 
+def _is_plain(job: TrainingJob) -> bool:
+    """Next tokens, with all weights trained."""
+    return job.lora is None and job.learning.kind == "tokens"
+
+
 def _emitted(job: TrainingJob) -> tuple[dict[str, str], list[str]]:
     """(file name -> what runs the layout, what its software cannot do)."""
     made = {"whorl": launch_file(job)}
-    if job.stack not in ("whorl", "fsdp", "torchtitan", "megatron") or job.lora is not None:
+    if job.stack not in ("whorl", "fsdp", "torchtitan", "megatron") or not _is_plain(job):
         note = f"no command is written for {software(job.stack).title}: the layout alone"
         return {item.name: item.text for item in made.values()}, [note]
     made |= {"fsdp": torchtitan_command(job), "megatron": megatron_command(job)}
@@ -225,6 +229,7 @@ def _safe(
 def _doubts(planned: schema.PlannedLayout, job: TrainingJob, precision: str) -> list[str]:
     """What a person should know before counting on the plan."""
     doubts, device, longest = untested(job), job.device, job.shape.max_seq_len
+    doubts += not_planned(job.learning)
     if 0 < longest < job.seq_len:
         doubts.append(
             f"{job.shape.name} was made for sequences of {longest:,} tokens: "
@@ -238,7 +243,11 @@ def _doubts(planned: schema.PlannedLayout, job: TrainingJob, precision: str) -> 
     if kind not in device.flops_per_s:
         doubts.append(f"{device.name} has no {kind}: its next wider type is reckoned with")
     if planned.memory.high_bytes > device.memory_bytes:
-        doubts.append("the peak's 90% interval reaches beyond the memory: try it on a few devices")
+        needed, high, limit = (
+            f"{size / GIB:.1f} GiB"
+            for size in (needed_for(job), planned.memory.high_bytes, device.memory_bytes)
+        )
+        doubts.append(f"may not fit: needs {needed} of {limit}, by the 90% interval up to {high}")
     return doubts
 
 

@@ -13,6 +13,7 @@ from whorl.arch.shape_counts import count_shape
 from whorl.core.errors import PlanError, SpecError
 from whorl.stages.plan.ask.answers import in_words
 from whorl.stages.plan.ask.layouts import layout_label, parse_layout, parse_measured
+from whorl.stages.plan.ask.objective import trained_shape
 from whorl.stages.plan.ask.question import training_fields
 from whorl.stages.plan.cluster.devices import device
 from whorl.stages.plan.cluster.job import Optimizer, Precision, Stack, TrainingJob
@@ -133,7 +134,7 @@ def _tokens_bought(choice: ChosenLayout, budget: JobBudget) -> float:
 
 def _space(shape: ModelShape, asked: schema.Question) -> SearchSpace:
     return SearchSpace(
-        shape=shape,
+        shape=trained_shape(shape, asked.objective),
         device=device(asked.device),
         devices=asked.count,
         seq_len=asked.seq_len,

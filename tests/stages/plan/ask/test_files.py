@@ -214,7 +214,7 @@ def test_torchtitan(tmp_path: Path) -> None:
 
 
 def test_what_changes_memory_and_is_not_planned_is_told(tmp_path: Path) -> None:
-    said, _ = read(tmp_path / "a.yaml", AXOLOTL + "rl: dpo\nbrand_new_kernel: 7\n", count=1)
+    said, _ = read(tmp_path / "a.yaml", AXOLOTL + "rl: ppo\nbrand_new_kernel: 7\n", count=1)
     assert [line.partition("=")[0] for line in said.warnings] == ["rl", "brand_new_kernel"]
     off, _ = read(tmp_path / "a.yaml", AXOLOTL + "relora: false\nbrand_new: null\n", count=1)
     assert not off.warnings
@@ -223,13 +223,42 @@ def test_what_changes_memory_and_is_not_planned_is_told(tmp_path: Path) -> None:
 def test_a_preference_is_two_sequences(tmp_path: Path) -> None:
     """DPO's chosen and rejected answers pass together; ORPO needs no reference model."""
     said, flags = read(tmp_path / "a.yaml", AXOLOTL + "rl: dpo\n", count=4)
-    assert parts(flags)["mbs"] == "4"
+    assert parts(flags)["mbs"] == "4" and flags["--objective"] == "dpo" and not said.warnings
     assert int(flags["--global-batch-tokens"]) == 2 * 2 * 4 * 4 * 4096
-    assert "reference" in said.warnings[0]
-    _, flags = read(tmp_path / "b.yaml", LLAMAFACTORY.replace("stage: sft", "stage: dpo"), count=2)
-    assert parts(flags)["mbs"] == "2"
-    orpo, _ = read(tmp_path / "a.yaml", AXOLOTL + "rl: orpo\n", count=4)
-    assert orpo.per_example == 2 and not orpo.warnings
+    of_pairs = LLAMAFACTORY.replace("stage: sft", "stage: dpo")
+    _, flags = read(tmp_path / "b.yaml", of_pairs, count=2)
+    assert parts(flags)["mbs"] == "2" and flags["--objective"] == "dpo"
+    _, flags = read(tmp_path / "b.yaml", of_pairs + "pref_loss: simpo\n", count=2)
+    assert flags["--objective"] == "dpo,reference=none"
+    orpo, flags = read(tmp_path / "a.yaml", AXOLOTL + "rl: orpo\n", count=4)
+    assert flags["--objective"] == "dpo,reference=none" and not orpo.warnings
+    _, flags = read(tmp_path / "a.yaml", AXOLOTL + "rl: kto\n", count=4)
+    assert parts(flags)["mbs"] == "2" and flags["--objective"] == "dpo,sequences=1"
+
+
+def test_grpo_of_a_trainer_and_of_axolotl(tmp_path: Path) -> None:
+    """TRL's batch counts completions; its prompts are taken to be as long as 512 tokens."""
+    written = {"output_dir": "x", "per_device_train_batch_size": 8, "num_generations": 8,
+               "max_completion_length": 256, "bf16": True, "beta": 0.04}  # fmt: skip
+    _, flags = read(tmp_path / "a.json", json.dumps(written), count=2)
+    assert flags["--objective"] == "grpo,reference=model,generations=8,completion=256"
+    assert flags["--seq"] == "768" and parts(flags)["mbs"] == "8"
+    text = AXOLOTL + "rl: grpo\ntrl:\n  use_vllm: true\n  vllm_mode: server\n  num_generations: 4\n"
+    _, flags = read(tmp_path / "a.yaml", text, count=2)
+    assert flags["--objective"] == "grpo,generations=4,completion=512,rollout=server"
+
+
+def test_preferences_distillation_and_embeddings_of_a_trainer(tmp_path: Path) -> None:
+    args = {"output_dir": "x", "per_device_train_batch_size": 2, "bf16": True}
+    more: dict[str, dict[str, object]] = {
+        "dpo,reference=stored": {"precompute_ref_log_probs": True, "max_length": 512},
+        "distil,teacher=Qwen/Qwen2.5-7B": {"teacher_model_name_or_path": "Qwen/Qwen2.5-7B"},
+        "embedding": {"batch_sampler": "no_duplicates"},
+    }
+    for text, keys in more.items():
+        _, flags = read(tmp_path / "a.json", json.dumps(args | keys), count=2, seq="512")
+        assert flags["--objective"] == text
+        assert parts(flags)["mbs"] == ("2" if "distil" in text else "4")
 
 
 @pytest.mark.parametrize(

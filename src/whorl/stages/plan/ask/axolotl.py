@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from whorl.core.units import parse_count
 from whorl.stages.plan.ask.rules import kept, precise, rules_of
 from whorl.stages.plan.ask.said import FALSE, OtherWords, Rule
-from whorl.stages.plan.ask.trainer import TRAINER, preferred
+from whorl.stages.plan.ask.trainer import TRAINER, learned_by_default, preferred
 
 __all__ = ["AXOLOTL", "axolotl_defaults"]
 
@@ -51,6 +51,7 @@ AXOLOTL: Mapping[str, Rule] = {
 
 def axolotl_defaults(said: OtherWords) -> None:
     """What it sets where its file says nothing."""
+    learned_by_default(said)
     said.parts.setdefault("mbs", "1")
     said.parts.setdefault("recompute", "none")
     said.flags.setdefault("--tune", "full")

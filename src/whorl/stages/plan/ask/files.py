@@ -17,6 +17,8 @@ from whorl.stages.plan.ask.flags import FLAGS
 from whorl.stages.plan.ask.layouts import LAYOUT_KEYS, WRITTEN, parse_batch, parse_pairs
 from whorl.stages.plan.ask.llamafactory import LLAMAFACTORY, llamafactory_defaults
 from whorl.stages.plan.ask.megatron import read_megatron
+from whorl.stages.plan.ask.objective import KINDS as OBJECTIVES
+from whorl.stages.plan.ask.objective import objective
 from whorl.stages.plan.ask.said import OtherWords, Rule, apply
 from whorl.stages.plan.ask.texts import flat, read_mapping
 from whorl.stages.plan.ask.torchtitan import TORCHTITAN, torchtitan_defaults
@@ -28,6 +30,7 @@ __all__ = ["as_flags", "read_file", "read_words"]
 
 BATCH = "--global-batch-tokens"
 MISSPELT = 0.8  # how alike a flag of whorl must be spelt to go before other tools' words
+PROMPT = 512  # tokens, where a file says nothing of it
 SCRIPTS = (".sh", ".bash", ".slurm", ".sbatch")
 
 
@@ -133,6 +136,7 @@ def read_words(words: Mapping[str, object], said: OtherWords | None = None) -> O
         said.sequences = None
     if "gradient_accumulation_steps" in words:
         said.accumulation = own.accumulation
+    said.learned |= own.learned
     said.steps = own.steps or said.steps
     said.dp = own.dp or said.dp
     return said
@@ -160,8 +164,10 @@ def as_flags(
                 f"{flag} {value} goes before {said.origin.get(flag, said.where or said.tool)}"
             )
     parts = dict(said.parts)
-    if "mbs" in parts:
-        parts["mbs"] = str(parse_count(parts["mbs"], "mbs") * said.per_example)
+    _learned(said, flags)
+    if "mbs" in parts and "--objective" in flags:
+        kind = objective(str(flags["--objective"]), 2**20, is_adapter=True)
+        parts["mbs"] = str(parse_count(parts["mbs"], "mbs") * kind.per_example)
     if "--layout" in given:
         own = parse_pairs(str(given["--layout"]), "--layout", LAYOUT_KEYS)
         parts |= {WRITTEN.get(key, key): _level(key, value) for key, value in own.items()}
@@ -187,6 +193,22 @@ def as_flags(
             said.became.append("shard=zero1: nothing is said of sharding")
         flags["--layout"] = ",".join(f"{name}={value}" for name, value in parts.items())
     return flags
+
+
+def _learned(said: OtherWords, flags: dict[str, Any]) -> None:
+    """--objective from what the keys said of it; of a length that nothing says, TRL's."""
+    of = (
+        {"completion": "512", **said.learned}
+        if said.learned.get("kind") == "grpo"
+        else said.learned
+    )
+    if of.get("kind") and "--objective" not in flags:
+        allowed = {key: of[key] for key in OBJECTIVES[of["kind"]] if key in of}
+        pairs = (f"{key}={value}" for key, value in allowed.items())
+        flags["--objective"] = ",".join((of["kind"], *pairs))
+    if of.get("kind") == "grpo" and "--seq" not in flags:
+        flags["--seq"] = str(PROMPT + parse_count(of["completion"], "completion"))
+        said.became.append(f"--seq {flags['--seq']}: prompts of {PROMPT} tokens, and completions")
 
 
 def _batch(

@@ -51,6 +51,12 @@ FLAGS = (
     Flag("rank", "Of the adapters of --tune lora, qlora, dora. Default: 8.", "N"),
     Flag("targets", "What they adapt: all (default), attention, qv, or names of matrices."),
     Flag("base_format", "Of a frozen base: bf16, nf4 (default of qlora), fp4, int8, gptq, awq."),
+    Flag(
+        "objective",
+        "What is learned, if not next tokens: dpo,reference=model|adapters|stored; "
+        "grpo,generations=8,completion=512,rollout=colocated; distil,teacher=qwen3-32b; "
+        "embedding.",
+    ),
     Flag("loss", "eager (whole logits in fp32), fused or chunked. Default: what the stack does."),
     Flag("step_in_backward", "The optimiser uses each gradient as it is made.", kind=bool),
     Flag("document_tokens", "Mean tokens of packed documents that do not see each other.", "N"),
@@ -93,7 +99,16 @@ FLAGS = (
 )
 # Any of them says that training is planned.
 OF_TRAINING = frozenset(
-    {"--seq", "--global-batch-tokens", "--tune", "--tokens", "--budget", "--layout", "--measured"}
+    {
+        "--seq",
+        "--global-batch-tokens",
+        "--tune",
+        "--objective",
+        "--tokens",
+        "--budget",
+        "--layout",
+        "--measured",
+    }
 )
 
 

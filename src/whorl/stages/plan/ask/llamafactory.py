@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from whorl.core.errors import SpecError
 from whorl.stages.plan.ask.rules import rules_of
 from whorl.stages.plan.ask.said import OtherWords, Rule
-from whorl.stages.plan.ask.trainer import TRAINER, preferred
+from whorl.stages.plan.ask.trainer import TRAINER, learned_by_default, preferred
 
 __all__ = ["LLAMAFACTORY", "llamafactory_defaults"]
 
@@ -49,6 +49,7 @@ LLAMAFACTORY: Mapping[str, Rule] = {
 
 def llamafactory_defaults(said: OtherWords) -> None:
     """What it sets where its file says nothing."""
+    learned_by_default(said)
     said.flags.setdefault("--tune", "lora")
     if said.flags["--tune"] != "full":
         said.flags.setdefault("--targets", "all")

@@ -12,6 +12,7 @@ from whorl.spec.quantities import Quantity, Whole
 from whorl.spec.recipe import DEVICES, PRICE, TOKENS, VOCAB_SIZE
 from whorl.spec.train_keys import SEQ_LEN
 from whorl.stages.plan.ask.layouts import parse_batch
+from whorl.stages.plan.ask.objective import KINDS, objective
 from whorl.stages.plan.ask.rules import OPTIMIZERS, PRECISIONS
 from whorl.stages.plan.ask.trainer import targets
 from whorl.stages.plan.cluster.devices import device
@@ -71,13 +72,15 @@ def recipe_flags(recipe: Recipe, given: Flags | None = None) -> dict[str, Any]:
 
 def _tuned(recipe: Recipe) -> dict[str, Any]:
     """What is trained of a base, as whorl trains it; nothing of a pretraining."""
-    lora, objective = recipe.train.lora, recipe.train.objective
+    lora, learned = recipe.train.lora, recipe.train.objective
+    of = {"--objective": learned} if learned in KINDS else {}
     if lora is None:
-        return {} if objective == "pretrain" else {"--tune": "full", "--stack": "whorl"}
+        return {} if learned == "pretrain" else {"--tune": "full", "--stack": "whorl", **of}
     tune = "qlora" if lora.base == "nf4" else "lora"
     return {
         "--tune": "dora" if lora.dora else tune,
         "--stack": "whorl",
+        **of,
         "--rank": lora.rank,
         "--targets": lora.targets if lora.targets == "all" else ",".join(lora.targets),
         "--base-format": lora.base,
@@ -88,7 +91,7 @@ def recipe_warnings(recipe: Recipe) -> list[str]:
     """What of a recipe changes memory or time and is not planned for other hardware."""
     train = recipe.train
     told = []
-    if train.objective not in ("pretrain", "sft"):
+    if train.objective not in ("pretrain", "sft", *KINDS):
         told.append(f"train.objective {train.objective}: planned as supervised fine-tuning")
     if train.lora is not None and train.lora.last_layers is not None:
         told.append("train.lora.last_layers: planned with adapters in every layer")
@@ -152,7 +155,7 @@ def _tuning(name: str, flags: Flags) -> dict[str, Any]:
     if tune and tune not in TUNES:
         raise SpecError("--tune", found=tune, expected=", ".join(TUNES))
     if tune in ("", "full"):
-        return {"tune": tune}
+        return {"tune": "full" if "--objective" in flags else tune}
     stored = stored_format(name)
     usual = stored if stored in BASES else "nf4" if tune == "qlora" else "bf16"
     base = str(flags.get("--base-format", usual)).lower()
@@ -166,11 +169,19 @@ def _tuning(name: str, flags: Flags) -> dict[str, Any]:
     }
 
 
+def _objective(flags: Flags, seq_len: int) -> dict[str, Any]:
+    text = flags.get("--objective")
+    if not text:
+        return {}
+    found = objective(text, seq_len, flags.get("--tune", "full") != "full")
+    return {"objective": text, "per_example": found.per_example}
+
+
 def question(name: str, shape: ModelShape | None, flags: Flags) -> Question:
     """The flags, read. Raises SpecError for what is missing or makes no sense."""
     _check_given(shape, flags)
     target = device(flags["--device"])
-    usual = "hf" if flags.get("--tune") else "megatron"
+    usual = "hf" if flags.get("--tune") or flags.get("--objective") else "megatron"
     usual = {"tpu": "xla", "cpu": "whorl"}.get(target.kind, usual)
     stack = software(str(flags.get("--stack") or usual)).name
     precision = _word(flags, "--precision", "bf16", PRECISIONS, get_args(Precision))
@@ -193,6 +204,7 @@ def question(name: str, shape: ModelShape | None, flags: Flags) -> Question:
         optimizer=_word(flags, "--optimizer", "adamw", OPTIMIZERS, get_args(Optimizer)),
         stack=stack,
         **_tuning(name, flags),
+        **_objective(flags, seq_len),
         loss=flags.get("--loss") or "",
         document_tokens=given("--document-tokens", SEQ_LEN) or 0,
         step_in_backward=bool(flags.get("--step-in-backward")),
@@ -214,8 +226,9 @@ def question(name: str, shape: ModelShape | None, flags: Flags) -> Question:
 def training_fields(asked: Question) -> dict[str, Any]:
     """The fields of TrainingJob that say what is trained and how, besides model and layout."""
     fields: dict[str, Any] = {"pure_low_precision": asked.pure_low_precision}
-    if asked.per_example > 1:
-        fields["per_example"] = asked.per_example
+    if asked.objective:
+        found = objective(asked.objective, asked.seq_len, asked.tune != "full")
+        fields |= found._asdict()
     if asked.loss:
         fields["loss"] = asked.loss
     if asked.document_tokens:

@@ -79,7 +79,7 @@ def _rule(target: str) -> Rule:
         return lambda said, key, value: said.passed.append(key)
     if name in ("--optimizer", "--precision"):
         return choice(name, OPTIMIZERS if name == "--optimizer" else PRECISIONS)
-    if name.startswith("--"):
+    if name.startswith(("--", "objective.")):
         return lambda said, key, value: said.put(name, value, key, value)
     return lambda said, key, value: said.put(name, str(parse_count(value, key)), key, value)
 

@@ -43,7 +43,7 @@ class OtherWords:
     warnings: list[str] = field(default_factory=list)
     passed: list[str] = field(default_factory=list)  # keys of no weight
     accumulation: int = 1  # forward passes of a rank in a step
-    per_example: int = 1  # sequences that one example of a batch is: two of a preference
+    learned: dict[str, str] = field(default_factory=dict)  # of --objective: "kind", "reference" …
     sequences: int | None = None  # of a step, where the tool states them
     steps: int | None = None
     dp: int | None = None  # data-parallel degree, where it is stated rather than the devices
@@ -53,16 +53,20 @@ class OtherWords:
 
     def put(self, name: str, value: str, key: str, written: str) -> None:
         """A flag ("--seq") or a part of the layout. Raises SpecError if another key said other."""
-        into = self.flags if name.startswith("--") else self.parts
-        if into.get(name, value) != value:
+        flag, of, part = name.partition("objective.")
+        into, inner = self.flags if name.startswith("--") else self.parts, name
+        if of and not flag:
+            into, inner = self.learned, part
+        if into.get(inner, value) != value:
             raise SpecError(
                 f"{self.where or self.tool}: {self.origin[name]} and {key} differ",
-                found=f"{name.lstrip('-')} {into[name]} and {value}",
+                found=f"{name.lstrip('-')} {into[inner]} and {value}",
                 do="keep one of them",
             )
-        into[name] = value
+        into[inner] = value
         self.origin[name] = key
-        self.tell(key, written, f"{name} {value}" if name.startswith("--") else f"{name}={value}")
+        spoken = name.replace("objective.", "--objective ")
+        self.tell(key, written, f"{name} {value}" if name.startswith("--") else f"{spoken}={value}")
 
     def unsay(self, name: str) -> None:
         """A part that another key goes before."""

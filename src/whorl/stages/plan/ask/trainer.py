@@ -9,17 +9,18 @@ import re
 from collections.abc import Mapping
 
 from whorl.core.errors import SpecError
-from whorl.core.units import parse_count
+from whorl.core.units import parse_count, parse_number
 from whorl.stages.plan.ask.deepspeed import beside, referred
 from whorl.stages.plan.ask.rules import PRECISIONS, offloaded, precise, rules_of
 from whorl.stages.plan.ask.said import FALSE, OtherWords, Rule, apply, is_true, nearest
 from whorl.stages.plan.ask.texts import flat, read_mapping
 
-__all__ = ["TRAINER", "preferred", "sharded", "targets", "trainer_defaults"]
+__all__ = ["TRAINER", "learned_by_default", "preferred", "sharded", "targets", "trainer_defaults"]
 
 QUERY_VALUE, ATTENTION = {"q_proj", "v_proj"}, {"q_proj", "k_proj", "v_proj", "o_proj"}
 OF_FSDP = ("fsdp_config.activation_checkpointing", "fsdp_config.fsdp_activation_checkpointing")
-PAIRS, ALONE = {"dpo", "ipo", "simpo", "orpo", "cpo"}, {"simpo", "orpo", "cpo"}  # no reference
+ALONE, SINGLE = {"simpo", "orpo", "cpo", "rm"}, {"kto", "bco"}  # no reference; no pairs
+PAIRS = {"dpo", "ipo", *ALONE, *SINGLE}
 FUSED = {"query_key_value", "qkv_proj", "c_attn", "wqkv", "w_pack"}
 OURS = {"all", "all-linear", "attention", "qv"}
 TABLES = {"lm_head", "embed_tokens", "wte", "embed_out"}
@@ -132,21 +133,57 @@ def _fsdp_config(said: OtherWords, key: str, value: str) -> None:
 
 
 def _beta(said: OtherWords, key: str, value: str) -> None:
-    said.warn(key, value, "if preferences are learned (DPOConfig), an example is two sequences and "
-              "a reference is read: neither is planned; give twice the micro-batch")  # fmt: skip
+    said.origin["beta"] = value
+
+
+def learned_by_default(said: OtherWords) -> None:
+    """What a file that names no objective learns, by keys that only GRPO's or DPO's have."""
+    beta = said.origin.get("beta")
+    if "kind" not in said.learned and {"generations", "completion"} & set(said.learned):
+        said.put("objective.kind", "grpo", "num_generations", "given")
+    if "kind" not in said.learned and (beta or "reference" in said.learned):
+        said.put("objective.kind", "dpo", "beta", beta or "given")
+        said.warn("beta", beta or "given", "taken for DPOConfig's; of another trainer say "
+                  "--objective")  # fmt: skip
+    if said.learned.get("kind") == "grpo" and beta and parse_number(beta, "beta", 0) > 0:
+        said.learned.setdefault("reference", "model")
+
+
+def _by_engine(said: OtherWords, key: str, value: str) -> None:
+    if is_true(value, key):
+        said.learned.setdefault("rollout", "colocated")
+        said.tell(key, value, f"completions written by an engine, {said.learned['rollout']}")
+
+
+def _engine_mode(said: OtherWords, key: str, value: str) -> None:
+    said.learned["rollout"] = "server" if value.lower() == "server" else "colocated"
+    said.tell(key, value, f"completions written by an engine, {said.learned['rollout']}")
 
 
 def preferred(said: OtherWords, key: str, value: str) -> None:
     """What is learned besides next tokens: of preferences, an example is two sequences."""
     kind = value.lower()
     if kind in PAIRS:
-        said.per_example = 2
-        said.tell(key, value, "two sequences an example")
-    if kind in PAIRS and kind not in ALONE:
-        said.warn(key, value, "the reference's forward pass (a third more time, half more with "
-                  "adapters) and, without adapters, its weights are not planned")  # fmt: skip
-    elif kind not in PAIRS:
+        said.put("objective.kind", "dpo", key, value)
+        if kind in ALONE:
+            said.put("objective.reference", "none", key, value)
+        if kind in SINGLE:
+            said.put("objective.sequences", "1", key, value)
+    elif kind in ("grpo", "gspo", "dapo"):
+        said.put("objective.kind", "grpo", key, value)
+    else:
         said.warn(key, value, "planned as supervised fine-tuning on sequences of this length")
+
+
+def _preferred_by(said: OtherWords, key: str, value: str) -> None:
+    """pref_loss of LLaMA-Factory: how, where a stage said that."""
+    if value.lower() in ALONE:
+        said.put("objective.reference", "none", key, value)
+
+
+def _teacher(said: OtherWords, key: str, value: str) -> None:
+    said.put("objective.kind", "distil", key, value)
+    said.put("objective.teacher", value, key, value)
 
 
 def _weights(said: OtherWords, key: str, value: str) -> None:
@@ -196,7 +233,14 @@ TRAINER: Mapping[str, Rule] = {
     **dict.fromkeys(("lora_target_modules", "target_modules", "lora_targets"), _targets),
     **dict.fromkeys(("use_peft", "use_lora"), _peft),
     **dict.fromkeys(("torch_dtype", "dtype"), _weights),
-    "beta": _beta,
+    **dict.fromkeys(("beta", "trl.beta"), _beta),
+    **dict.fromkeys(("use_vllm", "trl.use_vllm"), _by_engine),
+    **dict.fromkeys(("vllm_mode", "trl.vllm_mode"), _engine_mode),
+    "pref_loss": _preferred_by,
+    "batch_sampler": lambda said, key, value: said.put(  # of SentenceTransformerTrainingArguments
+        "objective.kind", "embedding", key, value
+    ),
+    **dict.fromkeys(("teacher_model_name_or_path", "teacher_model"), _teacher),
     "deepspeed": referred,
     "fsdp": sharded,
     "fsdp_config": _fsdp_config,
@@ -215,6 +259,7 @@ TRAINER: Mapping[str, Rule] = {
 
 def trainer_defaults(said: OtherWords) -> None:
     """What it sets where its file says nothing."""
+    learned_by_default(said)
     said.parts.setdefault("mbs", "8")
     said.parts.setdefault("recompute", "none")
     said.flags.setdefault("--tune", "full")

@@ -24,6 +24,7 @@ from whorl.stages.plan.cluster.exchange import (
     sharding_amounts,
 )
 from whorl.stages.plan.cluster.job import TrainingJob
+from whorl.stages.plan.cluster.learning import other_passes
 from whorl.stages.plan.cluster.memory_states import QUANTISED_BYTES
 from whorl.stages.plan.cluster.tables import layer_products_s
 from whorl.stages.plan.software import Rates, software
@@ -183,8 +184,9 @@ class _Pass(NamedTuple):
     """How often a layer is gone through, in units of one forward pass."""
 
     backward: float
-    repeated: float
+    repeated: float  # another model's passes among them
     attention_repeated: float
+    other: float = 0.0  # of a reference or a teacher, its head too
 
     @property
     def total(self) -> float:
@@ -192,6 +194,11 @@ class _Pass(NamedTuple):
 
 
 def _passes(job: TrainingJob) -> _Pass:
+    own, other = _own_passes(job), other_passes(job)
+    return _Pass(own.backward, own.repeated + other, own.attention_repeated + other, other)
+
+
+def _own_passes(job: TrainingJob) -> _Pass:
     layout, backward = job.layout, 1.0 if job.task in ("lora", "adapter") else BACKWARD
     if layout.recompute == "none":
         return _Pass(backward, 0.0, 0.0)
@@ -230,6 +237,7 @@ def amounts(job: TrainingJob, tables: bool = False) -> Amounts:
     shape, layout, device = job.shape, job.layout, job.device
     layers, passes = _layers(shape), _passes(job)
     share, head, fill = _stage(job, layers)
+    head *= job.learning.head_share(job.seq_len)
     tokens = layout.micro_batch * job.seq_len / layout.cp
     low = LOW_PRECISION.get(job.precision)
     peak = device.peak("bf16" if low else job.precision)
@@ -240,7 +248,7 @@ def amounts(job: TrainingJob, tables: bool = False) -> Amounts:
         fill=fill,
         layer_flops=2 * tokens * products / layout.tp * share * passes.total,
         head_flops=2 * tokens * layers.router * share * passes.total
-        + 2 * (1 + passes.backward) * tokens * _table(shape) / layout.tp * head,
+        + 2 * (1 + passes.backward + passes.other) * tokens * _table(shape) / layout.tp * head,
         **_memory_amounts(job, layers, passes, share, head, tokens),
         layer_passes=layers.number * share * passes.total,
         expert_layer_passes=layers.expert_layers * share * passes.total,

@@ -9,6 +9,7 @@ from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import ShapeCounts, count_shape
 from whorl.stages.plan.cluster.devices import Device
 from whorl.stages.plan.cluster.job import Layout, TrainingJob
+from whorl.stages.plan.cluster.learning import other_passes
 from whorl.stages.plan.software import software
 
 __all__ = ["FULL", "HALF", "element_bytes", "expert_ways", "ring", "sharding_amounts"]
@@ -53,7 +54,7 @@ def sharding_amounts(job: TrainingJob) -> dict[str, float]:
     gather = reduce = messages = 0.0
     replicas = 1  # of the shards, with zero3
     if layout.shard == "zero3" and ranks > 1:
-        rounds = 2.0 if frozen else 3.0
+        rounds = (2.0 if frozen else 3.0) + other_passes(job)
         moved = dense * (ways - 1) / ways
         of_experts = experts * (sharing - 1) / sharing
         moved += of_experts * as_slow(ways, sharing)

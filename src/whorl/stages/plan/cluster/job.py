@@ -12,6 +12,7 @@ from typing import Literal
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import SpecError
 from whorl.stages.plan.cluster.devices import Device
+from whorl.stages.plan.cluster.learning import NEXT_TOKENS, Learning
 
 __all__ = [
     "SELECTIVE_PARTS",
@@ -145,6 +146,7 @@ class TrainingJob:
     pure_low_precision: bool = False  # weights, gradients and optimiser state in 2 bytes
     flash_attention: bool = True
     loss: LossKind = ""
+    learning: Learning = NEXT_TOKENS
     per_example: int = 1  # sequences of one example, which pass together: two of a preference
     document_tokens: int = 0  # mean length of packed documents; 0: attention sees all of seq_len
     step_in_backward: bool = False  # each gradient is used and dropped as it is made

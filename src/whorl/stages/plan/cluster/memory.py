@@ -12,12 +12,13 @@ from importlib.resources import files
 from typing import Literal
 
 from whorl.stages.plan.cluster.job import TrainingJob, kinds_of
+from whorl.stages.plan.cluster.learning import rollout
 from whorl.stages.plan.cluster.memory_activations import (
     layer_bytes,
     logit_bytes,
     micro_batches_in_flight,
 )
-from whorl.stages.plan.cluster.memory_states import rank_parameters, state_bytes
+from whorl.stages.plan.cluster.memory_states import other_bytes, rank_parameters, state_bytes
 from whorl.stages.plan.software import software
 
 __all__ = [
@@ -41,6 +42,7 @@ RELEASED = 0.5  # of the slack, once the allocator frees its blocks and tries ag
 A100_MULTIPROCESSORS = 108  # of the card that context_gib is of
 OTHER_MULTIPROCESSORS = 132  # nothing measured of other makers' drivers: taken to be as an H100's
 MOVING = ("activations", "logits", "working", "gathered")  # gone when the optimiser steps
+BESIDE = ("other_model", "rollout", "blocks")  # parts that few jobs have
 OTHER_FRAMEWORK_GIB = 0.5  # of a process on a TPU or a CPU
 
 
@@ -171,7 +173,12 @@ def stage_parts(job: TrainingJob, stage: int) -> dict[str, float]:
     parts["activations"] = micro_batches_in_flight(job, stage) * saved
     parts["logits"] = logit_bytes(job) if stage == layout.pp - 1 else 0.0
     parts["working"] = usual.passing + again
-    return parts
+    parts["other_model"] = other_bytes(job, stage)
+    written = rollout(job, 0.0)
+    if written is not None:  # a cache of torch's is gone before the layers' activations come
+        moving = sum(parts[name] for name in MOVING) * (job.learning.engine == "torch")
+        parts["rollout"] = max(0.0, written.bytes - moving)
+    return {name: size for name, size in parts.items() if size or name not in BESIDE}
 
 
 def at_peak(
@@ -183,6 +190,7 @@ def at_peak(
     but a caching allocator can reuse the blocks of one for the other only in part.
     """
     parts = dict(raw)
+    lost = parts.pop("blocks", 0.0)
     parts["logits" if raw["working"] >= raw["logits"] else "working"] = 0.0
     moving = sum(parts[name] for name in MOVING)
     if kind == "allocated":
@@ -195,7 +203,7 @@ def at_peak(
     elif job.device.kind == "cpu":
         slack = CPU_SLACK
     parts["step"] -= (1 - kept) * min(moving, raw["step"])
-    parts["allocator"] = slack * moving
+    parts["allocator"] = slack * moving + lost
     if kind == "smi":
         parts["framework"] = _framework(job, fitted)
     return parts
@@ -218,11 +226,12 @@ def _phases(
 ) -> dict[str, float]:
     framework = parts.get("framework", 0.0)
     states = sum(raw[name] for name in ("weights", "gradients", "optimizer", "communication"))
+    states += sum(raw.get(name, 0.0) for name in BESIDE)
     steady = states + framework
     layers = max(1, job.shape.layers // job.layout.pp)
     forward = steady + raw["activations"] + raw["gathered"]
     return {
-        "load": raw["weights"] + framework,
+        "load": raw["weights"] + raw.get("other_model", 0.0) + framework,
         "forward": forward + raw["logits"],
         "backward": forward + max(raw["logits"], raw["working"]),
         "first_step": steady + raw["step"],

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import cast
 
 from whorl.arch.shape import Experts, ModelShape
 from whorl.stages.plan.cluster.job import TrainingJob
-from whorl.stages.plan.software import LOGIT_BYTES, Software, software
+from whorl.stages.plan.cluster.learning import OTHER_LOGIT_BYTES
+from whorl.stages.plan.software import LOGIT_BYTES, Loss, Software, software
 
 __all__ = ["LayerBytes", "is_eager", "layer_bytes", "logit_bytes", "micro_batches_in_flight"]
 
@@ -225,12 +227,19 @@ def layer_bytes(job: TrainingJob, kind: str) -> LayerBytes:
 def logit_bytes(job: TrainingJob) -> float:
     """Of one micro-batch on the rank that has the head; split over tp."""
     layout = job.layout
-    tokens = layout.micro_batch * job.seq_len / layout.cp
-    of = software(job.stack)
+    learning, of = job.learning, software(job.stack)
+    tokens = layout.micro_batch * job.seq_len / layout.cp * learning.head_share(job.seq_len)
     loss, logits = job.loss or of.loss, tokens * job.shape.vocab_size / layout.tp
+    beside = 0.0
+    if learning.other in ("model", "adapters") and loss != "chunked":
+        beside = OTHER_LOGIT_BYTES.get(learning.kind, 0.0) * logits
+    return _own_logits(job, of, loss, logits) + beside
+
+
+def _own_logits(job: TrainingJob, of: Software, loss: str, logits: float) -> float:
     eager = LOGIT_BYTES["eager"] if job.precision != "fp32" else 3.0 * FLOAT  # no copy to widen
     if loss == "chunked" and of.chunk_elements:
         return eager * min(logits, of.chunk_elements)
     if not job.loss and of.logit_bytes is not None:
         return logits * of.logit_bytes
-    return logits * (eager if loss == "eager" else LOGIT_BYTES[loss])
+    return logits * (eager if loss == "eager" else LOGIT_BYTES[cast(Loss, loss)])

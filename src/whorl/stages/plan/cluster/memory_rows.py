@@ -18,7 +18,16 @@ from whorl.stages.plan.cluster.memory import (
 )
 from whorl.stages.plan.cluster.rows import PublishedRow
 
-__all__ = ["counted_by", "mildest_recompute", "predict_row_memory", "predict_row_oom"]
+__all__ = [
+    "VERDICTS",
+    "counted_by",
+    "mildest_recompute",
+    "predict_row_memory",
+    "predict_row_oom",
+    "verdict",
+]
+
+VERDICTS = ("fits", "may not fit", "does not fit")
 
 # What a field that a row does not state adds to the 90% interval, in logarithms.
 WIDENING = {"micro_batch": 0.4, "recompute": 0.2, "shard": 0.1}
@@ -95,3 +104,11 @@ def predict_row_oom(
         refused += row.job.device.name
     ends = (float(needed > available), float(low > available), float(high > available))
     return ends, refused
+
+
+def verdict(row: PublishedRow) -> str:
+    """One of VERDICTS of what a row ran: of what it leaves open, of recomputation the least."""
+    if row.job is not None and "recompute" in row.inferred and not row.oom:
+        row = replace(row, job=mildest_recompute(row.job, constants(without=row.source)))
+    middle, _, high = predict_row_oom(row)[0]
+    return VERDICTS[2 if middle else 1 if high else 0]

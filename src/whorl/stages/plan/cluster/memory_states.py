@@ -22,11 +22,13 @@ __all__ = [
     "QUANTISED_BYTES",
     "RankParameters",
     "adapter_elements",
+    "other_bytes",
     "rank_parameters",
     "stage_layers",
     "state_bytes",
 ]
 
+SMALL, SEGMENT = 2**20, 2**21  # bytes: tensors up to SMALL share segments of their own
 BUCKET_ELEMENTS, LIVE_ELEMENTS = 5e8, 1e9  # DeepSpeed: buckets; gathered at once
 
 QUANTISED_BYTES = {  # per element of a frozen base; blocks of 64 with one fp32 scale, or 8-bit
@@ -191,6 +193,18 @@ def state_bytes(job: TrainingJob, params: RankParameters) -> dict[str, float]:
     }
 
 
+def other_bytes(job: TrainingJob, stage: int) -> float:
+    """Weights of a reference as the trained ones are kept, or of a teacher in 16 bits."""
+    learning, layout = job.learning, job.layout
+    if learning.other != "model":
+        return 0.0
+    low = job.pure_low_precision or learning.teacher is not None
+    kept = software(job.stack).states(job.precision, job.shape.experts is not None, True)
+    of = rank_parameters(learning.teacher or job.shape, layout, stage)
+    ways = layout.sharded_over if layout.shard == "zero3" else 1
+    return (of.dense + of.experts + of.tables) * (2.0 if low else kept.weights) / ways
+
+
 def _gathered(of: Software, params: RankParameters, per: ElementBytes) -> float:
     """Bytes of whole weights and gradients that zero2 and zero3 bring together for a while."""
     unit = params.largest_layer
@@ -223,6 +237,8 @@ def _frozen(job: TrainingJob, lora: Lora, params: RankParameters) -> dict[str, f
     gathered = 0.0
     if quantised:  # one matrix of the base at a time, back in 16 bits
         gathered = 2.0 * max(head if of.quantises_head else 0.0, matrix)
+        if ways > 1:  # two layers as they are stored, and what the outermost unit keeps whole
+            gathered += per * 2 * params.largest_layer + 2.0 * tables * of.tables_in_root
     elif ways > 1:
         gathered = 2.0 * max(2 * params.largest_layer, params.tables)
     if lora.dora:  # the sum of base and adapters, whose rows' norms are taken
@@ -234,7 +250,22 @@ def _frozen(job: TrainingJob, lora: Lora, params: RankParameters) -> dict[str, f
         "step": own * trained,
         "gathered": gathered,
         "communication": 0.0,
+        "blocks": _lost_blocks(job.shape, of, params, per) / ways if quantised else 0.0,
     }
+
+
+def _lost_blocks(shape: ModelShape, of: Software, params: RankParameters, per: float) -> float:
+    """What small tensors of the same size leave unused in torch's segments for small tensors.
+
+    Source: SMALL and SEGMENT are kSmallSize and kSmallBuffer of torch's CUDACachingAllocator.
+    """
+    if shape.experts is None or not of.experts_apart:
+        return 0.0
+    elements = shape.width * shape.experts.width
+    packed = int(per) * elements if per >= 1 else elements // 2  # its scales are another tensor
+    if packed > SMALL:
+        return 0.0
+    return params.experts / elements * max(0.0, SEGMENT / (SEGMENT // packed) - per * elements)
 
 
 def adapter_elements(shape: ModelShape, lora: Lora) -> float:

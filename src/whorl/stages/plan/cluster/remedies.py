@@ -142,7 +142,10 @@ def _adapters(base: str) -> Callable[[TrainingJob], Changed]:
             return None
         stack = "hf" if pretrains and not _is_torch(job) else job.stack
         lora = replace(job.lora or Lora(targets="all"), base=base)  # type: ignore[arg-type]
-        return replace(job, task="lora", lora=lora, stack=stack)
+        learning = job.learning
+        if learning.other == "model" and learning.teacher is None:  # the base, adapters off
+            learning = replace(learning, other="adapters")
+        return replace(job, task="lora", lora=lora, stack=stack, learning=learning)
 
     return change
 

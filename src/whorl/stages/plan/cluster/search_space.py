@@ -31,7 +31,6 @@ MOST_TOKENS_PER_PASS = 65_536  # a larger micro-batch makes no matrix product fa
 WIDEST_TP = 64
 MOST_UNEVEN = 1.15  # depth of the deepest pipeline stage over the mean
 HYBRID_NODES = (1, 8, 32)  # nodes that one copy of the shards may span, besides all
-# What data parallelism may shard: on its own, and under a pipeline.
 # What data parallelism may shard: on its own, and under a pipeline; of what is not named, ZERO.
 ZERO: tuple[tuple[Shard, ...], tuple[Shard, ...]] = (
     ("none", "zero1", "zero2", "zero3"),
@@ -50,7 +49,7 @@ SHARDS: dict[str, tuple[tuple[Shard, ...], tuple[Shard, ...]]] = {
 }
 FIXED = (  # fields of TrainingJob that a search takes over
     *("task", "lora", "pure_low_precision", "flash_attention", "loss", "step_in_backward"),
-    *("compiled", "causal_flops", "document_tokens", "overlap", "per_example"),
+    *("compiled", "causal_flops", "document_tokens", "overlap", "per_example", "learning"),
 )
 # Software whose models are spread by sharded data parallelism alone.
 OF_DATA = frozenset({"hf", "deepspeed", "torchtune", "unsloth"})

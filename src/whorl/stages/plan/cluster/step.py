@@ -20,6 +20,7 @@ from whorl.arch.shape_counts import flops_per_token
 from whorl.core.errors import SpecError
 from whorl.stages.plan.cluster.amounts import amounts
 from whorl.stages.plan.cluster.job import TrainingJob, kinds_of
+from whorl.stages.plan.cluster.learning import rollout
 from whorl.stages.plan.cluster.row_defaults import completed
 from whorl.stages.plan.cluster.rows import PublishedRow
 from whorl.stages.plan.cluster.seconds import (
@@ -173,7 +174,7 @@ def step_times(
     devices = np.array([job.layout.devices for job in jobs])
     roofline = flops / devices / rows["low_peak"]
     rate = rows["step_tokens_per_device"] / step
-    return [
+    found = [
         StepTime(
             step_s=float(step[index]),
             low_s=float(step[index] / factor[index]),
@@ -185,11 +186,32 @@ def step_times(
         )
         for index in range(len(jobs))
     ]
+    return [_with_rollout(job, item, model) for job, item in zip(jobs, found, strict=True)]
+
+
+def _with_rollout(job: TrainingJob, step: StepTime, model: Model) -> StepTime:
+    """The step with what it learns from written before it."""
+    launch_s = math.exp(model.theta[prior().names.index("launch_eager_s")])
+    written = rollout(job, launch_s)
+    if written is None:
+        return step
+    whole = step.step_s + written.seconds
+    asked = step.low_s != step.high_s
+    return replace(
+        step,
+        step_s=whole,
+        low_s=step.low_s + written.low_s if asked else whole,
+        high_s=step.high_s + written.high_s if asked else whole,
+        parts_s={**step.parts_s, "generation": written.seconds},
+        tokens_per_s_per_device=step.tokens_per_s_per_device * step.step_s / whole,
+        mfu=step.mfu * step.step_s / whole,
+    )
 
 
 def _training_flops(job: TrainingJob) -> float:
     passes = 2 if job.task in ("lora", "adapter") else 3
-    return passes * _forward_flops(job.shape, job.seq_len) * job.tokens_per_step
+    head = 2.0 * job.shape.vocab_size * job.shape.width * (1 - job.learning.head_share(job.seq_len))
+    return passes * (_forward_flops(job.shape, job.seq_len) - head) * job.tokens_per_step
 
 
 @lru_cache(maxsize=256)

@@ -60,6 +60,7 @@ STAND_INS = ("fsdp", "megatron")  # stacks that reporters' software was put unde
 PACKED_DOCUMENT = 2048  # tokens of a packed document, where rows only say that they are packed
 CHUNKED = r"chunked|loss chunks|liger|cut cross|fused linear"
 IN_BACKWARD = r"step in backward|fused step|optimizer in backward"
+UNSTATED = re.compile(r"\b(seq|batch|mbs)\b[^;|]* not stated")  # of a note: what was assumed
 WORDS = {"zero=none": "shard=none", "zero=fsdp": "shard=zero3"}  # of a layout
 
 
@@ -193,7 +194,7 @@ def _trained(fields: Mapping[str, str], folder: Path, inferred: set[str]) -> Tra
     of, layout = software(stack), _layout(fields, _number(fields, "count"), inferred)
     if "activation offload" in words:
         layout = layout.with_(offload_activations=True)
-    if fields.get("weak"):
+    if fields.get("weak") or UNSTATED.search(words):
         inferred |= {"micro_batch", "global_batch"}
     if layout.pp > 1 and "vpp=" not in fields.get("layout", ""):
         inferred.add("vpp")

@@ -41,7 +41,7 @@ GROUPS = {  # of the parts of a step
     **dict.fromkeys(("memory", "optimizer"), MEMORY),
     **dict.fromkeys(("tensor_parallel", "expert_parallel", "context_parallel"), NETWORK),
     **dict.fromkeys(("pipeline_messages", "sharded_weights", "gradient_exchange"), NETWORK),
-    "bubble": "bubble",
+    **{name: name for name in ("bubble", "generation")},
 }
 
 

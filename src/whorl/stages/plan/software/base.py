@@ -65,6 +65,8 @@ class Software:
     quantises_head: bool = False  # a quantised base includes its head
     gathers_smallest: bool = False  # zero3 brings one layer together at a time
     chunks: int = 1  # model chunks per pipeline rank, where nothing is stated
+    tables_in_root: bool = False  # zero3's outermost unit: gathered once, kept through the pass
+    experts_apart: bool = False  # each matrix of each expert is a tensor of its own
     experts_in_loop: bool = False  # one expert after the other, no grouped product
     host_optimizer_bytes_per_s: float = 25e9  # to the host (PCIe 4.0 x16), optimiser there
 

@@ -29,7 +29,9 @@ HUGGING_FACE = Software(
     eager="always",
     casts_whole=True,
     copies_gradients=True,
-    experts_in_loop=True,  # transformers before version 5
+    tables_in_root=True,
+    experts_apart=True,  # transformers before version 5
+    experts_in_loop=True,
 )
 DEEPSPEED = Software(
     name="deepspeed",
@@ -39,6 +41,7 @@ DEEPSPEED = Software(
     states=_zero,
     eager="always",
     zero=True,
+    experts_apart=True,
     experts_in_loop=True,
     # Gradients go down after each pass and the host's Adam waits for them: a public report has
     # steps 4.8 times as long with the optimiser on the host.
