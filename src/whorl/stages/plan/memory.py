@@ -36,10 +36,11 @@ ALLOCATOR_SHARE = 0.25
 # What compiling leaves in the process, its own modules above all: with compiled blocks the peaks of
 # four shapes from 4x96 to 6x384 lay 97 to 166 MiB above those without (25 November 2026).
 COMPILER_BYTES = 145 * 2**20
-# What products in bfloat16 add to the process, oneDNN's kernels and packed operands above all: the
-# main job's peaks lay 70 MiB above plan on an Intel Xeon (25 November 2026) and 93 and 100 MiB on
-# an AMD EPYC (28 November 2026), those in float32 17 to 24 MiB.
-BF16_BYTES = 75 * 2**20
+# What products in bfloat16 add to the process, oneDNN's kernels and packed operands above all. With
+# rows filled up to multiples of 32 (model/padding.py) peaks of 4x96 in a fresh process lie 35 MiB
+# above what is counted on an AMD EPYC (Zen 4) and 47 MiB on an Intel Xeon (29 November 2026), those
+# in float32 2 MiB.
+BF16_BYTES = 45 * 2**20
 LOGIT_COPIES = 3  # logits, their log-softmax, and the chunk's before
 
 
