@@ -1,13 +1,15 @@
-"""A whorl server beside the engine it runs, and transformers: rates, latencies, memory, start.
+"""A whorl server beside the engine it runs, and others' servers: rates, latencies, memory, start.
 
     python benchmarks/serve.py MODEL_FOLDER [--rounds 3] [--users 1 4 16 64] [--json]
+    python benchmarks/serve.py MODEL_FOLDER --hf HF --gguf FILE --vllm PYTHON   # beside them
     python benchmarks/serve.py --random            # a model of 3 million parameters
 
 Everybody gets the same prompts (ids of real text) and answers greedily. Closed loop: each user
 sends its next request when the last is answered. Open loop: requests come by a Poisson process at
 0.7 of the rate that the engine had with 16 users, whatever the server does. Systems take turns
 within a round; medians of rounds. transformers gets requests that come together as one batch, the
-best it can do; it has no first token before the last. Clients run on the same machine.
+best it can do; it has no first token before the last. Its server batches continuously. llama-cpp-
+python's answers one request after another. Clients run on the same machine.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from serve_systems import Child, Load, Server
+from serve_systems import Child, Load, Server, peers
 
 TEXTS = Path(__file__).resolve().parents[1].glob("docs/*.md")
 RANDOM_MODEL = {
@@ -62,6 +64,8 @@ def compare(folder: Path, hf: Path | None, arguments: argparse.Namespace) -> dic
     server = Server(folder)
     systems: list[Any] = [Child("engine", folder), server]
     systems += [] if hf is None else [Child("transformers", hf)]
+    gguf, vllm = arguments.gguf, arguments.vllm
+    systems += [start() for start in peers(folder, hf, gguf, vllm)]
     for system in systems:
         system.run(Load(prompts, 4, 4, 1, number=10**6))
     starts = {system.name: [system.first_token_s] for system in systems}
@@ -187,6 +191,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--hf", type=Path, help="the same model for transformers")
+    parser.add_argument("--gguf", type=Path, help="the same model for llama-cpp-python's server")
+    parser.add_argument("--vllm", help="a Python with vLLM; takes --hf")
     parser.add_argument("--random", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--users", type=int, nargs="+", default=[1, 4, 16, 64])

@@ -7,18 +7,25 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+Prompt = Callable[[list[int]], Any]
+START_S = 900.0
+QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "2"}
 KEY = "sk-benchmark-0123456789abcdef0123456789abcdef"
 
 
@@ -179,34 +186,45 @@ class Child:
         self.process.wait(20)
 
 
-class Server:
-    """`whorl serve`, asked over HTTP."""
+class HttpServer:
+    """A server that is asked at /v1/completions, in streams."""
 
-    name = "whorl serve"
-
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, name: str, command: list[str], port: int, prompt: Prompt = list, model_id: str = ""
+    ) -> None:
+        """port: that it is told to listen at. prompt: ids as the server takes them."""
+        self.name, self.model_id, self._prompt, self.port = name, model_id, prompt, port
         self._begin, self.first_token_s = time.perf_counter(), 0.0
-        command = [sys.executable, "-m", "whorl", "serve", str(folder), "--port", "0"]
-        settings = [f"--set=serve.{name}" for name in ("max_running=16", "max_waiting=200")]
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
-            [*command, *settings, "--api-key", KEY],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
+            command, stdout=subprocess.PIPE, stderr=self._log, text=True, env=os.environ | QUIET
         )
-        assert self.process.stdout
-        for line in self.process.stdout:
-            if line.startswith("API:"):
-                self.url = line.split()[1]
-                break
-        self.port = int(self.url.rpartition(":")[2].partition("/")[0])
-        headers = {"Authorization": f"Bearer {KEY}"}
-        with urllib.request.urlopen(
-            urllib.request.Request(f"{self.url}/models", headers=headers)
-        ) as a:
-            model = json.load(a)["data"][0]
-        self.model_id, self.promise = model["id"], model.get("promise")
+        try:
+            self._wait()
+        except BaseException:
+            self.process.kill()
+            raise
+
+    def _wait(self) -> None:
+        """Until it takes requests, whatever it says to one. Raises SystemExit if it never does."""
         threading.Thread(target=self.process.stdout.read, daemon=True).start()
+        while self.process.poll() is None and time.perf_counter() - self._begin < START_S:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=10).close()
+                return
+            except urllib.error.HTTPError:
+                return
+            except OSError:
+                time.sleep(0.1)
+        self._log.seek(0)
+        raise SystemExit(f"{self.name} did not start: {self._log.read()[-2000:].decode()}")
+
+    def _models(self) -> list[dict[str, Any]]:
+        headers = {"Authorization": f"Bearer {KEY}"}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/v1/models", headers=headers)
+        with urllib.request.urlopen(request) as answer:
+            models: list[dict[str, Any]] = json.load(answer)["data"]
+            return models
 
     def run(self, load: Load) -> dict[str, float]:
         return asyncio.run(self._run(load))
@@ -229,7 +247,11 @@ class Server:
         return figures(requests, time.perf_counter() - begin)
 
     async def _send(self, load: Load, i: int, begin: float, requests: list[Times]) -> None:
-        body = {"model": self.model_id, "prompt": load.prompt(i), "max_tokens": load.tokens}
+        body = {
+            "model": self.model_id,
+            "prompt": self._prompt(load.prompt(i)),
+            "max_tokens": load.tokens,
+        }
         body |= {"temperature": 0, "stream": True, "stream_options": {"include_usage": True}}
         data = json.dumps(body).encode()
         head = (
@@ -241,19 +263,88 @@ class Server:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(head.encode() + data)
         if b" 200 " not in (status := await reader.readline()):
-            raise SystemExit(f"the server refused: {status!r} {await reader.read(2000)!r}")
+            raise SystemExit(f"{self.name} refused: {status!r} {await reader.read(2000)!r}")
         while line := await reader.readline():
-            if line.startswith(b"data: {") and b'"completion_tokens"' in line:
-                times.told = json.loads(line[6:])["usage"]["completion_tokens"]
-            elif line.startswith(b"data: {"):
+            if not line.startswith(b"data: {"):
+                continue
+            chunk = json.loads(line[6:])
+            if chunk.get("usage"):
+                times.told = chunk["usage"]["completion_tokens"]
+            if any(choice.get("text") for choice in chunk.get("choices", ())):
                 times.tokens_s.append(time.perf_counter() - begin)
                 self.first_token_s = self.first_token_s or time.perf_counter() - self._begin
         writer.close()
+        times.tokens_s = times.tokens_s or [time.perf_counter() - begin]  # it said nothing
         requests.append(times)
 
     def close(self) -> None:
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(30)
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class Server(HttpServer):
+    """`whorl serve`, which says where it listens and what it promises."""
+
+    def __init__(self, folder: Path) -> None:
+        command = [sys.executable, "-m", "whorl", "serve", str(folder), "--port", "0"]
+        command += [f"--set=serve.{name}" for name in ("max_running=16", "max_waiting=200")]
+        super().__init__("whorl serve", [*command, "--api-key", KEY], 0)
+
+    def _wait(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            if line.startswith("API:"):
+                self.port = int(line.split()[1].rpartition(":")[2].partition("/")[0])
+                break
+        model = self._models()[0]
+        self.model_id, self.promise = model["id"], model.get("promise")
+        threading.Thread(target=self.process.stdout.read, daemon=True).start()
+
+
+def peers(
+    folder: Path, hf: Path | None, gguf: Path | None, vllm: str | None
+) -> list[Callable[[], HttpServer]]:
+    """What starts the servers of others that are there; of the same model, told by their names.
+
+    Those that take no ids are given the text of them.
+    """
+    from whorl.codecs.contract import Tokens
+
+    tokens = Tokens.load(folder / "tokens")
+    text: Prompt = lambda ids: tokens.decode(ids)  # noqa: E731
+    found: list[Callable[[], HttpServer]] = []
+
+    def add(name: str, prompt: Prompt, *words: object) -> None:
+        port = free_port()
+        command = [str(word).replace("{port}", str(port)) for word in words]
+        found.append(lambda: HttpServer(name, command, port, prompt, str(hf or gguf)))
+
+    address = ("--host", "127.0.0.1", "--port", "{port}")
+    python = sys.executable
+    if hf is not None:
+        serve = (python, "-m", "transformers.cli.transformers", "serve", hf, "--dtype", "float32")
+        add("transformers serve", text, *serve, "--continuous-batching", *address)
+    if gguf is not None:
+        serve = (python, "-m", "llama_cpp.server", "--model", gguf, "--n_ctx", 4096)
+        serve += ("--interrupt_requests", "false", "--api_key", KEY)
+        add("llama-cpp-python", text, *serve, *address)
+    if vllm is not None and hf is not None:
+        serve = (vllm, "-m", "vllm.entrypoints.openai.api_server", "--model", hf)
+        serve += ("--dtype", "float32", "--max-num-seqs", 16, "--generation-config", "vllm")
+        serve += ("--max-model-len", 2048, "--api-key", KEY, "--disable-log-stats")
+        serve += ("--served-model-name", hf)
+        add("vLLM", list, *serve, *address)
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def test_a_name_is_the_registered_model_whatever_lies_beside(
     elif beside == "file":
         place.write_text("a note")
     model = found(what, home)
-    assert (model.model_id, model.variant) == ("notes", HF)
+    assert (model.model_id, model.variant) == ("notes", None)
     assert model.folder == train_record(home) / "model"
     if beside == "model":
         assert found(f"./{what}", home).folder == place
@@ -110,6 +110,14 @@ def test_a_record_and_the_folder_in_it_have_the_recipe_s_name(home: Path) -> Non
         found(record, home, "int8")
     with pytest.raises(SpecError, match="no variant int8; expected: hf-f32"):
         found("notes", home, "int8")
+
+
+def test_a_model_that_no_compression_made_is_served_in_the_fastest_form(home: Path) -> None:
+    """None: as open_engine chooses; said which, or by which engine, it is that."""
+    for what in ("notes", train_record(home)):
+        assert found(what, home).variant is None
+        assert found(what, home, "hf").variant == HF
+        assert find_model(str(what), None, "torch", home).variant == HF
 
 
 def test_a_folder_named_for_what_every_model_has(home: Path, made: Path) -> None:

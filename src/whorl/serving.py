@@ -113,7 +113,7 @@ def _registered(version: Version, variant: str | None, engine: str, home: Path) 
 def _in_folder(folder: Path, what: str, variant: str | None, engine: str, home: Path) -> Servable:
     """A model folder, or the record that holds some."""
     from whorl.engines.open import forms_of
-    from whorl.model.folder import CARD, read_card
+    from whorl.model.folder import CARD, peek_card, read_card
 
     if (folder / CARD).is_file():
         card = read_card(folder)
@@ -122,7 +122,7 @@ def _in_folder(folder: Path, what: str, variant: str | None, engine: str, home: 
         return Servable(model_id, folder, chosen)
     if (folder / MANIFEST).is_file() and (there := _of_record(folder.resolve())):
         chosen, place = _chosen(there, variant, engine)
-        return Servable(_model_id(place, chosen), place, chosen)
+        return Servable(_model_id(place, peek_card(place).variant), place, chosen)
     below = [str(path.parent) for path in _cards_below(folder, CARD)]
     is_foreign = (folder / "config.json").is_file()
     if not (below or is_foreign or _is_path(what)):
@@ -147,13 +147,15 @@ def _of_record(folder: Path) -> dict[Variant, Path]:
 
 def _chosen(
     there: Mapping[Variant, Path], variant: str | None, engine: str
-) -> tuple[Variant, Path]:
-    from whorl.engines.open import smallest
+) -> tuple[Variant | None, Path]:
+    """Without a word for either, a Hugging Face folder is served in the fastest form: None."""
+    from whorl.engines.open import AUTO, SAFETENSORS, smallest
 
-    if variant is None:
-        return smallest(there, engine)
-    chosen = find_variant(variant, there)
-    return chosen, there[chosen]
+    if variant is not None:
+        chosen = find_variant(variant, there)
+        return chosen, there[chosen]
+    best, folder = smallest(there, engine)
+    return None if engine == AUTO and best.format == SAFETENSORS else best, folder
 
 
 def _model_id(folder: Path, variant: Variant) -> str:

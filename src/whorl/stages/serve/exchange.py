@@ -23,7 +23,7 @@ from whorl.stages.serve.limits import max_time_of
 from whorl.stages.serve.request import AnswerBody, AnyBody, parse_body, read_body
 from whorl.stages.serve.wire import Wire
 
-__all__ = ["answer", "answered", "read_parsed"]
+__all__ = ["ClientGone", "answer", "answered", "or_gone", "read_parsed"]
 
 Result = TypeVar("Result")
 MOST_INLINE_BYTES = 16 * 2**10  # of a body that is parsed at once: 1 to 2 ms
@@ -65,7 +65,7 @@ async def answered(
         return _EventStream(body, generation, wire, headers)
     try:
         whole = wire.whole(body, generation, generation.tokens)
-        told = await _or_gone(request.receive, whole)
+        told = await or_gone(request.receive, whole)
         kind = PlainTextResponse if isinstance(told, str) else JSONResponse
         return kind(told, headers=headers)
     except ClientGone:
@@ -92,7 +92,7 @@ class _EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             with suppress(ClientGone):
-                await _or_gone(receive, self._send_all(send))
+                await or_gone(receive, self._send_all(send))
         finally:
             self._generation.close()  # the client may leave before the first piece is asked for
 
@@ -122,7 +122,7 @@ class ClientGone(Exception):
     """The client closed its connection before the answer was complete."""
 
 
-async def _or_gone(receive: Receive, work: Awaitable[Result]) -> Result:
+async def or_gone(receive: Receive, work: Awaitable[Result]) -> Result:
     """The result of work, which is cancelled at once when the client leaves: ClientGone."""
     worker = asyncio.ensure_future(work)
     watcher = asyncio.ensure_future(_disconnect(receive))

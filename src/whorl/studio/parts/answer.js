@@ -94,6 +94,7 @@ export class AnswerView {
   }
 
   #close(reason) {
+    const following = isNearEnd();
     clearTimeout(this.timer);
     this.timer = null;
     this.closed = true;
@@ -102,7 +103,11 @@ export class AnswerView {
     this.#drawFigures(reason);
     this.caret.remove();
     if (this.schema && this.finish && !this.calls.length) this.#judge();
-    if (!this.text && !this.calls.length && !this.id) return;
+    if (this.text || this.calls.length || this.id) this.#addTools();
+    if (following) follow();
+  }
+
+  #addTools() {
     const tools = make("div", { class: "actions" });
     if (this.tokens.length) tools.append(this.#tokensButton());
     if (this.text) {

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -211,6 +212,28 @@ def test_no_piece_is_begun_after_the_deadline_and_each_is_progress(
     assert whole["usage"]["candidate_tokens"] == sum(sizes)
     later_s = server.gateway.served.health.token_at_s
     assert later_s is not None and later_s > token_at_s
+
+
+def test_a_client_that_leaves_ends_its_ranking(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking, "PIECE_TOKENS", 8)
+    sizes: list[int] = []
+
+    def slow(sequences: Sequence[Any], prefix: Any = ()) -> list[Any]:
+        sizes.append(len(sequences))
+        time.sleep(0.1)
+        return [np.zeros(len(ids)) for ids in sequences]
+
+    server.engine.score = slow  # type: ignore[method-assign]
+    texts = [f"the shell {number} adds a ladder" for number in range(40)]
+    body = {"model": "tiny", "prompt": PROMPT, "codec": "text", "candidates": texts}
+    with pytest.raises(httpx.ReadTimeout):
+        server.client.post("/v1/rank", json=body, timeout=0.3)
+    assert server.wait_until(lambda: server.gateway.inside == 0)
+    assert 1 <= len(sizes) < 20
+    assert server.gateway.served.health.failure is None
+    assert 'whorl_answers_total{finish_reason="left"} 1.0' in server.client.get("/metrics").text
 
 
 def test_a_full_server_refuses_before_it_reads(start: Start, films: Tokens) -> None:

@@ -22,7 +22,7 @@ from whorl.stages.serve.access import caller_of
 from whorl.stages.serve.ask import PartBody
 from whorl.stages.serve.dialects.ranking import RankBody, Vocabularies, rank_candidates
 from whorl.stages.serve.errors import invalid
-from whorl.stages.serve.exchange import read_parsed
+from whorl.stages.serve.exchange import ClientGone, read_parsed
 from whorl.stages.serve.gateway import Gateway
 from whorl.stages.serve.limits import max_time_of
 from whorl.stages.serve.pictures import (
@@ -68,8 +68,7 @@ def add_classifying(app: FastAPI, gateway: Gateway) -> None:
     async def classify(request: Request) -> Response:
         body = await read_parsed(gateway, request, ClassifyBody)
         max_time = max_time_of(request.headers.get("x-request-timeout"))
-        caller = caller_of(request)
-        gateway.check_model(body.model, caller)
+        gateway.check_model(body.model, caller_of(request))
         inputs = body.input if isinstance(body.input, list) else [body.input]
         tokens = gateway.tokens
         codec = _classes_of(tokens, body.codec)
@@ -78,7 +77,13 @@ def add_classifying(app: FastAPI, gateway: Gateway) -> None:
             for n, each in enumerate(inputs)
         ]
         request_id = uuid.uuid4().hex
-        found = [await rank_candidates(gateway, vocabularies, a, caller, max_time) for a in asked]
+        try:
+            found = [
+                await rank_candidates(gateway, vocabularies, each, request, max_time)
+                for each in asked
+            ]
+        except ClientGone:
+            return Response(status_code=499)  # nobody reads it
         values = list(vocabularies.of(tokens, codec))
         told = [_told(number, each, values, body.top) for number, each in enumerate(found)]
         answer = {

@@ -7,6 +7,7 @@ read off the scores of what follows it.
 from __future__ import annotations
 
 import asyncio
+import threading
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -28,9 +29,9 @@ from whorl.stages.serve.access import caller_of
 from whorl.stages.serve.ask import Ask, PartBody, Prompt, TokenIds
 from whorl.stages.serve.desk import Visit
 from whorl.stages.serve.errors import ApiError, invalid
-from whorl.stages.serve.exchange import read_parsed
+from whorl.stages.serve.exchange import ClientGone, or_gone, read_parsed
 from whorl.stages.serve.gateway import Gateway
-from whorl.stages.serve.limits import Caller, max_time_of
+from whorl.stages.serve.limits import max_time_of
 from whorl.stages.serve.request import Body
 
 __all__ = ["PATH", "RankBody", "Vocabularies", "add_ranking", "rank_candidates"]
@@ -108,7 +109,10 @@ def add_ranking(app: FastAPI, gateway: Gateway) -> None:
     async def rank(request: Request) -> Response:
         body = await read_parsed(gateway, request, RankBody)
         max_time = max_time_of(request.headers.get("x-request-timeout"))
-        told = await rank_candidates(gateway, vocabularies, body, caller_of(request), max_time)
+        try:
+            told = await rank_candidates(gateway, vocabularies, body, request, max_time)
+        except ClientGone:
+            return Response(status_code=499)  # nobody reads it
         return JSONResponse(told, headers={"X-Request-Id": told["id"].removeprefix(ID)})
 
 
@@ -116,10 +120,13 @@ async def rank_candidates(
     gateway: Gateway,
     vocabularies: Vocabularies,
     body: RankBody,
-    caller: Caller,
+    request: Request,
     max_time: float | None,
 ) -> dict[str, Any]:
-    """The answer, all candidates ranked. Raises ApiError: 400, 403, 404, 429, 503 or 504."""
+    """The answer, all candidates ranked. Raises ApiError: 400, 403, 404, 429, 503 or 504; or
+    ClientGone.
+    """
+    caller = caller_of(request)
     gateway.check_model(body.model, caller)
     visit = gateway.visit(caller, 1, max_time)
     served = visit.served
@@ -138,9 +145,13 @@ async def rank_candidates(
         raise
     finish_reason = "error"
     try:
-        nats = await _scored(gateway, visit, request_id, pieces, prompt_ids)
+        scored = _scored(gateway, visit, request_id, pieces, prompt_ids)
+        nats = await or_gone(request.receive, scored)
         told = _answer(body, found, nats, request_id, len(prompt_ids), work)
         finish_reason = "stop"
+    except ClientGone:
+        finish_reason = "left"
+        raise
     except TimeoutError:
         finish_reason = "deadline_exceeded"
         raise ApiError(504, "the deadline came first", code="deadline_exceeded") from None
@@ -158,13 +169,18 @@ async def _scored(
 ) -> NDArray[np.float64]:
     """[N]: ln p of each candidate after the prompt. Raises ApiError 503, TimeoutError.
 
-    The engine cannot be called back: what it has begun goes on after the deadline, and its place is
-    not free before.
+    The engine cannot be called back: the piece that it has begun goes on after the deadline, or
+    when the client has left, and its place is not free before.
     """
     visit.submitted(request_id)
-    work = asyncio.create_task(_score(gateway, visit, request_id, pieces, prompt_ids))
-    async with asyncio.timeout(visit.left_s):
-        return await asyncio.shield(work)
+    is_over = threading.Event()
+    work = asyncio.create_task(_score(gateway, visit, request_id, pieces, prompt_ids, is_over))
+    try:
+        async with asyncio.timeout(visit.left_s):
+            return await asyncio.shield(work)
+    finally:
+        is_over.set()
+        work.add_done_callback(asyncio.Task.exception)  # or asyncio says that nobody asked for it
 
 
 async def _score(
@@ -173,8 +189,9 @@ async def _score(
     request_id: str,
     pieces: Sequence[Piece],
     prompt_ids: tuple[int, ...],
+    is_over: threading.Event,
 ) -> NDArray[np.float64]:
-    """As `_scored`; each piece and the end are told to the visit."""
+    """As `_scored`; each piece and the end are told to the visit. is_over: nobody waits for it."""
     ended = TokenEvent(request_id, (), "cancelled")
     loop, nats = asyncio.get_running_loop(), list[float]()
     try:
@@ -182,7 +199,7 @@ async def _score(
             if gateway.stopped:
                 raise ApiError(503, "the server is stopping", code="stopping")
             rows = await loop.run_in_executor(
-                gateway.ranking_threads, _score_piece, visit, piece, prompt_ids
+                gateway.ranking_threads, _score_piece, visit, piece, prompt_ids, is_over
             )
             nats += [float(each.sum()) for each in rows]
             visit.scored(request_id, _work_of(piece))
@@ -195,9 +212,11 @@ async def _score(
     return np.array(nats)
 
 
-def _score_piece(visit: Visit, piece: Piece, prompt_ids: tuple[int, ...]) -> Scores:
+def _score_piece(
+    visit: Visit, piece: Piece, prompt_ids: tuple[int, ...], is_over: threading.Event
+) -> Scores:
     """In a thread, which may have come free too late. Raises EngineError, TimeoutError."""
-    if visit.left_s <= 0:
+    if is_over.is_set() or visit.left_s <= 0:
         raise TimeoutError
     return visit.served.engine.score(piece, prompt_ids)
 
