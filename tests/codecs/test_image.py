@@ -124,6 +124,36 @@ def test_further_books_code_what_is_left_and_lose_less() -> None:
     assert losses[0] > losses[1] > losses[2] > 0
 
 
+def test_books_of_each_place_are_learned_from_it_alone() -> None:
+    train, other = images(200, 4, 6), images(20, 4, 6, seed=2)
+    train[:, :2, :2] = 5  # one patch alone at the first place
+    codec = fit_image_codec(train, 6 * 8, 2, by_place=True)
+    assert codec.books[0].shape == (6, 8, 4) and codec.num_ids == 48 and codec.value_ids == 6
+    assert (codec.books[0][0] == 5).all()
+    for image in other:
+        ids = codec.encode(image)
+        decoded = codec.decode(ids)
+        for place, (top, left) in enumerate((y, x) for y in (0, 2) for x in (0, 2, 4)):
+            patch = image[top : top + 2, left : left + 2].astype(float).ravel()
+            book = codec.books[0][place]
+            distances = [float(((patch - centre) ** 2).sum()) for centre in book]
+            chosen = ids[place] - 8 * place
+            assert 0 <= chosen < 8 and distances[chosen] == min(distances)
+            assert (decoded[top : top + 2, left : left + 2].ravel() == book[chosen]).all()
+    assert {codec.encode(image)[0] for image in other} == {0}  # equal ones: the first
+    again = load_codec("image-patches", "image", codec.files())
+    assert again.encode(other[0]) == codec.encode(other[0]) and again.files() == codec.files()
+    assert "for each place" in codec.told
+    with pytest.raises(DataError, match="order"):
+        codec.decode([8, 8])
+    assert (codec.decode([0, 9])[:2, 2:4].ravel() == codec.books[0][1][1]).all()
+    with pytest.raises(SpecError, match="square"):
+        ImageCodec([np.zeros((5, 8, 4), np.float32)], 4, 6)
+    two = fit_image_codec(train, 6 * 8 * 2, 2, by_place=True, ids_per_patch=2)
+    assert two.loss(other) < codec.loss(other)
+    assert two.encode(two.decode(two.encode(other[3]))) == two.encode(other[3])
+
+
 def test_ids_of_the_wrong_book_are_no_image_and_some_of_a_patch_are() -> None:
     codec = fit_image_codec(coloured(), 16, 2, ids_per_patch=2)
     with pytest.raises(DataError, match="order"):
@@ -139,10 +169,14 @@ def test_what_comes_back_has_lost_what_is_said() -> None:
     for trial in range(40):
         rng = np.random.default_rng(trial)
         size, books = int(rng.integers(1, 4)), int(rng.integers(1, 4))
+        by_place = bool(rng.random() < 0.5)
         shape = (size * int(rng.integers(1, 4)), size * int(rng.integers(1, 4)))
         shape += (3,) if rng.random() < 0.5 else ()
         train = rng.integers(0, 256, (30, *shape)).astype(np.uint8)
-        codec = fit_image_codec(train, 8 * books, size, trial, ids_per_patch=books, white=255.0)
+        num_ids = 4 * books * (shape[0] * shape[1] // size**2 if by_place else 1)
+        codec = fit_image_codec(
+            train, num_ids, size, trial, ids_per_patch=books, white=255.0, by_place=by_place
+        )
         ids = codec.encode(train[0])
         back = codec.decode(ids)
         assert back.shape == shape and all(0 <= i < codec.num_ids for i in ids)

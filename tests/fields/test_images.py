@@ -315,6 +315,13 @@ def test_codecs_follow_the_options_and_the_vocabulary(tmp_path: Path) -> None:
     ids, mask = Tokens.build(codecs, 64).encode_document(documents[0])
     lengths = {len(Tokens.build(codecs, 64).encode_document(document)[0]) for document in documents}
     assert lengths == {len(ids)} == {1 + 72 + 3 + 1} and sum(mask) == 3
+    placed = {"options": {**source.options, "books": "places", "ids": "1"}, "seed": 0}
+    found = FIELD.fit_codecs(train, {**placed, "vocab_size": 600})["image"]
+    assert found.books[0].shape[:2] == (36, 16)
+    found = FIELD.fit_codecs(train, {**placed, "vocab_size": 200})["image"]
+    assert found.num_ids <= 198 and found.books[0].shape[0] == 36
+    opened = FIELD.fit_codecs(train, {**placed, "vocab_size": 200, "is_open": True})["image"]
+    assert opened.books[0].shape[:2] == (36, 16)
     grey, _ = read(of(root, copies="1", colour="grey"))
     assert {document.parts[0].value.shape for document in grey} == {(32, 32)}
     originals = [document for document in train if "~" not in document.name]

@@ -31,7 +31,7 @@ TEMPLATE = """\
 {name_line}
 
 data:
-  # A file, a folder or a glob, relative to this file: .txt .md .rst .jsonl (.gz .zst), source code.
+  # {what}
   - {data}
 
 # What training may take on this machine: train_time, or tokens (2M), or flops (3e13). One of them:
@@ -88,6 +88,11 @@ seed: 0
 # compress: {{formats: [int8], max_bpb_increase: 1%}}   # smaller variants, and what they may lose
 # serve: {{port: 8000, max_running: 16}}
 """
+IMAGES = "images"
+USUAL = "A file, a folder or a glob, relative to this file: .txt .md .rst .jsonl (.gz .zst), code."
+FILES = {
+    IMAGES: "A folder for each class (perhaps below train and test), or a table of path and label."
+}
 CHAT, PAIRS, PLAIN_TEXT = "chat", "preferences (chosen/rejected)", "plain text"
 STDLIB, STDLIB_DOCSTRINGS = "stdlib", "stdlib-docstrings"
 TRAIN_TIME, TEACHING_TIME = "2min", "8min"
@@ -159,6 +164,7 @@ def _recipe_text(name: str, data: str, field: str, train_time: str) -> str:
     return TEMPLATE.format(
         name=name,
         name_line=_yaml({"name": name}).strip("{}"),
+        what=FILES.get(field, USUAL),
         data=_yaml({"source": data, "field": field}),
         budget=_yaml({"train_time": train_time}),
     )
@@ -251,16 +257,19 @@ def _below(folder: str) -> Iterator[str]:
 
 
 def _guessed_field(data: str, shapes: Mapping[str, int]) -> str:
-    """chat where more rows are chats than texts; code where there are more files of code than of
-    text or rows."""
+    """chat where more rows are chats than texts; images where most files are some; code where there
+    are more files of code than of text or rows."""
     from whorl.fields.code import CODE_SUFFIXES
     from whorl.fields.files import ROW_FORMATS, TEXT_SUFFIXES, bare_suffix
+    from whorl.fields.image_sources import IMAGE_SUFFIXES
 
     if data == STDLIB:
         return "code"
     if data == STDLIB_DOCSTRINGS or 2 * shapes.get(PLAIN_TEXT, 0) < sum(shapes.values()):
         return CHAT
     suffixes = [bare_suffix(path) for path in _files(data)]
+    if 2 * sum(suffix in IMAGE_SUFFIXES for suffix in suffixes) > len(suffixes):
+        return IMAGES
     code = sum(suffix in CODE_SUFFIXES for suffix in suffixes)
     text = sum(suffix in (*TEXT_SUFFIXES, *ROW_FORMATS) for suffix in suffixes)
     return "code" if code > text else "text"

@@ -3,7 +3,8 @@
 An image, [height, width] or [height, width, 3], is cut into patches of patch_size x patch_size in
 reading order. The first token of a patch is the nearest centre of the first book, found by k-means;
 each further one the nearest centre of the next book to what those before it left (residual
-codebooks). What is lost is how far a patch is from the sum of its centres: `loss` says how much.
+codebooks). Books are one for all places of a patch, or each place has its own: then an id says what
+is where. What is lost is how far a patch is from the sum of its centres: `loss` says how much.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ __all__ = ["ImageCodec", "fit_image_codec", "load"]
 FILE = "codebook.safetensors"
 CENTRES = "centres"  # of the first book; of the others with their number behind it
 PNG_WHITE = 255.0
-MAX_FIT_PATCHES = 40_000  # that k-means reads
+MAX_FIT_PATCHES = 40_000  # that k-means reads for all places
+MAX_PLACE_PATCHES = 4_000  # for one
 MAX_ITERATIONS = 100  # of k-means
 # Levels and centres are multiples of 1/64: sums of their products are exact, so that the same image
 # has the same ids on any machine, however it adds.
@@ -34,7 +36,7 @@ Floats = NDArray[np.float64]
 
 
 class ImageCodec:
-    """Images of one shape. Local ids: those of the first book, then of the next; any place's."""
+    """Images of one shape. Local ids: of the first book, place by place, then of the next."""
 
     kind = "image-patches"
     media_type = "image/png"
@@ -48,31 +50,37 @@ class ImageCodec:
         white: float = PNG_WHITE,
         channels: int = GREY,
     ) -> None:
-        """books: each [centres, patch_size ** 2 * channels]; white: the level a PNG shows as white.
+        """books: each [centres, patch_size ** 2 * channels], or [patches, centres, …] where each
+        place has its own; white: the level a PNG shows as white.
 
         Raises SpecError if the patches do not tile the image.
         """
-        lengths = {book.shape[-1] if book.ndim == 2 else 0 for book in books}
+        lengths = {book.shape[-1] if book.ndim in (2, 3) else 0 for book in books}
         length = lengths.pop() if len(lengths) == 1 else 0
         patch_size = round((length / channels) ** 0.5) if channels in (GREY, RGB) else 0
         _check_tiling(height, width, patch_size)
-        whole = all(len(book) and np.isfinite(book).all() for book in books)
-        if length != patch_size**2 * channels or not whole:
+        self.num_patches = height * width // patch_size**2
+        whole = all(book.size and np.isfinite(book).all() for book in books)
+        places = {len(book) for book in books if book.ndim == 3} - {self.num_patches}
+        if length != patch_size**2 * channels or not whole or places:
             shapes = [book.shape for book in books]
             raise SpecError("a codebook needs finite square patches", found=shapes)
         self.name = name
         self.height, self.width, self.channels = height, width, channels
         self.patch_size = patch_size
         self.books = tuple(np.ascontiguousarray(book, "<f4") for book in books)
-        self.starts = np.cumsum([0, *map(len, self.books)])[:-1]
-        self.num_ids = sum(map(len, self.books))
+        sizes = [book.size // length for book in self.books]
+        self.num_ids = sum(sizes)
         self.white = float(white) if white > 0 else PNG_WHITE
-        self.num_patches = height * width // patch_size**2
         self.value_ids = self.num_patches * len(self.books)
         self.told = ""  # of what was lost where it was learned
-        # Of the search for the nearest: centres in float64, and their squared lengths.
-        centres = [book.astype(np.float64) for book in self.books]
-        self._search = [(each, (each**2).sum(-1)) for each in centres]
+        # Of each book: [places or 1, centres, length] in float64, squared lengths, and the id of
+        # the first centre of each place.
+        self._search: list[tuple[Floats, Floats, NDArray[np.int64]]] = []
+        for book, start in zip(self.books, np.cumsum([0, *sizes]), strict=False):
+            centres = book.reshape(-1, *book.shape[-2:]).astype(np.float64)
+            starts = start + np.arange(len(centres)) * centres.shape[1]
+            self._search.append((centres, (centres**2).sum(-1), starts))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -89,10 +97,10 @@ class ImageCodec:
         """value_ids local ids. Raises DataError on another shape or values that are not finite."""
         left = _patches(np.round(_checked(value, self.shape) * STEPS) / STEPS, self.patch_size)
         found = np.empty((self.num_patches, len(self.books)), np.int64)
-        for place, (centres, squares) in enumerate(self._search):
+        for number, (centres, squares, starts) in enumerate(self._search):
             nearest = _nearest(left, centres, squares)
-            found[:, place] = nearest + self.starts[place]
-            left = left - centres[nearest]
+            found[:, number] = nearest + starts
+            left = left - _chosen(centres, nearest)
         ids: list[int] = found.ravel().tolist()
         return ids
 
@@ -107,12 +115,13 @@ class ImageCodec:
             )
         patches = np.zeros((self.num_patches, self.books[0].shape[-1]), np.float32)
         given, count = np.asarray(ids, np.int64), len(self.books)
-        for place, book in enumerate(self.books):
-            mine = given[place::count] - self.starts[place]
-            if len(mine) and not (mine.min() >= 0 and mine.max() < len(book)):
-                expected = f"of each patch one id of each of {count} books"
+        for number, (centres, _, starts) in enumerate(self._search):
+            mine = given[number::count]
+            mine = mine - np.broadcast_to(starts, self.num_patches)[: len(mine)]
+            if len(mine) and not (mine.min() >= 0 and mine.max() < centres.shape[1]):
+                expected = "of each patch one id of each of its books, in their order"
                 raise DataError("ids of another order than an image's", expected=expected)
-            patches[: len(mine)] += book[mine]
+            patches[: len(mine)] += _chosen(centres[: len(mine)], mine).astype(np.float32)
         return _image(patches, self.shape, self.patch_size)
 
     def loss(self, images: Iterable[Any]) -> float:
@@ -174,12 +183,14 @@ def fit_image_codec(
     name: str = "image",
     ids_per_patch: int = 1,
     white: float | None = None,
+    by_place: bool = False,
 ) -> ImageCodec:
     """Books of at most num_ids centres together (fewer if there are fewer distinct patches).
 
     Every k-th patch is read so that no more than MAX_FIT_PATCHES are; one thread, rounded and
     sorted centres: the same images give the same bytes. white: None: the brightest level there is.
-    Raises DataError without images, when their shapes differ, or with too few ids.
+    by_place: each place has books of its own. Raises DataError without images, when their shapes
+    differ, or with too few ids.
     """
     arrays = [np.asarray(image) for image in images]
     if not arrays or arrays[0].ndim not in (2, 3):
@@ -188,42 +199,57 @@ def fit_image_codec(
             found="none" if not arrays else f"shape {arrays[0].shape}",
             expected="images [height, width] or [height, width, 3]",
         )
-    if num_ids < ids_per_patch:
-        expected = f"at least {ids_per_patch}: one for each of a patch"
-        raise DataError("too few ids for an image codec", found=num_ids, expected=expected)
     shape = arrays[0].shape
     height, width, channels = (*shape, GREY)[:3]
     _check_tiling(height, width, patch_size)
-    left = _some_patches(arrays, shape, patch_size)
-    books = []
-    for place in range(ids_per_patch):
-        book = _book(left, num_ids // ids_per_patch, seed + place)
-        books.append(book)
-        left = left - book[_nearest(left, book, (book**2).sum(-1))]
+    num_places = height * width // patch_size**2 if by_place else 1
+    if num_ids < ids_per_patch * num_places:
+        expected = f"at least {ids_per_patch * num_places}"
+        raise DataError("too few ids for an image codec", found=num_ids, expected=expected)
+    left = _some_patches(arrays, shape, patch_size, num_places)
+    books: list[Floats] = []
+    for number in range(ids_per_patch):
+        size = num_ids // ids_per_patch // num_places
+        book = _alike([_book(patches, size, seed + number) for patches in left])
+        books.append(book if by_place else book[0])
+        for place, (patches, centres) in enumerate(zip(left, book, strict=True)):
+            left[place] = patches - centres[_nearest_of(patches, centres)]
     brightest = max(float(array.max()) for array in arrays)
     codec = ImageCodec(books, height, width, name, white or brightest, channels)
-    codec.told = _told(codec, float(np.sqrt((left**2).mean())))
+    codec.told = _told(codec, float(np.sqrt(np.mean([(patches**2).mean() for patches in left]))))
     return codec
 
 
-def _some_patches(images: Sequence[Any], shape: tuple[int, ...], size: int) -> Floats:
-    """Every k-th patch of all, MAX_FIT_PATCHES at most."""
+def _some_patches(
+    images: Sequence[Any], shape: tuple[int, ...], size: int, num_places: int
+) -> list[Floats]:
+    """Every k-th patch of all as one array; of several places every k-th image, by place."""
     per_image = shape[0] * shape[1] // size**2
+    if num_places > 1:
+        stride = -(-len(images) // MAX_PLACE_PATCHES)
+        some = np.stack([_patches(_checked(image, shape), size) for image in images[::stride]])
+        return list(some.swapaxes(0, 1))
     stride = -(-len(images) * per_image // MAX_FIT_PATCHES)
-    return np.concatenate(
-        [
-            _patches(_checked(image, shape), size)[-place * per_image % stride :: stride]
-            for place, image in enumerate(images)
-        ]
-    )
+    patches = [
+        _patches(_checked(image, shape), size)[-place * per_image % stride :: stride]
+        for place, image in enumerate(images)
+    ]
+    return [np.concatenate(patches)]
+
+
+def _alike(books: Sequence[Floats]) -> Floats:
+    """[places, centres, length]: the last centre again where there are fewer; never the nearest."""
+    most = max(map(len, books))
+    return np.stack([book[np.minimum(np.arange(most), len(book) - 1)] for book in books])
 
 
 def _told(codec: ImageCodec, lost: float) -> str:
     decibels = "exact" if not lost else f"PSNR {20 * np.log10(codec.white / lost):.1f} dB"
-    sizes = " + ".join(str(len(book)) for book in codec.books)
+    sizes = " + ".join(str(book.shape[-2]) for book in codec.books)
+    each = " for each place" if codec.books[0].ndim == 3 else ""
     return (
         f"{codec.value_ids} tokens an image, patches of {codec.patch_size} pixels a side out of "
-        f"{sizes} learned; loses {lost:.1f} of {codec.white:.0f} levels ({decibels})"
+        f"{sizes} learned{each}; loses {lost:.1f} of {codec.white:.0f} levels ({decibels})"
     )
 
 
@@ -252,9 +278,25 @@ def _k_means(patches: NDArray[np.float32], num_centres: int, seed: int) -> Float
     return np.asarray(fitted.cluster_centers_, np.float64)
 
 
+def _nearest_of(patches: Floats, centres: Floats) -> NDArray[np.int64]:
+    """The nearest of some centres of each patch; the first of equally near ones."""
+    return np.asarray(((centres**2).sum(-1) - 2 * (patches @ centres.T)).argmin(-1), np.int64)
+
+
 def _nearest(patches: Floats, centres: Floats, squares: Floats) -> NDArray[np.int64]:
-    """The nearest centre of each patch; the first of equally near ones."""
-    return np.asarray((squares - 2 * (patches @ centres.T)).argmin(-1), np.int64)
+    """The same of an image's patches, each among its place's centres or those of all."""
+    if len(centres) == 1:
+        products = patches @ centres[0].T
+    else:
+        products = (centres @ patches[:, :, None])[..., 0]
+    return np.asarray((squares - 2 * products).argmin(-1), np.int64)
+
+
+def _chosen(centres: Floats, numbers: NDArray[np.int64]) -> Floats:
+    """[patches, length]: of each place the centre of this number."""
+    if len(centres) == 1:
+        return np.asarray(centres[0][numbers])
+    return np.asarray(centres[np.arange(len(numbers)), numbers])
 
 
 def _patches(image: Floats, size: int) -> Floats:

@@ -22,7 +22,16 @@ from whorl.fields.formats import rows_of
 from whorl.fields.image_idx import labels_beside
 from whorl.fields.places import Places, Reject
 
-__all__ = ["IMAGES", "LABELS", "TABLE", "Layout", "Wanted", "layout_of", "tell_refused_rows"]
+__all__ = [
+    "IMAGES",
+    "IMAGE_SUFFIXES",
+    "LABELS",
+    "TABLE",
+    "Layout",
+    "Wanted",
+    "layout_of",
+    "tell_refused_rows",
+]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif")
 IDX_SUFFIXES = ("", ".idx3-ubyte", ".idx1-ubyte")  # "": train-images-idx3-ubyte

@@ -23,7 +23,7 @@ from whorl.core import streams
 from whorl.core.errors import DataError, SpecError
 from whorl.core.intervals import score_of
 from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Source, Split, Task
-from whorl.core.sources import FileItem
+from whorl.core.sources import PASSED_OVER, FileItem
 from whorl.core.tasks import ChoiceTask
 from whorl.fields.image_classifiers import answers_of
 from whorl.fields.image_copies import moved
@@ -39,6 +39,9 @@ IMAGE, LABEL, MARK_CODEC = "image", "label", "special"
 # rows are of whole documents none is cut. The first is learned: there an answer stops.
 MARK, END, COPY_END = "<|answer|>", "<|end|>", "<|answer|>"
 ROUND = "~"  # in the kind of an item and the name of a document, before the number of the copy
+TOLD = "what the source was taken for"  # of an item that says this and is no file
+MANY_IMAGES = 5_000  # from where on each place has a book of its own, where a recipe does not say
+SHARED_BOOK, PLACE_BOOK = 512, 128  # patches in a book
 SIDE = 32  # of images in files, where a recipe says no size
 WANTED_IMAGES, MOST_COPIES = 100_000, 8  # where a recipe says no number of copies
 SHIFT_SHARE = 14  # of the shorter side: how far a copy is moved, where a recipe does not say
@@ -58,7 +61,8 @@ class ImagesField:
     logic_version: int = 1
     options: Mapping[str, str] = field(
         default_factory=lambda: {
-            **{"size": "auto", "colour": "auto", "patch": "4", "ids": "1", "book": "512"},
+            **{"size": "auto", "colour": "auto", "patch": "4", "ids": "1"},
+            **{"books": "auto", "book": "auto"},
             **{"copies": "auto", "shift": "auto", "flips": "no", "heldout": "0.2", "seed": "0"},
             **{"classes": "", "valid": "0", "asked": "auto"},
         }
@@ -76,6 +80,7 @@ class ImagesField:
         count = sum(_count(item, layout) for item in images)
         copies = copies_of(how.options, count, WANTED_IMAGES, MOST_COPIES)
         found = [item for item in layout.items if item.name not in layout.wanted]
+        found.append(replace(images[0], kind=PASSED_OVER, reason=TOLD, hint=layout.told))
         for number in range(copies):
             parts = [part for item in images for part in _parts_of(item, layout)]
             parts.sort(key=lambda item: share_of(how.seed, number, item.name, item.start))
@@ -89,13 +94,13 @@ class ImagesField:
         if item.kind in (LABELS, TABLE) or not item.is_read:
             if item.kind == TABLE:
                 tell_refused_rows(item, layout, reject)
+            elif item.reason == TOLD:
+                Places(replace(item, name=source.source), reject).tell(item.hint)
             elif not item.is_read:
                 places.refuse_item()
             return
         kind, _, number = item.kind.partition(ROUND)
         copy = int(number)
-        if copy == 0 and item.start == 0 and item.name == min(layout.wanted):
-            places.tell(layout.told)
         told: Reject = reject if copy == 0 else lambda reason: None  # once
         read = _of_arrays if kind == IMAGES else _of_file
         for name, image, label in read(item, layout, how, Places.of(item, told)):
@@ -123,9 +128,17 @@ class ImagesField:
                 "too many classes", found=len(labels), expected=f"at most {MAX_CLASSES}"
             )
         label = LabelCodec.fit(labels)
-        num_ids = min(how.book * how.ids, int(options["vocab_size"]) - label.num_ids)
+        by_place = how.by_place(len(images))
+        height, width = images[0].shape[:2] if images else (0, 0)
+        num_places = height * width // how.patch**2 if by_place else 1
+        num_ids = how.book_of(by_place) * how.ids * num_places
+        if not options.get("is_open"):
+            num_ids = min(num_ids, int(options["vocab_size"]) - label.num_ids)
         image = fit_image_codec(
-            images, num_ids, how.patch, int(options["seed"]), ids_per_patch=how.ids, white=255.0
+            *(images, num_ids, how.patch, int(options["seed"])),
+            ids_per_patch=how.ids,
+            white=255.0,
+            by_place=by_place,
         )
         return {IMAGE: image, LABEL: label}
 
@@ -176,7 +189,8 @@ class _How:
     channels: int | None
     patch: int
     ids: int
-    book: int
+    books: str
+    book: int | None
     shift: int | None
     flips: bool
     heldout: float
@@ -197,7 +211,8 @@ class _How:
             channels=colours[_one_of(options, "colour", tuple(colours))],
             patch=patch,
             ids=number_of(options, "ids", 1),
-            book=number_of(options, "book", 2),
+            books=_one_of(options, "books", ("auto", "shared", "places")),
+            book=None if options["book"].strip() == "auto" else number_of(options, "book", 2),
             shift=None if shift == "auto" else number_of(options, "shift"),
             flips=_one_of(options, "flips", ("no", "yes")) == "yes",
             heldout=share_option(options, "heldout"),
@@ -206,6 +221,13 @@ class _How:
             valid=number_of(options, "valid"),
             asked=_one_of(options, "asked", ("auto", "test", "valid")),
         )
+
+    def by_place(self, num_images: int) -> bool:
+        """Whether each place of a patch has books of its own: a few images would not fill them."""
+        return self.books == "places" or (self.books == "auto" and num_images >= MANY_IMAGES)
+
+    def book_of(self, by_place: bool) -> int:
+        return self.book or (PLACE_BOOK if by_place else SHARED_BOOK)
 
     def shift_of(self, image: Image) -> int:
         return min(image.shape[:2]) // SHIFT_SHARE if self.shift is None else self.shift

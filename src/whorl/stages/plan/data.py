@@ -264,6 +264,7 @@ def _fit_tokens(
         left_ids = vocab_size - NUM_SPECIAL - sum(c.num_ids for c in codecs.values())
         source = next(source for source in sources if source.field == name)
         options = {"vocab_size": left_ids, "seed": seed, "options": dict(source.options)}
+        options["is_open"] = is_open and not any(d.text is not None for _, d in sample)
         codecs = {**fields[name].fit_codecs(_first_bytes(sharing, CODEC_BYTES), options), **codecs}
     needed_ids = NUM_SPECIAL + sum(codec.num_ids for codec in codecs.values())
     if is_open and TEXT not in codecs:
