@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from whorl.launch import given_step
 from whorl.launch.given_step import rehearsal_of
+from whorl.launch.rehearsal import merged, rehearsed
 from whorl.spec.resolved import TrainConfig
 from whorl.stages.plan.given import NotRehearsed, Rehearsal
 from whorl.testing.models import tiny_shape
@@ -90,3 +92,57 @@ def test_steps_are_done_until_two_agree(
     seconds: tuple[float, ...], since_s: float, more: bool
 ) -> None:
     assert given_step._goes_on([(value, value) for value in seconds], since_s) is more
+
+
+@pytest.mark.parametrize(
+    ("objective", "lora"),
+    [
+        ({"objective": "sft"}, None),
+        ({"objective": "dpo"}, {"rank": 2, "base": "nf4"}),
+        ({"objective": "dpo"}, None),
+        ({"objective": "distil", "distil": {"teacher": "x", "top_k": 3}}, {"rank": 2}),
+    ],
+    ids=["sft", "dpo, packed", "dpo", "distil"],
+)
+def test_what_is_rehearsed_is_what_is_learned(objective: Any, lora: Any) -> None:
+    """A step and the merge, of rows that the objective takes; its loss is what it must be."""
+    learned = config(**objective, lora=lora, micro_batch_rows=3)
+    trainer, batch = rehearsed(SHAPE, learned, 1, trained_share=0.3)
+    tokens = sum(micro.targets_BT.numel() for micro in batch.micro_batches)
+    assert tokens == 128 and 0.2 < batch.trained_tokens / tokens < 0.5
+    loss = trainer.step(0, batch).loss
+    nothing = 1 / SHAPE.vocab_size  # new weights: all ids are equally likely
+    expected = {
+        "sft": math.log(SHAPE.vocab_size),
+        "dpo": math.log(2),  # both models say the same
+        "distil": 0.5 * math.log(0.5 / 3 / nothing) + 0.5 * math.log(0.5 / (1 - 3 * nothing)),
+    }[learned.objective]
+    assert loss == pytest.approx(expected, abs=0.02)
+    assert (batch.num_pairs == 4) is (learned.objective == "dpo")
+    merged(trainer, 2, 20)
+    names = {name for name, _ in trainer.model.named_parameters()}
+    assert not any("lora" in name for name in names)
+
+
+def test_another_objective_or_share_is_another_step(tmp_path: Path, monkeypatch: Any) -> None:
+    done: list[Any] = []
+
+    def apart(work: Any) -> Rehearsal:
+        done.append(work)
+        return Rehearsal(step_s=1.0, peak_bytes=1, took_s=3.0)
+
+    monkeypatch.setattr(given_step, "_apart", apart)
+    distil = {"objective": "distil", "distil": {"teacher": "x"}}
+    asked: list[tuple[dict[str, Any], float]] = [
+        ({"objective": "pretrain"}, 1.0),
+        ({"objective": "sft"}, 0.98),
+        ({"objective": "sft"}, 0.42),
+        ({"objective": "sft"}, 0.44),
+        ({"objective": "dpo"}, 0.42),
+        (distil, 0.42),
+        (distil | {"distil": {"teacher": "another", "top_k": 32}}, 0.42),
+    ]
+    for objective, share in asked:
+        rehearsal_of(tmp_path, SHAPE, config(**objective), 1, share)
+    shares = [(work["train"]["objective"], work["trained_share"]) for work in done]
+    assert shares == [("pretrain", 1.0), ("pretrain", 0.45), ("dpo", 0.45), ("distil", 0.45)]

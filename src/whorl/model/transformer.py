@@ -129,6 +129,14 @@ def _block_of(name: str) -> Callable[[ModelShape, int], nn.Module]:
     return cast(Callable[[ModelShape, int], nn.Module], found)
 
 
+def _embedding(shape: ModelShape) -> nn.Embedding:
+    """As torch makes it; on "meta", where nothing is drawn, without loading torch's compiler."""
+    weight_VD = torch.empty(shape.vocab_size, shape.width)
+    if not weight_VD.is_meta:
+        nn.init.normal_(weight_VD)
+    return nn.Embedding(shape.vocab_size, shape.width, _weight=weight_VD)
+
+
 class Transformer(nn.Module):
     """Token ids -> hidden states; `logits` turns those into scores of the next token.
 
@@ -139,7 +147,7 @@ class Transformer(nn.Module):
         super().__init__()
         check_computable(shape, "train")
         self.shape = shape
-        self.embed_tokens = nn.Embedding(shape.vocab_size, shape.width)
+        self.embed_tokens = _embedding(shape)
         kind = _block_of(shape.block)
         self.layers = nn.ModuleList(kind(shape, layer) for layer in range(shape.layers))
         self.norm = RmsNorm(shape.width, shape)

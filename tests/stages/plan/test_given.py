@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -185,6 +186,43 @@ def test_what_reads_beside_the_trained_model_is_counted(planned: Any) -> None:
     taught_s, taught = costs(*distil, base=asked)
     assert 1 + 1.5 / 3 < taught_s / sft_s < 1 + 3 / 3
     assert taught - sft == pytest.approx(4 * count_shape(teacher).total, rel=0.01)
+
+
+def test_a_teacher_is_asked_about_each_row_once(planned: Any) -> None:
+    """Half the steps of two passes hear of nothing new; a budget buys as many more."""
+    asked = replace(BASE, find_teacher=lambda: SMOLLM2)
+    distil = ("train.objective=distil", "train.distil.teacher=big", "prepare.vocab_size=auto")
+    rows = ("train.seq_len=256", "train.batch_tokens=2048", "train.lora.rank=1")
+    data = facts(100 * 2048)
+
+    def steps(count: int, *overrides: str, **on: Any) -> Plan:
+        fixed = ("budget.train_time=null", f"train.steps={count}")
+        return planned(*fixed, *rows, *overrides, data=data, **on)
+
+    own_s = steps(100, "train.objective=sft").predictions["step_s"].value
+    once_s = steps(100, *distil, base=asked).predictions["step_s"].value
+    twice_s = steps(200, *distil, base=asked).predictions["step_s"].value
+    assert once_s / own_s == pytest.approx(3 / 2, rel=0.03)  # forwards of two, a backward of one
+    assert twice_s - own_s == pytest.approx((once_s - own_s) / 2, rel=0.02)
+    time_s = steps(200, *distil, base=asked).predictions["train_s"].value
+    budget = f"budget.train_time={math.ceil(time_s)}s"
+    found = planned(budget, *rows, *distil, base=asked, data=data)
+    assert abs(found.decisions.train.steps - 200) <= 2
+    assert found.predictions["train_s"].value <= math.ceil(time_s)
+
+
+def test_validations_of_adapters_are_dearer_beside_a_step(planned: Any) -> None:
+    """A forward is a third of a step of every weight, and half of one of adapters alone."""
+
+    def rest_s(*overrides: str) -> tuple[float, float]:
+        fixed = ("budget.train_time=null", "train.steps=10", "train.seq_len=256")
+        batch = ("train.batch_tokens=2048", "train.validate_rows=8000")
+        found = planned(*fixed, *batch, *overrides).predictions
+        step_s = found["step_s"].value
+        return step_s, found["train_s"].value - 10 * step_s
+
+    (full_s, full), (low_s, low) = rest_s(), rest_s("train.lora.rank=1")
+    assert (low / low_s) / (full / full_s) == pytest.approx(3 / 2, rel=0.05)
 
 
 def test_another_base_is_another_plan(context: StageContext) -> None:
