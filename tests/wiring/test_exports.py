@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,6 @@ class _FakeLlama:
 
 
 def _install_llama_cpp(monkeypatch: pytest.MonkeyPatch, scale: float) -> None:
-    import sys
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
@@ -150,6 +150,7 @@ def _install_llama_cpp(monkeypatch: pytest.MonkeyPatch, scale: float) -> None:
     module.__spec__ = ModuleSpec("llama_cpp", None)
     fake = type("Llama", (_FakeLlama,), {"scale": scale})
     module.Llama = fake  # type: ignore[attr-defined]
+    module.GGML_TYPE_F32 = 0  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "llama_cpp", module)
 
 
@@ -171,8 +172,11 @@ def test_gguf_files_say_what_the_model_says(
     assert read_card(tmp_path / "out").quality["runtimes"] == checked
 
 
-def test_a_runtime_that_knows_less_is_told(folder: Path, tmp_path: Path) -> None:
+def test_a_runtime_that_knows_less_is_told(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """transformers does not read the size of Qwen 3's heads from GGUF, and takes its own."""
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
     checked = export_model(folder, "gguf", tmp_path / "out", "f32").checks
     assert "not the GGUF file" in checked["checked"]["transformers"]["note"]
     assert checked["checked"]["whorl"]["golden_tokens"] == 2 * 64
@@ -186,3 +190,19 @@ def test_llama_cpp_that_says_something_else_is_noticed(
     with pytest.raises(EngineError, match=r"llama\.cpp does not compute"):
         export_model(folder, "gguf", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize("weights", [None, "f16", "bf16", "q8_0"])
+def test_llama_cpp_itself_says_what_the_model_says(
+    weights: str | None, family: str, tmp_path: Path
+) -> None:
+    """Of f32 to rounding; of others as far as its rounded inputs let it."""
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    folder = tiny_model_folder(tmp_path / "model", steps=40, family=family)
+    found = export_model(folder, "gguf", tmp_path / "out", weights).checks["checked"]["llama.cpp"]
+    if weights is None:
+        assert found["golden_tokens"] == 2 * 64 and found["max_logit_difference"] < 2e-4
+    else:
+        assert "of the best next tokens are the model's" in found["note"]
+        assert found["golden_tokens"] > 0

@@ -30,7 +30,13 @@ def load_llama_cpp(file: Path, max_tokens: int) -> Any:
     library = importlib.import_module("llama_cpp")
     try:
         return library.Llama(
-            str(file), n_ctx=max_tokens, logits_all=True, n_gpu_layers=0, verbose=False
+            str(file),
+            n_ctx=max_tokens,
+            logits_all=True,
+            n_gpu_layers=0,
+            type_k=library.GGML_TYPE_F32,  # its own choice is f16
+            type_v=library.GGML_TYPE_F32,
+            verbose=False,
         )
     except Exception as error:  # whatever it raises: ValueError, AssertionError …
         raise EngineError(f"llama.cpp cannot load {file.name}", found=error) from error

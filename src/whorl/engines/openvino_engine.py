@@ -30,7 +30,7 @@ from whorl.engines.limits import Limits
 from whorl.engines.loop import EngineLoop
 from whorl.engines.openvino_blocks import blocks_of, num_cache_blocks
 from whorl.engines.openvino_graph import GraphSequence, OpenvinoBranches, OpenvinoGraph
-from whorl.engines.openvino_pipeline import OpenvinoPipeline, Places
+from whorl.engines.openvino_pipeline import OpenvinoPipeline, Room
 from whorl.engines.openvino_vocabulary import open_vocabulary
 from whorl.engines.sampling import Drawing, is_greedy
 from whorl.engines.setup import EngineSetup
@@ -105,7 +105,7 @@ class OpenvinoStepper:
         self._open()
 
     def _open(self) -> None:
-        places = Places(
+        places = Room(
             self._setup.max_running, self._setup.batched_tokens, self._num_blocks, self._shares
         )
         work = self._folder, self._tokenizer, self._properties, self._vocab_size

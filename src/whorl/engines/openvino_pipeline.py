@@ -15,14 +15,14 @@ from whorl.core.ports import GenerateRequest, TokenEvent, TokenLogprob
 from whorl.engines.openvino_core import in_own_thread
 from whorl.engines.sampling import is_greedy
 
-__all__ = ["OpenvinoPipeline", "Places"]
+__all__ = ["OpenvinoPipeline", "Room"]
 
 GRAMMARS = {"json_schema": "json_schema", "regex": "regex", "ebnf": "grammar"}  # GenAI's names
 MOST_ALIKE = 3  # ids before a guess that are looked for in what stands already
 
 
 @dataclass(frozen=True)
-class Places:
+class Room:
     """What a pipeline has room for. guesses: ids that are looked up in prompt and answer so far,
     and checked in one step; 0: none."""
 
@@ -50,29 +50,29 @@ class OpenvinoPipeline:
         tokenizer: Any,
         properties: Mapping[str, Any],
         vocab_size: int,
-        places: Places,
+        room: Room,
     ) -> None:
         """Raises EngineError if the graph cannot be loaded."""
         import openvino
         import openvino_genai
 
         self._genai, self._tensor = openvino_genai, openvino.Tensor
-        self._vocab_size, self._guesses = vocab_size, places.guesses
+        self._vocab_size, self._guesses = vocab_size, room.guesses
         self._next_number = 0
         self._requests: dict[str, _Batched] = {}
         self._has_left = False  # since the last step: the pipeline does not know it yet
-        self._pipeline = self._opened(folder, tokenizer, properties, places)
+        self._pipeline = self._opened(folder, tokenizer, properties, room)
 
     @in_own_thread
     def _opened(
-        self, folder: Path, tokenizer: Any, properties: Mapping[str, Any], places: Places
+        self, folder: Path, tokenizer: Any, properties: Mapping[str, Any], room: Room
     ) -> Any:
         scheduler = self._genai.SchedulerConfig()
-        scheduler.max_num_seqs = places.max_running
-        scheduler.max_num_batched_tokens = places.batched_tokens
-        scheduler.num_kv_blocks = places.num_blocks
-        scheduler.enable_prefix_caching = places.shares_prefixes
-        options = {**properties, **({"prompt_lookup": True} if places.guesses else {})}
+        scheduler.max_num_seqs = room.max_running
+        scheduler.max_num_batched_tokens = room.batched_tokens
+        scheduler.num_kv_blocks = room.num_blocks
+        scheduler.enable_prefix_caching = room.shares_prefixes
+        options = {**properties, **({"prompt_lookup": True} if room.guesses else {})}
         try:
             return self._genai.ContinuousBatchingPipeline(
                 str(folder), tokenizer, scheduler, "CPU", **options

@@ -32,6 +32,7 @@ from whorl.engines.runtimes import (
     transformers_runtime,
 )
 from whorl.model.folder import TOKENS, FolderCard, read_card, seal_folder
+from whorl.model.gguf_file import open_gguf
 from whorl.model.hf_source import open_hf_source
 
 __all__ = ["FIGURES", "RuntimeChecks", "keep_figures", "only_vetted", "runtimes_here"]
@@ -143,7 +144,7 @@ class RuntimeChecks:
         is_exact: the file's numbers are the model's. What other programs make of the file is
         compared with what whorl reads from it. Raises EngineError if ids, logits or answers differ.
         """
-        card, tokens = read_card(read), Tokens.load(read / TOKENS)
+        tokens = Tokens.load(read / TOKENS)
         for text in TEXTS:
             if (found := tokens.encode_prompt(text)) != (ours := self.tokens.encode_prompt(text)):
                 raise EngineError(f"the file gives {text!r} other ids", found=found, expected=ours)
@@ -152,9 +153,20 @@ class RuntimeChecks:
             theirs = RuntimeChecks(read, again, self.progress)
             theirs.checks = self.checks
             theirs.transformers(file)
-            if theirs._is_here("llama.cpp"):
-                with llama_cpp_runtime(file, card, tokens) as other:
-                    theirs._compare("llama.cpp", other, card.variant.weights == "f32")
+            theirs.llama_cpp(file)
+
+    def llama_cpp(self, file: Path) -> None:
+        """Over a GGUF file, of which this folder was read. Raises EngineError if ids, logits or
+        answers differ.
+
+        It rounds the inputs of a product to what the matrix is in (bf16, or int8 where it is
+        quantised): only of matrices in f32 it computes the same.
+        """
+        if not self._is_here("llama.cpp"):
+            return
+        kinds = {each.kind for each in open_gguf(file).tensors.values() if len(each.sizes) > 1}
+        with llama_cpp_runtime(file, self.card, self.tokens) as other:
+            self._compare("llama.cpp", other, kinds == {"F32"})
 
     def _is_here(self, name: str) -> bool:
         if not is_installed(name):

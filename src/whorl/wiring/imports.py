@@ -192,6 +192,8 @@ def _make(
     scratch = place / "exported"
     with RuntimeChecks.over(folder, progress) as checks:
         checks.transformers(located.path)
+        if located.path.is_file():
+            checks.llama_cpp(located.path)
         checks.exported(scratch)
     shutil.rmtree(scratch, ignore_errors=True)
     keep_figures(folder, checks.checks)

@@ -136,7 +136,8 @@ def setup_of(card: FolderCard, config: ServeConfig, threads: int) -> EngineSetup
 
     The cache is of every place's whole context where that fits beside the weights.
     """
-    taken = config.replicas * (RUNTIME_BYTES + 3 * card.weight_bytes)
+    copies = 2 if card.lookup else 1
+    taken = config.replicas * (RUNTIME_BYTES + 3 * copies * card.weight_bytes)
     free = machine_facts().memory_bytes - taken
     running = max(config.max_running, config.users or 0)
     wanted = running * card.shape.max_seq_len * card.cache_bytes_per_token
@@ -170,6 +171,9 @@ def predict(
     cache = setup.max_running * context
     if is_batched:
         cache = max(config.replicas * context, min(setup.cache_bytes, cache))
+    copies = 1
+    if card.lookup and variant == card.variant:  # a second pipeline, with room for one request
+        copies, cache = 2, cache + config.replicas * context
     found = Promise(
         basis="predicted",
         users=users,
@@ -178,7 +182,7 @@ def predict(
         tokens_per_s=users / step_s,
         prompt_tokens=PROMPT_TOKENS,
         memory_bytes=round(
-            config.replicas * (RUNTIME_BYTES + shares.weights * weight_bytes) + cache
+            config.replicas * (RUNTIME_BYTES + copies * shares.weights * weight_bytes) + cache
         ),
     )
     return found.model_copy(update={"missed": found.against(config)})

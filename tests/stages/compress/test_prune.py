@@ -1,4 +1,7 @@
-"""Which parts of a model go: against transformers, and against trying every part in turn."""
+"""Which parts of a model go: against transformers, and against trying every part in turn.
+
+Axes: N tokens, D width, C channels of a feed-forward block.
+"""
 
 from __future__ import annotations
 
