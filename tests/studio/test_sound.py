@@ -56,7 +56,8 @@ def test_a_dropped_file_is_brought_to_the_codecs_rate(browser: Browser, listenin
           const bytes = Uint8Array.from(atob("{data}"), (char) => char.charCodeAt(0));
           const dataTransfer = new DataTransfer();
           dataTransfer.items.add(new File([bytes], "a.flac"));
-          document.querySelector("#parts .beside").dispatchEvent(new DragEvent("drop", {{ dataTransfer }}));
+          const drop = new DragEvent("drop", {{ dataTransfer }});
+          document.querySelector("#parts .beside").dispatchEvent(drop);
         }})()"""
     )
     browser.has("#parts .note", "1.0 s of sound.")

@@ -80,7 +80,7 @@ class AudioCodec:
             )
         self.name, self.shape = name, shape
         self.books = np.ascontiguousarray(books, "<f4")
-        self.num_books, self.num_centres = books.shape[:2]
+        self.num_books, self.num_centres = (int(size) for size in books.shape[:2])
         self.num_ids = self.num_books * self.num_centres
         self._mel = shape.mel
 

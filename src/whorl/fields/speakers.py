@@ -116,13 +116,13 @@ def _open() -> Callable[[str, Voice], bytes]:
         raise DataError("espeak-ng cannot be opened", expected=f"{RATE} Hz")
     pieces: list[bytes] = []
 
-    @CALLBACK
     def take(samples: Any, count: int, events: Any) -> int:
         if samples and count > 0:
             pieces.append(ctypes.string_at(samples, 2 * count))
         return 0
 
-    library.espeak_SetSynthCallback(take)
+    callback = CALLBACK(take)
+    library.espeak_SetSynthCallback(callback)
 
     def say(text: str, voice: Voice) -> bytes:
         name, data = f"{voice.accent}+{voice.variant}".encode(), text.encode()
@@ -134,7 +134,7 @@ def _open() -> Callable[[str, Voice], bytes]:
         library.espeak_Synth(data, len(data) + 1, 0, 0, 0, UTF8, None, None)
         return b"".join(pieces)
 
-    say.keep = take  # type: ignore[attr-defined]  # the library calls it
+    say.callback = callback  # type: ignore[attr-defined]  # kept while the library may call it
     return say
 
 

@@ -209,7 +209,7 @@ def _heard(sound: Sound, noise: np.random.Generator | None) -> Sound:
         below_db = noise.uniform(*NOISE_DB)
         size = np.sqrt(np.mean(heard**2)) * 10 ** (-below_db / 20)
         heard = heard + noise.normal(0, size, len(heard))
-    return np.round(np.clip(heard, -32_768, 32_767)).astype(np.int16)
+    return np.asarray(np.round(np.clip(heard, -32_768, 32_767)), np.int16)
 
 
 def _said(name: str) -> tuple[str, Voice] | None:
