@@ -35,6 +35,11 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
         "prepare, train, evaluate, the torch engine",
     ),
     "openvino": (("openvino", "openvino_genai", "nncf"), "compress, the openvino engine (CPU)"),
+    "audio": (
+        ("soundfile", "soxr", "python_multipart"),
+        "sounds: files, their rates, and forms that bring them to the server",
+    ),
+    "espeak": (("espeakng_loader",), "sentences spoken by espeak-ng, as recipes/speech.yaml has"),
     "vllm": (("vllm",), "the vllm engine (GPUs and clusters; not in this version)"),
     "ray": (("ray",), "clusters (not in this version)"),
     "tables": (("pyarrow", "aiconfigurator_core"), "measured tables of matrix products for plan"),

@@ -28,7 +28,7 @@ from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Sourc
 from whorl.core.sources import DatasetItem
 from whorl.core.tasks import WritingTask
 from whorl.fields import recognisers, speakers
-from whorl.fields.speakers import Voice
+from whorl.fields.speakers import Speaker
 from whorl.fields.speech_files import Recording, recordings, speech_items
 from whorl.fields.speech_words import graded
 from whorl.fields.spoken_sentences import WORDS, drawn
@@ -171,7 +171,9 @@ def _spoken(options: Mapping[str, str], number: int) -> Iterator[Document]:
     for _ in range(min(BATCH, count - place * BATCH)):
         text = _sentence(rng, is_heldout, seed)
         speed, pitch = rng.randrange(*SPEEDS), rng.randrange(*PITCHES)
-        asked.append((text, Voice(rng.choice(speakers.ACCENTS), rng.choice(voices), speed, pitch)))
+        asked.append(
+            (text, Speaker(rng.choice(speakers.ACCENTS), rng.choice(voices), speed, pitch))
+        )
     for at, ((text, voice), sound) in enumerate(zip(asked, speakers.spoken(asked), strict=True)):
         noise = None if is_heldout else np.random.default_rng([seed, place, at])
         name = f"{voice}: {text}" if is_heldout else f"{place}/{at} {voice}: {text}"
@@ -212,11 +214,11 @@ def _heard(sound: Sound, noise: np.random.Generator | None) -> Sound:
     return np.asarray(np.round(np.clip(heard, -32_768, 32_767)), np.int16)
 
 
-def _said(name: str) -> tuple[str, Voice] | None:
+def _said(name: str) -> tuple[str, Speaker] | None:
     """The sentence and voice of a held-out document that espeak-ng spoke."""
     voice, mark, text = name.partition(": ")
     try:
-        return (text, Voice.read(voice)) if mark else None
+        return (text, Speaker.read(voice)) if mark else None
     except ValueError:
         return None
 
