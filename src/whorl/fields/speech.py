@@ -40,7 +40,7 @@ AUDIO, MARK = "audio", "<|answer|>"
 SPOKEN = "espeak:home"
 LOGIC_VERSION = 1
 SHAPE = AudioShape(rate=8_000, frame_ms=40, num_bands=40, max_seconds=30.0)
-NUM_BOOKS, NUM_CENTRES = 2, 256
+NUM_BOOKS, NUM_CENTRES = 1, 512  # a second one doubles the positions, and words gain little
 BATCH = 100  # sentences of one item
 HELD_VOICES = 8  # every so many-th of espeak-ng's is held out
 LONG_WORDS = 3  # of a sentence that may be held out; shorter ones are all said in training

@@ -238,6 +238,9 @@ class _Preparation:
         codecs = [corpus.codecs_of_source(number) for number in range(len(self.sources))]
         result = build_tokens(self.fields, self.sources, codecs, documents_of, self.config)
         progress.finish(f"{self.config.vocab_size:,} ids")
+        for codec in result[0].codecs.values():
+            if lost := getattr(codec, "lost", ""):
+                self.context.log(lost)
         return result
 
     def _encode(
