@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whorl.codecs.audio_files import FULL_SCALE, MAX_SECONDS, Sound, Sounds, read_sound, wav_bytes
+from whorl.codecs.audio_files import FULL_SCALE, MAX_SECONDS, Sound, Sounds, read_sound, sound_bytes
 from whorl.codecs.audio_mel import Mel
 from whorl.core.errors import DataError, MissingExtra, RecordError, SpecError
 
@@ -155,7 +155,7 @@ class AudioCodec:
         sound = np.asarray(value)
         if sound.dtype != np.int16 or sound.ndim != 1:
             raise DataError("this is no sound", found=f"{sound.dtype} of shape {sound.shape}")
-        return wav_bytes(sound, self.shape.rate)
+        return sound_bytes(sound, self.shape.rate)
 
     def from_bytes(self, data: bytes) -> Sound:
         """The sound of a WAV, FLAC, Ogg or MP3. Raises DataError as `read_sound`."""

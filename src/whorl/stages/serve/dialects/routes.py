@@ -11,6 +11,8 @@ from starlette.requests import Request
 from whorl.stages.serve.dialects import anthropic, chat, completions, responses
 from whorl.stages.serve.dialects.models import add_models
 from whorl.stages.serve.dialects.ranking import PATH, RankBody, add_ranking
+from whorl.stages.serve.dialects.speaking import PATH as SPEECH
+from whorl.stages.serve.dialects.speaking import SpeechBody, add_speaking
 from whorl.stages.serve.dialects.tokenizing import TOKENIZING, add_tokenizing
 from whorl.stages.serve.dialects.transcribing import PATH as TRANSCRIPTIONS
 from whorl.stages.serve.dialects.transcribing import TranscriptionBody, add_transcribing
@@ -24,16 +26,14 @@ from whorl.stages.serve.wire import Wire
 __all__ = ["BODIES", "FORMS", "PLACED", "ROUTES", "WIRES", "add_dialects"]
 
 WIRES: tuple[Wire[Any], ...] = (completions.WIRE, chat.WIRE, responses.WIRE, anthropic.WIRE)
-PLACED = (
-    *(wire.path for wire in WIRES),
-    PATH,
-    TRANSCRIPTIONS,
-)  # routes whose requests take a place
+# Routes whose requests take a place.
+PLACED = (*(wire.path for wire in WIRES), PATH, TRANSCRIPTIONS, SPEECH)
 # route -> what it takes
 BODIES: dict[str, type[Body]] = {
     **{wire.path: wire.body for wire in WIRES},
     PATH: RankBody,
     TRANSCRIPTIONS: TranscriptionBody,
+    SPEECH: SpeechBody,
     **TOKENIZING,
     ROUTE: FeedbackBody,
 }
@@ -48,6 +48,7 @@ def add_dialects(app: FastAPI, gateway: Gateway) -> None:
     add_models(app, gateway)
     add_ranking(app, gateway)
     add_transcribing(app, gateway)
+    add_speaking(app, gateway)
     add_tokenizing(app, gateway)
     add_feedback(app, gateway)
 
