@@ -87,6 +87,11 @@ def test_the_loss_is_that_of_a_search_by_hand(codec: AudioCodec) -> None:
     assert codec.loss([sound]) == pytest.approx(decibels)
 
 
+def test_what_is_lost_is_told(codec: AudioCodec) -> None:
+    found, silent = (float(word) for word in codec.told.replace(";", "").split() if "." in word)
+    assert 0 < found < silent
+
+
 def test_files_load_to_the_same_codec(codec: AudioCodec) -> None:
     again = load("audio", codec.files())
     assert again.files() == codec.files()

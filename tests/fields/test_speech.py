@@ -5,18 +5,23 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.stages.plan.conftest import machine
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import DataError
 from whorl.core.metrics import ACCURACY, WER
-from whorl.core.ports import Document, Source
+from whorl.core.ports import Document, Part, Source
 from whorl.core.reasons import Reason
 from whorl.core.sources import PASSED_OVER
+from whorl.engines.open import open_engine
+from whorl.engines.openvino_export import export_openvino
+from whorl.engines.parity import check_parity
 from whorl.fields import speakers
 from whorl.fields.speech import FIELD
 from whorl.fields.speech_words import edits, graded, plain_words
@@ -268,35 +273,60 @@ def test_spoken_sentences_are_repeatable_and_apart() -> None:
 # ------------------------------------------------------------------ a miniature
 
 
-def test_a_miniature_learns_to_hear_tones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    """Of 200 sounds in files, ready to be trained."""
     pytest.importorskip("torch", reason="needs the extra train")
-    from tests.stages.plan.conftest import machine
-
+    folder = tmp_path_factory.mktemp("tones")
     rng = np.random.default_rng(0)
-    lines = {"train": [], "test": []}
-    for number in range(260):
+    lines: dict[str, list[str]] = {"train": [], "test": []}
+    for number in range(200):
         text = " ".join(rng.choice(list(HZ), rng.integers(1, 4)))
-        write(tmp_path / "data" / f"{number}.wav", text, number)
-        split = "test" if number % 10 == 0 else "train"
-        lines[split].append(json.dumps({"file": f"{number}.wav", "text": text}))
+        write(folder / "data" / f"{number}.wav", text, number)
+        row = json.dumps({"file": f"{number}.wav", "text": text})
+        lines["test" if number % 10 == 0 else "train"].append(row)
     for split, rows in lines.items():
-        (tmp_path / "data" / f"{split}.jsonl").write_text("\n".join(rows))
+        (folder / "data" / f"{split}.jsonl").write_text("\n".join(rows))
     recipe = {
         "name": "tones",
-        "data": [{"source": str(tmp_path / "data"), "field": "speech"}],
+        "data": [{"source": str(folder / "data"), "field": "speech"}],
         "prepare": {"vocab_size": 400, "near_duplicate_jaccard": 1.0},
         "model": {"layers": 2, "width": 32, "heads": 2, "kv_heads": 2, "head_dim": 16},
         "train": {
-            **{"seq_len": 128, "batch_tokens": 1024, "steps": 150, "threads": 1},
+            **{"seq_len": 128, "batch_tokens": 1024, "steps": 110, "threads": 1},
             **{"learning_rate": 0.02, "embedding_learning_rate": 0.02},
         },
         "compress": "none",
     }
-    monkeypatch.setattr("whorl.launch.calibrate.this_machine", lambda home: machine())
-    session = Session.open(recipe, home=tmp_path / "runs", workers=1)
-    report = session.up()
-    scores = {row["field"]: row["value"] for row in report["scores"]}
-    assert scores["speech"] < 0.15, report["scores"]
-    assert scores["speech/accuracy"] > 0.7
-    tokens = Tokens.load(session.prepare().path / "tokens")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("whorl.launch.calibrate.this_machine", lambda home: machine())
+        yield Session.open(recipe, home=folder / "runs", workers=1)
+
+
+def test_a_miniature_learns_to_hear_tones(miniature: Session) -> None:
+    scores = {row["field"]: row["value"] for row in miniature.up()["scores"]}
+    assert scores["speech"] < 0.15 and scores["speech/accuracy"] > 0.7, scores
+    tokens = Tokens.load(miniature.prepare().path / "tokens")
     assert set(tokens.codecs) == {"audio", "text"}
+
+
+def test_engines_write_the_same_words(miniature: Session, tmp_path: Path) -> None:
+    """torch and OpenVINO, from sounds that were never seen."""
+    pytest.importorskip("openvino_genai", reason="needs the extra openvino")
+    folder = miniature.train().path / "model"
+    export_openvino(folder, tmp_path / "openvino")
+    tokens = Tokens.load(miniature.prepare().path / "tokens")
+    prompts = []
+    for number in range(20):
+        text = " ".join(np.random.default_rng(1_000 + number).choice(list(HZ), 3))
+        sound = np.round(tones(text, 1_000 + number, 8_000) * 32_767).astype(np.int16)
+        parts = [Part("audio", sound), Part("special", "<|answer|>")]
+        prompts.append([*tokens.contract.start_ids, *tokens.encode_parts(parts)])
+    engines = [open_engine(folder, name="torch"), open_engine(tmp_path / "openvino")]
+    try:
+        stop_ids = tokens.contract.stop_ids
+        parity = check_parity(engines[0], engines[1], prompts, max_tokens=12, stop_ids=stop_ids)
+        assert len(parity.differences) <= 1 and parity.num_tokens > 40, parity
+    finally:
+        for engine in engines:
+            engine.close()

@@ -37,6 +37,11 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "openvino": (("openvino", "openvino_genai", "nncf"), "compress, the openvino engine (CPU)"),
     "vllm": (("vllm",), "the vllm engine (GPUs and clusters)"),
     "ray": (("ray",), "whorl serve --where ray"),
+    "audio": (
+        ("soundfile", "soxr", "python_multipart"),
+        "sounds: files, their rates, and forms that bring them to the server",
+    ),
+    "espeak": (("espeakng_loader",), "sentences spoken by espeak-ng, as recipes/speech.yaml has"),
     "tables": (("pyarrow", "aiconfigurator_core"), "measured tables of matrix products for plan"),
     "track": (("mlflow",), "experiment tracking (not in this version)"),
     "dev": (("pytest", "ruff", "mypy", "transformers"), "working on whorl itself"),

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whorl.codecs.audio_files import FULL_SCALE, MAX_SECONDS, Sound, Sounds, read_sound, wav_bytes
+from whorl.codecs.audio_files import FULL_SCALE, MAX_SECONDS, Sound, Sounds, read_sound, sound_bytes
 from whorl.codecs.audio_mel import Mel
 from whorl.core.errors import DataError, MissingExtra, RecordError, SpecError
 
@@ -80,9 +80,10 @@ class AudioCodec:
             )
         self.name, self.shape = name, shape
         self.books = np.ascontiguousarray(books, "<f4")
-        self.num_books, self.num_centres = books.shape[:2]
+        self.num_books, self.num_centres = (int(size) for size in books.shape[:2])
         self.num_ids = self.num_books * self.num_centres
         self._mel = shape.mel
+        self.told = ""  # what the codebooks lose of what they were fitted on, in words
 
     @property
     def rate(self) -> int:
@@ -154,7 +155,7 @@ class AudioCodec:
         sound = np.asarray(value)
         if sound.dtype != np.int16 or sound.ndim != 1:
             raise DataError("this is no sound", found=f"{sound.dtype} of shape {sound.shape}")
-        return wav_bytes(sound, self.shape.rate)
+        return sound_bytes(sound, self.shape.rate)
 
     def from_bytes(self, data: bytes) -> Sound:
         """The sound of a WAV, FLAC, Ogg or MP3. Raises DataError as `read_sound`."""
@@ -224,7 +225,11 @@ def fit_audio_codec(
         centres = centres[np.lexsort((*centres.T[::-1], centres.sum(axis=1)))]
         books.append(centres)
         left = left - centres[_nearest(left, centres)]
-    return AudioCodec(np.stack(books).astype(np.float32), shape, name)
+    codec = AudioCodec(np.stack(books).astype(np.float32), shape, name)
+    found = float(np.sqrt(np.mean(left**2)) * NATS_TO_DB)
+    silent = float(np.sqrt(np.mean((frames - frames.mean(axis=0)) ** 2)) * NATS_TO_DB)
+    codec.told = f"loses {found:.1f} dB of each band; one frame for all, {silent:.1f}"
+    return codec
 
 
 def _sampled(codec: AudioCodec, sounds: Iterable[Sound]) -> Iterable[NDArray[np.float32]]:

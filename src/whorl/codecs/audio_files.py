@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from whorl.core.errors import DataError, MissingExtra
 
-__all__ = ["FORMATS", "MAX_SECONDS", "SUFFIXES", "Sound", "Sounds", "read_sound", "wav_bytes"]
+__all__ = ["FORMATS", "MAX_SECONDS", "SUFFIXES", "Sound", "Sounds", "read_sound", "sound_bytes"]
 
 Sound = NDArray[np.int16]
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3")
@@ -67,10 +67,10 @@ def read_sound(file: bytes | Path, wanted: Sounds) -> Sound:
     return _levels(_resampled(samples, rate, wanted.rate))
 
 
-def wav_bytes(sound: Sound, rate: int) -> bytes:
-    """A WAV of 16 bits and one channel."""
+def sound_bytes(sound: Sound, rate: int, kind: str = "WAV") -> bytes:
+    """A file of one channel; a WAV has 16 bits. kind: one of FORMATS."""
     file = io.BytesIO()
-    _soundfile().write(file, sound, rate, format="WAV", subtype="PCM_16")
+    _soundfile().write(file, sound, rate, format=kind)
     return file.getvalue()
 
 

@@ -20,6 +20,7 @@ HOP_S, WINDOW_S = 0.010, 0.032
 STEPS = 32  # of Griffin and Lim
 MOMENTUM = 0.99  # "fast Griffin-Lim": Perraudin, Balazs and Søndergaard 2013
 TINY = 1e-12
+LEAST_WEIGHT = 1e-3  # of a sample that lies at the edge of its only window
 
 
 @dataclass(frozen=True)
@@ -72,15 +73,13 @@ class Mel:
     def _sum(self, spectra_HF: NDArray[np.complex128], count: int) -> Floats:
         """The sound whose windows are nearest to these: overlap and add, by least squares."""
         windows_HN = np.fft.irfft(spectra_HF / self._scale, self.window, axis=1) * self._window_N
-        total = np.zeros(count + self.window - self.hop)
-        weight = np.zeros_like(total)
-        squared_N = self._window_N**2
-        for number, window_N in enumerate(windows_HN):
-            part = slice(number * self.hop, number * self.hop + self.window)
-            total[part] += window_N
-            weight[part] += squared_N
+        starts_H1 = self.hop * np.arange(len(windows_HN))[:, None]
+        places = (starts_H1 + np.arange(self.window)).ravel()
+        weights_HN = np.broadcast_to(self._window_N**2, windows_HN.shape)
+        total = np.bincount(places, windows_HN.ravel())
+        weight = np.maximum(np.bincount(places, weights_HN.ravel()), LEAST_WEIGHT)
         before = (self.window - self.hop) // 2
-        return np.asarray((total / np.maximum(weight, 1e-3))[before : before + count])
+        return np.asarray((total / weight)[before : before + count])
 
     @cached_property
     def _window_N(self) -> Floats:

@@ -19,6 +19,7 @@ from whorl.core.plugins import find_part
 __all__ = [
     "ACCURACY",
     "BITS_PER_BYTE",
+    "BITS_PER_TOKEN",
     "BUILT_IN",
     "F1",
     "GROUP",
@@ -93,6 +94,7 @@ class ClassF1(Metric):
 
 
 BITS_PER_BYTE = Metric("bits_per_byte", "bits/byte", higher_is_better=False)
+BITS_PER_TOKEN = Metric("bits_per_token", "bits/token", higher_is_better=False)
 ACCURACY = Metric("accuracy", "", higher_is_better=True, is_share=True)
 F1 = ClassF1("f1", "", higher_is_better=True)
 SLOT_F1 = Metric("slot_f1", "", higher_is_better=True)  # of each sentence, their mean
@@ -105,7 +107,10 @@ HITS_AT_10 = Metric("hits_at_10", "", higher_is_better=True, is_share=True)
 NDCG_AT_10 = Metric("ndcg_at_10", "", higher_is_better=True)
 BUILT_IN: Mapping[str, Metric] = {
     metric.name: metric
-    for metric in (BITS_PER_BYTE, ACCURACY, F1, SLOT_F1, WER, MRR, HITS_AT_10, NDCG_AT_10)
+    for metric in (
+        *(BITS_PER_BYTE, BITS_PER_TOKEN, ACCURACY, F1, SLOT_F1, WER),
+        *(MRR, HITS_AT_10, NDCG_AT_10),
+    )
 }
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from whorl.core.children import start_child
 from whorl.core.errors import DataError, MissingExtra
 
-__all__ = ["ACCENTS", "RATE", "Voice", "identity", "serve", "spoken", "variants"]
+__all__ = ["ACCENTS", "RATE", "Speaker", "identity", "serve", "spoken", "variants"]
 
 RATE = 22_050  # of what espeak-ng says
 PACKAGE = "espeakng_loader"
@@ -38,7 +38,7 @@ CALLBACK = ctypes.CFUNCTYPE(
 
 
 @dataclass(frozen=True)
-class Voice:
+class Speaker:
     """An accent, one of espeak-ng's variants of a voice, words a minute and pitch (0 to 99)."""
 
     accent: str
@@ -50,7 +50,7 @@ class Voice:
         return f"{self.accent}+{self.variant}/{self.speed}/{self.pitch}"
 
     @classmethod
-    def read(cls, text: str) -> Voice:
+    def read(cls, text: str) -> Speaker:
         """The voice of its text."""
         name, speed, pitch = text.rsplit("/", 2)
         accent, _, variant = name.partition("+")
@@ -69,7 +69,7 @@ def variants() -> list[str]:
     return sorted(name for name in os.listdir(folder) if name not in LEFT_OUT)
 
 
-def spoken(sentences: Iterable[tuple[str, Voice]]) -> Iterator[NDArray[np.int16]]:
+def spoken(sentences: Iterable[tuple[str, Speaker]]) -> Iterator[NDArray[np.int16]]:
     """The samples of each sentence at RATE. Raises MissingExtra, or DataError if one fails."""
     _loader()
     process = start_child("whorl.fields.speakers:serve")
@@ -97,7 +97,7 @@ def serve() -> None:
         child = os.fork()
         if child == 0:
             try:
-                samples = say(text, Voice(**voice))
+                samples = say(text, Speaker(**voice))
                 sys.stdout.write(base64.b64encode(samples).decode() + "\n")
                 sys.stdout.flush()
             finally:
@@ -108,7 +108,7 @@ def serve() -> None:
             sys.stdout.flush()
 
 
-def _open() -> Callable[[str, Voice], bytes]:
+def _open() -> Callable[[str, Speaker], bytes]:
     loader = _loader()
     library = ctypes.CDLL(str(loader.get_library_path()))
     data = str(loader.get_data_path()).encode()
@@ -116,15 +116,15 @@ def _open() -> Callable[[str, Voice], bytes]:
         raise DataError("espeak-ng cannot be opened", expected=f"{RATE} Hz")
     pieces: list[bytes] = []
 
-    @CALLBACK
     def take(samples: Any, count: int, events: Any) -> int:
         if samples and count > 0:
             pieces.append(ctypes.string_at(samples, 2 * count))
         return 0
 
-    library.espeak_SetSynthCallback(take)
+    callback = CALLBACK(take)
+    library.espeak_SetSynthCallback(callback)
 
-    def say(text: str, voice: Voice) -> bytes:
+    def say(text: str, voice: Speaker) -> bytes:
         name, data = f"{voice.accent}+{voice.variant}".encode(), text.encode()
         if library.espeak_SetVoiceByName(name):
             return b""
@@ -134,7 +134,7 @@ def _open() -> Callable[[str, Voice], bytes]:
         library.espeak_Synth(data, len(data) + 1, 0, 0, 0, UTF8, None, None)
         return b"".join(pieces)
 
-    say.keep = take  # type: ignore[attr-defined]  # the library calls it
+    say.callback = callback  # type: ignore[attr-defined]  # kept while the library may call it
     return say
 
 

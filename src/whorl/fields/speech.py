@@ -28,19 +28,19 @@ from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Sourc
 from whorl.core.sources import DatasetItem
 from whorl.core.tasks import WritingTask
 from whorl.fields import recognisers, speakers
-from whorl.fields.speakers import Voice
+from whorl.fields.speakers import Speaker
 from whorl.fields.speech_files import Recording, recordings, speech_items
 from whorl.fields.speech_words import graded
 from whorl.fields.spoken_sentences import WORDS, drawn
 from whorl.fields.whole import number_of, share_of, share_option
 
-__all__ = ["AUDIO", "FIELD", "SpeechField"]
+__all__ = ["AUDIO", "FIELD", "SpeechField", "codecs_of"]
 
 AUDIO, MARK = "audio", "<|answer|>"
 SPOKEN = "espeak:home"
 LOGIC_VERSION = 1
 SHAPE = AudioShape(rate=8_000, frame_ms=40, num_bands=40, max_seconds=30.0)
-NUM_BOOKS, NUM_CENTRES = 2, 256
+NUM_BOOKS, NUM_CENTRES = 1, 512  # a second one doubles the positions, and words gain little
 BATCH = 100  # sentences of one item
 HELD_VOICES = 8  # every so many-th of espeak-ng's is held out
 LONG_WORDS = 3  # of a sentence that may be held out; shorter ones are all said in training
@@ -81,11 +81,20 @@ class SpeechField:
             for number in range(sum(num_items))
         ]
 
-    def read(self, source: Source, item: Any, reject: Callable[[str], None]) -> Iterator[Document]:
-        """Raises MissingExtra, and SpecError on options that are no numbers."""
+    def read(
+        self,
+        source: Source,
+        item: Any,
+        reject: Callable[[str], None],
+        is_clean: bool = False,
+    ) -> Iterator[Document]:
+        """Raises MissingExtra, and SpecError on options that are no numbers.
+
+        is_clean: what espeak-ng says is neither noisy nor distorted, in training too.
+        """
         options = {**self.options, **source.options}
         if source.source == SPOKEN:
-            yield from _spoken(options, int(item.number))
+            yield from _spoken(options, int(item.number), is_clean)
             return
         share, seed = share_option(options, "heldout"), number_of(options, "seed")
         for recording, places in recordings(item, reject):
@@ -101,20 +110,7 @@ class SpeechField:
     def fit_codecs(
         self, documents: Iterable[Document], options: Mapping[str, Any]
     ) -> dict[str, Codec]:
-        """Codebooks of the sounds, and byte-level BPE of the texts with the ids that are left."""
-        texts: list[str] = []
-
-        def sounds() -> Iterator[Sound]:
-            for document in documents:
-                texts.extend(part.value for part in document.parts if part.codec == TEXT)
-                yield from (part.value for part in document.parts if part.codec == AUDIO)
-
-        seed = int(options["seed"])
-        room = int(options["vocab_size"]) - NUM_BYTES
-        num_centres = max(2, min(NUM_CENTRES, room // NUM_BOOKS))
-        audio = fit_audio_codec(sounds(), SHAPE, NUM_BOOKS, num_centres, seed)
-        left = int(options["vocab_size"]) - audio.num_ids
-        return {TEXT: train_text_codec(texts, left, seed), AUDIO: audio}
+        return codecs_of(documents, options, NUM_BOOKS, NUM_CENTRES)
 
     def baselines(
         self, train: Sequence[Document], heldout: Sequence[Document], rows: NDArray[np.int64] | None
@@ -140,6 +136,24 @@ class SpeechField:
         return found
 
 
+def codecs_of(
+    documents: Iterable[Document], options: Mapping[str, Any], num_books: int, num_centres: int
+) -> dict[str, Codec]:
+    """Codebooks of the sounds, and byte-level BPE of the texts with the ids that are left."""
+    texts: list[str] = []
+
+    def sounds() -> Iterator[Sound]:
+        for document in documents:
+            texts.extend(part.value for part in document.parts if part.codec == TEXT)
+            yield from (part.value for part in document.parts if part.codec == AUDIO)
+
+    seed, room = int(options["seed"]), int(options["vocab_size"]) - NUM_BYTES
+    centres = max(2, min(num_centres, room // num_books))
+    audio = fit_audio_codec(sounds(), SHAPE, num_books, centres, seed)
+    left = int(options["vocab_size"]) - audio.num_ids
+    return {TEXT: train_text_codec(texts, left, seed), AUDIO: audio}
+
+
 def _parts(sound: Sound, text: str) -> tuple[Part, ...]:
     return (
         Part(AUDIO, sound, trained=False),
@@ -157,7 +171,7 @@ def _split_of(recording: Recording, share: float, seed: int) -> str:
 # ------------------------------------------------------------------ spoken by espeak-ng
 
 
-def _spoken(options: Mapping[str, str], number: int) -> Iterator[Document]:
+def _spoken(options: Mapping[str, str], number: int, is_clean: bool) -> Iterator[Document]:
     """The sentences of one item; the first items are those that are held out."""
     seed = number_of(options, "seed")
     num_heldout = number_of(options, "heldout_sentences", 1)
@@ -171,9 +185,11 @@ def _spoken(options: Mapping[str, str], number: int) -> Iterator[Document]:
     for _ in range(min(BATCH, count - place * BATCH)):
         text = _sentence(rng, is_heldout, seed)
         speed, pitch = rng.randrange(*SPEEDS), rng.randrange(*PITCHES)
-        asked.append((text, Voice(rng.choice(speakers.ACCENTS), rng.choice(voices), speed, pitch)))
+        asked.append(
+            (text, Speaker(rng.choice(speakers.ACCENTS), rng.choice(voices), speed, pitch))
+        )
     for at, ((text, voice), sound) in enumerate(zip(asked, speakers.spoken(asked), strict=True)):
-        noise = None if is_heldout else np.random.default_rng([seed, place, at])
+        noise = None if is_heldout or is_clean else np.random.default_rng([seed, place, at])
         name = f"{voice}: {text}" if is_heldout else f"{place}/{at} {voice}: {text}"
         split = "heldout" if is_heldout else "train"
         yield Document(name, _parts(_heard(sound, noise), text), split)  # type: ignore[arg-type]
@@ -209,14 +225,14 @@ def _heard(sound: Sound, noise: np.random.Generator | None) -> Sound:
         below_db = noise.uniform(*NOISE_DB)
         size = np.sqrt(np.mean(heard**2)) * 10 ** (-below_db / 20)
         heard = heard + noise.normal(0, size, len(heard))
-    return np.round(np.clip(heard, -32_768, 32_767)).astype(np.int16)
+    return np.asarray(np.round(np.clip(heard, -32_768, 32_767)), np.int16)
 
 
-def _said(name: str) -> tuple[str, Voice] | None:
+def _said(name: str) -> tuple[str, Speaker] | None:
     """The sentence and voice of a held-out document that espeak-ng spoke."""
     voice, mark, text = name.partition(": ")
     try:
-        return (text, Voice.read(voice)) if mark else None
+        return (text, Speaker.read(voice)) if mark else None
     except ValueError:
         return None
 

@@ -42,17 +42,13 @@ WORDS = (
 )
 
 
+SHARES = (25, 25, 10, 10, 30)  # of figures, spelling, numbers, dates, what is said at home
+
+
 def drawn(rng: random.Random) -> str:
     """A sentence of one to nine words."""
-    kinds: list[tuple[Callable[[random.Random], str], int]] = [
-        (_digits, 25),
-        (_spelt, 25),
-        (_number, 10),
-        (_date, 10),
-        (_command, 30),
-    ]
-    makers, weights = zip(*kinds, strict=True)
-    return rng.choices(makers, weights)[0](rng)
+    makers: list[Callable[[random.Random], str]] = [_digits, _spelt, _number, _date, _command]
+    return rng.choices(makers, SHARES)[0](rng)
 
 
 def _digits(rng: random.Random) -> str:

@@ -6,7 +6,7 @@ The generation ends when the client leaves, at whatever point that is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from whorl.stages.serve.limits import max_time_of
 from whorl.stages.serve.request import AnswerBody, AnyBody, parse_body, read_body
 from whorl.stages.serve.wire import Wire
 
-__all__ = ["ClientGone", "answer", "answered", "or_gone", "read_parsed"]
+__all__ = ["ByteStream", "ClientGone", "answer", "answered", "or_gone", "read_parsed"]
 
 Result = TypeVar("Result")
 MOST_INLINE_BYTES = 16 * 2**10  # of a body that is parsed at once: 1 to 2 ms
@@ -115,6 +115,38 @@ class _EventStream(Response):
                     await send_event(event)
         except ApiError as error:
             await send_event(self._wire.failed(error, num_sent))
+        await send({"type": "http.response.body", "body": b""})
+
+
+class ByteStream(Response):
+    """Bytes as they are made; where making them fails, the answer is cut short."""
+
+    def __init__(
+        self,
+        made: AsyncGenerator[bytes, None],
+        generation: Generation,
+        headers: dict[str, str],
+        media_type: str,
+    ) -> None:
+        super().__init__(media_type=media_type, headers=headers)
+        del self.headers["content-length"]
+        self._made, self._generation = made, generation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            with suppress(ClientGone):
+                await or_gone(receive, self._send_all(send))
+        finally:
+            self._generation.close()
+
+    async def _send_all(self, send: Send) -> None:
+        async with aclosing(self._made) as pieces:
+            first = await anext(pieces, b"")  # a refusal before it is still one
+            start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+            await send(start)
+            await send({"type": "http.response.body", "body": first, "more_body": True})
+            async for piece in pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
 

@@ -96,7 +96,8 @@ def _fields(data: bytes, boundary: bytes) -> list[tuple[str, bytes]]:
         if bytes(header[0]).lower() == b"content-disposition":
             _, options = parse_options_header(bytes(header[1]))
             found[-1] = options.get(b"name", b"").decode("utf-8", "replace"), found[-1][1]
-        header[0].clear(), header[1].clear()
+        for piece in header:
+            piece.clear()
 
     callbacks: dict[str, Any] = {
         "on_part_begin": begin,

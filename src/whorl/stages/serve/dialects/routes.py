@@ -12,6 +12,8 @@ from whorl.stages.serve.dialects import anthropic, chat, completions, responses
 from whorl.stages.serve.dialects.classifying import CLASSIFY, ClassifyBody, add_classifying
 from whorl.stages.serve.dialects.models import add_models
 from whorl.stages.serve.dialects.ranking import PATH, RankBody, add_ranking
+from whorl.stages.serve.dialects.speaking import PATH as SPEECH
+from whorl.stages.serve.dialects.speaking import SpeechBody, add_speaking
 from whorl.stages.serve.dialects.tokenizing import TOKENIZING, add_tokenizing
 from whorl.stages.serve.dialects.transcribing import PATH as TRANSCRIPTIONS
 from whorl.stages.serve.dialects.transcribing import TranscriptionBody, add_transcribing
@@ -26,13 +28,14 @@ __all__ = ["BODIES", "FORMS", "PLACED", "ROUTES", "WIRES", "add_dialects"]
 
 WIRES: tuple[Wire[Any], ...] = (completions.WIRE, chat.WIRE, responses.WIRE, anthropic.WIRE)
 # routes whose requests take a place
-PLACED = (*(wire.path for wire in WIRES), PATH, CLASSIFY, TRANSCRIPTIONS)
+PLACED = (*(wire.path for wire in WIRES), PATH, CLASSIFY, TRANSCRIPTIONS, SPEECH)
 # route -> what it takes
 BODIES: dict[str, type[Body]] = {
     **{wire.path: wire.body for wire in WIRES},
     PATH: RankBody,
     CLASSIFY: ClassifyBody,
     TRANSCRIPTIONS: TranscriptionBody,
+    SPEECH: SpeechBody,
     **TOKENIZING,
     ROUTE: FeedbackBody,
 }
@@ -48,6 +51,7 @@ def add_dialects(app: FastAPI, gateway: Gateway) -> None:
     add_ranking(app, gateway)
     add_classifying(app, gateway)
     add_transcribing(app, gateway)
+    add_speaking(app, gateway)
     add_tokenizing(app, gateway)
     add_feedback(app, gateway)
 
