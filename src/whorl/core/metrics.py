@@ -19,7 +19,9 @@ from whorl.core.plugins import find_part
 __all__ = [
     "ACCURACY",
     "BITS_PER_BYTE",
+    "BLEU",
     "BUILT_IN",
+    "CHRF",
     "F1",
     "GROUP",
     "HITS_AT_10",
@@ -93,6 +95,9 @@ class ClassF1(Metric):
 
 BITS_PER_BYTE = Metric("bits_per_byte", "bits/byte", higher_is_better=False)
 ACCURACY = Metric("accuracy", "", higher_is_better=True, is_share=True)
+# Of a translation as sacrebleu scores it, from 0 to 100: of each sentence, their mean.
+CHRF = Metric("chrf", "", higher_is_better=True, decimals=1)
+BLEU = Metric("bleu", "", higher_is_better=True, decimals=1)
 F1 = ClassF1("f1", "", higher_is_better=True)
 SLOT_F1 = Metric("slot_f1", "", higher_is_better=True)  # of each sentence, their mean
 # Of the rank of the right one among all candidates: its inverse; whether it is one of the first
@@ -102,7 +107,7 @@ HITS_AT_10 = Metric("hits_at_10", "", higher_is_better=True, is_share=True)
 NDCG_AT_10 = Metric("ndcg_at_10", "", higher_is_better=True)
 BUILT_IN: Mapping[str, Metric] = {
     metric.name: metric
-    for metric in (BITS_PER_BYTE, ACCURACY, F1, SLOT_F1, MRR, HITS_AT_10, NDCG_AT_10)
+    for metric in (BITS_PER_BYTE, ACCURACY, F1, SLOT_F1, MRR, HITS_AT_10, NDCG_AT_10, CHRF, BLEU)
 }
 
 
