@@ -27,7 +27,9 @@ __all__ = [
     "HITS_AT_10",
     "MRR",
     "NDCG_AT_10",
+    "RETURN",
     "SLOT_F1",
+    "SUCCESS",
     "ClassF1",
     "Metric",
     "find_metric",
@@ -100,6 +102,8 @@ CHRF = Metric("chrf", "", higher_is_better=True, decimals=1)
 BLEU = Metric("bleu", "", higher_is_better=True, decimals=1)
 F1 = ClassF1("f1", "", higher_is_better=True)
 SLOT_F1 = Metric("slot_f1", "", higher_is_better=True)  # of each sentence, their mean
+SUCCESS = Metric("success", "", higher_is_better=True, is_share=True)  # of episodes
+RETURN = Metric("return", "", higher_is_better=True)  # the sum of an episode's rewards
 # Of the rank of the right one among all candidates: its inverse; whether it is one of the first
 # ten; 1 / log2(1 + rank) if it is, the normalised discounted gain of a single right one.
 MRR = Metric("mrr", "", higher_is_better=True)
@@ -107,7 +111,19 @@ HITS_AT_10 = Metric("hits_at_10", "", higher_is_better=True, is_share=True)
 NDCG_AT_10 = Metric("ndcg_at_10", "", higher_is_better=True)
 BUILT_IN: Mapping[str, Metric] = {
     metric.name: metric
-    for metric in (BITS_PER_BYTE, ACCURACY, F1, SLOT_F1, MRR, HITS_AT_10, NDCG_AT_10, CHRF, BLEU)
+    for metric in (
+        BITS_PER_BYTE,
+        ACCURACY,
+        F1,
+        SLOT_F1,
+        MRR,
+        HITS_AT_10,
+        NDCG_AT_10,
+        CHRF,
+        BLEU,
+        SUCCESS,
+        RETURN,
+    )
 }
 
 
