@@ -20,13 +20,17 @@ __all__ = [
     "ACCURACY",
     "BITS_PER_BYTE",
     "BITS_PER_TOKEN",
+    "BLEU",
     "BUILT_IN",
+    "CHRF",
     "F1",
     "GROUP",
     "HITS_AT_10",
     "MRR",
     "NDCG_AT_10",
+    "RETURN",
     "SLOT_F1",
+    "SUCCESS",
     "WER",
     "ClassF1",
     "Metric",
@@ -96,10 +100,15 @@ class ClassF1(Metric):
 BITS_PER_BYTE = Metric("bits_per_byte", "bits/byte", higher_is_better=False)
 BITS_PER_TOKEN = Metric("bits_per_token", "bits/token", higher_is_better=False)
 ACCURACY = Metric("accuracy", "", higher_is_better=True, is_share=True)
+# Of a translation as sacrebleu scores it, from 0 to 100: of each sentence, their mean.
+CHRF = Metric("chrf", "", higher_is_better=True, decimals=1)
+BLEU = Metric("bleu", "", higher_is_better=True, decimals=1)
 F1 = ClassF1("f1", "", higher_is_better=True)
 SLOT_F1 = Metric("slot_f1", "", higher_is_better=True)  # of each sentence, their mean
 # Words put in, left out and exchanged, over the words that were said: it may be above 1.
 WER = Metric("wer", "", higher_is_better=False)
+SUCCESS = Metric("success", "", higher_is_better=True, is_share=True)  # of episodes
+RETURN = Metric("return", "", higher_is_better=True)  # the sum of an episode's rewards
 # Of the rank of the right one among all candidates: its inverse; whether it is one of the first
 # ten; 1 / log2(1 + rank) if it is, the normalised discounted gain of a single right one.
 MRR = Metric("mrr", "", higher_is_better=True)
@@ -108,8 +117,8 @@ NDCG_AT_10 = Metric("ndcg_at_10", "", higher_is_better=True)
 BUILT_IN: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
-        *(BITS_PER_BYTE, BITS_PER_TOKEN, ACCURACY, F1, SLOT_F1, WER),
-        *(MRR, HITS_AT_10, NDCG_AT_10),
+        *(BITS_PER_BYTE, BITS_PER_TOKEN, ACCURACY, F1, SLOT_F1, WER, CHRF, BLEU),
+        *(MRR, HITS_AT_10, NDCG_AT_10, SUCCESS, RETURN),
     )
 }
 

@@ -53,7 +53,7 @@ class InteractionsField:
 
     def read(self, source: Source, item: Any, reject: Callable[[str], None]) -> Iterator[Document]:
         """Raises DataError if no user has two items, SpecError on options that are no numbers."""
-        if not begins(source, SUFFIXES, item, reject):
+        if not begins(item, reject):
             return
         options = {**self.options, **source.options}
         window, seed = number_of(options, "window", 2), number_of(options, "seed")

@@ -53,7 +53,7 @@ class LabelsField:
 
     def read(self, source: Source, item: Any, reject: Callable[[str], None]) -> Iterator[Document]:
         """Raises DataError if there are no classes, SpecError on wrong options."""
-        if not begins(source, SUFFIXES, item, reject):
+        if not begins(item, reject):
             return
         options = {**self.options, **source.options}
         gaps, seed = share_option(options, "gaps"), number_of(options, "seed")

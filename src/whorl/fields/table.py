@@ -56,7 +56,7 @@ class TableField:
 
     def read(self, source: Source, item: Any, reject: Callable[[str], None]) -> Iterator[Document]:
         """Raises DataError on what is no table or has no classes, SpecError on wrong options."""
-        if not begins(source, SUFFIXES, item, reject):
+        if not begins(item, reject):
             return
         options = {**self.options, **source.options}
         gaps, seed = share_option(options, "gaps"), number_of(options, "seed")

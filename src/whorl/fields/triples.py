@@ -55,7 +55,7 @@ class TriplesField:
 
     def read(self, source: Source, item: Any, reject: Callable[[str], None]) -> Iterator[Document]:
         """Raises DataError on options that are no numbers."""
-        if not begins(source, SUFFIXES, item, reject):
+        if not begins(item, reject):
             return
         options = {**self.options, **source.options}
         facts, seed = number_of(options, "facts", 2), number_of(options, "seed")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from whorl.core.errors import SpecError
 from whorl.core.ports import Source
@@ -24,23 +25,36 @@ __all__ = [
     "whole_items",
 ]
 
-
-def whole_items(source: Source, suffixes: Sequence[str]) -> list[FileItem]:
-    """Raises DataError when the source is missing, empty or holds no file of these suffixes."""
-    return file_items(source, suffixes, EXCLUDED)
+FIRST = "first"  # kind of the item with which all are read
 
 
-def files_of(source: Source, suffixes: Sequence[str]) -> list[FileItem]:
+def whole_items(
+    source: Source, suffixes: Sequence[str], exclude: Sequence[str] = EXCLUDED
+) -> list[FileItem]:
+    """The first that is read is marked: with it all are.
+
+    Raises DataError when the source is missing, empty or holds no file of these suffixes.
+    """
+    items = file_items(source, suffixes, exclude)
+    first = next((place for place, item in enumerate(items) if item.is_read), None)
+    if first is not None:
+        items[first] = replace(items[first], kind=FIRST)
+    return items
+
+
+def files_of(
+    source: Source, suffixes: Sequence[str], exclude: Sequence[str] = EXCLUDED
+) -> list[FileItem]:
     """Those that are read, in their order."""
-    return [item for item in whole_items(source, suffixes) if item.is_read]
+    return [item for item in file_items(source, suffixes, exclude) if item.is_read]
 
 
-def begins(source: Source, suffixes: Sequence[str], item: FileItem, reject: Reject) -> bool:
+def begins(item: FileItem, reject: Reject) -> bool:
     """Whether this is the first item, with which all are read; why one is not read is told."""
     if not item.is_read:
         Places.of(item, reject).refuse_item()
         return False
-    return item.name == files_of(source, suffixes)[0].name
+    return item.kind == FIRST
 
 
 def share_of(*words: object) -> float:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from whorl.codecs.contract import Tokens
 from whorl.core.context import StageContext
+from whorl.core.environments import PlayTask
 from whorl.core.errors import DataError
 from whorl.core.heldout import HeldoutDocuments
 from whorl.core.intervals import paired_interval, score_of
@@ -34,6 +35,7 @@ from whorl.stages.evaluate.baselines import (
 from whorl.stages.evaluate.generate import graded, written
 from whorl.stages.evaluate.measure import Asked, ask, grades, measure, select_documents
 from whorl.stages.evaluate.ngram import ORDER
+from whorl.stages.evaluate.play import played
 
 __all__ = ["FieldEvaluation"]
 
@@ -86,6 +88,8 @@ class FieldEvaluation:
         """This one, and one for each other metric of the same answers or choices."""
         task = self.asked.task
         further = task.further if isinstance(task, WritingTask | ChoiceTask) else ()
+        if isinstance(task, PlayTask) and not all(map(task.plays, self.asked.documents)):
+            further = ()
         others = [
             replace(self, name=f"{self.name}{FURTHER}{metric.name}", metric=metric)
             for metric in further
@@ -109,6 +113,8 @@ class FieldEvaluation:
                     engine, self.tokens, task, documents, window=window, progress=shown
                 )
             found = graded(task, self.metric, documents, self.answers[name], self.tokens)
+        elif isinstance(task, PlayTask):
+            found = self._played(engine, name, task)
         elif isinstance(task, ChoiceTask) and task.further:
             if name not in self.grades:
                 self.grades[name] = grades(
@@ -120,6 +126,19 @@ class FieldEvaluation:
         else:
             found = measure(engine, self.tokens, self.asked, window=window, progress=shown)
         return self._score(name, found, note)
+
+    def _played(self, engine: Engine, name: str, task: PlayTask) -> QualityMeasure:
+        """What was chosen beside the right actions, or what came of playing."""
+        documents, window = self.asked.documents, self.config.window
+        shown = self.context.progress
+        if self.metric == task.metric:
+            return measure(engine, self.tokens, self.asked, window=window, progress=shown)
+        if name not in self.grades:
+            self.grades[name] = played(
+                engine, self.tokens, task, documents, window=window, progress=shown
+            )
+        numbers = np.array([grade[self.metric] for grade in self.grades[name]], np.float64)
+        return QualityMeasure(self.metric, tuple(each.name for each in documents), *numbers.T)
 
     def baselines(self, rows: RowSet, trained: Record | None) -> list[Score]:
         """Those of the field, and n-gram models of its rows where nothing is chosen."""

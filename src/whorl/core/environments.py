@@ -1,0 +1,68 @@
+"""Environments: what acts in a world of its own is asked by letting it act.
+
+An environment tells what is seen as a row of named cells, takes one of its actions, and gives a
+reward for it: Gymnasium's way, in words. A `PlayTask` scores how often the right action is the most
+probable one, and, where an environment can be opened, plays it: success and the sum of rewards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from whorl.core.metrics import RETURN, SUCCESS, Metric
+from whorl.core.ports import HeldoutDocument, Part
+from whorl.core.tasks import ChoiceTask
+
+__all__ = ["Environment", "Observation", "Outcome", "PlayTask", "Step"]
+
+Observation = Mapping[str, float | str | None]
+Step = tuple[Observation, str]  # what was seen, what was done
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an action came to. has_succeeded: whether the whole went well, once it has ended."""
+
+    observation: Observation
+    reward: float
+    has_ended: bool
+    has_succeeded: bool = False
+
+
+class Environment(Protocol):
+    """A world to act in: the same seed and the same actions give the same, whatever was before."""
+
+    name: str
+    actions: tuple[str, ...]
+
+    def reset(self, seed: int) -> Observation:
+        """Begin anew; what is seen first."""
+        ...
+
+    def step(self, action: str) -> Outcome:
+        """Raises DataError on an action that it does not have, or after the end."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class PlayTask(ChoiceTask):
+    """open_world: of a held-out document's name the environment and its seed, None if it has none;
+    ask: the parts of a question, of the steps so far and what is seen now; codec: of actions."""
+
+    open_world: Callable[[str], tuple[Environment, int] | None] = lambda name: None
+    ask: Callable[[Sequence[Step], Observation], tuple[Part, ...]] = lambda steps, seen: ()
+    codec: str = "action"
+    name: str = "play"
+    further: tuple[Metric, ...] = (SUCCESS, RETURN)
+    max_steps: int = 500
+
+    def plays(self, document: HeldoutDocument) -> bool:
+        """Whether there is an environment to play."""
+        world = self.open_world(document.name)
+        if world is not None:
+            world[0].close()
+        return world is not None

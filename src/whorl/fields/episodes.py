@@ -1,0 +1,199 @@
+"""What was seen and what was done: which action comes next?
+
+Sources are demonstrations as jsonl, or an environment of Gymnasium by its name, which a teacher
+plays for training and the model for evaluation, from seeds that nobody trained on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whorl.codecs.label import LabelCodec
+from whorl.codecs.table import Cell, Column, TableCodec
+from whorl.core.environments import Environment, Observation, PlayTask, Step
+from whorl.core.errors import DataError
+from whorl.core.intervals import score_of
+from whorl.core.metrics import ACCURACY, RETURN, SUCCESS
+from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Source, Task
+from whorl.core.sources import DatasetItem
+from whorl.fields import gymnasium_worlds as worlds
+from whorl.fields.episode_files import SUFFIXES, episodes_of
+from whorl.fields.whole import begins, files_of, number_of, share_of, share_option, whole_items
+
+__all__ = ["FIELD", "EpisodesField", "question_of"]
+
+ROW, ACTION = "row", "action"
+AT_ONCE = 250  # episodes of one item
+ASKED_FROM = 10**8  # the first seed that is held out
+BINS = 32  # of a column of numbers
+HISTORY = 7  # steps before the one that is asked
+
+
+def question_of(steps: Sequence[Step], seen: Observation) -> tuple[Part, ...]:
+    """The last steps and what is seen now: what the next action is asked after."""
+    parts = []
+    for before, action in steps[-HISTORY:]:
+        parts += [Part(ROW, before, trained=False), Part(ACTION, action)]
+    return (*parts, Part(ROW, seen, trained=False))
+
+
+def open_world(name: str) -> tuple[Environment, int] | None:
+    """The environment of a document and its seed; None: it is of no environment."""
+    world, _, seed = name.rpartition("#")
+    if not world.startswith(worlds.PREFIX) or not seed.isdecimal():
+        return None
+    return worlds.open_world(world.removeprefix(worlds.PREFIX)), int(seed)
+
+
+TASK = PlayTask(open_world=open_world, ask=question_of, codec=ACTION)
+
+
+@dataclass(frozen=True)
+class EpisodesField:
+    """A document per eight steps; the actions are learned."""
+
+    name: str = "episodes"
+    task: Task = TASK
+    logic_version: int = 1
+    options: Mapping[str, str] = field(
+        default_factory=lambda: {
+            **{"episodes": "2000", "asked": "100", "teacher": "bot"},
+            **{"heldout": "0.1", "seed": "0"},
+        }
+    )
+
+    def items(self, source: Source) -> list[Any]:
+        """Raises DataError when there are no files, MissingExtra or SpecError on an environment."""
+        if not source.source.startswith(worlds.PREFIX):
+            return list(whole_items(source, SUFFIXES))
+        name = source.source.removeprefix(worlds.PREFIX)
+        worlds.open_world(name).close()
+        options = {**self.options, **source.options}
+        count = -(-number_of(options, "episodes", 1) // AT_ONCE)
+        identity = worlds.identity_of(name)
+        return [DatasetItem(place, f"{identity}, part {place}") for place in range(count + 1)]
+
+    def read(self, source: Source, item: Any, reject: Callable[[str], None]) -> Iterator[Document]:
+        """Raises DataError or SpecError. Item 0 of an environment is what is held out."""
+        options = {**self.options, **source.options}
+        if isinstance(item, DatasetItem):
+            yield from _demonstrated(source.source, item.number, options)
+        elif begins(item, reject):
+            yield from _of_files(source, options, reject)
+
+    def fit_codecs(
+        self, documents: Iterable[Document], options: Mapping[str, Any]
+    ) -> dict[str, Codec]:
+        """Bins and words of what was seen, and the actions."""
+        columns: dict[str, list[Cell]] = {}
+        actions, count = set(), 0
+        for document in documents:
+            for part in document.parts:
+                if part.codec == ACTION:
+                    actions.add(part.value)
+                elif part.codec == ROW:
+                    for name, cell in part.value.items():
+                        mine = columns.setdefault(name, [None] * count)
+                        mine += [None] * (count - len(mine))
+                        mine.append(cell)
+                    count += 1
+        for mine in columns.values():
+            mine += [None] * (count - len(mine))
+        fitted = [
+            Column.of_words(name, cells)
+            if any(isinstance(cell, str) for cell in cells)
+            else Column.of_numbers(name, cells, BINS)
+            for name, cells in columns.items()
+        ]
+        return {ROW: TableCodec(tuple(fitted)), ACTION: LabelCodec.fit(actions, ACTION)}
+
+    def baselines(
+        self, train: Sequence[Document], heldout: Sequence[Document], rows: NDArray[np.int64] | None
+    ) -> list[Score]:
+        """The commonest action; of environments also the teacher and actions at random, played."""
+        actions = Counter(p.value for d in train for p in d.parts if p.codec == ACTION)
+        best = min(actions, key=lambda action: (-actions[action], action))
+        last = [[p.value for p in d.parts if p.codec == ACTION][-1] for d in heldout]
+        names, ones = tuple(document.name for document in heldout), np.ones(len(heldout))
+        hits = np.array([action == best for action in last], np.float64)
+        scores = [score_of("commonest action", QualityMeasure(ACCURACY, names, hits, ones))]
+        opened = open_world(names[0])
+        if opened is None:
+            return scores
+        opened[0].close()
+        for teacher in ("bot", "random"):
+            if teacher == "bot" and "BabyAI" not in names[0]:
+                continue
+            results = np.array([_result(name, teacher) for name in names], np.float64).T
+            for metric, numbers in zip((SUCCESS, RETURN), results, strict=True):
+                measure = QualityMeasure(metric, names, numbers, ones)
+                scores.append(score_of(teacher, measure))
+        return scores
+
+
+def _result(name: str, teacher: str) -> tuple[bool, float]:
+    """(success, sum of rewards) of a teacher from a document's seed."""
+    world, _, seed = name.rpartition("#")
+    with closing(worlds.open_world(world.removeprefix(worlds.PREFIX))) as opened:
+        for _ in worlds.demonstration(opened, teacher, int(seed)):
+            pass
+        return opened.has_succeeded, opened.total
+
+
+def _demonstrated(name: str, part: int, options: Mapping[str, str]) -> Iterator[Document]:
+    """Episodes of a teacher: of part 0 those that are asked, with their first steps alone."""
+    seed, episodes = number_of(options, "seed"), number_of(options, "episodes", 1)
+    first = ASKED_FROM if part == 0 else (part - 1) * AT_ONCE
+    count = number_of(options, "asked", 1) if part == 0 else min(AT_ONCE, episodes - first)
+    first += seed * 10**6
+    with closing(worlds.open_world(name.removeprefix(worlds.PREFIX))) as world:
+        for number in range(first, first + count):
+            steps = tuple(worlds.demonstration(world, options["teacher"], number))
+            documents = _documents(f"{name}#{number}", steps, "heldout" if part == 0 else "train")
+            if part == 0:
+                yield next(documents)
+            elif world.has_succeeded:
+                yield from documents
+
+
+def _documents(name: str, steps: Sequence[Step], split: str) -> Iterator[Document]:
+    for start in range(0, len(steps), HISTORY + 1):
+        some = steps[start : start + HISTORY + 1]
+        *before, (seen, action) = some
+        parts = (*question_of(before, seen), Part(ACTION, action))
+        place = f"+{start}" if start else ""
+        yield Document(f"{name}{place}", parts, split, whole=True)  # type: ignore[arg-type]
+
+
+def _of_files(
+    source: Source, options: Mapping[str, str], reject: Callable[[str], None]
+) -> Iterator[Document]:
+    """Raises DataError if there is nothing to learn or to ask."""
+    share, seed = share_option(options, "heldout"), number_of(options, "seed")
+    found = list(episodes_of(files_of(source, SUFFIXES), reject))
+    has_test = any(each.is_test for each in found)
+    held = [e.is_test if has_test else share_of(seed, repr(e.steps)) < share for e in found]
+    if not any(held) or all(held):
+        raise DataError(
+            f"source {source.source} leaves nothing to learn or to ask",
+            found=f"{held.count(False):,} episodes to learn, {held.count(True):,} to ask",
+            expected="some of each",
+            do="give more episodes; a file named test… says what is held out",
+        )
+    known = {action for each, out in zip(found, held, strict=True) if not out
+             for _, action in each.steps}  # fmt: skip
+    for each, is_held in zip(found, held, strict=True):
+        if is_held and not {action for _, action in each.steps} <= known:
+            reject("held-out episode with an action that nothing trains")
+            continue
+        yield from _documents(each.name, each.steps, "heldout" if is_held else "train")
+
+
+FIELD = EpisodesField()

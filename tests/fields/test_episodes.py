@@ -1,0 +1,205 @@
+"""Episodes: demonstrations as jsonl, worlds of Gymnasium by name, played through an engine."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="needs the extra train")
+
+from tests.stages.evaluate.fakes import ScoringEngine
+from tests.stages.plan.conftest import machine
+from whorl.codecs.contract import Tokens
+from whorl.core.environments import PlayTask
+from whorl.core.errors import DataError, SpecError
+from whorl.core.metrics import RETURN, SUCCESS
+from whorl.core.ports import Document, HeldoutDocument, Source
+from whorl.core.reasons import Reason
+from whorl.fields.base import options_of
+from whorl.fields.episodes import FIELD, HISTORY, question_of
+from whorl.stages.evaluate.play import played
+from whorl.testing.worlds import FakeEnvironment
+from whorl.verbs import Session
+
+GOTO = "gymnasium:minigrid:BabyAI-GoToLocal-v0"
+
+
+def corridor(seed: int) -> dict[str, list[Any]]:
+    """A demonstration of the way out."""
+    world, seen, done = FakeEnvironment(), [], []
+    seen.append(world.reset(seed))
+    outcome = None
+    while outcome is None or not outcome.has_ended:
+        done.append(world.lamp)
+        outcome = world.step(world.lamp)
+        seen.append(outcome.observation)
+    return {"observations": seen, "actions": done}
+
+
+def write(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def read(source: str, **options: str) -> tuple[list[Document], Counter[str]]:
+    given = Source(source, "episodes", options=options_of(FIELD, options))
+    reasons: Counter[str] = Counter()
+
+    def reject(reason: str) -> None:
+        reasons[reason] += 1
+
+    return [d for i in FIELD.items(given) for d in FIELD.read(given, i, reject)], reasons
+
+
+def test_episodes_and_single_steps_give_the_same(tmp_path: Path) -> None:
+    rows = [{**corridor(n), "id": n} for n in range(30)]
+    for row in rows:
+        for seen in row["observations"]:
+            seen["id"] = float(row["id"])
+    whole, reasons = read(str(write(tmp_path / "a.jsonl", rows)))
+    steps = [
+        {"episode": n, "observation": seen, "action": action}
+        for n, row in enumerate(rows)
+        for seen, action in zip(row["observations"], row["actions"], strict=False)
+    ]
+    random.Random(0).shuffle(steps)
+    steps.sort(key=lambda step: (abs(step["observation"]["place"]), step["episode"]))
+    apart, _ = read(str(write(tmp_path / "b.jsonl", steps)))
+    assert not reasons
+    assert {repr((d.parts, d.split)) for d in whole} == {repr((d.parts, d.split)) for d in apart}
+    assert {d.split for d in whole} == {"train", "heldout"}
+    for document in whole:
+        assert [p.codec for p in document.parts] == ["row", "action"] * 3
+        assert [p.trained for p in document.parts] == [False, True] * 3
+
+
+def test_long_episodes_are_told_in_parts_as_they_are_asked(tmp_path: Path) -> None:
+    long = {"observations": list(range(20)), "actions": ["a", "b"] * 10}
+    rows = [long, *({"observations": [n], "actions": ["a"]} for n in range(20))]
+    documents, _ = read(str(write(tmp_path / "a.jsonl", rows)))
+    mine = [d for d in documents if d.name.startswith("a.jsonl@0")]
+    assert [len(d.parts) // 2 for d in mine] == [8, 8, 4]
+    assert mine[1].parts[0].value == {"seen": 8.0}
+    steps = [({"seen": float(n)}, "a") for n in range(20)]
+    assert len(question_of(steps, {"seen": 20.0})) == 2 * HISTORY + 1
+
+
+def test_odd_rows_are_refused_by_reason_and_place(tmp_path: Path) -> None:
+    rows: list[Any] = [{"observations": [n, 0], "actions": ["a", "b"]} for n in range(30)]
+    odd: list[Any] = [
+        {"observations": [1, 2, 3], "actions": ["a"]},
+        {"observations": [], "actions": []},
+        {"observations": [[float("inf")]], "actions": ["a"]},
+        {"observations": [1], "actions": [None]},
+        {"observations": [1], "actions": ["x" * 101]},
+        {"observation": 1, "action": "a"},
+    ]
+    documents, reasons = read(str(write(tmp_path / "a.jsonl", [*rows, *odd])))
+    found = {str(r): str(r.place) for r in reasons if isinstance(r, Reason) and r.kind == "refused"}
+    assert found == {
+        "episode of other than one action for each observation": "a.jsonl, line 31",
+        "episode without observations and actions": "a.jsonl, line 32",
+        "observation with a cell that is no number, text or null": "a.jsonl, line 33",
+        "action that is neither a name nor a number": "a.jsonl, line 34",
+        "action of control signs, or of more than 100": "a.jsonl, line 35",
+        "no key episode": "a.jsonl, line 36",
+    }
+    assert len(documents) == 30
+    with pytest.raises(DataError, match="nothing to learn or to ask"):
+        read(str(write(tmp_path / "b.jsonl", rows[:1])))
+
+
+def tokens_of_corridor() -> Tokens:
+    documents = [
+        Document(str(n), (*question_of([], dict(seen)), *_action(action)))
+        for n in range(2)
+        for row in [corridor(n)]
+        for seen, action in zip(row["observations"], row["actions"], strict=False)
+    ]
+    return Tokens.build(FIELD.fit_codecs(documents, {}), 64)
+
+
+def _action(action: str) -> tuple[Any, ...]:
+    from whorl.core.ports import Part
+
+    return (Part("action", action),)
+
+
+def test_a_world_is_played_from_its_seed_by_the_most_probable_action() -> None:
+    tokens = tokens_of_corridor()
+    first = next(each.id_start for each in tokens.contract.codecs if each.name == "action")
+    lamp = {name: tokens.encode_parts(question_of([], {"lamp": name, "place": 0.0}))[0]
+            for name in ("left", "right")}  # fmt: skip
+
+    def follows_the_lamp(ids: list[int]) -> list[float]:
+        is_right = lamp["right"] in ids
+        return [0.0] * (len(ids) - 2) + [-1.0 if (ids[-1] - first == 1) == is_right else -2.0]
+
+    def always_left(ids: list[int]) -> list[float]:
+        return [0.0] * (len(ids) - 2) + [-1.0 if ids[-1] == first else -2.0]
+
+    task = PlayTask(open_world=lambda name: (FakeEnvironment(), int(name)), ask=question_of)
+    documents = [HeldoutDocument(str(n), np.array([1]), np.array([False]), 0) for n in range(6)]
+    for scorer, right in ((follows_the_lamp, [1] * 6), (always_left, [1, 0] * 3)):
+        engine = ScoringEngine(tokens.contract.digest, scorer)
+        grades = played(engine, tokens, task, documents, window=64)
+        assert [grade[SUCCESS] for grade in grades] == [(float(n), 1.0) for n in right]
+        assert [grade[RETURN] for grade in grades] == [(float(n), 1.0) for n in right]
+    with pytest.raises(DataError, match="no action of corridor"):
+        world = FakeEnvironment(actions=("up", "down"))
+        task = PlayTask(open_world=lambda name: (world, 0), ask=question_of)
+        played(engine, tokens, task, documents[:1], window=64)
+
+
+def test_the_way_out_is_learned_from_demonstrations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("whorl.launch.calibrate.this_machine", lambda home: machine())
+    rows = [corridor(n) for n in range(200)]
+    for number, row in enumerate(rows):
+        for seen in row["observations"]:
+            seen["day"] = str(number % 50)  # which says nothing
+    path = write(tmp_path / "a.jsonl", rows)
+    recipe: dict[str, Any] = {
+        "name": "corridor",
+        "data": [{"source": str(path), "field": "episodes"}],
+        "model": {"layers": 2, "width": 32, "heads": 2, "kv_heads": 2, "head_dim": 16},
+        "train": {"seq_len": 90, "batch_tokens": 900, "steps": 60, "threads": 1},
+        "compress": "none",
+    }
+    session = Session.open(recipe, overrides=[], home=tmp_path / "home", workers=1)
+    scores = session.evaluate().metrics["scores"]
+    assert scores.keys() == {"episodes"}  # nothing can be played
+    assert scores["episodes"]["hf f32"] > 0.9 > scores["episodes"]["commonest action"]
+
+
+def test_a_level_of_babyai_is_demonstrated_and_never_from_an_asked_seed() -> None:
+    pytest.importorskip("minigrid", reason="needs the extra worlds")
+    documents, _ = read(GOTO, episodes="12", asked="4")
+    held = [d for d in documents if d.split == "heldout"]
+    assert [d.name for d in held] == [f"{GOTO}#{10**8 + n}" for n in range(4)]
+    seeds = {int(d.name.rpartition("#")[2].partition("+")[0]) for d in documents if d not in held}
+    assert seeds == set(range(12))
+    row = documents[0].parts[0].value
+    assert [row["word 1"], row["word 2"], row["word 3"]] == ["go", "to", "the"]
+    scores = {(s.name, s.metric): s.value for s in FIELD.baselines(documents, held, None)}
+    assert scores["bot", SUCCESS] == 1.0
+    assert read(GOTO, episodes="12", asked="4")[0] == documents
+
+
+def test_worlds_without_a_teacher_or_of_no_name_are_told(tmp_path: Path) -> None:
+    pytest.importorskip("gymnasium", reason="needs the extra worlds")
+    with pytest.raises(SpecError, match="there is no environment CartPol-v1"):
+        read("gymnasium:CartPol-v1")
+    with pytest.raises(SpecError, match="no choice"):
+        read("gymnasium:Pendulum-v1")
+    with pytest.raises(SpecError, match=r"options\.teacher"):
+        read("gymnasium:CartPole-v1")
+    documents, _ = read("gymnasium:CartPole-v1", teacher="random", episodes="2", asked="1")
+    assert documents[0].parts[0].value.keys() == {"[0]", "[1]", "[2]", "[3]"}

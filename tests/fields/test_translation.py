@@ -1,0 +1,166 @@
+"""Translation: pairs in every usual file, both directions, no text on both sides, scores."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch", reason="needs the extra train")
+
+from tests.stages.plan.conftest import machine
+from whorl.core.errors import DataError, SpecError
+from whorl.core.ports import Document, Source
+from whorl.core.reasons import Reason
+from whorl.fields.base import options_of
+from whorl.fields.translation import FIELD
+from whorl.verbs import Session
+
+PAIRS = [(f"the house number {n}", f"la casa número {n}") for n in range(60)]
+
+
+def tmx(pairs: list[tuple[str, str]]) -> str:
+    units = "".join(
+        f'<tu><tuv xml:lang="en"><seg>{a}</seg></tuv>'
+        f'<tuv xml:lang="es"><seg>{b.replace(" ", " <ph>x</ph>", 0)}</seg></tuv></tu>'
+        for a, b in pairs
+    )
+    return f'<?xml version="1.0"?><tmx version="1.4"><header/><body>{units}</body></tmx>'
+
+
+def write(folder: Path, kind: str, pairs: list[tuple[str, str]]) -> Path:
+    if kind == "lines":
+        (folder / "news.en").write_text("".join(f"{a}\n" for a, _ in pairs))
+        (folder / "news.es").write_text("".join(f"{b}\n" for _, b in pairs))
+    elif kind == "tmx":
+        (folder / "t.tmx").write_text(tmx(pairs))
+    elif kind == "tsv":
+        (folder / "t.tsv").write_text("en\tes\n" + "".join(f"{a}\t{b}\n" for a, b in pairs))
+    elif kind == "bare tsv":
+        (folder / "t.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in pairs))
+    else:
+        rows: list[Any] = [{"en": a, "es": b} for a, b in pairs]
+        if kind == "nested":
+            rows = [{"id": n, "translation": row} for n, row in enumerate(rows)]
+        (folder / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def read(path: Path, **options: str) -> tuple[list[Document], Counter[str]]:
+    source = Source(str(path), "translation", options=options_of(FIELD, options))
+    reasons: Counter[str] = Counter()
+
+    def reject(reason: str) -> None:
+        reasons[reason] += 1
+
+    return [d for i in FIELD.items(source) for d in FIELD.read(source, i, reject)], reasons
+
+
+def refused(reasons: Counter[str]) -> dict[str, int]:
+    return {str(r): n for r, n in reasons.items() if getattr(r, "kind", "refused") == "refused"}
+
+
+@pytest.mark.parametrize("kind", ["lines", "tmx", "tsv", "bare tsv", "jsonl", "nested"])
+def test_the_formats_that_people_have_give_the_same(tmp_path: Path, kind: str) -> None:
+    documents, reasons = read(write(tmp_path, kind, PAIRS), languages="en es", heldout="0.2")
+    assert not refused(reasons)
+    found = {(d.parts[0].value, d.parts[2].value) for d in documents}
+    expected = {(f"en > es\n{a}", b) for a, b in PAIRS} | {(f"es > en\n{b}", a) for a, b in PAIRS}
+    assert found == expected and len(documents) == 2 * len(PAIRS)
+    assert all(d.whole and [p.trained for p in d.parts] == [False, False, True] for d in documents)
+    assert any("languages: en and es" in reason for reason in reasons)
+
+
+def test_both_directions_and_whole_groups_are_on_one_side(tmp_path: Path) -> None:
+    rows = [{"en": a, "es": b, "package": f"p{n // 5}"} for n, (a, b) in enumerate(PAIRS)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    documents, _ = read(tmp_path, group="package", heldout="0.3")
+    sides: dict[str, set[str]] = {}
+    for document in documents:
+        number = int(document.parts[2].value.rpartition(" ")[2])
+        sides.setdefault(f"p{number // 5}", set()).add(str(document.split))
+    assert all(len(side) == 1 for side in sides.values()) and len(sides) == 12
+    assert {side for each in sides.values() for side in each} == {"train", "heldout"}
+
+
+def test_odd_rows_are_refused_by_reason_and_place(tmp_path: Path) -> None:
+    odd = [
+        *({"en": "the house number 1", "es": "la casa número 1"}, {"en": "same", "es": "same"}),
+        *({"en": "alone"}, {"en": "long " * 60, "es": "largo"}, {"en": " ", "es": "nada"}),
+    ]
+    rows = [{"en": a, "es": b} for a, b in PAIRS]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, *odd]))
+    documents, reasons = read(tmp_path, heldout="0.2")
+    assert len(documents) == 2 * len(PAIRS)
+    assert refused(reasons) == {
+        "pair that is there already": 1,
+        "pair of equal texts": 1,
+        "row without two languages": 2,
+        "text of more than 240 signs": 1,
+    }
+    places = {str(r): str(r.place) for r in reasons if isinstance(r, Reason)}
+    assert places["row without two languages"] == "t.jsonl, line 63"
+
+
+def test_what_is_trained_on_is_not_asked(tmp_path: Path) -> None:
+    rows = [{"en": f"text {n}", "es": f"texto {n % 20}", "package": str(n)} for n in range(60)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    documents, reasons = read(tmp_path, heldout="0.4", group="package")
+    texts = {side: {p.value.partition("\n")[2] or p.value for d in documents if d.split == side
+                    for p in d.parts if p.codec == "text"}
+             for side in ("train", "heldout")}  # fmt: skip
+    assert not texts["train"] & texts["heldout"] and texts["heldout"]
+    assert refused(reasons)["held-out pair of a text that is trained on"] > 0
+
+
+def test_what_is_no_translation_is_said(tmp_path: Path) -> None:
+    write(tmp_path, "bare tsv", PAIRS)
+    with pytest.raises(DataError, match="does not say its languages"):
+        read(tmp_path)
+    with pytest.raises(SpecError, match=r"options\.languages"):
+        read(tmp_path, languages="english")
+    (tmp_path / "t.tsv").unlink()
+    write(tmp_path, "lines", PAIRS)
+    with (tmp_path / "news.es").open("a") as file:
+        file.write("una más\n")
+    with pytest.raises(DataError, match="other numbers of lines"):
+        read(tmp_path)
+    for name in ("news.es", "news.en"):
+        (tmp_path / name).unlink()
+    entities = '<!DOCTYPE tmx [<!ENTITY a "b">]>' + tmx(PAIRS).partition("?>")[2]
+    for text in (entities, tmx(PAIRS)[:-50], "no xml"):
+        (tmp_path / "t.tmx").write_text(text)
+        with pytest.raises(DataError, match="nothing to learn"):
+            read(tmp_path)
+
+
+def test_two_words_are_learned_in_both_directions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sacrebleu", reason="needs the extra translation")
+    monkeypatch.setattr("whorl.launch.calibrate.this_machine", lambda home: machine())
+    rng = random.Random(0)
+    nouns = {"dog": "perro", "cat": "gato", "bird": "pato", "wolf": "lobo", "bear": "oso"}
+    verbs = {"eats": "come", "sings": "canta", "sleeps": "duerme", "runs": "corre"}
+    lines = ["en\tes"]
+    for number in range(300):
+        noun, verb = rng.choice(list(nouns)), rng.choice(list(verbs))
+        lines.append(f"{number} {noun} {verb}\t{number} {nouns[noun]} {verbs[verb]}")
+    (tmp_path / "t.tsv").write_text("\n".join(lines) + "\n")
+    entry = {"source": str(tmp_path / "t.tsv"), "field": "translation", "options": {"asked": "10"}}
+    recipe: dict[str, Any] = {
+        "name": "animals",
+        "data": [entry],
+        "prepare": {"vocab_size": 320},
+        "model": {"layers": 2, "width": 64, "heads": 4, "kv_heads": 4, "head_dim": 16},
+        "train": {"seq_len": 250, "batch_tokens": 1500, "steps": 150, "threads": 1},
+        "compress": "none",
+    }
+    session = Session.open(recipe, overrides=[], home=tmp_path / "home", workers=1)
+    scores = session.evaluate().metrics["scores"]
+    assert scores["translation"]["hf f32"] > scores["translation"]["copying"] + 20
+    assert scores["translation/bleu"].keys() == {"hf f32", "copying"}
