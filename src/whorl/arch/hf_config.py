@@ -61,7 +61,8 @@ def shape_from_config(config: Mapping[str, Any] | str | Path) -> ModelShape:
     text = values.get(TEXT_PART)
     if isinstance(text, Mapping):
         # only what the text part leaves out: a tied embedding is often said outside
-        values = {"tie_word_embeddings": values.get("tie_word_embeddings")} | dict(text)
+        outer = {key: values.get(key) for key in ("tie_word_embeddings", "vision_config")}
+        values = outer | dict(text)
         where = f"{where}: {TEXT_PART}"
     model_type = values.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:

@@ -57,6 +57,11 @@ FLAGS = (
         "grpo,generations=8,completion=512,rollout=colocated; distil,teacher=qwen3-32b; "
         "embedding.",
     ),
+    Flag(
+        "images",
+        "Images of a sequence, of a model that sees: 2, or 2@1280 (pixels of a side).",
+        "N",
+    ),
     Flag("loss", "eager (whole logits in fp32), fused or chunked. Default: what the stack does."),
     Flag("step_in_backward", "The optimiser uses each gradient as it is made.", kind=bool),
     Flag("document_tokens", "Mean tokens of packed documents that do not see each other.", "N"),
