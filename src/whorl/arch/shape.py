@@ -7,7 +7,7 @@ Gemma, DeepSeek and their mixtures of experts can all be planned for. Sizes in e
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -24,6 +24,7 @@ __all__ = [
     "ModelShape",
     "Rope",
     "shape_from_json",
+    "shape_values",
 ]
 
 Norm = Literal["rms", "layer", "layer_no_bias"]
@@ -223,6 +224,19 @@ def _check_counts(value: Any, where: str) -> None:
                 found=number,
                 expected="a whole number of at least " + ("0" if item.name in MAY_BE_ZERO else "1"),
             )
+
+
+def shape_values(shape: ModelShape) -> dict[str, Any]:
+    """As `dataclasses.asdict`, without what no model of whorl has: keys of records stay as they
+    were before there were such fields."""
+    values = asdict(shape)
+    plain = {"bidirectional": False, "beside": ()}
+    for key, usual in plain.items():
+        if values[key] == usual:
+            del values[key]
+    if values["attention"]["mixer"] is None:
+        del values["attention"]["mixer"]
+    return values
 
 
 def shape_from_json(value: object) -> ModelShape:

@@ -13,13 +13,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from whorl.arch.shape import ModelShape, shape_from_json
+from whorl.arch.shape import ModelShape, shape_from_json, shape_values
 from whorl.core.children import end_with_parent
 from whorl.core.digests import digest_value, read_sealed, write_sealed
 from whorl.core.errors import MissingExtra, RecordError
@@ -58,7 +57,7 @@ def rehearsal_of(
     is damaged.
     """
     plain = config.model_copy(update=PLAIN).model_dump(mode="json")
-    work = {"shape": asdict(shape), "train": plain, "mixed_rows": mixed_rows}
+    work = {"shape": shape_values(shape), "train": plain, "mixed_rows": mixed_rows}
     digest = digest_value(work | {"logic_version": LOGIC_VERSION})[:16]
     path = home / "machine" / f"given-{machine_facts().identity}-{digest}.json"
     if path.exists():

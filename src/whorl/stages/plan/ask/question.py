@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast, get_args
 
-from whorl.arch.known_models import stored_format
+from whorl.arch.hf_config import stored_in
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import SpecError
 from whorl.spec.quantities import Quantity, Whole
@@ -157,7 +157,7 @@ def _tuning(name: str, flags: Flags) -> dict[str, Any]:
         raise SpecError("--tune", found=tune, expected=", ".join(TUNES))
     if tune in ("", "full"):
         return {"tune": "full" if "--objective" in flags else tune}
-    stored = stored_format(name)
+    stored = stored_in(name)
     usual = stored if stored in BASES else "nf4" if tune == "qlora" else "bf16"
     base = str(flags.get("--base-format", usual)).lower()
     if base not in BASES:
