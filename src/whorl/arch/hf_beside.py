@@ -129,8 +129,8 @@ def mamba_mixer(c: ConfigReader) -> Mixer:
         inner, groups = c.whole("expand", default=2) * width, c.whole("n_groups", default=8)
         heads = heads or inner // c.whole("head_dim", default=64)
         turned = inner + 2 * groups * state
-        matrices = ((2 * inner + 2 * groups * state + heads, width), (width, inner))
-        return Mixer(inner, state, matrices, turned * (conv + 1) + 3 * heads + inner)
+        two = ((2 * inner + 2 * groups * state + heads, width), (width, inner))
+        return Mixer(inner, state, two, turned * (conv + 1) + 3 * heads + inner)
     stated = c.values.get("time_step_rank", "auto")
     rank = math.ceil(width / 16) if stated == "auto" else c.whole("time_step_rank")
     matrices = ((2 * inner, width), (rank + 2 * state, inner), (inner, rank), (width, inner))
