@@ -3,10 +3,11 @@
 Run by planner_duel.py with the packages of rivals.txt on the path.
 """
 
+import io
 import json
 import logging
-import os
 import sys
+from contextlib import redirect_stdout
 
 GIB = 2**30
 
@@ -57,9 +58,15 @@ PEERS = {"accelerate": accelerate, "deepspeed": deepspeed, "llm-analysis": llm_a
 
 def main() -> None:
     logging.disable(logging.CRITICAL)
-    said, sys.stdout = sys.stdout, open(os.devnull, "w")  # what they print on import
-    answers: dict[str, list[float | str | None]] = {}
     jobs = json.load(sys.stdin)
+    with redirect_stdout(io.StringIO()):  # what they print on import
+        answers = ask(jobs)
+    json.dump(answers, sys.stdout)
+
+
+def ask(jobs: list[dict]) -> dict[str, list[float | str | None]]:
+    """Planner -> what it says of each job: GiB, why not, or None where it is not asked."""
+    answers: dict[str, list[float | str | None]] = {}
     for name, peer in PEERS.items():
         answers[name] = []
         for job in jobs:
@@ -67,7 +74,7 @@ def main() -> None:
                 answers[name].append(peer(job))
             except Exception as error:  # what it refuses is counted, with the reason
                 answers[name].append(f"{type(error).__name__}: {error}"[:120])
-    json.dump(answers, said)
+    return answers
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from whorl.arch.hf_config import model_shape, model_types, shape_from_config, stored_in
+from whorl.arch.hf_config import model_shape, model_types, shape_from_config
 from whorl.arch.known_models import known_models
 from whorl.arch.shape_counts import count_shape
 from whorl.core.errors import SpecError
@@ -387,31 +387,3 @@ def test_a_missing_file_and_an_empty_folder(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none.json"):
         with pytest.raises(SpecError, match=r"no such file|unknown model"):
             model_shape(path)
-
-
-@pytest.mark.parametrize(
-    ("said", "stored"),
-    [
-        (None, None),
-        ({"quant_method": "awq", "bits": 4}, "int4"),
-        ({"quant_method": "gptq", "bits": 8}, "int8"),
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "nf4"),
-        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "int8"),
-        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8"),
-        ({"quant_method": "mxfp4"}, "mxfp4"),
-    ],
-)
-def test_a_config_says_how_weights_are_stored(
-    said: dict[str, Any] | None, stored: str | None, tmp_path: Path
-) -> None:
-    config = {**SIZES, "model_type": "llama", "intermediate_size": 90}
-    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": said}))
-    assert stored_in(str(tmp_path)) == stored
-    assert stored_in(str(tmp_path / "config.json")) == stored
-
-
-def test_a_storage_that_is_not_known_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "quip"}}')
-    with pytest.raises(SpecError, match="quip"):
-        stored_in(str(tmp_path))
-    assert stored_in("Qwen/Qwen2.5-7B-Instruct-AWQ") == "int4"
