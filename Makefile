@@ -2,13 +2,13 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install run chat serve test check policy package bench planner-accuracy torture docs clean
+.PHONY: help install run chat serve test check policy package bench planner-accuracy planner-duel torture docs clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 RECIPE ?= recipes/python-stdlib.yaml
 PIP_FLAGS ?=
-HELPERS := accuracy_plots planner_scores rivals rival_llm_analysis
+HELPERS := accuracy_plots planner_scores planner_duel rivals rival_llm_analysis rival_memory
 # five whole trainings, minutes each: run by its own name, not by `make bench`
 LONG := main_job
 BENCHMARKS ?= $(filter-out benchmarks/fit_% $(HELPERS:%=benchmarks/%.py) $(LONG:%=benchmarks/%.py),$(wildcard benchmarks/*.py))
@@ -65,6 +65,10 @@ bench: $(DEV_STAMP) ## every benchmark, one table each
 
 planner-accuracy: $(DEV_STAMP) ## score the planner on published rows; writes docs/planner-accuracy.md
 	@$(BIN)/python benchmarks/planner_accuracy.py
+
+planner-duel: $(DEV_STAMP) ## other planners beside whorl on the same rows; writes docs/planner-duel.md
+	@$(BIN)/python -m pip install -q --no-deps --upgrade --target build/rivals -r benchmarks/rivals.txt
+	@$(BIN)/python benchmarks/planner_duel.py
 
 torture: $(DEV_STAMP) ## attack a server for an hour or two; writes docs/reliability.md
 	@$(BIN)/python -m tests.torture.report

@@ -30,7 +30,6 @@ from planner_scores import (
     time_results,
     weighted_median_error,
 )
-from rivals import rival_errors
 
 ROOT = Path(__file__).parents[1]
 PAGE, IMAGES = ROOT / "docs/planner-accuracy.md", ROOT / "docs/images"
@@ -42,8 +41,7 @@ INTRODUCTION, WHY = TEXT.split("<!-- tables -->\n")
 def main() -> None:
     time, memory = time_results(), memory_results()
     calibrated = calibrated_errors([item.row for item in time])
-    rivals = rival_errors(time, PAGE.read_text("utf-8") if PAGE.exists() else "")
-    lines = [INTRODUCTION, *_summary(time, calibrated, memory), *_time(time, calibrated, rivals)]
+    lines = [INTRODUCTION, *_summary(time, calibrated, memory), *_time(time, calibrated)]
     lines += [WHY, *_memory(memory), *report_lines(), *left_out_lines()]
     _plots(time, calibrated, memory)
     PAGE.write_text("\n".join(lines).rstrip() + "\n", "utf-8")
@@ -86,7 +84,7 @@ def _summary(
     ]
 
 
-def _time(time: Sequence[Result], calibrated: dict[str, Array], rivals: Sequence[str]) -> list[str]:
+def _time(time: Sequence[Result], calibrated: dict[str, Array]) -> list[str]:
     shared, spread = identical_spread(time)
     lines = ["## Step time", "", "![error by source](images/planner-error.png)", ""]
     lines += table(time, lambda item: item.row.source, "source")
@@ -106,13 +104,13 @@ def _time(time: Sequence[Result], calibrated: dict[str, Array], rivals: Sequence
         ("task", lambda item: item.row.job.task),
     ):
         lines += table(time, key, title)
-    others = ["**Other planners**, on the rows they can read:", *rivals, ""]
     lines += [
         f"**Noise floor.** {shared} rows share every input with another row of their source",
         "(repeats, releases); the median spread among such rows is",
         f"{100 * spread:.1f}%, highest over lowest.",
         "",
-        *(others if rivals else ()),
+        "**Other planners** on the same rows stand in [planner-duel.md](planner-duel.md).",
+        "",
     ]
     return lines
 

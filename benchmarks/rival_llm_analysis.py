@@ -1,6 +1,6 @@
 """Step times by llm-analysis: jobs as JSON on standard input, seconds (or null) on standard output.
 
-Run by rivals.py with a Python that has llm-analysis, whose pinned dependencies are of 2023.
+Run by planner_duel.py with the packages of rivals.txt on the path.
 """
 
 import json
@@ -16,7 +16,8 @@ from llm_analysis.config import (
 )
 
 
-def step_s(job: dict) -> float | None:
+def analysed(job: dict) -> dict:
+    """Its summary of a training step."""
     model = ModelConfig(
         name="row",
         num_layers=job["layers"],
@@ -37,7 +38,7 @@ def step_s(job: dict) -> float | None:
         hbm_memory_efficiency=1.0,
     )
     recompute = ActivationRecomputation.FULL if job["full"] else ActivationRecomputation.NONE
-    found = planner.training(
+    return planner.training(
         batch_size_per_gpu=job["micro_batch"],
         global_batch_size=job["global_batch"],
         seq_len=job["seq_len"],
@@ -46,7 +47,6 @@ def step_s(job: dict) -> float | None:
         mlp_gated_linear_units=job["gated"],
         flash_attn=job["flash_attention"],
     )
-    return found["latency_per_iter"]
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
     answers = []
     for job in json.load(sys.stdin):
         try:
-            answers.append(step_s(job))
+            answers.append(analysed(job)["latency_per_iter"])
         except Exception as error:  # what it refuses is counted, with the reason
             answers.append(f"{type(error).__name__}: {error}"[:120])
     json.dump(answers, sys.stdout)

@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whorl.arch.hf_config import model_shape
-from whorl.arch.known_models import hugging_face_id, is_known, stored_format
+from whorl.arch.hf_config import model_shape, stored_in
+from whorl.arch.known_models import hugging_face_id, is_known
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import PlanError, SpecError
 from whorl.spec.recipe import DEVICES, PRICE
@@ -281,7 +281,7 @@ def _served(
     shape: ModelShape, name: str, usual: str, usual_price: float | None, text: str
 ) -> ServingPlan:
     target, named, rate = serving_target(text)
-    chosen, stored = device(named or usual), stored_format(name)
+    chosen, stored = device(named or usual), stored_in(name)
     if stored in QUANTISATIONS and "quantisation" not in text and "format" not in text:
         target = replace(target, quantisations=(stored,))
     price = usual_price if named is None or chosen.name == device(usual).name else None

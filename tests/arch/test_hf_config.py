@@ -17,6 +17,12 @@ from whorl.arch.shape_counts import count_shape
 from whorl.core.errors import SpecError
 
 HUB_ONLY = {"kimi_k2": "deepseek_v3", "internlm": None, "internlm2": None}  # not in transformers
+BUILDERS = {
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "modernbert"), "AutoModelForMaskedLM"),
+    **dict.fromkeys(("t5", "mt5"), "AutoModelForSeq2SeqLM"),
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "mllama"), "AutoModelForImageTextToText"),
+}
+OF_VISION = {"qwen2_vl_text", "qwen2_5_vl_text", "mllama_text_model"}  # parts, read with the whole
 SIZES = {"num_hidden_layers": 3, "hidden_size": 48, "vocab_size": 101, "num_attention_heads": 4}
 GPT2 = {"n_layer": 3, "n_embd": 48, "vocab_size": 101, "n_head": 4, "n_positions": 31}
 MPT = {"n_layers": 2, "d_model": 48, "n_heads": 4, "vocab_size": 101, "max_seq_len": 16}
@@ -24,13 +30,15 @@ MPT = {"n_layers": 2, "d_model": 48, "n_heads": 4, "vocab_size": 101, "max_seq_l
 
 def parameters_of_transformers(config: dict[str, Any]) -> int:
     """Parameters of the module that transformers builds, and DeepSeek-V3's correction buffer."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    import transformers
+    from transformers import AutoConfig
 
     kind = config["model_type"]
     sizes = {key: value for key, value in config.items() if key != "model_type"}
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes))
+        builder = getattr(transformers, BUILDERS.get(kind, "AutoModelForCausalLM"))
+        model = builder.from_config(AutoConfig.for_model(kind, **sizes))
     buffers = dict(model.named_buffers()).items()
     corrections = sum(b.numel() for name, b in buffers if "score_correction" in name)
     return model.num_parameters() + corrections
@@ -56,6 +64,13 @@ def expert_options(kind: str, rng: random.Random, heads: int, layers: int) -> di
     if kind in ("mixtral", "gpt_oss"):
         bias = kind == "gpt_oss" and rng.random() < 0.5
         return {"num_local_experts": 5, "attention_bias": bias}
+    if kind in ("phimoe", "olmoe", "minimax_m2"):
+        return {"num_experts" if kind == "olmoe" else "num_local_experts": 5,
+                "lm_head_bias": rng.random() < 0.5}  # fmt: skip
+    if kind == "glm4_moe":
+        return {"n_routed_experts": 8, "n_shared_experts": 1, "n_group": 1, "topk_group": 1,
+                "first_k_dense_replace": rng.randint(0, layers), "use_qk_norm": rng.random() < 0.5,
+                "head_dim": 8}  # fmt: skip
     if kind.endswith("_moe"):
         shared = {"shared_expert_intermediate_size": 21} if kind == "qwen2_moe" else {}
         return shared | {
@@ -64,6 +79,69 @@ def expert_options(kind: str, rng: random.Random, heads: int, layers: int) -> di
             "mlp_only_layers": rng.choice([[], [0], [1]]),
         }
     return {}
+
+
+def of_bert(rng: random.Random, common: dict[str, Any]) -> dict[str, Any]:
+    del common["num_key_value_heads"]
+    common |= {"max_position_embeddings": 31, "tie_word_embeddings": True}
+    return common | {"type_vocab_size": rng.choice([1, 2])}
+
+
+def of_modernbert(rng: random.Random, common: dict[str, Any]) -> dict[str, Any]:
+    del common["num_key_value_heads"]
+    return common | {"local_attention": 8, "tie_word_embeddings": True}
+
+
+def of_t5(rng: random.Random, common: dict[str, Any]) -> dict[str, Any]:
+    """The other names of the same sizes, and a decoder of its own depth."""
+    heads = common["num_attention_heads"]
+    return {
+        "model_type": common["model_type"],
+        "vocab_size": common["vocab_size"],
+        **{"d_model": common["hidden_size"], "d_kv": rng.choice([4, 6]), "num_heads": heads},
+        **{"d_ff": common["intermediate_size"], "num_layers": rng.randint(1, 3)},
+        "num_decoder_layers": rng.randint(1, 3),
+        "feed_forward_proj": rng.choice(["relu", "gated-gelu"]),
+    }
+
+
+def of_mamba(rng: random.Random, common: dict[str, Any]) -> dict[str, Any]:
+    width = common["hidden_size"]
+    found = {name: common[name] for name in ("model_type", "vocab_size", "num_hidden_layers")}
+    found |= {"hidden_size": width, "state_size": rng.choice([4, 16]), "expand": 2}
+    if common["model_type"] == "mamba2":
+        return found | {"head_dim": 4, "num_heads": width // 2, "n_groups": rng.choice([1, 2])}
+    return found | {"time_step_rank": rng.choice([3, 5]), "conv_kernel": rng.choice([3, 4])}
+
+
+def of_qwen_vl(rng: random.Random, common: dict[str, Any]) -> dict[str, Any]:
+    """As its config.json has it: the text's sizes outside, or in their own part."""
+    is_second, width = common["model_type"] == "qwen2_vl", common["hidden_size"]
+    vision: dict[str, Any] = {"depth": rng.randint(1, 3), "num_heads": 2, "patch_size": 6}
+    if is_second:
+        vision |= {"embed_dim": 16, "hidden_size": width, "mlp_ratio": rng.choice([2, 4])}
+    else:
+        vision |= {"hidden_size": 16, "out_hidden_size": width, "intermediate_size": 20}
+    text = {key: value for key, value in common.items() if key != "model_type"}
+    text |= {
+        "tie_word_embeddings": rng.random() < 0.5,
+        "model_type": f"{common['model_type']}_text",
+    }
+    return {
+        "model_type": common["model_type"],
+        "text_config": text,
+        "vision_config": vision,
+        "tie_word_embeddings": text["tie_word_embeddings"],
+    }
+
+
+BESIDE = {
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta"), of_bert),
+    "modernbert": of_modernbert,
+    **dict.fromkeys(("t5", "mt5"), of_t5),
+    **dict.fromkeys(("mamba", "falcon_mamba", "mamba2"), of_mamba),
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl"), of_qwen_vl),
+}
 
 
 def random_config(kind: str, rng: random.Random) -> dict[str, Any]:
@@ -112,25 +190,46 @@ def random_config(kind: str, rng: random.Random) -> dict[str, Any]:
             }
             | ({"ffn_hidden_size": 70} if flag() else {})
         )
+    if kind in BESIDE:
+        return BESIDE[kind](rng, common)
     options = ("attention_bias", "mlp_bias", "qkv_bias", "use_qkv_bias", "use_parallel_residual")
     common |= {option: flag() for option in options}
     if kind == "gpt_neox":
         del common["num_key_value_heads"]
     if kind in ("gpt_neox", "phi", "phi3", "stablelm", "qwen2", "qwen2_moe", "olmo2", "olmo3"):
         common["partial_rotary_factor"] = 1.0
-    elif flag() and not kind.startswith("deepseek"):
+    elif flag() and kind != "olmoe" and not kind.startswith("deepseek"):
         common["head_dim"] = rng.choice([6, 12])
     experts = {"num_experts_per_tok": 2, "moe_intermediate_size": 9}
     return common | experts | expert_options(kind, rng, heads, layers)
 
 
-@pytest.mark.parametrize("kind", [t for t in model_types() if t not in HUB_ONLY])
+@pytest.mark.parametrize("kind", [t for t in model_types() if t not in {*HUB_ONLY, *OF_VISION}])
 def test_random_configs_count_as_transformers_builds_them(kind: str) -> None:
     rng = random.Random(f"hf {kind}")
     for _ in range(10):
         config = random_config(kind, rng)
         found = count_shape(shape_from_config(config)).total
         assert found == parameters_of_transformers(config), config
+
+
+@pytest.mark.parametrize("layers", [2, 4])
+def test_vision_of_llama_counts_as_transformers_builds_it(layers: int) -> None:
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "image_size": 28,
+        "num_hidden_layers": layers,
+    }
+    vision |= {"num_global_layers": 2, "max_num_tiles": 4, "vision_output_dim": 48}
+    vision |= {"attention_heads": 2, "intermediate_layers_indices": [0, 1], "patch_size": 14}
+    text = {"model_type": "mllama_text_model", "hidden_size": 32, "num_attention_heads": 4}
+    text |= {"num_key_value_heads": 2, "intermediate_size": 40, "num_hidden_layers": 5}
+    text |= {"vocab_size": 101, "cross_attention_layers": [1, 3], "tie_word_embeddings": False}
+    text |= {"pad_token_id": 0}
+    config = {"model_type": "mllama", "vision_config": vision, "text_config": text}
+    found = count_shape(shape_from_config(config)).total
+    assert found == parameters_of_transformers(config)
 
 
 @pytest.mark.slow
@@ -140,6 +239,15 @@ def test_known_models_count_as_transformers_builds_them(model) -> None:
     if kind is None:
         pytest.skip("its code is in the model's repository only")
     config = model.config | {"model_type": kind}
+    if kind == "t5" and not config["tie_word_embeddings"]:
+        pytest.skip("transformers 5 ties T5's tables whatever its config says")
+    if vision := config.get("vision_config"):  # as the whole model's config.json has it
+        text = {key: value for key, value in config.items() if key != "vision_config"}
+        whole = {"mllama_text_model": "mllama", "qwen2_5_vl": "qwen2_5_vl"}[kind]
+        text["model_type"] = "mllama_text_model" if whole == "mllama" else f"{kind}_text"
+        ties = {"tie_word_embeddings": text["tie_word_embeddings"]}
+        padded = {"pad_token_id": 0} if whole == "mllama" else {}
+        config = {"model_type": whole, "text_config": text | padded, "vision_config": vision} | ties
     assert count_shape(model.shape).total == parameters_of_transformers(config)
 
 
@@ -213,7 +321,7 @@ BAD_CONFIGS: list[tuple[Any, str]] = [
     ({}, "model_type"),
     ({"tokenizer_class": "LlamaTokenizer"}, "tokenizer"),
     ({"_class_name": "UNet2DConditionModel"}, "diffusion"),
-    ({"model_type": "bert", **SIZES}, "deepseek_v3"),
+    ({"model_type": "wav2vec2", **SIZES}, "deepseek_v3"),
     ({"model_type": ["llama"], **SIZES}, "model_type"),
     ({"model_type": "llama"}, "num_hidden_layers"),
     (LLAMA | {"hidden_size": -48}, "hidden_size"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import Counter
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from whorl.planning import answer
 from whorl.stages.plan.cluster.memory import rank_memory
 from whorl.stages.plan.cluster.memory_rows import predict_row_memory, predict_row_oom, verdict
 from whorl.stages.plan.cluster.rows import PublishedRow, read_rows
@@ -115,3 +117,19 @@ def test_the_reader_is_told_of_what_no_run_is_known() -> None:
     from whorl.stages.plan.cluster.devices import device
 
     assert "gaudi3" in untested(replace(row.job, device=device("gaudi3")))[0]
+
+
+def test_a_plan_near_the_edge_says_that_it_may_not_fit() -> None:
+    """A public report of it: the run took 80 of its 80 GB (ms-swift's quick start, DeepSpeed)."""
+    asked = {
+        "--model": "qwen2.5-14b",
+        **{"--device": "a800-80", "--count": "8", "--seq": "8192", "--stack": "megatron"},
+        "--global-batch-tokens": "128k",
+    }
+    near = answer({**asked, "--layout": "mbs=1,recompute=full,shard=zero2"})
+    (line,) = (line for line in near.warnings if line.startswith("may not fit"))
+    assert re.fullmatch(
+        r"may not fit: needs 7\d\.\d GiB of 79\.2 GiB, by the 90% interval up to \d+\.\d GiB", line
+    )
+    far = answer({**asked, "--layout": "tp=8,mbs=1,recompute=full,shard=zero1"})
+    assert not [line for line in far.warnings if "may not fit" in line]

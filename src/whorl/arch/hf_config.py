@@ -11,11 +11,11 @@ from typing import Any
 from whorl.arch.config_reader import ConfigReader
 from whorl.arch.hf_families import FAMILIES
 from whorl.arch.hf_shape import shape_of_family
-from whorl.arch.known_models import is_known, known_model
+from whorl.arch.known_models import STORED, is_known, known_model, stored_format
 from whorl.arch.shape import ModelShape, shape_from_json
 from whorl.core.errors import SpecError
 
-__all__ = ["OWN", "model_shape", "model_types", "shape_from_config"]
+__all__ = ["OWN", "model_shape", "model_types", "shape_from_config", "stored_in"]
 
 MAX_CONFIG_BYTES = 10_000_000
 OWN = "whorl"  # model_type of a model that is not in transformers: its shape stands beside
@@ -61,7 +61,8 @@ def shape_from_config(config: Mapping[str, Any] | str | Path) -> ModelShape:
     text = values.get(TEXT_PART)
     if isinstance(text, Mapping):
         # only what the text part leaves out: a tied embedding is often said outside
-        values = {"tie_word_embeddings": values.get("tie_word_embeddings")} | dict(text)
+        outer = {key: values.get(key) for key in ("tie_word_embeddings", "vision_config")}
+        values = outer | dict(text)
         where = f"{where}: {TEXT_PART}"
     model_type = values.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
@@ -74,6 +75,30 @@ def shape_from_config(config: Mapping[str, Any] | str | Path) -> ModelShape:
     stated = values.get("_name_or_path")
     label = stated if isinstance(stated, str) and stated else name or model_type
     return shape_of_family(model_type, ConfigReader(values, where), label.rsplit("/", 1)[-1])
+
+
+def stored_in(name_or_path: str) -> str | None:
+    """The format that a model's weights are stored in, by its name or by the quantization_config
+    of its config.json: "int4", "nf4", "int8", "fp8" …; None: 16 bits, or nothing says it.
+
+    Raises SpecError for a method that is not known.
+    """
+    path = Path(name_or_path).expanduser()
+    path = path / "config.json" if path.is_dir() else path
+    if is_known(name_or_path) or not path.is_file():
+        return stored_format(name_or_path)
+    where = f"{path}: quantization_config"
+    said = ConfigReader(_read(path), str(path)).section("quantization_config").values
+    method = str(said.get("quant_method", "")).lower()
+    bits = said.get("bits", said.get("w_bit"))
+    if not said or (method in STORED and bits is None):
+        return STORED.get(method)
+    if method == "bitsandbytes":
+        return "nf4" if said.get("load_in_4bit") else "int8"
+    found = STORED.get(f"int{bits}")
+    if method in ("awq", "gptq", "auto-round", "hqq", "compressed-tensors") and found:
+        return found
+    raise SpecError(where, found=method or said, expected=f"bitsandbytes, {', '.join(STORED)}")
 
 
 def _read(path: Path) -> Mapping[str, Any]:

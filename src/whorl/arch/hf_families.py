@@ -11,8 +11,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from whorl.arch.config_reader import ConfigReader
+from whorl.arch.hf_beside import (
+    bert_others,
+    mamba_mixer,
+    mllama_others,
+    modernbert_others,
+    qwen_vl_others,
+    t5_others,
+)
 from whorl.arch.hf_rope import windowed_rope
-from whorl.arch.shape import Experts, Norm
+from whorl.arch.shape import Experts, Mixer, Norm
 
 __all__ = ["FAMILIES", "ConfigFamily", "Flag"]
 
@@ -108,6 +116,21 @@ def deepseek_experts(c: ConfigReader, layers: int) -> Experts | None:
     )
 
 
+def olmoe_experts(c: ConfigReader, layers: int) -> Experts:
+    experts = mixtral_experts(c, layers)
+    return replace(experts, normalise=c.flag("norm_topk_prob", False))
+
+
+def minimax_experts(c: ConfigReader, layers: int) -> Experts:
+    return replace(mixtral_experts(c, layers), score_correction=True)
+
+
+def local_layers(c: ConfigReader, layers: int) -> Layers:
+    """ModernBERT: each third layer sees everything, the first among them."""
+    period = c.whole("global_attn_every_n_layers", default=3)
+    return tuple(layer for layer in range(layers) if layer % period)
+
+
 def no_experts(c: ConfigReader, layers: int) -> Experts | None:
     return None
 
@@ -136,6 +159,7 @@ class ConfigFamily:
     experts: Callable[[ConfigReader, int], Experts | None] = no_experts
     defaults: Mapping[str, int] = field(default_factory=dict)  # of keys that configs leave out
     fixed: Mapping[str, object] = field(default_factory=dict)  # variants that are refused
+    mixer: Callable[[ConfigReader], Mixer] | None = None  # in place of attention, no feed-forward
     others: Callable[[ConfigReader], dict[str, Any]] = lambda c: {}  # further fields of ModelShape
 
 
@@ -193,6 +217,8 @@ GPT_OSS_BIAS = ("attention_bias", True)
 GPT = ConfigFamily(
     True, True, True, gated=False, norm="layer", tied=True, ffn_multiple=4, grouped=False
 )
+BERT = replace(GPT, activation="gelu", ffn_multiple=None, others=bert_others)
+MAMBA = ConfigFamily(tied=True, gated=False, norms_per_layer=1, mixer=mamba_mixer)
 OPT_BIAS = ("enable_bias", True)
 BIAS = ("bias", False)
 
@@ -291,6 +317,40 @@ FAMILIES: dict[str, ConfigFamily] = {
         others=stablelm_others,
     ),
     "nemotron": replace(LLAMA, gated=False, norm="layer"),
+    "mamba2": replace(MAMBA, tied=False),
+    "bert": BERT,
+    "roberta": BERT,
+    "xlm-roberta": BERT,
+    "modernbert": ConfigFamily(
+        norm="layer_no_bias",
+        tied=True,
+        activation="gelu",
+        grouped=False,
+        windowed=local_layers,
+        defaults={"sliding_window": 128},
+        others=modernbert_others,
+    ),
+    **dict.fromkeys(
+        ("t5", "mt5"), ConfigFamily(tied=True, activation="relu", grouped=False, others=t5_others)
+    ),
+    **dict.fromkeys(
+        ("mamba", "falcon_mamba"),
+        MAMBA,
+    ),
+    **dict.fromkeys(
+        ("qwen2_vl", "qwen2_vl_text", "qwen2_5_vl", "qwen2_5_vl_text"),
+        ConfigFamily(qkv_bias=True, windowed=last_layers, others=qwen_vl_others),
+    ),
+    "mllama_text_model": ConfigFamily(others=mllama_others),
+    "olmoe": replace(BIASED, qk_norm="width", experts=olmoe_experts),
+    "phimoe": replace(
+        BIASED,
+        norm="layer",
+        experts=mixtral_experts,
+        others=lambda c: {"head_bias": c.flag("lm_head_bias", False)},
+    ),
+    "glm4_moe": ConfigFamily(qkv_bias=LLAMA_BIAS, qk_norm="head", experts=deepseek_experts),
+    "minimax_m2": ConfigFamily(qk_norm="width", head_dim=128, experts=minimax_experts),
     "internlm": ConfigFamily(qkv_bias=BIAS, output_bias=BIAS),
     "internlm2": ConfigFamily(qkv_bias=BIAS, output_bias=BIAS),
 }

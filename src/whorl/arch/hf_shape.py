@@ -15,6 +15,7 @@ __all__ = ["shape_of_family"]
 
 LAYER_TYPES = ("full_attention", "sliding_attention")
 MOST_LAYERS = 10_000
+OF_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_decoder_layers", "num_layers")
 DEFAULT_EPS = 1e-6
 
 
@@ -23,7 +24,7 @@ def shape_of_family(model_type: str, c: ConfigReader, name: str) -> ModelShape:
     family = FAMILIES[model_type]
     for key, value in family.fixed.items():
         c.must_be(key, value)
-    layers = c.whole("num_hidden_layers", "n_layer", "n_layers", most=MOST_LAYERS)
+    layers = c.whole(*OF_LAYERS, most=MOST_LAYERS)
     width = c.whole("hidden_size", "n_embd", "d_model", "n_embed")
     read_attention = _latent_attention if family.latent else _attention
     sizes: dict[str, Any] = {
@@ -60,20 +61,27 @@ def _flag(flag: Flag, c: ConfigReader) -> bool:
 
 
 def _ffn_width(family: ConfigFamily, c: ConfigReader, width: int) -> int:
+    if family.mixer is not None:
+        return 0
     multiple = c.optional("expansion_ratio") or family.ffn_multiple
     default = None if multiple is None else multiple * width
-    return c.whole("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", default=default)
+    return c.whole(
+        "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff", default=default
+    )
 
 
 def _attention(family: ConfigFamily, c: ConfigReader, width: int, layers: int) -> AttentionShape:
+    if family.mixer is not None:
+        return AttentionShape(1, 1, width, mixer=family.mixer(c))
     heads = _heads(family, c)
-    head_dim = c.optional("head_dim") or family.head_dim
+    head_dim = c.optional("head_dim", "d_kv") or family.head_dim
     if head_dim is None and width % heads:
         raise SpecError(
             f"{c.where}: hidden size {width} is not divisible by {heads} attention heads",
             do="correct one of the two, or state head_dim",
         )
     window, windowed = _window(family, c, layers)
+    is_normed = c.values.get("model_type") != "glm4_moe"  # its configuration's own default
     scalar = c.number("query_pre_attn_scalar") or family.query_scalar
     return AttentionShape(
         heads=heads,
@@ -81,7 +89,7 @@ def _attention(family: ConfigFamily, c: ConfigReader, width: int, layers: int) -
         head_dim=head_dim or width // heads,
         qkv_bias=_flag(family.qkv_bias, c),
         output_bias=_flag(family.output_bias, c),
-        qk_norm=family.qk_norm,
+        qk_norm=family.qk_norm if c.flag("use_qk_norm", is_normed) else "none",
         sinks=family.sinks,
         window=window,
         windowed=windowed,
@@ -107,7 +115,7 @@ def _latent_attention(
 
 def _heads(family: ConfigFamily, c: ConfigReader) -> int:
     default = family.defaults.get("num_attention_heads")
-    return c.whole("num_attention_heads", "n_head", "n_heads", default=default)
+    return c.whole("num_attention_heads", "n_head", "n_heads", "num_heads", default=default)
 
 
 def _kv_heads(family: ConfigFamily, c: ConfigReader, heads: int) -> int:

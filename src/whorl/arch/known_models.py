@@ -18,6 +18,7 @@ from whorl.core.errors import SpecError
 from whorl.core.nearest import nearest
 
 __all__ = [
+    "STORED",
     "KnownModel",
     "is_known",
     "known_model",

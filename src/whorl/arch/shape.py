@@ -7,7 +7,7 @@ Gemma, DeepSeek and their mixtures of experts can all be planned for. Sizes in e
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -15,7 +15,17 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from whorl.core.errors import SpecError
 from whorl.core.validation import first_problem
 
-__all__ = ["AttentionShape", "Experts", "Latent", "ModelShape", "Rope", "shape_from_json"]
+__all__ = [
+    "AttentionShape",
+    "Beside",
+    "Experts",
+    "Latent",
+    "Mixer",
+    "ModelShape",
+    "Rope",
+    "shape_from_json",
+    "shape_values",
+]
 
 Norm = Literal["rms", "layer", "layer_no_bias"]
 
@@ -51,6 +61,31 @@ class Rope:
 
 
 @dataclass(frozen=True)
+class Mixer:
+    """What mixes tokens without attention: a scan whose state does not grow (Mamba)."""
+
+    inner: int
+    state: int  # elements per inner channel
+    matrices: tuple[tuple[int, int], ...]  # (rows, columns) of each product
+    other_parameters: int  # of one layer: convolution, biases, what the scan learns
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A part that is not one of the layers: an image encoder, a decoder's other half, a head."""
+
+    name: str
+    parameters: int
+    flops_per_token: float = 0.0  # forward, for each token of the layers
+    kept_per_token: int = 0  # elements kept for its backward pass
+    flops_per_patch: float = 0.0  # forward, of images
+    kept_per_patch: int = 0
+    patch_pixels: int = 0
+    tokens_per_patch: float = 0.0  # of the sequence
+    most_patches: int = 0  # of one image; 0: as many as it has
+
+
+@dataclass(frozen=True)
 class AttentionShape:
     heads: int
     kv_heads: int
@@ -64,6 +99,7 @@ class AttentionShape:
     window: int | None = None  # tokens a sliding-window layer looks back
     windowed: tuple[int, ...] = ()  # layers that use the window; the others see everything
     query_scale: float | None = None  # of the scores; None: 1 / sqrt(head_dim)
+    mixer: Mixer | None = None  # in its place
     softcap: float | None = None  # scores become softcap * tanh(score / softcap) (Gemma 2)
 
     @property
@@ -127,6 +163,8 @@ class ModelShape:
     logit_softcap: float | None = None  # logits become softcap * tanh(logit / softcap)
     learned_positions: int = 0  # rows of a learned position table
     max_seq_len: int = 0  # 0: not stated
+    bidirectional: bool = False  # every token sees all (BERT)
+    beside: tuple[Beside, ...] = ()
     predicted_tokens: int = 0  # extra multi-token-prediction layers (DeepSeek-V3)
 
     def __post_init__(self) -> None:
@@ -186,6 +224,19 @@ def _check_counts(value: Any, where: str) -> None:
                 found=number,
                 expected="a whole number of at least " + ("0" if item.name in MAY_BE_ZERO else "1"),
             )
+
+
+def shape_values(shape: ModelShape) -> dict[str, Any]:
+    """As `dataclasses.asdict`, without what no model of whorl has: keys of records stay as they
+    were before there were such fields."""
+    values = asdict(shape)
+    plain = {"bidirectional": False, "beside": ()}
+    for key, usual in plain.items():
+        if values[key] == usual:
+            del values[key]
+    if values["attention"]["mixer"] is None:
+        del values["attention"]["mixer"]
+    return values
 
 
 def shape_from_json(value: object) -> ModelShape:

@@ -89,6 +89,7 @@ class ShapeCounts:
     routers: int
     norms: int  # those of queries, keys and latents too
     other: int  # multi-token-prediction layers, without the tables they share with the model
+    beside: int  # parts that are none of the layers
     hidden_matrices: int  # elements of the blocks' matrices without biases: what Muon updates
     matmul_active: int  # elements of the matrices one token meets, head in, input embedding out
 
@@ -100,7 +101,7 @@ class ShapeCounts:
     def non_embedding(self) -> int:
         """Everything but the embedding, the head and the position table."""
         blocks = self.attention + self.feed_forward + self.experts + self.shared_experts
-        return blocks + self.routers + self.norms + self.other
+        return blocks + self.routers + self.norms + self.other + self.beside
 
     @property
     def active(self) -> int:
@@ -171,12 +172,15 @@ def layer_matrices(shape: ModelShape, layer_kind: LayerKind) -> tuple[LayerMatri
 
 def _attention(shape: ModelShape) -> tuple[LayerMatrix, ...]:
     a, width = shape.attention, shape.width
+    if a.mixer is not None:
+        sizes = enumerate(a.mixer.matrices)
+        return tuple(LayerMatrix(f"mixer_{n}", *of, "attention") for n, of in sizes)
     bias = int(a.qkv_bias)
     queries, keys = a.heads * a.head_dim, a.kv_heads * a.head_dim
     out = LayerMatrix("o_proj", width, a.heads * a.values, "attention", biases=int(a.output_bias))
     if a.latent is None:
-        sizes = [("q_proj", queries), ("k_proj", keys), ("v_proj", a.kv_heads * a.values)]
-        inputs = [LayerMatrix(name, n, width, "attention", biases=bias) for name, n in sizes]
+        inner = [("q_proj", queries), ("k_proj", keys), ("v_proj", a.kv_heads * a.values)]
+        inputs = [LayerMatrix(name, n, width, "attention", biases=bias) for name, n in inner]
         return (*inputs, out)
     rank, kv_rank, rope = a.latent.query_rank, a.latent.kv_rank, a.latent.rope_dim
     expanded = a.heads * (a.head_dim - rope + a.values)
@@ -194,6 +198,8 @@ def _attention(shape: ModelShape) -> tuple[LayerMatrix, ...]:
 def _mlp(
     shape: ModelShape, kind: MatrixKind, inner: int, count: int = 1, active: int = 1
 ) -> tuple[LayerMatrix, ...]:
+    if not inner:
+        return ()
     bias = int(shape.ffn_bias)
     names = ("gate_proj", "up_proj") if shape.gated else ("up_proj",)
     first = [LayerMatrix(n, inner, shape.width, kind, count, active, bias) for n in names]
@@ -212,6 +218,8 @@ def layer_norm_parameters(shape: ModelShape) -> int:
     """Of one layer: its norms over the width and those of queries, keys and latents."""
     a = shape.attention
     norms = shape.norms_per_layer * _norm(shape)
+    if a.mixer is not None:
+        return norms + a.mixer.other_parameters
     if a.qk_norm == "head":
         norms += 2 * a.head_dim
     elif a.qk_norm == "width":
@@ -264,6 +272,7 @@ def count_shape(shape: ModelShape) -> ShapeCounts:
         routers=parts["router"],
         norms=shape.layers * norms_of_layer + (1 + int(shape.embedding_norm)) * _norm(shape),
         other=shape.predicted_tokens * (prediction + last + norms_of_layer + _sinks(shape)),
+        beside=sum(part.parameters for part in shape.beside),
         hidden_matrices=hidden,
         matmul_active=matmul_active + table,
     )
@@ -291,17 +300,21 @@ def flops_per_token(shape: ModelShape, seq_len: int, causal: bool = True) -> Sha
     layers = _layer_list(shape)
     extra = shape.predicted_tokens
     layers = [*layers, (extra, (*layers[-1][1], prediction_matrix(shape)))]
-    blocks = router = 0
+    blocks, router = 0.0, 0
     for number, matrices in layers:
         for matrix in matrices:
             if matrix.kind == "router":
                 router += number * matrix.forward_flops
             else:
                 blocks += number * matrix.forward_flops
-    if causal:
+    blocks += sum(part.flops_per_token for part in shape.beside)
+    if causal and not shape.bidirectional:
         full, windowed = attention_pairs(seq_len), attention_pairs(seq_len, a.window)
     else:
         full, windowed = seq_len**2, seq_len * min(seq_len, a.window or seq_len)
+    if a.mixer is not None:  # each channel's state is updated and read: arXiv 2312.00752
+        scan = 6.0 * a.mixer.inner * a.mixer.state * shape.layers
+        return ShapeFlops(float(blocks), 2.0 * shape.vocab_size * shape.width, scan, float(router))
     pairs = (shape.layers - a.window_layers + extra) * full + a.window_layers * windowed
     return ShapeFlops(
         blocks=float(blocks),
@@ -321,6 +334,9 @@ def kv_bytes_per_token(
     last `window`; without it, what one more token adds before any window is full.
     """
     a = shape.attention
+    if a.mixer is not None:  # a state, as large for one token as for many
+        whole = shape.layers * a.mixer.inner * a.mixer.state * bytes_per_element
+        return whole / seq_len if seq_len else 0.0
     if a.latent is None:
         elements = a.kv_heads * (a.head_dim + a.values)
     else:

@@ -14,13 +14,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from whorl.arch.shape import ModelShape, shape_from_json
+from whorl.arch.shape import ModelShape, shape_from_json, shape_values
 from whorl.core.children import end_with_parent
 from whorl.core.digests import digest_value, read_sealed, write_sealed
 from whorl.core.errors import MissingExtra, RecordError
@@ -65,7 +64,7 @@ def rehearsal_of(
     plain = config.model_copy(update=PLAIN | _objective(config)).model_dump(mode="json")
     share = math.ceil(MOST_SHARES * trained_share) / MOST_SHARES
     work = {
-        "shape": asdict(shape),
+        "shape": shape_values(shape),
         "train": plain,
         "mixed_rows": mixed_rows,
         "trained_share": share,

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from whorl.arch.shape import ModelShape, shape_from_json
+from whorl.arch.shape import ModelShape, shape_from_json, shape_values
 from whorl.arch.shape_counts import cache_bytes_per_token
 from whorl.codecs.contract import TokenContract
 from whorl.core.clutter import is_clutter
@@ -223,7 +223,7 @@ def _to_json(card: FolderCard) -> dict[str, Any]:
         "version": VERSION,
         "variant": asdict(card.variant),
         "contract_digest": card.contract_digest,
-        "shape": asdict(card.shape),
+        "shape": shape_values(card.shape),
         "lineage": dict(card.lineage),
         "quality": dict(card.quality),
         "files": {

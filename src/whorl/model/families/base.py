@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from whorl.arch.activations import hf_activation
 from whorl.arch.hf_config import OWN
 from whorl.arch.hf_rope import rope_parameters
-from whorl.arch.shape import ModelShape
+from whorl.arch.shape import ModelShape, shape_values
 from whorl.core.errors import RecordError
 
 __all__ = ["Family", "Names", "expert_config", "window_config"]
@@ -74,7 +74,7 @@ class Family:
             values |= {
                 "architectures": ["WhorlForCausalLM"],
                 "model_type": OWN,
-                "shape": asdict(shape),
+                "shape": shape_values(shape),
             }
             return values
         if shape.rope.scaling != "default":  # as transformers 4 has it

@@ -223,7 +223,7 @@ def _load(
 
 def fits(situation: Situation, load: Load) -> bool:
     """Whether the peak fits the memory even at the high end of its interval."""
-    peak = situation.memory_ratio * peak_memory(load, situation.process_bytes).total
+    peak = _corrected_peak(situation, load)
     return peak * MEMORY_MARGIN <= situation.machine.facts.memory_bytes
 
 
@@ -231,14 +231,18 @@ def _peak_bytes(situation: Situation, load: Load, tokens: float) -> int:
     """With the pages of the tokens' file that will have been read; they can be given up."""
     unique = situation.data.unique_tokens(load.shape.vocab_size)
     mapped = ROW_ELEMENT_BYTES * min(tokens, unique)
-    peak = peak_memory(load, situation.process_bytes).total
-    return round(situation.memory_ratio * peak + mapped)
+    return round(_corrected_peak(situation, load) + mapped)
+
+
+def _corrected_peak(situation: Situation, load: Load) -> float:
+    ratio = situation.memory_ratio * situation.own.peak_bytes
+    return ratio * peak_memory(load, situation.process_bytes).total
 
 
 def _step_s(situation: Situation, load: Load) -> float:
     """Of the model that is trained, and of dpo's reference; without a teacher."""
-    fastest_s = situation.time_ratio * fastest_step_s(situation, load)
-    return MEAN_OVER_FASTEST * fastest_s + DATA_S
+    ratio = situation.time_ratio * situation.own.step_s
+    return MEAN_OVER_FASTEST * ratio * fastest_step_s(situation, load) + DATA_S
 
 
 def _own_flops(load: Load) -> float:

@@ -16,6 +16,7 @@ from whorl.stages.plan.ask.layouts import layout_label, parse_layout, parse_meas
 from whorl.stages.plan.ask.objective import trained_shape
 from whorl.stages.plan.ask.question import training_fields
 from whorl.stages.plan.cluster.devices import device
+from whorl.stages.plan.cluster.images import check_images, parse_images
 from whorl.stages.plan.cluster.job import Optimizer, Precision, Stack, TrainingJob
 from whorl.stages.plan.cluster.memory import fits, needed_for, rank_memory
 from whorl.stages.plan.cluster.remedies import Say, priced, same_devices
@@ -133,6 +134,8 @@ def _tokens_bought(choice: ChosenLayout, budget: JobBudget) -> float:
 
 
 def _space(shape: ModelShape, asked: schema.Question) -> SearchSpace:
+    if asked.images:
+        check_images(shape, *parse_images(asked.images), asked.seq_len)
     return SearchSpace(
         shape=trained_shape(shape, asked.objective),
         device=device(asked.device),

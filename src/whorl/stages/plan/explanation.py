@@ -204,6 +204,7 @@ def _steps_reason(situation: Situation, candidate: Candidate) -> str:
         else (f"{1000 * candidate.step_s:.0f} ms")
     )
     spent = f"{step} a step, {format_duration(candidate.train_s)} in all"
+    spent = "; ".join(filter(None, (spent, situation.own.note)))
     if situation.base is not None and situation.recipe.train_time_s is None and not budget.flops:
         return f"no budget: {epochs:.1f} passes over the data ({spent})"
     if candidate.stopped_by_data:

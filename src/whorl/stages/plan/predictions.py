@@ -57,7 +57,15 @@ def predictions_of(
             low=MEMORY_LOW * candidate.peak_bytes,
             high=MEMORY_MARGIN * candidate.peak_bytes,
             unit="bytes",
-            note="resident, with the pages of the tokens' file that are read",
+            note="; ".join(
+                filter(
+                    None,
+                    (
+                        "resident, with the pages of the tokens' file that are read",
+                        situation.own.note,
+                    ),
+                )
+            ),
         ),
         "heldout_bpb": _quality(situation, candidate),
     }
@@ -98,7 +106,8 @@ def _time_factor(situation: Situation) -> float:
 
 def _busy_note(situation: Situation) -> str:
     busy = situation.machine.calibration.busy
-    return f"mean of all steps; others used {busy:.0%} of the machine just before it was measured"
+    note = f"mean of all steps; others used {busy:.0%} of the machine just before it was measured"
+    return "; ".join(filter(None, (note, situation.own.note)))
 
 
 def _around(value: float, factor: float, unit: str, note: str) -> Prediction:

@@ -31,6 +31,7 @@ from whorl.stages.plan.given import GivenBase, NotRehearsed
 from whorl.stages.plan.hardware import Machine, MachineFacts
 from whorl.stages.plan.law import shipped_law
 from whorl.stages.plan.memory import peak_memory
+from whorl.stages.plan.own_runs import OwnRuns, corrected
 from whorl.stages.plan.plan import PLAN_FILE, Decisions, Plan
 from whorl.stages.plan.predictions import predicted_cache, predictions_of
 from whorl.stages.plan.rules import REPEATS_MARGIN
@@ -189,9 +190,10 @@ def _considered(
     chosen_from = _chosen_from(key)
     plan = _earlier_choice(context, chosen_from)
     if plan is None:
-        plan = _new_plan(recipe, machine, data, chosen_from, base)
+        own = corrected(context.store, machine.facts.identity, recipe, base is not None)
+        plan = _new_plan(recipe, machine, data, chosen_from, base, own)
         if with_compiled is not None and _compiling_may_pay(plan, recipe, machine):
-            plan = _new_plan(recipe, with_compiled(machine), data, chosen_from, base)
+            plan = _new_plan(recipe, with_compiled(machine), data, chosen_from, base, own)
     cache = predicted_cache(plan.decisions.shape, recipe.compress.cache)
     predictions = {**plan.predictions, "kv_cache_bytes_per_token": cache}
     decisions = _passed_through(plan.decisions, recipe)
@@ -249,11 +251,12 @@ def _new_plan(
     data: DataFacts,
     chosen_from: str,
     base: GivenBase | None,
+    own: OwnRuns,
 ) -> Plan:
     law = shipped_law()
     level = fit_level(machine.calibration)
     tightened = _tightened(data, recipe) if base is None else data
-    situation = _rehearsed(Situation(recipe, machine, level, tightened, law, base))
+    situation = _rehearsed(Situation(recipe, machine, level, tightened, law, base, own=own))
     candidate, considered = choose(situation)
     _check_repeats(situation, candidate)
     train = train_config(situation, candidate)
@@ -277,6 +280,7 @@ def _new_plan(
             "calibration": calibration.digest,
             "calibrated_at": calibration.measured_at,
             "noise": calibration.noise,
+            **({"corrected": own.values()} if own.runs else {}),
         },
         law=_law_facts(data),
         warnings=tuple(data_warnings(situation, candidate)),

@@ -17,6 +17,7 @@ from whorl.stages.plan.data import DataFacts
 from whorl.stages.plan.given import MIN_STEPS, GivenBase
 from whorl.stages.plan.hardware import Machine
 from whorl.stages.plan.law import Law
+from whorl.stages.plan.own_runs import NO_RUNS, OwnRuns
 from whorl.stages.plan.step_time import Level
 
 __all__ = ["HELD_BYTES", "Situation"]
@@ -40,6 +41,7 @@ class Situation:
     base: GivenBase | None = None  # whose shape is taken as it is
     time_ratio: float = 1.0  # of what its rehearsed step took to what is predicted of it
     memory_ratio: float = 1.0
+    own: OwnRuns = NO_RUNS  # whose residuals correct both, rehearsed or not
     was_disturbed: bool = False  # that rehearsal, by other work
     unrehearsed: str = ""  # why the step that is planned was not rehearsed
 

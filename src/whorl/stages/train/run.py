@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from whorl.arch.shape import ModelShape
+from whorl.arch.shape import ModelShape, shape_values
 from whorl.codecs.contract import Tokens
 from whorl.core.context import StageContext
 from whorl.core.digests import write_bytes
@@ -60,7 +60,7 @@ def train_key(
     return RecordKey(
         "train",
         {
-            "shape": asdict(shape),
+            "shape": shape_values(shape),
             "train": config.model_dump(exclude_none=True),
             **packages_of(parts),
         },

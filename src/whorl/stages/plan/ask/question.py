@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast, get_args
 
-from whorl.arch.known_models import stored_format
+from whorl.arch.hf_config import stored_in
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import SpecError
 from whorl.spec.quantities import Quantity, Whole
@@ -16,6 +16,7 @@ from whorl.stages.plan.ask.objective import KINDS, objective
 from whorl.stages.plan.ask.rules import OPTIMIZERS, PRECISIONS
 from whorl.stages.plan.ask.trainer import targets
 from whorl.stages.plan.cluster.devices import device
+from whorl.stages.plan.cluster.images import parse_images
 from whorl.stages.plan.cluster.job import Lora, LossKind, Optimizer, Precision
 from whorl.stages.plan.cluster.row_words import BASES
 from whorl.stages.plan.output.schema import Question
@@ -156,7 +157,7 @@ def _tuning(name: str, flags: Flags) -> dict[str, Any]:
         raise SpecError("--tune", found=tune, expected=", ".join(TUNES))
     if tune in ("", "full"):
         return {"tune": "full" if "--objective" in flags else tune}
-    stored = stored_format(name)
+    stored = stored_in(name)
     usual = stored if stored in BASES else "nf4" if tune == "qlora" else "bf16"
     base = str(flags.get("--base-format", usual)).lower()
     if base not in BASES:
@@ -205,6 +206,7 @@ def question(name: str, shape: ModelShape | None, flags: Flags) -> Question:
         stack=stack,
         **_tuning(name, flags),
         **_objective(flags, seq_len),
+        images=flags.get("--images") or "",
         loss=flags.get("--loss") or "",
         document_tokens=given("--document-tokens", SEQ_LEN) or 0,
         step_in_backward=bool(flags.get("--step-in-backward")),
@@ -229,6 +231,8 @@ def training_fields(asked: Question) -> dict[str, Any]:
     if asked.objective:
         found = objective(asked.objective, asked.seq_len, asked.tune != "full")
         fields |= found._asdict()
+    if asked.images:
+        fields["images"], fields["image_pixels"] = parse_images(asked.images)
     if asked.loss:
         fields["loss"] = asked.loss
     if asked.document_tokens:

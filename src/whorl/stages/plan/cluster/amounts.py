@@ -23,6 +23,7 @@ from whorl.stages.plan.cluster.exchange import (
     ring,
     sharding_amounts,
 )
+from whorl.stages.plan.cluster.images import beside_flops
 from whorl.stages.plan.cluster.job import TrainingJob
 from whorl.stages.plan.cluster.learning import other_passes
 from whorl.stages.plan.cluster.memory_states import QUANTISED_BYTES
@@ -242,14 +243,17 @@ def amounts(job: TrainingJob, tables: bool = False) -> Amounts:
     low = LOW_PRECISION.get(job.precision)
     peak = device.peak("bf16" if low else job.precision)
     products = layers.dense + layers.expert
+    more = 1 + beside_flops(job) / (2 * products)  # as that many more tokens of the layers
+    memory = _memory_amounts(job, layers, passes, share, head, tokens)
+    memory |= {name: more * memory[name] for name in ("matmul_bytes", "elementwise_bytes")}
     looked_up = layer_products_s(job, tokens, passes.backward, passes.repeated) if tables else None
     return Amounts(
         micro_batches=job.micro_batches,
         fill=fill,
-        layer_flops=2 * tokens * products / layout.tp * share * passes.total,
+        layer_flops=2 * tokens * more * products / layout.tp * share * passes.total,
         head_flops=2 * tokens * layers.router * share * passes.total
         + 2 * (1 + passes.backward + passes.other) * tokens * _table(shape) / layout.tp * head,
-        **_memory_amounts(job, layers, passes, share, head, tokens),
+        **memory,
         layer_passes=layers.number * share * passes.total,
         expert_layer_passes=layers.expert_layers * share * passes.total,
         **_message_amounts(job, layers, passes, share, tokens),

@@ -147,6 +147,8 @@ class TrainingJob:
     flash_attention: bool = True
     loss: LossKind = ""
     learning: Learning = NEXT_TOKENS
+    images: int = 0  # of one sequence, of a model that sees
+    image_pixels: int = 0  # of one
     per_example: int = 1  # sequences of one example, which pass together: two of a preference
     document_tokens: int = 0  # mean length of packed documents; 0: attention sees all of seq_len
     step_in_backward: bool = False  # each gradient is used and dropped as it is made

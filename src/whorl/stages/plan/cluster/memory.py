@@ -11,6 +11,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal
 
+from whorl.stages.plan.cluster.images import beside_bytes
 from whorl.stages.plan.cluster.job import TrainingJob, kinds_of
 from whorl.stages.plan.cluster.learning import rollout
 from whorl.stages.plan.cluster.memory_activations import (
@@ -171,6 +172,8 @@ def stage_parts(job: TrainingJob, stage: int) -> dict[str, float]:
     again = max(dense.whole, usual.whole) if layout.recompute == "full" else 0.0
     parts = state_bytes(job, params)
     parts["activations"] = micro_batches_in_flight(job, stage) * saved
+    if stage == 0:
+        parts["activations"] += beside_bytes(job)
     parts["logits"] = logit_bytes(job) if stage == layout.pp - 1 else 0.0
     parts["working"] = usual.passing + again
     parts["other_model"] = other_bytes(job, stage)

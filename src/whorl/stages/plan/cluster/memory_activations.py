@@ -126,6 +126,8 @@ def _attention(
 ) -> tuple[float, float]:
     """(all, of it what latent attention expands) per token."""
     a = shape.attention
+    if a.mixer is not None:  # two inputs of the scan, one after the convolution, its output
+        return element * 4 * a.mixer.inner / tp, 0.0
     heads, kv_heads = a.heads / tp, max(1.0, a.kv_heads / tp)
     queries, keys, values = heads * a.head_dim, kv_heads * a.head_dim, kv_heads * a.values
     out = heads * a.values

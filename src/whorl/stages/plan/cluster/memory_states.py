@@ -131,8 +131,9 @@ def _rank_parameters(shape: ModelShape, tp: int, ep: int, pp: int, stage: int) -
         first = min(layers, shape.experts.dense_layers) if stage == 0 else 0
     others = layers - first
     counts = count_shape(shape)
-    tables = 0.0
+    tables, beside = 0.0, 0.0
     if stage == 0:
+        beside = counts.beside / tp
         tables += counts.embedding / tp + counts.positions
     if stage == pp - 1:
         others += shape.predicted_tokens
@@ -141,7 +142,7 @@ def _rank_parameters(shape: ModelShape, tp: int, ep: int, pp: int, stage: int) -
         if shape.tied_embeddings and pp > 1:  # a copy of the embedding
             tables += counts.embedding / tp
     return RankParameters(
-        dense=first * dense + others * mixed,
+        dense=first * dense + others * mixed + beside,
         experts=others * experts,
         tables=tables,
         layers=layers,

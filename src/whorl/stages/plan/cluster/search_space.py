@@ -50,6 +50,7 @@ SHARDS: dict[str, tuple[tuple[Shard, ...], tuple[Shard, ...]]] = {
 FIXED = (  # fields of TrainingJob that a search takes over
     *("task", "lora", "pure_low_precision", "flash_attention", "loss", "step_in_backward"),
     *("compiled", "causal_flops", "document_tokens", "overlap", "per_example", "learning"),
+    *("images", "image_pixels"),
 )
 # Software whose models are spread by sharded data parallelism alone.
 OF_DATA = frozenset({"hf", "deepspeed", "torchtune", "unsloth"})

@@ -19,6 +19,7 @@ from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import flops_per_token
 from whorl.core.errors import SpecError
 from whorl.stages.plan.cluster.amounts import amounts
+from whorl.stages.plan.cluster.images import beside_flops
 from whorl.stages.plan.cluster.job import TrainingJob, kinds_of
 from whorl.stages.plan.cluster.learning import rollout
 from whorl.stages.plan.cluster.row_defaults import completed
@@ -211,7 +212,9 @@ def _with_rollout(job: TrainingJob, step: StepTime, model: Model) -> StepTime:
 def _training_flops(job: TrainingJob) -> float:
     passes = 2 if job.task in ("lora", "adapter") else 3
     head = 2.0 * job.shape.vocab_size * job.shape.width * (1 - job.learning.head_share(job.seq_len))
-    return passes * (_forward_flops(job.shape, job.seq_len) - head) * job.tokens_per_step
+    seen = beside_flops(job) - sum(part.flops_per_token for part in job.shape.beside)
+    forward = _forward_flops(job.shape, job.seq_len) - head + seen
+    return passes * forward * job.tokens_per_step
 
 
 @lru_cache(maxsize=256)

@@ -65,6 +65,7 @@ class Question(Frozen):
     rank: int = Field(0, description="of the adapters; 0: none")
     targets: str = Field("", description="what the adapters adapt: qv, attention or all")
     base_format: str = Field("", description="of a frozen base; none: 16 bits")
+    images: str = Field("", description="of a sequence, such as 2@1280")
     objective: str = Field("", description="what is learned, if not next tokens")
     per_example: int = Field(1, description="sequences of one example: two of a preference")
     loss: str = Field("", description="eager, fused or chunked; empty: what the stack does")

@@ -1,0 +1,81 @@
+"""Models that see: tokens, time and memory of the images of a sequence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from whorl.arch.known_models import known_model
+from whorl.core.errors import SpecError
+from whorl.stages.plan.cluster.amounts import amounts
+from whorl.stages.plan.cluster.devices import device
+from whorl.stages.plan.cluster.images import beside_flops, check_images, parse_images
+from whorl.stages.plan.cluster.job import Layout, TrainingJob
+from whorl.stages.plan.cluster.memory import rank_memory
+from whorl.stages.plan.cluster.step import step_time
+
+
+def job(model: str = "qwen2.5-vl-7b", images: int = 0) -> TrainingJob:
+    return TrainingJob(
+        known_model(model),
+        device("h100-sxm"),
+        Layout(8, shard="zero3"),
+        seq_len=4096,
+        global_batch=64,
+        stack="fsdp",
+        images=images,
+        image_pixels=784 * 1000,
+    )
+
+
+def test_an_image_passes_the_encoder_once() -> None:
+    """4,000 patches of 14 x 14 pixels by twice its 0.63e9 elements; what joins four of them a
+    quarter as often: 2 x (0.63e9 + 0.04e9 / 4) x 4,000."""
+    per_image = (beside_flops(job(images=2)) - beside_flops(job())) * 4096 / 2
+    assert per_image == pytest.approx(2 * 4000 * 0.64e9, rel=0.05)
+    more = amounts(job(images=2)).layer_flops - amounts(job()).layer_flops
+    assert more == pytest.approx(3 * 2 * per_image)  # forward, backward; two images a pass
+    assert step_time(job(images=2)).step_s > step_time(job()).step_s
+
+
+def test_images_are_kept_for_the_backward_pass() -> None:
+    plain, one, two = (rank_memory(job(images=n)).parts["activations"] for n in range(3))
+    assert two - one == pytest.approx(one - plain) and one > plain
+    full = replace(job(images=1), layout=Layout(8, shard="zero3", recompute="full"))
+    assert rank_memory(full).parts["activations"] < (one - plain)
+
+
+def test_tiles_of_llama_are_limited() -> None:
+    """However large, an image is four tiles of 1,601 patches; they are no tokens of the text."""
+    large = replace(job("llama-3.2-11b-vision", 1), image_pixels=10**8)
+    larger = replace(large, image_pixels=10**9)
+    assert beside_flops(large) == beside_flops(larger)
+    check_images(large.shape, 8, 10**8, 128)
+
+
+def test_words_of_images() -> None:
+    assert parse_images("2@640") == (2, 640 * 640)
+    assert parse_images("3") == (3, 10**6)
+    with pytest.raises(SpecError, match="no image encoder"):
+        check_images(known_model("qwen2.5-7b"), 1, 10**6, 4096)
+    with pytest.raises(SpecError, match="5,000 tokens"):  # a token of 28 x 28 pixels
+        check_images(known_model("qwen2.5-vl-7b"), 5, 784_000, 4096)
+
+
+def test_a_scan_keeps_no_cache_and_sees_no_pairs() -> None:
+    """Mamba's time grows with tokens alone: twice the sequence, as many tokens, the same step."""
+    short = job("mamba-2.8b")
+    long = replace(short, seq_len=8192, global_batch=32)
+    of_tokens = [amounts(each).layer_flops / each.seq_len for each in (short, long)]
+    assert of_tokens[0] == pytest.approx(of_tokens[1])
+    scans = [amounts(each).attention_flops / each.seq_len for each in (short, long)]
+    assert scans[0] == pytest.approx(scans[1])
+
+
+def test_encoders_see_every_pair() -> None:
+    """Not half of them: scores of 12 layers, 12 heads of 64, 512 tokens, 2 x 2 FLOPs."""
+    from whorl.arch.shape_counts import flops_per_token
+
+    found = flops_per_token(known_model("bert-base"), 512).attention
+    assert found == 4 * 12 * 768 * 512
