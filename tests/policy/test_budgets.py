@@ -12,10 +12,10 @@ MAX_FUNCTION_LINES = 60  # a function has fewer, docstring and signature include
 PACKAGE_LINES = {
     "arch": 1_757,
     "cli": 3_145,
-    "codecs": 3_000,  # sound: files, mel, codebooks
+    "codecs": 3_778,  # sound: files, mel, codebooks
     "core": 3_900,
-    "engines": 3_279,
-    "fields": 4_100,  # speech: voices, sentences, people's formats
+    "engines": 4_417,
+    "fields": 7_499,  # speech: voices, sentences, people's formats
     "launch": 1_125,
     "model": 3_418,
     "schemes": 638,
