@@ -8,8 +8,9 @@ Everybody gets the same prompts (ids of real text) and answers greedily. Closed 
 sends its next request when the last is answered. Open loop: requests come by a Poisson process at
 0.7 of the rate that the engine had with 16 users, whatever the server does. Systems take turns
 within a round; medians of rounds. transformers gets requests that come together as one batch, the
-best it can do; it has no first token before the last. Its server batches continuously. llama-cpp-
-python's answers one request after another. Clients run on the same machine.
+best it can do; it has no first token before the last. Its server, and llama-cpp-python's, answer
+one request after another (its continuous batching gave no answer on a CPU: 5.23). A server that
+fails is named and left out. Clients run on the same machine.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import os
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,20 +67,15 @@ def compare(folder: Path, hf: Path | None, arguments: argparse.Namespace) -> dic
     systems: list[Any] = [Child("engine", folder), server]
     systems += [] if hf is None else [Child("transformers", hf)]
     gguf, vllm = arguments.gguf, arguments.vllm
-    systems += [start() for start in peers(folder, hf, gguf, vllm)]
-    for system in systems:
-        system.run(Load(prompts, 4, 4, 1, number=10**6))
+    systems += filter(None, map(_started, peers(folder, hf, gguf, vllm)))
+    systems = [each for each in systems if _tried(each, Load(prompts, 4, 4, 1, number=10**6))]
     starts = {system.name: [system.first_token_s] for system in systems}
     starts[server.name].insert(0, first.first_token_s)
     rows: Rows = {}
     for turn in range(arguments.rounds):
-        _round(
-            systems[turn % len(systems) :] + systems[: turn % len(systems)],
-            rows,
-            turn,
-            prompts,
-            arguments,
-        )
+        systems.append(systems.pop(0))  # another goes first
+        _round(systems, rows, turn, prompts, arguments)
+    starts = {system.name: starts[system.name] for system in systems}
     memory = {system.name: sum(map(peak_bytes, processes_of(system))) for system in systems}
     for system in systems:
         system.close()
@@ -119,20 +116,51 @@ def _round(
     tokens = arguments.tokens
     for users in arguments.users:
         each = 4 if users <= 4 else 2 if users <= 16 else 1
-        for system in systems:
+        for system in list(systems):
             is_batch = system.name == "transformers"
             if is_batch and users > 16:
                 continue
             load = Load(prompts, tokens, users, 1 if is_batch else each, number=turn * 7 + users)
-            rows.setdefault((system.name, f"{users} users"), []).append(measured(system, load))
+            _measure(system, load, f"{users} users", systems, rows)
     known = rows.get(("engine", f"{OPEN_USERS} users"))
     if known is None:
         return
     rate = OPEN_SHARE * known[-1]["tokens_per_s"] / tokens
-    for system in systems:
+    for system in list(systems):
         if system.name != "transformers":
             load = Load(prompts, tokens, 1, OPEN_REQUESTS, rate, number=turn * 7 + 5)
-            rows.setdefault((system.name, "open loop"), []).append(measured(system, load))
+            _measure(system, load, "open loop", systems, rows)
+
+
+def _measure(system: Any, load: Load, name: str, systems: list[Any], rows: Rows) -> None:
+    """One more row, or one system less."""
+    try:
+        rows.setdefault((system.name, name), []).append(measured(system, load))
+    except (OSError, SystemExit, psutil.Error) as error:
+        print(f"{system.name} is left out: {error}", file=sys.stderr, flush=True)
+        systems.remove(system)
+        system.close()
+        for key in [key for key in rows if key[0] == system.name]:
+            del rows[key]
+
+
+def _started(start: Callable[[], Any]) -> Any:
+    """None: it does not start, which is told."""
+    try:
+        return start()
+    except (OSError, SystemExit) as error:
+        print(f"left out: {error}", file=sys.stderr, flush=True)
+        return None
+
+
+def _tried(system: Any, load: Load) -> bool:
+    try:
+        system.run(load)
+    except (OSError, SystemExit) as error:
+        print(f"{system.name} is left out: {error}", file=sys.stderr, flush=True)
+        system.close()
+        return False
+    return True
 
 
 def processes_of(system: Any) -> list[psutil.Process]:

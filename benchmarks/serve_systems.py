@@ -327,7 +327,7 @@ def peers(
     python = sys.executable
     if hf is not None:
         serve = (python, "-m", "transformers.cli.transformers", "serve", hf, "--dtype", "float32")
-        add("transformers serve", text, *serve, "--continuous-batching", *address)
+        add("transformers serve", text, *serve, *address)
     if gguf is not None:
         serve = (python, "-m", "llama_cpp.server", "--model", gguf, "--n_ctx", 4096)
         serve += ("--interrupt_requests", "false", "--api_key", KEY)
