@@ -270,7 +270,7 @@ class HttpServer:
             chunk = json.loads(line[6:])
             if chunk.get("usage"):
                 times.told = chunk["usage"]["completion_tokens"]
-            if any(choice.get("text") for choice in chunk.get("choices", ())):
+            elif chunk.get("choices"):  # its text may wait for the rest of a character
                 times.tokens_s.append(time.perf_counter() - begin)
                 self.first_token_s = self.first_token_s or time.perf_counter() - self._begin
         writer.close()
