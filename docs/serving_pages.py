@@ -246,15 +246,15 @@ def conformance_page(note: str) -> str:
         "What an engine does not honour is refused before anything is generated, with the name of "
         "the parameter and of the engine.",
         "",
-        f"| of the engine | {' | '.join(ENGINES)} |",
-        f"| --- |{' --- |' * len(ENGINES)}",
+        f"| of the engine | {' | '.join(ENGINES)} | vllm |",
+        f"| --- |{' --- |' * len(ENGINES)} --- |",
     ]
     for info in dataclasses.fields(GenerateRequest):
         if info.default is dataclasses.MISSING:
             continue
         can = "no" if info.name in UNABLE - {"grammar"} else "yes"
         cell = "with `whorl[grammar]`" if info.name == "grammar" else can
-        lines.append(f"| `{info.name}` |{f' {cell} |' * len(ENGINES)}")
+        lines.append(f"| `{info.name}` |{f' {cell} |' * len(ENGINES)} yes |")
     return "\n".join([*lines, ""])
 
 
