@@ -7,7 +7,6 @@ are opened when they are read.
 
 from __future__ import annotations
 
-import functools
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -29,6 +28,7 @@ __all__ = [
     "TABLE",
     "Layout",
     "Wanted",
+    "known_layout",
     "layout_of",
     "tell_refused_rows",
 ]
@@ -50,6 +50,9 @@ SPLITS = {
 UNNAMED = "image that no table names"
 MAX_LABEL = 200  # signs
 SHOWN_CLASSES = 12
+
+MOST_KNOWN = 4
+_KNOWN: dict[tuple[Any, ...], Layout] = {}  # of sources, as they were last found
 
 
 @dataclass(frozen=True)
@@ -101,12 +104,22 @@ def layout_of(source: Source) -> Layout:
         items = [*file_items(source, SUFFIXES, EXCLUDED), *beside]
     else:
         items = file_items(source, SUFFIXES, EXCLUDED)
-    return _layout(tuple(items))
+    if len(_KNOWN) >= MOST_KNOWN:
+        _KNOWN.clear()
+    found = _KNOWN[_key(source)] = _layout(tuple(items))
+    return found
 
 
-@functools.lru_cache(maxsize=2)
+def known_layout(source: Source) -> Layout:
+    """As it was last found in this process: a folder is not walked again for each of its images."""
+    return _KNOWN.get(_key(source)) or layout_of(source)
+
+
+def _key(source: Source) -> tuple[Any, ...]:
+    return source.path, source.pattern, source.apart, source.encoding, source.release is None
+
+
 def _layout(items: tuple[FileItem, ...]) -> Layout:
-    """Of the same items the same; a process reads tables once."""
     pairs = {item.name: labels for item in items if (labels := labels_beside(item, items))}
     if pairs:
         return _idx_layout(items, pairs)

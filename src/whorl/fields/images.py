@@ -28,7 +28,15 @@ from whorl.core.tasks import ChoiceTask
 from whorl.fields.image_classifiers import answers_of
 from whorl.fields.image_copies import moved
 from whorl.fields.image_idx import read_idx
-from whorl.fields.image_sources import IMAGES, LABELS, TABLE, Layout, layout_of, tell_refused_rows
+from whorl.fields.image_sources import (
+    IMAGES,
+    LABELS,
+    TABLE,
+    Layout,
+    known_layout,
+    layout_of,
+    tell_refused_rows,
+)
 from whorl.fields.places import Places, Reject
 from whorl.fields.whole import copies_of, number_of, share_of, share_option
 
@@ -90,7 +98,7 @@ class ImagesField:
     def read(self, source: Source, item: Any, reject: Callable[[str], None]) -> Iterator[Document]:
         """Raises DataError if the source has no classes, SpecError on wrong options."""
         places, how = Places.of(item, reject), _How.of({**self.options, **source.options})
-        layout = layout_of(source)
+        layout = known_layout(source)
         if item.kind in (LABELS, TABLE) or not item.is_read:
             if item.kind == TABLE:
                 tell_refused_rows(item, layout, reject)
