@@ -1,4 +1,7 @@
-"""A miniature of image recognition: learned from a folder of files, the same by both engines."""
+"""A miniature of image recognition: learned from a folder of files, the same by both engines.
+
+Axes: N documents, T tokens of a document.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from whorl.model.hf import save_model_folder
 from whorl.model.transformer import Transformer
 from whorl.testing.models import tiny_model, tiny_shape
 
-STEPS, BATCH = 150, 24
+STEPS, BATCH = 120, 24
 
 
 def learn(model: Transformer, tokens: Tokens, documents: Sequence[Document]) -> None:
@@ -48,7 +51,7 @@ def learn(model: Transformer, tokens: Tokens, documents: Sequence[Document]) -> 
 def test_shapes_are_told_apart_by_both_engines(tmp_path: Path) -> None:
     field = find_field("images")
     options = {"size": "24", "patch": "4", "copies": "3", "colour": "grey", "book": "64"}
-    save_shapes(tmp_path / "shapes", 120)
+    save_shapes(tmp_path / "shapes", 100)
     source = Source("shapes", "images", folder=str(tmp_path), options=options)
     documents = [
         document

@@ -7,7 +7,6 @@ are opened when they are read.
 
 from __future__ import annotations
 
-import functools
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -27,8 +26,9 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "LABELS",
     "TABLE",
-    "Layout",
-    "Wanted",
+    "ImageLayout",
+    "KnownImage",
+    "known_layout",
     "layout_of",
     "tell_refused_rows",
 ]
@@ -51,9 +51,12 @@ UNNAMED = "image that no table names"
 MAX_LABEL = 200  # signs
 SHOWN_CLASSES = 12
 
+MOST_KNOWN = 4
+_KNOWN: dict[tuple[Any, ...], ImageLayout] = {}  # of sources, as they were last found
+
 
 @dataclass(frozen=True)
-class Wanted:
+class KnownImage:
     """What is known of an image before it is read. split: "": it is not said."""
 
     label: str
@@ -61,7 +64,7 @@ class Wanted:
 
 
 @dataclass
-class Layout:
+class ImageLayout:
     """items: in the order of names. wanted: name of an image, or a file of them -> what is known.
 
     labels: of a file of images of the MNIST kind, that of its labels.
@@ -69,7 +72,7 @@ class Layout:
 
     items: list[FileItem]
     kind: str  # FOLDERS, TABLES or IDX
-    wanted: dict[str, Wanted] = field(default_factory=dict)
+    wanted: dict[str, KnownImage] = field(default_factory=dict)
     labels: Mapping[str, FileItem] = field(default_factory=dict)
 
     @property
@@ -93,7 +96,7 @@ class Layout:
         return f"classes by {self.kind}: {', '.join(shown[:SHOWN_CLASSES])}{more}"
 
 
-def layout_of(source: Source) -> Layout:
+def layout_of(source: Source) -> ImageLayout:
     """Raises DataError when the source is missing or holds nothing of these kinds."""
     if os.path.isfile(source.path) and bare_suffix(source.path) in TABLE_SUFFIXES:
         folder = os.path.dirname(source.path)
@@ -101,23 +104,33 @@ def layout_of(source: Source) -> Layout:
         items = [*file_items(source, SUFFIXES, EXCLUDED), *beside]
     else:
         items = file_items(source, SUFFIXES, EXCLUDED)
-    return _layout(tuple(items))
+    if len(_KNOWN) >= MOST_KNOWN:
+        _KNOWN.clear()
+    found = _KNOWN[_key(source)] = _layout(tuple(items))
+    return found
 
 
-@functools.lru_cache(maxsize=2)
-def _layout(items: tuple[FileItem, ...]) -> Layout:
-    """Of the same items the same; a process reads tables once."""
+def known_layout(source: Source) -> ImageLayout:
+    """As it was last found in this process: a folder is not walked again for each of its images."""
+    return _KNOWN.get(_key(source)) or layout_of(source)
+
+
+def _key(source: Source) -> tuple[Any, ...]:
+    return source.path, source.pattern, source.apart, source.encoding, source.release is None
+
+
+def _layout(items: tuple[FileItem, ...]) -> ImageLayout:
     pairs = {item.name: labels for item in items if (labels := labels_beside(item, items))}
     if pairs:
         return _idx_layout(items, pairs)
     images = [item for item in items if item.is_read and _is_image(item)]
     tables = [item for item in items if item.is_read and bare_suffix(item.name) in TABLE_SUFFIXES]
-    named = Layout([*items], TABLES)
+    named = ImageLayout([*items], TABLES)
     for item in tables:
         _read_table(item, named, lambda reason: None)
     if named.wanted:
         return _with_kinds(named)
-    found = Layout([*items], FOLDERS)
+    found = ImageLayout([*items], FOLDERS)
     _by_folders(images, found)
     return _with_kinds(found)
 
@@ -126,7 +139,7 @@ def _is_image(item: FileItem) -> bool:
     return bare_suffix(item.name) in IMAGE_SUFFIXES
 
 
-def _with_kinds(layout: Layout) -> Layout:
+def _with_kinds(layout: ImageLayout) -> ImageLayout:
     """Each item with what it is. What names no image, or is named by none, is passed over."""
     for place, item in enumerate(layout.items):
         if not item.is_read or item.name in layout.wanted:
@@ -151,22 +164,22 @@ def _as(kind: str, item: FileItem, reason: str, hint: str = "") -> FileItem:
 # ------------------------------------------------------------------ folders
 
 
-def _by_folders(images: list[FileItem], layout: Layout) -> None:
+def _by_folders(images: list[FileItem], layout: ImageLayout) -> None:
     """The first folder is the class, or the split where all first folders are splits."""
     paths = {item.name: PurePosixPath(item.name).parts for item in images}
     tops = {parts[0].lower() for parts in paths.values() if len(parts) > 1}
     has_splits = bool(tops) and tops <= SPLITS.keys() and "train" in map(SPLITS.get, tops)
     for name, parts in paths.items():
         if has_splits and len(parts) > 2:
-            layout.wanted[name] = Wanted(parts[1], SPLITS[parts[0].lower()])
+            layout.wanted[name] = KnownImage(parts[1], SPLITS[parts[0].lower()])
         elif not has_splits and len(parts) > 1:
-            layout.wanted[name] = Wanted(parts[0])
+            layout.wanted[name] = KnownImage(parts[0])
 
 
 # ------------------------------------------------------------------ tables
 
 
-def _read_table(item: FileItem, layout: Layout, reject: Reject) -> None:
+def _read_table(item: FileItem, layout: ImageLayout, reject: Reject) -> None:
     """Add what its rows say of images, by names relative to the source."""
     places = Places.of(item, reject)
     kind = ROW_FORMATS[bare_suffix(item.name)]
@@ -188,12 +201,12 @@ def _read_table(item: FileItem, layout: Layout, reject: Reject) -> None:
         elif split and split.lower() not in SPLITS:
             places.refuse("row of an unknown split", f"expected: {', '.join(SPLITS)}")
         else:
-            layout.wanted[name] = Wanted(label[:MAX_LABEL], SPLITS.get(split.lower(), ""))
+            layout.wanted[name] = KnownImage(label[:MAX_LABEL], SPLITS.get(split.lower(), ""))
 
 
-def tell_refused_rows(table: FileItem, layout: Layout, reject: Reject) -> None:
+def tell_refused_rows(table: FileItem, layout: ImageLayout, reject: Reject) -> None:
     """The rows of a table that name no image, told with their lines."""
-    again = Layout(layout.items, layout.kind)
+    again = ImageLayout(layout.items, layout.kind)
     for item in layout.items:
         if item.kind == TABLE:
             _read_table(item, again, reject if item.name == table.name else lambda reason: None)
@@ -223,13 +236,13 @@ def _joined(folder: PurePosixPath, path: str, root: str) -> str | None:
 # ------------------------------------------------------------------ files of the MNIST kind
 
 
-def _idx_layout(items: tuple[FileItem, ...], pairs: Mapping[str, FileItem]) -> Layout:
+def _idx_layout(items: tuple[FileItem, ...], pairs: Mapping[str, FileItem]) -> ImageLayout:
     labels = {item.name for item in pairs.values()}
-    layout = Layout([], IDX, labels=pairs)
+    layout = ImageLayout([], IDX, labels=pairs)
     for item in items:
         if item.name in pairs:
             first = PurePosixPath(item.name).name.lower().split("-")[0]
-            layout.wanted[item.name] = Wanted("", SPLITS.get(first, "train"))
+            layout.wanted[item.name] = KnownImage("", SPLITS.get(first, "train"))
             layout.items.append(replace(item, kind=IMAGES))
         elif item.name in labels:
             layout.items.append(replace(item, kind=LABELS))

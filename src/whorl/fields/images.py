@@ -28,7 +28,15 @@ from whorl.core.tasks import ChoiceTask
 from whorl.fields.image_classifiers import answers_of
 from whorl.fields.image_copies import moved
 from whorl.fields.image_idx import read_idx
-from whorl.fields.image_sources import IMAGES, LABELS, TABLE, Layout, layout_of, tell_refused_rows
+from whorl.fields.image_sources import (
+    IMAGES,
+    LABELS,
+    TABLE,
+    ImageLayout,
+    known_layout,
+    layout_of,
+    tell_refused_rows,
+)
 from whorl.fields.places import Places, Reject
 from whorl.fields.whole import copies_of, number_of, share_of, share_option
 
@@ -90,7 +98,7 @@ class ImagesField:
     def read(self, source: Source, item: Any, reject: Callable[[str], None]) -> Iterator[Document]:
         """Raises DataError if the source has no classes, SpecError on wrong options."""
         places, how = Places.of(item, reject), _How.of({**self.options, **source.options})
-        layout = layout_of(source)
+        layout = known_layout(source)
         if item.kind in (LABELS, TABLE) or not item.is_read:
             if item.kind == TABLE:
                 tell_refused_rows(item, layout, reject)
@@ -233,7 +241,7 @@ class _How:
         return min(image.shape[:2]) // SHIFT_SHARE if self.shift is None else self.shift
 
     def split_of(
-        self, layout: Layout, file: str, name: str, image: Image, label: str
+        self, layout: ImageLayout, file: str, name: str, image: Image, label: str
     ) -> Split | None:
         """None: it is neither learned nor asked. Equal images are on one side."""
         said = layout.wanted[file].split
@@ -272,7 +280,7 @@ def _size(text: str, patch: int) -> tuple[int, int] | None:
 Read = Iterator[tuple[str, Image, str]]  # name, image, class
 
 
-def _count(item: FileItem, layout: Layout) -> int:
+def _count(item: FileItem, layout: ImageLayout) -> int:
     if item.kind != IMAGES:
         return 1
     try:
@@ -281,7 +289,7 @@ def _count(item: FileItem, layout: Layout) -> int:
         return 0  # it is told when the images are read
 
 
-def _parts_of(item: FileItem, layout: Layout) -> Iterator[FileItem]:
+def _parts_of(item: FileItem, layout: ImageLayout) -> Iterator[FileItem]:
     """Ranges of a file of many images, by the bytes of the images; another is one part."""
     count = _count(item, layout)
     if item.kind != IMAGES or not count:
@@ -298,7 +306,7 @@ def _parts_of(item: FileItem, layout: Layout) -> Iterator[FileItem]:
         yield replace(item, start=first * each, end=last * each)
 
 
-def _of_file(item: FileItem, layout: Layout, how: _How, places: Places) -> Read:
+def _of_file(item: FileItem, layout: ImageLayout, how: _How, places: Places) -> Read:
     width, height = how.size or (SIDE, SIDE)
     try:
         with streams.open_source(item.path, item.root, item.num_bytes, None) as opened:
@@ -312,7 +320,7 @@ def _of_file(item: FileItem, layout: Layout, how: _How, places: Places) -> Read:
         yield item.name, image, layout.wanted[item.name].label
 
 
-def _of_arrays(item: FileItem, layout: Layout, how: _How, places: Places) -> Read:
+def _of_arrays(item: FileItem, layout: ImageLayout, how: _How, places: Places) -> Read:
     """Grey images as they are, of the option's size where it is theirs too."""
     plain = replace(item, kind=IMAGES, start=0, end=None)
     try:
