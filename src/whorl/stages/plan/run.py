@@ -36,7 +36,7 @@ from whorl.stages.plan.plan import PLAN_FILE, Decisions, Plan
 from whorl.stages.plan.predictions import predicted_cache, predictions_of
 from whorl.stages.plan.rules import REPEATS_MARGIN
 from whorl.stages.plan.settings import GIVING_WAY, prepare_config, train_config
-from whorl.stages.plan.situation import HELD_BYTES, Situation
+from whorl.stages.plan.situation import Situation
 from whorl.stages.plan.step_time import fit_level
 
 __all__ = [
@@ -311,7 +311,7 @@ def _rehearsed(situation: Situation) -> Situation:
         if isinstance(found, NotRehearsed):
             return replace(situation, unrehearsed=found.reason)
         peak = peak_memory(load, situation.process_bytes).total
-        beside = HELD_BYTES + (0 if situation.teacher is None else load.beside_bytes)
+        beside = situation.held_bytes + (0 if situation.teacher is None else load.beside_bytes)
         situation = replace(
             situation,
             time_ratio=found.quiet_step_s / fastest_step_s(situation, load),
