@@ -15,6 +15,7 @@ import pytest
 from tests.stages.evaluate.fakes import context_in
 from tests.stages.prepare.support import prepare
 from whorl.codecs.contract import Tokens
+from whorl.core.digests import digest_bytes
 from whorl.core.errors import DataError
 from whorl.core.heldout import HeldoutDocuments
 from whorl.core.metrics import ACCURACY, SLOT_F1
@@ -49,6 +50,15 @@ def test_hassil_understands_what_is_drawn() -> None:
         if answer != {"intent": example.intent, "slots": dict(example.slots)}
     ]
     assert len(wrong) <= 3, wrong  # where two templates say the same of different things
+
+
+@pytest.mark.parametrize("num_sentences", [100, 5000])
+def test_what_is_held_out_stays_held_out(num_sentences: int) -> None:
+    """The very sentences that were scored on 29 November 2026, however many are trained on."""
+    examples = list(Templates(DATA).examples(num_sentences, 2, seed=0))
+    held = [example.text for example in examples if example.is_heldout]
+    assert len(held) == 355 and not {*held} & {e.text for e in examples if not e.is_heldout}
+    assert digest_bytes("\n".join(held).encode())[:16] == "d10727633888ecff"
 
 
 def small() -> dict[str, Any]:

@@ -30,7 +30,7 @@ from whorl.fields.places import Places
 
 __all__ = ["FIELD", "IntentsField", "graded"]
 
-SYSTEM = "Give intent and slots as JSON."
+SYSTEM = "JSON"  # short, as every sentence pays for it; without one templates write a longer one
 PACKAGE = "home_assistant_intents"
 MARK = '{"intent"'  # how every answer begins
 MAX_TOKENS = 64  # of an answer; the longest of these has 41
@@ -95,7 +95,7 @@ class IntentsField:
 
     name: str = "intents"
     task: Task = TASK
-    logic_version: int = 2
+    logic_version: int = 3
     options: Mapping[str, str] = field(
         default_factory=lambda: {"sentences": "4000", "heldout_per_template": "2", "seed": "0"}
     )

@@ -1,6 +1,6 @@
 """Whole training steps on made-up tokens: what a step of a given model really takes here.
 
-Axes: N trained tokens, K ids of a teacher.
+Axes: B rows, T tokens of a row, N trained tokens, K ids of a teacher.
 """
 
 from __future__ import annotations

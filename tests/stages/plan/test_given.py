@@ -211,6 +211,21 @@ def test_a_teacher_is_asked_about_each_row_once(planned: Any) -> None:
     assert found.predictions["train_s"].value <= math.ceil(time_s)
 
 
+def test_what_an_import_leaves_in_the_process_is_counted(planned: Any) -> None:
+    """With a rehearsal, whose process imported nothing, and without."""
+
+    def rehearse(*load: Any) -> Rehearsal:
+        return Rehearsal(step_s=2.0, peak_bytes=2 * GIB, took_s=9.0)
+
+    for base in (BASE, replace(BASE, rehearse=rehearse, digest="c" * 64)):
+        peaks = []
+        for left_bytes in (0, GIB // 4):
+            of = replace(base, left_bytes=left_bytes, digest=base.digest[:-1] + f"{left_bytes % 7}")
+            plan = planned("budget.train_time=60min", "train.batch_tokens=2048", base=of)
+            peaks.append(plan.predictions["peak_bytes"].value)
+        assert peaks[1] - peaks[0] == pytest.approx(GIB // 4, rel=0.01)
+
+
 def test_validations_of_adapters_are_dearer_beside_a_step(planned: Any) -> None:
     """A forward is a third of a step of every weight, and half of one of adapters alone."""
 

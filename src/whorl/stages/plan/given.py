@@ -96,6 +96,7 @@ class GivenBase:
     find_teacher: Callable[[], ModelShape | None] = field(
         default=lambda: None, compare=False, repr=False
     )  # the shape of what distil learns from
+    left_bytes: int = field(default=0, compare=False)  # that its import leaves in this process
 
 
 def lighter_ways(train: TrainSpec) -> Iterator[tuple[str, LoraKeys]]:

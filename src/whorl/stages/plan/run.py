@@ -9,7 +9,6 @@ that has them, so that nothing is trained again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from whorl.arch.shape import ModelShape
@@ -19,24 +18,23 @@ from whorl.core.errors import PlanError, RecordError
 from whorl.core.mixture import check_repeats
 from whorl.core.plugins import packages_of
 from whorl.core.records import Record, RecordKey
-from whorl.core.units import format_duration
 from whorl.spec.recipe import HardwareSpec, Recipe
 from whorl.spec.resolved import CompressConfig, EvaluateConfig, ServeConfig
 from whorl.stages.plan import rules
-from whorl.stages.plan.candidate import Candidate, fastest_step_s, load_of
+from whorl.stages.plan.candidate import Candidate
 from whorl.stages.plan.choose import check_says_enough, choose
 from whorl.stages.plan.data import DataFacts
 from whorl.stages.plan.explanation import data_warnings, reasons_of
-from whorl.stages.plan.given import GivenBase, NotRehearsed
+from whorl.stages.plan.given import GivenBase
 from whorl.stages.plan.hardware import Machine, MachineFacts
 from whorl.stages.plan.law import shipped_law
-from whorl.stages.plan.memory import peak_memory
 from whorl.stages.plan.own_runs import OwnRuns, corrected
 from whorl.stages.plan.plan import PLAN_FILE, Decisions, Plan
 from whorl.stages.plan.predictions import predicted_cache, predictions_of
+from whorl.stages.plan.rehearsing import rehearsed
 from whorl.stages.plan.rules import REPEATS_MARGIN
 from whorl.stages.plan.settings import GIVING_WAY, prepare_config, train_config
-from whorl.stages.plan.situation import HELD_BYTES, Situation
+from whorl.stages.plan.situation import Situation
 from whorl.stages.plan.step_time import fit_level
 
 __all__ = [
@@ -54,8 +52,6 @@ LOGIC_VERSION = 6  # raised when the same recipe, data and machine would get ano
 IDS_MULTIPLE = 64
 BASE_SCORED_BYTES = 60_000
 BASE_WINDOW = 512  # tokens that a base is given at once, where its context allows
-REHEARSED_STEPS, LONGEST_REHEARSAL_S = 3, 120.0  # a base that is slower is planned unrehearsed
-MOST_REHEARSALS = 2
 ADDED_BUDGETS = ("device_hours", "usd")  # not in the keys of plans that do not use them
 ADDED_KEYS = ("lora", "dpo", "distil")  # of train, likewise
 CHOSEN_FROM = ("budget", "model", "train", "prepare", "seed")  # parts of the recipe
@@ -256,7 +252,7 @@ def _new_plan(
     law = shipped_law()
     level = fit_level(machine.calibration)
     tightened = _tightened(data, recipe) if base is None else data
-    situation = _rehearsed(Situation(recipe, machine, level, tightened, law, base, own=own))
+    situation = rehearsed(Situation(recipe, machine, level, tightened, law, base, own=own))
     candidate, considered = choose(situation)
     _check_repeats(situation, candidate)
     train = train_config(situation, candidate)
@@ -285,41 +281,6 @@ def _new_plan(
         law=_law_facts(data),
         warnings=tuple(data_warnings(situation, candidate)),
     )
-
-
-def _rehearsed(situation: Situation) -> Situation:
-    """The situation with what a step of the base really took here, where one was done.
-
-    Another time buys another number of tokens, and may call for another batch: that is rehearsed
-    too.
-    """
-    base, rehearsed = situation.base, None
-    if base is None or base.rehearse is None:
-        return situation
-    for _ in range(MOST_REHEARSALS):
-        candidate, _ = choose(situation)
-        load = load_of(situation, candidate)
-        if load == rehearsed:
-            break
-        if REHEARSED_STEPS * candidate.step_s > LONGEST_REHEARSAL_S:
-            reason = f"a step takes about {format_duration(candidate.step_s)} here"
-            return replace(situation, unrehearsed=reason)
-        config = train_config(situation, candidate)
-        trained_share = situation.data.for_vocab(candidate.shape.vocab_size).trained_share
-        mixed_rows = round(load.mixed_share * load.rows)
-        found = base.rehearse(candidate.shape, config, mixed_rows, trained_share)
-        if isinstance(found, NotRehearsed):
-            return replace(situation, unrehearsed=found.reason)
-        peak = peak_memory(load, situation.process_bytes).total
-        beside = HELD_BYTES + (0 if situation.teacher is None else load.beside_bytes)
-        situation = replace(
-            situation,
-            time_ratio=found.quiet_step_s / fastest_step_s(situation, load),
-            memory_ratio=(found.peak_bytes + beside) / peak,
-            was_disturbed=found.was_disturbed,
-        )
-        rehearsed = load
-    return situation
 
 
 def _compiling_may_pay(plan: Plan, recipe: Recipe, machine: Machine) -> bool:

@@ -20,7 +20,7 @@ from whorl.stages.plan.law import Law
 from whorl.stages.plan.own_runs import NO_RUNS, OwnRuns
 from whorl.stages.plan.step_time import Level
 
-__all__ = ["HELD_BYTES", "Situation"]
+__all__ = ["Situation"]
 
 MOST_THREADS_PER_CORE = 8  # more than one repeats the bits of a larger machine, slowly
 # What a process of whorl holds when training begins, beyond one that has loaded torch: its own
@@ -62,7 +62,12 @@ class Situation:
     @property
     def process_bytes(self) -> int:
         """What the process holds before the model is made."""
-        return self.machine.calibration.base_memory_bytes + HELD_BYTES
+        return self.machine.calibration.base_memory_bytes + self.held_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """Of that, what a rehearsal's process does not have."""
+        return HELD_BYTES + (0 if self.base is None else self.base.left_bytes)
 
     @property
     def optimizer(self) -> str:

@@ -1,6 +1,6 @@
 """Adapters put into a model before it is taught, and merged into its weights afterwards.
 
-Axes: B rows, T tokens of a row, V vocabulary.
+Axes: B rows, T tokens of a row, D width, V vocabulary.
 """
 
 from __future__ import annotations
