@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 
 from whorl.core import collect
 from whorl.core.ports import GenerateRequest, TokenEvent
+from whorl.core.records import FileEntry
 from whorl.core.variants import Variant
 from whorl.engines.limits import Limits
 from whorl.engines.loop import EngineLoop
@@ -188,3 +190,17 @@ def test_targets_of_a_recipe() -> None:
     recipe = parse_recipe({"name": "x", "data": [{"source": "."}], "serve": serve}).recipe
     config = ServeConfig(**recipe.serve.model_dump())
     assert (config.ttft_p95, config.tokens_per_s_per_user, config.users) == (0.3, 20, 8)
+
+
+def test_a_second_pipeline_takes_memory() -> None:
+    """Weights twice, and the context of one more request."""
+    guessing = replace(CARD, lookup=4, files={"m.bin": FileEntry(2**30, "", ())})
+    plain = replace(guessing, lookup=0)
+    config = ServeConfig()
+    needs = [
+        predict(card, card.variant, config, EngineSetup(4), lambda: (1e11, 1e10)).memory_bytes
+        for card in (plain, guessing)
+    ]
+    context = CARD.shape.max_seq_len * CARD.cache_bytes_per_token
+    assert 2 * 2**30 < needs[1] - needs[0] - context < 5 * 2**30
+    assert setup_of(guessing, config, 1).cache_bytes <= setup_of(plain, config, 1).cache_bytes

@@ -42,9 +42,10 @@ FIGURES = "runtimes"  # in the quality of a model's card
 GGUF_PACKAGES = ("gguf", "accelerate")  # that transformers reads GGUF files with
 
 
-def runtimes_here() -> list[str]:
-    """Runtimes that are installed, of those that are compared with torch."""
-    return [name for name in RUNTIMES if is_installed(name)]
+def runtimes_here(of: str) -> list[str]:
+    """Runtimes that are installed, of those that are compared with torch; of: the source's form."""
+    names = (*RUNTIMES, "llama.cpp") if of == "gguf" else RUNTIMES
+    return [name for name in names if is_installed(name)]
 
 
 def keep_figures(folder: Path, checks: Checks) -> FolderCard:

@@ -145,7 +145,7 @@ def import_looked(
             do=f"--name NAME gives it another; --name {store.recipe} makes it that model's next "
             "version",
         )
-    config = {"format": model.format, "checked_in": runtimes_here()}
+    config = {"format": model.format, "checked_in": runtimes_here(model.format)}
     key = RecordKey(STAGE, config, {"source": model.digest}, LOGIC_VERSION)
     if (record := store.find(key)) is None:
         if warning := _too_large(model.shape):
