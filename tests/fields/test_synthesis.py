@@ -74,7 +74,7 @@ def test_a_miniature_says_tones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     }
     session = Session.open(recipe, home=tmp_path / "runs", workers=1)
     (score,) = (row for row in session.up()["scores"] if row["name"] == "hf f32")
-    assert score["metric"] == "bits_per_token" and score["value"] < 6  # 7.2 if all were as likely
+    assert score["metric"] == "bits_per_token" and score["value"] < 7  # 8.6 of 400 alike
     tokens = Tokens.load(session.prepare().path / "tokens")
     engine = open_engine(session.train().path / "model", name="torch")
     try:

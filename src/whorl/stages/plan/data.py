@@ -30,6 +30,7 @@ __all__ = ["DataFacts", "SourceFacts", "TokenFacts", "gather_facts"]
 
 MAX_READ_BYTES = 64 * 2**20  # more is sampled
 MAX_READ_DOCUMENTS = 200_000
+MAX_ARRAY_BYTES = 8 * 2**20  # of sounds and images, each of which costs time to read or to make
 SAMPLE_BYTES = 2**20  # for xz; the same as in the runs the law was fitted on
 XZ_EXPONENT = 0.1  # of the sample's size; 0.06 to 0.10 for Python code, 0.11 to 0.15 for licences
 CODEC_BYTES = 4 * 2**20  # of text that trial tokenizers are trained on
@@ -190,8 +191,10 @@ def _read(fields: Mapping[str, DataField], sources: Sequence[Source], seed: int)
     random.Random(seed).shuffle(order)
     seen: set[bytes] = set()
     read = _Read([], 0, 0, 1.0, Counter())
+    array_bytes = 0
     for done, place in enumerate(order):
-        if read.num_bytes > MAX_READ_BYTES or len(read.documents) > MAX_READ_DOCUMENTS:
+        is_enough = read.num_bytes > MAX_READ_BYTES or array_bytes > MAX_ARRAY_BYTES
+        if is_enough or len(read.documents) > MAX_READ_DOCUMENTS:
             read.read_share = done / len(items)
             break
         number, item = items[place]
@@ -208,6 +211,7 @@ def _read(fields: Mapping[str, DataField], sources: Sequence[Source], seed: int)
             seen.add(key)
             read.documents.append((number, document))
             read.num_bytes += len(data)
+            array_bytes += sum(int(getattr(part.value, "nbytes", 0)) for part in document.parts)
     return read
 
 

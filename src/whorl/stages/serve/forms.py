@@ -99,7 +99,7 @@ def _fields(data: bytes, boundary: bytes) -> list[tuple[str, bytes]]:
         for piece in header:
             piece.clear()
 
-    callbacks: Any = {  # of which the library names the types
+    callbacks: Any = {
         "on_part_begin": begin,
         "on_part_data": lambda block, start, end: found[-1][1].extend(block[start:end]),
         "on_header_field": lambda block, start, end: header[0].extend(block[start:end]),
