@@ -46,9 +46,6 @@ MAX_SHOWN = 5  # model folders named in an error
 MAX_CHARS = 80  # of what was asked for, in an error
 
 
-# ------------------------------------------------------------------ which model
-
-
 @dataclass(frozen=True)
 class Servable:
     """A model folder, in which form it is served, and what clients call it."""

@@ -113,12 +113,7 @@ def serve_command(
     given |= {"allowed_hosts": allow_host, "where": where}
     changes = {f"serve.{name}": value for name, value in given.items() if value is not None}
     if model.endswith(RECIPE) and not os.path.isdir(model):
-        _check_recipe_options(model, dry_run or emit is not None)
-        if variant is not None:
-            raise SpecError(
-                "--variant goes with a registered model or a folder, not a recipe",
-                do="serve NAME of `whorl models`, or name formats in compress.formats",
-            )
+        _check_recipe_options(model, variant, dry_run or emit is not None)
         overrides = [f"{name}={json.dumps(value)}" for name, value in changes.items()]
         session = open_session(Path(model), [*(set_values or ()), *overrides], home)
         serve_session(session, api_key)
@@ -131,7 +126,12 @@ def serve_command(
         _serve_model(model, variant, config, home_folder(home), api_key)
 
 
-def _check_recipe_options(recipe: str, tells: bool) -> None:
+def _check_recipe_options(recipe: str, variant: str | None, tells: bool) -> None:
+    if variant is not None:
+        raise SpecError(
+            "--variant goes with a registered model or a folder, not a recipe",
+            do="serve NAME of `whorl models`, or name formats in compress.formats",
+        )
     if tells:
         raise SpecError(
             "--dry-run and --emit go with a model that is made, not a recipe",
