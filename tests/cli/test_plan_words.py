@@ -123,7 +123,7 @@ def test_a_recipe_that_tunes_is_planned_as_it_tunes(tmp_path: Path) -> None:
     assert (asked["tune"], asked["rank"], asked["targets"]) == ("qlora", 32, "qv")
     assert (asked["base_format"], asked["stack"]) == ("nf4", "whorl")
     told = " ".join(found["warnings"])
-    assert "objective dpo" in told and "last_layers" in told
+    assert asked["objective"] == "dpo" and asked["per_example"] == 2 and "last_layers" in told
     full = planned(str(recipe), "--tune", "full", "--layout", "mbs=1,shard=zero3")
     assert full["question"]["tune"] == "full" and full["question"]["rank"] == 0
 

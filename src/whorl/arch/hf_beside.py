@@ -129,10 +129,20 @@ def mamba_mixer(c: ConfigReader) -> Mixer:
         inner, groups = c.whole("expand", default=2) * width, c.whole("n_groups", default=8)
         heads = heads or inner // c.whole("head_dim", default=64)
         turned = inner + 2 * groups * state
-        two = ((2 * inner + 2 * groups * state + heads, width), (width, inner))
-        return Mixer(inner, state, two, turned * (conv + 1) + 3 * heads + inner)
+        first = ("in_proj", 2 * inner + 2 * groups * state + heads, width)
+        return Mixer(
+            inner,
+            state,
+            (first, ("out_proj", width, inner)),
+            turned * (conv + 1) + 3 * heads + inner,
+        )
     stated = c.values.get("time_step_rank", "auto")
     rank = math.ceil(width / 16) if stated == "auto" else c.whole("time_step_rank")
-    matrices = ((2 * inner, width), (rank + 2 * state, inner), (inner, rank), (width, inner))
+    matrices = (
+        ("in_proj", 2 * inner, width),
+        ("x_proj", rank + 2 * state, inner),
+        ("dt_proj", inner, rank),
+        ("out_proj", width, inner),
+    )
     # convolution and its bias, bias of the steps, A and D
     return Mixer(inner, state, matrices, inner * (conv + 1) + inner + inner * state + inner)

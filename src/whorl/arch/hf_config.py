@@ -85,7 +85,7 @@ def stored_in(name_or_path: str) -> str | None:
     """
     path = Path(name_or_path).expanduser()
     path = path / "config.json" if path.is_dir() else path
-    if is_known(name_or_path) or not path.is_file():
+    if is_known(name_or_path) or path.suffix != ".json" or not path.is_file():
         return stored_format(name_or_path)
     where = f"{path}: quantization_config"
     said = ConfigReader(_read(path), str(path)).section("quantization_config").values

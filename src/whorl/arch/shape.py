@@ -66,7 +66,7 @@ class Mixer:
 
     inner: int
     state: int  # elements per inner channel
-    matrices: tuple[tuple[int, int], ...]  # (rows, columns) of each product
+    matrices: tuple[tuple[str, int, int], ...]  # (name, rows, columns) of each product
     other_parameters: int  # of one layer: convolution, biases, what the scan learns
 
 

@@ -173,8 +173,7 @@ def layer_matrices(shape: ModelShape, layer_kind: LayerKind) -> tuple[LayerMatri
 def _attention(shape: ModelShape) -> tuple[LayerMatrix, ...]:
     a, width = shape.attention, shape.width
     if a.mixer is not None:
-        sizes = enumerate(a.mixer.matrices)
-        return tuple(LayerMatrix(f"mixer_{n}", *of, "attention") for n, of in sizes)
+        return tuple(LayerMatrix(*matrix, "attention") for matrix in a.mixer.matrices)
     bias = int(a.qkv_bias)
     queries, keys = a.heads * a.head_dim, a.kv_heads * a.head_dim
     out = LayerMatrix("o_proj", width, a.heads * a.values, "attention", biases=int(a.output_bias))

@@ -12,7 +12,7 @@ from whorl.core.units import parse_count, parse_number
 from whorl.stages.plan.ask.layouts import parse_pairs
 from whorl.stages.plan.cluster.learning import Learning, Other
 
-__all__ = ["KINDS", "Objective", "objective", "trained_shape"]
+__all__ = ["KINDS", "Learned", "objective", "trained_shape"]
 
 KINDS = {  # what each may say
     "dpo": ("reference", "sequences"),
@@ -25,12 +25,12 @@ ENGINES = ("torch", "colocated", "server")
 FLAG = "--objective"
 
 
-class Objective(NamedTuple):
+class Learned(NamedTuple):
     learning: Learning
     per_example: int  # sequences that pass together
 
 
-def objective(text: str, seq_len: int, is_adapter: bool) -> Objective:
+def objective(text: str, seq_len: int, is_adapter: bool) -> Learned:
     """Raises SpecError for what is not known, or does not go with the kind.
 
     A reference is the model without its adapters where there are some, else a model beside.
@@ -52,14 +52,14 @@ def objective(text: str, seq_len: int, is_adapter: bool) -> Objective:
         other = "adapters"
     learning = Learning(kind=cast(Any, kind), other=cast(Other, other))
     if kind == "dpo":
-        return Objective(learning, number("sequences", 2))
+        return Learned(learning, number("sequences", 2))
     if kind == "embedding":
-        return Objective(learning, 2 + (number("negatives", 1) if "negatives" in said else 0))
+        return Learned(learning, 2 + (number("negatives", 1) if "negatives" in said else 0))
     if kind == "distil":
         teacher = said.get("teacher", "stored")
         if teacher == "stored":
-            return Objective(replace(learning, other="stored"), 1)
-        return Objective(replace(learning, other="model", teacher=model_shape(teacher)), 1)
+            return Learned(replace(learning, other="stored"), 1)
+        return Learned(replace(learning, other="model", teacher=model_shape(teacher)), 1)
     completion = number("completion", min(512, max(1, seq_len // 2)))
     if completion > seq_len:
         raise SpecError(f"{FLAG}: completion={completion}", expected=f"at most --seq {seq_len}")
@@ -70,7 +70,7 @@ def objective(text: str, seq_len: int, is_adapter: bool) -> Objective:
         engine=cast(Any, _one_of("rollout", said.get("rollout", "torch"), ENGINES)),
         engine_share=parse_number(said.get("share", "0.3"), f"{FLAG}: share", 0.01),
     )
-    return Objective(learning, 1)
+    return Learned(learning, 1)
 
 
 def _one_of(key: str, found: str, known: tuple[str, ...]) -> str:
