@@ -106,6 +106,8 @@ def question_line(q: Question, device: Device) -> str:
     base = "16 bits" if q.base_format == "none" else q.base_format
     kind = f"{q.tune}, rank {q.rank} on {q.targets}, base in {base}; " if q.rank else ""
     kind = "full fine-tuning; " if q.tune == "full" else kind
+    kind += f"objective {q.objective}; " if q.objective else ""
+    kind += f"{q.images} images a sequence; " if q.images else ""
     precision = f"{q.precision}-true" if q.pure_low_precision else q.precision
     return (
         f"{kind}{q.count:,} × {device.name}, {precision}, {q.optimizer}, as {q.stack} runs it; "
