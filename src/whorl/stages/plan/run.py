@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from whorl.arch.shape import ModelShape
 from whorl.core.context import StageContext
 from whorl.core.digests import digest_value, write_sealed
 from whorl.core.errors import PlanError, RecordError
@@ -35,7 +34,13 @@ from whorl.stages.plan.own_runs import OwnRuns, corrected
 from whorl.stages.plan.plan import PLAN_FILE, Decisions, Plan
 from whorl.stages.plan.predictions import predicted_cache, predictions_of
 from whorl.stages.plan.rules import REPEATS_MARGIN
-from whorl.stages.plan.settings import GIVING_WAY, prepare_config, train_config
+from whorl.stages.plan.settings import (
+    GIVING_WAY,
+    passed_through,
+    prepare_config,
+    train_config,
+    window_of,
+)
 from whorl.stages.plan.situation import HELD_BYTES, Situation
 from whorl.stages.plan.step_time import fit_level
 
@@ -52,8 +57,6 @@ __all__ = [
 
 LOGIC_VERSION = 6  # raised when the same recipe, data and machine would get another plan
 IDS_MULTIPLE = 64
-BASE_SCORED_BYTES = 60_000
-BASE_WINDOW = 512  # tokens that a base is given at once, where its context allows
 REHEARSED_STEPS, LONGEST_REHEARSAL_S = 3, 120.0  # a base that is slower is planned unrehearsed
 MOST_REHEARSALS = 2
 ADDED_BUDGETS = ("device_hours", "usd")  # not in the keys of plans that do not use them
@@ -196,7 +199,7 @@ def _considered(
             plan = _new_plan(recipe, with_compiled(machine), data, chosen_from, base, own)
     cache = predicted_cache(plan.decisions.shape, recipe.compress.cache)
     predictions = {**plan.predictions, "kv_cache_bytes_per_token": cache}
-    decisions = _passed_through(plan.decisions, recipe)
+    decisions = passed_through(plan.decisions, recipe)
     return plan.model_copy(update={"decisions": decisions, "predictions": predictions})
 
 
@@ -265,7 +268,7 @@ def _new_plan(
         prepare=prepare_config(recipe, candidate),
         train=train,
         compress=CompressConfig(),
-        evaluate=EvaluateConfig(window=_window(candidate.shape, candidate.seq_len, recipe)),
+        evaluate=EvaluateConfig(window=window_of(candidate.shape, candidate.seq_len, recipe)),
         serve=ServeConfig(),
     )
     calibration = machine.calibration
@@ -360,45 +363,3 @@ def _law_facts(data: DataFacts) -> dict[str, Any]:
         "fitted_at": law.fitted_at,
         "leave_one_size_out": law.leave_one_size_out,
     }
-
-
-def _scored_bytes(recipe: Recipe) -> int:
-    """Of a base less is scored by default: it is a hundred times as large as what is made here."""
-    asked = recipe.evaluate
-    if recipe.model.base is None or "max_bytes" in asked.model_fields_set:
-        return asked.max_bytes
-    return min(asked.max_bytes, BASE_SCORED_BYTES)
-
-
-def _window(shape: ModelShape, seq_len: int, recipe: Recipe) -> int:
-    """Tokens that are scored or written together: a base can do more than its rows are long."""
-    if recipe.model.base is None:
-        return seq_len
-    return min(shape.max_seq_len, max(seq_len, BASE_WINDOW))
-
-
-def _passed_through(decisions: Decisions, recipe: Recipe) -> Decisions:
-    """The decisions with what the recipe alone says of the later stages."""
-    seed = recipe.seed
-    return decisions.model_copy(
-        update={
-            "compress": CompressConfig(
-                formats=recipe.compress.formats,
-                max_bpb_increase=recipe.compress.max_bpb_increase,
-                search=recipe.compress.search,
-                search_time_s=recipe.compress.search_time,
-                cache=recipe.compress.cache,
-                speculation=recipe.compress.speculation,
-                seed=seed,
-            ),
-            "evaluate": EvaluateConfig(
-                max_bytes=_scored_bytes(recipe),
-                window=_window(decisions.shape, decisions.train.seq_len, recipe),
-                engine=recipe.serve.engine,
-                baselines=recipe.evaluate.baselines,
-                contamination=recipe.evaluate.contamination,
-                seed=seed,
-            ),
-            "serve": ServeConfig(**recipe.serve.model_dump()),
-        }
-    )

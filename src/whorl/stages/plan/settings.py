@@ -1,15 +1,32 @@
-"""The configs of prepare and train that carry out a choice."""
+"""The configs of the other stages that carry out a choice."""
 
 from __future__ import annotations
 
+from whorl.arch.shape import ModelShape
 from whorl.spec.recipe import Recipe
-from whorl.spec.resolved import PrepareConfig, TrainConfig
+from whorl.spec.resolved import (
+    CompressConfig,
+    EvaluateConfig,
+    PrepareConfig,
+    ServeConfig,
+    TrainConfig,
+)
 from whorl.stages.plan import given, rules
 from whorl.stages.plan.candidate import Candidate, Situation, checkpoint_every_steps, load_of
+from whorl.stages.plan.plan import Decisions
 
-__all__ = ["GIVING_WAY", "given_prepare_config", "prepare_config", "train_config"]
+__all__ = [
+    "GIVING_WAY",
+    "given_prepare_config",
+    "passed_through",
+    "prepare_config",
+    "train_config",
+    "window_of",
+]
 
 GIVING_WAY = ("norm_learning_rate", "validate_rows")  # defaults of train that suit no base
+BASE_SCORED_BYTES = 60_000
+BASE_WINDOW = 512  # tokens that a base is given at once, where its context allows
 PAIRED = ("dpo",)  # objectives that learn from pairs of answers
 
 
@@ -84,3 +101,45 @@ def train_config(situation: Situation, candidate: Candidate) -> TrainConfig:
     }
     values = filled | said | decided
     return TrainConfig(seed=situation.recipe.seed, **values)
+
+
+def _scored_bytes(recipe: Recipe) -> int:
+    """Of a base less is scored by default: it is a hundred times as large as what is made here."""
+    asked = recipe.evaluate
+    if recipe.model.base is None or "max_bytes" in asked.model_fields_set:
+        return asked.max_bytes
+    return min(asked.max_bytes, BASE_SCORED_BYTES)
+
+
+def window_of(shape: ModelShape, seq_len: int, recipe: Recipe) -> int:
+    """Tokens that are scored or written together: a base can do more than its rows are long."""
+    if recipe.model.base is None:
+        return seq_len
+    return min(shape.max_seq_len, max(seq_len, BASE_WINDOW))
+
+
+def passed_through(decisions: Decisions, recipe: Recipe) -> Decisions:
+    """The decisions with what the recipe alone says of the later stages."""
+    seed = recipe.seed
+    return decisions.model_copy(
+        update={
+            "compress": CompressConfig(
+                formats=recipe.compress.formats,
+                max_bpb_increase=recipe.compress.max_bpb_increase,
+                search=recipe.compress.search,
+                search_time_s=recipe.compress.search_time,
+                cache=recipe.compress.cache,
+                speculation=recipe.compress.speculation,
+                seed=seed,
+            ),
+            "evaluate": EvaluateConfig(
+                max_bytes=_scored_bytes(recipe),
+                window=window_of(decisions.shape, decisions.train.seq_len, recipe),
+                engine=recipe.serve.engine,
+                baselines=recipe.evaluate.baselines,
+                contamination=recipe.evaluate.contamination,
+                seed=seed,
+            ),
+            "serve": ServeConfig(**recipe.serve.model_dump()),
+        }
+    )

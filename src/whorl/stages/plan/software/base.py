@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["LOGIT_BYTES", "Loss", "Rates", "Software", "StateBytes", "kept_in_fp32"]
+__all__ = ["LOGIT_BYTES", "Loss", "Rates", "Software", "StateBytes", "foreach_adam", "kept_in_fp32"]
 
 Rates = Literal["2021", "fsdp", "xla", "internevo", "modern", "eager"]
 Loss = Literal["eager", "fused", "chunked"]
@@ -33,6 +33,11 @@ States = Callable[[str, bool, bool], StateBytes]  # of precision, experts, weigh
 def kept_in_fp32(precision: str, experts: bool, whole: bool) -> StateBytes:
     """fp32 weights and gradients; what layers compute with is cast from them."""
     return StateBytes(4.0, 4.0)
+
+
+def foreach_adam(precision: str, experts: bool, whole: bool) -> StateBytes:
+    """The same, and the root that torch's foreach Adam takes of a whole shard."""
+    return StateBytes(4.0, 4.0, step_shard=4.0)
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from whorl.stages.plan.software.base import Software, StateBytes
+from whorl.stages.plan.software.base import Software, StateBytes, foreach_adam
 
 __all__ = ["DEEPSPEED", "HUGGING_FACE", "TORCHTUNE", "UNSLOTH"]
-
-
-def _foreach(precision: str, experts: bool, whole: bool) -> StateBytes:
-    return StateBytes(4.0, 4.0, step_shard=4.0)  # the root of torch's foreach Adam
 
 
 def _zero(precision: str, experts: bool, whole: bool) -> StateBytes:
@@ -25,7 +21,7 @@ HUGGING_FACE = Software(
     title="Hugging Face Trainer, TRL, Axolotl, LlamaFactory",
     rates="eager",
     loss="eager",
-    states=_foreach,
+    states=foreach_adam,
     eager="always",
     casts_whole=True,
     copies_gradients=True,

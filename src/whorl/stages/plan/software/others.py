@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from whorl.stages.plan.software.base import Software, StateBytes, kept_in_fp32
+from whorl.stages.plan.software.base import Software, StateBytes, foreach_adam, kept_in_fp32
 
 __all__ = ["INTERNEVO", "ONEFLOW", "WHORL", "XLA"]
 
@@ -11,10 +11,6 @@ def _internevo(precision: str, experts: bool, whole: bool) -> StateBytes:
     # Gradients cast to fp32; root and sum of foreach AdamW before torch 2.1. Its own ZeRO casts
     # them for the norm too and flattens them (hybrid_zero_optim.py).
     return StateBytes(2.0, 2.0, 4.0, step_shard=4.0 + 8.0 + (4.0 + 2.0 if whole else 0.0))
-
-
-def _whorl(precision: str, experts: bool, whole: bool) -> StateBytes:
-    return StateBytes(4.0, 4.0, step_shard=4.0)
 
 
 INTERNEVO = Software(
@@ -52,7 +48,7 @@ WHORL = Software(
     rates="fsdp",
     loss="chunked",
     chunk_elements=2**21,  # CHUNK_ELEMENTS of whorl/model/head.py
-    states=_whorl,
+    states=foreach_adam,
     selects_products=True,
     autocast_readers=5,
     norms_in_fp32=True,
