@@ -281,6 +281,9 @@ def _served(
     shape: ModelShape, name: str, usual: str, usual_price: float | None, text: str
 ) -> ServingPlan:
     target, named, rate = serving_target(text)
+    if shape.bidirectional:
+        raise SpecError(f"{shape.name} writes no text: each of its tokens sees all others",
+                        do="leave --serve out")  # fmt: skip
     chosen, stored = device(named or usual), stored_in(name)
     if stored in QUANTISATIONS and "quantisation" not in text and "format" not in text:
         target = replace(target, quantisations=(stored,))
@@ -307,7 +310,7 @@ def _serving_alone(name: str, shape: ModelShape | None, flags: Flags) -> schema.
     price = flags.get("--usd-per-device-hour")
     usd = None if price is None else PRICE.read(price, "--usd-per-device-hour")
     found = _served(shape, name, flags["--device"], usd, flags["--serve"])
-    warnings = []
+    warnings = [f"{part.name}: its weights are counted, its time is not" for part in shape.beside]
     if "--count" in flags:
         count = DEVICES.read(flags["--count"], "--count")
         if found.devices > count:

@@ -8,12 +8,14 @@ import pytest
 
 from whorl.arch.known_models import known_model
 from whorl.core.errors import SpecError
+from whorl.planning import answer
 from whorl.stages.plan.cluster.amounts import amounts
 from whorl.stages.plan.cluster.devices import device
 from whorl.stages.plan.cluster.images import beside_flops, check_images, parse_images
 from whorl.stages.plan.cluster.job import Layout, TrainingJob
 from whorl.stages.plan.cluster.memory import rank_memory
 from whorl.stages.plan.cluster.step import step_time
+from whorl.stages.plan.serving.work import QUANTISATIONS, Deployment
 
 
 def job(model: str = "qwen2.5-vl-7b", images: int = 0) -> TrainingJob:
@@ -79,3 +81,17 @@ def test_encoders_see_every_pair() -> None:
 
     found = flops_per_token(known_model("bert-base"), 512).attention
     assert found == 4 * 12 * 768 * 512
+
+
+def test_serving_holds_what_stands_beside() -> None:
+    """Qwen2.5-VL-7B is Qwen2.5-7B and an image encoder of 676,550,144 elements, in 16 bits."""
+    found = [
+        Deployment(known_model(name), device("l40s"), 1, QUANTISATIONS["bf16"]).weight_bytes
+        for name in ("qwen2.5-vl-7b", "qwen2.5-7b")
+    ]
+    assert found[0] - found[1] == 2 * 676_550_144
+    alone = {"--device": "l40s", "--serve": "users=1"}
+    with pytest.raises(SpecError, match="writes no text"):
+        answer({"--model": "bert-base", **alone})
+    (line,) = answer({"--model": "qwen2.5-vl-7b", **alone}).warnings
+    assert line.startswith("image encoder")

@@ -106,7 +106,8 @@ class Deployment:
         """Resident on one device; the input embedding too, split like the head."""
         dense, head, experts = self.weight_parts()
         copies = 1 if self.shape.tied_embeddings else 2
-        return dense + copies * head + experts
+        beside = count_shape(self.shape).beside * TABLE_BYTES / self.devices
+        return dense + copies * head + experts + beside
 
 
 @dataclass(frozen=True)
