@@ -37,8 +37,8 @@ HEAD = """# Other planners on the same rows
 Written by `make planner-duel`, {when}, {machine}, Python {python}. Each planner that pip
 installs is asked the published rows that it can express
 (`src/whorl/stages/plan/cluster/published/`); whorl's figure is of the same rows, each by constants
-that have not seen its source. Errors are medians of each source, averaged over sources: {largest} of
-the {timed} step times are of one.
+that have not seen its source. Errors are medians of each source, averaged over sources: {largest}
+of the {timed} step times are of one.
 
 | planner | of | rows it can express | refused | its error | whorl's |
 | --- | --- | ---: | ---: | ---: | ---: |
