@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import distributions
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from planner_scores import Result
@@ -31,15 +31,16 @@ from whorl.stages.plan.lab.rows import memory_rows, time_rows
 HERE = Path(__file__).parent
 PACKAGES = HERE.parent / "build" / "rivals"
 PAGE = HERE.parent / "docs" / "planner-duel.md"
+Ratios = Sequence[tuple[str, float, float]]
 HEAD = """# Other planners on the same rows
 
 Written by `make planner-duel`, {when}, {machine}, Python {python}. Each planner that pip
 installs is asked the published rows that it can express
 (`src/whorl/stages/plan/cluster/published/`); whorl's figure is of the same rows, each by constants
-that have not seen its source. Rows count equally: {largest} of the {timed} step times are of one
-source.
+that have not seen its source. Errors are medians of each source, averaged over sources: {largest}
+of the {timed} step times are of one.
 
-| planner | of | rows it can express | refused | its median error | whorl's |
+| planner | of | rows it can express | refused | its error | whorl's |
 | --- | --- | ---: | ---: | ---: | ---: |
 """
 TAIL = """
@@ -97,14 +98,20 @@ def _asked(script: str, jobs: Sequence[Any]) -> Any:
     return json.loads(done.stdout)
 
 
-def _line(name: str, of: str, answers: Sequence[Any], ratios: Sequence[tuple[float, float]]) -> str:
-    """ratios: (its, whorl's) over what was measured, of the rows it answered."""
+def _line(name: str, of: str, answers: Sequence[Any], ratios: Ratios) -> str:
+    """ratios: (source, its, whorl's over what was measured), of the rows it answered."""
     asked = [answer for answer in answers if answer is not None]
     refused = sum(isinstance(answer, str) for answer in asked)
     if not ratios:
         reason = next((answer for answer in asked if isinstance(answer, str)), "no such row")
         return f"| {name} | {of} | {len(asked)} | {refused} | {reason} | |"
-    theirs, ours = (median(abs(pair[at] - 1) for pair in ratios) for at in (0, 1))
+    by_source: dict[str, list[tuple[float, float]]] = {}
+    for source, *pair in ratios:
+        by_source.setdefault(source, []).append((pair[0], pair[1]))
+    theirs, ours = (
+        mean(median(abs(pair[at] - 1) for pair in pairs) for pairs in by_source.values())
+        for at in (0, 1)
+    )
     return f"| {name} | {of} | {len(asked)} | {refused} | {theirs:.1%} | {ours:.1%} |"
 
 
@@ -127,7 +134,7 @@ def _time_lines(rows: Sequence[PublishedRow]) -> list[str]:
         job = item.row.job
         if isinstance(answer, float) and job is not None:
             rate = job.tokens_per_step / job.layout.devices / answer
-            ratios.append((rate / item.measured, 1 + item.error))
+            ratios.append((item.row.source, rate / item.measured, 1 + item.error))
     return [_line(_versioned("llm-analysis"), "step time", answers, ratios)]
 
 
@@ -151,7 +158,7 @@ def _memory_lines(rows: Sequence[PublishedRow]) -> list[str]:
     lines = []
     for name, found in answers.items():
         ratios = [
-            (answer / row.measured, own / row.measured)
+            (row.source, answer / row.measured, own / row.measured)
             for row, answer, own in zip(rows, found, ours, strict=True)
             if isinstance(answer, float) and row.measured
         ]

@@ -85,12 +85,21 @@ def _fitted(image: Any, width: int, height: int, mode: str) -> NDArray[np.uint8]
     return np.asarray(image, np.uint8)
 
 
+def _bytes_of(levels: NDArray[Any]) -> NDArray[np.uint8]:
+    """uint8 [rows, columns] of levels of 16 bits, some rows at a time: floats are 8 bytes each."""
+    found = np.empty(levels.shape, np.uint8)
+    step = max(1, 2**20 // max(1, levels.shape[1]))
+    for begin in range(0, len(levels), step):
+        piece = np.nan_to_num(levels[begin : begin + step].astype(np.float64)) / WORDS_16
+        found[begin : begin + step] = np.clip(np.round(piece), 0, 255)
+    return found
+
+
 def _levels(image: Any, mode: str) -> Any:
     """In 8 bits of the mode, or RGBA where some of it is transparent."""
     from PIL import Image
 
     if image.mode.startswith(("I", "F")):  # 16 bits: Pillow would cut them at 255
-        levels = np.asarray(image, np.float64) / WORDS_16
-        image = Image.fromarray(np.clip(np.round(levels), 0, 255).astype(np.uint8))
+        image = Image.fromarray(_bytes_of(np.asarray(image)))
     transparent = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
     return image.convert("RGBA" if transparent else mode)

@@ -32,7 +32,7 @@ MOST_INLINE_BYTES = 16 * 2**10  # of a body that is parsed at once: 1 to 2 ms
 async def read_parsed(gateway: Gateway, request: Request, kind: type[AnyBody]) -> AnyBody:
     """The body, within the server's limits. Raises ApiError as `read_body` and `parse_body`."""
     config = gateway.config
-    data = await read_body(request, config.max_body_bytes, config.receive_s)
+    data = await read_body(request, gateway.max_body_bytes, config.receive_s)
     return await _aside(len(data), lambda: parse_body(data, kind))
 
 
@@ -44,7 +44,7 @@ async def _aside(num_bytes: int, work: Callable[[], Result]) -> Result:
 async def answer(gateway: Gateway, request: Request, wire: Wire[Any]) -> Response:
     """Answer a request in its wire format. Raises ApiError before anything is sent."""
     config = gateway.config
-    data = await read_body(request, config.max_body_bytes, config.receive_s)
+    data = await read_body(request, gateway.max_body_bytes, config.receive_s)
 
     def parse() -> tuple[Any, Ask]:
         body = parse_body(data, wire.body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from email.message import Message
 from typing import Any
 
 from starlette.requests import Request
@@ -16,16 +17,17 @@ __all__ = ["FORM", "boundary_of", "parse_form"]
 
 FORM = "multipart/form-data"
 MAX_FIELDS = 32
+MAX_TYPE_CHARS = 200  # of the header that names the boundary
 MAX_FIELD_BYTES = 2**16  # of one that is no file
 OTHERS = ("true", "false", "null")
 
 
 def boundary_of(request: Request) -> bytes:
     """What stands between the fields. Raises ApiError 415 if the body is said to be no form."""
-    kind, _, options = request.headers.get("content-type", "").partition(";")
-    name, _, boundary = options.strip().partition("=")
-    boundary = boundary.strip().strip('"')
-    if kind.strip().lower() != FORM or name.strip().lower() != "boundary" or not boundary:
+    said = Message()
+    said["content-type"] = request.headers.get("content-type", "")[:MAX_TYPE_CHARS]
+    kind, boundary = said.get_content_type(), said.get_boundary() or ""
+    if kind != FORM or not boundary:
         told = f"this route takes {FORM} with a boundary, not {clip(kind) or 'nothing'}"
         raise ApiError(415, told, code="unsupported_media_type")
     if len(boundary) > 70 or not boundary.isascii():
@@ -50,8 +52,8 @@ def parse_form(
             raise invalid(f"{clip(key)}: over {MAX_FIELD_BYTES:,} bytes", clip(key))
         else:
             item = _value(content, key, kind)
-        if name.endswith("[]"):
-            value.setdefault(key, []).append(item)
+        if name.endswith("[]") and isinstance(value.setdefault(key, []), list):
+            value[key].append(item)
         elif key in value:
             raise invalid(f"{clip(key)} stands twice in the form", clip(key), "invalid_form")
         else:

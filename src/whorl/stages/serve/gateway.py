@@ -107,6 +107,14 @@ class Gateway:
     # ---------------------------------------------------------------- health
 
     @property
+    def max_body_bytes(self) -> int:
+        """Of a request in JSON, which may bring files to a model that sees or hears."""
+        kinds = {codec.media_type.partition("/")[0] for codec in self.tokens.codecs.values()}
+        brings_files = not kinds.isdisjoint(("image", "audio"))
+        uploads = self.config.max_upload_bytes if brings_files else 0
+        return max(self.config.max_body_bytes, uploads)
+
+    @property
     def inside(self) -> int:
         """Answers admitted that the engine has not given back."""
         return self.desk.admission.inside

@@ -11,7 +11,7 @@ from typing import Any
 from whorl.codecs.contract import TEXT, Tokens
 from whorl.codecs.decoding import DecodeStream
 from whorl.codecs.parts import SPECIAL_CODEC, token_space
-from whorl.core.errors import DataError, WhorlError
+from whorl.core.errors import DataError, MissingExtra, WhorlError
 from whorl.core.ports import Part
 from whorl.stages.serve.ask import Ask, Chat, PartBody, Prompt
 from whorl.stages.serve.errors import ApiError, invalid
@@ -52,6 +52,8 @@ class PromptReader:
             )
         except DataError as error:
             raise invalid(f"{subject}: {error}", subject) from None
+        except MissingExtra as error:
+            raise ApiError(501, str(error), code="no_codec", param=subject) from error
         return (*self.tokens.contract.start_ids, *found)
 
     async def _encode_chat(self, chat: Chat, ask: Ask) -> tuple[int, ...]:

@@ -6,9 +6,9 @@ row of a table or a part of any codec. An input is read once, as by /v1/rank.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
-import uuid
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI
@@ -20,8 +20,9 @@ from whorl.codecs.contract import TEXT, Tokens
 from whorl.core.validation import first_problem
 from whorl.stages.serve.access import caller_of
 from whorl.stages.serve.ask import PartBody
+from whorl.stages.serve.dialects.ranking import ID as RANK_ID
 from whorl.stages.serve.dialects.ranking import RankBody, Vocabularies, rank_candidates
-from whorl.stages.serve.errors import invalid
+from whorl.stages.serve.errors import ApiError, invalid
 from whorl.stages.serve.exchange import ClientGone, read_parsed
 from whorl.stages.serve.gateway import Gateway
 from whorl.stages.serve.limits import max_time_of
@@ -39,7 +40,12 @@ __all__ = ["CLASSIFY", "ClassifyBody", "add_classifying"]
 
 CLASSIFY = "/v1/classify"
 MAX_INPUTS = 64
-DATA = "data:"
+MAX_PROBS = 2**20  # of all inputs together
+LEAST_S = 1e-3
+ID = "classify-"  # how the ids of answers begin
+USAGE = ("prompt_tokens", "completion_tokens", "candidate_tokens", "total_tokens")
+DATA, IMAGE_DATA = "data:", "data:image/"
+PART_KEYS = {"codec", "text", "data"}
 ROW_TYPE = "application/json"
 Input = str | dict[str, Any]
 
@@ -69,32 +75,50 @@ def add_classifying(app: FastAPI, gateway: Gateway) -> None:
         body = await read_parsed(gateway, request, ClassifyBody)
         max_time = max_time_of(request.headers.get("x-request-timeout"))
         gateway.check_model(body.model, caller_of(request))
-        inputs = body.input if isinstance(body.input, list) else [body.input]
-        tokens = gateway.tokens
-        codec = _classes_of(tokens, body.codec)
-        asked = [
-            RankBody(model=body.model, prompt=_prompt(tokens, each, _where(body, n)), codec=codec)
-            for n, each in enumerate(inputs)
-        ]
-        request_id = uuid.uuid4().hex
         try:
-            found = [
-                await rank_candidates(gateway, vocabularies, each, request, max_time)
-                for each in asked
-            ]
+            answer = await _classified(gateway, vocabularies, body, request, max_time)
         except ClientGone:
             return Response(status_code=499)  # nobody reads it
-        values = list(vocabularies.of(tokens, codec))
-        told = [_told(number, each, values, body.top) for number, each in enumerate(found)]
-        answer = {
-            "id": f"classify-{request_id}",
-            "object": "list",
-            "created": int(time.time()),
-            "model": body.model,
-            "data": told,
-            "usage": _usage(found),
-        }
-        return JSONResponse(answer, headers={"X-Request-Id": request_id})
+        headers = {"X-Request-Id": answer["id"].removeprefix(ID)}
+        return await asyncio.to_thread(JSONResponse, answer, headers=headers)
+
+
+async def _classified(
+    gateway: Gateway,
+    vocabularies: Vocabularies,
+    body: ClassifyBody,
+    request: Request,
+    max_time: float | None,
+) -> dict[str, Any]:
+    """All inputs, one after another, within one deadline. Raises ApiError, ClientGone."""
+    inputs = body.input if isinstance(body.input, list) else [body.input]
+    tokens = gateway.tokens
+    codec = _classes_of(tokens, body.codec)
+    values = list(await asyncio.to_thread(vocabularies.of, tokens, codec))
+    if len(inputs) * len(values) > MAX_PROBS:
+        most = max(1, MAX_PROBS // len(values))
+        raise invalid(f"input: {len(values):,} classes; send at most {most} at once", "input")
+    prompts = [_prompt(tokens, each, _where(body, n)) for n, each in enumerate(inputs)]
+    ends_s = time.monotonic() + min(max_time or gateway.config.max_time, gateway.config.max_time)
+    told, usages, request_id = list[dict[str, Any]](), list[dict[str, int]](), ""
+    for number, prompt in enumerate(prompts):
+        asked = RankBody(model=body.model, prompt=prompt, codec=codec)
+        left_s = max(ends_s - time.monotonic(), LEAST_S)
+        where = _where(body, number)
+        found = await rank_candidates(gateway, vocabularies, asked, request, left_s, where)
+        if gateway.tokens is not tokens:
+            raise ApiError(503, "the model was exchanged meanwhile; ask again", code="exchanged")
+        request_id = request_id or found["id"].removeprefix(RANK_ID)
+        told.append(_told(number, found, values, body.top))
+        usages.append(found["usage"])
+    return {
+        "id": f"{ID}{request_id}",  # of its first ranking, as the log has it
+        "object": "list",
+        "created": int(time.time()),
+        "model": body.model,
+        "data": told,
+        "usage": {key: sum(each[key] for each in usages) for key in USAGE},
+    }
 
 
 def _where(body: ClassifyBody, number: int) -> str:
@@ -123,9 +147,10 @@ def _prompt(tokens: Tokens, given: Input, where: str) -> list[PartBody]:
 
 def _part(tokens: Tokens, given: Input, where: str) -> PartBody:
     """Raises ValueError where the model cannot read such an input."""
-    if isinstance(given, dict) and "codec" in given:
+    if isinstance(given, dict) and "codec" in given and given.keys() <= PART_KEYS:
         return PartBody.model_validate(given)
-    image = given if isinstance(given, str) and given.startswith(DATA) else None
+    start = IMAGE_DATA if TEXT in tokens.codecs else DATA  # else a text may begin like that
+    image = given if isinstance(given, str) and given.startswith(start) else None
     if image is not None or (isinstance(given, dict) and given.get("type") == IMAGE_PART):
         codec = _codec(tokens, "image/", where, "images")
         data = base64_of(image, where) if isinstance(given, str) else picture_of(given, where)
@@ -164,7 +189,3 @@ def _told(
         ],
     }
 
-
-def _usage(rankings: list[dict[str, Any]]) -> dict[str, int]:
-    keys = ("prompt_tokens", "completion_tokens", "candidate_tokens", "total_tokens")
-    return {key: sum(each["usage"][key] for each in rankings) for key in keys}

@@ -122,9 +122,11 @@ async def rank_candidates(
     body: RankBody,
     request: Request,
     max_time: float | None,
+    subject: str = "prompt",
 ) -> dict[str, Any]:
-    """The answer, all candidates ranked. Raises ApiError: 400, 403, 404, 429, 503 or 504; or
-    ClientGone.
+    """The answer, all candidates ranked. subject: what the client calls the question.
+
+    Raises ApiError: 400, 403, 404, 429, 503 or 504; ClientGone.
     """
     caller = caller_of(request)
     gateway.check_model(body.model, caller)
@@ -134,7 +136,9 @@ async def rank_candidates(
     try:
         found = await asyncio.to_thread(_candidates_of, served.tokens, vocabularies, body)
         longest = max(map(len, found.ids))
-        asked = Ask(body.model, (body.question,), max_tokens=longest, limit_name="candidates")
+        asked = Ask(
+            body.model, (body.question,), subject, max_tokens=longest, limit_name="candidates"
+        )
         prompt_ids = await served.prompts.encode(body.question, asked)
         served.prompts.answer_room(len(prompt_ids), asked, longest)
         pieces = list(_pieces_of(found.ids))

@@ -17,9 +17,10 @@ from whorl.codecs.audio import AudioCodec
 from whorl.codecs.audio_files import Sound, sound_bytes
 from whorl.codecs.contract import TEXT, Tokens
 from whorl.codecs.parts import SPECIAL_CODEC, token_space
+from whorl.core.errors import MissingExtra
 from whorl.stages.serve.access import caller_of
 from whorl.stages.serve.ask import Ask, PartBody
-from whorl.stages.serve.errors import invalid
+from whorl.stages.serve.errors import ApiError, invalid
 from whorl.stages.serve.exchange import ByteStream, read_parsed
 from whorl.stages.serve.gateway import Gateway
 from whorl.stages.serve.generation import Generation
@@ -35,6 +36,7 @@ MAX_INPUT = 4_096  # signs
 TEMPERATURE, TOP_P = 0.7, 0.9  # the likeliest id each time is a hum
 FILES = {"wav": "WAV", "flac": "FLAC", "mp3": "MP3"}
 MEDIA = {"wav": "audio/wav", "flac": "audio/flac", "mp3": "audio/mpeg", "pcm": "audio/pcm"}
+MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)  # Hz
 PIECE_FRAMES, OVERLAP_FRAMES = 25, 5  # of sound that is sent together, and read with the next
 
 
@@ -70,13 +72,35 @@ def add_speaking(app: FastAPI, gateway: Gateway) -> None:
         body = await read_parsed(gateway, request, SpeechBody)
         max_time = max_time_of(request.headers.get("x-request-timeout"))
         gateway.check_model(body.model, caller_of(request))
-        if not isinstance(gateway.tokens.codecs.get(AUDIO), AudioCodec):
-            raise invalid("model: this model makes no sound", "model")
+        _check_format(gateway.tokens, body.response_format)
         generation = await gateway.start(ask(body), caller_of(request), max_time)
         headers = {"X-Request-Id": generation.id}
         is_pcm = body.response_format == "pcm"
         made = _pieces(generation) if is_pcm else _file(generation, FILES[body.response_format])
         return ByteStream(made, generation, headers, MEDIA[body.response_format])
+
+
+def _check_format(tokens: Tokens, kind: str) -> None:
+    """Before anything is generated. Raises ApiError 400, or 501 without the library."""
+    codec = tokens.codecs.get(AUDIO)
+    if not isinstance(codec, AudioCodec):
+        raise invalid("model: this model makes no sound", "model")
+    if kind == "mp3" and codec.rate not in MP3_RATES:
+        told = f"response_format: an MP3 has no rate of {codec.rate} Hz; ask for wav, flac or pcm"
+        raise invalid(told, "response_format")
+    try:
+        MissingExtra.check("soundfile", "audio", "a sound file")
+    except MissingExtra as error:
+        raise ApiError(501, str(error), code="no_audio") from error
+
+
+def _check_end(generation: Generation) -> None:
+    """Raises ApiError 400 where the sound ends before its text does, or never began."""
+    if generation.runs[0].finish_reason == "length":
+        told = "input: its sound is longer than this model's answers; send the text in pieces"
+        raise invalid(told, "input", "context_length_exceeded")
+    if not _heard(generation):
+        raise ApiError(500, "the model answered with no sound", code="no_sound")
 
 
 async def _file(generation: Generation, kind: str) -> AsyncGenerator[bytes, None]:
@@ -85,6 +109,7 @@ async def _file(generation: Generation, kind: str) -> AsyncGenerator[bytes, None
     async with aclosing(generation.pieces()) as stream:
         async for _ in stream:
             pass
+    _check_end(generation)
     ids = _heard(generation)
     yield await asyncio.to_thread(lambda: sound_bytes(codec.decode(ids), codec.rate, kind))
 
@@ -104,6 +129,7 @@ async def _pieces(generation: Generation) -> AsyncGenerator[bytes, None]:
                 sent, tail = _faded(tail, sound, OVERLAP_FRAMES * codec.shape.frame_samples)
                 done = end - overlap
                 yield sent
+    _check_end(generation)  # the answer is cut short, without its end
     ids = _heard(generation)[done:]
     sound = await asyncio.to_thread(decode, ids) if ids else np.zeros(0, np.int16)
     yield _faded(tail, sound, 0)[0]

@@ -16,6 +16,7 @@ from whorl.codecs.contract import Tokens
 from whorl.codecs.parts import SPECIAL_CODEC
 from whorl.stages.serve.ask import Ask, PartBody
 from whorl.stages.serve.dialects.openai_fields import failed, usage_of
+from whorl.stages.serve.errors import invalid
 from whorl.stages.serve.exchange import answered
 from whorl.stages.serve.forms import boundary_of, parse_form
 from whorl.stages.serve.gateway import Gateway
@@ -67,6 +68,7 @@ async def whole(
     async with aclosing(generation.pieces()) as stream:
         async for _, piece in stream:
             text += piece.text
+    _check_end(generation)
     text = text.strip()
     return f"{text}\n" if body.response_format == "text" else {"text": text, **_usage(generation)}
 
@@ -81,9 +83,17 @@ async def events(
             if piece.text:
                 text += piece.text
                 yield event_of({"type": "transcript.text.delta", "delta": piece.text})
+    _check_end(generation)
     done = {"type": "transcript.text.done", "text": text.strip(), **_usage(generation)}
     yield event_of(done)
     yield event_of("[DONE]")
+
+
+def _check_end(generation: Generation) -> None:
+    """Raises ApiError 400 where the words did not fit: half a transcript looks like a whole one."""
+    if generation.runs[0].finish_reason == "length":
+        told = "file: its words are longer than this model's answers; send the sound in pieces"
+        raise invalid(told, "file", "context_length_exceeded")
 
 
 def _usage(generation: Generation) -> dict[str, Any]:
