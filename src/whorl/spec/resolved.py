@@ -84,7 +84,11 @@ class ServeConfig(Frozen):
     tokens_per_s_per_user: float | None = Field(None, gt=0)
     users: MaxRunning | None = Field(None, description="answered together")
     max_body_bytes: int = Field(256 * 2**10, ge=1)
-    max_upload_bytes: int = Field(8 * 2**20, ge=1, description="of a form with a file, and of JSON to a model of images or sounds")
+    max_upload_bytes: int = Field(
+        8 * 2**20,
+        ge=1,
+        description="of a form with a file, and of JSON to a model of images or sounds",
+    )
     max_connections: int = Field(512, ge=1, description="beyond, the oldest idle one is closed")
     receive_s: float = Field(10.0, gt=0, description="deadline for a request's head, and its body")
     max_grammar_bytes: int = Field(32 * 2**10, ge=1, description="of a schema or grammar too")

@@ -188,4 +188,3 @@ def _told(
             for each in ranked[:top]
         ],
     }
-
