@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 import torch
@@ -77,7 +78,8 @@ def merged(trainer: Trainer, num_rows: int, num_tokens: int) -> None:
     """What training does at its end where it has adapters; what they learned does not matter."""
     if trainer.config.lora is not None:
         with suppress(DivergedError):
-            merge(trainer.model, np.zeros((num_rows, num_tokens), np.int64))
+            rows = np.zeros((num_rows, num_tokens), np.int64)
+            trainer.lanes.run_one(partial(merge, trainer.model, rows))
 
 
 def rehearsed_step(

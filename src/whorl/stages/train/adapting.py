@@ -102,6 +102,7 @@ def merge(model: Transformer, rows: NDArray[np.int64]) -> MergeCheck:
     rows: held-out ids [n, tokens] on which logits and greedy tokens are compared before and after.
     Raises DivergedError if nothing was changed, or if the merged model says something else.
     """
+    give_back()  # what the steps kept to themselves: unpacked weights need as much
     device = model.embed_tokens.weight.device
     ids_BT = torch.from_numpy(rows).to(device)
     before = model(ids_BT), model.lm_head_weight

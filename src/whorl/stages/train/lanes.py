@@ -37,6 +37,10 @@ class Lanes:
             raise errors[0]
         return [future.result() for future in futures]
 
+    def run_one(self, work: Callable[[], T]) -> T:
+        """On one lane while the others wait: its operations are not split either."""
+        return work() if self._pool is None else self._pool.submit(work).result()
+
     def close(self) -> None:
         """End the threads; without it they end with the last reference to this object."""
         if self._pool is not None:

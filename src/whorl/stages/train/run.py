@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -170,7 +171,8 @@ def _publish(
     model, lora = session.trainer.model, session.config.lora
     weights, merged = trained, {}
     if lora is not None:
-        merged = {"merge": asdict(merge(model, session.probes()))}
+        check = session.trainer.lanes.run_one(partial(merge, model, session.probes()))
+        merged = {"merge": asdict(check)}
         weights = dict(model.named_parameters())
     metrics = _metrics(session, weights) | merged
     _draw(session)
