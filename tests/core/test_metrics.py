@@ -62,7 +62,7 @@ def test_built_in_metrics_are_found_by_their_names() -> None:
     assert (BITS_PER_BYTE.sign, ACCURACY.sign) == (-1, 1)
     assert str(BITS_PER_BYTE) == "bits per byte"
     with pytest.raises(RecordError, match=r"entry point group whorl\.metrics"):
-        find_metric("bleu")
+        find_metric("meteor")
 
 
 def test_a_metric_from_outside_decides_how_documents_add_up(outside: Metric) -> None:

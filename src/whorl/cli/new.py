@@ -94,6 +94,7 @@ FILES = {
     IMAGES: "A folder for each class (perhaps below train and test), or a table of path and label."
 }
 CHAT, PAIRS, PLAIN_TEXT = "chat", "preferences (chosen/rejected)", "plain text"
+OWN_SCHEMES = ("gymnasium", "sklearn")  # names that a field knows, and no files
 STDLIB, STDLIB_DOCSTRINGS = "stdlib", "stdlib-docstrings"
 TRAIN_TIME, TEACHING_TIME = "2min", "8min"
 FEW_ROWS, WANTED_ROWS = 400, 20  # of chats: from where on, and how many are held out
@@ -228,7 +229,7 @@ def _yaml(value: dict[str, Any]) -> str:
 def _is_fetched(data: str) -> bool:
     from whorl.schemes.fetch import SCHEMES
 
-    return data.partition(":")[0] in SCHEMES
+    return data.partition(":")[0] in (*SCHEMES, *OWN_SCHEMES)
 
 
 def _files(data: str) -> Iterator[str]:

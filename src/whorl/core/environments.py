@@ -15,14 +15,14 @@ from whorl.core.metrics import RETURN, SUCCESS, Metric
 from whorl.core.ports import HeldoutDocument, Part
 from whorl.core.tasks import ChoiceTask
 
-__all__ = ["Environment", "Observation", "Outcome", "PlayTask", "Step"]
+__all__ = ["Environment", "Observation", "PlayTask", "Reaction", "Step"]
 
 Observation = Mapping[str, float | str | None]
 Step = tuple[Observation, str]  # what was seen, what was done
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Reaction:
     """What an action came to. has_succeeded: whether the whole went well, once it has ended."""
 
     observation: Observation
@@ -41,7 +41,7 @@ class Environment(Protocol):
         """Begin anew; what is seen first."""
         ...
 
-    def step(self, action: str) -> Outcome:
+    def step(self, action: str) -> Reaction:
         """Raises DataError on an action that it does not have, or after the end."""
         ...
 

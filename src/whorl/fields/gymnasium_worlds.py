@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from whorl.core.environments import Observation, Outcome, Step
+from whorl.core.environments import Observation, Reaction, Step
 from whorl.core.errors import DataError, MissingExtra, SpecError
 
 __all__ = ["PREFIX", "GymWorld", "demonstration", "identity_of", "open_world"]
@@ -48,7 +48,7 @@ class GymWorld:
         self.total, self.has_ended, self.has_succeeded = 0.0, False, False
         return described(self.name, seen)
 
-    def step(self, action: str) -> Outcome:
+    def step(self, action: str) -> Reaction:
         if self.has_ended or action not in self._places:
             found = "the episode has ended" if self.has_ended else action
             raise DataError(f"{self.name} takes no such action", found=found, expected=self.actions)
@@ -58,7 +58,7 @@ class GymWorld:
         self.total, self.has_ended = self.total + float(reward), bool(ended or cut)
         self.has_succeeded = self.has_ended and self._success(info)
         seen = described(self.name, seen)
-        return Outcome(seen, float(reward), self.has_ended, self.has_succeeded)
+        return Reaction(seen, float(reward), self.has_ended, self.has_succeeded)
 
     def close(self) -> None:
         self.env.close()

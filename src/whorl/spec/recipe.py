@@ -144,7 +144,8 @@ class HardwareSpec(Spec):
 
 class DataSpec(Spec):
     source: Text = Field(
-        description="a file, folder, glob, pypi: npm: debian: hf: release, or a field's own name",
+        description="a file, folder, glob, pypi: npm: debian: debian-index: hf: release, or a name "
+        "that the field knows",
     )
     field: Text = Field("text", description="text, code, digits, or a field from an entry point")
     share: Annotated[float, Share()] | None = Field(

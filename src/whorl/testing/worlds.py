@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from whorl.core.environments import Observation, Outcome
+from whorl.core.environments import Observation, Reaction
 from whorl.core.errors import DataError
 
 __all__ = ["FakeEnvironment"]
@@ -26,14 +26,14 @@ class FakeEnvironment:
         self.place, self.num_steps, self.lamp = 0, 0, self.actions[seed % 2]
         return self._seen()
 
-    def step(self, action: str) -> Outcome:
+    def step(self, action: str) -> Reaction:
         if action not in self.actions or self.num_steps >= self.patience:
             raise DataError("the corridor takes no such action", found=action)
         self.num_steps += 1
         self.place += 1 if action == "right" else -1
         is_out = self.place == (self.length if self.lamp == "right" else -self.length)
         has_ended = is_out or self.num_steps == self.patience
-        return Outcome(self._seen(), float(is_out), has_ended, is_out)
+        return Reaction(self._seen(), float(is_out), has_ended, is_out)
 
     def close(self) -> None: ...
 
