@@ -203,3 +203,21 @@ def test_worlds_without_a_teacher_or_of_no_name_are_told(tmp_path: Path) -> None
         read("gymnasium:CartPole-v1")
     documents, _ = read("gymnasium:CartPole-v1", teacher="random", episodes="2", asked="1")
     assert documents[0].parts[0].value.keys() == {"[0]", "[1]", "[2]", "[3]"}
+    with pytest.raises(SpecError, match="settings of an environment"):
+        read("gymnasium:CartPole-v1?sutton")
+
+
+def test_a_road_is_driven_with_settings_and_without_most_crashes() -> None:
+    pytest.importorskip("highway_env", reason="needs the extra worlds")
+    from whorl.fields.gymnasium_worlds import open_world
+    from whorl.fields.teachers import demonstration
+
+    world = open_world("highway_env:highway-fast-v0?config.duration=8&config.vehicles_count=6")
+    assert world.actions == ("LANE_LEFT", "IDLE", "LANE_RIGHT", "FASTER", "SLOWER")
+    ends = []
+    for seed in range(4):
+        steps = list(demonstration(world, "auto", seed))
+        assert len(steps) <= 8 and len(steps[0][0]) == 25
+        ends.append(world.has_succeeded)
+    assert sum(ends) >= 3
+    world.close()

@@ -25,6 +25,7 @@ from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Sourc
 from whorl.core.sources import DatasetItem
 from whorl.fields import gymnasium_worlds as worlds
 from whorl.fields.episode_files import SUFFIXES, episodes_of
+from whorl.fields.teachers import AUTO, RANDOM, demonstration, teacher_of
 from whorl.fields.whole import begins, files_of, number_of, share_of, share_option, whole_items
 
 __all__ = ["FIELD", "EpisodesField", "question_of"]
@@ -64,7 +65,7 @@ class EpisodesField:
     logic_version: int = 1
     options: Mapping[str, str] = field(
         default_factory=lambda: {
-            **{"episodes": "2000", "asked": "100", "teacher": "bot"},
+            **{"episodes": "2000", "asked": "100", "teacher": AUTO},
             **{"heldout": "0.1", "seed": "0"},
         }
     )
@@ -128,9 +129,7 @@ class EpisodesField:
         if opened is None:
             return scores
         opened[0].close()
-        for teacher in ("bot", "random"):
-            if teacher == "bot" and "BabyAI" not in names[0]:
-                continue
+        for teacher in filter(None, (teacher_of(opened[0].name), RANDOM)):
             results = np.array([_result(name, teacher) for name in names], np.float64).T
             for metric, numbers in zip((SUCCESS, RETURN), results, strict=True):
                 measure = QualityMeasure(metric, names, numbers, ones)
@@ -142,7 +141,7 @@ def _result(name: str, teacher: str) -> tuple[bool, float]:
     """(success, sum of rewards) of a teacher from a document's seed."""
     world, _, seed = name.rpartition("#")
     with closing(worlds.open_world(world.removeprefix(worlds.PREFIX))) as opened:
-        for _ in worlds.demonstration(opened, teacher, int(seed)):
+        for _ in demonstration(opened, teacher, int(seed)):
             pass
         return opened.has_succeeded, opened.total
 
@@ -155,7 +154,7 @@ def _demonstrated(name: str, part: int, options: Mapping[str, str]) -> Iterator[
     first += seed * 10**6
     with closing(worlds.open_world(name.removeprefix(worlds.PREFIX))) as world:
         for number in range(first, first + count):
-            steps = tuple(worlds.demonstration(world, options["teacher"], number))
+            steps = tuple(demonstration(world, options["teacher"], number))
             documents = _documents(f"{name}#{number}", steps, "heldout" if part == 0 else "train")
             if part == 0:
                 yield next(documents)

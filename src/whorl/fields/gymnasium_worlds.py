@@ -1,15 +1,16 @@
 """Gymnasium's environments in words: `gymnasium:minigrid:BabyAI-GoToLocal-v0` and the like.
 
 What stands after `gymnasium:` is a name that gymnasium.make takes: a module to import first, and
-the environment's. Its actions must be of a Discrete space. Those of minigrid are told by what lies
-where, others by their numbers.
+the environment's; `?config.vehicles_density=1.5&config.duration=20` gives it settings. Its actions
+must be of a Discrete space. What minigrid shows is told by what lies where, others by numbers.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import EnumType
 from importlib import metadata
@@ -17,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from whorl.core.environments import Observation, Reaction, Step
+from whorl.core.environments import Observation, Reaction
 from whorl.core.errors import DataError, MissingExtra, SpecError
 
-__all__ = ["PREFIX", "GymWorld", "demonstration", "identity_of", "open_world"]
+__all__ = ["PREFIX", "GymWorld", "identity_of", "open_world"]
 
 PREFIX = "gymnasium:"
 MAX_CELLS = 400  # of an observation
@@ -78,9 +79,10 @@ def open_world(name: str) -> GymWorld:
     except ImportError as error:
         raise MissingExtra.of("gymnasium", "worlds", "an environment") from error
     try:
+        plain, _, settings = name.partition("?")
         with _quietly():
-            env = gymnasium.make(name)
-    except (gymnasium.error.Error, ImportError) as error:
+            env = gymnasium.make(plain, **_settings(settings))
+    except (gymnasium.error.Error, ImportError, TypeError) as error:
         raise SpecError(
             f"there is no environment {name}",
             found=str(error)[:200],
@@ -91,6 +93,25 @@ def open_world(name: str) -> GymWorld:
         found = str(env.action_space)[:80]
         raise SpecError(f"actions of {name} are no choice", found=found, expected="Discrete(n)")
     return GymWorld(name, env, _names(env))
+
+
+def _settings(text: str) -> dict[str, Any]:
+    """Settings of a name, as JSON where they are; dots lead into objects. Raises SpecError."""
+    found: dict[str, Any] = {}
+    for word in filter(None, text.split("&")):
+        key, sign, value = word.partition("=")
+        if not (key and sign and value):
+            expected = "key=value, more of them between &"
+            raise SpecError("settings of an environment", found=word, expected=expected)
+        *outer, last = key.split(".")
+        inside = found
+        for part in outer:
+            inside = inside.setdefault(part, {})
+        try:
+            inside[last] = json.loads(value)
+        except ValueError:
+            inside[last] = value
+    return found
 
 
 def identity_of(name: str) -> str:
@@ -107,51 +128,14 @@ def _version(module: str) -> str:
         return "unknown"
 
 
-def demonstration(world: GymWorld, teacher: str, seed: int) -> Iterator[Step]:
-    """What a teacher sees and does from a seed on. Raises SpecError if there is no such teacher."""
-    choose = _teacher(world, teacher, seed)
-    seen, has_ended = world.reset(seed), False
-    while not has_ended:
-        action = choose()
-        yield seen, action
-        outcome = world.step(action)
-        seen, has_ended = outcome.observation, outcome.has_ended
-
-
-def _teacher(world: GymWorld, teacher: str, seed: int) -> Callable[[], str]:
-    """bot: that of minigrid; random: each action alike."""
-    if teacher == "random":
-        rng = np.random.default_rng(seed)
-        return lambda: world.actions[int(rng.integers(len(world.actions)))]
-    if teacher == "bot" and "BabyAI" in world.name:
-        return _bot(world)
-    raise SpecError(
-        f"data.options.teacher: {world.name} has no teacher {teacher}",
-        expected="bot (of BabyAI's levels), random",
-        do="give demonstrations of your own as jsonl",
-    )
-
-
-def _bot(world: GymWorld) -> Callable[[], str]:
-    from minigrid.utils.baby_ai_bot import BabyAIBot
-
-    state: dict[str, Any] = {"bot": None, "last": None}
-
-    def choose() -> str:
-        with _quietly():
-            if state["bot"] is None:
-                state["bot"] = BabyAIBot(world.env.unwrapped)
-            state["last"] = state["bot"].replan(state["last"])
-        return world.actions[int(state["last"])]
-
-    return choose
-
-
 def _names(env: Any) -> tuple[str, ...]:
     """Actions by the names that the environment gives them, else by number."""
     given: Any = getattr(env.unwrapped, "actions", None)
     members: list[Any] = list(given) if isinstance(given, EnumType) else []
     names = [str(each.name) for each in members]
+    meta = getattr(getattr(env.unwrapped, "action_type", None), "actions", None)
+    if isinstance(meta, Mapping):
+        names = [str(meta[number]) for number in sorted(meta)]
     count = int(env.action_space.n)
     return tuple(names) if len(set(names)) == count else tuple(str(n) for n in range(count))
 

@@ -1,0 +1,95 @@
+"""Who plays an environment for others to learn from: the bot of BabyAI's levels, a careful driver.
+
+A teacher chooses the next action of a world that has been reset. Each is by its package's own
+means; where none is, demonstrations come as jsonl.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from whorl.core.environments import Step
+from whorl.core.errors import SpecError
+from whorl.fields.gymnasium_worlds import GymWorld
+
+__all__ = ["AUTO", "RANDOM", "demonstration", "teacher_of"]
+
+AUTO, BOT, IDM, RANDOM = "auto", "bot", "idm", "random"
+TARGET_SPEED = 30.0  # m/s, of the driver
+FASTER_ABOVE, SLOWER_BELOW = 1.5, -0.5  # m/s2 that its model wants
+
+
+def teacher_of(name: str) -> str | None:
+    """The one that an environment's package brings; None: it brings none."""
+    if "BabyAI-" in name:
+        return BOT
+    return IDM if name.startswith("highway_env:") else None
+
+
+def demonstration(world: GymWorld, teacher: str, seed: int) -> Iterator[Step]:
+    """What a teacher sees and does from a seed on. Raises SpecError if there is no such teacher."""
+    seen, has_ended = world.reset(seed), False
+    choose = _chooser(world, teacher, seed)
+    while not has_ended:
+        action = choose()
+        yield seen, action
+        after = world.step(action)
+        seen, has_ended = after.observation, after.has_ended
+
+
+def _chooser(world: GymWorld, teacher: str, seed: int) -> Callable[[], str]:
+    own = teacher_of(world.name)
+    if teacher == RANDOM:
+        rng = np.random.default_rng(seed)
+        return lambda: world.actions[int(rng.integers(len(world.actions)))]
+    if own is None or teacher not in (AUTO, own):
+        raise SpecError(
+            f"data.options.teacher: {world.name} has no teacher {teacher}",
+            expected=f"{own}, {RANDOM}" if own else RANDOM,
+            do="give demonstrations of your own as jsonl",
+        )
+    return _bot(world) if own == BOT else lambda: world.actions[_driven(world.env.unwrapped)]
+
+
+def _bot(world: GymWorld) -> Callable[[], str]:
+    from minigrid.utils.baby_ai_bot import BabyAIBot
+
+    bot, last = BabyAIBot(world.env.unwrapped), list[Any]()
+
+    def choose() -> str:
+        with contextlib.redirect_stdout(io.StringIO()):
+            last[:] = [bot.replan(last[0] if last else None)]
+        return world.actions[int(last[0])]
+
+    return choose
+
+
+def _driven(env: Any) -> int:
+    """The action nearest to what the driver of IDM and MOBIL would do in the vehicle's place."""
+    from highway_env.vehicle.behavior import IDMVehicle
+
+    ego, road = env.vehicle, env.road
+    names = {name: number for number, name in env.action_type.actions.items()}
+    vehicles = road.vehicles
+    road.vehicles = [vehicle for vehicle in vehicles if vehicle is not ego]
+    try:
+        driver = IDMVehicle.create_from(ego)
+        driver.target_speed, driver.timer = TARGET_SPEED, 2 * driver.LANE_CHANGE_DELAY
+        driver.target_lane_index = ego.target_lane_index
+        if driver.lane_index == driver.target_lane_index:
+            driver.change_lane_policy()
+        aside = driver.target_lane_index[2] - ego.target_lane_index[2]
+        front, rear = road.neighbour_vehicles(driver, ego.target_lane_index)
+        wanted = driver.acceleration(driver, front_vehicle=front, rear_vehicle=rear)
+    finally:
+        road.vehicles = vehicles
+    if aside:
+        return int(names["LANE_LEFT" if aside < 0 else "LANE_RIGHT"])
+    if wanted > FASTER_ABOVE:
+        return int(names["FASTER"])
+    return int(names["SLOWER" if wanted < SLOWER_BELOW else "IDLE"])
