@@ -125,7 +125,7 @@ def _descriptions(path: Path, language: str) -> Iterator[tuple[str, tuple[str, l
     for stanza in _stanzas(path):
         text = stanza.get(f"Description-{language}", "")
         first, _, rest = text.partition("\n")
-        paragraphs = [first, *re.split(r"\n\.(?:\n|$)", rest)]
+        paragraphs = [first, *(re.split(r"\n\.(?:\n|$)", rest) if rest else ())]
         joined = [" ".join(paragraph.split()) for paragraph in paragraphs]
         yield stanza.get("Description-md5", ""), (stanza.get("Package", ""), joined)
 
