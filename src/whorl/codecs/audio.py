@@ -248,8 +248,13 @@ def _sampled(codec: AudioCodec, sounds: Iterable[Sound]) -> Iterable[NDArray[np.
 
 
 def _nearest(values: Floats, centres: Floats) -> NDArray[np.int64]:
-    """The nearest centre of each row; the first of equally near ones."""
-    distances = (centres**2).sum(axis=1)[None, :] - 2 * values @ centres.T
+    """The nearest centre of each row; the first of equally near ones.
+
+    Not by a BLAS: of so few rows its threads would cost thirty times what they compute, in every
+    process that encodes, and what it adds up depends on the machine.
+    """
+    products = np.einsum("rv,cv->rc", values, centres)
+    distances = (centres**2).sum(axis=1)[None, :] - 2 * products
     return np.asarray(distances.argmin(axis=1), np.int64)
 
 

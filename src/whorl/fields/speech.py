@@ -121,7 +121,7 @@ class SpeechField:
         """
         said = [_said(document.name) for document in heldout[:ASKED_OTHERS]]
         sentences = [each for each in said if each is not None]
-        if not recognisers.is_there() or len(sentences) < len(said):
+        if not recognisers.is_there() or not sentences or len(sentences) < len(said):
             return []
         sounds = ((sound, speakers.RATE) for sound in speakers.spoken(sentences))
         answers = recognisers.pocketsphinx(sounds, WORDS)
