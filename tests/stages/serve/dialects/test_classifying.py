@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -142,6 +143,46 @@ def test_what_cannot_be_classified_is_refused(server: Running, given: Any, messa
     answer = classify(server, given)
     assert answer.status_code == 400 and message in answer.json()["error"]["message"], answer.text
     assert server.wait_until(lambda: server.gateway.inside == 0)
+
+
+def test_what_is_wrong_is_named_by_its_place(server: Running) -> None:
+    good, wrong = url_of(pictures(1)[0]), "data:image/png;base64,AAAA"
+    error = classify(server, [good, wrong]).json()["error"]
+    assert error["param"] == "input[1]" and error["message"].startswith("input[1]: ")
+
+
+def test_all_inputs_share_one_deadline(server: Running) -> None:
+    url, real = url_of(pictures(1)[0]), server.engine.score
+
+    def slow(*asked: Any) -> Any:
+        time.sleep(0.2)
+        return real(*asked)
+
+    server.engine.score = slow  # type: ignore[method-assign]
+    body, patient = {"model": "tiny", "input": [url] * 20}, {"X-Request-Timeout": "1"}
+    answer = server.client.post("/v1/classify", json=body, headers=patient)
+    assert answer.status_code == 504
+    assert len(server.engine.asked) < 10  # type: ignore[attr-defined]
+    assert server.wait_until(lambda: server.gateway.inside == 0)
+
+
+def test_the_answer_is_told_by_an_id_that_the_log_has(server: Running) -> None:
+    answer = classify(server, [url_of(pictures(1)[0])] * 2)
+    assert answer.json()["id"] == f"classify-{answer.headers['X-Request-Id']}"
+
+
+def test_probabilities_are_bounded(start: Start) -> None:
+    image = fit_image_codec(pictures(), 12, 4, white=255.0)
+    many = LabelCodec([f"class {number}" for number in range(20_000)])
+    with start(contract=Tokens.build({"image": image, "label": many}, 20_100)) as running:
+        answer = classify(running, [url_of(pictures(1)[0])] * 60)
+        assert answer.status_code == 400 and "at most 52" in answer.json()["error"]["message"]
+
+
+def test_photos_as_they_are_fit_into_a_body(server: Running) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (700, 700), np.uint8)
+    assert len(url := url_of(noise)) > 256 * 2**10
+    assert classify(server, url).status_code == 200
 
 
 def test_other_fields_are_refused_by_their_names(server: Running) -> None:

@@ -114,9 +114,39 @@ def test_a_model_without_sound_says_so(start: Start) -> None:
         assert answer.status_code == 400 and "no sound" in answer.text
 
 
-def test_a_sound_of_nothing_is_empty(start: Start, speaking: Tokens) -> None:
+@pytest.mark.parametrize("kind", ["pcm", "wav"])
+def test_an_answer_without_sound_is_a_failure(start: Start, speaking: Tokens, kind: str) -> None:
     assert isinstance(speaking.codecs["audio"], AudioCodec)
     with start(contract=speaking, reply=lambda request: [20]) as running:
-        body = {"model": "tiny", "input": "a", "response_format": "pcm"}
+        body = {"model": "tiny", "input": "a", "response_format": kind}
         answer = running.client.post("/v1/audio/speech", json=body)
-        assert (answer.status_code, answer.content) == (200, b"")
+        assert answer.status_code == 500 and answer.json()["error"]["code"] == "no_sound"
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac", "mp3", "pcm"])
+def test_half_a_sound_is_no_answer(start: Start, speaking: Tokens, kind: str) -> None:
+    first = next(each.id_start for each in speaking.contract.codecs if each.name == "audio")
+    with start(contract=speaking, reply=lambda request: [first] * 99, max_tokens=20) as running:
+        body = {"model": "tiny", "input": "a", "response_format": kind}
+        answer = running.client.post("/v1/audio/speech", json=body)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_half_a_sound_that_was_begun_has_no_end(start: Start, speaking: Tokens) -> None:
+    first = next(each.id_start for each in speaking.contract.codecs if each.name == "audio")
+    told = {"contract": speaking, "max_tokens": 300, "context_tokens": 1_024}
+    with start(reply=lambda request: [first] * request.max_tokens, **told) as running:
+        body = {"model": "tiny", "input": "a", "response_format": "pcm"}
+        with pytest.raises(httpx.RemoteProtocolError):
+            running.client.post("/v1/audio/speech", json=body)
+
+
+def test_a_rate_that_mp3_has_not_is_refused_before_anything_is_made(start: Start) -> None:
+    sounds = [tone(0.5), np.zeros(4_000, np.int16)]
+    audio = fit_audio_codec(sounds, AudioShape(10_000), 2, 8)
+    odd = Tokens.build({"audio": audio, "text": train_text_codec(tiny_texts(5), 300)}, 350)
+    with start(contract=odd) as running:
+        answer = running.client.post("/v1/audio/speech", json={"model": "tiny", "input": "a"})
+        assert answer.status_code == 400 and "10000 Hz" in answer.text
+        assert not running.engine.submitted

@@ -132,13 +132,20 @@ def test_forms_that_are_none_are_refused(server: Running) -> None:
     assert post(server, b"", "multipart/form-data").status_code == 415
     kind = "multipart/form-data; boundary=x"
     model, file = ("model", b"tiny"), ("file", wav())
-    assert post(server, form(model, file), kind).json()["text"] == SAID
+    for said in (
+        kind,
+        'multipart/form-data; charset=utf-8; boundary="x"',
+        f"{kind}; charset=utf-8",
+    ):
+        assert post(server, form(model, file), said).json()["text"] == SAID
     for broken in (
         b"",
         b"--y\r\n\r\n",
         form(model, file, end=b""),
         form(model, file)[:-30],
         form(model, model, file),
+        form(model, ("model[]", b"tiny"), file),
+        form(("model[]", b"tiny"), model, file),
         form(*[(f"f{number}", b"") for number in range(40)]),
         form(model, file, ("language", b"\xff")),
         form(model, file, ("language", b"e" * 70_000)),
@@ -149,8 +156,20 @@ def test_forms_that_are_none_are_refused(server: Running) -> None:
         assert json.loads(answer.content)["error"]["message"]
 
 
+def test_half_a_transcript_is_no_answer(start: Start, hearing: Tokens) -> None:
+    ids = hearing.encode_prompt(SAID)[1:]
+    with start(contract=hearing, reply=lambda request: ids, max_tokens=len(ids) - 1) as running:
+        asked: dict[str, Any] = {"files": {"file": ("a.wav", wav())}}
+        answer = running.client.post(PATH, data={"model": "tiny"}, **asked)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] == "context_length_exceeded"
+        streamed = running.client.post(PATH, data={"model": "tiny", "stream": "true"}, **asked).text
+        assert "transcript.text.done" not in streamed and "context_length_exceeded" in streamed
+
+
 def test_uploads_are_limited_and_need_a_key(start: Start, hearing: Tokens) -> None:
-    with start(contract=hearing, max_upload_bytes=20_000) as running:
+    ids = hearing.encode_prompt(SAID)[1:]
+    with start(contract=hearing, reply=lambda request: ids, max_upload_bytes=20_000) as running:
         small, large = ({"file": ("a.wav", wav(seconds))} for seconds in (1.0, 2.0))
         answer = running.client.post(PATH, files=large, data={"model": "tiny"})
         assert answer.status_code == 413
