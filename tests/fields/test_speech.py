@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,15 +17,17 @@ import pytest
 
 from tests.stages.plan.conftest import machine
 from whorl.codecs.contract import Tokens
+from whorl.core.children import start_child
 from whorl.core.errors import DataError
 from whorl.core.metrics import ACCURACY, WER
 from whorl.core.ports import Document, Part, Source
 from whorl.core.reasons import Reason
-from whorl.core.sources import PASSED_OVER
+from whorl.core.sources import PASSED_OVER, FileItem
 from whorl.engines.open import open_engine
 from whorl.engines.openvino_export import export_openvino
 from whorl.engines.parity import check_parity
-from whorl.fields import speakers
+from whorl.fields import speakers, speech_files
+from whorl.fields.places import Places
 from whorl.fields.speech import FIELD
 from whorl.fields.speech_words import edits, graded, plain_words
 from whorl.fields.spoken_sentences import WORDS
@@ -147,8 +152,43 @@ def test_a_list_in_pieces_gives_each_row_once(
     (tmp_path / "list.jsonl").write_text("\n".join(lines))
     items = FIELD.items(Source(str(tmp_path), "speech"))
     assert sum(item.kind == "list" for item in items) > 10
+    opened: Counter[str] = Counter()
+
+    def columns(item: FileItem, places: Places) -> Iterator[tuple[str, str, str]]:
+        opened[item.name] += 1
+        return plain_columns(item, places)
+
+    plain_columns = speech_files._columns
+    monkeypatch.setattr(speech_files, "_columns", columns)
     found, reasons = read(tmp_path)
     assert texts(found) == sorted(said), reasons
+    assert opened["list.jsonl"] == 3  # for the items, to tell what is wrong, for all pieces
+    source = Source(str(tmp_path), "speech")
+    backwards = [d for i in reversed(items) for d in FIELD.read(source, i, lambda reason: None)]
+    assert texts(backwards) == sorted(said)
+
+
+def test_only_sounds_of_the_source_are_read(tmp_path: Path) -> None:
+    for name in ("a.wav", "b.wav", ".hidden.wav", "c.wav"):
+        write(tmp_path / name, "low")
+    rows = [{"path": name, "text": "low"} for name in ("a.wav", "b.wav", ".hidden.wav", "c.wav")]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found, reasons = read(tmp_path)
+    assert [d.name.rpartition(" ")[2] for d in found] == ["a.wav", "b.wav", "c.wav"]
+    (reason,) = [reason for reason in reasons if "leaves out" in reason]
+    assert isinstance(reason, Reason) and reason.place is not None and reason.place.line == 3
+
+
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_a_list_of_training_alone_leaves_a_share_to_ask(tmp_path: Path, name: str) -> None:
+    lines = ["path\tsentence"]
+    for number in range(40):
+        write(tmp_path / f"{number}.wav", "low", number)
+        lines.append(f"{number}.wav\tlow {number}")
+    (tmp_path / f"{name}.tsv").write_text("\n".join(lines))
+    found, _ = read(tmp_path, heldout="0.4")
+    sides = Counter(str(document.split) for document in found)
+    assert sides.keys() == {"train", "heldout"} and sides.total() == 40
 
 
 def test_hostile_rows_are_refused_with_a_reason_and_counted(tmp_path: Path) -> None:
@@ -245,6 +285,47 @@ def test_case_and_punctuation_are_not_heard() -> None:
 
 
 # ------------------------------------------------------------------ spoken by espeak-ng
+
+
+def serve_badly() -> None:
+    """A child whose library fails, for the second word by raising."""
+
+    def say(text: str, voice: speakers.Speaker) -> bytes:
+        if text == "broken":
+            raise RuntimeError("no such voice")
+        return text.encode() * 2
+
+    speakers._open = lambda: say
+    speakers.serve()
+
+
+def end_at_once() -> None:
+    """A child that is gone before it is asked."""
+
+
+@pytest.mark.parametrize("function", ["serve_badly", "end_at_once"])
+def test_a_sentence_that_cannot_be_said_is_an_error_and_nobody_waits(
+    monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    monkeypatch.setattr(speakers, "_loader", lambda: None)
+    child: list[Any] = []
+
+    def start(_: str) -> Any:
+        child.append(start_child(f"{__name__}:{function}", stderr=subprocess.DEVNULL))
+        if function == "end_at_once":
+            child[0].wait()
+        timer = threading.Timer(60, child[0].kill)  # a parent that waits fails then
+        timer.daemon = True
+        timer.start()
+        return child[0]
+
+    monkeypatch.setattr(speakers, "start_child", start)
+    voice, heard, start_s = speakers.Speaker("en", "x", 170, 50), [], time.monotonic()
+    with pytest.raises(DataError, match="could not say a sentence"):
+        for samples in speakers.spoken([("ab", voice), ("broken", voice), ("cd", voice)]):
+            heard.append(samples.tobytes())
+    assert heard == ([b"abab"] if function == "serve_badly" else [])
+    assert time.monotonic() - start_s < 50 and child[0].returncode is not None
 
 
 @pytest.mark.skipif(
