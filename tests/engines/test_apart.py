@@ -16,7 +16,7 @@ from whorl.codecs.contract import Tokens
 from whorl.core.collect import run_requests
 from whorl.core.errors import EngineError, RecordError, SpecError
 from whorl.core.ports import Engine, GenerateRequest, Grammar, TokenEvent
-from whorl.engines.apart import EngineProcess
+from whorl.engines.apart import EngineProcess, _end_with, start_here
 from whorl.engines.setup import EngineSetup
 
 
@@ -31,6 +31,7 @@ def test_the_same_answers_and_scores(
     apart: EngineProcess, openvino_engine: Engine, prompts: list[tuple[int, ...]]
 ) -> None:
     assert isinstance(apart, Engine) and apart.name == "openvino"
+    assert apart.reads_singles_once  # as openvino says
     assert apart.unable == openvino_engine.unable  # grammars, where their package is missing
     requests = [GenerateRequest(f"r{i}", prompts[i], 20) for i in range(12)]
     expected = [answer.token_ids for answer in run_requests(openvino_engine, requests)]
@@ -159,6 +160,42 @@ def test_one_that_dies_again_and_again_says_that_it_stopped(
     engine.close()
 
 
+def test_one_that_cannot_be_started_again_says_why(
+    folders: Path, prompts: list[tuple[int, ...]]
+) -> None:
+    """Whatever it is that a cluster raises."""
+    starts = iter([start_here])
+    engine = EngineProcess(
+        folders / "hf", None, "torch", EngineSetup(1), start=lambda: next(starts)()
+    )
+    reader = engine._reader
+    os.kill(engine.pid, signal.SIGKILL)
+    reader.join(20)
+    with pytest.raises(EngineError, match=r"the engine stopped; found: .*code -9.*StopIteration"):
+        engine.submit(GenerateRequest("x", prompts[0], 3), lambda event: None)
+    engine.close()
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_an_engine_that_stops_is_closed_before_its_process_ends(
+    monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    did: list[object] = []
+
+    class Stopped:
+        failure = "it died"
+
+        def close(self) -> None:
+            did.append("closed")
+            threading.Event().wait(20 if hangs else 0)
+
+    monkeypatch.setattr("whorl.engines.apart.os._exit", did.append)
+    monkeypatch.setattr("whorl.engines.apart.CLOSE_TIMEOUT_S", 0.1)
+    begin_s = time.monotonic()
+    _end_with(Stopped())
+    assert did == ["closed", 1] and time.monotonic() - begin_s < 5
+
+
 def test_it_ends_with_whoever_started_it(folders: Path) -> None:
     import subprocess
     import sys
@@ -189,6 +226,7 @@ def test_two_processes_as_one_and_a_killed_one(
     setup = EngineSetup(1, threads=1)
     engines = [EngineProcess(folders / "f32", None, "auto", setup) for _ in range(2)]
     together = Replicas(engines)
+    assert together.reads_singles_once
     requests = [GenerateRequest(f"q{i}", prompts[i], 100) for i in range(8)]
     expected = [answer.token_ids for answer in run_requests(together, requests)]
     ends: dict[str, TokenEvent] = {}

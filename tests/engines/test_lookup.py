@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from whorl.codecs.contract import Tokens
+from whorl.core.errors import EngineError
 from whorl.core.ports import GenerateRequest, Grammar, TokenEvent
 from whorl.engines.openvino_engine import OpenvinoStepper
 from whorl.engines.setup import EngineSetup
@@ -136,6 +137,31 @@ def test_what_ran_alone_goes_on_beside_others(
     )
     told = [each.token_id for event in found["first"] for each in event.logprobs]
     assert told == ids_of(found["first"])
+
+
+def test_what_runs_alone_goes_on_where_it_cannot_be_handed_over(
+    folders: Path,
+    plain: OpenvinoStepper,
+    prompts: list[tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stepper = opened(folders / "f32")
+    first, second = (GenerateRequest(n, repeating(prompts)[0], 20) for n in ("first", "second"))
+    expected = ids_of(events_of(plain, first)["first"])
+    assert stepper.add(first)
+    found = stepper.step()
+
+    def refuses(request: GenerateRequest) -> None:
+        raise EngineError("OpenVINO refuses the request")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stepper._batch, "add", refuses)
+        with pytest.raises(EngineError):
+            stepper.add(second)
+    while not (found and found[-1].finish_reason):
+        found += stepper.step()
+    assert ids_of(found) == expected and not stepper._reserved and stepper._alone is None
+    stepper.close()
 
 
 def test_a_cancelled_request_leaves_room_for_the_next(

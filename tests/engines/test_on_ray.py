@@ -127,6 +127,26 @@ def test_a_relay_of_an_engine_that_cannot_be_opened(folders: Path, tmp_path: Pat
     assert child.stdout.readline() == "" and child.wait(10) == 1
 
 
+@pytest.mark.parametrize("died", [RayError("the actor died"), GetTimeoutError("no room")])
+def test_a_relay_that_dies_as_it_starts_is_an_error_and_is_killed(died: Exception) -> None:
+    class Dying(FakeRay):
+        killed: Any = None
+
+        def get(self, future: Future[Any], timeout: float | None = None) -> Any:
+            raise died
+
+        def available_resources(self) -> dict[str, float]:
+            return {}
+
+        def kill(self, actor: Any) -> None:
+            self.killed = actor
+
+    ray, actor = Dying(), SimpleNamespace(pid=SimpleNamespace(remote=Future[int]))
+    with pytest.raises(EngineError, match=r"no node of the cluster|the cluster started no engine"):
+        RelayedChild(ray, actor)
+    assert ray.killed is actor
+
+
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("whorl.core.errors.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"--where ray.*whorl\[ray\]"):
@@ -154,6 +174,13 @@ def test_on_a_cluster(
 ) -> None:
     start, nodes = ray_starter("auto")
     assert nodes == 1
+    ours = {each.pid for each in (psutil.Process(), *psutil.Process().children(recursive=True))}
+    reached = {
+        each.laddr.ip.removeprefix("::ffff:")
+        for each in psutil.net_connections("tcp")
+        if each.pid in ours and each.status == psutil.CONN_LISTEN
+    }
+    assert reached == {"127.0.0.1"}  # nobody else's machine gets to it
     check_answers(start, folders, openvino_engine, prompts)
 
 

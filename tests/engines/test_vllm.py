@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shlex
@@ -27,6 +28,7 @@ from whorl.engines.apart import EngineProcess
 from whorl.engines.open import open_engine
 from whorl.engines.setup import EngineSetup
 from whorl.engines.vllm_engine import VllmEngine
+from whorl.stages.serve.errors import is_grammar_fault
 from whorl.testing.models import tiny_model_folder
 
 REAL = os.environ.get("WHORL_VLLM_PYTHON")
@@ -98,7 +100,7 @@ def test_every_field_is_asked_in_its_words(
     assert answer.token_ids == [6, 7, 8, 9] and answer.finish_reason == "stop"
     (body,) = bodies(fake)
     assert body == {
-        "model": "model",
+        "model": said["--served-model-name"],
         "prompt": [3, 4, 5],
         "max_tokens": 7,
         "stream": True,
@@ -154,6 +156,73 @@ def test_answers_logprobs_and_scores_arrive(engine: VllmEngine) -> None:
         np.testing.assert_allclose(found, [-i / 100 for i in row])
     with pytest.raises(EngineError, match="too long"):
         engine.score([list(range(257))])
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_single_candidates_are_told_by_few_answers(
+    fake: Path, folders: Path, monkeypatch: pytest.MonkeyPatch, is_old: bool
+) -> None:
+    """The prefix is not scored again with each; a vLLM that tells one id at a time is asked so."""
+    if is_old:
+        monkeypatch.setenv("FAKE_VLLM_OLD", "1")
+    engine = open_engine(folders / "hf", name="vllm", setup=SETUP)
+    rows = [*([i] for i in range(20, 220)), [7, 8], [20], []]
+    try:
+        scores = engine.score(rows, (1, 2, 3))
+        again = engine.score([[5]], (1, 2, 3))
+    finally:
+        engine.close()
+    for row, found in zip([*rows, [5]], [*scores, *again], strict=True):
+        np.testing.assert_allclose(found, [-i / 100 for i in row])
+    asked = bodies(fake)
+    singles = [body for body in asked if body["prompt"] == [1, 2, 3]]
+    assert len(asked) == len(singles) + 1 and not any("prompt_logprobs" in one for one in singles)
+    assert len(singles) == (2 + 198 if is_old else 2) + 1
+    salts = [body["cache_salt"] for body in singles]
+    assert len(set(salts[:-1])) == 1 and salts[-1] != salts[0]  # nobody sees what another asked
+
+
+def test_a_score_that_fails_ends_the_others(engine: VllmEngine, fake: Path) -> None:
+    begin_s = time.monotonic()
+    with pytest.raises(EngineError, match="an unlucky number"):
+        engine.score([[7, 13, 1], *([7, 14, i] for i in range(60))])
+    assert time.monotonic() - begin_s < 0.9  # the slow ones take a second
+    np.testing.assert_allclose(engine.score([[5]], (1, 2))[0], [-0.05])
+    assert len(bodies(fake)) < 20
+
+
+@pytest.mark.parametrize("text", ["(", ")"])
+def test_a_grammar_that_vllm_refuses_is_the_askers_fault(engine: VllmEngine, text: str) -> None:
+    """Also where whorl has no xgrammar to find it first: by status, or in the stream."""
+    engine._check = None
+    listener, other = Listener(), Listener()
+    grammar = Grammar("regex", text)
+    engine.submit(GenerateRequest("bad", (3,), 4, grammar=grammar), listener)
+    engine.submit(GenerateRequest("other", (3,), 4, seed=500, grammar=grammar), other)
+    assert listener.ended.wait(10) and is_grammar_fault(listener[-1].error or "")
+    assert "no regex" in str(listener[-1].error)
+    if text == ")":  # there it fails of something else first
+        assert other.ended.wait(10) and not is_grammar_fault(other[-1].error or "")
+
+
+def test_requests_that_do_not_end_keep_no_vllm_open(
+    engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(engine, "_emptied", never)
+    monkeypatch.setattr("whorl.engines.vllm_engine.CLOSE_TIMEOUT_S", 0.2)
+    engine.close()
+    assert not psutil.pid_exists(engine._server.pid)
+
+
+def test_a_stranger_on_the_port_is_not_taken_for_ours(
+    fake: Path, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_VLLM_NAME", "somebody else's")
+    with pytest.raises(EngineError, match=r"another server than ours.*the model model-"):
+        open_engine(folders / "hf", name="vllm")
 
 
 def test_more_than_it_has_places_for_wait(engine: VllmEngine) -> None:
@@ -264,6 +333,15 @@ def test_a_real_one_says_what_the_torch_engine_says(
         assert [each.token_ids for each in found] == [each.token_ids for each in wanted]
         for ours, theirs in zip(engine.score(rows), reference.score(rows), strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-4)
+        after = [[i] for i in range(200)] + [list(prompts[3])]
+        for ours, theirs in zip(
+            engine.score(after, prompts[2]), reference.score(after, prompts[2]), strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs, atol=1e-4)
+        bad = replace(requests[0], grammar=Grammar("regex", "("), stop_ids=(1,), request_id="bad")
+        engine._check = None  # type: ignore[attr-defined]
+        with pytest.raises(EngineError, match="this regex cannot be used"):
+            run_requests(engine, [bad])
         (stopped,) = run_requests(
             engine, [replace(requests[0], stop_ids=(wanted[0].token_ids[5],), request_id="s")]
         )

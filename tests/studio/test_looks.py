@@ -133,8 +133,10 @@ def test_a_finished_answer_shows_its_buttons_above_the_composer(
     scripted.app.state.refuse = {}
     browser.look(390, 700)
     scripted.enter(browser)
-    say(browser, "markdown")
+    say(browser, "a long word: " + "x" * 2_000)  # the page is taller than the window
     browser.has(".answer:last-child .actions", "Copy")
+    say(browser, "markdown")
+    browser.wait_for("document.querySelectorAll('.answer .actions').length === 2")
     lower, upper = (
         browser.evaluate(f"document.querySelector('{selector}').getBoundingClientRect().{edge}")
         for selector, edge in ((".answer:last-child .opinion", "bottom"), (".composer", "top"))

@@ -64,3 +64,56 @@ def test_a_dropped_file_is_brought_to_the_codecs_rate(browser: Browser, listenin
     browser.click("#generate")
     browser.has("#completion .figures", "token")
     assert heard_samples(listening) == 8_000
+
+
+def test_a_second_click_before_the_microphone_answers_starts_no_second_recorder(
+    browser: Browser, listening: Site
+) -> None:
+    listening.enter(browser)
+    browser.click("#tab-complete")
+    browser.has("#parts .note", "Record, drop or choose")
+    browser.evaluate(
+        """(() => {
+          const asks = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+          globalThis.asked = 0;
+          navigator.mediaDevices.getUserMedia = async (what) => {
+            globalThis.asked += 1;
+            await new Promise((done) => setTimeout(done, 300));
+            return asks(what);
+          };
+        })()"""
+    )
+    for _ in range(2):
+        browser.click("#parts li:first-child .beside button")
+    browser.has("#parts .beside button", "Stop")
+    browser.evaluate("new Promise((done) => setTimeout(done, 600))")
+    assert browser.evaluate("globalThis.asked") == 1
+    browser.click("#parts li:first-child .beside button")
+    browser.has("#parts .note", "s of sound.")
+    assert browser.text("#parts .beside button") == "Record"
+
+
+def test_a_slow_file_does_not_take_the_place_of_a_later_one(
+    browser: Browser, listening: Site
+) -> None:
+    listening.enter(browser)
+    browser.click("#tab-complete")
+    browser.has("#parts .note", "Record, drop or choose")
+    browser.evaluate(
+        """(async () => {
+          const drop = (size, wait) => {
+            const file = new File([new Uint8Array(size)], "a.bin");
+            file.arrayBuffer = async () => {
+              await new Promise((done) => setTimeout(done, wait));
+              return new ArrayBuffer(size);
+            };
+            const event = new DragEvent("drop");
+            Object.defineProperty(event, "dataTransfer", { value: { files: [file] } });
+            document.querySelector("#parts .beside").dispatchEvent(event);
+          };
+          drop(111, 300);
+          drop(222, 0);
+          await new Promise((done) => setTimeout(done, 800));
+        })()"""
+    )
+    browser.has("#parts .note", "222 bytes")

@@ -11,12 +11,14 @@ from types import SimpleNamespace
 import pytest
 
 from whorl.core import collect
+from whorl.core.errors import SpecError
 from whorl.core.ports import GenerateRequest, TokenEvent
 from whorl.core.records import FileEntry
 from whorl.core.variants import Variant
 from whorl.engines.limits import Limits
 from whorl.engines.loop import EngineLoop
 from whorl.engines.setup import EngineSetup
+from whorl.launch.cards import Card
 from whorl.model.folder import FolderCard, peek_card
 from whorl.serving import Servable, open_model_app
 from whorl.spec.load import parse_recipe
@@ -204,3 +206,12 @@ def test_a_second_pipeline_takes_memory() -> None:
     context = CARD.shape.max_seq_len * CARD.cache_bytes_per_token
     assert 2 * 2**30 < needs[1] - needs[0] - context < 5 * 2**30
     assert setup_of(guessing, config, 1).cache_bytes <= setup_of(plain, config, 1).cache_bytes
+
+
+def test_several_vllms_do_not_share_one_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "found_cards", lambda: [Card("H100", "nvidia", 8e10, 700.0, 2)])
+    config = ServeConfig(engine="vllm", replicas=2)
+    with pytest.raises(SpecError, match=r"serve\.replicas.*2 replicas.*where: ray"):
+        module._open(tmp_path, None, config, EngineSetup(4), tmp_path)

@@ -83,6 +83,7 @@ class EngineProcess:
         facts = self._start()
         self.name, self.contract_digest = facts["name"], facts["contract_digest"]
         self.unable: frozenset[str] = frozenset(facts["unable"])
+        self.reads_singles_once: bool = facts["reads_singles_once"]  # see EngineLoop
 
     @property
     def is_up(self) -> bool:
@@ -267,11 +268,11 @@ class EngineProcess:
         LOG.error("%s; it is started again", failure)
         try:
             self._start()
-        except (WhorlError, OSError) as error:
+            self.limit_running(self._max_running)
+        except Exception as error:  # whatever it is: without a reason it would seem to be starting
             LOG.exception("the engine could not be started again")
-            self._failure = f"{failure}; then: {error}"
+            self._failure = f"{failure}; then: {error or repr(error)}"
             return
-        self.limit_running(self._max_running)
         if self._closing:
             self._input.close()
 
@@ -306,8 +307,13 @@ def answer() -> None:
     except WhorlError as error:
         output.write(json.dumps({"error": str(error), "kind": type(error).__name__}) + "\n")
         return
-    facts = {"name": engine.name, "contract_digest": engine.contract_digest}
-    output.write(json.dumps(facts | {"unable": sorted(engine.unable)}) + "\n")
+    facts = {
+        "name": engine.name,
+        "contract_digest": engine.contract_digest,
+        "unable": sorted(engine.unable),
+        "reads_singles_once": getattr(engine, "reads_singles_once", False),
+    }
+    output.write(json.dumps(facts) + "\n")
     threading.Thread(target=_end_with, args=(engine,), daemon=True).start()
     lock = threading.Lock()
 
@@ -322,9 +328,13 @@ def answer() -> None:
 
 
 def _end_with(engine: Any) -> None:
-    """An engine that stopped by itself takes this process with it: then another one is started."""
+    """An engine that stopped takes this process with it, what it started (which may hold a GPU's
+    memory) before: then another one is started."""
     while getattr(engine, "failure", None) is None:
         time.sleep(LOOK_EVERY_S)
+    closing = threading.Thread(target=engine.close, daemon=True)
+    closing.start()
+    closing.join(CLOSE_TIMEOUT_S)
     os._exit(1)
 
 

@@ -165,6 +165,11 @@ class EngineLoop:
         """Why it takes no request any more, and never will; None: it does, or was closed."""
         return self._failure
 
+    @property
+    def reads_singles_once(self) -> bool:
+        """Whether candidates of one id each, however many, cost one reading of their prefix."""
+        return self.limits.candidates_beside
+
     def limit_running(self, max_running: int) -> None:
         """From now on at most so many run together; those that run already go on."""
         with self._changed:

@@ -85,6 +85,10 @@ class RelayedChild:
             raise EngineError(
                 "no node of the cluster has room for an engine", found=found
             ) from error
+        except ray.exceptions.RayError as error:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.kill(actor)
+            raise EngineError("the cluster started no engine", found=error) from error
         self.stdin, self.stdout = _Input(actor), _Output(ray, actor)
 
     @property
@@ -154,7 +158,7 @@ def ray_starter(engine: str) -> tuple[Callable[[], Child], int]:
     MissingExtra.check("ray", "ray", PURPOSE)
     ray = importlib.import_module("ray")
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, namespace="whorl")
+        _join_or_start(ray)
     gpus = 1 if engine == "vllm" and ray.cluster_resources().get("GPU") else 0
     actors = ray.remote(
         num_cpus=CPUS,
@@ -164,6 +168,21 @@ def ray_starter(engine: str) -> tuple[Callable[[], Child], int]:
     )(_grouped(ray))
     start = functools.partial(_start, ray, actors)
     return start, max(1, sum(bool(node["Alive"]) for node in ray.nodes()))
+
+
+def _join_or_start(ray: Any) -> None:
+    """A cluster that is there, else one of this machine that nobody else can reach."""
+    told: dict[str, Any] = {"log_to_driver": False, "namespace": "whorl"}
+    try:
+        ray.init(address=os.environ.get("RAY_ADDRESS") or "auto", **told)
+    except ConnectionError:
+        if os.environ.get("RAY_ADDRESS"):
+            raise
+        # else Ray puts the address that others reach in the place of the loopback's
+        constants: Any = importlib.import_module("ray._private.ray_constants")
+        constants.ENABLE_RAY_CLUSTER = False
+        told |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        ray.init(address="local", **told)
 
 
 def _start(ray: Any, actors: Any) -> Child:

@@ -197,9 +197,9 @@ class OpenvinoStepper:
         """What ran alone goes on beside others, without guesses."""
         if (alone := self._alone) is None or self._lone is None:
             return
+        self._batch.add(alone.rest)  # first: if it raises, the request goes on as it was
         self._lone.cancel(alone.request.request_id)
         self._alone = None
-        self._batch.add(alone.rest)
 
     def check(self, request: GenerateRequest) -> None:
         """Of a request's grammar, by the thread that submits it. Raises EngineError if it is none.

@@ -35,6 +35,7 @@ class Replicas:
         first = self._engines[0]
         self.name, self.contract_digest = first.name, first.contract_digest
         self.unable: frozenset[str] = frozenset().union(*(each.unable for each in engines))
+        self.reads_singles_once = all(getattr(one, "reads_singles_once", False) for one in engines)
         self._lock = threading.Lock()
         self._inside: dict[str, int] = {}  # request_id -> engine
         self._cancelled: set[str] = set()

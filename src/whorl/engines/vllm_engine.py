@@ -10,6 +10,7 @@ import asyncio
 import functools
 import json
 import logging
+import secrets
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -24,19 +25,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.codecs.contract import TEXT, Tokens
-from whorl.core.errors import EngineError
+from whorl.core.errors import EngineError, WhorlError
 from whorl.core.ports import EngineStats, GenerateRequest, TokenEvent, TokenLogprob
 from whorl.engines.grammar import MODULE, Grammars
 from whorl.engines.limits import Limits
 from whorl.engines.sampling import is_greedy
 from whorl.engines.setup import EngineSetup
-from whorl.engines.vllm_server import VllmServer
+from whorl.engines.vllm_server import BAD_REQUESTS, RefusedError, VllmServer
 from whorl.model.folder import TOKENS, FolderCard
 
 __all__ = ["VllmEngine", "open_vllm"]
 
 LOG = logging.getLogger(__name__)
 CLOSE_TIMEOUT_S = 10.0
+MOST_IDS = 128  # whose log-probabilities are told by one answer
 GRAMMARS = {"json_schema": "json", "regex": "regex", "ebnf": "grammar"}  # vLLM's words
 ENDS: dict[str, Literal["stop", "length"]] = {"stop": "stop", "length": "length"}
 OnEvent = Callable[[TokenEvent], None]
@@ -140,8 +142,12 @@ class VllmEngine:
             places = list(self._places.values())
         for place in places:
             self._loop.call_soon_threadsafe(self._cancel, place)
-        asyncio.run_coroutine_threadsafe(self._emptied(), self._loop).result(CLOSE_TIMEOUT_S)
-        self._server.close()
+        try:
+            asyncio.run_coroutine_threadsafe(self._emptied(), self._loop).result(CLOSE_TIMEOUT_S)
+        except TimeoutError:
+            LOG.warning("requests of vLLM had not ended when it was closed")
+        finally:
+            self._server.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         if threading.current_thread() is not self._thread:
             self._thread.join(CLOSE_TIMEOUT_S)
@@ -180,8 +186,8 @@ class VllmEngine:
         """However it ended, it is told, once."""
         error = None if task.cancelled() else task.exception()
         if not place.is_over:
-            told = None if error is None else (self.failure or str(error) or repr(error))
-            finish: Any = "cancelled" if error is None else "error"
+            told = self.failure or (None if error is None else str(error) or repr(error))
+            finish: Any = "cancelled" if told is None else "error"
             self._tell(place, TokenEvent(place.request.request_id, (), finish, told))
 
     async def _emptied(self) -> None:
@@ -216,9 +222,20 @@ class VllmEngine:
                 raise EngineError("vLLM ended an answer without saying why")
 
     async def _events(self, request: GenerateRequest) -> AsyncIterator[TokenEvent]:
+        try:
+            async for event in self._told(request):
+                yield event
+        except RefusedError as error:
+            if request.grammar is None or error.status not in BAD_REQUESTS:
+                raise
+            what = f"this {request.grammar.kind} cannot be used"
+            raise EngineError(what, found=error.found) from error
+
+    async def _told(self, request: GenerateRequest) -> AsyncIterator[TokenEvent]:
         async for chunk in _messages(self._server.ask(_body(request))):
             if "error" in chunk:
-                raise EngineError("vLLM failed", found=chunk["error"].get("message"))
+                told = chunk["error"]
+                raise RefusedError("vLLM failed", told.get("message"), told.get("code"))
             for choice in chunk.get("choices", ()):
                 ids = tuple(choice.get("token_ids") or ())
                 finish = ENDS.get(choice.get("finish_reason"))
@@ -231,8 +248,51 @@ class VllmEngine:
     # -------------------------------------------------------------- scores
 
     async def _score_all(self, rows: list[tuple[int, ...]], prefix: tuple[int, ...]) -> Scores:
-        asked = [self._score(prefix, ids) for ids in rows]
-        return list(await asyncio.gather(*asked))
+        """One that fails ends the others. After a prefix single ids are told together, by answers
+        of one id; what these have read of it is shared among them alone."""
+        singles = list(dict.fromkeys(ids[0] for ids in rows if prefix and len(ids) == 1))
+        salt = secrets.token_hex()
+        nexts: list[asyncio.Task[dict[int, float]]] = []
+        wholes: dict[int, asyncio.Task[NDArray[np.float64]]] = {}
+        try:
+            async with asyncio.TaskGroup() as group:
+                for start in range(0, len(singles), MOST_IDS):
+                    ids = singles[start : start + MOST_IDS]
+                    nexts.append(group.create_task(self._next(prefix, ids, salt)))
+                for place, row in enumerate(rows):
+                    if not prefix or len(row) != 1:
+                        wholes[place] = group.create_task(self._score(prefix, row))
+        except ExceptionGroup as errors:
+            if isinstance(first := errors.exceptions[0], WhorlError):
+                raise first from None
+            raise EngineError("vLLM failed", found=repr(first)) from errors
+        known = {number: value for task in nexts for number, value in task.result().items()}
+        return [
+            wholes[place].result() if place in wholes else np.array([known[row[0]]], np.float64)
+            for place, row in enumerate(rows)
+        ]
+
+    async def _next(
+        self, prefix: tuple[int, ...], ids: Sequence[int], salt: str
+    ) -> dict[int, float]:
+        """id -> what it has after a prefix. A vLLM that does not know `logprob_token_ids` tells one
+        alone; then each is asked for."""
+        asked = GenerateRequest(
+            "score", prefix, 1, allowed_ids=tuple(ids), logprobs=0, cache_key=salt
+        )
+        words = {"stream": False, "logprob_token_ids": list(ids)}
+        told = (await self._choice(_body(asked) | words))["logprobs"]
+        (drawn,), (value,), (others,) = (
+            told[name] for name in ("tokens", "token_logprobs", "top_logprobs")
+        )
+        if len(ids) == 1:
+            return {ids[0]: value}
+        named = {_id_of(name): other for name, other in {**others, drawn: value}.items()}
+        found = {number: named[number] for number in ids if number in named}
+        for number in ids:
+            if number not in found:
+                found |= await self._next(prefix, (number,), salt)
+        return found
 
     async def _score(self, prefix: tuple[int, ...], ids: tuple[int, ...]) -> NDArray[np.float64]:
         """The last id's value is that of an answer which may be nothing else: a sequence may be as
@@ -241,9 +301,7 @@ class VllmEngine:
         if len(whole) < 2 or not ids:
             return np.zeros(0)
         body = _body(GenerateRequest("score", whole[:-1], 1, allowed_ids=whole[-1:], logprobs=0))
-        async with self._place():
-            parts = [part async for part in self._server.ask(body | _SCORED)]
-        (choice,) = json.loads(b"".join(parts))["choices"]
+        choice = await self._choice(body | _SCORED)
         values = [
             each[str(number)]["logprob"]
             for number, each in zip(whole[1:-1], choice["prompt_logprobs"][1:], strict=True)
@@ -251,18 +309,29 @@ class VllmEngine:
         values.append(choice["logprobs"]["token_logprobs"][0])
         return np.asarray(values[-len(ids) :] if prefix else values, np.float64)
 
+    async def _choice(self, body: dict[str, Any]) -> dict[str, Any]:
+        async with self._place():
+            parts = [part async for part in self._server.ask(body)]
+        (choice,) = json.loads(b"".join(parts))["choices"]
+        found: dict[str, Any] = choice
+        return found
+
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
         """One of the engine's places, waited for."""
         async with self._room:
-            await self._room.wait_for(lambda: self._busy < self.limits.max_running)
+            try:
+                await self._room.wait_for(lambda: self._busy < self.limits.max_running)
+            except BaseException:
+                self._room.notify()  # it may have been its turn
+                raise
             self._busy += 1
         try:
             yield
         finally:
             self._busy -= 1
             async with self._room:
-                self._room.notify_all()
+                self._room.notify(max(0, self.limits.max_running - self._busy))
 
 
 # ------------------------------------------------------------------ vLLM's words
@@ -320,7 +389,11 @@ def _logprobs(ids: Sequence[int], told: dict[str, Any], num_top: int) -> tuple[T
     for number, value, others in zip(
         ids, told["token_logprobs"], told["top_logprobs"], strict=True
     ):
-        known = [(int(name.removeprefix("token_id:")), other) for name, other in others.items()]
+        known = [(_id_of(name), other) for name, other in others.items()]
         best = sorted(known, key=lambda pair: (-pair[1], pair[0]))[:num_top]
         found.append(TokenLogprob(number, value, tuple(best)))
     return tuple(found)
+
+
+def _id_of(name: str) -> int:
+    return int(name.removeprefix("token_id:"))

@@ -33,14 +33,14 @@ from whorl.core.errors import EngineError, MissingExtra, SpecError
 from whorl.engines.setup import EngineSetup
 from whorl.model.folder import FolderCard
 
-__all__ = ["ARGUMENTS", "PYTHON", "VllmServer"]
+__all__ = ["ARGUMENTS", "BAD_REQUESTS", "PYTHON", "RefusedError", "VllmServer"]
 
 PYTHON, ARGUMENTS = "WHORL_VLLM_PYTHON", "WHORL_VLLM_ARGS"
 START_S, STOP_S = 900.0, 20.0  # it may compile kernels
 LOOK_EVERY_S = 0.2
 MOST_BYTES = 2**24  # of what it says, that are looked at for why it ended
 ERROR = re.compile(r"\w(?:Error|Exception): ")
-MODEL = "model"
+BAD_REQUESTS = (400, 422)  # statuses of what the asker got wrong
 DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 # Its interpreter need not have whorl: the one file that ends it with its parent is read by name.
 BOOT = """
@@ -54,6 +54,14 @@ runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")
 """
 
 
+class RefusedError(EngineError):
+    """vLLM's answer other than 200, with its status."""
+
+    def __init__(self, what: str, found: object, status: object) -> None:
+        super().__init__(what, found=found)
+        self.status = status
+
+
 class VllmServer:
     """vLLM's server, started. Raises EngineError with its last words if it does not come up."""
 
@@ -62,9 +70,11 @@ class VllmServer:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
         self._key = secrets.token_urlsafe(32)
+        self._model = f"model-{secrets.token_hex(8)}"  # no other server has one of this name
         self._closing = False
         words = [_interpreter(), "-c", BOOT, children.__file__, str(os.getpid())]
-        words += ["--model", str(folder), "--port", str(self.port), *_arguments(card, setup)]
+        words += ["--model", str(folder), "--port", str(self.port)]
+        words += ["--served-model-name", self._model, *_arguments(card, setup)]
         log = tempfile.NamedTemporaryFile(prefix="whorl-vllm-", suffix=".log", delete=False)  # noqa: SIM115
         self._log = Path(log.name)
         with log, children.spawning():
@@ -107,25 +117,26 @@ class VllmServer:
     async def ask(self, body: Mapping[str, Any]) -> AsyncIterator[bytes]:
         """POST /v1/completions: pieces of what is answered.
 
-        Raises EngineError with vLLM's own words where it refuses, or ends in the middle.
+        Raises RefusedError with vLLM's own words where it refuses, EngineError if it ends in the
+        middle.
         """
-        data = json.dumps({"model": MODEL, **body}).encode()
+        data = json.dumps({"model": self._model, **body}).encode()
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             connection = h11.Connection(h11.CLIENT)
             writer.write(_head(connection, self._key, data))
             writer.write(connection.send(h11.Data(data=data)) or b"")
             connection.send(h11.EndOfMessage())
-            refused: list[bytes] | None = None
+            status, refused = 200, list[bytes]()
             async for event in _events(connection, reader):
-                if isinstance(event, h11.Response) and event.status_code != 200:
-                    refused = []
-                elif isinstance(event, h11.Data) and refused is None:
+                if isinstance(event, h11.Response):
+                    status = event.status_code
+                elif isinstance(event, h11.Data) and status == 200:
                     yield bytes(event.data)
-                elif isinstance(event, h11.Data) and refused is not None:
+                elif isinstance(event, h11.Data):
                     refused.append(bytes(event.data))
-            if refused is not None:
-                raise EngineError("vLLM refuses the request", found=_words(b"".join(refused)))
+            if status != 200:
+                raise RefusedError("vLLM refuses the request", _words(b"".join(refused)), status)
         except h11.RemoteProtocolError as error:
             raise EngineError("vLLM ended in the middle of an answer", found=error) from error
         finally:
@@ -150,18 +161,32 @@ class VllmServer:
             if (code := self._process.poll()) is not None:
                 found = f"code {code}: {self._last_words()}"
                 raise EngineError("vLLM does not serve this folder", found=found)
-            if self._is_healthy():
+            if self._get("/health")[0] == 200:
+                self._check_ours()
                 return
             time.sleep(LOOK_EVERY_S)
         raise EngineError("vLLM did not come up", found=self._last_words(), expected=f"{START_S} s")
 
-    def _is_healthy(self) -> bool:
+    def _check_ours(self) -> None:
+        """Raises EngineError where another server took the port before ours did. The key that it is
+        shown opens nothing but ours."""
+        status, body = self._get("/v1/models", {"Authorization": f"Bearer {self._key}"})
+        if status != 200 or self._model.encode() not in body:
+            raise EngineError(
+                f"another server than ours answers on port {self.port}",
+                found=f"{status} to /v1/models",
+                expected=f"the model {self._model}",
+                do=f"start it again, without --port and --served-model-name in {ARGUMENTS}",
+            )
+
+    def _get(self, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, bytes]:
+        """Status and body; 0: nothing answers."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
         with contextlib.suppress(OSError, http.client.HTTPException), closing(connection):
-            connection.request("GET", "/health")
+            connection.request("GET", path, headers=dict(headers or {}))
             with connection.getresponse() as response:
-                return response.status == 200
-        return False
+                return response.status, response.read(MOST_BYTES)
+        return 0, b""
 
 
 def _interpreter() -> str:
@@ -184,7 +209,6 @@ def _arguments(card: FolderCard, setup: EngineSetup) -> list[str]:
     sharing = "" if setup.shares_prefixes else "no-"
     options = {
         "--host": "127.0.0.1",
-        "--served-model-name": MODEL,
         "--dtype": DTYPES.get(card.variant.weights, "auto"),
         "--max-model-len": card.shape.max_seq_len,
         "--max-num-seqs": setup.max_running,

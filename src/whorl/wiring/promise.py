@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from whorl.arch.shape_counts import count_shape
 from whorl.core.collect import Answer, run_requests
 from whorl.core.digests import digest_value, write_bytes
-from whorl.core.errors import EngineError
+from whorl.core.errors import EngineError, SpecError
 from whorl.core.ports import SERVERS_OWN, Engine, GenerateRequest
 from whorl.core.variants import Variant
 from whorl.engines.apart import EngineProcess, start_here
@@ -31,6 +31,8 @@ from whorl.engines.openvino_export import FORMAT
 from whorl.engines.replicas import Replicas
 from whorl.engines.setup import EngineSetup
 from whorl.engines.threads import engine_threads
+from whorl.engines.vllm_server import ARGUMENTS
+from whorl.launch.cards import found_cards
 from whorl.launch.machine import machine_facts
 from whorl.model.folder import FolderCard, peek_card
 from whorl.spec.resolved import ServeConfig
@@ -97,6 +99,13 @@ def _open(
 ) -> EngineProcess | Replicas:
     """As many engines as the config says, each in a process of its own, opened together."""
     count, start, nodes = config.replicas, start_here, 1
+    if config.engine == "vllm" and count > 1 and config.where != "ray" and found_cards():
+        raise SpecError(
+            "serve.replicas: each vLLM would take this machine's first GPU",
+            found=f"{count} replicas",
+            expected="1 without Ray",
+            do=f"serve.where: ray gives each a GPU; {ARGUMENTS} may say --data-parallel-size",
+        )
     if config.where == "ray":
         start, nodes = ray_starter(config.engine)
     each = replace(

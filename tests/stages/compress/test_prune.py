@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,12 @@ from torch.nn import functional
 
 from whorl.arch.pruning import pruned_shape
 from whorl.arch.shape import Experts
-from whorl.core.errors import SpecError
+from whorl.core.context import StageContext
+from whorl.core.errors import DataError, SpecError
+from whorl.core.records import RecordStore
 from whorl.model.hf import load_model_folder, save_model_folder
 from whorl.model.transformer import Transformer
-from whorl.stages.compress.prune import influence_of, least, prune
+from whorl.stages.compress.prune import influence_of, least, prune, run
 from whorl.testing.corpus import tiny_texts
 from whorl.testing.models import tiny_model_folder, tiny_shape
 
@@ -178,6 +181,13 @@ def test_what_would_be_left(layers: float, ffn: float, message: str | None) -> N
     found = pruned_shape(shape, layers, ffn)
     assert found.layers == (1 if layers else 6)
     assert found.ffn_width == (128 if ffn else 1536)
+
+
+def test_without_a_text_of_two_ids_nothing_is_pruned(folder: Path, tmp_path: Path) -> None:
+    context = StageContext(RecordStore(tmp_path / "home", "tiny"))
+    base: Any = SimpleNamespace(digest="0" * 32, folder=lambda name: folder)
+    with pytest.raises(DataError, match="no text of two ids or more"):
+        run(context, 0.25, 0.0, base, base, lambda: [[1], []])
 
 
 def test_experts_are_not_pruned() -> None:

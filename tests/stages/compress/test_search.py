@@ -236,6 +236,18 @@ def test_guesses_are_served_where_they_are_faster(
     assert [row["alone"] for row in figures] == [each.alone for each in tried]
 
 
+def test_guesses_are_not_measured_once_a_variant_is_refused(
+    trained: Record, tmp_path: Path
+) -> None:
+    """Nothing will be kept; `guess` is never called."""
+    formats = ("int4", "int8")  # the first loses too much
+    config = CompressConfig(
+        formats=formats, search="off", speculation="prompt_lookup", max_bpb_increase=0.005
+    )
+    with pytest.raises(GateError, match="int4 is worse than the recipe allows"):
+        searched(trained, tmp_path, Remembering(), config, None)
+
+
 def test_nothing_is_guessed_unless_it_is_asked_for(trained: Record, tmp_path: Path) -> None:
     config = CompressConfig(formats=("int8",), search="fast")
     record = searched(trained, tmp_path, Remembering(), config, [guessing(4, 2.0, 2.0)])

@@ -20,6 +20,7 @@ from torch import Tensor
 from whorl.arch.pruning import pruned_shape
 from whorl.arch.shape import ModelShape
 from whorl.core.context import StageContext
+from whorl.core.errors import DataError
 from whorl.core.records import Record, RecordKey
 from whorl.core.rounding import Texts
 from whorl.model.blocks.feed_forward import FeedForward
@@ -53,7 +54,8 @@ def run(
     """model/ of the record: the base's with those shares gone; found again if it is there.
 
     texts: ids of training documents. Metrics: which layers went and every layer's influence, nats
-    of those texts before and after. Raises SpecError if it cannot be pruned so.
+    of those texts before and after. Raises SpecError if it cannot be pruned so, DataError without
+    any text.
     """
     inputs = {"base": base.digest, "prepare": prepared.digest}
     key = RecordKey("prune", {"layers": layers, "ffn": ffn}, inputs, LOGIC_VERSION)
@@ -62,6 +64,13 @@ def run(
     model, shape, tokens, card = load_model_folder(base.folder(MODEL))
     smaller = pruned_shape(shape, layers, ffn)
     asked = [list(ids) for ids in texts() if len(ids) > 1]
+    if not asked:
+        raise DataError(
+            "what to prune is found on training texts, and there is none",
+            found="no text of two ids or more",
+            expected="at least one",
+            do="give the recipe longer documents",
+        )
     influence = influence_of(model, asked)
     gone = least(influence.layers, shape.layers - smaller.layers)
     pruned = prune(model, smaller, gone, influence.channels_C)

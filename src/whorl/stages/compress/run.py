@@ -138,8 +138,9 @@ class _Compression:
         for weights in self.config.formats:
             mine = self._with_cache(weights, self._best(weights, parent, begin_s), parent)
             rows += mine
-            self._speculate(weights)
             refused += [row for row in mine if row["verdict"].startswith("refused")]
+            if not refused:  # else nothing is kept
+                self._speculate(weights)
         if refused:
             raise _refusal(refused, self.config, parent)
         shutil.rmtree(self.folder / CANDIDATES, ignore_errors=True)

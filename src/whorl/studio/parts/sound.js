@@ -11,11 +11,13 @@ export function soundInput(codec, changed) {
   const rate = codec.rate ?? 16000;
   const told = make("p", { class: "note", role: "status" }, "Record, drop or choose a sound.");
   const chooser = make("input", { type: "file", accept: "audio/*", aria: { label: `${codec.name}: a file` } });
-  let [bytes, recorder] = [null, null];
+  let [bytes, recorder, asking, taken] = [null, null, false, 0];
 
   async function take(blob) {
+    const number = ++taken;
     const given = new Uint8Array(await blob.arrayBuffer());
     const sound = await samplesOf(given.slice().buffer, rate).catch(() => null);
+    if (number !== taken) return; // a later one came meanwhile
     bytes = sound ? wavOf(sound, rate) : given;
     told.textContent = sound ? `${(sound.length / rate).toFixed(1)} s of sound.` : `${given.length} bytes, as they are.`;
     changed();
@@ -23,7 +25,10 @@ export function soundInput(codec, changed) {
 
   async function record() {
     if (recorder) return recorder.stop();
+    if (asking) return; // whether it may: the person has not said so yet
+    asking = true;
     const stream = await navigator.mediaDevices.getUserMedia({ audio: true }).catch(() => null);
+    asking = false;
     if (!stream) return void (told.textContent = "There is no microphone, or it may not be used.");
     const pieces = [];
     recorder = new MediaRecorder(stream);

@@ -186,6 +186,19 @@ def test_a_deadline_is_no_fault_of_the_engine_and_holds_the_place(server: Runnin
     assert server.client.get("/health").status_code == 200
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+def test_single_ids_are_cut_into_pieces_unless_the_engine_reads_them_at_once(
+    server: Running, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    """One that reads each alone would say nothing before the end of thousands."""
+    monkeypatch.setattr(ranking, "PIECE_TOKENS", 8)
+    monkeypatch.setattr(server.engine, "reads_singles_once", at_once, raising=False)
+    told = rank(server).json()
+    assert told["num_candidates"] == 30 and told["candidates"][0]["candidate"] == FILMS[0]
+    asked = server.engine.asked  # type: ignore[attr-defined]
+    assert len(asked) == (1 if at_once else 4) and len(set(asked)) == 1
+
+
 def test_no_piece_is_begun_after_the_deadline_and_each_is_progress(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,7 +141,8 @@ async def rank_candidates(
         )
         prompt_ids = await served.prompts.encode(body.question, asked)
         served.prompts.answer_room(len(prompt_ids), asked, longest)
-        pieces = list(_pieces_of(found.ids))
+        at_once = getattr(served.engine, "reads_singles_once", False)
+        pieces = list(_pieces_of(found.ids, at_once))
         work = sum(map(_work_of, pieces))
         visit.price([GenerateRequest(request_id, prompt_ids, work)], len(prompt_ids))
     except BaseException:
@@ -225,12 +226,15 @@ def _score_piece(
     return visit.served.engine.score(piece, prompt_ids)
 
 
-def _pieces_of(candidates: Sequence[tuple[int, ...]]) -> Iterator[Piece]:
-    """In their order, each of at most PIECE_TOKENS or of one candidate; single ids cost nothing."""
+def _pieces_of(candidates: Sequence[tuple[int, ...]], at_once: bool) -> Iterator[Piece]:
+    """In their order, each of at most PIECE_TOKENS or of one candidate.
+
+    at_once: single ids cost the engine nothing, it reads all of them from one forward.
+    """
     piece: list[tuple[int, ...]] = []
     room = PIECE_TOKENS
     for ids in candidates:
-        cost = len(ids) if len(ids) > 1 else 0
+        cost = 0 if at_once and len(ids) == 1 else len(ids)
         if piece and cost > room:
             yield piece
             piece, room = [], PIECE_TOKENS

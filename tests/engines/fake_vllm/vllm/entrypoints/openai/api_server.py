@@ -2,6 +2,7 @@
 
 The answer to ids is the last one plus 1, plus 2 …; its log-probability is minus the id over 100,
 that of an alternative a tenth less for each place. FAKE_VLLM_LOG has a line for every body.
+FAKE_VLLM_OLD does not know `logprob_token_ids`; FAKE_VLLM_NAME is told in place of its own.
 """
 
 import json
@@ -16,9 +17,11 @@ LOG = os.environ["FAKE_VLLM_LOG"]
 STEP_S = 0.01
 
 
-def told(number, count):
+def told(number, count, asked=()):
     """What completions say of a token's log-probability, ids in place of texts."""
     best = {f"token_id:{number + i}": -number / 100 - i / 10 for i in range(count + 1)}
+    if asked and not os.environ.get("FAKE_VLLM_OLD"):
+        best |= {f"token_id:{i}": -i / 100 for i in asked}
     return {
         "tokens": [f"token_id:{number}"],
         "token_logprobs": [-number / 100],
@@ -34,7 +37,10 @@ class Handler(BaseHTTPRequestHandler):
         print(*arguments)
 
     def do_GET(self):
-        self.answer(200 if self.path == "/health" else 404, b"")
+        if self.path != "/v1/models":
+            return self.answer(200 if self.path == "/health" else 404, b"")
+        name = os.environ.get("FAKE_VLLM_NAME") or OPTIONS["--served-model-name"]
+        self.answer(200, json.dumps({"object": "list", "data": [{"id": name}]}).encode())
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -45,12 +51,23 @@ class Handler(BaseHTTPRequestHandler):
         if body["seed"] == 400:
             error = {"error": {"message": "seed: not today", "type": "BadRequestError"}}
             return self.answer(400, json.dumps(error).encode())
+        if body.get("structured_outputs") == {"regex": "("}:
+            error = {"error": {"message": "no regex", "type": "BadRequestError", "code": 400}}
+            return self.answer(400, json.dumps(error).encode())
         if body["stream"]:
             return self.stream(body)
-        prompt = body["prompt"]
-        scores = [None] + [{str(i): {"logprob": -i / 100, "rank": 1}} for i in prompt[1:]]
-        (last,) = body["allowed_token_ids"]
-        choice = {"index": 0, "prompt_logprobs": scores, "logprobs": told(last, 0)}
+        prompt, asked = body["prompt"], body.get("logprob_token_ids", ())
+        if prompt[:2] == [7, 13]:
+            time.sleep(STEP_S)
+            return self.answer(500, b'{"error": {"message": "an unlucky number"}}')
+        if prompt[:2] == [7, 14]:
+            time.sleep(100 * STEP_S)
+        if len(asked) > 128:
+            return self.answer(400, b'{"error": {"message": "too many"}}')
+        choice = {"index": 0, "logprobs": told(body["allowed_token_ids"][0], 0, asked)}
+        if "prompt_logprobs" in body:
+            scores = [None] + [{str(i): {"logprob": -i / 100, "rank": 1}} for i in prompt[1:]]
+            choice["prompt_logprobs"] = scores
         self.answer(200, json.dumps({"choices": [choice]}).encode())
 
     def answer(self, status, data):
@@ -76,6 +93,10 @@ class Handler(BaseHTTPRequestHandler):
                 os._exit(3)
             if body["seed"] == 500:
                 self.chunk(json.dumps({"error": {"message": "a stack trace"}}))
+                break
+            if body.get("structured_outputs") == {"regex": ")"}:
+                error = {"message": "no regex", "type": "BadRequestError", "code": 400}
+                self.chunk(json.dumps({"error": error}))
                 break
             self.chunk(json.dumps({"choices": [choice]}))
             if ends:
