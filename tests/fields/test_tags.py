@@ -23,7 +23,7 @@ from whorl.verbs import Session
 SENTENCES = [
     [(f"w{n}", "NN"), ("can", "MD" if n % 2 else "NN"), ("run", "VB"), (".", ".")]
     for n in range(40)
-]
+] + [[("#", "B-NP"), ("1.98", "CD"), ("2-3", "CD"), ("#hash", "NN")]]
 
 
 def universal(sentences: list[list[tuple[str, str]]]) -> str:
@@ -107,6 +107,16 @@ def test_odd_lines_are_refused_by_reason_and_place(tmp_path: Path) -> None:
     (tmp_path / "t.conll").write_text("".join(f"a{n} X\nb X\n\n" for n in range(60)))
     with pytest.raises(DataError, match="has no tags"):
         read(tmp_path)
+
+
+def test_a_line_of_blanks_ends_a_sentence_and_signs_may_be_words(tmp_path: Path) -> None:
+    comments = "#begin document (x);\n# text = # #\n"
+    rows = "".join(f"#w{n} A\n# B\n3.5 C\n#\n  \nw{n} D\n\n" for n in range(20))
+    (tmp_path / "t.conll").write_text(comments + rows)
+    documents, reasons = read(tmp_path, window="1", heldout="0.5")
+    found = {(d.parts[0].value, d.parts[2].value) for d in documents}
+    assert found >= {(" _ #\n #w7", "A"), (" # _\n 3.5", "C"), (" _\n w7", "D")}
+    assert (" #w7 _ 3.5\n #", "B") in found and not reasons
 
 
 def test_tags_are_cut_at_a_sign_but_not_at_the_first(tmp_path: Path) -> None:

@@ -32,9 +32,11 @@ class Sentence:
 def sentences_of(item: FileItem, options: Mapping[str, str], places: Places) -> Iterator[Sentence]:
     """The sentences of a file: one a line where words have tags behind a /, else by columns."""
     rows: list[tuple[str, str]] = []
-    last = number = 0
+    last, number, width = 0, 0, _width(item)
     for line in lines_of(item, places):
         at = places.line or 0
+        if not line.strip():
+            continue  # as an empty one
         if "/" in line and all("/" in word for word in line.split()):
             apart = (word.rpartition("/") for word in line.split())
             found = [_checked(word, tag, options["cut"], places) for word, _, tag in apart]
@@ -44,7 +46,7 @@ def sentences_of(item: FileItem, options: Mapping[str, str], places: Places) -> 
             yield from _sentence(f"{item.name}@{number}", rows)
             rows, number = [], at
         last = at
-        pair = _row(line, options, places)
+        pair = _row(line, width, options, places)
         if pair is not None:
             rows.append(pair)
     yield from _sentence(f"{item.name}@{number}", rows)
@@ -60,12 +62,25 @@ def _begins(line: str) -> bool:
     return line.startswith(BOUNDARY)
 
 
-def _row(line: str, options: Mapping[str, str], places: Places) -> tuple[str, str] | None:
+def _columns(line: str) -> list[str]:
+    return line.split("\t") if "\t" in line else line.split()
+
+
+def _width(item: FileItem) -> int:
+    """Columns of the first row that is no comment for sure: a word may begin with # too."""
+    lines = lines_of(item, lambda reason: None)
+    plain = (line for line in lines if line.strip() and not line.startswith(("#", BOUNDARY)))
+    return len(_columns(next(plain, "")))
+
+
+def _row(
+    line: str, width: int, options: Mapping[str, str], places: Places
+) -> tuple[str, str] | None:
     """(word, tag) of a line of columns; None: a comment, or refused."""
-    columns = line.split("\t") if "\t" in line else line.split()
-    if _begins(line) or RANGE.fullmatch(columns[0]):
+    columns, is_wide = _columns(line), width == NUM_UNIVERSAL
+    if _begins(line) or (is_wide and RANGE.fullmatch(columns[0])):
         return None
-    if line.startswith("#") and len(columns) != NUM_UNIVERSAL:
+    if line.startswith("#") and (len(columns) != width or columns[2:3] == ["="]):
         return None
     is_universal = len(columns) == NUM_UNIVERSAL and columns[0].isdecimal()
     word = UNIVERSAL["form"] if is_universal else 0
