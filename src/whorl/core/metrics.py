@@ -87,11 +87,14 @@ class ClassF1(Metric):
         )
         shape, count = right.shape[:-1], 1 + int(max(given.max(), right.max()))
         rows = np.arange(int(np.prod(shape)))[:, None]
-        places = (rows * count + right.reshape(len(rows), -1)) * count
-        places += given.reshape(len(rows), -1)
-        found = np.bincount(places.ravel(), minlength=len(rows) * count * count)
-        table = found.reshape(len(rows), count, count)  # right, answered
-        hits, each = np.diagonal(table, axis1=1, axis2=2), table.sum(1) + table.sum(2)
+
+        def counts(classes: NDArray[np.int64], kept: Any = np.True_) -> NDArray[np.int64]:
+            """[rows, classes]: how often each is there, where it is kept."""
+            places = (rows * count + classes.reshape(len(rows), -1)).ravel()
+            kept = np.broadcast_to(kept, right.shape).ravel()
+            return np.bincount(places[kept], minlength=len(rows) * count).reshape(-1, count)
+
+        hits, each = counts(right, given == right), counts(right) + counts(given)
         f1 = 2 * hits / np.maximum(each, 1)
         mean = f1.sum(1) / (each > 0).sum(1) if count > 2 else f1[:, -1] * (count - 1)
         return mean.reshape(shape)[()]
