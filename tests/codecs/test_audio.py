@@ -229,6 +229,7 @@ BROKEN = {
     "nothing": (b"", "no sound"),
     "text": (b"one two three" * 100, "no sound"),
     "no samples": (file_of(np.zeros(0, np.int16)), "no samples"),
+    "none at 16 kHz": (file_of(np.ones(1, np.int16), 192_000), "no samples"),
     "too long": (file_of(tone(440, 5.0)), "too long"),
     "ten hours": (ten_hours(), "too long"),
     "nine channels": (file_of(np.zeros((800, 9), np.int16)), "channels"),

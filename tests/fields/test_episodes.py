@@ -99,6 +99,7 @@ def test_odd_rows_are_refused_by_reason_and_place(tmp_path: Path) -> None:
         {"observations": [1], "actions": [None]},
         {"observations": [1], "actions": ["x" * 101]},
         {"observation": 1, "action": "a"},
+        {"observations": [10**400], "actions": ["a"]},
     ]
     documents, reasons = read(str(write(tmp_path / "a.jsonl", [*rows, *odd])))
     found = {str(r): str(r.place) for r in reasons if isinstance(r, Reason) and r.kind == "refused"}
@@ -110,6 +111,8 @@ def test_odd_rows_are_refused_by_reason_and_place(tmp_path: Path) -> None:
         "action of control signs, or of more than 100": "a.jsonl, line 35",
         "no key episode": "a.jsonl, line 36",
     }
+    numbers = [r for r in reasons if "no number" in r]
+    assert sum(reasons[r] for r in numbers) == 2  # infinity, and what has 401 digits
     assert len(documents) == 30
     with pytest.raises(DataError, match="nothing to learn or to ask"):
         read(str(write(tmp_path / "b.jsonl", rows[:1])))

@@ -47,7 +47,7 @@ def read_sound(file: bytes | Path, wanted: Sounds) -> Sound:
     """The sound of a file; channels are averaged, other rates resampled.
 
     Raises DataError on what is no sound of FORMATS, on NaN, on a file that is cut short or has no
-    samples, and on one that is too long, which is not decoded then.
+    samples (also of the wanted rate), and on one that is too long, which is not decoded then.
     """
     num_bytes = len(file) if isinstance(file, bytes) else file.stat().st_size
     if num_bytes > wanted.max_bytes:
@@ -64,7 +64,11 @@ def read_sound(file: bytes | Path, wanted: Sounds) -> Sound:
         raise _refused("this is no sound that can be read", error, wanted) from error
     if not np.isfinite(samples).all():
         raise _refused("the sound has samples that are no numbers", "NaN or infinity", wanted)
-    return _levels(_resampled(samples, rate, wanted.rate))
+    found = _levels(_resampled(samples, rate, wanted.rate))
+    if not len(found):
+        told = f"{len(samples)} at {rate:,} Hz are none at {wanted.rate:,} Hz"
+        raise _refused("the sound has no samples", told, wanted)
+    return found
 
 
 def sound_bytes(sound: Sound, rate: int, kind: str = "WAV") -> bytes:

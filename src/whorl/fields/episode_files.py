@@ -92,8 +92,11 @@ def _cell(value: Any) -> float | str | None:
         return str(value).lower()
     if value is None or isinstance(value, str):
         return value
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(
-            "observation with a cell that is no number, text or null", repr(value)[:80]
-        )
-    return float(value)
+    try:
+        number = float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:  # a whole number of more than 308 digits
+        number = math.inf
+    if not math.isfinite(number):
+        told = str(type(value).__name__) if isinstance(value, int) else repr(value)[:80]
+        raise ValueError("observation with a cell that is no number, text or null", told)
+    return number
