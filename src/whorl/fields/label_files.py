@@ -6,15 +6,19 @@ whose names, or folders, begin with test are held out; else a share of each clas
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from email import message_from_string, policy
+from email import message_from_bytes, policy
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
 from email.message import Message
 from fnmatch import fnmatchcase
 from pathlib import PurePath
 
+from whorl.core import streams
 from whorl.core.errors import DataError, SpecError
 from whorl.core.ports import Source
 from whorl.core.sources import FileItem
@@ -41,7 +45,10 @@ LABEL_KEYS = (
     "y",
 )
 TEST, VALID = ("test",), ("valid", "dev", "val")
-TAGS = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^<>]{1,2000}>", re.IGNORECASE | re.DOTALL)
+HIDDEN = re.compile(r"<(script|style)\b", re.IGNORECASE)
+ENDS = {name: re.compile(rf"</{name}\s*>", re.IGNORECASE) for name in ("script", "style")}
+TAG = re.compile(r"<[^<>]{1,2000}>")
+MAX_MAIL_BYTES = 2**26
 MAX_CLASSES, MAX_LABEL = 5_000, 100
 
 
@@ -208,33 +215,75 @@ def _of_file(
     if not label:
         places.refuse("file in no folder of a class", "give a folder of each class, or rows")
         return
-    pieces = dict(texts_of(replace(item, kind="text"), places))
-    text = "".join(pieces.values())
     is_mail = options["mail"].lower() in ("yes", "true", "1") or bare_suffix(item.name) == MAIL
+    if is_mail:
+        pieces = list(_of_mail(item, places))
+    else:
+        pieces = [text for _, text in texts_of(replace(item, kind="text"), places)]
     if pieces:
-        text = _of_mail(text) if text and is_mail else text
-        yield item.name, text[: number_of(options, "most", 1)], label
+        yield item.name, "".join(pieces)[: number_of(options, "most", 1)], label
 
 
-def _of_mail(text: str) -> str:
-    """Subject and words of a mail, without its other headers, attachments and signs of HTML."""
-    mail = message_from_string(text, policy=policy.compat32)
+def _of_mail(item: FileItem, places: Places) -> Iterator[str]:
+    """Subject and words of a mail, without its other headers, attachments and signs of HTML.
+
+    It is read as bytes: each of its parts says its own encoding.
+    """
+    try:
+        with streams.open_source(item.path, item.root, item.num_bytes) as opened:
+            data = opened.content.read(MAX_MAIL_BYTES + 1)
+            if opened.fault or len(data) > MAX_MAIL_BYTES:
+                told = opened.fault or f"mail of more than {MAX_MAIL_BYTES:,} bytes"
+                raise streams.SourceFault(told)
+    except streams.SourceFault as fault:
+        places.refuse(*fault.args)
+        return
+    mail = message_from_bytes(data, policy=policy.compat32)
     parts = [_words(part) for part in mail.walk() if part.get_content_maintype() == "text"]
-    subject = re.sub(r"\s+", " ", str(mail.get("subject", "")))
-    return f"{subject}\n{' '.join(parts)}" if any(parts) else f"{subject}\n{text}"
+    words = " ".join(parts) if any(parts) else _decoded(data)
+    yield mended_text(f"{_subject(mail)}\n{words}", places)
+
+
+def _subject(mail: Message) -> str:
+    headers = (value for name, value in mail.raw_items() if name.lower() == "subject")
+    plain = _decoded(str(next(headers, "")).encode("utf-8", "surrogateescape"))
+    with contextlib.suppress(LookupError, ValueError, HeaderParseError):  # else as it stands
+        plain = str(make_header(decode_header(plain)))
+    return re.sub(r"\s+", " ", plain)
 
 
 def _words(part: Message) -> str:
     payload = part.get_payload(decode=True)
     if not isinstance(payload, bytes):
         return ""
-    text = payload.decode("utf-8", "replace") if _is_utf8(payload) else payload.decode("latin-1")
-    return TAGS.sub(" ", text) if part.get_content_subtype() == "html" else text
+    text = _decoded(payload, str(part.get_content_charset("")))
+    return _shown(text) if part.get_content_subtype() == "html" else text
 
 
-def _is_utf8(data: bytes) -> bool:
+def _decoded(data: bytes, charset: str = "") -> str:
+    """Bytes as their mail says; where it says nothing that there is, UTF-8 or else Latin-1."""
     try:
-        data.decode()
+        if charset:
+            return data.decode(charset, "replace")
+    except (LookupError, ValueError):
+        pass
+    try:
+        return data.decode()
     except UnicodeDecodeError:
-        return False
-    return True
+        return data.decode("latin-1")
+
+
+def _shown(html: str) -> str:
+    """What stands between tags, without scripts and styles: one pass, also where none is closed."""
+    pieces, at, unclosed = list[str](), 0, set[str]()
+    for found in HIDDEN.finditer(html):
+        name = found[1].lower()
+        if found.start() < at or name in unclosed:
+            continue
+        end = ENDS[name].search(html, found.end())
+        if end is None:
+            unclosed.add(name)
+        else:
+            pieces.append(html[at : found.start()])
+            at = end.end()
+    return " ".join(TAG.sub(" ", piece) for piece in (*pieces, html[at:]))
