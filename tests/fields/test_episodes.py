@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,17 @@ pytest.importorskip("torch", reason="needs the extra train")
 from tests.stages.evaluate.fakes import ScoringEngine
 from tests.stages.plan.conftest import machine
 from whorl.codecs.contract import Tokens
-from whorl.core.environments import PlayTask
+from whorl.core.context import NoProgress
+from whorl.core.environments import PlayTask, Reaction
 from whorl.core.errors import DataError, SpecError
 from whorl.core.metrics import RETURN, SUCCESS
-from whorl.core.ports import Document, HeldoutDocument, Source
+from whorl.core.ports import Document, HeldoutDocument, Part, Source
 from whorl.core.reasons import Reason
+from whorl.fields import episodes, gymnasium_worlds
 from whorl.fields.base import options_of
 from whorl.fields.episodes import FIELD, HISTORY, question_of
+from whorl.fields.gymnasium_worlds import GymWorld
+from whorl.fields.teachers import demonstration
 from whorl.stages.evaluate.play import played
 from whorl.testing.worlds import FakeEnvironment
 from whorl.verbs import Session
@@ -158,6 +163,113 @@ def test_a_world_is_played_from_its_seed_by_the_most_probable_action() -> None:
         world = FakeEnvironment(actions=("up", "down"))
         task = PlayTask(open_world=lambda name: (world, 0), ask=question_of)
         played(engine, tokens, task, documents[:1], window=64)
+
+
+def test_an_episode_that_shows_what_is_not_known_has_failed_and_is_counted() -> None:
+    @dataclass
+    class Odd(FakeEnvironment):
+        def step(self, action: str) -> Reaction:
+            after = super().step(action)
+            return replace(after, observation={**after.observation, "ghost": 1.0}, reward=0.5)
+
+    @dataclass
+    class Told(NoProgress):
+        note: str = ""
+
+        def finish(self, note: str = "") -> None:
+            self.note = note
+
+    worlds = {"0": FakeEnvironment, "1": Odd}
+    task = PlayTask(open_world=lambda name: (worlds[name](), 0), ask=question_of)
+    documents = [HeldoutDocument(n, np.array([1]), np.array([False]), 0) for n in worlds]
+    tokens, told = tokens_of_corridor(), Told()
+    first = next(each.id_start for each in tokens.contract.codecs if each.name == "action")
+    engine = ScoringEngine(
+        tokens.contract.digest,
+        lambda ids: [0.0] * (len(ids) - 2) + [-1.0 if ids[-1] == first else -2.0],
+    )
+    grades = played(engine, tokens, task, documents, window=64, progress=told)
+    assert [(g[SUCCESS][0], g[RETURN][0]) for g in grades] == [(1.0, 1.0), (0.0, 0.5)]
+    assert told.note.startswith("1 failed by what they showed: there is no column 'ghost'")
+
+
+class Clock:
+    """An environment of Gymnasium that never ends, or after `end` steps; it shows NaN at first."""
+
+    def __init__(self, end: int) -> None:
+        self.end, self.count, self.actions = end, 0, ("wait",)
+        self.action_space, self.unwrapped = self, self
+
+    def reset(self, seed: int) -> tuple[Any, dict[str, Any]]:
+        self.count = 0
+        return np.array([np.nan, seed]), {}
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.count += 1
+        return np.array([self.count, np.inf]), 1.0, self.count == self.end, False, {}
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("end", "steps", "succeeded"), [(500, 500, True), (501, 500, False), (10**9, 500, False)]
+)
+def test_everybody_plays_as_long_and_who_is_longer_has_failed(
+    monkeypatch: pytest.MonkeyPatch, end: int, steps: int, succeeded: bool
+) -> None:
+    monkeypatch.setattr(
+        gymnasium_worlds, "open_world", lambda name: GymWorld(name, Clock(end), ("wait",))
+    )
+    world = GymWorld("clock", Clock(end), ("wait",))
+    seen = list(demonstration(world, "random", 7))
+    assert (len(seen), world.has_succeeded) == (steps, succeeded)
+    assert seen[0][0] == {"[0]": None, "[1]": 7.0} and seen[2][0] == {"[0]": 2.0, "[1]": None}
+    name = "gymnasium:clock#7"
+    document = Document(name, (*question_of([], seen[0][0]), Part("action", "wait")), "heldout")
+    scores = {(s.name, s.metric): s.value for s in FIELD.baselines([document], [document], None)}
+    assert scores["random", SUCCESS] == succeeded and scores["random", RETURN] == 500
+    tokens = Tokens.build(FIELD.fit_codecs([document], {}), 64)
+    engine = ScoringEngine(tokens.contract.digest, lambda ids: [0.0] * (len(ids) - 1))
+    held = [HeldoutDocument(name, np.array([1]), np.array([False]), 0)]
+    (grade,) = played(engine, tokens, FIELD.task, held, window=64)  # type: ignore[arg-type]
+    assert grade[SUCCESS][0] == succeeded and grade[RETURN][0] == 500
+
+
+def test_demonstrations_that_failed_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        gymnasium_worlds, "open_world", lambda name: GymWorld(name, Clock(501), ("wait",))
+    )
+    monkeypatch.setattr(gymnasium_worlds, "identity_of", lambda name: name)
+    documents, reasons = read("gymnasium:clock", teacher="random", episodes="3", asked="2")
+    assert {d.split for d in documents} == {"heldout"} and len(documents) == 2
+    assert reasons == {"demonstration that failed": 3}
+
+
+def test_baselines_of_other_sources_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two environments have their teachers; beside jsonl nothing is played."""
+    monkeypatch.setattr(episodes, "_result", lambda world, seed, who: (who != "random", seed))
+
+    def asked(*names: str) -> dict[tuple[str, str], float]:
+        documents = [Document(n, (Part("row", {}), Part("action", "a")), "heldout") for n in names]
+        found = FIELD.baselines(documents, documents, None)
+        return {(score.name, score.metric.name): score.value for score in found}
+
+    road, level, pole = "gymnasium:highway_env:x#3", f"{GOTO}#5", "gymnasium:CartPole-v1#7"
+    commonest = {("commonest action", "accuracy"): 1.0}
+    at_random = {("random", "success"): 0.0, ("random", "return"): 4.0}
+    assert asked(road, level) == {
+        **commonest,
+        **at_random,
+        ("bot and idm", "success"): 1.0,
+        ("bot and idm", "return"): 4.0,
+    }
+    assert asked(level, "a.jsonl@3") == asked("a.jsonl@3", level) == commonest
+    assert asked("gymnasium:highway_env:x#1", pole) == {**commonest, **at_random}
+
+
+def test_a_cell_that_is_neither_text_nor_numbers_is_named() -> None:
+    with pytest.raises(SpecError, match=r"the cell at\.b of an observation"):
+        gymnasium_worlds.described("x", {"at": {"a": 1, "b": object()}})
 
 
 def test_the_way_out_is_learned_from_demonstrations(

@@ -15,8 +15,9 @@ from whorl.core.metrics import RETURN, SUCCESS, Metric
 from whorl.core.ports import HeldoutDocument, Part
 from whorl.core.tasks import ChoiceTask
 
-__all__ = ["Environment", "Observation", "PlayTask", "Reaction", "Step"]
+__all__ = ["MAX_STEPS", "Environment", "Observation", "PlayTask", "Reaction", "Step"]
 
+MAX_STEPS = 500  # of an episode, whoever plays: after so many it has not succeeded
 Observation = Mapping[str, float | str | None]
 Step = tuple[Observation, str]  # what was seen, what was done
 
@@ -58,7 +59,7 @@ class PlayTask(ChoiceTask):
     codec: str = "action"
     name: str = "play"
     further: tuple[Metric, ...] = (SUCCESS, RETURN)
-    max_steps: int = 500
+    max_steps: int = MAX_STEPS
 
     def plays(self, document: HeldoutDocument) -> bool:
         """Whether there is an environment to play."""

@@ -22,6 +22,7 @@ from whorl.core.errors import DataError
 from whorl.core.intervals import score_of
 from whorl.core.metrics import ACCURACY, RETURN, SUCCESS
 from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Source, Task
+from whorl.core.reasons import Place, Reason
 from whorl.core.sources import DatasetItem
 from whorl.fields import gymnasium_worlds as worlds
 from whorl.fields.episode_files import SUFFIXES, episodes_of
@@ -45,12 +46,18 @@ def question_of(steps: Sequence[Step], seen: Observation) -> tuple[Part, ...]:
     return (*parts, Part(ROW, seen, trained=False))
 
 
-def open_world(name: str) -> tuple[Environment, int] | None:
-    """The environment of a document and its seed; None: it is of no environment."""
+def _world_of(name: str) -> tuple[str, int] | None:
+    """The name of a document's environment and its seed; None: it is of no environment."""
     world, _, seed = name.rpartition("#")
     if not world.startswith(worlds.PREFIX) or not seed.isdecimal():
         return None
-    return worlds.open_world(world.removeprefix(worlds.PREFIX)), int(seed)
+    return world.removeprefix(worlds.PREFIX), int(seed)
+
+
+def open_world(name: str) -> tuple[Environment, int] | None:
+    """The environment of a document and its seed; None: it is of no environment."""
+    found = _world_of(name)
+    return None if found is None else (worlds.open_world(found[0]), found[1])
 
 
 TASK = PlayTask(open_world=open_world, ask=question_of, codec=ACTION)
@@ -85,7 +92,7 @@ class EpisodesField:
         """Raises DataError or SpecError. Item 0 of an environment is what is held out."""
         options = {**self.options, **source.options}
         if isinstance(item, DatasetItem):
-            yield from _demonstrated(source.source, item.number, options)
+            yield from _demonstrated(source.source, item.number, options, reject)
         elif begins(item, reject):
             yield from _of_files(source, options, reject)
 
@@ -118,36 +125,44 @@ class EpisodesField:
     def baselines(
         self, train: Sequence[Document], heldout: Sequence[Document], rows: NDArray[np.int64] | None
     ) -> list[Score]:
-        """The commonest action; of environments also the teacher and actions at random, played."""
+        """The commonest action; where all are of environments also their teachers, if each has one,
+        and actions at random, played."""
         actions = Counter(p.value for d in train for p in d.parts if p.codec == ACTION)
         best = min(actions, key=lambda action: (-actions[action], action))
         last = [[p.value for p in d.parts if p.codec == ACTION][-1] for d in heldout]
         names, ones = tuple(document.name for document in heldout), np.ones(len(heldout))
         hits = np.array([action == best for action in last], np.float64)
         scores = [score_of("commonest action", QualityMeasure(ACCURACY, names, hits, ones))]
-        opened = open_world(names[0])
-        if opened is None:
+        played = [world for world in map(_world_of, names) if world is not None]
+        if len(played) < len(names):
             return scores
-        opened[0].close()
-        for teacher in filter(None, (teacher_of(opened[0].name), RANDOM)):
-            results = np.array([_result(name, teacher) for name in names], np.float64).T
-            for metric, numbers in zip((SUCCESS, RETURN), results, strict=True):
-                measure = QualityMeasure(metric, names, numbers, ones)
-                scores.append(score_of(teacher, measure))
+        own = [teacher_of(world) for world, _ in played]
+        known = [teacher for teacher in own if teacher is not None]
+        shown = {RANDOM: [RANDOM] * len(names)}
+        if len(known) == len(names):
+            shown = {" and ".join(sorted(set(known))): known, **shown}
+        for name, teachers in shown.items():
+            each = [_result(*world, who) for world, who in zip(played, teachers, strict=True)]
+            for metric, numbers in zip((SUCCESS, RETURN), np.array(each, float).T, strict=True):
+                scores.append(score_of(name, QualityMeasure(metric, names, numbers, ones)))
         return scores
 
 
-def _result(name: str, teacher: str) -> tuple[bool, float]:
-    """(success, sum of rewards) of a teacher from a document's seed."""
-    world, _, seed = name.rpartition("#")
-    with closing(worlds.open_world(world.removeprefix(worlds.PREFIX))) as opened:
-        for _ in demonstration(opened, teacher, int(seed)):
+def _result(world: str, seed: int, teacher: str) -> tuple[bool, float]:
+    """(success, sum of rewards) of a teacher from a seed on."""
+    with closing(worlds.open_world(world)) as opened:
+        for _ in demonstration(opened, teacher, seed):
             pass
         return opened.has_succeeded, opened.total
 
 
-def _demonstrated(name: str, part: int, options: Mapping[str, str]) -> Iterator[Document]:
-    """Episodes of a teacher: of part 0 those that are asked, with their first steps alone."""
+def _demonstrated(
+    name: str, part: int, options: Mapping[str, str], reject: Callable[[str], None]
+) -> Iterator[Document]:
+    """Episodes of a teacher: of part 0 those that are asked, with their first steps alone.
+
+    What failed is not learned from, and counted.
+    """
     seed, episodes = number_of(options, "seed"), number_of(options, "episodes", 1)
     first = ASKED_FROM if part == 0 else (part - 1) * AT_ONCE
     count = number_of(options, "asked", 1) if part == 0 else min(AT_ONCE, episodes - first)
@@ -160,6 +175,10 @@ def _demonstrated(name: str, part: int, options: Mapping[str, str]) -> Iterator[
                 yield next(documents)
             elif world.has_succeeded:
                 yield from documents
+            else:
+                reject(
+                    Reason("demonstration that failed", "passed over", Place(f"{name}#{number}"))
+                )
 
 
 def _documents(name: str, steps: Sequence[Step], split: str) -> Iterator[Document]:

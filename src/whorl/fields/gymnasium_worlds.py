@@ -151,7 +151,10 @@ def _quietly() -> Iterator[None]:
 
 
 def described(name: str, seen: Any) -> Observation:
-    """An observation as a row of cells. Raises SpecError if it has too many."""
+    """An observation as a row of cells; what is no finite number is missing.
+
+    Raises SpecError if it has too many, or one that is neither a text nor numbers.
+    """
     if isinstance(seen, Mapping) and {"image", "mission", "direction"} <= seen.keys():
         return _of_grid(seen)
     row = dict(_cells("", seen))
@@ -165,7 +168,7 @@ def described(name: str, seen: Any) -> Observation:
     return row
 
 
-def _cells(name: str, seen: Any) -> Iterator[tuple[str, float | str]]:
+def _cells(name: str, seen: Any) -> Iterator[tuple[str, float | str | None]]:
     if isinstance(seen, Mapping):
         for key, value in seen.items():
             yield from _cells(f"{name}.{key}" if name else str(key), value)
@@ -175,10 +178,15 @@ def _cells(name: str, seen: Any) -> Iterator[tuple[str, float | str]]:
         for place, value in enumerate(seen):
             yield from _cells(f"{name}[{place}]", value)
     else:
-        values = np.asarray(seen, np.float64)
+        try:
+            values = np.asarray(seen, np.float64)
+        except (TypeError, ValueError, OverflowError) as error:
+            told = f"the cell {name or 'seen'} of an observation is neither a text nor numbers"
+            raise SpecError(told, found=repr(seen)[:80]) from error
         for at, number in np.ndenumerate(values):
             where = ",".join(str(axis) for axis in at)
-            yield (f"{name}[{where}]" if at else name or "seen"), float(number)
+            cell = float(number) if np.isfinite(number) else None
+            yield (f"{name}[{where}]" if at else name or "seen"), cell
 
 
 def _of_grid(seen: Mapping[str, Any]) -> Observation:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from whorl.core.environments import Step
+from whorl.core.environments import MAX_STEPS, Step
 from whorl.core.errors import SpecError
 from whorl.fields.gymnasium_worlds import GymWorld
 
@@ -32,14 +32,17 @@ def teacher_of(name: str) -> str | None:
 
 
 def demonstration(world: GymWorld, teacher: str, seed: int) -> Iterator[Step]:
-    """What a teacher sees and does from a seed on. Raises SpecError if there is no such teacher."""
-    seen, has_ended = world.reset(seed), False
+    """What a teacher sees and does from a seed on, in MAX_STEPS at most: what is longer has not
+    succeeded. Raises SpecError if there is no such teacher."""
+    seen = world.reset(seed)
     choose = _chooser(world, teacher, seed)
-    while not has_ended:
+    for _ in range(MAX_STEPS):
         action = choose()
         yield seen, action
         after = world.step(action)
-        seen, has_ended = after.observation, after.has_ended
+        seen = after.observation
+        if after.has_ended:
+            return
 
 
 def _chooser(world: GymWorld, teacher: str, seed: int) -> Callable[[], str]:

@@ -28,9 +28,11 @@ def played(
 ) -> list[Mapping[Metric, tuple[float, float]]]:
     """Success and sum of rewards of each document's environment, played from its seed.
 
-    Only actions of the environment are chosen among. Raises DataError if one cannot be opened or
-    the model knows none of its actions.
+    Only actions of the environment are chosen among. An episode that shows what no codec of the
+    model takes has failed there, which is said at the end. Raises DataError if an environment
+    cannot be opened or the model knows none of its actions.
     """
+    failed: list[DataError] = []
     shown, grades = progress or NoProgress(), list[Mapping[Metric, tuple[float, float]]]()
     shown.start(f"episodes played by {engine.name}", len(documents), "episodes")
     for document in documents:
@@ -39,10 +41,10 @@ def played(
             raise DataError(f"there is no environment of {document.name}")
         environment, seed = world
         with closing(environment):
-            succeeded, total = _episode(engine, tokens, task, environment, seed, window)
+            succeeded, total = _episode(engine, tokens, task, environment, seed, window, failed)
         grades.append({SUCCESS: (float(succeeded), 1.0), RETURN: (total, 1.0)})
         shown.advance()
-    shown.finish()
+    shown.finish(f"{len(failed):,} failed by what they showed: {failed[0]}" if failed else "")
     return grades
 
 
@@ -53,14 +55,20 @@ def _episode(
     environment: Environment,
     seed: int,
     window: int,
+    failed: list[DataError],
 ) -> tuple[bool, float]:
-    """(whether it went well, the sum of its rewards)."""
+    """(whether it went well, the sum of its rewards). failed: gets why it could not go on."""
     ids = _ids_of_actions(tokens, task, environment)
     actions = [action for action in environment.actions if action in ids]
     candidates = [(ids[action],) for action in actions]
     seen, steps, total = environment.reset(seed), list[Step](), 0.0
     for _ in range(task.max_steps):
-        prompt = [*tokens.contract.start_ids, *tokens.encode_parts(task.ask(steps, seen))]
+        try:
+            asked = tokens.encode_parts(task.ask(steps, seen))
+        except DataError as error:
+            failed.append(error)
+            return False, total
+        prompt = [*tokens.contract.start_ids, *asked]
         nats = engine.score(candidates, prompt[max(0, len(prompt) + 1 - window) :])
         action = actions[int(np.argmax([found[0] for found in nats]))]
         steps.append((seen, action))
