@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from tests.stages.plan.conftest import machine
 from whorl.core.errors import DataError, SpecError
 from whorl.core.ports import Document, Source
 from whorl.core.reasons import Reason
+from whorl.fields import pair_files
 from whorl.fields.base import options_of
+from whorl.fields.places import Places
 from whorl.fields.translation import FIELD
 from whorl.verbs import Session
 
@@ -132,10 +135,45 @@ def test_what_is_no_translation_is_said(tmp_path: Path) -> None:
     for name in ("news.es", "news.en"):
         (tmp_path / name).unlink()
     entities = '<!DOCTYPE tmx [<!ENTITY a "b">]>' + tmx(PAIRS).partition("?>")[2]
-    for text in (entities, tmx(PAIRS)[:-50], "no xml"):
-        (tmp_path / "t.tmx").write_text(text)
+    said = '<?xml version="1.0" encoding="utf-16"?>' + entities
+    wide = (said.encode("utf-16"), said.encode("utf-16-le"), said.encode("utf-16-be"))
+    for data in (entities.encode(), *wide, b"no xml"):
+        (tmp_path / "t.tmx").write_bytes(data)
         with pytest.raises(DataError, match="nothing to learn"):
             read(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "iso-8859-1"])
+def test_a_tmx_file_may_have_its_encoding_and_an_end_too_early(
+    tmp_path: Path, encoding: str
+) -> None:
+    head = f'<?xml version="1.0" encoding="{encoding[:6] if "16" in encoding else encoding}"?>'
+    text = head + '<!DOCTYPE tmx SYSTEM "tmx14.dtd">' + tmx(PAIRS).partition("?>")[2]
+    (tmp_path / "t.tmx").write_bytes(text.encode(encoding))
+    documents, reasons = read(tmp_path, heldout="0.2")
+    found = {(d.parts[0].value.partition("\n")[2], d.parts[2].value) for d in documents}
+    assert found == {*PAIRS, *((b, a) for a, b in PAIRS)} and not refused(reasons)
+    (tmp_path / "t.tmx").write_bytes(text[: text.rindex("<tu>") + 9].encode(encoding))
+    documents, reasons = read(tmp_path, heldout="0.2")
+    assert len(documents) == 2 * (len(PAIRS) - 1)
+    assert refused(reasons) == {"file that is no TMX, or not to its end": 1}
+
+
+def test_a_large_tmx_file_is_read_in_bounded_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = [(f"{n} {'word ' * 40}", f"{n} {'palabra ' * 25}") for n in range(20_000)]
+    (tmp_path / "t.tmx").write_text(tmx(pairs))
+    item = FIELD.items(Source(str(tmp_path), "translation"))[0]
+    places = Places(item, lambda reason: None)
+    tracemalloc.start()
+    count = sum(1 for _ in pair_files._of_tmx(item, places))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == len(pairs) and item.num_bytes > 9e6 and peak < 9e6
+    monkeypatch.setattr(pair_files, "MAX_TMX_BYTES", 2**21)
+    _, reasons = read(tmp_path, most="999")
+    assert any("TMX of more than" in reason for reason in reasons)
 
 
 def test_two_words_are_learned_in_both_directions(

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from xml.etree import ElementTree
+from typing import BinaryIO
+from xml.parsers import expat
 
 from whorl.core import streams
 from whorl.core.errors import DataError, SpecError
@@ -46,7 +47,7 @@ LANGUAGES = (
     ),
 )
 SUFFIXES = (*ROW_FORMATS, TMX, *(f".{language}" for language in LANGUAGES))
-XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
+SAYS_UTF16 = re.compile(rb"\s*<\?xml[^>]*encoding\s*=\s*.utf-?16", re.IGNORECASE)
 MAX_TMX_BYTES = 2**29
 
 
@@ -178,19 +179,70 @@ def _of_tmx(item: FileItem, places: Places) -> Iterator[tuple[str, dict[str, str
     """Units of a TMX file; nothing outside it is looked up."""
     try:
         with streams.open_source(item.path, item.root, item.num_bytes) as opened:
-            data = opened.content.read(MAX_TMX_BYTES)
-        if b"<!ENTITY" in data:
-            raise ElementTree.ParseError("it declares entities")
-        units = ElementTree.fromstring(data).iter("tu")
-        for number, unit in enumerate(units, 1):
-            row = {}
-            for variant in unit.iter("tuv"):
-                code = language_of(variant.get(XML_LANG) or variant.get("lang") or "")
-                segment = variant.find("seg")
-                if code and segment is not None:
-                    row[code] = "".join(segment.itertext())
-            yield f"{item.name}@{number}", row, ""
+            for number, row in enumerate(_units(opened.content), 1):
+                yield f"{item.name}@{number}", row, ""
+            if opened.fault:
+                raise streams.SourceFault(opened.fault)
     except streams.SourceFault as fault:
         places.refuse(*fault.args)
-    except ElementTree.ParseError as error:
-        places.refuse("file that is no TMX", str(error)[:120])
+    except (expat.ExpatError, ValueError) as error:
+        places.refuse("file that is no TMX, or not to its end", str(error)[:120])
+
+
+def _units(content: BinaryIO) -> Iterator[dict[str, str]]:
+    """The texts of each tu, which are forgotten then.
+
+    Raises ExpatError on what is no XML, ValueError where it declares entities, in whatever
+    encoding, SourceFault when there is too much.
+    """
+    # What was UTF-16 with a mark is UTF-8 by now, though it says otherwise.
+    is_changed = SAYS_UTF16.match(streams.head_of(content)) is not None
+    parser, units, num_bytes = expat.ParserCreate("utf-8" if is_changed else None), _Units(), 0
+    parser.StartElementHandler, parser.EndElementHandler = units.start, units.end
+    parser.CharacterDataHandler, parser.EntityDeclHandler = units.take, units.refuse
+    is_last = False
+    while not is_last:
+        data = content.read(streams.PIECE_BYTES)
+        num_bytes, is_last = num_bytes + len(data), not data
+        if num_bytes > MAX_TMX_BYTES:
+            raise streams.SourceFault(f"TMX of more than {MAX_TMX_BYTES:,} bytes, from there on")
+        try:
+            parser.Parse(data, is_last)
+        finally:
+            yield from units.done
+            units.done.clear()
+
+
+class _Units:
+    """What is heard of a TMX file's elements: the last seg of each tuv of a tu."""
+
+    def __init__(self) -> None:
+        self.done: list[dict[str, str]] = []
+        self.row: dict[str, str] = {}
+        self.code, self.text = "", list[str]()
+        self.is_in_segment = False
+
+    def start(self, name: str, attributes: Mapping[str, str]) -> None:
+        if name == "tu":
+            self.row = {}
+        elif name == "tuv":
+            self.code = language_of(attributes.get("xml:lang") or attributes.get("lang") or "")
+        elif name == "seg":
+            self.text, self.is_in_segment = [], True
+
+    def take(self, text: str) -> None:
+        if self.is_in_segment:
+            self.text.append(text)
+
+    def end(self, name: str) -> None:
+        if name == "seg":
+            self.is_in_segment = False
+            if self.code:
+                self.row[self.code] = "".join(self.text)
+        elif name == "tuv":
+            self.code = ""
+        elif name == "tu":
+            self.done.append(self.row)
+
+    def refuse(self, *declared: object) -> None:
+        raise ValueError(f"it declares entities: {str(declared[0])[:40]}")

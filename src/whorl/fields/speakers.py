@@ -7,6 +7,7 @@ said nothing before. It is under the GPL, which is one more reason to keep it ap
 from __future__ import annotations
 
 import base64
+import contextlib
 import ctypes
 import json
 import os
@@ -76,14 +77,19 @@ def spoken(sentences: Iterable[tuple[str, Speaker]]) -> Iterator[NDArray[np.int1
     assert process.stdin is not None and process.stdout is not None
     try:
         for text, voice in sentences:
-            process.stdin.write(json.dumps([text, vars(voice)]) + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
+            told = f"{voice}: {text}"
+            try:
+                process.stdin.write(json.dumps([text, vars(voice)]) + "\n")
+                process.stdin.flush()
+                line = process.stdout.readline()
+            except OSError as error:  # it has ended
+                raise DataError("espeak-ng could not say a sentence", found=told) from error
             if not line.strip():
-                raise DataError("espeak-ng could not say a sentence", found=f"{voice}: {text}")
+                raise DataError("espeak-ng could not say a sentence", found=told)
             yield np.frombuffer(base64.b64decode(line), "<i2")
     finally:
-        process.stdin.close()
+        with contextlib.suppress(OSError):  # of what could not be written any more
+            process.stdin.close()
         process.stdout.close()
         process.wait()
 
@@ -100,8 +106,9 @@ def serve() -> None:
                 samples = say(text, Speaker(**voice))
                 sys.stdout.write(base64.b64encode(samples).decode() + "\n")
                 sys.stdout.flush()
-            finally:
                 os._exit(0)
+            finally:
+                os._exit(1)
         _, status = os.waitpid(child, 0)
         if status:
             sys.stdout.write("\n")
