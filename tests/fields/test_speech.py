@@ -22,11 +22,12 @@ from whorl.core.errors import DataError
 from whorl.core.metrics import ACCURACY, WER
 from whorl.core.ports import Document, Part, Source
 from whorl.core.reasons import Reason
-from whorl.core.sources import PASSED_OVER
+from whorl.core.sources import PASSED_OVER, FileItem
 from whorl.engines.open import open_engine
 from whorl.engines.openvino_export import export_openvino
 from whorl.engines.parity import check_parity
-from whorl.fields import speakers
+from whorl.fields import speakers, speech_files
+from whorl.fields.places import Places
 from whorl.fields.speech import FIELD
 from whorl.fields.speech_words import edits, graded, plain_words
 from whorl.fields.spoken_sentences import WORDS
@@ -151,8 +152,43 @@ def test_a_list_in_pieces_gives_each_row_once(
     (tmp_path / "list.jsonl").write_text("\n".join(lines))
     items = FIELD.items(Source(str(tmp_path), "speech"))
     assert sum(item.kind == "list" for item in items) > 10
+    opened: Counter[str] = Counter()
+
+    def columns(item: FileItem, places: Places) -> Iterator[tuple[str, str, str]]:
+        opened[item.name] += 1
+        return plain_columns(item, places)
+
+    plain_columns = speech_files._columns
+    monkeypatch.setattr(speech_files, "_columns", columns)
     found, reasons = read(tmp_path)
     assert texts(found) == sorted(said), reasons
+    assert opened["list.jsonl"] == 3  # for the items, to tell what is wrong, for all pieces
+    source = Source(str(tmp_path), "speech")
+    backwards = [d for i in reversed(items) for d in FIELD.read(source, i, lambda reason: None)]
+    assert texts(backwards) == sorted(said)
+
+
+def test_only_sounds_of_the_source_are_read(tmp_path: Path) -> None:
+    for name in ("a.wav", "b.wav", ".hidden.wav", "c.wav"):
+        write(tmp_path / name, "low")
+    rows = [{"path": name, "text": "low"} for name in ("a.wav", "b.wav", ".hidden.wav", "c.wav")]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found, reasons = read(tmp_path)
+    assert [d.name.rpartition(" ")[2] for d in found] == ["a.wav", "b.wav", "c.wav"]
+    (reason,) = [reason for reason in reasons if "leaves out" in reason]
+    assert isinstance(reason, Reason) and reason.place is not None and reason.place.line == 3
+
+
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_a_list_of_training_alone_leaves_a_share_to_ask(tmp_path: Path, name: str) -> None:
+    lines = ["path\tsentence"]
+    for number in range(40):
+        write(tmp_path / f"{number}.wav", "low", number)
+        lines.append(f"{number}.wav\tlow {number}")
+    (tmp_path / f"{name}.tsv").write_text("\n".join(lines))
+    found, _ = read(tmp_path, heldout="0.4")
+    sides = Counter(str(document.split) for document in found)
+    assert sides.keys() == {"train", "heldout"} and sides.total() == 40
 
 
 def test_hostile_rows_are_refused_with_a_reason_and_counted(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ class SpeechField:
             yield from _spoken(options, int(item.number), is_clean)
             return
         share, seed = share_option(options, "heldout"), number_of(options, "seed")
-        for recording, places in recordings(item, reject):
+        for recording, places in recordings(source, item, reject):
             try:
                 sound = read_sound(Path(recording.path), Sounds(SHAPE.rate, SHAPE.max_seconds))
             except (DataError, OSError) as error:

@@ -8,12 +8,14 @@ part of the data's digest; a list is read in pieces by the bytes of the sounds t
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
+from typing import Any
 
 from whorl.codecs.audio_files import SUFFIXES
 from whorl.core.errors import DataError
@@ -34,6 +36,7 @@ FILE_KEYS = ("audio_filepath", "path", "file_name", "file", "audio", "wav")
 TEXT_KEYS = ("text", "sentence", "transcript", "transcription", "normalized_text")
 SPEAKER_KEYS = ("client_id", "speaker_id", "speaker", "voice")
 TEST, TRAIN, UNUSED = ("test",), ("train",), ("dev", "valid", "other", "invalid", "report")
+MOST_KNOWN = 4  # sources
 PIECE_BYTES = 2**22  # of sounds in one item of a list
 MAX_TEXT = 2_000  # signs
 
@@ -49,8 +52,44 @@ class Recording:
     split: Split | None = None
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What was found in a source. sounds: path -> bytes; has_test: lists of training and test."""
+
+    sounds: Mapping[str, int]
+    has_test: bool
+
+
+_Place = tuple[int, int | None, Recording]  # bytes of sounds before it, line
+
+
+@dataclass
+class _Reading:
+    """A list that is read up to `at` bytes of sounds."""
+
+    rows: Iterator[_Place]
+    next: list[_Place] = field(default_factory=list)
+    at: int = 0
+
+
+_KNOWN: dict[tuple[Any, ...], _Known] = {}
+_READING: dict[tuple[Any, ...], _Reading] = {}  # the last one
+
+
+def _key(source: Source) -> tuple[Any, ...]:
+    return source.path, source.pattern, source.apart, source.encoding, source.release is None
+
+
+def _known(source: Source) -> _Known:
+    """As it was last found in this process: a folder is not walked again for each piece."""
+    if _key(source) not in _KNOWN:
+        speech_items(source)
+    return _KNOWN[_key(source)]
+
+
 def speech_items(source: Source) -> list[FileItem]:
     """Raises DataError when the source is missing, empty or has no sound with a text."""
+    key = _key(source)
     only = None
     if os.path.isfile(source.path):  # one list: its sounds lie beside or below it
         only = os.path.basename(source.path)
@@ -59,10 +98,18 @@ def speech_items(source: Source) -> list[FileItem]:
     found = file_items(source, (*SUFFIXES, *LISTS, TEXT_SUFFIX), EXCLUDED)
     sounds = {item.path: item for item in found if _is_sound(item)}
     lists = _lists([item for item in found if item.is_read and _is_list(item, only)])
+    stems = [_stem(item) for item in lists]
+    known = _Known(
+        {path: item.num_bytes for path, item in sounds.items()},
+        all(any(stem.startswith(part) for stem in stems) for part in (TRAIN, TEST)),
+    )
+    if len(_KNOWN) >= MOST_KNOWN:
+        _KNOWN.clear()
+    _KNOWN[key] = known
     items: list[FileItem] = []
     named: set[str] = set()
     for item in lists:
-        rows = _rows(item, Places(item, lambda reason: None))
+        rows = _rows(item, Places(item, lambda reason: None), known)
         paths = [row.path for row in rows if row.path in sounds]
         named.update(paths)
         items += _pieces(item, sum(sounds[path].num_bytes for path in paths))
@@ -87,7 +134,9 @@ def speech_items(source: Source) -> list[FileItem]:
     return items
 
 
-def recordings(item: FileItem, reject: Reject) -> Iterator[tuple[Recording, Places]]:
+def recordings(
+    source: Source, item: FileItem, reject: Reject
+) -> Iterator[tuple[Recording, Places]]:
     """Those of an item, and where each stands."""
     places = Places.of(item, reject)
     if not item.is_read:
@@ -97,18 +146,47 @@ def recordings(item: FileItem, reject: Reject) -> Iterator[tuple[Recording, Plac
         if words is not None:
             yield Recording(item.name, item.path, words), places
     elif item.kind == LIST:
-        at, plain = 0, dataclasses.replace(item, start=0, end=None)
+        plain, known = dataclasses.replace(item, start=0, end=None), _known(source)
         places = Places(plain, places.reject)
-        told = places if item.start == 0 else Places(plain, lambda reason: None)
-        for row in _rows(plain, told):
-            size = os.path.getsize(row.path) if os.path.isfile(row.path) else 0
-            if item.start <= at and (item.end is None or at < item.end):
-                places.at(told.line)
-                if size:
-                    yield row, places
-                else:
-                    places.refuse("no such sound file", shown_path(row.name))
-            at += size
+        if item.start == 0:  # what is wrong with rows is told once
+            collections.deque(_rows(plain, places, known), maxlen=0)
+        for _, line, row in _between(plain, known, item.start, item.end):
+            places.at(line)
+            if row.path in known.sounds:
+                yield row, places
+            elif os.path.isfile(row.path):
+                places.refuse("sound file that the source leaves out", shown_path(row.name))
+            else:
+                places.refuse("no such sound file", shown_path(row.name))
+
+
+def _between(item: FileItem, known: _Known, start: int, end: int | None) -> Iterator[_Place]:
+    """Rows of a list before which there are start to end bytes of sounds.
+
+    Pieces are mostly read in their order: the rows of one are looked for where the last one ended.
+    """
+    key = (item.path, os.stat(item.path).st_mtime_ns, id(known))
+    reading = _READING.pop(key, None)
+    _READING.clear()
+    if reading is None or reading.at > start:
+        reading = _Reading(_placed(item, known))
+    behind: list[_Place] = []
+    for place in itertools.chain(reading.next, reading.rows):
+        if end is not None and place[0] >= end:
+            behind = [place]
+            break
+        if place[0] >= start:
+            yield place
+    if end is not None:
+        reading.next, reading.at = behind, end
+        _READING[key] = reading
+
+
+def _placed(item: FileItem, known: _Known) -> Iterator[_Place]:
+    places, num_bytes = Places(item, lambda reason: None), 0
+    for row in _rows(item, places, known):
+        yield num_bytes, places.line, row
+        num_bytes += known.sounds.get(row.path, 0)
 
 
 def _pieces(item: FileItem, num_bytes: int) -> Iterator[FileItem]:
@@ -136,15 +214,15 @@ def _lists(items: Sequence[FileItem]) -> list[FileItem]:
     return [item for item in items if _stem(item).startswith((*TRAIN, *TEST))]
 
 
-def _rows(item: FileItem, places: Places) -> Iterator[Recording]:
+def _rows(item: FileItem, places: Places, known: _Known) -> Iterator[Recording]:
     """Rows that name a file inside the list's folder and have a text; others are refused."""
-    here = os.path.dirname(item.path)
+    here = os.path.realpath(os.path.dirname(item.path))
     split: Split | None = None
-    if _stem(item).startswith((*TRAIN, *TEST)):
+    if known.has_test:
         split = "heldout" if _stem(item).startswith(TEST) else "train"
     for number, (file, text, speaker) in enumerate(_columns(item, places)):
         words = " ".join(text.split())
-        path = _resolved(here, file)
+        path = _resolved(here, file, known)
         if path is None:
             places.refuse("sound file outside of the list's folder", shown_path(file)[:80])
         elif not words:
@@ -155,14 +233,16 @@ def _rows(item: FileItem, places: Places) -> Iterator[Recording]:
             yield Recording(f"{item.name}@{number}: {file}", path, words, speaker, split)
 
 
-def _resolved(here: str, file: str) -> str | None:
+def _resolved(here: str, file: str, known: _Known) -> str | None:
     """The file's path with links followed; None: it lies outside of the list's folder."""
     if not file or "\0" in file:
         return None
     names = [file] if file.lower().endswith(SUFFIXES) else [f"{file}.wav", f"{file}.mp3"]
     tried = [os.path.join(here, folder, name) for name in names for folder in FOLDERS]
-    path = os.path.realpath(next((path for path in tried if os.path.isfile(path)), tried[0]))
-    return path if path.startswith(os.path.join(os.path.realpath(here), "")) else None
+    found = next((p for p in map(os.path.normpath, tried) if p in known.sounds), None)
+    if found is None:  # a link, or no sound of the source
+        found = os.path.realpath(next((path for path in tried if os.path.isfile(path)), tried[0]))
+    return found if found.startswith(os.path.join(here, "")) else None
 
 
 def _columns(item: FileItem, places: Places) -> Iterator[tuple[str, str, str]]:
