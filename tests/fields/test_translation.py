@@ -15,12 +15,13 @@ pytest.importorskip("torch", reason="needs the extra train")
 
 from tests.stages.plan.conftest import machine
 from whorl.core.errors import DataError, SpecError
+from whorl.core.metrics import BLEU
 from whorl.core.ports import Document, Source
 from whorl.core.reasons import Reason
 from whorl.fields import pair_files
 from whorl.fields.base import options_of
 from whorl.fields.places import Places
-from whorl.fields.translation import FIELD
+from whorl.fields.translation import FIELD, graded
 from whorl.verbs import Session
 
 PAIRS = [(f"the house number {n}", f"la casa número {n}") for n in range(60)]
@@ -157,6 +158,23 @@ def test_a_tmx_file_may_have_its_encoding_and_an_end_too_early(
     documents, reasons = read(tmp_path, heldout="0.2")
     assert len(documents) == 2 * (len(PAIRS) - 1)
     assert refused(reasons) == {"file that is no TMX, or not to its end": 1}
+
+
+@pytest.mark.parametrize(
+    ("right", "tokenizer"),
+    [
+        ("我们今天去学校学习中文。", "zh"),
+        ("わたしは学校に行きます。", "char"),
+        ("We go to school.", "13a"),
+    ],
+)
+def test_words_of_a_language_without_blanks_are_told_apart(right: str, tokenizer: str) -> None:
+    sacrebleu = pytest.importorskip("sacrebleu", reason="needs the extra translation")
+    answer = right[:-3] + right[-1]
+    expected = sacrebleu.BLEU(tokenize=tokenizer, effective_order=True).sentence_score(
+        answer, [right]
+    )
+    assert graded(answer, right)[BLEU][0] == pytest.approx(expected.score) and expected.score > 40
 
 
 def test_a_large_tmx_file_is_read_in_bounded_memory(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from whorl.core.errors import DataError
 from whorl.core.ports import Source
 from whorl.core.sources import PASSED_OVER, REJECTED, FileItem
 from whorl.fields.files import EXCLUDED, ROW_FORMATS, bare_suffix, file_items
@@ -165,10 +166,22 @@ def _as(kind: str, item: FileItem, reason: str, hint: str = "") -> FileItem:
 
 
 def _by_folders(images: list[FileItem], layout: ImageLayout) -> None:
-    """The first folder is the class, or the split where all first folders are splits."""
+    """The first folder is the class, or the split where all first folders are splits.
+
+    Raises DataError where train and another split stand beside folders that are none.
+    """
     paths = {item.name: PurePosixPath(item.name).parts for item in images}
     tops = {parts[0].lower() for parts in paths.values() if len(parts) > 1}
     has_splits = bool(tops) and tops <= SPLITS.keys() and "train" in map(SPLITS.get, tops)
+    said = {SPLITS[parts[0].lower()] for parts in paths.values()
+            if len(parts) > 2 and parts[0].lower() in SPLITS}  # fmt: skip
+    if not has_splits and len(said) > 1 and "train" in said:
+        raise DataError(
+            "folders of splits stand beside others",
+            found=", ".join(sorted(tops)[:SHOWN_CLASSES]),
+            expected="train, test and val alone, or a folder for each class",
+            do="take the others out of the source",
+        )
     for name, parts in paths.items():
         if has_splits and len(parts) > 2:
             layout.wanted[name] = KnownImage(parts[1], SPLITS[parts[0].lower()])

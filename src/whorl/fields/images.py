@@ -23,6 +23,7 @@ from whorl.core import streams
 from whorl.core.errors import DataError, SpecError
 from whorl.core.intervals import score_of
 from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Source, Split, Task
+from whorl.core.reasons import Place, Reason
 from whorl.core.sources import PASSED_OVER, FileItem
 from whorl.core.tasks import ChoiceTask
 from whorl.fields.image_classifiers import answers_of
@@ -47,6 +48,7 @@ IMAGE, LABEL, MARK_CODEC = "image", "label", "special"
 # rows are of whole documents none is cut. The first is learned: there an answer stops.
 MARK, END, COPY_END = "<|answer|>", "<|end|>", "<|answer|>"
 ROUND = "~"  # in the kind of an item and the name of a document, before the number of the copy
+UNUSED = "image of a split that is neither learned nor asked"
 TOLD = "what the source was taken for"  # of an item that says this and is no file
 MANY_IMAGES = 5_000  # from where on each place has a book of its own, where a recipe does not say
 SHARED_BOOK, PLACE_BOOK = 512, 128  # patches in a book
@@ -54,6 +56,7 @@ SIDE = 32  # of images in files, where a recipe says no size
 WANTED_IMAGES, MOST_COPIES = 100_000, 8  # where a recipe says no number of copies
 SHIFT_SHARE = 14  # of the shorter side: how far a copy is moved, where a recipe does not say
 PART_BYTES = 2**22  # of images in one item of a file of many
+MAX_FIT_BYTES = 2**28  # of images from which codebooks are learned
 MAX_CLASSES, MAX_SIDE = 1_000, 512
 TASK = ChoiceTask()
 
@@ -66,7 +69,7 @@ class ImagesField:
 
     name: str = "images"
     task: Task = TASK
-    logic_version: int = 1
+    logic_version: int = 2
     options: Mapping[str, str] = field(
         default_factory=lambda: {
             **{"size": "auto", "colour": "auto", "patch": "4", "ids": "1"},
@@ -79,6 +82,7 @@ class ImagesField:
     def items(self, source: Source) -> list[Any]:
         """Raises DataError when the source is missing or says no class of any image."""
         layout, how = layout_of(source), _How.of({**self.options, **source.options})
+        how.check(layout)
         images = [item for item in layout.items if item.name in layout.wanted]
         if not images:
             raise DataError(
@@ -112,7 +116,9 @@ class ImagesField:
         told: Reject = reject if copy == 0 else lambda reason: None  # once
         read = _of_arrays if kind == IMAGES else _of_file
         for name, image, label in read(item, layout, how, Places.of(item, told)):
-            split = how.split_of(layout, item.name, name, image, label)
+            split = how.split_of(layout, item.name, name, image)
+            if split is None:
+                told(Reason(UNUSED, "passed over", Place(name)))
             if split is None or (copy and split == "heldout"):
                 continue
             if copy:
@@ -126,17 +132,22 @@ class ImagesField:
     ) -> dict[str, Codec]:
         """The classes, and codebooks of the images as they were read. Raises DataError."""
         how = _How.of({**self.options, **options.get("options", {})})
-        images, labels = [], set()
+        images, labels, count, stride = [], set(), 0, 1  # every stride-th image is kept
         for document in documents:
             labels.add(document.parts[2].value)
-            if document.parts[-1].value == END:
+            if document.parts[-1].value != END:
+                continue
+            if count % stride == 0:
                 images.append(document.parts[0].value)
+            count += 1
+            if len(images) > 1 and len(images) * images[0].nbytes > MAX_FIT_BYTES:
+                images, stride = images[::2], 2 * stride
         if len(labels) > MAX_CLASSES:
             raise DataError(
                 "too many classes", found=len(labels), expected=f"at most {MAX_CLASSES}"
             )
         label = LabelCodec.fit(labels)
-        by_place = how.by_place(len(images))
+        by_place = how.by_place(count)
         height, width = images[0].shape[:2] if images else (0, 0)
         num_places = height * width // how.patch**2 if by_place else 1
         num_ids = how.book_of(by_place) * how.ids * num_places
@@ -230,6 +241,16 @@ class _How:
             asked=_one_of(options, "asked", ("auto", "test", "valid")),
         )
 
+    def check(self, layout: ImageLayout) -> None:
+        """Raises SpecError on an option that says nothing of such a source."""
+        for key, is_given in (("classes", bool(self.classes)), ("valid", self.valid > 0)):
+            if is_given and layout.kind != "idx":
+                raise SpecError(
+                    f"data.options.{key} is for idx files alone",
+                    found=f"a source of {layout.kind}",
+                    do="take it out: folders and tables say classes and splits themselves",
+                )
+
     def by_place(self, num_images: int) -> bool:
         """Whether each place of a patch has books of its own: a few images would not fill them."""
         return self.books == "places" or (self.books == "auto" and num_images >= MANY_IMAGES)
@@ -240,17 +261,18 @@ class _How:
     def shift_of(self, image: Image) -> int:
         return min(image.shape[:2]) // SHIFT_SHARE if self.shift is None else self.shift
 
-    def split_of(
-        self, layout: ImageLayout, file: str, name: str, image: Image, label: str
-    ) -> Split | None:
-        """None: it is neither learned nor asked. Equal images are on one side."""
+    def split_of(self, layout: ImageLayout, file: str, name: str, image: Image) -> Split | None:
+        """None: it is neither learned nor asked. Equal images are on one side, whatever their
+        classes."""
         said = layout.wanted[file].split
         if layout.kind == "idx" and said == "train" and self.valid:
             last = len(read_idx(layout.labels[file], 1)) - self.valid
             said = "valid" if int(name.rpartition("@")[2]) >= last else said
         asked = self.asked if self.asked != "auto" else layout.asked
+        if not asked and layout.kind == "idx" and self.valid:
+            asked = "valid"
         if not asked:
-            share = share_of(self.seed, label, image.tobytes().hex())
+            share = share_of(self.seed, image.tobytes().hex())
             return "heldout" if share < self.heldout else "train"
         if said == asked:
             return "heldout"

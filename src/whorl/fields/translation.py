@@ -6,6 +6,7 @@ documents) where a row says which, else pairs; what is trained on in either lang
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +35,8 @@ from whorl.fields.whole import (
 __all__ = ["FIELD", "TranslationField", "graded", "question_of"]
 
 MARK_CODEC, MARK = "special", "<|answer|>"
+CHINESE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]")
+WITHOUT_BLANKS = re.compile("[\u3040-\u30ff\u0e00-\u0eff]")  # kana, Thai, Lao
 MAX_TOKENS = 160  # of an answer
 
 
@@ -43,15 +46,25 @@ def question_of(source: str, target: str, text: str) -> str:
 
 
 def graded(answer: str, right: str) -> dict[Metric, tuple[float, float]]:
-    """chrF and BLEU of a sentence by sacrebleu. Raises MissingExtra."""
+    """chrF and BLEU of a sentence by sacrebleu, its words as the right text's script has them.
+
+    Raises MissingExtra.
+    """
     try:
         import sacrebleu
     except ImportError as error:
         raise MissingExtra.of("sacrebleu", "translation", "a translation's score") from error
     return {
         CHRF: (sacrebleu.sentence_chrf(answer, [right]).score, 1.0),
-        BLEU: (sacrebleu.sentence_bleu(answer, [right]).score, 1.0),
+        BLEU: (sacrebleu.sentence_bleu(answer, [right], tokenize=_words_of(right)).score, 1.0),
     }
+
+
+def _words_of(text: str) -> str:
+    """The tokeniser of sacrebleu: Japanese and Thai have no blanks, Chinese but among others."""
+    if WITHOUT_BLANKS.search(text):
+        return "char"
+    return "zh" if CHINESE.search(text) else "13a"
 
 
 TASK = WritingTask(grade=graded, metric=CHRF, further=(BLEU,), max_tokens=MAX_TOKENS)
