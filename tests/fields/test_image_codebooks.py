@@ -17,9 +17,7 @@ from whorl.fields.base import find_field
 FIELD = find_field("images")
 
 
-def test_codebooks_are_learned_from_every_so_many_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_codebooks_are_learned_from_every_so_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 80 images 21 of 8 x 8 bytes: every fourth is kept, and no others are held."""
     rng, alive, most = np.random.default_rng(0), weakref.WeakSet[Any](), [0]
     pixels = rng.integers(0, 256, (80, 8, 8)).astype(np.uint8)
