@@ -7,11 +7,8 @@ import gzip
 import io
 import json
 import os
-import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +19,7 @@ from PIL import Image
 
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import DataError, SpecError
-from whorl.core.ports import Document, Part, Source
+from whorl.core.ports import Document, Source
 from whorl.core.reasons import Reason
 from whorl.fields.base import find_field, options_of
 from whorl.fields.image_copies import moved
@@ -398,30 +395,3 @@ def test_a_folder_beside_those_of_splits_is_refused(tmp_path: Path) -> None:
         (other / kind).mkdir(parents=True)
         drawn("disc", 1).save(other / kind / "1.png")
     assert labels_of(read(of(other, copies="1"))[0]) == {"train": 1, "car": 1, "test": 1}
-
-
-def test_codebooks_are_learned_from_every_so_many_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of 80 images 21 of 8 x 8 bytes: every fourth is kept, and no others are held."""
-    rng, alive, most = np.random.default_rng(0), weakref.WeakSet[Any](), [0]
-    pixels = rng.integers(0, 256, (80, 8, 8)).astype(np.uint8)
-
-    class Held(np.ndarray):  # type: ignore[type-arg]
-        __hash__ = object.__hash__
-
-    def documents(numbers: Iterable[int]) -> Iterator[Document]:
-        for number in numbers:
-            image = pixels[number].copy().view(Held)
-            alive.add(image)
-            most[0] = max(most[0], len(alive))
-            parts = [Part("image", image), Part("special", "<|answer|>"), Part("label", "a")]
-            yield Document(str(number), (*parts, Part("special", "<|end|>")), "train")
-            del image, parts
-
-    options = {"vocab_size": 40, "seed": 0, "options": {**FIELD.options, "books": "shared"}}
-    expected = FIELD.fit_codecs(documents(range(0, 80, 4)), options)["image"].files()
-    monkeypatch.setattr("whorl.fields.images.MAX_FIT_BYTES", 21 * 64)
-    most[0] = 0
-    assert FIELD.fit_codecs(documents(range(80)), options)["image"].files() == expected
-    assert most[0] < 30
