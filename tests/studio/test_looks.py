@@ -125,21 +125,3 @@ def test_who_wants_no_motion_gets_none(browser: Browser, scripted: Site) -> None
     assert browser.evaluate(moving) == "none0s"
     browser.look(1280, 860, motion="no-preference")
     assert browser.evaluate(moving).startswith("blink0.12s")
-
-
-def test_a_finished_answer_shows_its_buttons_above_the_composer(
-    browser: Browser, scripted: Site
-) -> None:
-    scripted.app.state.refuse = {}
-    browser.look(390, 700)
-    scripted.enter(browser)
-    say(browser, "a long word: " + "x" * 2_000)  # the page is taller than the window
-    browser.has(".answer:last-child .actions", "Copy")
-    say(browser, "markdown")
-    browser.wait_for("document.querySelectorAll('.answer .actions').length === 2")
-    lower, upper = (
-        browser.evaluate(f"document.querySelector('{selector}').getBoundingClientRect().{edge}")
-        for selector, edge in ((".answer:last-child .opinion", "bottom"), (".composer", "top"))
-    )
-    browser.look(1280, 860)
-    assert lower <= upper + 1

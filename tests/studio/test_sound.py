@@ -116,4 +116,4 @@ def test_a_slow_file_does_not_take_the_place_of_a_later_one(
           await new Promise((done) => setTimeout(done, 800));
         })()"""
     )
-    browser.has("#parts .note", "222 bytes")
+    assert browser.text("#parts .note") == "222 bytes, as they are."

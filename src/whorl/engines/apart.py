@@ -271,7 +271,7 @@ class EngineProcess:
             self.limit_running(self._max_running)
         except Exception as error:  # whatever it is: without a reason it would seem to be starting
             LOG.exception("the engine could not be started again")
-            self._failure = f"{failure}; then: {error or repr(error)}"
+            self._failure = f"{failure}; then: {str(error) or repr(error)}"
             return
         if self._closing:
             self._input.close()
