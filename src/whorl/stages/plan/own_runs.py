@@ -59,7 +59,11 @@ def corrected(store: RecordStore, situation: Situation, logic_version: int) -> O
         "calibration": machine.calibration.digest,
         "rehearsed": situation.is_rehearsed,
     }
-    kind = (train.objective, train.lora and train.lora.base, situation.base is not None)
+    kind: tuple[Any, ...] = (
+        train.objective,
+        train.lora and train.lora.base,
+        situation.base is not None,
+    )
     kind += (situation.ways["precision"], situation.optimizer)
     ratios = list(islice(_ratios(store.home, kind, made_with, logic_version), NEWEST))
     if len(ratios) < LEAST:
@@ -78,7 +82,7 @@ def _ratios(
         with suppress(RecordError, OSError, KeyError, TypeError, ValueError):
             record = Record.load(path)
             config, rows = record.config["train"], record.run["plan_vs_actual"]
-            of_run = (config["objective"], (config.get("lora") or {}).get("base"))
+            of_run: tuple[Any, ...] = (config["objective"], (config.get("lora") or {}).get("base"))
             of_run += ("base" in record.inputs, config["precision"], config["optimizer"])
             if of_run != kind:
                 continue
