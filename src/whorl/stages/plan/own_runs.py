@@ -59,12 +59,9 @@ def corrected(store: RecordStore, situation: Situation, logic_version: int) -> O
         "calibration": machine.calibration.digest,
         "rehearsed": situation.is_rehearsed,
     }
-    kind: tuple[Any, ...] = (
-        train.objective,
-        train.lora and train.lora.base,
-        situation.base is not None,
-    )
-    kind += (situation.ways["precision"], situation.optimizer)
+    stored = train.lora and train.lora.base
+    ways = (situation.ways["precision"], situation.optimizer)
+    kind = (train.objective, stored, situation.base is not None, *ways)
     ratios = list(islice(_ratios(store.home, kind, made_with, logic_version), NEWEST))
     if len(ratios) < LEAST:
         return NO_RUNS
@@ -82,8 +79,9 @@ def _ratios(
         with suppress(RecordError, OSError, KeyError, TypeError, ValueError):
             record = Record.load(path)
             config, rows = record.config["train"], record.run["plan_vs_actual"]
-            of_run: tuple[Any, ...] = (config["objective"], (config.get("lora") or {}).get("base"))
-            of_run += ("base" in record.inputs, config["precision"], config["optimizer"])
+            stored = (config.get("lora") or {}).get("base")
+            ways = (config["precision"], config["optimizer"])
+            of_run = (config["objective"], stored, "base" in record.inputs, *ways)
             if of_run != kind:
                 continue
             if recipe not in plans:
