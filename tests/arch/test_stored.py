@@ -9,9 +9,16 @@ from typing import Any
 import pytest
 
 from whorl.arch.hf_config import stored_in
-from whorl.core.errors import SpecError
 
 SIZES = {"num_hidden_layers": 3, "hidden_size": 48, "vocab_size": 101, "num_attention_heads": 4}
+
+
+def groups(*widths: int, kind: str = "int") -> dict[str, Any]:
+    """As compressed-tensors writes them: groups of layers, each with its weights' type."""
+    return {
+        f"group_{number}": {"targets": ["Linear"], "weights": {"num_bits": bits, "type": kind}}
+        for number, bits in enumerate(widths)
+    }
 
 
 @pytest.mark.parametrize(
@@ -24,6 +31,13 @@ SIZES = {"num_hidden_layers": 3, "hidden_size": 48, "vocab_size": 101, "num_atte
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "int8"),
         ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8"),
         ({"quant_method": "mxfp4"}, "mxfp4"),
+        ({"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0}, "fp8"),
+        ({"quant_method": "compressed-tensors", "config_groups": groups(4, 4)}, "int4"),
+        ({"quant_method": "compressed-tensors", "config_groups": groups(8)}, "int8"),
+        (
+            {"quant_method": "compressed-tensors", "config_groups": groups(8, kind="float")},
+            "fp8",
+        ),
     ],
 )
 def test_a_config_says_how_weights_are_stored(
@@ -35,8 +49,17 @@ def test_a_config_says_how_weights_are_stored(
     assert stored_in(str(tmp_path / "config.json")) == stored
 
 
-def test_a_storage_that_is_not_known_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "quip"}}')
-    with pytest.raises(SpecError, match="quip"):
-        stored_in(str(tmp_path))
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"quant_method": "quip"},
+        {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int4WeightOnlyConfig"}}},
+        {"quant_method": "compressed-tensors", "config_groups": groups(4, 8)},
+        {"quant_method": "compressed-tensors", "config_groups": "all"},
+    ],
+)
+def test_a_storage_that_is_not_known_is_told(said: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": said}))
+    with pytest.warns(UserWarning, match=said["quant_method"]):
+        assert stored_in(str(tmp_path)) is None
     assert stored_in("Qwen/Qwen2.5-7B-Instruct-AWQ") == "int4"

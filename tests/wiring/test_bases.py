@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.stages.plan.conftest import keep_calibration
 from tests.wiring.test_imports import quick, source
+from whorl.core.context import NoProgress
 from whorl.core.errors import GateError, SpecError
 from whorl.core.heldout import HeldoutDocuments
 from whorl.core.records import Record
@@ -21,12 +22,14 @@ from whorl.model.families import family_of
 from whorl.model.folder import read_card
 from whorl.model.hf_source import WEIGHTS, open_hf_source
 from whorl.spec.load import parse_recipe
+from whorl.spec.recipe import PruneSpec
+from whorl.spec.train_keys import TrainSpec
 from whorl.stages.plan.given import Rehearsal
 from whorl.stages.train.initial import base_model
 from whorl.testing.corpus import tiny_texts
 from whorl.verbs import Session
 from whorl.wiring import bases, imports
-from whorl.wiring.bases import find_base
+from whorl.wiring.bases import find_base, planned_base, pruned_base
 from whorl.wiring.checks import only_vetted
 from whorl.wiring.forgetting import check_forgetting
 from whorl.wiring.imports import import_model
@@ -131,6 +134,18 @@ def test_planning_with_a_base_imports_nothing(taught: Any, isolated_home: Path) 
     session = taught()
     assert session.plan().inputs["base"] == session.base.digest
     assert not list(isolated_home.glob("*/import"))
+
+
+def test_a_pruned_base_is_imported_too(source: Path, isolated_home: Path) -> None:
+    base = find_base(str(source), home=isolated_home, recipe_name="mine", folder=source)
+    left = pruned_base(base, PruneSpec(ffn=0.25), lambda record: record)
+    for found in (base, left):
+        planned = planned_base(found, TrainSpec(), isolated_home, NoProgress())
+        assert planned.left_bytes == bases.IMPORT_LEAVES_BYTES
+    again = base.record
+    here = find_base(str(source), home=isolated_home, recipe_name="mine", folder=source)
+    left = pruned_base(here, PruneSpec(ffn=0.25), lambda record: record)
+    assert again and planned_base(left, TrainSpec(), isolated_home, NoProgress()).left_bytes == 0
 
 
 def test_a_trained_model_is_a_base_but_never_its_own(taught: Any, isolated_home: Path) -> None:

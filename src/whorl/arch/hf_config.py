@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -81,24 +82,41 @@ def stored_in(name_or_path: str) -> str | None:
     """The format that a model's weights are stored in, by its name or by the quantization_config
     of its config.json: "int4", "nf4", "int8", "fp8" …; None: 16 bits, or nothing says it.
 
-    Raises SpecError for a method that is not known.
+    A method that is not known is warned of. Raises SpecError for a file that cannot be read.
     """
     path = Path(name_or_path).expanduser()
     path = path / "config.json" if path.is_dir() else path
     if is_known(name_or_path) or path.suffix != ".json" or not path.is_file():
         return stored_format(name_or_path)
-    where = f"{path}: quantization_config"
     said = ConfigReader(_read(path), str(path)).section("quantization_config").values
-    method = str(said.get("quant_method", "")).lower()
+    method = str(said.get("quant_method", "")).lower().removeprefix("fbgemm_")
     bits = said.get("bits", said.get("w_bit"))
     if not said or (method in STORED and bits is None):
         return STORED.get(method)
     if method == "bitsandbytes":
         return "nf4" if said.get("load_in_4bit") else "int8"
-    found = STORED.get(f"int{bits}")
+    found = STORED.get(f"int{bits}") if bits is not None else _of_groups(said)
     if method in ("awq", "gptq", "auto-round", "hqq", "compressed-tensors") and found:
         return found
-    raise SpecError(where, found=method or said, expected=f"bitsandbytes, {', '.join(STORED)}")
+    known = f"bitsandbytes, compressed-tensors, {', '.join(STORED)}"
+    warnings.warn(
+        f"{path}: quantization_config says {method or dict(said)}, which is not known here "
+        f"({known}): taken for 16 bits; --base-format says otherwise",
+        stacklevel=2,
+    )
+    return None
+
+
+def _of_groups(said: Mapping[str, Any]) -> str | None:
+    """Of compressed-tensors, whose groups of layers each say it; None where they differ."""
+    groups = said.get("config_groups")
+    found = set()
+    for group in groups.values() if isinstance(groups, Mapping) else ():
+        weights = group.get("weights") if isinstance(group, Mapping) else None
+        if isinstance(weights, Mapping):
+            kind = f"{weights.get('type', 'int')}{weights.get('num_bits')}"
+            found.add(STORED.get({"float8": "fp8", "float4": "nvfp4"}.get(kind, kind)))
+    return found.pop() if len(found) == 1 else None
 
 
 def _read(path: Path) -> Mapping[str, Any]:

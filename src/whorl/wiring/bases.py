@@ -172,7 +172,8 @@ def planned_base(base: Base, train: TrainSpec, home: Path, progress: Progress) -
         teacher = base.teacher(train)
         return None if teacher is None else teacher.shape
 
-    left_bytes = IMPORT_LEAVES_BYTES if isinstance(base.make_record, _Importing) else 0
+    is_importing = isinstance((base.whole or base).make_record, _Importing)
+    left_bytes = IMPORT_LEAVES_BYTES if is_importing else 0
     return GivenBase(base.asked, base.digest, base.shape, rehearse, find_teacher, left_bytes)
 
 

@@ -194,6 +194,9 @@ def _calibrated(space: SearchSpace, text: str, tables: bool) -> Model | None:
         return calibrate([], tables=True) if tables else None
     measured = parse_measured(text, space.devices)
     job, step_s = space.job(measured.layout), measured.step_s
+    if job.learning.kind == "grpo":
+        told = "a step that was measured with what it writes says nothing of the rest"
+        raise SpecError(f"--measured does not go with grpo: {told}", do="leave --measured out")
     if step_s is not None:
         _divided(job)
     else:  # a rate hardly depends on the batch: the nearest that the measured ranks share

@@ -9,6 +9,7 @@ that has them, so that nothing is trained again.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from whorl.core.context import StageContext
@@ -16,7 +17,7 @@ from whorl.core.digests import digest_value, write_sealed
 from whorl.core.errors import PlanError, RecordError
 from whorl.core.mixture import check_repeats
 from whorl.core.plugins import packages_of
-from whorl.core.records import Record, RecordKey
+from whorl.core.records import Record, RecordKey, RecordStore
 from whorl.spec.recipe import HardwareSpec, Recipe
 from whorl.spec.resolved import CompressConfig, EvaluateConfig, ServeConfig
 from whorl.stages.plan import rules
@@ -27,7 +28,7 @@ from whorl.stages.plan.explanation import data_warnings, reasons_of
 from whorl.stages.plan.given import GivenBase
 from whorl.stages.plan.hardware import Machine, MachineFacts
 from whorl.stages.plan.law import shipped_law
-from whorl.stages.plan.own_runs import OwnRuns, corrected
+from whorl.stages.plan.own_runs import corrected
 from whorl.stages.plan.plan import PLAN_FILE, Decisions, Plan
 from whorl.stages.plan.predictions import predicted_cache, predictions_of
 from whorl.stages.plan.rehearsing import rehearsed
@@ -189,10 +190,9 @@ def _considered(
     chosen_from = _chosen_from(key)
     plan = _earlier_choice(context, chosen_from)
     if plan is None:
-        own = corrected(context.store, machine.facts.identity, recipe, base is not None)
-        plan = _new_plan(recipe, machine, data, chosen_from, base, own)
+        plan = _new_plan(recipe, machine, data, chosen_from, base, context.store)
         if with_compiled is not None and _compiling_may_pay(plan, recipe, machine):
-            plan = _new_plan(recipe, with_compiled(machine), data, chosen_from, base, own)
+            plan = _new_plan(recipe, with_compiled(machine), data, chosen_from, base, context.store)
     cache = predicted_cache(plan.decisions.shape, recipe.compress.cache)
     predictions = {**plan.predictions, "kv_cache_bytes_per_token": cache}
     decisions = passed_through(plan.decisions, recipe)
@@ -250,12 +250,17 @@ def _new_plan(
     data: DataFacts,
     chosen_from: str,
     base: GivenBase | None,
-    own: OwnRuns,
+    store: RecordStore,
 ) -> Plan:
     law = shipped_law()
     level = fit_level(machine.calibration)
     tightened = _tightened(data, recipe) if base is None else data
-    situation = rehearsed(Situation(recipe, machine, level, tightened, law, base, own=own))
+
+    def with_own(situation: Situation) -> Situation:
+        return replace(situation, own=corrected(store, situation, LOGIC_VERSION))
+
+    situation = rehearsed(with_own(Situation(recipe, machine, level, tightened, law, base)))
+    situation = with_own(situation)  # a rehearsed one is corrected by rehearsed runs alone
     candidate, considered = choose(situation)
     _check_repeats(situation, candidate)
     train = train_config(situation, candidate)
@@ -279,7 +284,8 @@ def _new_plan(
             "calibration": calibration.digest,
             "calibrated_at": calibration.measured_at,
             "noise": calibration.noise,
-            **({"corrected": own.values()} if own.runs else {}),
+            "rehearsed": situation.is_rehearsed,
+            **({"corrected": situation.own.values()} if situation.own.runs else {}),
         },
         law=_law_facts(data),
         warnings=tuple(data_warnings(situation, candidate)),

@@ -375,3 +375,24 @@ def test_a_flag_of_one_s_own_goes_before_words_of_other_tools(word: str, near: s
     with pytest.raises(SpecError) as caught:
         read_words({word: "1"})
     assert str(caught.value).endswith(f"did you mean {near}?")
+
+
+@pytest.mark.parametrize(
+    ("words", "learned"),
+    [
+        ({"beta": "0.1"}, "dpo"),
+        (
+            {"num_generations": 8, "max_completion_length": 256},
+            "grpo,generations=8,completion=256",
+        ),
+        ({"num_generations": 8, "beta": 0.04}, "grpo,reference=model,generations=8,completion=512"),
+    ],
+)
+def test_words_alone_say_what_is_learned(
+    words: dict[str, object], learned: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(AXOLOTL)
+    given = {"--count": "8", "--seq": "1024"}
+    for said in (read_words(words), read_words(words, read_file(path))):
+        assert as_flags(said, given)["--objective"] == learned

@@ -139,3 +139,26 @@ def test_a_base_is_stored_as_its_name_says() -> None:
     assert question("meta-llama/Llama-3.1-8B", SHAPE, flags).base_format == "none"
     stated = flags | {"--base-format": "int8"}
     assert question("TheBloke/Llama-2-7B-AWQ", SHAPE, stated).base_format == "int8"
+
+
+def test_a_format_that_is_given_asks_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"quantization_config": {"quant_method": "quip"}}')
+    flags = ASKED | {"--tune": "lora"}
+    assert question(str(path), SHAPE, flags | {"--base-format": "int4"}).base_format == "int4"
+    with pytest.warns(UserWarning, match="quip"):
+        assert question(str(path), SHAPE, flags).base_format == "none"
+
+
+def test_a_number_of_images_may_be_a_number() -> None:
+    shape = known_model("qwen2.5-vl-7b")
+    asked = question("m", shape, ASKED | {"--images": 2})
+    assert asked.images == "2" and training_fields(asked)["images"] == 2
+
+
+def test_adapters_of_attention_need_attention() -> None:
+    shape, flags = known_model("mamba-2.8b"), ASKED | {"--tune": "lora"}
+    assert question("m", shape, flags).targets == "all"
+    for text in ("qv", "attention"):
+        with pytest.raises(SpecError, match="has no attention"):
+            question("m", shape, flags | {"--targets": text})

@@ -12,8 +12,9 @@ from whorl.planning import answer
 from whorl.stages.plan.cluster.amounts import amounts
 from whorl.stages.plan.cluster.devices import device
 from whorl.stages.plan.cluster.images import beside_flops, check_images, parse_images
-from whorl.stages.plan.cluster.job import Layout, TrainingJob
+from whorl.stages.plan.cluster.job import Layout, Lora, TrainingJob
 from whorl.stages.plan.cluster.memory import rank_memory
+from whorl.stages.plan.cluster.memory_states import adapter_elements
 from whorl.stages.plan.cluster.step import step_time
 from whorl.stages.plan.serving.work import QUANTISATIONS, Deployment
 
@@ -46,6 +47,39 @@ def test_images_are_kept_for_the_backward_pass() -> None:
     assert two - one == pytest.approx(one - plain) and one > plain
     full = replace(job(images=1), layout=Layout(8, shard="zero3", recompute="full"))
     assert rank_memory(full).parts["activations"] < (one - plain)
+
+
+def test_each_micro_batch_in_flight_keeps_its_images() -> None:
+    """Of 1F1B over four stages the first holds four."""
+
+    def kept(pp: int) -> float:
+        found = (
+            rank_memory(replace(job(images=n), layout=Layout(8, pp=pp)), stage=0) for n in (0, 1)
+        )
+        plain, seen = (memory.parts["activations"] for memory in found)
+        return seen - plain
+
+    assert kept(4) == pytest.approx(4 * kept(1))
+
+
+def test_an_encoder_before_adapters_is_frozen() -> None:
+    """One pass, whatever the layers have, and nothing kept for a backward pass."""
+    lora = Lora(targets="all")
+    none, two = (replace(job(images=n), task="lora", lora=lora) for n in (0, 2))
+    per_image = (beside_flops(job(images=2)) - beside_flops(job())) * 4096 / 2
+    for layout in (none.layout, none.layout.with_(recompute="full")):
+        of = [amounts(replace(each, layout=layout)).layer_flops for each in (none, two)]
+        assert of[1] - of[0] == pytest.approx(2 * per_image)
+    parts = [rank_memory(each).parts["activations"] for each in (none, two)]
+    assert parts[0] == parts[1]
+
+
+def test_adapters_of_a_mixer_are_of_its_own_matrices() -> None:
+    """Of Mamba-2.8B, width 2,560, inner 5,120, state 16, steps of rank 160: rank times the rows
+    and columns of in_proj, x_proj, dt_proj and out_proj."""
+    sides = (2560 + 2 * 5120) + (5120 + 160 + 2 * 16) + (160 + 5120) + (5120 + 2560)
+    found = adapter_elements(known_model("mamba-2.8b"), Lora(rank=8, targets="all"))
+    assert found == 8 * sides
 
 
 def test_tiles_of_llama_are_limited() -> None:

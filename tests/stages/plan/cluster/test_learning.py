@@ -11,6 +11,7 @@ import pytest
 from whorl.arch.known_models import known_model
 from whorl.arch.shape_counts import count_shape
 from whorl.core.errors import SpecError
+from whorl.planning import answer
 from whorl.stages.plan.ask.objective import objective, trained_shape
 from whorl.stages.plan.cluster.amounts import amounts
 from whorl.stages.plan.cluster.devices import device
@@ -115,8 +116,30 @@ def test_an_engine_beside_the_training_holds_its_share_of_the_device() -> None:
     least = rank_memory(job("grpo,rollout=colocated,share=0.05")).parts["rollout"]
     assert least > 2 * 7.6e9  # its weights have to be there
     assert "rollout" not in rank_memory(job("grpo,rollout=server")).parts
-    peaks = [rank_memory(job(f"grpo,rollout={name}")).peak_bytes for name in ("server", "torch")]
+    layout = Layout(8, shard="zero2", micro_batch=2)
+    engines = (f"grpo,rollout={name}" for name in ("server", "torch"))
+    peaks = [rank_memory(job(text, layout=layout)).peak_bytes for text in engines]
     assert math.isclose(*peaks, rel_tol=0.05)  # a cache that is gone before the activations
+
+
+def test_torch_writes_with_all_weights_gathered_from_their_shards() -> None:
+    """7.6e9 weights in 16 bits on each device, not an eighth of them, beside the cache."""
+    apart, whole = (
+        rollout(job("grpo", layout=Layout(8, shard=shard, micro_batch=2)), 0.0)  # type: ignore[arg-type]
+        for shard in ("zero3", "zero2")
+    )
+    assert apart is not None and whole is not None
+    assert apart.bytes - whole.bytes == pytest.approx(2 * 7.615e9, rel=0.01)
+    alone = rollout(job("grpo", layout=Layout(1, shard="zero3", micro_batch=2)), 0.0)
+    assert alone is not None and alone.bytes < 8 * whole.bytes * 1.01
+
+
+def test_a_measured_step_of_grpo_is_refused() -> None:
+    flags = {"--model": "qwen2.5-7b", "--device": "h100-sxm", "--count": "8", "--seq": "2048"}
+    flags |= {"--global-batch-tokens": "131072", "--measured": "mbs=2,step_s=60"}
+    assert answer(flags)
+    with pytest.raises(SpecError, match="--measured does not go with grpo"):
+        answer(flags | {"--objective": "grpo"})
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from whorl.stages.plan.ask.objective import objective
 from whorl.stages.plan.ask.said import OtherWords, Rule, apply
 from whorl.stages.plan.ask.texts import flat, read_mapping
 from whorl.stages.plan.ask.torchtitan import TORCHTITAN, torchtitan_defaults
-from whorl.stages.plan.ask.trainer import TRAINER, trainer_defaults
+from whorl.stages.plan.ask.trainer import TRAINER, learned_by_default, trainer_defaults
 from whorl.stages.plan.cluster.search_space import OF_DATA
 from whorl.stages.plan.software import software
 
@@ -125,6 +125,7 @@ def read_words(words: Mapping[str, object], said: OtherWords | None = None) -> O
     if "gradient_accumulation_steps" in words:
         own.origin["accumulation"] = "gradient_accumulation_steps"
     if said is None:
+        learned_by_default(own)
         return own
     said.flags |= own.flags
     said.parts |= own.parts
@@ -139,6 +140,7 @@ def read_words(words: Mapping[str, object], said: OtherWords | None = None) -> O
     said.learned |= own.learned
     said.steps = own.steps or said.steps
     said.dp = own.dp or said.dp
+    learned_by_default(said)
     return said
 
 

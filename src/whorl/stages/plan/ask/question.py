@@ -157,9 +157,10 @@ def _tuning(name: str, flags: Flags) -> dict[str, Any]:
         raise SpecError("--tune", found=tune, expected=", ".join(TUNES))
     if tune in ("", "full"):
         return {"tune": "full" if "--objective" in flags else tune}
-    stored = stored_in(name)
-    usual = stored if stored in BASES else "nf4" if tune == "qlora" else "bf16"
-    base = str(flags.get("--base-format", usual)).lower()
+    base = str(flags.get("--base-format", "")).lower()
+    if not base:
+        stored = stored_in(name)
+        base = stored if stored in BASES else "nf4" if tune == "qlora" else "bf16"
     if base not in BASES:
         raise SpecError("--base-format", found=base, expected=", ".join(BASES))
     return {
@@ -206,7 +207,7 @@ def question(name: str, shape: ModelShape | None, flags: Flags) -> Question:
         stack=stack,
         **_tuning(name, flags),
         **_objective(flags, seq_len),
-        images=flags.get("--images") or "",
+        images=str(flags.get("--images") or ""),
         loss=flags.get("--loss") or "",
         document_tokens=given("--document-tokens", SEQ_LEN) or 0,
         step_in_backward=bool(flags.get("--step-in-backward")),
@@ -222,6 +223,9 @@ def question(name: str, shape: ModelShape | None, flags: Flags) -> Question:
         tables=bool(flags.get("--tables")),
         serve=flags.get("--serve") or "",
     )
+    if shape and shape.attention.mixer and asked.targets not in ("", "all"):
+        has = f"all: {shape.name} has no attention"
+        raise SpecError("--targets", found=asked.targets, expected=has)
     return asked.model_copy(update={"became": _became(asked, flags)})
 
 

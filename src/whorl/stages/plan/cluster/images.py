@@ -47,9 +47,10 @@ def check_images(shape: ModelShape, images: int, pixels: int, seq_len: int) -> N
         )
 
 
-def beside_flops(job: TrainingJob) -> float:
-    """Forward, of one token of the sequence, besides its layers'."""
-    patches = _patches(job) / job.seq_len
+def beside_flops(job: TrainingJob, passes: float = 1.0) -> float:
+    """Forward, of one token of the sequence, besides its layers': of an encoder that is frozen
+    before adapters, its one pass shared out over the `passes` of the layers."""
+    patches = _patches(job) / job.seq_len / (1.0 if job.lora is None else passes)
     return sum(part.flops_per_token + part.flops_per_patch * patches for part in job.shape.beside)
 
 
@@ -57,7 +58,7 @@ def beside_bytes(job: TrainingJob) -> float:
     """Of one micro-batch, kept for a backward pass."""
     element = 4.0 if job.precision == "fp32" else 2.0
     kept = 1 / ENTRIES if job.layout.recompute == "full" else 1.0
-    tokens, patches = job.seq_len / job.layout.cp, _patches(job)
+    tokens, patches = job.seq_len / job.layout.cp, _patches(job) if job.lora is None else 0.0
     elements = sum(
         part.kept_per_token * tokens + part.kept_per_patch * patches for part in job.shape.beside
     )

@@ -94,7 +94,8 @@ def rollout(job: TrainingJob, launch_s: float) -> Rollout | None:
     share = max(1.0, job.global_batch / job.layout.devices)
     each = kv_bytes_per_token(job.shape, 2.0, job.seq_len) * job.seq_len
     least = deployment.weight_bytes + each
-    held = {"torch": share * each, "server": 0.0}.get(
+    whole = deployment.weight_bytes * (job.layout.shard == "zero3" and job.layout.sharded_over > 1)
+    held = {"torch": share * each + whole, "server": 0.0}.get(  # TRL gathers all weights to write
         learning.engine, max(least, learning.engine_share * job.device.memory_bytes)
     )
     running = share

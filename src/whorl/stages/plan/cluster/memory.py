@@ -173,7 +173,7 @@ def stage_parts(job: TrainingJob, stage: int) -> dict[str, float]:
     parts = state_bytes(job, params)
     parts["activations"] = micro_batches_in_flight(job, stage) * saved
     if stage == 0:
-        parts["activations"] += beside_bytes(job)
+        parts["activations"] += micro_batches_in_flight(job, stage) * beside_bytes(job)
     parts["logits"] = logit_bytes(job) if stage == layout.pp - 1 else 0.0
     parts["working"] = usual.passing + again
     parts["other_model"] = other_bytes(job, stage)

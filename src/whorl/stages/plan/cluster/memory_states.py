@@ -274,9 +274,11 @@ def adapter_elements(shape: ModelShape, lora: Lora) -> float:
     a = shape.attention
     queries, keys = a.heads * a.head_dim, a.kv_heads * a.head_dim
     sides = [(shape.width, queries), (shape.width, keys)]  # q, v
-    if lora.targets != "qv":
+    if a.mixer is not None:
+        sides = [(columns, rows) for _, rows, columns in a.mixer.matrices]
+    elif lora.targets != "qv":
         sides += [(shape.width, keys), (queries, shape.width)]  # k, o
-    if lora.targets == "all":
+    if lora.targets == "all" and (shape.experts or shape.ffn_width):
         experts = 1 if shape.experts is None else shape.experts.count
         inner = shape.ffn_width if shape.experts is None else shape.experts.width
         sides += [(shape.width, inner)] * (1 + shape.gated) * experts

@@ -212,7 +212,7 @@ def _with_rollout(job: TrainingJob, step: StepTime, model: Model) -> StepTime:
 def _training_flops(job: TrainingJob) -> float:
     passes = 2 if job.task in ("lora", "adapter") else 3
     head = 2.0 * job.shape.vocab_size * job.shape.width * (1 - job.learning.head_share(job.seq_len))
-    seen = beside_flops(job) - sum(part.flops_per_token for part in job.shape.beside)
+    seen = beside_flops(job, passes) - sum(part.flops_per_token for part in job.shape.beside)
     forward = _forward_flops(job.shape, job.seq_len) - head + seen
     return passes * forward * job.tokens_per_step
 
