@@ -97,6 +97,7 @@ def test_compiled_blocks_have_the_same_gradient_and_loss() -> None:
     for one, other in zip(expected, found, strict=True):
         assert 0 < (one - other).norm() < 1e-5 * one.norm()
     assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
+        assert not counters["graph_break"]  # each is one graph
 
 
 def test_stopped_and_run_again_the_bits_are_the_same(tmp_path: Path) -> None:
