@@ -54,7 +54,7 @@ def test_the_preview_of_new_data(
 
 @pytest.mark.parametrize(
     ("source", "field", "message"),
-    [("missing", "text", "does not exist"), ("x", "speech", "speech"), ("pypi:six", "text", "")],
+    [("missing", "text", "does not exist"), ("x", "smells", "smells"), ("pypi:six", "text", "")],
 )
 def test_a_preview_never_fails(
     tmp_path: Path,

@@ -178,14 +178,14 @@ def test_a_failed_check_refuses_the_import_and_nothing_is_kept(
     """The source as another runtime reads it is another model than the one that was written."""
     from whorl.model import hf
 
-    def wrong(folder: Path) -> Any:
-        model, shape = original(folder)
+    def wrong(folder: Path, *own: Any) -> Any:
+        model, shape = original(folder, *own)
         if folder == source:
             with torch.no_grad():
                 model.layers[1].self_attn.q_proj.weight[:16].neg_()
         return model, shape
 
-    original: Callable[[Path], Any] = hf.load_weights
+    original: Callable[..., Any] = hf.load_weights
     monkeypatch.setattr(hf, "load_weights", wrong)
     with pytest.raises(EngineError, match="transformers does not compute"):
         import_model(str(source), home=isolated_home)

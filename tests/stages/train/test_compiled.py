@@ -77,6 +77,7 @@ def test_formulas_have_the_gradient_of_the_blocks(family: str, precision: str) -
     assert not torch.equal(found, expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # of torch's own modules
 def test_compiled_blocks_have_the_same_gradient_and_loss() -> None:
     """Compiled once for rows with masks and without, by two lanes; the same bits again."""
     model = random_model()
