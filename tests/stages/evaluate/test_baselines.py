@@ -16,6 +16,7 @@ from whorl.core.rows import RowSet
 from whorl.core.tasks import LikelihoodTask
 from whorl.stages.evaluate.baselines import (
     TokenDocuments,
+    TokenStream,
     decoded,
     document_of,
     ngram_nats,
@@ -130,3 +131,14 @@ def test_ids_that_start_end_or_pad_are_kept_inside_of_a_text() -> None:
     assert document_of("d", np.array(whole), tokens).text == text
     inside = document_of("d", np.array([0, *ids, 1, 0, *ids, 1, 2]), own)
     assert [part.value for part in inside.parts] == [text, "<|eos|>", "<|bos|>", text]
+
+
+def test_a_piece_that_begins_inside_an_image_is_an_empty_document() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, 4, 4)).astype(np.float32)
+    codec = fit_image_codec(images, 4 * 4, 2, by_place=True, white=255.0)
+    tokens = Tokens.build({"image": codec}, 40)
+    whole = np.array(tokens.encode_parts([Part("image", images[0])]))
+    ids = np.concatenate([whole, whole[2:]])
+    stream = TokenStream(ids, np.arange(len(ids)) % len(whole) == 0)
+    first, piece = TokenDocuments(stream, tokens)
+    assert [part.codec for part in first.parts] == ["image"] and piece.parts == ()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from whorl.codecs.contract import Tokens
 from whorl.codecs.parts import decode_parts
-from whorl.core.errors import RecordError
+from whorl.core.errors import DataError, RecordError
 from whorl.core.ports import Document, HeldoutDocument
 from whorl.core.rows import RowSet
 from whorl.stages.evaluate.ngram import KneserNey
@@ -146,7 +146,11 @@ class TokenDocuments(Sequence[Document]):
             return [self[place] for place in range(*number.indices(len(self)))]
         place = range(len(self))[number]
         begin, end = self._begins[place : place + 2]
-        return document_of(f"train-{place}", self.stream.ids[begin:end], self.tokens)
+        name = f"train-{place}"
+        try:
+            return document_of(name, self.stream.ids[begin:end], self.tokens)
+        except DataError:  # a piece that begins in the middle of an image says nothing
+            return Document(name, ())
 
 
 def decoded(documents: Sequence[HeldoutDocument], tokens: Tokens) -> list[Document]:
