@@ -31,7 +31,6 @@ from whorl.engines.openvino_export import FORMAT
 from whorl.engines.replicas import Replicas
 from whorl.engines.setup import EngineSetup
 from whorl.engines.threads import engine_threads
-from whorl.engines.vllm_server import ARGUMENTS
 from whorl.launch.cards import found_cards
 from whorl.launch.machine import machine_facts
 from whorl.model.folder import FolderCard, peek_card
@@ -104,7 +103,7 @@ def _open(
             "serve.replicas: each vLLM would take this machine's first GPU",
             found=f"{count} replicas",
             expected="1 without Ray",
-            do=f"serve.where: ray gives each a GPU; {ARGUMENTS} may say --data-parallel-size",
+            do="serve.where: ray gives each a GPU; WHORL_VLLM_ARGS may say --data-parallel-size",
         )
     if config.where == "ray":
         start, nodes = ray_starter(config.engine)
