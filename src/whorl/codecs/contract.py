@@ -301,7 +301,10 @@ class Tokens:
                 codec, local = self.codecs[entry.name], number - entry.id_start
                 if entry.name == TEXT and isinstance(codec, TextCodec):
                     return None
-                value = codec.decode([local])
+                try:
+                    value = codec.decode([local])
+                except DataError:  # an id that says nothing away from its place
+                    value = None
                 return value if isinstance(value, str) else f"<|{entry.name}_{local}|>"
         return "" if skip_special else f"<|unused_{number}|>"
 

@@ -142,3 +142,4 @@ def test_a_piece_that_begins_inside_an_image_is_an_empty_document() -> None:
     stream = TokenStream(ids, np.arange(len(ids)) % len(whole) == 0)
     first, piece = TokenDocuments(stream, tokens)
     assert [part.codec for part in first.parts] == ["image"] and piece.parts == ()
+    assert tokens.decode(whole[-1:].tolist()).startswith("<|image_")
