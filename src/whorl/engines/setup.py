@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["EngineSetup"]
+__all__ = ["VLLM_ARGUMENTS", "VLLM_PYTHON", "EngineSetup"]
+
+VLLM_PYTHON, VLLM_ARGUMENTS = "WHORL_VLLM_PYTHON", "WHORL_VLLM_ARGS"  # of the environment
 
 
 @dataclass(frozen=True)

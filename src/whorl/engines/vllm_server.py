@@ -30,12 +30,11 @@ import h11
 
 from whorl.core import children
 from whorl.core.errors import EngineError, MissingExtra, SpecError
-from whorl.engines.setup import EngineSetup
+from whorl.engines.setup import VLLM_ARGUMENTS, VLLM_PYTHON, EngineSetup
 from whorl.model.folder import FolderCard
 
-__all__ = ["ARGUMENTS", "BAD_REQUESTS", "PYTHON", "RefusedError", "VllmServer"]
+__all__ = ["BAD_REQUESTS", "RefusedError", "VllmServer"]
 
-PYTHON, ARGUMENTS = "WHORL_VLLM_PYTHON", "WHORL_VLLM_ARGS"
 START_S, STOP_S = 900.0, 20.0  # it may compile kernels
 LOOK_EVERY_S = 0.2
 MOST_BYTES = 2**24  # of what it says, that are looked at for why it ended
@@ -176,7 +175,7 @@ class VllmServer:
                 f"another server than ours answers on port {self.port}",
                 found=f"{status} to /v1/models",
                 expected=f"the model {self._model}",
-                do=f"start it again, without --port and --served-model-name in {ARGUMENTS}",
+                do=f"start it again, without --port and --served-model-name in {VLLM_ARGUMENTS}",
             )
 
     def _get(self, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, bytes]:
@@ -191,15 +190,17 @@ class VllmServer:
 
 def _interpreter() -> str:
     """Raises SpecError or MissingExtra if there is none that has vLLM."""
-    if given := os.environ.get(PYTHON):
+    if given := os.environ.get(VLLM_PYTHON):
         if shutil.which(given) is None:
-            raise SpecError(f"{PYTHON} is no program", found=given, expected="a Python with vLLM")
+            raise SpecError(
+                f"{VLLM_PYTHON} is no program", found=given, expected="a Python with vLLM"
+            )
         return given
     if importlib.util.find_spec("vllm") is None:
         raise MissingExtra(
             "the vllm engine needs vLLM",
             found="neither installed here nor elsewhere",
-            do=f"pip install 'whorl[vllm]', or set {PYTHON} to a Python that has it",
+            do=f"pip install 'whorl[vllm]', or set {VLLM_PYTHON} to a Python that has it",
         )
     return sys.executable
 
@@ -223,9 +224,9 @@ def _arguments(card: FolderCard, setup: EngineSetup) -> list[str]:
         "--disable-log-stats",
     ]
     try:
-        return words + shlex.split(os.environ.get(ARGUMENTS, ""))
+        return words + shlex.split(os.environ.get(VLLM_ARGUMENTS, ""))
     except ValueError as error:
-        raise SpecError(f"{ARGUMENTS} cannot be read", found=error) from error
+        raise SpecError(f"{VLLM_ARGUMENTS} cannot be read", found=error) from error
 
 
 def _environment(key: str, card: FolderCard, setup: EngineSetup) -> dict[str, str]:

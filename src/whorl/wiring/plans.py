@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from whorl.core.context import StageContext
-from whorl.core.ports import Field, Progress, Source
+from whorl.core.ports import Field, Source
 from whorl.core.records import Record
-from whorl.spec.load import LoadedRecipe
 from whorl.stages.plan import run as planner
+from whorl.wiring.work import Work
 
 if TYPE_CHECKING:
     from whorl.stages.plan.data import DataFacts
@@ -21,20 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["considered", "planned"]
 
 
-class Asking(Protocol):
+class Asking(Work, Protocol):
     """What a plan is made of; most of it is found when it is asked for."""
-
-    @property
-    def context(self) -> StageContext: ...
-
-    @property
-    def loaded(self) -> LoadedRecipe: ...
-
-    @property
-    def home(self) -> Path: ...
-
-    @property
-    def progress(self) -> Progress: ...
 
     @property
     def fields(self) -> Mapping[str, Field]: ...

@@ -29,7 +29,7 @@ from whorl.engines.on_ray import ray_starter
 from whorl.engines.open import best_form
 from whorl.engines.openvino_export import FORMAT
 from whorl.engines.replicas import Replicas
-from whorl.engines.setup import EngineSetup
+from whorl.engines.setup import VLLM_ARGUMENTS, EngineSetup
 from whorl.engines.threads import engine_threads
 from whorl.launch.cards import found_cards
 from whorl.launch.machine import machine_facts
@@ -103,7 +103,7 @@ def _open(
             "serve.replicas: each vLLM would take this machine's first GPU",
             found=f"{count} replicas",
             expected="1 without Ray",
-            do="serve.where: ray gives each a GPU; WHORL_VLLM_ARGS may say --data-parallel-size",
+            do=f"serve.where: ray gives each a GPU; {VLLM_ARGUMENTS} may say --data-parallel-size",
         )
     if config.where == "ray":
         start, nodes = ray_starter(config.engine)

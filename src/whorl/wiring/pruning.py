@@ -4,33 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
-from whorl.core.context import StageContext
-from whorl.core.ports import Progress
 from whorl.core.records import Record
-from whorl.spec.load import LoadedRecipe
 from whorl.wiring.bases import Base, find_base, pruned_base
 from whorl.wiring.texts import training_texts
+from whorl.wiring.work import Work
 
 __all__ = ["base_of"]
 
 
-class Basing(Protocol):
+class Basing(Work, Protocol):
     """What a base is found with."""
-
-    @property
-    def context(self) -> StageContext: ...
-
-    @property
-    def loaded(self) -> LoadedRecipe: ...
-
-    @property
-    def home(self) -> Path: ...
-
-    @property
-    def progress(self) -> Progress: ...
 
     @property
     def log(self) -> Callable[[str], None]: ...

@@ -1,0 +1,28 @@
+"""What every part of the wiring finds in a session: a recipe, its home, whom to tell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from whorl.core.context import StageContext
+from whorl.core.ports import Progress
+from whorl.spec.load import LoadedRecipe
+
+__all__ = ["Work"]
+
+
+class Work(Protocol):
+    """A recipe that is being worked on."""
+
+    @property
+    def context(self) -> StageContext: ...
+
+    @property
+    def loaded(self) -> LoadedRecipe: ...
+
+    @property
+    def home(self) -> Path: ...
+
+    @property
+    def progress(self) -> Progress: ...
