@@ -40,11 +40,21 @@ from whorl.core.validation import first_problem
 if TYPE_CHECKING:
     from whorl.codecs.chat import ChatEncoder
 
-__all__ = ["CHAT", "OWN_RULES", "TEXT", "CodecEntry", "TokenContract", "TokenRules", "Tokens"]
+__all__ = [
+    "CHAT",
+    "OWN_RULES",
+    "TEXT",
+    "CodecEntry",
+    "TokenContract",
+    "TokenRules",
+    "Tokens",
+    "is_of_files",
+]
 
 CONTRACT = "contract.json"
 TEXT, CHAT = "text", "chat"  # the latter: a Part whose value is a chat (see whorl.codecs.chat)
 SPECIAL_CODEC = "special"  # a Part whose value is a special token's text
+FILE_TYPES = ("image", "audio")  # beginnings of media types
 
 
 class _Frozen(BaseModel):
@@ -301,12 +311,14 @@ class Tokens:
                 codec, local = self.codecs[entry.name], number - entry.id_start
                 if entry.name == TEXT and isinstance(codec, TextCodec):
                     return None
-                try:
-                    value = codec.decode([local])
-                except DataError:  # an id that says nothing away from its place
-                    value = None
+                value = None if is_of_files(codec) else codec.decode([local])
                 return value if isinstance(value, str) else f"<|{entry.name}_{local}|>"
         return "" if skip_special else f"<|unused_{number}|>"
+
+
+def is_of_files(codec: Codec) -> bool:
+    """Whether its values are images or sounds, of which one id alone says nothing."""
+    return codec.media_type.partition("/")[0] in FILE_TYPES
 
 
 def _path(codec: str, file: str) -> str:

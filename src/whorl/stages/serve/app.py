@@ -17,6 +17,7 @@ from whorl.stages.serve.card import ModelCard
 from whorl.stages.serve.desk import Desk
 from whorl.stages.serve.dialects.routes import PLACED, ROUTES, add_dialects
 from whorl.stages.serve.errors import ApiError
+from whorl.stages.serve.exchange import ClientGone
 from whorl.stages.serve.gateway import Gateway
 from whorl.stages.serve.metrics import CONTENT_TYPE
 from whorl.stages.serve.page import PAGE_FILES, add_page
@@ -68,6 +69,9 @@ def _add_errors(app: FastAPI, desk: Desk) -> None:
         desk.refused(error.code)
         return error.response(request.scope["path"])
 
+    async def gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=499)  # nobody reads it
+
     async def not_routed(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         asked = f"{request.method} {request.scope['path'][:80]}"
@@ -87,6 +91,7 @@ def _add_errors(app: FastAPI, desk: Desk) -> None:
         return told.response(request.scope["path"])
 
     app.add_exception_handler(ApiError, refused)
+    app.add_exception_handler(ClientGone, gone)
     app.add_exception_handler(HTTPException, not_routed)
     app.add_exception_handler(Exception, failed)
 

@@ -68,8 +68,6 @@ async def answered(
         told = await or_gone(request.receive, whole)
         kind = PlainTextResponse if isinstance(told, str) else JSONResponse
         return kind(told, headers=headers)
-    except ClientGone:
-        return Response(status_code=499)  # nobody reads it
     finally:
         generation.close()
 

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 
-from whorl.codecs.contract import Tokens
+from whorl.codecs.contract import Tokens, is_of_files
 from whorl.core.errors import EngineError
 from whorl.core.ports import Engine, GenerateRequest, TokenEvent
 from whorl.spec.resolved import ServeConfig
@@ -109,9 +109,8 @@ class Gateway:
     @property
     def max_body_bytes(self) -> int:
         """Of a request in JSON, which may bring files to a model that sees or hears."""
-        kinds = {codec.media_type.partition("/")[0] for codec in self.tokens.codecs.values()}
-        brings_files = not kinds.isdisjoint(("image", "audio"))
-        uploads = self.config.max_upload_bytes if brings_files else 0
+        takes_files = any(map(is_of_files, self.tokens.codecs.values()))
+        uploads = self.config.max_upload_bytes if takes_files else 0
         return max(self.config.max_body_bytes, uploads)
 
     @property

@@ -23,7 +23,7 @@ from whorl.stages.serve.ask import PartBody
 from whorl.stages.serve.dialects.ranking import ID as RANK_ID
 from whorl.stages.serve.dialects.ranking import RankBody, Vocabularies, rank_candidates
 from whorl.stages.serve.errors import ApiError, invalid
-from whorl.stages.serve.exchange import ClientGone, read_parsed
+from whorl.stages.serve.exchange import read_parsed
 from whorl.stages.serve.gateway import Gateway
 from whorl.stages.serve.limits import max_time_of
 from whorl.stages.serve.pictures import (
@@ -75,10 +75,7 @@ def add_classifying(app: FastAPI, gateway: Gateway) -> None:
         body = await read_parsed(gateway, request, ClassifyBody)
         max_time = max_time_of(request.headers.get("x-request-timeout"))
         gateway.check_model(body.model, caller_of(request))
-        try:
-            answer = await _classified(gateway, vocabularies, body, request, max_time)
-        except ClientGone:
-            return Response(status_code=499)  # nobody reads it
+        answer = await _classified(gateway, vocabularies, body, request, max_time)
         headers = {"X-Request-Id": answer["id"].removeprefix(ID)}
         return await asyncio.to_thread(JSONResponse, answer, headers=headers)
 

@@ -109,10 +109,7 @@ def add_ranking(app: FastAPI, gateway: Gateway) -> None:
     async def rank(request: Request) -> Response:
         body = await read_parsed(gateway, request, RankBody)
         max_time = max_time_of(request.headers.get("x-request-timeout"))
-        try:
-            told = await rank_candidates(gateway, vocabularies, body, request, max_time)
-        except ClientGone:
-            return Response(status_code=499)  # nobody reads it
+        told = await rank_candidates(gateway, vocabularies, body, request, max_time)
         return JSONResponse(told, headers={"X-Request-Id": told["id"].removeprefix(ID)})
 
 
