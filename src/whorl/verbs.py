@@ -212,7 +212,7 @@ class Session:
 
     @property
     def _compresses(self) -> bool:
-        return bool(self.loaded.recipe.compress.formats)
+        return bool(self.loaded.recipe.compress.tried)
 
     def _producer(self) -> Record:
         """The record whose model folders are evaluated and served."""

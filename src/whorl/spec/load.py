@@ -249,7 +249,7 @@ def _check_together(recipe: Recipe) -> None:
 def _check_compress(compress: CompressSpec) -> None:
     """What is measured with a format needs one."""
     for key, nothing in (("cache", "f32"), ("speculation", "off")):
-        if (found := getattr(compress, key)) != nothing and not compress.formats:
+        if (found := getattr(compress, key)) != nothing and not compress.tried:
             raise SpecError(
                 f"compress.{key} is measured with a format, and compress.formats is empty",
                 found=found,

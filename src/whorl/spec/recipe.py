@@ -224,8 +224,10 @@ class ModelSpec(Spec):
 
 
 class CompressSpec(Spec):
-    formats: tuple[Literal["int8", "int4"], ...] = Field(
-        ("int8",), description="weights of the variants to make; []: the model is served as it is"
+    formats: tuple[Literal["int8", "int4"], ...] | Auto = Field(
+        "auto",
+        description="weights of the variants to make, each of them required; auto: int8, and where "
+        "that loses too much none; []: the model is served as it is",
     )
     max_bpb_increase: Annotated[float, Share()] = Field(
         0.01, description="loss of quality above which one is refused"
@@ -246,6 +248,11 @@ class CompressSpec(Spec):
         description="prompt_lookup: ids are guessed from the prompt, and checked together, where a "
         "request runs alone; tried with each format, and kept where it is faster here",
     )
+
+    @property
+    def tried(self) -> tuple[Literal["int8", "int4"], ...]:
+        """The formats that are made and measured."""
+        return ("int8",) if self.formats == "auto" else self.formats
 
 
 class EvaluateSpec(Spec):

@@ -44,6 +44,7 @@ class PrepareConfig(Frozen):
 
 class CompressConfig(Frozen):
     formats: tuple[Literal["int8", "int4"], ...] = ("int8",)
+    leaves_out: bool = Field(False, description="a refused format is told, and is no error")
     max_bpb_increase: float = Field(0.01, description="share of the parent's bits per byte")
     max_documents: int = 200
     search: Literal["auto", "off", "fast", "full"] = "auto"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from whorl.core.records import Record, RecordKey, RecordStore
 from whorl.core.variants import Variant
 from whorl.engines.open import open_engine
 from whorl.engines.openvino_export import EXPORTER
-from whorl.model.folder import read_card
+from whorl.model.folder import model_folders, read_card
 from whorl.spec.resolved import CompressConfig
 from whorl.stages.compress.run import loss_of_quality, run
 from whorl.testing.corpus import tiny_texts
@@ -103,6 +104,20 @@ def test_worse_variant_is_refused(trained: Record, tmp_path: Path) -> None:
         assert part in message, message
     assert "int8 +" not in message
     assert list(store.store.all("compress")) == []
+
+
+def test_a_refused_variant_that_nobody_named_is_left_out_and_told(
+    trained: Record, tmp_path: Path
+) -> None:
+    """`formats: auto`: after hours of training a model is served, in full precision."""
+    told: list[str] = []
+    store = replace(context(tmp_path), log=told.append)
+    config = CompressConfig(leaves_out=True, max_bpb_increase=0.01)
+    record = run(store, config, trained, EXPORTER, scripted(f32=2.0, int8=2.06))
+    assert [row["verdict"] for row in record.metrics["variants"]] == ["parent", "refused"]
+    assert [str(variant) for variant in model_folders(record)] == ["openvino f32"]
+    (line,) = [line for line in told if "full precision" in line]
+    assert "int8 +3%" in line and "at most +1%" in line
 
 
 def test_every_field_is_measured_and_one_that_loses_refuses_the_variant(

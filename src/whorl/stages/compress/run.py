@@ -66,9 +66,10 @@ def run(
     1% worse, whichever way the metric points. With a search, "search" has such a row of every
     candidate, "choices" what was kept and why, and run.json what `speed` and `guess` measured.
 
-    texts: ids of training documents, for methods that read some. Raises GateError when a variant
-    is worse than allowed (nothing is kept), RecordError if the trained model is damaged,
-    MissingExtra without the exporter's packages.
+    texts: ids of training documents, for methods that read some. A variant that is worse than
+    allowed is left out, and the log says so, where the recipe names no formats (config.leaves_out).
+    Where it names some, GateError is raised and nothing is kept. Raises RecordError if the trained
+    model is damaged, MissingExtra without the exporter's packages.
     """
     made_by = {"format": exporter.format, "version": exporter.version}
     value = {**config.model_dump(mode="json"), "exporter": made_by}
@@ -139,16 +140,27 @@ class _Compression:
             mine = self._with_cache(weights, self._best(weights, parent, begin_s), parent)
             rows += mine
             refused += [row for row in mine if row["verdict"].startswith("refused")]
-            if not refused:  # else nothing is kept
+            if not refused:  # else it is not kept
                 self._speculate(weights)
         if refused:
-            raise _refusal(refused, self.config, parent)
+            self._leave_out(_refusal(refused, self.config, parent))
         shutil.rmtree(self.folder / CANDIDATES, ignore_errors=True)
         for name in (PARENT, *self.config.formats):
             folder, variant = self._place(name)
+            if not folder.exists():
+                continue
             quality_rows = {row["field"]: row for row in rows if row["name"] == str(variant)}
             seal_folder(folder, replace(read_card(folder), quality=quality_rows))
         return rows
+
+    def _leave_out(self, refusal: WhorlError) -> None:
+        """Without the variants where the recipe names none. Raises the refusal where it does."""
+        if not self.config.leaves_out:
+            raise refusal
+        for weights in self.config.formats:
+            shutil.rmtree(self._place(weights)[0], ignore_errors=True)
+        self.choices.clear()
+        self.context.log(f"{refusal}; meanwhile it is served in full precision, {PARENT}")
 
     def _best(
         self, weights: SmallWeights, parent: Measured, begin_s: float

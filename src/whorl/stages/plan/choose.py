@@ -73,7 +73,7 @@ def candidates(situation: Situation) -> Iterator[Candidate]:
                     shape = base.shape
                 else:
                     shape = shape_of(situation.recipe, layers, width, vocab_size, seq_len)
-                check_computable(shape, "export" if situation.recipe.compress.formats else "train")
+                check_computable(shape, "export" if situation.recipe.compress.tried else "train")
                 yield make_candidate(situation, shape, seq_len)
 
 

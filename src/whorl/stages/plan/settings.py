@@ -124,7 +124,8 @@ def passed_through(decisions: Decisions, recipe: Recipe) -> Decisions:
     return decisions.model_copy(
         update={
             "compress": CompressConfig(
-                formats=recipe.compress.formats,
+                formats=recipe.compress.tried,
+                leaves_out=recipe.compress.formats == "auto",
                 max_bpb_increase=recipe.compress.max_bpb_increase,
                 search=recipe.compress.search,
                 search_time_s=recipe.compress.search_time,
