@@ -55,6 +55,15 @@ def changelog_offenders(text: str) -> list[str]:
     return offenders + [f"unknown section {name}" for name in sorted(unknown)]
 
 
+def test_no_section_stands_twice() -> None:
+    """A page merged badly says the same twice, the second time as it was."""
+    offenders = []
+    for page in pages():
+        titles = re.findall(r"^## +(.*)$", FENCE.sub("", page.read_text("utf-8")), re.MULTILINE)
+        offenders += [f"{page.name}: {title}" for title in set(titles) if titles.count(title) > 1]
+    assert not offenders, report(offenders)
+
+
 def test_docs_links_resolve() -> None:
     offenders = [line for page in pages() for line in broken_links(page)]
     assert not offenders, report(offenders)
