@@ -26,8 +26,10 @@ __all__ = [
     "F1",
     "GROUP",
     "HITS_AT_10",
+    "MEAN_IOU",
     "MRR",
     "NDCG_AT_10",
+    "RECALL_AT_50",
     "RETURN",
     "SLOT_F1",
     "SUCCESS",
@@ -110,6 +112,10 @@ F1 = ClassF1("f1", "", higher_is_better=True)
 SLOT_F1 = Metric("slot_f1", "", higher_is_better=True)  # of each sentence, their mean
 # Words put in, left out and exchanged, over the words that were said: it may be above 1.
 WER = Metric("wer", "", higher_is_better=False)
+# Of boxes on an image: intersection over union with the right ones, each without a counterpart 0,
+# the mean of images; and the share of the right ones that are met by half or more.
+MEAN_IOU = Metric("mean_iou", "", higher_is_better=True)
+RECALL_AT_50 = Metric("recall_at_50", "", higher_is_better=True)
 SUCCESS = Metric("success", "", higher_is_better=True, is_share=True)  # of episodes
 RETURN = Metric("return", "", higher_is_better=True)  # the sum of an episode's rewards
 # Of the rank of the right one among all candidates: its inverse; whether it is one of the first
@@ -121,7 +127,7 @@ BUILT_IN: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
         *(BITS_PER_BYTE, BITS_PER_TOKEN, ACCURACY, F1, SLOT_F1, WER, CHRF, BLEU),
-        *(MRR, HITS_AT_10, NDCG_AT_10, SUCCESS, RETURN),
+        *(MRR, HITS_AT_10, NDCG_AT_10, SUCCESS, RETURN, MEAN_IOU, RECALL_AT_50),
     )
 }
 

@@ -21,6 +21,7 @@ from whorl.fields.files import EXCLUDED, ROW_FORMATS, bare_suffix, file_items
 from whorl.fields.formats import rows_of
 from whorl.fields.image_idx import labels_beside
 from whorl.fields.places import Places, Reject
+from whorl.fields.whole import key_of
 
 __all__ = [
     "IMAGES",
@@ -107,17 +108,13 @@ def layout_of(source: Source) -> ImageLayout:
         items = file_items(source, SUFFIXES, EXCLUDED)
     if len(_KNOWN) >= MOST_KNOWN:
         _KNOWN.clear()
-    found = _KNOWN[_key(source)] = _layout(tuple(items))
+    found = _KNOWN[key_of(source)] = _layout(tuple(items))
     return found
 
 
 def known_layout(source: Source) -> ImageLayout:
     """As it was last found in this process: a folder is not walked again for each of its images."""
-    return _KNOWN.get(_key(source)) or layout_of(source)
-
-
-def _key(source: Source) -> tuple[Any, ...]:
-    return source.path, source.pattern, source.apart, source.encoding, source.release is None
+    return _KNOWN.get(key_of(source)) or layout_of(source)
 
 
 def _layout(items: tuple[FileItem, ...]) -> ImageLayout:

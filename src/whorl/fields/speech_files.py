@@ -25,6 +25,7 @@ from whorl.core.sources import PASSED_OVER, FileItem
 from whorl.fields.files import EXCLUDED, ROW_FORMATS, bare_suffix, file_items
 from whorl.fields.formats import lines_of, rows_of
 from whorl.fields.places import Places, Reject
+from whorl.fields.whole import key_of
 
 __all__ = ["Recording", "recordings", "speech_items"]
 
@@ -76,20 +77,16 @@ _KNOWN: dict[tuple[Any, ...], _Known] = {}
 _READING: dict[tuple[Any, ...], _Reading] = {}  # the last one
 
 
-def _key(source: Source) -> tuple[Any, ...]:
-    return source.path, source.pattern, source.apart, source.encoding, source.release is None
-
-
 def _known(source: Source) -> _Known:
     """As it was last found in this process: a folder is not walked again for each piece."""
-    if _key(source) not in _KNOWN:
+    if key_of(source) not in _KNOWN:
         speech_items(source)
-    return _KNOWN[_key(source)]
+    return _KNOWN[key_of(source)]
 
 
 def speech_items(source: Source) -> list[FileItem]:
     """Raises DataError when the source is missing, empty or has no sound with a text."""
-    key = _key(source)
+    key = key_of(source)
     only = None
     if os.path.isfile(source.path):  # one list: its sounds lie beside or below it
         only = os.path.basename(source.path)
