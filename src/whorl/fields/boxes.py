@@ -32,7 +32,7 @@ from whorl.fields.box_finders import found_boxes
 from whorl.fields.box_scores import graded, grades_of
 from whorl.fields.files import EXCLUDED, file_items
 from whorl.fields.image_idx import labels_beside, read_idx
-from whorl.fields.image_options import SomeImages, one_of, size_option
+from whorl.fields.image_options import Books, SomeImages, one_of, size_option
 from whorl.fields.image_sources import SUFFIXES, known_layout, layout_of
 from whorl.fields.places import Places
 from whorl.fields.scenes import LOGIC_VERSION, Things, scene
@@ -64,7 +64,8 @@ class BoxesField:
     logic_version: int = 1
     options: Mapping[str, str] = field(
         default_factory=lambda: {
-            **{"size": "auto", "colour": "auto", "patch": "4", "ids": "1", "book": "512"},
+            **{"size": "auto", "colour": "auto", "patch": "4", "ids": "1"},
+            **{"books": "auto", "book": "auto"},
             **{"heldout": "0.2", "seed": "0"},
             **{"scenes": "20000", "heldout_scenes": "500", "things": "3", "classes": ""},
         }
@@ -115,13 +116,16 @@ class BoxesField:
             images.add(document.parts[0].value)
             lines.add(document.parts[2].value)
         boxes = BoxesCodec.fit(lines, max(how.size))
-        num_ids = how.book * how.ids
+        by_place = how.books.by_place(images.count)
+        num_places = how.size[0] * how.size[1] // how.patch**2 if by_place else 1
+        num_ids = how.books.num_ids(by_place) * how.ids * num_places
         if not options.get("is_open"):
             num_ids = min(num_ids, int(options["vocab_size"]) - boxes.num_ids)
         image = fit_image_codec(
             *(images.kept, num_ids, how.patch, int(options["seed"])),
             ids_per_patch=how.ids,
             white=255.0,
+            by_place=by_place,
             stretched=True,
         )
         return {IMAGE: image, BOXES: boxes}
@@ -167,7 +171,7 @@ class _How:
     channels: int | None
     patch: int
     ids: int
-    book: int
+    books: Books
     heldout: float
     seed: int
     things: int
@@ -184,7 +188,7 @@ class _How:
             channels=colours[one_of(options, "colour", tuple(colours))],
             patch=patch,
             ids=number_of(options, "ids", 1),
-            book=number_of(options, "book", 2),
+            books=Books.of(options),
             heldout=share_option(options, "heldout"),
             seed=number_of(options, "seed"),
             things=number_of(options, "things", 1),

@@ -9,10 +9,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from whorl.core.errors import SpecError
+from whorl.fields.whole import number_of
 
-__all__ = ["SomeImages", "one_of", "size_option"]
+__all__ = ["Books", "SomeImages", "one_of", "size_option"]
 
 MAX_SIDE = 512
+MANY_IMAGES = 5_000  # from where on each place has a book of its own, where a recipe does not say
+SHARED_BOOK, PLACE_BOOK = 512, 128  # patches in a book
 MAX_FIT_BYTES = 2**28  # of images from which codebooks are learned
 
 
@@ -30,6 +33,28 @@ class SomeImages:
         self.count += 1
         if len(self.kept) > 1 and len(self.kept) * self.kept[0].nbytes > MAX_FIT_BYTES:
             self.kept, self._stride = self.kept[::2], 2 * self._stride
+
+
+@dataclass(frozen=True)
+class Books:
+    """Whether each place of a patch has codebooks of its own, and how large one is."""
+
+    kind: str
+    size: int | None
+
+    @classmethod
+    def of(cls, options: Mapping[str, str]) -> Books:
+        """Of the options books and book. Raises SpecError if one is wrong."""
+        size = None if options["book"].strip() == "auto" else number_of(options, "book", 2)
+        return cls(one_of(options, "books", ("auto", "shared", "places")), size)
+
+    def by_place(self, num_images: int) -> bool:
+        """A few images would not fill books of each place."""
+        return self.kind == "places" or (self.kind == "auto" and num_images >= MANY_IMAGES)
+
+    def num_ids(self, by_place: bool) -> int:
+        """Of one book."""
+        return self.size or (PLACE_BOOK if by_place else SHARED_BOOK)
 
 
 def one_of(options: Mapping[str, str], key: str, words: Sequence[str]) -> str:

@@ -29,7 +29,7 @@ from whorl.core.tasks import ChoiceTask
 from whorl.fields.image_classifiers import answers_of
 from whorl.fields.image_copies import moved
 from whorl.fields.image_idx import read_idx
-from whorl.fields.image_options import SomeImages, one_of, size_option
+from whorl.fields.image_options import Books, SomeImages, one_of, size_option
 from whorl.fields.image_sources import (
     IMAGES,
     LABELS,
@@ -51,8 +51,6 @@ MARK, END, COPY_END = "<|answer|>", "<|end|>", "<|answer|>"
 ROUND = "~"  # in the kind of an item and the name of a document, before the number of the copy
 UNUSED = "image of a split that is neither learned nor asked"
 TOLD = "what the source was taken for"  # of an item that says this and is no file
-MANY_IMAGES = 5_000  # from where on each place has a book of its own, where a recipe does not say
-SHARED_BOOK, PLACE_BOOK = 512, 128  # patches in a book
 SIDE = 32  # of images in files, where a recipe says no size
 WANTED_IMAGES, MOST_COPIES = 100_000, 8  # where a recipe says no number of copies
 SHIFT_SHARE = 14  # of the shorter side: how far a copy is moved, where a recipe does not say
@@ -142,10 +140,10 @@ class ImagesField:
                 "too many classes", found=len(labels), expected=f"at most {MAX_CLASSES}"
             )
         label = LabelCodec.fit(labels)
-        by_place = how.by_place(images.count)
+        by_place = how.books.by_place(images.count)
         height, width = images.kept[0].shape[:2] if images.kept else (0, 0)
         num_places = height * width // how.patch**2 if by_place else 1
-        num_ids = how.book_of(by_place) * how.ids * num_places
+        num_ids = how.books.num_ids(by_place) * how.ids * num_places
         if not options.get("is_open"):
             num_ids = min(num_ids, int(options["vocab_size"]) - label.num_ids)
         image = fit_image_codec(
@@ -203,8 +201,7 @@ class _How:
     channels: int | None
     patch: int
     ids: int
-    books: str
-    book: int | None
+    books: Books
     shift: int | None
     flips: bool
     heldout: float
@@ -225,8 +222,7 @@ class _How:
             channels=colours[one_of(options, "colour", tuple(colours))],
             patch=patch,
             ids=number_of(options, "ids", 1),
-            books=one_of(options, "books", ("auto", "shared", "places")),
-            book=None if options["book"].strip() == "auto" else number_of(options, "book", 2),
+            books=Books.of(options),
             shift=None if shift == "auto" else number_of(options, "shift"),
             flips=one_of(options, "flips", ("no", "yes")) == "yes",
             heldout=share_option(options, "heldout"),
@@ -245,13 +241,6 @@ class _How:
                     found=f"a source of {layout.kind}",
                     do="take it out: folders and tables say classes and splits themselves",
                 )
-
-    def by_place(self, num_images: int) -> bool:
-        """Whether each place of a patch has books of its own: a few images would not fill them."""
-        return self.books == "places" or (self.books == "auto" and num_images >= MANY_IMAGES)
-
-    def book_of(self, by_place: bool) -> int:
-        return self.book or (PLACE_BOOK if by_place else SHARED_BOOK)
 
     def shift_of(self, image: Image) -> int:
         return min(image.shape[:2]) // SHIFT_SHARE if self.shift is None else self.shift
