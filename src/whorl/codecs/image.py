@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from whorl.codecs.image_files import GREY, RGB, pillow, read_image
 from whorl.core.errors import DataError, MissingExtra, RecordError, SpecError
 
-__all__ = ["ImageCodec", "fit_image_codec", "load"]
+__all__ = ["STEPS", "ImageCodec", "codebook_of", "fit_image_codec", "load", "nearest_centre"]
 
 FILE = "codebook.safetensors"
 CENTRES = "centres"  # of the first book; of the others with their number behind it
@@ -128,6 +128,13 @@ class ImageCodec:
             patches[: len(mine)] += _chosen(centres[: len(mine)], mine).astype(np.float32)
         return _image(patches, self.shape, self.patch_size)
 
+    def shown(self, num_ids: int) -> str:
+        """What so many ids are, in words."""
+        whole = f"an image of {self.width} x {self.height}"
+        return (
+            whole if num_ids == self.value_ids else f"{num_ids} of {self.value_ids} ids of {whole}"
+        )
+
     def loss(self, images: Iterable[Any]) -> float:
         """What decoding loses: root of the mean squared difference, in levels."""
         errors = [
@@ -217,10 +224,10 @@ def fit_image_codec(
     books: list[Floats] = []
     for number in range(ids_per_patch):
         size = num_ids // ids_per_patch // num_places
-        book = _alike([_book(patches, size, seed + number) for patches in left])
+        book = _alike([codebook_of(patches, size, seed + number) for patches in left])
         books.append(book if by_place else book[0])
         for place, (patches, centres) in enumerate(zip(left, book, strict=True)):
-            left[place] = patches - centres[_nearest_of(patches, centres)]
+            left[place] = patches - centres[nearest_centre(patches, centres)]
     brightest = max(float(array.max()) for array in arrays)
     codec = ImageCodec(books, height, width, name, white or brightest, channels, stretched)
     codec.told = _told(codec, float(np.sqrt(np.mean([(patches**2).mean() for patches in left]))))
@@ -264,8 +271,8 @@ def _key(place: int) -> str:
     return f"{CENTRES}.{place}" if place else CENTRES
 
 
-def _book(patches: Floats, num_centres: int, seed: int) -> Floats:
-    """Centres by brightness, in steps of 1 / STEPS."""
+def codebook_of(patches: Floats, num_centres: int, seed: int) -> Floats:
+    """Centres [n, length] of patches [m, length], by brightness, in steps of 1 / STEPS."""
     distinct = len(np.unique(patches, axis=0))
     centres = _k_means(patches.astype(np.float32), min(num_centres, distinct), seed)
     centres = np.unique(np.round(centres * STEPS) / STEPS, axis=0)
@@ -285,7 +292,7 @@ def _k_means(patches: NDArray[np.float32], num_centres: int, seed: int) -> Float
     return np.asarray(fitted.cluster_centers_, np.float64)
 
 
-def _nearest_of(patches: Floats, centres: Floats) -> NDArray[np.int64]:
+def nearest_centre(patches: Floats, centres: Floats) -> NDArray[np.int64]:
     """The nearest of some centres of each patch; the first of equally near ones."""
     return np.asarray(((centres**2).sum(-1) - 2 * (patches @ centres.T)).argmin(-1), np.int64)
 

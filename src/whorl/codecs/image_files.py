@@ -23,6 +23,7 @@ __all__ = [
     "MAX_IMAGE_BYTES",
     "MAX_PIXELS",
     "RGB",
+    "opened_image",
     "pillow",
     "read_image",
     "size_of_image",
@@ -65,7 +66,7 @@ def read_image(
             image.draft(MODES[channels], (longest, longest))
         return _fitted(image, width, height, MODES[channels], stretched)
 
-    return _opened(data, fitted)
+    return opened_image(data, fitted)
 
 
 def size_of_image(data: bytes) -> tuple[int, int]:
@@ -75,10 +76,10 @@ def size_of_image(data: bytes) -> tuple[int, int]:
         is_turned = image.getexif().get(ORIENTATION, 1) in QUARTER_TURNS
         return (image.height, image.width) if is_turned else (image.width, image.height)
 
-    return _opened(data, size)
+    return opened_image(data, size)
 
 
-def _opened(data: bytes, use: Callable[[Any], T]) -> T:
+def opened_image(data: bytes, use: Callable[[Any], T]) -> T:
     """What `use` makes of an image that is not decoded yet, nor too large."""
     library = pillow()
     if len(data) > MAX_IMAGE_BYTES:

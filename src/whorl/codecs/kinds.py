@@ -23,6 +23,7 @@ MODULES = {
     "table-row": "table",
     "audio-frames": "audio",
     "boxes": "boxes",
+    "line-slices": "line",
 }
 KINDS = {
     kind: EntryPoint(kind, f"whorl.codecs.{module}:load", GROUP) for kind, module in MODULES.items()

@@ -22,6 +22,8 @@ __all__ = [
     "BITS_PER_TOKEN",
     "BLEU",
     "BUILT_IN",
+    "CER",
+    "CER_NEW_FONTS",
     "CHRF",
     "F1",
     "GROUP",
@@ -116,6 +118,9 @@ WER = Metric("wer", "", higher_is_better=False)
 # the mean of images; and the share of the right ones that are met by half or more.
 MEAN_IOU = Metric("mean_iou", "", higher_is_better=True)
 RECALL_AT_50 = Metric("recall_at_50", "", higher_is_better=True)
+# Signs put in, left out and exchanged, over the signs that stand there: it may be above 1.
+CER = Metric("cer", "", higher_is_better=False)
+CER_NEW_FONTS = Metric("cer_new_fonts", "", higher_is_better=False)  # of lines in held-out fonts
 SUCCESS = Metric("success", "", higher_is_better=True, is_share=True)  # of episodes
 RETURN = Metric("return", "", higher_is_better=True)  # the sum of an episode's rewards
 # Of the rank of the right one among all candidates: its inverse; whether it is one of the first
@@ -128,6 +133,7 @@ BUILT_IN: Mapping[str, Metric] = {
     for metric in (
         *(BITS_PER_BYTE, BITS_PER_TOKEN, ACCURACY, F1, SLOT_F1, WER, CHRF, BLEU),
         *(MRR, HITS_AT_10, NDCG_AT_10, SUCCESS, RETURN, MEAN_IOU, RECALL_AT_50),
+        *(CER, CER_NEW_FONTS),
     )
 }
 

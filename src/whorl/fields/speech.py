@@ -48,6 +48,7 @@ HELD_SENTENCES = 0.2  # share of the sentences that are long enough
 SPEEDS, PITCHES = (130, 211), (25, 76)
 STRETCH = 0.12  # of the frequencies, as of larger and smaller heads
 PAUSES_S, NOISE_DB, NOISY = 0.2, (15.0, 40.0), 0.5
+ABSENT = "pocketsphinx is not installed: pip install pocketsphinx puts it beside the model"
 ASKED_OTHERS = 40  # held-out sentences that other methods are asked
 TASK = WritingTask(grade=graded, metric=WER, further=(ACCURACY,), max_tokens=64)
 
@@ -111,6 +112,10 @@ class SpeechField:
         self, documents: Iterable[Document], options: Mapping[str, Any]
     ) -> dict[str, Codec]:
         return codecs_of(documents, options, NUM_BOOKS, NUM_CENTRES)
+
+    def absent(self) -> str:
+        """A method that would stand beside the model, and how to install it; "" if it does."""
+        return "" if recognisers.is_there() else ABSENT
 
     def baselines(
         self, train: Sequence[Document], heldout: Sequence[Document], rows: NDArray[np.int64] | None

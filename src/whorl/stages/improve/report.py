@@ -87,6 +87,7 @@ class Report(TypedDict, total=False):
     pareto: str | None  # path of the picture of them
     scores: list[ScoreRow]
     contamination: list[dict[str, Any]]  # per field: training text in the scored documents
+    absent: list[str]  # methods that would stand beside a field's models, and how to get them
     losses_to: list[str]
     forgetting: dict[str, Any]  # of a model that was trained from a base
     serve: dict[str, Any]  # metrics and speeds
@@ -134,6 +135,9 @@ def build_report(
             {"field": of["field"], **of["contamination"]}
             for of in evaluated["fields"]
             if "contamination" in of
+        ]
+        report["absent"] = [
+            f"{of['field']}: {of['absent']}" for of in evaluated["fields"] if of.get("absent")
         ]
         report["losses_to"] = losses_to(evaluated["scores"], evaluated["comparisons"])
     if "serve" in records:

@@ -135,6 +135,7 @@ def passed_through(decisions: Decisions, recipe: Recipe) -> Decisions:
             ),
             "evaluate": EvaluateConfig(
                 max_bytes=_scored_bytes(recipe),
+                max_documents=recipe.evaluate.max_documents,
                 window=window_of(decisions.shape, decisions.train.seq_len, recipe),
                 engine=recipe.serve.engine,
                 baselines=recipe.evaluate.baselines,

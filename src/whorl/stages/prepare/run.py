@@ -198,7 +198,7 @@ class _Preparation:
                 "tokenizer_documents_compared": num_checked,
                 "used_ids": max(entry.id_end for entry in tokens.contract.codecs),
                 "contract": tokens.contract.digest,
-                "releases": [dict(source.release) for source in self.sources if source.release],
+                "releases": [dict(each) for source in self.sources for each in source.releases],
             }
         )
         writer.run["passed_over"] = table_rows(_of_kind(reasons, "passed over"))
