@@ -156,7 +156,7 @@ def of_texts(path: Path, count: int = 90, **options: str) -> Source:
         *("lines.txt", "ocr"),
         folder=str(path),
         options={**asked, **options},
-        others={"fonts": (Source(f"{fonts()}/DejaVu*.ttf", "ocr"),)},
+        others={"fonts": (Source(f"{fonts()}/DejaVu*Bold.ttf", "ocr"),)},
     )
 
 
@@ -227,11 +227,11 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from whorl.verbs import Session
 
     root = tmp_path_factory.mktemp("words")
-    words = ["shell", "whorl", "turn", "grows", "spiral", "inner", "lips", "last", "coil", "outer"]
+    words = ["shell", "whorl", "turn", "grows", "inner"]
     for number in range(300):
         split = "test" if number % 15 == 0 else "train"
-        draw(root / "data" / split / f"{number}.png", words[number % 10])
-        (root / "data" / split / f"{number}.txt").write_text(words[number % 10])
+        draw(root / "data" / split / f"{number}.png", words[number % 5])
+        (root / "data" / split / f"{number}.txt").write_text(words[number % 5])
     options = {"height": "12", "book": "32", "ids": "1"}
     recipe = {
         "name": "words",
@@ -239,7 +239,7 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         "prepare": {"vocab_size": 320, "near_duplicate_jaccard": 1.0},
         "model": {"layers": 2, "width": 32, "heads": 2, "kv_heads": 2, "head_dim": 16},
         "train": {
-            **{"seq_len": 160, "batch_tokens": 1280, "steps": 60, "threads": 1},
+            **{"seq_len": 160, "batch_tokens": 1280, "steps": 260, "threads": 1},
             **{"learning_rate": 0.02, "embedding_learning_rate": 0.02},
         },
         "compress": "none",

@@ -35,6 +35,7 @@ __all__ = [
     "RETURN",
     "SLOT_F1",
     "SUCCESS",
+    "TYPED_ACCURACY",
     "WER",
     "ClassF1",
     "Metric",
@@ -107,6 +108,7 @@ class ClassF1(Metric):
 BITS_PER_BYTE = Metric("bits_per_byte", "bits/byte", higher_is_better=False)
 BITS_PER_TOKEN = Metric("bits_per_token", "bits/token", higher_is_better=False)
 ACCURACY = Metric("accuracy", "", higher_is_better=True, is_share=True)
+TYPED_ACCURACY = Metric("typed_accuracy", "", higher_is_better=True, is_share=True)
 # Of a translation as sacrebleu scores it, from 0 to 100: of each sentence, their mean.
 CHRF = Metric("chrf", "", higher_is_better=True, decimals=1)
 BLEU = Metric("bleu", "", higher_is_better=True, decimals=1)
@@ -133,7 +135,7 @@ BUILT_IN: Mapping[str, Metric] = {
     for metric in (
         *(BITS_PER_BYTE, BITS_PER_TOKEN, ACCURACY, F1, SLOT_F1, WER, CHRF, BLEU),
         *(MRR, HITS_AT_10, NDCG_AT_10, SUCCESS, RETURN, MEAN_IOU, RECALL_AT_50),
-        *(CER, CER_NEW_FONTS),
+        *(CER, CER_NEW_FONTS, TYPED_ACCURACY),
     )
 }
 

@@ -76,7 +76,7 @@ class OcrField:
     source_options: tuple[str, ...] = ("fonts",)
     options: Mapping[str, str] = field(
         default_factory=lambda: {
-            **{"height": "16", "step": "4", "ids": "2", "book": "384", "longest": "640"},
+            **{"height": "16", "step": "4", "ids": "1", "book": "512", "longest": "640"},
             **{"heldout": "0.1", "seed": "0"},
             **{"fonts": "", "heldout_fonts": "", "text": "text", "most": "48"},
             **{"lines": "20000", "heldout_lines": "200"},
