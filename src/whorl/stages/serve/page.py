@@ -16,7 +16,7 @@ __all__ = ["PAGE_FILES", "add_page", "page_facts"]
 
 SCRIPT, STYLE, ICON = "text/javascript", "text/css", "image/svg+xml"
 PARTS = (
-    *("answer", "api", "boxes", "card", "chat", "classify", "code", "compare", "complete", "dom"),
+    *("answer", "api", "card", "chat", "classify", "code", "compare", "complete", "dom"),
     *("feedback", "inputs", "load", "markdown", "outputs", "png", "schema", "settings", "sound"),
     *("tokens", "tools", "turns"),
 )

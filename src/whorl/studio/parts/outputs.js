@@ -1,6 +1,5 @@
 // Answers that are no text: each part by its codec's media type.
 
-import { boxesShown } from "./boxes.js";
 import { make } from "./dom.js";
 import { bars } from "./tokens.js";
 
@@ -22,7 +21,6 @@ export function shownParts(answer) {
 const SHOWN = {
   "text/": (part) => make("p", { class: "plain" }, new TextDecoder().decode(bytesOf(part.data))),
   "application/x-choice": choicePart,
-  "application/x-ndjson": boxesPart,
   "image/": imagePart,
   "audio/": soundPart,
 };
@@ -40,13 +38,6 @@ function sharesOf(top, choices) {
   const possible = top.filter(({ text }) => choices.includes(text));
   const all = possible.reduce((sum, { logprob }) => sum + Math.exp(logprob), 0);
   return possible.map(({ text, logprob }) => ({ text, logprob: logprob - Math.log(all) }));
-}
-
-// Boxes, on the image that was asked about.
-function boxesPart(part, answer) {
-  const prompt = answer.asked?.prompt;
-  const image = Array.isArray(prompt) ? prompt.find((each) => each?.data) : null;
-  return boxesShown(new TextDecoder().decode(bytesOf(part.data)), image ? bytesOf(image.data) : null);
 }
 
 function imagePart(part) {

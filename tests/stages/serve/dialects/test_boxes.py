@@ -71,6 +71,11 @@ def test_completions_give_the_boxes_as_a_part(server: Running) -> None:
     assert (part["codec"], part["media_type"]) == ("boxes", "application/x-ndjson")
     lines = base64.b64decode(part["data"]).decode().splitlines()
     assert [json.loads(line)["label"] for line in lines] == ["boot", "coat"]
+    server.complete(prompt=prompt, max_tokens=40, answer_codec="boxes")
+    allowed = set(server.engine.submitted[-1].allowed_ids or ())
+    contract = server.gateway.tokens.contract
+    (entry,) = [each for each in contract.codecs if each.name == "boxes"]
+    assert allowed == {*range(entry.id_start, entry.id_end), *contract.stop_ids}  # it may end
 
 
 def test_a_photo_of_another_shape_is_stretched(server: Running, finding: Tokens) -> None:
