@@ -154,7 +154,7 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         "prepare": {"vocab_size": 400, "near_duplicate_jaccard": 1.0},
         "model": {"layers": 2, "width": 32, "heads": 2, "kv_heads": 2, "head_dim": 16},
         "train": {
-            **{"seq_len": 192, "batch_tokens": 1536, "steps": 90, "threads": 1},
+            **{"seq_len": 192, "batch_tokens": 1536, "steps": 150, "threads": 1},
             **{"learning_rate": 0.02, "embedding_learning_rate": 0.02},
         },
         "compress": "none",

@@ -274,11 +274,11 @@ def test_scenes_of_files_are_apart_and_repeatable(tmp_path: Path) -> None:
 
 def test_windows_of_gradients_find_bars() -> None:
     known = Things(*(lambda i, n: (i, [str(x) for x in n]))(*things()))
-    made = [scene(known, 40, 2, [1, n]) for n in range(90)]
-    name, found = found_boxes(made[:60], [image for image, _ in made[60:]])
-    grades = [grades_of(a, b) for a, (_, b) in zip(found, made[60:], strict=True)]
+    made = [scene(known, 40, 2, [1, n]) for n in range(70)]
+    name, found = found_boxes(made[:50], [image for image, _ in made[50:]])
+    grades = [grades_of(a, b) for a, (_, b) in zip(found, made[50:], strict=True)]
     recall = sum(g[RECALL_AT_50][0] for g in grades) / sum(g[RECALL_AT_50][1] for g in grades)
-    assert "60 images" in name and recall > 0.5, recall
+    assert "50 images" in name and recall > 0.5, recall
     assert found_boxes([], [made[0][0]])[1] == [[]]
 
 
@@ -333,6 +333,7 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             **{"learning_rate": 0.02, "embedding_learning_rate": 0.02},
         },
         "compress": "none",
+        "evaluate": {"baselines": False},
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("whorl.launch.calibrate.this_machine", lambda home: machine())
@@ -343,7 +344,5 @@ def test_a_miniature_finds_bars(miniature: Any) -> None:
     found = json.loads(miniature.evaluate().file("scores.json").read_bytes())
     scores = {row["field"]: row["value"] for row in found["scores"] if row["kind"] == "model"}
     assert scores["boxes"] > 0.4 and scores["boxes/recall_at_50"] > 0.4, scores
-    others = {row["name"] for row in found["scores"] if row["kind"] == "baseline"}
-    assert any("HOG" in name for name in others)
     tokens = Tokens.load(miniature.prepare().path / "tokens")
     assert set(tokens.codecs) == {"image", "boxes"} and tokens.codecs["image"].stretched

@@ -12,6 +12,7 @@ import pytest
 from whorl.core.errors import SpecError
 from whorl.core.ports import Source
 from whorl.spec.load import load_recipe, parse_recipe
+from whorl.stages.prepare.facts import releases_of
 from whorl.wiring.data import fields_of, sources_of
 
 
@@ -58,7 +59,7 @@ def test_sources_that_an_option_names_are_found_like_the_first(tmp_path: Path) -
     (source,) = sources_of(loaded, fields_of(loaded), tmp_path / "home", print)
     found = [other.path for other in source.others["fonts"]]
     assert found == [str(tmp_path / "one/*.ttf"), str(tmp_path / "two")]
-    assert source.releases == [] and source.path == str(tmp_path / "a.txt")
+    assert releases_of([source]) == [] and source.path == str(tmp_path / "a.txt")
     release = {"scheme": "debian", "version": "1"}
     fetched = replace(source.others["fonts"][0], release=release)
-    assert replace(source, others={"fonts": (fetched,)}).releases == [release]
+    assert releases_of([replace(source, others={"fonts": (fetched,)})]) == [release]

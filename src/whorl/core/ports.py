@@ -89,14 +89,7 @@ class Source:
     release: Mapping[str, Any] | None = None  # what was fetched: version, digest, licence …
     encoding: str = ""  # of files that are not UTF-8, as the recipe says
     apart: tuple[str, ...] = ()  # folders that are never read: the home, where records lie
-    others: Mapping[str, tuple[Source, ...]] = dataclasses.field(default_factory=dict)  # that
-    # options name, for a field whose `source_options` says which of its options do
-
-    @property
-    def releases(self) -> list[Mapping[str, Any]]:
-        """What was fetched for it."""
-        others = [other.release for mine in self.others.values() for other in mine]
-        return [release for release in (self.release, *others) if release is not None]
+    others: Mapping[str, tuple[Source, ...]] = dataclasses.field(default_factory=dict)  # by option
 
     @property
     def path(self) -> str:

@@ -29,7 +29,15 @@ from whorl.fields.image_sources import IMAGE_SUFFIXES, SPLITS
 from whorl.fields.places import Places
 from whorl.fields.whole import key_of
 
-__all__ = ["LIST", "MOST_BOXES", "BoxLayout", "Drawn", "KnownImage", "box_layout", "known_boxes"]
+__all__ = [
+    "LIST",
+    "MOST_BOXES",
+    "BoxLayout",
+    "ListedBox",
+    "ListedImage",
+    "box_layout",
+    "known_boxes",
+]
 
 LIST, UNLISTED = "list of boxes", "image that no list names"
 LIST_SUFFIX = ".json"
@@ -44,7 +52,7 @@ _KNOWN: dict[tuple[Any, ...], BoxLayout] = {}  # of sources, as they were last f
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ListedBox:
     """One box in pixels of its image as it is listed."""
 
     x: float
@@ -56,13 +64,13 @@ class Drawn:
 
 
 @dataclass
-class KnownImage:
+class ListedImage:
     """What a list says of an image. size: None: it does not say; split: "": it is not said."""
 
     list_name: str
     size: tuple[float, float] | None
     split: str
-    boxes: list[Drawn] = field(default_factory=list)
+    boxes: list[ListedBox] = field(default_factory=list)
 
 
 @dataclass
@@ -73,7 +81,7 @@ class BoxLayout:
     """
 
     items: list[FileItem]
-    wanted: dict[str, KnownImage] = field(default_factory=dict)
+    wanted: dict[str, ListedImage] = field(default_factory=dict)
     told: dict[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -239,9 +247,9 @@ def _labels(value: object, places: Places) -> dict[object, str]:
 
 def _images(
     value: list[Any], item: FileItem, layout: BoxLayout, finder: _Finder, places: Places
-) -> dict[object, KnownImage]:
+) -> dict[object, ListedImage]:
     """By their ids; they are added to the layout."""
-    images: dict[object, KnownImage] = {}
+    images: dict[object, ListedImage] = {}
     for row in _rows(value, "images", places):
         number, file = row.get("id"), row.get("file_name")
         if not isinstance(number, int | str) or not isinstance(file, str) or not file:
@@ -261,7 +269,7 @@ def _images(
             places.refuse("image that is listed already", hint)
         else:
             said = (size[0], size[1]) if size is not None else None
-            images[number] = KnownImage(item.name, said, _split_of(item.name))
+            images[number] = ListedImage(item.name, said, _split_of(item.name))
             layout.wanted[name] = images[number]
     return images
 
@@ -269,7 +277,7 @@ def _images(
 def _boxes(
     value: object,
     names: Mapping[object, str],
-    images: Mapping[object, KnownImage],
+    images: Mapping[object, ListedImage],
     places: Places,
 ) -> None:
     for row in _rows(value, "annotations", places):
@@ -286,7 +294,7 @@ def _boxes(
         elif sides is None or len(sides) != 4 or min(sides[2:]) <= 0:
             places.refuse("box without four numbers: x, y, width, height", hint)
         else:
-            image.boxes.append(Drawn(*sides, label, hint))  # type: ignore[misc]
+            image.boxes.append(ListedBox(*sides, label, hint))  # type: ignore[misc]
 
 
 def _known(values: Mapping[object, Any], key: object) -> Any:

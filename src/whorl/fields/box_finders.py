@@ -23,7 +23,7 @@ from whorl.fields.box_scores import overlaps
 __all__ = ["Gradients", "found_boxes"]
 
 KNOWN_IMAGES, MINED_IMAGES = 400, 150  # that are learned from; of which mistakes are looked for
-SHAPES, STRIDE = 8, 1 / 24  # of windows; between them, as a share of the image
+SHAPES, STRIDE = 8, 1 / 16  # of windows; between them, as a share of the image
 CELLS, DIRECTIONS = 8, 9  # of a window along each side; of gradients
 MARGIN = 1 / 6  # of a window's sides, looked at round it
 NOTHINGS = 6  # windows of nothing an image

@@ -27,7 +27,7 @@ from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Sourc
 from whorl.core.reasons import Place, Reason
 from whorl.core.sources import PASSED_OVER, DatasetItem, FileItem
 from whorl.core.tasks import WritingTask
-from whorl.fields.box_files import LIST, MOST_BOXES, BoxLayout, KnownImage, box_layout, known_boxes
+from whorl.fields.box_files import LIST, MOST_BOXES, BoxLayout, ListedImage, box_layout, known_boxes
 from whorl.fields.box_finders import found_boxes
 from whorl.fields.box_scores import graded, grades_of
 from whorl.fields.files import EXCLUDED, file_items
@@ -214,7 +214,7 @@ class _How:
 
 
 def _of_file(
-    item: FileItem, known: KnownImage, how: _How, places: Places
+    item: FileItem, known: ListedImage, how: _How, places: Places
 ) -> tuple[Image, list[Box]] | None:
     """The image and its boxes; None: it is refused."""
     try:
@@ -235,7 +235,9 @@ def _of_file(
     return None
 
 
-def _boxes(known: KnownImage, size: tuple[int, int], least: float, places: Places) -> Iterator[Box]:
+def _boxes(
+    known: ListedImage, size: tuple[int, int], least: float, places: Places
+) -> Iterator[Box]:
     """As shares of the image; `least`: of a side."""
     width, height = size
     for drawn in known.boxes:

@@ -24,7 +24,7 @@ from whorl.fields.formats import lines_of, rows_of
 from whorl.fields.places import Places
 from whorl.fields.whole import number_of, share_of, share_option
 
-__all__ = ["FONT", "NEW_FONT", "Drawn", "Printed", "drawn_again", "line_key", "tell_lines"]
+__all__ = ["FONT", "NEW_FONT", "DrawnLine", "Printed", "drawn_again", "line_key", "tell_lines"]
 
 LOGIC_VERSION = 1
 FONT = "font"  # kind of an item
@@ -43,7 +43,7 @@ Grey = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnLine:
     """One image of a line."""
 
     name: str
@@ -95,7 +95,7 @@ class Printed:
         parts = [DatasetItem(number, f"{drawn}, part {number}") for number in range(sum(counts))]
         return [*self.fonts, *text_items(self.source), *parts]
 
-    def drawn(self, number: int) -> Iterator[Drawn]:
+    def drawn(self, number: int) -> Iterator[DrawnLine]:
         """Part `number` of all."""
         for split, is_new, count in self._kinds():
             parts = -(-count // BATCH)
@@ -118,7 +118,7 @@ class Printed:
 
     def _one(
         self, split: Split, is_new: bool, fonts: Sequence[FileItem], lines: Sequence[str], at: int
-    ) -> Drawn:
+    ) -> DrawnLine:
         seed = number_of(self.options, "seed")
         words = [seed, ("train", "heldout").index(split), int(is_new), at]
         rng = np.random.default_rng([*words, 0])
@@ -127,7 +127,7 @@ class Printed:
         told = os.path.basename(font.name)
         key = " ".join(map(str, words))
         name = f"{NEW_FONT if is_new else ''}{told} [{key}]: {text}"
-        return Drawn(name, drawn_line(text, font.path, words), text, split)
+        return DrawnLine(name, drawn_line(text, font.path, words), text, split)
 
     def lines(self, split: Split) -> Sequence[str]:
         """Those of one side. Raises DataError where there is none."""
