@@ -69,11 +69,12 @@ def recordings(folder: Path, count: int = 40) -> Path:
     folder.mkdir(parents=True)
     rows: dict[str, list[str]] = {"train": [], "test": []}
     for number in range(count):
-        text = list(HZ)[number % len(HZ)]
+        text = " ".join(np.random.default_rng(number).choice(list(HZ), 3))
         write(folder / f"{number}.wav", text, number)
-        row = {"audio_filepath": f"{number}.wav", "text": text, "intent": f"Say{text.title()}"}
+        first, _, last = text.split()
+        row = {"audio_filepath": f"{number}.wav", "text": text, "intent": f"Say{first.title()}"}
         rows["test" if number % 8 == 0 else "train"].append(
-            json.dumps({**row, "slots": {"word": text}})
+            json.dumps({**row, "slots": {"last": last}})
         )
     rows["train"].append(json.dumps({"audio_filepath": "1.wav", "text": "no intent"}))
     for split, lines in rows.items():
@@ -150,11 +151,11 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("meant")
     recipe = {
         "name": "meant",
-        "data": [{"source": str(recordings(folder / "data", 120)), "field": "assistant"}],
+        "data": [{"source": str(recordings(folder / "data", 160)), "field": "assistant"}],
         "prepare": {"vocab_size": 400, "near_duplicate_jaccard": 1.0},
         "model": {"layers": 2, "width": 32, "heads": 2, "kv_heads": 2, "head_dim": 16},
         "train": {
-            **{"seq_len": 192, "batch_tokens": 1536, "steps": 150, "threads": 1},
+            **{"seq_len": 192, "batch_tokens": 1536, "steps": 200, "threads": 1},
             **{"learning_rate": 0.02, "embedding_learning_rate": 0.02},
         },
         "compress": "none",
@@ -167,5 +168,5 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def test_a_miniature_understands_tones(miniature: Any) -> None:
     found = json.loads(miniature.evaluate().file("scores.json").read_bytes())
     scores = {row["field"]: row["value"] for row in found["scores"] if row["kind"] == "model"}
-    assert scores["assistant"] > 0.7 and scores["assistant/typed_accuracy"] > 0.7, scores
+    assert scores["assistant"] > 0.6 and scores["assistant/typed_accuracy"] > 0.6, scores
     assert scores["assistant/wer"] < 0.4 and scores["assistant/slot_f1"] > 0.6, scores

@@ -329,7 +329,7 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         "prepare": {"vocab_size": 352},
         "model": {"layers": 2, "width": 48, "heads": 3, "kv_heads": 3, "head_dim": 16},
         "train": {
-            **{"seq_len": 128, "batch_tokens": 1024, "steps": 260, "threads": 1},
+            **{"seq_len": 128, "batch_tokens": 1024, "steps": 400, "threads": 1},
             **{"learning_rate": 0.02, "embedding_learning_rate": 0.02},
         },
         "compress": "none",

@@ -48,11 +48,15 @@ def of(path: Path, **options: str) -> Source:
     return Source(path.name, "ocr", folder=str(path.parent), options=options)
 
 
-def draw(path: Path, text: str) -> None:
+def draw(path: Path, text: str, seed: int = 0) -> None:
+    """Black on white, in a size and on a noise that the seed says."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.new("L", (20 + 7 * len(text), 30), 255)
-    ImageDraw.Draw(image).text((10, 8), text, 0, ImageFont.load_default(12))
-    image.save(path)
+    image = Image.new("L", (20 + 10 * len(text), 34), 255)
+    ImageDraw.Draw(image).text((10, 8), text, 0, ImageFont.load_default(12 + seed % 4))
+    noise = np.random.default_rng(seed).integers(0, 12, (image.height, image.width))
+    Image.fromarray(
+        (np.asarray(image) - np.minimum(noise, np.asarray(image))).astype(np.uint8)
+    ).save(path)
 
 
 def refused(reasons: Counter[str]) -> dict[str, int]:
@@ -230,7 +234,7 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     words = ["shell", "whorl", "turn", "grows", "inner"]
     for number in range(300):
         split = "test" if number % 15 == 0 else "train"
-        draw(root / "data" / split / f"{number}.png", words[number % 5])
+        draw(root / "data" / split / f"{number}.png", words[number % 5], number)
         (root / "data" / split / f"{number}.txt").write_text(words[number % 5])
     options = {"height": "12", "book": "32", "ids": "1"}
     recipe = {
@@ -239,7 +243,7 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         "prepare": {"vocab_size": 320, "near_duplicate_jaccard": 1.0},
         "model": {"layers": 2, "width": 32, "heads": 2, "kv_heads": 2, "head_dim": 16},
         "train": {
-            **{"seq_len": 160, "batch_tokens": 1280, "steps": 200, "threads": 1},
+            **{"seq_len": 160, "batch_tokens": 1280, "steps": 240, "threads": 1},
             **{"learning_rate": 0.02, "embedding_learning_rate": 0.02},
         },
         "compress": "none",

@@ -7,7 +7,6 @@ is JSON as it comes, id by id. Sides are rounded to the nearest of `bins` equal 
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
@@ -141,7 +140,8 @@ def _box(row: Any) -> Box:
         raise ValueError("not four shares")
     if not isinstance(row["label"], str) or sides[0] > sides[2] or sides[1] > sides[3]:
         raise ValueError("sides the wrong way round, or no label")
-    return Box(*itertools.islice(sides, NUM_SIDES), row["label"])  # type: ignore[call-arg]
+    left, top, right, bottom = sides
+    return Box(left, top, right, bottom, row["label"])
 
 
 def load(name: str, files: Mapping[str, bytes]) -> BoxesCodec:

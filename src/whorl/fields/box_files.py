@@ -294,7 +294,8 @@ def _boxes(
         elif sides is None or len(sides) != 4 or min(sides[2:]) <= 0:
             places.refuse("box without four numbers: x, y, width, height", hint)
         else:
-            image.boxes.append(ListedBox(*sides, label, hint))  # type: ignore[misc]
+            x, y, width, height = sides
+            image.boxes.append(ListedBox(x, y, width, height, label, hint))
 
 
 def _known(values: Mapping[object, Any], key: object) -> Any:

@@ -136,19 +136,21 @@ class _Finder:
 
     def boxes(self, image: Gradients) -> list[Box]:
         """The surest windows that show something, each apart from those before it."""
-        found = []
+        found: list[tuple[float, Box]] = []
         for start in range(0, len(self.windows), BATCH):
             windows = self.windows[start : start + BATCH]
             sure = self.model.decision_function(image.of(windows))
             sure = np.stack([-sure, sure], axis=1) if sure.ndim == 1 else sure
             for number in np.flatnonzero(self.model.classes_[sure.argmax(1)] != NOTHING):
                 label = str(self.model.classes_[sure[number].argmax()])
-                found.append((float(sure[number].max()), *windows[number].tolist(), label))
+                left, top, right, bottom = windows[number].tolist()
+                box = Box(left, top, right, bottom, label)
+                found.append((float(sure[number].max()), box))
         kept: list[Box] = []
-        for _, *sides, label in sorted(found, reverse=True):
-            others = np.array([box.sides for box in kept]).reshape(-1, 4)
-            if not len(others) or overlaps(np.array([sides]), others).max() < APART:
-                kept.append(Box(*sides, label))
+        for _, box in sorted(found, reverse=True):
+            others = np.array([other.sides for other in kept]).reshape(-1, 4)
+            if not len(others) or overlaps(np.array([box.sides]), others).max() < APART:
+                kept.append(box)
         return kept
 
 
@@ -168,4 +170,4 @@ def _windows(shapes: Floats) -> Floats:
         tops = np.arange(0, 1 - height + 1e-9, STRIDE)
         left, top = (each.ravel() for each in np.meshgrid(lefts, tops))
         found.append(np.stack([left, top, left + width, top + height], axis=1))
-    return np.clip(np.concatenate(found), 0.0, 1.0)
+    return np.asarray(np.clip(np.concatenate(found), 0.0, 1.0))

@@ -156,10 +156,9 @@ def tell_lines(item: FileItem, options: Mapping[str, str], reject: Any) -> Itera
     """The usable texts of a file; others are refused."""
     places, key = Places.of(item, reject), options["text"]
     most = number_of(options, "most", 1)
+    texts: Iterator[str] = lines_of(item, places)
     if item.kind in ROW_FORMATS.values():
         texts = (str(row.get(key) or "") for _, row in rows_of(item, (key,), places))
-    else:
-        texts = iter(lines_of(item, places))
     for text in texts:
         line = " ".join(text.split())
         if not LEAST <= len(line) <= most:
