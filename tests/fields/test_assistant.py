@@ -69,9 +69,9 @@ def recordings(folder: Path, count: int = 40) -> Path:
     folder.mkdir(parents=True)
     rows: dict[str, list[str]] = {"train": [], "test": []}
     for number in range(count):
-        text = " ".join(np.random.default_rng(number).choice(list(HZ), 3))
+        text = " ".join(np.random.default_rng(number).choice(list(HZ), 4))
         write(folder / f"{number}.wav", text, number)
-        first, _, last = text.split()
+        first, *_, last = text.split()
         row = {"audio_filepath": f"{number}.wav", "text": text, "intent": f"Say{first.title()}"}
         rows["test" if number % 8 == 0 else "train"].append(
             json.dumps({**row, "slots": {"last": last}})
