@@ -135,12 +135,12 @@ def passed_through(decisions: Decisions, recipe: Recipe) -> Decisions:
             ),
             "evaluate": EvaluateConfig(
                 max_bytes=_scored_bytes(recipe),
-                max_documents=recipe.evaluate.max_documents,
                 window=window_of(decisions.shape, decisions.train.seq_len, recipe),
                 engine=recipe.serve.engine,
-                baselines=recipe.evaluate.baselines,
-                contamination=recipe.evaluate.contamination,
                 seed=seed,
+                **recipe.evaluate.model_dump(
+                    include={"max_documents", "baselines", "contamination"}
+                ),
             ),
             "serve": ServeConfig(**recipe.serve.model_dump()),
         }
