@@ -114,6 +114,51 @@ def of_mamba(rng: random.Random, common: dict[str, Any]) -> dict[str, Any]:
     return found | {"time_step_rank": rng.choice([3, 5]), "conv_kernel": rng.choice([3, 4])}
 
 
+def of_hybrid(rng: random.Random, common: dict[str, Any]) -> dict[str, Any]:
+    """Layers with attention, with a scan, with both, or that only feed forward."""
+    kind, layers, width = (common[k] for k in ("model_type", "num_hidden_layers", "hidden_size"))
+    flag = lambda: rng.random() < 0.5  # noqa: E731
+    common |= {"num_experts_per_tok": 2, "attention_bias": flag(), "mlp_bias": flag()}
+    if kind == "qwen3_next":
+        return common | {
+            **{"head_dim": rng.choice([4, 8]), "linear_num_key_heads": 2, "linear_key_head_dim": 4},
+            **{"linear_num_value_heads": 4, "linear_value_head_dim": rng.choice([4, 6])},
+            **{"linear_conv_kernel_dim": rng.choice([3, 4]), "num_experts": rng.choice([0, 5])},
+            **{"moe_intermediate_size": 9, "shared_expert_intermediate_size": 21},
+            **{"decoder_sparse_step": rng.choice([1, 2]), "mlp_only_layers": rng.choice([[], [0]])},
+            "full_attention_interval": rng.choice([2, 4]),
+        }
+    heads = rng.choice([2, 4])
+    if kind == "nemotron_h":
+        pattern = "".join(rng.choice("M*-E") for _ in range(layers))
+        del common["num_hidden_layers"], common["mlp_bias"]
+        return common | {
+            **{"hybrid_override_pattern": pattern, "head_dim": 8, "tie_word_embeddings": False},
+            **{"mamba_num_heads": heads, "mamba_head_dim": 6, "n_groups": 2, "ssm_state_size": 4},
+            **{"use_bias": flag(), "use_conv_bias": flag(), "n_routed_experts": 5},
+            **{"moe_intermediate_size": 9, "moe_shared_expert_intermediate_size": 11},
+            "moe_latent_size": rng.choice([None, 7]),
+        }
+    scan: dict[str, Any] = {"mamba_d_state": 4, "mamba_d_conv": rng.choice([3, 4])}
+    scan |= {"mamba_expand": 2, "mamba_conv_bias": flag(), "mamba_proj_bias": flag()}
+    if kind == "jamba":
+        return common | scan | {
+            **{"num_experts": rng.choice([1, 5]), "mamba_dt_rank": rng.choice(["auto", 5])},
+            **{"attn_layer_period": 3, "attn_layer_offset": 1, "expert_layer_period": 2},
+            "expert_layer_offset": rng.choice([0, 1]),
+        }  # fmt: skip
+    scan |= {"mamba_n_heads": heads, "mamba_n_groups": rng.choice([1, 2])}
+    if kind == "falcon_h1":
+        inner = rng.choice([None, 8 * heads])
+        scan |= {"mamba_d_ssm": inner, "mamba_d_head": (inner or 2 * width) // heads}
+        return common | scan | {"mamba_rms_norm": flag(), "projectors_bias": flag()}
+    types = [rng.choice(["mamba", "attention"]) for _ in range(layers)]
+    return common | scan | {
+        **{"layer_types": rng.choice([None, types]), "num_local_experts": rng.choice([0, 5])},
+        "shared_intermediate_size": 13,
+    }  # fmt: skip
+
+
 def of_qwen_vl(rng: random.Random, common: dict[str, Any]) -> dict[str, Any]:
     """As its config.json has it: the text's sizes outside, or in their own part."""
     is_second, width = common["model_type"] == "qwen2_vl", common["hidden_size"]
@@ -141,6 +186,9 @@ BESIDE = {
     **dict.fromkeys(("t5", "mt5"), of_t5),
     **dict.fromkeys(("mamba", "falcon_mamba", "mamba2"), of_mamba),
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl"), of_qwen_vl),
+    **dict.fromkeys(
+        ("jamba", "qwen3_next", "falcon_h1", "granitemoehybrid", "nemotron_h"), of_hybrid
+    ),
 }
 
 
@@ -353,6 +401,10 @@ BAD_CONFIGS: list[tuple[Any, str]] = [
     ({"model_type": "mpt", **MPT, "attn_config": 5}, "attn_config"),
     ({"model_type": "mpt", **MPT, "no_bias": False}, "no_bias"),
     ({"model_type": "gemma3", "text_config": {"model_type": "clip"}}, "text_config"),
+    (LLAMA | {"model_type": "nemotron_h"}, "hybrid_override_pattern"),
+    (LLAMA | {"model_type": "nemotron_h", "hybrid_override_pattern": "M-Z"}, "found: .'Z'"),
+    (LLAMA | {"model_type": "granitemoehybrid", "layer_types": ["rwkv"] * 3}, "rwkv"),
+    (LLAMA | {"model_type": "granitemoehybrid", "layer_types": ["mamba"] * 2}, "2 for 3 layers"),
 ]
 
 

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 
 from whorl.arch.computable import MASK_TOKENS
+from whorl.arch.layers import layer_matrices
 from whorl.arch.shape import ModelShape
-from whorl.arch.shape_counts import BYTES_PER_ELEMENT, layer_matrices
+from whorl.arch.shape_counts import BYTES_PER_ELEMENT
 from whorl.core.errors import PlanError
 from whorl.core.units import format_bytes
 from whorl.stages.plan.step_time import Load

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from whorl.arch.adapter_cost import AdapterCost
 from whorl.arch.dense import dense_shape
+from whorl.arch.layers import layer_matrices
 from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import (
     BACKWARD_PER_FORWARD,
     TrainingBytes,
     count_shape,
     flops_per_token,
-    layer_matrices,
     training_bytes,
 )
 from whorl.core.errors import PlanError

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from whorl.arch.hf_config import stored_in
+from whorl.arch.layers import layers_with
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import SpecError
 from whorl.spec.quantities import Quantity, Whole
@@ -223,7 +224,7 @@ def question(name: str, shape: ModelShape | None, flags: Flags) -> Question:
         tables=bool(flags.get("--tables")),
         serve=flags.get("--serve") or "",
     )
-    if shape and shape.attention.mixer and asked.targets not in ("", "all"):
+    if shape and not layers_with(shape, "attention") and asked.targets not in ("", "all"):
         has = f"all: {shape.name} has no attention"
         raise SpecError("--targets", found=asked.targets, expected=has)
     return asked.model_copy(update={"became": _became(asked, flags)})

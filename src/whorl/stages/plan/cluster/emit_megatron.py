@@ -90,6 +90,8 @@ def _model(shape: ModelShape, seq_len: int, warnings: list[str]) -> list[str]:
     words += [name for name, on in switches.items() if on]
     if attention.sinks:
         words += _options(softmax_type="learnable")
+    if attention.mixer is not None:
+        warnings.append("scans are not expressed: a hybrid needs pretrain_mamba.py and its pattern")
     if attention.window_layers:
         skip = shape.layers // max(1, shape.layers - attention.window_layers)
         words += ["--window-size", f"{attention.window},0"]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import cast
 
+from whorl.arch.layers import layer_parts
 from whorl.arch.shape import Experts, ModelShape
 from whorl.stages.plan.cluster.job import TrainingJob
 from whorl.stages.plan.cluster.learning import OTHER_LOGIT_BYTES
@@ -18,6 +19,7 @@ from whorl.stages.plan.software import LOGIT_BYTES, Loss, Software, software
 __all__ = ["LayerBytes", "is_eager", "layer_bytes", "logit_bytes", "micro_batches_in_flight"]
 
 FLOAT = 4
+MIXING = ("attention", "scan")  # parts of a layer; the others feed forward
 SCORE_BYTES = 5  # per score of unfused attention: softmax, dropout mask, dropout output
 
 
@@ -73,22 +75,28 @@ def _layer(
     keep = linear if trained == "all" or quantised else 0.0
     floats = (eager or of.norms_in_fp32) and shape.norm == "rms"
     norm_element = FLOAT if floats else element  # norms keep what they worked on
-    norms = 2 * norm_element * width / ways
+    made = layer_parts(shape, kind)
+    blocks = len({part in MIXING for part in made})
+    norms = blocks * norm_element * width / ways
     readers = of.autocast_readers if element < FLOAT else 2
-    inputs = readers * keep * width / ways
-    masks = 2 * width / ways if of.dropout else 0.0
+    inputs = blocks / 2 * readers * keep * width / ways
+    masks = blocks * width / ways if of.dropout else 0.0
     entry = element * width / ways
     copied = linear < element or (quantised and trained != "all")
-    attention, expanded = _attention(
-        shape, element, keep, tp, copied, eager and of.eager == "adapters"
-    )
-    if shape.attention.qk_norm != "none":
-        heads = shape.attention.heads + shape.attention.kv_heads
-        attention += norm_element * heads * shape.attention.head_dim / tp
+    attention = expanded = block = product = 0.0
+    if "attention" in made:
+        joint = eager and of.eager == "adapters"
+        attention, expanded = _attention(shape, element, keep, tp, copied, joint)
+        if shape.attention.qk_norm != "none":
+            heads = shape.attention.heads + shape.attention.kv_heads
+            attention += norm_element * heads * shape.attention.head_dim / tp
+    if shape.attention.mixer is not None and "scan" in made:
+        # two inputs of the scan, one after the convolution, its output
+        attention += element * 4 * shape.attention.mixer.inner / tp
     opened = eager or of.norms_in_fp32
-    if kind == "expert" and shape.experts is not None:
+    if "expert" in made and shape.experts is not None:
         block, product = _mixture(shape, shape.experts, element, keep, tp, opened)
-    else:
+    elif "dense" in made:
         block, product = _feed_forward(shape, shape.ffn_width, element, keep, tp, opened)
     whole = norms + inputs + masks + attention + block + _adapters(shape, element, trained, tp)
     saved = entry if recompute == "full" else whole
@@ -96,29 +104,33 @@ def _layer(
     if away.get(recompute):
         saved = 0.0
     elif recompute == "selective" and of.selects_products and not parts:
-        saved = entry + _selected(shape, kind, element, tp)
+        saved = entry + _selected(shape, made, element, tp)
     elif recompute == "selective":
         out = element * shape.attention.heads * shape.attention.values / tp
         dropped = {
             "layernorm": inputs,
             "core_attn": out if linear < element else 0.0,  # the next product has its own copy
             "mla_up_proj": expanded,
-            "moe" if kind == "expert" else "mlp": block,
+            "moe" if "expert" in made else "mlp": block,
         }
-        if kind == "expert" and "moe" not in parts:
+        if "expert" in made and "moe" not in parts:
             dropped["moe_act"] = product
         saved -= sum(dropped.get(part, 0.0) for part in parts)
     backward = element * (3 * shape.ffn_width / tp + 4 * width)
     return saved, entry, whole, backward
 
 
-def _selected(shape: ModelShape, kind: str, element: float, tp: int) -> float:
+def _selected(shape: ModelShape, made: tuple[str, ...], element: float, tp: int) -> float:
     """Every second product, and the output of attention; of grouped products none."""
-    a = shape.attention
-    products = (a.heads + 2 * a.kv_heads) * a.head_dim / tp + 2 * shape.width
-    if kind == "dense":
+    a, products, out = shape.attention, 0.0, 0.0
+    if "attention" in made:
+        products, out = (a.heads + 2 * a.kv_heads) * a.head_dim / tp, a.heads * a.values / tp
+    if a.mixer is not None and "scan" in made:
+        products += sum(rows for _, rows, _ in a.mixer.matrices[:-1]) / tp
+    if "dense" in made:
         products += (1 + shape.gated) * shape.ffn_width / tp
-    return element * (products / 2 + a.heads * a.values / tp)
+    products += len({part in MIXING for part in made}) * shape.width
+    return element * (products / 2 + out)
 
 
 def _attention(
@@ -126,8 +138,6 @@ def _attention(
 ) -> tuple[float, float]:
     """(all, of it what latent attention expands) per token."""
     a = shape.attention
-    if a.mixer is not None:  # two inputs of the scan, one after the convolution, its output
-        return element * 4 * a.mixer.inner / tp, 0.0
     heads, kv_heads = a.heads / tp, max(1.0, a.kv_heads / tp)
     queries, keys, values = heads * a.head_dim, kv_heads * a.head_dim, kv_heads * a.values
     out = heads * a.values
@@ -160,7 +170,7 @@ def _mixture(
     shape: ModelShape, experts: Experts, element: float, keep: float, tp: int, opened: bool
 ) -> tuple[float, float]:
     per_token, product = _feed_forward(shape, experts.width, element, keep, 1, opened)
-    routed = experts.active * (per_token + element * 2 * shape.width)  # sent and brought back
+    routed = experts.active * (per_token + element * 2 * shape.routed_width)  # and brought back
     inner = experts.shared * (experts.shared_width or experts.width)
     shared, _ = _feed_forward(shape, inner, element, keep, tp, opened)
     scores = FLOAT * 2 * experts.count
