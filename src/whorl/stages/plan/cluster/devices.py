@@ -8,18 +8,26 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from whorl.core.errors import SpecError
 from whorl.core.nearest import nearest
 
+if TYPE_CHECKING:
+    from whorl.stages.plan.cluster.job import TrainingJob
+    from whorl.stages.plan.cluster.memory import RankMemory
+    from whorl.stages.plan.cluster.step import StepTime
+
 __all__ = [
+    "HERE",
     "RATES",
     "Device",
+    "OwnRates",
     "device",
     "device_names",
 ]
 
+HERE = "here"  # this machine, by its calibration (here.py)
 GIB = 2**30
 MISSPELT = 0.8  # how alike a name must be spelt that is of no known family and number
 MAKERS = ("nvidia", "amd", "intel", "apple", "google", "aws")
@@ -27,6 +35,14 @@ MAKERS = ("nvidia", "amd", "intel", "apple", "google", "aws")
 PREFIXES = re.compile(
     r"^(?:nvidia|amd|intel|tesla|quadro|geforce|instinct|radeon|graphics|\(r\)|-)+"
 )
+
+
+class OwnRates(Protocol):
+    """Rates that were measured on a device itself, in place of what data sheets say."""
+
+    def step(self, job: TrainingJob) -> StepTime: ...
+
+    def memory(self, job: TrainingJob) -> RankMemory: ...
 
 
 @dataclass(frozen=True)
@@ -55,6 +71,10 @@ class Device:
     # Neuron cores, a processor's cores; 0: not stated
     multiprocessors: int = 0
     catalogued: str = ""  # its name in the catalogue, or that of the card it is like; "": neither
+
+    @property
+    def measured(self) -> OwnRates | None:
+        return None
 
     @property
     def is_nvidia(self) -> bool:
@@ -120,12 +140,14 @@ def _read(entry: dict[str, Any]) -> Device:
     )
 
 
-def device(name: str) -> Device:
+def device(name: str | Device) -> Device:
     """The device of a name or alias, of what nvidia-smi or rocm-smi call it, or of a file.
 
     What ends in .yaml or .yml is a device of one's own (own_device.py). Case and the maker's name
     are ignored. Raises SpecError with the nearest names.
     """
+    if isinstance(name, Device):
+        return name
     if name.lower().endswith((".yaml", ".yml")):
         from whorl.stages.plan.cluster.own_device import read_device
 

@@ -113,6 +113,8 @@ def rank_memory(
     kind: what is counted. "allocated" is live tensors (torch max_memory_allocated), "reserved"
     the allocator's blocks too, "smi" the driver's context and communication buffers as well.
     """
+    if (measured := job.device.measured) is not None:
+        return measured.memory(job)
     fitted = fitted or constants()
     found = []
     for number in end_stages(job) if stage is None else (stage,):
@@ -134,6 +136,8 @@ def memory_for(
     job: TrainingJob, kind: Kind = "smi", fitted: MemoryConstants | None = None
 ) -> float:
     """Peak bytes of the worst rank, without the explanation."""
+    if (measured := job.device.measured) is not None:
+        return measured.memory(job).peak_bytes
     fitted = fitted or constants()
     peaks = (at_peak(job, stage_parts(job, stage), kind, fitted) for stage in end_stages(job))
     return max(sum(parts.values()) for parts in peaks)

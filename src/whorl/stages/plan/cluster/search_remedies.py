@@ -37,7 +37,7 @@ def cheapest_changes(
     search's own to choose and so no change, but where recomputation was not allowed.
     """
     found = []
-    if "full" not in space.recompute:
+    if "full" not in space.recompute and space.device.measured is None:
         wider = replace(space, recompute=(*space.recompute, "full"))
         found += ["allow full recomputation"] if fits_some(wider, memory_of, limit_bytes) else []
     job = lightest(space, memory_of)
@@ -68,6 +68,9 @@ def fits_some(space: SearchSpace, memory_of: MemoryOf, limit_bytes: float) -> bo
 
 def more_devices(space: SearchSpace, memory_of: MemoryOf, limit: float) -> Iterator[str]:
     """More of the same devices, as many larger ones, more of those: each lets something fit."""
+
+    if space.device.measured is not None:
+        return
 
     def fits(changed: SearchSpace) -> bool:
         within = limit * changed.device.memory_bytes / space.device.memory_bytes

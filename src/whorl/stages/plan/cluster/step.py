@@ -15,6 +15,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from whorl.arch.layers import layers_with
 from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import flops_per_token
 from whorl.core.errors import SpecError
@@ -46,12 +47,18 @@ __all__ = [
     "row_steps",
     "step_time",
     "step_times",
+    "training_flops",
     "untested",
 ]
 
 Array = NDArray[np.float64]
 MEASURED_NOISE = 0.06  # of log time: steps with identical inputs differ by 3 to 7% (published rows)
 INFERRED_NOISE = 0.10  # of log time, per field that a row does not state
+SCANS = "no timed step of a model with scans is known: their work is counted, not fitted"
+CALIBRATED = (
+    "time is by the calibration of this machine, made on small models; a recipe with model.base "
+    "rehearses a step of its own"
+)
 WIDENING_FIELDS = frozenset({"recompute", "micro_batch", "vpp", "global_batch"})
 
 
@@ -163,6 +170,8 @@ def step_times(
     """All jobs at once, in their order; intervals cost fifty times as much."""
     if not jobs:
         return []
+    if (measured := jobs[0].device.measured) is not None:
+        return [measured.step(job) for job in jobs]
     model = model or _model(constants())
     rows = model.amounts(jobs)
     step, parts = seconds(model.theta, rows)
@@ -171,7 +180,7 @@ def step_times(
         doubts = np.array([model.doubt(job) for job in jobs])
         factor = model.factor(rows, jacobian(model.theta, rows)[1], doubts)
     columns = np.stack([parts[name] for name in PARTS], axis=1).tolist()
-    flops = np.array([_training_flops(job) for job in jobs])
+    flops = np.array([training_flops(job) for job in jobs])
     devices = np.array([job.layout.devices for job in jobs])
     roofline = flops / devices / rows["low_peak"]
     rate = rows["step_tokens_per_device"] / step
@@ -209,7 +218,8 @@ def _with_rollout(job: TrainingJob, step: StepTime, model: Model) -> StepTime:
     )
 
 
-def _training_flops(job: TrainingJob) -> float:
+def training_flops(job: TrainingJob) -> float:
+    """Of one step, without recomputation."""
     passes = 2 if job.task in ("lora", "adapter") else 3
     head = 2.0 * job.shape.vocab_size * job.shape.width * (1 - job.learning.head_share(job.seq_len))
     seen = beside_flops(job, passes) - sum(part.flops_per_token for part in job.shape.beside)
@@ -272,9 +282,11 @@ def _extra(model: Model, row: PublishedRow) -> float:
 
 def untested(job: TrainingJob) -> list[str]:
     """What to tell the reader where no step of the device or the software was ever fitted."""
+    told = [SCANS] if layers_with(job.shape, "scan") else []
+    if job.device.measured is not None:
+        return [*told, CALIBRATED]
     device, software = kinds_of(job)
     known = constants().seen
-    told = []
     if device not in known:
         told.append(f"no timed step of {device} is known: predicted from its data sheet alone")
     if software not in known:
