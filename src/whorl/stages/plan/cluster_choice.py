@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import cast
 
 from whorl.arch.llama_like import LLAMA_3_VOCAB, llama_like
 from whorl.arch.shape import ModelShape
@@ -14,10 +13,10 @@ from whorl.core.errors import PlanError, SpecError
 from whorl.stages.plan.ask.answers import in_words
 from whorl.stages.plan.ask.layouts import layout_label, parse_layout, parse_measured
 from whorl.stages.plan.ask.objective import trained_shape
-from whorl.stages.plan.ask.question import training_fields
+from whorl.stages.plan.ask.question import job_of
 from whorl.stages.plan.cluster.devices import Device
 from whorl.stages.plan.cluster.images import check_images, parse_images
-from whorl.stages.plan.cluster.job import Optimizer, Precision, Stack, TrainingJob
+from whorl.stages.plan.cluster.job import TrainingJob
 from whorl.stages.plan.cluster.memory import fits, needed_for, rank_memory
 from whorl.stages.plan.cluster.remedies import Say, priced, same_devices
 from whorl.stages.plan.cluster.search import SearchResult, SearchSpace, search_layouts
@@ -139,18 +138,8 @@ def _tokens_bought(choice: ChosenLayout, budget: JobBudget) -> float:
 def _space(shape: ModelShape, asked: schema.Question, target: Device) -> SearchSpace:
     if asked.images:
         check_images(shape, *parse_images(asked.images), asked.seq_len)
-    return SearchSpace(
-        shape=trained_shape(shape, asked.objective),
-        device=target,
-        devices=asked.count,
-        seq_len=asked.seq_len,
-        global_batch=asked.global_batch,
-        precision=cast(Precision, asked.precision),
-        stack=cast(Stack, asked.stack),
-        optimizer=cast(Optimizer, asked.optimizer),
-        recompute=("none", "selective", "full") if target.measured is None else ("none",),
-        fixed=training_fields(asked),
-    )
+    job = job_of(asked, trained_shape(shape, asked.objective), target)
+    return SearchSpace(job) if target.measured is None else SearchSpace(job, ("none",))
 
 
 def _given(space: SearchSpace, text: str) -> TrainingJob | None:

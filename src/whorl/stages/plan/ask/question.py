@@ -13,12 +13,22 @@ from whorl.spec.quantities import Quantity, Whole
 from whorl.spec.recipe import DEVICES, PRICE, TOKENS, VOCAB_SIZE
 from whorl.spec.train_keys import SEQ_LEN
 from whorl.stages.plan.ask.layouts import parse_batch
-from whorl.stages.plan.ask.objective import KINDS, objective
+from whorl.stages.plan.ask.objective import KINDS, Learned, objective
 from whorl.stages.plan.ask.rules import OPTIMIZERS, PRECISIONS
 from whorl.stages.plan.ask.trainer import targets
-from whorl.stages.plan.cluster.devices import device
+from whorl.stages.plan.cluster.devices import Device, device
 from whorl.stages.plan.cluster.images import parse_images
-from whorl.stages.plan.cluster.job import Lora, LossKind, Optimizer, Precision
+from whorl.stages.plan.cluster.job import (
+    Layout,
+    Lora,
+    LossKind,
+    Optimizer,
+    Precision,
+    Stack,
+    Task,
+    TrainingJob,
+)
+from whorl.stages.plan.cluster.learning import NEXT_TOKENS
 from whorl.stages.plan.cluster.row_words import BASES
 from whorl.stages.plan.output.schema import Question
 from whorl.stages.plan.software import software
@@ -26,7 +36,7 @@ from whorl.stages.plan.software import software
 if TYPE_CHECKING:
     from whorl.spec.recipe import Recipe
 
-__all__ = ["question", "recipe_flags", "recipe_warnings", "training_fields"]
+__all__ = ["job_of", "question", "recipe_flags", "recipe_warnings"]
 
 BATCH = "--global-batch-tokens"
 NEEDED = {"--device": "h100-sxm", "--count": "64", "--seq": "8192", BATCH: "4M"}
@@ -231,29 +241,35 @@ def question(name: str, shape: ModelShape | None, flags: Flags) -> Question:
     return asked.model_copy(update={"became": _became(asked, flags)})
 
 
-def training_fields(asked: Question) -> dict[str, Any]:
-    """The fields of TrainingJob that say what is trained and how, besides model and layout."""
-    fields: dict[str, Any] = {"pure_low_precision": asked.pure_low_precision}
+def job_of(asked: Question, shape: ModelShape, target: Device) -> TrainingJob:
+    """The job that is asked for, its layout still open."""
+    learned = Learned(NEXT_TOKENS, 1)
     if asked.objective:
-        found = objective(asked.objective, asked.seq_len, asked.tune != "full")
-        fields |= found._asdict()
-    if asked.images:
-        fields["images"], fields["image_pixels"] = parse_images(asked.images)
-    if asked.loss:
-        fields["loss"] = asked.loss
-    if asked.document_tokens:
-        fields["document_tokens"] = asked.document_tokens
-    if asked.step_in_backward:
-        fields["step_in_backward"] = True
-    if asked.attention == "eager":
-        fields["flash_attention"] = False
-    if asked.tune:
-        fields["task"] = "sft" if asked.tune == "full" else "lora"
+        learned = objective(asked.objective, asked.seq_len, asked.tune != "full")
+    images, pixels = parse_images(asked.images) if asked.images else (0, 0)
+    adapters = None
     if asked.tune not in ("", "full"):
-        fields["lora"] = Lora(
-            rank=asked.rank,
-            base=cast(Any, asked.base_format),
-            targets=cast(Any, asked.targets),
-            dora=asked.tune == "dora",
-        )
-    return fields
+        kinds = {"base": cast(Any, asked.base_format), "targets": cast(Any, asked.targets)}
+        adapters = Lora(rank=asked.rank, dora=asked.tune == "dora", **kinds)
+    tasks: dict[str, Task] = {"": "pretrain", "full": "sft"}
+    return TrainingJob(
+        shape=shape,
+        device=target,
+        layout=Layout(asked.count),
+        seq_len=asked.seq_len,
+        global_batch=asked.global_batch,
+        precision=cast(Precision, asked.precision),
+        optimizer=cast(Optimizer, asked.optimizer),
+        stack=cast(Stack, asked.stack),
+        task=tasks.get(asked.tune, "lora"),
+        lora=adapters,
+        pure_low_precision=asked.pure_low_precision,
+        flash_attention=asked.attention != "eager",
+        loss=cast(LossKind, asked.loss),
+        learning=learned.learning,
+        per_example=learned.per_example,
+        images=images,
+        image_pixels=pixels,
+        document_tokens=asked.document_tokens,
+        step_in_backward=asked.step_in_backward,
+    )

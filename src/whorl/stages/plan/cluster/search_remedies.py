@@ -78,7 +78,7 @@ def more_devices(space: SearchSpace, memory_of: MemoryOf, limit: float) -> Itera
 
     if count := _fewest_devices(space, fits):
         yield f"use {count} {space.device.name}"
-    larger = [replace(space, device=item) for item in _larger(space.device)]
+    larger = [space.on(item, space.devices) for item in _larger(space.device)]
     if enough := next(filter(fits, larger), None):
         yield f"use {space.devices} {enough.device.name}"
     for changed in larger:
@@ -90,7 +90,7 @@ def _fewest_devices(space: SearchSpace, fits: Callable[[SearchSpace], bool]) -> 
     """The smallest count of whole nodes (below one node: of devices) on which something fits."""
 
     def able(count: int) -> bool:
-        return fits(replace(space, devices=count))
+        return fits(space.on(space.device, count))
 
     node = space.device.node_devices
     if space.devices < node:
