@@ -91,12 +91,7 @@ class Model:
 
     theta: Array
     covariance: Array
-    noise: float
-    dense_width: float
-    expert_width: float
-    seen: frozenset[str] = frozenset()  # as in Constants
-    unseen_device: float = 0.0
-    unseen_software: float = 0.0
+    fitted: Constants
     tables: bool = False  # products as fast as measured where there are tables (tables.py)
 
     def amounts(self, jobs: Iterable[TrainingJob]) -> Table:
@@ -104,33 +99,24 @@ class Model:
 
     def doubt(self, job: TrainingJob) -> float:
         """Standard deviation of log time that an unknown device or software adds."""
-        device, software = (kind not in self.seen for kind in kinds_of(job))
-        return math.hypot(device * self.unseen_device, software * self.unseen_software)
+        of = self.fitted
+        device, software = (kind not in of.seen for kind in kinds_of(job))
+        return math.hypot(device * of.unseen_device, software * of.unseen_software)
 
     def spread(self, slopes: Array, extra: Array | float = 0.0) -> Array:
         """Standard deviation of log time: slopes [jobs, constants] -> [jobs]."""
         variance = np.einsum("ji,ik,jk->j", slopes, self.covariance, slopes)
-        result: Array = np.sqrt(np.maximum(variance, 0) + self.noise**2 + np.square(extra))
+        result: Array = np.sqrt(np.maximum(variance, 0) + self.fitted.noise**2 + np.square(extra))
         return result
 
     def factor(self, rows: Table, slopes: Array, extra: Array | float = 0.0) -> Array:
         """High end of the 90% interval over the middle, and the middle over its low end: [jobs]."""
-        width = np.where(rows["moe"] > 0, self.expert_width, self.dense_width)
+        width = np.where(rows["moe"] > 0, self.fitted.expert_width, self.fitted.dense_width)
         return np.asarray(np.exp(width * self.spread(slopes, extra)))
 
 
 def _model(found: Constants, tables: bool = False) -> Model:
-    return Model(
-        theta=found.array(),
-        covariance=np.diag(prior().sigmas ** 2),
-        noise=found.noise,
-        dense_width=found.dense_width,
-        expert_width=found.expert_width,
-        seen=found.seen,
-        unseen_device=found.unseen_device,
-        unseen_software=found.unseen_software,
-        tables=tables,
-    )
+    return Model(found.array(), np.diag(prior().sigmas ** 2), found, tables)
 
 
 def calibrate(
@@ -151,11 +137,12 @@ def calibrate(
     shared = model.covariance @ slopes.T
     total = slopes @ shared + MEASURED_NOISE**2 * np.eye(len(steps))
     gain = np.linalg.solve(total, shared.T).T
+    seen = model.fitted.seen.union(*(kinds_of(item.job) for item in steps))
     return replace(
         model,
         theta=model.theta + gain @ residual,
         covariance=model.covariance - gain @ shared.T,
-        seen=model.seen.union(*(kinds_of(item.job) for item in steps)),
+        fitted=replace(model.fitted, seen=seen),
     )
 
 
