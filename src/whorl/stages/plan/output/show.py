@@ -10,7 +10,6 @@ from whorl.stages.plan.cluster.devices import Device
 from whorl.stages.plan.cluster.seconds import part_name
 from whorl.stages.plan.output.schema import (
     ClusterPlan,
-    Figure,
     LossFigures,
     PlannedLayout,
     Question,
@@ -204,7 +203,7 @@ def _law_rows(loss: LossFigures) -> list[Row]:
     return rows
 
 
-def _row(name: str, found: Figure | Range, form: Callable[[float], str]) -> Row:
+def _row(name: str, found: Range, form: Callable[[float], str]) -> Row:
     """An interval of no width is not shown: the figure is counted or has none."""
     ends = "" if found.low == found.high else f"{form(found.low)} – {form(found.high)}"
     return name, form(found.value), ends
