@@ -39,6 +39,7 @@ PREFIXES = re.compile(
 )
 
 
+Peak = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "nvfp4"]  # types with a peak of their own
 Rate = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Above = Annotated[Rate, Field(gt=0)]
 
@@ -111,9 +112,7 @@ class Entry(Frozen):
 
     name: str
     kind: Literal["gpu", "tpu", "npu", "cpu"] = "gpu"
-    tflops: dict[Literal["fp32", "tf32", "fp16", "bf16", "fp8", "nvfp4"], Above] = Field(
-        min_length=1
-    )
+    tflops: dict[Peak, Above] = Field(min_length=1)
     memory_gib: Above
     memory_gb_per_s: Above
     node_devices: int = Field(1, ge=1)

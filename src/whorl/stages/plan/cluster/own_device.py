@@ -54,7 +54,11 @@ def _refusal(path: str, error: ValidationError) -> SpecError:
         return SpecError(f"{path} has no {', '.join(missing)}", do=do)
     first = found[0]
     where = ".".join(str(part) for part in first["loc"] if part != "[key]")
-    return SpecError(f"{path}: {where}", found=first["input"], expected=first["msg"])
+    return SpecError(
+        f"{path}: {where}",
+        found=first["input"],
+        expected=first["msg"].removeprefix("Input should be "),
+    )
 
 
 def _load(path: Path) -> dict[str, Any]:
