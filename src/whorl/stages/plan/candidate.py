@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from whorl.arch.dense import dense_shape
 from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import count_shape, flops_per_token, training_bytes
-from whorl.core.errors import PlanError, SpecError
+from whorl.core.errors import SpecError
 from whorl.spec.recipe import Recipe
 from whorl.stages.plan import given, rules
 from whorl.stages.plan.data import TokenFacts
@@ -101,7 +101,7 @@ def make_candidate(
     """Spend the budget (or exactly `tokens`) on this shape, and predict what comes of it.
 
     With compiled blocks if that gets further, or there sooner, compiling included.
-    Raises PlanError if the recipe's batch does not fit its rows.
+    Raises SpecError if the recipe's batch does not fit its rows.
     """
     ways = [
         _candidate(situation, shape, seq_len, tokens, compiled)
@@ -344,12 +344,7 @@ def _steps(situation: Situation, load: Load, batch: int, tokens: float | None) -
         facts = situation.data.for_vocab(load.shape.vocab_size)
         passes = given.EPOCHS * situation.data.unique_tokens(facts.vocab_size)
         return max(situation.least_steps, round(passes / batch))
-    if recipe.train_time_s is None:
-        raise PlanError(
-            "the recipe does not say how long to train",
-            do='give budget.train_time (such as "4min"), budget.tokens, budget.flops '
-            "or train.steps",
-        )
+    assert recipe.train_time_s is not None  # check_says_enough
     return _steps_in(situation, load, recipe.train_time_s)
 
 

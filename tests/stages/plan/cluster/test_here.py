@@ -98,6 +98,12 @@ def test_the_command_answers_of_this_machine(monkeypatch: pytest.MonkeyPatch) ->
     assert isinstance(found, MemoryReport) and found.fits and found.elsewhere == []
 
 
+def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate, "this_machine", lambda home: machine(noise=0.4))
+    plan = planning.answer(ASKED)
+    assert isinstance(plan, ClusterPlan) and any("was busy" in line for line in plan.warnings)
+
+
 def test_what_is_too_large_here_is_told_how_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     small = machine(memory_bytes=4 * 2**30)
     monkeypatch.setattr(calibrate, "this_machine", lambda home: small)

@@ -51,6 +51,9 @@ class OwnRates(Protocol):
 
     def memory(self, job: TrainingJob) -> RankMemory: ...
 
+    def doubts(self) -> list[str]:
+        """What a reader of its figures should know."""
+
 
 @dataclass(frozen=True)
 class Device:

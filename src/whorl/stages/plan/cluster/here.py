@@ -34,6 +34,10 @@ __all__ = ["Here", "here"]
 PRECISIONS, OPTIMIZERS = ("fp32", "bf16"), ("adamw", "muon", "sgd")
 BASES = ("none", "int8", "nf4")
 TARGETS = {"qv": ("q_proj", "v_proj"), "attention": ("q_proj", "k_proj", "v_proj", "o_proj")}
+CALIBRATED = (
+    "time is by the calibration of this machine, made on small models; a recipe with model.base "
+    "rehearses a step of its own"
+)
 RECIPE = "a recipe says more of a training here: whorl new"
 
 
@@ -121,6 +125,10 @@ class _Calibrated:
             mfu=roofline_s / step_s,
             roofline_s=roofline_s,
         )
+
+    def doubts(self) -> list[str]:
+        busy = self.machine.calibration.doubt
+        return [CALIBRATED, *([busy] if busy else ())]
 
     def memory(self, job: TrainingJob) -> RankMemory:
         process = self.machine.calibration.base_memory_bytes + HELD_BYTES

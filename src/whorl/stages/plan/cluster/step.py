@@ -55,10 +55,6 @@ Array = NDArray[np.float64]
 MEASURED_NOISE = 0.06  # of log time: steps with identical inputs differ by 3 to 7% (published rows)
 INFERRED_NOISE = 0.10  # of log time, per field that a row does not state
 SCANS = "no timed step of a model with scans is known: their work is counted, not fitted"
-CALIBRATED = (
-    "time is by the calibration of this machine, made on small models; a recipe with model.base "
-    "rehearses a step of its own"
-)
 WIDENING_FIELDS = frozenset({"recompute", "micro_batch", "vpp", "global_batch"})
 
 
@@ -270,8 +266,8 @@ def _extra(model: Model, row: PublishedRow) -> float:
 def untested(job: TrainingJob) -> list[str]:
     """What to tell the reader where no step of the device or the software was ever fitted."""
     told = [SCANS] if layers_with(job.shape, "scan") else []
-    if job.device.measured is not None:
-        return [*told, CALIBRATED]
+    if (measured := job.device.measured) is not None:
+        return [*told, *measured.doubts()]
     device, software = kinds_of(job)
     known = constants().seen
     if device not in known:
