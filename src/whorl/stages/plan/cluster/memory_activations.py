@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import cast
+from typing import NamedTuple, cast
 
 from whorl.arch.layers import layer_parts
 from whorl.arch.shape import Experts, ModelShape
@@ -53,71 +53,100 @@ def micro_batches_in_flight(job: TrainingJob, stage: int) -> float:
     return float(min(pp - stage, number))
 
 
-@lru_cache(maxsize=32768)
-def _layer(
-    shape: ModelShape,
-    of: Software,
-    eager: bool,
-    kind: str,
-    tp: int,
-    sequence_parallel: bool,
-    element: float,
-    linear: float,
-    trained: str,
-    quantised: bool,
-    recompute: str,
-    parts: tuple[str, ...],
-) -> tuple[float, float, float, float]:
-    """(saved, entry, whole, passing) per token; the scores of unfused attention apart."""
-    width = shape.width
-    ways = tp if sequence_parallel else 1
-    # inputs of linear layers are kept for gradients of trained weights, and by 4-bit products
-    keep = linear if trained == "all" or quantised else 0.0
-    floats = (eager or of.norms_in_fp32) and shape.norm == "rms"
-    norm_element = FLOAT if floats else element  # norms keep what they worked on
-    made = layer_parts(shape, kind)
-    blocks = len({part in MIXING for part in made})
-    norms = blocks * norm_element * width / ways
-    readers = of.autocast_readers if element < FLOAT else 2
-    inputs = blocks / 2 * readers * keep * width / ways
-    masks = blocks * width / ways if of.dropout else 0.0
-    entry = element * width / ways
-    copied = linear < element or (quantised and trained != "all")
+class _Way(NamedTuple):
+    """How a job's layers run: what their bytes depend on beside the shape."""
+
+    of: Software
+    eager: bool
+    tp: int
+    sequence_parallel: bool
+    element: float  # bytes of activations
+    linear: float  # and of what products keep of their inputs
+    trained: str  # all, or adapters of a kind
+    quantised: bool
+    recompute: str
+    parts: tuple[str, ...]
+
+    @property
+    def keep(self) -> float:
+        """Inputs of products are kept for gradients of trained weights, and by 4-bit products."""
+        return self.linear if self.trained == "all" or self.quantised else 0.0
+
+    @property
+    def opened(self) -> bool:
+        return self.eager or self.of.norms_in_fp32
+
+    def norm_element(self, shape: ModelShape) -> float:
+        """Norms keep what they worked on."""
+        return FLOAT if self.opened and shape.norm == "rms" else self.element
+
+
+class _Kept(NamedTuple):
+    """Bytes per token that a layer keeps without recomputation, by what may be dropped."""
+
+    inputs: float  # of its products
+    attention: float
+    expanded: float  # of it, by latent attention
+    block: float
+    product: float  # of it, the activation function's output
+    others: float
+
+    @property
+    def whole(self) -> float:
+        return self.inputs + self.attention + self.block + self.others
+
+
+def _kept(shape: ModelShape, way: _Way, made: tuple[str, ...]) -> _Kept:
+    a, element, keep, tp = shape.attention, way.element, way.keep, way.tp
+    blocks, norm_element = len({part in MIXING for part in made}), way.norm_element(shape)
+    width = shape.width / (tp if way.sequence_parallel else 1)
+    readers = way.of.autocast_readers if element < FLOAT else 2
     attention = expanded = block = product = 0.0
     if "attention" in made:
-        joint = eager and of.eager == "adapters"
+        copied = way.linear < element or (way.quantised and way.trained != "all")
+        joint = way.eager and way.of.eager == "adapters"
         attention, expanded = _attention(shape, element, keep, tp, copied, joint)
-        if shape.attention.qk_norm != "none":
-            heads = shape.attention.heads + shape.attention.kv_heads
-            attention += norm_element * heads * shape.attention.head_dim / tp
-    if shape.attention.mixer is not None and "scan" in made:
+        if a.qk_norm != "none":
+            attention += norm_element * (a.heads + a.kv_heads) * a.head_dim / tp
+    if a.mixer is not None and "scan" in made:
         # two inputs of the scan, one after the convolution, its output
-        attention += element * 4 * shape.attention.mixer.inner / tp
-    opened = eager or of.norms_in_fp32
+        attention += element * 4 * a.mixer.inner / tp
     if "expert" in made and shape.experts is not None:
-        block, product = _mixture(shape, shape.experts, element, keep, tp, opened)
+        block, product = _mixture(shape, shape.experts, element, keep, tp, way.opened)
     elif "dense" in made:
-        block, product = _feed_forward(shape, shape.ffn_width, element, keep, tp, opened)
-    whole = norms + inputs + masks + attention + block + _adapters(shape, element, trained, tp)
-    saved = entry if recompute == "full" else whole
+        block, product = _feed_forward(shape, shape.ffn_width, element, keep, tp, way.opened)
+    norms, masks = blocks * norm_element * width, blocks * width * way.of.dropout
+    others = norms + masks + _adapters(shape, element, way.trained, tp)
+    inputs = blocks / 2 * readers * keep * width
+    return _Kept(inputs, attention, expanded, block, product, others)
+
+
+@lru_cache(maxsize=32768)
+def _layer(shape: ModelShape, kind: str, way: _Way) -> tuple[float, float, float, float]:
+    """(saved, entry, whole, passing) per token; the scores of unfused attention apart."""
+    made, of, element = layer_parts(shape, kind), way.of, way.element
+    kept = _kept(shape, way, made)
+    entry = element * shape.width / (way.tp if way.sequence_parallel else 1)
+    saved = entry if way.recompute == "full" else kept.whole
     away = {"full": of.offloads_entries, "selective": of.offloads_selected}
-    if away.get(recompute):
+    if away.get(way.recompute):
         saved = 0.0
-    elif recompute == "selective" and of.selects_products and not parts:
-        saved = entry + _selected(shape, made, element, tp)
-    elif recompute == "selective":
-        out = element * shape.attention.heads * shape.attention.values / tp
+    elif way.recompute == "selective" and of.selects_products and not way.parts:
+        saved = entry + _selected(shape, made, element, way.tp)
+    elif way.recompute == "selective":
+        out = element * shape.attention.heads * shape.attention.values / way.tp
+        has_copy = way.linear < element and "attention" in made  # of the next product
         dropped = {
-            "layernorm": inputs,
-            "core_attn": out if linear < element else 0.0,  # the next product has its own copy
-            "mla_up_proj": expanded,
-            "moe" if "expert" in made else "mlp": block,
+            "layernorm": kept.inputs,
+            "core_attn": out if has_copy else 0.0,
+            "mla_up_proj": kept.expanded,
+            "moe" if "expert" in made else "mlp": kept.block,
         }
-        if "expert" in made and "moe" not in parts:
-            dropped["moe_act"] = product
-        saved -= sum(dropped.get(part, 0.0) for part in parts)
-    backward = element * (3 * shape.ffn_width / tp + 4 * width)
-    return saved, entry, whole, backward
+        if "expert" in made and "moe" not in way.parts:
+            dropped["moe_act"] = kept.product
+        saved -= sum(dropped.get(part, 0.0) for part in way.parts)
+    backward = element * (3 * shape.ffn_width / way.tp + 4 * shape.width)
+    return saved, entry, kept.whole, backward
 
 
 def _selected(shape: ModelShape, made: tuple[str, ...], element: float, tp: int) -> float:
@@ -206,11 +235,9 @@ def layer_bytes(job: TrainingJob, kind: str) -> LayerBytes:
     trained = "all"
     if job.lora is not None:
         trained = "scales" if job.lora.scales else str(job.task)
-    saved, entry, whole, passing = _layer(
-        job.shape,
+    way = _Way(
         of,
         is_eager(job),
-        kind,
         layout.tp,
         layout.sequence_parallel,
         element,
@@ -220,6 +247,7 @@ def layer_bytes(job: TrainingJob, kind: str) -> LayerBytes:
         layout.recompute,
         layout.recompute_parts,
     )
+    saved, entry, whole, passing = _layer(job.shape, kind, way)
     tokens = layout.micro_batch * job.seq_len / layout.cp
     scores = 0.0
     if not job.flash_attention:
