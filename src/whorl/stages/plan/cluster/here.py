@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from typing import cast
 
-from whorl.arch.adapter_cost import AdapterCost, adapter_cost
+from whorl.arch.adapter_cost import AdapterCost, FrozenBase, adapter_cost
 from whorl.arch.computable import check_computable
 from whorl.arch.shape_counts import flops_per_token
 from whorl.core.errors import SpecError
@@ -160,7 +161,7 @@ def _check(job: TrainingJob) -> None:
 
 def _adapters(job: TrainingJob, lora: Lora) -> AdapterCost:
     targets = TARGETS.get(lora.targets, "all")
-    base = "nf4" if lora.base == "nf4" else "int8" if lora.base == "int8" else "none"
+    base = cast(FrozenBase, lora.base)  # _check has seen to it
     return adapter_cost(job.shape, job.seq_len, lora.rank, targets, lora.dora, base)
 
 

@@ -14,9 +14,11 @@ from whorl.stages.plan.cluster.devices import Device, Entry, device
 __all__ = ["device_text", "read_device"]
 
 # Of a file: of what may be left out, the usual is a single device, joined by PCIe 4.
-SAID = ("name", "kind", "maker", "multiprocessors", "tflops", "memory_gib", "memory_gb_per_s")
-SAID += ("node_devices", "link_gb_per_s", "network_gb_per_s", "power_w", "host_power_w")
-SAID += ("usd_per_hour",)
+SAID = tuple(
+    name
+    for name in Entry.model_fields
+    if name not in ("usd_range", "aliases", "sources", "memory_nominal_gb", "year", "notes")
+)
 MOST_BYTES = 100_000
 
 

@@ -38,7 +38,7 @@ STACKS: list[tuple[str, Stack]] = fact("stacks")
 YEAR_OF_CORE = 2023  # from when on Megatron-LM is Megatron-Core with flash attention
 PRECISIONS: list[tuple[str, Precision]] = fact("precisions")
 TASKS: list[tuple[str, Task]] = fact("tasks")
-BASES: Mapping[str, str] = fact("bases")
+BASES: dict[str, str] = fact("bases")
 SLICE = 256  # chips of a TPU slice
 
 
