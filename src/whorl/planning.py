@@ -333,7 +333,7 @@ def _serving_alone(name: str, shape: ModelShape | None, flags: Flags) -> schema.
             warnings.append(f"{found.devices} devices are needed, --count has {count}")
     return schema.ServingAnswer(
         model=figures.model_figures(shape, 1),
-        device=device(found.device),
+        device=device(flags["--device"] if found.device == HERE else found.device),
         serve=flags["--serve"],
         serving=found,
         warnings=warnings,

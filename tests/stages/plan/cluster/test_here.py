@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from tests.stages.plan.conftest import choices, machine, recipe, text_facts
 from tests.stages.plan.test_choose import chosen
@@ -19,7 +20,8 @@ from whorl.stages.plan.cluster.learning import Learning
 from whorl.stages.plan.cluster.memory import needed_for, rank_memory
 from whorl.stages.plan.cluster.step import step_time
 from whorl.stages.plan.hardware import Machine
-from whorl.stages.plan.output.schema import ClusterPlan, MemoryReport
+from whorl.stages.plan.output.schema import ClusterPlan, MemoryReport, ServingAnswer
+from whorl.stages.plan.output.text import render
 
 ASKED = {"--model": "qwen3-0.6b", "--device": "here", "--seq": "256"}
 ASKED |= {"--global-batch-tokens": "4k", "--tokens": "1M"}
@@ -96,6 +98,13 @@ def test_the_command_answers_of_this_machine(monkeypatch: pytest.MonkeyPatch) ->
     assert again.chosen == plan.chosen
     found = planning.answer({**ASKED, "--why-oom": True})
     assert isinstance(found, MemoryReport) and found.fits and found.elsewhere == []
+    with (console := Console(width=200)).capture() as said:
+        console.print(render(found))
+    assert "resident memory" in said.get() and "nvidia" not in said.get()
+    asked = {"--model": "smollm2-135m", "--device": "here"}
+    served = planning.answer({**asked, "--serve": "users=1,ttft=20s,tokens_per_s=1"})
+    assert isinstance(served, ServingAnswer) and served.device.name == "here"
+    assert served.serving.engine == "cpu"
 
 
 def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

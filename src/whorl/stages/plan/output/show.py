@@ -241,6 +241,10 @@ def notes(plan: ClusterPlan) -> list[str]:
     return found + list(plan.serving.notes if plan.serving else ())
 
 
+def _bound(high: float | None) -> float:
+    return math.inf if high is None else high
+
+
 def serving_rows(s: ServingPlan | None) -> list[Row]:
     """The serving plan, as `headline`; no rows without one."""
     if s is None:
@@ -256,7 +260,7 @@ def serving_rows(s: ServingPlan | None) -> list[Row]:
     return [
         ("engine", f"{s.engine}, {s.quantisation}", batch),
         *(
-            _row(name, Range(found.value, found.low, found.high or math.inf), form)
+            _row(name, Range(found.value, found.low, _bound(found.high)), form)
             for name, found, form in figures
         ),
         ("money an hour", f"${s.usd_per_hour:,.2f}", f"{s.devices} devices"),
