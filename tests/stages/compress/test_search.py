@@ -14,7 +14,7 @@ from whorl.core.ports import Exporter
 from whorl.core.records import Record
 from whorl.core.rounding import Guessing, Rounding, Speeds, Texts
 from whorl.core.variants import Variant
-from whorl.model.folder import read_card
+from whorl.model.folder import model_folders, read_card
 from whorl.spec.resolved import CompressConfig
 from whorl.stages.compress.candidates import (
     Tried,
@@ -164,6 +164,13 @@ def test_ways_that_the_sizes_do_not_allow_are_named(trained: Record, tmp_path: P
     assert reasons and all("128" in name and "whole groups" in why for name, why in reasons.items())
     with pytest.raises(PlanError, match="whole groups"):
         searched(trained, tmp_path / "b", Remembering(lambda how: True), config)
+
+
+def test_what_cannot_be_made_and_nobody_named_is_left_out(trained: Record, tmp_path: Path) -> None:
+    config = CompressConfig(search="off", leaves_out=True)
+    record = searched(trained, tmp_path / "a", Remembering(lambda how: True), config)
+    assert [str(variant) for variant in model_folders(record)] == ["copied f32"]
+    assert [row["verdict"] for row in record.metrics["variants"]] == ["parent"]
 
 
 def test_a_format_without_an_allowed_way_is_refused(trained: Record, tmp_path: Path) -> None:

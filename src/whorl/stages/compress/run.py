@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from whorl.core.context import StageContext
-from whorl.core.errors import GateError, MissingExtra, PlanError, WhorlError
+from whorl.core.errors import EngineError, GateError, MissingExtra, PlanError, WhorlError
 from whorl.core.intervals import Interval, paired_interval
 from whorl.core.ports import Exporter, Measure, QualityMeasure
 from whorl.core.records import Record, RecordKey
@@ -67,9 +67,10 @@ def run(
     candidate, "choices" what was kept and why, and run.json what `speed` and `guess` measured.
 
     texts: ids of training documents, for methods that read some. A variant that is worse than
-    allowed is left out, and the log says so, where the recipe names no formats (config.leaves_out).
-    Where it names some, GateError is raised and nothing is kept. Raises RecordError if the trained
-    model is damaged, MissingExtra without the exporter's packages.
+    allowed, or cannot be computed here, is left out, and the log says so, where the recipe names no
+    formats (config.leaves_out). Where it names some nothing is kept: raises GateError if one is
+    worse than allowed, PlanError if the sizes do not allow it, EngineError if this CPU does not.
+    RecordError if the trained model is damaged, MissingExtra without the exporter's packages.
     """
     made_by = {"format": exporter.format, "version": exporter.version}
     value = {**config.model_dump(mode="json"), "exporter": made_by}
@@ -137,7 +138,11 @@ class _Compression:
         refused: list[dict[str, Any]] = []
         begin_s = time.monotonic()
         for weights in self.config.formats:
-            mine = self._with_cache(weights, self._best(weights, parent, begin_s), parent)
+            try:
+                mine = self._with_cache(weights, self._best(weights, parent, begin_s), parent)
+            except (PlanError, EngineError) as error:  # sizes, or a CPU that does not compute it
+                self._leave_out(error)
+                continue
             rows += mine
             refused += [row for row in mine if row["verdict"].startswith("refused")]
             if not refused:  # else it is not kept
@@ -154,7 +159,7 @@ class _Compression:
         return rows
 
     def _leave_out(self, refusal: WhorlError) -> None:
-        """Without the variants where the recipe names none. Raises the refusal where it does."""
+        """Keep the parent alone where the recipe names no format. Else raises the refusal."""
         if not self.config.leaves_out:
             raise refusal
         for weights in self.config.formats:
