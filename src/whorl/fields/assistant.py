@@ -233,7 +233,13 @@ def _spoken_parts(sound: Sound, text: str, meaning: str) -> tuple[Part, ...]:
 def _examples(item: FileItem, options: Mapping[str, str]) -> list[Example]:
     """Raises DataError on a file of another kind."""
     keys = ("sentences", "heldout_per_template", "seed")
-    return list(Templates(_data(item.path)).examples(*(number_of(options, key) for key in keys)))
+    return _drawn(item.path, *(number_of(options, key) for key in keys))
+
+
+@functools.lru_cache(maxsize=2)
+def _drawn(path: str, num_sentences: int, num_heldout: int, seed: int) -> list[Example]:
+    """Once for all parts of a file: reading its templates takes a second."""
+    return list(Templates(_data(path)).examples(num_sentences, num_heldout, seed))
 
 
 def _asked(item: FileItem, options: Mapping[str, str]) -> tuple[list[Example], list[Example]]:
