@@ -237,6 +237,7 @@ def _open(
     from whorl.engines.open import CACHE
     from whorl.model.folder import TOKENS, peek_card
     from whorl.stages.serve.card import ModelCard, VariantQuality
+    from whorl.wiring.asked import tasks_asked
     from whorl.wiring.promise import open_promised
 
     folder = model.folder
@@ -261,7 +262,8 @@ def _open(
     engine, promise = open_promised(folder, model.variant, config, home / CACHE, measures)
     try:
         tokens = Tokens.load(folder / TOKENS)
-        return engine, tokens, shown.model_copy(update={"promise": promise})
+        tasks = tasks_asked(home, card.lineage, tokens)
+        return engine, tokens, shown.model_copy(update={"promise": promise, "tasks": tasks})
     except BaseException:
         engine.close()
         raise
@@ -283,11 +285,12 @@ def open_model_app(
     """
     from whorl.stages.serve.app import create_app
     from whorl.stages.serve.desk import Desk
+    from whorl.wiring.asked import plays_of
 
     desk = Desk.of(config, home if is_open else None)
     engine, tokens, card = _open(model, config, home, example_prompt)
     try:
-        app = create_app(engine, tokens, card, config, api_key, desk)
+        app = create_app(engine, tokens, card, config, api_key, desk, plays_of(card.tasks))
     except BaseException:
         engine.close()
         raise
@@ -302,6 +305,7 @@ def newer_models(
     One that cannot be opened is told once (its error is raised), and not tried again.
     """
     from whorl.stages.serve.served import Served
+    from whorl.wiring.asked import plays_of
 
     seen = now
 
@@ -316,7 +320,7 @@ def newer_models(
             return None
         seen = found
         engine, tokens, card = _open(found, config, home, measures=False)
-        return Served(engine, tokens, card, engine.close)
+        return Served(engine, tokens, card, engine.close, plays_of(card.tasks))
 
     return look
 

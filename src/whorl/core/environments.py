@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from whorl.core.metrics import RETURN, SUCCESS, Metric
 from whorl.core.ports import HeldoutDocument, Part
 from whorl.core.tasks import ChoiceTask
 
-__all__ = ["MAX_STEPS", "Environment", "Observation", "PlayTask", "Reaction", "Step"]
+__all__ = ["MAX_STEPS", "Drawable", "Environment", "Observation", "PlayTask", "Reaction", "Step"]
 
 MAX_STEPS = 500  # of an episode, whoever plays: after so many it has not succeeded
 Observation = Mapping[str, float | str | None]
@@ -47,6 +47,21 @@ class Environment(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Drawable(Protocol):
+    """An environment that tells what is where, for whoever watches: the model sees none of it."""
+
+    def scene(self) -> Mapping[str, Any]:
+        """Plain values of what is there now, which the page draws; {}: nothing can be drawn.
+
+        {"kind": "grid", "width", "height", "agent": [x, y, direction], "things": [[x, y, kind,
+        colour], …], "told"}: squares, directions 0 to 3 from the right clockwise. {"kind": "road",
+        "lanes": [[[x, y], …], …], "vehicles": [[x, y, heading, length, width, is_own, has_crashed],
+        …], "told"}: metres and radians, y downwards.
+        """
+        ...
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from whorl.codecs.contract import Tokens
 from whorl.core.ports import Codec
 from whorl.stages.serve.card import ModelCard
+from whorl.stages.serve.tasks import CHATS, tasks_of
 
 __all__ = ["PAGE_FILES", "add_page", "page_facts"]
 
@@ -48,8 +49,11 @@ def _add_file(app: FastAPI, path: str, name: str, media_type: str) -> None:
 
 def page_facts(tokens: Tokens, card: ModelCard) -> dict[str, Any]:
     """What the page is told of a model besides what clients of OpenAI's API read."""
+    tasks = tasks_of(tokens, card)
+    writes = any(each["task"] == CHATS for each in tasks)
     return {
-        "chats": "text" in tokens.codecs and tokens.contract.chat_template is not None,
+        "tasks": tasks,
+        "chats": writes and tokens.contract.chat_template is not None,
         "variants": [each.model_dump() for each in card.variants],
         "special": list(tokens.contract.special)[:MAX_CHOICES],
         "inputs": {name: _input_form(codec) for name, codec in tokens.codecs.items()},
