@@ -19,7 +19,7 @@ from whorl.codecs.image import fit_image_codec
 from whorl.codecs.label import LabelCodec
 from whorl.codecs.parts import token_space
 
-BARS = "[...document.querySelectorAll('#classes .bars li')].map((row) => row.innerText)"
+BARS = "[...document.querySelectorAll('#classify-result .bars li')].map((row) => row.innerText)"
 DROP = """(async () => {
   const bytes = Uint8Array.from(atob("%s"), (char) => char.charCodeAt(0));
   const files = new DataTransfer();
@@ -68,14 +68,14 @@ def test_a_drawing_is_classified_as_it_is_drawn(browser: Browser, drawing: Site)
     browser.focus("#classify-input .pad")
     for key in ("ArrowUp", " "):
         browser.press(key)
-    browser.has("#classes .chosen", "dog")
+    browser.has("#classify-result .chosen", "dog")
     assert browser.evaluate(BARS) == ["dog\n75%", "cat\n25%"]
     assert len(drawing.engine.asked[-1]) == 1 + 4 + 1
     likes(drawing, "cat")
     browser.press("Enter", CTRL)
-    browser.has("#classes .chosen", "cat")
+    browser.has("#classify-result .chosen", "cat")
     browser.press("Delete")
-    browser.wait_for("!document.querySelector('#classes .chosen')")
+    browser.wait_for("!document.querySelector('#classify-result .chosen')")
     assert browser.complaints() == []
 
 
@@ -87,7 +87,7 @@ def test_a_photo_is_dropped_and_sent_as_small_as_it_is_seen(
     large, data = Image.new("RGB", (640, 640), (200, 30, 60)), io.BytesIO()
     large.save(data, "PNG")
     browser.evaluate(DROP % base64.b64encode(data.getvalue()).decode())
-    browser.has("#classes .chosen", "fox")
+    browser.has("#classify-result .chosen", "fox")
     assert browser.evaluate(BARS) == ["fox\n60%", "cat\n20%", "dog\n20%"]
     seen = np.broadcast_to(np.array([200, 30, 60], np.uint8), (8, 8, 3))
     assert photos.engine.asked[-1] == asked_of(photos, seen)

@@ -33,7 +33,10 @@ class Reaction:
 
 
 class Environment(Protocol):
-    """A world to act in: the same seed and the same actions give the same, whatever was before."""
+    """A world to act in: the same seed and the same actions give the same, whatever was before.
+
+    actions: what may be done now; most worlds always have the same.
+    """
 
     name: str
     actions: tuple[str, ...]
@@ -59,7 +62,8 @@ class Drawable(Protocol):
         {"kind": "grid", "width", "height", "agent": [x, y, direction], "things": [[x, y, kind,
         colour], …], "told"}: squares, directions 0 to 3 from the right clockwise. {"kind": "road",
         "lanes": [[[x, y], …], …], "vehicles": [[x, y, heading, length, width, is_own, has_crashed],
-        …], "told"}: metres and radians, y downwards.
+        …], "told"}: metres and radians, y downwards. {"kind": "board", "fen", "moves":
+        {"e2e4": its action, …}, "told"}: chess.
         """
         ...
 

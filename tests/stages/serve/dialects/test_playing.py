@@ -99,7 +99,8 @@ def test_it_acts_as_it_is_asked_and_ends_with_the_world(
     server: Running, acting: Tokens, opened: list[str]
 ) -> None:
     told = play(server, steps=32).json()
-    assert told["actions"] == ["left", "right"] and told["world"] == WORLD
+    assert told["frames"][0]["actions"] == ["left", "right"] and told["world"] == WORLD
+    assert told["frames"][-1]["actions"] == []  # it has ended
     first, *frames = told["frames"]
     assert first["observation"] == {"lamp": "right", "place": 0} and first["action"] is None
     assert [frame["action"] for frame in frames] == ["right"] * 3

@@ -104,6 +104,7 @@ class _Play:
             "choices": choices,
             "observation": dict(self.seen),
             "scene": dict(scene),
+            "actions": [] if self.has_ended else list(self.world.actions),
             "reward": 0.0 if reaction is None else reaction.reward,
             "total": self.total,
             "has_ended": self.has_ended,
@@ -164,8 +165,7 @@ class _Episode:
         opened: list[Environment] = []
         try:
             begun = await self._aside(lambda: self._begin(opened))
-            actions = self._known(begun)
-            frames, fault, usage = await self._go_on(begun, actions)
+            frames, fault, usage = await self._go_on(begun)
         finally:
             self.is_over.set()
             with suppress(RuntimeError):  # the thread has ended with the server
@@ -176,7 +176,6 @@ class _Episode:
             "model": self.body.model,
             "world": self.name,
             "seed": self.body.seed,
-            "actions": actions,
             "num_steps": len(begun.done),
             "most_steps": self.task.max_steps,
             "frames": frames,
@@ -221,7 +220,7 @@ class _Episode:
         return begun
 
     def _known(self, begun: _Play) -> list[str]:
-        """Actions of the environment that the model knows. Raises ApiError 400 if it knows none."""
+        """What may be done now and the model knows. Raises ApiError 400 if it knows nothing."""
         values = self.vocabularies.of(self.served.tokens, self.task.codec)
         found = [action for action in begun.world.actions if action in values]
         if not found:
@@ -229,7 +228,7 @@ class _Episode:
         return found
 
     async def _go_on(
-        self, begun: _Play, actions: list[str]
+        self, begun: _Play
     ) -> tuple[list[dict[str, Any]], str | None, dict[str, int]]:
         """(what was there and what came, why the model could not go on, what it cost)."""
         frames = [begun.frame([], await self._aside(begun.scene))]
@@ -238,7 +237,7 @@ class _Episode:
             if begun.has_ended or len(begun.done) >= self.task.max_steps:
                 break
             try:
-                ranked = await self._ranked(begun, actions)
+                ranked = await self._ranked(begun, self._known(begun))
             except ApiError as error:
                 if error.status == 400 and error.param == SUBJECT:  # it shows what no codec takes
                     return frames, error.message, usage
