@@ -1,4 +1,4 @@
-"""The rooms of a model of many fields, each used by hand: what is asked is what the field taught."""
+"""The rooms of a model of many fields, each used by hand: it is asked as its field taught."""
 
 from __future__ import annotations
 
@@ -201,7 +201,8 @@ def test_words_get_the_colours_of_their_tags(room: Browser, many: Site) -> None:
     assert told["fox"] == told["dog"] == "NOUN" and told["jumps"] == "VERB"
     assert told["."] == "PUNCT" and told["lazy"] == "ADJ" and told["The"] == "DET"
     assert told["man"] == "NOUN"  # behind "old", which only its neighbours say
-    sentences = ["The quick fox jumps over the lazy dog .".split(), "The old man sees it !".split()]
+    spaced = text.replace(".", " .").replace("!", " !").splitlines()
+    sentences = [line.split() for line in spaced]
     answer = ("special", "<|answer|>")
     assert many.rules.asked[-14:] == [
         prompt_of(many, ("text", tag_question(words, place, 3)), answer)
@@ -255,7 +256,8 @@ def test_a_world_is_watched_step_by_step(room: Browser, many: Site) -> None:
     assert room.evaluate("document.querySelector('canvas.scene').hidden") is False
     drawn = (
         "(() => { const canvas = document.querySelector('canvas.scene');"
-        " const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;"
+        " const { width, height } = canvas;"
+        " const { data } = canvas.getContext('2d').getImageData(0, 0, width, height);"
         " return new Set(Array.from({ length: data.length / 4 }, (_, n) =>"
         " data.slice(4 * n, 4 * n + 3).join())).size; })()"
     )

@@ -79,6 +79,7 @@ class PlayTask(ChoiceTask):
     name: str = "play"
     further: tuple[Metric, ...] = (SUCCESS, RETURN)
     max_steps: int = MAX_STEPS
+    own_worlds: tuple[str, ...] = ()  # to open besides those of documents, as `world#seed`
 
     def plays(self, document: HeldoutDocument) -> bool:
         """Whether there is an environment to play."""

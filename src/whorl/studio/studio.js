@@ -12,16 +12,21 @@ import { hideTip } from "./parts/tokens.js";
 import { stopAll } from "./parts/turns.js";
 import { Chess } from "./rooms/chess.js";
 import { Classify } from "./rooms/classify.js";
+import { Find } from "./rooms/find.js";
 import { Graph } from "./rooms/graph.js";
 import { Labels } from "./rooms/labels.js";
+import { Listen } from "./rooms/listen.js";
 import { Play } from "./rooms/play.js";
+import { Read } from "./rooms/read.js";
 import { Recommend } from "./rooms/recommend.js";
 import { Rows } from "./rooms/rows.js";
+import { Speak } from "./rooms/speak.js";
 import { Tags } from "./rooms/tags.js";
 import { Translate } from "./rooms/translate.js";
 
 // Rooms by task, in the order of their tabs: each is there where the model has such a task.
-const ROOMS = [Classify, Recommend, Graph, Rows, Labels, Tags, Translate, Play, Chess].map((Kind) => new Kind());
+const KINDS = [Classify, Find, Read, Listen, Speak, Recommend, Graph, Rows, Labels, Tags, Translate, Play, Chess];
+const ROOMS = KINDS.map((Kind) => new Kind());
 const TABS = ["chat", ...ROOMS.map(({ name }) => name), "complete", "compare", "card"];
 const NEED_SETTINGS = new Set(["chat", "complete", "compare"]);
 const chat = new Chat();

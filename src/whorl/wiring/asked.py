@@ -6,6 +6,7 @@ questions, and the environments that it was taught to act in.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,10 +26,11 @@ from whorl.stages.serve.card import AskedPart, Example, TaskCard
 __all__ = ["plays_of", "tasks_asked", "world_of"]
 
 LOG = logging.getLogger(__name__)
-NUM_EXAMPLES = 6  # of a field
+NUM_EXAMPLES, NUM_LOOKED_AT = 6, 60  # of a field
 MOST_SIGNS = 1_500  # of an example: they are told with every list of models
 MOST_PARTS = 100
 MOST_WORLDS = 8
+MOST_NAME = 60  # signs of an answer that is one of few
 CHOICE_TYPE, ROW_TYPE = "application/x-choice", "application/json"
 
 
@@ -70,7 +72,7 @@ def _task(
     """None where none of its documents has an answer."""
     field = find_field(name)
     mine = [number for number, each in enumerate(documents.fields) if each == name]
-    shown = [documents.document(number) for number in _spread(mine, NUM_EXAMPLES)]
+    shown = [documents.document(number) for number in _spread(mine, NUM_LOOKED_AT)]
     halves = [halved for each in shown if (halved := _halves(each, tokens)) is not None]
     if not halves:
         return None
@@ -79,13 +81,14 @@ def _task(
     in_words = all(_is_told_in_words(tokens.codecs[codec]) for codec in (*asked, answer))
     worlds: dict[str, None] = {}
     if isinstance(field.task, PlayTask):
-        worlds = {world: None for n in mine if (world := world_of(documents.names[n]))}
+        worlds = dict.fromkeys(field.task.own_worlds)
+        worlds |= {world: None for n in mine if (world := world_of(documents.names[n]))}
     return TaskCard(
         field=name,
         asked=tuple(asked),
         answer=answer,
         options={**field.options, **given},
-        examples=tuple(_examples(halves, tokens)) if asked and in_words else (),
+        examples=_varied(list(_examples(halves, tokens))) if asked and in_words else (),
         worlds=tuple(worlds)[:MOST_WORLDS],
     )
 
@@ -131,6 +134,18 @@ def _examples(
             continue
         if len(parts) <= MOST_PARTS and sum(len(part.text) for part in parts) <= MOST_SIGNS:
             yield Example(asked=tuple(parts), answer=answer.text[:MOST_SIGNS])
+
+
+def _varied(examples: Sequence[Example]) -> tuple[Example, ...]:
+    """At most NUM_EXAMPLES, of as many kinds as there are: other answers, other first lines."""
+    kinds: dict[tuple[str, str], list[Example]] = {}
+    for example in examples:
+        line, end, _ = example.asked[0].text.partition("\n") if example.asked else ("", "", "")
+        closed = example.answer if len(example.answer) <= MOST_NAME else ""
+        kinds.setdefault((line if end else "", closed if not end else ""), []).append(example)
+    turns = itertools.zip_longest(*kinds.values())
+    found = [example for turn in turns for example in turn if example is not None]
+    return tuple(found[:NUM_EXAMPLES])
 
 
 def _parts(ids: Sequence[int], tokens: Tokens) -> list[AskedPart]:

@@ -23,8 +23,8 @@ PARTS = (
     *("settings", "sound", "tokens", "tools", "turns", "values"),
 )
 ROOMS = (
-    *("room", "classify", "recommend", "graph", "rows", "labels", "tags", "translate", "play"),
-    "chess",
+    *("room", "written", "classify", "find", "read", "listen", "speak", "recommend", "graph"),
+    *("rows", "labels", "tags", "translate", "play", "chess"),
 )
 PAGE_FILES = {  # address -> (file of whorl.studio, media type)
     "/": ("index.html", "text/html"),

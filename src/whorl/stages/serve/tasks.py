@@ -15,8 +15,12 @@ from whorl.stages.serve.card import ModelCard, TaskCard
 
 __all__ = ["CHATS", "task_of", "tasks_of"]
 
-IMAGE, SOUND, ROW, CHOICE, OTHER = "image", "audio", "row", "choice", "other"
-KINDS = {"text/": TEXT, "image/": IMAGE, "audio/": SOUND, "application/json": ROW}  # media types
+IMAGE, SOUND, ROW, BOXES = "image", "audio", "row", "boxes"
+CHOICE, OTHER = "choice", "other"
+KINDS = {  # media types
+    **{"text/": TEXT, "image/": IMAGE, "audio/": SOUND},
+    **{"application/json": ROW, "application/x-ndjson": BOXES},
+}
 CHATS = "text-generation"
 BY_FIELD = {  # of fields whose codecs are those of another task too
     "tags": "token-classification",
@@ -29,14 +33,18 @@ BY_KIND = {  # (what is asked, what answers); Hugging Face's names where it has 
     (ROW, CHOICE): "tabular-classification",
     (TEXT, CHOICE): "text-classification",
     (IMAGE, TEXT): "image-to-text",
+    (IMAGE, BOXES): "object-detection",
     (SOUND, TEXT): "automatic-speech-recognition",
     (TEXT, SOUND): "text-to-speech",
     (SOUND, CHOICE): "audio-classification",
     (TEXT, TEXT): CHATS,
 }
 RECOMMENDATION, LINKS = "recommendation", "link-prediction"
-FIELD_OF = {"tag": "tags", "action": "episodes"}  # of answers that only one field has
-ASKED = {"tags": (TEXT,), "episodes": (ROW,), "": (IMAGE, ROW, TEXT)}  # the likeliest first
+FIELD_OF = {"tag": "tags", "action": "episodes", "move": "chess"}  # answers of one field alone
+ASKED = {  # the likeliest first
+    **{"tags": (TEXT,), "episodes": (ROW,), "chess": (ROW,)},
+    "": (IMAGE, ROW, TEXT),
+}
 
 
 def tasks_of(tokens: Tokens, card: ModelCard) -> list[dict[str, Any]]:
@@ -86,11 +94,11 @@ def _guessed(tokens: Tokens) -> list[TaskCard]:
         field = FIELD_OF.get(answer, "")
         asked = [others[kind] for kind in ASKED[field] if kind in others]
         found += [TaskCard(field=field, asked=(name,), answer=answer) for name in asked[:1]]
-    if TEXT in others:
-        text, sound = others[TEXT], others.get(SOUND)
-        if sound is not None:
-            found += [TaskCard(asked=(sound,), answer=text), TaskCard(asked=(text,), answer=sound)]
-        elif not found:
-            image = others.get(IMAGE)
-            found.append(TaskCard(asked=() if image is None else (image,), answer=text))
+    text, sound, image = (others.get(kind) for kind in (TEXT, SOUND, IMAGE))
+    if image and BOXES in others:
+        found.append(TaskCard(asked=(image,), answer=others[BOXES]))
+    if text and sound:
+        found += [TaskCard(asked=(sound,), answer=text), TaskCard(asked=(text,), answer=sound)]
+    elif text and not found:
+        found.append(TaskCard(asked=(image,) if image else (), answer=text))
     return found

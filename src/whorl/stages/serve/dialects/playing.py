@@ -227,9 +227,7 @@ class _Episode:
             raise invalid(f"model: it knows no action of {self.name}", "model")
         return found
 
-    async def _go_on(
-        self, begun: _Play
-    ) -> tuple[list[dict[str, Any]], str | None, dict[str, int]]:
+    async def _go_on(self, begun: _Play) -> tuple[list[dict[str, Any]], str | None, dict[str, int]]:
         """(what was there and what came, why the model could not go on, what it cost)."""
         frames = [begun.frame([], await self._aside(begun.scene))]
         usage = dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), 0)
