@@ -81,7 +81,7 @@ NAMES = {
     "films.item": "item_id:token\tmovie_title:token_seq\nc\tAlien\na\tVertigo\nz\tOther\n",
     "movies.dat": "c::Alien::Horror\na::Vertigo::Drama\n",
     "films.csv": "movieId,title\nc,Alien\na,Vertigo\n",
-    "films.jsonl": '{"parent_asin": "c", "title": "Alien"}\n{"parent_asin": "a", "title": "Vertigo"}\n',
+    "films.jsonl": '{"asin": "c", "title": "Alien"}\n{"asin": "a", "title": "Vertigo"}\n',
 }
 
 

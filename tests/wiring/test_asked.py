@@ -55,7 +55,7 @@ def prepared(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Record:
         _source(_lines(folder / "pairs.jsonl", pairs), translation.FIELD, heldout="0.3"),
         _source(_lines(folder / "films.jsonl", films), interactions.FIELD, window="5"),
         fields={each.name: each for each in (labels.FIELD, translation.FIELD, interactions.FIELD)},
-        vocab_size=400,
+        vocab_size=800,
         seq_len=64,
     )
 
