@@ -15,7 +15,7 @@ from whorl.core.ports import Source
 from whorl.core.records import Record
 from whorl.fields import episodes, interactions, labels, translation
 from whorl.fields.base import options_of
-from whorl.stages.serve.card import ModelCard
+from whorl.stages.serve.card import ModelCard, TaskCard
 from whorl.stages.serve.tasks import tasks_of
 from whorl.testing.worlds import FakeEnvironment
 from whorl.wiring.asked import plays_of, tasks_asked
@@ -36,8 +36,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def prepared(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Record:
-    """Of three fields that share the codec of text, or have their own."""
+def prepared(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
+    """Of three fields."""
     folder = tmp_path_factory.mktemp("data")
     mails = [
         {"text": f"{'cheap pills' if n % 2 else 'see you'} at {n}", "label": ["ham", "spam"][n % 2]}
@@ -49,22 +49,40 @@ def prepared(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Record:
         for user in range(12)
         for n in range(6)
     ]
-    return prepare(
-        home,
-        _source(_lines(folder / "mails.jsonl", mails), labels.FIELD, copies="1"),
-        _source(_lines(folder / "pairs.jsonl", pairs), translation.FIELD, heldout="0.3"),
-        _source(_lines(folder / "films.jsonl", films), interactions.FIELD, window="5"),
-        fields={each.name: each for each in (labels.FIELD, translation.FIELD, interactions.FIELD)},
-        vocab_size=800,
-        seq_len=64,
-    )
+    rows = {
+        "labels": (mails, labels.FIELD, {"copies": "1"}),
+        "translation": (pairs, translation.FIELD, {"heldout": "0.3"}),
+        "interactions": (films, interactions.FIELD, {"window": "5"}),
+    }
+    return {
+        name: prepare(
+            home,
+            _source(_lines(folder / f"{name}.jsonl", some), field, **options),
+            fields={name: field},
+            vocab_size=320,
+            seq_len=64,
+        )
+        for name, (some, field, options) in rows.items()
+    }
+
+
+def asked(home: Path, record: Record) -> tuple[TaskCard, str]:
+    """(what is told of the one field, the name of its task)."""
+    tokens = Tokens.load(record.folder("tokens"))
+    (task,) = tasks_asked(home, {"prepare": record.digest}, tokens)
+    card = ModelCard(name="m", contract_digest="", context_tokens=64, tasks=(task,))
+    (told,) = tasks_of(tokens, card)
+    return task, told["task"]
 
 
 def test_each_field_says_what_is_asked_and_shows_held_out_questions(
-    home: Path, prepared: Record
+    home: Path, prepared: dict[str, Record]
 ) -> None:
-    tokens = Tokens.load(prepared.folder("tokens"))
-    mails, pairs, films = tasks_asked(home, {"prepare": prepared.digest}, tokens)
+    (mails, is_labels), (pairs, is_translation), (films, is_films) = (
+        asked(home, prepared[name]) for name in ("labels", "translation", "interactions")
+    )
+    assert is_labels == "text-classification" and is_translation == "translation"
+    assert is_films == "recommendation"
     assert (mails.field, mails.asked, mails.answer) == ("labels", ("text",), "label")
     assert (pairs.field, pairs.asked, pairs.answer) == ("translation", ("text",), "text")
     assert (films.field, films.asked, films.answer) == ("interactions", ("item",), "item")
@@ -72,38 +90,39 @@ def test_each_field_says_what_is_asked_and_shows_held_out_questions(
         text, number = example.asked[0].text.rsplit(" at ", 1)
         assert example.answer == ["ham", "spam"][int(number) % 2] and len(example.asked) == 1
         assert text == ["see you", "cheap pills"][int(number) % 2]
+    assert {example.answer for example in mails.examples} == {"ham", "spam"}
     told = {"en > de\nthe house": "das Haus", "de > en\ndas Haus": "the house"}
     for example in pairs.examples:
         question, _, number = example.asked[0].text.rpartition(" ")
         assert example.answer == f"{told[question]} {number}"
+    assert {each.asked[0].text[:7] for each in pairs.examples} == {"en > de", "de > en"}
     for example in films.examples:
         shown = [int(part.text.removeprefix("film ")) for part in example.asked]
         assert len(shown) == 4  # the window's, less the answer
         assert example.answer == f"film {(shown[-1] + 1) % 9}"
     assert films.options["window"] == "5" and films.options["seed"] == "0"
     assert all(len(each.examples) == 6 for each in (mails, pairs, films))
-    card = ModelCard(name="m", contract_digest="", context_tokens=64, tasks=(mails, pairs, films))
-    names = ["text-classification", "translation", "recommendation"]
-    assert [each["task"] for each in tasks_of(tokens, card)] == names
 
 
 def test_a_folder_that_came_alone_says_what_its_codecs_do(
-    home: Path, prepared: Record, tmp_path: Path
+    home: Path, prepared: dict[str, Record], tmp_path: Path
 ) -> None:
-    tokens = Tokens.load(prepared.folder("tokens"))
-    for lineage in ({}, {"prepare": "../" + prepared.digest}, {"prepare": "0" * 32}):
+    record = prepared["labels"]
+    tokens = Tokens.load(record.folder("tokens"))
+    for lineage in ({}, {"prepare": "../" + record.digest}, {"prepare": "0" * 32}):
         assert tasks_asked(home, lineage, tokens) == ()
-    assert tasks_asked(tmp_path, {"prepare": prepared.digest}, tokens) == ()
+    assert tasks_asked(tmp_path, {"prepare": record.digest}, tokens) == ()
 
 
 def test_a_damaged_record_is_told_and_the_model_served_without_it(
-    home: Path, prepared: Record, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    prepared: dict[str, Record], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = tmp_path / "m" / "prepare" / prepared.digest
+    record = prepared["labels"]
+    folder = tmp_path / "m" / "prepare" / record.digest
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text("{}")
-    tokens = Tokens.load(prepared.folder("tokens"))
-    assert tasks_asked(tmp_path, {"prepare": prepared.digest}, tokens) == ()
+    tokens = Tokens.load(record.folder("tokens"))
+    assert tasks_asked(tmp_path, {"prepare": record.digest}, tokens) == ()
     assert "what this model was taught is not told" in caplog.text
 
 

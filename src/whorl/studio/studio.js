@@ -54,13 +54,16 @@ async function start() {
   use(models[0]);
   const canChat = chats(models[0]);
   compare.use(models, canChat);
-  show(canChat ? "chat" : (ROOMS.find((room) => room.taskOf(models[0]))?.name ?? "complete"));
+  show(firstOf(models[0]));
   watchLoad();
 }
 
 // A server that does not tell is asked.
 const chats = (model) => model.chats ?? takesText(model);
 const takesText = ({ codecs }) => !codecs || codecs.some((codec) => codec.media_type.startsWith("text/"));
+
+// The room that a person begins in.
+const firstOf = (model) => (chats(model) ? "chat" : (ROOMS.find((room) => room.taskOf(model))?.name ?? "complete"));
 
 function use(model) {
   document.title = `${model.id} · whorl`;
@@ -80,7 +83,9 @@ function use(model) {
     if (!room.tab.hidden) room.use(model);
   }
   at("tab-compare").hidden = !takesText(model);
-  if (at(`tab-${document.body.dataset.tab ?? "card"}`).hidden) show("complete");
+  const now = document.body.dataset.tab ?? "card";
+  if (at(`tab-${now}`).hidden) show(firstOf(model));
+  else ROOMS.find(({ name }) => name === now)?.enter();
   at("card").replaceChildren(...cardOf(model));
 }
 
@@ -93,6 +98,7 @@ function show(tab) {
   }
   document.body.dataset.tab = tab;
   document.body.dataset.settings = NEED_SETTINGS.has(tab) ? "yes" : "no";
+  ROOMS.find(({ name }) => name === tab)?.enter();
   at(`tab-${tab}`).scrollIntoView({ block: "nearest", inline: "nearest" });
   at("settings").hidden = !NEED_SETTINGS.has(tab);
   at("system-group").hidden = tab !== "chat";

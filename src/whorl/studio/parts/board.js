@@ -35,7 +35,7 @@ export class Board {
     for (const [name, square] of this.squares) {
       const piece = pieces.get(name) ?? "";
       const isWhite = piece !== piece.toLowerCase();
-      square.textContent = piece ? GLYPHS[piece.toLowerCase()] + TEXT_FORM : "";
+      square.dataset.glyph = piece ? GLYPHS[piece.toLowerCase()] + TEXT_FORM : "";
       square.dataset.piece = piece ? (isWhite ? "white" : "black") : "";
       square.dataset.last = String(Boolean(last) && (last.slice(0, 2) === name || last.slice(2, 4) === name));
       const told = piece ? `${isWhite ? "white" : "black"} ${NAMES[piece.toLowerCase()]}` : "empty";

@@ -29,8 +29,7 @@ function prepared(canvas, width, height) {
   const times = window.devicePixelRatio || 1;
   canvas.width = width * times;
   canvas.height = height * times;
-  canvas.style.aspectRatio = `${width} / ${height}`;
-  canvas.style.maxWidth = `${width}px`;
+  canvas.style.width = `${width}px`;
   const context = canvas.getContext("2d");
   context.scale(times, times);
   return context;

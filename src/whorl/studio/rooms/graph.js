@@ -109,7 +109,7 @@ export class Graph extends Room {
   }
 
   #draw() {
-    this.sum.textContent = this.facts.length ? `What is known of it: ${this.facts.length} facts` : "What is known of it: nothing is added";
+    this.sum.textContent = this.facts.length ? `What is known of it: ${this.facts.length} ${this.facts.length === 1 ? "fact" : "facts"}` : "What is known of it: nothing is added";
     this.known.replaceChildren(...this.facts.map(([relation, entity], place) => make("li", {}, `${relationName(relation)} ${entity}`, button("×", () => {
       this.facts.splice(place, 1);
       this.#draw();

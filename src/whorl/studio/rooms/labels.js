@@ -14,14 +14,14 @@ export class Labels extends Room {
 
   constructor() {
     super({
-      name: "labels", title: "Label", heading: "Which text is it?", verb: "Label",
+      name: "labels", title: "Label", heading: "What kind of text is it?", verb: "Label",
       tasks: ["text-classification"],
     });
   }
 
   build() {
     this.area = make("textarea", {
-      id: "labels-text", rows: 6, placeholder: "Write or paste a text", autocomplete: "off", aria: { label: "Text" },
+      id: "labels-text", rows: 5, placeholder: "Write or paste a text", autocomplete: "off", aria: { label: "Text" },
       on: { input: () => { this.#right = null; this.changed(); } },
     });
     const examples = exampleButtons(this.task.examples, ({ asked }) => short(asked[0].text.trim(), 24), (example) => {

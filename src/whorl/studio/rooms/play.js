@@ -29,6 +29,9 @@ export class Play extends Room {
     this.said = make("p", { class: "said" });
     this.cells = make("div", {});
     this.chosen = make("div", { class: "choice" });
+    window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+      if (this.frames.length) this.#show(this.#place); // a canvas keeps the colours it was drawn in
+    });
     this.slider = make("input", { type: "range", id: "play-place", min: 0, max: 0, value: 0, on: { input: () => this.#show(Number(this.slider.value)) } });
     this.pause = button("Pause", () => this.#toggle(), { id: "play-pause", class: "main" });
     this.speed = make("select", { aria: { label: "Speed" } });

@@ -32,8 +32,10 @@ export class Recommend extends Room {
       this.picked = example.asked.map(({ text }) => text);
       this.#changed();
     });
+    this.empty?.remove();
     this.empty = button("Begin anew", () => { this.picked = []; this.#changed(); }, { class: "quiet" });
-    this.input.replaceChildren(this.picker.node, ...[examples].filter(Boolean), this.chips, make("div", { class: "row" }, this.told, make("span", { class: "spring" }), this.empty));
+    this.input.replaceChildren(...[examples].filter(Boolean), this.picker.node, this.chips, this.told);
+    this.input.nextElementSibling.firstElementChild.after(this.empty); // beside "As code"
     this.#draw();
     const { model } = this;
     valuesOf(model, this.task.answer).then((values) => {

@@ -13,6 +13,7 @@ export class Room {
   task = null; // of the model: {task, asked, answer, options, examples, worlds}
   pause = PAUSE_MS;
   #waiting = 0;
+  #isBuilt = false; // for this model
 
   // name: of its tab; title: what the tab says; heading: of the form; verb: of the button that asks
   constructor({ name, title, heading, verb, tasks }) {
@@ -45,11 +46,17 @@ export class Room {
     return (model.tasks ?? []).find((task) => this.tasks.includes(task.task));
   }
 
-  // Brings the model in, and begins anew.
+  // Brings the model in; the room is built anew for it when somebody enters.
   use(model) {
     this.turn.abort();
     this.model = model;
     this.task = this.taskOf(model);
+    this.#isBuilt = false;
+  }
+
+  enter() {
+    if (this.#isBuilt) return;
+    this.#isBuilt = true;
     this.result.replaceChildren();
     this.build();
     this.turn.allow(this.ready());

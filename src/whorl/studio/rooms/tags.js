@@ -21,7 +21,7 @@ export class Tags extends Room {
 
   constructor() {
     super({
-      name: "tags", title: "Tag", heading: "Which words are there?", verb: "Tag",
+      name: "tags", title: "Tag", heading: "What kind of word is each?", verb: "Tag",
       tasks: ["token-classification"],
     });
   }
@@ -85,7 +85,7 @@ export class Tags extends Room {
       const node = make("span", {
         class: `word ${colour(label)}`, tabIndex: place ? -1 : 0, role: "note",
         aria: { label: `${word.text}: ${label}, ${percent(classes[0].probability)}` },
-      }, word.text, make("small", { aria: { hidden: "true" } }, label));
+      }, make("span", {}, word.text), make("small", { aria: { hidden: "true" } }, label));
       const tell = () => {
         const shares = classes.map((each) => ({ text: each.label, logprob: Math.log(each.probability) }));
         detail.replaceChildren(make("p", {}, make("b", {}, word.text)), bars(shares, label, true));
