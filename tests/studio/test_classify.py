@@ -18,6 +18,8 @@ from whorl.codecs.contract import Tokens
 from whorl.codecs.image import fit_image_codec
 from whorl.codecs.label import LabelCodec
 from whorl.codecs.parts import token_space
+from whorl.codecs.text import train_text_codec
+from whorl.testing.corpus import tiny_texts
 
 BARS = "[...document.querySelectorAll('#classify-result .bars li')].map((row) => row.innerText)"
 DROP = """(async () => {
@@ -103,3 +105,48 @@ def test_the_room_fits_the_window(browser: Browser, photos: Site, width: int) ->
     photos.enter(browser)
     browser.look(width, 740)
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
+
+
+TAKE = """(async () => {
+  const wait = (ms) => new Promise((done) => setTimeout(done, ms));
+  const press = () => document.querySelector("#classify-input .camera button").click();
+  press();
+  const video = document.querySelector("#classify-input video");
+  for (let tries = 0; !video.videoWidth && tries < 200; tries += 1) await wait(20);
+  await wait(300);
+  press();
+  return [video.videoWidth, video.hidden];
+})()"""
+
+
+def test_a_photograph_is_taken_and_the_camera_closed(browser: Browser, photos: Site) -> None:
+    likes(photos, "cat")
+    photos.enter(browser)
+    assert browser.evaluate(TAKE)[0] > 0  # Chromium's fake device
+    browser.has("#classify-result .chosen", "cat")
+    assert browser.evaluate("document.querySelector('#classify-input video').hidden")
+    asked = photos.engine.asked[-1]
+    assert len(set(asked[1:-1])) > 1  # it shows something
+    assert browser.complaints() == []
+
+
+def test_what_is_written_on_an_image_is_read(
+    browser: Browser, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3)).astype(np.uint8)
+    codecs = {
+        "image": fit_image_codec(pixels, 12, 4, white=255.0),
+        "text": train_text_codec(tiny_texts(5), 300),
+    }
+    tokens = Tokens.build(codecs, 400)
+    with real_site(tokens, tmp_path_factory.mktemp("home")) as site:
+        site.engine.reply = lambda request: tokens.encode_prompt("whorl <b>1</b>")[1:]
+        site.enter(browser)
+        assert browser.evaluate("document.body.dataset.tab") == "read"
+        image, data = Image.new("RGB", (64, 64), (200, 30, 60)), io.BytesIO()
+        image.save(data, "PNG")
+        drop = DROP.replace("classify", "read") % base64.b64encode(data.getvalue()).decode()
+        browser.evaluate(drop)
+        browser.has("#read-result", "whorl <b>1</b>")
+        assert site.engine.submitted[-1].prompt_ids[-1] == tokens.contract.special["<|answer|>"]
+        assert browser.complaints() == []

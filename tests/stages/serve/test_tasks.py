@@ -24,7 +24,7 @@ def codecs() -> dict[str, Any]:
     rng = np.random.default_rng(0)
     sounds = [rng.normal(0, 3_000, 4_000).astype(np.int16) for _ in range(8)]
     pictures = rng.integers(0, 17, (30, 4, 4)).astype(np.uint8)
-    names = ("label", "tag", "item", "entity", "relation", "action", "move")
+    names = ("label", "tag", "item", "entity", "relation", "action")
     return {
         "text": train_text_codec(tiny_texts(5), 280),
         "image": fit_image_codec(pictures, 12, 2),
@@ -54,7 +54,6 @@ def facts(codecs: dict[str, Any], names: str, *tasks: TaskCard) -> tuple[Any, bo
         ("item", [("recommendation", ("item",), "item")]),
         ("entity relation", [("link-prediction", ("entity", "relation"), "entity")]),
         ("row action", [("play", ("row",), "action")]),
-        ("row move", [("chess", ("row",), "move")]),
         ("image text", [("image-to-text", ("image",), "text")]),
         (
             "audio text",

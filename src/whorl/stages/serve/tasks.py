@@ -40,19 +40,20 @@ BY_KIND = {  # (what is asked, what answers); Hugging Face's names where it has 
     (TEXT, TEXT): CHATS,
 }
 RECOMMENDATION, LINKS = "recommendation", "link-prediction"
-FIELD_OF = {"tag": "tags", "action": "episodes", "move": "chess"}  # answers of one field alone
-ASKED = {  # the likeliest first
-    **{"tags": (TEXT,), "episodes": (ROW,), "chess": (ROW,)},
-    "": (IMAGE, ROW, TEXT),
-}
+FIELD_OF = {"tag": "tags", "action": "episodes"}  # of answers that only one field has
+ASKED = {"tags": (TEXT,), "episodes": (ROW,), "": (IMAGE, ROW, TEXT)}  # the likeliest first
 
 
 def tasks_of(tokens: Tokens, card: ModelCard) -> list[dict[str, Any]]:
     """Each task with its codecs, the field's options and examples: for /v1/models."""
     known = [each for each in card.tasks if _is_of(each, tokens)]
-    return [
-        {"task": task_of(each, tokens), **each.model_dump()} for each in known or _guessed(tokens)
-    ]
+    return [_told(each, task_of(each, tokens)) for each in known or _guessed(tokens)]
+
+
+def _told(card: TaskCard, task: str) -> dict[str, Any]:
+    """Examples of what is chatted about are left out: they are long, and no room shows them."""
+    shown = card.model_copy(update={"examples": ()}) if task == CHATS else card
+    return {"task": task, **shown.model_dump()}
 
 
 def task_of(card: TaskCard, tokens: Tokens) -> str:

@@ -25,7 +25,7 @@ export class Written extends Room {
   async body() {
     return {
       model: this.model.id, prompt: [await this.editor.part(), { codec: "special", text: ANSWER }],
-      answer_codec: this.task.answer, max_tokens: Math.min(MOST_TOKENS, this.model.max_tokens ?? MOST_TOKENS), temperature: 0, seed: 0,
+      max_tokens: Math.min(MOST_TOKENS, this.model.max_tokens ?? MOST_TOKENS), temperature: 0, seed: 0,
     };
   }
 

@@ -32,7 +32,7 @@ from whorl.core.environments import (
     Step,
 )
 from whorl.core.errors import DataError, MissingExtra, WhorlError
-from whorl.core.ports import Part
+from whorl.core.ports import Codec, Part
 from whorl.stages.serve.access import caller_of
 from whorl.stages.serve.ask import PartBody
 from whorl.stages.serve.card import TaskCard
@@ -221,8 +221,8 @@ class _Episode:
 
     def _known(self, begun: _Play) -> list[str]:
         """What may be done now and the model knows. Raises ApiError 400 if it knows nothing."""
-        values = self.vocabularies.of(self.served.tokens, self.task.codec)
-        found = [action for action in begun.world.actions if action in values]
+        codec = self.served.tokens.codecs[self.card.answer]
+        found = [action for action in begun.world.actions if _is_value(codec, action)]
         if not found:
             raise invalid(f"model: it knows no action of {self.name}", "model")
         return found
@@ -253,7 +253,7 @@ class _Episode:
     async def _ranked(self, begun: _Play, actions: list[str]) -> dict[str, Any]:
         prompt = [_part(part) for part in self.task.ask(begun.done, begun.seen)]
         asked = RankBody(
-            model=self.body.model, prompt=prompt, codec=self.task.codec, candidates=actions
+            model=self.body.model, prompt=prompt, codec=self.card.answer, candidates=actions
         )
         gateway, vocabularies = self.gateway, self.vocabularies
         if gateway.served is not self.served:
@@ -278,6 +278,13 @@ class _Episode:
         except ClientGone:
             self.is_over.set()
             raise
+
+
+def _is_value(codec: Codec, value: str) -> bool:
+    try:
+        return bool(codec.encode(value))
+    except DataError:
+        return False
 
 
 def _close(opened: list[Environment]) -> None:
