@@ -58,9 +58,10 @@ export class Recommend extends Room {
   }
 
   show({ candidates, num_candidates: all }) {
+    const before = this.#before?.filter((value) => !this.picked.includes(value)) ?? null; // what was picked is gone
     this.result.replaceChildren(
       make("h2", {}, this.picked.length ? "What may come next" : "What most begin with"),
-      ranked(candidates, { use: (value) => this.#add(value), verb: "Add it to what I had", before: this.#before }),
+      ranked(candidates, { use: (value) => this.#add(value), verb: "Add it to what I had", before }),
       make("p", { class: "note" }, `Of ${all.toLocaleString("en")} that are not in the list above. Press one to add it.`),
     );
     this.#before = candidates.map(({ candidate }) => candidate);
