@@ -1,6 +1,6 @@
 // A question to a knowledge graph: an entity, a relation, and what stands at its other end.
 
-import { button, fill, make } from "../parts/dom.js";
+import { button, fill, make, showError } from "../parts/dom.js";
 import { Picker } from "../parts/picker.js";
 import { ranked, valuesOf } from "../parts/values.js";
 import { Room, exampleButtons, short } from "./room.js";
@@ -45,7 +45,8 @@ export class Graph extends Room {
       fill(this.link, sorted.map((name) => [name, relationName(name)]));
       fill(this.factLink, sorted.map((name) => [name, relationName(name)]));
       if (this.task.examples.length) this.#take(this.task.examples[0]);
-    }, () => {});
+    }).catch(showError);
+    this.#draw();
   }
 
   // What is known of the entity, which the model reads before the question.
