@@ -2,7 +2,7 @@
 // Nothing is kept by the server: each request says what was done so far (see /v1/play).
 
 import { getJson } from "../parts/api.js";
-import { announce, at, button, fill, make } from "../parts/dom.js";
+import { announce, button, fill, make } from "../parts/dom.js";
 import { drawScene } from "../parts/scene.js";
 import { bars } from "../parts/tokens.js";
 import { Room } from "./room.js";
@@ -156,7 +156,7 @@ export class Play extends Room {
     if (!this.#playing) return;
     if (this.#place < this.frames.length - 1) this.#show(this.#place + 1);
     if (this.#place >= this.frames.length - 1 && this.#hasEnded) this.#stopWatching();
-    else if (at("panel-play").hidden) this.#stopWatching();
+    else if (this.panel.hidden) this.#stopWatching();
     else this.#play();
   }
 

@@ -1,7 +1,7 @@
 // The sound of a text, to hear and to keep.
 
 import { send } from "../parts/api.js";
-import { at, button, make } from "../parts/dom.js";
+import { button, make } from "../parts/dom.js";
 import { Room } from "./room.js";
 
 const MOST_SIGNS = 4096;
@@ -38,7 +38,7 @@ export class Speak extends Room {
     this.result.replaceChildren(make("div", { class: "choice wide" }, wave,
       make("div", { class: "row" }, button("Play", () => play(sound), { class: "main" }), make("span", { class: "note" }, `${sound.duration.toFixed(1)} s`))));
     drawWave(wave, sound.getChannelData(0));
-    if (!at("panel-speak").hidden) play(sound);
+    if (!this.panel.hidden) play(sound);
   }
 }
 
