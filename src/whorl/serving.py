@@ -231,13 +231,13 @@ def _open(
     home: Path,
     example_prompt: str = "",
     measures: bool = True,
-) -> tuple[Engine, Tokens, ModelCard]:
-    """A model with its engine, ready to answer; measures: see `open_promised`."""
+) -> tuple[Engine, Tokens, ModelCard, dict[str, Any]]:
+    """A model with its engine, ready to answer, and its `plays`; measures: see `open_promised`."""
     from whorl.codecs.contract import Tokens
     from whorl.engines.open import CACHE
     from whorl.model.folder import TOKENS, peek_card
     from whorl.stages.serve.card import ModelCard, VariantQuality
-    from whorl.wiring.asked import tasks_asked
+    from whorl.wiring.asked import plays_of, tasks_asked
     from whorl.wiring.promise import open_promised
 
     folder = model.folder
@@ -263,7 +263,8 @@ def _open(
     try:
         tokens = Tokens.load(folder / TOKENS)
         tasks = tasks_asked(home, card.lineage, tokens)
-        return engine, tokens, shown.model_copy(update={"promise": promise, "tasks": tasks})
+        shown = shown.model_copy(update={"promise": promise, "tasks": tasks})
+        return engine, tokens, shown, plays_of(tasks)
     except BaseException:
         engine.close()
         raise
@@ -285,12 +286,11 @@ def open_model_app(
     """
     from whorl.stages.serve.app import create_app
     from whorl.stages.serve.desk import Desk
-    from whorl.wiring.asked import plays_of
 
     desk = Desk.of(config, home if is_open else None)
-    engine, tokens, card = _open(model, config, home, example_prompt)
+    engine, tokens, card, plays = _open(model, config, home, example_prompt)
     try:
-        app = create_app(engine, tokens, card, config, api_key, desk, plays_of(card.tasks))
+        app = create_app(engine, tokens, card, config, api_key, desk, plays)
     except BaseException:
         engine.close()
         raise
@@ -305,7 +305,6 @@ def newer_models(
     One that cannot be opened is told once (its error is raised), and not tried again.
     """
     from whorl.stages.serve.served import Served
-    from whorl.wiring.asked import plays_of
 
     seen = now
 
@@ -319,8 +318,8 @@ def newer_models(
         ):
             return None
         seen = found
-        engine, tokens, card = _open(found, config, home, measures=False)
-        return Served(engine, tokens, card, engine.close, plays_of(card.tasks))
+        engine, tokens, card, plays = _open(found, config, home, measures=False)
+        return Served(engine, tokens, card, engine.close, plays)
 
     return look
 

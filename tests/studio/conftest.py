@@ -121,7 +121,8 @@ def listening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 @pytest.fixture(scope="package")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A model of many fields, one for each of the page's rooms; site.rules says what it answers."""
-    from tests.studio.many import PLAYS, Rules, many_tasks, many_tokens
+    from tests.studio.many import Rules, many_tasks, many_tokens
+    from tests.studio.worlds import PLAYS
 
     tokens, home = many_tokens(), tmp_path_factory.mktemp("home")
     with real_site(tokens, home, 0.0, many_tasks(), PLAYS) as found:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from tests.studio.browser import Browser, chromium
 from tests.studio.conftest import Site, real_site
-from tests.studio.many import PLAYS, Rules, many_tasks, many_tokens
+from tests.studio.many import Rules, many_tasks, many_tokens
 from tests.studio.test_rooms import ROOMS, fill
+from tests.studio.worlds import PLAYS
 
 SHAPES = (("light", 1200), ("dark", 1200), ("light", 390))
 SHOWN = {"recommend": "light", "play": "dark"}  # in the docs

@@ -21,7 +21,7 @@ from whorl.core.heldout import HeldoutDocuments
 from whorl.core.ports import Codec, HeldoutDocument
 from whorl.core.records import Record
 from whorl.fields.base import find_field
-from whorl.stages.serve.card import AskedPart, Example, TaskCard
+from whorl.stages.serve.card import AskedPart, HeldoutExample, TaskCard
 
 __all__ = ["plays_of", "tasks_asked", "world_of"]
 
@@ -125,7 +125,7 @@ def _is_told_in_words(codec: Codec) -> bool:
 
 def _examples(
     halves: Iterable[tuple[Sequence[int], Sequence[int]]], tokens: Tokens
-) -> Iterator[Example]:
+) -> Iterator[HeldoutExample]:
     """Those that are short."""
     for before, after in halves:
         try:
@@ -133,12 +133,12 @@ def _examples(
         except DataError:
             continue
         if len(parts) <= MOST_PARTS and sum(len(part.text) for part in parts) <= MOST_SIGNS:
-            yield Example(asked=tuple(parts), answer=answer.text[:MOST_SIGNS])
+            yield HeldoutExample(asked=tuple(parts), answer=answer.text[:MOST_SIGNS])
 
 
-def _varied(examples: Sequence[Example]) -> tuple[Example, ...]:
+def _varied(examples: Sequence[HeldoutExample]) -> tuple[HeldoutExample, ...]:
     """At most NUM_EXAMPLES, of as many kinds as there are: other answers, other first lines."""
-    kinds: dict[tuple[str, str], list[Example]] = {}
+    kinds: dict[tuple[str, str], list[HeldoutExample]] = {}
     for example in examples:
         line, end, _ = example.asked[0].text.partition("\n") if example.asked else ("", "", "")
         closed = example.answer if len(example.answer) <= MOST_NAME else ""

@@ -10,7 +10,7 @@ __all__ = [
     "GREEDY",
     "SAMPLING",
     "AskedPart",
-    "Example",
+    "HeldoutExample",
     "ModelCard",
     "QualityFigure",
     "Sampling",
@@ -49,7 +49,7 @@ class AskedPart(_Frozen):
     text: str
 
 
-class Example(_Frozen):
+class HeldoutExample(_Frozen):
     """A held-out question and its right answer."""
 
     asked: tuple[AskedPart, ...]
@@ -63,7 +63,7 @@ class TaskCard(_Frozen):
     asked: tuple[str, ...] = Field((), description="codecs of a question; none: it goes on")
     answer: str = Field(description="the codec of an answer")
     options: dict[str, str] = Field(default_factory=dict, description="of the field")
-    examples: tuple[Example, ...] = ()
+    examples: tuple[HeldoutExample, ...] = ()
     worlds: tuple[str, ...] = Field((), description="environments that it was taught to act in")
 
 

@@ -127,8 +127,8 @@ def add_playing(app: FastAPI, gateway: Gateway) -> None:
         if gateway.stopping:
             raise ApiError(503, "the server is stopping", code="stopping")
         if inside[0] >= MOST_AT_ONCE:
-            told = f"{MOST_AT_ONCE} environments are played already; try again in a moment"
-            raise ApiError(429, told, code="server_full", headers={"Retry-After": "1"})
+            full = f"{MOST_AT_ONCE} environments are played already; try again in a moment"
+            raise ApiError(429, full, code="server_full", headers={"Retry-After": "1"})
         inside[0] += 1
         try:
             told = await _Episode(gateway, vocabularies, body, request, max_time).play()
