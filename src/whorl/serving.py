@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whorl.core.errors import SpecError
-from whorl.core.metrics import find_metric
 from whorl.core.records import MANIFEST, Record, RecordStore
 from whorl.core.variants import Variant, find_variant
 from whorl.spec.resolved import ServeConfig
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from whorl.codecs.contract import Tokens
     from whorl.core.ports import Engine
     from whorl.stages.improve.registry import Version
-    from whorl.stages.serve.card import ModelCard, QualityFigure
+    from whorl.stages.serve.card import ModelCard
     from whorl.stages.serve.served import Served
     from whorl.stages.serve.swap import NextModel
 
@@ -237,13 +236,13 @@ def _open(
     from whorl.engines.open import CACHE
     from whorl.model.folder import TOKENS, peek_card
     from whorl.stages.serve.card import ModelCard, VariantQuality
-    from whorl.wiring.asked import plays_of, tasks_asked
+    from whorl.wiring.cards import figures_by_variant, plays_of, tasks_asked
     from whorl.wiring.promise import open_promised
 
     folder = model.folder
     card = peek_card(folder)  # the engine verifies every file
     shown_variant = model.variant or card.variant
-    measured = _figures_by_variant(model.scores)
+    measured = figures_by_variant(model.scores)
     figures = measured.pop(shown_variant, ())
     shown = ModelCard(
         name=model.model_id,
@@ -322,23 +321,6 @@ def newer_models(
         return Served(engine, tokens, card, engine.close, plays)
 
     return look
-
-
-def _figures_by_variant(
-    scores: Sequence[Mapping[str, Any]],
-) -> dict[Variant, tuple[QualityFigure, ...]]:
-    from whorl.stages.serve.card import QualityFigure
-
-    found: dict[Variant, tuple[QualityFigure, ...]] = {}
-    for score in scores:
-        if score.get("variant") is not None:
-            figure = QualityFigure(
-                **{key: score[key] for key in ("name", "field", "metric", "value", "low", "high")},
-                shown=find_metric(score["metric"]).shown(score["value"]),
-            )
-            variant = Variant(**score["variant"])
-            found[variant] = (*found.get(variant, ()), figure)
-    return found
 
 
 def serve_app(

@@ -1,7 +1,8 @@
-"""What a model was taught to answer, from the record of its data: for its card.
+"""What a served model's card tells: what was measured of it, and what it was taught to answer.
 
-Each field of the recipe with the codecs of its questions and answers, its options, some held-out
-questions, and the environments that it was taught to act in.
+The latter is read from the record of its data: each field of the recipe with the codecs of its
+questions and answers, its options, some held-out questions, and the environments that it was taught
+to act in.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from whorl.codecs.parts import decode_parts
 from whorl.core.environments import PlayTask
 from whorl.core.errors import DataError, WhorlError
 from whorl.core.heldout import HeldoutDocuments
+from whorl.core.metrics import find_metric
 from whorl.core.ports import Codec, HeldoutDocument
 from whorl.core.records import Record
+from whorl.core.variants import Variant
 from whorl.fields.base import find_field
-from whorl.stages.serve.card import AskedPart, HeldoutExample, TaskCard
+from whorl.stages.serve.card import AskedPart, HeldoutExample, QualityFigure, TaskCard
 
-__all__ = ["plays_of", "tasks_asked", "world_of"]
+__all__ = ["figures_by_variant", "plays_of", "tasks_asked", "world_of"]
 
 LOG = logging.getLogger(__name__)
 NUM_EXAMPLES, NUM_LOOKED_AT = 6, 60  # of a field
@@ -32,6 +35,22 @@ MOST_PARTS = 100
 MOST_WORLDS = 8
 MOST_NAME = 60  # signs of an answer that is one of few
 CHOICE_TYPE, ROW_TYPE = "application/x-choice", "application/json"
+
+
+def figures_by_variant(
+    scores: Sequence[Mapping[str, Any]],
+) -> dict[Variant, tuple[QualityFigure, ...]]:
+    """What was measured of a model, as rows of its scores tell it."""
+    found: dict[Variant, tuple[QualityFigure, ...]] = {}
+    for score in scores:
+        if score.get("variant") is not None:
+            figure = QualityFigure(
+                **{key: score[key] for key in ("name", "field", "metric", "value", "low", "high")},
+                shown=find_metric(score["metric"]).shown(score["value"]),
+            )
+            variant = Variant(**score["variant"])
+            found[variant] = (*found.get(variant, ()), figure)
+    return found
 
 
 def tasks_asked(home: Path, lineage: Mapping[str, Any], tokens: Tokens) -> tuple[TaskCard, ...]:

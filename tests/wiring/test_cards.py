@@ -18,7 +18,7 @@ from whorl.fields.base import options_of
 from whorl.stages.serve.card import ModelCard, TaskCard
 from whorl.stages.serve.tasks import tasks_of
 from whorl.testing.worlds import FakeEnvironment
-from whorl.wiring.asked import plays_of, tasks_asked
+from whorl.wiring.cards import plays_of, tasks_asked
 
 
 def _lines(path: Path, rows: list[Any]) -> str:
