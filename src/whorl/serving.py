@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whorl.core.errors import SpecError
-from whorl.core.metrics import find_metric
 from whorl.core.records import MANIFEST, Record, RecordStore
 from whorl.core.variants import Variant, find_variant
 from whorl.spec.resolved import ServeConfig
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from whorl.codecs.contract import Tokens
     from whorl.core.ports import Engine
     from whorl.stages.improve.registry import Version
-    from whorl.stages.serve.card import ModelCard, QualityFigure
+    from whorl.stages.serve.card import ModelCard
     from whorl.stages.serve.served import Served
     from whorl.stages.serve.swap import NextModel
 
@@ -231,18 +230,19 @@ def _open(
     home: Path,
     example_prompt: str = "",
     measures: bool = True,
-) -> tuple[Engine, Tokens, ModelCard]:
-    """A model with its engine, ready to answer; measures: see `open_promised`."""
+) -> tuple[Engine, Tokens, ModelCard, dict[str, Any]]:
+    """A model with its engine, ready to answer, and its `plays`; measures: see `open_promised`."""
     from whorl.codecs.contract import Tokens
     from whorl.engines.open import CACHE
     from whorl.model.folder import TOKENS, peek_card
     from whorl.stages.serve.card import ModelCard, VariantQuality
+    from whorl.wiring.cards import figures_by_variant, plays_of, tasks_asked
     from whorl.wiring.promise import open_promised
 
     folder = model.folder
     card = peek_card(folder)  # the engine verifies every file
     shown_variant = model.variant or card.variant
-    measured = _figures_by_variant(model.scores)
+    measured = figures_by_variant(model.scores)
     figures = measured.pop(shown_variant, ())
     shown = ModelCard(
         name=model.model_id,
@@ -261,7 +261,9 @@ def _open(
     engine, promise = open_promised(folder, model.variant, config, home / CACHE, measures)
     try:
         tokens = Tokens.load(folder / TOKENS)
-        return engine, tokens, shown.model_copy(update={"promise": promise})
+        tasks = tasks_asked(home, card.lineage, tokens)
+        shown = shown.model_copy(update={"promise": promise, "tasks": tasks})
+        return engine, tokens, shown, plays_of(tasks)
     except BaseException:
         engine.close()
         raise
@@ -285,9 +287,9 @@ def open_model_app(
     from whorl.stages.serve.desk import Desk
 
     desk = Desk.of(config, home if is_open else None)
-    engine, tokens, card = _open(model, config, home, example_prompt)
+    engine, tokens, card, plays = _open(model, config, home, example_prompt)
     try:
-        app = create_app(engine, tokens, card, config, api_key, desk)
+        app = create_app(engine, tokens, card, config, api_key, desk, plays)
     except BaseException:
         engine.close()
         raise
@@ -315,27 +317,10 @@ def newer_models(
         ):
             return None
         seen = found
-        engine, tokens, card = _open(found, config, home, measures=False)
-        return Served(engine, tokens, card, engine.close)
+        engine, tokens, card, plays = _open(found, config, home, measures=False)
+        return Served(engine, tokens, card, engine.close, plays)
 
     return look
-
-
-def _figures_by_variant(
-    scores: Sequence[Mapping[str, Any]],
-) -> dict[Variant, tuple[QualityFigure, ...]]:
-    from whorl.stages.serve.card import QualityFigure
-
-    found: dict[Variant, tuple[QualityFigure, ...]] = {}
-    for score in scores:
-        if score.get("variant") is not None:
-            figure = QualityFigure(
-                **{key: score[key] for key in ("name", "field", "metric", "value", "low", "high")},
-                shown=find_metric(score["metric"]).shown(score["value"]),
-            )
-            variant = Variant(**score["variant"])
-            found[variant] = (*found.get(variant, ()), figure)
-    return found
 
 
 def serve_app(

@@ -77,6 +77,45 @@ FILES = {
 }
 
 
+NAMES = {
+    "films.item": "item_id:token\tmovie_title:token_seq\nc\tAlien\na\tVertigo\nz\tOther\n",
+    "movies.dat": "c::Alien::Horror\na::Vertigo::Drama\n",
+    "films.csv": "movieId,title\nc,Alien\na,Vertigo\n",
+    "films.jsonl": '{"asin": "c", "title": "Alien"}\n{"asin": "a", "title": "Vertigo"}\n',
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_items_are_called_by_their_names_in_the_same_order(
+    tmp_path: Path, name: str, is_folder: bool
+) -> None:
+    (tmp_path / "ratings.csv").write_text(FILES["ratings.csv"])
+    path = tmp_path if is_folder else tmp_path / "ratings.csv"
+    plain, _ = read(tmp_path / "ratings.csv", copies="3")
+    (tmp_path / name).write_text(NAMES[name])
+    called, reasons = read(path, copies="3", names=name)
+    told = {"a": "a Vertigo", "b": "b", "c": "c Alien"}
+    assert [values(d) for d in called] == [[told.get(v, v) for v in values(d)] for d in plain]
+    assert [d.name for d in called] == [d.name for d in plain]
+    assert any("1 items without a name" in reason for reason in reasons)
+    codec, before = (FIELD.fit_codecs(ds, {})["item"] for ds in (called, plain))
+    for one, other in zip(called, plain, strict=True):
+        ids = [
+            [c.encode(v) for v in values(d) if v[0] != "<"]
+            for c, d in ((codec, one), (before, other))
+        ]
+        assert ids[0] == ids[1]
+
+
+def test_a_file_of_names_has_to_be_beside_the_data(tmp_path: Path) -> None:
+    (tmp_path / "ratings.csv").write_text(FILES["ratings.csv"])
+    with pytest.raises(DataError):
+        read(tmp_path / "ratings.csv", names="films.item")
+    with pytest.raises(SpecError, match="names"):
+        read(tmp_path / "ratings.csv", names="../films.item")
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_usual_files_are_read_and_the_last_item_is_held_out(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text(FILES[name])

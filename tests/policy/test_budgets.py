@@ -29,7 +29,7 @@ PACKAGE_LINES = {
     # told apart by kind and by what their plan predicted
     "stages/plan": 12_170,
     "stages/prepare": 2_280,
-    "stages/serve": 7_114,
+    "stages/serve": 7_600,  # environments that a model acts in; what each model can be asked
     "stages/train": 2_818,
     "studio": 1,
     "testing": 552,

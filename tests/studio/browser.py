@@ -123,6 +123,14 @@ class Browser:
         self.call("Page.navigate", url=address)
         self.wait_for("document.readyState === 'complete'")
 
+    def choose(self, selector: str, value: str) -> None:
+        """A value of a select, or the text of an input, as a person changes it."""
+        self.evaluate(
+            f"(() => {{ const box = document.querySelector({json.dumps(selector)});"
+            f" box.value = {json.dumps(value)}; for (const kind of ['input', 'change'])"
+            " box.dispatchEvent(new Event(kind, { bubbles: true })); })()"
+        )
+
     def press(self, key: str, modifiers: int = 0) -> None:
         code = KEY_CODES.get(key, 0)
         typed = {"Enter": "\r", " ": " "}.get(key)

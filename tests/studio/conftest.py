@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from whorl.codecs.contract import Tokens
 from whorl.codecs.image import fit_image_codec
 from whorl.codecs.label import LabelCodec
 from whorl.codecs.text import train_text_codec
+from whorl.core.environments import PlayTask
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.app import create_app
-from whorl.stages.serve.card import ModelCard
+from whorl.stages.serve.card import ModelCard, TaskCard
 from whorl.stages.serve.desk import Desk
 from whorl.stages.serve.server import running_server
 from whorl.testing.corpus import tiny_texts, tiny_tokens
@@ -42,6 +43,7 @@ class Site:
     app: Any
     engine: Any = None
     home: Path | None = None
+    rules: Any = None  # of `many`
 
     def enter(self, browser: Browser) -> None:
         """By the printed address; the browser's window is a desk's."""
@@ -61,15 +63,27 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @contextlib.contextmanager
-def real_site(tokens: Tokens, home: Path, step_s: float = 0.005, **config: Any) -> Iterator[Site]:
+def real_site(
+    tokens: Tokens,
+    home: Path,
+    step_s: float = 0.005,
+    tasks: tuple[TaskCard, ...] = (),
+    plays: Mapping[str, PlayTask] | None = None,
+    **config: Any,
+) -> Iterator[Site]:
     """whorl's own server before a fake engine."""
     digest = tokens.contract.digest
-    settings = ServeConfig(port=0, **config)
+    settings = ServeConfig(**{"port": 0, **config})
     engine = FakeEngine(digest, step_s=step_s, max_running=settings.max_running)
     card = ModelCard(
-        name="tiny", contract_digest=digest, context_tokens=8192, example_prompt="The shell"
+        name="tiny",
+        contract_digest=digest,
+        context_tokens=8192,
+        example_prompt="The shell",
+        tasks=tasks,
     )
-    app = create_app(engine, tokens, card, settings, API_KEY, Desk.of(settings, home))
+    desk = Desk.of(settings, home)
+    app = create_app(engine, tokens, card, settings, API_KEY, desk, plays)
     try:
         with running_server(app, settings) as base_url:
             yield Site(base_url, app, engine, home)
@@ -101,6 +115,19 @@ def listening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     audio = fit_audio_codec(sounds, AudioShape(8_000, 40, 20, 10.0), 2, 16)
     codecs = {"audio": audio, "text": train_text_codec(tiny_texts(5), 300)}
     with real_site(Tokens.build(codecs, 360), tmp_path_factory.mktemp("home")) as found:
+        yield found
+
+
+@pytest.fixture(scope="package")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A model of many fields, one for each of the page's rooms; site.rules says what it answers."""
+    from tests.studio.many import Rules, many_tasks, many_tokens
+    from tests.studio.worlds import PLAYS
+
+    tokens, home = many_tokens(), tmp_path_factory.mktemp("home")
+    with real_site(tokens, home, 0.0, many_tasks(), PLAYS) as found:
+        found.rules = Rules(tokens)
+        found.engine.score, found.engine.reply = found.rules.score, found.rules.reply
         yield found
 
 

@@ -18,8 +18,10 @@ from whorl.codecs.contract import Tokens
 from whorl.codecs.image import fit_image_codec
 from whorl.codecs.label import LabelCodec
 from whorl.codecs.parts import token_space
+from whorl.codecs.text import train_text_codec
+from whorl.testing.corpus import tiny_texts
 
-BARS = "[...document.querySelectorAll('#classes .bars li')].map((row) => row.innerText)"
+BARS = "[...document.querySelectorAll('#classify-result .bars li')].map((row) => row.innerText)"
 DROP = """(async () => {
   const bytes = Uint8Array.from(atob("%s"), (char) => char.charCodeAt(0));
   const files = new DataTransfer();
@@ -68,14 +70,14 @@ def test_a_drawing_is_classified_as_it_is_drawn(browser: Browser, drawing: Site)
     browser.focus("#classify-input .pad")
     for key in ("ArrowUp", " "):
         browser.press(key)
-    browser.has("#classes .chosen", "dog")
+    browser.has("#classify-result .chosen", "dog")
     assert browser.evaluate(BARS) == ["dog\n75%", "cat\n25%"]
     assert len(drawing.engine.asked[-1]) == 1 + 4 + 1
     likes(drawing, "cat")
     browser.press("Enter", CTRL)
-    browser.has("#classes .chosen", "cat")
+    browser.has("#classify-result .chosen", "cat")
     browser.press("Delete")
-    browser.wait_for("!document.querySelector('#classes .chosen')")
+    browser.wait_for("!document.querySelector('#classify-result .chosen')")
     assert browser.complaints() == []
 
 
@@ -87,7 +89,7 @@ def test_a_photo_is_dropped_and_sent_as_small_as_it_is_seen(
     large, data = Image.new("RGB", (640, 640), (200, 30, 60)), io.BytesIO()
     large.save(data, "PNG")
     browser.evaluate(DROP % base64.b64encode(data.getvalue()).decode())
-    browser.has("#classes .chosen", "fox")
+    browser.has("#classify-result .chosen", "fox")
     assert browser.evaluate(BARS) == ["fox\n60%", "cat\n20%", "dog\n20%"]
     seen = np.broadcast_to(np.array([200, 30, 60], np.uint8), (8, 8, 3))
     assert photos.engine.asked[-1] == asked_of(photos, seen)
@@ -103,3 +105,53 @@ def test_the_room_fits_the_window(browser: Browser, photos: Site, width: int) ->
     photos.enter(browser)
     browser.look(width, 740)
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
+
+
+TAKE = """(async () => {
+  const wait = (ms) => new Promise((done) => setTimeout(done, ms));
+  const press = () => document.querySelector("#classify-input .camera button").click();
+  press();
+  const video = document.querySelector("#classify-input video");
+  for (let tries = 0; !video.videoWidth && tries < 200; tries += 1) await wait(20);
+  await wait(300);
+  press();
+  return [video.videoWidth, video.hidden];
+})()"""
+
+
+def test_a_photograph_is_taken_and_the_camera_closed(browser: Browser, photos: Site) -> None:
+    likes(photos, "cat")
+    photos.enter(browser)
+    assert browser.evaluate(TAKE)[0] > 0  # Chromium's fake device
+    browser.has("#classify-result .chosen", "cat")
+    assert browser.evaluate("document.querySelector('#classify-input video').hidden")
+    colours = (
+        "(() => { const { data } = document.querySelector('#classify-input canvas')"
+        ".getContext('2d').getImageData(0, 0, 8, 8);"
+        " return new Set(Array.from({ length: 64 }, (_, n) =>"
+        " data.slice(4 * n, 4 * n + 3).join())).size; })()"
+    )
+    assert browser.evaluate(colours) > 3  # it shows something
+    assert browser.complaints() == []
+
+
+def test_what_is_written_on_an_image_is_read(
+    browser: Browser, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3)).astype(np.uint8)
+    codecs = {
+        "image": fit_image_codec(pixels, 12, 4, white=255.0),
+        "text": train_text_codec(tiny_texts(5), 300),
+    }
+    tokens = Tokens.build(codecs, 400)
+    with real_site(tokens, tmp_path_factory.mktemp("home")) as site:
+        site.engine.reply = lambda request: tokens.encode_prompt("whorl <b>1</b>")[1:]
+        site.enter(browser)
+        assert browser.evaluate("document.body.dataset.tab") == "read"
+        image, data = Image.new("RGB", (64, 64), (200, 30, 60)), io.BytesIO()
+        image.save(data, "PNG")
+        drop = DROP.replace("classify", "read") % base64.b64encode(data.getvalue()).decode()
+        browser.evaluate(drop)
+        browser.has("#read-result", "whorl <b>1</b>")
+        assert site.engine.submitted[-1].prompt_ids[-1] == tokens.contract.special["<|answer|>"]
+        assert browser.complaints() == []

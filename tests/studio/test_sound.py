@@ -8,7 +8,7 @@ import io
 import numpy as np
 import pytest
 
-from tests.studio.browser import Browser
+from tests.studio.browser import CTRL, Browser
 from tests.studio.conftest import Site
 
 soundfile = pytest.importorskip("soundfile", reason="needs the extra audio: soundfile")
@@ -117,3 +117,34 @@ def test_a_slow_file_does_not_take_the_place_of_a_later_one(
         })()"""
     )
     assert browser.text("#parts .note") == "222 bytes, as they are."
+
+
+def test_what_is_said_is_heard_in_a_room_and_a_text_said_in_another(
+    browser: Browser, listening: Site
+) -> None:
+    tokens = listening.app.state.gateway.tokens
+    words = tokens.encode_prompt(SAID)[1:]
+    audio = next(entry for entry in tokens.contract.codecs if entry.name == "audio")
+    sound = [audio.id_start + 16 * (n % 2) + n % 16 for n in range(50)]  # a second, two a frame
+    listening.engine.reply = lambda request: (
+        words if request.prompt_ids[1] >= audio.id_start else sound
+    )
+    listening.enter(browser)
+    assert browser.evaluate("document.getElementById('tab-chat').hidden")
+    assert browser.evaluate("document.body.dataset.tab") == "listen"
+    browser.click("#listen-input button")
+    browser.has("#listen-input button", "Stop")
+    browser.evaluate("new Promise((done) => setTimeout(done, 600))")
+    browser.click("#listen-input button")
+    browser.has("#listen-result", SAID)
+    asked = listening.engine.submitted[-1]
+    assert asked.prompt_ids[-1] == tokens.contract.special["<|answer|>"]
+    assert asked.temperature == 0 and len(asked.prompt_ids) > 10
+    browser.click("#tab-speak")
+    browser.choose("#speak-text", SAID)
+    browser.press("Enter", CTRL)
+    browser.has("#speak-result", "1.0 s")
+    question = tokens.encode_prompt(SAID)
+    assert [*listening.engine.submitted[-1].prompt_ids[:-1]] == [*question]
+    assert "1.0 seconds" in browser.evaluate("document.querySelector('.wave').ariaLabel")
+    assert browser.complaints() == []

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from whorl.core.metrics import RETURN, SUCCESS, Metric
 from whorl.core.ports import HeldoutDocument, Part
 from whorl.core.tasks import ChoiceTask
 
-__all__ = ["MAX_STEPS", "Environment", "Observation", "PlayTask", "Reaction", "Step"]
+__all__ = ["MAX_STEPS", "Drawable", "Environment", "Observation", "PlayTask", "Reaction", "Step"]
 
 MAX_STEPS = 500  # of an episode, whoever plays: after so many it has not succeeded
 Observation = Mapping[str, float | str | None]
@@ -33,7 +33,10 @@ class Reaction:
 
 
 class Environment(Protocol):
-    """A world to act in: the same seed and the same actions give the same, whatever was before."""
+    """A world to act in: the same seed and the same actions give the same, whatever was before.
+
+    actions: what may be done now; most worlds always have the same.
+    """
 
     name: str
     actions: tuple[str, ...]
@@ -49,6 +52,22 @@ class Environment(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
+class Drawable(Protocol):
+    """An environment that tells what is where, for whoever watches: the model sees none of it."""
+
+    def scene(self) -> Mapping[str, Any]:
+        """Plain values of what is there now, which the page draws; {}: nothing can be drawn.
+
+        {"kind": "grid", "width", "height", "agent": [x, y, direction], "things": [[x, y, kind,
+        colour], …], "told"}: squares, directions 0 to 3 from the right clockwise. {"kind": "road",
+        "lanes": [[[x, y], …], …], "vehicles": [[x, y, heading, length, width, is_own, has_crashed],
+        …], "told"}: metres and radians, y downwards. {"kind": "board", "fen", "moves":
+        {"e2e4": its action, …}, "told"}: chess.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class PlayTask(ChoiceTask):
     """open_world: of a held-out document's name the environment and its seed, None if it has none;
@@ -60,6 +79,7 @@ class PlayTask(ChoiceTask):
     name: str = "play"
     further: tuple[Metric, ...] = (SUCCESS, RETURN)
     max_steps: int = MAX_STEPS
+    own_worlds: tuple[str, ...] = ()  # to open besides those of documents, as `world#seed`
 
     def plays(self, document: HeldoutDocument) -> bool:
         """Whether there is an environment to play."""

@@ -20,6 +20,7 @@ import numpy as np
 
 from whorl.core.environments import Observation, Reaction
 from whorl.core.errors import DataError, MissingExtra, SpecError
+from whorl.fields.world_scenes import scene_of
 
 __all__ = ["PREFIX", "GymWorld", "identity_of", "open_world"]
 
@@ -63,6 +64,10 @@ class GymWorld:
 
     def close(self) -> None:
         self.env.close()
+
+    def scene(self) -> Mapping[str, Any]:
+        """See `whorl.core.environments.Drawable`: squares of minigrid, roads of highway-env."""
+        return scene_of(self.env.unwrapped)
 
     def _success(self, info: Mapping[str, Any]) -> bool:
         """As the environment says it; else whether nothing crashed, or it was worth anything."""

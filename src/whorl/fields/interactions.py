@@ -7,9 +7,10 @@ share a time, another order gives other last items, and other figures.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any
 
@@ -17,13 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.codecs.label import LabelCodec
-from whorl.core.errors import DataError
+from whorl.core.errors import DataError, SpecError
 from whorl.core.intervals import score_of
 from whorl.core.metrics import HITS_AT_10, NDCG_AT_10
 from whorl.core.ports import Codec, Document, Part, Score, Source, Task
 from whorl.core.ranking import RankTask, measures_of_ranks, rank_of
+from whorl.core.sources import FileItem
+from whorl.fields.files import EXCLUDED, file_items
 from whorl.fields.places import Places, Reject
-from whorl.fields.rating_files import SUFFIXES, ratings_of
+from whorl.fields.rating_files import NAMES_SUFFIXES, SUFFIXES, ratings_of, titles_of
 from whorl.fields.recommenders import History, recommenders
 from whorl.fields.whole import begins, copies_of, files_of, number_of, whole_items
 
@@ -44,12 +47,13 @@ class InteractionsField:
     task: Task = TASK
     logic_version: int = 2
     options: Mapping[str, str] = field(
-        default_factory=lambda: {"window": "50", "copies": "auto", "seed": "0"}
+        default_factory=lambda: {"window": "50", "copies": "auto", "names": "", "seed": "0"}
     )
 
     def items(self, source: Source) -> list[Any]:
-        """Raises DataError when the source is missing or holds no such file."""
-        return list(whole_items(source, SUFFIXES))
+        """Raises DataError when the source is missing or holds no such file, or no file of names
+        is beside it."""
+        return [*whole_items(source, SUFFIXES, _excluded(source)), *_names_files(source)]
 
     def read(self, source: Source, item: Any, reject: Callable[[str], None]) -> Iterator[Document]:
         """Raises DataError if no user has two items, SpecError on options that are no numbers."""
@@ -57,7 +61,7 @@ class InteractionsField:
             return
         options = {**self.options, **source.options}
         window, seed = number_of(options, "window", 2), number_of(options, "seed")
-        histories = _histories(source, reject)
+        histories = _named(source, _histories(source, reject), Places.of(item, reject))
         copies = copies_of(options, sum(map(len, histories.values())), WANTED_ITEMS, MOST_COPIES)
         learned = {item for history in histories.values() for item in history[:-1]}
         for number, (user, history) in enumerate(histories.items()):
@@ -103,13 +107,55 @@ class InteractionsField:
         return found
 
 
+def _excluded(source: Source) -> Sequence[str]:
+    """What is not read as ratings: the file of names neither."""
+    name = source.options.get("names", "")
+    return (*EXCLUDED, name) if name else EXCLUDED
+
+
+def _names_files(source: Source) -> list[FileItem]:
+    """The file beside the source, or in it, that says what items are called; [] if none does.
+
+    Raises DataError if it is not there, SpecError if it would be elsewhere.
+    """
+    name = source.options.get("names", "")
+    if not name:
+        return []
+    if os.path.basename(name) != name:
+        expected = "the name of a file beside the data"
+        raise SpecError("data.options.names is no such name", found=name, expected=expected)
+    folder = source.path if os.path.isdir(source.path) else os.path.dirname(source.path)
+    beside = replace(source, source=os.path.join(folder, name))
+    return file_items(beside, NAMES_SUFFIXES, EXCLUDED)
+
+
+def _named(
+    source: Source, histories: Mapping[str, Sequence[str]], places: Places
+) -> Mapping[str, Sequence[str]]:
+    """Items with their names behind them, `50 Star Wars`, so that the order of the vocabulary, and
+    with it what is learned, stays as it is without names."""
+    files = _names_files(source)
+    if not files:
+        return histories
+    titles: dict[str, str] = {}
+    for file in files:
+        titles = titles_of(file, Places(file, places.reject)) | titles
+    missing = {item for history in histories.values() for item in history} - titles.keys()
+    if missing:
+        places.tell(f"{len(missing):,} items without a name in {source.options['names']}")
+    return {
+        user: [f"{item} {titles[item]}" if item in titles else item for item in history]
+        for user, history in histories.items()
+    }
+
+
 def _histories(source: Source, reject: Reject) -> dict[str, list[str]]:
     """user -> items by time; by the order of the files if no row has one.
 
     Raises DataError if nobody has two.
     """
     taken: dict[str, dict[str, tuple[float, str]]] = {}
-    files = files_of(source, SUFFIXES)
+    files = files_of(source, SUFFIXES, _excluded(source))
     is_timed = any(
         time_s is not None
         for file in files

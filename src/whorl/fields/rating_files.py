@@ -18,10 +18,11 @@ from whorl.fields.files import ROW_FORMATS, bare_suffix
 from whorl.fields.formats import lines_of, rows_of
 from whorl.fields.places import Places
 
-__all__ = ["SUFFIXES", "Rating", "ratings_of"]
+__all__ = ["NAMES_SUFFIXES", "SUFFIXES", "Rating", "ratings_of", "titles_of"]
 
 ROWS = (".jsonl", ".ndjson", ".parquet")
 SUFFIXES = (".csv", ".tsv", ".inter", ".data", ".dat", *ROWS)
+NAMES_SUFFIXES = (*SUFFIXES, ".item")  # of a file that says what items are called
 DELIMITERS = ("::", "\t", ",", ";", "|")
 COLUMNS: Mapping[str, tuple[str, ...]] = {  # what usual files call them, in lower case
     "user": ("user", "user_id", "userid", "uid", "reviewerid", "reviewer_id", "visitorid"),
@@ -32,6 +33,10 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {  # what usual files call them, in low
     "rating": ("rating", "score", "stars", "overall", "weight"),
     "time": ("time", "timestamp", "unixreviewtime", "unix_time", "date", "datetime", "ts"),
 }
+TITLES: Mapping[str, tuple[str, ...]] = {  # of a file of items, likewise
+    "item": COLUMNS["item"],
+    "title": ("title", "movie_title", "name", "item_name", "product_name", "book_title", "artist"),
+}
 MAX_NAME = 200  # signs of a user or item
 MILLISECONDS_FROM = 1e11  # numbers of time from here on count milliseconds
 
@@ -40,35 +45,56 @@ Rating = tuple[str, str, float | None]  # user, item, time in seconds; None: no 
 
 def ratings_of(item: FileItem, places: Places) -> Iterator[Rating]:
     """The usable rows of a file in their order; `places` is told of the others."""
+    for row in _rows(item, COLUMNS, places):
+        yield from _checked(row, places)
+
+
+def titles_of(item: FileItem, places: Places) -> dict[str, str]:
+    """item -> what it is called, of a file that says so; `places` is told of unusable rows."""
+    found: dict[str, str] = {}
+    for row in _rows(item, TITLES, places):
+        name, title = _name(row.get("item")), _name(str(row.get("title", ""))[:MAX_NAME])
+        if name is None or title is None:
+            places.refuse("row without an item and its name", "columns item and title")
+        else:
+            found.setdefault(name, title)
+    return found
+
+
+def _rows(
+    item: FileItem, wanted: Mapping[str, tuple[str, ...]], places: Places
+) -> Iterator[Mapping[str, object]]:
+    """The wanted columns of each row, by their own names."""
     suffix = bare_suffix(item.name)
-    if suffix in ROWS:
-        rows = (row for _, row in rows_of(replace(item, kind=ROW_FORMATS[suffix]), (), places))
-        for row in rows:
-            values = {_bare(str(name)): value for name, value in row.items()}
-            found = _by_name(list(values))
-            yield from _checked({key: values[name] for key, name in found.items()}, places)
+    if suffix not in ROWS:
+        yield from _delimited(item, wanted, places)
         return
-    yield from _delimited(item, places)
+    for _, row in rows_of(replace(item, kind=ROW_FORMATS[suffix]), (), places):
+        values = {_bare(str(name)): value for name, value in row.items()}
+        found = _by_name(list(values), wanted)
+        yield {key: values[name] for key, name in found.items()}
 
 
-def _delimited(item: FileItem, places: Places) -> Iterator[Rating]:
+def _delimited(
+    item: FileItem, wanted: Mapping[str, tuple[str, ...]], places: Places
+) -> Iterator[Mapping[str, object]]:
     delimiter, columns, width = "", dict[str, int](), 0
     for line in lines_of(item, places):
         if not delimiter:
             delimiter = next((sign for sign in DELIMITERS if sign in line), ",")
             cells = _cells(line, delimiter)
             names = [_bare(cell) for cell in cells]
-            columns = {key: names.index(name) for key, name in _by_name(names).items()}
+            columns = {key: names.index(name) for key, name in _by_name(names, wanted).items()}
             width = len(cells)
             if columns:
                 continue
-            columns = dict(zip(COLUMNS, range(width), strict=False))
+            columns = dict(zip(wanted, range(width), strict=False))
             places.tell(f"columns without names, taken for {', '.join(columns)}")
         cells = _cells(line, delimiter)
         if len(cells) != width:
             places.refuse("row with more or fewer values than columns", f"{len(cells)} of {width}")
             continue
-        yield from _checked({key: cells[place] for key, place in columns.items()}, places)
+        yield {key: cells[place] for key, place in columns.items()}
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
@@ -84,11 +110,11 @@ def _bare(name: str) -> str:
     return name.strip().lower().partition(":")[0]
 
 
-def _by_name(names: Sequence[str]) -> dict[str, str]:
+def _by_name(names: Sequence[str], wanted: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
     """column -> what it is called here, of those that are there."""
     return {
         key: found
-        for key, aliases in COLUMNS.items()
+        for key, aliases in wanted.items()
         if (found := next((alias for alias in aliases if alias in names), None)) is not None
     }
 

@@ -3,7 +3,6 @@
 import { apiKey, getJson, whenKeyIsWanted } from "./parts/api.js";
 import { cardOf } from "./parts/card.js";
 import { Chat } from "./parts/chat.js";
-import { Classify, seenBy } from "./parts/classify.js";
 import { Compare } from "./parts/compare.js";
 import { Complete } from "./parts/complete.js";
 import { at, clearError, fill, opened, showError } from "./parts/dom.js";
@@ -11,11 +10,26 @@ import { watchLoad } from "./parts/load.js";
 import { prepareSettings, startFrom } from "./parts/settings.js";
 import { hideTip } from "./parts/tokens.js";
 import { stopAll } from "./parts/turns.js";
+import { Chess } from "./rooms/chess.js";
+import { Classify } from "./rooms/classify.js";
+import { Find } from "./rooms/find.js";
+import { Graph } from "./rooms/graph.js";
+import { Labels } from "./rooms/labels.js";
+import { Listen } from "./rooms/listen.js";
+import { Play } from "./rooms/play.js";
+import { Read } from "./rooms/read.js";
+import { Recommend } from "./rooms/recommend.js";
+import { Rows } from "./rooms/rows.js";
+import { Speak } from "./rooms/speak.js";
+import { Tags } from "./rooms/tags.js";
+import { Translate } from "./rooms/translate.js";
 
-const TABS = ["chat", "classify", "complete", "compare", "card"];
+// Rooms by task, in the order of their tabs: each is there where the model has such a task.
+const KINDS = [Classify, Find, Read, Listen, Speak, Recommend, Graph, Rows, Labels, Tags, Translate, Play, Chess];
+const ROOMS = KINDS.map((Kind) => new Kind());
+const TABS = ["chat", ...ROOMS.map(({ name }) => name), "complete", "compare", "card"];
 const NEED_SETTINGS = new Set(["chat", "complete", "compare"]);
 const chat = new Chat();
-const classify = new Classify();
 const complete = new Complete();
 const compare = new Compare();
 
@@ -40,13 +54,16 @@ async function start() {
   use(models[0]);
   const canChat = chats(models[0]);
   compare.use(models, canChat);
-  show(canChat ? "chat" : seenBy(models[0]) ? "classify" : "complete");
+  show(firstOf(models[0]));
   watchLoad();
 }
 
 // A server that does not tell is asked.
 const chats = (model) => model.chats ?? takesText(model);
 const takesText = ({ codecs }) => !codecs || codecs.some((codec) => codec.media_type.startsWith("text/"));
+
+// The room that a person begins in.
+const firstOf = (model) => (chats(model) ? "chat" : (ROOMS.find((room) => room.taskOf(model))?.name ?? "complete"));
 
 function use(model) {
   document.title = `${model.id} · whorl`;
@@ -60,11 +77,15 @@ function use(model) {
   startFrom(model);
   complete.use(model);
   if (chats(model)) chat.use(model);
-  if (seenBy(model)) classify.use(model);
   at("tab-chat").hidden = !chats(model);
-  at("tab-classify").hidden = !seenBy(model);
+  for (const room of ROOMS) {
+    room.tab.hidden = !room.taskOf(model);
+    if (!room.tab.hidden) room.use(model);
+  }
   at("tab-compare").hidden = !takesText(model);
-  if (at(`tab-${document.body.dataset.tab ?? "card"}`).hidden) show("complete");
+  const now = document.body.dataset.tab ?? "card";
+  if (at(`tab-${now}`).hidden) show(firstOf(model));
+  else ROOMS.find(({ name }) => name === now)?.enter();
   at("card").replaceChildren(...cardOf(model));
 }
 
@@ -76,6 +97,9 @@ function show(tab) {
     at(`panel-${each}`).hidden = !chosen;
   }
   document.body.dataset.tab = tab;
+  document.body.dataset.settings = NEED_SETTINGS.has(tab) ? "yes" : "no";
+  ROOMS.find(({ name }) => name === tab)?.enter();
+  at(`tab-${tab}`).scrollIntoView({ block: "nearest", inline: "nearest" });
   at("settings").hidden = !NEED_SETTINGS.has(tab);
   at("system-group").hidden = tab !== "chat";
   at("tools-group").hidden = tab !== "chat";
@@ -99,10 +123,11 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !document.querySelector("dialog[open]")) stopAll();
   if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
   const tab = document.body.dataset.tab;
-  const go = { classify: () => classify.go(), complete: () => complete.go(), compare: () => compare.go() }[tab];
-  if (!go) return;
+  const room = [...ROOMS, { name: "complete", go: () => complete.go() }, { name: "compare", go: () => compare.go() }]
+    .find(({ name }) => name === tab);
+  if (!room) return;
   event.preventDefault();
-  go();
+  room.go();
 });
 
 // ------------------------------------------------------------------ the API key

@@ -5,11 +5,14 @@ Every answer other than 200 has the body that OpenAI's clients read (`whorl.stag
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from whorl.codecs.contract import Tokens
+from whorl.core.environments import PlayTask
 from whorl.core.ports import Engine
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.access import SECURITY_HEADERS, Access, Guard
@@ -33,14 +36,15 @@ def create_app(
     config: ServeConfig,
     api_key: str | None,
     desk: Desk | None = None,
+    plays: Mapping[str, PlayTask] | None = None,
 ) -> FastAPI:
     """The service; app.state.access holds its secrets. api_key None: the desk's keys, where it has
-    some, else a random one. desk None: one without a home.
+    some, else a random one. desk None: one without a home. plays: see Served.
 
     Raises RecordError if engine, tokens and card are not of one token contract, SpecError if the
     API key is too weak.
     """
-    served, desk = Served(engine, tokens, card, engine.close), desk or Desk.of(config)
+    served, desk = Served(engine, tokens, card, engine.close, plays), desk or Desk.of(config)
     access = Access.of(api_key, desk.keys, desk.ledger)
     gateway = Gateway(served, config, desk, PLACED)
     app = FastAPI(

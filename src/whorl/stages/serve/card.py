@@ -6,7 +6,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from whorl.stages.serve.promise import Promise
 
-__all__ = ["GREEDY", "SAMPLING", "ModelCard", "QualityFigure", "Sampling", "VariantQuality"]
+__all__ = [
+    "GREEDY",
+    "SAMPLING",
+    "AskedPart",
+    "HeldoutExample",
+    "ModelCard",
+    "QualityFigure",
+    "Sampling",
+    "TaskCard",
+    "VariantQuality",
+]
 
 
 class _Frozen(BaseModel):
@@ -30,6 +40,31 @@ class VariantQuality(_Frozen):
 
     variant: str
     quality: tuple[QualityFigure, ...]
+
+
+class AskedPart(_Frozen):
+    """A piece of a question, as a prompt of parts has it."""
+
+    codec: str
+    text: str
+
+
+class HeldoutExample(_Frozen):
+    """A held-out question and its right answer."""
+
+    asked: tuple[AskedPart, ...]
+    answer: str
+
+
+class TaskCard(_Frozen):
+    """What a model was taught to answer: a field of its recipe, and the codecs of both sides."""
+
+    field: str = Field("", description="of the recipe's data; empty: only the codecs are known")
+    asked: tuple[str, ...] = Field((), description="codecs of a question; none: it goes on")
+    answer: str = Field(description="the codec of an answer")
+    options: dict[str, str] = Field(default_factory=dict, description="of the field")
+    examples: tuple[HeldoutExample, ...] = ()
+    worlds: tuple[str, ...] = Field((), description="environments that it was taught to act in")
 
 
 class Sampling(_Frozen):
@@ -56,6 +91,7 @@ class ModelCard(_Frozen):
     lineage: dict[str, str] = Field(default_factory=dict, description="role -> record digest")
     quality: tuple[QualityFigure, ...] = ()
     variants: tuple[VariantQuality, ...] = Field((), description="the others that were measured")
+    tasks: tuple[TaskCard, ...] = Field((), description="(): as far as the codecs tell")
     example_prompt: str = Field("", description="what the page starts with")
     promise: Promise | None = Field(None, description="what the server keeps to")
     sampling: Sampling = Field(SAMPLING, description="what the page starts with")

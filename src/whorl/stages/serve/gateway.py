@@ -48,6 +48,7 @@ class Gateway:
         self.stopping = self.stopped = False
         self.retiring: set[asyncio.Task[None]] = set()  # closing models that were replaced
         self.ranking_threads = ThreadPoolExecutor(RANKING_THREADS, "whorl-rank")
+        self.playing_thread = ThreadPoolExecutor(1, "whorl-play")  # environments: see `playing`
         self._submitted: dict[str, Engine] = {}  # by request id
         self._keep_to(served)
 
@@ -146,6 +147,7 @@ class Gateway:
         self.refuse()
         self.stopped = True
         self.ranking_threads.shutdown(wait=False)
+        self.playing_thread.shutdown(wait=False)
         for request_id, engine in list(self._submitted.items()):
             engine.cancel(request_id)
 

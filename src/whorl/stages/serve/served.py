@@ -7,9 +7,10 @@ its place meanwhile changes nothing of it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from whorl.codecs.contract import Tokens
+from whorl.core.environments import PlayTask
 from whorl.core.errors import RecordError
 from whorl.core.ports import Engine
 from whorl.stages.serve.card import ModelCard
@@ -31,8 +32,11 @@ class Served:
         tokens: Tokens,
         card: ModelCard,
         close: Callable[[], None] = lambda: None,
+        plays: Mapping[str, PlayTask] | None = None,
     ) -> None:
+        """plays: field of the card -> what opens the environments that it names."""
         _check_contract(engine, tokens, card)
+        self.plays = plays or {}
         self.engine, self.tokens, self.card, self.close = engine, tokens, card, close
         self.prompts = PromptReader(tokens, card.context_tokens)
         self.stop_ids = tuple(sorted(set(tokens.contract.stop_ids)))

@@ -19,7 +19,7 @@ function asCurl(origin, path, body) {
 }
 
 function asPython(origin, path, body) {
-  if (path.endsWith("/classify")) return classifying(origin, body);
+  if (path in OWN_ANSWERS) return posted(origin, path, body);
   const isChat = path.endsWith("/chat/completions");
   const own = Object.entries(body).filter(([name]) => OPENAI.has(name));
   const more = Object.entries(body).filter(([name]) => !OPENAI.has(name));
@@ -38,16 +38,22 @@ function asPython(origin, path, body) {
   ].join("\n");
 }
 
-// A route that OpenAI's client has no method for.
-function classifying(origin, body) {
+// Routes that OpenAI's client has no method for, and what of their answers is shown.
+const OWN_ANSWERS = {
+  "/v1/classify": 'answer["data"][0]["label"]',
+  "/v1/rank": '[each["candidate"] for each in answer["candidates"]]',
+  "/v1/play": '[each["action"] for each in answer["frames"]]',
+};
+
+function posted(origin, path, body) {
   return [
     "import os",
     "",
     "from openai import OpenAI",
     "",
     `client = OpenAI(base_url=${literal(`${origin}/v1`)}, api_key=os.environ["WHORL_API_KEY"])`,
-    `answer = client.post("/classify", cast_to=object, body=${literal(body)})`,
-    'print(answer["data"][0]["label"])',
+    `answer = client.post(${literal(path.replace("/v1", ""))}, cast_to=object, body=${literal(body)})`,
+    `print(${OWN_ANSWERS[path]})`,
   ].join("\n");
 }
 

@@ -1,5 +1,6 @@
 // Inputs by a codec's media type: each is an editor {node, part(), ready()} of one part of a prompt.
 
+import { camera } from "./camera.js";
 import { button, make } from "./dom.js";
 import { drawPng } from "./outputs.js";
 import { base64, greyPng } from "./png.js";
@@ -57,6 +58,7 @@ function imageInput(codec, changed) {
       make("p", { class: "note" }, `Draw here, ${width} × ${height} pixels; or paste, drop or choose an image. `
         + "With keys: arrows move, Space paints, Delete clears."),
       chooser,
+      camera((file) => pad.take(file, invert.checked)),
       make("label", { class: "check" }, invert, " dark on light: turn it round"),
       button("Clear", () => pad.clear()),
     ),
@@ -95,7 +97,7 @@ function photoInput(codec, changed) {
   };
   const chooser = takesFiles(canvas, name, take);
   const told = `The model sees ${width} × ${height} pixels. Choose an image, drop one here, or paste it.`;
-  const beside = make("div", { class: "beside" }, make("p", { class: "note" }, told), chooser);
+  const beside = make("div", { class: "beside" }, make("p", { class: "note" }, told), chooser, camera(take));
   const part = async () => ({ codec: name, data: canvas.toDataURL("image/png").split(",")[1] });
   return { node: make("div", { class: "image-input" }, canvas, beside), part, ready: () => ready };
 }

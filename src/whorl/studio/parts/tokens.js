@@ -7,7 +7,7 @@ const MAX_SHOWN = 8; // alternatives of one token
 
 const probability = (logprob) => (logprob === null ? null : Math.exp(Math.min(0, logprob)));
 
-function percent(share) {
+export function percent(share) {
   if (share === null) return "–";
   if (share > 0 && share < 0.001) return "< 0.1%";
   return `${(100 * share).toFixed(share < 0.1 ? 1 : 0)}%`;
@@ -75,12 +75,13 @@ export function hideTip() {
 window.addEventListener("scroll", hideTip, { passive: true });
 
 // Texts with their probabilities as bars; [{text, logprob}], the chosen one marked.
-export function bars(choices, chosen) {
+// asIs: they are names, whose blanks need no signs.
+export function bars(choices, chosen, asIs = false) {
   const rows = choices.map(({ text, logprob }) => {
     const share = probability(logprob);
     const bar = make("span", { class: "bar" });
     bar.style.width = `${100 * (share ?? 0)}%`;
-    const name = make("span", { class: "name" }, visible(text));
+    const name = make("span", { class: asIs ? "name words" : "name", title: asIs ? text : undefined }, asIs ? text : visible(text));
     const track = make("span", { class: "track", aria: { hidden: "true" } }, bar);
     return make("li", { class: text === chosen ? "chosen" : "" }, name, track, make("span", {}, percent(share)));
   });

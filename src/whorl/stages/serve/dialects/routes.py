@@ -11,6 +11,7 @@ from starlette.requests import Request
 from whorl.stages.serve.dialects import anthropic, chat, completions, responses
 from whorl.stages.serve.dialects.classifying import CLASSIFY, ClassifyBody, add_classifying
 from whorl.stages.serve.dialects.models import add_models
+from whorl.stages.serve.dialects.playing import PLAY, PlayBody, add_playing
 from whorl.stages.serve.dialects.ranking import PATH, RankBody, add_ranking
 from whorl.stages.serve.dialects.speaking import PATH as SPEECH
 from whorl.stages.serve.dialects.speaking import SpeechBody, add_speaking
@@ -28,12 +29,13 @@ __all__ = ["BODIES", "FORMS", "PLACED", "ROUTES", "WIRES", "add_dialects"]
 
 WIRES: tuple[Wire[Any], ...] = (completions.WIRE, chat.WIRE, responses.WIRE, anthropic.WIRE)
 # routes whose requests take a place
-PLACED = (*(wire.path for wire in WIRES), PATH, CLASSIFY, TRANSCRIPTIONS, SPEECH)
+PLACED = (*(wire.path for wire in WIRES), PATH, CLASSIFY, PLAY, TRANSCRIPTIONS, SPEECH)
 # route -> what it takes
 BODIES: dict[str, type[Body]] = {
     **{wire.path: wire.body for wire in WIRES},
     PATH: RankBody,
     CLASSIFY: ClassifyBody,
+    PLAY: PlayBody,
     TRANSCRIPTIONS: TranscriptionBody,
     SPEECH: SpeechBody,
     **TOKENIZING,
@@ -50,6 +52,7 @@ def add_dialects(app: FastAPI, gateway: Gateway) -> None:
     add_models(app, gateway)
     add_ranking(app, gateway)
     add_classifying(app, gateway)
+    add_playing(app, gateway)
     add_transcribing(app, gateway)
     add_speaking(app, gateway)
     add_tokenizing(app, gateway)
