@@ -26,8 +26,12 @@ __all__ = [
     "F1",
     "GROUP",
     "HITS_AT_10",
+    "MOVE_MATCH",
     "MRR",
     "NDCG_AT_10",
+    "POINTS_GREEDY",
+    "POINTS_RANDOM",
+    "POINTS_STOCKFISH",
     "RETURN",
     "SLOT_F1",
     "SUCCESS",
@@ -112,6 +116,12 @@ SLOT_F1 = Metric("slot_f1", "", higher_is_better=True)  # of each sentence, thei
 WER = Metric("wer", "", higher_is_better=False)
 SUCCESS = Metric("success", "", higher_is_better=True, is_share=True)  # of episodes
 RETURN = Metric("return", "", higher_is_better=True)  # the sum of an episode's rewards
+# Of games: how often the right move is the most probable one; points against players of known
+# strength, a win 1 and a draw a half, over the games.
+MOVE_MATCH = Metric("move_match", "", higher_is_better=True, is_share=True)
+POINTS_RANDOM = Metric("points_against_random", "", higher_is_better=True)
+POINTS_GREEDY = Metric("points_against_greedy", "", higher_is_better=True)
+POINTS_STOCKFISH = Metric("points_against_stockfish", "", higher_is_better=True)
 # Of the rank of the right one among all candidates: its inverse; whether it is one of the first
 # ten; 1 / log2(1 + rank) if it is, the normalised discounted gain of a single right one.
 MRR = Metric("mrr", "", higher_is_better=True)
@@ -122,6 +132,7 @@ BUILT_IN: Mapping[str, Metric] = {
     for metric in (
         *(BITS_PER_BYTE, BITS_PER_TOKEN, ACCURACY, F1, SLOT_F1, WER, CHRF, BLEU),
         *(MRR, HITS_AT_10, NDCG_AT_10, SUCCESS, RETURN),
+        *(MOVE_MATCH, POINTS_RANDOM, POINTS_GREEDY, POINTS_STOCKFISH),
     )
 }
 

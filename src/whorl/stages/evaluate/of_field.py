@@ -17,7 +17,7 @@ from whorl.core.errors import DataError
 from whorl.core.heldout import HeldoutDocuments
 from whorl.core.intervals import paired_interval, score_of
 from whorl.core.metrics import Metric
-from whorl.core.ports import Engine, Field, QualityMeasure, Score
+from whorl.core.ports import Engine, Field, HeldoutDocument, QualityMeasure, Score
 from whorl.core.records import Record
 from whorl.core.rows import RowSet
 from whorl.core.tasks import ChoiceTask, WritingTask
@@ -88,8 +88,8 @@ class FieldEvaluation:
         """This one, and one for each other metric of the same answers or choices."""
         task = self.asked.task
         further = task.further if isinstance(task, WritingTask | ChoiceTask) else ()
-        if isinstance(task, PlayTask) and not all(map(task.plays, self.asked.documents)):
-            further = ()
+        if isinstance(task, PlayTask):
+            further = task.further_of(self.asked.documents)
         others = [
             replace(self, name=f"{self.name}{FURTHER}{metric.name}", metric=metric)
             for metric in further
@@ -129,16 +129,22 @@ class FieldEvaluation:
 
     def _played(self, engine: Engine, name: str, task: PlayTask) -> QualityMeasure:
         """What was chosen beside the right actions, or what came of playing."""
-        documents, window = self.asked.documents, self.config.window
-        shown = self.context.progress
+        window, shown = self.config.window, self.context.progress
         if self.metric == task.metric:
             return measure(engine, self.tokens, self.asked, window=window, progress=shown)
-        if name not in self.grades:
-            self.grades[name] = played(
-                engine, self.tokens, task, documents, window=window, progress=shown
-            )
-        numbers = np.array([grade[self.metric] for grade in self.grades[name]], np.float64)
+        documents, key = self._measured(), f"{name} {self.metric.name}"
+        if key not in self.grades:  # what is played gives all metrics of these documents
+            found = played(engine, self.tokens, task, documents, window=window, progress=shown)
+            self.grades.update({f"{name} {metric.name}": found for metric in found[0]})
+        numbers = np.array([grade[self.metric] for grade in self.grades[key]], np.float64)
         return QualityMeasure(self.metric, tuple(each.name for each in documents), *numbers.T)
+
+    def _measured(self) -> tuple[HeldoutDocument, ...]:
+        """The documents that count in this metric."""
+        task, documents = self.asked.task, self.asked.documents
+        if not isinstance(task, PlayTask):
+            return documents
+        return tuple(each for each in documents if task.measures(each, self.metric))
 
     def baselines(self, rows: RowSet, trained: Record | None) -> list[Score]:
         """Those of the field, and n-gram models of its rows where nothing is chosen."""
@@ -185,7 +191,7 @@ class FieldEvaluation:
         return {
             "field": self.name,
             "metric": self.metric.name,
-            "num_documents": len(self.asked.documents),
+            "num_documents": len(self._measured()),
             "num_heldout_documents": self.num_heldout,
             "num_cut_questions": self.asked.num_cut(self.config.window),
             "num_bytes": sum(document.num_bytes for document in self.asked.documents),

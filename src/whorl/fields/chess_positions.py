@@ -1,0 +1,121 @@
+"""Positions of chess as rows of cells, moves as words: both seen by whoever is to move.
+
+Black's board is turned, so that what is learned of one side holds for both: own pieces are capital
+letters and stand at the first rank. A square's cell is the piece that stands there, with how it
+stands: `!` it is attacked, `?` it is attacked and not defended. Empty squares have no cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import chess
+
+from whorl.codecs.label import LabelCodec
+from whorl.codecs.table import Cell, Column, TableCodec
+
+__all__ = [
+    "CASTLING",
+    "EN_PASSANT",
+    "MOVE",
+    "POSITION",
+    "board_of",
+    "codecs",
+    "move_of",
+    "moves_of",
+    "row_of",
+    "word_of",
+]
+
+POSITION, MOVE = "position", "move"
+CASTLING, EN_PASSANT = "castling", "en passant"  # cells beside those of squares
+PIECES, STATES = "PNBRQKpnbrqk", ("", "!", "?")
+RIGHTS = "KQkq"
+EMPTY = 0  # place of a missing cell: it is left out
+
+
+def codecs() -> dict[str, TableCodec | LabelCodec]:
+    """One id for each piece, state and square; one for each move that any position could have."""
+    pieces = tuple(sorted(piece + state for piece in PIECES for state in STATES))
+    columns = [Column(square, pieces, usual=EMPTY) for square in chess.SQUARE_NAMES]
+    rights = sorted("".join(RIGHTS[n] for n in range(4) if bits >> n & 1) for bits in range(1, 16))
+    columns.append(Column(CASTLING, tuple(rights), usual=EMPTY))
+    columns.append(Column(EN_PASSANT, tuple(chess.FILE_NAMES), usual=EMPTY))
+    moves = LabelCodec(sorted(_all_moves()), MOVE)
+    return {POSITION: TableCodec(tuple(columns), POSITION), MOVE: moves}
+
+
+def _all_moves() -> set[str]:
+    """As a queen or a knight goes from each square, and pawns that become something."""
+    board, found = chess.Board(None), set[str]()
+    for square in chess.SQUARES:
+        for kind in (chess.QUEEN, chess.KNIGHT):
+            board.clear()
+            board.set_piece_at(square, chess.Piece(kind, chess.WHITE))
+            found |= {chess.Move(square, to).uci() for to in board.attacks(square)}
+    for square in range(chess.A7, chess.H7 + 1):
+        aside = [square + 8 + step for step in (-1, 0, 1)]
+        near = [to for to in aside if chess.square_rank(to) == 7 and to < 64]
+        found |= {chess.Move(square, to).uci() + piece for to in near for piece in "nbrq"}
+    return found
+
+
+def row_of(board: chess.Board) -> dict[str, Cell]:
+    """The cells of a position: squares in their order, then what cannot be seen."""
+    seen = board if board.turn == chess.WHITE else board.mirror()
+    row: dict[str, Cell] = {}
+    for square, piece in sorted(seen.piece_map().items()):
+        row[chess.SQUARE_NAMES[square]] = piece.symbol() + _state(seen, square, piece.color)
+    rights = seen.castling_xfen()
+    if rights != "-":
+        row[CASTLING] = "".join(sign for sign in RIGHTS if sign in rights)
+    if seen.ep_square is not None and seen.has_legal_en_passant():
+        row[EN_PASSANT] = chess.FILE_NAMES[chess.square_file(seen.ep_square)]
+    return row
+
+
+def _state(board: chess.Board, square: chess.Square, color: chess.Color) -> str:
+    if not board.attackers_mask(not color, square):
+        return ""
+    return "!" if board.attackers_mask(color, square) else "?"
+
+
+def board_of(row: Mapping[str, Cell]) -> chess.Board:
+    """The position of a row, as White's: of Black's it is the turned one."""
+    board = chess.Board(None)
+    for square, name in enumerate(chess.SQUARE_NAMES):
+        if cell := row.get(name):
+            board.set_piece_at(square, chess.Piece.from_symbol(str(cell)[0]))
+    board.set_castling_fen(str(row.get(CASTLING) or "-"))
+    if letter := row.get(EN_PASSANT):
+        board.ep_square = chess.square(chess.FILE_NAMES.index(str(letter)), 5)
+    return board
+
+
+def word_of(board: chess.Board, move: chess.Move) -> str:
+    """A move as whoever makes it sees it: Black's e7e5 is e2e4."""
+    if board.turn == chess.WHITE:
+        return move.uci()
+    turned = chess.Move(
+        chess.square_mirror(move.from_square), chess.square_mirror(move.to_square), move.promotion
+    )
+    return turned.uci()
+
+
+def moves_of(board: chess.Board) -> tuple[str, ...]:
+    """The words of all legal moves, in a fixed order."""
+    return tuple(sorted(word_of(board, move) for move in board.legal_moves))
+
+
+def move_of(board: chess.Board, word: str) -> chess.Move:
+    """The move that a word is there. Raises ValueError on what is no legal one."""
+    move = chess.Move.from_uci(word)
+    if board.turn == chess.BLACK:
+        move = chess.Move(
+            chess.square_mirror(move.from_square),
+            chess.square_mirror(move.to_square),
+            move.promotion,
+        )
+    if not board.is_legal(move):
+        raise ValueError(f"{word} is no legal move")
+    return move
