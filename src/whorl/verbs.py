@@ -245,7 +245,8 @@ class Session:
         asked = {}
         for name, each in self.fields.items():
             of_field = documents.of_field(name)
-            asked[name] = ask(each.task, tokens, of_field, select_documents(of_field, *limits))
+            numbers = select_documents(of_field, *limits)
+            asked[name] = ask(each.task, tokens.of_field(name), of_field, numbers)
         engine = self._open_engine(model, variant)
         scored = partial(
             measure, engine, tokens, window=decided.evaluate.window, progress=self.progress

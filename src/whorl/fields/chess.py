@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FIELD", "ChessField", "ChessTask", "question_of"]
 
-POSITION, MOVE, MARK_CODEC = "position", "move", "special"
+POSITION, SQUARE, MARK_CODEC = "position", "square", "special"
 MARK, END = "<|answer|>", "<|end|>"  # the latter stands before the moves that are legal
 LABELLED = "stockfish:games"
 SUFFIXES = (".pgn", ".epd", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
@@ -74,19 +74,24 @@ class ChessTask(PlayTask):
 
     open_world: Callable[[str], tuple[Environment, int] | None] = open_world
     ask: Callable[[Sequence[Step], Observation], tuple[Part, ...]] = question_of
-    codec: str = MOVE
+    codec: str = SQUARE
     name: str = "chess"
     metric: Metric = MOVE_MATCH
     further: tuple[Metric, ...] = tuple(METRICS.values())
 
+    def parts_of(self, action: str) -> tuple[Part, ...]:
+        """From where and to where."""
+        return Part(SQUARE, action[:2]), Part(SQUARE, action[2:])
+
     def question(self, document: HeldoutDocument, space: TokenSpace) -> Choice:
         """Raises DataError if the answer is none of the legal moves."""
-        asked = super().question(document, space)
-        at, ids = len(asked.prompt_ids), space.ranges[self.codec]
-        legal = [number for number in document.ids[at + 1 :].tolist() if number in ids]
-        if (answer := int(document.ids[at])) not in legal:
+        at, ids = int(document.mask.argmax()), space.ranges[self.codec]
+        found = [number for number in document.ids[at:].tolist() if number in ids]
+        answer, *legal = [tuple(found[n : n + 2]) for n in range(0, len(found) - 1, 2)] or [()]
+        if answer not in legal:
             raise DataError(f"held-out document {document.name} says no legal moves")
-        return Choice(asked.prompt_ids, tuple((i,) for i in legal), legal.index(answer))
+        prompt = tuple(int(number) for number in document.ids[:at])
+        return Choice(prompt, legal, legal.index(answer))
 
     def further_of(self, documents: Sequence[HeldoutDocument]) -> tuple[Metric, ...]:
         """Points against those who are played by some documents; others are only asked."""
@@ -107,7 +112,7 @@ class ChessTask(PlayTask):
 
 @dataclass(frozen=True)
 class ChessField:
-    """<position> <|answer|> <move>: only the move is learned."""
+    """<position> <|answer|> <from> <to>: only the move is learned."""
 
     name: str = "chess"
     task: Task = ChessTask()
@@ -134,7 +139,7 @@ class ChessField:
         told += f", lessons {chess_lessons.LESSONS_VERSION}, {stockfish.identity()}"
         counts = [number_of(options, key, 1) for key in ("asked", "positions")]
         count = 1 + sum(-(-each // BATCH) for each in counts)
-        return [DatasetItem(place, f"{told}, part {place}") for place in range(count)]
+        return [DatasetItem(place, f"{told}, part {place}", is_made=True) for place in range(count)]
 
     def read(self, source: Source, item: Any, reject: Callable[[str], None]) -> Iterator[Document]:
         """Raises DataError, MissingExtra or SpecError. What is held out comes first."""
@@ -148,7 +153,7 @@ class ChessField:
     def fit_codecs(
         self, documents: Iterable[Document], options: Mapping[str, Any]
     ) -> dict[str, Codec]:
-        """Every piece on every square, every move that there is: nothing is fitted."""
+        """Every piece on every square, and what moves are made of: nothing is fitted."""
         MissingExtra.check("chess", "chess", "chess")
         from whorl.fields.chess_positions import codecs
 
@@ -167,12 +172,16 @@ class ChessField:
         scores = []
         for title, kind in (("greedy capture", GREEDY), ("random moves", RANDOM)):
             player, rng = chance_player(kind), random.Random(0)
-            guesses = [word_of(board, player(board, rng)) for board in (board_of(r) for r, _ in asked)]
+            guesses = [
+                word_of(board, player(board, rng)) for board in (board_of(r) for r, _ in asked)
+            ]
             hits = [guess == right for guess, (_, right) in zip(guesses, asked, strict=True)]
             measure = QualityMeasure(MOVE_MATCH, names, np.array(hits, np.float64), ones)
             scores.append(score_of(title, measure))
             for opponent, metric in METRICS.items():
-                mine = [name for name in names if (begun := begun_by(name)) and begun[1] == opponent]
+                mine = [
+                    name for name in names if (begun := begun_by(name)) and begun[1] == opponent
+                ]
                 points = np.array([points_of(name, player) for name in mine])
                 if mine:
                     measure = QualityMeasure(metric, tuple(mine), points, np.ones(len(mine)))
@@ -184,20 +193,21 @@ class ChessField:
 
 
 def _document(name: str, board: chess.Board, move: chess.Move, split: Split) -> Document:
-    from whorl.fields.chess_positions import moves_of, row_of, word_of
+    from whorl.fields.chess_positions import moves_of, row_of, squares_of, word_of
 
-    answer = Part(MOVE, word_of(board, move))
-    parts = (*question_of((), row_of(board)), answer)
+    answer = (Part(SQUARE, square) for square in squares_of(word_of(board, move)))
+    parts = (*question_of((), row_of(board)), *answer)
     if split == "heldout":
-        legal = (Part(MOVE, word, trained=False) for word in moves_of(board))
+        squares = (square for word in moves_of(board) for square in squares_of(word))
+        legal = (Part(SQUARE, square, trained=False) for square in squares)
         parts = (*parts, Part(MARK_CODEC, END, trained=False), *legal)
     return Document(name, parts, split, whole=split == "train")
 
 
 def _taken_apart(document: Document) -> tuple[Mapping[str, Any], str]:
     """(row of the position, right move) of a document made of ids."""
-    move = next(str(part.value) for part in document.parts if part.codec == MOVE)
-    return document.parts[0].value, move
+    squares = [str(part.value) for part in document.parts if part.codec == SQUARE]
+    return document.parts[0].value, "".join(squares[:2])
 
 
 def _opponents(options: Mapping[str, str], is_labelled: bool) -> list[str]:
@@ -249,7 +259,7 @@ def _of_files(
     share, seed = share_option(options, "heldout"), number_of(options, "seed")
     games = list(games_of(files_of(source, SUFFIXES), reject))
     has_test = any(game.is_test for game in games)
-    held = [g.is_test if has_test else share_of(seed, g.start, g.moves) < share for g in games]
+    held = [g.is_test if has_test else share_of(seed, g.place, g.moves) < share for g in games]
     if not any(held) or all(held):
         raise DataError(
             f"source {source.source} leaves nothing to learn or to ask",

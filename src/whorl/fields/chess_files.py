@@ -41,6 +41,11 @@ class Game:
     winner: bool | None = None  # chess.WHITE, chess.BLACK; None: nobody, or nobody says
     is_test: bool = False
 
+    @property
+    def place(self) -> str:
+        """Where it starts, without the counts of moves."""
+        return self.start.rsplit(" ", 2)[0]
+
     def positions(self) -> Iterator[tuple[chess.Board, chess.Move]]:
         """Each position with its move. The board is moved on: copy what is kept."""
         board = chess.Board(self.start)
@@ -68,10 +73,7 @@ def games_of(files: Sequence[FileItem], reject: Reject) -> Iterator[Game]:
 
 
 class _Builder(chess.pgn.GameBuilder[chess.pgn.Game]):
-    """Variations are passed over, and faults are kept without being logged."""
-
-    def begin_variation(self) -> chess.pgn.SkipType:
-        return chess.pgn.SKIP
+    """Faults are kept without being logged."""
 
     def handle_error(self, error: Exception) -> None:
         self.game.errors.append(error)
@@ -91,12 +93,13 @@ def _texts(lines: Iterator[str], places: Places) -> Iterator[tuple[int | None, s
     """(line it begins at, text) of each game: tags after moves begin the next one."""
     kept, first, num_chars, has_moves, depth = list[str](), None, 0, False, 0
     for line in lines:
+        at = places.line  # who is given a game moves it
         is_tag = line.startswith("[Event ") or (line.startswith("[") and depth == 0)
         if is_tag and has_moves:
             yield first, "\n".join(kept)
             kept, num_chars, has_moves, depth = [], 0, False, 0
         if not kept:
-            first = places.line
+            first = at
         if not is_tag and not line.startswith("%"):
             has_moves = True
             depth = max(0, depth + line.partition(";")[0].count("{") - line.count("}"))

@@ -1,4 +1,4 @@
-"""Positions of chess as rows of cells, moves as words: both seen by whoever is to move.
+"""Positions of chess as rows of cells, moves as two squares: both seen by whoever is to move.
 
 Black's board is turned, so that what is learned of one side holds for both: own pieces are capital
 letters and stand at the first rank. A square's cell is the piece that stands there, with how it
@@ -17,47 +17,39 @@ from whorl.codecs.table import Cell, Column, TableCodec
 __all__ = [
     "CASTLING",
     "EN_PASSANT",
-    "MOVE",
     "POSITION",
+    "SQUARE",
     "board_of",
     "codecs",
     "move_of",
     "moves_of",
     "row_of",
+    "squares_of",
     "word_of",
 ]
 
-POSITION, MOVE = "position", "move"
+POSITION, SQUARE = "position", "square"
 CASTLING, EN_PASSANT = "castling", "en passant"  # cells beside those of squares
 PIECES, STATES = "PNBRQKpnbrqk", ("", "!", "?")
-RIGHTS = "KQkq"
+RIGHTS, PROMOTED = "KQkq", "nbrq"
 EMPTY = 0  # place of a missing cell: it is left out
 
 
 def codecs() -> dict[str, TableCodec | LabelCodec]:
-    """One id for each piece, state and square; one for each move that any position could have."""
+    """One id for each piece, state and square, and those that moves are made of."""
     pieces = tuple(sorted(piece + state for piece in PIECES for state in STATES))
     columns = [Column(square, pieces, usual=EMPTY) for square in chess.SQUARE_NAMES]
     rights = sorted("".join(RIGHTS[n] for n in range(4) if bits >> n & 1) for bits in range(1, 16))
     columns.append(Column(CASTLING, tuple(rights), usual=EMPTY))
     columns.append(Column(EN_PASSANT, tuple(chess.FILE_NAMES), usual=EMPTY))
-    moves = LabelCodec(sorted(_all_moves()), MOVE)
-    return {POSITION: TableCodec(tuple(columns), POSITION), MOVE: moves}
+    becoming = [f"{square}{piece}" for square in chess.SQUARE_NAMES[-8:] for piece in PROMOTED]
+    squares = LabelCodec([*chess.SQUARE_NAMES, *becoming], SQUARE)
+    return {POSITION: TableCodec(tuple(columns), POSITION), SQUARE: squares}
 
 
-def _all_moves() -> set[str]:
-    """As a queen or a knight goes from each square, and pawns that become something."""
-    board, found = chess.Board(None), set[str]()
-    for square in chess.SQUARES:
-        for kind in (chess.QUEEN, chess.KNIGHT):
-            board.clear()
-            board.set_piece_at(square, chess.Piece(kind, chess.WHITE))
-            found |= {chess.Move(square, to).uci() for to in board.attacks(square)}
-    for square in range(chess.A7, chess.H7 + 1):
-        aside = [square + 8 + step for step in (-1, 0, 1)]
-        near = [to for to in aside if chess.square_rank(to) == 7 and to < 64]
-        found |= {chess.Move(square, to).uci() + piece for to in near for piece in "nbrq"}
-    return found
+def squares_of(word: str) -> tuple[str, str]:
+    """The two ids of a move: from where, and to where, with what a pawn becomes there."""
+    return word[:2], word[2:]
 
 
 def row_of(board: chess.Board) -> dict[str, Cell]:

@@ -79,7 +79,7 @@ class FieldEvaluation:
             raise DataError(
                 f"no document of field {name} is held out", do="raise prepare.heldout_share"
             )
-        numbers = select_documents(documents, config.max_bytes)
+        tokens, numbers = tokens.of_field(name), select_documents(documents, config.max_bytes)
         asked = ask(field.task, tokens, documents, numbers)
         metric = field.task.metric
         return cls(context, config, name, field, tokens, len(documents), asked, metric)

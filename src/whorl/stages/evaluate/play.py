@@ -35,7 +35,7 @@ def played(
     cannot be opened or the model knows none of its actions.
     """
     failed: list[DataError] = []
-    known = _ids_of_actions(tokens, task)
+    known: dict[str, list[int]] = {}
     shown, grades = progress or NoProgress(), list[Mapping[Metric, tuple[float, float]]]()
     shown.start(f"episodes played by {engine.name}", len(documents), "episodes")
     for document in documents:
@@ -58,7 +58,7 @@ class _Episode:
     tokens: Tokens
     task: PlayTask
     environment: Environment
-    known: Mapping[str, int]  # action -> its id
+    known: dict[str, list[int]]  # action -> its ids; [] of one that the model does not know
     window: int
     failed: list[DataError]  # gets why it could not go on
 
@@ -73,9 +73,10 @@ class _Episode:
                 self.failed.append(error)
                 return False, total
             prompt = [*self.tokens.contract.start_ids, *asked]
-            prompt = prompt[max(0, len(prompt) + 1 - self.window) :]
-            nats = self.engine.score([(self.known[action],) for action in actions], prompt)
-            action = actions[int(np.argmax([found[0] for found in nats]))]
+            candidates = [self.known[action] for action in actions]
+            room = self.window - max(map(len, candidates))
+            nats = self.engine.score(candidates, prompt[max(0, len(prompt) - room) :])
+            action = actions[int(np.argmax([found.sum() for found in nats]))]
             steps.append((seen, action))
             outcome = self.environment.step(action)
             seen, total = outcome.observation, total + outcome.reward
@@ -85,18 +86,19 @@ class _Episode:
 
     def _possible(self) -> list[str]:
         """Actions that are possible and that the model knows: others it never takes."""
-        found = [action for action in self.environment.actions if action in self.known]
+        for action in self.environment.actions:
+            if action not in self.known:
+                try:
+                    ids = self.tokens.encode_parts(self.task.parts_of(action))
+                except DataError:
+                    ids = []
+                self.known[action] = ids
+        found = [action for action in self.environment.actions if self.known[action]]
         if not found:
+            codec = self.tokens.codec(self.task.codec)
             raise DataError(
                 f"the model knows no action of {self.environment.name}",
-                found=", ".join(list(self.known)[:12]),
+                found=", ".join(str(codec.decode([n])) for n in range(min(12, codec.num_ids))),
                 expected=", ".join(self.environment.actions[:12]),
             )
         return found
-
-
-def _ids_of_actions(tokens: Tokens, task: PlayTask) -> dict[str, int]:
-    """Those that the model knows."""
-    codec = tokens.codecs[task.codec]
-    first = next(each.id_start for each in tokens.contract.codecs if each.name == task.codec)
-    return {str(codec.decode([place])): first + place for place in range(codec.num_ids)}
