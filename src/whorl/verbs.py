@@ -198,6 +198,7 @@ class Session:
 
         def make() -> Record:
             from whorl.stages.evaluate.run import run
+            from whorl.wiring.apart import alone
             from whorl.wiring.forgetting import probe_of
 
             config, serve = self.planned.decisions.evaluate, self.planned.decisions.serve
@@ -205,7 +206,8 @@ class Session:
             prepared, trained = self.records["prepare"], self.records["train"]
             work = (self.context, config, self.fields, prepared, models)
             probe = None if self.base is None else probe_of(self.base, trained, self.loaded)
-            return run(*work, self._open_engine, trained, serve.engine, probe)
+            beside = alone(self) if self.loaded.recipe.evaluate.apart else {}
+            return run(*work, self._open_engine, trained, serve.engine, probe, beside)
 
         self._producer()
         return self._stage("evaluate", make)

@@ -37,7 +37,7 @@ from whorl.stages.evaluate.measure import Asked, ask, grades, measure, select_do
 from whorl.stages.evaluate.ngram import ORDER
 from whorl.stages.evaluate.play import played
 
-__all__ = ["FieldEvaluation"]
+__all__ = ["FURTHER", "FieldEvaluation"]
 
 MAX_ROWS_BYTES = 256 * 2**20  # of token rows handed to a field's baselines
 ID_BYTES = 8
