@@ -34,7 +34,6 @@ from whorl.fields.chess_positions import (
     move_of,
     moves_of,
     row_of,
-    squares_of,
     word_of,
 )
 from whorl.stages.evaluate.play import played
@@ -84,7 +83,7 @@ def games(count: int, plies: int = 30) -> list[chess.pgn.Game]:
 
 
 def test_a_position_and_its_moves_come_back_from_their_ids() -> None:
-    rows, squares = codecs()["position"], codecs()["square"]
+    rows, moves = codecs()["position"], codecs()["move"]
     for board in (board for seed in range(4) for board in at_random(seed)):
         seen = board if board.turn else board.mirror()
         again = board_of(rows.decode(rows.encode(row_of(board))))  # type: ignore[arg-type]
@@ -92,8 +91,9 @@ def test_a_position_and_its_moves_come_back_from_their_ids() -> None:
         words = moves_of(board)
         assert len(words) == board.legal_moves.count()
         for word in words:
-            ids = [number for square in squares_of(word) for number in squares.encode(square)]
-            assert len(ids) == 2 and "".join(squares.decode([number]) for number in ids) == word
+            ids = moves.encode(word)
+            assert len(ids) == 2 and moves.decode(ids) == word
+            assert [moves.labels[number][:2] for number in ids] == [word[:2], word[2:4]]  # type: ignore[union-attr]
             assert word_of(board, move_of(board, word)) == word
         assert {move_of(board, word) for word in words} == set(board.legal_moves)
 
@@ -207,8 +207,7 @@ def test_winners_alone_are_learned_from_where_asked(tmp_path: Path) -> None:
     text = f'[Event "x"]\n[Result "0-1"]\n\n1. f3 e5 2. g4 Qh4# 0-1\n\n{rest}'
     documents, _ = read(write(tmp_path / "a.pgn", text), learn="winner", heldout="0.2")
     mine = [d for d in documents if d.name.startswith("a.pgn game 1@")]
-    squares = [[part.value for part in d.parts[2:4]] for d in mine]
-    assert squares == [["e2", "e4"], ["d1", "h5"]]  # Black's, as Black sees them
+    assert [d.parts[2].value for d in mine] == ["e2e4", "d1h5"]  # Black's, as Black sees them
 
 
 def test_what_is_missing_is_told_with_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +240,7 @@ def test_only_legal_moves_are_chosen_and_played(tmp_path: Path) -> None:
     assert isinstance(task, ChessTask)
     held = [heldout_of(tokens, d) for d in documents if d.split == "heldout"]
     space = token_space(tokens)
-    wanted = space.encode([Part("square", "a1")])[0]
+    wanted = space.encode([Part("move", "a1a1")])[0]
     names = {each.name for each in held}
     for each in held:
         asked = task.question(each, space)

@@ -97,7 +97,12 @@ FILES = {
 }
 GAMES = (".pgn", ".epd")
 CHAT, PAIRS, PLAIN_TEXT = "chat", "preferences (chosen/rejected)", "plain text"
-OWN_SCHEMES = ("gymnasium", "sklearn", "espeak", "stockfish")  # names that a field knows, and no files
+OWN_SCHEMES = (
+    "gymnasium",
+    "sklearn",
+    "espeak",
+    "stockfish",
+)  # names that a field knows, and no files
 STDLIB, STDLIB_DOCSTRINGS = "stdlib", "stdlib-docstrings"
 TRAIN_TIME, TEACHING_TIME = "2min", "8min"
 FEW_ROWS, WANTED_ROWS = 400, 20  # of chats: from where on, and how many are held out

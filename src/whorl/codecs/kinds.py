@@ -22,6 +22,7 @@ MODULES = {
     **{"tokenizer": "tokenizer", "image-patches": "image", "label": "label"},
     "table-row": "table",
     "audio-frames": "audio",
+    "label-pair": "pair",
 }
 KINDS = {
     kind: EntryPoint(kind, f"whorl.codecs.{module}:load", GROUP) for kind, module in MODULES.items()

@@ -68,10 +68,6 @@ class PlayTask(ChoiceTask):
             world[0].close()
         return world is not None
 
-    def parts_of(self, action: str) -> tuple[Part, ...]:
-        """What an action is written as, after what `ask` gives."""
-        return (Part(self.codec, action),)
-
     def further_of(self, documents: Sequence[HeldoutDocument]) -> tuple[Metric, ...]:
         """The metrics of what is played: none where a document has no environment."""
         return self.further if documents and all(map(self.plays, documents)) else ()

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FIELD", "ChessField", "ChessTask", "question_of"]
 
-POSITION, SQUARE, MARK_CODEC = "position", "square", "special"
+POSITION, MOVE, MARK_CODEC = "position", "move", "special"
 MARK, END = "<|answer|>", "<|end|>"  # the latter stands before the moves that are legal
 LABELLED = "stockfish:games"
 SUFFIXES = (".pgn", ".epd", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
@@ -74,14 +74,10 @@ class ChessTask(PlayTask):
 
     open_world: Callable[[str], tuple[Environment, int] | None] = open_world
     ask: Callable[[Sequence[Step], Observation], tuple[Part, ...]] = question_of
-    codec: str = SQUARE
+    codec: str = MOVE
     name: str = "chess"
     metric: Metric = MOVE_MATCH
     further: tuple[Metric, ...] = tuple(METRICS.values())
-
-    def parts_of(self, action: str) -> tuple[Part, ...]:
-        """From where and to where."""
-        return Part(SQUARE, action[:2]), Part(SQUARE, action[2:])
 
     def question(self, document: HeldoutDocument, space: TokenSpace) -> Choice:
         """Raises DataError if the answer is none of the legal moves."""
@@ -112,7 +108,7 @@ class ChessTask(PlayTask):
 
 @dataclass(frozen=True)
 class ChessField:
-    """<position> <|answer|> <from> <to>: only the move is learned."""
+    """<position> <|answer|> <move>: only the move is learned."""
 
     name: str = "chess"
     task: Task = ChessTask()
@@ -153,7 +149,7 @@ class ChessField:
     def fit_codecs(
         self, documents: Iterable[Document], options: Mapping[str, Any]
     ) -> dict[str, Codec]:
-        """Every piece on every square, and what moves are made of: nothing is fitted."""
+        """Every piece on every square, and between which moves go: nothing is fitted."""
         MissingExtra.check("chess", "chess", "chess")
         from whorl.fields.chess_positions import codecs
 
@@ -193,21 +189,20 @@ class ChessField:
 
 
 def _document(name: str, board: chess.Board, move: chess.Move, split: Split) -> Document:
-    from whorl.fields.chess_positions import moves_of, row_of, squares_of, word_of
+    from whorl.fields.chess_positions import moves_of, row_of, word_of
 
-    answer = (Part(SQUARE, square) for square in squares_of(word_of(board, move)))
-    parts = (*question_of((), row_of(board)), *answer)
+    answer = Part(MOVE, word_of(board, move))
+    parts = (*question_of((), row_of(board)), answer)
     if split == "heldout":
-        squares = (square for word in moves_of(board) for square in squares_of(word))
-        legal = (Part(SQUARE, square, trained=False) for square in squares)
+        legal = (Part(MOVE, word, trained=False) for word in moves_of(board))
         parts = (*parts, Part(MARK_CODEC, END, trained=False), *legal)
     return Document(name, parts, split, whole=split == "train")
 
 
 def _taken_apart(document: Document) -> tuple[Mapping[str, Any], str]:
     """(row of the position, right move) of a document made of ids."""
-    squares = [str(part.value) for part in document.parts if part.codec == SQUARE]
-    return document.parts[0].value, "".join(squares[:2])
+    move = next(str(part.value) for part in document.parts if part.codec == MOVE)
+    return document.parts[0].value, move
 
 
 def _opponents(options: Mapping[str, str], is_labelled: bool) -> list[str]:

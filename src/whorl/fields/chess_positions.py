@@ -11,45 +11,42 @@ from collections.abc import Mapping
 
 import chess
 
-from whorl.codecs.label import LabelCodec
+from whorl.codecs.pair import PairCodec
 from whorl.codecs.table import Cell, Column, TableCodec
 
 __all__ = [
     "CASTLING",
     "EN_PASSANT",
+    "MOVE",
     "POSITION",
-    "SQUARE",
     "board_of",
     "codecs",
     "move_of",
     "moves_of",
     "row_of",
-    "squares_of",
     "word_of",
 ]
 
-POSITION, SQUARE = "position", "square"
+POSITION, MOVE = "position", "move"
 CASTLING, EN_PASSANT = "castling", "en passant"  # cells beside those of squares
 PIECES, STATES = "PNBRQKpnbrqk", ("", "!", "?")
 RIGHTS, PROMOTED = "KQkq", "nbrq"
 EMPTY = 0  # place of a missing cell: it is left out
 
 
-def codecs() -> dict[str, TableCodec | LabelCodec]:
-    """One id for each piece, state and square, and those that moves are made of."""
+def codecs() -> dict[str, TableCodec | PairCodec]:
+    """One id for each piece, state and square; moves have two, from where and to where.
+
+    A pawn that becomes something goes to a square with its letter behind.
+    """
     pieces = tuple(sorted(piece + state for piece in PIECES for state in STATES))
     columns = [Column(square, pieces, usual=EMPTY) for square in chess.SQUARE_NAMES]
     rights = sorted("".join(RIGHTS[n] for n in range(4) if bits >> n & 1) for bits in range(1, 16))
     columns.append(Column(CASTLING, tuple(rights), usual=EMPTY))
     columns.append(Column(EN_PASSANT, tuple(chess.FILE_NAMES), usual=EMPTY))
     becoming = [f"{square}{piece}" for square in chess.SQUARE_NAMES[-8:] for piece in PROMOTED]
-    squares = LabelCodec([*chess.SQUARE_NAMES, *becoming], SQUARE)
-    return {POSITION: TableCodec(tuple(columns), POSITION), SQUARE: squares}
-
-
-def squares_of(word: str) -> tuple[str, str]:
-    """The two ids of a move: from where, and to where, with what a pawn becomes there."""
-    return word[:2], word[2:]
+    moves = PairCodec([*chess.SQUARE_NAMES, *becoming], len("a1"), MOVE)
+    return {POSITION: TableCodec(tuple(columns), POSITION), MOVE: moves}
 
 
 def row_of(board: chess.Board) -> dict[str, Cell]:

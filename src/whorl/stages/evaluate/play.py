@@ -14,7 +14,7 @@ from whorl.core.context import NoProgress
 from whorl.core.environments import Environment, PlayTask, Step
 from whorl.core.errors import DataError
 from whorl.core.metrics import Metric
-from whorl.core.ports import Engine, HeldoutDocument, Progress
+from whorl.core.ports import Engine, HeldoutDocument, Part, Progress
 
 __all__ = ["played"]
 
@@ -89,7 +89,7 @@ class _Episode:
         for action in self.environment.actions:
             if action not in self.known:
                 try:
-                    ids = self.tokens.encode_parts(self.task.parts_of(action))
+                    ids = self.tokens.encode_parts([Part(self.task.codec, action)])
                 except DataError:
                     ids = []
                 self.known[action] = ids
