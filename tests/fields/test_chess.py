@@ -30,11 +30,12 @@ from whorl.fields.chess_games import ChessWorld, captures, chance_player, points
 from whorl.fields.chess_names import begun_by, name_of
 from whorl.fields.chess_positions import (
     board_of,
-    codecs,
+    codec,
     move_of,
     moves_of,
     row_of,
     word_of,
+    words_of,
 )
 from whorl.stages.evaluate.play import played
 from whorl.verbs import Session
@@ -64,6 +65,12 @@ def read(source: str, **options: str) -> tuple[list[Document], Counter[str]]:
     return [d for i in FIELD.items(given) for d in FIELD.read(given, i, reject)], reasons
 
 
+def position_of(document: Document) -> list[str]:
+    """Of the pairs before the mark."""
+    values = [part.value for part in document.parts]
+    return values[: values.index("<|answer|>")]
+
+
 def write(path: Path, text: str) -> str:
     path.write_text(text)
     return str(path)
@@ -83,17 +90,17 @@ def games(count: int, plies: int = 30) -> list[chess.pgn.Game]:
 
 
 def test_a_position_and_its_moves_come_back_from_their_ids() -> None:
-    rows, moves = codecs()["position"], codecs()["move"]
+    pairs = codec()
     for board in (board for seed in range(4) for board in at_random(seed)):
         seen = board if board.turn else board.mirror()
-        again = board_of(rows.decode(rows.encode(row_of(board))))  # type: ignore[arg-type]
+        position = words_of(row_of(board))
+        again = board_of([pairs.decode(pairs.encode(word)) for word in position])
         assert again.epd() == seen.epd(en_passant="legal")
         words = moves_of(board)
         assert len(words) == board.legal_moves.count()
         for word in words:
-            ids = moves.encode(word)
-            assert len(ids) == 2 and moves.decode(ids) == word
-            assert [moves.labels[number][:2] for number in ids] == [word[:2], word[2:4]]  # type: ignore[union-attr]
+            ids = pairs.encode(word)
+            assert len(ids) == 2 and pairs.decode(ids) == word
             assert word_of(board, move_of(board, word)) == word
         assert {move_of(board, word) for word in words} == set(board.legal_moves)
 
@@ -109,7 +116,7 @@ def test_how_a_piece_stands_is_said_as_the_rules_have_it() -> None:
     row = row_of(
         board
     )  # the knight is attacked and held by the pawn, which nobody holds or attacks
-    assert (row["e5"], row["d6"], row["d3"], row["e1"]) == ("n!", "p", "B?", "R")
+    assert (row["e5"], row["d6"], row["d3"], row["e1"]) == ("n!", "p-", "B?", "R-")
 
 
 # ------------------------------------------------------------------ files
@@ -132,7 +139,7 @@ def test_games_rows_and_epd_give_the_same(tmp_path: Path) -> None:
     }
 
     def told(documents: list[Document]) -> set[str]:
-        return {repr(d.parts[0]) for d in documents}
+        return {repr(position_of(d)) for d in documents}
 
     assert len(told(whole)) > 300
     assert {d.split for d in whole} == {"train", "heldout"}
@@ -207,7 +214,8 @@ def test_winners_alone_are_learned_from_where_asked(tmp_path: Path) -> None:
     text = f'[Event "x"]\n[Result "0-1"]\n\n1. f3 e5 2. g4 Qh4# 0-1\n\n{rest}'
     documents, _ = read(write(tmp_path / "a.pgn", text), learn="winner", heldout="0.2")
     mine = [d for d in documents if d.name.startswith("a.pgn game 1@")]
-    assert [d.parts[2].value for d in mine] == ["e2e4", "d1h5"]  # Black's, as Black sees them
+    answers = [part.value for d in mine for part in d.parts if part.trained]
+    assert answers == ["e2e4", "d1h5"]  # Black's, as Black sees them
 
 
 def test_what_is_missing_is_told_with_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +232,7 @@ def test_what_is_missing_is_told_with_its_line(monkeypatch: pytest.MonkeyPatch) 
 
 
 def tokens_of_chess() -> Tokens:
-    return Tokens.build(FIELD.fit_codecs([], {}), 2560)
+    return Tokens.build(FIELD.fit_codecs([], {}), 160)
 
 
 def heldout_of(tokens: Tokens, document: Document) -> HeldoutDocument:
@@ -240,7 +248,7 @@ def test_only_legal_moves_are_chosen_and_played(tmp_path: Path) -> None:
     assert isinstance(task, ChessTask)
     held = [heldout_of(tokens, d) for d in documents if d.split == "heldout"]
     space = token_space(tokens)
-    wanted = space.encode([Part("move", "a1a1")])[0]
+    wanted = space.encode([Part("chess", "a1a1")])[0]
     names = {each.name for each in held}
     for each in held:
         asked = task.question(each, space)
@@ -343,8 +351,8 @@ def test_games_of_stockfish_are_split_by_game_and_begin_scored_ones() -> None:
     assert begun == ["random", "greedy", "stockfish"]
     held = [d for d in documents if d.split == "heldout" and not begun_by(d.name)]
     assert all(int(d.name.rpartition("@")[2]) >= chess_lessons.FIRST_ASKED_PLY for d in held)
-    trained = {repr(d.parts[0]) for d in documents if d.split == "train"}
-    assert not trained & {repr(d.parts[0]) for d in held}
+    trained = {repr(position_of(d)) for d in documents if d.split == "train"}
+    assert not trained & {repr(position_of(d)) for d in held}
     scores = {(s.name, s.metric.name): s for s in FIELD.baselines(documents, held[:4], None)}
     assert scores.keys() == {("greedy capture", "move_match"), ("random moves", "move_match")}
 
@@ -376,9 +384,9 @@ def test_taking_a_queen_is_learned_and_games_are_scored(
     recipe: dict[str, Any] = {
         "name": "queens",
         "data": [{"source": path, "field": "chess", "options": {"games": "1", "heldout": "0.2"}}],
-        "prepare": {"vocab_size": 2560},
+        "prepare": {"vocab_size": 160},
         "model": {"layers": 2, "width": 48, "heads": 3, "kv_heads": 3, "head_dim": 16},
-        "train": {"seq_len": 96, "batch_tokens": 1920, "steps": 70, "learning_rate": 0.01,
+        "train": {"seq_len": 96, "batch_tokens": 1920, "steps": 120, "learning_rate": 0.01,
                   "embedding_learning_rate": 0.02, "threads": 1},
         "compress": "none",
     }  # fmt: skip

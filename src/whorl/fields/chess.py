@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FIELD", "ChessField", "ChessTask", "question_of"]
 
-POSITION, MOVE, MARK_CODEC = "position", "move", "special"
+CHESS, MARK_CODEC = "chess", "special"
 MARK, END = "<|answer|>", "<|end|>"  # the latter stands before the moves that are legal
 LABELLED = "stockfish:games"
 SUFFIXES = (".pgn", ".epd", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
@@ -58,7 +58,10 @@ LOGIC_VERSION = 1
 
 def question_of(steps: Sequence[Step], seen: Observation) -> tuple[Part, ...]:
     """The position as it is: what was before it does not matter."""
-    return Part(POSITION, seen, trained=False), Part(MARK_CODEC, MARK, trained=False)
+    from whorl.fields.chess_positions import words_of
+
+    position = (Part(CHESS, word, trained=False) for word in words_of(seen))
+    return (*position, Part(MARK_CODEC, MARK, trained=False))
 
 
 def open_world(name: str) -> tuple[Environment, int] | None:
@@ -74,7 +77,7 @@ class ChessTask(PlayTask):
 
     open_world: Callable[[str], tuple[Environment, int] | None] = open_world
     ask: Callable[[Sequence[Step], Observation], tuple[Part, ...]] = question_of
-    codec: str = MOVE
+    codec: str = CHESS
     name: str = "chess"
     metric: Metric = MOVE_MATCH
     further: tuple[Metric, ...] = tuple(METRICS.values())
@@ -149,11 +152,11 @@ class ChessField:
     def fit_codecs(
         self, documents: Iterable[Document], options: Mapping[str, Any]
     ) -> dict[str, Codec]:
-        """Every piece on every square, and between which moves go: nothing is fitted."""
+        """Pieces and squares: nothing is fitted."""
         MissingExtra.check("chess", "chess", "chess")
-        from whorl.fields.chess_positions import codecs
+        from whorl.fields.chess_positions import codec
 
-        return dict(codecs())
+        return {CHESS: codec()}
 
     def baselines(
         self, train: Sequence[Document], heldout: Sequence[Document], rows: NDArray[np.int64] | None
@@ -191,18 +194,19 @@ class ChessField:
 def _document(name: str, board: chess.Board, move: chess.Move, split: Split) -> Document:
     from whorl.fields.chess_positions import moves_of, row_of, word_of
 
-    answer = Part(MOVE, word_of(board, move))
+    answer = Part(CHESS, word_of(board, move))
     parts = (*question_of((), row_of(board)), answer)
     if split == "heldout":
-        legal = (Part(MOVE, word, trained=False) for word in moves_of(board))
+        legal = (Part(CHESS, word, trained=False) for word in moves_of(board))
         parts = (*parts, Part(MARK_CODEC, END, trained=False), *legal)
     return Document(name, parts, split, whole=split == "train")
 
 
-def _taken_apart(document: Document) -> tuple[Mapping[str, Any], str]:
-    """(row of the position, right move) of a document made of ids."""
-    move = next(str(part.value) for part in document.parts if part.codec == MOVE)
-    return document.parts[0].value, move
+def _taken_apart(document: Document) -> tuple[list[str], str]:
+    """(pairs of the position, right move) of a document made of ids."""
+    values = [str(part.value) for part in document.parts]
+    at = values.index(MARK)
+    return values[:at], values[at + 1]
 
 
 def _opponents(options: Mapping[str, str], is_labelled: bool) -> list[str]:

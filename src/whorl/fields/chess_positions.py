@@ -1,83 +1,78 @@
-"""Positions of chess as rows of cells, moves as two squares: both seen by whoever is to move.
+"""Positions and moves of chess in pairs of labels, seen by whoever is to move.
 
 Black's board is turned, so that what is learned of one side holds for both: own pieces are capital
-letters and stand at the first rank. A square's cell is the piece that stands there, with how it
-stands: `!` it is attacked, `?` it is attacked and not defended. Empty squares have no cell.
+letters and stand at the first rank. A piece is a label of what it is and how it stands (`-`; `!` it
+is attacked; `?` it is attacked and not defended) and its square, a move is two squares. Both are of
+one vocabulary: where a move begins has the id of the square that the piece stands on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import chess
 
 from whorl.codecs.pair import PairCodec
-from whorl.codecs.table import Cell, Column, TableCodec
+from whorl.codecs.table import Cell
 
-__all__ = [
-    "CASTLING",
-    "EN_PASSANT",
-    "MOVE",
-    "POSITION",
-    "board_of",
-    "codecs",
-    "move_of",
-    "moves_of",
-    "row_of",
-    "word_of",
-]
+__all__ = ["CHESS", "board_of", "codec", "move_of", "moves_of", "row_of", "word_of", "words_of"]
 
-POSITION, MOVE = "position", "move"
+CHESS = "chess"
 CASTLING, EN_PASSANT = "castling", "en passant"  # cells beside those of squares
-PIECES, STATES = "PNBRQKpnbrqk", ("", "!", "?")
-RIGHTS, PROMOTED = "KQkq", "nbrq"
-EMPTY = 0  # place of a missing cell: it is left out
+MAY_CASTLE, MAY_TAKE = "ca", "ep"  # labels before the king's aim, and the square that is passed
+AIMS = {"K": "g1", "Q": "c1", "k": "g8", "q": "c8"}
+PIECES, STATES, PROMOTED = "PNBRQKpnbrqk", "-!?", "nbrq"
+WIDTH = 2  # of every label but of squares where a pawn becomes something
 
 
-def codecs() -> dict[str, TableCodec | PairCodec]:
-    """One id for each piece, state and square; moves have two, from where and to where.
-
-    A pawn that becomes something goes to a square with its letter behind.
-    """
-    pieces = tuple(sorted(piece + state for piece in PIECES for state in STATES))
-    columns = [Column(square, pieces, usual=EMPTY) for square in chess.SQUARE_NAMES]
-    rights = sorted("".join(RIGHTS[n] for n in range(4) if bits >> n & 1) for bits in range(1, 16))
-    columns.append(Column(CASTLING, tuple(rights), usual=EMPTY))
-    columns.append(Column(EN_PASSANT, tuple(chess.FILE_NAMES), usual=EMPTY))
+def codec() -> PairCodec:
+    """All squares, pieces and what pawns become: nothing depends on data."""
     becoming = [f"{square}{piece}" for square in chess.SQUARE_NAMES[-8:] for piece in PROMOTED]
-    moves = PairCodec([*chess.SQUARE_NAMES, *becoming], len("a1"), MOVE)
-    return {POSITION: TableCodec(tuple(columns), POSITION), MOVE: moves}
+    pieces = [piece + state for piece in PIECES for state in STATES]
+    labels = [*chess.SQUARE_NAMES, *becoming, *pieces, MAY_CASTLE, MAY_TAKE]
+    return PairCodec(labels, WIDTH, CHESS)
 
 
 def row_of(board: chess.Board) -> dict[str, Cell]:
-    """The cells of a position: squares in their order, then what cannot be seen."""
+    """The cells of a position: squares that are not empty, then what cannot be seen."""
     seen = board if board.turn == chess.WHITE else board.mirror()
     row: dict[str, Cell] = {}
     for square, piece in sorted(seen.piece_map().items()):
         row[chess.SQUARE_NAMES[square]] = piece.symbol() + _state(seen, square, piece.color)
     rights = seen.castling_xfen()
     if rights != "-":
-        row[CASTLING] = "".join(sign for sign in RIGHTS if sign in rights)
+        row[CASTLING] = "".join(sign for sign in AIMS if sign in rights)
     if seen.ep_square is not None and seen.has_legal_en_passant():
-        row[EN_PASSANT] = chess.FILE_NAMES[chess.square_file(seen.ep_square)]
+        row[EN_PASSANT] = chess.SQUARE_NAMES[seen.ep_square]
     return row
 
 
 def _state(board: chess.Board, square: chess.Square, color: chess.Color) -> str:
     if not board.attackers_mask(not color, square):
-        return ""
+        return "-"
     return "!" if board.attackers_mask(color, square) else "?"
 
 
-def board_of(row: Mapping[str, Cell]) -> chess.Board:
-    """The position of a row, as White's: of Black's it is the turned one."""
-    board = chess.Board(None)
-    for square, name in enumerate(chess.SQUARE_NAMES):
-        if cell := row.get(name):
-            board.set_piece_at(square, chess.Piece.from_symbol(str(cell)[0]))
-    board.set_castling_fen(str(row.get(CASTLING) or "-"))
-    if letter := row.get(EN_PASSANT):
-        board.ep_square = chess.square(chess.FILE_NAMES.index(str(letter)), 5)
+def words_of(row: Mapping[str, Cell]) -> list[str]:
+    """The pairs of a position's cells."""
+    words = [f"{row[square]}{square}" for square in chess.SQUARE_NAMES if row.get(square)]
+    words += [MAY_CASTLE + AIMS[sign] for sign in str(row.get(CASTLING) or "")]
+    if square := row.get(EN_PASSANT):
+        words.append(f"{MAY_TAKE}{square}")
+    return words
+
+
+def board_of(words: Iterable[str]) -> chess.Board:
+    """The position of its pairs, as White's: of Black's it is the turned one."""
+    board, rights = chess.Board(None), ""
+    for label, name in ((word[:WIDTH], word[WIDTH:]) for word in words):
+        if label == MAY_CASTLE:
+            rights += next(sign for sign, aim in AIMS.items() if aim == name)
+        elif label == MAY_TAKE:
+            board.ep_square = chess.parse_square(name)
+        else:
+            board.set_piece_at(chess.parse_square(name), chess.Piece.from_symbol(label[0]))
+    board.set_castling_fen(rights or "-")
     return board
 
 
