@@ -64,7 +64,7 @@ def question_of(steps: Sequence[Step], seen: Observation) -> tuple[Part, ...]:
     return (*position, Part(MARK_CODEC, MARK, trained=False))
 
 
-def open_world(name: str) -> tuple[Environment, int] | None:
+def open_game(name: str) -> tuple[Environment, int] | None:
     """The game that a document begins, and its seed; None: it begins none."""
     from whorl.fields.chess_games import world_of
 
@@ -75,7 +75,7 @@ def open_world(name: str) -> tuple[Environment, int] | None:
 class ChessTask(PlayTask):
     """The best of the legal moves, which stand behind the answer; and points of games."""
 
-    open_world: Callable[[str], tuple[Environment, int] | None] = open_world
+    open_world: Callable[[str], tuple[Environment, int] | None] = open_game
     ask: Callable[[Sequence[Step], Observation], tuple[Part, ...]] = question_of
     codec: str = CHESS
     name: str = "chess"
