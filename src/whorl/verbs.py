@@ -10,7 +10,7 @@ import functools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -206,11 +206,16 @@ class Session:
             prepared, trained = self.records["prepare"], self.records["train"]
             work = (self.context, config, self.fields, prepared, models)
             probe = None if self.base is None else probe_of(self.base, trained, self.loaded)
-            beside = alone(self) if self.loaded.recipe.evaluate.apart else {}
+            beside = alone(self, self._evaluated)
             return run(*work, self._open_engine, trained, serve.engine, probe, beside)
 
         self._producer()
         return self._stage("evaluate", make)
+
+    def _evaluated(self, loaded: LoadedRecipe) -> tuple[Record, Record]:
+        """The records of evaluate and train of another recipe."""
+        other = replace(self, loaded=loaded, records={}, took_s={})
+        return other.evaluate(), other.records["train"]
 
     @property
     def _compresses(self) -> bool:

@@ -23,7 +23,7 @@ from whorl.core.errors import DataError, MissingExtra, SpecError
 from whorl.core.metrics import POINTS_GREEDY, POINTS_RANDOM
 from whorl.core.ports import Document, HeldoutDocument, Part, Source
 from whorl.core.reasons import Reason
-from whorl.fields import chess_lessons, stockfish
+from whorl.fields import stockfish
 from whorl.fields.base import options_of
 from whorl.fields.chess import FIELD, ChessTask
 from whorl.fields.chess_games import ChessWorld, captures, chance_player, points_of
@@ -41,9 +41,6 @@ from whorl.stages.evaluate.play import played
 from whorl.verbs import Session
 
 MATE_IN_ONE = "6k1/5ppp/8/8/8/8/8/R3K3 w - - 0 1"
-needs_stockfish = pytest.mark.skipif(
-    stockfish.program() is None, reason="stockfish is not installed (apt-get install stockfish)"
-)
 
 
 def at_random(seed: int) -> list[chess.Board]:
@@ -318,43 +315,6 @@ def test_greedy_takes_what_is_worth_most() -> None:
     passing = chess.Board("4k3/8/8/3pP3/8/8/8/4K3 w - d6 0 2")
     assert [move.uci() for move in captures(passing)] == ["e5d6"]
     assert captures(chess.Board()) == []
-
-
-# ------------------------------------------------------------------ stockfish
-
-
-@needs_stockfish
-def test_labels_are_of_the_position_alone_and_the_same_again() -> None:
-    first = [(n, b.fen(), m) for n, b, m in chess_lessons.labelled("seed", 12, 200)]
-    again = [(n, b.fen(), m) for n, b, m in chess_lessons.labelled("seed", 12, 200)]
-    assert first == again
-    opened = stockfish.Stockfish.open()
-    try:
-        for _, fen, move in reversed(first):
-            assert opened.best(chess.Board(fen), 200) == move
-        assert opened.best(chess.Board(MATE_IN_ONE), 200).uci() == "a1a8"
-        rng = random.Random(0)
-        weak = {opened.weakest(chess.Board(), rng).uci() for _ in range(12)}
-        assert 1 < len(weak) <= stockfish.WEAK_MOVES
-    finally:
-        opened.close()
-
-
-@needs_stockfish
-def test_games_of_stockfish_are_split_by_game_and_begin_scored_ones() -> None:
-    documents, reasons = read(
-        "stockfish:games", positions="30", asked="20", games="1", nodes="50", seed="3"
-    )
-    assert not reasons
-    assert Counter(d.split for d in documents) == {"train": 30, "heldout": 23}
-    begun = [found[1] for d in documents if (found := begun_by(d.name))]
-    assert begun == ["random", "greedy", "stockfish"]
-    held = [d for d in documents if d.split == "heldout" and not begun_by(d.name)]
-    assert all(int(d.name.rpartition("@")[2]) >= chess_lessons.FIRST_ASKED_PLY for d in held)
-    trained = {repr(position_of(d)) for d in documents if d.split == "train"}
-    assert not trained & {repr(position_of(d)) for d in held}
-    scores = {(s.name, s.metric.name): s for s in FIELD.baselines(documents, held[:4], None)}
-    assert scores.keys() == {("greedy capture", "move_match"), ("random moves", "move_match")}
 
 
 # ------------------------------------------------------------------ learning

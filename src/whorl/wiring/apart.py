@@ -7,9 +7,8 @@ part of the batch. Its learning rates are smaller by the square root of that par
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -18,12 +17,15 @@ from whorl.codecs.parts import token_space
 from whorl.codecs.text import NUM_SPECIAL
 from whorl.core.errors import SpecError
 from whorl.core.heldout import HeldoutDocuments
+from whorl.core.ports import Field
+from whorl.core.records import Record
 from whorl.core.rows import RowSet
 from whorl.spec.load import LoadedRecipe, parse_recipe
-from whorl.stages.evaluate.beside import Alone
+from whorl.stages.evaluate.beside import ByItself
+from whorl.wiring.work import Work
 
 if TYPE_CHECKING:
-    from whorl.verbs import Session
+    from whorl.stages.plan.plan import Plan
 
 __all__ = ["alone", "recipe_of"]
 
@@ -33,25 +35,39 @@ KEPT = ("formats", "search", "cache")  # of compression
 ANY_LOSS = 0.99  # of compression: a model that is only compared is not refused for it
 
 
-def alone(session: Session) -> dict[str, Alone]:
-    """Of each field the record of its own model's evaluation; {} of a recipe of one field.
+class Together(Work, Protocol):
+    """A recipe of several fields that has been trained."""
 
-    Trained now unless that was done. Raises SpecError if the sources have no shares.
+    @property
+    def fields(self) -> Mapping[str, Field]: ...
+
+    @property
+    def planned(self) -> Plan: ...
+
+    @property
+    def records(self) -> Mapping[str, Record]: ...
+
+
+Evaluated = Callable[[LoadedRecipe], tuple[Record, Record]]
+
+
+def alone(session: Together, evaluated: Evaluated) -> dict[str, ByItself]:
+    """Of each field its own model's evaluation, where the recipe asks and has several; else {}.
+
+    evaluated: the records of evaluate and train of a recipe, made now unless they are there.
+    Raises SpecError if the sources have no shares.
     """
-    if len(session.fields) < 2:
+    if len(session.fields) < 2 or not session.loaded.recipe.evaluate.apart:
         return {}
     found = {}
     for name in session.fields:
-        loaded = recipe_of(session, name)
-        mine = replace(session, loaded=loaded, records={}, took_s={})
-        record = mine.evaluate()
-        trained = mine.records["train"].metrics
-        note = f"{trained['trained_tokens']:,} tokens of this field alone"
-        found[name] = Alone(record, note)
+        record, trained = evaluated(recipe_of(session, name))
+        note = f"{trained.metrics['trained_tokens']:,} tokens of this field alone"
+        found[name] = ByItself(record, note)
     return found
 
 
-def recipe_of(session: Session, name: str) -> LoadedRecipe:
+def recipe_of(session: Together, name: str) -> LoadedRecipe:
     """The recipe of one field of a session whose data is prepared."""
     recipe, decided = session.loaded.recipe, session.planned.decisions
     train, prepared = decided.train, session.records["prepare"]
@@ -103,7 +119,7 @@ def _entry(entry: Mapping[str, Any], count: int, whole: float) -> dict[str, Any]
     return kept if count == 1 else {**kept, "share": entry["share"] / whole}
 
 
-def _num_ids(session: Session, name: str) -> int:
+def _num_ids(session: Together, name: str) -> int:
     """Special ids and those of the codecs that the field's held-out documents use."""
     prepared = session.records["prepare"]
     documents = HeldoutDocuments.open(prepared).of_field(name)

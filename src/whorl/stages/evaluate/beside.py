@@ -13,20 +13,20 @@ from whorl.core.metrics import find_metric
 from whorl.core.ports import QualityMeasure, Score
 from whorl.core.records import Record
 
-__all__ = ["ALONE", "Alone", "scores_beside"]
+__all__ = ["ALONE", "ByItself", "scores_beside"]
 
 ALONE = "alone, "  # before the name of a variant
 
 
 @dataclass(frozen=True)
-class Alone:
+class ByItself:
     """record: evaluation of the model that was trained on one field; note: on how much."""
 
     record: Record
     note: str
 
 
-def scores_beside(found: Alone, field: str, documents: Sequence[str]) -> list[Score]:
+def scores_beside(found: ByItself, field: str, documents: Sequence[str]) -> list[Score]:
     """The models' scores of a field or of a further metric of it; [] if it has none there.
 
     documents: names of those that are scored here. Where they are scored there too, the two models

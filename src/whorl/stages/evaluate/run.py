@@ -29,7 +29,7 @@ from whorl.core.rows import RowSet
 from whorl.core.variants import Variant
 from whorl.model.folder import read_card
 from whorl.spec.resolved import EvaluateConfig
-from whorl.stages.evaluate.beside import ALONE, Alone, scores_beside
+from whorl.stages.evaluate.beside import ALONE, ByItself, scores_beside
 from whorl.stages.evaluate.contamination import seen_shares, summary_of
 from whorl.stages.evaluate.forgetting import Forgetting, ForgettingProbe
 from whorl.stages.evaluate.of_field import FURTHER, FieldEvaluation
@@ -41,7 +41,7 @@ LOGIC_VERSION = 5  # raised when the same models and documents would give other 
 OpenEngine = Callable[[Path, Variant], Engine]
 Models = Mapping[Variant, Path]
 Fields = Mapping[str, Field]
-NOTHING: Mapping[str, Alone] = {}
+NOTHING: Mapping[str, ByItself] = {}
 
 
 def evaluate_key(
@@ -52,7 +52,7 @@ def evaluate_key(
     trained: Record | None = None,
     engine: str = "auto",
     probe: ForgettingProbe | None = None,
-    beside: Mapping[str, Alone] = NOTHING,
+    beside: Mapping[str, ByItself] = NOTHING,
 ) -> RecordKey:
     """The key of the record this work makes: the folders' contents, not their places."""
     named = {str(variant): read_card(folder).digest for variant, folder in models.items()}
@@ -93,7 +93,7 @@ def run(
     trained: Record | None = None,
     engine: str = "auto",
     probe: ForgettingProbe | None = None,
-    beside: Mapping[str, Alone] = NOTHING,
+    beside: Mapping[str, ByItself] = NOTHING,
 ) -> Record:
     """The record of these models' scores, made now unless it exists.
 
