@@ -22,7 +22,8 @@ from typing import Any
 from planner_scores import Result
 from rivals import GPUS, analysis_job
 
-from whorl.arch.shape_counts import count_shape, layer_matrices
+from whorl.arch.layers import layer_matrices
+from whorl.arch.shape_counts import count_shape
 from whorl.stages.plan.cluster.memory_rows import predict_row_memory
 from whorl.stages.plan.cluster.rows import PublishedRow
 from whorl.stages.plan.cluster.step import predict_rows

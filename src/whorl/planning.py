@@ -19,7 +19,7 @@ from whorl.stages.plan.ask.layouts import layout_label, parse_budget
 from whorl.stages.plan.ask.question import question, recipe_flags, recipe_warnings
 from whorl.stages.plan.ask.said import OtherWords
 from whorl.stages.plan.ask.service import at_rate, serving_target
-from whorl.stages.plan.cluster.devices import device
+from whorl.stages.plan.cluster.devices import HERE, device
 from whorl.stages.plan.cluster.emit import launch_file
 from whorl.stages.plan.cluster.emit_megatron import megatron_command
 from whorl.stages.plan.cluster.emit_torchtitan import torchtitan_command
@@ -78,6 +78,7 @@ def answer(
     else:
         shape = read_shape(model, recipe, "--budget" in asked)
     name = str(model or name or (shape.name if shape is not None else ""))
+    _on_this_machine(asked)
     if "--serve" in asked and not OF_TRAINING & set(asked):
         return _serving_alone(name, shape, asked)
     if "--tune" in asked and "--count" not in asked:
@@ -85,7 +86,8 @@ def answer(
     if asked.pop("--why-oom", False):
         if shape is None or "--serve" in asked:
             raise SpecError("--why-oom is about training a model", do="give --model, no --serve")
-        found = memory_report(shape, _with_words(question(name, shape, asked), said))
+        put = _with_words(question(name, shape, asked), said)
+        found = memory_report(shape, put, device(asked["--device"]))
         return found.model_copy(update={"warnings": warnings})
     try:
         plan = plan_cluster(name, shape, asked, said)
@@ -94,6 +96,19 @@ def answer(
             tell(f"warning: {line}")
         raise
     return plan.model_copy(update={"warnings": [*warnings, *plan.warnings]})
+
+
+def _on_this_machine(asked: dict[str, Any]) -> None:
+    """--device here: the machine itself, measured unless it was; one device, and whorl on it."""
+    if asked.get("--device") != HERE:
+        return
+    from whorl.core.home import home_folder
+    from whorl.launch.calibrate import this_machine
+    from whorl.stages.plan.cluster.here import here
+
+    asked["--device"] = here(this_machine(home_folder()))
+    if OF_TRAINING & set(asked):
+        asked.setdefault("--count", "1")
 
 
 def _with_words(asked: schema.Question, said: OtherWords | None) -> schema.Question:
@@ -143,13 +158,14 @@ def plan_cluster(
     flags = {flag: value for flag, value in flags.items() if value is not None}
     asked = _with_words(question(name, shape, flags), said)
     budget = parse_budget(asked.budget) if asked.budget else None
+    target = device(flags["--device"])
     if budget is None and shape is not None:
         tokens = float(asked.tokens or (0 if asked.tune else figures.law_tokens(shape)))
-        choice = replace(choose_layout(shape, asked), tokens=tokens)
+        choice = replace(choose_layout(shape, asked, target), tokens=tokens)
     elif budget is None:
         raise SpecError("no model is given", do="give --model, or --budget to choose a size")
     else:
-        choice = buy(shape, asked, budget)
+        choice = buy(shape, asked, budget, target)
     asked, space, job, found = choice.asked, choice.space, choice.job, choice.found
     others = _different(job.layout, found.ranked)
     timed = step_times([job, *(item.job for item in others)], choice.model, intervals=True)
@@ -317,7 +333,7 @@ def _serving_alone(name: str, shape: ModelShape | None, flags: Flags) -> schema.
             warnings.append(f"{found.devices} devices are needed, --count has {count}")
     return schema.ServingAnswer(
         model=figures.model_figures(shape, 1),
-        device=device(found.device),
+        device=device(flags["--device"] if found.device == HERE else found.device),
         serve=flags["--serve"],
         serving=found,
         warnings=warnings,

@@ -9,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from whorl.arch.dense import dense_shape
+from whorl.arch.layers import layer_matrices
 from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import (
     attention_pairs,
@@ -16,7 +17,6 @@ from whorl.arch.shape_counts import (
     count_shape,
     flops_per_token,
     kv_bytes_per_token,
-    layer_matrices,
     training_bytes,
 )
 from whorl.core.errors import SpecError

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.arch.configs import MPT, random_config
 from whorl.arch.hf_config import model_shape, model_types, shape_from_config
 from whorl.arch.known_models import known_models
 from whorl.arch.shape_counts import count_shape
@@ -24,8 +25,6 @@ BUILDERS = {
 }
 OF_VISION = {"qwen2_vl_text", "qwen2_5_vl_text", "mllama_text_model"}  # parts, read with the whole
 SIZES = {"num_hidden_layers": 3, "hidden_size": 48, "vocab_size": 101, "num_attention_heads": 4}
-GPT2 = {"n_layer": 3, "n_embd": 48, "vocab_size": 101, "n_head": 4, "n_positions": 31}
-MPT = {"n_layers": 2, "d_model": 48, "n_heads": 4, "vocab_size": 101, "max_seq_len": 16}
 
 
 def parameters_of_transformers(config: dict[str, Any]) -> int:
@@ -42,166 +41,6 @@ def parameters_of_transformers(config: dict[str, Any]) -> int:
     buffers = dict(model.named_buffers()).items()
     corrections = sum(b.numel() for name, b in buffers if "score_correction" in name)
     return model.num_parameters() + corrections
-
-
-def expert_options(kind: str, rng: random.Random, heads: int, layers: int) -> dict[str, Any]:
-    """What the families with experts or latent attention take beside."""
-    if kind.startswith("deepseek"):
-        return {
-            "mlp_bias": False,
-            "num_key_value_heads": heads,
-            "q_lora_rank": rng.choice([None, 10]),
-            "kv_lora_rank": 14,
-            "qk_rope_head_dim": 4,
-            "qk_nope_head_dim": 6,
-            "v_head_dim": rng.choice([5, 8]),
-            "first_k_dense_replace": rng.randint(0, layers),
-            "n_routed_experts": 8,
-            "n_shared_experts": rng.choice([1, 2]),
-            "n_group": 1,
-            "topk_group": 1,
-        }
-    if kind in ("mixtral", "gpt_oss"):
-        bias = kind == "gpt_oss" and rng.random() < 0.5
-        return {"num_local_experts": 5, "attention_bias": bias}
-    if kind in ("phimoe", "olmoe", "minimax_m2"):
-        return {"num_experts" if kind == "olmoe" else "num_local_experts": 5,
-                "lm_head_bias": rng.random() < 0.5}  # fmt: skip
-    if kind == "glm4_moe":
-        return {"n_routed_experts": 8, "n_shared_experts": 1, "n_group": 1, "topk_group": 1,
-                "first_k_dense_replace": rng.randint(0, layers), "use_qk_norm": rng.random() < 0.5,
-                "head_dim": 8}  # fmt: skip
-    if kind.endswith("_moe"):
-        shared = {"shared_expert_intermediate_size": 21} if kind == "qwen2_moe" else {}
-        return shared | {
-            "num_experts": rng.choice([0, 5]),
-            "decoder_sparse_step": rng.choice([1, 2]),
-            "mlp_only_layers": rng.choice([[], [0], [1]]),
-        }
-    return {}
-
-
-def of_bert(rng: random.Random, common: dict[str, Any]) -> dict[str, Any]:
-    del common["num_key_value_heads"]
-    common |= {"max_position_embeddings": 31, "tie_word_embeddings": True}
-    return common | {"type_vocab_size": rng.choice([1, 2])}
-
-
-def of_modernbert(rng: random.Random, common: dict[str, Any]) -> dict[str, Any]:
-    del common["num_key_value_heads"]
-    return common | {"local_attention": 8, "tie_word_embeddings": True}
-
-
-def of_t5(rng: random.Random, common: dict[str, Any]) -> dict[str, Any]:
-    """The other names of the same sizes, and a decoder of its own depth."""
-    heads = common["num_attention_heads"]
-    return {
-        "model_type": common["model_type"],
-        "vocab_size": common["vocab_size"],
-        **{"d_model": common["hidden_size"], "d_kv": rng.choice([4, 6]), "num_heads": heads},
-        **{"d_ff": common["intermediate_size"], "num_layers": rng.randint(1, 3)},
-        "num_decoder_layers": rng.randint(1, 3),
-        "feed_forward_proj": rng.choice(["relu", "gated-gelu"]),
-    }
-
-
-def of_mamba(rng: random.Random, common: dict[str, Any]) -> dict[str, Any]:
-    width = common["hidden_size"]
-    found = {name: common[name] for name in ("model_type", "vocab_size", "num_hidden_layers")}
-    found |= {"hidden_size": width, "state_size": rng.choice([4, 16]), "expand": 2}
-    if common["model_type"] == "mamba2":
-        return found | {"head_dim": 4, "num_heads": width // 2, "n_groups": rng.choice([1, 2])}
-    return found | {"time_step_rank": rng.choice([3, 5]), "conv_kernel": rng.choice([3, 4])}
-
-
-def of_qwen_vl(rng: random.Random, common: dict[str, Any]) -> dict[str, Any]:
-    """As its config.json has it: the text's sizes outside, or in their own part."""
-    is_second, width = common["model_type"] == "qwen2_vl", common["hidden_size"]
-    vision: dict[str, Any] = {"depth": rng.randint(1, 3), "num_heads": 2, "patch_size": 6}
-    if is_second:
-        vision |= {"embed_dim": 16, "hidden_size": width, "mlp_ratio": rng.choice([2, 4])}
-    else:
-        vision |= {"hidden_size": 16, "out_hidden_size": width, "intermediate_size": 20}
-    text = {key: value for key, value in common.items() if key != "model_type"}
-    text |= {
-        "tie_word_embeddings": rng.random() < 0.5,
-        "model_type": f"{common['model_type']}_text",
-    }
-    return {
-        "model_type": common["model_type"],
-        "text_config": text,
-        "vision_config": vision,
-        "tie_word_embeddings": text["tie_word_embeddings"],
-    }
-
-
-BESIDE = {
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta"), of_bert),
-    "modernbert": of_modernbert,
-    **dict.fromkeys(("t5", "mt5"), of_t5),
-    **dict.fromkeys(("mamba", "falcon_mamba", "mamba2"), of_mamba),
-    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl"), of_qwen_vl),
-}
-
-
-def random_config(kind: str, rng: random.Random) -> dict[str, Any]:
-    """A tiny config of any family, its options drawn at random."""
-    heads, head_dim = rng.choice([2, 4, 6]), rng.choice([4, 8])
-    flag = lambda: rng.random() < 0.5  # noqa: E731
-    layers, width = rng.randint(1, 5), heads * head_dim
-    common: dict[str, Any] = {
-        "model_type": kind,
-        "num_hidden_layers": layers,
-        "hidden_size": width,
-        "num_attention_heads": heads,
-        "num_key_value_heads": rng.choice([1, 2, heads]),
-        "intermediate_size": rng.randint(5, 90),
-        "vocab_size": rng.randint(11, 300),
-        "max_position_embeddings": 64,
-        "tie_word_embeddings": flag(),
-        "pad_token_id": 0,
-    }
-    if kind == "gpt2":
-        inner = {"n_inner": rng.choice([None, 37])}
-        return {**GPT2, **inner, "n_layer": layers, "n_embd": width, "n_head": heads} | {
-            "model_type": kind
-        }
-    if kind == "mpt":
-        return {**MPT, "n_layers": layers, "d_model": width, "n_heads": heads, "model_type": kind}
-    if kind == "bloom":
-        keys = ("model_type", "hidden_size", "vocab_size", "pad_token_id")
-        return {key: common[key] for key in keys} | {"n_layer": layers, "n_head": heads}
-    if kind == "opt":
-        bias = {"enable_bias": flag(), "word_embed_proj_dim": width}
-        del common["num_key_value_heads"]
-        return bias | {"ffn_dim": common.pop("intermediate_size")} | common
-    if kind == "falcon":
-        is_new, kv_heads = flag(), common.pop("num_key_value_heads")
-        del common["intermediate_size"]
-        return (
-            common
-            | {
-                "num_kv_heads": kv_heads,
-                "new_decoder_architecture": is_new,
-                "parallel_attn": is_new or flag(),
-                "multi_query": flag(),
-                "bias": flag(),
-                "num_ln_in_parallel_attn": rng.choice([None, 1, 2]) if is_new else None,
-            }
-            | ({"ffn_hidden_size": 70} if flag() else {})
-        )
-    if kind in BESIDE:
-        return BESIDE[kind](rng, common)
-    options = ("attention_bias", "mlp_bias", "qkv_bias", "use_qkv_bias", "use_parallel_residual")
-    common |= {option: flag() for option in options}
-    if kind == "gpt_neox":
-        del common["num_key_value_heads"]
-    if kind in ("gpt_neox", "phi", "phi3", "stablelm", "qwen2", "qwen2_moe", "olmo2", "olmo3"):
-        common["partial_rotary_factor"] = 1.0
-    elif flag() and kind != "olmoe" and not kind.startswith("deepseek"):
-        common["head_dim"] = rng.choice([6, 12])
-    experts = {"num_experts_per_tok": 2, "moe_intermediate_size": 9}
-    return common | experts | expert_options(kind, rng, heads, layers)
 
 
 @pytest.mark.parametrize("kind", [t for t in model_types() if t not in {*HUB_ONLY, *OF_VISION}])
@@ -353,6 +192,10 @@ BAD_CONFIGS: list[tuple[Any, str]] = [
     ({"model_type": "mpt", **MPT, "attn_config": 5}, "attn_config"),
     ({"model_type": "mpt", **MPT, "no_bias": False}, "no_bias"),
     ({"model_type": "gemma3", "text_config": {"model_type": "clip"}}, "text_config"),
+    (LLAMA | {"model_type": "nemotron_h"}, "hybrid_override_pattern"),
+    (LLAMA | {"model_type": "nemotron_h", "hybrid_override_pattern": "M-Z"}, "found: .'Z'"),
+    (LLAMA | {"model_type": "granitemoehybrid", "layer_types": ["rwkv"] * 3}, "rwkv"),
+    (LLAMA | {"model_type": "granitemoehybrid", "layer_types": ["mamba"] * 2}, "2 for 3 layers"),
 ]
 
 

@@ -11,13 +11,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from whorl.arch.hf_config import shape_from_config
 from whorl.arch.known_models import known_model, known_models
+from whorl.arch.layers import layer_matrices, layers_with
 from whorl.arch.shape import AttentionShape, Experts, Latent, ModelShape
 from whorl.arch.shape_counts import (
     attention_pairs,
     count_shape,
     flops_per_token,
     kv_bytes_per_token,
-    layer_matrices,
     training_bytes,
 )
 from whorl.core.errors import SpecError
@@ -75,6 +75,61 @@ def test_flops_are_those_torch_counts(kind: str) -> None:
     # rotary angles and, where experts are sorted by a product, small change: none of it ours
     rotary = counter.get_total_flops() / (2 * seq_len) - ours.forward
     assert 0 <= rotary <= 2 * 16, (counter.get_flop_counts()["Global"], ours)
+
+
+SCAN: dict[str, Any] = {"mamba_d_state": 4, "mamba_expand": 2, "mamba_d_head": 24}
+SCAN |= {"mamba_n_heads": 4, "mamba_n_groups": 2}
+HYBRIDS: dict[str, dict[str, Any]] = {
+    "jamba": {"num_experts": 5, "attn_layer_period": 3, "attn_layer_offset": 1, "mamba_d_state": 4},
+    "qwen3_next": {"head_dim": 8, "linear_num_key_heads": 2, "linear_key_head_dim": 4}
+    | {"linear_num_value_heads": 4, "linear_value_head_dim": 6, "num_experts": 6}
+    | {"num_experts_per_tok": 2, "moe_intermediate_size": 9, "full_attention_interval": 2}
+    | {"shared_expert_intermediate_size": 21},
+    "falcon_h1": {**SCAN, "mamba_d_ssm": 96},
+    "granitemoehybrid": {**SCAN, "layer_types": ["mamba", "attention", "mamba"]}
+    | {"num_local_experts": 5, "shared_intermediate_size": 13},
+    "nemotron_h": {"layers_block_type": ["mamba", "moe", "attention", "mlp"], "head_dim": 8}
+    | {"mamba_num_heads": 4, "mamba_head_dim": 6, "n_groups": 2, "ssm_state_size": 4}
+    | {"moe_intermediate_size": 9, "moe_shared_expert_intermediate_size": 11}
+    | {"n_routed_experts": 6, "num_experts_per_tok": 2, "moe_latent_size": 7},
+}
+
+
+@pytest.mark.parametrize("kind", HYBRIDS)
+def test_products_and_states_of_hybrids_are_those_of_transformers(kind: str) -> None:
+    """FLOPs of all plain products as torch counts them, bytes of what a cache holds at its end."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.set_num_threads(1)
+    sizes, seq_len = SIZES | HYBRIDS[kind], 12
+    config = AutoConfig.for_model(kind, **sizes, attn_implementation="eager")
+    config._experts_implementation = "eager"
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        cache = model(input_ids=torch.arange(seq_len)[None], use_cache=True).past_key_values
+    counts = counter.get_flop_counts()["Global"]
+    products = sum(n for op, n in counts.items() if str(op) in ("aten.mm", "aten.addmm"))
+    shape = shape_from_config({"model_type": kind, **sizes})
+    ours = flops_per_token(shape, seq_len)
+    assert products == seq_len * (ours.blocks + ours.router + ours.head)
+    held = 0
+    for layer in cache.layers:
+        for name in ("conv_states", "recurrent_states"):
+            states = getattr(layer, name, None) or {}
+            held += sum(state.numel() for state in states.values() if state is not None)
+        for name in ("keys", "values"):
+            held += value.numel() if (value := getattr(layer, name, None)) is not None else 0
+    assert kv_bytes_per_token(shape, 2, seq_len) * seq_len == pytest.approx(2 * held)
+    per_head = shape.attention.head_dim * shape.attention.heads
+    seeing = layers_with(shape, "attention")
+    scans = layers_with(shape, "scan")
+    pairs = ours.attention - scans * scan_of(shape)
+    assert pairs == pytest.approx(seeing * 4 * per_head * (seq_len + 1) / 2)
+
+
+def scan_of(shape: ModelShape) -> float:
+    mixer = shape.attention.mixer
+    return mixer.scan_flops * mixer.inner * mixer.state
 
 
 @pytest.mark.parametrize("window", [None, 1, 3, 7, 8, 50])

@@ -36,7 +36,7 @@ def test_codebooks_are_learned_from_every_so_many_images(monkeypatch: pytest.Mon
 
     options = {"vocab_size": 40, "seed": 0, "options": {**FIELD.options, "books": "shared"}}
     expected = FIELD.fit_codecs(documents(range(0, 80, 4)), options)["image"].files()
-    monkeypatch.setattr("whorl.fields.images.MAX_FIT_BYTES", 21 * 64)
+    monkeypatch.setattr("whorl.fields.image_options.MAX_FIT_BYTES", 21 * 64)
     most[0] = 0
     assert FIELD.fit_codecs(documents(range(80)), options)["image"].files() == expected
     assert most[0] < 30

@@ -13,9 +13,11 @@ from tests.stages.plan.conftest import machine
 from whorl.codecs.contract import Tokens
 from whorl.codecs.parts import decode_parts
 from whorl.core.collect import run_requests
+from whorl.core.errors import SpecError
 from whorl.core.metrics import BITS_PER_TOKEN
 from whorl.core.ports import GenerateRequest, HeldoutDocument, Part, Source
 from whorl.engines.open import open_engine
+from whorl.fields import speakers
 from whorl.fields.speech import FIELD as SPEECH
 from whorl.fields.synthesis import FIELD
 from whorl.verbs import Session
@@ -91,3 +93,23 @@ def test_a_miniature_says_tones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             assert 1_000 < len(sound) < 5_000  # 0.24 s were recorded
     finally:
         engine.close()
+
+
+@pytest.mark.skipif(
+    speakers.find_spec(speakers.PACKAGE) is None, reason="needs the extra espeak: espeakng-loader"
+)
+def test_one_voice_says_everything_where_that_is_asked() -> None:
+    options = {"sentences": "4", "heldout_sentences": "3", "voices": "one"}
+    source = Source("espeak:home", "synthesis", options=options)
+    documents = [d for item in FIELD.items(source) for d in FIELD.read(source, item, print)]
+    assert [document.split for document in documents] == ["heldout"] * 3 + ["train"] * 4
+    assert all("en-us+f2/160/50: " in document.name for document in documents)
+    assert all(document.parts[2].value.any() for document in documents)
+    with pytest.raises(SpecError, match=r"options\.voices"):
+        list(
+            FIELD.read(
+                Source("espeak:home", "synthesis", options={"voices": "two"}),
+                FIELD.items(source)[0],
+                print,
+            )
+        )

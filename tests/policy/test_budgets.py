@@ -10,12 +10,13 @@ MAX_FILE_LINES = 400  # a file has fewer
 MAX_FUNCTION_LINES = 60  # a function has fewer, docstring and signature included
 # Of each package: its size when it was last thought over, and a quarter. plan must shrink.
 PACKAGE_LINES = {
-    "arch": 1_757,
+    "arch": 2_100,  # hybrids: a mixer for each, experts and layers in files of their own
     "cli": 3_145,
     "codecs": 3_778,  # sound: files, mel, codebooks
     "core": 3_900,
     "engines": 4_417,
-    "fields": 7_499,  # speech: voices, sentences, people's formats
+    # speech: voices, sentences, people's formats; boxes, printed lines, an assistant
+    "fields": 8_800,
     "launch": 1_125,
     "model": 3_418,
     "schemes": 638,
@@ -26,7 +27,7 @@ PACKAGE_LINES = {
     "stages/improve": 407,
     # a file for each tool, with its defaults, and for each software; objectives, images, own runs
     # told apart by kind and by what their plan predicted
-    "stages/plan": 12_320,
+    "stages/plan": 12_200,
     "stages/prepare": 2_280,
     "stages/serve": 7_114,
     "stages/train": 2_818,

@@ -46,7 +46,7 @@ def test_published_layouts_fit(jobs: dict[str, TrainingJob]) -> None:
 def test_choice_is_not_slower_than_what_was_published(jobs: dict[str, TrainingJob]) -> None:
     distinct = list({repr(job): job for job in jobs.values() if fits(job)}.values())
     for job in distinct[:: max(1, len(distinct) // SEARCHED)]:
-        space = SearchSpace.around(job)
+        space = SearchSpace(job)
         if space.outside(job.layout) is not None:
             continue
         best = search_layouts(space).best

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ import pytest
 
 from whorl.core.errors import SpecError
 from whorl.core.ports import Source
-from whorl.spec.load import parse_recipe
+from whorl.spec.load import load_recipe, parse_recipe
+from whorl.stages.prepare.facts import releases_of
 from whorl.wiring.data import fields_of, sources_of
 
 
@@ -41,3 +44,22 @@ def test_an_entry_reaches_its_source(tmp_path: Path) -> None:
 def test_wrong_entries_are_refused(tmp_path: Path, entry: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         source_of(tmp_path, entry)
+
+
+def test_sources_that_an_option_names_are_found_like_the_first(tmp_path: Path) -> None:
+    """Several between blanks, where they lie; of a field that says which options are sources."""
+    recipe = {
+        "name": "lines",
+        "data": [{"source": "a.txt", "field": "ocr", "options": {"fonts": "one/*.ttf two"}}],
+        "budget": {"train_time": "1min"},
+    }
+    path = tmp_path / "lines.yaml"
+    path.write_text(json.dumps(recipe))
+    loaded = load_recipe(path)
+    (source,) = sources_of(loaded, fields_of(loaded), tmp_path / "home", print)
+    found = [other.path for other in source.others["fonts"]]
+    assert found == [str(tmp_path / "one/*.ttf"), str(tmp_path / "two")]
+    assert releases_of([source]) == [] and source.path == str(tmp_path / "a.txt")
+    release = {"scheme": "debian", "version": "1"}
+    fetched = replace(source.others["fonts"][0], release=release)
+    assert releases_of([replace(source, others={"fonts": (fetched,)})]) == [release]

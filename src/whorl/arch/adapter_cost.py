@@ -11,15 +11,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from whorl.arch.layers import LayerMatrix, layer_kinds, layer_matrices
 from whorl.arch.shape import ModelShape
-from whorl.arch.shape_counts import (
-    BACKWARD_PER_FORWARD,
-    LayerKind,
-    LayerMatrix,
-    count_shape,
-    flops_per_token,
-    layer_matrices,
-)
+from whorl.arch.shape_counts import BACKWARD_PER_FORWARD, count_shape, flops_per_token
 from whorl.core.errors import SpecError
 
 __all__ = [
@@ -134,16 +128,8 @@ def adapter_cost(
 
 def _matrices(shape: ModelShape) -> list[tuple[int, LayerMatrix]]:
     """(layers that have it, a matrix), of every kind of layer."""
-    kinds: list[tuple[int, LayerKind]] = [
-        (shape.layers - shape.expert_layers, "dense"),
-        (shape.expert_layers, "expert"),
-    ]
-    return [
-        (number, matrix)
-        for number, kind in kinds
-        if number
-        for matrix in layer_matrices(shape, kind)
-    ]
+    kinds = layer_kinds(shape).items()
+    return [(n, matrix) for kind, n in kinds for matrix in layer_matrices(shape, kind)]
 
 
 def _packed_bytes(matrix: LayerMatrix, base: FrozenBase) -> float:

@@ -1,19 +1,16 @@
 """What stands beside the layers of some families: image encoders, the other half of T5, heads of
-masked language models; and the mixers of Mamba. Counted from their configs as transformers builds
-them.
+masked language models. Counted from their configs as transformers builds them.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from whorl.arch.config_reader import ConfigReader
-from whorl.arch.shape import Beside, Mixer
+from whorl.arch.shape import Beside
 
 __all__ = [
     "bert_others",
-    "mamba_mixer",
     "mllama_others",
     "modernbert_others",
     "qwen_vl_others",
@@ -118,31 +115,3 @@ def mllama_others(c: ConfigReader) -> dict[str, Any]:
         most_patches=tiles * patches,
     )
     return {"beside": (made,)}
-
-
-def mamba_mixer(c: ConfigReader) -> Mixer:
-    """Mamba (arXiv 2312.00752) and Mamba 2 (2405.21060): what stands where attention would."""
-    width, state = c.whole("hidden_size"), c.whole("state_size")
-    inner = c.optional("intermediate_size") or c.whole("expand", default=2) * width
-    conv, heads = c.whole("conv_kernel", default=4), c.optional("num_heads")
-    if c.values.get("model_type") == "mamba2":
-        inner, groups = c.whole("expand", default=2) * width, c.whole("n_groups", default=8)
-        heads = heads or inner // c.whole("head_dim", default=64)
-        turned = inner + 2 * groups * state
-        first = ("in_proj", 2 * inner + 2 * groups * state + heads, width)
-        return Mixer(
-            inner,
-            state,
-            (first, ("out_proj", width, inner)),
-            turned * (conv + 1) + 3 * heads + inner,
-        )
-    stated = c.values.get("time_step_rank", "auto")
-    rank = math.ceil(width / 16) if stated == "auto" else c.whole("time_step_rank")
-    matrices = (
-        ("in_proj", 2 * inner, width),
-        ("x_proj", rank + 2 * state, inner),
-        ("dt_proj", inner, rank),
-        ("out_proj", width, inner),
-    )
-    # convolution and its bias, bias of the steps, A and D
-    return Mixer(inner, state, matrices, inner * (conv + 1) + inner + inner * state + inner)

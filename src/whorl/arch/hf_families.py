@@ -13,11 +13,35 @@ from typing import Any, Literal
 from whorl.arch.config_reader import ConfigReader
 from whorl.arch.hf_beside import (
     bert_others,
-    mamba_mixer,
     mllama_others,
     modernbert_others,
     qwen_vl_others,
     t5_others,
+)
+from whorl.arch.hf_experts import (
+    deepseek_experts,
+    gpt_oss_experts,
+    minimax_experts,
+    mixtral_experts,
+    olmoe_experts,
+    qwen_experts,
+)
+from whorl.arch.hf_hybrids import (
+    blocks_of,
+    delta_net,
+    every_layer_both,
+    falcon_h1_mixer,
+    granite_experts,
+    granite_mixer,
+    granite_others,
+    jamba_experts,
+    jamba_mixer,
+    jamba_parts,
+    mamba_mixer,
+    nemotron_experts,
+    nemotron_mixer,
+    nemotron_parts,
+    parts_by_types,
 )
 from whorl.arch.hf_rope import windowed_rope
 from whorl.arch.shape import Experts, Mixer, Norm
@@ -67,64 +91,6 @@ def early_even_layers(c: ConfigReader, layers: int) -> Layers:
     return tuple(range(0, min(layers, c.whole("max_window_layers", default=28, least=0)), 2))
 
 
-def mixtral_experts(c: ConfigReader, layers: int) -> Experts:
-    return Experts(
-        count=c.whole("num_local_experts", "num_experts"),
-        active=c.whole("num_experts_per_tok", "experts_per_token"),
-        width=c.whole("intermediate_size"),
-    )
-
-
-def gpt_oss_experts(c: ConfigReader, layers: int) -> Experts:
-    experts = mixtral_experts(c, layers)
-    return Experts(experts.count, experts.active, experts.width, router_bias=True)
-
-
-def qwen_experts(c: ConfigReader, layers: int) -> Experts | None:
-    count = c.whole("num_experts", "num_local_experts", least=0)
-    step = c.whole("decoder_sparse_step", default=1)
-    dense = c.whole_numbers("mlp_only_layers")
-    sparse = [n for n in range(layers) if n not in dense and (n + 1) % step == 0]
-    if not count or not sparse:
-        return None
-    shared_width = c.optional("shared_expert_intermediate_size")
-    return Experts(
-        count=count,
-        active=c.whole("num_experts_per_tok"),
-        width=c.whole("moe_intermediate_size"),
-        shared=0 if shared_width is None else 1,
-        shared_width=shared_width,
-        shared_gate=shared_width is not None,
-        dense=tuple(n for n in range(layers) if n not in sparse),
-        normalise=c.flag("norm_topk_prob", False),
-    )
-
-
-def deepseek_experts(c: ConfigReader, layers: int) -> Experts | None:
-    count = c.optional("n_routed_experts", "num_local_experts")
-    dense = c.whole("first_k_dense_replace", default=0, least=0)
-    if count is None or dense >= layers:
-        return None
-    return Experts(
-        count=count,
-        active=c.whole("num_experts_per_tok"),
-        width=c.whole("moe_intermediate_size"),
-        shared=c.whole("n_shared_experts", default=0, least=0),
-        dense=tuple(range(dense)),
-        score_correction=c.values.get("topk_method", "noaux_tc") == "noaux_tc"
-        and c.values.get("model_type") != "deepseek_v2",
-    )
-
-
-def olmoe_experts(c: ConfigReader, layers: int) -> Experts:
-    experts = mixtral_experts(c, layers)
-    return replace(experts, normalise=c.flag("norm_topk_prob", False))
-
-
-def minimax_experts(c: ConfigReader, layers: int) -> Experts:
-    return replace(mixtral_experts(c, layers), score_correction=True)
-
-
 def local_layers(c: ConfigReader, layers: int) -> Layers:
     """ModernBERT: each third layer sees everything, the first among them."""
     period = c.whole("global_attn_every_n_layers", default=3)
@@ -159,7 +125,11 @@ class ConfigFamily:
     experts: Callable[[ConfigReader, int], Experts | None] = no_experts
     defaults: Mapping[str, int] = field(default_factory=dict)  # of keys that configs leave out
     fixed: Mapping[str, object] = field(default_factory=dict)  # variants that are refused
-    mixer: Callable[[ConfigReader], Mixer] | None = None  # in place of attention, no feed-forward
+    # in place of attention, without a feed-forward block; with `parts` in the layers that say so
+    mixer: Callable[[ConfigReader], Mixer] | None = None
+    parts: Callable[[ConfigReader, int, Experts | None], tuple[str, ...]] | None = None
+    count: Callable[[ConfigReader], int | None] = lambda c: None  # layers, if not stated plainly
+    output_gate: bool = False
     others: Callable[[ConfigReader], dict[str, Any]] = lambda c: {}  # further fields of ModelShape
 
 
@@ -351,6 +321,38 @@ FAMILIES: dict[str, ConfigFamily] = {
     ),
     "glm4_moe": ConfigFamily(qkv_bias=LLAMA_BIAS, qk_norm="head", experts=deepseek_experts),
     "minimax_m2": ConfigFamily(qk_norm="width", head_dim=128, experts=minimax_experts),
+    "jamba": ConfigFamily(mixer=jamba_mixer, parts=jamba_parts, experts=jamba_experts),
+    "qwen3_next": replace(
+        BIASED,
+        qk_norm="head",
+        head_dim=256,
+        mixer=delta_net,
+        parts=parts_by_types,
+        output_gate=True,
+        experts=qwen_experts,
+        others=lambda c: {"norm_offset": True},
+        defaults={"num_key_value_heads": 2},
+    ),
+    "falcon_h1": replace(LLAMA, mixer=falcon_h1_mixer, parts=every_layer_both),
+    "granitemoehybrid": replace(
+        BIASED,
+        mixer=granite_mixer,
+        parts=parts_by_types,
+        experts=granite_experts,
+        others=granite_others,
+    ),
+    "nemotron_h": ConfigFamily(
+        gated=False,
+        activation="relu2",
+        norms_per_layer=1,
+        head_dim=128,
+        mixer=nemotron_mixer,
+        parts=nemotron_parts,
+        count=lambda c: len(blocks_of(c)),
+        experts=nemotron_experts,
+        defaults={"num_key_value_heads": 8},
+        fixed={"tie_word_embeddings": False, "mlp_bias": False},
+    ),
     "internlm": ConfigFamily(qkv_bias=BIAS, output_bias=BIAS),
     "internlm2": ConfigFamily(qkv_bias=BIAS, output_bias=BIAS),
 }

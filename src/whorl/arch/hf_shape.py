@@ -24,9 +24,10 @@ def shape_of_family(model_type: str, c: ConfigReader, name: str) -> ModelShape:
     family = FAMILIES[model_type]
     for key, value in family.fixed.items():
         c.must_be(key, value)
-    layers = c.whole(*OF_LAYERS, most=MOST_LAYERS)
+    layers = family.count(c) or c.whole(*OF_LAYERS, most=MOST_LAYERS)
     width = c.whole("hidden_size", "n_embd", "d_model", "n_embed")
     read_attention = _latent_attention if family.latent else _attention
+    experts = family.experts(c, layers)
     sizes: dict[str, Any] = {
         "name": name,
         "family": model_type,
@@ -35,7 +36,8 @@ def shape_of_family(model_type: str, c: ConfigReader, name: str) -> ModelShape:
         "ffn_width": _ffn_width(family, c, width),
         "vocab_size": c.whole("vocab_size", default=family.defaults.get("vocab_size")),
         "attention": read_attention(family, c, width, layers),
-        "experts": family.experts(c, layers),
+        "experts": experts,
+        "parts": () if family.parts is None else family.parts(c, layers, experts),
         "gated": family.gated,
         "activation": _activation(family, c),
         "ffn_bias": _flag(family.ffn_bias, c),
@@ -61,7 +63,7 @@ def _flag(flag: Flag, c: ConfigReader) -> bool:
 
 
 def _ffn_width(family: ConfigFamily, c: ConfigReader, width: int) -> int:
-    if family.mixer is not None:
+    if family.mixer is not None and family.parts is None:
         return 0
     multiple = c.optional("expansion_ratio") or family.ffn_multiple
     default = None if multiple is None else multiple * width
@@ -71,8 +73,9 @@ def _ffn_width(family: ConfigFamily, c: ConfigReader, width: int) -> int:
 
 
 def _attention(family: ConfigFamily, c: ConfigReader, width: int, layers: int) -> AttentionShape:
-    if family.mixer is not None:
-        return AttentionShape(1, 1, width, mixer=family.mixer(c))
+    mixer = None if family.mixer is None else family.mixer(c)
+    if family.parts is None and mixer is not None:
+        return AttentionShape(1, 1, width, mixer=mixer)
     heads = _heads(family, c)
     head_dim = c.optional("head_dim", "d_kv") or family.head_dim
     if head_dim is None and width % heads:
@@ -95,6 +98,8 @@ def _attention(family: ConfigFamily, c: ConfigReader, width: int, layers: int) -
         windowed=windowed,
         query_scale=scalar**-0.5 if scalar else None,
         softcap=c.number("attn_logit_softcapping"),
+        mixer=mixer,
+        output_gate=family.output_gate,
     )
 
 
@@ -134,7 +139,7 @@ def _window(
     family: ConfigFamily, c: ConfigReader, layers: int
 ) -> tuple[int | None, tuple[int, ...]]:
     """(tokens, layers that use it); a list of layer types decides over the family's pattern."""
-    types = c.sequence("layer_types")
+    types = c.sequence("layer_types") if family.parts is None else []
     if types and (len(types) != layers or any(kind not in LAYER_TYPES for kind in types)):
         raise SpecError(
             f"{c.where}: layer_types",

@@ -62,12 +62,15 @@ class Rope:
 
 @dataclass(frozen=True)
 class Mixer:
-    """What mixes tokens without attention: a scan whose state does not grow (Mamba)."""
+    """What mixes tokens without attention: a scan whose state does not grow (Mamba, DeltaNet)."""
 
     inner: int
     state: int  # elements per inner channel
     matrices: tuple[tuple[str, int, int], ...]  # (name, rows, columns) of each product
-    other_parameters: int  # of one layer: convolution, biases, what the scan learns
+    other_parameters: int  # of one layer: convolution, biases, norms, what the scan learns
+    kept: int = 0  # elements of the convolution's window, beside the state
+    # of one element of the state, forward, for each token; Mamba: decayed, added to and read
+    scan_flops: float = 6.0
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,9 @@ class AttentionShape:
     window: int | None = None  # tokens a sliding-window layer looks back
     windowed: tuple[int, ...] = ()  # layers that use the window; the others see everything
     query_scale: float | None = None  # of the scores; None: 1 / sqrt(head_dim)
-    mixer: Mixer | None = None  # in its place
+    mixer: Mixer | None = None  # in its place, or in some layers (ModelShape.parts)
     softcap: float | None = None  # scores become softcap * tanh(score / softcap) (Gemma 2)
+    output_gate: bool = False  # queries come with a gate of the heads' outputs (Qwen3-Next)
 
     @property
     def values(self) -> int:
@@ -126,6 +130,7 @@ class Experts:
     normalise: bool = True  # the chosen experts' shares are made to sum to one
     router_bias: bool = False
     score_correction: bool = False  # DeepSeek-V3's bias per expert
+    latent: int | None = None  # width that routed experts read and write; None: the model's
 
     @property
     def dense_layers(self) -> int:
@@ -134,7 +139,11 @@ class Experts:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Raises SpecError if the sizes cannot belong to one model. Equal whatever their names are."""
+    """Raises SpecError if the sizes cannot belong to one model. Equal whatever their names are.
+
+    parts: of each layer of a hybrid what it is made of, such as "attention+dense", "scan+expert" or
+    "scan" alone; (): every layer has attention (or its mixer), then feeds forward.
+    """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -166,6 +175,7 @@ class ModelShape:
     bidirectional: bool = False  # every token sees all (BERT)
     beside: tuple[Beside, ...] = ()
     predicted_tokens: int = 0  # extra multi-token-prediction layers (DeepSeek-V3)
+    parts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_counts(self, f"model {self.name}")
@@ -179,6 +189,9 @@ class ModelShape:
         _check_layers(attention.windowed, self, "sliding-window")
         if self.experts is not None:
             _check_layers(self.experts.dense, self, "dense")
+        if self.parts and len(self.parts) != self.layers:
+            found = f"{len(self.parts)} for {self.layers} layers"
+            raise SpecError(f"model {self.name}: parts of its layers", found=found)
         if self.experts is not None and self.experts.active > self.experts.count:
             raise SpecError(
                 f"model {self.name}: more active experts than experts",
@@ -191,9 +204,19 @@ class ModelShape:
         """Layers whose feed-forward block is a mixture of experts."""
         return 0 if self.experts is None else self.layers - self.experts.dense_layers
 
+    @property
+    def routed_width(self) -> int:
+        """Elements of a token on its way to an expert."""
+        return (None if self.experts is None else self.experts.latent) or self.width
 
+
+LATER: dict[str, dict[str, Any]] = {  # fields that came later -> what no model of whorl changes
+    "": {"bidirectional": False, "beside": (), "parts": ()},
+    "attention": {"mixer": None, "output_gate": False},
+    "experts": {"latent": None},
+}
 MAY_BE_ZERO = frozenset(
-    {"shared", "learned_positions", "max_seq_len"}
+    {"shared", "learned_positions", "max_seq_len", "kept"}
     | {"predicted_tokens", "norms_per_layer", "ffn_width"}
 )
 
@@ -230,12 +253,11 @@ def shape_values(shape: ModelShape) -> dict[str, Any]:
     """As `dataclasses.asdict`, without what no model of whorl has: keys of records stay as they
     were before there were such fields."""
     values = asdict(shape)
-    plain = {"bidirectional": False, "beside": ()}
-    for key, usual in plain.items():
-        if values[key] == usual:
-            del values[key]
-    if values["attention"]["mixer"] is None:
-        del values["attention"]["mixer"]
+    for inside, plain in LATER.items():
+        of = values[inside] if inside else values
+        for key, usual in plain.items():
+            if of is not None and of[key] == usual:
+                del of[key]
     return values
 
 

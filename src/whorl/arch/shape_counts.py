@@ -1,23 +1,24 @@
-"""Parameters, FLOPs and bytes of any decoder, summed from one list of matrices per layer.
-
-`layer_matrices` is the single source: the counts add it up, a time model walks it and tensor
-parallelism divides it.
-"""
+"""Parameters, FLOPs and bytes of any decoder, summed from one list of matrices per layer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
+from whorl.arch.layers import (
+    LayerMatrix,
+    layer_kinds,
+    layer_matrices,
+    layer_norm_parameters,
+    layers_with,
+    norm_parameters,
+    prediction_matrix,
+)
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import SpecError
 
 __all__ = [
     "BYTES_PER_ELEMENT",
     "MATRIX_MOMENTS",
-    "LayerKind",
-    "LayerMatrix",
-    "MatrixKind",
     "ShapeCounts",
     "ShapeFlops",
     "TrainingBytes",
@@ -26,52 +27,14 @@ __all__ = [
     "count_shape",
     "flops_per_token",
     "kv_bytes_per_token",
-    "layer_matrices",
-    "layer_norm_parameters",
-    "prediction_matrix",
     "training_bytes",
 ]
 
-LayerKind = Literal["dense", "expert"]
-MatrixKind = Literal["attention", "ffn", "router", "expert", "shared"]
 BYTES_PER_ELEMENT = {"fp32": 4, "bf16": 2, "int8": 1}
 INT8_GROUP = 32  # tokens of a channel that share a scale, in a cache
 BACKWARD_PER_FORWARD = 2  # gradients of the input and of the weights, one product each
 OTHER_MOMENTS = 2  # of what is not a matrix of a block: AdamW's
 MATRIX_MOMENTS = {"adamw": 2, "muon": 1, "sgd": 0}
-
-
-@dataclass(frozen=True)
-class LayerMatrix:
-    """One weight matrix of a layer: y = x W^T + b, W of shape [rows, columns]."""
-
-    name: str
-    rows: int  # output features
-    columns: int  # input features
-    kind: MatrixKind
-    count: int = 1  # copies that are stored: the number of experts
-    active: int = 1  # copies that one token passes through
-    biases: int = 0  # vectors of `rows` elements stored beside each copy
-
-    @property
-    def elements(self) -> int:
-        """Of one copy, without its biases."""
-        return self.rows * self.columns
-
-    @property
-    def parameters(self) -> int:
-        """Of all copies, biases included."""
-        return self.count * (self.elements + self.biases * self.rows)
-
-    @property
-    def active_parameters(self) -> int:
-        """Of the copies one token passes through, biases included."""
-        return self.active * (self.elements + self.biases * self.rows)
-
-    @property
-    def forward_flops(self) -> int:
-        """Per token; a multiply-add is two."""
-        return 2 * self.active * self.elements
 
 
 @dataclass(frozen=True)
@@ -147,96 +110,10 @@ class TrainingBytes:
         return self.weights + self.gradients + self.optimizer_state
 
 
-def layer_matrices(shape: ModelShape, layer_kind: LayerKind) -> tuple[LayerMatrix, ...]:
-    """Every matrix of one layer in the order of the forward pass.
-
-    A dense layer of a mixture of experts is one of its first `dense_layers`. Raises SpecError
-    if an expert layer is asked of a model without experts.
-    """
-    if layer_kind == "dense":
-        return _attention(shape) + _mlp(shape, "ffn", shape.ffn_width)
-    experts = shape.experts
-    if experts is None:
-        raise SpecError(f"model {shape.name} has no experts", found="expert", expected="dense")
-    biases = int(experts.router_bias) + int(experts.score_correction)
-    router = LayerMatrix("router", experts.count, shape.width, "router", biases=biases)
-    routed = _mlp(shape, "expert", experts.width, experts.count, experts.active)
-    shared: tuple[LayerMatrix, ...] = ()
-    if experts.shared:  # one block as wide as all of them, as the implementations have it
-        inner = experts.shared * (experts.shared_width or experts.width)
-        shared = _mlp(shape, "shared", inner)
-        if experts.shared_gate:
-            shared += (LayerMatrix("shared_gate", 1, shape.width, "shared"),)
-    return (*_attention(shape), router, *routed, *shared)
-
-
-def _attention(shape: ModelShape) -> tuple[LayerMatrix, ...]:
-    a, width = shape.attention, shape.width
-    if a.mixer is not None:
-        return tuple(LayerMatrix(*matrix, "attention") for matrix in a.mixer.matrices)
-    bias = int(a.qkv_bias)
-    queries, keys = a.heads * a.head_dim, a.kv_heads * a.head_dim
-    out = LayerMatrix("o_proj", width, a.heads * a.values, "attention", biases=int(a.output_bias))
-    if a.latent is None:
-        inner = [("q_proj", queries), ("k_proj", keys), ("v_proj", a.kv_heads * a.values)]
-        inputs = [LayerMatrix(name, n, width, "attention", biases=bias) for name, n in inner]
-        return (*inputs, out)
-    rank, kv_rank, rope = a.latent.query_rank, a.latent.kv_rank, a.latent.rope_dim
-    expanded = a.heads * (a.head_dim - rope + a.values)
-    if rank is None:
-        query = [LayerMatrix("q_proj", queries, width, "attention")]
-    else:
-        query = [
-            LayerMatrix("q_a_proj", rank, width, "attention", biases=bias),
-            LayerMatrix("q_b_proj", queries, rank, "attention"),
-        ]
-    down = LayerMatrix("kv_a_proj", kv_rank + rope, width, "attention", biases=bias)
-    return (*query, down, LayerMatrix("kv_b_proj", expanded, kv_rank, "attention"), out)
-
-
-def _mlp(
-    shape: ModelShape, kind: MatrixKind, inner: int, count: int = 1, active: int = 1
-) -> tuple[LayerMatrix, ...]:
-    if not inner:
-        return ()
-    bias = int(shape.ffn_bias)
-    names = ("gate_proj", "up_proj") if shape.gated else ("up_proj",)
-    first = [LayerMatrix(n, inner, shape.width, kind, count, active, bias) for n in names]
-    return (*first, LayerMatrix("down_proj", shape.width, inner, kind, count, active, bias))
-
-
-def prediction_matrix(shape: ModelShape) -> LayerMatrix:
-    """What joins hidden state and next embedding before a multi-token-prediction layer.
-
-    Source: DeepSeek-V3 (arXiv 2412.19437), equation 21.
-    """
-    return LayerMatrix("eh_proj", shape.width, 2 * shape.width, "ffn")
-
-
-def layer_norm_parameters(shape: ModelShape) -> int:
-    """Of one layer: its norms over the width and those of queries, keys and latents."""
-    a = shape.attention
-    norms = shape.norms_per_layer * _norm(shape)
-    if a.mixer is not None:
-        return norms + a.mixer.other_parameters
-    if a.qk_norm == "head":
-        norms += 2 * a.head_dim
-    elif a.qk_norm == "width":
-        norms += (a.heads + a.kv_heads) * a.head_dim
-    if a.latent is not None:
-        norms += (a.latent.query_rank or 0) + a.latent.kv_rank
-    return norms
-
-
-def _norm(shape: ModelShape) -> int:
-    return shape.width * (2 if shape.norm == "layer" else 1)
-
-
 def _layer_list(shape: ModelShape) -> list[tuple[int, tuple[LayerMatrix, ...]]]:
     """(layers of this kind, matrices of one)."""
-    dense = shape.layers - shape.expert_layers
-    kinds: list[tuple[int, LayerKind]] = [(dense, "dense"), (shape.expert_layers, "expert")]
-    return [(number, layer_matrices(shape, kind)) for number, kind in kinds if number]
+    kinds = layer_kinds(shape).items()
+    return [(number, layer_matrices(shape, kind)) for kind, number in kinds]
 
 
 def _sinks(shape: ModelShape) -> int:
@@ -256,20 +133,22 @@ def count_shape(shape: ModelShape) -> ShapeCounts:
             if matrix.kind == "expert":
                 active_experts += number * matrix.active_parameters
     table = shape.vocab_size * shape.width
-    norms_of_layer = layer_norm_parameters(shape)
+    norms = {kind: layer_norm_parameters(shape, kind) for kind in layer_kinds(shape)}
+    of_layers = sum(number * norms[kind] for kind, number in layer_kinds(shape).items())
+    norms_of_layer = list(norms.values())[-1]
     last = sum(matrix.parameters for matrix in layers[-1][1])
-    prediction = prediction_matrix(shape).parameters + 3 * _norm(shape)
+    prediction = prediction_matrix(shape).parameters + 3 * norm_parameters(shape)
     return ShapeCounts(
         embedding=table,
         head=(0 if shape.tied_embeddings else table) + shape.vocab_size * int(shape.head_bias),
         positions=shape.learned_positions * shape.width,
-        attention=parts["attention"] + shape.layers * _sinks(shape),
+        attention=parts["attention"] + layers_with(shape, "attention") * _sinks(shape),
         feed_forward=parts["ffn"],
         experts=parts["expert"],
         active_experts=active_experts,
         shared_experts=parts["shared"],
         routers=parts["router"],
-        norms=shape.layers * norms_of_layer + (1 + int(shape.embedding_norm)) * _norm(shape),
+        norms=of_layers + (1 + int(shape.embedding_norm)) * norm_parameters(shape),
         other=shape.predicted_tokens * (prediction + last + norms_of_layer + _sinks(shape)),
         beside=sum(part.parameters for part in shape.beside),
         hidden_matrices=hidden,
@@ -311,14 +190,15 @@ def flops_per_token(shape: ModelShape, seq_len: int, causal: bool = True) -> Sha
         full, windowed = attention_pairs(seq_len), attention_pairs(seq_len, a.window)
     else:
         full, windowed = seq_len**2, seq_len * min(seq_len, a.window or seq_len)
+    seeing = layers_with(shape, "attention")
+    pairs = (seeing - a.window_layers + extra) * full + a.window_layers * windowed
+    scan = 0.0
     if a.mixer is not None:  # each channel's state is updated and read: arXiv 2312.00752
-        scan = 6.0 * a.mixer.inner * a.mixer.state * shape.layers
-        return ShapeFlops(float(blocks), 2.0 * shape.vocab_size * shape.width, scan, float(router))
-    pairs = (shape.layers - a.window_layers + extra) * full + a.window_layers * windowed
+        scan = a.mixer.scan_flops * a.mixer.inner * a.mixer.state * layers_with(shape, "scan")
     return ShapeFlops(
         blocks=float(blocks),
         head=2.0 * (1 + extra) * shape.vocab_size * shape.width,
-        attention=2.0 * a.heads * (a.head_dim + a.values) * pairs / seq_len,
+        attention=2.0 * a.heads * (a.head_dim + a.values) * pairs / seq_len + scan,
         router=float(router),
     )
 
@@ -330,21 +210,22 @@ def kv_bytes_per_token(
 
     Latent attention keeps the latent and the rotated key of all heads (DeepSeek-V2). With
     seq_len, the mean over a context of seq_len tokens of which windowed layers keep only the
-    last `window`; without it, what one more token adds before any window is full.
+    last `window`; without it, what one more token adds before any window is full. Of a scan the
+    state and the convolution's window, as large for one token as for many.
     """
-    a = shape.attention
-    if a.mixer is not None:  # a state, as large for one token as for many
-        whole = shape.layers * a.mixer.inner * a.mixer.state * bytes_per_element
-        return whole / seq_len if seq_len else 0.0
+    a, state = shape.attention, 0.0
+    if a.mixer is not None and seq_len:
+        each = a.mixer.inner * a.mixer.state + a.mixer.kept
+        state = layers_with(shape, "scan") * each / seq_len
     if a.latent is None:
         elements = a.kv_heads * (a.head_dim + a.values)
     else:
         elements = a.latent.kv_rank + a.latent.rope_dim
-    layers: float = shape.layers
+    layers: float = layers_with(shape, "attention")
     if seq_len is not None and a.window is not None:
         _check_seq_len(seq_len)
         layers -= a.window_layers * (1 - min(seq_len, a.window) / seq_len)
-    return layers * elements * bytes_per_element
+    return (layers * elements + state) * bytes_per_element
 
 
 def cache_bytes_per_token(shape: ModelShape, cache: str) -> float:

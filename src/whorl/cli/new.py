@@ -88,12 +88,14 @@ seed: 0
 # compress: {{formats: [int8], max_bpb_increase: 1%}}   # smaller variants, and what they may lose
 # serve: {{port: 8000, max_running: 16}}
 """
-IMAGES = "images"
+IMAGES, BOXES, OCR = "images", "boxes", "ocr"
 USUAL = "A file, a folder or a glob, relative to this file: .txt .md .rst .jsonl (.gz .zst), code."
 CHESS = "chess"
 FILES = {
     IMAGES: "A folder for each class (perhaps below train and test), or a table of path and label.",
     CHESS: "Games (.pgn), positions with their moves (.epd; .csv .tsv .jsonl of fen and move).",
+    OCR: "Images of a line each with a .txt beside it, or a table of path and text.",
+    BOXES: "COCO's json of images, annotations and categories beside the images, or one a split.",
 }
 GAMES = (".pgn", ".epd")
 CHAT, PAIRS, PLAIN_TEXT = "chat", "preferences (chosen/rejected)", "plain text"

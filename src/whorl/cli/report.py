@@ -110,6 +110,8 @@ def print_report(report: Mapping[str, Any]) -> None:
     _print_together(report.get("together") or [])
     for line in report.get("losses_to") or []:
         OUT.print(f"[yellow]we lose:[/yellow] {escape(line)}", soft_wrap=True)
+    for line in report.get("absent") or []:
+        OUT.print(f"[yellow]not compared:[/yellow] {escape(line)}", soft_wrap=True)
     _print_forgetting(report.get("forgetting"))
     _print_contamination(report.get("contamination") or [])
     _print_variants(report.get("variants") or [])

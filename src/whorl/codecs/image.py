@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from whorl.codecs.image_files import GREY, RGB, pillow, read_image
 from whorl.core.errors import DataError, MissingExtra, RecordError, SpecError
 
-__all__ = ["ImageCodec", "fit_image_codec", "load"]
+__all__ = ["STEPS", "ImageCodec", "codebook_of", "fit_image_codec", "load", "nearest_centre"]
 
 FILE = "codebook.safetensors"
 CENTRES = "centres"  # of the first book; of the others with their number behind it
+STRETCHED = "stretched"  # of an image of another shape: it is not fitted in
 PNG_WHITE = 255.0
 MAX_FIT_PATCHES = 40_000  # that k-means reads for all places
 MAX_PLACE_PATCHES = 4_000  # for one
@@ -49,9 +50,11 @@ class ImageCodec:
         name: str = "image",
         white: float = PNG_WHITE,
         channels: int = GREY,
+        stretched: bool = False,
     ) -> None:
         """books: each [centres, patch_size ** 2 * channels], or [patches, centres, …] where each
-        place has its own; white: the level a PNG shows as white.
+        place has its own; white: the level a PNG shows as white; stretched: a file of another
+        shape is stretched, not fitted in.
 
         Raises SpecError if the patches do not tile the image.
         """
@@ -72,6 +75,7 @@ class ImageCodec:
         sizes = [book.size // length for book in self.books]
         self.num_ids = sum(sizes)
         self.white = float(white) if white > 0 else PNG_WHITE
+        self.stretched = stretched
         self.value_ids = self.num_patches * len(self.books)
         self.told = ""  # of what was lost where it was learned
         # Of each book: [places or 1, centres, length] in float64, squared lengths, and the id of
@@ -124,6 +128,13 @@ class ImageCodec:
             patches[: len(mine)] += _chosen(centres[: len(mine)], mine).astype(np.float32)
         return _image(patches, self.shape, self.patch_size)
 
+    def shown(self, num_ids: int) -> str:
+        """What so many ids are, in words."""
+        whole = f"an image of {self.width} x {self.height}"
+        return (
+            whole if num_ids == self.value_ids else f"{num_ids} of {self.value_ids} ids of {whole}"
+        )
+
     def loss(self, images: Iterable[Any]) -> float:
         """What decoding loses: root of the mean squared difference, in levels."""
         errors = [
@@ -139,7 +150,8 @@ class ImageCodec:
         shape = np.array(self.shape, "<i8")
         white = np.array([self.white], "<f8")
         books = {_key(place): book for place, book in enumerate(self.books)}
-        return {FILE: save({**books, "image_shape": shape, "white": white})}
+        more = {STRETCHED: np.ones(1, "<i8")} if self.stretched else {}
+        return {FILE: save({**books, "image_shape": shape, "white": white, **more})}
 
     def to_bytes(self, value: Any) -> bytes:
         """A PNG of 8 bits; levels between its 256 are rounded, and cut at black and white."""
@@ -154,7 +166,7 @@ class ImageCodec:
 
         Raises DataError on what is none, or too large.
         """
-        levels = read_image(data, self.width, self.height, self.channels)
+        levels = read_image(data, self.width, self.height, self.channels, self.stretched)
         return np.asarray(levels / PNG_WHITE * self.white, np.float32)
 
 
@@ -170,7 +182,8 @@ def load(name: str, files: Mapping[str, bytes]) -> ImageCodec:
         while (key := _key(len(books))) in tensors:
             books.append(tensors[key])
         white = float(tensors["white"][0])
-        return ImageCodec(books, height, width, name, white, *colours)
+        (channels,) = colours or [GREY]
+        return ImageCodec(books, height, width, name, white, channels, STRETCHED in tensors)
     except (KeyError, TypeError, ValueError, IndexError, SpecError, SafetensorError) as error:
         raise RecordError(f"codec {name} is not an image codec", found=error) from error
 
@@ -184,6 +197,7 @@ def fit_image_codec(
     ids_per_patch: int = 1,
     white: float | None = None,
     by_place: bool = False,
+    stretched: bool = False,
 ) -> ImageCodec:
     """Books of at most num_ids centres together (fewer if there are fewer distinct patches).
 
@@ -210,12 +224,12 @@ def fit_image_codec(
     books: list[Floats] = []
     for number in range(ids_per_patch):
         size = num_ids // ids_per_patch // num_places
-        book = _alike([_book(patches, size, seed + number) for patches in left])
+        book = _alike([codebook_of(patches, size, seed + number) for patches in left])
         books.append(book if by_place else book[0])
         for place, (patches, centres) in enumerate(zip(left, book, strict=True)):
-            left[place] = patches - centres[_nearest_of(patches, centres)]
+            left[place] = patches - centres[nearest_centre(patches, centres)]
     brightest = max(float(array.max()) for array in arrays)
-    codec = ImageCodec(books, height, width, name, white or brightest, channels)
+    codec = ImageCodec(books, height, width, name, white or brightest, channels, stretched)
     codec.told = _told(codec, float(np.sqrt(np.mean([(patches**2).mean() for patches in left]))))
     return codec
 
@@ -257,8 +271,8 @@ def _key(place: int) -> str:
     return f"{CENTRES}.{place}" if place else CENTRES
 
 
-def _book(patches: Floats, num_centres: int, seed: int) -> Floats:
-    """Centres by brightness, in steps of 1 / STEPS."""
+def codebook_of(patches: Floats, num_centres: int, seed: int) -> Floats:
+    """Centres [n, length] of patches [m, length], by brightness, in steps of 1 / STEPS."""
     distinct = len(np.unique(patches, axis=0))
     centres = _k_means(patches.astype(np.float32), min(num_centres, distinct), seed)
     centres = np.unique(np.round(centres * STEPS) / STEPS, axis=0)
@@ -278,7 +292,7 @@ def _k_means(patches: NDArray[np.float32], num_centres: int, seed: int) -> Float
     return np.asarray(fitted.cluster_centers_, np.float64)
 
 
-def _nearest_of(patches: Floats, centres: Floats) -> NDArray[np.int64]:
+def nearest_centre(patches: Floats, centres: Floats) -> NDArray[np.int64]:
     """The nearest of some centres of each patch; the first of equally near ones."""
     return np.asarray(((centres**2).sum(-1) - 2 * (patches @ centres.T)).argmin(-1), np.int64)
 

@@ -1,21 +1,33 @@
 """Files of images -> pixels: PNG, JPEG, WebP and GIF, with limits that hold before any decoding.
 
 An image is turned as its EXIF orientation says, made grey or RGB, scaled to fit whole into the
-middle of the wanted size, on black; what is transparent shows white. Of several frames the first.
+middle of the wanted size, on black, or stretched to it; what is transparent shows white. Of several
+frames the first.
 """
 
 from __future__ import annotations
 
 import io
 import struct
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whorl.core.errors import DataError, MissingExtra
 
-__all__ = ["FORMATS", "GREY", "MAX_IMAGE_BYTES", "MAX_PIXELS", "RGB", "pillow", "read_image"]
+__all__ = [
+    "FORMATS",
+    "GREY",
+    "MAX_IMAGE_BYTES",
+    "MAX_PIXELS",
+    "RGB",
+    "opened_image",
+    "pillow",
+    "read_image",
+    "size_of_image",
+]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 GREY, RGB = 1, 3  # channels
@@ -23,7 +35,9 @@ MODES = {GREY: "L", RGB: "RGB"}
 MAX_IMAGE_BYTES = 32 * 2**20
 MAX_PIXELS = 50_000_000  # as the file says: a photo of today's cameras has them
 DRAFT = 2  # a JPEG is decoded at no less than so many times the wanted size
+ORIENTATION, QUARTER_TURNS = 0x0112, range(5, 9)  # of EXIF: which values lay an image on its side
 WORDS_16 = 257  # levels of 16 bits for one of 8
+T = TypeVar("T")
 EXPECTED = "a whole PNG, JPEG, WebP or GIF"
 # What Pillow and its decoders raise on files that are none, cut, or made to hurt.
 FAULTS = (
@@ -41,8 +55,32 @@ def pillow() -> Any:
     return Image
 
 
-def read_image(data: bytes, width: int, height: int, channels: int) -> NDArray[np.uint8]:
+def read_image(
+    data: bytes, width: int, height: int, channels: int, stretched: bool = False
+) -> NDArray[np.uint8]:
     """[height, width] grey, or [height, width, 3]. Raises DataError, MissingExtra."""
+    longest = DRAFT * max(width, height)  # it may have to be turned
+
+    def fitted(image: Any) -> NDArray[np.uint8]:
+        if image.format == "JPEG":
+            image.draft(MODES[channels], (longest, longest))
+        return _fitted(image, width, height, MODES[channels], stretched)
+
+    return opened_image(data, fitted)
+
+
+def size_of_image(data: bytes) -> tuple[int, int]:
+    """(width, height) as it is looked at, by its header alone. Raises DataError, MissingExtra."""
+
+    def size(image: Any) -> tuple[int, int]:
+        is_turned = image.getexif().get(ORIENTATION, 1) in QUARTER_TURNS
+        return (image.height, image.width) if is_turned else (image.width, image.height)
+
+    return opened_image(data, size)
+
+
+def opened_image(data: bytes, use: Callable[[Any], T]) -> T:
+    """What `use` makes of an image that is not decoded yet, nor too large."""
     library = pillow()
     if len(data) > MAX_IMAGE_BYTES:
         raise DataError(f"image file of more than {MAX_IMAGE_BYTES // 2**20} MiB", found=len(data))
@@ -50,10 +88,7 @@ def read_image(data: bytes, width: int, height: int, channels: int) -> NDArray[n
         with library.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise _too_large("{} x {}".format(*image.size))
-            if image.format == "JPEG":
-                longest = DRAFT * max(width, height)  # it may have to be turned
-                image.draft(MODES[channels], (longest, longest))
-            return _fitted(image, width, height, MODES[channels])
+            return use(image)
     except DataError:
         raise
     except library.DecompressionBombError as error:
@@ -67,13 +102,15 @@ def _too_large(found: object) -> DataError:
     return DataError(f"image of more than {MAX_PIXELS:,} pixels", found=found, do="make it smaller")
 
 
-def _fitted(image: Any, width: int, height: int, mode: str) -> NDArray[np.uint8]:
+def _fitted(image: Any, width: int, height: int, mode: str, stretched: bool) -> NDArray[np.uint8]:
     from PIL import Image, ImageOps
 
     image = _levels(ImageOps.exif_transpose(image), mode)
     if image.size != (width, height):
         scale = min(width / image.width, height / image.height)
         size = tuple(max(1, round(side * scale)) for side in image.size)
+        if stretched:
+            size = (width, height)
         image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)
     if image.mode == "RGBA":
         white = Image.new("RGBA", image.size, "white")

@@ -22,6 +22,8 @@ MODULES = {
     **{"tokenizer": "tokenizer", "image-patches": "image", "label": "label"},
     "table-row": "table",
     "audio-frames": "audio",
+    "boxes": "boxes",
+    "line-slices": "line",
     "label-pair": "pair",
 }
 KINDS = {

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from whorl.codecs.contract import SPECIAL_CODEC, Tokens
+from whorl.codecs.contract import SPECIAL_CODEC, Tokens, is_of_files
 from whorl.core.ports import Part, TokenSpace
 
-__all__ = ["SPECIAL_CODEC", "decode_parts", "token_space"]
+__all__ = ["SPECIAL_CODEC", "decode_parts", "in_words", "token_space"]
 
 SPECIAL_OWNER = -1
 
@@ -47,6 +48,20 @@ def decode_parts(tokens: Tokens, ids: Sequence[int] | NDArray[np.integer]) -> li
             for at in range(0, len(local), length)
         ]
     return parts
+
+
+def in_words(tokens: Tokens, text: str) -> str:
+    """A decoded text for a person: in place of the ids of an image or a sound what it is."""
+    for name, codec in tokens.codecs.items():
+        shown = getattr(codec, "shown", None)
+        if is_of_files(codec) and shown is not None:
+            one = rf"<\|{re.escape(name)}_\d+\|>"
+            text = re.sub(
+                f"(?:{one})+",
+                lambda run, shown=shown: f"[{shown(run[0].count('<|'))}]",  # type: ignore[misc]
+                text,
+            )
+    return text
 
 
 def token_space(tokens: Tokens) -> TokenSpace:

@@ -22,19 +22,24 @@ __all__ = [
     "BITS_PER_TOKEN",
     "BLEU",
     "BUILT_IN",
+    "CER",
+    "CER_NEW_FONTS",
     "CHRF",
     "F1",
     "GROUP",
     "HITS_AT_10",
+    "MEAN_IOU",
     "MOVE_MATCH",
     "MRR",
     "NDCG_AT_10",
     "POINTS_GREEDY",
     "POINTS_RANDOM",
     "POINTS_STOCKFISH",
+    "RECALL_AT_50",
     "RETURN",
     "SLOT_F1",
     "SUCCESS",
+    "TYPED_ACCURACY",
     "WER",
     "ClassF1",
     "Metric",
@@ -107,6 +112,7 @@ class ClassF1(Metric):
 BITS_PER_BYTE = Metric("bits_per_byte", "bits/byte", higher_is_better=False)
 BITS_PER_TOKEN = Metric("bits_per_token", "bits/token", higher_is_better=False)
 ACCURACY = Metric("accuracy", "", higher_is_better=True, is_share=True)
+TYPED_ACCURACY = Metric("typed_accuracy", "", higher_is_better=True, is_share=True)
 # Of a translation as sacrebleu scores it, from 0 to 100: of each sentence, their mean.
 CHRF = Metric("chrf", "", higher_is_better=True, decimals=1)
 BLEU = Metric("bleu", "", higher_is_better=True, decimals=1)
@@ -114,6 +120,13 @@ F1 = ClassF1("f1", "", higher_is_better=True)
 SLOT_F1 = Metric("slot_f1", "", higher_is_better=True)  # of each sentence, their mean
 # Words put in, left out and exchanged, over the words that were said: it may be above 1.
 WER = Metric("wer", "", higher_is_better=False)
+# Of boxes on an image: intersection over union with the right ones, each without a counterpart 0,
+# the mean of images; and the share of the right ones that are met by half or more.
+MEAN_IOU = Metric("mean_iou", "", higher_is_better=True)
+RECALL_AT_50 = Metric("recall_at_50", "", higher_is_better=True)
+# Signs put in, left out and exchanged, over the signs that stand there: it may be above 1.
+CER = Metric("cer", "", higher_is_better=False)
+CER_NEW_FONTS = Metric("cer_new_fonts", "", higher_is_better=False)  # of lines in held-out fonts
 SUCCESS = Metric("success", "", higher_is_better=True, is_share=True)  # of episodes
 RETURN = Metric("return", "", higher_is_better=True)  # the sum of an episode's rewards
 # Of games: how often the right move is the most probable one; points against players of known
@@ -131,7 +144,8 @@ BUILT_IN: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
         *(BITS_PER_BYTE, BITS_PER_TOKEN, ACCURACY, F1, SLOT_F1, WER, CHRF, BLEU),
-        *(MRR, HITS_AT_10, NDCG_AT_10, SUCCESS, RETURN),
+        *(MRR, HITS_AT_10, NDCG_AT_10, SUCCESS, RETURN, MEAN_IOU, RECALL_AT_50),
+        *(CER, CER_NEW_FONTS, TYPED_ACCURACY),
         *(MOVE_MATCH, POINTS_RANDOM, POINTS_GREEDY, POINTS_STOCKFISH),
     )
 }

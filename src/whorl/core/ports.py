@@ -89,6 +89,7 @@ class Source:
     release: Mapping[str, Any] | None = None  # what was fetched: version, digest, licence …
     encoding: str = ""  # of files that are not UTF-8, as the recipe says
     apart: tuple[str, ...] = ()  # folders that are never read: the home, where records lie
+    others: Mapping[str, tuple[Source, ...]] = dataclasses.field(default_factory=dict)  # by option
 
     @property
     def path(self) -> str:

@@ -6,7 +6,7 @@ Another package writes its own `whorl.core.ports.Task` in its field's file.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import log
 
 import numpy as np
@@ -115,6 +115,12 @@ class WritingTask:
     prompts: tuple[str, ...] = ()
     checker: str = ""
     check: Callable[[str, str], bool] | None = None  # (prompt, completion) -> well formed
+    # Of a metric that is of some documents alone: which they are, by their names.
+    where: Mapping[Metric, Callable[[str], bool]] = field(default_factory=dict)
+
+    def is_of(self, metric: Metric, document_name: str) -> bool:
+        """Whether a document counts in a metric."""
+        return metric not in self.where or self.where[metric](document_name)
 
     def question(self, document: HeldoutDocument, space: TokenSpace) -> Choice | None:
         """None: there are no candidates. Raises DataError if nothing stands before the answer."""

@@ -21,7 +21,7 @@ BUILT_IN = {  # with these whorl also runs from its source tree, not installed
     name: EntryPoint(name, f"whorl.fields.{name}:FIELD", GROUP)
     for name in (
         *("text", "code", "chat", "digits", "intents", "triples", "interactions", "table"),
-        *("images", "speech", "synthesis"),
+        *("images", "boxes", "ocr", "speech", "synthesis", "assistant"),
         *("labels", "tags", "translation", "characters", "episodes", "chess"),
     )
 }

@@ -21,17 +21,24 @@ from whorl.fields.files import EXCLUDED, ROW_FORMATS, bare_suffix, file_items
 from whorl.fields.formats import rows_of
 from whorl.fields.image_idx import labels_beside
 from whorl.fields.places import Places, Reject
+from whorl.fields.whole import key_of
 
 __all__ = [
     "IMAGES",
     "IMAGE_SUFFIXES",
     "LABELS",
+    "PATH_KEYS",
+    "SPLITS",
+    "SPLIT_KEYS",
+    "SUFFIXES",
     "TABLE",
     "ImageLayout",
     "KnownImage",
+    "joined_path",
     "known_layout",
     "layout_of",
     "tell_refused_rows",
+    "value_of",
 ]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif")
@@ -107,17 +114,13 @@ def layout_of(source: Source) -> ImageLayout:
         items = file_items(source, SUFFIXES, EXCLUDED)
     if len(_KNOWN) >= MOST_KNOWN:
         _KNOWN.clear()
-    found = _KNOWN[_key(source)] = _layout(tuple(items))
+    found = _KNOWN[key_of(source)] = _layout(tuple(items))
     return found
 
 
 def known_layout(source: Source) -> ImageLayout:
     """As it was last found in this process: a folder is not walked again for each of its images."""
-    return _KNOWN.get(_key(source)) or layout_of(source)
-
-
-def _key(source: Source) -> tuple[Any, ...]:
-    return source.path, source.pattern, source.apart, source.encoding, source.release is None
+    return _KNOWN.get(key_of(source)) or layout_of(source)
 
 
 def _layout(items: tuple[FileItem, ...]) -> ImageLayout:
@@ -200,12 +203,12 @@ def _read_table(item: FileItem, layout: ImageLayout, reject: Reject) -> None:
     known = {each.name for each in images if each.is_read or each.reason == UNNAMED}
     folder = PurePosixPath(item.name).parent
     for _, row in rows_of(replace(item, kind=kind), (), places):
-        path, label = (_value(row, keys) for keys in (PATH_KEYS, LABEL_KEYS))
-        split = _value(row, SPLIT_KEYS) or ""
+        path, label = (value_of(row, keys) for keys in (PATH_KEYS, LABEL_KEYS))
+        split = value_of(row, SPLIT_KEYS) or ""
         if path is None or label is None:
             has = ", ".join(map(str, row))[:120]
             places.refuse("row without a path and a label", f"it has {has}")
-        elif (name := _joined(folder, path, item.root)) is None:
+        elif (name := joined_path(folder, path, item.root)) is None:
             places.refuse("row whose path leads out of the source")
         elif name not in known:
             places.refuse("row whose image is not there")
@@ -227,7 +230,7 @@ def tell_refused_rows(table: FileItem, layout: ImageLayout, reject: Reject) -> N
             return
 
 
-def _value(row: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
+def value_of(row: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
     """The first of these columns, whatever its case, as text."""
     by_name = {str(key).strip().lower(): value for key, value in row.items()}
     for key in keys:
@@ -237,7 +240,7 @@ def _value(row: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
     return None
 
 
-def _joined(folder: PurePosixPath, path: str, root: str) -> str | None:
+def joined_path(folder: PurePosixPath, path: str, root: str) -> str | None:
     """A path of a table as a name of the source; None: it leads out."""
     if os.path.isabs(path):
         path = os.path.relpath(path, root)

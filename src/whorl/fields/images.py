@@ -29,6 +29,7 @@ from whorl.core.tasks import ChoiceTask
 from whorl.fields.image_classifiers import answers_of
 from whorl.fields.image_copies import moved
 from whorl.fields.image_idx import read_idx
+from whorl.fields.image_options import Books, SomeImages, one_of, size_option
 from whorl.fields.image_sources import (
     IMAGES,
     LABELS,
@@ -50,14 +51,11 @@ MARK, END, COPY_END = "<|answer|>", "<|end|>", "<|answer|>"
 ROUND = "~"  # in the kind of an item and the name of a document, before the number of the copy
 UNUSED = "image of a split that is neither learned nor asked"
 TOLD = "what the source was taken for"  # of an item that says this and is no file
-MANY_IMAGES = 5_000  # from where on each place has a book of its own, where a recipe does not say
-SHARED_BOOK, PLACE_BOOK = 512, 128  # patches in a book
 SIDE = 32  # of images in files, where a recipe says no size
 WANTED_IMAGES, MOST_COPIES = 100_000, 8  # where a recipe says no number of copies
 SHIFT_SHARE = 14  # of the shorter side: how far a copy is moved, where a recipe does not say
 PART_BYTES = 2**22  # of images in one item of a file of many
-MAX_FIT_BYTES = 2**28  # of images from which codebooks are learned
-MAX_CLASSES, MAX_SIDE = 1_000, 512
+MAX_CLASSES = 1_000
 TASK = ChoiceTask()
 
 Image = NDArray[np.uint8]
@@ -132,29 +130,24 @@ class ImagesField:
     ) -> dict[str, Codec]:
         """The classes, and codebooks of the images as they were read. Raises DataError."""
         how = _How.of({**self.options, **options.get("options", {})})
-        images, labels, count, stride = [], set(), 0, 1  # every stride-th image is kept
+        images, labels = SomeImages(), set()
         for document in documents:
             labels.add(document.parts[2].value)
-            if document.parts[-1].value != END:
-                continue
-            if count % stride == 0:
-                images.append(document.parts[0].value)
-            count += 1
-            if len(images) > 1 and len(images) * images[0].nbytes > MAX_FIT_BYTES:
-                images, stride = images[::2], 2 * stride
+            if document.parts[-1].value == END:
+                images.add(document.parts[0].value)
         if len(labels) > MAX_CLASSES:
             raise DataError(
                 "too many classes", found=len(labels), expected=f"at most {MAX_CLASSES}"
             )
         label = LabelCodec.fit(labels)
-        by_place = how.by_place(count)
-        height, width = images[0].shape[:2] if images else (0, 0)
+        by_place = how.books.by_place(images.count)
+        height, width = images.kept[0].shape[:2] if images.kept else (0, 0)
         num_places = height * width // how.patch**2 if by_place else 1
-        num_ids = how.book_of(by_place) * how.ids * num_places
+        num_ids = how.books.num_ids(by_place) * how.ids * num_places
         if not options.get("is_open"):
             num_ids = min(num_ids, int(options["vocab_size"]) - label.num_ids)
         image = fit_image_codec(
-            *(images, num_ids, how.patch, int(options["seed"])),
+            *(images.kept, num_ids, how.patch, int(options["seed"])),
             ids_per_patch=how.ids,
             white=255.0,
             by_place=by_place,
@@ -208,8 +201,7 @@ class _How:
     channels: int | None
     patch: int
     ids: int
-    books: str
-    book: int | None
+    books: Books
     shift: int | None
     flips: bool
     heldout: float
@@ -226,19 +218,18 @@ class _How:
         shift = options["shift"].strip()
         return cls(
             options=options,
-            size=_size(options["size"], patch),
-            channels=colours[_one_of(options, "colour", tuple(colours))],
+            size=size_option(options, patch),
+            channels=colours[one_of(options, "colour", tuple(colours))],
             patch=patch,
             ids=number_of(options, "ids", 1),
-            books=_one_of(options, "books", ("auto", "shared", "places")),
-            book=None if options["book"].strip() == "auto" else number_of(options, "book", 2),
+            books=Books.of(options),
             shift=None if shift == "auto" else number_of(options, "shift"),
-            flips=_one_of(options, "flips", ("no", "yes")) == "yes",
+            flips=one_of(options, "flips", ("no", "yes")) == "yes",
             heldout=share_option(options, "heldout"),
             seed=number_of(options, "seed"),
             classes=tuple(word.strip() for word in options["classes"].split(",") if word.strip()),
             valid=number_of(options, "valid"),
-            asked=_one_of(options, "asked", ("auto", "test", "valid")),
+            asked=one_of(options, "asked", ("auto", "test", "valid")),
         )
 
     def check(self, layout: ImageLayout) -> None:
@@ -250,13 +241,6 @@ class _How:
                     found=f"a source of {layout.kind}",
                     do="take it out: folders and tables say classes and splits themselves",
                 )
-
-    def by_place(self, num_images: int) -> bool:
-        """Whether each place of a patch has books of its own: a few images would not fill them."""
-        return self.books == "places" or (self.books == "auto" and num_images >= MANY_IMAGES)
-
-    def book_of(self, by_place: bool) -> int:
-        return self.book or (PLACE_BOOK if by_place else SHARED_BOOK)
 
     def shift_of(self, image: Image) -> int:
         return min(image.shape[:2]) // SHIFT_SHARE if self.shift is None else self.shift
@@ -277,26 +261,6 @@ class _How:
         if said == asked:
             return "heldout"
         return "train" if said in ("train", "") else None
-
-
-def _one_of(options: Mapping[str, str], key: str, words: Sequence[str]) -> str:
-    word = options[key].strip().lower()
-    if word not in words:
-        expected = " or ".join(words)
-        raise SpecError(f"data.options.{key} is unknown", found=options[key], expected=expected)
-    return word
-
-
-def _size(text: str, patch: int) -> tuple[int, int] | None:
-    """(width, height) of 28 or 64x48. Raises SpecError, also where patches do not tile it."""
-    if text.strip().lower() == "auto":
-        return None
-    sides = text.lower().split("x")
-    numbers = [int(side) if side.strip().isdecimal() else 0 for side in sides]
-    if len(numbers) > 2 or not all(0 < n <= MAX_SIDE and n % patch == 0 for n in numbers):
-        expected = f"28 or 64x48, at most {MAX_SIDE}, multiples of options.patch ({patch})"
-        raise SpecError("data.options.size is no size of images", found=text, expected=expected)
-    return numbers[0], numbers[-1]
 
 
 Read = Iterator[tuple[str, Image, str]]  # name, image, class

@@ -28,7 +28,7 @@ from whorl.fields.files import file_items
 from whorl.fields.intent_sentences import Templates, grammar_answers
 from whorl.fields.places import Places
 
-__all__ = ["FIELD", "IntentsField", "graded"]
+__all__ = ["FIELD", "MARK", "IntentsField", "graded", "installed_data"]
 
 SYSTEM = "JSON"  # short, as every sentence pays for it; without one templates write a longer one
 PACKAGE = "home_assistant_intents"
@@ -152,16 +152,26 @@ class IntentsField:
         return [linear, *_of_grammar(heldout)]
 
 
-def _of_grammar(heldout: Sequence[Document]) -> list[Score]:
-    """Both metrics of hassil over the templates that are installed; [] if they are not."""
-    file = heldout[0].name.partition(": ")[0].rpartition("/")[2]
+def installed_data(document_name: str) -> dict[str, Any] | None:
+    """The templates of the file that a document is of, as they are installed; None: they are not,
+    or hassil is not."""
+    file = document_name.partition(": ")[0].rpartition("/")[2]
     package = find_spec(PACKAGE)
     folders = (package.submodule_search_locations if package else None) or ["."]
     path = Path(folders[0], "data", file)
     if not path.is_file() or find_spec("hassil") is None:
+        return None
+    value: dict[str, Any] = json.loads(path.read_bytes())
+    return value
+
+
+def _of_grammar(heldout: Sequence[Document]) -> list[Score]:
+    """Both metrics of hassil over the templates that are installed; [] if they are not."""
+    data = installed_data(heldout[0].name)
+    if data is None:
         return []
     sentences = [document.name.partition(": ")[2] for document in heldout]
-    answers = grammar_answers(json.loads(path.read_bytes()), sentences)
+    answers = grammar_answers(data, sentences)
     grades = [
         graded(json.dumps(answer), _taken_apart(document)[2])
         for answer, document in zip(answers, heldout, strict=True)

@@ -24,17 +24,33 @@ from whorl.codecs.text import NUM_BYTES, train_text_codec
 from whorl.core.errors import DataError, MissingExtra
 from whorl.core.intervals import score_of
 from whorl.core.metrics import ACCURACY, WER
-from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Source, Task
+from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Source, Split, Task
 from whorl.core.sources import DatasetItem
 from whorl.core.tasks import WritingTask
 from whorl.fields import recognisers, speakers
+from whorl.fields.image_options import one_of
+from whorl.fields.places import Places
 from whorl.fields.speakers import Speaker
 from whorl.fields.speech_files import Recording, recordings, speech_items
 from whorl.fields.speech_words import graded
 from whorl.fields.spoken_sentences import WORDS, drawn
 from whorl.fields.whole import number_of, share_of, share_option
 
-__all__ = ["AUDIO", "FIELD", "SpeechField", "codecs_of"]
+__all__ = [
+    "ABSENT",
+    "AUDIO",
+    "FIELD",
+    "MARK",
+    "PITCHES",
+    "SPEEDS",
+    "SpeechField",
+    "codecs_of",
+    "heard",
+    "said_of",
+    "sound_of",
+    "split_of",
+    "voices_of",
+]
 
 AUDIO, MARK = "audio", "<|answer|>"
 SPOKEN = "espeak:home"
@@ -48,6 +64,8 @@ HELD_SENTENCES = 0.2  # share of the sentences that are long enough
 SPEEDS, PITCHES = (130, 211), (25, 76)
 STRETCH = 0.12  # of the frequencies, as of larger and smaller heads
 PAUSES_S, NOISE_DB, NOISY = 0.2, (15.0, 40.0), 0.5
+ABSENT = "pocketsphinx is not installed: pip install pocketsphinx puts it beside the model"
+ONE_VOICE = Speaker("en-us", "f2", 160, 50)  # for a model that speaks: the same in all sentences
 ASKED_OTHERS = 40  # held-out sentences that other methods are asked
 TASK = WritingTask(grade=graded, metric=WER, further=(ACCURACY,), max_tokens=64)
 
@@ -64,6 +82,7 @@ class SpeechField:
             "sentences": "8000",
             "heldout_sentences": "200",
             "heldout": "0.1",
+            "voices": "all",
             "seed": "0",
         }
     )
@@ -98,19 +117,19 @@ class SpeechField:
             return
         share, seed = share_option(options, "heldout"), number_of(options, "seed")
         for recording, places in recordings(source, item, reject):
-            try:
-                sound = read_sound(Path(recording.path), Sounds(SHAPE.rate, SHAPE.max_seconds))
-            except (DataError, OSError) as error:
-                words = error.what if isinstance(error, DataError) else "file cannot be read"
-                places.refuse(words, recording.name[:80])
-                continue
-            split = recording.split or _split_of(recording, share, seed)
-            yield Document(recording.name, _parts(sound, recording.text), split)  # type: ignore[arg-type]
+            sound = sound_of(recording, places)
+            if sound is not None:
+                split = split_of(recording, share, seed)
+                yield Document(recording.name, _parts(sound, recording.text), split)
 
     def fit_codecs(
         self, documents: Iterable[Document], options: Mapping[str, Any]
     ) -> dict[str, Codec]:
         return codecs_of(documents, options, NUM_BOOKS, NUM_CENTRES)
+
+    def absent(self) -> str:
+        """A method that would stand beside the model, and how to install it; "" if it does."""
+        return "" if recognisers.is_there() else ABSENT
 
     def baselines(
         self, train: Sequence[Document], heldout: Sequence[Document], rows: NDArray[np.int64] | None
@@ -119,7 +138,7 @@ class SpeechField:
 
         It takes seconds for each, so it is asked the first ASKED_OTHERS of them.
         """
-        said = [_said(document.name) for document in heldout[:ASKED_OTHERS]]
+        said = [said_of(document.name) for document in heldout[:ASKED_OTHERS]]
         sentences = [each for each in said if each is not None]
         if not recognisers.is_there() or not sentences or len(sentences) < len(said):
             return []
@@ -162,8 +181,21 @@ def _parts(sound: Sound, text: str) -> tuple[Part, ...]:
     )
 
 
-def _split_of(recording: Recording, share: float, seed: int) -> str:
-    """By speaker, so that a voice is on one side; by the sentence where nobody says who speaks."""
+def sound_of(recording: Recording, places: Places) -> Sound | None:
+    """Its samples; None: it is refused."""
+    try:
+        return read_sound(Path(recording.path), Sounds(SHAPE.rate, SHAPE.max_seconds))
+    except (DataError, OSError) as error:
+        words = error.what if isinstance(error, DataError) else "file cannot be read"
+        places.refuse(words, recording.name[:80])
+        return None
+
+
+def split_of(recording: Recording, share: float, seed: int) -> Split:
+    """As its list says; else by speaker, so that a voice is on one side, and by the sentence where
+    nobody says who speaks."""
+    if recording.split is not None:
+        return recording.split
     who = recording.speaker or recording.text.casefold()
     return "heldout" if share_of(seed, who) < share else "train"
 
@@ -180,22 +212,22 @@ def _spoken(options: Mapping[str, str], number: int, is_clean: bool) -> Iterator
     place = number if is_heldout else number - held_items
     count = num_heldout if is_heldout else number_of(options, "sentences", 1)
     rng = random.Random(f"{seed} {is_heldout} {place}")
-    voices = _voices(is_heldout)
+    is_one = one_of(options, "voices", ("all", "one")) == "one"
+    voices = voices_of(is_heldout)
     asked = []
     for _ in range(min(BATCH, count - place * BATCH)):
         text = _sentence(rng, is_heldout, seed)
         speed, pitch = rng.randrange(*SPEEDS), rng.randrange(*PITCHES)
-        asked.append(
-            (text, Speaker(rng.choice(speakers.ACCENTS), rng.choice(voices), speed, pitch))
-        )
+        voice = Speaker(rng.choice(speakers.ACCENTS), rng.choice(voices), speed, pitch)
+        asked.append((text, ONE_VOICE if is_one else voice))
     for at, ((text, voice), sound) in enumerate(zip(asked, speakers.spoken(asked), strict=True)):
         noise = None if is_heldout or is_clean else np.random.default_rng([seed, place, at])
         name = f"{voice}: {text}" if is_heldout else f"{place}/{at} {voice}: {text}"
         split = "heldout" if is_heldout else "train"
-        yield Document(name, _parts(_heard(sound, noise), text), split)  # type: ignore[arg-type]
+        yield Document(name, _parts(heard(sound, noise), text), split)  # type: ignore[arg-type]
 
 
-def _voices(is_heldout: bool) -> list[str]:
+def voices_of(is_heldout: bool) -> list[str]:
     names = speakers.variants()
     return [name for at, name in enumerate(names) if (at % HELD_VOICES == 0) == is_heldout]
 
@@ -209,7 +241,7 @@ def _sentence(rng: random.Random, is_heldout: bool, seed: int) -> str:
             return text
 
 
-def _heard(sound: Sound, noise: np.random.Generator | None) -> Sound:
+def heard(sound: Sound, noise: np.random.Generator | None) -> Sound:
     """At the codec's rate; in training after a pause, with other formants, and often with noise."""
     try:
         import soxr
@@ -228,7 +260,7 @@ def _heard(sound: Sound, noise: np.random.Generator | None) -> Sound:
     return np.asarray(np.round(np.clip(heard, -32_768, 32_767)), np.int16)
 
 
-def _said(name: str) -> tuple[str, Speaker] | None:
+def said_of(name: str) -> tuple[str, Speaker] | None:
     """The sentence and voice of a held-out document that espeak-ng spoke."""
     voice, mark, text = name.partition(": ")
     try:

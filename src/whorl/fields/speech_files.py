@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from whorl.core.sources import PASSED_OVER, FileItem
 from whorl.fields.files import EXCLUDED, ROW_FORMATS, bare_suffix, file_items
 from whorl.fields.formats import lines_of, rows_of
 from whorl.fields.places import Places, Reject
+from whorl.fields.whole import key_of
 
 __all__ = ["Recording", "recordings", "speech_items"]
 
@@ -43,13 +45,15 @@ MAX_TEXT = 2_000  # signs
 
 @dataclass(frozen=True)
 class Recording:
-    """A sound file and what is said in it. speaker: "" if nobody says."""
+    """A sound file and what is said in it. speaker, meaning: "" if nobody says; the latter is
+    {"intent": …, "slots": {…}}."""
 
     name: str
     path: str
     text: str
     speaker: str = ""
     split: Split | None = None
+    meaning: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,20 +80,16 @@ _KNOWN: dict[tuple[Any, ...], _Known] = {}
 _READING: dict[tuple[Any, ...], _Reading] = {}  # the last one
 
 
-def _key(source: Source) -> tuple[Any, ...]:
-    return source.path, source.pattern, source.apart, source.encoding, source.release is None
-
-
 def _known(source: Source) -> _Known:
     """As it was last found in this process: a folder is not walked again for each piece."""
-    if _key(source) not in _KNOWN:
+    if key_of(source) not in _KNOWN:
         speech_items(source)
-    return _KNOWN[_key(source)]
+    return _KNOWN[key_of(source)]
 
 
 def speech_items(source: Source) -> list[FileItem]:
     """Raises DataError when the source is missing, empty or has no sound with a text."""
-    key = _key(source)
+    key = key_of(source)
     only = None
     if os.path.isfile(source.path):  # one list: its sounds lie beside or below it
         only = os.path.basename(source.path)
@@ -220,7 +220,7 @@ def _rows(item: FileItem, places: Places, known: _Known) -> Iterator[Recording]:
     split: Split | None = None
     if known.has_test:
         split = "heldout" if _stem(item).startswith(TEST) else "train"
-    for number, (file, text, speaker) in enumerate(_columns(item, places)):
+    for number, (file, text, speaker, meaning) in enumerate(_columns(item, places)):
         words = " ".join(text.split())
         path = _resolved(here, file, known)
         if path is None:
@@ -230,7 +230,8 @@ def _rows(item: FileItem, places: Places, known: _Known) -> Iterator[Recording]:
         elif len(words) > MAX_TEXT:
             places.refuse(f"text of more than {MAX_TEXT:,} signs")
         else:
-            yield Recording(f"{item.name}@{number}: {file}", path, words, speaker, split)
+            name = f"{item.name}@{number}: {file}"
+            yield Recording(name, path, words, speaker, split, meaning)
 
 
 def _resolved(here: str, file: str, known: _Known) -> str | None:
@@ -245,8 +246,8 @@ def _resolved(here: str, file: str, known: _Known) -> str | None:
     return found if found.startswith(os.path.join(here, "")) else None
 
 
-def _columns(item: FileItem, places: Places) -> Iterator[tuple[str, str, str]]:
-    """(file, text, speaker) of each row."""
+def _columns(item: FileItem, places: Places) -> Iterator[tuple[str, str, str, str]]:
+    """(file, text, speaker, meaning) of each row."""
     # num_bytes is that of the sounds here, of the list itself it is asked again
     item = dataclasses.replace(item, num_bytes=os.path.getsize(item.path), start=0, end=None)
     suffix = bare_suffix(item.name)
@@ -256,7 +257,7 @@ def _columns(item: FileItem, places: Places) -> Iterator[tuple[str, str, str]]:
             if len(parts) not in (2, 3):
                 places.refuse("row of other than two or three columns between bars")
             else:
-                yield parts[0].strip(), parts[-1] or parts[1], ""
+                yield parts[0].strip(), parts[-1] or parts[1], "", ""
         return
     kind = ROW_FORMATS.get(suffix, "jsonl")
     for _, row in rows_of(dataclasses.replace(item, kind=kind), (), places):
@@ -265,7 +266,21 @@ def _columns(item: FileItem, places: Places) -> Iterator[tuple[str, str, str]]:
             missing = FILE_KEYS if file is None else TEXT_KEYS
             places.refuse(f"row without {missing[0]}", f"its keys: {', '.join(map(str, row))}"[:80])
         else:
-            yield file, text, speaker or ""
+            yield file, text, speaker or "", _meaning(row)
+
+
+def _meaning(row: Mapping[str, object]) -> str:
+    """What a row says is meant, as JSON without blanks; slots may be JSON in a cell of a table."""
+    intent, slots = row.get("intent"), row.get("slots") or {}
+    if isinstance(slots, str):
+        try:
+            slots = json.loads(slots)
+        except (ValueError, RecursionError):
+            slots = None
+    if not isinstance(intent, str) or not intent or not isinstance(slots, Mapping):
+        return ""
+    value = {"intent": intent, "slots": dict(sorted(slots.items()))}
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _value(row: Mapping[str, object], keys: Sequence[str]) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from whorl.core.errors import SpecError
 from whorl.core.ports import Source
@@ -19,6 +20,7 @@ __all__ = [
     "begins",
     "copies_of",
     "files_of",
+    "key_of",
     "number_of",
     "share_of",
     "share_option",
@@ -47,6 +49,11 @@ def files_of(
 ) -> list[FileItem]:
     """Those that are read, in their order."""
     return [item for item in file_items(source, suffixes, exclude) if item.is_read]
+
+
+def key_of(source: Source) -> tuple[Any, ...]:
+    """Of all that says which files a source has."""
+    return source.path, source.pattern, source.apart, source.encoding, source.release is None
 
 
 def begins(item: FileItem, reject: Reject) -> bool:

@@ -13,7 +13,7 @@ from whorl.core.errors import SpecError
 from whorl.core.home import OWN_FOLDERS
 from whorl.core.plugins import check_part
 from whorl.spec.quantities import Duration, Length, Number, Share, Whole
-from whorl.spec.resolved import MaxRunning, MaxTokens, MaxWaiting, NumReplicas, Port
+from whorl.spec.resolved import MAX_DOCUMENTS, MaxRunning, MaxTokens, MaxWaiting, NumReplicas, Port
 from whorl.spec.train_keys import TrainSpec
 
 __all__ = [
@@ -258,6 +258,9 @@ class CompressSpec(Spec):
 class EvaluateSpec(Spec):
     max_bytes: Annotated[int, Whole()] = Field(
         600_000, description="held-out bytes scored, in whole documents"
+    )
+    max_documents: Annotated[int, Whole()] = Field(
+        MAX_DOCUMENTS, description="held-out documents scored, however short"
     )
     baselines: bool = Field(True, description="score other methods on the same documents")
     apart: bool = Field(

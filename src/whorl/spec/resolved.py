@@ -11,6 +11,7 @@ from whorl.spec.quantities import Whole
 from whorl.spec.train_keys import TrainConfig
 
 __all__ = [
+    "MAX_DOCUMENTS",
     "CompressConfig",
     "EvaluateConfig",
     "MaxRunning",
@@ -22,6 +23,8 @@ __all__ = [
     "ServeConfig",
     "TrainConfig",
 ]
+
+MAX_DOCUMENTS = 5_000  # scored, where a recipe does not say
 
 Port = Annotated[int, Whole(0, 65_535)]
 MaxRunning = Annotated[int, Whole(1, 100_000)]
@@ -56,6 +59,7 @@ class CompressConfig(Frozen):
 
 class EvaluateConfig(Frozen):
     max_bytes: int = Field(600_000, description="held-out bytes scored, whole documents")
+    max_documents: int = Field(MAX_DOCUMENTS, description="documents scored, however short")
     window: int = Field(description="tokens per scored window; stride is half of it")
     engine: str = Field("auto", description="of serve; what it does not serve is scored by another")
     bootstrap_samples: int = 2000

@@ -35,15 +35,28 @@ def sources_of(
     from whorl.fields.base import options_of
     from whorl.schemes.fetch import fetch
 
+    def here(source: Source) -> Source:
+        fetched = fetch(source.source, home / SOURCES, log)
+        if fetched is None:
+            return source
+        return replace(source, source=fetched.source, release=fetched.release)
+
     found = []
     for entry in loaded.recipe.data:
         options = options_of(fields[entry.field], _given_options(entry))
         source = Source(entry.source, entry.field, entry.share, options)
-        source = replace(source, encoding=entry.encoding or "", apart=homes_folders(home))
-        fetched = fetch(entry.source, home / SOURCES, log)
-        if fetched is not None:
-            source = replace(source, source=fetched.source, release=fetched.release)
-        found.append(replace(source, folder=str(loaded.folder)))
+        source = replace(
+            source,
+            encoding=entry.encoding or "",
+            apart=homes_folders(home),
+            folder=str(loaded.folder),
+        )
+        others = {
+            key: tuple(here(replace(source, source=word, encoding="")) for word in words.split())
+            for key in getattr(fields[entry.field], "source_options", ())
+            if (words := options[key])
+        }
+        found.append(replace(here(source), others=others))
     return tuple(found)
 
 

@@ -13,7 +13,6 @@ from whorl.core.errors import PlanError, SpecError
 from whorl.spec.recipe import Recipe
 from whorl.stages.plan import rules
 from whorl.stages.plan.candidate import (
-    MEMORY_MARGIN,
     Candidate,
     Situation,
     load_of,
@@ -23,6 +22,7 @@ from whorl.stages.plan.choose import candidates, choose
 from whorl.stages.plan.data import DataFacts
 from whorl.stages.plan.hardware import Machine
 from whorl.stages.plan.law import shipped_law
+from whorl.stages.plan.memory import MEMORY_MARGIN
 from whorl.stages.plan.step_time import fit_level
 
 

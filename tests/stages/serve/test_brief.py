@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from whorl.codecs.contract import Tokens
+from whorl.codecs.image import fit_image_codec
+from whorl.codecs.parts import in_words
+from whorl.codecs.text import train_text_codec
 from whorl.core.context import StageContext
 from whorl.core.heldout import write_heldout
 from whorl.core.ports import Document, GenerateRequest, Part
 from whorl.core.records import Record, RecordKey, RecordStore
-from whorl.core.tasks import ChoiceTask, LikelihoodTask
+from whorl.core.tasks import ChoiceTask, LikelihoodTask, WritingTask
 from whorl.core.variants import Variant
 from whorl.fields.code import FIELD as CODE
 from whorl.spec.resolved import ServeConfig
@@ -34,6 +37,7 @@ PROMISE = Promise(
     prompt_tokens=32,
     memory_bytes=10**9,
 )
+WRITING = WritingTask(grade=lambda answer, right: {})
 TEXTS = ["\n".join(tiny_texts(20, seed)) for seed in range(5)]
 
 
@@ -165,3 +169,31 @@ def test_of_a_prompt_longer_than_the_context_the_end_is_asked(
     assert {request.max_tokens for request in requests} == {64}
     _, requests = serve(tmp_path, tokens, Samples([long], ["long"], answer_ids=[40, 41]))
     assert {request.prompt_ids for request in requests} == {tuple(long[-255:])}
+
+
+def test_images_are_told_in_words_and_no_passage_is_cut_out_of_one(tmp_path: Path) -> None:
+    """Neither prompts nor answers are rows of ids of an image."""
+    pictures = np.random.default_rng(0).integers(0, 256, (20, 8, 8)).astype(np.uint8)
+    image = fit_image_codec(pictures, 12, 4, white=255.0)
+    tokens = Tokens.build({"image": image, "text": train_text_codec(["a"], 256)}, 320)
+    marks = Part("special", "<|answer|>", trained=False)
+    parts = [
+        (Part("image", picture, trained=False), marks, Part("text", "what is written here"))
+        for picture in pictures[:3]
+    ]
+    encoded = [tokens.encode_arrays(Document("d", each)) for each in parts]
+    key = RecordKey("prepare", {"images": True})
+    with RecordStore(tmp_path, "test").write(key) as writer:
+        names = [f"{number}.png" for number in range(3)]
+        arrays = [[ids for ids, _ in encoded], [mask for _, mask in encoded]]
+        write_heldout(writer.path, names, *arrays, [20] * 3, ["ocr"] * 3)
+        tokens.save(writer.path / "tokens")
+    found = samples_of("ocr", WRITING, RecordStore(tmp_path, "test").published(key))
+    assert found.texts[0] == "0.png: [an image of 8 x 8] " and found.passages == []
+    shown = tokens.decode(encoded[0][0][:3])
+    assert in_words(tokens, f"so: {shown}") == "so: [2 of 4 ids of an image of 8 x 8]"
+    record, _ = serve(tmp_path, tokens, found)
+    texts = [row["text"] for row in record.metrics["completions"]]
+    assert all("<|image" not in text for text in texts) and any(
+        "image of 8 x 8" in t for t in texts
+    )

@@ -12,7 +12,7 @@ import numpy as np
 from whorl.codecs.contract import Tokens
 from whorl.core.collect import run_requests
 from whorl.core.context import NoProgress
-from whorl.core.errors import SpecError
+from whorl.core.errors import DataError, SpecError
 from whorl.core.metrics import Metric
 from whorl.core.ports import (
     Engine,
@@ -33,15 +33,20 @@ def graded(
     answers: Sequence[str],
     tokens: Tokens,
 ) -> QualityMeasure:
-    """The measure of answers in one of the task's metrics."""
-    rights = [_turns(document)[1] for document in documents]
-    grades = [
-        task.grade(answer, tokens.decode(right).strip())[metric]
-        for answer, right in zip(answers, rights, strict=True)
-    ]
+    """The measure of answers in one of the task's metrics, of those documents that count in it.
+
+    Raises DataError if none does.
+    """
+    names, grades = [], []
+    for document, answer in zip(documents, answers, strict=True):
+        if task.is_of(metric, document.name):
+            right = tokens.decode(_turns(document)[1]).strip()
+            names.append(document.name)
+            grades.append(task.grade(answer, right)[metric])
+    if not names:
+        raise DataError(f"no held-out document counts in {metric}", do="hold out more documents")
     numerator, denominator = np.array(grades, np.float64).T
-    names = tuple(document.name for document in documents)
-    return QualityMeasure(metric, names, numerator, denominator)
+    return QualityMeasure(metric, tuple(names), numerator, denominator)
 
 
 def written(

@@ -31,6 +31,7 @@ from whorl.core.ports import (
     Task,
 )
 from whorl.core.tasks import ChoiceTask, WritingTask
+from whorl.spec.resolved import MAX_DOCUMENTS
 from whorl.stages.evaluate.generate import graded, num_cut, written
 
 __all__ = ["Asked", "Window", "ask", "grades", "measure", "select_documents", "windows_of"]
@@ -39,7 +40,6 @@ Floats = NDArray[np.float64]
 T = TypeVar("T")
 
 BATCH_TOKENS = 32_768  # handed to the engine at once, so that progress is seen
-MAX_DOCUMENTS = 5_000  # scored, however short
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Window:
 
 
 def select_documents(
-    documents: HeldoutDocuments, max_bytes: int, max_documents: int | None = None
+    documents: HeldoutDocuments, max_bytes: int, max_documents: int = MAX_DOCUMENTS
 ) -> list[int]:
     """Numbers of whole documents in the order of a hash of their ids, up to max_bytes of text.
 
@@ -97,7 +97,7 @@ def select_documents(
     chosen: list[int] = []
     left_bytes = max_bytes
     for number in documents.shuffled():
-        if len(chosen) == (max_documents or MAX_DOCUMENTS):
+        if len(chosen) == max_documents:
             break
         if chosen and documents.num_bytes(number) > left_bytes:
             continue

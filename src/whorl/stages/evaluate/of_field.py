@@ -79,7 +79,8 @@ class FieldEvaluation:
             raise DataError(
                 f"no document of field {name} is held out", do="raise prepare.heldout_share"
             )
-        tokens, numbers = tokens.of_field(name), select_documents(documents, config.max_bytes)
+        tokens = tokens.of_field(name)
+        numbers = select_documents(documents, config.max_bytes, config.max_documents)
         asked = ask(field.task, tokens, documents, numbers)
         metric = field.task.metric
         return cls(context, config, name, field, tokens, len(documents), asked, metric)
@@ -88,6 +89,9 @@ class FieldEvaluation:
         """This one, and one for each other metric of the same answers or choices."""
         task = self.asked.task
         further = task.further if isinstance(task, WritingTask | ChoiceTask) else ()
+        if isinstance(task, WritingTask):  # of other documents alone there may be none
+            names = [document.name for document in self.asked.documents]
+            further = tuple(m for m in further if any(task.is_of(m, name) for name in names))
         if isinstance(task, PlayTask):
             further = task.further_of(self.asked.documents)
         others = [
@@ -186,12 +190,25 @@ class FieldEvaluation:
 
     # ---------------------------------------------------------------- as plain values
 
+    @property
+    def _num_counted(self) -> int:
+        """Documents that count in this metric."""
+        task, documents = self.asked.task, self.asked.documents
+        if not isinstance(task, WritingTask):
+            return len(self._measured())
+        return sum(task.is_of(self.metric, document.name) for document in documents)
+
     def summary(self) -> dict[str, Any]:
-        """How much was asked, and in which metric the answers are scored."""
+        """How much was asked, in which metric the answers are scored, and which method that would
+        stand beside them is not installed."""
+        absent = getattr(self.field, "absent", None)
+        is_first = self.metric == self.asked.task.metric  # it is told once
+        told = absent() if absent is not None and is_first and self.config.baselines else ""
         return {
+            **({"absent": told} if told else {}),
             "field": self.name,
             "metric": self.metric.name,
-            "num_documents": len(self._measured()),
+            "num_documents": self._num_counted,
             "num_heldout_documents": self.num_heldout,
             "num_cut_questions": self.asked.num_cut(self.config.window),
             "num_bytes": sum(document.num_bytes for document in self.asked.documents),

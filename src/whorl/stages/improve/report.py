@@ -105,6 +105,7 @@ class Report(TypedDict, total=False):
     pareto: str | None  # path of the picture of them
     scores: list[ScoreRow]
     contamination: list[dict[str, Any]]  # per field: training text in the scored documents
+    absent: list[str]  # methods that would stand beside a field's models, and how to get them
     losses_to: list[str]
     together: list[TogetherRow]  # of a model of several fields, where evaluate.apart asked for it
     forgetting: dict[str, Any]  # of a model that was trained from a base
@@ -153,6 +154,9 @@ def build_report(
             {"field": of["field"], **of["contamination"]}
             for of in evaluated["fields"]
             if "contamination" in of
+        ]
+        report["absent"] = [
+            f"{of['field']}: {of['absent']}" for of in evaluated["fields"] if of.get("absent")
         ]
         report["losses_to"] = losses_to(evaluated["scores"], evaluated["comparisons"])
         if rows := together(evaluated["scores"], evaluated["comparisons"]):

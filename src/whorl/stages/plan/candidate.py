@@ -8,18 +8,17 @@ from dataclasses import dataclass, replace
 from whorl.arch.dense import dense_shape
 from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import count_shape, flops_per_token, training_bytes
-from whorl.core.errors import PlanError, SpecError
+from whorl.core.errors import SpecError
 from whorl.spec.recipe import Recipe
 from whorl.stages.plan import given, rules
 from whorl.stages.plan.data import TokenFacts
 from whorl.stages.plan.given import adapters_of
 from whorl.stages.plan.law import NEAR_OCTAVES, X0, LawPoint
-from whorl.stages.plan.memory import peak_memory
+from whorl.stages.plan.memory import MEMORY_MARGIN, peak_memory
 from whorl.stages.plan.situation import Situation
-from whorl.stages.plan.step_time import Load, predicted_step_s
+from whorl.stages.plan.step_time import DATA_S, MEAN_OVER_FASTEST, Load, predicted_step_s
 
 __all__ = [
-    "MEMORY_MARGIN",
     "Candidate",
     "Situation",
     "checkpoint_every_steps",
@@ -33,14 +32,11 @@ __all__ = [
 ]
 
 STARTUP_S = 1.5  # opening the rows, making the model, publishing the record
-DATA_S = 0.002  # reading the rows of one step and making its masks
-MEAN_OVER_FASTEST = 1.04  # a mean step against the fastest, on a machine that does nothing else
 FORWARD_OVERHEAD = 1.08  # of a forward alone, over its share of a step's FLOPs
 CHECKPOINT_S, CHECKPOINT_BYTES_PER_S = 0.05, 250e6
 MOST_SAVING = 0.05  # of the time: large models are saved more rarely
 BASE_BYTES_PER_S = 100e6  # of a base's weights: verified, read, and the taught ones published
 CAUTION = 0.04  # of quality, per octave further from the nearest run of the law
-MEMORY_MARGIN = 1.15  # high end of the memory's interval over its middle
 ROW_ELEMENT_BYTES = 2  # of the tokens' file, which is mapped and read at random
 TEXT_BYTES_PER_TOKEN = 3.0  # stands in where the data is not text
 
@@ -105,7 +101,7 @@ def make_candidate(
     """Spend the budget (or exactly `tokens`) on this shape, and predict what comes of it.
 
     With compiled blocks if that gets further, or there sooner, compiling included.
-    Raises PlanError if the recipe's batch does not fit its rows.
+    Raises SpecError if the recipe's batch does not fit its rows.
     """
     ways = [
         _candidate(situation, shape, seq_len, tokens, compiled)
@@ -348,12 +344,7 @@ def _steps(situation: Situation, load: Load, batch: int, tokens: float | None) -
         facts = situation.data.for_vocab(load.shape.vocab_size)
         passes = given.EPOCHS * situation.data.unique_tokens(facts.vocab_size)
         return max(situation.least_steps, round(passes / batch))
-    if recipe.train_time_s is None:
-        raise PlanError(
-            "the recipe does not say how long to train",
-            do='give budget.train_time (such as "4min"), budget.tokens, budget.flops '
-            "or train.steps",
-        )
+    assert recipe.train_time_s is not None  # check_says_enough
     return _steps_in(situation, load, recipe.train_time_s)
 
 

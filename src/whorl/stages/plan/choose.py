@@ -16,7 +16,6 @@ from whorl.core.units import format_count, format_duration
 from whorl.spec.recipe import Recipe
 from whorl.stages.plan import given, rules
 from whorl.stages.plan.candidate import (
-    MEMORY_MARGIN,
     Candidate,
     Situation,
     fits,
@@ -26,7 +25,7 @@ from whorl.stages.plan.candidate import (
     preference,
     shape_of,
 )
-from whorl.stages.plan.memory import check_memory
+from whorl.stages.plan.memory import MEMORY_MARGIN, check_memory
 
 __all__ = ["candidates", "check_says_enough", "choose"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import cast
 
 from whorl.arch.llama_like import LLAMA_3_VOCAB, llama_like
 from whorl.arch.shape import ModelShape
@@ -14,10 +13,10 @@ from whorl.core.errors import PlanError, SpecError
 from whorl.stages.plan.ask.answers import in_words
 from whorl.stages.plan.ask.layouts import layout_label, parse_layout, parse_measured
 from whorl.stages.plan.ask.objective import trained_shape
-from whorl.stages.plan.ask.question import training_fields
-from whorl.stages.plan.cluster.devices import device
+from whorl.stages.plan.ask.question import job_of
+from whorl.stages.plan.cluster.devices import Device
 from whorl.stages.plan.cluster.images import check_images, parse_images
-from whorl.stages.plan.cluster.job import Optimizer, Precision, Stack, TrainingJob
+from whorl.stages.plan.cluster.job import TrainingJob
 from whorl.stages.plan.cluster.memory import fits, needed_for, rank_memory
 from whorl.stages.plan.cluster.remedies import Say, priced, same_devices
 from whorl.stages.plan.cluster.search import SearchResult, SearchSpace, search_layouts
@@ -53,17 +52,17 @@ class ChosenLayout:
 
 
 def what_is_asked(
-    shape: ModelShape, asked: schema.Question
+    shape: ModelShape, asked: schema.Question, target: Device
 ) -> tuple[SearchSpace, Model | None, TrainingJob | None]:
     """The space of layouts, the step model after --measured, the job of --layout."""
-    space = _space(shape, asked)
+    space = _space(shape, asked, target)
     model = _calibrated(space, asked.measured, asked.tables)
     return space, model, _given(space, asked.layout)
 
 
-def choose_layout(shape: ModelShape, asked: schema.Question) -> ChosenLayout:
+def choose_layout(shape: ModelShape, asked: schema.Question, target: Device) -> ChosenLayout:
     """The layout of a model and batch: searched, or the one given if it fits."""
-    space, model, given = what_is_asked(shape, asked)
+    space, model, given = what_is_asked(shape, asked, target)
     say = in_words(asked.words, whole=given is None)
     try:
         found = search_layouts(
@@ -83,14 +82,16 @@ def choose_layout(shape: ModelShape, asked: schema.Question) -> ChosenLayout:
     return ChosenLayout(asked, space, model, given, found)
 
 
-def buy(shape: ModelShape | None, asked: schema.Question, budget: JobBudget) -> ChosenLayout:
+def buy(
+    shape: ModelShape | None, asked: schema.Question, budget: JobBudget, target: Device
+) -> ChosenLayout:
     """Size, batch and tokens that a budget buys, searched until they agree with the speed.
 
     The size is the law's optimum for the FLOPs that the chosen layout's speed buys; the batch, if
     it was not given, the step law's.
     """
     is_open, vocab_size = shape is None, asked.vocab_size or LLAMA_3_VOCAB
-    flops = _first_flops(budget, asked)
+    flops = _first_flops(budget, asked, target)
     if shape is None:
         shape = llama_like(find_law().optimal(flops)[0], vocab_size)
     tokens = flops / (FLOPS_PER_PARAM_TOKEN * count_shape(shape).active)
@@ -102,7 +103,8 @@ def buy(shape: ModelShape | None, asked: schema.Question, budget: JobBudget) -> 
             batch = round_batch(wanted, asked.seq_len, asked.count)
         if (shape, batch) in tried or len(tried) == MOST_ROUNDS:
             return list(tried.values())[-1]
-        choice = choose_layout(shape, asked.model_copy(update={"global_batch": batch}))
+        of_batch = asked.model_copy(update={"global_batch": batch})
+        choice = choose_layout(shape, of_batch, target)
         tokens = _tokens_bought(choice, budget)
         tried[shape, batch] = replace(choice, tokens=tokens, rounds=len(tried) + 1)
         if is_open:
@@ -111,9 +113,9 @@ def buy(shape: ModelShape | None, asked: schema.Question, budget: JobBudget) -> 
             shape = llama_like(law.optimal(flops)[0], vocab_size)
 
 
-def _first_flops(budget: JobBudget, asked: schema.Question) -> float:
+def _first_flops(budget: JobBudget, asked: schema.Question, target: Device) -> float:
     """A first guess of the FLOPs that a budget buys."""
-    target, price = device(asked.device), asked.usd_per_device_hour
+    price = asked.usd_per_device_hour
     return budget_flops(
         **{"time_s" if budget.kind == "time" else budget.kind: budget.amount},
         flops_per_s=FIRST_UTILISATION * target.peak(asked.precision),
@@ -133,20 +135,11 @@ def _tokens_bought(choice: ChosenLayout, budget: JobBudget) -> float:
     )
 
 
-def _space(shape: ModelShape, asked: schema.Question) -> SearchSpace:
+def _space(shape: ModelShape, asked: schema.Question, target: Device) -> SearchSpace:
     if asked.images:
         check_images(shape, *parse_images(asked.images), asked.seq_len)
-    return SearchSpace(
-        shape=trained_shape(shape, asked.objective),
-        device=device(asked.device),
-        devices=asked.count,
-        seq_len=asked.seq_len,
-        global_batch=asked.global_batch,
-        precision=cast(Precision, asked.precision),
-        stack=cast(Stack, asked.stack),
-        optimizer=cast(Optimizer, asked.optimizer),
-        fixed=training_fields(asked),
-    )
+    job = job_of(asked, trained_shape(shape, asked.objective), target)
+    return SearchSpace(job) if target.measured is None else SearchSpace(job, ("none",))
 
 
 def _given(space: SearchSpace, text: str) -> TrainingJob | None:

@@ -12,7 +12,6 @@ from whorl.stages.plan.candidate import Candidate, Situation
 
 __all__ = ["data_warnings", "reasons_of"]
 
-NOISY = 0.15  # of the calibration: repeats varied by more than this
 FAR = 2.0  # octaves from the law's nearest run
 
 
@@ -217,12 +216,8 @@ def _steps_reason(situation: Situation, candidate: Candidate) -> str:
 def data_warnings(situation: Situation, candidate: Candidate) -> Iterator[str]:
     """What is unusual about this plan."""
     data, calibration = situation.data, situation.machine.calibration
-    if calibration.noise > NOISY:
-        yield (
-            f"the machine was busy when it was measured (others used {calibration.busy:.0%} of it "
-            f"just before, repeats varied by {calibration.noise:.0%}): times may be too long; "
-            "whorl doctor --calibrate repeats it"
-        )
+    if calibration.doubt:
+        yield calibration.doubt
     if situation.was_disturbed:
         yield (
             "other work took the cores while a step of the base was rehearsed: times are those of "

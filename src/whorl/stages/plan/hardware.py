@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 GIB = 2**30
+NOISY = 0.15  # of a calibration: repeats varied by more than this
 Precision = Literal["fp32", "bf16"]
 
 
@@ -161,6 +162,17 @@ class Calibration(Frozen):
         """Fields of TrainConfig that the choices decide."""
         plain = {"threads": self.threads, "lanes": 1, "compiled": False}
         return plain | settings_of(self.choices)
+
+    @property
+    def doubt(self) -> str:
+        """What to tell of a machine that was not quiet; empty if it was."""
+        if self.noise <= NOISY:
+            return ""
+        return (
+            f"the machine was busy when it was measured (others used {self.busy:.0%} of it "
+            f"just before, repeats varied by {self.noise:.0%}): times may be too long; "
+            "whorl doctor --calibrate repeats it"
+        )
 
     def choice(self, key: str) -> MeasuredChoice | None:
         """What was chosen for a key of the recipe; None: nothing was timed for it."""

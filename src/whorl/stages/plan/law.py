@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from whorl.core.digests import digest_value
+from whorl.stages.plan.laws.law import NORMAL_90
 from whorl.stages.plan.plan import Prediction
 
 __all__ = [
@@ -43,7 +44,6 @@ __all__ = [
 # The constants' order in a vector; those of a scale are kept as logarithms.
 CONSTANTS = ("log_e", "log_k", "size", "data", "both", "gamma", "log_r", "log_o", "power", "log_s")
 N0, D0, X0 = 1e6, 1e6, 1.4
-NORMAL_90 = 1.645  # standard deviations on either side that hold 90%
 AXIS_WEIGHTS = np.array([1.0, 1.0, 1.0, 4.0])
 NEAR_OCTAVES, DEVIATION_PER_OCTAVE = 1.0, 0.03
 LAW_FILE = "law.json"

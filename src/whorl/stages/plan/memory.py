@@ -12,20 +12,29 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 
 from whorl.arch.computable import MASK_TOKENS
+from whorl.arch.layers import layer_matrices
 from whorl.arch.shape import ModelShape
-from whorl.arch.shape_counts import BYTES_PER_ELEMENT, layer_matrices
+from whorl.arch.shape_counts import BYTES_PER_ELEMENT
 from whorl.core.errors import PlanError
 from whorl.core.units import format_bytes
 from whorl.stages.plan.step_time import Load
 
 __all__ = [
+    "HELD_BYTES",
     "LOSS_CHUNK_ELEMENTS",
+    "MEMORY_LOW",
+    "MEMORY_MARGIN",
     "PeakMemory",
     "check_memory",
     "peak_memory",
     "saved_activation_bytes",
 ]
 
+MEMORY_LOW, MEMORY_MARGIN = 0.85, 1.15  # ends of the 90% interval of a peak over its middle
+# What a process of whorl holds when training begins, beyond one that has loaded torch: its own
+# modules, the tokens' index, what earlier stages left, and copies of what is saved (25 November
+# 2026: 56 MiB before the first step, 25 to 35 more after the last).
+HELD_BYTES = 72 * 2**20
 FLOAT_BYTES, ID_BYTES = 4, 8
 LOSS_CHUNK_ELEMENTS, MIN_CHUNK_TOKENS = 2**21, 64  # logits that exist at once; of model/head.py
 # What glibc keeps beyond what is alive, as a share of activations and working memory. Fitted on

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import (
     BYTES_PER_ELEMENT,
@@ -12,18 +10,12 @@ from whorl.arch.shape_counts import (
     flops_per_token,
 )
 from whorl.spec.resolved import TrainConfig
-from whorl.stages.plan.candidate import MEMORY_MARGIN, Candidate, Situation, load_of
-from whorl.stages.plan.law import NORMAL_90
+from whorl.stages.plan.candidate import Candidate, Situation, load_of
+from whorl.stages.plan.memory import MEMORY_LOW, MEMORY_MARGIN
 from whorl.stages.plan.plan import Prediction
+from whorl.stages.plan.step_time import time_factor
 
 __all__ = ["predicted_cache", "predictions_of"]
-
-# Log deviations of step times, benchmarks/plan_accuracy.py: of the model on shapes that the
-# calibration did not time, and of one run from another on a quiet machine.
-MODEL_DEVIATION, RUN_DEVIATION = 0.05, 0.02
-REHEARSED_DEVIATION = 0.05  # of a run from its own rehearsed step
-MAX_NOISE = 0.3
-MEMORY_LOW = 0.85  # low end of the memory's interval over its middle
 
 
 def predictions_of(
@@ -34,7 +26,8 @@ def predictions_of(
     parameters = count_shape(a)
     state = load_of(situation, candidate).state
     unique = situation.data.unique_tokens(a.vocab_size)
-    factor = _time_factor(situation)
+    calibration = situation.machine.calibration
+    factor = time_factor(calibration, situation.level, situation.is_rehearsed)
     weight_bytes = BYTES_PER_ELEMENT["fp32"] * parameters.total
     return {
         "parameters": Prediction.exact(parameters.total, "parameters"),
@@ -89,19 +82,6 @@ def _epochs_of_sources(situation: Situation, candidate: Candidate) -> dict[str, 
         f"epochs_of_data_{number}": Prediction(value=count, unit="passes", note="before cleaning")
         for number, count in enumerate(epochs)
     }
-
-
-def _time_factor(situation: Situation) -> float:
-    """High end over middle of the time's interval: model, this calibration, its noise, runs.
-
-    Of a rehearsed step the model's errors are gone.
-    """
-    noise = min(MAX_NOISE, situation.machine.calibration.noise)
-    if situation.is_rehearsed:
-        parts = [REHEARSED_DEVIATION, RUN_DEVIATION, noise / 2]
-    else:
-        parts = [MODEL_DEVIATION, RUN_DEVIATION, situation.level.spread, noise / 2]
-    return math.exp(NORMAL_90 * math.sqrt(sum(part**2 for part in parts)))
 
 
 def _busy_note(situation: Situation) -> str:

@@ -28,6 +28,7 @@ GIVING_WAY = ("norm_learning_rate", "validate_rows")  # defaults of train that s
 BASE_SCORED_BYTES = 60_000
 BASE_WINDOW = 512  # tokens that a base is given at once, where its context allows
 PAIRED = ("dpo",)  # objectives that learn from pairs of answers
+EVALUATED = {"max_documents", "baselines", "contamination"}  # keys of evaluate that nothing decides
 
 
 def given_prepare_config(recipe: Recipe, base_ids: int | None = None) -> PrepareConfig | None:
@@ -137,9 +138,8 @@ def passed_through(decisions: Decisions, recipe: Recipe) -> Decisions:
                 max_bytes=_scored_bytes(recipe),
                 window=window_of(decisions.shape, decisions.train.seq_len, recipe),
                 engine=recipe.serve.engine,
-                baselines=recipe.evaluate.baselines,
-                contamination=recipe.evaluate.contamination,
                 seed=seed,
+                **recipe.evaluate.model_dump(include=EVALUATED),
             ),
             "serve": ServeConfig(**recipe.serve.model_dump()),
         }

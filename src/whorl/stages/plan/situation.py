@@ -17,16 +17,13 @@ from whorl.stages.plan.data import DataFacts
 from whorl.stages.plan.given import MIN_STEPS, GivenBase
 from whorl.stages.plan.hardware import Machine
 from whorl.stages.plan.law import Law
+from whorl.stages.plan.memory import HELD_BYTES
 from whorl.stages.plan.own_runs import NO_RUNS, OwnRuns
 from whorl.stages.plan.step_time import Level
 
 __all__ = ["Situation"]
 
 MOST_THREADS_PER_CORE = 8  # more than one repeats the bits of a larger machine, slowly
-# What a process of whorl holds when training begins, beyond one that has loaded torch: its own
-# modules, the tokens' index, what earlier stages left, and copies of what is saved (25 November
-# 2026: 56 MiB before the first step, 25 to 35 more after the last).
-HELD_BYTES = 72 * 2**20
 
 
 @dataclass(frozen=True)

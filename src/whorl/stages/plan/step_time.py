@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from whorl.arch.adapter_cost import AdapterCost
 from whorl.arch.dense import dense_shape
+from whorl.arch.layers import layer_matrices
 from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import (
     BACKWARD_PER_FORWARD,
     TrainingBytes,
     count_shape,
     flops_per_token,
-    layer_matrices,
     training_bytes,
 )
 from whorl.core.errors import PlanError
@@ -34,8 +34,11 @@ from whorl.stages.plan.hardware import (
     ReferenceStep,
     TrafficRate,
 )
+from whorl.stages.plan.laws.law import NORMAL_90
 
 __all__ = [
+    "DATA_S",
+    "MEAN_OVER_FASTEST",
     "Level",
     "Load",
     "StepParts",
@@ -43,8 +46,16 @@ __all__ = [
     "predicted_step_s",
     "reference_load",
     "step_time",
+    "time_factor",
 ]
 
+DATA_S = 0.002  # reading the rows of one step and making its masks
+MEAN_OVER_FASTEST = 1.04  # a mean step against the fastest, on a machine that does nothing else
+# Log deviations of step times, benchmarks/plan_accuracy.py: of the model on shapes that the
+# calibration did not time, and of one run from another on a quiet machine.
+MODEL_DEVIATION, RUN_DEVIATION = 0.05, 0.02
+REHEARSED_DEVIATION = 0.05  # of a run from its own rehearsed step
+MAX_NOISE = 0.3
 BACKWARD_AND_FORWARD = 3
 ELEMENT_BYTES = 4  # of float32; norms, rotations and the loss stay in float32
 ARRAYS_PER_PASS = 3  # an element-wise operation reads two arrays and writes one
@@ -118,6 +129,16 @@ class StepParts:
     @property
     def total_s(self) -> float:
         return float(sum(getattr(self, item.name) for item in fields(self)))
+
+    def at(self, level: Level, compiled: bool = False) -> StepParts:
+        """As long as they take in whole steps."""
+        left = level.compiled if compiled else 1.0
+        return replace(
+            self,
+            masked_s=level.masked * self.masked_s,
+            traffic_s=left * level.traffic * self.traffic_s,
+            overhead_s=left * level.overhead * self.overhead_s,
+        )
 
 
 def step_time(load: Load, calibration: Calibration) -> StepParts:
@@ -214,16 +235,19 @@ def _compiled_share(calibration: Calibration, level: Level) -> float:
 
 def predicted_step_s(load: Load, calibration: Calibration, level: Level) -> float:
     """Seconds of one step: operators at the machine's level."""
-    p = step_time(load, calibration)
-    left = level.compiled if load.compiled else 1.0
-    return (
-        p.matmul_s
-        + p.attention_s
-        + level.masked * p.masked_s
-        + left * (level.traffic * p.traffic_s + level.overhead * p.overhead_s)
-        + p.loss_s
-        + p.optimizer_s
-    )
+    return step_time(load, calibration).at(level, load.compiled).total_s
+
+
+def time_factor(calibration: Calibration, level: Level, rehearsed: bool = False) -> float:
+    """High end over middle of a step's 90% interval: model, this calibration, its noise, runs.
+
+    Of a rehearsed step the model's errors are gone.
+    """
+    noise = min(MAX_NOISE, calibration.noise)
+    parts = [REHEARSED_DEVIATION, RUN_DEVIATION, noise / 2]
+    if not rehearsed:
+        parts = [MODEL_DEVIATION, RUN_DEVIATION, level.spread, noise / 2]
+    return math.exp(NORMAL_90 * math.hypot(*parts))
 
 
 def reference_load(step: ReferenceStep) -> Load:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from whorl.core.units import format_bytes, format_count, format_duration
+from whorl.stages.plan.output.text import table
 from whorl.stages.plan.plan import Plan, Prediction
 
 __all__ = ["format_value", "render"]
@@ -59,21 +59,13 @@ def _model_line(plan: Plan) -> str:
 
 def render(plan: Plan) -> RenderableType:
     """The decision, the predictions with their 90% intervals, the reasons and the warnings."""
-    figures = Table(title="predicted", title_justify="left", show_edge=False, pad_edge=False)
-    figures.add_column("")
-    figures.add_column("value", justify="right")
-    figures.add_column("90% interval")
-    for name, prediction in plan.predictions.items():
-        figures.add_row(
-            TITLES.get(name, name),
-            format_value(prediction.value, prediction.unit),
-            _interval(prediction),
-        )
-    reasons = Table(title="chosen", title_justify="left", show_edge=False, pad_edge=False)
-    for column in ("key", "value", "why"):
-        reasons.add_column(column, overflow="fold")
+    figures = [
+        (TITLES.get(name, name), format_value(item.value, item.unit), _interval(item))
+        for name, item in plan.predictions.items()
+    ]
     resolved = plan.resolved
-    for key, reason in plan.reasons.items():
-        reasons.add_row(key, str(resolved.get(key, "")), reason)
+    reasons = [(key, str(resolved.get(key, "")), why) for key, why in plan.reasons.items()]
+    predicted = table(("", "value", "90% interval"), figures, "predicted", right=1)
+    chosen = table(("key", "value", "why"), reasons, "chosen")
     warnings = [Text(f"warning: {warning}", style="yellow") for warning in plan.warnings]
-    return Group(Text(_model_line(plan)), Text(""), figures, Text(""), reasons, *warnings)
+    return Group(Text(_model_line(plan)), Text(""), predicted, Text(""), chosen, *warnings)

@@ -8,6 +8,7 @@ from itertools import islice
 from whorl.arch.shape import ModelShape
 from whorl.stages.plan.ask.answers import in_words
 from whorl.stages.plan.ask.layouts import layout_label
+from whorl.stages.plan.cluster.devices import Device
 from whorl.stages.plan.cluster.job import TrainingJob
 from whorl.stages.plan.cluster.memory import memory_for, needed_for, rank_memory
 from whorl.stages.plan.cluster.remedies import MOST, Remedy, remedies, same_devices
@@ -20,12 +21,12 @@ from whorl.stages.plan.output import schema
 __all__ = ["memory_report"]
 
 
-def memory_report(shape: ModelShape, asked: schema.Question) -> schema.MemoryReport:
+def memory_report(shape: ModelShape, asked: schema.Question, target: Device) -> schema.MemoryReport:
     """Of the layout that is given; else of the best that fits, else of the lightest.
 
     Raises PlanError if the batch cannot be shared by the devices at all.
     """
-    space, model, job = what_is_asked(shape, asked)
+    space, model, job = what_is_asked(shape, asked, target)
     why = "the layout given"
     if job is None:
         job, why = lightest(space, needed_for), "the lightest of all layouts: none fits"

@@ -17,7 +17,7 @@ from whorl.core.ports import Field, Source
 from whorl.core.sources import PASSED_OVER, DatasetItem, FileItem, SourceIndex
 from whorl.stages.prepare.spill import document_bytes
 
-__all__ = ["data_digest", "evenly", "field_of", "text_bytes"]
+__all__ = ["data_digest", "evenly", "field_of", "releases_of", "text_bytes"]
 
 SAMPLE_PLACES = 128
 PROBE_BYTES = 2**18  # read of an item to see how much text its bytes give
@@ -105,6 +105,12 @@ def _text_bytes(field: Field, source: Source) -> int:
     known = sum(item.text_bytes for item in items if isinstance(item, DatasetItem))
     others = [item for item in items if not isinstance(item, FileItem | DatasetItem)]
     return of_files + known + _counted(field, source, others)
+
+
+def releases_of(sources: Sequence[Source]) -> list[Mapping[str, Any]]:
+    """What was fetched for sources and for those that their options name."""
+    others = [other for source in sources for mine in source.others.values() for other in mine]
+    return [each.release for each in (*sources, *others) if each.release is not None]
 
 
 def evenly(items: Sequence[FileItem], places: int) -> list[FileItem]:

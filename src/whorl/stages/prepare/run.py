@@ -48,7 +48,7 @@ from whorl.stages.prepare.encode import (
     encode,
     encode_with_folder,
 )
-from whorl.stages.prepare.facts import field_of
+from whorl.stages.prepare.facts import field_of, releases_of
 from whorl.stages.prepare.pack import Packer
 from whorl.stages.prepare.pool import WorkerPool, default_workers, is_sendable
 from whorl.stages.prepare.vocabulary import build_tokens
@@ -198,7 +198,7 @@ class _Preparation:
                 "tokenizer_documents_compared": num_checked,
                 "used_ids": max(entry.id_end for entry in tokens.contract.codecs),
                 "contract": tokens.contract.digest,
-                "releases": [dict(source.release) for source in self.sources if source.release],
+                "releases": [dict(each) for each in releases_of(self.sources)],
             }
         )
         writer.run["passed_over"] = table_rows(_of_kind(reasons, "passed over"))

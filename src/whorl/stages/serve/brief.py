@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from whorl.codecs.contract import Tokens
-from whorl.codecs.parts import token_space
+from whorl.codecs.parts import in_words, token_space
 from whorl.core.context import StageContext
 from whorl.core.heldout import HeldoutDocuments
 from whorl.core.plugins import packages_of
@@ -24,7 +24,7 @@ from whorl.stages.serve.server import running_server
 
 __all__ = ["Samples", "run", "samples_of"]
 
-LOGIC_VERSION = 5  # 5: every field of the recipe is asked
+LOGIC_VERSION = 6  # 6: images and sounds are told in words
 NUM_PROMPTS = 5
 SAMPLES_PER_PROMPT = 4
 MAX_TOKENS = 64
@@ -68,7 +68,7 @@ def samples_of(name: str, task: Task, prepared: Record) -> Samples:
         for document, question in zip(shown, questions, strict=True)
     ]
     texts = [
-        f"{document.name}: {tokens.decode(ids)} "
+        f"{document.name}: {in_words(tokens, tokens.decode(ids))} "
         for document, ids in zip(shown, asked, strict=True)
     ]
     candidates = [ids for question in questions if question for ids in question.candidates]
@@ -195,7 +195,10 @@ class _Conversation:
         of_field = {"field": self.field}
         answers: dict[str, Any] = {
             "completions": [
-                {**of_field, **completion, "prompt": text}
+                {
+                    **{**of_field, **completion, "prompt": text},
+                    "text": in_words(gateway.tokens, completion["text"]),
+                }
                 for completion, text in zip(found["completions"], samples.texts, strict=True)
             ],
             "continuations": [

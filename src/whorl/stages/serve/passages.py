@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from whorl.codecs.contract import Tokens
+import numpy as np
+from numpy.typing import NDArray
+
+from whorl.codecs.contract import Tokens, is_of_files
 from whorl.core.heldout import HeldoutDocuments
 from whorl.stages.serve.exercise import ServedAnswer
 
@@ -35,7 +39,11 @@ class Passage:
 
 def passages_of(documents: HeldoutDocuments, tokens: Tokens) -> list[Passage]:
     """A few documents of text, long ones first, else in the order in which they are scored."""
-    is_text = [number for number in documents.shuffled() if documents.num_bytes(number)]
+    is_text = [
+        number
+        for number in documents.shuffled()
+        if documents.num_bytes(number) and not _holds_files(documents.ids(number), tokens)
+    ]
     lengths = {number: len(documents.ids(number)) for number in is_text}
     usable = [number for number in is_text if lengths[number] >= MIN_TOKENS]
     usable.sort(key=lambda number: lengths[number] < FULL_TOKENS)
@@ -49,6 +57,16 @@ def passages_of(documents: HeldoutDocuments, tokens: Tokens) -> list[Passage]:
         before, after = ids[max(0, cut - PROMPT_TOKENS) : cut], ids[cut : cut + TRUTH_TOKENS]
         passages.append(Passage(documents.names[number], tuple(before), tuple(after)))
     return passages
+
+
+def _holds_files(ids: NDArray[np.integer[Any]], tokens: Tokens) -> bool:
+    """Whether some of it is an image or a sound."""
+    ranges = [
+        (entry.id_start, entry.id_end)
+        for entry in tokens.contract.codecs
+        if is_of_files(tokens.codecs[entry.name])
+    ]
+    return any(bool(((ids >= start) & (ids < end)).any()) for start, end in ranges)
 
 
 def cut_place(ids: Sequence[int], tokens: Tokens) -> int:

@@ -159,7 +159,10 @@ class PromptReader:
         if ask.answer_codec not in ranges:
             names = ", ".join(ranges)
             raise invalid(f"answer_codec: this model has the codecs {names}", "answer_codec")
-        return tuple(ranges[ask.answer_codec])
+        ids = tuple(ranges[ask.answer_codec])
+        if self.tokens.codecs[ask.answer_codec].value_ids is not None:
+            return ids
+        return (*ids, *self.tokens.contract.stop_ids)  # a value of any length ends somewhere
 
     def is_one_choice(self, prompt: Prompt) -> bool:
         """Whether the answer is one class, one token: that of a chat about an image."""

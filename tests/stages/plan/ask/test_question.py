@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 
 from whorl.arch.known_models import known_model
 from whorl.core.errors import SpecError
-from whorl.stages.plan.ask.question import question, training_fields
+from whorl.stages.plan.ask.question import job_of as asked_job
+from whorl.stages.plan.ask.question import question
 from whorl.stages.plan.ask.rules import OPTIMIZERS
 from whorl.stages.plan.ask.trainer import TRAINER, targets
 from whorl.stages.plan.cluster.devices import device
@@ -28,14 +30,8 @@ GIB = 2**30
 
 def job_of(**flags: Any) -> TrainingJob:
     asked = question("m", SHAPE, ASKED | {f"--{k.replace('_', '-')}": v for k, v in flags.items()})
-    return TrainingJob(
-        *(SHAPE, device(asked.device), Layout(1, micro_batch=2, recompute="full", shard="none")),
-        *(asked.seq_len, asked.global_batch),
-        precision=asked.precision,  # type: ignore[arg-type]
-        optimizer=asked.optimizer,  # type: ignore[arg-type]
-        stack=asked.stack,  # type: ignore[arg-type]
-        **training_fields(asked),
-    )
+    layout = Layout(1, micro_batch=2, recompute="full", shard="none")
+    return replace(asked_job(asked, SHAPE, device(asked.device)), layout=layout)
 
 
 def parts(**flags: Any) -> dict[str, float]:
@@ -153,7 +149,7 @@ def test_a_format_that_is_given_asks_no_file(tmp_path: Path) -> None:
 def test_a_number_of_images_may_be_a_number() -> None:
     shape = known_model("qwen2.5-vl-7b")
     asked = question("m", shape, ASKED | {"--images": 2})
-    assert asked.images == "2" and training_fields(asked)["images"] == 2
+    assert asked.images == "2" and asked_job(asked, shape, device("a100-80")).images == 2
 
 
 def test_adapters_of_attention_need_attention() -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.stages.plan.ask.test_files import AXOLOTL, DEEPSPEED, TORCHTITAN, TRAINER, parts, read
 from whorl.arch.adapter_cost import is_adaptable
 from whorl.arch.known_models import known_model, model_names
-from whorl.arch.shape_counts import layer_matrices
+from whorl.arch.layers import layer_matrices
 from whorl.core.errors import SpecError
 from whorl.stages.plan.ask.files import read_file, read_words
 from whorl.stages.plan.ask.layouts import parse_layout

@@ -29,8 +29,10 @@ MIXED = ModelShape("mixed", 4, 512, 1024, 32_000, AttentionShape(8, 4, 64), Expe
 
 
 def space_of(shape: ModelShape = DENSE, **changes: Any) -> SearchSpace:
-    fields = {"device": H100, "devices": 8, "seq_len": 8192, "global_batch": 24, **changes}
-    return SearchSpace(shape, **fields)
+    given = {"device": H100, "devices": 8, "seq_len": 8192, "global_batch": 24, **changes}
+    layout = Layout(given.pop("devices"), offload_optimizer=given.pop("offload_optimizer", False))
+    recompute = {"recompute": given.pop("recompute")} if "recompute" in given else {}
+    return SearchSpace(TrainingJob(shape, layout=layout, **given), **recompute)
 
 
 def constant_time(jobs: Sequence[TrainingJob]) -> list[StepTime]:
@@ -208,7 +210,7 @@ def changed_by(words: str, fields: dict[str, Any]) -> dict[str, Any]:
     if "offload" in names:
         fields["offload_optimizer"] = True
     if "loss" in names:
-        fields["fixed"] = {"loss": "chunked"}
+        fields["loss"] = "chunked"
     return fields
 
 
@@ -311,7 +313,7 @@ def test_published_layouts_are_in_the_space_and_no_faster_than_ours(line: str) -
         dict(zip(COLUMNS.split(","), line.split(","), strict=True)), "tokens_per_s_per_device"
     )
     assert row.job is not None, row.refused
-    space = SearchSpace.around(row.job)
+    space = SearchSpace(row.job)
     assert space.outside(row.job.layout) is None
     found = search_layouts(space, keep=3, also=[row.job.layout])
     if peak(row.job) <= row.job.device.memory_bytes:

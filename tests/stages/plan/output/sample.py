@@ -9,7 +9,6 @@ from whorl.stages.plan.cluster.memory import RankMemory
 from whorl.stages.plan.cluster.step import StepTime
 from whorl.stages.plan.output.schema import (
     ClusterPlan,
-    Figure,
     FrontPoint,
     LossFigures,
     LossPoint,
@@ -64,7 +63,7 @@ def sample_loss() -> LossFigures:
             flops=flops,
             parameters=1e9,
             tokens=1e10,
-            loss=Figure(value=loss, low=loss - 0.1, high=loss + 0.1),
+            loss=Range(value=loss, low=loss - 0.1, high=loss + 0.1),
         )
         for flops, loss in losses.items()
     ]
@@ -72,11 +71,11 @@ def sample_loss() -> LossFigures:
         law="chinchilla",
         tokens=1e12,
         steps=238_418,
-        loss=Figure(value=2.05, low=2.0, high=2.1),
+        loss=Range(value=2.05, low=2.0, high=2.1),
         tokens_per_parameter=125,
         best=points[-1],
-        best_batch_tokens=Figure(value=4e6, low=2e6, high=8e6),
-        best_learning_rate=Figure(value=3e-4, low=2e-4, high=5e-4),
+        best_batch_tokens=Range(value=4e6, low=2e6, high=8e6),
+        best_learning_rate=Range(value=3e-4, low=2e-4, high=5e-4),
         budgets=points,
     )
 

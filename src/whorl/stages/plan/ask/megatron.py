@@ -19,42 +19,22 @@ from whorl.core.units import parse_count
 from whorl.stages.plan.ask.rules import NOT_PLANNED, choice, kept, rules_of
 from whorl.stages.plan.ask.said import OtherWords, Rule, apply
 from whorl.stages.plan.ask.texts import text_of
+from whorl.stages.plan.facts import fact
 
 __all__ = ["arguments_of", "read_megatron"]
 
 SET = re.compile(r"(?:export\s+|local\s+|declare\s+)?([A-Za-z_]\w*)\+?=(.*)", re.DOTALL)
 USED = re.compile(r"\$\{([A-Za-z_]\w*)(?::?-([^}]*))?\}|\$([A-Za-z_]\w*)")
 MOST_ROUNDS = 8  # variables of variables
-SIZES = {  # argument -> what it is of the model
-    **{"num-layers": "layers", "hidden-size": "width", "num-attention-heads": "heads"},
-    **{"ffn-hidden-size": "ffn", "num-query-groups": "kv_heads", "kv-channels": "head_dim"},
-    **{"vocab-size": "vocab", "padded-vocab-size": "vocab", "num-experts": "experts"},
-    **{"moe-router-topk": "active", "moe-ffn-hidden-size": "expert_width"},
-    "max-position-embeddings": "positions",
-}
-
-
-BACKENDS = {"flash": "flash", "fused": "flash", "unfused": "eager", "local": "eager"}
-STRATEGIES = {"no_shard": "none", "optim": "zero1", "optim_grads": "zero2",
-              "optim_grads_params": "zero3"}  # fmt: skip
-MOMENTS = {"fp32": "adamw", "bf16": "adamw_bf16", "fp16": "adamw_bf16", "fp8": "adamw_8bit"}
-OF_MODEL = (
-    *("use-precision-aware-optimizer", "exp-avg-sq-dtype", "swiglu", "group-query-attention"),
-    *("normalization", "fp8-format", "untie-embeddings-and-output-weights"),
-)
+SIZES: Mapping[str, str] = fact("megatron.sizes")
 LISTS = ("recompute-modules",)
-SWITCHES = frozenset(
-    {"bf16", "fp16", "swiglu", "sequence-parallel", "use-distributed-optimizer",
-     "recompute-activations", "group-query-attention", "use-megatron-fsdp", "use-torch-fsdp2",
-     "untie-embeddings-and-output-weights", "optimizer-cpu-offload",
-     "use-precision-aware-optimizer"}
-)  # fmt: skip
+SWITCHES: list[str] = fact("megatron.switches")
 
 
 def _moments(said: OtherWords, key: str, value: str) -> None:
     """exp-avg-dtype of the precision-aware optimiser."""
     said.flags.pop("--optimizer", None)  # adam
-    choice("--optimizer", MOMENTS)(said, key, value)
+    choice("--optimizer", fact("megatron.moments"))(said, key, value)
 
 
 def _parts(said: OtherWords, key: str, value: str) -> None:
@@ -67,7 +47,7 @@ RULES: Mapping[str, Rule] = {
     "recompute-granularity": choice("recompute", {"full": "full", "selective": "selective"}),
     "recompute-modules": _parts,
     "exp-avg-dtype": _moments,
-    "attention-backend": choice("--attention", BACKENDS),
+    "attention-backend": choice("--attention", fact("megatron.backends")),
     "data-parallel-sharding-strategy": kept("strategy"),
     "recompute-num-layers": kept("recomputed at once"),
     **dict.fromkeys(("use-megatron-fsdp", "use-torch-fsdp2"), kept("fsdp")),
@@ -143,7 +123,11 @@ def read_megatron(path: Path) -> OtherWords:
     if "fp8-format" in given and "fp8-recipe" not in given:
         said.put("--precision", "fp8", "--fp8-format", given["fp8-format"])
     rest = {name: value for name, value in given.items() if name not in RULES}
-    apply(said, {**RULES, **dict.fromkeys((*SIZES, *OF_MODEL), _of_model)}, of_weight | rest)
+    apply(
+        said,
+        {**RULES, **dict.fromkeys((*SIZES, *fact("megatron.of_model")), _of_model)},
+        of_weight | rest,
+    )
     if "--precision" not in said.flags:
         said.put("--precision", "fp32", "--bf16, --fp16", "not given")
     _sharded(said, given)
@@ -162,10 +146,11 @@ def _sharded(said: OtherWords, given: Mapping[str, str]) -> None:
     key, strategy = "--use-torch-fsdp2", "optim_grads_params"
     if "use-megatron-fsdp" in given:
         key, strategy = "--data-parallel-sharding-strategy", said.origin.get("strategy", "no_shard")
-    if strategy not in STRATEGIES:
-        raise SpecError(key, found=strategy, expected=", ".join(STRATEGIES))
+    strategies = fact("megatron.strategies")
+    if strategy not in strategies:
+        raise SpecError(key, found=strategy, expected=", ".join(strategies))
     said.parts.pop("shard", None)
-    said.put("shard", STRATEGIES[strategy], key, strategy)
+    said.put("shard", strategies[strategy], key, strategy)
 
 
 def _recomputed(said: OtherWords, given: Mapping[str, str]) -> None:

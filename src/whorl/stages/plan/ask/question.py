@@ -6,18 +6,29 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from whorl.arch.hf_config import stored_in
+from whorl.arch.layers import layers_with
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import SpecError
 from whorl.spec.quantities import Quantity, Whole
 from whorl.spec.recipe import DEVICES, PRICE, TOKENS, VOCAB_SIZE
 from whorl.spec.train_keys import SEQ_LEN
 from whorl.stages.plan.ask.layouts import parse_batch
-from whorl.stages.plan.ask.objective import KINDS, objective
+from whorl.stages.plan.ask.objective import KINDS, Learned, objective
 from whorl.stages.plan.ask.rules import OPTIMIZERS, PRECISIONS
 from whorl.stages.plan.ask.trainer import targets
-from whorl.stages.plan.cluster.devices import device
+from whorl.stages.plan.cluster.devices import Device, device
 from whorl.stages.plan.cluster.images import parse_images
-from whorl.stages.plan.cluster.job import Lora, LossKind, Optimizer, Precision
+from whorl.stages.plan.cluster.job import (
+    Layout,
+    Lora,
+    LossKind,
+    Optimizer,
+    Precision,
+    Stack,
+    Task,
+    TrainingJob,
+)
+from whorl.stages.plan.cluster.learning import NEXT_TOKENS
 from whorl.stages.plan.cluster.row_words import BASES
 from whorl.stages.plan.output.schema import Question
 from whorl.stages.plan.software import software
@@ -25,7 +36,7 @@ from whorl.stages.plan.software import software
 if TYPE_CHECKING:
     from whorl.spec.recipe import Recipe
 
-__all__ = ["question", "recipe_flags", "recipe_warnings", "training_fields"]
+__all__ = ["job_of", "question", "recipe_flags", "recipe_warnings"]
 
 BATCH = "--global-batch-tokens"
 NEEDED = {"--device": "h100-sxm", "--count": "64", "--seq": "8192", BATCH: "4M"}
@@ -186,7 +197,8 @@ def question(name: str, shape: ModelShape | None, flags: Flags) -> Question:
     usual = "hf" if flags.get("--tune") or flags.get("--objective") else "megatron"
     usual = {"tpu": "xla", "cpu": "whorl"}.get(target.kind, usual)
     stack = software(str(flags.get("--stack") or usual)).name
-    precision = _word(flags, "--precision", "bf16", PRECISIONS, get_args(Precision))
+    widest = "bf16" if "bf16" in target.flops_per_s or target.kind != "cpu" else "fp32"
+    precision = _word(flags, "--precision", widest, PRECISIONS, get_args(Precision))
     for flag, expected in (("--loss", get_args(LossKind)), ("--attention", ("flash", "eager"))):
         if flag in flags and flags[flag] not in expected:
             raise SpecError(flag, found=flags[flag], expected=", ".join(filter(None, expected)))
@@ -223,35 +235,41 @@ def question(name: str, shape: ModelShape | None, flags: Flags) -> Question:
         tables=bool(flags.get("--tables")),
         serve=flags.get("--serve") or "",
     )
-    if shape and shape.attention.mixer and asked.targets not in ("", "all"):
+    if shape and not layers_with(shape, "attention") and asked.targets not in ("", "all"):
         has = f"all: {shape.name} has no attention"
         raise SpecError("--targets", found=asked.targets, expected=has)
     return asked.model_copy(update={"became": _became(asked, flags)})
 
 
-def training_fields(asked: Question) -> dict[str, Any]:
-    """The fields of TrainingJob that say what is trained and how, besides model and layout."""
-    fields: dict[str, Any] = {"pure_low_precision": asked.pure_low_precision}
+def job_of(asked: Question, shape: ModelShape, target: Device) -> TrainingJob:
+    """The job that is asked for, its layout still open."""
+    learned = Learned(NEXT_TOKENS, 1)
     if asked.objective:
-        found = objective(asked.objective, asked.seq_len, asked.tune != "full")
-        fields |= found._asdict()
-    if asked.images:
-        fields["images"], fields["image_pixels"] = parse_images(asked.images)
-    if asked.loss:
-        fields["loss"] = asked.loss
-    if asked.document_tokens:
-        fields["document_tokens"] = asked.document_tokens
-    if asked.step_in_backward:
-        fields["step_in_backward"] = True
-    if asked.attention == "eager":
-        fields["flash_attention"] = False
-    if asked.tune:
-        fields["task"] = "sft" if asked.tune == "full" else "lora"
+        learned = objective(asked.objective, asked.seq_len, asked.tune != "full")
+    images, pixels = parse_images(asked.images) if asked.images else (0, 0)
+    adapters = None
     if asked.tune not in ("", "full"):
-        fields["lora"] = Lora(
-            rank=asked.rank,
-            base=cast(Any, asked.base_format),
-            targets=cast(Any, asked.targets),
-            dora=asked.tune == "dora",
-        )
-    return fields
+        kinds = {"base": cast(Any, asked.base_format), "targets": cast(Any, asked.targets)}
+        adapters = Lora(rank=asked.rank, dora=asked.tune == "dora", **kinds)
+    tasks: dict[str, Task] = {"": "pretrain", "full": "sft"}
+    return TrainingJob(
+        shape=shape,
+        device=target,
+        layout=Layout(asked.count),
+        seq_len=asked.seq_len,
+        global_batch=asked.global_batch,
+        precision=cast(Precision, asked.precision),
+        optimizer=cast(Optimizer, asked.optimizer),
+        stack=cast(Stack, asked.stack),
+        task=tasks.get(asked.tune, "lora"),
+        lora=adapters,
+        pure_low_precision=asked.pure_low_precision,
+        flash_attention=asked.attention != "eager",
+        loss=cast(LossKind, asked.loss),
+        learning=learned.learning,
+        per_example=learned.per_example,
+        images=images,
+        image_pixels=pixels,
+        document_tokens=asked.document_tokens,
+        step_in_backward=asked.step_in_backward,
+    )

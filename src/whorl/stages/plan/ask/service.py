@@ -8,19 +8,13 @@ from dataclasses import replace
 from whorl.core.errors import SpecError
 from whorl.core.units import parse_count, parse_duration_s, parse_number
 from whorl.stages.plan.ask.layouts import parse_pairs
+from whorl.stages.plan.facts import fact
 from whorl.stages.plan.serving import ServingPlan, ServingTarget
 
 __all__ = ["SERVE_KEYS", "at_rate", "serving_target"]
 
-FORMATS = {  # words of engines and of files -> ours
-    **dict.fromkeys(("fp16", "float16", "bfloat16", "half", "f16"), "bf16"),
-    **dict.fromkeys(("awq", "gptq", "w4a16", "q4", "q4_0", "q4_k_m", "gguf", "nf4"), "int4"),
-    **dict.fromkeys(("w8a16", "q8_0", "q8"), "int8"),
-    **dict.fromkeys(("fp8_e4m3", "w8a8", "fp8_block"), "fp8"),
-}
-SHORT = {"format": "quantisation", "quantization": "quantisation", "tensor_parallel": "tp",
-         "tensor_parallel_size": "tp", "input_tokens": "input", "output_tokens": "output",
-         "request_rate": "rate", "itl": "tpot"}  # fmt: skip
+FORMATS: Mapping[str, str] = fact("formats")
+SHORT: Mapping[str, str] = fact("serve_words")
 SERVE_KEYS = (
     *("users", "rate", "input", "output", "ttft", "tokens_per_s", "tpot", "quantisation"),
     *("engine", "tp", "device", *SHORT),

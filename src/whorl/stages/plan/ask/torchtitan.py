@@ -8,17 +8,11 @@ from whorl.arch.known_models import is_known
 from whorl.core.errors import SpecError
 from whorl.stages.plan.ask.rules import choice, kept, matters, precise, rules_of
 from whorl.stages.plan.ask.said import OtherWords, Rule, number
+from whorl.stages.plan.facts import fact
 
 __all__ = ["TORCHTITAN", "torchtitan_defaults"]
 
-NAMES = {"llama3": "llama-3.1", "llama2": "llama-2", "deepseek_v3": "deepseek-v3"}  # of its models
-FLAVORS = {"deepseek-v3-671b": "deepseek-v3", "deepseek-v3-16b": "deepseek-v2-lite"}
-PIPELINES = {"1f1b": "1f1b", "interleaved1f1b": "interleaved",
-             "interleavedzerobubble": "zero_bubble", "zbvzerobubble": "zero_bubble"}  # fmt: skip
-RESHARDS = {"default": "", "always": "zero3", "never": "zero2"}
-COMPUTED = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
-RECOMPUTES = {"none": "none", "selective": "selective", "full": "full",
-              "memory_budget": "selective"}  # fmt: skip
+RESHARDS: Mapping[str, str] = fact("torchtitan.reshards")
 
 
 def _converters(said: OtherWords, key: str, value: str) -> None:
@@ -41,9 +35,10 @@ def _dtype(said: OtherWords, key: str, value: str) -> None:
 
 def _computed(said: OtherWords, key: str, value: str) -> None:
     """mixed_precision_param: what the products are computed in."""
-    precision = COMPUTED.get(value.lower())
+    computed = fact("torchtitan.computed")
+    precision = computed.get(value.lower())
     if precision is None:
-        raise SpecError(key, found=value, expected=", ".join(COMPUTED))
+        raise SpecError(key, found=value, expected=", ".join(computed))
     if precision != "bf16":
         said.put("--precision", precision, key, value)
 
@@ -60,9 +55,9 @@ TORCHTITAN: Mapping[str, Rule] = {
     "activation_checkpoint.selective_ac_option": kept("selected"),
     "parallelism.data_parallel_replicate_degree": kept("replicas"),
     "parallelism.data_parallel_shard_degree": kept("shards"),
-    "parallelism.pipeline_parallel_schedule": choice("schedule", PIPELINES),
+    "parallelism.pipeline_parallel_schedule": choice("schedule", fact("torchtitan.pipelines")),
     "parallelism.pipeline_parallel_microbatch_size": kept("pipeline batch"),
-    "activation_checkpoint.mode": choice("recompute", RECOMPUTES),
+    "activation_checkpoint.mode": choice("recompute", fact("torchtitan.recomputes")),
 }
 
 
@@ -71,8 +66,8 @@ def torchtitan_defaults(said: OtherWords) -> None:
     kept, parts = said.origin, said.parts
     name, flavor = kept.get("model name", ""), kept.get("model flavor", "")
     if name:
-        model = f"{NAMES.get(name, name.replace('_', '-'))}-{flavor.lower()}"
-        model = FLAVORS.get(model, model)
+        model = f"{fact('torchtitan.names').get(name, name.replace('_', '-'))}-{flavor.lower()}"
+        model = fact("torchtitan.flavors").get(model, model)
         if is_known(model):
             said.put("--model", model, "model.name, model.flavor", f"{name} {flavor}")
         else:

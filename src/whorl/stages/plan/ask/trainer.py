@@ -14,31 +14,19 @@ from whorl.stages.plan.ask.deepspeed import beside, referred
 from whorl.stages.plan.ask.rules import PRECISIONS, offloaded, precise, rules_of
 from whorl.stages.plan.ask.said import FALSE, OtherWords, Rule, apply, is_true, nearest
 from whorl.stages.plan.ask.texts import flat, read_mapping
+from whorl.stages.plan.facts import fact
 
 __all__ = ["TRAINER", "learned_by_default", "preferred", "sharded", "targets", "trainer_defaults"]
 
-QUERY_VALUE, ATTENTION = {"q_proj", "v_proj"}, {"q_proj", "k_proj", "v_proj", "o_proj"}
+QUERY_VALUE, ATTENTION, FUSED, OURS, TABLES = (
+    set(fact(f"matrices.{name}"))
+    for name in ("query_value", "attention", "fused", "ours", "tables")
+)
+WHOLE = [set(names) for names in fact("matrices.whole")]
+MATRICES = frozenset().union(OURS, TABLES, fact("matrices.others"), FUSED, *WHOLE)
 OF_FSDP = ("fsdp_config.activation_checkpointing", "fsdp_config.fsdp_activation_checkpointing")
 ALONE, SINGLE = {"simpo", "orpo", "cpo", "rm"}, {"kto", "bco"}  # no reference; no pairs
 PAIRS = {"dpo", "ipo", *ALONE, *SINGLE}
-FUSED = {"query_key_value", "qkv_proj", "c_attn", "wqkv", "w_pack"}
-OURS = {"all", "all-linear", "attention", "qv"}
-TABLES = {"lm_head", "embed_tokens", "wte", "embed_out"}
-WHOLE = (  # all matrices of a group that is planned, by the names of the families
-    *(QUERY_VALUE, ATTENTION, ATTENTION | {"gate_proj", "up_proj", "down_proj"}),
-    ATTENTION | {"w1", "w2", "w3"},
-    {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"},
-    {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"},
-    *({"c_attn", "c_proj", "c_fc"}, {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"}),
-    *({"q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"}, {"wqkv", "wo", "w1", "w2", "w3"}),
-    {"w_pack", "o_proj", "gate_proj", "up_proj", "down_proj"},
-    {"q_proj", "k_proj", "v_proj", "out_proj", "fc_in", "fc_out"},
-)
-OTHERS = {
-    *("wq", "wk", "wv", "in_proj", "x_proj", "dt_proj", "router", "gate", "experts"),
-    *("q_a_proj", "q_b_proj", "kv_a_proj", "kv_a_proj_with_mqa", "kv_b_proj"),
-}
-MATRICES = frozenset().union(OURS, TABLES, OTHERS, FUSED, *WHOLE)
 
 
 def _matrices(value: str) -> set[str]:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
+from whorl.arch.layers import layer_kinds, layer_matrices, layer_parts
 from whorl.arch.shape import ModelShape
-from whorl.arch.shape_counts import flops_per_token, layer_matrices
+from whorl.arch.shape_counts import flops_per_token
 from whorl.stages.plan.cluster.devices import Device
 from whorl.stages.plan.cluster.exchange import (
     FULL,
@@ -54,6 +55,7 @@ PART_SHARES = {"mlp": 0.6, "moe": 0.6, "mla_up_proj": 0.1, "layernorm": 0.03, "m
 EVERY_SECOND_PRODUCT = 0.5  # torchtitan's selective recomputation saves the others
 ZERO_BUBBLE = 3  # ZB-H1 waits a third as long as 1F1B: Qi et al. 2023, arXiv 2401.10241
 PCIE_BYTES_PER_S = 64e9  # of 16 lanes of the fifth generation, one direction
+SCANNED = 4  # values of a scan's inner width: its inputs, gate and output
 ROUTED_PASSES = 6  # times a routed token is read or written around the experts
 
 
@@ -117,6 +119,8 @@ class _Layers:
     """Sums over all layers, forward, per token, before any splitting."""
 
     number: float
+    blocks: float  # that read the residual stream and add to it: two of most layers
+    seeing: float  # with attention
     expert_layers: float
     dense: float  # elements of matrices every token meets
     router: float
@@ -124,20 +128,23 @@ class _Layers:
     stored_experts: float
     io: float  # rows and columns of those products
     inner: float  # values between the feed-forward products
-    heads: float  # queries, keys, values and their mixture
+    heads: float  # queries, keys, values and their mixture, or what a scan reads and writes
     kv: float
 
 
 @lru_cache(maxsize=1024)
 def _layers(shape: ModelShape) -> _Layers:
-    dense = router = expert = stored = io = inner = 0.0
-    extra = shape.predicted_tokens
-    kinds: tuple[tuple[Literal["dense", "expert"], int], ...] = (
-        ("dense", shape.layers - shape.expert_layers + (0 if shape.expert_layers else extra)),
-        ("expert", shape.expert_layers + (extra if shape.expert_layers else 0)),
-    )
-    for kind, number in kinds:
-        for matrix in layer_matrices(shape, kind) if number else ():
+    dense = router = expert = stored = io = inner = scanned = blocks = seeing = mixed = 0.0
+    kinds = layer_kinds(shape)
+    kinds[list(kinds)[-1]] += shape.predicted_tokens
+    for kind, number in kinds.items():
+        parts = layer_parts(shape, kind)
+        seeing += number * ("attention" in parts)
+        mixed += number * ("expert" in parts)
+        blocks += number * len({part in ("attention", "scan") for part in parts})
+        if shape.attention.mixer is not None and "scan" in parts:
+            scanned += number * SCANNED * shape.attention.mixer.inner
+        for matrix in layer_matrices(shape, kind):
             size = number * matrix.active * matrix.elements
             if matrix.kind == "router":
                 router += size
@@ -150,13 +157,11 @@ def _layers(shape: ModelShape) -> _Layers:
                 dense += size
             if matrix.kind != "attention" and matrix.columns == shape.width:
                 inner += number * matrix.active * matrix.rows
-    a, layers = shape.attention, shape.layers + extra
+    a, layers = shape.attention, shape.layers + shape.predicted_tokens
     kv = 2.0 * a.kv_heads * a.head_dim
-    heads = a.heads * (a.head_dim + a.values) + kv
-    mixed = shape.expert_layers + (extra if shape.experts else 0)
-    return _Layers(
-        layers, mixed, dense, router, expert, stored, io, inner, layers * heads, layers * kv
-    )
+    heads = seeing * (a.heads * (a.head_dim + a.values) + kv) + scanned
+    sums = (mixed, dense, router, expert, stored, io, inner, heads, seeing * kv)
+    return _Layers(layers, blocks, seeing, *sums)
 
 
 @lru_cache(maxsize=4096)
@@ -255,7 +260,7 @@ def amounts(job: TrainingJob, tables: bool = False) -> Amounts:
         head_flops=2 * tokens * layers.router * share * passes.total
         + 2 * (1 + passes.backward + passes.other) * tokens * _table(shape) / layout.tp * head,
         **memory,
-        layer_passes=layers.number * share * passes.total,
+        layer_passes=layers.blocks / 2 * share * passes.total,
         expert_layer_passes=layers.expert_layers * share * passes.total,
         **_message_amounts(job, layers, passes, share, tokens),
         **sharding_amounts(job),
@@ -319,14 +324,14 @@ def _memory_amounts(
         attention *= 1 + FLASH_BACKWARD + passes.attention_repeated
     else:
         attention *= 1 + BACKWARD + passes.attention_repeated
-        elements = layers.number * shape.attention.heads * job.seq_len / tp * share * tokens
+        elements = layers.seeing * shape.attention.heads * job.seq_len / tp * share * tokens
         scores = elements * plain_bytes * 8
         scores *= 1 + 0.75 * BACKWARD + passes.attention_repeated
-    residual = 12 * layers.number * shape.width / (tp if layout.sequence_parallel else 1)
+    residual = 6 * layers.blocks * shape.width / (tp if layout.sequence_parallel else 1)
     split = (3 * layers.inner * (1.5 if shape.gated else 1) + 3 * layers.heads) / tp
     experts = shape.experts
     active = experts.active if experts else 0
-    routed = ROUTED_PASSES * active * shape.width * layers.expert_layers / tp
+    routed = ROUTED_PASSES * active * shape.routed_width * layers.expert_layers / tp
     return {
         "attention_flops": attention,
         "misaligned": float(not job.flash_attention and shape.attention.head_dim % 8 != 0),
@@ -354,7 +359,8 @@ def _message_amounts(
     tp, ep = layout.tp, layout.ep
     hidden = tokens * shape.width * element_bytes(job)
     rounds = 2 + passes.repeated  # two all-reduces a layer forward, two backward
-    expert_groups = hidden / tp * 4 * layers.expert_layers * share  # to experts and back, twice
+    sent = hidden * shape.routed_width / shape.width
+    expert_groups = sent / tp * 4 * layers.expert_layers * share  # to experts and back, twice
     ep_node = max(1, min(ep, device.node_devices))
     ep_nodes = -(-ep // ep_node)
     active = shape.experts.active if shape.experts else 0
@@ -362,8 +368,8 @@ def _message_amounts(
     crosses = layout.devices > device.node_devices
     return {
         "tp": tp,
-        "tp_bytes": 4 * (tp - 1) / tp * hidden * layers.number * share * rounds,
-        "tp_messages": 2 * layers.number * share * rounds if tp > 1 else 0.0,
+        "tp_bytes": 2 * (tp - 1) / tp * hidden * layers.blocks * share * rounds,
+        "tp_messages": layers.blocks * share * rounds if tp > 1 else 0.0,
         "tp_bandwidth": ring(tp, 1, device),
         "ep_node_bytes": expert_groups * _copies(ep_node, active),
         "ep_network_bytes": expert_groups * _copies(ep_nodes, active),

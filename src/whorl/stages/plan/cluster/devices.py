@@ -8,25 +8,51 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+
+from pydantic import Field
 
 from whorl.core.errors import SpecError
+from whorl.core.frozen import Frozen
 from whorl.core.nearest import nearest
 
+if TYPE_CHECKING:
+    from whorl.stages.plan.cluster.job import TrainingJob
+    from whorl.stages.plan.cluster.memory import RankMemory
+    from whorl.stages.plan.cluster.step import StepTime
+
 __all__ = [
-    "RATES",
+    "HERE",
     "Device",
+    "Entry",
+    "OwnRates",
     "device",
     "device_names",
 ]
 
+HERE = "here"  # this machine, by its calibration (here.py)
 GIB = 2**30
 MISSPELT = 0.8  # how alike a name must be spelt that is of no known family and number
-MAKERS = ("nvidia", "amd", "intel", "apple", "google", "aws")
 # what nvidia-smi, rocm-smi and others put before a card's own name
 PREFIXES = re.compile(
     r"^(?:nvidia|amd|intel|tesla|quadro|geforce|instinct|radeon|graphics|\(r\)|-)+"
 )
+
+
+Peak = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "nvfp4"]  # types with a peak of their own
+Rate = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Above = Annotated[Rate, Field(gt=0)]
+
+
+class OwnRates(Protocol):
+    """Rates that were measured on a device itself, in place of what data sheets say."""
+
+    def step(self, job: TrainingJob) -> StepTime: ...
+
+    def memory(self, job: TrainingJob) -> RankMemory: ...
+
+    def doubts(self) -> list[str]:
+        """What a reader of its figures should know."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +76,15 @@ class Device:
     memory_nominal_gb: float = 0.0  # as sold
     year: int = 0
     notes: str = ""
-    maker: str = ""  # one of MAKERS; "": not stated
+    maker: str = ""  # "": not stated
     # streaming multiprocessors, or what the maker calls them: compute units, Xe, GPU, Tensor or
     # Neuron cores, a processor's cores; 0: not stated
     multiprocessors: int = 0
     catalogued: str = ""  # its name in the catalogue, or that of the card it is like; "": neither
+
+    @property
+    def measured(self) -> OwnRates | None:
+        return None
 
     @property
     def is_nvidia(self) -> bool:
@@ -80,7 +110,52 @@ _FALLBACK = {
 }
 
 
-RATES = ("fp32", "tf32", "fp16", "bf16", "fp8", "nvfp4")  # types with a peak of their own
+class Entry(Frozen):
+    """A device as the catalogue and files have it; peaks dense, in 10^12 FLOP/s by type."""
+
+    name: str
+    kind: Literal["gpu", "tpu", "npu", "cpu"] = "gpu"
+    tflops: dict[Peak, Above] = Field(min_length=1)
+    memory_gib: Above
+    memory_gb_per_s: Above
+    node_devices: int = Field(1, ge=1)
+    link_gb_per_s: Rate = 32.0
+    network_gb_per_s: Rate = 1.25
+    power_w: Rate = 300.0
+    host_power_w: Rate = 150.0
+    usd_per_hour: Rate = 0.0
+    usd_range: tuple[float, float] = (0.0, 0.0)
+    aliases: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    memory_nominal_gb: float = 0.0
+    year: int = 0
+    notes: str = ""
+    maker: Literal["", "nvidia", "amd", "intel", "apple", "google", "aws"] = ""
+    multiprocessors: int = Field(0, ge=0)
+
+    @classmethod
+    def of(cls, item: Device) -> Entry:
+        same = {name: getattr(item, name) for name in cls.model_fields if hasattr(item, name)}
+        return cls(
+            **same,
+            tflops={name: rate / 1e12 for name, rate in item.flops_per_s.items()},
+            memory_gib=item.memory_bytes / GIB,
+            memory_gb_per_s=item.memory_bytes_per_s / 1e9,
+            link_gb_per_s=item.link_bytes_per_s / 1e9,
+            network_gb_per_s=item.network_bytes_per_s / 1e9,
+        )
+
+    def device(self, catalogued: str) -> Device:
+        same = {name: value for name, value in self if name in Device.__dataclass_fields__}
+        return Device(
+            **same,
+            memory_bytes=self.memory_gib * GIB,
+            memory_bytes_per_s=self.memory_gb_per_s * 1e9,
+            flops_per_s={str(name): rate * 1e12 for name, rate in self.tflops.items()},
+            link_bytes_per_s=self.link_gb_per_s * 1e9,
+            network_bytes_per_s=self.network_gb_per_s * 1e9,
+            catalogued=catalogued,
+        )
 
 
 @cache
@@ -89,43 +164,20 @@ def _catalogue() -> dict[str, Device]:
     text = (files("whorl.stages.plan.cluster") / "devices.json").read_text("utf-8")
     found: dict[str, Device] = {}
     for entry in json.loads(text)["devices"]:
-        item = _read(entry)
+        item = Entry.model_validate(entry).device(entry["name"])
         for name in (item.name, *item.aliases):
             found[name] = item
     return found
 
 
-def _read(entry: dict[str, Any]) -> Device:
-    return Device(
-        name=entry["name"],
-        kind=entry["kind"],
-        memory_bytes=entry["memory_gib"] * GIB,
-        memory_bytes_per_s=entry["memory_gb_per_s"] * 1e9,
-        flops_per_s={key: value * 1e12 for key, value in entry["tflops"].items()},
-        node_devices=entry["node_devices"],
-        link_bytes_per_s=entry["link_gb_per_s"] * 1e9,
-        network_bytes_per_s=entry["network_gb_per_s"] * 1e9,
-        power_w=entry["power_w"],
-        usd_per_hour=entry["usd_per_hour"],
-        aliases=tuple(entry.get("aliases", ())),
-        sources=tuple(entry.get("sources", ())),
-        host_power_w=entry["host_power_w"],
-        usd_range=(entry["usd_range"][0], entry["usd_range"][1]),
-        memory_nominal_gb=entry["memory_nominal_gb"],
-        year=entry["year"],
-        notes=entry.get("notes", ""),
-        maker=entry["maker"],
-        multiprocessors=entry["multiprocessors"],
-        catalogued=entry["name"],
-    )
-
-
-def device(name: str) -> Device:
+def device(name: str | Device) -> Device:
     """The device of a name or alias, of what nvidia-smi or rocm-smi call it, or of a file.
 
     What ends in .yaml or .yml is a device of one's own (own_device.py). Case and the maker's name
     are ignored. Raises SpecError with the nearest names.
     """
+    if isinstance(name, Device):
+        return name
     if name.lower().endswith((".yaml", ".yml")):
         from whorl.stages.plan.cluster.own_device import read_device
 

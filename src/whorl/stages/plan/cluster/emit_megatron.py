@@ -8,20 +8,12 @@ from __future__ import annotations
 from whorl.arch.shape import ModelShape
 from whorl.stages.plan.cluster.emit import Emitted, batch_warnings, shell_script, torchrun
 from whorl.stages.plan.cluster.job import TrainingJob
+from whorl.stages.plan.facts import fact
 from whorl.stages.plan.software import software
 
 __all__ = ["megatron_command"]
 
 SOURCE = "Megatron-LM 000c4ac (December 2025)"
-PRECISION: dict[str, list[str]] = {
-    "fp32": [],
-    "fp16": ["--fp16"],
-    "bf16": ["--bf16"],
-    "fp8": ["--bf16", "--fp8-format", "hybrid", "--fp8-recipe", "tensorwise"],
-    "fp8_block": ["--bf16", "--fp8-format", "e4m3", "--fp8-recipe", "blockwise"],
-    "mxfp8": ["--bf16", "--fp8-format", "e4m3", "--fp8-recipe", "mxfp8"],
-    "nvfp4": ["--bf16", "--fp4-format", "e2m1", "--fp4-recipe", "nvfp4"],
-}
 STRATEGIES = {"zero2": "optim_grads", "zero3": "optim_grads_params"}
 
 
@@ -90,6 +82,8 @@ def _model(shape: ModelShape, seq_len: int, warnings: list[str]) -> list[str]:
     words += [name for name, on in switches.items() if on]
     if attention.sinks:
         words += _options(softmax_type="learnable")
+    if attention.mixer is not None:
+        warnings.append("scans are not expressed: a hybrid needs pretrain_mamba.py and its pattern")
     if attention.window_layers:
         skip = shape.layers // max(1, shape.layers - attention.window_layers)
         words += ["--window-size", f"{attention.window},0"]
@@ -187,7 +181,7 @@ def _recompute(job: TrainingJob, warnings: list[str]) -> list[str]:
 
 def _numbers(job: TrainingJob, warnings: list[str]) -> list[str]:
     """Precision and optimiser. Where the memory was planned with bf16 gradients, so it says."""
-    words = list(PRECISION[job.precision])
+    words = list(fact("megatron.precisions")[job.precision])
     of, mixture = software(job.stack), job.shape.experts is not None
     kept, is_core = of.states(job.precision, mixture, True), of.rates == "modern"
     if is_core and kept.master and kept.gradients == 2:

@@ -4,33 +4,17 @@ from __future__ import annotations
 
 from whorl.stages.plan.cluster.emit import Emitted, batch_warnings, shell_script, torchrun
 from whorl.stages.plan.cluster.job import TrainingJob
+from whorl.stages.plan.facts import fact
 
 __all__ = ["torchtitan_command"]
 
-# The configurations of release 0.3.0 that train a known model: (module, config).
-CONFIGS = {
-    "llama-3-8b": ("llama3", "llama3_8b"),
-    "llama-3-70b": ("llama3", "llama3_70b"),
-    "llama-3.1-8b": ("llama3", "llama3_8b"),
-    "llama-3.1-70b": ("llama3", "llama3_70b"),
-    "llama-3.1-405b": ("llama3", "llama3_405b"),
-    "qwen3-0.6b": ("qwen3", "qwen3_0_6b"),
-    "qwen3-1.7b": ("qwen3", "qwen3_1_7b"),
-    "qwen3-14b": ("qwen3", "qwen3_14b"),
-    "qwen3-32b": ("qwen3", "qwen3_32b"),
-    "qwen3-30b-a3b": ("qwen3", "qwen3_30b_a3b"),
-    "deepseek-v3": ("deepseek_v3", "deepseek_v3_671b"),
-    "gpt-oss-20b": ("gpt_oss", "gpt_oss_20b"),
-    "gpt-oss-120b": ("gpt_oss", "gpt_oss_120b"),
-}
 FLOAT8_CONFIGS = frozenset({"llama3_405b"})
-SCHEDULES = {"1f1b": "1F1B", "interleaved": "Interleaved1F1B", "zero_bubble": "ZBVZeroBubble"}
 
 
 def torchtitan_command(job: TrainingJob) -> Emitted:
     """torchtitan.sh. The model itself is a configuration of torchtitan's, named by --config."""
     warnings = list(batch_warnings(job))
-    module, config = CONFIGS.get(job.shape.name, ("$MODULE", "$CONFIG"))
+    module, config = fact("torchtitan.configs").get(job.shape.name, ("$MODULE", "$CONFIG"))
     if config == "$CONFIG":
         warnings.append(f"torchtitan 0.3.0 has no configuration of {job.shape.name}: set "
                         "MODULE and CONFIG to yours")  # fmt: skip
@@ -103,7 +87,7 @@ def _degrees(job: TrainingJob, warnings: list[str]) -> list[str]:
         return words
     words += _options(
         "parallelism",
-        pipeline_parallel_schedule=SCHEDULES[layout.schedule],
+        pipeline_parallel_schedule=fact("torchtitan.schedules")[layout.schedule],
         pipeline_parallel_microbatch_size=layout.micro_batch,
     )
     stages = layout.pp * (2 if layout.schedule == "zero_bubble" else layout.vpp)

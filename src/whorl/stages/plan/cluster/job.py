@@ -158,10 +158,9 @@ class TrainingJob:
 
     def __post_init__(self) -> None:
         layout, heads = self.layout, self.shape.attention.heads
-        if self.seq_len < 1 or self.global_batch < 1:
-            raise SpecError(
-                "seq_len and global batch", found=(self.seq_len, self.global_batch), expected=">= 1"
-            )
+        for name in ("seq_len", "global_batch"):
+            if (value := getattr(self, name)) < 1 or value != int(value):
+                raise SpecError(f"job: {name}", found=value, expected="a whole number >= 1")
         if layout.tp > heads or heads % layout.tp:
             raise SpecError(
                 f"tp {layout.tp} does not divide the {heads} attention heads of {self.shape.name}",

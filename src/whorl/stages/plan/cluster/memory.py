@@ -11,6 +11,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal
 
+from whorl.arch.layers import layer_kinds
 from whorl.stages.plan.cluster.images import beside_bytes
 from whorl.stages.plan.cluster.job import TrainingJob, kinds_of
 from whorl.stages.plan.cluster.learning import rollout
@@ -19,7 +20,12 @@ from whorl.stages.plan.cluster.memory_activations import (
     logit_bytes,
     micro_batches_in_flight,
 )
-from whorl.stages.plan.cluster.memory_states import other_bytes, rank_parameters, state_bytes
+from whorl.stages.plan.cluster.memory_states import (
+    other_bytes,
+    rank_parameters,
+    stage_kinds,
+    state_bytes,
+)
 from whorl.stages.plan.software import software
 
 __all__ = [
@@ -107,6 +113,8 @@ def rank_memory(
     kind: what is counted. "allocated" is live tensors (torch max_memory_allocated), "reserved"
     the allocator's blocks too, "smi" the driver's context and communication buffers as well.
     """
+    if (measured := job.device.measured) is not None:
+        return measured.memory(job)
     fitted = fitted or constants()
     found = []
     for number in end_stages(job) if stage is None else (stage,):
@@ -128,6 +136,8 @@ def memory_for(
     job: TrainingJob, kind: Kind = "smi", fitted: MemoryConstants | None = None
 ) -> float:
     """Peak bytes of the worst rank, without the explanation."""
+    if (measured := job.device.measured) is not None:
+        return measured.memory(job).peak_bytes
     fitted = fitted or constants()
     peaks = (at_peak(job, stage_parts(job, stage), kind, fitted) for stage in end_stages(job))
     return max(sum(parts.values()) for parts in peaks)
@@ -161,21 +171,18 @@ def stage_parts(job: TrainingJob, stage: int) -> dict[str, float]:
     """Everything a rank of one stage holds at one time or another."""
     layout, shape = job.layout, job.shape
     params = rank_parameters(shape, layout, stage)
-    dense = layer_bytes(job, "dense")
-    usual = layer_bytes(job, "expert") if shape.experts else dense
-    first = 0  # layers of a mixture of experts that are dense
-    if shape.experts is not None and stage == 0:
-        first = min(params.layers, shape.experts.dense_layers)
-    saved = first * dense.saved + (params.layers - first) * usual.saved
+    of = {kind: layer_bytes(job, kind) for kind in layer_kinds(shape)}
+    kinds, any_layer = stage_kinds(shape, layout.pp, stage), next(iter(of.values()))
+    saved = sum(number * of[kind].saved for kind, number in kinds.items())
     if layout.pp > 1 and software(job.stack).holds_outputs:
-        saved += dense.entry  # the stage's output, held for its backward pass
-    again = max(dense.whole, usual.whole) if layout.recompute == "full" else 0.0
+        saved += any_layer.entry  # the stage's output, held for its backward pass
+    again = max(each.whole for each in of.values()) if layout.recompute == "full" else 0.0
     parts = state_bytes(job, params)
     parts["activations"] = micro_batches_in_flight(job, stage) * saved
     if stage == 0:
         parts["activations"] += micro_batches_in_flight(job, stage) * beside_bytes(job)
     parts["logits"] = logit_bytes(job) if stage == layout.pp - 1 else 0.0
-    parts["working"] = usual.passing + again
+    parts["working"] = any_layer.passing + again
     parts["other_model"] = other_bytes(job, stage)
     written = rollout(job, 0.0)
     if written is not None:  # a cache of torch's is gone before the layers' activations come

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import cast
+from typing import NamedTuple, cast
 
+from whorl.arch.layers import layer_parts
 from whorl.arch.shape import Experts, ModelShape
 from whorl.stages.plan.cluster.job import TrainingJob
 from whorl.stages.plan.cluster.learning import OTHER_LOGIT_BYTES
@@ -18,6 +19,7 @@ from whorl.stages.plan.software import LOGIT_BYTES, Loss, Software, software
 __all__ = ["LayerBytes", "is_eager", "layer_bytes", "logit_bytes", "micro_batches_in_flight"]
 
 FLOAT = 4
+MIXING = ("attention", "scan")  # parts of a layer; the others feed forward
 SCORE_BYTES = 5  # per score of unfused attention: softmax, dropout mask, dropout output
 
 
@@ -51,74 +53,113 @@ def micro_batches_in_flight(job: TrainingJob, stage: int) -> float:
     return float(min(pp - stage, number))
 
 
+class _Way(NamedTuple):
+    """How a job's layers run: what their bytes depend on beside the shape."""
+
+    of: Software
+    eager: bool
+    tp: int
+    sequence_parallel: bool
+    element: float  # bytes of activations
+    linear: float  # and of what products keep of their inputs
+    trained: str  # all, or adapters of a kind
+    quantised: bool
+    recompute: str
+    parts: tuple[str, ...]
+
+    @property
+    def keep(self) -> float:
+        """Inputs of products are kept for gradients of trained weights, and by 4-bit products."""
+        return self.linear if self.trained == "all" or self.quantised else 0.0
+
+    @property
+    def opened(self) -> bool:
+        return self.eager or self.of.norms_in_fp32
+
+    def norm_element(self, shape: ModelShape) -> float:
+        """Norms keep what they worked on."""
+        return FLOAT if self.opened and shape.norm == "rms" else self.element
+
+
+class _Kept(NamedTuple):
+    """Bytes per token that a layer keeps without recomputation, by what may be dropped."""
+
+    inputs: float  # of its products
+    attention: float
+    expanded: float  # of it, by latent attention
+    block: float
+    product: float  # of it, the activation function's output
+    others: float
+
+    @property
+    def whole(self) -> float:
+        return self.inputs + self.attention + self.block + self.others
+
+
+def _kept(shape: ModelShape, way: _Way, made: tuple[str, ...]) -> _Kept:
+    a, element, keep, tp = shape.attention, way.element, way.keep, way.tp
+    blocks, norm_element = len({part in MIXING for part in made}), way.norm_element(shape)
+    width = shape.width / (tp if way.sequence_parallel else 1)
+    readers = way.of.autocast_readers if element < FLOAT else 2
+    attention = expanded = block = product = 0.0
+    if "attention" in made:
+        copied = way.linear < element or (way.quantised and way.trained != "all")
+        joint = way.eager and way.of.eager == "adapters"
+        attention, expanded = _attention(shape, element, keep, tp, copied, joint)
+        if a.qk_norm != "none":
+            attention += norm_element * (a.heads + a.kv_heads) * a.head_dim / tp
+    if a.mixer is not None and "scan" in made:
+        # two inputs of the scan, one after the convolution, its output
+        attention += element * 4 * a.mixer.inner / tp
+    if "expert" in made and shape.experts is not None:
+        block, product = _mixture(shape, shape.experts, element, keep, tp, way.opened)
+    elif "dense" in made:
+        block, product = _feed_forward(shape, shape.ffn_width, element, keep, tp, way.opened)
+    norms, masks = blocks * norm_element * width, blocks * width * way.of.dropout
+    others = norms + masks + _adapters(shape, element, way.trained, tp)
+    inputs = blocks / 2 * readers * keep * width
+    return _Kept(inputs, attention, expanded, block, product, others)
+
+
 @lru_cache(maxsize=32768)
-def _layer(
-    shape: ModelShape,
-    of: Software,
-    eager: bool,
-    kind: str,
-    tp: int,
-    sequence_parallel: bool,
-    element: float,
-    linear: float,
-    trained: str,
-    quantised: bool,
-    recompute: str,
-    parts: tuple[str, ...],
-) -> tuple[float, float, float, float]:
+def _layer(shape: ModelShape, kind: str, way: _Way) -> tuple[float, float, float, float]:
     """(saved, entry, whole, passing) per token; the scores of unfused attention apart."""
-    width = shape.width
-    ways = tp if sequence_parallel else 1
-    # inputs of linear layers are kept for gradients of trained weights, and by 4-bit products
-    keep = linear if trained == "all" or quantised else 0.0
-    floats = (eager or of.norms_in_fp32) and shape.norm == "rms"
-    norm_element = FLOAT if floats else element  # norms keep what they worked on
-    norms = 2 * norm_element * width / ways
-    readers = of.autocast_readers if element < FLOAT else 2
-    inputs = readers * keep * width / ways
-    masks = 2 * width / ways if of.dropout else 0.0
-    entry = element * width / ways
-    copied = linear < element or (quantised and trained != "all")
-    attention, expanded = _attention(
-        shape, element, keep, tp, copied, eager and of.eager == "adapters"
-    )
-    if shape.attention.qk_norm != "none":
-        heads = shape.attention.heads + shape.attention.kv_heads
-        attention += norm_element * heads * shape.attention.head_dim / tp
-    opened = eager or of.norms_in_fp32
-    if kind == "expert" and shape.experts is not None:
-        block, product = _mixture(shape, shape.experts, element, keep, tp, opened)
-    else:
-        block, product = _feed_forward(shape, shape.ffn_width, element, keep, tp, opened)
-    whole = norms + inputs + masks + attention + block + _adapters(shape, element, trained, tp)
-    saved = entry if recompute == "full" else whole
+    made, of, element = layer_parts(shape, kind), way.of, way.element
+    kept = _kept(shape, way, made)
+    entry = element * shape.width / (way.tp if way.sequence_parallel else 1)
+    saved = entry if way.recompute == "full" else kept.whole
     away = {"full": of.offloads_entries, "selective": of.offloads_selected}
-    if away.get(recompute):
+    if away.get(way.recompute):
         saved = 0.0
-    elif recompute == "selective" and of.selects_products and not parts:
-        saved = entry + _selected(shape, kind, element, tp)
-    elif recompute == "selective":
-        out = element * shape.attention.heads * shape.attention.values / tp
+    elif way.recompute == "selective" and of.selects_products and not way.parts:
+        saved = entry + _selected(shape, made, element, way.tp)
+    elif way.recompute == "selective":
+        out = element * shape.attention.heads * shape.attention.values / way.tp
+        has_copy = way.linear < element and "attention" in made  # of the next product
         dropped = {
-            "layernorm": inputs,
-            "core_attn": out if linear < element else 0.0,  # the next product has its own copy
-            "mla_up_proj": expanded,
-            "moe" if kind == "expert" else "mlp": block,
+            "layernorm": kept.inputs,
+            "core_attn": out if has_copy else 0.0,
+            "mla_up_proj": kept.expanded,
+            "moe" if "expert" in made else "mlp": kept.block,
         }
-        if kind == "expert" and "moe" not in parts:
-            dropped["moe_act"] = product
-        saved -= sum(dropped.get(part, 0.0) for part in parts)
-    backward = element * (3 * shape.ffn_width / tp + 4 * width)
-    return saved, entry, whole, backward
+        if "expert" in made and "moe" not in way.parts:
+            dropped["moe_act"] = kept.product
+        saved -= sum(dropped.get(part, 0.0) for part in way.parts)
+    backward = element * (3 * shape.ffn_width / way.tp + 4 * shape.width)
+    return saved, entry, kept.whole, backward
 
 
-def _selected(shape: ModelShape, kind: str, element: float, tp: int) -> float:
+def _selected(shape: ModelShape, made: tuple[str, ...], element: float, tp: int) -> float:
     """Every second product, and the output of attention; of grouped products none."""
-    a = shape.attention
-    products = (a.heads + 2 * a.kv_heads) * a.head_dim / tp + 2 * shape.width
-    if kind == "dense":
+    a, products, out = shape.attention, 0.0, 0.0
+    if "attention" in made:
+        products, out = (a.heads + 2 * a.kv_heads) * a.head_dim / tp, a.heads * a.values / tp
+    if a.mixer is not None and "scan" in made:
+        products += sum(rows for _, rows, _ in a.mixer.matrices[:-1]) / tp
+    if "dense" in made:
         products += (1 + shape.gated) * shape.ffn_width / tp
-    return element * (products / 2 + a.heads * a.values / tp)
+    products += len({part in MIXING for part in made}) * shape.width
+    return element * (products / 2 + out)
 
 
 def _attention(
@@ -126,8 +167,6 @@ def _attention(
 ) -> tuple[float, float]:
     """(all, of it what latent attention expands) per token."""
     a = shape.attention
-    if a.mixer is not None:  # two inputs of the scan, one after the convolution, its output
-        return element * 4 * a.mixer.inner / tp, 0.0
     heads, kv_heads = a.heads / tp, max(1.0, a.kv_heads / tp)
     queries, keys, values = heads * a.head_dim, kv_heads * a.head_dim, kv_heads * a.values
     out = heads * a.values
@@ -160,7 +199,7 @@ def _mixture(
     shape: ModelShape, experts: Experts, element: float, keep: float, tp: int, opened: bool
 ) -> tuple[float, float]:
     per_token, product = _feed_forward(shape, experts.width, element, keep, 1, opened)
-    routed = experts.active * (per_token + element * 2 * shape.width)  # sent and brought back
+    routed = experts.active * (per_token + element * 2 * shape.routed_width)  # and brought back
     inner = experts.shared * (experts.shared_width or experts.width)
     shared, _ = _feed_forward(shape, inner, element, keep, tp, opened)
     scores = FLOAT * 2 * experts.count
@@ -196,11 +235,9 @@ def layer_bytes(job: TrainingJob, kind: str) -> LayerBytes:
     trained = "all"
     if job.lora is not None:
         trained = "scales" if job.lora.scales else str(job.task)
-    saved, entry, whole, passing = _layer(
-        job.shape,
+    way = _Way(
         of,
         is_eager(job),
-        kind,
         layout.tp,
         layout.sequence_parallel,
         element,
@@ -210,6 +247,7 @@ def layer_bytes(job: TrainingJob, kind: str) -> LayerBytes:
         layout.recompute,
         layout.recompute_parts,
     )
+    saved, entry, whole, passing = _layer(job.shape, kind, way)
     tokens = layout.micro_batch * job.seq_len / layout.cp
     scores = 0.0
     if not job.flash_attention:

@@ -8,13 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+from whorl.arch.layers import layer_kinds, layer_matrices, layer_norm_parameters, layer_parts
 from whorl.arch.shape import ModelShape
-from whorl.arch.shape_counts import (
-    LayerKind,
-    count_shape,
-    layer_matrices,
-    layer_norm_parameters,
-)
+from whorl.arch.shape_counts import count_shape
 from whorl.stages.plan.cluster.job import Layout, Lora, TrainingJob
 from whorl.stages.plan.software import Software, software
 
@@ -24,6 +20,7 @@ __all__ = [
     "adapter_elements",
     "other_bytes",
     "rank_parameters",
+    "stage_kinds",
     "stage_layers",
     "state_bytes",
 ]
@@ -96,25 +93,30 @@ def stage_layers(layers: int, pp: int, stage: int) -> int:
     return -(-layers // pp)
 
 
+def stage_kinds(shape: ModelShape, pp: int, stage: int) -> dict[str, float]:
+    """Layers of each kind in a pipeline stage: dense ones come first, a hybrid's are spread."""
+    layers, kinds = stage_layers(shape.layers, pp, stage), layer_kinds(shape)
+    if shape.parts or len(kinds) == 1:
+        return {kind: layers * number / shape.layers for kind, number in kinds.items()}
+    first = min(layers, kinds["dense"]) if stage == 0 else 0
+    return {"dense": first, "expert": layers - first}
+
+
 @lru_cache(maxsize=4096)
-def _layer_elements(shape: ModelShape, tp: int, ep: int) -> tuple[float, float, float]:
-    """(dense layer, expert layer without experts, routed experts of it) on one rank."""
-    found, experts = [], 0.0
-    kinds: tuple[LayerKind, ...] = ("dense", "expert") if shape.experts else ("dense",)
-    for kind in kinds:
-        total = float(layer_norm_parameters(shape))
-        for matrix in layer_matrices(shape, kind):
-            ways = tp
-            if matrix.kind == "expert":  # each split over ep alone, where there is one
-                experts += matrix.parameters / (ep if ep > 1 else tp)
-                continue
-            if matrix.name in ("k_proj", "v_proj"):
-                ways = min(tp, shape.attention.kv_heads)
-            elif matrix.kind == "router" or matrix.name in ("q_a_proj", "kv_a_proj"):
-                ways = 1
-            total += matrix.parameters / ways
-        found.append(total)
-    return found[0], found[-1], experts
+def _layer_elements(shape: ModelShape, tp: int, ep: int, kind: str) -> tuple[float, float]:
+    """(all but routed experts, routed experts) of a layer of a kind, on one rank."""
+    total, experts = float(layer_norm_parameters(shape, kind)), 0.0
+    for matrix in layer_matrices(shape, kind):
+        ways = tp
+        if matrix.kind == "expert":  # each split over ep alone, where there is one
+            experts += matrix.parameters / (ep if ep > 1 else tp)
+            continue
+        if matrix.name in ("k_proj", "v_proj"):
+            ways = min(tp, shape.attention.kv_heads)
+        elif matrix.kind == "router" or matrix.name in ("q_a_proj", "kv_a_proj"):
+            ways = 1
+        total += matrix.parameters / ways
+    return total, experts
 
 
 def rank_parameters(shape: ModelShape, layout: Layout, stage: int) -> RankParameters:
@@ -124,29 +126,26 @@ def rank_parameters(shape: ModelShape, layout: Layout, stage: int) -> RankParame
 
 @lru_cache(maxsize=16384)
 def _rank_parameters(shape: ModelShape, tp: int, ep: int, pp: int, stage: int) -> RankParameters:
-    dense, mixed, experts = _layer_elements(shape, tp, ep)
-    layers = stage_layers(shape.layers, pp, stage)
-    first = layers  # the dense ones
-    if shape.experts is not None:
-        first = min(layers, shape.experts.dense_layers) if stage == 0 else 0
-    others = layers - first
-    counts = count_shape(shape)
+    kinds, counts = stage_kinds(shape, pp, stage), count_shape(shape)
+    if stage == pp - 1:
+        kinds[list(kinds)[-1]] += shape.predicted_tokens
+    of = {kind: _layer_elements(shape, tp, ep, kind) for kind, number in kinds.items() if number}
     tables, beside = 0.0, 0.0
     if stage == 0:
         beside = counts.beside / tp
         tables += counts.embedding / tp + counts.positions
     if stage == pp - 1:
-        others += shape.predicted_tokens
-        tables += counts.norms - shape.layers * layer_norm_parameters(shape)
+        norms = (n * layer_norm_parameters(shape, kind) for kind, n in layer_kinds(shape).items())
+        tables += counts.norms - sum(norms)
         tables += counts.head / tp
         if shape.tied_embeddings and pp > 1:  # a copy of the embedding
             tables += counts.embedding / tp
     return RankParameters(
-        dense=first * dense + others * mixed + beside,
-        experts=others * experts,
+        dense=sum(kinds[kind] * dense for kind, (dense, _) in of.items()) + beside,
+        experts=sum(kinds[kind] * experts for kind, (_, experts) in of.items()),
         tables=tables,
-        layers=layers,
-        largest_layer=max(dense * (first > 0), (mixed + experts) * (others > 0)),
+        layers=stage_layers(shape.layers, pp, stage),
+        largest_layer=max(map(sum, of.values()), default=0.0),
     )
 
 
@@ -270,19 +269,30 @@ def _lost_blocks(shape: ModelShape, of: Software, params: RankParameters, per: f
 
 
 def adapter_elements(shape: ModelShape, lora: Lora) -> float:
-    """Of one layer: rank times rows and columns of each linear that has adapters."""
-    a = shape.attention
-    queries, keys = a.heads * a.head_dim, a.kv_heads * a.head_dim
-    sides = [(shape.width, queries), (shape.width, keys)]  # q, v
-    if a.mixer is not None:
-        sides = [(columns, rows) for _, rows, columns in a.mixer.matrices]
-    elif lora.targets != "qv":
-        sides += [(shape.width, keys), (queries, shape.width)]  # k, o
-    if lora.targets == "all" and (shape.experts or shape.ffn_width):
-        experts = 1 if shape.experts is None else shape.experts.count
-        inner = shape.ffn_width if shape.experts is None else shape.experts.width
-        sides += [(shape.width, inner)] * (1 + shape.gated) * experts
-        sides += [(inner, shape.width)] * experts
+    """Of one layer, the mean: rank times rows and columns of each linear that has adapters."""
+    kinds = layer_kinds(shape).items()
+    whole = sum(number * _adapted(shape, lora, kind) for kind, number in kinds)
+    return whole / shape.layers
+
+
+def _adapted(shape: ModelShape, lora: Lora, kind: str) -> float:
+    a, parts = shape.attention, layer_parts(shape, kind)
+    keys, out = a.kv_heads * a.head_dim, a.heads * a.head_dim
+    sides: list[tuple[int, int]] = []
+    if "attention" in parts:
+        sides += [(shape.width, out * (1 + a.output_gate)), (shape.width, keys)]  # q, v
+        if lora.targets != "qv":
+            sides += [(shape.width, keys), (out, shape.width)]  # k, o
+    if lora.targets == "all":
+        if a.mixer is not None and "scan" in parts:
+            sides += [(columns, rows) for _, rows, columns in a.mixer.matrices]
+        fed = {"dense": (1, shape.ffn_width)}
+        if shape.experts is not None:
+            fed["expert"] = (shape.experts.count, shape.experts.width)
+        for part in parts:
+            number, inner = fed.get(part, (0, 0))
+            sides += [(shape.width, inner)] * (1 + shape.gated) * number
+            sides += [(inner, shape.width)] * number
     norms = sum(rows for _, rows in sides) if lora.dora else 0
     return lora.rank * sum(map(sum, sides)) + norms
 

@@ -174,6 +174,8 @@ FREE = ("recompute_selective", "micro_batch", "recompute", "shard")  # a search 
 def _able(name: str, job: TrainingJob) -> Changed:
     try:
         changed = CHANGES[name](job)
+        if changed is not None and changed.device.measured is not None:
+            changed.device.measured.memory(changed)
     except SpecError:
         return None
     return None if changed == job else changed

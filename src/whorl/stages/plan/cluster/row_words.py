@@ -18,6 +18,7 @@ from whorl.stages.plan.cluster.job import (
     Stack,
     Task,
 )
+from whorl.stages.plan.facts import fact
 from whorl.stages.plan.software import software
 
 __all__ = [
@@ -33,55 +34,11 @@ __all__ = [
     "words_of",
 ]
 
-# Words of a source, a flag or a note -> the software that ran; the first that is there.
-STACKS: tuple[tuple[str, Stack], ...] = (
-    (r"engine=oneflow", "oneflow"),
-    (r"engine=megatron|vtrain|bigscience|narayanan", "megatron_2021"),
-    (r"internevo|internlm", "internevo"),
-    (r"maxtext|tpu|axlearn", "xla"),
-    (r"mosaicml|litgpt|tinyllama|modded-nanogpt|nanochat", "fsdp"),
-    (r"torchtune", "torchtune"),
-    (r"unsloth", "unsloth"),
-    (r"torchtitan|torchao|pytorch/ao", "torchtitan"),
-    (r"nemo\b|megatron-bridge", "megatron_bridge"),
-    (r"megatron", "megatron"),
-    (r"deepspeed|\bzero-?[123]\b", "deepspeed"),
-    (
-        r"\b(?:hf|trl|peft|axolotl|llama-?factory|llama-(?:cookbook|recipes)|transformers)\b"
-        r"|\b(?:trainer|swift|accelerate)\b|alpaca|llmstudio|bitsandbytes",
-        "hf",
-    ),
-)
+STACKS: list[tuple[str, Stack]] = fact("stacks")
 YEAR_OF_CORE = 2023  # from when on Megatron-LM is Megatron-Core with flash attention
-PRECISIONS: tuple[tuple[str, Precision], ...] = (
-    ("nvfp4", "nvfp4"),
-    ("mxfp8", "mxfp8"),
-    ("fp8-mx", "mxfp8"),
-    ("blockwise", "fp8_block"),
-    ("fp8_block", "fp8_block"),
-    ("fp8", "fp8"),
-    ("float8", "fp8"),  # tensorwise or rowwise: what scales cost is below the noise
-    ("int8", "fp8"),
-    ("bf16", "bf16"),
-    ("bfloat16", "bf16"),
-    ("fp16", "fp16"),
-    ("float16", "fp16"),
-    ("16-mixed", "fp16"),
-    ("fp32", "fp32"),
-    ("float32", "fp32"),
-    ("tf32", "fp32"),
-)
-TASKS: tuple[tuple[str, Task], ...] = (
-    ("adapter", "adapter"),
-    ("lora", "lora"),
-    ("peft", "lora"),
-    ("sft", "sft"),
-    ("fine-tun", "sft"),
-    ("finetun", "sft"),
-)
-BASES = {"int4": "int4", "gptq": "int4", "awq": "int4", "hqq": "int4", "fp4": "fp4", "none": "none"}
-BASES |= {"nf4": "nf4", "nf4-dq": "nf4-dq", "bnb-nf4": "nf4", "bnb-nf4-dq": "nf4-dq", "4bit": "nf4"}
-BASES |= {"int8": "int8", "8bit": "int8", "bnb-int8": "int8", "bf16": "none", "fp16": "none"}
+PRECISIONS: list[tuple[str, Precision]] = fact("precisions")
+TASKS: list[tuple[str, Task]] = fact("tasks")
+BASES: dict[str, str] = fact("bases")
 SLICE = 256  # chips of a TPU slice
 
 

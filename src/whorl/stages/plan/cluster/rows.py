@@ -29,6 +29,7 @@ from whorl.stages.plan.cluster.row_words import (
     read_task,
     words_of,
 )
+from whorl.stages.plan.facts import fact
 from whorl.stages.plan.software import software
 
 __all__ = ["Metric", "PublishedRow", "parse_row", "read_rows", "read_table", "usual_batch"]
@@ -43,38 +44,7 @@ Metric = Literal[
 ]
 TIME_COLUMNS = ("tokens_per_s_per_gpu_norm", "measured_metric")
 MEMORY_COLUMNS = ("peak_mem_gib", "oom", "memory_kind")  # one of them: a file of peaks
-MODEL: tuple[str, ...] = (
-    "model",
-    "params_b",
-    "n_layers",
-    "hidden",
-    "n_heads",
-    "n_kv_heads",
-    "ffn_hidden",
-    "vocab",
-)
-MODEL += ("n_experts", "top_k", "moe_ffn")
-RUN: tuple[str, ...] = (
-    "seq_len",
-    "gpu",
-    "n_gpus",
-    "precision",
-    "global_batch_seqs",
-    "micro_batch_seqs",
-    "tp",
-    "pp",
-)
-RUN += ("dp", "cp", "ep", "vpp", "zero_fsdp", "activation_recompute", "task", "optimizer", "stack")
-FIGURES: tuple[str, ...] = (
-    "measured_metric",
-    "measured_value",
-    "flops_convention",
-    "tokens_per_s_per_gpu_norm",
-)
-FIGURES += ("published_tflops", "published_mfu", "recomp_tflops_causal", "recomp_tflops_full")
-FIGURES += ("recomp_hw_tflops_full", "rel_diff_published", "split_suggestion")
-FIGURES += ("peak_mem_gib", "oom", "memory_kind")
-COLUMNS = ("id", "perf_row_id", "source", *MODEL, *RUN, *FIGURES, "note", "flag")
+COLUMNS: list[str] = fact("columns")
 FILLING_PASSES = 4  # micro-batches per pipeline rank, where no batch is stated
 NEEDED = ("id", "source", "n_layers", "hidden", "n_heads", "seq_len", "gpu", "n_gpus", "tp", "pp")
 

@@ -37,7 +37,7 @@ def cheapest_changes(
     search's own to choose and so no change, but where recomputation was not allowed.
     """
     found = []
-    if "full" not in space.recompute:
+    if "full" not in space.recompute and space.device.measured is None:
         wider = replace(space, recompute=(*space.recompute, "full"))
         found += ["allow full recomputation"] if fits_some(wider, memory_of, limit_bytes) else []
     job = lightest(space, memory_of)
@@ -69,13 +69,16 @@ def fits_some(space: SearchSpace, memory_of: MemoryOf, limit_bytes: float) -> bo
 def more_devices(space: SearchSpace, memory_of: MemoryOf, limit: float) -> Iterator[str]:
     """More of the same devices, as many larger ones, more of those: each lets something fit."""
 
+    if space.device.measured is not None:
+        return
+
     def fits(changed: SearchSpace) -> bool:
         within = limit * changed.device.memory_bytes / space.device.memory_bytes
         return fits_some(changed, memory_of, within)
 
     if count := _fewest_devices(space, fits):
         yield f"use {count} {space.device.name}"
-    larger = [replace(space, device=item) for item in _larger(space.device)]
+    larger = [space.on(item, space.devices) for item in _larger(space.device)]
     if enough := next(filter(fits, larger), None):
         yield f"use {space.devices} {enough.device.name}"
     for changed in larger:
@@ -87,7 +90,7 @@ def _fewest_devices(space: SearchSpace, fits: Callable[[SearchSpace], bool]) -> 
     """The smallest count of whole nodes (below one node: of devices) on which something fits."""
 
     def able(count: int) -> bool:
-        return fits(replace(space, devices=count))
+        return fits(space.on(space.device, count))
 
     node = space.device.node_devices
     if space.devices < node:

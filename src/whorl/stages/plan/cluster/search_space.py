@@ -5,23 +5,14 @@ The rules, in one place, for enumerating and for saying why a given layout lies 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import PlanError, SpecError
 from whorl.stages.plan.cluster.devices import Device
-from whorl.stages.plan.cluster.job import (
-    Layout,
-    Optimizer,
-    Precision,
-    Recompute,
-    Schedule,
-    Shard,
-    Stack,
-    TrainingJob,
-)
+from whorl.stages.plan.cluster.job import Layout, Recompute, Schedule, Shard, Stack, TrainingJob
 from whorl.stages.plan.software import software
 
 __all__ = ["Mesh", "Recomputation", "SearchSpace"]
@@ -47,11 +38,6 @@ SHARDS: dict[str, tuple[tuple[Shard, ...], tuple[Shard, ...]]] = {
     "internevo": (("zero1", "zero3"), ("zero1",)),
     "xla": (("none", "zero3"), ("none", "zero3")),
 }
-FIXED = (  # fields of TrainingJob that a search takes over
-    *("task", "lora", "pure_low_precision", "flash_attention", "loss", "step_in_backward"),
-    *("compiled", "causal_flops", "document_tokens", "overlap", "per_example", "learning"),
-    *("images", "image_pixels"),
-)
 # Software whose models are spread by sharded data parallelism alone.
 OF_DATA = frozenset({"hf", "deepspeed", "torchtune", "unsloth"})
 
@@ -72,61 +58,53 @@ class Mesh(NamedTuple):
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """A job without its layout. Raises SpecError if a count is not positive or a stack unknown."""
+    """All layouts of a job; of its own layout the devices and what goes to the host count alone."""
 
-    shape: ModelShape
-    device: Device
-    devices: int
-    seq_len: int
-    global_batch: int  # sequences
-    precision: Precision = "bf16"
-    stack: Stack = "whorl"
-    optimizer: Optimizer = "adamw"
+    like: TrainingJob
     recompute: tuple[Recompute, ...] = ("none", "selective", "full")
-    offload_optimizer: bool = False
-    fixed: Mapping[str, Any] = field(default_factory=dict)  # other fields of TrainingJob
-
-    @classmethod
-    def around(cls, job: TrainingJob) -> SearchSpace:
-        """The space of all layouts of this job's model, devices, batch and software."""
-        return cls(
-            job.shape,
-            job.device,
-            job.layout.devices,
-            job.seq_len,
-            job.global_batch,
-            job.precision,
-            job.stack,
-            job.optimizer,
-            offload_optimizer=job.layout.offload_optimizer,
-            fixed={name: getattr(job, name) for name in FIXED},
-        )
 
     def __post_init__(self) -> None:
-        for name in ("devices", "seq_len", "global_batch"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise SpecError(
-                    f"layout search: {name}", found=value, expected="a whole number >= 1"
-                )
-        software(self.stack)
         if not self.recompute:
             raise SpecError("layout search: recompute", found="none allowed", expected="at least 1")
+        software(self.stack)
+
+    @property
+    def shape(self) -> ModelShape:
+        return self.like.shape
+
+    @property
+    def device(self) -> Device:
+        return self.like.device
+
+    @property
+    def devices(self) -> int:
+        return self.like.layout.devices
+
+    @property
+    def seq_len(self) -> int:
+        return self.like.seq_len
+
+    @property
+    def global_batch(self) -> int:
+        return self.like.global_batch
+
+    @property
+    def stack(self) -> Stack:
+        return self.like.stack
+
+    def on(self, device: Device, devices: int) -> SearchSpace:
+        """The same job elsewhere."""
+        layout = Layout(devices, offload_optimizer=self.like.layout.offload_optimizer)
+        return replace(self, like=replace(self.like, device=device, layout=layout))
 
     def layout(self, mesh: Mesh, micro_batch: int, recompute: Recomputation) -> Layout:
         schedule: Schedule = "interleaved" if mesh.vpp > 1 else "1f1b"
-        offload = self.offload_optimizer
+        offload = self.like.layout.offload_optimizer
         return Layout(self.devices, *mesh, micro_batch, *recompute, True, schedule, offload)
 
     def job(self, layout: Layout) -> TrainingJob:
         """Raises SpecError if the job cannot be run."""
-        return TrainingJob(
-            *(self.shape, self.device, layout, self.seq_len, self.global_batch),
-            precision=self.precision,
-            optimizer=self.optimizer,
-            stack=self.stack,
-            **self.fixed,
-        )
+        return replace(self.like, layout=layout)
 
     def tps(self) -> list[int]:
         """Within a node, dividing heads and feed-forward; keys are divided or copied whole."""
@@ -203,7 +181,7 @@ class SearchSpace:
         if self.global_batch % dp:
             return []
         share = self.global_batch // dp
-        whole = self.fixed.get("per_example", 1)
+        whole = self.like.per_example
         most = max(whole, MOST_TOKENS_PER_PASS * cp // self.seq_len)
         return [size for size in _divisors(share, most) if size % whole == 0]
 

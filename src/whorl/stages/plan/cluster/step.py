@@ -15,6 +15,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from whorl.arch.layers import layers_with
 from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import flops_per_token
 from whorl.core.errors import SpecError
@@ -46,12 +47,14 @@ __all__ = [
     "row_steps",
     "step_time",
     "step_times",
+    "training_flops",
     "untested",
 ]
 
 Array = NDArray[np.float64]
 MEASURED_NOISE = 0.06  # of log time: steps with identical inputs differ by 3 to 7% (published rows)
 INFERRED_NOISE = 0.10  # of log time, per field that a row does not state
+SCANS = "no timed step of a model with scans is known: their work is counted, not fitted"
 WIDENING_FIELDS = frozenset({"recompute", "micro_batch", "vpp", "global_batch"})
 
 
@@ -84,12 +87,7 @@ class Model:
 
     theta: Array
     covariance: Array
-    noise: float
-    dense_width: float
-    expert_width: float
-    seen: frozenset[str] = frozenset()  # as in Constants
-    unseen_device: float = 0.0
-    unseen_software: float = 0.0
+    fitted: Constants
     tables: bool = False  # products as fast as measured where there are tables (tables.py)
 
     def amounts(self, jobs: Iterable[TrainingJob]) -> Table:
@@ -97,33 +95,24 @@ class Model:
 
     def doubt(self, job: TrainingJob) -> float:
         """Standard deviation of log time that an unknown device or software adds."""
-        device, software = (kind not in self.seen for kind in kinds_of(job))
-        return math.hypot(device * self.unseen_device, software * self.unseen_software)
+        of = self.fitted
+        device, software = (kind not in of.seen for kind in kinds_of(job))
+        return math.hypot(device * of.unseen_device, software * of.unseen_software)
 
     def spread(self, slopes: Array, extra: Array | float = 0.0) -> Array:
         """Standard deviation of log time: slopes [jobs, constants] -> [jobs]."""
         variance = np.einsum("ji,ik,jk->j", slopes, self.covariance, slopes)
-        result: Array = np.sqrt(np.maximum(variance, 0) + self.noise**2 + np.square(extra))
+        result: Array = np.sqrt(np.maximum(variance, 0) + self.fitted.noise**2 + np.square(extra))
         return result
 
     def factor(self, rows: Table, slopes: Array, extra: Array | float = 0.0) -> Array:
         """High end of the 90% interval over the middle, and the middle over its low end: [jobs]."""
-        width = np.where(rows["moe"] > 0, self.expert_width, self.dense_width)
+        width = np.where(rows["moe"] > 0, self.fitted.expert_width, self.fitted.dense_width)
         return np.asarray(np.exp(width * self.spread(slopes, extra)))
 
 
 def _model(found: Constants, tables: bool = False) -> Model:
-    return Model(
-        theta=found.array(),
-        covariance=np.diag(prior().sigmas ** 2),
-        noise=found.noise,
-        dense_width=found.dense_width,
-        expert_width=found.expert_width,
-        seen=found.seen,
-        unseen_device=found.unseen_device,
-        unseen_software=found.unseen_software,
-        tables=tables,
-    )
+    return Model(found.array(), np.diag(prior().sigmas ** 2), found, tables)
 
 
 def calibrate(
@@ -144,11 +133,12 @@ def calibrate(
     shared = model.covariance @ slopes.T
     total = slopes @ shared + MEASURED_NOISE**2 * np.eye(len(steps))
     gain = np.linalg.solve(total, shared.T).T
+    seen = model.fitted.seen.union(*(kinds_of(item.job) for item in steps))
     return replace(
         model,
         theta=model.theta + gain @ residual,
         covariance=model.covariance - gain @ shared.T,
-        seen=model.seen.union(*(kinds_of(item.job) for item in steps)),
+        fitted=replace(model.fitted, seen=seen),
     )
 
 
@@ -163,6 +153,8 @@ def step_times(
     """All jobs at once, in their order; intervals cost fifty times as much."""
     if not jobs:
         return []
+    if (measured := jobs[0].device.measured) is not None:
+        return [measured.step(job) for job in jobs]
     model = model or _model(constants())
     rows = model.amounts(jobs)
     step, parts = seconds(model.theta, rows)
@@ -171,7 +163,7 @@ def step_times(
         doubts = np.array([model.doubt(job) for job in jobs])
         factor = model.factor(rows, jacobian(model.theta, rows)[1], doubts)
     columns = np.stack([parts[name] for name in PARTS], axis=1).tolist()
-    flops = np.array([_training_flops(job) for job in jobs])
+    flops = np.array([training_flops(job) for job in jobs])
     devices = np.array([job.layout.devices for job in jobs])
     roofline = flops / devices / rows["low_peak"]
     rate = rows["step_tokens_per_device"] / step
@@ -209,7 +201,8 @@ def _with_rollout(job: TrainingJob, step: StepTime, model: Model) -> StepTime:
     )
 
 
-def _training_flops(job: TrainingJob) -> float:
+def training_flops(job: TrainingJob) -> float:
+    """Of one step, without recomputation."""
     passes = 2 if job.task in ("lora", "adapter") else 3
     head = 2.0 * job.shape.vocab_size * job.shape.width * (1 - job.learning.head_share(job.seq_len))
     seen = beside_flops(job, passes) - sum(part.flops_per_token for part in job.shape.beside)
@@ -272,9 +265,11 @@ def _extra(model: Model, row: PublishedRow) -> float:
 
 def untested(job: TrainingJob) -> list[str]:
     """What to tell the reader where no step of the device or the software was ever fitted."""
+    told = [SCANS] if layers_with(job.shape, "scan") else []
+    if (measured := job.device.measured) is not None:
+        return [*told, *measured.doubts()]
     device, software = kinds_of(job)
     known = constants().seen
-    told = []
     if device not in known:
         told.append(f"no timed step of {device} is known: predicted from its data sheet alone")
     if software not in known:

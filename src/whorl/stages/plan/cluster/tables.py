@@ -20,20 +20,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whorl.arch.shape_counts import LayerKind, layer_matrices
+from whorl.arch.layers import layer_kinds, layer_matrices
 from whorl.core.errors import DataError, MissingExtra
 from whorl.stages.plan.cluster.job import TrainingJob
+from whorl.stages.plan.facts import fact
 
 __all__ = ["layer_products_s", "product_s", "tables_folder", "tables_note"]
 
 PACKAGE = "aiconfigurator_core"
 PURPOSE = "planning with measured tables (Linux x86-64)"
-SYSTEMS = {"a100-40": "a100_sxm", "a100-80": "a100_sxm", "a800-80": "a100_sxm"}  # the same chip
-SYSTEMS |= {"h100-sxm": "h100_sxm", "h800": "h100_sxm", "h200": "h200_sxm", "l40s": "l40s"}
-SYSTEMS |= {"b200": "b200_sxm", "b300": "b300_sxm", "gb200": "gb200", "gb300": "gb300"}
-TYPES = {"fp16": "bfloat16", "bf16": "bfloat16", "fp8": "fp8", "fp8_block": "fp8_block"}
-TYPES |= {"mxfp8": "fp8_block", "nvfp4": "nvfp4"}  # mxfp8: the nearest that was measured
-SPLIT_INPUTS = ("o_proj", "down_proj")  # tensor parallelism splits their columns, else the rows
+SYSTEMS: dict[str, str] = fact("systems") | fact("same_chip")
+TYPES: dict[str, str] = fact("product_types")
+# tensor parallelism splits their columns, of others the rows
+SPLIT_INPUTS = ("o_proj", "down_proj", "out_proj")
 Product = tuple[float, float, float, float]  # how many of m, n, k
 
 
@@ -129,12 +128,11 @@ def layer_products_s(
 def _products(job: TrainingJob, tokens: float) -> Iterator[Product]:
     """Forward products of all layers; those with the same input are one, as stacks fuse them."""
     shape, layout = job.shape, job.layout
-    mixed = shape.expert_layers + (shape.predicted_tokens if shape.experts else 0)
-    dense = shape.layers + shape.predicted_tokens - mixed
-    numbers: dict[LayerKind, int] = {"dense": dense, "expert": mixed}
+    numbers = layer_kinds(shape)
+    numbers[list(numbers)[-1]] += shape.predicted_tokens
     for layer, number in numbers.items():
         fused: dict[tuple[str, int, bool], Product] = {}
-        for matrix in layer_matrices(shape, layer) if number else ():
+        for matrix in layer_matrices(shape, layer):
             split = matrix.name in SPLIT_INPUTS
             key = (matrix.kind, matrix.columns, split)
             if matrix.kind == "router" or matrix.rows == 1:

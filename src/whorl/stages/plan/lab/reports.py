@@ -22,36 +22,15 @@ from whorl.stages.plan.cluster.job import Layout, Lora, Optimizer, Stack, Traini
 from whorl.stages.plan.cluster.row_shapes import whole_number
 from whorl.stages.plan.cluster.row_words import BASES, read_optimizer, read_precision, stack_in
 from whorl.stages.plan.cluster.rows import Metric, PublishedRow, read_table, usual_batch
+from whorl.stages.plan.facts import fact
 from whorl.stages.plan.serving.work import QUANTISATIONS, Deployment
 from whorl.stages.plan.software import software
 
 __all__ = ["RunReport", "ServedLoad", "is_reports", "parse_report", "read_reports"]
 
-COLUMNS: tuple[str, ...] = (
-    "id",
-    "repo",
-    "model",
-    "device",
-    "count",
-    "seq",
-    "mbs",
-    "gbs",
-    "layout",
-    "precision",
-)
-COLUMNS += ("optimizer", "stack", "lora", "measured_metric", "measured_value", "note", "group")
-COLUMNS += ("weak", "predicted", "inside")
+COLUMNS: list[str] = fact("report_columns")
 NEEDED = ("id", "repo", "model", "device", "layout", "measured_metric")
-METRICS: Mapping[str, Metric] = {
-    "tokens_per_s_per_gpu": "tokens_per_s_per_device",
-    "step_s": "tokens_per_s_per_device",
-    "peak_gib": "peak_gib",
-    "oom": "oom",
-    "ttft_ms": "ttft_ms",
-    "tpot_ms": "tpot_ms",
-    "tokens_per_s": "tokens_per_s",
-    "total_tokens_per_s": "tokens_per_s",
-}
+METRICS: Mapping[str, Metric] = fact("metrics")
 SERVING = frozenset({"ttft_ms", "tpot_ms", "tokens_per_s"})
 ENGINES = ("vllm", "sglang", "trtllm")
 UNSTATED_FORMATS = ("bf16", "fp8")  # what a service may run in that does not say

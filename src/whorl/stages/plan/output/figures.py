@@ -138,7 +138,7 @@ def budget_figures(
     return schema.BudgetFigures(
         kind=budget.kind,
         amount=budget.amount,
-        spent=schema.Figure(value=spent.value, low=spent.low, high=spent.high),
+        spent=spent,
         flops=flops,
         tokens=bought,
         parameters=size,
@@ -152,13 +152,13 @@ def _ratios(found: Prediction) -> tuple[float, float]:
     return figure.low / figure.value, figure.high / figure.value
 
 
-def _within(value: float, *errors: tuple[float, float]) -> schema.Figure:
+def _within(value: float, *errors: tuple[float, float]) -> Range:
     """A figure that errs by independent factors, each with its 90% interval around one."""
 
     def end(at: int) -> float:
         return math.hypot(*(math.log(ends[at]) for ends in errors))
 
-    return schema.Figure(value=value, low=value * math.exp(-end(0)), high=value * math.exp(end(1)))
+    return Range(value, value * math.exp(-end(0)), value * math.exp(end(1)))
 
 
 def loss_figures(
@@ -218,7 +218,7 @@ def _best(law: Law, flops: float) -> schema.LossPoint:
     return schema.LossPoint(flops=flops, parameters=params, tokens=tokens, loss=loss)
 
 
-def _figure(found: Prediction) -> schema.Figure:
+def _figure(found: Prediction) -> Range:
     value = found.value or 0.0
     low, high = (value if end is None else end for end in (found.low, found.high))
-    return schema.Figure(value=value, low=low, high=high)
+    return Range(value, low, high)

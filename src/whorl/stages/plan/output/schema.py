@@ -21,12 +21,11 @@ from whorl.stages.plan.cluster.step import StepTime
 from whorl.stages.plan.laws.allocate import LifetimePlan
 from whorl.stages.plan.serving.target import ServingPlan
 from whorl.stages.plan.spending import BudgetKind
-from whorl.stages.plan.whole_job import JobView
+from whorl.stages.plan.whole_job import JobView, Range
 
 __all__ = [
     "BudgetFigures",
     "ClusterPlan",
-    "Figure",
     "FrontPoint",
     "LossFigures",
     "LossPoint",
@@ -39,14 +38,6 @@ __all__ = [
     "load_plan",
     "plan_schema",
 ]
-
-
-class Figure(Frozen):
-    """A prediction and its 90% interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 class Question(Frozen):
@@ -119,7 +110,7 @@ class LossPoint(Frozen):
     flops: float
     parameters: float
     tokens: float
-    loss: Figure
+    loss: Range
 
 
 class LossFigures(Frozen):
@@ -128,11 +119,11 @@ class LossFigures(Frozen):
     law: str
     tokens: float
     steps: int
-    loss: Figure
+    loss: Range
     tokens_per_parameter: float = Field(description="active parameters")
     best: LossPoint = Field(description="of the same FLOPs, by the law")
-    best_batch_tokens: Figure = Field(description="of this size and these tokens, by the step law")
-    best_learning_rate: Figure = Field(description="peak, AdamW, by the step law")
+    best_batch_tokens: Range = Field(description="of this size and these tokens, by the step law")
+    best_learning_rate: Range = Field(description="peak, AdamW, by the step law")
     budgets: list[LossPoint]
     unique_tokens: float | None = Field(None, description="set where tokens repeat them")
     worth_tokens: float | None = Field(None, description="fresh tokens that the repeated are worth")
@@ -147,10 +138,10 @@ class BudgetFigures(Frozen):
 
     kind: BudgetKind
     amount: float = Field(description="USD, seconds, device-hours or FLOPs")
-    spent: Figure = Field(description="by the plan, in the same unit, failures included")
+    spent: Range = Field(description="by the plan, in the same unit, failures included")
     flops: float = Field(description="6 per active parameter and token, as the laws count")
-    tokens: Figure
-    parameters: Figure | None = Field(None, description="active; null: the model was given")
+    tokens: Range
+    parameters: Range | None = Field(None, description="active; null: the model was given")
     rounds: int = Field(description="searches until size, batch and speed agreed")
 
 

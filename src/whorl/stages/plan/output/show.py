@@ -10,7 +10,6 @@ from whorl.stages.plan.cluster.devices import Device
 from whorl.stages.plan.cluster.seconds import part_name
 from whorl.stages.plan.output.schema import (
     ClusterPlan,
-    Figure,
     LossFigures,
     PlannedLayout,
     Question,
@@ -204,7 +203,7 @@ def _law_rows(loss: LossFigures) -> list[Row]:
     return rows
 
 
-def _row(name: str, found: Figure | Range, form: Callable[[float], str]) -> Row:
+def _row(name: str, found: Range, form: Callable[[float], str]) -> Row:
     """An interval of no width is not shown: the figure is counted or has none."""
     ends = "" if found.low == found.high else f"{form(found.low)} – {form(found.high)}"
     return name, form(found.value), ends
@@ -242,6 +241,10 @@ def notes(plan: ClusterPlan) -> list[str]:
     return found + list(plan.serving.notes if plan.serving else ())
 
 
+def _bound(high: float | None) -> float:
+    return math.inf if high is None else high
+
+
 def serving_rows(s: ServingPlan | None) -> list[Row]:
     """The serving plan, as `headline`; no rows without one."""
     if s is None:
@@ -257,7 +260,7 @@ def serving_rows(s: ServingPlan | None) -> list[Row]:
     return [
         ("engine", f"{s.engine}, {s.quantisation}", batch),
         *(
-            _row(name, Range(found.value, found.low, found.high or math.inf), form)
+            _row(name, Range(found.value, found.low, _bound(found.high)), form)
             for name, found, form in figures
         ),
         ("money an hour", f"${s.usd_per_hour:,.2f}", f"{s.devices} devices"),

@@ -36,11 +36,7 @@ def _memory(found: MemoryReport) -> RenderableType:
         Text.assemble(("\nlayout  ", "bold"), (found.label, "bold green")),
         Text(found.why, style="dim"),
         Text(needed, style="bold green" if found.fits else "bold red"),
-        Text(
-            f"nvidia-smi would show {gib(driver.peak_bytes)} ({gib(driver.low_bytes)} – "
-            f"{gib(driver.high_bytes)}); of it torch reserves {gib(found.reserved_bytes)} and "
-            f"allocates {gib(found.allocated_bytes)}"
-        ),
+        Text(_shown_by_tools(found)),
         Text(""),
         _bars("what the peak is made of", driver.parts, gib),
         Text(""),
@@ -55,6 +51,15 @@ def _memory(found: MemoryReport) -> RenderableType:
     if found.elsewhere:
         blocks.append(Text(f"\nelse: {', or '.join(found.elsewhere)}", style="dim"))
     return Group(*blocks)
+
+
+def _shown_by_tools(found: MemoryReport) -> str:
+    driver, gib = found.driver, show.gib
+    interval = f"{gib(driver.peak_bytes)} ({gib(driver.low_bytes)} – {gib(driver.high_bytes)})"
+    if found.device.kind == "cpu":
+        return f"resident memory of the process: {interval}"
+    of_torch = f"of it torch reserves {gib(found.reserved_bytes)} and allocates"
+    return f"nvidia-smi would show {interval}; {of_torch} {gib(found.allocated_bytes)}"
 
 
 def _way_out(item: WayOut) -> tuple[str, ...]:

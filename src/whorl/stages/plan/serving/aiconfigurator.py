@@ -9,26 +9,18 @@ import csv
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from whorl.core.errors import PlanError
 from whorl.stages.plan.cluster.devices import Device
+from whorl.stages.plan.facts import fact
 from whorl.stages.plan.serving.target import ServingTarget
 
 __all__ = ["SYSTEMS", "best_configuration", "covers"]
 
 COMMAND = "aiconfigurator"
-SYSTEMS = {
-    "a100-80": "a100_sxm",
-    "h100-sxm": "h100_sxm",
-    "h100-pcie": "h100_pcie",
-    "h200": "h200_sxm",
-    "b200": "b200_sxm",
-    "b300": "b300_sxm",
-    "gb200": "gb200",
-    "gb300": "gb300",
-    "l40s": "l40s",
-}
+SYSTEMS: Mapping[str, str] = fact("systems")
 TIMEOUT_S = 300
 NEEDED = ("concurrency", "num_total_gpus", "ttft", "tpot", "backend", "gemm", "parallel", "version")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from whorl.arch.layers import layers_with
 from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import count_shape, flops_per_token, kv_bytes_per_token
 from whorl.core.errors import SpecError
@@ -144,8 +145,12 @@ def decode_work(deployment: Deployment, sequences: float, context: int) -> PassW
     else:  # latent attention decodes in the latent space (DeepSeek-V2, section 2.1.2)
         elements = 2 * a.latent.kv_rank + a.latent.rope_dim
     window = context if a.window is None else min(context, a.window)
-    seen = (deployment.shape.layers - a.window_layers) * context + a.window_layers * window
+    seeing = layers_with(deployment.shape, "attention")
+    seen = (seeing - a.window_layers) * context + a.window_layers * window
     flops = 2.0 * a.heads * elements * seen * sequences
+    if a.mixer is not None:
+        scans = layers_with(deployment.shape, "scan") * sequences
+        flops += a.mixer.scan_flops * a.mixer.inner * a.mixer.state * scans
     cache = deployment.cache_bytes(context) * sequences / deployment.attention_replicas
     return _pass(deployment, sequences, sequences, flops, cache)
 

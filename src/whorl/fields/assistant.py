@@ -1,0 +1,305 @@
+"""A voice assistant: what is meant by a sentence that is said or typed?
+
+Sources are files of intents, as of `intents`, whose sentences espeak-ng speaks; or recordings with
+their meanings in a table (path, text, intent, slots). A spoken sentence is answered by its words
+and, behind a second mark, by what they mean; a typed one stands where those words would stand. Of
+templates the held-out ones are whole; they are spoken in voices that nothing else is said in.
+Synthetic voices show that the whole works, not that people are understood.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whorl.codecs.audio_files import Sound
+from whorl.codecs.contract import TEXT
+from whorl.core.errors import DataError
+from whorl.core.intervals import score_of
+from whorl.core.metrics import ACCURACY, SLOT_F1, TYPED_ACCURACY, WER, Metric
+from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Source, Split, Task
+from whorl.core.sources import DatasetItem, FileItem
+from whorl.core.tasks import WritingTask
+from whorl.fields import intents, recognisers, speakers
+from whorl.fields.files import file_items
+from whorl.fields.intent_sentences import Example, Templates, grammar_answers
+from whorl.fields.places import Places
+from whorl.fields.speakers import Speaker
+from whorl.fields.speech import (
+    ABSENT,
+    AUDIO,
+    MARK,
+    PITCHES,
+    SPEEDS,
+    codecs_of,
+    heard,
+    said_of,
+    sound_of,
+    split_of,
+    voices_of,
+)
+from whorl.fields.speech_files import recordings, speech_items
+from whorl.fields.speech_words import edits, plain_words
+from whorl.fields.whole import number_of, share_option
+
+__all__ = ["FIELD", "AssistantField", "graded"]
+
+SPOKEN, TYPED = "spoken ", "typed "  # how names of documents begin
+NUM_BOOKS, NUM_CENTRES = 1, 512
+BATCH, MOST_PARTS = 100, 1_000_000  # sentences of one item; items of one file
+LOGIC_VERSION = 1
+MAX_TOKENS = 128  # of the words and what they mean
+MEANT = intents.MARK  # how what is meant begins
+NO_INTENT = "recording without an intent"
+
+
+def graded(answer: str, right: str) -> Mapping[Metric, tuple[float, float]]:
+    """Of words and meaning, or of the meaning alone: the intent, its slots, and the words."""
+    given, truth = (_taken_apart(text) for text in (answer, right))
+    grades = intents.graded(given[1], truth[1])
+    words, right_words = plain_words(given[0]), plain_words(truth[0])
+    return {
+        **grades,
+        TYPED_ACCURACY: grades[ACCURACY],
+        WER: (float(edits(words, right_words)), float(len(right_words))),
+    }
+
+
+def _taken_apart(text: str) -> tuple[str, str]:
+    """(words, meaning) of an answer."""
+    words, mark, meaning = text.partition(MEANT)
+    return words, mark + meaning
+
+
+def _is_spoken(name: str) -> bool:
+    return name.startswith(SPOKEN)
+
+
+TASK = WritingTask(
+    grade=graded,
+    metric=ACCURACY,
+    further=(TYPED_ACCURACY, SLOT_F1, WER),
+    max_tokens=MAX_TOKENS,
+    where={
+        **dict.fromkeys((ACCURACY, SLOT_F1, WER), _is_spoken),
+        TYPED_ACCURACY: lambda name: not _is_spoken(name),
+    },
+)
+
+
+@dataclass(frozen=True)
+class AssistantField:
+    """<sound> <|answer|> words <|answer|> meaning; or words <|answer|> meaning."""
+
+    name: str = "assistant"
+    task: Task = TASK
+    logic_version: int = 1
+    options: Mapping[str, str] = field(
+        default_factory=lambda: {
+            "sentences": "4000",
+            "heldout_per_template": "1",
+            "spoken": "2",
+            "heldout_spoken": "150",
+            "heldout": "0.1",
+            "seed": "0",
+        }
+    )
+
+    def items(self, source: Source) -> list[Any]:
+        """Files of intents, and parts of what is said. Raises DataError if there is none."""
+        options = _checked({**self.options, **source.options})
+        if not _has_templates(source):
+            return list(speech_items(source))
+        files = list(file_items(source, (".json",), (".*",)))
+        found: list[Any] = [*files]
+        for place, item in enumerate(item for item in files if item.is_read):
+            counts = [len(side) for side in _asked(item, options)]
+            identity = f"{speakers.identity()}, assistant {LOGIC_VERSION}, file {place}"
+            parts = sum(-(-count // BATCH) for count in counts)
+            found += [DatasetItem(place * MOST_PARTS + n, f"{identity}, {n}") for n in range(parts)]
+        return found
+
+    def read(self, source: Source, item: Any, reject: Callable[[str], None]) -> Iterator[Document]:
+        """Raises DataError on a file of another kind, SpecError or MissingExtra."""
+        options = _checked({**self.options, **source.options})
+        if isinstance(item, DatasetItem):
+            place, number = divmod(item.number, MOST_PARTS)
+            files = [each for each in file_items(source, (".json",), (".*",)) if each.is_read]
+            yield from _spoken(files[place], options, number)
+        elif not _has_templates(source):
+            yield from _recorded(source, item, options, reject)
+        elif not item.is_read:
+            Places.of(item, reject).refuse_item()
+        else:
+            for example in _examples(item, options):
+                split: Split = "heldout" if example.is_heldout else "train"
+                name = f"{TYPED}{item.name}: {example.text}"
+                yield Document(name, _typed_parts(example.text, example.answer), split, whole=True)
+
+    def fit_codecs(
+        self, documents: Iterable[Document], options: Mapping[str, Any]
+    ) -> dict[str, Codec]:
+        return codecs_of(documents, options, NUM_BOOKS, NUM_CENTRES)
+
+    def absent(self) -> str:
+        """A method that would stand beside the model, and how to install it; "" if it does."""
+        return "" if recognisers.is_there() else ABSENT
+
+    def baselines(
+        self, train: Sequence[Document], heldout: Sequence[Document], rows: NDArray[np.int64] | None
+    ) -> list[Score]:
+        """hassil on what is typed; on what pocketsphinx hears where it is installed.
+
+        Its templates are all of the package's, the held-out ones too. The recogniser is told the
+        words of the held-out sentences.
+        """
+        data = intents.installed_data(heldout[0].name.removeprefix(SPOKEN).removeprefix(TYPED))
+        if data is None:
+            return []
+        typed = [document for document in heldout if not _is_spoken(document.name)]
+        spoken = [document for document in heldout if _is_spoken(document.name)]
+        found = _scores("hassil, all templates", typed, [_text(d) for d in typed], data)
+        sentences = [_said(document.name) for document in spoken]
+        if recognisers.is_there() and spoken and all(sentences):
+            words = sorted({word for d in spoken for word in plain_words(_text(d))})
+            sounds = ((s, speakers.RATE) for s in speakers.spoken(s for s in sentences if s))
+            texts = recognisers.pocketsphinx(sounds, words)
+            found += _scores("pocketsphinx, then hassil", spoken, texts, data)
+        return found
+
+
+def _checked(options: Mapping[str, str]) -> Mapping[str, str]:
+    """Raises SpecError on a number that is none."""
+    for key in ("sentences", "heldout_per_template", "spoken", "heldout_spoken"):
+        number_of(options, key, 1)
+    number_of(options, "seed")
+    return options
+
+
+def _has_templates(source: Source) -> bool:
+    """Whether it is files of templates; else it is recordings."""
+    try:
+        files = file_items(source, (".json",), (".*",))
+    except DataError:
+        return False
+    return any(item.is_read and "intents" in _data(item.path) for item in files)
+
+
+@functools.lru_cache(maxsize=8)
+def _data(path: str) -> Mapping[str, Any]:
+    """{} of what is no file of templates."""
+    try:
+        value = json.loads(Path(path).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _recorded(
+    source: Source, item: FileItem, options: Mapping[str, str], reject: Callable[[str], None]
+) -> Iterator[Document]:
+    """Each recording as it was said, and its text as if it was typed."""
+    share, seed = share_option(options, "heldout"), number_of(options, "seed")
+    for recording, places in recordings(source, item, reject):
+        if not recording.meaning:
+            places.refuse(NO_INTENT, recording.name[:80])
+            continue
+        sound = sound_of(recording, places)
+        if sound is not None:
+            split = split_of(recording, share, seed)
+            name, text, meaning = recording.name, recording.text, recording.meaning
+            yield Document(f"{SPOKEN}{name}", _spoken_parts(sound, text, meaning), split, True)
+            yield Document(f"{TYPED}{name}: {text}", _typed_parts(text, meaning), split, True)
+
+
+def _typed_parts(text: str, meaning: str) -> tuple[Part, ...]:
+    return Part(TEXT, text, False), Part("special", MARK, False), Part(TEXT, meaning)
+
+
+def _spoken_parts(sound: Sound, text: str, meaning: str) -> tuple[Part, ...]:
+    """The second mark is written by the model, too."""
+    asked = Part(AUDIO, sound, False), Part("special", MARK, False)
+    return *asked, Part(TEXT, text), Part("special", MARK), Part(TEXT, meaning)
+
+
+def _examples(item: FileItem, options: Mapping[str, str]) -> list[Example]:
+    """Raises DataError on a file of another kind."""
+    keys = ("sentences", "heldout_per_template", "seed")
+    return list(Templates(_data(item.path)).examples(*(number_of(options, key) for key in keys)))
+
+
+def _asked(item: FileItem, options: Mapping[str, str]) -> tuple[list[Example], list[Example]]:
+    """(held-out sentences that are spoken, the others, as often as options.spoken says)."""
+    examples = _examples(item, options)
+    held = [example for example in examples if example.is_heldout]
+    rng = random.Random(f"{options['seed']} spoken")
+    some = rng.sample(held, min(len(held), number_of(options, "heldout_spoken")))
+    others = [example for example in examples if not example.is_heldout]
+    return some, others * number_of(options, "spoken")
+
+
+def _spoken(item: FileItem, options: Mapping[str, str], number: int) -> Iterator[Document]:
+    """Sentences of one part; the first parts are those that are held out."""
+    held, others = _asked(item, options)
+    held_parts = -(-len(held) // BATCH)
+    is_heldout = number < held_parts
+    place = number if is_heldout else number - held_parts
+    mine = (held if is_heldout else others)[place * BATCH : (place + 1) * BATCH]
+    seed = number_of(options, "seed")
+    rng = random.Random(f"{seed} {is_heldout} {place} voices")
+    names = voices_of(is_heldout)
+    asked = []
+    for example in mine:
+        speed, pitch = rng.randrange(*SPEEDS), rng.randrange(*PITCHES)
+        voice = Speaker(rng.choice(speakers.ACCENTS), rng.choice(names), speed, pitch)
+        asked.append((example.text, voice))
+    split: Split = "heldout" if is_heldout else "train"
+    for at, ((text, voice), sound) in enumerate(zip(asked, speakers.spoken(asked), strict=True)):
+        noise = None if is_heldout else np.random.default_rng([seed, place, at])
+        name = f"{SPOKEN}{item.name}: {place}/{at} {voice}: {text}"
+        parts = _spoken_parts(heard(sound, noise), text, mine[at].answer)
+        yield Document(name, parts, split, whole=True)
+
+
+def _said(name: str) -> tuple[str, Speaker] | None:
+    """The sentence and voice of a spoken document."""
+    return said_of(name.partition(": ")[2].partition(" ")[2])  # behind its number
+
+
+def _text(document: Document) -> str:
+    """The sentence of a document by its name."""
+    return document.name.rpartition(": ")[2]
+
+
+def _scores(
+    name: str, documents: Sequence[Document], texts: Sequence[str], data: Mapping[str, Any]
+) -> list[Score]:
+    """Of what hassil makes of texts."""
+    if not documents:
+        return []
+    answers = grammar_answers(data, list(texts))
+    grades = []
+    for document, text, answer in zip(documents, texts, answers, strict=True):
+        right = "".join(str(part.value) for part in document.parts if part.codec == TEXT)
+        right = right[right.index(MEANT) :]
+        said, heard_words = (
+            (_text(document), text) if _is_spoken(document.name) else ("", "")
+        )  # of what is typed the meaning alone is asked
+        grades.append(graded(f"{heard_words}{json.dumps(answer)}", f"{said}{right}"))
+    names, found = tuple(document.name for document in documents), []
+    for metric in TASK.where:
+        if TASK.is_of(metric, names[0]):
+            numbers = np.array([grade[metric] for grade in grades], np.float64).T
+            found.append(score_of(name, QualityMeasure(metric, names, *numbers)))
+    return found
+
+
+FIELD = AssistantField()
