@@ -10,7 +10,7 @@ import functools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -198,6 +198,7 @@ class Session:
 
         def make() -> Record:
             from whorl.stages.evaluate.run import run
+            from whorl.wiring.apart import alone
             from whorl.wiring.forgetting import probe_of
 
             config, serve = self.planned.decisions.evaluate, self.planned.decisions.serve
@@ -205,10 +206,16 @@ class Session:
             prepared, trained = self.records["prepare"], self.records["train"]
             work = (self.context, config, self.fields, prepared, models)
             probe = None if self.base is None else probe_of(self.base, trained, self.loaded)
-            return run(*work, self._open_engine, trained, serve.engine, probe)
+            beside = alone(self, self._evaluated)
+            return run(*work, self._open_engine, trained, serve.engine, probe, beside)
 
         self._producer()
         return self._stage("evaluate", make)
+
+    def _evaluated(self, loaded: LoadedRecipe) -> tuple[Record, Record]:
+        """The records of evaluate and train of another recipe."""
+        other = replace(self, loaded=loaded, records={}, took_s={})
+        return other.evaluate(), other.records["train"]
 
     @property
     def _compresses(self) -> bool:
@@ -245,7 +252,8 @@ class Session:
         asked = {}
         for name, each in self.fields.items():
             of_field = documents.of_field(name)
-            asked[name] = ask(each.task, tokens, of_field, select_documents(of_field, *limits))
+            numbers = select_documents(of_field, *limits)
+            asked[name] = ask(each.task, tokens.of_field(name), of_field, numbers)
         engine = self._open_engine(model, variant)
         scored = partial(
             measure, engine, tokens, window=decided.evaluate.window, progress=self.progress

@@ -90,13 +90,21 @@ seed: 0
 """
 IMAGES, BOXES, OCR = "images", "boxes", "ocr"
 USUAL = "A file, a folder or a glob, relative to this file: .txt .md .rst .jsonl (.gz .zst), code."
+CHESS = "chess"
 FILES = {
     IMAGES: "A folder for each class (perhaps below train and test), or a table of path and label.",
+    CHESS: "Games (.pgn), positions with their moves (.epd; .csv .tsv .jsonl of fen and move).",
     OCR: "Images of a line each with a .txt beside it, or a table of path and text.",
     BOXES: "COCO's json of images, annotations and categories beside the images, or one a split.",
 }
+GAMES = (".pgn", ".epd")
 CHAT, PAIRS, PLAIN_TEXT = "chat", "preferences (chosen/rejected)", "plain text"
-OWN_SCHEMES = ("gymnasium", "sklearn")  # names that a field knows, and no files
+OWN_SCHEMES = (
+    "gymnasium",
+    "sklearn",
+    "espeak",
+    "stockfish",
+)  # names that a field knows, and no files
 STDLIB, STDLIB_DOCSTRINGS = "stdlib", "stdlib-docstrings"
 TRAIN_TIME, TEACHING_TIME = "2min", "8min"
 FEW_ROWS, WANTED_ROWS = 400, 20  # of chats: from where on, and how many are held out
@@ -260,8 +268,8 @@ def _below(folder: str) -> Iterator[str]:
 
 
 def _guessed_field(data: str, shapes: Mapping[str, int]) -> str:
-    """chat where more rows are chats than texts; images where most files are some; code where there
-    are more files of code than of text or rows."""
+    """chat where more rows are chats than texts; images or chess where most files are some; code
+    where there are more files of code than of text or rows."""
     from whorl.fields.code import CODE_SUFFIXES
     from whorl.fields.files import ROW_FORMATS, TEXT_SUFFIXES, bare_suffix
     from whorl.fields.image_sources import IMAGE_SUFFIXES
@@ -273,6 +281,8 @@ def _guessed_field(data: str, shapes: Mapping[str, int]) -> str:
     suffixes = [bare_suffix(path) for path in _files(data)]
     if 2 * sum(suffix in IMAGE_SUFFIXES for suffix in suffixes) > len(suffixes):
         return IMAGES
+    if 2 * sum(suffix in GAMES for suffix in suffixes) > len(suffixes):
+        return CHESS
     code = sum(suffix in CODE_SUFFIXES for suffix in suffixes)
     text = sum(suffix in (*TEXT_SUFFIXES, *ROW_FORMATS) for suffix in suffixes)
     return "code" if code > text else "text"

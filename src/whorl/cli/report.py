@@ -107,6 +107,7 @@ def print_report(report: Mapping[str, Any]) -> None:
     OUT.print(table)
     _print_plan_vs_actual(report.get("plan_vs_actual") or [])
     print_scores(report.get("scores") or [])
+    _print_together(report.get("together") or [])
     for line in report.get("losses_to") or []:
         OUT.print(f"[yellow]we lose:[/yellow] {escape(line)}", soft_wrap=True)
     for line in report.get("absent") or []:
@@ -118,6 +119,22 @@ def print_report(report: Mapping[str, Any]) -> None:
     _print_serve(report.get("serve") or {})
     if report.get("curve"):
         OUT.print(f"loss curve: {report['curve']}", markup=False, soft_wrap=True)
+
+
+def _print_together(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Of each field the model of all fields beside a model of it alone."""
+    if not rows:
+        return
+    table = Table("field", "metric", "together", "alone", "difference", "95%", "better")
+    table.title = "one model of all fields, and one of each, at equal compute"
+    for row in rows:
+        metric = find_metric(row["metric"])
+        known = row["low"] is not None
+        interval = f"{row['low']:+.3f} … {row['high']:+.3f}" if known else ""
+        values = (metric.shown(row[key]) for key in ("together", "alone"))
+        difference = f"{row['difference']:+.3f}"
+        table.add_row(row["field"], metric.title, *values, difference, interval, row["better"])
+    OUT.print(table)
 
 
 def _print_forgetting(found: Mapping[str, Any] | None) -> None:

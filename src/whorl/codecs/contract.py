@@ -12,7 +12,7 @@ is left up to vocab_size is reserved.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -117,6 +117,21 @@ class Tokens:
 
     contract: TokenContract
     codecs: Mapping[str, Codec]
+    names: Mapping[str, str] = field(default_factory=dict)  # own name of a codec -> the contract's
+
+    def of_field(self, name: str) -> Tokens:
+        """The same, with the codecs that only this field has under its own names for them."""
+        own = f"{name}."
+        names = {key.removeprefix(own): key for key in self.codecs if key.startswith(own)}
+        return replace(self, names=names) if names else self
+
+    def codec(self, name: str) -> Codec:
+        """The codec of this name, a field's own or the contract's. Raises DataError."""
+        return self.codecs[self._entry(name).name]
+
+    def own_name(self, name: str) -> str:
+        """What the field calls a codec of the contract."""
+        return next((own for own, key in self.names.items() if key == name), name)
 
     @classmethod
     def build(
@@ -258,14 +273,15 @@ class Tokens:
                 )
             return np.array([special[part.value]])
         entry = self._entry(part.codec)
-        codec = self.codecs[part.codec]
+        codec = self.codecs[entry.name]
         if isinstance(codec, TextCodec):
             return codec.encode_array(part.value) + entry.id_start
         return np.asarray(codec.encode(part.value), np.int64) + entry.id_start
 
     def _entry(self, name: str) -> CodecEntry:
+        wanted = self.names.get(name, name)
         for entry in self.contract.codecs:
-            if entry.name == name:
+            if entry.name == wanted:
                 return entry
         raise DataError(
             f"the token contract has no codec {name}",

@@ -24,6 +24,7 @@ MODULES = {
     "audio-frames": "audio",
     "boxes": "boxes",
     "line-slices": "line",
+    "label-pair": "pair",
 }
 KINDS = {
     kind: EntryPoint(kind, f"whorl.codecs.{module}:load", GROUP) for kind, module in MODULES.items()

@@ -44,7 +44,7 @@ def decode_parts(tokens: Tokens, ids: Sequence[int] | NDArray[np.integer]) -> li
         codec, local = tokens.codecs[entry.name], [i - entry.id_start for i in run]
         length = codec.value_ids or len(local)
         parts += [
-            Part(entry.name, codec.decode(local[at : at + length]))
+            Part(tokens.own_name(entry.name), codec.decode(local[at : at + length]))
             for at in range(0, len(local), length)
         ]
     return parts
@@ -66,5 +66,8 @@ def in_words(tokens: Tokens, text: str) -> str:
 
 def token_space(tokens: Tokens) -> TokenSpace:
     """What a task is told of a contract."""
-    ranges = {entry.name: range(entry.id_start, entry.id_end) for entry in tokens.contract.codecs}
+    ranges = {
+        tokens.own_name(entry.name): range(entry.id_start, entry.id_end)
+        for entry in tokens.contract.codecs
+    }
     return TokenSpace(ranges, tokens.encode_parts)

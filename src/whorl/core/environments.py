@@ -39,14 +39,14 @@ class Environment(Protocol):
     """
 
     name: str
-    actions: tuple[str, ...]
+    actions: tuple[str, ...]  # those that are possible now, such as a game's legal moves
 
     def reset(self, seed: int) -> Observation:
         """Begin anew; what is seen first."""
         ...
 
     def step(self, action: str) -> Reaction:
-        """Raises DataError on an action that it does not have, or after the end."""
+        """Raises DataError on an action that is not possible now, or after the end."""
         ...
 
     def close(self) -> None: ...
@@ -87,3 +87,17 @@ class PlayTask(ChoiceTask):
         if world is not None:
             world[0].close()
         return world is not None
+
+    def further_of(self, documents: Sequence[HeldoutDocument]) -> tuple[Metric, ...]:
+        """The metrics of what is played: none where a document has no environment."""
+        return self.further if documents and all(map(self.plays, documents)) else ()
+
+    def measures(self, document: HeldoutDocument, metric: Metric) -> bool:
+        """Whether a document counts in a metric."""
+        return True
+
+    def played(
+        self, document: HeldoutDocument, succeeded: bool, total: float
+    ) -> Mapping[Metric, tuple[float, float]]:
+        """What came of an episode, in metrics of playing. total: the sum of its rewards."""
+        return {SUCCESS: (float(succeeded), 1.0), RETURN: (total, 1.0)}

@@ -29,8 +29,12 @@ __all__ = [
     "GROUP",
     "HITS_AT_10",
     "MEAN_IOU",
+    "MOVE_MATCH",
     "MRR",
     "NDCG_AT_10",
+    "POINTS_GREEDY",
+    "POINTS_RANDOM",
+    "POINTS_STOCKFISH",
     "RECALL_AT_50",
     "RETURN",
     "SLOT_F1",
@@ -125,6 +129,12 @@ CER = Metric("cer", "", higher_is_better=False)
 CER_NEW_FONTS = Metric("cer_new_fonts", "", higher_is_better=False)  # of lines in held-out fonts
 SUCCESS = Metric("success", "", higher_is_better=True, is_share=True)  # of episodes
 RETURN = Metric("return", "", higher_is_better=True)  # the sum of an episode's rewards
+# Of games: how often the right move is the most probable one; points against players of known
+# strength, a win 1 and a draw a half, over the games.
+MOVE_MATCH = Metric("move_match", "", higher_is_better=True, is_share=True)
+POINTS_RANDOM = Metric("points_against_random", "", higher_is_better=True)
+POINTS_GREEDY = Metric("points_against_greedy", "", higher_is_better=True)
+POINTS_STOCKFISH = Metric("points_against_stockfish", "", higher_is_better=True)
 # Of the rank of the right one among all candidates: its inverse; whether it is one of the first
 # ten; 1 / log2(1 + rank) if it is, the normalised discounted gain of a single right one.
 MRR = Metric("mrr", "", higher_is_better=True)
@@ -136,6 +146,7 @@ BUILT_IN: Mapping[str, Metric] = {
         *(BITS_PER_BYTE, BITS_PER_TOKEN, ACCURACY, F1, SLOT_F1, WER, CHRF, BLEU),
         *(MRR, HITS_AT_10, NDCG_AT_10, SUCCESS, RETURN, MEAN_IOU, RECALL_AT_50),
         *(CER, CER_NEW_FONTS, TYPED_ACCURACY),
+        *(MOVE_MATCH, POINTS_RANDOM, POINTS_GREEDY, POINTS_STOCKFISH),
     )
 }
 

@@ -61,6 +61,7 @@ class DatasetItem:
     number: int  # which part
     identity: str  # package, version, the data set's digest, part: equal for equal documents
     text_bytes: int = 0  # UTF-8 of the text of its documents
+    is_made: bool = False  # computed at some cost, not read: a plan looks at a few
 
 
 @dataclass

@@ -22,7 +22,7 @@ BUILT_IN = {  # with these whorl also runs from its source tree, not installed
     for name in (
         *("text", "code", "chat", "digits", "intents", "triples", "interactions", "table"),
         *("images", "boxes", "ocr", "speech", "synthesis", "assistant"),
-        *("labels", "tags", "translation", "characters", "episodes"),
+        *("labels", "tags", "translation", "characters", "episodes", "chess"),
     )
 }
 

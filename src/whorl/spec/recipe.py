@@ -263,6 +263,10 @@ class EvaluateSpec(Spec):
         MAX_DOCUMENTS, description="held-out documents scored, however short"
     )
     baselines: bool = Field(True, description="score other methods on the same documents")
+    apart: bool = Field(
+        False,
+        description="of several fields: train each by itself too, at equal compute, and compare",
+    )
     forgetting: Text | None = Field(
         None,
         description="with a base: a file or folder of general text, in place of whorl's own, that "

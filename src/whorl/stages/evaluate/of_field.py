@@ -17,7 +17,7 @@ from whorl.core.errors import DataError
 from whorl.core.heldout import HeldoutDocuments
 from whorl.core.intervals import paired_interval, score_of
 from whorl.core.metrics import Metric
-from whorl.core.ports import Engine, Field, QualityMeasure, Score
+from whorl.core.ports import Engine, Field, HeldoutDocument, QualityMeasure, Score
 from whorl.core.records import Record
 from whorl.core.rows import RowSet
 from whorl.core.tasks import ChoiceTask, WritingTask
@@ -37,7 +37,7 @@ from whorl.stages.evaluate.measure import Asked, ask, grades, measure, select_do
 from whorl.stages.evaluate.ngram import ORDER
 from whorl.stages.evaluate.play import played
 
-__all__ = ["FieldEvaluation"]
+__all__ = ["FURTHER", "FieldEvaluation"]
 
 MAX_ROWS_BYTES = 256 * 2**20  # of token rows handed to a field's baselines
 ID_BYTES = 8
@@ -79,6 +79,7 @@ class FieldEvaluation:
             raise DataError(
                 f"no document of field {name} is held out", do="raise prepare.heldout_share"
             )
+        tokens = tokens.of_field(name)
         numbers = select_documents(documents, config.max_bytes, config.max_documents)
         asked = ask(field.task, tokens, documents, numbers)
         metric = field.task.metric
@@ -91,8 +92,8 @@ class FieldEvaluation:
         if isinstance(task, WritingTask):  # of other documents alone there may be none
             names = [document.name for document in self.asked.documents]
             further = tuple(m for m in further if any(task.is_of(m, name) for name in names))
-        if isinstance(task, PlayTask) and not all(map(task.plays, self.asked.documents)):
-            further = ()
+        if isinstance(task, PlayTask):
+            further = task.further_of(self.asked.documents)
         others = [
             replace(self, name=f"{self.name}{FURTHER}{metric.name}", metric=metric)
             for metric in further
@@ -132,16 +133,22 @@ class FieldEvaluation:
 
     def _played(self, engine: Engine, name: str, task: PlayTask) -> QualityMeasure:
         """What was chosen beside the right actions, or what came of playing."""
-        documents, window = self.asked.documents, self.config.window
-        shown = self.context.progress
+        window, shown = self.config.window, self.context.progress
         if self.metric == task.metric:
             return measure(engine, self.tokens, self.asked, window=window, progress=shown)
-        if name not in self.grades:
-            self.grades[name] = played(
-                engine, self.tokens, task, documents, window=window, progress=shown
-            )
-        numbers = np.array([grade[self.metric] for grade in self.grades[name]], np.float64)
+        documents, key = self._measured(), f"{name} {self.metric.name}"
+        if key not in self.grades:  # what is played gives all metrics of these documents
+            found = played(engine, self.tokens, task, documents, window=window, progress=shown)
+            self.grades.update({f"{name} {metric.name}": found for metric in found[0]})
+        numbers = np.array([grade[self.metric] for grade in self.grades[key]], np.float64)
         return QualityMeasure(self.metric, tuple(each.name for each in documents), *numbers.T)
+
+    def _measured(self) -> tuple[HeldoutDocument, ...]:
+        """The documents that count in this metric."""
+        task, documents = self.asked.task, self.asked.documents
+        if not isinstance(task, PlayTask):
+            return documents
+        return tuple(each for each in documents if task.measures(each, self.metric))
 
     def baselines(self, rows: RowSet, trained: Record | None) -> list[Score]:
         """Those of the field, and n-gram models of its rows where nothing is chosen."""
@@ -188,7 +195,7 @@ class FieldEvaluation:
         """Documents that count in this metric."""
         task, documents = self.asked.task, self.asked.documents
         if not isinstance(task, WritingTask):
-            return len(documents)
+            return len(self._measured())
         return sum(task.is_of(self.metric, document.name) for document in documents)
 
     def summary(self) -> dict[str, Any]:

@@ -29,9 +29,10 @@ from whorl.core.rows import RowSet
 from whorl.core.variants import Variant
 from whorl.model.folder import read_card
 from whorl.spec.resolved import EvaluateConfig
+from whorl.stages.evaluate.beside import ALONE, ByItself, scores_beside
 from whorl.stages.evaluate.contamination import seen_shares, summary_of
 from whorl.stages.evaluate.forgetting import Forgetting, ForgettingProbe
-from whorl.stages.evaluate.of_field import FieldEvaluation
+from whorl.stages.evaluate.of_field import FURTHER, FieldEvaluation
 
 __all__ = ["LOGIC_VERSION", "evaluate_key", "run"]
 
@@ -40,6 +41,7 @@ LOGIC_VERSION = 5  # raised when the same models and documents would give other 
 OpenEngine = Callable[[Path, Variant], Engine]
 Models = Mapping[Variant, Path]
 Fields = Mapping[str, Field]
+NOTHING: Mapping[str, ByItself] = {}
 
 
 def evaluate_key(
@@ -50,6 +52,7 @@ def evaluate_key(
     trained: Record | None = None,
     engine: str = "auto",
     probe: ForgettingProbe | None = None,
+    beside: Mapping[str, ByItself] = NOTHING,
 ) -> RecordKey:
     """The key of the record this work makes: the folders' contents, not their places."""
     named = {str(variant): read_card(folder).digest for variant, folder in models.items()}
@@ -72,6 +75,8 @@ def evaluate_key(
     }
     if probe is not None:
         value["forgetting"] = probe.describe()
+    if beside:
+        value["alone"] = {name: found.record.digest for name, found in beside.items()}
     inputs = {"prepare": prepared.digest}
     if trained is not None:
         inputs["train"] = trained.digest
@@ -88,6 +93,7 @@ def run(
     trained: Record | None = None,
     engine: str = "auto",
     probe: ForgettingProbe | None = None,
+    beside: Mapping[str, ByItself] = NOTHING,
 ) -> Record:
     """The record of these models' scores, made now unless it exists.
 
@@ -95,15 +101,16 @@ def run(
     trained: the record of train, so that an n-gram model is given the same rows.
     engine: serve.engine, which `engines` opens where it serves the variant.
     probe: of a model that was trained from a base, general text before and after.
+    beside: field -> a model of it alone, to compare with.
 
     Raises SpecError without a model, RecordError if a model's tokens are not those of `prepared`,
     DataError when the documents do not fit their field's metric.
     """
     if not models:
         raise SpecError("evaluate needs at least one model")
-    key = evaluate_key(config, fields, prepared, models, trained, engine, probe)
-    if (found := context.store.find(key)) is not None:
-        return found
+    key = evaluate_key(config, fields, prepared, models, trained, engine, probe, beside)
+    if (known := context.store.find(key)) is not None:
+        return known
     start = time.monotonic()
     heldout, tokens = HeldoutDocuments.open(prepared), Tokens.load(prepared.folder("tokens"))
     rows = RowSet.open(prepared)
@@ -125,8 +132,12 @@ def run(
         _before_and_after(parts, scores, engines, probe, models)
     seen = _seen(context, config, parts, rows, tokens)
     for part, of_part in zip(parts, scores, strict=True):
-        if isinstance(part, FieldEvaluation) and config.baselines:
-            of_part += part.baselines(rows, trained)
+        if isinstance(part, FieldEvaluation):
+            if (found := beside.get(part.name.partition(FURTHER)[0])) is not None:
+                assert of_part[0].measure is not None
+                of_part += scores_beside(found, part.name, of_part[0].measure.document_names)
+            if config.baselines:
+                of_part += part.baselines(rows, trained)
     with context.store.write(key) as writer:
         _write(writer, parts, scores, seen)
         writer.run.update(duration_s=time.monotonic() - start, engines=opened_names)
@@ -224,10 +235,16 @@ def _sums(scores: Sequence[Score]) -> dict[str, Any]:
     }
 
 
+def _kind(score: Score) -> str:
+    if score.variant is not None:
+        return "model"
+    return "alone" if score.name.startswith(ALONE) else "baseline"
+
+
 def _described(score: Score, field: str) -> dict[str, Any]:
     return {
         "field": field,
-        "kind": "baseline" if score.variant is None else "model",
+        "kind": _kind(score),
         "name": score.name,
         "metric": score.metric.name,
         "value": score.value,

@@ -40,7 +40,7 @@ class _Frozen(BaseModel):
 class RegisteredScore(_Frozen):
     """One line of the evaluation's scores.json."""
 
-    kind: Literal["model", "baseline"]
+    kind: Literal["model", "baseline", "alone"]
     field: str = ""  # "": registered when models had one
     name: str
     metric: str

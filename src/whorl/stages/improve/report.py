@@ -27,11 +27,13 @@ __all__ = [
     "Report",
     "ScoreRow",
     "StageRow",
+    "TogetherRow",
     "build_report",
     "compare",
     "losses_to",
     "report_of",
     "searched",
+    "together",
 ]
 
 
@@ -60,7 +62,7 @@ class ScoreRow(TypedDict):
     """A score of evaluate's scores.json. variant: format and weights; None: another method."""
 
     field: str
-    kind: str  # "model" or "baseline"
+    kind: str  # "model", "baseline", or "alone": a model of this field by itself
     name: str
     metric: str
     value: float
@@ -69,6 +71,22 @@ class ScoreRow(TypedDict):
     num_documents: int | None
     note: str
     variant: dict[str, str] | None
+
+
+class TogetherRow(TypedDict):
+    """A field's score in the model of all fields, and in a model of it alone, as it is served.
+
+    difference: of the two, with its interval where both scored the same documents.
+    """
+
+    field: str
+    metric: str
+    together: float
+    alone: float
+    difference: float
+    low: float | None
+    high: float | None
+    better: str  # "together", "alone", or "": the interval holds no difference as well
 
 
 class Report(TypedDict, total=False):
@@ -89,6 +107,7 @@ class Report(TypedDict, total=False):
     contamination: list[dict[str, Any]]  # per field: training text in the scored documents
     absent: list[str]  # methods that would stand beside a field's models, and how to get them
     losses_to: list[str]
+    together: list[TogetherRow]  # of a model of several fields, where evaluate.apart asked for it
     forgetting: dict[str, Any]  # of a model that was trained from a base
     serve: dict[str, Any]  # metrics and speeds
 
@@ -140,6 +159,8 @@ def build_report(
             f"{of['field']}: {of['absent']}" for of in evaluated["fields"] if of.get("absent")
         ]
         report["losses_to"] = losses_to(evaluated["scores"], evaluated["comparisons"])
+        if rows := together(evaluated["scores"], evaluated["comparisons"]):
+            report["together"] = rows
     if "serve" in records:
         report["serve"] = {**records["serve"].metrics, **records["serve"].run}
     return report
@@ -218,7 +239,7 @@ def losses_to(
             first.setdefault(score["field"], score)
     pairs = {(pair["field"], pair["second"]): pair for pair in comparisons}
     lines = []
-    for other in (score for score in scores if score["kind"] == "baseline"):
+    for other in (score for score in scores if score["kind"] != "model"):
         mine = first[other["field"]]
         metric = find_metric(mine["metric"])
         if metric.sign * (other["value"] - mine["value"]) <= 0:
@@ -230,6 +251,37 @@ def losses_to(
         which = f"{other['field']}: " if len(first) > 1 else ""
         lines.append(f"{which}{other['name']} is better: {told}{doubt}")
     return lines
+
+
+def together(
+    scores: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]
+) -> list[TogetherRow]:
+    """Of each field the model that is served beside the same variant of a model of it alone."""
+    pairs = {(pair["field"], pair["second"]): pair for pair in comparisons}
+    rows: list[TogetherRow] = []
+    served: dict[str, Mapping[str, Any]] = {}
+    for score in scores:
+        if score["kind"] == "model":
+            served.setdefault(score["field"], score)
+            continue
+        mine = served[score["field"]]
+        if score["kind"] != "alone" or not score["name"].endswith(f" {mine['name']}"):
+            continue
+        pair = pairs.get((score["field"], score["name"]), {})
+        better = {mine["name"]: "together", score["name"]: "alone"}
+        rows.append(
+            {
+                "field": score["field"],
+                "metric": score["metric"],
+                "together": mine["value"],
+                "alone": score["value"],
+                "difference": mine["value"] - score["value"],
+                "low": pair.get("low"),
+                "high": pair.get("high"),
+                "better": better.get(pair.get("better") or "", ""),
+            }
+        )
+    return rows
 
 
 def _doubt(pair: Mapping[str, Any] | None) -> str:

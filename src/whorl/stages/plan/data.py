@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from blake3 import blake3
 from pydantic import Field
 
-from whorl.codecs.contract import TEXT, Tokens
+from whorl.codecs.contract import CHAT, SPECIAL_CODEC, TEXT, Tokens
 from whorl.codecs.text import NUM_SPECIAL
+from whorl.codecs.together import fit_together
 from whorl.core.errors import DataError
 from whorl.core.frozen import Frozen
 from whorl.core.metrics import BITS_PER_BYTE
-from whorl.core.ports import Codec, Document, Source
+from whorl.core.ports import Document, Source
 from whorl.core.ports import Field as DataField
 from whorl.core.reasons import unreadable
 from whorl.core.sources import PASSED_OVER
@@ -30,6 +31,7 @@ __all__ = ["DataFacts", "SourceFacts", "TokenFacts", "gather_facts"]
 
 MAX_READ_BYTES = 64 * 2**20  # more is sampled
 MAX_READ_DOCUMENTS = 200_000
+MAX_MADE_DOCUMENTS = 2_000  # of a source that is computed, not read
 MAX_ARRAY_BYTES = 8 * 2**20  # of sounds and images, each of which costs time to read or to make
 SAMPLE_BYTES = 2**20  # for xz; the same as in the runs the law was fitted on
 XZ_EXPONENT = 0.1  # of the sample's size; 0.06 to 0.10 for Python code, 0.11 to 0.15 for licences
@@ -127,6 +129,12 @@ class _Read:
     num_bytes: int
     read_share: float
     reasons: Counter[str]
+    factors: dict[int, float]  # source -> its documents over those read, of what is made
+
+    @property
+    def num_documents(self) -> float:
+        """Of those made only a part was read; the others are as many in each item."""
+        return sum(self.factors.get(number, 1.0) for number, _ in self.documents)
 
 
 def gather_facts(
@@ -161,8 +169,7 @@ def gather_facts(
     tokens = [given] if given is not None else []
     if given is None:
         tokens = [_fit_tokens(fields, sources, sample, size, seed, is_open) for size in vocab_sizes]
-    documents = [document for _, document in sample]
-    facts = [_token_facts(one, documents) for one in tokens]
+    facts = [_token_facts(one, sources, sample) for one in tokens]
     if is_open and given is None and TEXT not in tokens[-1].codecs:
         whole = _fit_tokens(fields, sources, sample, vocab_sizes[-1], seed, True, True)
         used_ids = max(entry.id_end for entry in whole.contract.codecs)  # what is rare among them
@@ -171,12 +178,12 @@ def gather_facts(
     return DataFacts(
         digest=digest,
         metric=BITS_PER_BYTE.name if BITS_PER_BYTE.name in metrics else metrics[0],
-        num_documents=max(1, round(len(read.documents) * scale)),
+        num_documents=max(1, round(read.num_documents * scale)),
         num_bytes=round(read.num_bytes * scale),
-        xz_bits_per_byte=_xz_bits_per_byte([d for d in documents if d.text is not None]),
+        xz_bits_per_byte=_xz_bits_per_byte([d for _, d in sample if d.text is not None]),
         tokens=tuple(facts),
         read_share=read.read_share,
-        sources=_source_facts(tokens[-1], sources, sample),
+        sources=_source_facts(tokens[-1], sources, sample, read.factors),
     )
 
 
@@ -190,14 +197,20 @@ def _read(fields: Mapping[str, DataField], sources: Sequence[Source], seed: int)
     order = list(range(len(items)))
     random.Random(seed).shuffle(order)
     seen: set[bytes] = set()
-    read = _Read([], 0, 0, 1.0, Counter())
+    read = _Read([], 0, 0, 1.0, Counter(), {})
     array_bytes = 0
+    num_items = Counter(number for number, _ in items)
+    num_looked, made = Counter[int](), Counter[int]()  # items of what is made, documents
     for done, place in enumerate(order):
         is_enough = read.num_bytes > MAX_READ_BYTES or array_bytes > MAX_ARRAY_BYTES
         if is_enough or len(read.documents) > MAX_READ_DOCUMENTS:
             read.read_share = done / len(items)
             break
         number, item = items[place]
+        if getattr(item, "is_made", False):
+            if made[number] >= MAX_MADE_DOCUMENTS:
+                continue
+            num_looked[number] += 1
         source = sources[number]
         reject = functools.partial(_count, read.reasons)
         for document in fields[source.field].read(source, item, reject):
@@ -210,8 +223,10 @@ def _read(fields: Mapping[str, DataField], sources: Sequence[Source], seed: int)
                 continue
             seen.add(key)
             read.documents.append((number, document))
+            made[number] += 1
             read.num_bytes += len(data)
             array_bytes += sum(int(getattr(part.value, "nbytes", 0)) for part in document.parts)
+    read.factors = {number: num_items[number] / count for number, count in num_looked.items()}
     return read
 
 
@@ -254,22 +269,25 @@ def _fit_tokens(
     is_open: without text they may have more ids. is_whole: they are fitted on the whole sample.
     """
     rest = sample if is_whole else sample[_num_measured(sample) :]
-    codecs: dict[str, Codec] = {}
     groups: dict[str, list[Document]] = {}
     for name in dict.fromkeys(source.field for source in sources):
         mine = [(n, document) for n, document in sample if sources[n].field == name]
         kept = [document for n, document in rest if sources[n].field == name]
         groups[name] = kept or [document for _, document in mine]
-    for name in sorted(groups, key=lambda name: any(d.text is not None for d in groups[name])):
-        needed = _codecs_of(groups[name])
-        if not groups[name] or (needed and needed <= set(codecs)):
-            continue
-        sharing = [d for group in groups.values() for d in group if _codecs_of([d]) & needed]
-        left_ids = vocab_size - NUM_SPECIAL - sum(c.num_ids for c in codecs.values())
-        source = next(source for source in sources if source.field == name)
-        options = {"vocab_size": left_ids, "seed": seed, "options": dict(source.options)}
-        options["is_open"] = is_open and not any(d.text is not None for _, d in sample)
-        codecs = {**fields[name].fit_codecs(_first_bytes(sharing, CODEC_BYTES), options), **codecs}
+    is_open_here = is_open and not any(d.text is not None for _, d in sample)
+    common = {"seed": seed, "is_open": is_open_here}
+    options = {
+        source.field: {**common, "options": dict(source.options)} for source in reversed(sources)
+    }
+
+    def documents_of(names: Sequence[str], text_ids: int | None) -> list[Document]:
+        mine = [document for name in names for document in groups[name]]
+        if len(names) > 1:
+            random.Random(seed).shuffle(mine)
+        return _first_bytes(mine, CODEC_BYTES)
+
+    known = {name: _codecs_of(documents) for name, documents in groups.items() if documents}
+    codecs = fit_together(fields, known, documents_of, options, vocab_size)
     needed_ids = NUM_SPECIAL + sum(codec.num_ids for codec in codecs.values())
     if is_open and TEXT not in codecs:
         vocab_size = max(vocab_size, needed_ids)
@@ -277,7 +295,8 @@ def _fit_tokens(
 
 
 def _codecs_of(documents: Sequence[Document]) -> set[str]:
-    return {part.codec for document in documents for part in document.parts} - {"special"}
+    used = {part.codec for document in documents for part in document.parts}
+    return {TEXT if name == CHAT else name for name in used} - {SPECIAL_CODEC}
 
 
 def _num_measured(sample: Sized) -> int:
@@ -294,13 +313,14 @@ class _Counted:
     num_refused: int = 0
 
     @classmethod
-    def of(cls, tokens: Tokens, documents: Sequence[Document]) -> _Counted:
+    def of(cls, tokens: Tokens, sources: Sequence[Source], sample: Sample) -> _Counted:
         """Raises DataError if none can be encoded; prepare passes over those too."""
         counted = cls([])
-        measured = _first_bytes(documents, MEASURED_BYTES)
-        for document in measured:
+        views = [tokens.of_field(source.field) for source in sources]
+        measured = sample[: len(_first_bytes([d for _, d in sample], MEASURED_BYTES))]
+        for number, document in measured:
             try:
-                ids, mask = tokens.encode_arrays(document)
+                ids, mask = views[number].encode_arrays(document)
             except DataError:
                 counted.num_refused += 1
                 if counted.num_refused == len(measured):
@@ -321,14 +341,14 @@ class _Counted:
         return num_bytes / len(sample) * total / self.text_bytes * kept_share
 
 
-def _token_facts(tokens: Tokens, sample: Sequence[Document]) -> TokenFacts:
+def _token_facts(tokens: Tokens, sources: Sequence[Source], sample: Sample) -> TokenFacts:
     """Counted on what the codecs were not fitted on (on all of it if it is small)."""
-    counted = _Counted.of(tokens, sample[: _num_measured(sample)])
+    counted = _Counted.of(tokens, sources, sample[: _num_measured(sample)])
     total = sum(counted.lengths)
     return TokenFacts(
         vocab_size=tokens.contract.vocab_size,
         used_ids=max(entry.id_end for entry in tokens.contract.codecs),
-        tokens_per_document=counted.mean_length(sample),
+        tokens_per_document=counted.mean_length([document for _, document in sample]),
         trained_share=counted.trained / total,
         bytes_per_token=counted.text_bytes / total if counted.text_bytes else None,
         document_tokens=tuple(sorted(counted.lengths)),
@@ -337,21 +357,23 @@ def _token_facts(tokens: Tokens, sample: Sequence[Document]) -> TokenFacts:
 
 
 def _source_facts(
-    one: Tokens, sources: Sequence[Source], sample: Sample
+    one: Tokens, sources: Sequence[Source], sample: Sample, factors: Mapping[int, float]
 ) -> tuple[SourceFacts, ...]:
     """How the tokens are spread over several sources. Raises DataError if one has none."""
     if len(sources) < 2:
         return ()
     tokens, trained = [], []
     for number, source in enumerate(sources):
-        documents = [document for n, document in sample if n == number]
-        counted = _Counted.of(one, documents[:MEASURED_DOCUMENTS]) if documents else _Counted([])
+        mine = [(n, document) for n, document in sample if n == number]
+        documents = [document for _, document in mine]
+        counted = _Counted.of(one, sources, mine[:MEASURED_DOCUMENTS]) if mine else _Counted([])
         if not counted.trained:
             raise DataError(
                 f"source {source.source} has nothing to train on",
                 found=f"{len(documents)} documents without a trained token",
             )
-        tokens.append(len(documents) * counted.mean_length(documents))
+        count = factors.get(number, 1.0) * len(documents)
+        tokens.append(count * counted.mean_length(documents))
         trained.append(counted.trained / sum(counted.lengths))
     return tuple(
         SourceFacts(

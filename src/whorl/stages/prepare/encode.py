@@ -44,6 +44,7 @@ class EncodeTask:
 
     path: Path
     source_number: int
+    field: str  # of the source
     offsets: NDArray[np.int64]
     actions: NDArray[np.int8]
     cut_share: float
@@ -81,6 +82,7 @@ class Encoded:
 
 def encode(tokens: Tokens, task: EncodeTask) -> Encoded:
     """Run a task. Documents that codecs refuse, or without a trained token, count as rejected."""
+    tokens = tokens.of_field(task.field)
     lengths: list[tuple[int, int, int]] = []  # of all, of the first chat, bytes
     is_heldout: list[bool] = []
     names: list[str] = []

@@ -262,6 +262,7 @@ class _Preparation:
             EncodeTask(
                 part.path,
                 part.source_number,
+                self.sources[part.source_number].field,
                 part.offsets,
                 actions[int(corpus.firsts[place]) : int(corpus.firsts[place + 1])],
                 cut_share,

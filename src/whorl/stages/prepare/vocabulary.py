@@ -6,10 +6,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from whorl.codecs.contract import Tokens
-from whorl.codecs.text import MAX_TRAINING_BYTES, NUM_SPECIAL
+from whorl.codecs.text import MAX_TRAINING_BYTES
+from whorl.codecs.together import fit_together, texts_of
 from whorl.codecs.tokenizer import TextCodec
 from whorl.codecs.words import MAX_RUN
-from whorl.core.ports import Codec, Document, Field, Source
+from whorl.core.ports import Field, Source
 from whorl.spec.resolved import PrepareConfig
 from whorl.stages.prepare.corpus import TrainingDocuments
 
@@ -35,10 +36,8 @@ def build_tokens(
 ) -> tuple[Tokens, int]:
     """(the contract, documents on which the text encoders were compared).
 
-    Each field fits its codecs on the documents of all sources that share a codec with it. Fields
-    without text come first, so that text gets the ids that are left. A codec that exists already
-    (two fields of text) is not fitted again. Plain text is sampled, other documents are all
-    given: a closed set of labels must be whole. Raises DataError or SpecError.
+    As `fit_together` says. Plain text is sampled, other documents are all given: a closed set of
+    labels must be whole. Raises DataError or SpecError.
     """
     by_field: dict[str, list[int]] = {}
     for number, source in enumerate(sources):
@@ -47,38 +46,29 @@ def build_tokens(
         field: frozenset().union(*(codecs_of_source[number] for number in numbers))
         for field, numbers in by_field.items()
     }
-    codecs: dict[str, Codec] = {}
-    for field in sorted(by_field, key=lambda field: TEXT in names[field]):
-        if names[field] and names[field] <= set(codecs):
-            continue
-        sharing = frozenset(
-            number
-            for number, _ in enumerate(sources)
-            if sources[number].field == field or codecs_of_source[number] & names[field]
-        )
-        left_ids = config.vocab_size - NUM_SPECIAL - sum(c.num_ids for c in codecs.values())
-        only_text = all(codecs_of_source[number] == {TEXT} for number in sharing)
-        sample_bytes = ALL_BYTES
-        if only_text:
-            new = _share_of_new(documents_of(sharing, GLANCE_BYTES))
-            most = min(MAX_TRAINING_BYTES, left_ids * TRAINING_BYTES_PER_ID)
-            sample_bytes = min(most, int(min(MAX_NEW_BYTES, left_ids * NEW_BYTES_PER_ID) / new))
-        fitted = fields[field].fit_codecs(
-            documents_of(sharing, sample_bytes),
-            {
-                "vocab_size": left_ids,
-                "seed": config.seed,
-                "options": dict(sources[by_field[field][0]].options),
-            },
-        )
-        codecs = {**fitted, **codecs}
+    options = {
+        field: {"seed": config.seed, "options": dict(sources[numbers[0]].options)}
+        for field, numbers in by_field.items()
+    }
+
+    def documents(wanted: Sequence[str], text_ids: int | None) -> TrainingDocuments:
+        numbers = frozenset(number for field in wanted for number in by_field[field])
+        if text_ids is None:
+            return documents_of(numbers, ALL_BYTES)
+        glance = documents_of(numbers, GLANCE_BYTES)
+        texts = texts_of(glance) if len(wanted) > 1 else (each.text or "" for each in glance)
+        most = min(MAX_TRAINING_BYTES, text_ids * TRAINING_BYTES_PER_ID)
+        most_new = min(MAX_NEW_BYTES, text_ids * NEW_BYTES_PER_ID)
+        return documents_of(numbers, min(most, int(most_new / _share_of_new(texts))))
+
+    codecs = fit_together(fields, names, documents, options, config.vocab_size)
     tokens = Tokens.build(codecs, config.vocab_size)
     return tokens, _check(tokens, documents_of, len(sources))
 
 
-def _share_of_new(documents: Iterable[Document]) -> float:
+def _share_of_new(texts: Iterable[str]) -> float:
     """The part of a text in words that were not met before in it; 1 of a text without words."""
-    words = [word for document in documents for word in WORD.findall(document.text or "")]
+    words = [word for text in texts for word in WORD.findall(text)]
     return sum(map(len, set(words))) / sum(map(len, words)) if words else 1.0
 
 

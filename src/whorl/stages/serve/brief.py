@@ -54,7 +54,7 @@ def samples_of(name: str, task: Task, prepared: Record) -> Samples:
     answer is the most probable one.
     """
     documents = HeldoutDocuments.open(prepared).of_field(name)
-    tokens = Tokens.load(prepared.folder("tokens"))
+    tokens = Tokens.load(prepared.folder("tokens")).of_field(name)
     passages = passages_of(documents, tokens)
     if task.prompts:
         judged = task.accepts(task.prompts[0], "\n") is not None
