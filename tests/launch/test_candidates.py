@@ -196,8 +196,10 @@ def test_what_is_not_measured_in_time_is_as_of_usual_machines(begin_s: float) ->
     assert found.took_s < LIMIT_S and found.measured == len(turns.known) < 5
     assert found.settings["lanes"] == 2 and found.settings["precision"] == "fp32"
     assert found.settings["muon_dtype"] == "fp32"
-    assert fit_level(found).spread < 0.2
+    step = reference_load(found.steps[0])
+    assert 0 < predicted_step_s(step, found, fit_level(found)) < 1.0
     if not turns.known:
+        assert fit_level(found).spread < 0.1
         assert "measured 0 of 2 ways: the machine was busy" in found.choices[1].reason
         (rate,) = {rate.flops_per_s for rate in found.matmuls if rate.precision == "fp32"}
         assert rate == USUAL["matmul"]
@@ -209,11 +211,9 @@ def test_a_slow_machine_is_asked_for_smaller_steps() -> None:
     bench = PaperBench(table, speed=0.05)
     found, turns = measured(facts(2, False), bench)
     assert found.took_s <= MEASURE_S + bench.longest_s < LIMIT_S
-    assert {name for name in turns.known if name.startswith("choice")} == {
-        "choice of 2 rows: 2 x 1 fp32",
-        "choice of 2 rows: 1 x 2 fp32",
-    }
-    assert "the 20 s for it were over" not in found.choices[0].reason  # its ways were all tried
+    ways = {name for name in turns.known if name.startswith("choice")}
+    assert ways == {"choice of 2 rows: 2 x 1 fp32"}
+    assert "measured 1 of 2 ways: the 20 s for it were over" in found.choices[0].reason
     assert found.measured < found.wanted and not found.was_busy
     rates = {rate.flops_per_s for rate in found.matmuls}
     assert max(rates) < 0.06 * USUAL["matmul"]  # what is missing has this machine's speed

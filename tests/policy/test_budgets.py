@@ -17,7 +17,7 @@ PACKAGE_LINES = {
     "engines": 4_417,
     # speech: voices, sentences, people's formats; boxes, printed lines, an assistant
     "fields": 8_800,
-    "launch": 1_125,
+    "launch": 1_560,  # a budget for measuring: turns, figures, what stands in for what is missing
     "model": 3_418,
     "schemes": 638,
     "spec": 1_382,
@@ -29,7 +29,7 @@ PACKAGE_LINES = {
     # told apart by kind and by what their plan predicted
     "stages/plan": 12_200,
     "stages/prepare": 2_280,
-    "stages/serve": 7_114,
+    "stages/serve": 7_180,
     "stages/train": 2_818,
     "studio": 1,
     "testing": 552,

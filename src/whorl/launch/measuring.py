@@ -68,7 +68,7 @@ def measure(facts: MachineFacts, bench: Bench, turns: Turns) -> None:
     products = [Trial(product_name(d), partial(bench.product, d)) for d in DTYPE_NAMES]
     turns.take(products, first_s, most=PRODUCT_TRIES)
     muon = [Trial(muon_name(d), partial(bench.muon, d)) for d in muon_dtypes(turns.known)]
-    turns.take([_trial(bench, ways[0]), *muon], first_s)
+    turns.take([*muon, _trial(bench, ways[0])], first_s)
     turns.take([_trial(bench, way) for way in _worth_trying(ways, turns)], first_s)
     layout, *_ = choices(facts, turns.known)
     precise = precision_ways(facts, rows, layout.settings, turns.known)
