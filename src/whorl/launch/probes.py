@@ -220,7 +220,8 @@ class TorchBench:
         """Scaled dot-product attention and its gradients, plainly causal or with a mask."""
         seq_len, head_dim = rate.shape
         num_rows, pool = ATTENTION_TOKENS // seq_len, self._pool(rate.precision)
-        size, mask = (num_rows, seq_len, ATTENTION_HEADS, head_dim), None
+        size = num_rows, seq_len, ATTENTION_HEADS, head_dim
+        mask: Tensor | None = None
         if rate.masked:
             lower = torch.ones(seq_len, seq_len, dtype=torch.bool).tril()
             blocked = torch.zeros(num_rows, 1, seq_len, seq_len).masked_fill_(~lower, -math.inf)
