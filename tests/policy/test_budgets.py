@@ -51,7 +51,7 @@ def long_files(files: tuple[SourceFile, ...]) -> list[str]:
 
 def long_functions(file: SourceFile) -> list[str]:
     offenders = []
-    for node in ast.walk(file.tree):
+    for node in file.nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
             if lines >= MAX_FUNCTION_LINES:
