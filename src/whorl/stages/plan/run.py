@@ -55,6 +55,9 @@ __all__ = [
 ]
 
 LOGIC_VERSION = 6  # raised when the same recipe, data and machine would get another plan
+Measure = Callable[[], Machine]
+Gather = Callable[[], DataFacts]
+Compiled = Callable[[Machine], Machine]
 IDS_MULTIPLE = 64
 ADDED_BUDGETS = ("device_hours", "usd")  # not in the keys of plans that do not use them
 ADDED_KEYS = ("lora", "dpo", "distil")  # of train, likewise
@@ -109,10 +112,6 @@ def _said_defaults(recipe: Recipe) -> list[str]:
     """Keys that give way to what suits a base, unless the recipe says them: they look alike."""
     said = [f"train.{key}" for key in GIVING_WAY if key in recipe.train.model_fields_set]
     return said + ["evaluate.max_bytes"] * ("max_bytes" in recipe.evaluate.model_fields_set)
-
-
-Measure, Gather = Callable[[], Machine], Callable[[], DataFacts]
-Compiled = Callable[[Machine], Machine]
 
 
 def find_or_make(
