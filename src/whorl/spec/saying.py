@@ -70,9 +70,9 @@ def _is_group(info: FieldInfo) -> bool:
 
 def _empty(info: FieldInfo) -> Any:
     """What holds nothing, of a key that may: a list, texts by name, a group of limits; or None."""
-    kind = get_origin(info.annotation)
-    if kind in (tuple, dict) and not info.is_required():
-        return kind()
+    for kind in map(get_origin, (info.annotation, *get_args(info.annotation))):
+        if kind in (tuple, dict) and not info.is_required():
+            return kind()
     group = group_of(info.annotation) if _is_group(info) else None
     if group is not None and all(map(_may_be_null, group.model_fields.values())):
         return {}
