@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
 import whorl
 from tests.stages.plan.conftest import machine
+from whorl.cli.main import build_app
 from whorl.core.digests import digest_value, write_sealed
 from whorl.core.errors import WhorlError
 from whorl.core.records import Record, RecordKey, RecordStore
@@ -42,6 +45,28 @@ def test_prepare_of_given_sizes_measures_nothing(recipe: dict[str, object], tmp_
     record = whorl.prepare(recipe, overrides=sizes, home=tmp_path / "runs", workers=1)
     assert record.metrics["used_ids"] <= 300
     assert not (tmp_path / "runs/mine/plan").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "exit_code", "told"),
+    [
+        (("explain", "RECIPE", "budget.train_time"), 0, "5"),
+        (("explain", "RECIPE", "seed"), 0, "everything random"),
+        (("explain", "RECIPE", "train.steps"), 1, "was to be measured"),
+        (("doctor", "--json"), 0, '"calibration": null'),
+    ],
+)
+def test_a_command_that_needs_no_measurement_waits_for_none(
+    recipe: dict[str, object], words: tuple[str, ...], exit_code: int, told: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(json.dumps(recipe))
+    given = [str(path) if word == "RECIPE" else word for word in words]
+    found = CliRunner().invoke(build_app(words[0]), [*given, "--home", str(tmp_path / "runs")])
+    if exit_code:
+        assert isinstance(found.exception, WhorlError) and told in str(found.exception)
+    else:
+        assert found.exit_code == 0 and told in found.output, found.output
 
 
 def test_open_sizes_are_planned(recipe: dict[str, object], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,30 @@ def test_a_model_saved_in_16_bits_is_exported(dtype: torch.dtype, tmp_path: Path
         expected = theirs(torch.from_numpy(ids)).logits.numpy()
     found = run_graph(tmp_path / "f32", [ids], np.ones_like(ids))
     np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+def test_a_failed_conversion_silences_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO's converter sets the level of all logging; a server's warnings were lost after."""
+    import openvino
+
+    root, levels = logging.getLogger(), list[int]()
+    before = root.level, list(root.filters), list(root.handlers)
+    convert = openvino.convert_model
+
+    def fails(traced: object) -> object:
+        try:
+            return convert(str(tmp_path / "nothing.onnx"))
+        finally:
+            levels.append(root.level)
+
+    monkeypatch.setattr(openvino, "convert_model", fails)
+    tiny_model_folder(tmp_path / "hf", steps=0, layers=1)
+    with pytest.raises(Exception, match=r"nothing\.onnx|not"):
+        export_openvino(tmp_path / "hf", tmp_path / "f32")
+    assert levels == [logging.ERROR] != [before[0]]
+    assert (root.level, root.filters, root.handlers) == before
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -169,7 +169,7 @@ def test_single_candidates_are_told_by_few_answers(
     rows = [*([i] for i in range(20, 220)), [7, 8], [20], []]
     try:
         scores = engine.score(rows, (1, 2, 3))
-        again = engine.score([[5]], (1, 2, 3))
+        again = engine.score([[5]], tuple([1, 2, 3]))  # noqa: C409 - an equal one of another's
     finally:
         engine.close()
     for row, found in zip([*rows, [5]], [*scores, *again], strict=True):
@@ -180,6 +180,39 @@ def test_single_candidates_are_told_by_few_answers(
     assert len(singles) == (2 + 198 if is_old else 2) + 1
     salts = [body["cache_salt"] for body in singles]
     assert len(set(salts[:-1])) == 1 and salts[-1] != salts[0]  # nobody sees what another asked
+
+
+def test_candidates_of_several_ids_share_a_long_prefix_in_the_cache(
+    fake: Path, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM reads a prompt whole, whatever is cached, where its log-probabilities are asked for."""
+    monkeypatch.setenv("FAKE_VLLM_BEFORE", "1")
+    monkeypatch.setattr("whorl.engines.vllm_scores.BLOCK_TOKENS", 16)
+    prefix = tuple(range(100, 200))
+    rows = [[7, 8, 9], [7, 8, 3], [7, 4], [5], [6, 1, 2, 3], [], [5, 5]]
+    engine = open_engine(folders / "hf", name="vllm", setup=SETUP)
+    try:
+        scores = engine.score(rows, prefix)
+        engine.score(rows[:1], prefix)  # another piece of the same question
+        engine.score(rows[:1], tuple(prefix[:50]))
+        short = engine.score(rows[:3], (1, 2))
+    finally:
+        engine.close()
+    for found, begin in ((scores, 199), (short, 2)):
+        for row, values in zip(rows, found, strict=False):
+            before = [begin, *row[:-1]]
+            np.testing.assert_allclose(
+                values, [-i / 100 - b for i, b in zip(row, before, strict=False)]
+            )
+    asked = bodies(fake)
+    after = [tuple(body["prompt"][100:]) for body in asked if len(body["prompt"]) >= 100]
+    first, other = after[:7], after[7:]
+    assert first[0] == () and sorted(first) == [(), (5,), (6,), (6, 1), (6, 1, 2), (7,), (7, 8)]
+    assert sorted(other) == [(), (7,), (7, 8)]
+    assert all("prompt_logprobs" not in each for each in asked[:-3])
+    assert all("prompt_logprobs" in each for each in asked[-3:])  # that is cheaper there
+    salts = [each["cache_salt"] for each in asked[:-3]]
+    assert len(set(salts[:10])) == 1 and len(set(salts[10:])) == 1 and salts[0] != salts[10]
 
 
 def test_a_score_that_fails_ends_the_others(engine: VllmEngine, fake: Path) -> None:

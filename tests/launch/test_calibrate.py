@@ -1,11 +1,13 @@
-"""Calibration: measured once and kept; the stopwatch against a fake clock.
+"""Calibration: measured once and kept; what torch does for it, and the deadline of its process.
 
 Axes: B rows, H heads, T tokens of a row, S tokens attended to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,13 +17,14 @@ from tests.stages.plan.conftest import machine
 from whorl.arch.dense import dense_shape
 from whorl.core.digests import write_sealed
 from whorl.core.errors import MissingExtra, PlanError, RecordError
-from whorl.launch import calibrate, probes
-from whorl.launch.calibrate import best_of, calibration_path, this_machine
+from whorl.launch import calibrate
+from whorl.launch.calibrate import calibration_path, this_machine
+from whorl.launch.figures import rates_of, step_config
 from whorl.launch.machine import machine_facts
-from whorl.launch.probes import Pool, Stopwatch
+from whorl.launch.probes import MeteredLanes, Pool, TorchBench, timed_step
 from whorl.launch.rehearsal import made_up_batch, rehearsed_step
 from whorl.spec.resolved import TrainConfig
-from whorl.stages.plan.hardware import Calibration, MachineFacts, MeasuredChoice
+from whorl.stages.plan.hardware import Calibration, MachineFacts
 
 TINY = dense_shape(
     layers=1,
@@ -70,29 +73,31 @@ def test_a_machine_is_measured_once(measured: list[MachineFacts], tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("noises", "used_percent", "kept"),
+    ("busies", "used_percent", "kept"),
     [
-        ((0.3, 0.05), 3.0, 0.05),  # busy then, quiet now
-        ((0.3, 0.05), 60.0, 0.3),  # still busy: a plan does not wait for it
-        ((0.3, 0.4, 0.5), 3.0, 0.3),  # no better
+        ((0.8, 0.05), 3.0, 0.05),  # busy then, quiet now
+        ((0.8, 0.05), 60.0, 0.8),  # still busy: a plan does not wait for it
+        ((0.8, 0.9, 0.95), 3.0, 0.8),  # no better
         ((0.2, 0.05), 3.0, 0.2),
     ],
 )
 def test_what_was_measured_on_a_busy_machine_is_measured_again_on_a_quiet_one(
-    noises: Sequence[float],
+    busies: Sequence[float],
     used_percent: float,
     kept: float,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    left = list(noises)
-    monkeypatch.setattr(
-        calibrate, "_measure_apart", lambda facts: machine(noise=left.pop(0)).calibration
-    )
+    left = list(busies)
+
+    def fake(facts: MachineFacts) -> Calibration:
+        return machine().calibration.model_copy(update={"busy": left.pop(0)})
+
+    monkeypatch.setattr(calibrate, "_measure_apart", fake)
     monkeypatch.setattr(calibrate.psutil, "cpu_percent", lambda interval: used_percent)
-    assert this_machine(tmp_path).calibration.noise == noises[0]
-    assert this_machine(tmp_path).calibration.noise == kept
-    assert this_machine(tmp_path).calibration.noise == kept
+    assert this_machine(tmp_path).calibration.busy == busies[0]
+    assert this_machine(tmp_path).calibration.busy == kept
+    assert this_machine(tmp_path).calibration.busy == kept
 
 
 def test_damaged_figures_are_refused(measured: list[MachineFacts], tmp_path: Path) -> None:
@@ -109,33 +114,9 @@ def test_figures_of_an_earlier_version_are_measured_again(
     measured: list[MachineFacts], tmp_path: Path
 ) -> None:
     path = calibration_path(tmp_path, this_machine(tmp_path).facts)
-    write_sealed(path, {"version": 1, "matmuls": []})
-    assert this_machine(tmp_path).calibration.version == 2
+    write_sealed(path, {"version": 2, "matmuls": []})
+    assert this_machine(tmp_path).calibration.version == 3
     assert len(measured) == 2
-
-
-@pytest.mark.parametrize(
-    ("noise", "took_s", "rounds"), [(0.02, 5.0, 1), (0.5, 5.0, 2), (0.5, 11.0, 2)]
-)
-def test_a_disturbed_round_is_repeated_if_there_is_time(
-    noise: float, took_s: float, rounds: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With the choices of the first, and so that both end within the limit."""
-    now, asked = [0.0], []
-
-    def fake(
-        facts: MachineFacts, patience_s: float, taken: Sequence[MeasuredChoice] = ()
-    ) -> Calibration:
-        asked.append((patience_s, tuple(taken)))
-        now[0] += min(took_s, patience_s + 2.0)
-        return machine(noise=noise).calibration
-
-    monkeypatch.setattr(calibrate, "_run_measure", fake)
-    monkeypatch.setattr(calibrate.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(calibrate.psutil, "cpu_percent", lambda interval: 3.0)
-    found = calibrate._measure_apart(machine_facts())
-    assert len(asked) == rounds and found.took_s <= calibrate.LIMIT_S
-    assert [taken for _, taken in asked[1:]] == [found.choices] * (rounds - 1)
 
 
 @pytest.mark.parametrize(
@@ -149,49 +130,44 @@ def test_a_failed_measurement_says_so(
     script: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     broken = tmp_path / "python"
-    broken.write_text(f'#!/bin/sh\nexec {calibrate.sys.executable} -c "$(cat {tmp_path}/script)"\n')
+    broken.write_text(f'#!/bin/sh\nexec {sys.executable} -c "$(cat {tmp_path}/script)"\n')
     (tmp_path / "script").write_text(script)
     broken.chmod(0o755)
-    monkeypatch.setattr(calibrate.sys, "executable", str(broken))
+    monkeypatch.setattr("sys.executable", str(broken))
     with pytest.raises(error):
         calibrate._measure_apart(machine_facts())
 
 
-def test_the_best_of_several_rounds_is_kept() -> None:
-    """A round that was disturbed adds nothing but its noise."""
-    quiet, busy = machine(), machine(speed=0.5, noise=0.6)
-    best = best_of([busy.calibration, quiet.calibration])
-    for name in ("matmuls", "attentions", "traffic", "steps", "operation_s"):
-        assert getattr(best, name) == getattr(quiet.calibration, name)
-    assert best.noise == pytest.approx(1.0)  # half as fast
-    assert best_of([busy.calibration, *[quiet.calibration] * 2]).noise == 0
-    assert best_of([busy.calibration]) == busy.calibration
+TOLD = """["choice of 8 rows: 2 x 1 fp32", 0.9, 0.05]
+["product in fp32", 0.001, 0.001]
+["Muon's iteration in fp32", 0.004, 0.004]
+["product in bf16", 0.0"""
 
 
-def test_the_fastest_repeat_counts() -> None:
-    """A clock that every run moves by its own seconds: noise only makes a repeat slower."""
-    now, durations = [0.0], iter([9.0, 3.0, 1.0, 2.0, 1.5, 4.0, 1.2, 1.1, 1.3])
-
-    def run() -> None:
-        now[0] += next(durations)
-
-    watch = Stopwatch(8.0, patience_s=1000.0, clock=lambda: now[0], begin=0.0)
-    assert watch.fastest(run) == pytest.approx(1.0)  # the first is not counted
-    assert watch.noise == pytest.approx(1.0)  # median 2, fastest 1
-
-
-@pytest.mark.parametrize(("begin", "expected"), [(89.0, 2), (80.0, 1)])
-def test_a_busy_machine_ends_the_patience(begin: float, expected: int) -> None:
-    """Runs of 5 s with ten seconds of patience: repeats end with it; after it one run must do."""
-    now, runs = [90.0], [0]
-
-    def run() -> None:
-        now[0] += 5.0
-        runs[0] += 1
-
-    watch = Stopwatch(seconds_each=0.1, patience_s=10.0, clock=lambda: now[0], begin=begin)
-    assert watch.fastest(run) == pytest.approx(5.0)
-    assert runs[0] == expected
+@pytest.mark.parametrize("told", [TOLD, ""])
+def test_a_call_that_does_not_return_ends_with_the_limit(
+    told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its process is ended, and what it had told until then is what counts."""
+    python, script = tmp_path / "python", tmp_path / "script.py"
+    words = f"import sys, time\nsys.stdout.write({told!r})\nsys.stdout.flush()\ntime.sleep(600)\n"
+    script.write_text(words)
+    python.write_text(f"#!/bin/sh\nexec {sys.executable} {script}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(python))
+    monkeypatch.setattr(calibrate, "LIMIT_S", 2.0)
+    monkeypatch.setattr(calibrate.psutil, "cpu_percent", lambda interval: 95.0)
+    two = machine().facts
+    begin_s = time.monotonic()
+    found = calibrate._measure_apart(two)
+    assert time.monotonic() - begin_s < 4.0
+    assert found.measured == (3 if told else 0) and found.wanted > 30 and found.busy == 0.95
+    assert found.settings["precision"] == "fp32"
+    assert "measured 1 of 2 ways: the machine was busy" in found.choices[1].reason or not told
+    assert all(rate.flops_per_s > 0 for rate in (*found.matmuls, *found.orthogonalise))
+    if told:  # that step is the only whole one: it sets the level, by the processor's time
+        (step,) = found.steps
+        assert (step.step_s, step.rows, step.lanes) == (0.05, 4, 2)
 
 
 def test_operands_come_one_after_the_other() -> None:
@@ -202,22 +178,57 @@ def test_operands_come_one_after_the_other() -> None:
     assert pool.take(size).data_ptr() == first.data_ptr()  # around again
 
 
-def test_probes_give_rates_of_the_right_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probes_give_rates_of_the_right_size() -> None:
     """Anything that computes makes 10 MFLOP/s and moves 1 MB/s; nothing makes 100 TFLOP/s."""
-    monkeypatch.setattr(probes, "MATMUL_SHAPES", ((64, 32, 48),))
-    monkeypatch.setattr(probes, "ATTENTION_SHAPES", ((32, 16),))
-    monkeypatch.setattr(probes, "TRAFFIC_BYTES", (2**16,))
-    monkeypatch.setattr(probes, "ORTHOGONALISE_SHAPES", ((2, 16, 32),))
-    watch, pool = Stopwatch(seconds_each=0.0), Pool(torch.float32)
-    (matmul,) = probes.matmul_rates(watch, pool, "fp32")
-    assert 1e7 < matmul.flops_per_s < 1e14
-    assert [rate.masked for rate in probes.attention_rates(watch, pool, "fp32")] == [False, True]
-    (traffic,) = probes.traffic_rates(watch, pool)
-    assert 1e6 < traffic.bytes_per_s < 1e13
-    (ortho,) = probes.orthogonalise_rates(watch, lambda matrices: matrices @ matrices.mT, "fp32")
-    assert (ortho.tokens, ortho.rows, ortho.columns) == (2, 16, 32)
-    assert 1e-9 < probes.operation_s(watch) < 1e-1
-    assert 1e4 < probes.exponentials_per_s(watch, pool) < 1e12
+    bench, taken = TorchBench(), {"threads": 1, "lanes": 1, "muon_dtype": "fp32"}
+    least = {"matmul": 1e7, "orthogonalise": 1e7, "traffic": 1e6, "operations": 1e3}
+    seen = set()
+    for rate in rates_of(bf16=False, muon_dtype="fp32")[:7]:  # one of each group
+        once = bench.rate(rate, taken)
+        once()
+        found = once()
+        assert found.cpu_s is not None and found.cpu_s <= 1.5 * found.wall_s
+        assert least.get(rate.kind, 1e4) < rate.amount / found.cpu_s < 1e14
+        assert rate.told(7.0) in (7.0, 1 / 7.0) or 7.0 in rate.told(7.0).model_dump().values()
+        seen.add(rate.group)
+    assert len(seen) == 7
+    for once in (bench.product("bf16"), bench.muon("fp32")):
+        assert once().wall_s > 0
+
+
+def test_a_lane_that_waits_for_a_core_costs_the_step_nothing() -> None:
+    """Lanes that sleep stand for those that others keep from their cores; work is counted once."""
+
+    def work(spins_s: float, sleeps_s: float) -> Callable[[], None]:
+        def run() -> None:
+            end_s = time.thread_time() + spins_s
+            while time.thread_time() < end_s:
+                pass
+            time.sleep(sleeps_s)
+
+        return run
+
+    lanes = MeteredLanes(2, 2)
+    lanes.run([work(0.05, 0.2), work(0.01, 0.3)])
+    assert 0.05 <= lanes.busy_s < 0.15
+    lanes.run_one(work(0.02, 0.1))
+    assert 0.07 <= lanes.busy_s < 0.2
+    before_s = lanes.busy_s
+    lanes.run([work(0.01, 0.0)])  # by the caller's own thread, whose clock counts it
+    assert lanes.busy_s == before_s
+    lanes.close()
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_a_timed_step_is_a_step_of_training(lanes: int) -> None:
+    """The same losses as of the trainer it stands for, and the time of all its lanes."""
+    settings = {"threads": lanes, "lanes": lanes}
+    once = timed_step(TINY, step_config(2, 32, settings))
+    tries = [once() for _ in range(3)]
+    for found in tries:
+        assert found.cpu_s is not None and 0 < found.cpu_s < 3 * found.wall_s
+    spinning = timed_step(TINY, step_config(2, 32, {"threads": 2, "lanes": 1}))()
+    assert spinning.cpu_s is None and spinning.wall_s > 0
 
 
 def test_a_rehearsed_step_trains() -> None:

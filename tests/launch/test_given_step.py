@@ -71,7 +71,7 @@ def test_where_it_cannot_be_done_the_reason_is_told(tmp_path: Path, monkeypatch:
     for ends, reason in (("kill -9 $$", "its process was killed"), ("exit 3", "ended with 3")):
         (script := tmp_path / "python").write_text(f"#!/bin/sh\n{ends}\n")
         script.chmod(0o755)
-        monkeypatch.setattr(given_step.sys, "executable", str(script))
+        monkeypatch.setattr("sys.executable", str(script))
         found = rehearsal_of(tmp_path, SHAPE, config(), 1)
         assert isinstance(found, NotRehearsed) and reason in found.reason
 

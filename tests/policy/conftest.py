@@ -23,6 +23,11 @@ class SourceFile:
     def tree(self) -> ast.Module:
         return ast.parse(self.text, self.name)
 
+    @functools.cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        """All of the tree: several rules look at each, and walking takes longer than looking."""
+        return tuple(ast.walk(self.tree))
+
     @property
     def module(self) -> str:
         """whorl.core.records for src/whorl/core/records.py; "" outside src/."""
@@ -37,9 +42,14 @@ def python_files(*folders: str) -> tuple[SourceFile, ...]:
     """Every Python file below the folders (all of ours by default), in a fixed order."""
     found: list[SourceFile] = []
     for folder in folders or CODE_FOLDERS:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            found.append(SourceFile(str(path.relative_to(ROOT)), path.read_text("utf-8")))
+        found += map(_source_file, sorted((ROOT / folder).rglob("*.py")))
     return tuple(found)
+
+
+@functools.cache
+def _source_file(path: Path) -> SourceFile:
+    """The same object for every rule that looks at it."""
+    return SourceFile(str(path.relative_to(ROOT)), path.read_text("utf-8"))
 
 
 @functools.cache

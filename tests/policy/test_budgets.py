@@ -17,7 +17,7 @@ PACKAGE_LINES = {
     "engines": 4_417,
     # speech: voices, sentences, people's formats; boxes, printed lines, an assistant
     "fields": 8_800,
-    "launch": 1_125,
+    "launch": 1_560,  # a budget for measuring: turns, figures, what stands in for what is missing
     "model": 3_418,
     "schemes": 638,
     "spec": 1_382,
@@ -27,9 +27,9 @@ PACKAGE_LINES = {
     "stages/improve": 407,
     # a file for each tool, with its defaults, and for each software; objectives, images, own runs
     # told apart by kind and by what their plan predicted
-    "stages/plan": 12_170,
+    "stages/plan": 12_300,
     "stages/prepare": 2_280,
-    "stages/serve": 7_600,  # environments that a model acts in; what each model can be asked
+    "stages/serve": 7_660,  # environments that a model acts in; what each model can be asked
     "stages/train": 2_818,
     "studio": 1,
     "testing": 552,
@@ -51,7 +51,7 @@ def long_files(files: tuple[SourceFile, ...]) -> list[str]:
 
 def long_functions(file: SourceFile) -> list[str]:
     offenders = []
-    for node in ast.walk(file.tree):
+    for node in file.nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
             if lines >= MAX_FUNCTION_LINES:

@@ -52,7 +52,7 @@ def call_offence(node: ast.Call) -> str | None:
 
 def offenders_of(file: SourceFile) -> list[str]:
     offenders = []
-    for node in ast.walk(file.tree):
+    for node in file.nodes:
         reason: str | None = None
         if isinstance(node, ast.Import):
             bad = {alias.name.partition(".")[0] for alias in node.names} & PICKLERS

@@ -39,7 +39,7 @@ def imported_modules(file: SourceFile) -> list[tuple[int, str]]:
     """(line, absolute name) of every import of whorl, lazy and type-checking ones too."""
     found: list[tuple[int, str]] = []
     package = file.module if file.name.endswith("__init__.py") else file.module.rpartition(".")[0]
-    for node in ast.walk(file.tree):
+    for node in file.nodes:
         if isinstance(node, ast.Import):
             found += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

@@ -25,10 +25,10 @@ def legend_letters(file: SourceFile) -> set[str]:
     }
 
 
-def names_of(tree: ast.Module) -> dict[str, int]:
+def names_of(file: SourceFile) -> dict[str, int]:
     """Every variable, argument, attribute and keyword name, with its first line."""
     found: dict[str, int] = {}
-    for node in ast.walk(tree):
+    for node in file.nodes:
         for attribute in ("id", "arg", "attr"):
             name = getattr(node, attribute, None)
             if isinstance(name, str):
@@ -39,7 +39,7 @@ def names_of(tree: ast.Module) -> dict[str, int]:
 def offenders_of(file: SourceFile) -> list[str]:
     legend = legend_letters(file)
     offenders = []
-    for name, line in names_of(file.tree).items():
+    for name, line in names_of(file).items():
         match = SUFFIXED.match(name)
         if missing := sorted(set(match[1]) - legend) if match else []:
             where = f"{file.name}:{line}: {name}"

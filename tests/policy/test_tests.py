@@ -17,7 +17,7 @@ def folders_without_init(tests: Path) -> list[str]:
 def unable_to_fail(file: SourceFile) -> list[str]:
     """Test functions without an assertion, an expected error or a helper that checks."""
     offenders = []
-    for node in ast.walk(file.tree):
+    for node in file.nodes:
         if not (isinstance(node, ast.FunctionDef) and node.name.startswith("test_")):
             continue
         calls = {

@@ -6,6 +6,7 @@ What a text means is computed with fractions, not by the code that reads recipes
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from whorl.core.errors import SpecError
 from whorl.spec.load import known_keys, parse_recipe
@@ -55,6 +57,8 @@ NEEDED_BY_GROUPS = {
 NEIGHBOURS = (  # what one key alone may lack
     *("heads", "needs model.base", "another objective is trained", "objective: dpo"),
 )
+GROUPS_OF_TRAINING = {"train.lora", "train.dpo", "train.distil"}
+OTHERWISE = {"data.options", "train.distil.teacher"}  # is empty by default; distil needs one
 NOTHING = {"", "~", "null", "none", "auto"}
 Node = Mapping[str, Any]
 
@@ -157,7 +161,8 @@ def check_refusal(error: SpecError, key: str) -> None:
     assert error.found is not None and error.expected is not None and error.do is not None, error
     text = str(error)
     assert len(text.splitlines()) == 1 and len(text) < 600, error
-    assert "Input should" not in text and "pydantic" not in text and "validation" not in text
+    told = f"{error.what} {error.expected} {error.do}".lower()
+    assert not any(word in told for word in ("input should", "validation", "pydantic")), error
 
 
 def number_texts() -> st.SearchStrategy[str]:
@@ -193,6 +198,49 @@ def test_every_number_has_bounds() -> None:
     for key in NUMBERS:
         for node in numbers(KEYS[key]):
             assert node["minimum"] >= 0 and node["maximum"] <= 1e32, key
+
+
+def test_none_leaves_a_key_out_empties_it_or_is_refused() -> None:
+    """Of every key and group, in any spelling; which of the three the schema says."""
+    taken = set()
+    for key, word in itertools.product(known_keys(), ("none", "null", "~", "None", None)):
+        try:
+            got = value_at(parse_recipe(recipe_with(key, word)).recipe, key)
+        except SpecError as error:
+            check_refusal(error, key)
+        else:
+            assert got is None or isinstance(got, dict | tuple | str | BaseModel), (key, word)
+            if not isinstance(got, str):  # a name may be "none"
+                taken.add((key, word))
+    for key, node in KEYS.items():
+        kinds = {item.get("type") for item in choices(node) if not item.get("minItems")}
+        empties = "null" in kinds or (kinds & {"array", "object"} and "default" in node)
+        assert ((key, "none") in taken) == bool(empties) or key in OTHERWISE, key
+    groups = {key for key, word in taken if word == "none"} - set(KEYS)
+    assert groups == {"budget", "compress", "model.prune", *GROUPS_OF_TRAINING}
+    assert {key for key, _ in taken} == {key for key, word in taken if word == "~"}
+
+
+@pytest.mark.parametrize("key", ["budget", "hardware", "prepare", "train", "evaluate", "serve"])
+def test_a_group_that_is_set_to_none_is_no_riddle(key: str) -> None:
+    raw = {"name": "mine", "data": [dict(DATA)], "budget": {"train_time": "4min"}}
+    if key == "budget":  # of limits, each of which may be left out
+        recipe = parse_recipe(raw, overrides=["budget=none", "train.steps=30"]).recipe
+        assert recipe.budget.train_time is None and recipe.train.steps == 30
+        return
+    with pytest.raises(SpecError, match=rf"{key} \(--set\): wrong value.*leave it out$") as caught:
+        parse_recipe(raw, overrides=[f"{key}=none"])
+    check_refusal(caught.value, key)
+
+
+def test_a_list_that_is_set_to_none_is_empty() -> None:
+    """Not a host of that name."""
+    raw = {"name": "mine", "data": [DATA | {"options": {"text_key": "body"}}]}
+    raw |= {"serve": {"allowed_hosts": ["models.example"]}}
+    keys = ("serve.allowed_hosts", "serve.allowed_origins", "compress.formats", "data.options")
+    recipe = parse_recipe(raw, overrides=[f"{key}=none" for key in keys]).recipe
+    assert (recipe.serve.allowed_hosts, recipe.serve.allowed_origins) == ((), ())
+    assert recipe.compress.formats == () and recipe.data[0].options == {}
 
 
 @settings(max_examples=TRIALS, deadline=None)

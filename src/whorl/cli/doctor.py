@@ -54,7 +54,7 @@ def register(app: typer.Typer) -> None:
 
 def doctor_command(
     calibrate: Annotated[
-        bool, typer.Option(help="Measure the machine again, a few seconds.")
+        bool, typer.Option(help="Measure the machine again, 20 s at most.")
     ] = False,
     device: Annotated[
         Path | None,
@@ -75,7 +75,7 @@ def doctor_command(
     report: dict[str, Any] = {"machine": _machine(), "engines": _engines()}
     report["extras"] = {name: _extra(name) for name in EXTRAS}
     if calibrate or json:
-        report["calibration"] = _calibration(home, calibrate)
+        report["calibration"] = _calibration(home) if calibrate else _kept(home)
     if json:
         print_json(report)
     else:
@@ -139,16 +139,23 @@ def _engines() -> dict[str, str]:
     return engines
 
 
-def _calibration(home: Any, again: bool) -> dict[str, Any] | None:
+def _kept(home: Any) -> dict[str, Any] | None:
+    """What was measured before; saying what there is waits for no measurement."""
+    from whorl.launch.calibrate import kept_calibration
+
+    kept = kept_calibration(home_folder(home))
+    return None if kept is None else kept.model_dump(mode="json")
+
+
+def _calibration(home: Any) -> dict[str, Any] | None:
     if importlib.util.find_spec("torch") is None:
-        if again:
-            ERR.print("calibration needs torch: pip install 'whorl\\[train]'")
+        ERR.print("calibration needs torch: pip install 'whorl\\[train]'")
         return None
     from whorl.launch.calibrate import this_machine
 
     progress = make_progress()
     progress.start("measuring this machine", None)
-    machine = this_machine(home_folder(home), fresh=again)
+    machine = this_machine(home_folder(home), fresh=True)
     progress.finish()
     return machine.calibration.model_dump(mode="json")
 

@@ -14,6 +14,8 @@ from whorl.spec.explain import Explanation, explain, keys_of
 
 __all__ = ["register"]
 
+SAID = ("name", "budget", "seed", "hardware")  # keys that plan takes as they are
+
 
 def register(app: typer.Typer) -> None:
     app.command(
@@ -35,7 +37,7 @@ def explain_command(
     session = open_session(recipe, set_values, home)
     if key is not None:
         explain(session.loaded, key, {}, {})  # refuse an unknown key before planning
-    plan = session.considered()
+    plan = None if key is not None and _is_said(key) else session.considered()
     resolved, reasons = ({}, {}) if plan is None else (plan.resolved, plan.reasons)
     found = [
         explain(session.loaded, name, resolved, reasons)
@@ -51,6 +53,11 @@ def explain_command(
             shown = item.given if item.resolved is None else item.resolved
             table.add_row(item.key, str(shown), item.origin, item.reason or item.description)
         OUT.print(table)
+
+
+def _is_said(key: str) -> bool:
+    """Whether no plan says anything of it: then none is made, which may measure the machine."""
+    return key.partition(".")[0] in SAID
 
 
 def _print_one(item: Explanation) -> None:

@@ -25,7 +25,7 @@ from whorl.core.variants import Variant
 from whorl.engines.openvino_core import in_own_thread, openvino_core
 from whorl.engines.openvino_graph import MODEL, OpenvinoGraph
 from whorl.engines.openvino_weights import check_simulation, compress_graph, simulate
-from whorl.engines.quiet import silence_telemetry
+from whorl.engines.quiet import logging_as_it_was, silence_telemetry
 from whorl.model.folder import TOKENS, FolderCard, prepare_folder, read_card, seal_folder
 from whorl.model.hf_files import write_servable_files
 
@@ -134,7 +134,7 @@ def _traced(openvino: Any, model: Any) -> Any:
     from whorl.model.cached import ExportedDecoder
 
     decoder = ExportedDecoder(model).eval()
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), logging_as_it_was():
         warnings.simplefilter("ignore")  # of the tracer: it warns of every size it reads
         traced = TorchScriptPythonDecoder(
             decoder, example_input=decoder.example(), trace_kwargs={"check_trace": False}

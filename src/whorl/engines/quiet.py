@@ -1,10 +1,32 @@
-"""OpenVINO's and NNCF's usage statistics, switched off: nothing is sent, nothing waits for it."""
+"""What OpenVINO and NNCF do to a process beside their work, undone.
+
+Their usage statistics are switched off: nothing is sent, nothing waits for it. What others say
+through logging is heard as before.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 
-__all__ = ["silence_telemetry"]
+__all__ = ["logging_as_it_was", "silence_telemetry"]
+
+
+@contextmanager
+def logging_as_it_was() -> Iterator[None]:
+    """The level, filters and handlers of all logging, put back at the end.
+
+    OpenVINO's converter hides all but errors, and shows them again only where it succeeded.
+    """
+    root = logging.getLogger()
+    level, filters, handlers = root.level, list(root.filters), list(root.handlers)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.filters, root.handlers = filters, handlers
 
 
 def silence_telemetry() -> None:

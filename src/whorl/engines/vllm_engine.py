@@ -10,7 +10,6 @@ import asyncio
 import functools
 import json
 import logging
-import secrets
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -19,30 +18,24 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from whorl.codecs.contract import TEXT, Tokens
-from whorl.core.errors import EngineError, WhorlError
+from whorl.core.errors import EngineError
 from whorl.core.ports import EngineStats, GenerateRequest, TokenEvent, TokenLogprob
 from whorl.engines.grammar import MODULE, Grammars
 from whorl.engines.limits import Limits
-from whorl.engines.sampling import is_greedy
 from whorl.engines.setup import EngineSetup
+from whorl.engines.vllm_scores import Scores, VllmScores
 from whorl.engines.vllm_server import BAD_REQUESTS, RefusedError, VllmServer
+from whorl.engines.vllm_words import ENDS, body_of, logprobs_of, messages_of
 from whorl.model.folder import TOKENS, FolderCard
 
 __all__ = ["VllmEngine", "open_vllm"]
 
 LOG = logging.getLogger(__name__)
 CLOSE_TIMEOUT_S = 10.0
-MOST_IDS = 128  # whose log-probabilities are told by one answer
-GRAMMARS = {"json_schema": "json", "regex": "regex", "ebnf": "grammar"}  # vLLM's words
-ENDS: dict[str, Literal["stop", "length"]] = {"stop": "stop", "length": "length"}
 OnEvent = Callable[[TokenEvent], None]
-Scores = list[NDArray[np.float64]]
 
 
 def open_vllm(folder: Path, card: FolderCard, setup: EngineSetup) -> VllmEngine:
@@ -87,6 +80,7 @@ class VllmEngine:
         self._loop = asyncio.new_event_loop()
         self._room = asyncio.Condition()
         self._busy = 0  # answers and scores under way
+        self._scores = VllmScores(self._choice)
         self._thread = threading.Thread(target=self._loop.run_forever, name="whorl-vllm")
         self._thread.daemon = True
         self._thread.start()
@@ -122,8 +116,9 @@ class VllmEngine:
         checked, before = self.limits.check_scored(sequences, prefix)
         with self._lock:
             self._check_alive()
+        salt = self._scores.salt_of(prefix)
         future: Future[Scores] = asyncio.run_coroutine_threadsafe(
-            self._score_all(checked, before), self._loop
+            self._scores.find(checked, before, salt), self._loop
         )
         return future.result()
 
@@ -232,7 +227,7 @@ class VllmEngine:
             raise EngineError(what, found=error.found) from error
 
     async def _told(self, request: GenerateRequest) -> AsyncIterator[TokenEvent]:
-        async for chunk in _messages(self._server.ask(_body(request))):
+        async for chunk in messages_of(self._server.ask(body_of(request))):
             if "error" in chunk:
                 told = chunk["error"]
                 raise RefusedError("vLLM failed", told.get("message"), told.get("code"))
@@ -241,73 +236,11 @@ class VllmEngine:
                 finish = ENDS.get(choice.get("finish_reason"))
                 logprobs: tuple[TokenLogprob, ...] = ()
                 if request.logprobs is not None and ids:
-                    logprobs = _logprobs(ids, choice["logprobs"], request.logprobs)
+                    logprobs = logprobs_of(ids, choice["logprobs"], request.logprobs)
                 if ids or finish is not None:
                     yield TokenEvent(request.request_id, ids, finish, logprobs=logprobs)
 
-    # -------------------------------------------------------------- scores
-
-    async def _score_all(self, rows: list[tuple[int, ...]], prefix: tuple[int, ...]) -> Scores:
-        """One that fails ends the others. After a prefix single ids are told together, by answers
-        of one id; what these have read of it is shared among them alone."""
-        singles = list(dict.fromkeys(ids[0] for ids in rows if prefix and len(ids) == 1))
-        salt = secrets.token_hex()
-        nexts: list[asyncio.Task[dict[int, float]]] = []
-        wholes: dict[int, asyncio.Task[NDArray[np.float64]]] = {}
-        try:
-            async with asyncio.TaskGroup() as group:
-                for start in range(0, len(singles), MOST_IDS):
-                    ids = singles[start : start + MOST_IDS]
-                    nexts.append(group.create_task(self._next(prefix, ids, salt)))
-                for place, row in enumerate(rows):
-                    if not prefix or len(row) != 1:
-                        wholes[place] = group.create_task(self._score(prefix, row))
-        except ExceptionGroup as errors:
-            if isinstance(first := errors.exceptions[0], WhorlError):
-                raise first from None
-            raise EngineError("vLLM failed", found=repr(first)) from errors
-        known = {number: value for task in nexts for number, value in task.result().items()}
-        return [
-            wholes[place].result() if place in wholes else np.array([known[row[0]]], np.float64)
-            for place, row in enumerate(rows)
-        ]
-
-    async def _next(
-        self, prefix: tuple[int, ...], ids: Sequence[int], salt: str
-    ) -> dict[int, float]:
-        """id -> what it has after a prefix. A vLLM that does not know `logprob_token_ids` tells one
-        alone; then each is asked for."""
-        asked = GenerateRequest(
-            "score", prefix, 1, allowed_ids=tuple(ids), logprobs=0, cache_key=salt
-        )
-        words = {"stream": False, "logprob_token_ids": list(ids)}
-        told = (await self._choice(_body(asked) | words))["logprobs"]
-        (drawn,), (value,), (others,) = (
-            told[name] for name in ("tokens", "token_logprobs", "top_logprobs")
-        )
-        if len(ids) == 1:
-            return {ids[0]: value}
-        named = {_id_of(name): other for name, other in {**others, drawn: value}.items()}
-        found = {number: named[number] for number in ids if number in named}
-        for number in ids:
-            if number not in found:
-                found |= await self._next(prefix, (number,), salt)
-        return found
-
-    async def _score(self, prefix: tuple[int, ...], ids: tuple[int, ...]) -> NDArray[np.float64]:
-        """The last id's value is that of an answer which may be nothing else: a sequence may be as
-        long as the context, a prompt may not."""
-        whole = prefix + ids
-        if len(whole) < 2 or not ids:
-            return np.zeros(0)
-        body = _body(GenerateRequest("score", whole[:-1], 1, allowed_ids=whole[-1:], logprobs=0))
-        choice = await self._choice(body | _SCORED)
-        values = [
-            each[str(number)]["logprob"]
-            for number, each in zip(whole[1:-1], choice["prompt_logprobs"][1:], strict=True)
-        ]
-        values.append(choice["logprobs"]["token_logprobs"][0])
-        return np.asarray(values[-len(ids) :] if prefix else values, np.float64)
+    # -------------------------------------------------------------- places
 
     async def _choice(self, body: dict[str, Any]) -> dict[str, Any]:
         async with self._place():
@@ -332,68 +265,3 @@ class VllmEngine:
             self._busy -= 1
             async with self._room:
                 self._room.notify(max(0, self.limits.max_running - self._busy))
-
-
-# ------------------------------------------------------------------ vLLM's words
-
-_TOKEN_IDS = {"return_token_ids": True, "return_tokens_as_token_ids": True}
-_SCORED = {"stream": False, "prompt_logprobs": 0}
-
-
-def _body(request: GenerateRequest) -> dict[str, Any]:
-    """Every field; an end-of-text token is none unless it is among the stop ids."""
-    greedy = is_greedy(request.temperature)
-    body: dict[str, Any] = {
-        "prompt": list(request.prompt_ids),
-        "max_tokens": request.max_tokens,
-        "stream": True,
-        "temperature": 0.0 if greedy else request.temperature,
-        "top_p": 1.0 if greedy else request.top_p,
-        "top_k": 0 if greedy else request.top_k,
-        "min_p": 0.0 if greedy else request.min_p,
-        "seed": request.seed,
-        "presence_penalty": request.presence_penalty,
-        "frequency_penalty": request.frequency_penalty,
-        "repetition_penalty": request.repetition_penalty,
-        "stop_token_ids": list(request.stop_ids),
-        "ignore_eos": request.grammar is None or bool(request.stop_ids),
-        **_TOKEN_IDS,
-    }
-    if request.allowed_ids is not None:
-        body["allowed_token_ids"] = list(request.allowed_ids)
-    if request.logit_bias:
-        body["logit_bias"] = {str(number): bias for number, bias in request.logit_bias}
-    if request.logprobs is not None:
-        body["logprobs"] = request.logprobs
-    if request.grammar is not None:
-        body["structured_outputs"] = {GRAMMARS[request.grammar.kind]: request.grammar.text}
-    if request.cache_key:
-        body["cache_salt"] = request.cache_key
-    return body
-
-
-async def _messages(parts: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any]]:
-    """Of a stream of server-sent events, up to `[DONE]`."""
-    rest = b""
-    async for part in parts:
-        *lines, rest = (rest + part).split(b"\n")
-        for line in lines:
-            data = line.strip().removeprefix(b"data:").strip()
-            if line.startswith(b"data:") and data != b"[DONE]":
-                yield json.loads(data)
-
-
-def _logprobs(ids: Sequence[int], told: dict[str, Any], num_top: int) -> tuple[TokenLogprob, ...]:
-    """vLLM counts the drawn token among the best, wherever it stands."""
-    found = []
-    for number, value, others in zip(
-        ids, told["token_logprobs"], told["top_logprobs"], strict=True
-    ):
-        known = [(_id_of(name), other) for name, other in others.items()]
-        best = sorted(known, key=lambda pair: (-pair[1], pair[0]))[:num_top]
-        found.append(TokenLogprob(number, value, tuple(best)))
-    return tuple(found)
-
-
-def _id_of(name: str) -> int:
-    return int(name.removeprefix("token_id:"))

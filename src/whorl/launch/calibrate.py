@@ -1,8 +1,9 @@
 """Measure this machine in a few seconds, and keep the figures beside the records.
 
-A fresh process measures, so that what the caller has loaded changes nothing:
-`python -m whorl.launch.calibrate` prints the figures as JSON. They are kept as sealed JSON in
-<home>/machine/calibration-<identity>.json until that file is deleted.
+A fresh process measures, so that what the caller has loaded changes nothing; it tells every try as
+it is done, and a deadline ends it whatever it is doing: what was measured by then counts. The
+figures are kept as sealed JSON in <home>/machine/calibration-<identity>.json until that file is
+deleted.
 """
 
 from __future__ import annotations
@@ -10,80 +11,57 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 from pydantic import ValidationError
 
-from whorl.core.children import end_with_parent
 from whorl.core.digests import read_sealed, write_sealed
 from whorl.core.disk import check_writable
 from whorl.core.errors import MissingExtra, PlanError, RecordError
+from whorl.launch.apart import Ran, run_apart
+from whorl.launch.candidates import (
+    CHOICE_STEP,
+    DTYPE_NAMES,
+    choices,
+    muon_dtypes,
+    muon_name,
+    product_name,
+    ways_tried,
+)
+from whorl.launch.figures import (
+    REFERENCE_STEPS,
+    found_rates,
+    rates_of,
+    reference_name,
+    reference_step,
+    usual_steps,
+)
 from whorl.launch.machine import machine_facts
-from whorl.spec.resolved import TrainConfig
+from whorl.launch.measuring import MEMORY
+from whorl.launch.turns import Tries, Try
 from whorl.stages.plan.hardware import (
+    BUSY_SHARE,
     Calibration,
     Machine,
     MachineFacts,
-    MeasuredChoice,
-    Precision,
     ReferenceStep,
     settings_of,
 )
-from whorl.stages.plan.step_time import reference_load
 
-if TYPE_CHECKING:
-    from whorl.launch.probes import Stopwatch
-
-__all__ = [
-    "best_of",
-    "calibration_path",
-    "measure",
-    "reference_step",
-    "step_config",
-    "this_machine",
-]
+__all__ = ["LIMIT_S", "calibration_of", "calibration_path", "kept_calibration", "this_machine"]
 
 LIMIT_S = 20.0  # of all measuring, whatever runs beside it
-ROUND_S = 9.0  # after which every probe of a round runs once
-TIMEOUT_S = 300  # if it hangs
+MEASURE_S = 17.0  # of the process that measures, which ends by itself then
+END_S = 0.5  # for a process that was killed to be gone
 VERSION = int(Calibration.model_fields["version"].default)
-STEP_S = 0.25  # spent on each reference step
-
-SECOND_S = 2.0  # a second round is worth beginning
-QUIET = 0.12  # noise below which one round is enough
-BUSY_WINDOW_S, BUSY_PERCENT = 0.5, 25.0  # of all cores, before anything is measured
-BUSY_NOISE = 0.3  # least noise of a busy machine; measured again when it is quiet
-
-# Field of a calibration -> (figure of each item, 1: larger is better, -1: smaller)
-FIGURES = {
-    "matmuls": ("flops_per_s", 1),
-    "orthogonalise": ("flops_per_s", 1),
-    "attentions": ("pairs_per_s", 1),
-    "traffic": ("bytes_per_s", 1),
-    "exponentials_per_s": ("", 1),
-    "operation_s": ("", -1),
-    "base_memory_bytes": ("", -1),
-    "steps": ("step_s", -1),
-}
-
-# A step that candidates are compared by, and whole steps that set the level, rows of each lane:
-# (layers, width, head_dim, ffn, vocabulary, seq_len, rows, masked)
-CHOICE_STEP = (2, 128, 64, 384, 2048, 256, 8, False)
-REFERENCE_STEPS = (
-    (2, 64, 32, 192, 1024, 128, 8, False),
-    (2, 128, 64, 384, 2048, 256, 4, False),
-    (2, 128, 64, 384, 2048, 256, 4, True),
-    (3, 192, 64, 512, 2048, 256, 4, False),
-    (2, 256, 64, 768, 2048, 256, 4, False),
-)
+BUSY_WINDOW_S = 0.5  # before anything is measured
+USUAL_MEMORY_BYTES = 340 * 2**20  # of a process that has loaded torch, where it was not told
 
 
 def calibration_path(home: Path, facts: MachineFacts) -> Path:
@@ -101,14 +79,20 @@ def this_machine(home: Path, *, fresh: bool = False) -> Machine:
     facts = machine_facts()
     path = calibration_path(home, facts)
     kept = _read(path) if path.exists() and not fresh else None
-    if kept is not None and not (_was_disturbed(kept) and os.access(path.parent, os.W_OK)):
+    if kept is not None and not (_can_be_bettered(kept) and os.access(path.parent, os.W_OK)):
         return Machine(facts=facts, calibration=kept)
     check_writable(path.parent)
     calibration = _measure_apart(facts)
-    if kept is not None and calibration.noise >= kept.noise:
+    if kept is not None and _badness(calibration) >= _badness(kept):
         calibration = kept
     write_sealed(path, calibration.model_dump(mode="json"))
     return Machine(facts=facts, calibration=calibration)
+
+
+def kept_calibration(home: Path) -> Calibration | None:
+    """The figures of this machine, where they are kept; nothing is measured. Raises RecordError."""
+    path = calibration_path(home, machine_facts())
+    return _read(path) if path.exists() else None
 
 
 def _read(path: Path) -> Calibration | None:
@@ -124,236 +108,123 @@ def _read(path: Path) -> Calibration | None:
         ) from error
 
 
-def _measure_apart(facts: MachineFacts) -> Calibration:
-    """`measure` in a process of its own; if it was disturbed in two, and the best of both.
-
-    The second one is left out where it would not end within the limit.
-    """
-    begin_s = time.perf_counter()
-    used = _used_percent()
-    busy = used > BUSY_PERCENT
-    rounds = [_run_measure(facts, ROUND_S)]
-    took_s = time.perf_counter() - begin_s
-    if (busy or rounds[0].noise > QUIET) and 1.5 * took_s + SECOND_S < LIMIT_S:
-        patience_s = min(ROUND_S, LIMIT_S - 1.5 * took_s)
-        rounds.append(_run_measure(facts, patience_s, rounds[0].choices))
-    best = best_of(rounds)
-    noise = max(best.noise, BUSY_NOISE) if busy else best.noise
-    took_s = time.perf_counter() - begin_s
-    return best.model_copy(update={"took_s": took_s, "noise": noise, "busy": used / 100})
-
-
-def _was_disturbed(kept: Calibration) -> bool:
+def _can_be_bettered(kept: Calibration) -> bool:
     """Measured on a busy machine, which is quiet now."""
-    return kept.noise >= BUSY_NOISE and _used_percent() <= BUSY_PERCENT
+    return kept.was_busy and _used_share() <= BUSY_SHARE
 
 
-def _used_percent() -> float:
+def _badness(calibration: Calibration) -> tuple[float, ...]:
+    missing = calibration.wanted - calibration.measured
+    return missing, max(0.0, calibration.busy - BUSY_SHARE), calibration.noise
+
+
+def _used_share() -> float:
     """What others use of all cores now."""
-    return float(psutil.cpu_percent(BUSY_WINDOW_S))
+    return float(psutil.cpu_percent(BUSY_WINDOW_S)) / 100
 
 
-def _run_measure(
-    facts: MachineFacts, patience_s: float, taken: Sequence[MeasuredChoice] = ()
-) -> Calibration:
-    """taken: what an earlier round chose, so that both measure the same."""
-    value = {
-        "facts": facts.model_dump(mode="json"),
-        "patience_s": patience_s,
-        "taken": [choice.model_dump(mode="json") for choice in taken],
-        "parent": os.getpid(),
-    }
-    given = json.dumps(value)
-    command = [sys.executable, "-m", "whorl.launch.calibrate", given]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(facts.cores)}
-    try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S
-        )
-    except subprocess.TimeoutExpired as error:
-        raise PlanError(
-            "measuring the machine took too long",
-            found=f"more than {TIMEOUT_S} s",
-            do="try again when less runs beside it",
-        ) from error
-    if "No module named 'torch'" in done.stderr:
+def _measure_apart(facts: MachineFacts) -> Calibration:
+    """In a process of its own, which is ended after LIMIT_S."""
+    begin_s = time.perf_counter()
+    busy = _used_share()
+    left_s = LIMIT_S - END_S - (time.perf_counter() - begin_s)
+    work = {"facts": facts.model_dump(mode="json"), "limit_s": min(MEASURE_S, left_s)}
+    threads = str(facts.cores)
+    ran = run_apart("whorl.launch.measuring", work, left_s, OMP_NUM_THREADS=threads)
+    _check(ran)
+    return calibration_of(facts, dict(_tries(ran.out)), busy, time.perf_counter() - begin_s)
+
+
+def _check(ran: Ran) -> None:
+    """Raises MissingExtra without torch, PlanError where measuring failed."""
+    if "No module named 'torch'" in ran.errors:
         raise MissingExtra.of("torch", "train", "measuring the machine")
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise PlanError("measuring the machine failed", found=last)
-    return Calibration.model_validate_json(done.stdout)
+    if ran.code:
+        raise PlanError("measuring the machine failed", found=ran.last_words)
 
 
-def measure(
-    facts: MachineFacts,
-    step_s: float = STEP_S,
-    probe_s: float = 0.03,
-    patience_s: float = ROUND_S,
-    taken: Sequence[MeasuredChoice] = (),
+def _tries(told: str) -> Iterator[tuple[str, Tries]]:
+    """By name. The last line may be cut: its process was ended."""
+    found: dict[str, list[Try]] = {}
+    for line in told.splitlines(keepends=True):
+        if line.endswith("\n"):
+            name, wall_s, cpu_s = json.loads(line)
+            found.setdefault(name, []).append(Try(wall_s, cpu_s))
+    return ((name, Tries(tuple(each))) for name, each in found.items())
+
+
+def calibration_of(
+    facts: MachineFacts, tries: Mapping[str, Tries], busy: float, took_s: float
 ) -> Calibration:
-    """All figures, in this process. Needs torch.
+    """What was tried as figures; what was not, as of a usual machine of that speed.
 
-    patience_s: since the process began; afterwards every probe runs once, and the figures count as
-    measured on a busy machine. taken: choices made before; none: they are made now.
+    busy: share of all cores that others used before.
     """
-    import torch
-
-    from whorl.launch.probes import Stopwatch
-    from whorl.stages.train.process import training_process
-
-    started_s = time.time() - psutil.Process().create_time()
-    watch = Stopwatch(seconds_each=probe_s, patience_s=patience_s)
-    watch.begin -= min(started_s, patience_s)  # loading torch counts
-    with training_process(step_config(rows=1, seq_len=1, settings={"threads": facts.cores})):
-        torch.manual_seed(0)
-        _first_step(facts)
-        figures = _figures(facts, step_s, watch, taken)
-    took_s = time.perf_counter() - watch.begin
-    noise = max(figures.noise, BUSY_NOISE) if took_s > patience_s else figures.noise
-    return figures.model_copy(update={"took_s": took_s, "noise": noise})
-
-
-def best_of(rounds: Sequence[Calibration]) -> Calibration:
-    """The fastest of each figure. Noise: how far the second best lies behind, in the median."""
-    if len(rounds) == 1:
-        return rounds[0]
-    first = rounds[0]
-    update: dict[str, Any] = {}
-    behind: list[float] = []
-    for name, (figure, better) in FIGURES.items():
-        ranked = [
-            sorted(items, key=lambda item: better * _figure(item, figure), reverse=True)
-            for items in zip(*(_as_tuple(getattr(c, name)) for c in rounds), strict=True)
-        ]
-        best = tuple(items[0] for items in ranked)
-        update[name] = best if isinstance(getattr(first, name), tuple) else best[0]
-        pairs = [(_figure(items[0], figure), _figure(items[1], figure)) for items in ranked]
-        behind += [max(a, b) / min(a, b) - 1 for a, b in pairs]
-    update["noise"] = statistics.median(behind)
-    return first.model_copy(update=update)
-
-
-def _as_tuple(value: Any) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) else (value,)
-
-
-def _figure(item: Any, name: str) -> float:
-    return float(getattr(item, name) if name else item)
-
-
-def _figures(
-    facts: MachineFacts, step_s: float, watch: Stopwatch, given: Sequence[MeasuredChoice]
-) -> Calibration:
-    import torch
-
-    from whorl.launch import candidates, probes
-    from whorl.stages.train.optimizers.muon import orthogonalise
-
-    base_memory_bytes = psutil.Process().memory_info().rss
-    layers, width, *_, rows, _ = CHOICE_STEP
-    name = f"{layers} layers of width {width}"
-    step_of = partial(_choice_step, facts.cores * -(-rows // facts.cores))
-    chosen = tuple(given) or tuple(candidates.choices(facts, watch, step_of, name))
+    timed = {name: each for name, each in tries.items() if name != MEMORY}
+    waited = [each.waited_share for each in timed.values() if each.cpu_s is not None]
+    busy = max([busy, *([statistics.median(waited)] if waited else [])])
+    chosen = choices(facts, timed, _why(busy))
     taken = settings_of(chosen)
-    torch.set_num_threads(max(1, taken["threads"] // taken["lanes"]))  # as a lane computes
-    precisions: tuple[Precision, ...] = ("fp32", "bf16") if facts.bf16 else ("fp32",)
-    pools = {precision: probes.Pool(probes.DTYPES[precision]) for precision in precisions}
-    matmuls = [r for p in precisions for r in probes.matmul_rates(watch, pools[p], p)]
-    attentions = [r for p in precisions for r in probes.attention_rates(watch, pools[p], p)]
-    muon = partial(orthogonalise, dtype=probes.DTYPES[taken["muon_dtype"]])
-    return Calibration(
+    rates = rates_of(facts.bf16, taken["muon_dtype"])
+    wanted = [
+        *(way.name for way in ways_tried(facts, timed, chosen[0].settings)),
+        *map(product_name, DTYPE_NAMES),
+        *map(muon_name, muon_dtypes(timed)),
+        *(rate.name for rate in rates),
+        *map(reference_name, REFERENCE_STEPS),
+    ]
+    spreads = [each.spread(not each.was_left_alone) for each in timed.values()]
+    memory = tries.get(MEMORY)
+    calibration = Calibration(
         identity=facts.identity,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        torch=torch.__version__,
+        torch=_version("torch"),
         threads=taken["threads"],
-        matmuls=tuple(matmuls),
-        orthogonalise=tuple(probes.orthogonalise_rates(watch, muon, taken["muon_dtype"])),
-        attentions=tuple(attentions),
-        traffic=tuple(probes.traffic_rates(watch, pools["fp32"])),
-        exponentials_per_s=probes.exponentials_per_s(watch, pools["fp32"]),
-        operation_s=probes.operation_s(watch),
-        base_memory_bytes=base_memory_bytes,
+        **found_rates(rates, timed, max(1, taken["threads"] // taken["lanes"])),
+        base_memory_bytes=USUAL_MEMORY_BYTES if memory is None else round(memory.wall_s),
         choices=chosen,
-        steps=tuple(_reference_steps(taken, step_s, watch)),
-        noise=watch.noise,
-        took_s=0.0,
+        steps=_steps(facts, timed, taken),
+        busy=busy,
+        noise=statistics.median(spreads) if spreads else 0.0,
+        measured=sum(name in timed for name in wanted),
+        wanted=len(wanted),
+        took_s=took_s,
     )
+    if calibration.steps:
+        return calibration
+    return calibration.model_copy(update={"steps": usual_steps(calibration, taken)})
 
 
-def step_config(rows: int, seq_len: int, settings: Mapping[str, Any]) -> TrainConfig:
-    """A step in which each lane computes one micro-batch of `rows`."""
-    return TrainConfig(
-        seq_len=seq_len,
-        batch_tokens=rows * seq_len * settings.get("lanes", 1),
-        micro_batch_rows=rows,
-        steps=1000,
-        learning_rate=0.01,
-        embedding_learning_rate=0.01,
-        **settings,
-    )
+def _why(busy: float) -> str:
+    """What kept something from being tried."""
+    if busy > BUSY_SHARE:
+        return f"the machine was busy: others used {busy:.0%} of it"
+    return f"the {LIMIT_S:.0f} s for it were over"
 
 
-def reference_step(values: tuple[Any, ...], settings: Mapping[str, Any]) -> ReferenceStep:
-    """A step of that shape, yet to be timed."""
-    layers, width, head_dim, ffn_width, vocab_size, seq_len, rows, masked = values
-    return ReferenceStep(
-        layers=layers,
-        width=width,
-        head_dim=head_dim,
-        ffn_width=ffn_width,
-        vocab_size=vocab_size,
-        seq_len=seq_len,
-        rows=rows,
-        precision=settings.get("precision", "fp32"),
-        attention_dtype=settings.get("attention_dtype", "fp32"),
-        lanes=settings.get("lanes", 1),
-        compiled=settings.get("compiled", False),
-        masked=masked,
-        step_s=0.0,
-    )
+def _steps(
+    facts: MachineFacts, timed: Mapping[str, Tries], taken: Mapping[str, Any]
+) -> tuple[ReferenceStep, ...]:
+    """Whole steps that were timed; without any, that of the way that was taken."""
+    found = [
+        reference_step(values, taken, _seconds(timed[reference_name(values)]))
+        for values in REFERENCE_STEPS
+        if reference_name(values) in timed
+    ]
+    for way in () if found else ways_tried(facts, timed, taken):
+        *sizes, _, masked = CHOICE_STEP
+        if way.name in timed and all(taken[key] == way.settings[key] for key in way.settings):
+            values = (*sizes, max(1, way.rows // taken["lanes"]), masked)
+            found.append(reference_step(values, taken, _seconds(timed[way.name])))
+    return tuple(found)
 
 
-def _first_step(facts: MachineFacts) -> None:
-    """A step of next to nothing: loads what any step needs into memory."""
-    from whorl.launch.rehearsal import rehearsed_step
-
-    settings = {"threads": facts.cores, "lanes": 1}
-    tiny = reference_load(reference_step((1, 32, 32, 64, 256, 32, 1, False), settings))
-    rehearsed_step(tiny.shape, step_config(1, 32, settings))()
+def _seconds(tries: Tries) -> float:
+    return tries.seconds(not tries.was_left_alone)
 
 
-def _choice_step(rows: int, settings: Mapping[str, Any]) -> Callable[[], object]:
-    """A step of so many rows however many lanes share them; rows: a multiple of the cores."""
-    from whorl.launch.rehearsal import rehearsed_step
-
-    *_, seq_len, _, _ = CHOICE_STEP
-    lanes = int(settings.get("lanes", 1))
-    config = step_config(max(1, rows // lanes), seq_len, settings)
-    return rehearsed_step(reference_load(reference_step(CHOICE_STEP, settings)).shape, config)
-
-
-def _reference_steps(
-    settings: Mapping[str, Any], step_s: float, watch: Stopwatch
-) -> Iterator[ReferenceStep]:
-    from whorl.launch.rehearsal import rehearsed_step
-
-    for values in REFERENCE_STEPS:
-        step = reference_step(values, settings)
-        config = step_config(step.rows, step.seq_len, settings)
-        mixed_rows = step.rows if step.masked else 0
-        run = rehearsed_step(reference_load(step).shape, config, mixed_rows)
-        yield step.model_copy(update={"step_s": watch.fastest(run, step_s)})
-
-
-def main() -> None:
-    """Measure for the facts given as JSON; print the figures."""
-    given = json.loads(sys.argv[1])
-    end_with_parent(given["parent"])
-    facts = MachineFacts.model_validate(given["facts"])
-    taken = [MeasuredChoice.model_validate(choice) for choice in given["taken"]]
-    found = measure(facts, patience_s=given["patience_s"], taken=taken)
-    sys.stdout.write(found.model_dump_json())
-
-
-if __name__ == "__main__":
-    main()
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

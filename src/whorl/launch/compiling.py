@@ -7,31 +7,31 @@ longer than all other measuring. A fresh process compiles into an empty folder.
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from whorl.core.children import end_with_parent
 from whorl.core.digests import write_sealed
 from whorl.core.disk import check_writable
 from whorl.core.errors import ResourceError
 from whorl.core.scratch import hold
-from whorl.launch.calibrate import calibration_path, reference_step, step_config
+from whorl.launch.apart import given, run_apart
+from whorl.launch.calibrate import calibration_path
+from whorl.launch.figures import reference_step, step_config
+from whorl.launch.turns import Trial, Try, Turns, seconds_of
 from whorl.stages.plan.hardware import Machine, MeasuredChoice, ReferenceStep
+from whorl.stages.plan.step_time import reference_load
 
 __all__ = ["KEY", "LIMIT_S", "with_compiled"]
 
 KEY = "train.compiled"
 LIMIT_S = 90.0  # of compiling and timing
-STEP_S = 1.0  # spent on timing each way
 WORTH = 0.97  # compiled blocks are taken if a step needs less than this share of the time
-SHAPE = (4, 128, 64, 384, 2048, 256, 4, False)  # as calibrate.REFERENCE_STEPS
+SHAPE = (4, 128, 64, 384, 2048, 256, 4, False)  # as figures.REFERENCE_STEPS
 CACHE = "TORCHINDUCTOR_CACHE_DIR"  # torch's variable
 
 
@@ -63,30 +63,16 @@ def measured_apart(
     settings: Mapping[str, Any], limit_s: float = LIMIT_S
 ) -> tuple[tuple[ReferenceStep, ReferenceStep], float] | str:
     """(a step both ways, seconds of compiling), or why there is none."""
-    given = json.dumps({"settings": dict(settings), "parent": os.getpid()})
-    command = [sys.executable, "-m", "whorl.launch.compiling", given]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         hold(Path(folder))
-        process = subprocess.Popen(
-            command,
-            env=os.environ | {CACHE: folder, "OMP_NUM_THREADS": str(settings["threads"])},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # the compiler is ended with it
-        )
-        try:
-            out, errors = process.communicate(timeout=limit_s)
-        except BaseException as error:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            if not isinstance(error, subprocess.TimeoutExpired):
-                raise
-            return f"compiling took more than {limit_s:.0f} s"
-    if process.returncode:
-        last = (errors.strip().splitlines() or [f"exit status {process.returncode}"])[-1]
-        return f"compiling failed: {last}"
-    found = json.loads(out)
+        environment = {CACHE: folder, "OMP_NUM_THREADS": str(settings["threads"])}
+        work = {"settings": dict(settings)}
+        ran = run_apart("whorl.launch.compiling", work, limit_s, **environment)
+    if ran.code is None:
+        return f"compiling took more than {limit_s:.0f} s"
+    if ran.code:
+        return f"compiling failed: {ran.last_words}"
+    found = json.loads(ran.out)
     if "why_not" in found:
         return str(found["why_not"])
     plain, compiled = (ReferenceStep.model_validate(step) for step in found["steps"])
@@ -115,9 +101,7 @@ def main() -> None:
     """Measure with the settings given as JSON; print what was found."""
     from whorl.stages.train.process import training_process
 
-    given = json.loads(sys.argv[1])
-    end_with_parent(given["parent"])
-    settings = given["settings"]
+    settings = given()["settings"]
     found: dict[str, Any]
     with training_process(step_config(1, 1, settings)):
         try:
@@ -128,21 +112,31 @@ def main() -> None:
 
 
 def _both_ways(settings: Mapping[str, Any]) -> dict[str, Any]:
-    from whorl.launch.probes import Stopwatch
-    from whorl.launch.rehearsal import rehearsed_step
-    from whorl.stages.plan.step_time import reference_load
+    from whorl.launch.probes import timed_step
 
-    watch = Stopwatch(patience_s=LIMIT_S)
-    steps, making_s = [], []
-    for compiled in (False, True):
+    making_s: dict[bool, float] = {}
+
+    def ready(compiled: bool) -> Callable[[], Try]:
+        """Begun and done once, which is what compiling takes."""
         begin_s = time.perf_counter()
-        step = reference_step(SHAPE, {**settings, "compiled": compiled})
-        config = step_config(step.rows, step.seq_len, {**settings, "compiled": compiled})
-        run = rehearsed_step(reference_load(step).shape, config)
-        making_s.append(time.perf_counter() - begin_s)
-        timed = step.model_copy(update={"step_s": watch.fastest(run, STEP_S)})
-        steps.append(timed.model_dump(mode="json"))
-    return {"steps": steps, "compiling_s": making_s[1] - making_s[0]}
+        ways = {**settings, "compiled": compiled}
+        step = reference_step(SHAPE, ways)
+        run = timed_step(reference_load(step).shape, step_config(step.rows, step.seq_len, ways))
+        run()
+        making_s[compiled] = time.perf_counter() - begin_s
+        return run
+
+    turns = Turns(time.monotonic() + LIMIT_S)
+    turns.take([Trial(_name(compiled), partial(ready, compiled)) for compiled in (False, True)])
+    seconds, _ = seconds_of(turns.known)
+    if len(seconds) < 2:
+        return {"why_not": f"compiling took more than {LIMIT_S:.0f} s"}
+    steps = [
+        reference_step(SHAPE, {**settings, "compiled": compiled}, seconds[_name(compiled)])
+        for compiled in (False, True)
+    ]
+    told = [step.model_dump(mode="json") for step in steps]
+    return {"steps": told, "compiling_s": making_s[True] - making_s[False]}
 
 
 if __name__ == "__main__":

@@ -6,11 +6,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -20,9 +17,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from whorl.arch.shape import ModelShape, shape_from_json, shape_values
-from whorl.core.children import end_with_parent
 from whorl.core.digests import digest_value, read_sealed, write_sealed
 from whorl.core.errors import MissingExtra, RecordError
+from whorl.launch.apart import given, run_apart
 from whorl.launch.machine import machine_facts
 from whorl.spec.resolved import TrainConfig
 from whorl.stages.plan.given import NotRehearsed, Rehearsal
@@ -91,34 +88,18 @@ def _objective(config: TrainConfig) -> dict[str, Any]:
 
 
 def _apart(work: Mapping[str, Any]) -> Rehearsal | NotRehearsed:
-    given = json.dumps({**work, "parent": os.getpid()})
-    command = [sys.executable, "-m", "whorl.launch.given_step"]
     threads = str(work["train"]["threads"])
-    try:
-        done = subprocess.run(
-            command,
-            input=given,
-            env={**os.environ, "OMP_NUM_THREADS": threads},
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-        )
-    except subprocess.TimeoutExpired:
+    ran = run_apart("whorl.launch.given_step", work, TIMEOUT_S, OMP_NUM_THREADS=threads)
+    if ran.code is None:
         return NotRehearsed(reason=f"it was not done after {TIMEOUT_S:g} s")
-    if "No module named 'torch'" in done.stderr:
+    if "No module named 'torch'" in ran.errors:
         raise MissingExtra.of("torch", "train", "rehearsing a step of the base")
-    if done.returncode:
-        return NotRehearsed(reason=_reason(done.returncode, done.stderr))
-    return Rehearsal.model_validate_json(done.stdout)
-
-
-def _reason(code: int, said: str) -> str:
-    """Why a process ended: its last words, where it had any. code: as subprocess has it."""
-    if code == -signal.SIGKILL:  # it says nothing then
-        return "its process was killed, as the system does when memory runs out"
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    how = f"its process ended by signal {-code}" if code < 0 else f"its process ended with {code}"
-    return lines[-1][:MOST_REASON_CHARS] if lines else how
+    if ran.code == -signal.SIGKILL:  # it says nothing then
+        reason = "its process was killed, as the system does when memory runs out"
+        return NotRehearsed(reason=reason)
+    if ran.code:
+        return NotRehearsed(reason=ran.last_words[:MOST_REASON_CHARS])
+    return Rehearsal.model_validate_json(ran.out)
 
 
 def _goes_on(seconds: Sequence[tuple[float, float]], since_s: float) -> bool:
@@ -132,18 +113,17 @@ def _goes_on(seconds: Sequence[tuple[float, float]], since_s: float) -> bool:
 
 def main() -> None:
     """Do the steps of the work on stdin; print what they took."""
-    given = json.load(sys.stdin)
-    end_with_parent(given["parent"])
+    work = given()
     begin_s = time.perf_counter()
     from whorl.launch.rehearsal import merged, rehearsed
     from whorl.stages.train.process import peak_memory_bytes, training_process
     from whorl.stages.train.session import PROBE_ROWS, PROBE_TOKENS
 
-    config = TrainConfig.model_validate(given["train"])
-    shape = shape_from_json(given["shape"])
+    config = TrainConfig.model_validate(work["train"])
+    shape = shape_from_json(work["shape"])
     seconds: list[tuple[float, float]] = []  # of a step by the clock, and of all its threads' work
     with training_process(config) as device:
-        trainer, batch = rehearsed(shape, config, given["mixed_rows"], given["trained_share"])
+        trainer, batch = rehearsed(shape, config, work["mixed_rows"], work["trained_share"])
         while _goes_on(seconds, time.perf_counter() - begin_s):
             start_s, start_cpu_s = time.perf_counter(), time.process_time()
             trainer.step(len(seconds), batch)

@@ -1,98 +1,51 @@
-"""Small timed loops: how fast this machine multiplies, attends, moves memory and steps.
+"""What a calibration times, done by torch: single operations, and whole training steps.
 
-Every figure is that of the fastest of many short repeats: what others do on the machine makes a
-repeat slower, never faster.
+Operations are done on the threads of one lane. What one thread computes is timed by that thread's
+own clock too, which stands still while another process has the core.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
+import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from whorl.stages.plan.hardware import AttentionRate, MatmulRate, Precision, TrafficRate
-from whorl.stages.train.optimizers.muon import DTYPES
+from whorl.arch.shape import ModelShape
+from whorl.launch.candidates import CHOICE_STEP, Way
+from whorl.launch.figures import (
+    ATTENTION_HEADS,
+    ATTENTION_TOKENS,
+    OPERATIONS,
+    Rate,
+    reference_step,
+    step_config,
+)
+from whorl.launch.rehearsal import rehearsed
+from whorl.launch.turns import Try
+from whorl.spec.resolved import TrainConfig
+from whorl.stages.plan.step_time import reference_load
+from whorl.stages.train.lanes import Lanes
+from whorl.stages.train.optimizers.muon import DTYPES, orthogonalise
 
-__all__ = [
-    "DTYPES",
-    "Pool",
-    "Stopwatch",
-    "attention_rates",
-    "exponentials_per_s",
-    "matmul_rates",
-    "operation_s",
-    "orthogonalise_rates",
-    "traffic_rates",
-]
+__all__ = ["MeteredLanes", "Pool", "TorchBench", "timed_step"]
 
 ELEMENT_BYTES = 4
-BACKWARD_AND_FORWARD = 3
-
-# (tokens, columns, rows): a narrow and a wide model's products, few and many tokens
-MATMUL_SHAPES = (
-    (1024, 64, 64),
-    (1024, 128, 128),
-    (1024, 128, 384),
-    (1024, 384, 128),
-    (1024, 256, 256),
-    (1024, 256, 768),
-    (1024, 256, 2048),
-    (1024, 512, 1536),
-    (4096, 128, 384),
-    (4096, 256, 256),
-)
-ORTHOGONALISE_SHAPES = ((4, 64, 192), (4, 128, 128), (4, 128, 384), (4, 256, 768), (1, 512, 1536))
-ATTENTION_SHAPES = ((128, 64), (256, 32), (256, 64), (512, 64))  # (seq_len, head_dim)
-ATTENTION_TOKENS, ATTENTION_HEADS = 1024, 2
-TRAFFIC_BYTES = (2**16, 2**18, 2**20, 4 * 2**20, 12 * 2**20)
 POOL_BYTES = 96 * 2**20
-LOGITS = (1024, 2048)
-OPERATIONS = 20
-MIN_REPEATS = 5
-
-
-@dataclass
-class Stopwatch:
-    """Times functions, each for about `seconds_each`, and remembers how much they varied."""
-
-    seconds_each: float = 0.03
-    patience_s: float = 9.0  # afterwards one run must do
-    clock: Callable[[], float] = time.perf_counter
-    spreads: list[float] = field(default_factory=list)
-    begin: float = field(default_factory=time.perf_counter)
-
-    def fastest(self, run: Callable[[], object], seconds_each: float | None = None) -> float:
-        """Seconds of the fastest repeat, after one that is not counted."""
-        begin = self.clock()
-        run()
-        if self.clock() - self.begin > self.patience_s:
-            return self.clock() - begin
-        seconds: list[float] = []
-        end = self.clock() + (self.seconds_each if seconds_each is None else seconds_each)
-        while not seconds or self._goes_on(len(seconds), end):
-            start = self.clock()
-            run()
-            seconds.append(self.clock() - start)
-        best = min(seconds)
-        self.spreads.append(statistics.median(seconds) / max(best, 1e-9) - 1)
-        return best
-
-    def _goes_on(self, repeats: int, end: float) -> bool:
-        now = self.clock()
-        return (repeats < MIN_REPEATS or now < end) and now - self.begin < self.patience_s
-
-    @property
-    def noise(self) -> float:
-        """Median over probes of (median - fastest) / fastest."""
-        return statistics.median(self.spreads) if self.spreads else 0.0
+PRODUCT_SIZE = 384
+ORTHOGONALISE_SHAPE = (4, 128, 384)
+TRY_S = 0.002  # at least, of operations that take less: several of them are one try
+MOST_AT_ONCE = 1_000
+FINE_S = 1e-4  # at most, between two values of a clock that is of use
+TINY = (1, 32, 32, 64, 256, 32, 1, False)  # a step of next to nothing
+T = TypeVar("T")
+Run = Callable[[], object]
 
 
 class Pool:
@@ -115,113 +68,193 @@ class Pool:
         return piece
 
 
-def matmul_rates(watch: Stopwatch, pool: Pool, precision: Precision) -> Iterator[MatmulRate]:
-    """y = x W^T with both gradients, by shape."""
-    shapes = MATMUL_SHAPES if precision == "fp32" else MATMUL_SHAPES[::3]
-    for tokens, columns, rows in shapes:
-        weight = torch.randn(rows, columns).to(DTYPES[precision])
+class MeteredLanes(Lanes):
+    """Lanes that know how long the busiest of them has computed, all meetings added up.
 
-        def products(
-            size: tuple[int, int, int] = (tokens, columns, rows), w: Tensor = weight
-        ) -> None:
-            tokens, columns, rows = size
+    That is what a step takes if no lane has to wait for a core: lanes wait for each other asleep.
+    """
+
+    busy_s = 0.0
+
+    def run(self, work: Sequence[Callable[[], T]]) -> list[T]:
+        if self.count == 1 or len(work) < 2:
+            return super().run(work)
+        took: dict[int, float] = {}
+        found = super().run([partial(self._timed, item, took) for item in work])
+        self.busy_s += max(took.values())
+        return found
+
+    def run_one(self, work: Callable[[], T]) -> T:
+        if self.count == 1:
+            return super().run_one(work)
+        took: dict[int, float] = {}
+        found = super().run_one(partial(self._timed, work, took))
+        self.busy_s += sum(took.values())
+        return found
+
+    def _timed(self, item: Callable[[], T], took: dict[int, float]) -> T:
+        begin_s = time.thread_time()
+        try:
+            return item()
+        finally:
+            own = threading.get_ident()
+            took[own] = took.get(own, 0.0) + time.thread_time() - begin_s
+
+
+def timed_step(shape: ModelShape, config: TrainConfig, mixed_rows: int = 0) -> Callable[[], Try]:
+    """A function that does one more step of a new model on the same made-up rows."""
+    trainer, batch = rehearsed(shape, config, mixed_rows)
+    count = trainer.lanes.count
+    trainer.lanes.close()
+    lanes = MeteredLanes(count, config.threads)
+    trainer.lanes = lanes
+    each = max(1, config.threads // count)
+
+    def once() -> Try:
+        torch.set_num_threads(each)
+        begin_s, begin_cpu_s, before_s = time.perf_counter(), time.thread_time(), lanes.busy_s
+        trainer.step(0, batch)
+        wall_s = time.perf_counter() - begin_s
+        cpu_s = time.thread_time() - begin_cpu_s + lanes.busy_s - before_s
+        return Try(wall_s, cpu_s if each == 1 and thread_clock_is_fine() else None)
+
+    return once
+
+
+@cache
+def thread_clock_is_fine() -> bool:
+    """Whether a thread's clock moves often enough: on some systems 64 times a second."""
+    begin_s = time.thread_time()
+    while (now_s := time.thread_time()) == begin_s:
+        pass
+    return now_s - begin_s < FINE_S
+
+
+def timed(run: Run, threads: int = 1) -> Callable[[], Try]:
+    """The seconds of one time, of as many at once as can be timed well; the first is for that."""
+    count = 0
+
+    def once() -> Try:
+        nonlocal count
+        torch.set_num_threads(threads)
+        times = max(1, count)
+        begin_s, begin_cpu_s = time.perf_counter(), time.thread_time()
+        for _ in range(times):
+            run()
+        wall_s = (time.perf_counter() - begin_s) / times
+        cpu_s = (time.thread_time() - begin_cpu_s) / times
+        is_fine = threads == 1 and thread_clock_is_fine()
+        own_s = max(cpu_s if is_fine else wall_s, 1e-9)
+        count = max(1, min(MOST_AT_ONCE, math.ceil(TRY_S / own_s)))
+        return Try(wall_s, cpu_s if is_fine else None)
+
+    return once
+
+
+class TorchBench:
+    """`Bench` on this machine."""
+
+    def __init__(self) -> None:
+        """Loads what any step needs into memory."""
+        self._step(TINY, {"threads": 1, "lanes": 1})()
+        self._pools: dict[str, Pool] = {}
+
+    def way(self, way: Way) -> Callable[[], Try]:
+        *sizes, _, masked = CHOICE_STEP
+        rows = max(1, way.rows // int(way.settings["lanes"]))
+        return self._step((*sizes, rows, masked), way.settings)
+
+    def product(self, dtype: str) -> Callable[[], Try]:
+        x = torch.randn(PRODUCT_SIZE, PRODUCT_SIZE).to(DTYPES[dtype])
+        return timed(lambda: torch.mm(x, x))
+
+    def muon(self, dtype: str) -> Callable[[], Try]:
+        matrices = torch.randn(ORTHOGONALISE_SHAPE)
+        return timed(lambda: orthogonalise(matrices, dtype=DTYPES[dtype]))
+
+    def reference(self, values: tuple[Any, ...], settings: Mapping[str, Any]) -> Callable[[], Try]:
+        return self._step(values, settings)
+
+    def rate(self, rate: Rate, settings: Mapping[str, Any]) -> Callable[[], Try]:
+        make = {
+            "matmul": self._products,
+            "orthogonalise": self._orthogonalise,
+            "attention": self._attention,
+            "traffic": self._traffic,
+            "exponentials": self._softmax,
+            "operations": self._chain,
+        }[rate.kind]
+        return timed(make(rate), max(1, settings["threads"] // settings["lanes"]))
+
+    def _step(self, values: tuple[Any, ...], settings: Mapping[str, Any]) -> Callable[[], Try]:
+        step = reference_step(values, settings)
+        config = step_config(step.rows, step.seq_len, settings)
+        mixed_rows = step.rows if step.masked else 0
+        return timed_step(reference_load(step).shape, config, mixed_rows)
+
+    def _pool(self, precision: str) -> Pool:
+        if precision not in self._pools:
+            self._pools[precision] = Pool(DTYPES[precision])
+        return self._pools[precision]
+
+    def _products(self, rate: Rate) -> Run:
+        """y = x W^T with both gradients."""
+        tokens, columns, rows = rate.shape
+        pool, weight = self._pool(rate.precision), torch.randn(rows, columns)
+        weight = weight.to(DTYPES[rate.precision])
+
+        def run() -> None:
             x, g = pool.take(tokens, columns), pool.take(tokens, rows)
-            functional.linear(x, w)
-            torch.mm(g, w)
+            functional.linear(x, weight)
+            torch.mm(g, weight)
             torch.mm(g.t(), x)
 
-        flops = BACKWARD_AND_FORWARD * 2.0 * tokens * columns * rows
-        yield MatmulRate(
-            precision=precision,
-            tokens=tokens,
-            columns=columns,
-            rows=rows,
-            flops_per_s=flops / watch.fastest(products),
-        )
+        return run
 
+    def _orthogonalise(self, rate: Rate) -> Run:
+        """Muon's own iteration on a batch of matrices."""
+        matrices, dtype = torch.randn(*rate.shape), DTYPES[rate.precision]
+        return lambda: orthogonalise(matrices, dtype=dtype)
 
-def orthogonalise_rates(
-    watch: Stopwatch, run: Callable[[Any], object], precision: Precision
-) -> list[MatmulRate]:
-    """Muon's iteration on batches of matrices; tokens stands for their number.
+    def _attention(self, rate: Rate) -> Run:
+        """Scaled dot-product attention and its gradients, plainly causal or with a mask."""
+        seq_len, head_dim = rate.shape
+        num_rows, pool = ATTENTION_TOKENS // seq_len, self._pool(rate.precision)
+        size = num_rows, seq_len, ATTENTION_HEADS, head_dim
+        mask: Tensor | None = None
+        if rate.masked:
+            lower = torch.ones(seq_len, seq_len, dtype=torch.bool).tril()
+            blocked = torch.zeros(num_rows, 1, seq_len, seq_len).masked_fill_(~lower, -math.inf)
+            mask = blocked.to(DTYPES[rate.precision])
 
-    run: the optimiser's own function, [n, small, large] -> the same.
-    """
-    rates = []
-    for count, small, large in ORTHOGONALISE_SHAPES:
-        matrices = torch.randn(count, small, large)
-        flops = count * 5 * (4.0 * small * small * large + 2.0 * small**3)
-        seconds = watch.fastest(partial(run, matrices))
-        rates.append(
-            MatmulRate(
-                precision=precision,
-                tokens=count,
-                columns=large,
-                rows=small,
-                flops_per_s=flops / seconds,
+        def run() -> None:
+            inputs = [pool.take(*size).requires_grad_() for _ in range(3)]
+            query, key, value = (tensor.transpose(1, 2) for tensor in inputs)
+            out = functional.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, is_causal=mask is None
             )
-        )
-    return rates
+            torch.autograd.grad(out, inputs, pool.take(*size).transpose(1, 2))
 
+        return run
 
-def attention_rates(watch: Stopwatch, pool: Pool, precision: Precision) -> Iterator[AttentionRate]:
-    """Scaled dot-product attention and its gradients, plainly causal and with a mask."""
-    shapes = ATTENTION_SHAPES if precision == "fp32" else ATTENTION_SHAPES[-1:]
-    for seq_len, head_dim in shapes:
-        num_rows = ATTENTION_TOKENS // seq_len
-        lower = torch.ones(seq_len, seq_len, dtype=torch.bool).tril()
-        blocked = torch.zeros(num_rows, 1, seq_len, seq_len).masked_fill_(~lower, float("-inf"))
-        for mask in (None, blocked.to(DTYPES[precision])):
+    def _traffic(self, rate: Rate) -> Run:
+        """c = a + b."""
+        length, pool = rate.shape[0] // ELEMENT_BYTES // 3, self._pool("fp32")
+        return lambda: torch.add(pool.take(length), pool.take(length), out=pool.take(length))
 
-            def attend(
-                size: tuple[int, ...] = (num_rows, seq_len, ATTENTION_HEADS, head_dim),
-                mask: Tensor | None = mask,
-            ) -> None:
-                inputs = [pool.take(*size).requires_grad_() for _ in range(3)]
-                query, key, value = (tensor.transpose(1, 2) for tensor in inputs)
-                out = functional.scaled_dot_product_attention(
-                    query, key, value, attn_mask=mask, is_causal=mask is None
-                )
-                torch.autograd.grad(out, inputs, pool.take(*size).transpose(1, 2))
+    def _softmax(self, rate: Rate) -> Run:
+        """Over a vocabulary, the loss's main pass."""
+        pool = self._pool("fp32")
+        return lambda: functional.log_softmax(pool.take(*rate.shape), dim=-1).exp_()
 
-            pairs = num_rows * ATTENTION_HEADS * seq_len**2
-            yield AttentionRate(
-                precision=precision,
-                seq_len=seq_len,
-                head_dim=head_dim,
-                masked=mask is not None,
-                pairs_per_s=pairs / watch.fastest(attend),
-            )
+    def _chain(self, rate: Rate) -> Run:
+        """Operations on next to nothing, their gradients included."""
+        x = torch.ones(8, requires_grad=True)
 
+        def run() -> None:
+            y = x
+            for _ in range(OPERATIONS):
+                y = y * 1.5
+            torch.autograd.grad(y.sum(), x)
 
-def traffic_rates(watch: Stopwatch, pool: Pool) -> Iterator[TrafficRate]:
-    """c = a + b on arrays of several sizes."""
-    for num_bytes in TRAFFIC_BYTES:
-        length = num_bytes // ELEMENT_BYTES // 3
-
-        def add(length: int = length) -> None:
-            torch.add(pool.take(length), pool.take(length), out=pool.take(length))
-
-        yield TrafficRate(num_bytes=num_bytes, bytes_per_s=num_bytes / watch.fastest(add))
-
-
-def exponentials_per_s(watch: Stopwatch, pool: Pool) -> float:
-    """Elements per second of a softmax over a vocabulary, the loss's main pass."""
-
-    def softmax() -> None:
-        functional.log_softmax(pool.take(*LOGITS), dim=-1).exp_()
-
-    return math.prod(LOGITS) / watch.fastest(softmax)
-
-
-def operation_s(watch: Stopwatch) -> float:
-    """Seconds of one operation on next to nothing, its gradient included."""
-    x = torch.ones(8, requires_grad=True)
-
-    def chain() -> None:
-        y = x
-        for _ in range(OPERATIONS):
-            y = y * 1.5
-        torch.autograd.grad(y.sum(), x)
-
-    return watch.fastest(chain) / OPERATIONS / 2
+        return run

@@ -14,8 +14,9 @@ from pydantic import BaseModel, ValidationError
 from whorl.core.errors import SpecError
 from whorl.core.units import format_duration, shown
 from whorl.spec.reading import read_file, read_text
-from whorl.spec.recipe import LATER, CompressSpec, Recipe, group_of
+from whorl.spec.recipe import LATER, CompressSpec, Recipe
 from whorl.spec.refusals import spec_error
+from whorl.spec.saying import group_of
 
 __all__ = ["LoadedRecipe", "known_keys", "load_recipe", "parse_recipe", "without_numbers"]
 

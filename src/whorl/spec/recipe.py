@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from whorl.core.encodings import check_encoding
 from whorl.core.errors import SpecError
@@ -14,6 +13,7 @@ from whorl.core.home import OWN_FOLDERS
 from whorl.core.plugins import check_part
 from whorl.spec.quantities import Duration, Length, Number, Share, Whole
 from whorl.spec.resolved import MAX_DOCUMENTS, MaxRunning, MaxTokens, MaxWaiting, NumReplicas, Port
+from whorl.spec.saying import NONE, Spec
 from whorl.spec.train_keys import TrainSpec
 
 __all__ = [
@@ -35,14 +35,11 @@ __all__ = [
     "ServeSpec",
     "TrainSpec",
     "check_name",
-    "group_of",
 ]
 
 Auto = Literal["auto"]
 HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
 ORIGIN = re.compile(r"https?://[A-Za-z0-9_.\[\]:-]{1,260}")
-NONE = (None, "~", "null", "none")
-SAYS_NOTHING = ("", "auto", *NONE)  # of a key that may be left out
 MONEY = Number(1e-6, 1e15)  # US dollars, or hours
 PRICE = Number(0, 1e6)  # US dollars of a device-hour
 DEVICES = Whole(1, 10**7)
@@ -74,37 +71,6 @@ LATER = {
     "train.layout": "distributed layouts",
     "improve": "the gate and the improvement loop",
 }
-
-
-def group_of(annotation: Any) -> type[BaseModel] | None:
-    """The keys below a key: the model among an annotation and what it is made of."""
-    for item in (annotation, *get_args(annotation)):
-        if isinstance(item, type) and issubclass(item, BaseModel):
-            return item
-    return None
-
-
-class Spec(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _say_nothing(cls, values: Any) -> Any:
-        """Keys that may be left out are left out where they say nothing, groups of keys too."""
-        return dict(cls._said(values)) if isinstance(values, dict) else values
-
-    @classmethod
-    def _said(cls, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-        for key, value in values.items():
-            info = cls.model_fields.get(key)
-            annotation = None if info is None else info.annotation
-            word = value.lower() if isinstance(value, str) else value
-            if type(None) in get_args(annotation) and word in SAYS_NOTHING:
-                yield key, None
-            elif annotation is group_of(annotation) and word in ("", "auto"):
-                yield key, {}
-            else:
-                yield key, value
 
 
 class Budget(Spec):

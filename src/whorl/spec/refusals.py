@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from whorl.core.errors import SpecError, WhorlError
 from whorl.core.units import shown
 from whorl.spec.quantities import Quantity
-from whorl.spec.recipe import group_of
+from whorl.spec.saying import group_of
 
 __all__ = ["expected_of", "field_of", "spec_error"]
 
@@ -103,6 +103,5 @@ def _advice(info: FieldInfo | None, key: str, is_missing: bool) -> str:
         return f"add {key}"
     if info is None or info.is_required():
         return "correct it"
-    default = info.get_default(call_default_factory=False)
-    becomes = "" if default in (None, "", ()) else f": it is then {default}"
-    return f"correct it, or leave it out{becomes}"
+    has_word = info.default_factory is None and info.default not in (None, "", ())
+    return "correct it, or leave it out" + (f": it is then {info.default}" if has_word else "")

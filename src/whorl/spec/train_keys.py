@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from whorl.core.errors import SpecError
 from whorl.core.plugins import check_part
 from whorl.spec.quantities import Length, Number, Share, Whole
+from whorl.spec.saying import Spec, without_nothing
 
 __all__ = [
     "BATCH_TOKENS",
@@ -57,10 +58,8 @@ Objective = Annotated[str, _part("objectives", OBJECTIVES)]
 OptimizerName = Annotated[str, _part("optimizers", OPTIMIZERS, is_open=True)]
 
 
-class LoraKeys(BaseModel):
+class LoraKeys(Spec):
     """Adapters beside frozen weights: only they are trained, and merged into them at the end."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rank: Annotated[int, Whole(1, 65_536)] = Field(16, description="of each adapter's matrices")
     alpha: Rate = Field(
@@ -83,10 +82,8 @@ class LoraKeys(BaseModel):
     )
 
 
-class DpoKeys(BaseModel):
+class DpoKeys(Spec):
     """What dpo learns from pairs of answers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     beta: Rate = Field(0.1, description="how strongly the reference model is kept to")
     length_normalised: bool = Field(
@@ -94,10 +91,8 @@ class DpoKeys(BaseModel):
     )
 
 
-class DistilKeys(BaseModel):
+class DistilKeys(Spec):
     """What distil learns from a teacher's probabilities."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     teacher: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="the model to learn from, named as a base is; of the same tokens"
@@ -205,6 +200,11 @@ class TrainKeys(BaseModel, Generic[A]):
 
 class TrainSpec(TrainKeys[Literal["auto"]]):
     """As a recipe says it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _say_nothing(cls, values: Any) -> Any:
+        return without_nothing(cls, values)
 
     @property
     def said(self) -> dict[str, Any]:

@@ -170,8 +170,9 @@ def test_the_exercise_measures_what_was_served(start: Any) -> None:
         one, four = report["throughput"]
         assert (one["requests"], one["tokens"]) == (2, 20)
         assert (four["requests"], four["tokens"]) == (8, 80)
-        assert 20 < one["tokens_per_s"] < 1 / 0.005  # a step gives one request one token
-        assert one["tokens_per_s"] < four["tokens_per_s"] < 4 / 0.005
+        assert 0 < one["tokens_per_s"] < 1 / 0.005  # a step gives one request one token
+        assert 0 < four["tokens_per_s"] < 4 / 0.005  # and each of four that run together
+        assert running.engine.max_seen_running > 1
         assert 0 < one["ttft_s"] <= one["ttft_p95_s"] < 5
         with pytest.raises(EngineError, match="no model"):
             request_completion(running.base_url, KEY, "x", model="other")

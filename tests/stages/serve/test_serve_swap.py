@@ -18,6 +18,7 @@ from whorl.core.errors import EngineError
 from whorl.core.ports import GenerateRequest
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve import gateway as gateway_module
+from whorl.stages.serve import swap as swap_module
 from whorl.stages.serve.app import create_app
 from whorl.stages.serve.card import ModelCard
 from whorl.stages.serve.desk import Desk
@@ -186,14 +187,15 @@ def promised(version: int, users: int, basis: str = "measured") -> Served:
 
 
 @pytest.fixture
-def gateway_is_heard(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def server_is_heard(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Also where a library has set the level of all logging, or switched off what it met."""
-    caplog.set_level(logging.WARNING, gateway_module.LOG.name)
-    monkeypatch.setattr(gateway_module.LOG, "disabled", False)
+    for log in (gateway_module.LOG, swap_module.LOG):
+        caplog.set_level(logging.WARNING, log.name)
+        monkeypatch.setattr(log, "disabled", False)
     monkeypatch.setattr(logging.getLogger("whorl"), "propagate", True)
 
 
-@pytest.mark.usefixtures("gateway_is_heard")
+@pytest.mark.usefixtures("server_is_heard")
 def test_places_that_are_not_those_of_the_recipe_are_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -218,7 +220,7 @@ def test_places_that_are_not_those_of_the_recipe_are_told(
         model.close()
 
 
-@pytest.mark.usefixtures("gateway_is_heard")
+@pytest.mark.usefixtures("server_is_heard")
 def test_a_promise_that_is_only_predicted_opens_no_more_places(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -244,6 +246,7 @@ def test_a_promise_that_is_only_predicted_opens_no_more_places(
         model.close()
 
 
+@pytest.mark.usefixtures("server_is_heard")
 def test_a_model_that_cannot_be_opened_leaves_the_one_before(
     start: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

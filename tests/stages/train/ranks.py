@@ -1,4 +1,4 @@
-"""One rank of a tiny training: python -m tests.stages.train.ranks JSON, alone or by torchrun."""
+"""A tiny training, and one rank of it: python -m tests.stages.train.ranks JSON, by torchrun."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 
@@ -15,7 +17,6 @@ from tests.stages.train.work import config, tiny_shape
 from whorl.core.context import StageContext
 from whorl.core.errors import Interrupted
 from whorl.core.records import Record, RecordStore
-from whorl.stages.train.parallel.alone import Alone
 from whorl.stages.train.parallel.fsdp import FullyShardedData
 from whorl.stages.train.ports import Parallel
 from whorl.stages.train.run import run
@@ -39,24 +40,27 @@ class StopsAt:
         pass
 
 
-def main() -> None:
-    given = json.loads(sys.argv[1])
-    parallel: Parallel = Alone()
-    if given["ranks"] > 1:
-        dist.init_process_group("gloo", timeout=timedelta(seconds=60))
-        parallel = FullyShardedData()
+def train(given: Mapping[str, Any], parallel: Parallel) -> bool:
+    """Whether it was stopped."""
     store = RecordStore(Path(given["home"]), "tiny")
     context = StageContext(store, progress=StopsAt(given["stop_at"] if parallel.is_main else 0))
     prepared = Record.load(Path(given["prepared"]))
     try:
         run(context, tiny_shape(), config(**given["settings"]), prepared, {}, parallel)
     except Interrupted:
+        return True
+    return False
+
+
+def main() -> None:
+    given = json.loads(sys.argv[1])
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    if train(given, FullyShardedData()):
         print("stopped")
-    if given["ranks"] > 1:
-        dist.barrier()  # none ends while another still talks to it
-        dist.destroy_process_group()
-        sys.stdout.flush()
-        os._exit(0)  # gloo's threads are not always gone when the interpreter is taken down
+    dist.barrier()  # none ends while another still talks to it
+    dist.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # gloo's threads are not always gone when the interpreter is taken down
 
 
 if __name__ == "__main__":

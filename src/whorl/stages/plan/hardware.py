@@ -16,6 +16,7 @@ from whorl.core.digests import digest_value
 from whorl.core.frozen import Frozen
 
 __all__ = [
+    "BUSY_SHARE",
     "AttentionRate",
     "Calibration",
     "Machine",
@@ -29,6 +30,7 @@ __all__ = [
 
 GIB = 2**30
 NOISY = 0.15  # of a calibration: repeats varied by more than this
+BUSY_SHARE = 0.25  # of all cores
 Precision = Literal["fp32", "bf16"]
 
 
@@ -133,9 +135,9 @@ def _milliseconds(seconds: float) -> str:
 
 
 class Calibration(Frozen):
-    """Measured figures of one machine; the fastest of many repeats each."""
+    """Measured figures of one machine; the best of several tries each."""
 
-    version: int = 2
+    version: int = 3
     identity: str
     measured_at: str = Field(description="UTC, ISO 8601")
     torch: str
@@ -153,9 +155,21 @@ class Calibration(Frozen):
         (), description="one step as its blocks are written, and with compiled blocks"
     )
     compiling_s: float = Field(0.0, description="what compiling such blocks took, once")
-    busy: float = Field(0.0, description="share of all cores that others used just before")
-    noise: float = Field(description="median over probes of (median - fastest) / fastest")
+    busy: float = Field(0.0, description="share of all cores that others used then")
+    noise: float = Field(description="median over all that was timed of (median - best) / best")
+    measured: int = Field(0, description="of what was to be timed, what was")
+    wanted: int = Field(0, description="how much that was; the rest is as of a usual machine")
     took_s: float
+
+    @property
+    def was_busy(self) -> bool:
+        """Whether others left so little of the machine that a quiet one may be faster."""
+        return self.busy > BUSY_SHARE
+
+    @property
+    def missing_share(self) -> float:
+        """Of what was to be timed."""
+        return 1 - self.measured / self.wanted if self.wanted else 0.0
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -166,12 +180,13 @@ class Calibration(Frozen):
     @property
     def doubt(self) -> str:
         """What to tell of a machine that was not quiet; empty if it was."""
-        if self.noise <= NOISY:
+        if self.noise <= NOISY and not self.was_busy and not self.missing_share:
             return ""
+        some = f", {self.measured} of {self.wanted} figures were measured, the rest is usual ones"
         return (
-            f"the machine was busy when it was measured (others used {self.busy:.0%} of it "
-            f"just before, repeats varied by {self.noise:.0%}): times may be too long; "
-            "whorl doctor --calibrate repeats it"
+            f"the machine was busy when it was measured (others used {self.busy:.0%} of it, "
+            f"repeats varied by {self.noise:.0%}{some if self.missing_share else ''}): times may "
+            "be too long; whorl doctor --calibrate repeats it"
         )
 
     def choice(self, key: str) -> MeasuredChoice | None:

@@ -86,7 +86,7 @@ def _epochs_of_sources(situation: Situation, candidate: Candidate) -> dict[str, 
 
 def _busy_note(situation: Situation) -> str:
     busy = situation.machine.calibration.busy
-    note = f"mean of all steps; others used {busy:.0%} of the machine just before it was measured"
+    note = f"mean of all steps; others used {busy:.0%} of the machine when it was measured"
     return "; ".join(filter(None, (note, situation.own.note)))
 
 

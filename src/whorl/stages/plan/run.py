@@ -55,6 +55,9 @@ __all__ = [
 ]
 
 LOGIC_VERSION = 6  # raised when the same recipe, data and machine would get another plan
+Measure = Callable[[], Machine]
+Gather = Callable[[], DataFacts]
+Compiled = Callable[[Machine], Machine]
 IDS_MULTIPLE = 64
 ADDED_BUDGETS = ("device_hours", "usd")  # not in the keys of plans that do not use them
 ADDED_KEYS = ("lora", "dpo", "distil")  # of train, likewise
@@ -116,20 +119,22 @@ def find_or_make(
     recipe: Recipe,
     facts: MachineFacts,
     data_digest: str,
-    measure: Callable[[], Machine],
-    gather: Callable[[], DataFacts],
-    with_compiled: Callable[[Machine], Machine],
+    measure: Measure,
+    gather: Gather,
+    with_compiled: Compiled,
     base: GivenBase | None = None,
 ) -> Record:
-    """The plan's record; the machine is measured and the data read only if it is not there.
+    """The plan's record; the machine is measured and the data read only for a new choice.
 
     with_compiled times compiled blocks too: called only for a long training. base: what the
     recipe's model.base means.
     """
-    if (record := context.store.find(plan_key(recipe, facts, data_digest, base))) is not None:
+    key = plan_key(recipe, facts, data_digest, base)
+    if (record := context.store.find(key)) is not None:
         return record
     context.store.check_writable()
-    return run(context, recipe, measure(), gather(), with_compiled, base)
+    work = recipe, measure, gather, with_compiled, base
+    return _written(context, key, facts, _considered(context, key, *work))
 
 
 def find_or_consider(
@@ -137,16 +142,16 @@ def find_or_consider(
     recipe: Recipe,
     facts: MachineFacts,
     data_digest: str,
-    measure: Callable[[], Machine],
-    gather: Callable[[], DataFacts],
-    with_compiled: Callable[[Machine], Machine],
+    measure: Measure,
+    gather: Gather,
+    with_compiled: Compiled,
     base: GivenBase | None = None,
 ) -> Plan:
     """The plan that find_or_make would leave; no record is written."""
     key = plan_key(recipe, facts, data_digest, base)
     if (record := context.store.find(key)) is not None:
         return Plan.load(record)
-    return _considered(context, key, recipe, measure(), gather(), with_compiled, base)
+    return _considered(context, key, recipe, measure, gather, with_compiled, base)
 
 
 def run(
@@ -154,7 +159,7 @@ def run(
     recipe: Recipe,
     machine: Machine,
     data: DataFacts,
-    with_compiled: Callable[[Machine], Machine] | None = None,
+    with_compiled: Compiled | None = None,
     base: GivenBase | None = None,
 ) -> Record:
     """The plan's record, found or made.
@@ -165,13 +170,17 @@ def run(
     key = plan_key(recipe, machine.facts, data.digest, base)
     if (record := context.store.find(key)) is not None:
         return record
-    plan = _considered(context, key, recipe, machine, data, with_compiled, base)
+    work = recipe, lambda: machine, lambda: data, with_compiled, base
+    return _written(context, key, machine.facts, _considered(context, key, *work))
+
+
+def _written(context: StageContext, key: RecordKey, facts: MachineFacts, plan: Plan) -> Record:
     with context.store.write(key) as writer:
         write_sealed(writer.path / PLAN_FILE, plan.model_dump(mode="json"))
         writer.metrics.update(
             {name: item.value for name, item in plan.predictions.items() if item.value is not None}
         )
-        writer.run.update({"machine": machine.facts.identity, **plan.machine})
+        writer.run.update({"machine": facts.identity, **plan.machine})
     for warning in plan.warnings:
         context.log(f"warning: {warning}")
     return context.store.published(key)
@@ -181,15 +190,16 @@ def _considered(
     context: StageContext,
     key: RecordKey,
     recipe: Recipe,
-    machine: Machine,
-    data: DataFacts,
-    with_compiled: Callable[[Machine], Machine] | None,
+    measure: Measure,
+    gather: Gather,
+    with_compiled: Compiled | None,
     base: GivenBase | None,
 ) -> Plan:
-    """An earlier choice from the same things, or a new one."""
+    """An earlier choice from the same things, for which nothing is measured, or a new one."""
     chosen_from = _chosen_from(key)
     plan = _earlier_choice(context, chosen_from)
     if plan is None:
+        machine, data = measure(), gather()
         plan = _new_plan(recipe, machine, data, chosen_from, base, context.store)
         if with_compiled is not None and _compiling_may_pay(plan, recipe, machine):
             plan = _new_plan(recipe, with_compiled(machine), data, chosen_from, base, context.store)

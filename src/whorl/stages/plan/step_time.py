@@ -39,6 +39,7 @@ from whorl.stages.plan.laws.law import NORMAL_90
 __all__ = [
     "DATA_S",
     "MEAN_OVER_FASTEST",
+    "USUAL_LEVEL",
     "Level",
     "Load",
     "StepParts",
@@ -56,6 +57,8 @@ MEAN_OVER_FASTEST = 1.04  # a mean step against the fastest, on a machine that d
 MODEL_DEVIATION, RUN_DEVIATION = 0.05, 0.02
 REHEARSED_DEVIATION = 0.05  # of a run from its own rehearsed step
 MAX_NOISE = 0.3
+BUSY_NOISE = 0.2  # caches and memory were shared, whatever the clock
+USUAL_DEVIATION = 0.5  # of figures that are those of usual machines
 BACKWARD_AND_FORWARD = 3
 ELEMENT_BYTES = 4  # of float32; norms, rotations and the loss stay in float32
 ARRAYS_PER_PASS = 3  # an element-wise operation reads two arrays and writes one
@@ -243,10 +246,11 @@ def time_factor(calibration: Calibration, level: Level, rehearsed: bool = False)
 
     Of a rehearsed step the model's errors are gone.
     """
-    noise = min(MAX_NOISE, calibration.noise)
+    noise = min(MAX_NOISE, calibration.noise + BUSY_NOISE * calibration.was_busy)
     parts = [REHEARSED_DEVIATION, RUN_DEVIATION, noise / 2]
     if not rehearsed:
-        parts = [MODEL_DEVIATION, RUN_DEVIATION, level.spread, noise / 2]
+        usual = USUAL_DEVIATION * calibration.missing_share
+        parts = [MODEL_DEVIATION, RUN_DEVIATION, level.spread, noise / 2, usual]
     return math.exp(NORMAL_90 * math.hypot(*parts))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import secrets
+import time
 
 from whorl.core.errors import SpecError
 from whorl.core.ports import Engine, GenerateRequest, Grammar
@@ -17,17 +18,18 @@ __all__ = ["requests_of"]
 
 
 async def requests_of(
-    served: Served, ask: Ask, request_id: str, cache_key: str, most_tokens: int
+    served: Served, ask: Ask, request_id: str, cache_key: str, most_tokens: int, ends_s: float
 ) -> list[tuple[Prompt, GenerateRequest]]:
     """(prompt, request) of every answer, in order; most_tokens: the server's limit of an answer.
 
-    Raises ApiError that names the field which cannot be: 400, of a model without chats 501.
+    ends_s: when all must have been answered, by time.monotonic. Raises ApiError that names the
+    field which cannot be: 400, of a model without chats 501; 504 where files take too long to read.
     """
     found: list[tuple[Prompt, GenerateRequest]] = []
     reader = served.prompts
     for prompt in ask.prompts:
         grammar = _grammar(served, ask, prompt)
-        prompt_ids = await reader.encode(prompt, ask)
+        prompt_ids = await reader.encode(prompt, ask, ends_s - time.monotonic())
         room = reader.answer_room(len(prompt_ids), ask, most_tokens)
         seed = secrets.randbits(31) if ask.seed is None else ask.seed
         first = GenerateRequest(

@@ -138,15 +138,15 @@ class Visit:
         """Until it must have ended."""
         return self.began_s + self.max_time - self.desk.clock()
 
-    def price(self, requests: Sequence[GenerateRequest], prompt_tokens: int) -> None:
+    def price(self, sizes: Sequence[tuple[int, int]], prompt_tokens: int) -> None:
         """Raises ApiError 429 if it would wait too long, or is over its key's limits.
 
-        prompt_tokens: of each prompt once, however many answers it gets.
+        sizes: of each answer, (prompt tokens, most tokens). prompt_tokens: of each prompt once,
+        however many answers it gets.
         """
-        sizes = [(len(each.prompt_ids), each.max_tokens) for each in requests]
         self.desk.admission.price(self.free_tickets, sizes, self.left_s)
         self.prompt_tokens = prompt_tokens
-        most = prompt_tokens + sum(each.max_tokens for each in requests)
+        most = prompt_tokens + sum(tokens for _, tokens in sizes)
         self._spending = self.desk.ledger.spend(self.caller, most)
 
     def submitted(self, request_id: str) -> None:

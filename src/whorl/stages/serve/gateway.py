@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -161,7 +162,7 @@ class Gateway:
     async def start(
         self, ask: Ask, caller: Caller = NOBODY, max_time: float | None = None
     ) -> Generation:
-        """Check, admit, encode and submit. Raises ApiError: 400, 403, 404, 429 or 503.
+        """Check, admit, encode and submit. Raises ApiError: 400, 403, 404, 429, 503 or 504.
 
         caller: whose request it is; prefixes are shared only between requests of one caller.
         max_time: seconds until its last token, if they are fewer than the server's.
@@ -172,12 +173,11 @@ class Gateway:
         runs: list[Run] = []
         try:
             request_id = uuid.uuid4().hex
-            requests = await requests_of(
-                served, ask, request_id, caller.cache_key, self.config.max_tokens
-            )
+            limits = self.config.max_tokens, time.monotonic() + visit.left_s
+            requests = await requests_of(served, ask, request_id, caller.cache_key, *limits)
             check_sizes(ask, requests[0][1].grammar, self.config)
-            lengths = [len(each.prompt_ids) for _, each in requests[:: ask.n]]
-            visit.price([each for _, each in requests], sum(lengths))
+            sizes = [(len(each.prompt_ids), each.max_tokens) for _, each in requests]
+            visit.price(sizes, sum(length for length, _ in sizes[:: ask.n]))
             queue: asyncio.Queue[TokenEvent] = asyncio.Queue()
             for prompt, request in requests:
                 decoder = served.prompts.decoder(prompt)

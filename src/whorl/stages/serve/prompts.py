@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from whorl.codecs.contract import TEXT, Tokens
+from whorl.codecs.contract import TEXT, Tokens, is_of_files
 from whorl.codecs.decoding import DecodeStream
 from whorl.codecs.parts import SPECIAL_CODEC, token_space
 from whorl.core.errors import DataError, MissingExtra, WhorlError
@@ -18,6 +18,7 @@ from whorl.stages.serve.errors import ApiError, invalid
 from whorl.stages.serve.formats import think
 from whorl.stages.serve.formats.choose import Voice, dialogue_of
 from whorl.stages.serve.pictures import closed_codecs, parts_of_chat
+from whorl.stages.serve.reading import FileReaders
 
 __all__ = ["PromptReader"]
 
@@ -29,32 +30,54 @@ class PromptReader:
 
     def __init__(self, tokens: Tokens, context_tokens: int) -> None:
         self.tokens, self.context_tokens = tokens, context_tokens
+        self._readers = FileReaders()
         self.dialogue = dialogue_of(tokens.contract.chat_template)
         self.has_text = any(entry.name == "text" for entry in tokens.contract.codecs)
 
-    async def encode(self, prompt: Prompt, ask: Ask) -> tuple[int, ...]:
-        """The ids of one of the prompts."""
+    async def encode(
+        self, prompt: Prompt, ask: Ask, left_s: float | None = None
+    ) -> tuple[int, ...]:
+        """The ids of one of the prompts. left_s: seconds until its files must have been read."""
         subject = ask.subject
-        if isinstance(prompt, Chat):
+        if isinstance(prompt, Chat) and not prompt.has_images:
             return await self._encode_chat(prompt, ask)
         if isinstance(prompt, str):
             if not self.has_text:
                 raise invalid(f"{subject}: this model takes no text; send parts or ids", subject)
             prompt = (PartBody(codec="text", text=prompt),)
-        ids = [item for item in prompt if isinstance(item, int)]
-        if ids:
-            self.check_ids(ids, subject)
-            return tuple(ids)
-        parts = [item for item in prompt if isinstance(item, PartBody)]
         try:
-            found = await asyncio.to_thread(
-                lambda: self.tokens.encode_parts([self._part(part) for part in parts])
-            )
+            if isinstance(prompt, Chat):
+                prompt = parts_of_chat(self.tokens, prompt.messages)
+            ids = [item for item in prompt if isinstance(item, int)]
+            if ids:
+                self.check_ids(ids, subject)
+                return tuple(ids)
+            given = [item for item in prompt if isinstance(item, PartBody)]
+            parts = await self._read(given, subject, left_s)
+            found = await asyncio.to_thread(self.tokens.encode_parts, parts)
         except DataError as error:
             raise invalid(f"{subject}: {error}", subject) from None
         except MissingExtra as error:
             raise ApiError(501, str(error), code="no_codec", param=subject) from error
         return (*self.tokens.contract.start_ids, *found)
+
+    async def _read(
+        self, given: Sequence[PartBody], subject: str, left_s: float | None
+    ) -> list[Part]:
+        """The values of parts. No file is read of a prompt that cannot be answered."""
+        codecs = [self.tokens.codecs.get(part.codec) for part in given if part.data is not None]
+        files = [codec for codec in codecs if codec is not None and is_of_files(codec)]
+        if not files:
+            return await asyncio.to_thread(lambda: [self._part(part) for part in given])
+        least, most = sum(codec.value_ids or 1 for codec in files), self.context_tokens
+        if least > most:
+            told = f"{len(files)} files have {least} tokens, over this model's context of {most}"
+            raise invalid(f"{subject}: {told}; send fewer", subject, "context_length_exceeded")
+        try:
+            return await self._readers.each(given, self._part, left_s)
+        except TimeoutError:
+            told = f"its {len(files)} files could not be read before the deadline"
+            raise ApiError(504, f"{subject}: {told}", code="deadline_exceeded") from None
 
     async def _encode_chat(self, chat: Chat, ask: Ask) -> tuple[int, ...]:
         subject = ask.subject
@@ -71,10 +94,6 @@ class PromptReader:
 
         has_form: the answer has one from its first token, so that there is no room for thoughts.
         """
-        if chat.has_images:
-            parts = parts_of_chat(self.tokens, chat.messages)
-            found = self.tokens.encode_parts([self._part(part) for part in parts])
-            return (*self.tokens.contract.start_ids, *found)
         messages = [self._in_known_role(message) for message in chat.messages]
         functions = chat.tools.functions if chat.tools is not None else ()
         tools = [{"type": "function", "function": dict(function)} for function in functions]

@@ -6,6 +6,7 @@ import base64
 import io
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from whorl.codecs.label import LabelCodec
 from whorl.codecs.parts import token_space
 from whorl.codecs.table import Column, TableCodec
 from whorl.core.ports import Part
+from whorl.stages.serve.keys import add_key, keys_file
 
 CLASSES = ["boot", "coat", "shirt"]
 
@@ -164,6 +166,49 @@ def test_all_inputs_share_one_deadline(server: Running) -> None:
     assert answer.status_code == 504
     assert len(server.engine.asked) < 10  # type: ignore[attr-defined]
     assert server.wait_until(lambda: server.gateway.inside == 0)
+
+
+@pytest.fixture
+def paying(start: Start, clothes: Tokens, tmp_path: Path) -> Iterator[tuple[Running, Any, Any]]:
+    """A server, what it takes of one key, and how that key asks."""
+    entry, key = add_key(keys_file(tmp_path), "alice", tokens_per_min=100)
+    with start(contract=clothes, home=tmp_path) as running:
+        likes_the_second(running)
+
+        def ask(inputs: Sequence[str], **headers: str) -> Any:
+            body = {"model": "tiny", "input": inputs}
+            answer = running.client.post(
+                "/v1/classify", json=body, headers={"Authorization": f"Bearer {key}", **headers}
+            )
+            assert running.wait_until(lambda: running.gateway.inside == 0)
+            return answer
+
+        yield running, lambda: running.gateway.desk.ledger.caller(entry).account.used.tokens, ask
+
+
+def test_inputs_of_a_refused_request_are_neither_read_nor_paid_for(paying: Any) -> None:
+    running, used, ask = paying
+    good = url_of(pictures(1)[0])
+    assert ask([good, good, "data:image/png;base64,AAAA"]).status_code == 400
+    assert ask([good] * 20).status_code in (400, 403, 429)  # more than a minute's tokens
+    assert used() == 0 and running.engine.asked == []
+    answer = ask([good, good])
+    assert answer.status_code == 200 and len(running.engine.asked) == 2
+    assert used() == answer.json()["usage"]["total_tokens"] == 2 * (6 + 1)
+
+
+def test_of_inputs_that_were_not_all_read_those_are_paid_for_that_were(paying: Any) -> None:
+    running, used, ask = paying
+    good, real = url_of(pictures(1)[0]), running.engine.score
+
+    def slow(*asked: Any) -> Any:
+        time.sleep(0.2)
+        return real(*asked)
+
+    running.engine.score = slow
+    assert ask([good] * 10, **{"X-Request-Timeout": "0.5"}).status_code == 504
+    assert 1 <= len(running.engine.asked) < 6
+    assert used() == len(running.engine.asked) * (6 + 1)
 
 
 def test_the_answer_is_told_by_an_id_that_the_log_has(server: Running) -> None:

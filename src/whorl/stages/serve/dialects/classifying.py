@@ -1,7 +1,8 @@
 """/v1/classify: of which class is it? Each input with the probability of every class.
 
 Request and answer have the fields of vLLM's route of this name; an input may also be an image, a
-row of a table or a part of any codec. An input is read once, as by /v1/rank.
+row of a table or a part of any codec. An input is read once, as by /v1/rank; all inputs of a
+request are checked before the first of them is read by the model.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI
@@ -20,9 +22,14 @@ from whorl.codecs.contract import TEXT, Tokens
 from whorl.core.validation import first_problem
 from whorl.stages.serve.access import caller_of
 from whorl.stages.serve.ask import PartBody
-from whorl.stages.serve.dialects.ranking import ID as RANK_ID
-from whorl.stages.serve.dialects.ranking import RankBody, Vocabularies, rank_candidates
-from whorl.stages.serve.errors import ApiError, invalid
+from whorl.stages.serve.dialects.ranking import (
+    Questions,
+    RankBody,
+    Ranked,
+    Vocabularies,
+    rank_all,
+)
+from whorl.stages.serve.errors import invalid
 from whorl.stages.serve.exchange import read_parsed
 from whorl.stages.serve.gateway import Gateway
 from whorl.stages.serve.limits import max_time_of
@@ -41,9 +48,7 @@ __all__ = ["CLASSIFY", "ClassifyBody", "add_classifying"]
 CLASSIFY = "/v1/classify"
 MAX_INPUTS = 64
 MAX_PROBS = 2**20  # of all inputs together
-LEAST_S = 1e-3
 ID = "classify-"  # how the ids of answers begin
-USAGE = ("prompt_tokens", "completion_tokens", "candidate_tokens", "total_tokens")
 DATA, IMAGE_DATA = "data:", "data:image/"
 PART_KEYS = {"codec", "text", "data"}
 ROW_TYPE = "application/json"
@@ -75,46 +80,39 @@ def add_classifying(app: FastAPI, gateway: Gateway) -> None:
         body = await read_parsed(gateway, request, ClassifyBody)
         max_time = max_time_of(request.headers.get("x-request-timeout"))
         gateway.check_model(body.model, caller_of(request))
-        answer = await _classified(gateway, vocabularies, body, request, max_time)
-        headers = {"X-Request-Id": answer["id"].removeprefix(ID)}
+
+        def asking(tokens: Tokens) -> Questions:
+            return _questions(vocabularies, body, tokens)
+
+        ranked = await rank_all(gateway, vocabularies, asking, request, max_time)
+        answer = await asyncio.to_thread(_answer, body, ranked)
+        headers = {"X-Request-Id": ranked.request_id}
         return await asyncio.to_thread(JSONResponse, answer, headers=headers)
 
 
-async def _classified(
-    gateway: Gateway,
-    vocabularies: Vocabularies,
-    body: ClassifyBody,
-    request: Request,
-    max_time: float | None,
-) -> dict[str, Any]:
-    """All inputs, one after another, within one deadline. Raises ApiError, ClientGone."""
+def _questions(vocabularies: Vocabularies, body: ClassifyBody, tokens: Tokens) -> Questions:
+    """One of each input, of all classes. Raises ApiError 400."""
     inputs = body.input if isinstance(body.input, list) else [body.input]
-    tokens = gateway.tokens
     codec = _classes_of(tokens, body.codec)
-    values = list(await asyncio.to_thread(vocabularies.of, tokens, codec))
-    if len(inputs) * len(values) > MAX_PROBS:
-        most = max(1, MAX_PROBS // len(values))
-        raise invalid(f"input: {len(values):,} classes; send at most {most} at once", "input")
-    prompts = [_prompt(tokens, each, _where(body, n)) for n, each in enumerate(inputs)]
-    ends_s = time.monotonic() + min(max_time or gateway.config.max_time, gateway.config.max_time)
-    told, usages, request_id = list[dict[str, Any]](), list[dict[str, int]](), ""
-    for number, prompt in enumerate(prompts):
-        asked = RankBody(model=body.model, prompt=prompt, codec=codec)
-        left_s = max(ends_s - time.monotonic(), LEAST_S)
-        where = _where(body, number)
-        found = await rank_candidates(gateway, vocabularies, asked, request, left_s, where)
-        if gateway.tokens is not tokens:
-            raise ApiError(503, "the model was exchanged meanwhile; ask again", code="exchanged")
-        request_id = request_id or found["id"].removeprefix(RANK_ID)
-        told.append(_told(number, found, values, body.top))
-        usages.append(found["usage"])
+    num_classes = len(vocabularies.of(tokens, codec))
+    if len(inputs) * num_classes > MAX_PROBS:
+        most = max(1, MAX_PROBS // num_classes)
+        raise invalid(f"input: {num_classes:,} classes; send at most {most} at once", "input")
+    places = [_where(body, number) for number in range(len(inputs))]
+    prompts = [_prompt(tokens, *each) for each in zip(inputs, places, strict=True)]
+    asked = RankBody(model=body.model, prompt=prompts[0], codec=codec)
+    return Questions(asked, [(each, tuple(p)) for each, p in zip(places, prompts, strict=True)])
+
+
+def _answer(body: ClassifyBody, ranked: Ranked) -> dict[str, Any]:
+    rankings = ranked.answers(None)
     return {
-        "id": f"{ID}{request_id}",  # of its first ranking, as the log has it
+        "id": f"{ID}{ranked.request_id}",
         "object": "list",
         "created": int(time.time()),
         "model": body.model,
-        "data": told,
-        "usage": {key: sum(each[key] for each in usages) for key in USAGE},
+        "data": [_told(n, each, ranked.names, body.top) for n, each in enumerate(rankings)],
+        "usage": ranked.usage,
     }
 
 
@@ -170,10 +168,9 @@ def _codec(tokens: Tokens, media_type: str, where: str, what: str) -> str:
 
 
 def _told(
-    number: int, ranking: dict[str, Any], values: list[str], top: int | None
+    number: int, ranked: Sequence[dict[str, Any]], values: Sequence[str], top: int | None
 ) -> dict[str, Any]:
     """vLLM's fields, and the classes by their names, the likeliest first."""
-    ranked = ranking["candidates"]
     shares = {each["candidate"]: each["probability"] for each in ranked}
     return {
         "index": number,

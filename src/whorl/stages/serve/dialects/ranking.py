@@ -10,7 +10,7 @@ import asyncio
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -24,7 +24,7 @@ from starlette.requests import Request
 from whorl.codecs.contract import TEXT, Tokens
 from whorl.codecs.parts import token_space
 from whorl.core.errors import DataError, EngineError
-from whorl.core.ports import GenerateRequest, Part, TokenEvent
+from whorl.core.ports import Part, TokenEvent
 from whorl.stages.serve.access import caller_of
 from whorl.stages.serve.ask import Ask, PartBody, Prompt, TokenIds
 from whorl.stages.serve.desk import Visit
@@ -34,7 +34,7 @@ from whorl.stages.serve.gateway import Gateway
 from whorl.stages.serve.limits import max_time_of
 from whorl.stages.serve.request import Body
 
-__all__ = ["PATH", "RankBody", "Vocabularies", "add_ranking", "rank_candidates"]
+__all__ = ["PATH", "Questions", "RankBody", "Ranked", "Vocabularies", "add_ranking", "rank_all"]
 
 PATH = "/v1/rank"
 ID = "rank-"  # how the ids of answers begin
@@ -101,6 +101,17 @@ class Vocabularies:
         return values[codec]
 
 
+@dataclass(frozen=True)
+class Questions:
+    """Prompts, each of which the same candidates are ranked after, by what the client calls it."""
+
+    body: RankBody  # of which candidates, whatever its prompt is
+    prompts: Sequence[tuple[str, Prompt]]
+
+
+Asking = Callable[[Tokens], Questions]  # of the tokens of the model that answers; by a thread
+
+
 def add_ranking(app: FastAPI, gateway: Gateway) -> None:
     """One route."""
     vocabularies = Vocabularies()
@@ -109,47 +120,80 @@ def add_ranking(app: FastAPI, gateway: Gateway) -> None:
     async def rank(request: Request) -> Response:
         body = await read_parsed(gateway, request, RankBody)
         max_time = max_time_of(request.headers.get("x-request-timeout"))
-        told = await rank_candidates(gateway, vocabularies, body, request, max_time)
-        return JSONResponse(told, headers={"X-Request-Id": told["id"].removeprefix(ID)})
+        gateway.check_model(body.model, caller_of(request))
+        questions = Questions(body, [("prompt", body.question)])
+        ranked = await rank_all(gateway, vocabularies, lambda tokens: questions, request, max_time)
+        (found,) = ranked.answers(body.top)
+        told = {
+            "id": f"{ID}{ranked.request_id}",
+            "object": "rank",
+            "model": body.model,
+            "num_candidates": len(ranked.names),
+            "candidates": found,
+            "usage": ranked.usage,
+        }
+        return JSONResponse(told, headers={"X-Request-Id": ranked.request_id})
 
 
-async def rank_candidates(
+@dataclass(frozen=True)
+class Ranked:
+    """What a request for rankings found."""
+
+    request_id: str
+    names: list[str]  # of the candidates, in the order they were given in, or of their ids
+    nats: list[NDArray[np.float64]]  # of each prompt [N]: ln p of each candidate after it
+    prompt_tokens: int
+    candidate_tokens: int
+
+    def answers(self, top: int | None) -> list[list[dict[str, Any]]]:
+        """Of each prompt the best candidates first; those alike in their order."""
+        return [_ranking(self.names, nats, top) for nats in self.nats]
+
+    @property
+    def usage(self) -> dict[str, int]:
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": 0,
+            "candidate_tokens": self.candidate_tokens,
+            "total_tokens": self.prompt_tokens + self.candidate_tokens,
+        }
+
+
+async def rank_all(
     gateway: Gateway,
     vocabularies: Vocabularies,
-    body: RankBody,
+    asking: Asking,
     request: Request,
     max_time: float | None,
-    subject: str = "prompt",
-) -> dict[str, Any]:
-    """The answer, all candidates ranked. subject: what the client calls the question.
+) -> Ranked:
+    """Every candidate after every prompt: one request, of one place, one price and one deadline.
 
-    Raises ApiError: 400, 403, 404, 429, 503 or 504; ClientGone.
+    All of it is checked before the engine is asked for anything, so that what is refused costs
+    nothing. Raises ApiError: 400, 429, 500, 503 or 504; ClientGone.
     """
-    caller = caller_of(request)
-    gateway.check_model(body.model, caller)
-    visit = gateway.visit(caller, 1, max_time)
-    served = visit.served
+    visit = gateway.visit(caller_of(request), 1, max_time)
     request_id = uuid.uuid4().hex
     try:
-        found = await asyncio.to_thread(_candidates_of, served.tokens, vocabularies, body)
-        longest = max(map(len, found.ids))
-        asked = Ask(
-            body.model, (body.question,), subject, max_tokens=longest, limit_name="candidates"
+        asked = await asyncio.to_thread(asking, visit.served.tokens)
+        found = await asyncio.to_thread(
+            _candidates_of, visit.served.tokens, vocabularies, asked.body
         )
-        prompt_ids = await served.prompts.encode(body.question, asked)
-        served.prompts.answer_room(len(prompt_ids), asked, longest)
-        at_once = getattr(served.engine, "reads_singles_once", False)
+        prompts = [await _encoded_prompt(visit, asked.body, found, each) for each in asked.prompts]
+        at_once = getattr(visit.served.engine, "reads_singles_once", False)
         pieces = list(_pieces_of(found.ids, at_once))
-        work = sum(map(_work_of, pieces))
-        visit.price([GenerateRequest(request_id, prompt_ids, work)], len(prompt_ids))
+        work = sum(map(_work_of, pieces)) * len(prompts)
+        num_tokens = sum(map(len, prompts))
+        visit.price([(num_tokens, work)], num_tokens)
     except BaseException:
         visit.give_up()
         raise
     finish_reason = "error"
     try:
-        scored = _scored(gateway, visit, request_id, pieces, prompt_ids)
+        scored = _scored(gateway, visit, request_id, pieces, prompts)
         nats = await or_gone(request.receive, scored)
-        told = _answer(body, found, nats, request_id, len(prompt_ids), work)
+        if not all(np.isfinite(each).all() for each in nats):
+            told = "the model gave scores that are not finite"
+            raise ApiError(500, told, code="engine_failed")
         finish_reason = "stop"
     except ClientGone:
         finish_reason = "left"
@@ -159,7 +203,19 @@ async def rank_candidates(
         raise ApiError(504, "the deadline came first", code="deadline_exceeded") from None
     finally:
         visit.end(request_id, finish_reason, ())
-    return told
+    return Ranked(request_id, found.names, nats, num_tokens, work)
+
+
+async def _encoded_prompt(
+    visit: Visit, body: RankBody, found: _Candidates, given: tuple[str, Prompt]
+) -> tuple[int, ...]:
+    """Raises ApiError where it is wrong, or leaves no room for the longest candidate."""
+    subject, prompt = given
+    longest, reader = max(map(len, found.ids)), visit.served.prompts
+    asked = Ask(body.model, (prompt,), subject, max_tokens=longest, limit_name="candidates")
+    ids = await reader.encode(prompt, asked, visit.left_s)
+    reader.answer_room(len(ids), asked, longest)
+    return ids
 
 
 async def _scored(
@@ -167,16 +223,16 @@ async def _scored(
     visit: Visit,
     request_id: str,
     pieces: Sequence[Piece],
-    prompt_ids: tuple[int, ...],
-) -> NDArray[np.float64]:
-    """[N]: ln p of each candidate after the prompt. Raises ApiError 503, TimeoutError.
+    prompts: Sequence[tuple[int, ...]],
+) -> list[NDArray[np.float64]]:
+    """Of each prompt [N]: ln p of each candidate after it. Raises ApiError 503, TimeoutError.
 
     The engine cannot be called back: the piece that it has begun goes on after the deadline, or
     when the client has left, and its place is not free before.
     """
     visit.submitted(request_id)
     is_over = threading.Event()
-    work = asyncio.create_task(_score(gateway, visit, request_id, pieces, prompt_ids, is_over))
+    work = asyncio.create_task(_score(gateway, visit, request_id, pieces, prompts, is_over))
     try:
         async with asyncio.timeout(visit.left_s):
             return await asyncio.shield(work)
@@ -190,28 +246,38 @@ async def _score(
     visit: Visit,
     request_id: str,
     pieces: Sequence[Piece],
-    prompt_ids: tuple[int, ...],
+    prompts: Sequence[tuple[int, ...]],
     is_over: threading.Event,
-) -> NDArray[np.float64]:
-    """As `_scored`; each piece and the end are told to the visit. is_over: nobody waits for it."""
+) -> list[NDArray[np.float64]]:
+    """As `_scored`; each piece and the end are told to the visit. is_over: nobody waits for it.
+
+    Only the prompts that the engine was given are paid for.
+    """
     ended = TokenEvent(request_id, (), "cancelled")
-    loop, nats = asyncio.get_running_loop(), list[float]()
+    loop, nats = asyncio.get_running_loop(), list[NDArray[np.float64]]()
+    visit.prompt_tokens = 0
     try:
-        for piece in pieces:
-            if gateway.stopped:
-                raise ApiError(503, "the server is stopping", code="stopping")
-            rows = await loop.run_in_executor(
-                gateway.ranking_threads, _score_piece, visit, piece, prompt_ids, is_over
-            )
-            nats += [float(each.sum()) for each in rows]
-            visit.scored(request_id, _work_of(piece))
+        for prompt in prompts:
+            if is_over.is_set():
+                raise TimeoutError
+            visit.prompt_tokens += len(prompt)
+            values = list[float]()
+            for piece in pieces:
+                if gateway.stopped:
+                    raise ApiError(503, "the server is stopping", code="stopping")
+                rows = await loop.run_in_executor(
+                    gateway.ranking_threads, _score_piece, visit, piece, prompt, is_over
+                )
+                values += [float(each.sum()) for each in rows]
+                visit.scored(request_id, _work_of(piece))
+            nats.append(np.array(values))
         ended = TokenEvent(request_id, (), "stop")
     except EngineError as error:
         ended = TokenEvent(request_id, (), "error", error=str(error))
         raise ApiError(503, f"the engine refused: {error}", code="engine_failed") from error
     finally:
         visit.event(ended)
-    return np.array(nats)
+    return nats
 
 
 def _score_piece(
@@ -300,43 +366,19 @@ def _encoded(tokens: Tokens, codec: str, value: str, field: str) -> tuple[int, .
     return ids
 
 
-def _answer(
-    body: RankBody,
-    found: _Candidates,
-    nats: NDArray[np.float64],
-    request_id: str,
-    prompt_tokens: int,
-    work: int,
-) -> dict[str, Any]:
-    """The best first; those alike in the order they were given in."""
-    if not np.isfinite(nats).all():
-        raise ApiError(500, "the model gave scores that are not finite", code="engine_failed")
-    order = np.argsort(-nats, kind="stable")[: body.top]
+def _ranking(
+    names: Sequence[str], nats: NDArray[np.float64], top: int | None
+) -> list[dict[str, Any]]:
+    order = np.argsort(-nats, kind="stable")[:top]
     shares = np.exp(nats - nats.max())
     shares /= shares.sum()
-    return {
-        "id": f"{ID}{request_id}",
-        "object": "rank",
-        "model": body.model,
-        "num_candidates": len(nats),
-        "candidates": [
-            {
-                "candidate": found.names[place],
-                "rank": rank,
-                "logprob": float(nats[place]),
-                "probability": float(shares[place]),  # among these candidates
-            }
-            for rank, place in enumerate(_listed(order), 1)
-        ],
-        "usage": {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": 0,
-            "candidate_tokens": work,
-            "total_tokens": prompt_tokens + work,
-        },
-    }
-
-
-def _listed(order: NDArray[np.intp]) -> Sequence[int]:
     places: list[int] = order.tolist()
-    return places
+    return [
+        {
+            "candidate": names[place],
+            "rank": rank,
+            "logprob": float(nats[place]),
+            "probability": float(shares[place]),  # among these candidates
+        }
+        for rank, place in enumerate(places, 1)
+    ]

@@ -2,7 +2,8 @@
 
 The answer to ids is the last one plus 1, plus 2 …; its log-probability is minus the id over 100,
 that of an alternative a tenth less for each place. FAKE_VLLM_LOG has a line for every body.
-FAKE_VLLM_OLD does not know `logprob_token_ids`; FAKE_VLLM_NAME is told in place of its own.
+FAKE_VLLM_OLD does not know `logprob_token_ids`; FAKE_VLLM_NAME is told in place of its own;
+with FAKE_VLLM_BEFORE an id's log-probability is less by the id that stands before it.
 """
 
 import json
@@ -17,14 +18,19 @@ LOG = os.environ["FAKE_VLLM_LOG"]
 STEP_S = 0.01
 
 
-def told(number, count, asked=()):
+def logprob(number, before):
+    return -number / 100 - (before if os.environ.get("FAKE_VLLM_BEFORE") else 0)
+
+
+def told(number, count, before, asked=()):
     """What completions say of a token's log-probability, ids in place of texts."""
-    best = {f"token_id:{number + i}": -number / 100 - i / 10 for i in range(count + 1)}
+    own = logprob(number, before)
+    best = {f"token_id:{number + i}": own - i / 10 for i in range(count + 1)}
     if asked and not os.environ.get("FAKE_VLLM_OLD"):
-        best |= {f"token_id:{i}": -i / 100 for i in asked}
+        best |= {f"token_id:{i}": logprob(i, before) for i in asked}
     return {
         "tokens": [f"token_id:{number}"],
-        "token_logprobs": [-number / 100],
+        "token_logprobs": [own],
         "top_logprobs": [best],
         "text_offset": [0],
     }
@@ -64,10 +70,11 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(100 * STEP_S)
         if len(asked) > 128:
             return self.answer(400, b'{"error": {"message": "too many"}}')
-        choice = {"index": 0, "logprobs": told(body["allowed_token_ids"][0], 0, asked)}
+        choice = {"index": 0, "logprobs": told(body["allowed_token_ids"][0], 0, prompt[-1], asked)}
         if "prompt_logprobs" in body:
-            scores = [None] + [{str(i): {"logprob": -i / 100, "rank": 1}} for i in prompt[1:]]
-            choice["prompt_logprobs"] = scores
+            pairs = zip(prompt[1:], prompt, strict=False)
+            scores = [{str(i): {"logprob": logprob(i, before), "rank": 1}} for i, before in pairs]
+            choice["prompt_logprobs"] = [None, *scores]
         self.answer(200, json.dumps({"choices": [choice]}).encode())
 
     def answer(self, status, data):
@@ -88,7 +95,7 @@ class Handler(BaseHTTPRequestHandler):
             reason = "stop" if ends else "length" if count == body["max_tokens"] else None
             choice = {"index": 0, "token_ids": [number], "finish_reason": reason, "text": ""}
             if body.get("logprobs") is not None:
-                choice["logprobs"] = told(number, body["logprobs"])
+                choice["logprobs"] = told(number, body["logprobs"], 0)
             if body["seed"] == 666:
                 os._exit(3)
             if body["seed"] == 500:
