@@ -70,7 +70,8 @@ def _is_group(info: FieldInfo) -> bool:
 
 def _empty(info: FieldInfo) -> Any:
     """What holds nothing, of a key that may: a list, texts by name, a group of limits; or None."""
-    for kind in map(get_origin, (info.annotation, *get_args(info.annotation))):
+    kinds: list[Any] = [get_origin(item) for item in (info.annotation, *get_args(info.annotation))]
+    for kind in kinds:
         if kind in (tuple, dict) and not info.is_required():
             return kind()
     group = group_of(info.annotation) if _is_group(info) else None

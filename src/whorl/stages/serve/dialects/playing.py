@@ -36,7 +36,7 @@ from whorl.core.ports import Codec, Part
 from whorl.stages.serve.access import caller_of
 from whorl.stages.serve.ask import PartBody
 from whorl.stages.serve.card import TaskCard
-from whorl.stages.serve.dialects.ranking import RankBody, Vocabularies, rank_candidates
+from whorl.stages.serve.dialects.ranking import Questions, RankBody, Ranked, Vocabularies, rank_all
 from whorl.stages.serve.errors import ApiError, invalid
 from whorl.stages.serve.exchange import ClientGone, or_gone, read_parsed
 from whorl.stages.serve.gateway import Gateway
@@ -241,16 +241,16 @@ class _Episode:
                     return frames, error.message, usage
                 raise
             for key in usage:
-                usage[key] += ranked["usage"][key]
+                usage[key] += ranked.usage[key]
+            (found,) = ranked.answers(None)
             choices = [
-                {"action": each["candidate"], "probability": each["probability"]}
-                for each in ranked["candidates"]
+                {"action": each["candidate"], "probability": each["probability"]} for each in found
             ]
             await self._aside(lambda best=choices[0]["action"]: begun.act(best))  # type: ignore[misc]
             frames.append(begun.frame(choices, await self._aside(begun.scene)))
         return frames, None, usage
 
-    async def _ranked(self, begun: _Play, actions: list[str]) -> dict[str, Any]:
+    async def _ranked(self, begun: _Play, actions: list[str]) -> Ranked:
         prompt = [_part(part) for part in self.task.ask(begun.done, begun.seen)]
         asked = RankBody(
             model=self.body.model, prompt=prompt, codec=self.card.answer, candidates=actions
@@ -258,8 +258,9 @@ class _Episode:
         gateway, vocabularies = self.gateway, self.vocabularies
         if gateway.served is not self.served:
             raise ApiError(503, "the model was exchanged meanwhile; ask again", code="exchanged")
-        return await rank_candidates(
-            gateway, vocabularies, asked, self.request, self.left_s, SUBJECT
+        questions = Questions(asked, [(SUBJECT, asked.question)])
+        return await rank_all(
+            gateway, vocabularies, lambda tokens: questions, self.request, self.left_s
         )
 
     async def _aside(self, work: Callable[[], Result]) -> Result:
