@@ -35,6 +35,7 @@ MOST_PARTS = 100
 MOST_WORLDS = 8
 MOST_NAME = 60  # signs of an answer that is one of few
 CHOICE_TYPE, ROW_TYPE = "application/x-choice", "application/json"
+Halves = tuple[list[int], list[int]]  # ids of a question, and of its answer
 
 
 def figures_by_variant(
@@ -54,7 +55,7 @@ def figures_by_variant(
 
 
 def tasks_asked(home: Path, lineage: Mapping[str, Any], tokens: Tokens) -> tuple[TaskCard, ...]:
-    """Of each field once, in the order of the recipe; () where the record is not in this home.
+    """Of each field, in the order of the recipe; () where the record is not in this home.
 
     One that is damaged, or of a field that is not installed, is told in the log: a model is served
     without it.
@@ -67,8 +68,11 @@ def tasks_asked(home: Path, lineage: Mapping[str, Any], tokens: Tokens) -> tuple
         prepared = Record.load(found[0])
         documents = HeldoutDocuments.open(prepared)
         sources = {each["field"]: each["options"] for each in prepared.config["sources"]}
-        cards = (_task(name, given, documents, tokens) for name, given in sources.items())
-        return tuple(card for card in cards if card is not None)
+        return tuple(
+            card
+            for name, given in sources.items()
+            for card in _tasks(name, given, documents, tokens)
+        )
     except WhorlError as error:
         LOG.warning("what this model was taught is not told: %s", error)
         return ()
@@ -85,31 +89,33 @@ def world_of(name: str) -> str:
     return name.rpartition("#")[0]
 
 
-def _task(
+def _tasks(
     name: str, given: Mapping[str, str], documents: HeldoutDocuments, tokens: Tokens
-) -> TaskCard | None:
-    """None where none of its documents has an answer."""
+) -> Iterator[TaskCard]:
+    """Of a field: one, or several where some questions are said and others typed."""
     field = find_field(name)
     mine = [number for number, each in enumerate(documents.fields) if each == name]
-    shown = [documents.document(number) for number in _spread(mine, NUM_LOOKED_AT)]
-    halves = [halved for each in shown if (halved := _halves(each, tokens)) is not None]
-    if not halves:
-        return None
-    asked = {codec: None for before, _ in halves for codec in _codecs_of(before, tokens)}
-    answer = next(iter(_codecs_of(halves[0][1], tokens)))
-    in_words = all(_is_told_in_words(tokens.codecs[codec]) for codec in (*asked, answer))
     worlds: dict[str, None] = {}
     if isinstance(field.task, PlayTask):
         worlds = dict.fromkeys(field.task.own_worlds)
         worlds |= {world: None for n in mine if (world := world_of(documents.names[n]))}
-    return TaskCard(
-        field=name,
-        asked=tuple(asked),
-        answer=answer,
-        options={**field.options, **given},
-        examples=_varied(list(_examples(halves, tokens))) if asked and in_words else (),
-        worlds=tuple(worlds)[:MOST_WORLDS],
-    )
+    kinds: dict[frozenset[str], list[Halves]] = {}
+    for number in _spread(mine, NUM_LOOKED_AT):
+        halves = _halves(documents.document(number), tokens)
+        if halves is not None:
+            kinds.setdefault(frozenset(_codecs_of(halves[0], tokens)), []).append(halves)
+    for some in kinds.values():
+        asked = {codec: None for before, _ in some for codec in _codecs_of(before, tokens)}
+        answer = next(iter(_codecs_of(some[0][1], tokens)))
+        in_words = all(_is_told_in_words(tokens.codecs[codec]) for codec in (*asked, answer))
+        yield TaskCard(
+            field=name,
+            asked=tuple(asked),
+            answer=answer,
+            options={**field.options, **given},
+            examples=_varied(list(_examples(some, tokens))) if asked and in_words else (),
+            worlds=tuple(worlds)[:MOST_WORLDS],
+        )
 
 
 def _spread(numbers: Sequence[int], most: int) -> list[int]:
@@ -118,7 +124,7 @@ def _spread(numbers: Sequence[int], most: int) -> list[int]:
     return [numbers[place * len(numbers) // count] for place in range(count)]
 
 
-def _halves(document: HeldoutDocument, tokens: Tokens) -> tuple[list[int], list[int]] | None:
+def _halves(document: HeldoutDocument, tokens: Tokens) -> Halves | None:
     """Ids before the first learned one, and from it on; None where no codec answers."""
     if not document.mask.any():
         return None
@@ -142,9 +148,7 @@ def _is_told_in_words(codec: Codec) -> bool:
     return codec.media_type.startswith("text/") or codec.media_type in (CHOICE_TYPE, ROW_TYPE)
 
 
-def _examples(
-    halves: Iterable[tuple[Sequence[int], Sequence[int]]], tokens: Tokens
-) -> Iterator[HeldoutExample]:
+def _examples(halves: Iterable[Halves], tokens: Tokens) -> Iterator[HeldoutExample]:
     """Those that are short."""
     for before, after in halves:
         try:

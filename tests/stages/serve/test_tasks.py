@@ -83,6 +83,9 @@ def test_fields_say_more_than_codecs(codecs: dict[str, Any]) -> None:
     speech = TaskCard(field="speech", asked=("audio",), answer="text")
     found = [("automatic-speech-recognition", ("audio",), "text")]
     assert facts(codecs, "audio text", speech) == (found, False)
+    typed = TaskCard(field="assistant", asked=("text",), answer="text")
+    found.append(("text-generation", ("text",), "text"))
+    assert facts(codecs, "audio text", speech, typed) == (found, True)
 
 
 def test_a_field_from_outside_is_known_by_its_codecs(codecs: dict[str, Any]) -> None:
