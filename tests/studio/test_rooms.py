@@ -165,8 +165,9 @@ def test_a_row_is_edited_and_told_what_moved_it(room: Browser, many: Site) -> No
     asked = [prompt_of(many, ("row", whole), answer)]
     asked += [prompt_of(many, ("row", {**whole, name: None}), answer) for name in whole]
     assert many.rules.asked[-6:] == asked  # one request: the row, then without each cell
-    room.choose(".cell:nth-child(3) input", "2.6")
-    room.has(".cell.against label", "petal length")  # between two kinds: it speaks against this one
+    room.choose(".cell:nth-child(4) input", "1.9")
+    room.has(".cell.against label", "petal width")  # that of another kind
+    room.choose(".cell:nth-child(4) input", "1.5")
     room.choose(".cell:nth-child(3) input", "1.3")
     room.has("#rows-result .chosen", "setosa")
     room.has(".effects .other", "without it: versicolor")

@@ -68,11 +68,8 @@ def tasks_asked(home: Path, lineage: Mapping[str, Any], tokens: Tokens) -> tuple
         prepared = Record.load(found[0])
         documents = HeldoutDocuments.open(prepared)
         sources = {each["field"]: each["options"] for each in prepared.config["sources"]}
-        return tuple(
-            card
-            for name, given in sources.items()
-            for card in _tasks(name, given, documents, tokens)
-        )
+        told = (_tasks(name, given, documents, tokens) for name, given in sources.items())
+        return tuple(itertools.chain.from_iterable(told))
     except WhorlError as error:
         LOG.warning("what this model was taught is not told: %s", error)
         return ()
