@@ -23,7 +23,6 @@ from whorl.stages.plan.ask.said import OtherWords, Rule, apply
 from whorl.stages.plan.ask.texts import flat, read_mapping
 from whorl.stages.plan.ask.torchtitan import TORCHTITAN, torchtitan_defaults
 from whorl.stages.plan.ask.trainer import TRAINER, learned_by_default, trainer_defaults
-from whorl.stages.plan.cluster.search_space import OF_DATA
 from whorl.stages.plan.software import software
 
 __all__ = ["as_flags", "read_file", "read_words"]
@@ -247,10 +246,10 @@ def _shard(said: OtherWords, parts: dict[str, str], stack: str, dp: int) -> None
     if dp == 1:
         parts["shard"] = "none"
     elif "shard" not in parts and said.tool in ("trainer", "axolotl", "llamafactory"):
-        name = software(stack).name if stack else ""
-        if name in ("fsdp", "torchtitan"):
+        of = software(stack) if stack else None
+        if of is not None and of.name in ("fsdp", "torchtitan"):
             parts["shard"] = "zero3"
-        elif name in OF_DATA:
+        elif of is not None and of.of_data:
             parts["shard"] = "none"
-        if name in OF_DATA and "mbs" in parts:
+        if of is not None and of.of_data and "mbs" in parts:
             said.became.append("no fsdp, no deepspeed: each device holds the whole model (DDP)")

@@ -10,25 +10,13 @@ from difflib import get_close_matches
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import SpecError
 from whorl.core.units import parse_count
+from whorl.stages.plan.facts import fact
 
 __all__ = ["FALSE", "NOTHING", "OtherWords", "Rule", "apply", "is_true", "nearest", "number"]
 
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 NOTHING = ("", "none", "null", "auto", "~", "default")  # of a value: left to the tool
-# Words in keys that say what is read, written, watched or learned how fast: never bytes or seconds.
-OF_NO_WEIGHT = re.compile(
-    r"(^|[_.-])(lr|learning|rate|scheduler|warmup|decay|beta\d?|betas|eps(ilon)?|momentum|clip\w*|"
-    r"norm|grad_norm|alpha|dropout|seed|data(?![_-]parallel)|dataset\w*|datasets|tokenizer\w*|template|chat\w*|"
-    r"split\w*|val|eval\w*|test\w*|metric\w*|log\w*|logging|report\w*|wandb\w*|mlflow\w*|comet\w*|"
-    r"swanlab\w*|tensorboard\w*|hub\w*|push\w*|token|save\w*|checkpoint_\w*|resume\w*|overwrite\w*|"
-    r"output\w*|path|paths|dir|folder|run|name|project|entity|cache\w*|load|init[-_]method|init_lora\w*|workers|"
-    r"num_proc|prefetch\w*|pin|column\w*|remove\w*|special\w*|preproc\w*|prepared|remote|trust\w*|"
-    r"patience|early\w*|strict|debug|print\w*|dump\w*|profil\w*|timeout\w*|port|host|steps_per\w*|"
-    r"shuffle|noise\w*|neftune\w*|label\w*|train_on\w*|type|format|roles?|messages|field|plot\w*|"
-    r"disable_tqdm|do|ddp_timeout|interval|average_tokens\w*|accelerator_config|dataloader\w*|sampl\w*|local_rank|"
-    r"use_reentrant|wrap\w*|policy|state_dict\w*|sync\w*|orig\w*|limit\w*|cpu_ram\w*|enabled?_tensorboard|description|comm|metrics)($|[_.-])"
-)
-
+OF_NO_WEIGHT = re.compile(rf"(^|[_.-])({'|'.join(fact('no_weight').split())})($|[_.-])")
 OF_LOADING = re.compile(r"^(model_init_kwargs|model_kwargs)\.")
 
 

@@ -29,22 +29,14 @@ from whorl.stages.plan.cluster.job import TrainingJob
 from whorl.stages.plan.cluster.learning import other_passes
 from whorl.stages.plan.cluster.memory_states import QUANTISED_BYTES
 from whorl.stages.plan.cluster.tables import layer_products_s
+from whorl.stages.plan.facts import fact
 from whorl.stages.plan.software import Rates, software
 
 __all__ = ["FAMILIES", "Amounts", "amounts"]
 
-GENERATIONS = {"v100": 0, "a100": 1, "a800": 1, "h100": 2, "h200": 2, "h800": 2}
-GENERATIONS |= {"b200": 3, "b300": 3, "gb200": 3, "gb300": 3, "l40s": 1, "rtx": 1, "t4": 0}
-GENERATIONS |= dict.fromkeys(("a10", "a10g", "a30", "a40", "l4", "l20"), 1)
+GENERATIONS: dict[str, int] = fact("generations")
 TPU, OTHER = 9, 2
-# Beginnings of devices' names -> a speed of their own. The longest that fits counts.
-FAMILY_OF = {name: name for name in ("v100", "a100", "h100", "b200", "gb200", "gb300")}
-FAMILY_OF |= {name: name for name in ("tpu-v4", "tpu-v5e", "tpu-v5p", "tpu-v6e", "rtx")}
-FAMILY_OF |= {"a800": "a100", "h800": "h100", "h200": "h100", "gh200": "h100", "h20": "h100"}
-FAMILY_OF |= {"b300": "b200", "mi2": "mi200", "mi3": "mi300", "mi35": "mi350"}
-# 70 to 150 W do not last for the peak; their names begin those of others, which have no own speed
-FAMILY_OF |= {"t4": "capped", "l4": "capped", "a10": "capped", "l40": "", "a10g": ""}
-FAMILY_OF |= dict.fromkeys(("gaudi", "trainium", "apple", "arc", "max"), "unseen")
+FAMILY_OF: dict[str, str] = fact("families")  # the longest beginning that fits counts
 FAMILIES: tuple[str, ...] = tuple(dict.fromkeys(filter(None, FAMILY_OF.values())))
 STACKS: dict[Rates, int] = {"2021": 0, "fsdp": 1, "xla": 2, "internevo": 3, "modern": 4, "eager": 5}
 LOW_PRECISION = {"fp8": "fp8", "fp8_block": "fp8", "mxfp8": "fp8", "nvfp4": "nvfp4"}

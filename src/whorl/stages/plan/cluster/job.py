@@ -13,6 +13,7 @@ from whorl.arch.shape import ModelShape
 from whorl.core.errors import SpecError
 from whorl.stages.plan.cluster.devices import Device
 from whorl.stages.plan.cluster.learning import NEXT_TOKENS, Learning
+from whorl.stages.plan.software import Shard
 
 __all__ = [
     "SELECTIVE_PARTS",
@@ -30,7 +31,6 @@ __all__ = [
 ]
 
 Precision = Literal["fp32", "fp16", "bf16", "fp8", "fp8_block", "mxfp8", "nvfp4"]
-Shard = Literal["none", "zero1", "zero2", "zero3"]
 Recompute = Literal["none", "selective", "full"]
 Task = Literal["pretrain", "sft", "lora", "adapter", "full"]
 Stack = Literal[  # the names of whorl.stages.plan.software

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 from whorl.core.errors import SpecError
 from whorl.stages.plan.cluster.job import Lora, TrainingJob
-from whorl.stages.plan.cluster.search_space import SHARDS, ZERO
 from whorl.stages.plan.cluster.step import Model, step_times
 from whorl.stages.plan.software import software
 
@@ -78,7 +77,7 @@ def _sharded(job: TrainingJob) -> Changed:
     """The heaviest sharding that the software has."""
     job = _by_deepspeed(job)
     order = ("none", "zero1", "zero2", "zero3")
-    able = SHARDS.get(job.stack, ZERO)[job.layout.pp > 1]
+    able = software(job.stack).shards[job.layout.pp > 1]
     above = [item for item in able if order.index(item) > order.index(job.layout.shard)]
     alone = job.layout.dp * job.layout.cp == 1
     return None if alone or not above else _layout(job, shard=above[-1])

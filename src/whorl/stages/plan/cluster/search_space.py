@@ -22,24 +22,6 @@ MOST_TOKENS_PER_PASS = 65_536  # a larger micro-batch makes no matrix product fa
 WIDEST_TP = 64
 MOST_UNEVEN = 1.15  # depth of the deepest pipeline stage over the mean
 HYBRID_NODES = (1, 8, 32)  # nodes that one copy of the shards may span, besides all
-# What data parallelism may shard: on its own, and under a pipeline; of what is not named, ZERO.
-ZERO: tuple[tuple[Shard, ...], tuple[Shard, ...]] = (
-    ("none", "zero1", "zero2", "zero3"),
-    ("zero1", "zero2"),
-)
-SHARDS: dict[str, tuple[tuple[Shard, ...], tuple[Shard, ...]]] = {
-    **dict.fromkeys(("megatron", "megatron_bridge"), (("zero1", "zero3"), ("zero1",))),
-    **dict.fromkeys(
-        ("fsdp", "torchtitan", "hf", "torchtune"),
-        (("none", "zero2", "zero3"), ("zero2", "zero3")),
-    ),
-    "megatron_2021": (("none", "zero1", "zero3"), ("none", "zero1")),
-    "oneflow": (("none",), ("none",)),
-    "internevo": (("zero1", "zero3"), ("zero1",)),
-    "xla": (("none", "zero3"), ("none", "zero3")),
-}
-# Software whose models are spread by sharded data parallelism alone.
-OF_DATA = frozenset({"hf", "deepspeed", "torchtune", "unsloth"})
 
 Recomputation = tuple[Recompute, tuple[str, ...]]
 
@@ -108,7 +90,7 @@ class SearchSpace:
 
     def tps(self) -> list[int]:
         """Within a node, dividing heads and feed-forward; keys are divided or copied whole."""
-        if self.stack in OF_DATA:
+        if software(self.stack).of_data:
             return [1]
         heads, kv_heads = self.shape.attention.heads, self.shape.attention.kv_heads
         widest = min(self.device.node_devices, self.devices, heads, WIDEST_TP)
@@ -122,7 +104,7 @@ class SearchSpace:
 
     def pps(self) -> list[int]:
         """Stages of equal depth, or nearly."""
-        if self.stack in OF_DATA:
+        if software(self.stack).of_data:
             return [1]
         return [pp for pp in _divisors(self.devices, self.shape.layers) if self._even(pp)]
 
@@ -146,7 +128,7 @@ class SearchSpace:
 
         With fewer sequences than devices the slices may be shorter: else devices would idle.
         """
-        if self.stack in OF_DATA:
+        if software(self.stack).of_data:
             return [1]
         room = max(1, self.seq_len // SHORTEST_SLICE_TOKENS)
         if self.global_batch < self.devices:
@@ -159,7 +141,7 @@ class SearchSpace:
 
     def eps(self, ranks: int) -> list[int]:
         """Divisors of the experts that also divide the ranks of one pipeline stage."""
-        if self.shape.experts is None or self.stack in OF_DATA:
+        if self.shape.experts is None or software(self.stack).of_data:
             return [1]
         count = self.shape.experts.count
         return [ep for ep in _divisors(count, count) if ranks % ep == 0]
@@ -169,7 +151,7 @@ class SearchSpace:
         if ranks == 1:
             return [("none", None)]
         found: list[tuple[Shard, int | None]] = []
-        for shard in SHARDS.get(self.stack, ZERO)[pp > 1]:
+        for shard in software(self.stack).shards[pp > 1]:
             found.append((shard, None))
             if shard == "zero3" or (shard == "zero1" and self.stack == "internevo"):
                 groups = [n * max(1, self.device.node_devices // tp) for n in HYBRID_NODES]
@@ -194,7 +176,7 @@ class SearchSpace:
                 parts.insert(1, ("layernorm", "mla_up_proj", "moe_act"))
         if software(self.stack).selects_products:
             parts = [()]
-        elif self.stack in OF_DATA:  # a Trainer's gradient checkpointing is of whole layers
+        elif software(self.stack).of_data:  # a Trainer's gradient checkpointing is of whole layers
             parts = []
         every: dict[Recompute, list[Recomputation]] = {
             "none": [("none", ())],

@@ -13,10 +13,20 @@ import yaml
 
 from whorl.core.errors import SpecError
 
-__all__ = ["LOGIT_BYTES", "SOFTWARE", "Loss", "Rates", "Software", "StateBytes", "software"]
+__all__ = [
+    "LOGIT_BYTES",
+    "SOFTWARE",
+    "Loss",
+    "Rates",
+    "Shard",
+    "Software",
+    "StateBytes",
+    "software",
+]
 
 Rates = Literal["2021", "fsdp", "xla", "internevo", "modern", "eager"]
 Loss = Literal["eager", "fused", "chunked"]
+Shard = Literal["none", "zero1", "zero2", "zero3"]
 LOW = ("fp8", "fp8_block", "mxfp8", "nvfp4")
 CHUNKS = 8  # of a chunked loss, at the least
 # Bytes per logit alive at once. Eager: the product in 16 bits, its fp32 copy, the logarithms of
@@ -47,6 +57,12 @@ class Software:
     kept: Mapping[str, StateBytes] = field(hash=False)  # by precision, experts; "usual"
     logit_bytes: float | None = None  # with its own loss; None: those of LOGIT_BYTES
     chunk_elements: float = 0.0  # logits of one chunk of its loss; 0: an eighth of all
+    # what data parallelism may shard: on its own, and under a pipeline
+    shards: tuple[tuple[Shard, ...], tuple[Shard, ...]] = (
+        ("none", "zero1", "zero2", "zero3"),
+        ("zero1", "zero2"),
+    )
+    of_data: bool = False  # models are spread by sharded data parallelism alone
     trains_pure: bool = False  # all training is in the weights' own 16 bits, unless told otherwise
     eager: Literal["never", "adapters", "always"] = "never"  # layers operation by operation
     selects_products: bool = False  # selective recomputation keeps every second product
@@ -94,6 +110,8 @@ def _read() -> tuple[dict[str, Software], dict[str, str]]:
         states = said.pop("states", {"usual": {}})
         kept = {key: StateBytes(**values) for key, values in states.items()}
         said.pop("like", None)
+        if "shards" in said:
+            said["shards"] = tuple(map(tuple, said["shards"]))
         found[name] = Software(name=name, kept=kept, **said)
     return found, aliases
 
