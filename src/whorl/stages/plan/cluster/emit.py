@@ -12,7 +12,7 @@ from math import gcd
 from whorl.stages.plan.cluster.devices import Device
 from whorl.stages.plan.cluster.job import TrainingJob
 
-__all__ = ["Emitted", "launch_file", "shell_script", "torchrun"]
+__all__ = ["Emitted", "batch_warnings", "launch_file", "options", "shell_script", "torchrun"]
 
 LAUNCH_VERSION = 1
 WIDEST_HOST = 16  # processes of one host; racks of more devices (NVL72) have hosts of four
@@ -91,6 +91,13 @@ def shell_script(
         else:
             grouped.append(_quoted(word))
     return Emitted(name, "\n".join(lines) + "\n" + " \\\n  ".join(grouped) + "\n", tuple(warnings))
+
+
+def options(section: str = "", **values: object) -> list[str]:
+    """--name value of each that is not None, or --section.name value."""
+    values = {key: value for key, value in values.items() if value is not None}
+    names = {key: f"{section}.{key}" if section else key.replace("_", "-") for key in values}
+    return [word for key, value in values.items() for word in (f"--{names[key]}", str(value))]
 
 
 def _quoted(word: str) -> str:

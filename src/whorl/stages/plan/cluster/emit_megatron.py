@@ -6,7 +6,13 @@ Option names from megatron/training/arguments.py at commit 000c4ac24f61159c138b0
 from __future__ import annotations
 
 from whorl.arch.shape import ModelShape
-from whorl.stages.plan.cluster.emit import Emitted, batch_warnings, shell_script, torchrun
+from whorl.stages.plan.cluster.emit import (
+    Emitted,
+    batch_warnings,
+    options,
+    shell_script,
+    torchrun,
+)
 from whorl.stages.plan.cluster.job import TrainingJob
 from whorl.stages.plan.facts import fact
 from whorl.stages.plan.software import software
@@ -45,7 +51,7 @@ def megatron_command(job: TrainingJob) -> Emitted:
 
 def _model(shape: ModelShape, seq_len: int, warnings: list[str]) -> list[str]:
     attention = shape.attention
-    words = _options(
+    words = options(
         num_layers=shape.layers,
         hidden_size=shape.width,
         ffn_hidden_size=shape.ffn_width or 4 * shape.width,
@@ -58,13 +64,13 @@ def _model(shape: ModelShape, seq_len: int, warnings: list[str]) -> list[str]:
         hidden_dropout=0,
     )
     if attention.latent is None:
-        words += _options(kv_channels=attention.head_dim)
+        words += options(kv_channels=attention.head_dim)
         if attention.kv_heads != attention.heads:
-            words += ["--group-query-attention", *_options(num_query_groups=attention.kv_heads)]
+            words += ["--group-query-attention", *options(num_query_groups=attention.kv_heads)]
     else:
         words += [
             "--multi-latent-attention",
-            *_options(
+            *options(
                 q_lora_rank=attention.latent.query_rank,
                 kv_lora_rank=attention.latent.kv_rank,
                 qk_head_dim=attention.head_dim - attention.latent.rope_dim,
@@ -81,15 +87,15 @@ def _model(shape: ModelShape, seq_len: int, warnings: list[str]) -> list[str]:
     }
     words += [name for name, on in switches.items() if on]
     if attention.sinks:
-        words += _options(softmax_type="learnable")
+        words += options(softmax_type="learnable")
     if attention.mixer is not None:
         warnings.append("scans are not expressed: a hybrid needs pretrain_mamba.py and its pattern")
     if attention.window_layers:
         skip = shape.layers // max(1, shape.layers - attention.window_layers)
         words += ["--window-size", f"{attention.window},0"]
-        words += _options(window_attn_skip_freq=skip)
+        words += options(window_attn_skip_freq=skip)
     if shape.predicted_tokens:
-        words += _options(mtp_num_layers=shape.predicted_tokens)
+        words += options(mtp_num_layers=shape.predicted_tokens)
     if shape.norms_per_layer != 2 or shape.embedding_norm:
         warnings.append("norms beside the two of a layer and the last one are not expressed")
     return words + _experts(shape)
@@ -99,7 +105,7 @@ def _experts(shape: ModelShape) -> list[str]:
     experts = shape.experts
     if experts is None:
         return []
-    words = _options(
+    words = options(
         num_experts=experts.count,
         moe_router_topk=experts.active,
         moe_ffn_hidden_size=experts.width,
@@ -108,17 +114,17 @@ def _experts(shape: ModelShape) -> list[str]:
     words += ["--moe-grouped-gemm", "--moe-permute-fusion"]
     if experts.shared:
         width = experts.shared * (experts.shared_width or experts.width)
-        words += _options(moe_shared_expert_intermediate_size=width)
+        words += options(moe_shared_expert_intermediate_size=width)
     if experts.dense_layers:
         words += ["--moe-layer-freq", f"([0]*{experts.dense_layers}+[1]*{shape.expert_layers})"]
     if experts.score_correction:
-        words += [*_options(moe_router_score_function="sigmoid"), "--moe-router-enable-expert-bias"]
+        words += [*options(moe_router_score_function="sigmoid"), "--moe-router-enable-expert-bias"]
     return words
 
 
 def _degrees(job: TrainingJob, warnings: list[str]) -> list[str]:
     layout, layers = job.layout, job.shape.layers
-    words = _options(
+    words = options(
         tensor_model_parallel_size=layout.tp,
         pipeline_model_parallel_size=layout.pp,
         context_parallel_size=layout.cp,
@@ -127,12 +133,12 @@ def _degrees(job: TrainingJob, warnings: list[str]) -> list[str]:
     )
     stages = layout.pp * layout.vpp
     if layers % stages:
-        words += _options(pipeline_model_parallel_layout=_stages(layers, stages))
+        words += options(pipeline_model_parallel_layout=_stages(layers, stages))
     elif layout.vpp > 1:
-        words += _options(num_virtual_stages_per_pipeline_rank=layout.vpp)
+        words += options(num_virtual_stages_per_pipeline_rank=layout.vpp)
     if job.shape.experts is not None:
         ways = 1 if layout.ep > 1 else layout.tp
-        words += _options(expert_model_parallel_size=layout.ep, expert_tensor_parallel_size=ways)
+        words += options(expert_model_parallel_size=layout.ep, expert_tensor_parallel_size=ways)
     if layout.tp > 1 and layout.sequence_parallel:
         words.append("--sequence-parallel")
     if layout.schedule == "zero_bubble":
@@ -156,10 +162,10 @@ def _sharding(job: TrainingJob, warnings: list[str]) -> list[str]:
     words = ["--use-distributed-optimizer", "--overlap-grad-reduce", "--overlap-param-gather"]
     copies = ranks // layout.sharded_over
     if copies > 1:
-        words += _options(num_distributed_optimizer_instances=copies)
+        words += options(num_distributed_optimizer_instances=copies)
     if layout.shard in STRATEGIES:
         words += ["--use-megatron-fsdp", "--ckpt-format", "fsdp_dtensor"]
-        words += _options(data_parallel_sharding_strategy=STRATEGIES[layout.shard])
+        words += options(data_parallel_sharding_strategy=STRATEGIES[layout.shard])
         if layout.pp > 1 or layout.tp > 1:
             warnings.append("Megatron-FSDP beside tensor or pipeline parallelism is little tested")
     return words
@@ -170,12 +176,12 @@ def _recompute(job: TrainingJob, warnings: list[str]) -> list[str]:
     if layout.offload_activations:
         warnings.append("offloaded activations are not expressed")
     if layout.recompute == "full":
-        return _options(
+        return options(
             recompute_granularity="full", recompute_method="uniform", recompute_num_layers=1
         )
     if layout.recompute == "selective":
         parts = layout.recompute_parts or ("core_attn",)
-        return [*_options(recompute_granularity="selective"), "--recompute-modules", *parts]
+        return [*options(recompute_granularity="selective"), "--recompute-modules", *parts]
     return []
 
 
@@ -193,7 +199,7 @@ def _numbers(job: TrainingJob, warnings: list[str]) -> list[str]:
     if moments or offload:
         words.append("--use-precision-aware-optimizer")
         if moments:
-            words += _options(exp_avg_dtype=moments, exp_avg_sq_dtype=moments)
+            words += options(exp_avg_dtype=moments, exp_avg_sq_dtype=moments)
         if job.layout.shard == "none":
             warnings.append("the precision-aware optimiser needs --use-distributed-optimizer")
     if offload:
@@ -201,14 +207,4 @@ def _numbers(job: TrainingJob, warnings: list[str]) -> list[str]:
     name = {"muon": "muon", "sgd": "sgd"}.get(job.optimizer, "adam")
     if name == "muon" and job.layout.shard != "none":
         name = "dist_muon"
-    return words + _options(optimizer=name)
-
-
-def _options(**values: object) -> list[str]:
-    """--name value for each that is not None."""
-    return [
-        word
-        for name, value in values.items()
-        if value is not None
-        for word in ("--" + name.replace("_", "-"), str(value))
-    ]
+    return words + options(optimizer=name)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from whorl.stages.plan.cluster.emit import Emitted, batch_warnings, shell_script, torchrun
+from whorl.stages.plan.cluster.emit import (
+    Emitted,
+    batch_warnings,
+    options,
+    shell_script,
+    torchrun,
+)
 from whorl.stages.plan.cluster.job import TrainingJob
 from whorl.stages.plan.facts import fact
 
@@ -45,7 +51,7 @@ def _batch(job: TrainingJob) -> list[str]:
     """Under a pipeline the local batch is split into micro-batches; else it is one of them."""
     layout = job.layout
     local = layout.micro_batch * (job.micro_batches if layout.pp > 1 else 1)
-    return _options(
+    return options(
         "training",
         local_batch_size=local,
         global_batch_size=job.global_batch,
@@ -63,7 +69,7 @@ def _data_parallel(job: TrainingJob, warnings: list[str]) -> list[str]:
         warnings.append(f"torchtitan shards over the {layout.cp} context-parallel ranks as well")
     if layout.shard == "zero1" and layout.dp * layout.cp > 1:
         warnings.append("ZeRO-1 is not expressed: gradients are sharded too (ZeRO-2)")
-    return _options(
+    return options(
         "parallelism",
         data_parallel_replicate_degree=layout.dp // shards,
         data_parallel_shard_degree=shards,
@@ -73,7 +79,7 @@ def _data_parallel(job: TrainingJob, warnings: list[str]) -> list[str]:
 
 def _degrees(job: TrainingJob, warnings: list[str]) -> list[str]:
     layout = job.layout
-    words = _options(
+    words = options(
         "parallelism",
         tensor_parallel_degree=layout.tp,
         context_parallel_degree=layout.cp,
@@ -82,10 +88,10 @@ def _degrees(job: TrainingJob, warnings: list[str]) -> list[str]:
     if layout.tp > 1 and not layout.sequence_parallel:
         words.append("--parallelism.no-enable-sequence-parallel")
     if job.shape.experts is not None:
-        words += _options("parallelism", expert_parallel_degree=layout.ep)
+        words += options("parallelism", expert_parallel_degree=layout.ep)
     if layout.pp == 1:
         return words
-    words += _options(
+    words += options(
         "parallelism",
         pipeline_parallel_schedule=fact("torchtitan.schedules")[layout.schedule],
         pipeline_parallel_microbatch_size=layout.micro_batch,
@@ -94,7 +100,7 @@ def _degrees(job: TrainingJob, warnings: list[str]) -> list[str]:
     for less in (1, 0):  # embedding and head counted as one layer each, or not at all
         per_stage = -(-(job.shape.layers + 2 * less) // stages)
         if -(-(job.shape.layers + 2 * less) // per_stage) == stages:
-            return words + _options(
+            return words + options(
                 "parallelism",
                 pipeline_parallel_layers_per_stage=per_stage,
                 pipeline_parallel_first_stage_less_layers=less,
@@ -122,7 +128,3 @@ def _unexpressed(job: TrainingJob, config: str, warnings: list[str]) -> None:
         warnings.append(f"{job.precision} is not expressed: products run in bf16")
     if job.task != "pretrain":
         warnings.append(f"{job.task} is not expressed: this command pre-trains")
-
-
-def _options(section: str, **values: object) -> list[str]:
-    return [word for key, value in values.items() for word in (f"--{section}.{key}", str(value))]

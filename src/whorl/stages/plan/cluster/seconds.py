@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.stages.plan.cluster.amounts import FAMILIES, Amounts
+from whorl.stages.plan.facts import fact
 
 __all__ = [
     "PARTS",
@@ -38,27 +39,7 @@ Array = NDArray[np.float64]
 OLD, FSDP, XLA, INTERNEVO, MODERN, EAGER = range(6)  # in the order of amounts.STACKS
 HOPPER, BLACKWELL, TPU = 2, 3, 9
 LAUNCH_OVERLAP_OLD, LAUNCH_OVERLAP, GATHER_OVERLAP = 1.7, 3.0, 3.0  # exponents: 1 adds, ∞ hides
-PARTS = (
-    "compute",  # matrix products at the peak rate of their type
-    "efficiency",  # what they take beyond that
-    "attention",
-    "memory",  # element-wise work, logits, casts, routing
-    "launch",
-    "tensor_parallel",
-    "expert_parallel",
-    "context_parallel",
-    "pipeline_messages",
-    "sharded_weights",
-    "bubble",
-    "gradient_exchange",
-    "optimizer",
-    "other",
-)
-NAMES = {
-    "compute": "products at peak rate",
-    "efficiency": "products below peak rate",
-    "memory": "memory traffic",
-}
+PARTS: tuple[str, ...] = tuple(fact("parts"))  # -> of what kind, and what it is called
 
 
 @dataclass(frozen=True)
@@ -189,7 +170,8 @@ def seconds(theta: Array, t: Table) -> tuple[Array, dict[str, Array]]:
 
 def part_name(part: str) -> str:
     """One of PARTS in the words of a person."""
-    return NAMES.get(part, part.replace("_", " "))
+    said = fact("parts").get(part, ())
+    return str(said[1]) if len(said) > 1 else part.replace("_", " ")
 
 
 def _overlap(a: Array, b: Array, power: Array | float) -> Array:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from whorl.core.units import format_count, format_duration
 from whorl.stages.plan.cluster.devices import Device
 from whorl.stages.plan.cluster.seconds import part_name
+from whorl.stages.plan.facts import fact
 from whorl.stages.plan.output.schema import (
     ClusterPlan,
     LossFigures,
@@ -34,14 +35,7 @@ __all__ = [
 
 Row = tuple[str, str, str]  # name, value, interval or remark
 LAYOUT_COLUMNS = ("layout", "step", "tokens/s", "peak memory", "")
-COMPUTE, MEMORY, NETWORK = "compute", "memory", "network"
-GROUPS = {  # of the parts of a step
-    **dict.fromkeys(("compute", "efficiency", "attention", "launch"), COMPUTE),
-    **dict.fromkeys(("memory", "optimizer"), MEMORY),
-    **dict.fromkeys(("tensor_parallel", "expert_parallel", "context_parallel"), NETWORK),
-    **dict.fromkeys(("pipeline_messages", "sharded_weights", "gradient_exchange"), NETWORK),
-    **{name: name for name in ("bubble", "generation")},
-}
+GROUPS = {"generation": "generation"} | {part: of[0] for part, of in fact("parts").items()}
 
 
 def seconds(value: float) -> str:
