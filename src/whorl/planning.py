@@ -19,7 +19,7 @@ from whorl.stages.plan.ask.layouts import layout_label, parse_budget
 from whorl.stages.plan.ask.question import question, recipe_flags, recipe_warnings
 from whorl.stages.plan.ask.said import OtherWords
 from whorl.stages.plan.ask.service import at_rate, serving_target
-from whorl.stages.plan.cluster.devices import HERE, device
+from whorl.stages.plan.cluster.devices import HERE, Device, device
 from whorl.stages.plan.cluster.emit import launch_file
 from whorl.stages.plan.cluster.emit_megatron import megatron_command
 from whorl.stages.plan.cluster.emit_torchtitan import torchtitan_command
@@ -87,7 +87,7 @@ def answer(
         if shape is None or "--serve" in asked:
             raise SpecError("--why-oom is about training a model", do="give --model, no --serve")
         put = _with_words(question(name, shape, asked), said)
-        found = memory_report(shape, put, device(asked["--device"]))
+        found = memory_report(shape, put, _device(asked["--device"]))
         return found.model_copy(update={"warnings": warnings})
     try:
         plan = plan_cluster(name, shape, asked, said)
@@ -99,16 +99,27 @@ def answer(
 
 
 def _on_this_machine(asked: dict[str, Any]) -> None:
-    """--device here: the machine itself, measured unless it was; one device, and whorl on it."""
-    if asked.get("--device") != HERE:
+    """--device here: the machine itself; one device, and whorl on it."""
+    if not _is_here(asked.get("--device")):
         return
+    asked["--device"] = _device(asked["--device"])
+    if OF_TRAINING & set(asked):
+        asked.setdefault("--count", "1")
+
+
+def _is_here(name: object) -> bool:
+    return isinstance(name, str) and name.strip().lower() == HERE
+
+
+def _device(name: str | Device) -> Device:
+    """As `device`, and this machine by its name, measured unless it was."""
+    if not _is_here(name):
+        return device(name)
     from whorl.core.home import home_folder
     from whorl.launch.calibrate import this_machine
     from whorl.stages.plan.cluster.here import here
 
-    asked["--device"] = here(this_machine(home_folder()))
-    if OF_TRAINING & set(asked):
-        asked.setdefault("--count", "1")
+    return here(this_machine(home_folder()))
 
 
 def _with_words(asked: schema.Question, said: OtherWords | None) -> schema.Question:
@@ -158,7 +169,7 @@ def plan_cluster(
     flags = {flag: value for flag, value in flags.items() if value is not None}
     asked = _with_words(question(name, shape, flags), said)
     budget = parse_budget(asked.budget) if asked.budget else None
-    target = device(flags["--device"])
+    target = _device(flags["--device"])
     if budget is None and shape is not None:
         tokens = float(asked.tokens or (0 if asked.tune else figures.law_tokens(shape)))
         choice = replace(choose_layout(shape, asked, target), tokens=tokens)
@@ -194,7 +205,7 @@ def plan_cluster(
         budget=spent,
         job=view,
         loss=None if asked.tune else figures.loss_figures(job, choice.tokens, asked, spent),
-        serving=_serving(job.shape, asked) if asked.serve else None,
+        serving=_serving(job.shape, asked, target) if asked.serve else None,
         commands=emitted,
         warnings=[
             *_doubts(planned[0], job, asked.precision),
@@ -288,26 +299,27 @@ def _why(given: TrainingJob | None, found: SearchResult) -> str:
     return f"as given; the search would take {layout_label(found.best.layout)}"
 
 
-def _serving(shape: ModelShape, asked: schema.Question) -> ServingPlan:
+def _serving(shape: ModelShape, asked: schema.Question, target: Device) -> ServingPlan:
     """The plan of --serve beside training, on the same device unless it names one."""
-    return _served(shape, asked.model, asked.device, asked.usd_per_device_hour, asked.serve)
+    return _served(shape, asked.model, target, asked.usd_per_device_hour, asked.serve)[0]
 
 
 def _served(
-    shape: ModelShape, name: str, usual: str, usual_price: float | None, text: str
-) -> ServingPlan:
+    shape: ModelShape, name: str, usual: Device, usual_price: float | None, text: str
+) -> tuple[ServingPlan, Device]:
+    """The plan and the device it is for."""
     target, named, rate = serving_target(text)
     if shape.bidirectional:
         raise SpecError(f"{shape.name} writes no text: each of its tokens sees all others",
                         do="leave --serve out")  # fmt: skip
-    chosen, stored = device(named or usual), stored_in(name)
+    chosen, stored = usual if named is None else _device(named), stored_in(name)
     if stored in QUANTISATIONS and "quantisation" not in text and "format" not in text:
         target = replace(target, quantisations=(stored,))
-    price = usual_price if named is None or chosen.name == device(usual).name else None
+    price = usual_price if named is None or chosen.name == usual.name else None
     path = hugging_face_id(name) if is_known(name) else name
     path = path if path and (is_known(name) or Path(path).exists()) else None
     plan = partial(plan_serving, shape, chosen, price=price, model_path=path)
-    return plan(target) if rate is None else at_rate(target, rate, plan)
+    return plan(target) if rate is None else at_rate(target, rate, plan), chosen
 
 
 def _serving_alone(name: str, shape: ModelShape | None, flags: Flags) -> schema.ServingAnswer:
@@ -325,7 +337,8 @@ def _serving_alone(name: str, shape: ModelShape | None, flags: Flags) -> schema.
         )
     price = flags.get("--usd-per-device-hour")
     usd = None if price is None else PRICE.read(price, "--usd-per-device-hour")
-    found = _served(shape, name, flags["--device"], usd, flags["--serve"])
+    usual = _device(flags["--device"])
+    found, chosen = _served(shape, name, usual, usd, flags["--serve"])
     warnings = [f"{part.name}: its weights are counted, its time is not" for part in shape.beside]
     if "--count" in flags:
         count = DEVICES.read(flags["--count"], "--count")
@@ -333,7 +346,7 @@ def _serving_alone(name: str, shape: ModelShape | None, flags: Flags) -> schema.
             warnings.append(f"{found.devices} devices are needed, --count has {count}")
     return schema.ServingAnswer(
         model=figures.model_figures(shape, 1),
-        device=device(flags["--device"] if found.device == HERE else found.device),
+        device=chosen,
         serve=flags["--serve"],
         serving=found,
         warnings=warnings,

@@ -136,6 +136,9 @@ def _tokens_bought(choice: ChosenLayout, budget: JobBudget) -> float:
 
 
 def _space(shape: ModelShape, asked: schema.Question, target: Device) -> SearchSpace:
+    if target.measured is not None and (asked.measured or asked.tables):
+        told = f"--device {target.name}: its rates are those that were measured on it"
+        raise SpecError(told, found="--measured or --tables", do="leave them out")
     if asked.images:
         check_images(shape, *parse_images(asked.images), asked.seq_len)
     job = job_of(asked, trained_shape(shape, asked.objective), target)

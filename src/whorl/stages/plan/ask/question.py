@@ -197,8 +197,7 @@ def question(name: str, shape: ModelShape | None, flags: Flags) -> Question:
     usual = "hf" if flags.get("--tune") or flags.get("--objective") else "megatron"
     usual = {"tpu": "xla", "cpu": "whorl"}.get(target.kind, usual)
     stack = software(str(flags.get("--stack") or usual)).name
-    widest = "bf16" if "bf16" in target.flops_per_s or target.kind != "cpu" else "fp32"
-    precision = _word(flags, "--precision", widest, PRECISIONS, get_args(Precision))
+    precision = _word(flags, "--precision", target.usual_precision, PRECISIONS, get_args(Precision))
     for flag, expected in (("--loss", get_args(LossKind)), ("--attention", ("flash", "eager"))):
         if flag in flags and flags[flag] not in expected:
             raise SpecError(flag, found=flags[flag], expected=", ".join(filter(None, expected)))

@@ -87,6 +87,11 @@ class Device:
         return None
 
     @property
+    def usual_precision(self) -> str:
+        """Of a training that names none."""
+        return "bf16" if "bf16" in self.flops_per_s or self.kind != "cpu" else "fp32"
+
+    @property
     def is_nvidia(self) -> bool:
         return self.kind == "gpu" and self.maker == "nvidia"
 
@@ -186,14 +191,18 @@ def device(name: str | Device) -> Device:
     found = _catalogue().get(key)
     if found is None:
         of_kind = [each.name for each in _catalogue().values() if each.kind == key]
-        names = list(_catalogue())
+        names = [HERE, *_catalogue()]
         alike = [name for name in names if _first_digit(name) == _first_digit(key)]
         words = nearest(key, names, 12) or get_close_matches(key, alike, n=3, cutoff=MISSPELT)
-        near = list(dict.fromkeys(of_kind or (_catalogue()[word].name for word in words)))[:3]
+        near = list(
+            dict.fromkeys(
+                of_kind or (word if word == HERE else _catalogue()[word].name for word in words)
+            )
+        )[:3]
         raise SpecError(
             "unknown device",
             found=name,
-            expected=f"one of {', '.join(device_names())}",
+            expected=f"{HERE}, or one of {', '.join(device_names())}",
             do=f"{'did you mean ' + ' or '.join(near) + '? ' if near else ''}A card of your own "
             "is a file: --device my-card.yaml, which whorl doctor --device writes",
         )

@@ -4,9 +4,9 @@ of a recipe's plan, by the rates that its calibration measured.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 from whorl.arch.adapter_cost import AdapterCost, FrozenBase, adapter_cost
 from whorl.arch.computable import check_computable
@@ -18,7 +18,7 @@ from whorl.stages.plan.cluster.memory import RankMemory
 from whorl.stages.plan.cluster.seconds import PARTS
 from whorl.stages.plan.cluster.step import StepTime, training_flops
 from whorl.stages.plan.hardware import Machine
-from whorl.stages.plan.memory import HELD_BYTES, MEMORY_LOW, MEMORY_MARGIN, peak_memory
+from whorl.stages.plan.memory import HELD_BYTES, MEMORY_LOW, MEMORY_MARGIN, PeakMemory, peak_memory
 from whorl.stages.plan.step_time import (
     DATA_S,
     MEAN_OVER_FASTEST,
@@ -40,6 +40,11 @@ CALIBRATED = (
     "rehearses a step of its own"
 )
 RECIPE = "a recipe says more of a training here: whorl new"
+# What the calibration reckons with, of a layout and of a job; of the rest the usual alone.
+SPLIT = frozenset({"devices", "shard", "micro_batch"})
+READ = frozenset({"learning", "per_example", "document_tokens", "lora", "task", "optimizer"})
+READ |= {"shape", "device", "layout", "seq_len", "global_batch", "precision", "stack"}
+SAID = {"flash_attention": "--attention eager", "pure_low_precision": "weights in 2 bytes"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,13 @@ class Here(Device):
     @cached_property
     def measured(self) -> _Calibrated | None:
         return None if self.machine is None else _Calibrated(self.machine)
+
+    @property
+    def usual_precision(self) -> str:
+        """What the calibration took: bf16 must save a tenth."""
+        if self.machine is None:
+            return super().usual_precision
+        return str(self.machine.calibration.settings["precision"])
 
 
 def here(machine: Machine) -> Here:
@@ -104,15 +116,23 @@ class _Calibrated:
             attention_dtype=ways.get("attention_dtype", "fp32"),
             optimizer=job.optimizer,
             mixed_share=float(0 < job.document_tokens < job.seq_len),
+            compiled=job.task == "pretrain" and bool(ways["compiled"]),
             adapters=None if job.lora is None else _adapters(job, job.lora),
         )
-        return replace(load, beside_bytes=load.state.weights) if frozen else load
+        load = replace(load, beside_bytes=load.state.weights) if frozen else load
+        while load.lanes > 1 and MEMORY_MARGIN * self._peak(load).total > job.device.memory_bytes:
+            load = replace(load, lanes=load.lanes // 2)
+        return load
+
+    def _peak(self, load: Load) -> PeakMemory:
+        return peak_memory(load, self.machine.calibration.base_memory_bytes + HELD_BYTES)
 
     def step(self, job: TrainingJob) -> StepTime:
         """With the 90% interval that a recipe's plan has."""
         load, found = self.load(job), self.machine.calibration
         times = step_time(load, found).at(self.level)
         scale = MEAN_OVER_FASTEST * (1 + _asked_again(job, load))
+        scale *= load.lanes / int(found.settings["lanes"])  # fewer lanes have more threads each
         parts = {name: scale * value for name, value in _named(times).items()}
         parts["other"] += DATA_S
         step_s, factor = sum(parts.values()), time_factor(found, self.level)
@@ -132,8 +152,7 @@ class _Calibrated:
         return [CALIBRATED, *([busy] if busy else ())]
 
     def memory(self, job: TrainingJob) -> RankMemory:
-        process = self.machine.calibration.base_memory_bytes + HELD_BYTES
-        found = peak_memory(self.load(job), process)
+        found = self._peak(self.load(job))
         parts = {name: float(size) for name, size in asdict(found).items()}
         peak = float(found.total)
         held = parts["process"] + parts["weights"]
@@ -142,21 +161,42 @@ class _Calibrated:
 
 
 def _check(job: TrainingJob) -> None:
-    layout, kind = job.layout, job.learning.kind
-    plain = Layout(layout.devices, shard=layout.shard, micro_batch=layout.micro_batch)
-    lora = Lora() if job.lora is None else job.lora
+    layout, learning, kind = job.layout, job.learning, job.learning.kind
+    split, others = _unusual(layout, SPLIT), _unusual(job, READ)
+    lora, reference = job.lora or Lora(), "model" if job.lora is None else "adapters"
+    pairs = kind != "dpo" or (learning.other == reference and job.per_example == 2)
     for is_wrong, what, expected in (
-        (layout.devices != 1 or layout != plain, "a layout of more than one device", "mbs alone"),
+        (layout.devices != 1, f"a layout of {layout.devices} devices", "one device"),
+        (bool(split), f"--layout {','.join(split)}", "mbs alone"),
         (job.stack != "whorl", f"--stack {job.stack}", "whorl"),
         (job.precision not in PRECISIONS, f"--precision {job.precision}", "fp32, bf16"),
         (job.optimizer not in OPTIMIZERS, f"--optimizer {job.optimizer}", "adamw, muon, sgd"),
         (lora.base not in BASES, f"--base-format {lora.base}", ", ".join(BASES)),
         (kind not in ("tokens", "dpo"), f"--objective {kind}", "dpo, or none"),
-        (job.pure_low_precision, "weights in 2 bytes", "fp32 weights"),
-        (bool(job.images), "--images", "text"),
+        (not pairs, _of_dpo(job), f"dpo,reference={reference},sequences=2"),
+        (lora.scales, "scales of every output", "low-rank adapters"),
+        (bool(others), ", ".join(others), "what whorl does by itself"),
     ):
         if is_wrong:
             raise SpecError(f"--device {HERE}: {what}", expected=expected, do=RECIPE)
+
+
+def _unusual(value: Layout | TrainingJob, read: frozenset[str]) -> list[str]:
+    """What differs from the defaults and is not read, in the words of its flag."""
+    found: dict[str, Any] = {
+        item.name: getattr(value, item.name)
+        for item in fields(value)
+        if item.name not in read and getattr(value, item.name) != item.default
+    }
+    if isinstance(value, Layout):
+        return [f"{name}={item}" for name, item in found.items()]
+    if value.loss == "chunked":  # whorl's own
+        del found["loss"]
+    return [SAID.get(name, f"--{name.replace('_', '-')} {found[name]}") for name in found]
+
+
+def _of_dpo(job: TrainingJob) -> str:
+    return f"--objective dpo,reference={job.learning.other},sequences={job.per_example}"
 
 
 def _adapters(job: TrainingJob, lora: Lora) -> AdapterCost:
