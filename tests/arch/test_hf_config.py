@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 
 from tests.arch.configs import MPT, random_config
 from whorl.arch.hf_config import model_shape, model_types, shape_from_config
-from whorl.arch.known_models import known_models
+from whorl.arch.known_models import known_model, known_models
 from whorl.arch.shape_counts import count_shape
 from whorl.core.errors import SpecError
 
@@ -230,3 +231,46 @@ def test_a_missing_file_and_an_empty_folder(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none.json"):
         with pytest.raises(SpecError, match=r"no such file|unknown model"):
             model_shape(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("jamba", {}),
+        ("falcon_h1", {}),
+        ("falcon_h1", {"mamba_d_ssm": None, "num_key_value_heads": None}),
+    ],
+)
+def test_what_a_hybrid_leaves_out_is_what_transformers_takes(
+    kind: str, said: dict[str, None]
+) -> None:
+    from transformers import AutoConfig
+
+    sizes = {**SIZES, "hidden_size": 64, "num_attention_heads": 16, "intermediate_size": 32, **said}
+    scan = {"mamba_n_heads": 4, "mamba_d_head": "auto"} if kind == "falcon_h1" else {}
+    theirs = AutoConfig.for_model(kind, **sizes, **scan)
+    ours = shape_from_config({"model_type": kind, **sizes, **scan}).attention
+    assert ours.mixer is not None and ours.kv_heads == theirs.num_key_value_heads
+    stated = getattr(theirs, "mamba_d_ssm", None)
+    assert ours.mixer.inner == (stated or theirs.mamba_expand * theirs.hidden_size)
+
+
+def test_the_old_key_of_nemotrons_convolution_is_read() -> None:
+    config: dict[str, Any] = {**SIZES, "model_type": "nemotron_h", "intermediate_size": 32}
+    config |= {"hybrid_override_pattern": "M-M", "mamba_num_heads": 4, "mamba_head_dim": 6}
+    config |= {"n_groups": 2, "ssm_state_size": 4}
+    counts = [
+        count_shape(shape_from_config({**config, "mamba_conv_bias": biased})).total
+        for biased in (True, False)
+    ]
+    assert counts[0] - counts[1] == 2 * (4 * 6 + 2 * 2 * 4)  # of two scans: inputs, B and C
+
+
+def test_parts_that_are_no_words_are_refused() -> None:
+    shape = known_model("jamba-v0.1")
+    wrong = ("atention+dense", *shape.parts[1:])
+    with pytest.raises(SpecError, match=r"atention.*attention, dense"):
+        replace(shape, parts=wrong)
+    config = {**SIZES, "model_type": "granitemoehybrid", "layer_types": ["mlp", "mamba", "mamba"]}
+    with pytest.raises(SpecError, match=r"mlp.*mix tokens"):
+        shape_from_config({**config, "intermediate_size": 32})

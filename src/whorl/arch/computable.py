@@ -61,7 +61,7 @@ def _reasons(shape: ModelShape) -> list[str]:
         "attention sinks": a.sinks,
         "soft-capped scores": a.softcap is not None,
         "multi-token prediction": bool(shape.predicted_tokens),
-        "scans in place of attention": a.mixer is not None,
+        "scans, beside attention or in its place": a.mixer is not None,
         "partly rotated heads": any(rope.rotated_share != 1 for rope in ropes),
     }
     wrong |= {f"rope scaling {rope.scaling}": rope.scaling not in SCALINGS for rope in ropes}

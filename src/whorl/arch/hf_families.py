@@ -321,7 +321,12 @@ FAMILIES: dict[str, ConfigFamily] = {
     ),
     "glm4_moe": ConfigFamily(qkv_bias=LLAMA_BIAS, qk_norm="head", experts=deepseek_experts),
     "minimax_m2": ConfigFamily(qk_norm="width", head_dim=128, experts=minimax_experts),
-    "jamba": ConfigFamily(mixer=jamba_mixer, parts=jamba_parts, experts=jamba_experts),
+    "jamba": ConfigFamily(
+        mixer=jamba_mixer,
+        parts=jamba_parts,
+        experts=jamba_experts,
+        defaults={"num_key_value_heads": 8},
+    ),
     "qwen3_next": replace(
         BIASED,
         qk_norm="head",
@@ -333,7 +338,12 @@ FAMILIES: dict[str, ConfigFamily] = {
         others=lambda c: {"norm_offset": True},
         defaults={"num_key_value_heads": 2},
     ),
-    "falcon_h1": replace(LLAMA, mixer=falcon_h1_mixer, parts=every_layer_both),
+    "falcon_h1": replace(
+        LLAMA,
+        mixer=falcon_h1_mixer,
+        parts=every_layer_both,
+        defaults={"num_key_value_heads": 8},
+    ),
     "granitemoehybrid": replace(
         BIASED,
         mixer=granite_mixer,

@@ -38,6 +38,7 @@ KINDS = {  # words of layer_types, letters of hybrid_override_pattern
     **dict.fromkeys(("mlp", "-"), "dense"),
     **dict.fromkeys(("moe", "E"), "expert"),
 }
+MIXING = ("attention", "scan")
 MOST_LAYERS = 10_000
 DELTA_FLOPS = 7.0  # of a state's element: decayed, read for the error, added to, read: 2412.06464
 
@@ -99,10 +100,18 @@ def jamba_mixer(c: ConfigReader) -> Mixer:
 def falcon_h1_mixer(c: ConfigReader) -> Mixer:
     return _named(
         c,
-        c.optional("mamba_d_ssm") or c.whole("mamba_expand", default=2) * c.whole("hidden_size"),
+        _falcon_inner(c),
         normed=c.flag("mamba_rms_norm", False),
         bias_out=c.flag("projectors_bias", False),
     )
+
+
+def _falcon_inner(c: ConfigReader) -> int:
+    """Without the key transformers' own 1024; of a null so many times the width."""
+    if "mamba_d_ssm" not in c.values:
+        return 1024
+    wide = c.whole("mamba_expand", default=2) * c.whole("hidden_size")
+    return c.optional("mamba_d_ssm") or wide
 
 
 def granite_mixer(c: ConfigReader) -> Mixer:
@@ -133,7 +142,7 @@ def nemotron_mixer(c: ConfigReader) -> Mixer:
         c.whole("n_groups", "mamba_n_groups", default=8),
         c.whole("ssm_state_size", default=128),
         conv=c.whole("conv_kernel", "mamba_d_conv", default=4),
-        biases=(c.flag("use_conv_bias", True), both, both),
+        biases=(c.flag("use_conv_bias", c.flag("mamba_conv_bias", True)), both, both),
     )
 
 
@@ -178,7 +187,11 @@ def parts_by_types(c: ConfigReader, layers: int, experts: Experts | None) -> tup
         if c.values.get("model_type") == "granitemoehybrid":
             period = layers + 1
         types = ["mamba" if (layer + 1) % period else "attention" for layer in range(layers)]
-    return _fed(_kinds(c, key, types), experts)
+    mixing = _kinds(c, key, types)
+    if fed := {word for word, part in zip(types, mixing, strict=True) if part not in MIXING}:
+        mixed = "layers that mix tokens: " + ", ".join(w for w in KINDS if KINDS[w] in MIXING)
+        raise SpecError(f"{c.where}: {key}", found=sorted(map(str, fed)), expected=mixed)
+    return _fed(mixing, experts)
 
 
 def every_layer_both(c: ConfigReader, layers: int, experts: Experts | None) -> tuple[str, ...]:

@@ -16,6 +16,8 @@ from whorl.core.errors import SpecError
 __all__ = [
     "LayerMatrix",
     "MatrixKind",
+    "block_count",
+    "blocks",
     "layer_kinds",
     "layer_matrices",
     "layer_norm_parameters",
@@ -82,6 +84,16 @@ def layers_with(shape: ModelShape, part: str) -> int:
     """Layers that have attention, a scan, a dense block or experts."""
     kinds = layer_kinds(shape).items()
     return sum(number for kind, number in kinds if part in layer_parts(shape, kind))
+
+
+def block_count(parts: tuple[str, ...]) -> int:
+    """Blocks of a layer that read the residual stream and add to it: what mixes tokens is one."""
+    return len({part in ("attention", "scan") for part in parts})
+
+
+def blocks(shape: ModelShape) -> int:
+    """Of all layers: two of most, one of Nemotron-H's and of Mamba's."""
+    return sum(n * block_count(layer_parts(shape, kind)) for kind, n in layer_kinds(shape).items())
 
 
 def layer_matrices(shape: ModelShape, kind: str) -> tuple[LayerMatrix, ...]:

@@ -192,6 +192,10 @@ class ModelShape:
         if self.parts and len(self.parts) != self.layers:
             found = f"{len(self.parts)} for {self.layers} layers"
             raise SpecError(f"model {self.name}: parts of its layers", found=found)
+        words = {word for kind in self.parts for word in kind.split("+")}
+        if unknown := sorted(words - PARTS):
+            expected = ", ".join(sorted(PARTS))
+            raise SpecError(f"model {self.name}: parts", found=unknown, expected=expected)
         if self.experts is not None and self.experts.active > self.experts.count:
             raise SpecError(
                 f"model {self.name}: more active experts than experts",
@@ -215,6 +219,7 @@ LATER: dict[str, dict[str, Any]] = {  # fields that came later -> what no model 
     "attention": {"mixer": None, "output_gate": False},
     "experts": {"latent": None},
 }
+PARTS = frozenset({"attention", "scan", "dense", "expert"})
 MAY_BE_ZERO = frozenset(
     {"shared", "learned_positions", "max_seq_len", "kept"}
     | {"predicted_tokens", "norms_per_layer", "ffn_width"}

@@ -19,6 +19,7 @@ from whorl.stages.plan.cluster.job import Layout, Lora, TrainingJob
 from whorl.stages.plan.cluster.memory import constants, fits, memory_for, rank_memory
 from whorl.stages.plan.cluster.memory_activations import layer_bytes, micro_batches_in_flight
 from whorl.stages.plan.cluster.memory_rows import counted_by, mildest_recompute, predict_row_memory
+from whorl.stages.plan.cluster.memory_states import adapter_elements
 from whorl.stages.plan.cluster.rows import PublishedRow, read_rows
 
 GIB = 2**30
@@ -256,3 +257,68 @@ def test_mildest_recompute_is_the_mildest_that_fits() -> None:
     chosen = [order.index(mildest_recompute(one).layout.recompute) for one in jobs]
     assert chosen[0] == 0 and chosen[-1] > 0
     assert all(first <= second for first, second in pairwise(chosen))
+
+
+def hybrid(name: str, **changes: object) -> TrainingJob:
+    return job(known_model(name), devices=1, stack="hf", **changes)
+
+
+def test_scores_are_kept_by_the_layers_that_have_attention() -> None:
+    """Jamba: 4 of 32."""
+    eager, flash = (hybrid("jamba-v0.1", flash_attention=way) for way in (False, True))
+    more = {
+        kind: layer_bytes(eager, kind).saved - layer_bytes(flash, kind).saved
+        for kind in set(eager.shape.parts)
+    }
+    assert {kind for kind, bytes_ in more.items() if bytes_} == {
+        kind for kind in more if kind.startswith("attention")
+    }
+    kept = sum(more[kind] for kind in eager.shape.parts)
+    assert kept == pytest.approx(4 * 5 * 32 * eager.seq_len**2)  # 5 bytes of each of 32 heads
+
+
+def test_adapters_keep_what_they_read_where_they_are() -> None:
+    """Nemotron-H: adapters of queries and values are in its attention layers alone."""
+    few, every = (
+        hybrid("nemotron-h-8b", task="lora", lora=Lora(targets=targets))
+        for targets in ("qv", "all")
+    )
+    width, tokens = few.shape.width, few.seq_len
+    for kind in ("scan", "dense"):
+        more = layer_bytes(every, kind).saved - layer_bytes(few, kind).saved
+        assert more == pytest.approx(3 * width * tokens)  # dropout's output and its mask
+    attention = [layer_bytes(each, "attention").saved for each in (few, every)]
+    assert attention[0] == attention[1]
+
+
+def test_adapters_of_experts_are_as_wide_as_experts_read() -> None:
+    shape = known_model("nemotron-3-nano-30b-a3b")
+    assert shape.experts is not None
+    narrow = replace(shape, experts=replace(shape.experts, latent=1000))
+    count, layers = shape.experts.count, shape.parts.count("expert")
+    saved = [adapter_elements(each, Lora(rank=1, targets="all")) for each in (shape, narrow)]
+    fewer = layers * 2 * count * (shape.width - 1000)  # a matrix up and one down of each expert
+    assert (saved[0] - saved[1]) * shape.layers == pytest.approx(fewer)
+
+
+def test_a_gate_of_the_heads_is_kept() -> None:
+    """Qwen3-Next: after its sigmoid, and what it lets through of 16 heads of 256, in 2 bytes."""
+    with_gate = hybrid("qwen3-next-80b-a3b")
+    a = replace(with_gate.shape.attention, output_gate=False)
+    without = replace(with_gate, shape=replace(with_gate.shape, attention=a))
+    kind = next(kind for kind in with_gate.shape.parts if kind.startswith("attention"))
+    more = layer_bytes(with_gate, kind).saved - layer_bytes(without, kind).saved
+    assert more == pytest.approx(2 * 2 * 16 * 256 * with_gate.seq_len)
+
+
+def test_a_scan_keeps_all_that_leads_into_it_and_is_less_sure() -> None:
+    """Granite 4.0 H: Mamba 2, its B, C and steps beside the inner channels."""
+    found = hybrid("granite-4.0-h-micro")
+    mixer = found.shape.attention.mixer
+    assert mixer is not None
+    least = 2 * found.seq_len * (mixer.matrices[0][1] + 2 * mixer.inner)  # in_proj, scan, out_proj
+    assert layer_bytes(found, "scan+dense").saved > least
+    dense = job(gpt(), devices=1, stack="hf")
+    fitted = constants()
+    assert fitted.error_of(found) == max(fitted.error, fitted.unseen_error)
+    assert fitted.error_of(found) >= fitted.error_of(dense)

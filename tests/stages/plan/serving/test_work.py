@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -134,3 +136,20 @@ def test_room_is_what_the_weights_leave() -> None:
     free = 0.9 * 79.1 * 2**30 - 2e9 - LLAMA_70B * 2 / 4
     expected = free / (320 * 1024 / 4 * 1_000)
     assert room_for(deployment("llama-3-70b", 4), 1_000) == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_layer_of_one_block_reduces_once_and_writes_once() -> None:
+    """Nemotron-H 8B: 52 layers, each a scan, an attention or a feed-forward block of 4,096."""
+    work = decode_work(deployment("nemotron-h-8b", 2), 8, 1_000)
+    assert work.reduces == 52 and work.layers == 26
+    assert work.activations_s == pytest.approx(26 * 8 * 4_096 * 2 / H100_BYTES_PER_S)
+    assert decode_work(deployment("llama-3-70b", 2), 8, 1_000).reduces == 2 * 80
+
+
+def test_tokens_go_to_experts_as_wide_as_experts_read_them() -> None:
+    whole = known_model("nemotron-3-nano-30b-a3b")
+    assert whole.experts is not None
+    narrow = replace(whole, experts=replace(whole.experts, latent=whole.width // 2))
+    of = (Deployment(each, device("h100"), 1, QUANTISATIONS["bf16"]) for each in (whole, narrow))
+    wide_s, narrow_s = (decode_work(each, 8, 1_000).routed_s for each in of)
+    assert narrow_s == wide_s / 2 > 0

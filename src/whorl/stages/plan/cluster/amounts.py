@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from whorl.arch.layers import layer_kinds, layer_matrices, layer_parts
+from whorl.arch.layers import block_count, layer_kinds, layer_matrices, layer_parts
 from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import flops_per_token
 from whorl.stages.plan.cluster.devices import Device
@@ -133,7 +133,7 @@ def _layers(shape: ModelShape) -> _Layers:
         parts = layer_parts(shape, kind)
         seeing += number * ("attention" in parts)
         mixed += number * ("expert" in parts)
-        blocks += number * len({part in ("attention", "scan") for part in parts})
+        blocks += number * block_count(parts)
         if shape.attention.mixer is not None and "scan" in parts:
             scanned += number * SCANNED * shape.attention.mixer.inner
         for matrix in layer_matrices(shape, kind):
@@ -151,7 +151,8 @@ def _layers(shape: ModelShape) -> _Layers:
                 inner += number * matrix.active * matrix.rows
     a, layers = shape.attention, shape.layers + shape.predicted_tokens
     kv = 2.0 * a.kv_heads * a.head_dim
-    heads = seeing * (a.heads * (a.head_dim + a.values) + kv) + scanned
+    gate = a.heads * a.values * a.output_gate
+    heads = seeing * (a.heads * (a.head_dim + a.values) + kv + gate) + scanned
     sums = (mixed, dense, router, expert, stored, io, inner, heads, seeing * kv)
     return _Layers(layers, blocks, seeing, *sums)
 

@@ -72,9 +72,9 @@ class MemoryConstants:
         usual = self.expert_error or self.error if job.shape.experts else self.error
         of_kind = dict(self.seen)
         kind = kinds_of(job)[1]
-        if kind in of_kind:
+        if kind in of_kind and job.shape.attention.mixer is None:
             return of_kind[kind] or usual
-        return max(usual, self.unseen_error)
+        return max(usual, self.unseen_error)  # no peak of a model with scans is known
 
 
 @cache

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, cast
 
-from whorl.arch.layers import layer_parts
+from whorl.arch.layers import block_count, layer_parts
 from whorl.arch.shape import Experts, ModelShape
 from whorl.stages.plan.cluster.job import TrainingJob
 from whorl.stages.plan.cluster.learning import OTHER_LOGIT_BYTES
@@ -19,7 +19,6 @@ from whorl.stages.plan.software import LOGIT_BYTES, Loss, Software, software
 __all__ = ["LayerBytes", "is_eager", "layer_bytes", "logit_bytes", "micro_batches_in_flight"]
 
 FLOAT = 4
-MIXING = ("attention", "scan")  # parts of a layer; the others feed forward
 SCORE_BYTES = 5  # per score of unfused attention: softmax, dropout mask, dropout output
 
 
@@ -98,7 +97,7 @@ class _Kept(NamedTuple):
 
 def _kept(shape: ModelShape, way: _Way, made: tuple[str, ...]) -> _Kept:
     a, element, keep, tp = shape.attention, way.element, way.keep, way.tp
-    blocks, norm_element = len({part in MIXING for part in made}), way.norm_element(shape)
+    blocks, norm_element = block_count(made), way.norm_element(shape)
     width = shape.width / (tp if way.sequence_parallel else 1)
     readers = way.of.autocast_readers if element < FLOAT else 2
     attention = expanded = block = product = 0.0
@@ -109,14 +108,15 @@ def _kept(shape: ModelShape, way: _Way, made: tuple[str, ...]) -> _Kept:
         if a.qk_norm != "none":
             attention += norm_element * (a.heads + a.kv_heads) * a.head_dim / tp
     if a.mixer is not None and "scan" in made:
-        # two inputs of the scan, one after the convolution, its output
-        attention += element * 4 * a.mixer.inner / tp
+        # what leads in, and again after the convolution; the scan's output, twice with its gate
+        led = [rows for _, rows, _ in a.mixer.matrices[:-1]]
+        attention += element * (sum(led) + led[0] + a.mixer.inner) / tp
     if "expert" in made and shape.experts is not None:
         block, product = _mixture(shape, shape.experts, element, keep, tp, way.opened)
     elif "dense" in made:
         block, product = _feed_forward(shape, shape.ffn_width, element, keep, tp, way.opened)
     norms, masks = blocks * norm_element * width, blocks * width * way.of.dropout
-    others = norms + masks + _adapters(shape, element, way.trained, tp)
+    others = norms + masks + _adapters(shape, made, element, way.trained, tp)
     inputs = blocks / 2 * readers * keep * width
     return _Kept(inputs, attention, expanded, block, product, others)
 
@@ -153,12 +153,13 @@ def _selected(shape: ModelShape, made: tuple[str, ...], element: float, tp: int)
     """Every second product, and the output of attention; of grouped products none."""
     a, products, out = shape.attention, 0.0, 0.0
     if "attention" in made:
-        products, out = (a.heads + 2 * a.kv_heads) * a.head_dim / tp, a.heads * a.values / tp
+        out = a.heads * a.values / tp
+        products = (a.heads + 2 * a.kv_heads) * a.head_dim / tp + a.output_gate * out
     if a.mixer is not None and "scan" in made:
         products += sum(rows for _, rows, _ in a.mixer.matrices[:-1]) / tp
     if "dense" in made:
         products += (1 + shape.gated) * shape.ffn_width / tp
-    products += len({part in MIXING for part in made}) * shape.width
+    products += block_count(made) * shape.width
     return element * (products / 2 + out)
 
 
@@ -171,6 +172,8 @@ def _attention(
     queries, keys, values = heads * a.head_dim, kv_heads * a.head_dim, kv_heads * a.values
     out = heads * a.values
     bytes_ = element * (queries + keys + values + out) + FLOAT * heads
+    if a.output_gate:  # the gate after its sigmoid, and what it lets through
+        bytes_ += element * 2 * out
     if copied:  # the output's own input to the next product
         bytes_ += keep * out
     if joint:  # the values are a view of the joint product, which stays whole
@@ -206,14 +209,17 @@ def _mixture(
     return (routed + scores) / tp + shared, experts.active * product / tp
 
 
-def _adapters(shape: ModelShape, element: float, trained: str, tp: int) -> float:
+def _adapters(
+    shape: ModelShape, made: tuple[str, ...], element: float, trained: str, tp: int
+) -> float:
     """What adapters of a frozen base keep besides."""
     a, width = shape.attention, shape.width
+    joint = (a.heads + 2 * a.kv_heads) * a.head_dim * ("attention" in made)
     if trained == "lora":  # dropout's output and mask, its product as wide as q, k and v
-        return (element + 1) * width + element * (a.heads + 2 * a.kv_heads) * a.head_dim / tp
+        return (element + 1) * width + element * joint / tp
     if trained == "scales":  # a scale and a shift on each linear's output, trained norms
-        out = (a.heads + 2 * a.kv_heads) * a.head_dim + (1 + shape.gated) * shape.ffn_width
-        return element * (out / tp + 4 * width)
+        fed = (1 + shape.gated) * shape.ffn_width * bool({"dense", "expert"} & {*made})
+        return element * ((joint + fed) / tp + 2 * block_count(made) * width)
     return 0.0
 
 
@@ -225,16 +231,18 @@ def is_eager(job: TrainingJob) -> bool:
 
 
 def layer_bytes(job: TrainingJob, kind: str) -> LayerBytes:
-    """Of one micro-batch; kind: dense or expert."""
+    """Of one micro-batch; kind: of `layer_kinds`."""
     layout = job.layout
     element = 4.0 if job.precision == "fp32" else 2.0
     linear = element
     of = software(job.stack)
     if of.fp8_activations and job.precision in ("fp8", "fp8_block", "mxfp8", "nvfp4"):
         linear = 1.0
-    trained = "all"
+    trained, parts = "all", layer_parts(job.shape, kind)
     if job.lora is not None:
         trained = "scales" if job.lora.scales else str(job.task)
+        if trained == "lora" and job.lora.targets != "all" and "attention" not in parts:
+            trained = "frozen"  # no linear of the layer has adapters
     way = _Way(
         of,
         is_eager(job),
@@ -250,7 +258,7 @@ def layer_bytes(job: TrainingJob, kind: str) -> LayerBytes:
     saved, entry, whole, passing = _layer(job.shape, kind, way)
     tokens = layout.micro_batch * job.seq_len / layout.cp
     scores = 0.0
-    if not job.flash_attention:
+    if not job.flash_attention and "attention" in parts:
         heads = job.shape.attention.heads / layout.tp
         scores = SCORE_BYTES * heads * tokens * job.seq_len
     kept_scores = 0.0 if layout.recompute != "none" else scores

@@ -286,13 +286,13 @@ def _adapted(shape: ModelShape, lora: Lora, kind: str) -> float:
     if lora.targets == "all":
         if a.mixer is not None and "scan" in parts:
             sides += [(columns, rows) for _, rows, columns in a.mixer.matrices]
-        fed = {"dense": (1, shape.ffn_width)}
+        fed = {"dense": (1, shape.ffn_width, shape.width)}
         if shape.experts is not None:
-            fed["expert"] = (shape.experts.count, shape.experts.width)
+            fed["expert"] = (shape.experts.count, shape.experts.width, shape.routed_width)
         for part in parts:
-            number, inner = fed.get(part, (0, 0))
-            sides += [(shape.width, inner)] * (1 + shape.gated) * number
-            sides += [(inner, shape.width)] * number
+            number, inner, width = fed.get(part, (0, 0, 0))
+            sides += [(width, inner)] * (1 + shape.gated) * number
+            sides += [(inner, width)] * number
     norms = sum(rows for _, rows in sides) if lora.dora else 0
     return lora.rank * sum(map(sum, sides)) + norms
 

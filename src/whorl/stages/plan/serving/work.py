@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from whorl.arch.layers import layers_with
+from whorl.arch.layers import blocks, layers_with
 from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import count_shape, flops_per_token, kv_bytes_per_token
 from whorl.core.errors import SpecError
@@ -179,19 +179,21 @@ def _pass(
     link = device.link_bytes_per_s if inside else device.network_bytes_per_s
     bandwidth = device.memory_bytes_per_s
     hidden = tokens * shape.width * ACTIVATION_BYTES / bandwidth
-    reduces = 2.0 * shape.layers if n > 1 else 0.0
+    layers = blocks(shape) / 2  # whole ones, of two blocks
+    reduces = 2 * layers if n > 1 else 0.0
+    sent = hidden * shape.routed_width / shape.width
     return PassWork(
         weights_s=(dense + head) / bandwidth,
         experts_s=experts / bandwidth,
         cache_s=cache / bandwidth,
         compute_s=flops / rate,
         expert_compute_s=2.0 * routed * tokens / rate,
-        activations_s=shape.layers * hidden,
-        routed_s=0.0 if e is None else shape.expert_layers * e.active * hidden,
+        activations_s=layers * hidden,
+        routed_s=0.0 if e is None else shape.expert_layers * e.active * sent,
         attention_s=attention_flops / n / device.peak("bf16"),
         network_s=reduces * message / link,
         reduces=reduces,
-        layers=float(shape.layers),
+        layers=layers,
         expert_layers=float(shape.expert_layers),
     )
 
