@@ -257,6 +257,7 @@ def test_what_a_hybrid_leaves_out_is_what_transformers_takes(
 
 def test_the_old_key_of_nemotrons_convolution_is_read() -> None:
     config: dict[str, Any] = {**SIZES, "model_type": "nemotron_h", "intermediate_size": 32}
+    config |= {"num_attention_heads": 8}
     config |= {"hybrid_override_pattern": "M-M", "mamba_num_heads": 4, "mamba_head_dim": 6}
     config |= {"n_groups": 2, "ssm_state_size": 4}
     counts = [
