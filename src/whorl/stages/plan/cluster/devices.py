@@ -191,14 +191,10 @@ def device(name: str | Device) -> Device:
     found = _catalogue().get(key)
     if found is None:
         of_kind = [each.name for each in _catalogue().values() if each.kind == key]
-        names = [HERE, *_catalogue()]
+        names = {HERE: HERE} | {key: each.name for key, each in _catalogue().items()}
         alike = [name for name in names if _first_digit(name) == _first_digit(key)]
-        words = nearest(key, names, 12) or get_close_matches(key, alike, n=3, cutoff=MISSPELT)
-        near = list(
-            dict.fromkeys(
-                of_kind or (word if word == HERE else _catalogue()[word].name for word in words)
-            )
-        )[:3]
+        words = nearest(key, list(names), 12) or get_close_matches(key, alike, n=3, cutoff=MISSPELT)
+        near = list(dict.fromkeys(of_kind or (names[word] for word in words)))[:3]
         raise SpecError(
             "unknown device",
             found=name,

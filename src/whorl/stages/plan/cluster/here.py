@@ -165,6 +165,7 @@ def _check(job: TrainingJob) -> None:
     split, others = _unusual(layout, SPLIT), _unusual(job, READ)
     lora, reference = job.lora or Lora(), "model" if job.lora is None else "adapters"
     pairs = kind != "dpo" or (learning.other == reference and job.per_example == 2)
+    asked = f"--objective dpo,reference={learning.other},sequences={job.per_example}"
     for is_wrong, what, expected in (
         (layout.devices != 1, f"a layout of {layout.devices} devices", "one device"),
         (bool(split), f"--layout {','.join(split)}", "mbs alone"),
@@ -173,7 +174,7 @@ def _check(job: TrainingJob) -> None:
         (job.optimizer not in OPTIMIZERS, f"--optimizer {job.optimizer}", "adamw, muon, sgd"),
         (lora.base not in BASES, f"--base-format {lora.base}", ", ".join(BASES)),
         (kind not in ("tokens", "dpo"), f"--objective {kind}", "dpo, or none"),
-        (not pairs, _of_dpo(job), f"dpo,reference={reference},sequences=2"),
+        (not pairs, asked, f"dpo,reference={reference},sequences=2"),
         (lora.scales, "scales of every output", "low-rank adapters"),
         (bool(others), ", ".join(others), "what whorl does by itself"),
     ):
@@ -193,10 +194,6 @@ def _unusual(value: Layout | TrainingJob, read: frozenset[str]) -> list[str]:
     if value.loss == "chunked":  # whorl's own
         del found["loss"]
     return [SAID.get(name, f"--{name.replace('_', '-')} {found[name]}") for name in found]
-
-
-def _of_dpo(job: TrainingJob) -> str:
-    return f"--objective dpo,reference={job.learning.other},sequences={job.per_example}"
 
 
 def _adapters(job: TrainingJob, lora: Lora) -> AdapterCost:

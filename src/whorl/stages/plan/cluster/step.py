@@ -54,9 +54,7 @@ __all__ = [
 Array = NDArray[np.float64]
 MEASURED_NOISE = 0.06  # of log time: steps with identical inputs differ by 3 to 7% (published rows)
 INFERRED_NOISE = 0.10  # of log time, per field that a row does not state
-SCANS = (
-    "no timed step or peak of a model with scans is known: work and bytes are counted, not fitted"
-)
+SCANS = "no timed step or peak of a model with scans is known: both are counted, not fitted"
 WIDENING_FIELDS = frozenset({"recompute", "micro_batch", "vpp", "global_batch"})
 
 
