@@ -130,7 +130,7 @@ class _Calibrated:
     def step(self, job: TrainingJob) -> StepTime:
         """With the 90% interval that a recipe's plan has."""
         load, found = self.load(job), self.machine.calibration
-        times = step_time(load, found).at(self.level)
+        times = step_time(load, found).at(self.level, load.compiled)
         scale = MEAN_OVER_FASTEST * (1 + _asked_again(job, load))
         scale *= load.lanes / int(found.settings["lanes"])  # fewer lanes have more threads each
         parts = {name: scale * value for name, value in _named(times).items()}
