@@ -26,7 +26,7 @@ from whorl.stages.plan.hardware import Machine
 from whorl.stages.plan.output.schema import ClusterPlan, MemoryReport, ServingAnswer
 from whorl.stages.plan.output.text import render
 
-ASKED = {"--model": "qwen3-0.6b", "--device": "here", "--seq": "256"}
+ASKED = {"--model": "smollm2-135m", "--device": "here", "--seq": "256"}
 ASKED |= {"--global-batch-tokens": "4k", "--tokens": "1M"}
 
 
@@ -197,9 +197,10 @@ def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_too_large_here_is_told_how_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = {**ASKED, "--model": "qwen3-0.6b"}
     small = machine(memory_bytes=4 * 2**30)
     monkeypatch.setattr(calibrate, "this_machine", lambda home: small)
     with pytest.raises(PlanError, match="on 1 here fits"):
-        planning.answer({**ASKED, "--global-batch-tokens": "64k"})
-    tuned = planning.answer({**ASKED, "--tune": "lora", "--base-format": "int8"})
+        planning.answer({**large, "--global-batch-tokens": "64k"})
+    tuned = planning.answer({**large, "--tune": "lora", "--base-format": "int8"})
     assert isinstance(tuned, ClusterPlan) and tuned.chosen.memory.peak_bytes < 4 * 2**30
