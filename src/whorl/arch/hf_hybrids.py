@@ -135,7 +135,8 @@ def _named(c: ConfigReader, inner: int, *, normed: bool, bias_out: bool) -> Mixe
 
 def nemotron_mixer(c: ConfigReader) -> Mixer:
     heads, both = c.whole("mamba_num_heads", default=128), c.flag("use_bias", False)
-    return _mamba_2(
+    is_wide = c.values.get("mamba_ssm_cache_dtype", "float32") == "float32"
+    found = _mamba_2(
         c,
         heads * c.whole("mamba_head_dim", default=64),
         heads,
@@ -144,6 +145,7 @@ def nemotron_mixer(c: ConfigReader) -> Mixer:
         conv=c.whole("conv_kernel", "mamba_d_conv", default=4),
         biases=(c.flag("use_conv_bias", c.flag("mamba_conv_bias", True)), both, both),
     )
+    return replace(found, state_bytes=4.0 if is_wide else 2.0)
 
 
 def delta_net(c: ConfigReader) -> Mixer:

@@ -71,6 +71,7 @@ class Mixer:
     kept: int = 0  # elements of the convolution's window, beside the state
     # of one element of the state, forward, for each token; Mamba: decayed, added to and read
     scan_flops: float = 6.0
+    state_bytes: float = 2.0  # of an element of the state, in a server's cache
 
 
 @dataclass(frozen=True)

@@ -204,14 +204,18 @@ def flops_per_token(shape: ModelShape, seq_len: int, causal: bool = True) -> Sha
 
 
 def kv_bytes_per_token(
-    shape: ModelShape, bytes_per_element: float = 2, seq_len: int | None = None
+    shape: ModelShape,
+    bytes_per_element: float = 2,
+    seq_len: int | None = None,
+    state_bytes: float | None = None,
 ) -> float:
     """Bytes of cache per token of context, all layers.
 
     Latent attention keeps the latent and the rotated key of all heads (DeepSeek-V2). With
     seq_len, the mean over a context of seq_len tokens of which windowed layers keep only the
     last `window`; without it, what one more token adds before any window is full. Of a scan the
-    state and the convolution's window, as large for one token as for many.
+    state and the convolution's window, as large for one token as for many, in elements of
+    state_bytes; None: of as many as keys.
     """
     a, state = shape.attention, 0.0
     if a.mixer is not None and seq_len:
@@ -225,7 +229,8 @@ def kv_bytes_per_token(
     if seq_len is not None and a.window is not None:
         _check_seq_len(seq_len)
         layers -= a.window_layers * (1 - min(seq_len, a.window) / seq_len)
-    return (layers * elements + state) * bytes_per_element
+    each_bytes = bytes_per_element if state_bytes is None else state_bytes
+    return layers * elements * bytes_per_element + state * each_bytes
 
 
 def cache_bytes_per_token(shape: ModelShape, cache: str) -> float:

@@ -146,6 +146,20 @@ def test_a_layer_of_one_block_reduces_once_and_writes_once() -> None:
     assert decode_work(deployment("llama-3-70b", 2), 8, 1_000).reduces == 2 * 80
 
 
+def test_a_state_is_as_wide_as_its_config_says_and_split_as_heads_are() -> None:
+    """Nemotron-H 8B: 24 scans of 8,192 channels with 128 elements each, and a window of 4."""
+    elements = 24 * (8_192 * 128 + (8_192 + 2 * 8 * 128) * 4)
+    few, many = (deployment("nemotron-h-8b", n) for n in (1, 16))
+    keys = [2 * 4 * 8 * 128 * each for each in (2, 1)]  # of 4 layers with 8 heads, by format
+    assert few.cache_bytes(1) == pytest.approx(4 * elements + keys[0])
+    assert deployment("nemotron-h-8b", 1, "fp8").cache_bytes(1) == pytest.approx(
+        4 * elements + keys[1]
+    )
+    assert many.cache_bytes(1) == pytest.approx(4 * elements / 16 + keys[0] / 8)
+    jamba = known_model("jamba-v0.1").attention.mixer
+    assert jamba is not None and jamba.state_bytes == 2
+
+
 def test_tokens_go_to_experts_as_wide_as_experts_read_them() -> None:
     whole = known_model("nemotron-3-nano-30b-a3b")
     assert whole.experts is not None

@@ -151,8 +151,7 @@ def _layers(shape: ModelShape) -> _Layers:
                 inner += number * matrix.active * matrix.rows
     a, layers = shape.attention, shape.layers + shape.predicted_tokens
     kv = 2.0 * a.kv_heads * a.head_dim
-    gate = a.heads * a.values * a.output_gate
-    heads = seeing * (a.heads * (a.head_dim + a.values) + kv + gate) + scanned
+    heads = seeing * (a.heads * (a.head_dim + (1 + a.output_gate) * a.values) + kv) + scanned
     sums = (mixed, dense, router, expert, stored, io, inner, heads, seeing * kv)
     return _Layers(layers, blocks, seeing, *sums)
 

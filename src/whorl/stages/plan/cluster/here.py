@@ -60,9 +60,8 @@ class Here(Device):
     @property
     def usual_precision(self) -> str:
         """What the calibration took: bf16 must save a tenth."""
-        if self.machine is None:
-            return super().usual_precision
-        return str(self.machine.calibration.settings["precision"])
+        found = self.machine and self.machine.calibration.settings["precision"]
+        return str(found or super().usual_precision)
 
 
 def here(machine: Machine) -> Here:

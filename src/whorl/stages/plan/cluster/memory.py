@@ -144,8 +144,7 @@ def memory_for(
 
 
 def needed_for(job: TrainingJob, fitted: MemoryConstants | None = None) -> float:
-    """Bytes a device must have: the peak, less what the allocator gives back under pressure; of a
-    device with rates of its own the high end of the interval, as a recipe's plan asks."""
+    """Bytes a device must have: the peak under pressure, or the high end of one measured there."""
     if (measured := job.device.measured) is not None:
         return measured.memory(job).high_bytes
     return memory_for(job, "smi", _pressed(fitted or constants()))

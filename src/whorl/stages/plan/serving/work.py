@@ -87,9 +87,12 @@ class Deployment:
         return 1 if a.latent is not None else min(self.attention_parallel, a.kv_heads)
 
     def cache_bytes(self, context: int) -> float:
-        """Of one request of `context` tokens, on one of the devices that hold it."""
-        per_token = kv_bytes_per_token(self.shape, self.quantisation.cache_bytes, context)
-        return per_token * context / self.cache_shards
+        """Of one request of `context` tokens, on one device; a scan's state is split as heads are."""
+        keys = kv_bytes_per_token(self.shape, self.quantisation.cache_bytes, context, 0.0)
+        mixer = self.shape.attention.mixer
+        each = 0.0 if mixer is None else mixer.state_bytes
+        state = kv_bytes_per_token(self.shape, 0.0, context, each) / self.attention_parallel
+        return context * (keys / self.cache_shards + state)
 
     def weight_parts(self) -> tuple[float, float, float]:
         """Bytes on one device: attention and dense matrices, head, all routed experts."""
