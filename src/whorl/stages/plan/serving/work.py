@@ -87,7 +87,7 @@ class Deployment:
         return 1 if a.latent is not None else min(self.attention_parallel, a.kv_heads)
 
     def cache_bytes(self, context: int) -> float:
-        """Of one request of `context` tokens, on one device; a scan's state is split as heads are."""
+        """Of one request of `context` tokens on one device; a scan's state is split like heads."""
         keys = kv_bytes_per_token(self.shape, self.quantisation.cache_bytes, context, 0.0)
         mixer = self.shape.attention.mixer
         each = 0.0 if mixer is None else mixer.state_bytes
