@@ -151,12 +151,10 @@ def test_what_is_served_is_scored_by_the_engine_that_serves_it(
     def note(folder: Path, variant: Variant, name: str, setup: object, cache: Path) -> None:
         opened[str(variant)] = name
 
-    def score(context, config, field, prepared, models, engines, trained, engine, probe) -> Record:  # type: ignore[no-untyped-def]
-        assert (
-            engine == serve.engine
-            and probe is None
-            and next(iter(models)) == session.served(serve)[0]
-        )
+    def score(context, config, field, prepared, models, engines, *further) -> Record:  # type: ignore[no-untyped-def]
+        _, engine, probe, beside = further
+        assert (engine, probe, beside) == (serve.engine, None, {})
+        assert next(iter(models)) == session.served(serve)[0]
         for variant, folder in models.items():
             engines(folder, variant)
         return session.records["train"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from whorl.fields.base import options_of
 from whorl.stages.serve.card import ModelCard, TaskCard
 from whorl.stages.serve.tasks import tasks_of
 from whorl.testing.worlds import FakeEnvironment
+from whorl.wiring import cards
 from whorl.wiring.cards import plays_of, tasks_asked
 
 
@@ -115,8 +117,14 @@ def test_a_folder_that_came_alone_says_what_its_codecs_do(
 
 
 def test_a_damaged_record_is_told_and_the_model_served_without_it(
-    prepared: dict[str, Record], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    prepared: dict[str, Record],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    caplog.set_level(logging.WARNING, cards.LOG.name)  # heard whatever other tests did to logging
+    monkeypatch.setattr(cards.LOG, "disabled", False)
+    monkeypatch.setattr(logging.getLogger("whorl"), "propagate", True)
     record = prepared["labels"]
     folder = tmp_path / "m" / "prepare" / record.digest
     folder.mkdir(parents=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from whorl.arch.shape import ModelShape
 from whorl.codecs.contract import Tokens
 from whorl.codecs.parts import token_space
 from whorl.codecs.text import NUM_SPECIAL
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["alone", "recipe_of"]
 
-SIZES = ("layers", "width", "heads", "kv_heads", "head_dim", "ffn_width")
 RATES = ("learning_rate", "embedding_learning_rate")
 KEPT = ("formats", "search", "cache")  # of compression
 ANY_LOSS = 0.99  # of compression: a model that is only compared is not refused for it
@@ -99,7 +99,7 @@ def recipe_of(session: Together, name: str) -> LoadedRecipe:
         "name": f"{recipe.name}.{name}"[:64],
         "data": [_entry(entry, len(entries), whole) for entry in entries],
         "prepare": {**raw.get("prepare", {}), "vocab_size": _num_ids(session, name)},
-        "model": {**raw.get("model", {}), **{key: getattr(decided.shape, key) for key in SIZES}},
+        "model": {**raw.get("model", {}), **_sizes(decided.shape)},
         "train": {
             **given,
             **rates,
@@ -111,6 +111,19 @@ def recipe_of(session: Together, name: str) -> LoadedRecipe:
         "evaluate": {**raw.get("evaluate", {}), "apart": False, "baselines": False},
     }
     return parse_recipe(raw, path=session.loaded.path)
+
+
+def _sizes(shape: ModelShape) -> dict[str, int]:
+    """What a recipe's `model` says of a shape that it had planned."""
+    attention = shape.attention
+    return {
+        "layers": shape.layers,
+        "width": shape.width,
+        "heads": attention.heads,
+        "kv_heads": attention.kv_heads,
+        "head_dim": attention.head_dim,
+        "ffn_width": shape.ffn_width,
+    }
 
 
 def _entry(entry: Mapping[str, Any], count: int, whole: float) -> dict[str, Any]:
