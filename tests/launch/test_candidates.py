@@ -182,7 +182,8 @@ def test_beside_sixteen_busy_processes_the_same_is_taken_in_the_same_time(
     lane_choice, _, precision_choice = found.choices
     assert "measured 1 of 2 ways: the machine was busy: others used 96% of it" in lane_choice.reason
     assert "by the processor's own time" in precision_choice.reason
-    assert precision_choice.seconds["fp32"] < 0.11  # not the ten times longer that the clock says
+    quiet_s = table[f"step {machine.cores} x 1 fp32"]
+    assert precision_choice.seconds["fp32"] <= quiet_s  # not the ten times that the clock says
     step = reference_load(found.steps[0])
     assert 0 < predicted_step_s(step, found, fit_level(found)) < 1.0
     assert len(turns.known) >= 7
@@ -212,8 +213,7 @@ def test_a_slow_machine_is_asked_for_smaller_steps() -> None:
     found, turns = measured(facts(2, False), bench)
     assert found.took_s <= MEASURE_S + bench.longest_s < LIMIT_S
     ways = {name for name in turns.known if name.startswith("choice")}
-    assert ways == {"choice of 2 rows: 2 x 1 fp32"}
-    assert "measured 1 of 2 ways: the 20 s for it were over" in found.choices[0].reason
+    assert ways == {f"choice of 2 rows: {layout} fp32" for layout in ("2 x 1", "1 x 2")}
     assert found.measured < found.wanted and not found.was_busy
     rates = {rate.flops_per_s for rate in found.matmuls}
     assert max(rates) < 0.06 * USUAL["matmul"]  # what is missing has this machine's speed

@@ -57,8 +57,8 @@ from whorl.stages.plan.hardware import (
 __all__ = ["LIMIT_S", "calibration_of", "calibration_path", "kept_calibration", "this_machine"]
 
 LIMIT_S = 20.0  # of all measuring, whatever runs beside it
-MEASURE_S = 17.0  # of the process that measures, which ends by itself then
-END_S = 0.5  # for a process that was killed to be gone
+MEASURE_S = 16.5  # of the process that measures, which ends by itself then
+END_S = 2.5  # for one that was killed to be gone, and for the figures, on a machine that is busy
 VERSION = int(Calibration.model_fields["version"].default)
 BUSY_WINDOW_S = 0.5  # before anything is measured
 USUAL_MEMORY_BYTES = 340 * 2**20  # of a process that has loaded torch, where it was not told

@@ -35,8 +35,9 @@ __all__ = ["MEMORY", "Bench", "measure"]
 
 MEMORY = "base memory, bytes"  # told as if it were a try
 PRODUCT_TRIES = 2  # which only say whether more of bf16 is worth trying
-FIRST_SHARE, CHOICE_SHARE = 0.3, 0.55  # of the time: layouts and dtypes, all choices
-SLOW_S = 0.1  # of the smallest step: then all steps that are compared are small
+FIRST_TRIES = 2  # of the usual way: whether others leave it alone
+CHOICE_SHARE, FIRST_SHARE = 0.55, 0.5  # of the time for choosing, and of that for layouts
+SLOW_S = 0.05  # of the smallest step: then all steps that are compared are small
 
 
 class Bench(Protocol):
@@ -62,17 +63,21 @@ class Bench(Protocol):
 def measure(facts: MachineFacts, bench: Bench, turns: Turns) -> None:
     """Everything, until the turns' end: ways to compute, then rates and steps of what is taken."""
     begin_s = turns.clock()
-    left_s = turns.ends_s - begin_s
-    rows = rows_of_choice(facts.cores, small=_is_slow(facts, bench))
-    ways, first_s = first_ways(facts, rows), begin_s + FIRST_SHARE * left_s
+    chosen_s = begin_s + CHOICE_SHARE * (turns.ends_s - begin_s)
     products = [Trial(product_name(d), partial(bench.product, d)) for d in DTYPE_NAMES]
-    turns.take(products, first_s, most=PRODUCT_TRIES)
+    turns.take(products, chosen_s, most=PRODUCT_TRIES)
     muon = [Trial(muon_name(d), partial(bench.muon, d)) for d in muon_dtypes(turns.known)]
-    turns.take([*muon, _trial(bench, ways[0])], first_s)
-    turns.take([_trial(bench, way) for way in _worth_trying(ways, turns)], first_s)
+    turns.take(muon, chosen_s)
+    rows = rows_of_choice(facts.cores, small=_is_slow(facts, bench, turns))
+    ways = first_ways(facts, rows)
+    first_s = turns.clock() + FIRST_SHARE * (chosen_s - turns.clock())
+    if ways[0].name not in turns.known:
+        turns.take([_trial(bench, ways[0])], first_s, most=FIRST_TRIES)
+    if len(worth := _worth_trying(ways, turns)) > 1:
+        turns.take([_trial(bench, way) for way in worth], first_s)
     layout, *_ = choices(facts, turns.known)
     precise = precision_ways(facts, rows, layout.settings, turns.known)
-    turns.take([_trial(bench, way) for way in precise], begin_s + CHOICE_SHARE * left_s)
+    turns.take([_trial(bench, way) for way in precise], chosen_s)
     taken = settings_of(choices(facts, turns.known))
     turns.take(_figures(facts, bench, taken))
 
@@ -101,11 +106,18 @@ def _figures(facts: MachineFacts, bench: Bench, taken: Mapping[str, Any]) -> lis
     return [*trials[:num_groups], *steps, *trials[num_groups:]]
 
 
-def _is_slow(facts: MachineFacts, bench: Bench) -> bool:
-    """Whether a step of one row a lane takes so long that larger ones would take all the time."""
+def _is_slow(facts: MachineFacts, bench: Bench, turns: Turns) -> bool:
+    """Whether a step of one row a lane takes so long that larger ones would take all the time.
+
+    Then it is a try of the way that it was done in.
+    """
     smallest = first_ways(facts, rows_of_choice(facts.cores, small=True))[0]
     run = bench.way(smallest)
-    return run().wall_s > SLOW_S and run().wall_s > SLOW_S
+    first, second = run(), run()
+    is_slow = min(first.wall_s, second.wall_s) > SLOW_S
+    if is_slow:
+        turns.note(smallest.name, second)
+    return is_slow
 
 
 def main() -> None:

@@ -106,11 +106,12 @@ class Turns:
                     ready[trial.name]()
                     if self.clock() >= self.ends_s:
                         return
-                self._note(trial.name, ready[trial.name]())
+                self.note(trial.name, ready[trial.name]())
             if count + 1 >= ENOUGH and self._is_known(trial.name for trial in trials):
                 return
 
-    def _note(self, name: str, found: Try) -> None:
+    def note(self, name: str, found: Try) -> None:
+        """One more try."""
         before = self.known[name].each if name in self.known else ()
         self.known[name] = Tries((*before, found))
         self.tell(name, found)
