@@ -110,6 +110,33 @@ def test_recordings_are_asked_as_said_and_as_typed(tmp_path: Path) -> None:
         assert found.value == (0.0 if metric is WER else 1.0)
 
 
+def test_a_sentence_of_two_voices_is_no_typed_question(tmp_path: Path) -> None:
+    """Who speaks is held out; what is held out typed is said by nobody in training."""
+    folder, rows = tmp_path / "said", []
+    folder.mkdir()
+    for number in range(40):
+        words = list(np.random.default_rng(number // 2).choice(list(HZ), 3))
+        text = " ".join(words)
+        write(folder / f"{number}.wav", text, number)
+        said = text.upper() + "!" if number % 2 else text
+        who = f"speaker {number % 8}"
+        row = {"audio_filepath": f"{number}.wav", "text": said, "speaker": who, "intent": "Say"}
+        rows.append(json.dumps(row))
+    (folder / "list.jsonl").write_text("\n".join(rows))
+    documents, reasons = read(Source(str(folder), "assistant", options={"heldout": "0.3"}))
+    texts: dict[Any, set[str]] = {}
+    for document in documents:
+        text = document.name.partition(": ")[2] or document.parts[2].value
+        words = text.rpartition(": ")[2].lower().strip("!")
+        texts.setdefault((document.split, document.name.split()[0]), set()).add(words)
+    spoken = {d.parts[2].value.lower().strip("!") for d in documents
+              if d.name.startswith("spoken") and d.split == "heldout"}  # fmt: skip
+    asked, taught = texts.get(("heldout", "typed"), set()), texts["train", "typed"]
+    assert spoken & taught and not asked & taught, (asked, taught)
+    assert spoken - taught == asked
+    assert reasons["typed sentence that is said in training"] > 0
+
+
 @pytest.mark.skipif(
     speakers.find_spec(speakers.PACKAGE) is None, reason="needs the extra espeak: espeakng-loader"
 )

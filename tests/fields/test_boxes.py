@@ -280,6 +280,8 @@ def test_windows_of_gradients_find_bars() -> None:
     recall = sum(g[RECALL_AT_50][0] for g in grades) / sum(g[RECALL_AT_50][1] for g in grades)
     assert "50 images" in name and recall > 0.5, recall
     assert found_boxes([], [made[0][0]])[1] == [[]]
+    whole = [(image, [Box(0, 0, 1, 1, "all")]) for image, _ in made[:4]]  # nothing else is there
+    assert [b.label for b in found_boxes(whole, [made[0][0]])[1][0]] in ([], ["all"])
 
 
 def test_gradients_are_by_direction_and_by_place() -> None:

@@ -26,6 +26,7 @@ from whorl.core.errors import DataError
 from whorl.core.intervals import score_of
 from whorl.core.metrics import ACCURACY, SLOT_F1, TYPED_ACCURACY, WER, Metric
 from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Source, Split, Task
+from whorl.core.reasons import Place, Reason
 from whorl.core.sources import DatasetItem, FileItem
 from whorl.core.tasks import WritingTask
 from whorl.fields import intents, recognisers, speakers
@@ -46,9 +47,9 @@ from whorl.fields.speech import (
     split_of,
     voices_of,
 )
-from whorl.fields.speech_files import recordings, speech_items
+from whorl.fields.speech_files import listed_recordings, recordings, speech_items
 from whorl.fields.speech_words import edits, plain_words
-from whorl.fields.whole import number_of, share_option
+from whorl.fields.whole import key_of, number_of, share_option
 
 __all__ = ["FIELD", "AssistantField", "graded"]
 
@@ -59,6 +60,10 @@ LOGIC_VERSION = 1
 MAX_TOKENS = 128  # of the words and what they mean
 MEANT = intents.MARK  # how what is meant begins
 NO_INTENT = "recording without an intent"
+TAUGHT = "typed sentence that is said in training"
+MOST_KNOWN = 4  # sources
+
+_TAUGHT: dict[tuple[Any, ...], frozenset[str]] = {}  # what is said in training, as last listed
 
 
 def graded(answer: str, right: str) -> Mapping[Metric, tuple[float, float]]:
@@ -101,7 +106,7 @@ class AssistantField:
 
     name: str = "assistant"
     task: Task = TASK
-    logic_version: int = 1
+    logic_version: int = 2
     options: Mapping[str, str] = field(
         default_factory=lambda: {
             "sentences": "4000",
@@ -117,6 +122,7 @@ class AssistantField:
         """Files of intents, and parts of what is said. Raises DataError if there is none."""
         options = _checked({**self.options, **source.options})
         if not _has_templates(source):
+            _TAUGHT.clear()
             return list(speech_items(source))
         files = list(file_items(source, (".json",), (".*",)))
         found: list[Any] = [*files]
@@ -206,7 +212,10 @@ def _data(path: str) -> Mapping[str, Any]:
 def _recorded(
     source: Source, item: FileItem, options: Mapping[str, str], reject: Callable[[str], None]
 ) -> Iterator[Document]:
-    """Each recording as it was said, and its text as if it was typed."""
+    """Each recording as it was said, and its text as if it was typed.
+
+    A sentence that another voice says in training is no typed question: its answer is known.
+    """
     share, seed = share_option(options, "heldout"), number_of(options, "seed")
     for recording, places in recordings(source, item, reject):
         if not recording.meaning:
@@ -217,7 +226,27 @@ def _recorded(
             split = split_of(recording, share, seed)
             name, text, meaning = recording.name, recording.text, recording.meaning
             yield Document(f"{SPOKEN}{name}", _spoken_parts(sound, text, meaning), split, True)
-            yield Document(f"{TYPED}{name}: {text}", _typed_parts(text, meaning), split, True)
+            if split == "heldout" and _plain(text) in _taught(source, share, seed):
+                places.reject(Reason(TAUGHT, "passed over", Place(name)))
+            else:
+                yield Document(f"{TYPED}{name}: {text}", _typed_parts(text, meaning), split, True)
+
+
+def _taught(source: Source, share: float, seed: int) -> frozenset[str]:
+    """The sentences of training recordings; texts beside sounds are split by their words alone."""
+    key = (*key_of(source), share, seed)
+    if key not in _TAUGHT:
+        if len(_TAUGHT) >= MOST_KNOWN:
+            _TAUGHT.clear()
+        rows = (row for row in listed_recordings(source) if row.meaning)
+        _TAUGHT[key] = frozenset(
+            _plain(row.text) for row in rows if split_of(row, share, seed) == "train"
+        )
+    return _TAUGHT[key]
+
+
+def _plain(text: str) -> str:
+    return " ".join(plain_words(text))
 
 
 def _typed_parts(text: str, meaning: str) -> tuple[Part, ...]:

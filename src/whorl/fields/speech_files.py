@@ -28,7 +28,7 @@ from whorl.fields.formats import lines_of, rows_of
 from whorl.fields.places import Places, Reject
 from whorl.fields.whole import key_of
 
-__all__ = ["Recording", "recordings", "speech_items"]
+__all__ = ["Recording", "listed_recordings", "recordings", "speech_items"]
 
 LIST, PAIR, HEARD = "list", "pair", "heard"  # kinds of items; HEARD: named by a list
 LISTS = (*ROW_FORMATS, ".json")
@@ -62,6 +62,7 @@ class _Known:
 
     sounds: Mapping[str, int]
     has_test: bool
+    lists: tuple[FileItem, ...] = ()
 
 
 _Place = tuple[int, int | None, Recording]  # bytes of sounds before it, line
@@ -102,6 +103,7 @@ def speech_items(source: Source) -> list[FileItem]:
     known = _Known(
         {path: item.num_bytes for path, item in sounds.items()},
         all(any(stem.startswith(part) for stem in stems) for part in (TRAIN, TEST)),
+        tuple(lists),
     )
     if len(_KNOWN) >= MOST_KNOWN:
         _KNOWN.clear()
@@ -158,6 +160,15 @@ def recordings(
                 places.refuse("sound file that the source leaves out", shown_path(row.name))
             else:
                 places.refuse("no such sound file", shown_path(row.name))
+
+
+def listed_recordings(source: Source) -> Iterator[Recording]:
+    """Those that lists name and that are there; no sound is opened."""
+    known = _known(source)
+    for item in known.lists:
+        for row in _rows(item, Places(item, lambda reason: None), known):
+            if row.path in known.sounds:
+                yield row
 
 
 def _between(item: FileItem, known: _Known, start: int, end: int | None) -> Iterator[_Place]:
