@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from whorl.codecs.image_files import levels_of, on_white, opened_image, pillow
 from whorl.core.errors import DataError
 
-__all__ = ["line_of", "read_line"]
+__all__ = ["BORDER", "line_of", "read_line"]
 
 INK_SHARE = 0.35  # of the darkest ink: what is paler is no reason to keep a row or column
 LEAST_INK = 24  # levels between ink and background; below, nothing is written

@@ -25,7 +25,7 @@ from whorl.core.ports import Source
 from whorl.core.reasons import Place, Reason, shown_path
 from whorl.core.sources import PASSED_OVER, REJECTED, FileItem
 from whorl.fields.files import EXCLUDED, bare_suffix, file_items
-from whorl.fields.image_sources import IMAGE_SUFFIXES, SPLITS
+from whorl.fields.image_sources import IMAGE_SUFFIXES, SPLITS, folder_split
 from whorl.fields.places import Places
 from whorl.fields.whole import key_of
 
@@ -185,7 +185,7 @@ class _Finder:
         if found := next((name for name in tried if name in self.names), ""):
             return found, ""
         alike = self.by_end.get(PurePosixPath(file).name, [])
-        mine = [name for name in alike if _split_of(name) == _split_of(item.name)]
+        mine = [name for name in alike if folder_split(name) == _split_of(item.name)]
         for some in (alike, mine):
             if len(some) == 1:
                 return some[0], ""
