@@ -17,11 +17,13 @@ pytest.importorskip("soxr", reason="needs the extra audio: soxr")
 from tests.fields.test_speech import HZ, write
 from tests.stages.plan.conftest import machine
 from whorl.codecs.contract import Tokens
+from whorl.core.errors import DataError
 from whorl.core.metrics import ACCURACY, SLOT_F1, TYPED_ACCURACY, WER
 from whorl.core.ports import Document, HeldoutDocument, Source
-from whorl.fields import speakers
+from whorl.fields import assistant, speakers
 from whorl.fields.assistant import graded
 from whorl.fields.base import find_field
+from whorl.fields.files import file_items
 from whorl.stages.evaluate.generate import graded as measure_of
 
 FIELD = find_field("assistant")
@@ -139,6 +141,29 @@ def test_a_sentence_of_two_voices_is_no_typed_question(tmp_path: Path) -> None:
     assert spoken & taught and not asked & taught, (asked, taught)
     assert spoken - taught == asked
     assert reasons["typed sentence that is said in training"] > 0
+
+
+def test_templates_are_those_that_the_file_has_now_and_found_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("hassil", reason="needs the extra intents: hassil")
+    monkeypatch.setattr(speakers, "identity", lambda: "nobody")
+    source = Source("en.json", "assistant", folder=str(tmp_path), options={"sentences": "8"})
+
+    def typed(text: str) -> set[str]:
+        (tmp_path / "en.json").write_text(text)
+        (item, *_) = FIELD.items(source)
+        monkeypatch.setattr(assistant, "file_items", lambda *a: pytest.fail("walked again"))
+        found = {d.name.rpartition(": ")[2] for d in FIELD.read(source, item, print)}
+        monkeypatch.setattr(assistant, "file_items", file_items)
+        return found
+
+    before = typed(json.dumps(TEMPLATES))
+    after = typed(json.dumps(TEMPLATES).replace("light", "night"))
+    assert before and after and not any("light" in text for text in after)
+    monkeypatch.setattr(assistant, "MAX_BYTES", 20)
+    with pytest.raises(DataError, match=r"no sound with a text|no file to read"):
+        typed(json.dumps(TEMPLATES).replace("light", "bright"))
 
 
 @pytest.mark.skipif(

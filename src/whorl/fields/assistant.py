@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from whorl.codecs.audio_files import Sound
 from whorl.codecs.contract import TEXT
+from whorl.core import streams
 from whorl.core.errors import DataError
 from whorl.core.intervals import score_of
 from whorl.core.metrics import ACCURACY, SLOT_F1, TYPED_ACCURACY, WER, Metric
@@ -32,7 +33,6 @@ from whorl.core.tasks import WritingTask
 from whorl.fields import intents, recognisers, speakers
 from whorl.fields.files import file_items
 from whorl.fields.intent_sentences import Example, Templates, grammar_answers
-from whorl.fields.places import Places
 from whorl.fields.speakers import Speaker
 from whorl.fields.speech import (
     ABSENT,
@@ -63,6 +63,9 @@ NO_INTENT = "recording without an intent"
 TAUGHT = "typed sentence that is said in training"
 MOST_KNOWN = 4  # sources
 
+TEMPLATES, OTHER = "templates", "other json"  # kinds of items
+MAX_BYTES = 2**26  # of a file of templates, unpacked
+_FILES: dict[tuple[Any, ...], list[FileItem]] = {}  # of templates, as last listed
 _TAUGHT: dict[tuple[Any, ...], frozenset[str]] = {}  # what is said in training, as last listed
 
 
@@ -121,10 +124,11 @@ class AssistantField:
     def items(self, source: Source) -> list[Any]:
         """Files of intents, and parts of what is said. Raises DataError if there is none."""
         options = _checked({**self.options, **source.options})
-        if not _has_templates(source):
+        files = _template_files(source)
+        if not any(item.kind == TEMPLATES for item in files):
             _TAUGHT.clear()
             return list(speech_items(source))
-        files = list(file_items(source, (".json",), (".*",)))
+        _FILES.clear()
         found: list[Any] = [*files]
         for place, item in enumerate(item for item in files if item.is_read):
             counts = [len(side) for side in _asked(item, options)]
@@ -138,12 +142,9 @@ class AssistantField:
         options = _checked({**self.options, **source.options})
         if isinstance(item, DatasetItem):
             place, number = divmod(item.number, MOST_PARTS)
-            files = [each for each in file_items(source, (".json",), (".*",)) if each.is_read]
-            yield from _spoken(files[place], options, number)
-        elif not _has_templates(source):
+            yield from _spoken(_known_files(source)[place], options, number)
+        elif item.kind not in (TEMPLATES, OTHER):
             yield from _recorded(source, item, options, reject)
-        elif not item.is_read:
-            Places.of(item, reject).refuse_item()
         else:
             for example in _examples(item, options):
                 split: Split = "heldout" if example.is_heldout else "train"
@@ -190,21 +191,44 @@ def _checked(options: Mapping[str, str]) -> Mapping[str, str]:
     return options
 
 
-def _has_templates(source: Source) -> bool:
-    """Whether it is files of templates; else it is recordings."""
+def _template_files(source: Source) -> list[FileItem]:
+    """The .json of a source, each as what it is: without TEMPLATES the source is recordings."""
     try:
         files = file_items(source, (".json",), (".*",))
     except DataError:
-        return False
-    return any(item.is_read and "intents" in _data(item.path) for item in files)
+        return []
+    return [
+        replace(item, kind=TEMPLATES if "intents" in _data(_file_key(item)) else OTHER)
+        if item.is_read
+        else item
+        for item in files
+    ]
+
+
+def _known_files(source: Source) -> list[FileItem]:
+    """Those that are read, as last found in this process: nothing is walked again for a part."""
+    key = key_of(source)
+    if key not in _FILES:
+        if len(_FILES) >= MOST_KNOWN:
+            _FILES.clear()
+        _FILES[key] = [item for item in _template_files(source) if item.is_read]
+    return _FILES[key]
+
+
+def _file_key(item: FileItem) -> tuple[str, str, int, str, int]:
+    """Of a file as it is now: path, root, size, encoding, when it was changed."""
+    changed_ns = os.stat(item.path).st_mtime_ns
+    return item.path, item.root, item.num_bytes, item.encoding, changed_ns
 
 
 @functools.lru_cache(maxsize=8)
-def _data(path: str) -> Mapping[str, Any]:
-    """{} of what is no file of templates."""
+def _data(key: tuple[str, str, int, str, int]) -> Mapping[str, Any]:
+    """{} of what is no file of templates, or longer than MAX_BYTES."""
     try:
-        value = json.loads(Path(path).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        with streams.open_source(*key[:4]) as opened:
+            data = opened.content.read(MAX_BYTES + 1)
+            value = json.loads(data) if len(data) <= MAX_BYTES and not opened.fault else {}
+    except (streams.SourceFault, OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -262,13 +286,15 @@ def _spoken_parts(sound: Sound, text: str, meaning: str) -> tuple[Part, ...]:
 def _examples(item: FileItem, options: Mapping[str, str]) -> list[Example]:
     """Raises DataError on a file of another kind."""
     keys = ("sentences", "heldout_per_template", "seed")
-    return _drawn(item.path, *(number_of(options, key) for key in keys))
+    return _drawn(_file_key(item), *(number_of(options, key) for key in keys))
 
 
 @functools.lru_cache(maxsize=2)
-def _drawn(path: str, num_sentences: int, num_heldout: int, seed: int) -> list[Example]:
+def _drawn(
+    key: tuple[str, str, int, str, int], num_sentences: int, num_heldout: int, seed: int
+) -> list[Example]:
     """Once for all parts of a file: reading its templates takes a second."""
-    return list(Templates(_data(path)).examples(num_sentences, num_heldout, seed))
+    return list(Templates(_data(key)).examples(num_sentences, num_heldout, seed))
 
 
 def _asked(item: FileItem, options: Mapping[str, str]) -> tuple[list[Example], list[Example]]:
