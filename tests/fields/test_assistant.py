@@ -20,7 +20,7 @@ from whorl.codecs.contract import Tokens
 from whorl.core.errors import DataError
 from whorl.core.metrics import ACCURACY, SLOT_F1, TYPED_ACCURACY, WER
 from whorl.core.ports import Document, HeldoutDocument, Source
-from whorl.fields import assistant, speakers
+from whorl.fields import assistant, speakers, speech_files
 from whorl.fields.assistant import graded
 from whorl.fields.base import find_field
 from whorl.fields.files import file_items
@@ -114,6 +114,22 @@ def test_recordings_are_asked_as_said_and_as_typed(tmp_path: Path) -> None:
         found = measure_of(task, metric, asked, answers, tokens)
         assert found.document_names == (asked[number].name,)
         assert found.value == (0.0 if metric is WER else 1.0)
+
+
+def test_columns_of_any_case_and_slots_that_are_none(tmp_path: Path) -> None:
+    folder = tmp_path / "said"
+    write(folder / "0.wav", next(iter(HZ)), 0)
+    slots = ["", "null", "{}", '{""b"": 2, ""a"": 1}', "[1]", "{broken"]
+    rows = [f'0.wav,text {n},Say,"{cell}"' for n, cell in enumerate(slots)]
+    (folder / "list.csv").write_text("\n".join(["Path,Text,Intent,Slots", *rows]))
+    found = list(speech_files.listed_recordings(Source(str(folder), "assistant")))
+    empty = meaning("Say")
+    assert [each.meaning for each in found] == [
+        *(empty, empty, empty, '{"intent":"Say","slots":{"a":1,"b":2}}', "", "")
+    ]
+    assert {each.no_meaning for each in found[4:]} == {
+        "recording whose slots are no object of JSON"
+    }
 
 
 def test_a_sentence_of_two_voices_is_no_typed_question(tmp_path: Path) -> None:

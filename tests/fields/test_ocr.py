@@ -264,6 +264,33 @@ def test_tesseract_reads_what_is_drawn(tmp_path: Path) -> None:
     assert cer.value < 0.2 and exact.value > 0.3 and new.num_documents == 12
 
 
+def test_without_its_font_a_line_is_shown_as_the_codec_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a process that evaluates and did not list the fonts: the note says so."""
+    held = [d for d in read(of_texts(tmp_path))[0] if d.split == "heldout"]
+    shown: list[Any] = []
+
+    def reader(images: Any) -> list[str]:
+        shown.extend(images)
+        return [document.parts[2].value for document in held]
+
+    monkeypatch.setattr(ocr_readers, "is_there", lambda: True)
+    monkeypatch.setattr(ocr_readers, "version", lambda: "reader")
+    monkeypatch.setattr(ocr_readers, "tesseract", reader)
+    monkeypatch.setattr(printed, "_LAST", {})
+    scores = FIELD.baselines([], held, None)
+    assert {score.note for score in scores} == {"24 of 24 as the codec keeps them"}
+    for image, document in zip(shown, held, strict=True):
+        margin = ocr_readers.MARGIN_PX
+        ink = 255 - image[margin:-margin, margin:-margin]
+        assert (ink == document.parts[0].value).all() and image[0].min() == 255
+    held = [d for d in read(of_texts(tmp_path))[0] if d.split == "heldout"]
+    (name, *_) = {(printed.line_key(d.name) or ("",))[0] for d in held}
+    monkeypatch.setitem(printed._LAST, name, None)  # sources have two fonts of the name
+    assert printed.drawn_again(next(d.name for d in held if f"{name} [" in d.name)) is None
+
+
 def test_what_is_absent_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ocr_readers, "which", lambda name: None)
     assert FIELD.baselines([], [], None) == []

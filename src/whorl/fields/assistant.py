@@ -59,7 +59,6 @@ BATCH, MOST_PARTS = 100, 1_000_000  # sentences of one item; items of one file
 LOGIC_VERSION = 1
 MAX_TOKENS = 128  # of the words and what they mean
 MEANT = intents.MARK  # how what is meant begins
-NO_INTENT = "recording without an intent"
 TAUGHT = "typed sentence that is said in training"
 MOST_KNOWN = 4  # sources
 
@@ -243,7 +242,7 @@ def _recorded(
     share, seed = share_option(options, "heldout"), number_of(options, "seed")
     for recording, places in recordings(source, item, reject):
         if not recording.meaning:
-            places.refuse(NO_INTENT, recording.name[:80])
+            places.refuse(recording.no_meaning, recording.name[:80])
             continue
         sound = sound_of(recording, places)
         if sound is not None:
