@@ -170,6 +170,16 @@ def test_lists_may_be_packed_and_have_a_limit(
         FIELD.items(of(root))
 
 
+def test_many_bad_rows_are_counted_in_little_memory(tmp_path: Path) -> None:
+    save(tmp_path / "data" / "a.png")
+    rows = [(99, 1, [0, 0, 9, 9])] * 300
+    coco(tmp_path / "data" / "list.json", [listed(1, "a.png")], [(1, 1, [0, 0, 6, 40]), *rows])
+    source = of(tmp_path / "data")
+    assert words_of(read(source)[1]) == {"box of an image that is not read": 300}
+    (told,) = box_files.known_boxes(source).told.values()
+    assert len({id(reason) for reason in told}) == 100 and len(list(told)) == 300
+
+
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"images": 3}', '{"images": []}'])
 def test_a_source_without_boxes_is_an_error(tmp_path: Path, text: str) -> None:
     save(tmp_path / "data" / "a.png")
