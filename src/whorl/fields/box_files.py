@@ -26,7 +26,7 @@ from whorl.core.reasons import Place, Reason, shown_path
 from whorl.core.sources import PASSED_OVER, REJECTED, FileItem
 from whorl.fields.files import EXCLUDED, bare_suffix, file_items
 from whorl.fields.image_sources import IMAGE_SUFFIXES, SPLITS, folder_split
-from whorl.fields.places import Places, Told
+from whorl.fields.places import KeptReasons, Places
 from whorl.fields.whole import key_of
 
 __all__ = [
@@ -85,7 +85,7 @@ class BoxLayout:
 
     items: list[FileItem]
     wanted: dict[str, ListedImage] = field(default_factory=dict)
-    told: dict[str, Told] = field(default_factory=dict)
+    told: dict[str, KeptReasons] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -198,7 +198,7 @@ class _Finder:
 def _read_list(item: FileItem, layout: BoxLayout, finder: _Finder) -> FileItem:
     """Adds what a list says; gives the item as what it turned out to be. Raises DataError on one
     that is too long."""
-    told = Told()
+    told = KeptReasons()
     places = Places(item, told)
     try:
         with streams.open_source(item.path, item.root, item.num_bytes, item.encoding) as opened:

@@ -29,7 +29,7 @@ from whorl.fields.image_sources import (
     joined_path,
     value_of,
 )
-from whorl.fields.places import Places, Told
+from whorl.fields.places import KeptReasons, Places
 from whorl.fields.whole import key_of
 
 __all__ = [
@@ -68,7 +68,7 @@ class LineLayout:
 
     items: list[FileItem]
     wanted: dict[str, KnownLine] = field(default_factory=dict)
-    told: dict[str, Told] = field(default_factory=dict)
+    told: dict[str, KeptReasons] = field(default_factory=dict)
 
     @property
     def asked(self) -> str:
@@ -151,7 +151,7 @@ def _rows(item: FileItem, places: Places) -> Iterator[Mapping[str, Any]]:
 
 
 def _read_table(item: FileItem, layout: LineLayout, images: dict[str, FileItem]) -> FileItem:
-    told = Told()
+    told = KeptReasons()
     places = Places(item, told)
     folder = PurePosixPath(item.name).parent
     is_table = False

@@ -10,7 +10,7 @@ from whorl.core.encodings import guessed
 from whorl.core.reasons import Kind, Place, Reason
 from whorl.core.sources import PASSED_OVER, FileItem
 
-__all__ = ["Places", "Reject", "Told"]
+__all__ = ["KeptReasons", "Places", "Reject"]
 
 Reject = Callable[[str], None]
 MOST_PLACED = 100  # reasons of the same words that keep their places until they are told
@@ -72,7 +72,7 @@ class Places:
 
 
 @dataclass
-class Told:
+class KeptReasons:
     """A `reject` that keeps what it is told for later, in little memory: of each reason the first
     MOST_PLACED with their places, of further ones how many there are."""
 
