@@ -60,7 +60,7 @@ def test_what_is_no_box_is_refused_with_its_line() -> None:
         *("cat", "[]", '{"box": [0, 0, 1], "label": "cat"}', '{"box": [0, 0, 1, 1]}'),
         *('{"box": [0, 0, 2, 1], "label": "cat"}', '{"box": [0.5, 0, 0.2, 1], "label": "cat"}'),
         *('{"box": [0, 0, NaN, 1], "label": "cat"}', '{"box": [0, 0, 1, 1], "label": 3}'),
-        "[" * 10_000,
+        *("[" * 10_000, f'{{"box": [1{"0" * 400}, 0, 1, 1], "label": "cat"}}'),
     ):
         with pytest.raises(DataError, match="line 2 is no box"):
             codec.encode(good + line)
@@ -72,6 +72,13 @@ def test_what_is_no_box_is_refused_with_its_line() -> None:
     assert codec.from_bytes(good.encode()) == '{"box":[0,0,1,1],"label":"cat"}\n'
     with pytest.raises(DataError):
         codec.from_bytes(b"\xff\xfe")
+
+
+def test_labels_may_hold_other_ends_of_lines() -> None:
+    codec = BoxesCodec(("left\u2028right", "next\x85line"), 8)
+    boxes = [Box(0, 0, 0.5, 1, label) for label in codec.labels]
+    assert boxes_in(codec.decode(codec.encode(box_lines(boxes)))) == boxes
+    assert boxes_in(box_lines(boxes).replace("\n", "\r\n")) == boxes
 
 
 def test_a_codec_needs_labels_and_its_own_files() -> None:

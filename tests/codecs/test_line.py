@@ -64,6 +64,25 @@ def test_what_is_no_line_is_refused() -> None:
         read_line(png(np.zeros((2, 9_000), np.uint8)), 16, 640)
 
 
+def test_images_of_16_bits_and_transparent_ones_are_read_as_they_look() -> None:
+    levels = page(np.tile(bars(3), (3, 1)), 250, 10)
+    found = line_of(levels, 16, 200)
+    assert (read_line(png(levels.astype(np.uint16) * 257), 16, 200) == found).all()
+    ink = np.stack([np.zeros_like(levels), 255 - levels], axis=2)  # black, and clear as paper is
+    clear = read_line(png(ink), 16, 200)
+    assert abs(clear.astype(int) - found.astype(int)).max() <= 2
+
+
+def test_large_images_are_refused_before_they_are_decoded_and_short_words_are_read() -> None:
+    data = png(np.zeros((2100, 2000), np.uint8))
+    with pytest.raises(DataError, match="more than 4,000,000 pixels for one line") as told:
+        read_line(data[:200], 16, 200)  # its header alone
+    assert "lines of print" in str(told.value)
+    scan = np.full((1700, 1200), 240, np.uint8)  # a page at 150 dots an inch, one word
+    scan[300:320, 200:203], scan[300:320, 230:233] = 20, 20
+    assert line_of(scan, 16, 200).shape == (16, 25)
+
+
 def test_slices_come_back_and_are_counted() -> None:
     lines = [bars(seed) for seed in range(30)]
     codec = fit_line_codec(lines, 16, num_books=2, step=4, max_width=100)

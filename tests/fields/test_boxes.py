@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from whorl.core.errors import DataError, SpecError
 from whorl.core.metrics import MEAN_IOU, RECALL_AT_50
 from whorl.core.ports import Document, Source
 from whorl.core.reasons import Reason
+from whorl.fields import box_files
 from whorl.fields.base import find_field
 from whorl.fields.box_finders import Gradients, found_boxes
 from whorl.fields.box_scores import graded, grades_of, overlaps
@@ -94,7 +96,7 @@ def test_boxes_are_shares_of_the_image_whatever_its_size(tmp_path: Path) -> None
 
 def test_odd_rows_are_refused_one_by_one(tmp_path: Path) -> None:
     root = tmp_path / "data"
-    for name in ("a.png", "b.png", "c.png", "many.png", "unlisted.png"):
+    for name in (*(f"{letter}.png" for letter in "abcdef"), "many.png", "unlisted.png"):
         save(root / name)
     (root / "broken.png").write_bytes(b"no image")
     save(tmp_path / "outside.png")
@@ -108,12 +110,14 @@ def test_odd_rows_are_refused_one_by_one(tmp_path: Path) -> None:
         *(listed(5, "nowhere.png"), listed(6, "../outside.png"), listed(1, "unlisted.png")),
         *(listed(8, "a.png"), {"id": 9}, "row", listed(10, "broken.png")),
         listed(11, "unlisted.png", width=0),
+        *(listed(12, "d.png"), listed(13, "e.png"), listed(14, "f.png")),
     ]
     boxes = [
         (1, 1, [5, 5, 10, 10]),
-        (1, 1, [55, 5, 10, 10]),  # reaches out: cut
-        *((1, 1, box) for box in ([70, 5, 9, 9], [5, 5, 0.5, 9], [5, 5, -1, 9], [1, 2, 3], None)),
-        *((1, 1, [5, 5, float("inf"), 9]), (1, 2, [5, 5, 9, 9]), (99, 1, [5, 5, 9, 9])),
+        *((1, 1, [55, 5, 10, 10]), (1, 1, [5, 5, 0.5, 9])),  # reaches out: cut; too small
+        *((12, 1, box) for box in ([5, 5, -1, 9], [1, 2, 3], None, [5, 5, float("inf"), 9])),
+        *((12, 1, [5, 5, 9, 9]), (12, 2, [5, 5, 9, 9]), (99, 1, [5, 5, 9, 9])),
+        *((13, 1, [70, 5, 9, 9]), (13, 1, [5, 5, 9, 9]), (14, 1, [5, 5, 9, 0.5])),
         *((4, 1, [n, 5, 9, 9]) for n in range(21)),
     ]
     coco(root / "list.json", images, boxes)
@@ -124,9 +128,8 @@ def test_odd_rows_are_refused_one_by_one(tmp_path: Path) -> None:
     (root / "list.json").write_text(json.dumps(whole))
     (root / "notes.json").write_text("[1, 2]")
     documents, reasons = read(of(root))
-    assert [document.name for document in documents] == ["a.png", "b.png"]
+    assert [document.name for document in documents] == ["a.png"]
     assert len(boxes_in(documents[0].parts[2].value)) == 2
-    assert documents[1].parts[2].value == ""
     found = words_of(reasons)
     expected = {
         **{"image of another size than its list says": 1, "image of more than 20 boxes": 1},
@@ -135,7 +138,8 @@ def test_odd_rows_are_refused_one_by_one(tmp_path: Path) -> None:
         **{"image without an id and a file_name": 1, "row of images that is no object": 1},
         **{"this is no image": 1, "image of no usable width and height": 1},
         **{"box outside of its image": 1, "box of an unknown category": 1},
-        **{"box smaller than a pixel, in the size that images are read in": 1},
+        **{"box smaller than a pixel, in the size that images are read in": 2},
+        **{"image of whose boxes one is not read": 4},  # b: a crowd; d, e, f
         **{"box without four numbers: x, y, width, height": 4},
         "box of an image that is not read": 1,
     }
@@ -144,9 +148,36 @@ def test_odd_rows_are_refused_one_by_one(tmp_path: Path) -> None:
     assert others["box that reaches out of its image"] == "mended"
     assert others["box around a crowd"] == "passed over"
     assert others["image that no list names"] == "passed over"
+    assert sum("no list names" in reason for reason in reasons.elements()) == 1  # unlisted.png
     assert others["json that lists no boxes"] == "passed over"
     crowded = next(r for r in reasons if "unknown category" in r)
     assert isinstance(crowded, Reason) and "annotation 8" in crowded.hint
+
+
+def test_lists_may_be_packed_and_have_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "data"
+    save(root / "a.png")
+    coco(root / "list.json", [listed(1, "a.png")], [(1, 1, [0, 0, 6, 40])])
+    text = (root / "list.json").read_bytes()
+    (root / "list.json").unlink()
+    (root / "list.json.gz").write_bytes(gzip.compress(text))
+    documents, _ = read(of(root))
+    assert [len(boxes_in(document.parts[2].value)) for document in documents] == [1]
+    monkeypatch.setattr(box_files, "MAX_LIST_BYTES", len(text) - 1)
+    with pytest.raises(DataError, match="list of boxes of more than"):
+        FIELD.items(of(root))
+
+
+def test_many_bad_rows_are_counted_in_little_memory(tmp_path: Path) -> None:
+    save(tmp_path / "data" / "a.png")
+    rows = [(99, 1, [0, 0, 9, 9])] * 300
+    coco(tmp_path / "data" / "list.json", [listed(1, "a.png")], [(1, 1, [0, 0, 6, 40]), *rows])
+    source = of(tmp_path / "data")
+    assert words_of(read(source)[1]) == {"box of an image that is not read": 300}
+    (told,) = box_files.known_boxes(source).told.values()
+    assert len({id(reason) for reason in told}) == 100 and len(list(told)) == 300
 
 
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"images": 3}', '{"images": []}'])
@@ -280,6 +311,8 @@ def test_windows_of_gradients_find_bars() -> None:
     recall = sum(g[RECALL_AT_50][0] for g in grades) / sum(g[RECALL_AT_50][1] for g in grades)
     assert "50 images" in name and recall > 0.5, recall
     assert found_boxes([], [made[0][0]])[1] == [[]]
+    whole = [(image, [Box(0, 0, 1, 1, "all")]) for image, _ in made[:4]]  # nothing else is there
+    assert [b.label for b in found_boxes(whole, [made[0][0]])[1][0]] in ([], ["all"])
 
 
 def test_gradients_are_by_direction_and_by_place() -> None:

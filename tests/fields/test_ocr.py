@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import numpy as np
@@ -82,6 +84,8 @@ def test_texts_beside_images(tmp_path: Path) -> None:
     (root / "train" / "blank.txt").write_text("what")
     draw(root / "train" / "long.png", "what")
     (root / "train" / "long.txt").write_text("x" * 121)
+    draw(root / "train" / "wide.png", "what")
+    (root / "train" / "wide.txt").write_text("ж" * 61)  # two bytes each
     documents, reasons = read(of(root))
     found = {d.name: (d.parts[2].value, d.split) for d in documents}
     assert found == {
@@ -89,7 +93,7 @@ def test_texts_beside_images(tmp_path: Path) -> None:
         **{f"test/{n}.png": (f"line {n} of test", "heldout") for n in range(2)},
     }
     assert refused(reasons) == {
-        "line without a text, or with more than 120 signs": 2,
+        "line without a text, or with more than 120 bytes in UTF-8": 3,
         **{"this is no image": 1, "image on which nothing is written": 1},
     }
     others = {str(r): r.kind for r in reasons if isinstance(r, Reason) and r.kind == "passed over"}
@@ -141,8 +145,21 @@ def test_a_source_without_lines_is_an_error(tmp_path: Path) -> None:
     draw(tmp_path / "scans" / "a.png", "alone")
     with pytest.raises(DataError, match="no image with a text"):
         FIELD.items(of(tmp_path / "scans"))
-    with pytest.raises(SpecError, match=r"options\.height"):
-        FIELD.items(of(tmp_path / "scans", height="0"))
+    for wrong in ({"height": "0"}, {"height": "2"}, {"most": "121"}):
+        with pytest.raises(SpecError, match=r"options\.(height|most)"):
+            FIELD.items(of(tmp_path / "scans", **wrong))
+
+
+def test_folders_say_the_split_and_words_of_images_do_not(tmp_path: Path) -> None:
+    root = tmp_path / "scans"
+    for name in ("train/pregnancy test", "train/validation of tickets", "test2017/train ride"):
+        draw(root / f"{name}.png", name)
+        (root / f"{name}.txt").write_text(name)
+    documents, _ = read(of(root))
+    assert {d.name.partition("/")[0]: d.split for d in documents} == {
+        "train": "train",
+        "test2017": "heldout",
+    }
 
 
 # ------------------------------------------------------------------ lines that are drawn
@@ -192,8 +209,40 @@ def test_fonts_are_needed_on_both_sides(tmp_path: Path) -> None:
     source = of_texts(tmp_path, heldout_fonts="NoSuchFont*")
     with pytest.raises(DataError, match="one side without fonts"):
         list(FIELD.read(source, FIELD.items(source)[-1], print))
+    nothing = of_texts(tmp_path, text="words", most="5")
+    with pytest.raises(DataError, match=r"no lines to draw.*options\.text"):
+        list(FIELD.read(nothing, FIELD.items(nothing)[-1], print))
     with pytest.raises(DataError, match="names no font"):
         FIELD.items(Source("lines.txt", "ocr", folder=str(tmp_path), options=dict(source.options)))
+
+
+def test_fonts_of_one_name_are_told_apart_and_broken_ones_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "ttf"
+    for folder, name in (("a", "DejaVuSans-Bold.ttf"), ("b", "DejaVuSerif-Bold.ttf")):
+        (path / folder).mkdir(parents=True)
+        copyfile(Path(fonts(), name), path / folder / "Same.ttf")
+    (path / "broken.ttf").write_bytes(b"no font")
+    source = replace(
+        of_texts(tmp_path, heldout_fonts="", heldout_lines="4"),
+        others={"fonts": (Source(str(path), "ocr"),)},
+    )
+    documents, reasons = read(source)
+    used = {(printed.line_key(document.name) or ("",))[0] for document in documents}
+    assert used == {"0/a/Same.ttf", "0/b/Same.ttf"}
+    assert refused(reasons)["font that cannot be opened"] == 1
+    broken = replace(source, others={"fonts": (Source(str(path / "broken.ttf"), "ocr"),)})
+    with pytest.raises(DataError, match=r"broken\.ttf"):
+        FIELD.items(broken)
+
+
+def test_lines_are_those_that_the_file_has_now(tmp_path: Path) -> None:
+    source = of_texts(tmp_path, lines="8", heldout_lines="2")
+    before, _ = read(source)
+    lines = [f"another {number}" for number in range(60)]
+    (tmp_path / "lines.txt").write_text("\n".join(lines))
+    after, _ = read(source)
+    assert not {d.parts[2].value for d in before} & set(lines)
+    assert {d.parts[2].value for d in after} <= set(lines)
 
 
 def test_signs_are_counted_and_fonts_kept_apart() -> None:
@@ -213,6 +262,33 @@ def test_tesseract_reads_what_is_drawn(tmp_path: Path) -> None:
     cer, exact, new = FIELD.baselines([], held, None)
     assert "tesseract" in cer.name and cer.note == "images as drawn"
     assert cer.value < 0.2 and exact.value > 0.3 and new.num_documents == 12
+
+
+def test_without_its_font_a_line_is_shown_as_the_codec_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a process that evaluates and did not list the fonts: the note says so."""
+    held = [d for d in read(of_texts(tmp_path))[0] if d.split == "heldout"]
+    shown: list[Any] = []
+
+    def reader(images: Any) -> list[str]:
+        shown.extend(images)
+        return [document.parts[2].value for document in held]
+
+    monkeypatch.setattr(ocr_readers, "is_there", lambda: True)
+    monkeypatch.setattr(ocr_readers, "version", lambda: "reader")
+    monkeypatch.setattr(ocr_readers, "tesseract", reader)
+    monkeypatch.setattr(printed, "_LAST", {})
+    scores = FIELD.baselines([], held, None)
+    assert {score.note for score in scores} == {"24 of 24 as the codec keeps them"}
+    for image, document in zip(shown, held, strict=True):
+        margin = ocr_readers.MARGIN_PX
+        ink = 255 - image[margin:-margin, margin:-margin]
+        assert (ink == document.parts[0].value).all() and image[0].min() == 255
+    held = [d for d in read(of_texts(tmp_path))[0] if d.split == "heldout"]
+    (name, *_) = {(printed.line_key(d.name) or ("",))[0] for d in held}
+    monkeypatch.setitem(printed._LAST, name, None)  # sources have two fonts of the name
+    assert printed.drawn_again(next(d.name for d in held if f"{name} [" in d.name)) is None
 
 
 def test_what_is_absent_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

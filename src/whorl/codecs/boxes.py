@@ -122,11 +122,11 @@ def boxes_in(value: Any) -> list[Box]:
             "these are no boxes", found=type(value).__name__, expected=f"lines of {LINE}"
         )
     found = []
-    for number, line in enumerate(value.splitlines(), 1):
+    for number, line in enumerate(value.split("\n"), 1):
         if line.strip():
             try:
                 found.append(_box(json.loads(line)))
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
                 raise DataError(
                     f"line {number} is no box", found=line[:120], expected=LINE
                 ) from error
@@ -134,7 +134,7 @@ def boxes_in(value: Any) -> list[Box]:
 
 
 def _box(row: Any) -> Box:
-    """Raises ValueError, KeyError or TypeError on what is none."""
+    """Raises ValueError, KeyError, TypeError or OverflowError on what is none."""
     sides = [float(side) for side in row["box"]]
     if len(sides) != NUM_SIDES or not all(isfinite(s) and 0 <= s <= 1 for s in sides):
         raise ValueError("not four shares")

@@ -23,6 +23,8 @@ __all__ = [
     "MAX_IMAGE_BYTES",
     "MAX_PIXELS",
     "RGB",
+    "levels_of",
+    "on_white",
     "opened_image",
     "pillow",
     "read_image",
@@ -105,16 +107,14 @@ def _too_large(found: object) -> DataError:
 def _fitted(image: Any, width: int, height: int, mode: str, stretched: bool) -> NDArray[np.uint8]:
     from PIL import Image, ImageOps
 
-    image = _levels(ImageOps.exif_transpose(image), mode)
+    image = levels_of(ImageOps.exif_transpose(image), mode)
     if image.size != (width, height):
         scale = min(width / image.width, height / image.height)
         size = tuple(max(1, round(side * scale)) for side in image.size)
         if stretched:
             size = (width, height)
         image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)
-    if image.mode == "RGBA":
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image).convert(mode)
+    image = on_white(image, mode)
     if image.size != (width, height):
         whole = Image.new(mode, (width, height))
         whole.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
@@ -132,7 +132,7 @@ def _bytes_of(levels: NDArray[Any]) -> NDArray[np.uint8]:
     return found
 
 
-def _levels(image: Any, mode: str) -> Any:
+def levels_of(image: Any, mode: str) -> Any:
     """In 8 bits of the mode, or RGBA where some of it is transparent."""
     from PIL import Image
 
@@ -140,3 +140,13 @@ def _levels(image: Any, mode: str) -> Any:
         image = Image.fromarray(_bytes_of(np.asarray(image)))
     transparent = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
     return image.convert("RGBA" if transparent else mode)
+
+
+def on_white(image: Any, mode: str) -> Any:
+    """In the mode, white where an RGBA image is transparent; others as they are."""
+    from PIL import Image
+
+    if image.mode != "RGBA":
+        return image
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert(mode)

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,16 +22,17 @@ from numpy.typing import NDArray
 
 from whorl.codecs.audio_files import Sound
 from whorl.codecs.contract import TEXT
+from whorl.core import streams
 from whorl.core.errors import DataError
 from whorl.core.intervals import score_of
 from whorl.core.metrics import ACCURACY, SLOT_F1, TYPED_ACCURACY, WER, Metric
 from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Source, Split, Task
+from whorl.core.reasons import Place, Reason
 from whorl.core.sources import DatasetItem, FileItem
 from whorl.core.tasks import WritingTask
 from whorl.fields import intents, recognisers, speakers
 from whorl.fields.files import file_items
 from whorl.fields.intent_sentences import Example, Templates, grammar_answers
-from whorl.fields.places import Places
 from whorl.fields.speakers import Speaker
 from whorl.fields.speech import (
     ABSENT,
@@ -46,9 +47,9 @@ from whorl.fields.speech import (
     split_of,
     voices_of,
 )
-from whorl.fields.speech_files import recordings, speech_items
+from whorl.fields.speech_files import listed_recordings, recordings, speech_items
 from whorl.fields.speech_words import edits, plain_words
-from whorl.fields.whole import number_of, share_option
+from whorl.fields.whole import key_of, number_of, share_option
 
 __all__ = ["FIELD", "AssistantField", "graded"]
 
@@ -58,7 +59,13 @@ BATCH, MOST_PARTS = 100, 1_000_000  # sentences of one item; items of one file
 LOGIC_VERSION = 1
 MAX_TOKENS = 128  # of the words and what they mean
 MEANT = intents.MARK  # how what is meant begins
-NO_INTENT = "recording without an intent"
+TAUGHT = "typed sentence that is said in training"
+MOST_KNOWN = 4  # sources
+
+TEMPLATES, OTHER = "templates", "other json"  # kinds of items
+MAX_BYTES = 2**26  # of a file of templates, unpacked
+_FILES: dict[tuple[Any, ...], list[FileItem]] = {}  # of templates, as last listed
+_TAUGHT: dict[tuple[Any, ...], frozenset[str]] = {}  # what is said in training, as last listed
 
 
 def graded(answer: str, right: str) -> Mapping[Metric, tuple[float, float]]:
@@ -101,7 +108,7 @@ class AssistantField:
 
     name: str = "assistant"
     task: Task = TASK
-    logic_version: int = 1
+    logic_version: int = 2
     options: Mapping[str, str] = field(
         default_factory=lambda: {
             "sentences": "4000",
@@ -116,9 +123,11 @@ class AssistantField:
     def items(self, source: Source) -> list[Any]:
         """Files of intents, and parts of what is said. Raises DataError if there is none."""
         options = _checked({**self.options, **source.options})
-        if not _has_templates(source):
+        files = _template_files(source)
+        if not any(item.kind == TEMPLATES for item in files):
+            _TAUGHT.clear()
             return list(speech_items(source))
-        files = list(file_items(source, (".json",), (".*",)))
+        _FILES.clear()
         found: list[Any] = [*files]
         for place, item in enumerate(item for item in files if item.is_read):
             counts = [len(side) for side in _asked(item, options)]
@@ -132,12 +141,9 @@ class AssistantField:
         options = _checked({**self.options, **source.options})
         if isinstance(item, DatasetItem):
             place, number = divmod(item.number, MOST_PARTS)
-            files = [each for each in file_items(source, (".json",), (".*",)) if each.is_read]
-            yield from _spoken(files[place], options, number)
-        elif not _has_templates(source):
+            yield from _spoken(_known_files(source)[place], options, number)
+        elif item.kind not in (TEMPLATES, OTHER):
             yield from _recorded(source, item, options, reject)
-        elif not item.is_read:
-            Places.of(item, reject).refuse_item()
         else:
             for example in _examples(item, options):
                 split: Split = "heldout" if example.is_heldout else "train"
@@ -184,21 +190,44 @@ def _checked(options: Mapping[str, str]) -> Mapping[str, str]:
     return options
 
 
-def _has_templates(source: Source) -> bool:
-    """Whether it is files of templates; else it is recordings."""
+def _template_files(source: Source) -> list[FileItem]:
+    """The .json of a source, each as what it is: without TEMPLATES the source is recordings."""
     try:
         files = file_items(source, (".json",), (".*",))
     except DataError:
-        return False
-    return any(item.is_read and "intents" in _data(item.path) for item in files)
+        return []
+    return [
+        replace(item, kind=TEMPLATES if "intents" in _data(_file_key(item)) else OTHER)
+        if item.is_read
+        else item
+        for item in files
+    ]
+
+
+def _known_files(source: Source) -> list[FileItem]:
+    """Those that are read, as last found in this process: nothing is walked again for a part."""
+    key = key_of(source)
+    if key not in _FILES:
+        if len(_FILES) >= MOST_KNOWN:
+            _FILES.clear()
+        _FILES[key] = [item for item in _template_files(source) if item.is_read]
+    return _FILES[key]
+
+
+def _file_key(item: FileItem) -> tuple[str, str, int, str, int]:
+    """Of a file as it is now: path, root, size, encoding, when it was changed."""
+    changed_ns = os.stat(item.path).st_mtime_ns
+    return item.path, item.root, item.num_bytes, item.encoding, changed_ns
 
 
 @functools.lru_cache(maxsize=8)
-def _data(path: str) -> Mapping[str, Any]:
-    """{} of what is no file of templates."""
+def _data(key: tuple[str, str, int, str, int]) -> Mapping[str, Any]:
+    """{} of what is no file of templates, or longer than MAX_BYTES."""
     try:
-        value = json.loads(Path(path).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        with streams.open_source(*key[:4]) as opened:
+            data = opened.content.read(MAX_BYTES + 1)
+            value = json.loads(data) if len(data) <= MAX_BYTES and not opened.fault else {}
+    except (streams.SourceFault, OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -206,18 +235,41 @@ def _data(path: str) -> Mapping[str, Any]:
 def _recorded(
     source: Source, item: FileItem, options: Mapping[str, str], reject: Callable[[str], None]
 ) -> Iterator[Document]:
-    """Each recording as it was said, and its text as if it was typed."""
+    """Each recording as it was said, and its text as if it was typed.
+
+    A sentence that another voice says in training is no typed question: its answer is known.
+    """
     share, seed = share_option(options, "heldout"), number_of(options, "seed")
     for recording, places in recordings(source, item, reject):
         if not recording.meaning:
-            places.refuse(NO_INTENT, recording.name[:80])
+            places.refuse(recording.no_meaning, recording.name[:80])
             continue
         sound = sound_of(recording, places)
         if sound is not None:
             split = split_of(recording, share, seed)
             name, text, meaning = recording.name, recording.text, recording.meaning
             yield Document(f"{SPOKEN}{name}", _spoken_parts(sound, text, meaning), split, True)
-            yield Document(f"{TYPED}{name}: {text}", _typed_parts(text, meaning), split, True)
+            if split == "heldout" and _plain(text) in _taught(source, share, seed):
+                places.reject(Reason(TAUGHT, "passed over", Place(name)))
+            else:
+                yield Document(f"{TYPED}{name}: {text}", _typed_parts(text, meaning), split, True)
+
+
+def _taught(source: Source, share: float, seed: int) -> frozenset[str]:
+    """The sentences of training recordings; texts beside sounds are split by their words alone."""
+    key = (*key_of(source), share, seed)
+    if key not in _TAUGHT:
+        if len(_TAUGHT) >= MOST_KNOWN:
+            _TAUGHT.clear()
+        rows = (row for row in listed_recordings(source) if row.meaning)
+        _TAUGHT[key] = frozenset(
+            _plain(row.text) for row in rows if split_of(row, share, seed) == "train"
+        )
+    return _TAUGHT[key]
+
+
+def _plain(text: str) -> str:
+    return " ".join(plain_words(text))
 
 
 def _typed_parts(text: str, meaning: str) -> tuple[Part, ...]:
@@ -233,13 +285,15 @@ def _spoken_parts(sound: Sound, text: str, meaning: str) -> tuple[Part, ...]:
 def _examples(item: FileItem, options: Mapping[str, str]) -> list[Example]:
     """Raises DataError on a file of another kind."""
     keys = ("sentences", "heldout_per_template", "seed")
-    return _drawn(item.path, *(number_of(options, key) for key in keys))
+    return _drawn(_file_key(item), *(number_of(options, key) for key in keys))
 
 
 @functools.lru_cache(maxsize=2)
-def _drawn(path: str, num_sentences: int, num_heldout: int, seed: int) -> list[Example]:
+def _drawn(
+    key: tuple[str, str, int, str, int], num_sentences: int, num_heldout: int, seed: int
+) -> list[Example]:
     """Once for all parts of a file: reading its templates takes a second."""
-    return list(Templates(_data(path)).examples(num_sentences, num_heldout, seed))
+    return list(Templates(_data(key)).examples(num_sentences, num_heldout, seed))
 
 
 def _asked(item: FileItem, options: Mapping[str, str]) -> tuple[list[Example], list[Example]]:

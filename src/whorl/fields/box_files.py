@@ -23,14 +23,15 @@ from whorl.core import streams
 from whorl.core.errors import DataError
 from whorl.core.ports import Source
 from whorl.core.reasons import Place, Reason, shown_path
-from whorl.core.sources import PASSED_OVER, FileItem
-from whorl.fields.files import EXCLUDED, file_items
-from whorl.fields.image_sources import IMAGE_SUFFIXES, SPLITS
-from whorl.fields.places import Places
+from whorl.core.sources import PASSED_OVER, REJECTED, FileItem
+from whorl.fields.files import EXCLUDED, bare_suffix, file_items
+from whorl.fields.image_sources import IMAGE_SUFFIXES, SPLITS, folder_split
+from whorl.fields.places import KeptReasons, Places
 from whorl.fields.whole import key_of
 
 __all__ = [
     "LIST",
+    "LOST",
     "MOST_BOXES",
     "BoxLayout",
     "ListedBox",
@@ -40,8 +41,9 @@ __all__ = [
 ]
 
 LIST, UNLISTED = "list of boxes", "image that no list names"
+LOST = "image of whose boxes one is not read"  # its answer would not be whole
 LIST_SUFFIX = ".json"
-MAX_LIST_BYTES = 2**28
+MAX_LIST_BYTES = 2**29  # COCO's own of 2017 has 448,701,811
 MOST_BOXES = 20  # on one image: an answer is no longer
 MAX_LABEL = 200  # signs
 SHOWN_LABELS = 12
@@ -71,18 +73,20 @@ class ListedImage:
     size: tuple[float, float] | None
     split: str
     boxes: list[ListedBox] = field(default_factory=list)
+    is_whole: bool = True  # no box of it was refused or passed over
 
 
 @dataclass
 class BoxLayout:
     """items: in the order of names. wanted: name of an image -> what is known of it.
 
-    told: of each list what is wrong with its rows.
+    told: of each list what is wrong with its rows. refused: images -> why.
     """
 
     items: list[FileItem]
     wanted: dict[str, ListedImage] = field(default_factory=dict)
-    told: dict[str, list[str]] = field(default_factory=dict)
+    told: dict[str, KeptReasons] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
 
     @property
     def asked(self) -> str:
@@ -118,17 +122,13 @@ def box_layout(source: Source) -> BoxLayout:
             layout.items[number] = _passed_over(item, "another list than the source")
     if not layout.wanted:
         reasons = [reason for told in layout.told.values() for reason in told]
+        reasons += layout.refused.values()
         raise DataError(
             f"source {source.source} has no image with boxes",
             found=f"{len(images)} images; {reasons[0] if reasons else 'no list of boxes'}",
             expected="COCO's json of images, annotations and categories beside the images",
         )
-    layout.items = [
-        item
-        if not item.is_read or item.kind == LIST or item.name in layout.wanted
-        else _passed_over(item, UNLISTED)
-        for item in layout.items
-    ]
+    layout.items = [_with_kind(item, layout) for item in layout.items]
     if len(_KNOWN) >= MOST_KNOWN:
         _KNOWN.clear()
     _KNOWN[key_of(source)] = layout
@@ -141,7 +141,15 @@ def known_boxes(source: Source) -> BoxLayout:
 
 
 def _is_list(item: FileItem) -> bool:
-    return item.name.lower().endswith(LIST_SUFFIX)
+    return bare_suffix(item.name) == LIST_SUFFIX
+
+
+def _with_kind(item: FileItem, layout: BoxLayout) -> FileItem:
+    if not item.is_read or item.kind == LIST or item.name in layout.wanted:
+        return item
+    if item.name in layout.refused:
+        return replace(item, kind=REJECTED, reason=layout.refused[item.name])
+    return _passed_over(item, UNLISTED)
 
 
 def _passed_over(item: FileItem, reason: str, hint: str = "") -> FileItem:
@@ -177,7 +185,7 @@ class _Finder:
         if found := next((name for name in tried if name in self.names), ""):
             return found, ""
         alike = self.by_end.get(PurePosixPath(file).name, [])
-        mine = [name for name in alike if _split_of(name) == _split_of(item.name)]
+        mine = [name for name in alike if folder_split(name) == _split_of(item.name)]
         for some in (alike, mine):
             if len(some) == 1:
                 return some[0], ""
@@ -188,20 +196,25 @@ class _Finder:
 
 
 def _read_list(item: FileItem, layout: BoxLayout, finder: _Finder) -> FileItem:
-    """Adds what a list says; gives the item as what it turned out to be."""
-    told: list[str] = []
-    places = Places(item, told.append)
+    """Adds what a list says; gives the item as what it turned out to be. Raises DataError on one
+    that is too long."""
+    told = KeptReasons()
+    places = Places(item, told)
     try:
-        if item.num_bytes > MAX_LIST_BYTES:
-            raise streams.SourceFault(f"list of over {MAX_LIST_BYTES // 2**20} MiB")
         with streams.open_source(item.path, item.root, item.num_bytes, item.encoding) as opened:
-            value = json.loads(opened.content.read())
+            data = opened.content.read(MAX_LIST_BYTES + 1)
+        if opened.fault:
+            raise streams.SourceFault(opened.fault)
+        value = json.loads(data) if len(data) <= MAX_LIST_BYTES else None
     except streams.SourceFault as fault:
         places.refuse(*fault.args)
         value = None
     except (ValueError, RecursionError) as error:
         places.refuse("list that is no json", str(error)[:120])
         value = None
+    else:
+        if len(data) > MAX_LIST_BYTES:
+            raise _too_long(item)
     is_list = isinstance(value, dict) and isinstance(value.get("images"), list)
     if value is not None and not is_list:
         return _passed_over(item, "json that lists no boxes", HINT)
@@ -209,16 +222,21 @@ def _read_list(item: FileItem, layout: BoxLayout, finder: _Finder) -> FileItem:
         names = _labels(value.get("categories"), places)
         images = _images(value["images"], item, layout, finder, places)
         _boxes(value.get("annotations"), names, images, places)
-        for known in [known for known in images.values() if len(known.boxes) > MOST_BOXES]:
-            name = next(name for name, other in layout.wanted.items() if other is known)
-            told.append(_reason(f"image of more than {MOST_BOXES} boxes", name))
-            del layout.wanted[name]
+        for name in [name for name in layout.wanted if layout.wanted[name].list_name == item.name]:
+            known = layout.wanted[name]
+            if not known.is_whole or len(known.boxes) > MOST_BOXES:
+                many = f"image of more than {MOST_BOXES} boxes"
+                layout.refused[name] = many if known.is_whole else LOST
+                del layout.wanted[name]
     layout.told[item.name] = told
     return replace(item, kind=LIST)
 
 
-def _reason(words: str, name: str) -> Reason:
-    return Reason(words, "refused", Place(name))
+def _too_long(item: FileItem) -> DataError:
+    return DataError(
+        f"{item.name}: list of boxes of more than {MAX_LIST_BYTES // 2**20} MiB",
+        do="cut it into several lists, each of some of the images",
+    )
 
 
 def _rows(value: object, what: str, places: Places) -> list[Mapping[str, Any]]:
@@ -284,7 +302,7 @@ def _boxes(
         hint = f"annotation {str(row.get('id'))[:40]}"
         image, label = (_known(known, row.get(key)) for known, key in
                         ((images, "image_id"), (names, "category_id")))  # fmt: skip
-        sides = _numbers(row.get("bbox"))
+        sides, many = _numbers(row.get("bbox")), len(image.boxes) if image is not None else 0
         if image is None:
             places.refuse("box of an image that is not read", hint)
         elif label is None:
@@ -296,6 +314,8 @@ def _boxes(
         else:
             x, y, width, height = sides
             image.boxes.append(ListedBox(x, y, width, height, label, hint))
+        if image is not None and len(image.boxes) == many:
+            image.is_whole = False
 
 
 def _known(values: Mapping[object, Any], key: object) -> Any:

@@ -117,6 +117,8 @@ class _Finder:
         for image, boxes in known[:MINED_IMAGES]:
             right = np.array([box.sides for box in boxes])
             far = finder.windows[overlaps(finder.windows, right).max(axis=1) < NEAR]
+            if not len(far):  # boxes cover the whole image
+                continue
             looked = image.of(far)
             wrong = looked[finder.model.predict(looked) != NOTHING]
             values.append(wrong)

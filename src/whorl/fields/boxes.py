@@ -27,7 +27,15 @@ from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Sourc
 from whorl.core.reasons import Place, Reason
 from whorl.core.sources import PASSED_OVER, DatasetItem, FileItem
 from whorl.core.tasks import WritingTask
-from whorl.fields.box_files import LIST, MOST_BOXES, BoxLayout, ListedImage, box_layout, known_boxes
+from whorl.fields.box_files import (
+    LIST,
+    LOST,
+    MOST_BOXES,
+    BoxLayout,
+    ListedImage,
+    box_layout,
+    known_boxes,
+)
 from whorl.fields.box_finders import found_boxes
 from whorl.fields.box_scores import graded, grades_of
 from whorl.fields.files import EXCLUDED, file_items
@@ -61,7 +69,7 @@ class BoxesField:
 
     name: str = "boxes"
     task: Task = TASK
-    logic_version: int = 1
+    logic_version: int = 2
     options: Mapping[str, str] = field(
         default_factory=lambda: {
             **{"size": "auto", "colour": "auto", "patch": "4", "ids": "1"},
@@ -231,21 +239,29 @@ def _of_file(
     except DataError as error:
         places.refuse(error.what, str(error.found)[:120])
     else:
-        return image, list(_boxes(known, size, 1 / max(how.size), places))
+        boxes = _boxes(known, size, 1 / max(how.size), places)
+        if boxes is not None:
+            return image, boxes
+        places.refuse(LOST)
     return None
 
 
 def _boxes(
     known: ListedImage, size: tuple[int, int], least: float, places: Places
-) -> Iterator[Box]:
-    """As shares of the image; `least`: of a side."""
+) -> list[Box] | None:
+    """As shares of the image; `least`: of a side. What is too small to be seen is left out.
+
+    None: one lies outside, or all are too small: the answer would not be what is there.
+    """
     width, height = size
+    found: list[Box] = []
     for drawn in known.boxes:
         given = (drawn.x, drawn.y, drawn.x + drawn.width, drawn.y + drawn.height)
         cut = [min(max(side, 0.0), most) for side, most in zip(given, (*size, *size), strict=True)]
         left, top, right, bottom = cut[0] / width, cut[1] / height, cut[2] / width, cut[3] / height
         if left >= right or top >= bottom:
             places.refuse("box outside of its image", drawn.told)
+            return None
         elif right - left < least or bottom - top < least:
             places.refuse(
                 "box smaller than a pixel, in the size that images are read in", drawn.told
@@ -253,7 +269,8 @@ def _boxes(
         else:
             if max(abs(a - b) for a, b in zip(cut, given, strict=True)) > MOST_BEYOND:
                 places.mend("box that reaches out of its image")
-            yield Box(left, top, right, bottom, drawn.label)
+            found.append(Box(left, top, right, bottom, drawn.label))
+    return found if found or not known.boxes else None
 
 
 # ------------------------------------------------------------------ scenes

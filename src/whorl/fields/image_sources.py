@@ -8,6 +8,7 @@ are opened when they are read.
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,7 @@ __all__ = [
     "TABLE",
     "ImageLayout",
     "KnownImage",
+    "folder_split",
     "joined_path",
     "known_layout",
     "layout_of",
@@ -238,6 +240,12 @@ def value_of(row: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
         if isinstance(value, bool | int | str) and str(value).strip():
             return str(value).strip()
     return None
+
+
+def folder_split(name: str) -> str:
+    """By the nearest folder of a file in whose name a word says it; "": none does."""
+    words = re.findall("t10k|[a-z]+", os.path.dirname(name).lower())
+    return next((SPLITS[word] for word in reversed(words) if word in SPLITS), "")
 
 
 def joined_path(folder: PurePosixPath, path: str, root: str) -> str | None:

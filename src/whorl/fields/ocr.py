@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from whorl.codecs.contract import TEXT
 from whorl.codecs.image_files import MAX_IMAGE_BYTES
 from whorl.codecs.line import fit_line_codec
-from whorl.codecs.line_images import line_of, read_line
+from whorl.codecs.line_images import BORDER, line_of, read_line
 from whorl.codecs.text import NUM_BYTES, train_text_codec
 from whorl.core import streams
-from whorl.core.errors import DataError
+from whorl.core.errors import DataError, SpecError
 from whorl.core.intervals import score_of
 from whorl.core.metrics import ACCURACY, CER, CER_NEW_FONTS, Metric
 from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Source, Split, Task
@@ -38,7 +38,8 @@ __all__ = ["FIELD", "LINE", "OcrField", "graded"]
 
 LINE, MARK_CODEC, MARK = "line", "special", "<|answer|>"
 UNUSED = "line of a split that is neither learned nor asked"
-MOST_SIGNS = 120  # of a text
+MOST_BYTES = 120  # of a text in UTF-8: a token is at least a byte
+LEAST_HEIGHT = 2 * BORDER + 1  # pixels
 ABSENT = f"tesseract is not installed: {ocr_readers.INSTALL} puts it beside the model"
 
 
@@ -58,7 +59,7 @@ TASK = WritingTask(
     grade=graded,
     metric=CER,
     further=(ACCURACY, CER_NEW_FONTS),
-    max_tokens=MOST_SIGNS,
+    max_tokens=MOST_BYTES,
     where={
         **dict.fromkeys((CER, ACCURACY), _in_seen_font),
         CER_NEW_FONTS: lambda name: not _in_seen_font(name),
@@ -72,7 +73,7 @@ class OcrField:
 
     name: str = "ocr"
     task: Task = TASK
-    logic_version: int = 1
+    logic_version: int = 2
     source_options: tuple[str, ...] = ("fonts",)
     options: Mapping[str, str] = field(
         default_factory=lambda: {
@@ -173,8 +174,12 @@ class OcrField:
 
 def _checked(options: Mapping[str, str]) -> Mapping[str, str]:
     """Raises SpecError on a number that is none."""
-    for key in ("height", "step", "ids", "longest", "most", "lines", "heldout_lines"):
+    for key in ("step", "ids", "longest", "most", "lines", "heldout_lines"):
         number_of(options, key, 1)
+    number_of(options, "height", LEAST_HEIGHT)
+    if number_of(options, "most") > MOST_BYTES:
+        expected = f"at most {MOST_BYTES}: an answer is no longer"
+        raise SpecError("data.options.most is too many", found=options["most"], expected=expected)
     return options
 
 
@@ -230,8 +235,8 @@ def _text_of(known: KnownLine, places: Places) -> str | None:
     if known.beside is not None:
         beside = replace(known.beside, kind="text")
         text = text_beside(beside, Places(beside, places.reject))
-    if not text or len(text) > MOST_SIGNS:
-        places.refuse(f"line without a text, or with more than {MOST_SIGNS} signs")
+    if not text or len(text.encode("utf-8", "surrogatepass")) > MOST_BYTES:
+        places.refuse(f"line without a text, or with more than {MOST_BYTES} bytes in UTF-8")
         return None
     return text
 

@@ -25,10 +25,11 @@ from whorl.fields.image_sources import (
     PATH_KEYS,
     SPLIT_KEYS,
     SPLITS,
+    folder_split,
     joined_path,
     value_of,
 )
-from whorl.fields.places import Places
+from whorl.fields.places import KeptReasons, Places
 from whorl.fields.whole import key_of
 
 __all__ = [
@@ -67,7 +68,7 @@ class LineLayout:
 
     items: list[FileItem]
     wanted: dict[str, KnownLine] = field(default_factory=dict)
-    told: dict[str, list[str]] = field(default_factory=dict)
+    told: dict[str, KeptReasons] = field(default_factory=dict)
 
     @property
     def asked(self) -> str:
@@ -92,7 +93,7 @@ def line_layout(source: Source) -> LineLayout:
     for name in images if only is None else ():
         beside = texts.get(os.path.splitext(name)[0] + TEXT_SUFFIX)
         if beside is not None and name not in layout.wanted:
-            layout.wanted[name] = KnownLine("", _split_of(name), beside)
+            layout.wanted[name] = KnownLine("", folder_split(name), beside)
     if not layout.wanted:
         raise DataError(
             f"source {source.source} has no image with a text",
@@ -131,10 +132,10 @@ def _with_kind(item: FileItem, layout: LineLayout, used: set[str]) -> FileItem:
     return replace(item, kind=PASSED_OVER, reason=reason)
 
 
-def _split_of(name: str) -> str:
-    """By the first folder or word of a path that is one."""
-    words = re.findall("[a-z0-9]+", name.lower())
-    return next((SPLITS[word] for word in words[:-1] if word in SPLITS), "")
+def _table_split(name: str) -> str:
+    """By the table's own name, else by its folders: train.tsv, test/lines.csv."""
+    words = re.findall("t10k|[a-z]+", PurePosixPath(name).name.lower().partition(".")[0])
+    return next((SPLITS[word] for word in words if word in SPLITS), folder_split(name))
 
 
 def _rows(item: FileItem, places: Places) -> Iterator[Mapping[str, Any]]:
@@ -150,8 +151,8 @@ def _rows(item: FileItem, places: Places) -> Iterator[Mapping[str, Any]]:
 
 
 def _read_table(item: FileItem, layout: LineLayout, images: dict[str, FileItem]) -> FileItem:
-    told: list[str] = []
-    places = Places(item, told.append)
+    told = KeptReasons()
+    places = Places(item, told)
     folder = PurePosixPath(item.name).parent
     is_table = False
     for row in _rows(item, places):
@@ -173,7 +174,7 @@ def _read_table(item: FileItem, layout: LineLayout, images: dict[str, FileItem])
         elif said and said.lower() not in SPLITS:
             places.refuse("row of an unknown split", f"expected: {', '.join(SPLITS)}")
         else:
-            split = SPLITS.get(said.lower(), "") or _split_of(item.name)
+            split = SPLITS.get(said.lower(), "") or _table_split(item.name)
             layout.wanted[name] = KnownLine(" ".join(text.split()), split)
     if not is_table:
         return replace(item, kind=PASSED_OVER, reason="table that names no image")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 from whorl.core.encodings import guessed
 from whorl.core.reasons import Kind, Place, Reason
 from whorl.core.sources import PASSED_OVER, FileItem
 
-__all__ = ["Places", "Reject"]
+__all__ = ["KeptReasons", "Places", "Reject"]
 
 Reject = Callable[[str], None]
+MOST_PLACED = 100  # reasons of the same words that keep their places until they are told
 
 
 @dataclass
@@ -67,3 +69,26 @@ class Places:
         item = self.item
         path = item.path if self.offset_bytes else ""
         return Place(item.name, self.line, self.column, path, self.offset_bytes)
+
+
+@dataclass
+class KeptReasons:
+    """A `reject` that keeps what it is told for later, in little memory: of each reason the first
+    MOST_PLACED with their places, of further ones how many there are."""
+
+    first: dict[str, list[str]] = field(default_factory=dict)
+    more: Counter[str] = field(default_factory=Counter)
+
+    def __call__(self, reason: str) -> None:
+        kept = self.first.setdefault(str(reason), [])
+        if len(kept) < MOST_PLACED:
+            kept.append(reason)
+        else:
+            self.more[str(reason)] += 1
+
+    def __iter__(self) -> Iterator[str]:
+        """Each as often as it was told, further ones with the place of the last that has one."""
+        for words, kept in self.first.items():
+            yield from kept
+            for _ in range(self.more[words]):
+                yield kept[-1]

@@ -7,7 +7,9 @@ the fonts are held out. What is drawn depends on the seed, the texts, the fonts 
 from __future__ import annotations
 
 import fnmatch
+import functools
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 
 from whorl.core.errors import DataError
 from whorl.core.ports import Source, Split
-from whorl.core.sources import DatasetItem, FileItem
+from whorl.core.sources import REJECTED, DatasetItem, FileItem
 from whorl.fields.files import EXCLUDED, ROW_FORMATS, file_items, text_items
 from whorl.fields.formats import lines_of, rows_of
 from whorl.fields.places import Places
@@ -27,7 +29,7 @@ from whorl.fields.whole import number_of, share_of, share_option
 __all__ = ["FONT", "NEW_FONT", "DrawnLine", "Printed", "drawn_again", "line_key", "tell_lines"]
 
 LOGIC_VERSION = 1
-FONT = "font"  # kind of an item
+FONT, FONTS = "font", "fonts/"  # kind of an item; how its name begins
 FONT_SUFFIXES = (".ttf", ".otf")
 BATCH = 500  # lines of one item
 LEAST, MARGIN_PX = 4, 24  # signs of a line; background round it
@@ -36,7 +38,7 @@ DARK, LIGHT, NEGATIVE = (0, 110), (170, 256), 0.1  # levels of print and paper; 
 NEW_FONT = "new font "  # how the names of lines in held-out fonts begin
 PRINTABLE = range(32, 127)
 
-_LAST: dict[str, FileItem] = {}  # fonts by their names, as sources were last listed here
+_LAST: dict[str, FileItem | None] = {}  # fonts as listed here; None: sources differ in one
 _LINES: dict[Any, tuple[str, ...]] = {}  # of the last source
 
 Grey = NDArray[np.uint8]
@@ -61,17 +63,35 @@ class Printed:
 
     @property
     def fonts(self) -> list[FileItem]:
-        """Those of all sources that the option names. Raises DataError if there is none."""
-        found = {
-            os.path.basename(item.name): replace(item, kind=FONT, name=f"fonts/{item.name}")
-            for other in self.source.others.get("fonts", ())
+        """Those that can be read of all sources that the option names, by what lines call them.
+
+        Raises DataError if there is none.
+        """
+        fonts = [item for item in self._listed_fonts() if item.is_read]
+        for item in fonts:
+            last = _LAST.setdefault(_label(item), item)
+            if last is not None and last.num_bytes != item.num_bytes:
+                _LAST[_label(item)] = None
+        return fonts
+
+    def _listed_fonts(self) -> list[FileItem]:
+        """Fonts, and what is none. Of files of one name each is called by its path."""
+        found = [
+            (number, item)
+            for number, other in enumerate(self.source.others.get("fonts", ()))
             for item in file_items(other, FONT_SUFFIXES, EXCLUDED)
-            if item.is_read
-        }
-        if not found:
-            raise DataError(f"options.fonts of {self.source.source} names no font", expected=".ttf")
-        _LAST.update(found)
-        return [found[name] for name in sorted(found)]
+        ]
+        counts = Counter(os.path.basename(item.name) for _, item in found)
+        named = []
+        for number, item in found:
+            name = os.path.basename(item.name)
+            name = name if counts[name] == 1 else f"{number}/{item.name}"
+            named.append(_opened_font(replace(item, name=f"{FONTS}{name}")))
+        if not any(item.is_read for item in named):
+            told = ", ".join(f"{_label(item)}: {item.reason}" for item in named[:3])
+            words = f"options.fonts of {self.source.source} names no font"
+            raise DataError(words, found=told or "nothing", expected="whole files of .ttf or .otf")
+        return sorted(named, key=lambda item: item.name)
 
     def fonts_of(self, is_new: bool) -> list[FileItem]:
         """Those that are held out, or the others. Raises DataError where one side has none."""
@@ -93,7 +113,7 @@ class Printed:
         counts = [-(-count // BATCH) for _, _, count in self._kinds()]
         drawn = f"drawn lines {LOGIC_VERSION}, {versions}"
         parts = [DatasetItem(number, f"{drawn}, part {number}") for number in range(sum(counts))]
-        return [*self.fonts, *text_items(self.source), *parts]
+        return [*self._listed_fonts(), *text_items(self.source), *parts]
 
     def drawn(self, number: int) -> Iterator[DrawnLine]:
         """Part `number` of all."""
@@ -124,7 +144,7 @@ class Printed:
         rng = np.random.default_rng([*words, 0])
         text = lines[int(rng.integers(len(lines)))]
         font = fonts[int(rng.integers(len(fonts)))]
-        told = os.path.basename(font.name)
+        told = _label(font)
         key = " ".join(map(str, words))
         name = f"{NEW_FONT if is_new else ''}{told} [{key}]: {text}"
         return DrawnLine(name, drawn_line(text, font.path, words), text, split)
@@ -132,13 +152,14 @@ class Printed:
     def lines(self, split: Split) -> Sequence[str]:
         """Those of one side. Raises DataError where there is none."""
         share, seed = share_option(self.options, "heldout"), number_of(self.options, "seed")
-        key = (self.source.path, self.source.pattern, self.options["text"], self.options["most"])
+        items = [item for item in text_items(self.source) if item.is_read]
+        files = tuple((i.path, i.start, i.num_bytes, i.encoding, _changed(i.path)) for i in items)
+        key = (files, self.options["text"], self.options["most"])
         if key not in _LINES:
             _LINES.clear()
             found = (
                 text
-                for item in text_items(self.source)
-                if item.is_read
+                for item in items
                 for text in tell_lines(item, self.options, lambda reason: None)
             )
             _LINES[key] = tuple(dict.fromkeys(found))
@@ -148,8 +169,43 @@ class Printed:
             if (share_of(seed, text.casefold()) < share) == (split == "heldout")
         ]
         if not mine:
-            raise DataError(f"source {self.source.source} has no lines to draw", found=split)
+            raise DataError(
+                f"source {self.source.source} has no lines to draw",
+                found=f"{len(_LINES[key])} lines, none of them {split}",
+                do="correct options.text (the rows' key), options.most (signs) or options.heldout",
+            )
         return mine
+
+
+def _label(font: FileItem) -> str:
+    """What lines call it."""
+    return font.name.removeprefix(FONTS)
+
+
+def _changed(path: str) -> int:
+    return os.stat(path).st_mtime_ns
+
+
+def _opened_font(item: FileItem) -> FileItem:
+    """As a font; one that Pillow cannot open is refused."""
+    if not item.is_read:
+        return item
+    fault = _font_fault(item.path, item.num_bytes, _changed(item.path))
+    if fault:
+        return replace(item, kind=REJECTED, reason="font that cannot be opened", hint=fault)
+    return replace(item, kind=FONT)
+
+
+@functools.lru_cache(maxsize=4_096)
+def _font_fault(path: str, num_bytes: int, changed_ns: int) -> str:
+    """Why Pillow cannot open it; "" if it can. Of size and time: the file may be another one."""
+    from PIL import ImageFont
+
+    try:
+        ImageFont.truetype(path, SIZES_PX[0], layout_engine=ImageFont.Layout.BASIC)
+    except (OSError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"[:120]
+    return ""
 
 
 def tell_lines(item: FileItem, options: Mapping[str, str], reject: Any) -> Iterator[str]:
@@ -180,12 +236,13 @@ def line_key(name: str) -> tuple[str, list[int], str] | None:
 
 
 def drawn_again(name: str) -> Grey | None:
-    """The image of a line by its name; None: its font was not listed in this process."""
+    """The image of a line by its name; None: its font was not listed in this process, or sources
+    have several of its name."""
     found = line_key(name)
-    if found is None or found[0] not in _LAST:
+    font = _LAST.get(found[0]) if found is not None else None
+    if found is None or font is None:
         return None
-    font, words, text = found
-    return drawn_line(text, _LAST[font].path, words)
+    return drawn_line(found[2], font.path, found[1])
 
 
 def drawn_line(text: str, font_path: str, words: Sequence[int]) -> Grey:

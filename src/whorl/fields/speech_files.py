@@ -28,7 +28,7 @@ from whorl.fields.formats import lines_of, rows_of
 from whorl.fields.places import Places, Reject
 from whorl.fields.whole import key_of
 
-__all__ = ["Recording", "recordings", "speech_items"]
+__all__ = ["NO_INTENT", "Recording", "listed_recordings", "recordings", "speech_items"]
 
 LIST, PAIR, HEARD = "list", "pair", "heard"  # kinds of items; HEARD: named by a list
 LISTS = (*ROW_FORMATS, ".json")
@@ -37,6 +37,8 @@ FOLDERS = ("", "clips", "wavs", "audio")  # of a list's folder, where its sounds
 FILE_KEYS = ("audio_filepath", "path", "file_name", "file", "audio", "wav")
 TEXT_KEYS = ("text", "sentence", "transcript", "transcription", "normalized_text")
 SPEAKER_KEYS = ("client_id", "speaker_id", "speaker", "voice")
+INTENT_KEYS, SLOTS_KEY = ("intent",), "slots"
+NO_INTENT, NO_SLOTS = "recording without an intent", "recording whose slots are no object of JSON"
 TEST, TRAIN, UNUSED = ("test",), ("train",), ("dev", "valid", "other", "invalid", "report")
 MOST_KNOWN = 4  # sources
 PIECE_BYTES = 2**22  # of sounds in one item of a list
@@ -46,7 +48,7 @@ MAX_TEXT = 2_000  # signs
 @dataclass(frozen=True)
 class Recording:
     """A sound file and what is said in it. speaker, meaning: "" if nobody says; the latter is
-    {"intent": …, "slots": {…}}."""
+    {"intent": …, "slots": {…}}. no_meaning: why there is none."""
 
     name: str
     path: str
@@ -54,6 +56,7 @@ class Recording:
     speaker: str = ""
     split: Split | None = None
     meaning: str = ""
+    no_meaning: str = NO_INTENT
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class _Known:
 
     sounds: Mapping[str, int]
     has_test: bool
+    lists: tuple[FileItem, ...] = ()
 
 
 _Place = tuple[int, int | None, Recording]  # bytes of sounds before it, line
@@ -102,6 +106,7 @@ def speech_items(source: Source) -> list[FileItem]:
     known = _Known(
         {path: item.num_bytes for path, item in sounds.items()},
         all(any(stem.startswith(part) for stem in stems) for part in (TRAIN, TEST)),
+        tuple(lists),
     )
     if len(_KNOWN) >= MOST_KNOWN:
         _KNOWN.clear()
@@ -158,6 +163,15 @@ def recordings(
                 places.refuse("sound file that the source leaves out", shown_path(row.name))
             else:
                 places.refuse("no such sound file", shown_path(row.name))
+
+
+def listed_recordings(source: Source) -> Iterator[Recording]:
+    """Those that lists name and that are there; no sound is opened."""
+    known = _known(source)
+    for item in known.lists:
+        for row in _rows(item, Places(item, lambda reason: None), known):
+            if row.path in known.sounds:
+                yield row
 
 
 def _between(item: FileItem, known: _Known, start: int, end: int | None) -> Iterator[_Place]:
@@ -231,7 +245,8 @@ def _rows(item: FileItem, places: Places, known: _Known) -> Iterator[Recording]:
             places.refuse(f"text of more than {MAX_TEXT:,} signs")
         else:
             name = f"{item.name}@{number}: {file}"
-            yield Recording(name, path, words, speaker, split, meaning)
+            said, fault = meaning
+            yield Recording(name, path, words, speaker, split, said, fault)
 
 
 def _resolved(here: str, file: str, known: _Known) -> str | None:
@@ -246,8 +261,8 @@ def _resolved(here: str, file: str, known: _Known) -> str | None:
     return found if found.startswith(os.path.join(here, "")) else None
 
 
-def _columns(item: FileItem, places: Places) -> Iterator[tuple[str, str, str, str]]:
-    """(file, text, speaker, meaning) of each row."""
+def _columns(item: FileItem, places: Places) -> Iterator[tuple[str, str, str, tuple[str, str]]]:
+    """(file, text, speaker, (meaning, why there is none)) of each row."""
     # num_bytes is that of the sounds here, of the list itself it is asked again
     item = dataclasses.replace(item, num_bytes=os.path.getsize(item.path), start=0, end=None)
     suffix = bare_suffix(item.name)
@@ -257,7 +272,7 @@ def _columns(item: FileItem, places: Places) -> Iterator[tuple[str, str, str, st
             if len(parts) not in (2, 3):
                 places.refuse("row of other than two or three columns between bars")
             else:
-                yield parts[0].strip(), parts[-1] or parts[1], "", ""
+                yield parts[0].strip(), parts[-1] or parts[1], "", ("", NO_INTENT)
         return
     kind = ROW_FORMATS.get(suffix, "jsonl")
     for _, row in rows_of(dataclasses.replace(item, kind=kind), (), places):
@@ -269,22 +284,32 @@ def _columns(item: FileItem, places: Places) -> Iterator[tuple[str, str, str, st
             yield file, text, speaker or "", _meaning(row)
 
 
-def _meaning(row: Mapping[str, object]) -> str:
-    """What a row says is meant, as JSON without blanks; slots may be JSON in a cell of a table."""
-    intent, slots = row.get("intent"), row.get("slots") or {}
+def _meaning(row: Mapping[str, object]) -> tuple[str, str]:
+    """(what a row says is meant, as JSON without blanks; why there is none). Slots may be JSON in
+    a cell of a table, also null."""
+    intent, slots = _value(row, INTENT_KEYS), _of_any_case(row).get(SLOTS_KEY)
+    if not intent or not intent.strip():
+        return "", NO_INTENT
     if isinstance(slots, str):
         try:
-            slots = json.loads(slots)
+            slots = json.loads(slots) if slots.strip() else {}
         except (ValueError, RecursionError):
-            slots = None
-    if not isinstance(intent, str) or not intent or not isinstance(slots, Mapping):
-        return ""
-    value = {"intent": intent, "slots": dict(sorted(slots.items()))}
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+            return "", NO_SLOTS
+    slots = {} if slots is None else slots
+    if not isinstance(slots, Mapping):
+        return "", NO_SLOTS
+    value = {"intent": intent.strip(), "slots": dict(sorted(slots.items()))}
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")), ""
 
 
 def _value(row: Mapping[str, object], keys: Sequence[str]) -> str | None:
-    return next((str(row[key]) for key in keys if isinstance(row.get(key), str)), None)
+    """The first of these columns, whatever its case."""
+    values = _of_any_case(row)
+    return next((value for key in keys if isinstance(value := values.get(key), str)), None)
+
+
+def _of_any_case(row: Mapping[str, object]) -> dict[str, object]:
+    return {str(key).strip().lower(): value for key, value in row.items()}
 
 
 def _has_bars(item: FileItem) -> bool:
