@@ -155,3 +155,14 @@ def test_flipped_bits_give_an_image_or_an_error_and_nothing_else() -> None:
             except DataError:
                 continue
             assert found.shape == (8, 8, 3) and found.dtype == np.uint8
+
+
+def test_what_is_no_image_is_told_in_the_same_words_each_time() -> None:
+    """Records are the same bytes for the same input: no address of an object in memory."""
+    told = set()
+    for _ in range(3):
+        with pytest.raises(DataError) as caught:
+            read_image(b"words" * 9, 8, 8, 1)
+        told.add(str(caught.value))
+    (only,) = told
+    assert "45 bytes that begin as b'wordswor'" in only and "0x" not in only

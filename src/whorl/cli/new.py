@@ -48,7 +48,7 @@ seed: 0
 #   seq_len: auto                # tokens a model sees at once
 #   batch_tokens: auto           # tokens of one step
 #   learning_rate: auto
-# compress: {{formats: [int8], max_bpb_increase: 1%}}
+# compress: {{max_bpb_increase: 1%}}
 # serve: {{port: 8000, max_running: 16}}
 """
 TEACHING = """\
@@ -85,7 +85,7 @@ seed: 0
 {few}prepare: {{heldout_share: {share}%}}
 
 # evaluate: {{max_forgetting: 10%}}  # refuse a model that forgot more of what its base knew
-# compress: {{formats: [int8], max_bpb_increase: 1%}}   # smaller variants, and what they may lose
+# compress: {{max_bpb_increase: 1%}}   # smaller variants, and what they may lose
 # serve: {{port: 8000, max_running: 16}}
 """
 IMAGES, BOXES, OCR = "images", "boxes", "ocr"

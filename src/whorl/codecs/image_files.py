@@ -96,7 +96,7 @@ def opened_image(data: bytes, use: Callable[[Any], T]) -> T:
     except library.DecompressionBombError as error:
         raise _too_large(error) from error
     except FAULTS as error:
-        found = f"{type(error).__name__}: {error}"[:120] if data else "0 bytes"
+        found = "0 bytes" if not data else _told(error, data)
         raise DataError("this is no image", found=found, expected=EXPECTED) from error
 
 
@@ -150,3 +150,10 @@ def on_white(image: Any, mode: str) -> Any:
         return image
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image).convert(mode)
+
+
+def _told(error: Exception, data: bytes) -> str:
+    """The same of the same bytes: Pillow names an object by its address in memory."""
+    if isinstance(error, pillow().UnidentifiedImageError):
+        return f"{len(data)} bytes that begin as {data[:8]!r}"
+    return f"{type(error).__name__}: {error}"[:120]
