@@ -14,12 +14,13 @@ import pytest
 pytest.importorskip("soundfile", reason="needs the extra audio: soundfile")
 pytest.importorskip("soxr", reason="needs the extra audio: soxr")
 
+from tests.fields.support import read_all
 from tests.fields.test_speech import HZ, write
 from tests.stages.plan.conftest import machine
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import DataError
 from whorl.core.metrics import ACCURACY, SLOT_F1, TYPED_ACCURACY, WER
-from whorl.core.ports import Document, HeldoutDocument, Source
+from whorl.core.ports import HeldoutDocument, Source
 from whorl.fields import assistant, speakers, speech_files
 from whorl.fields.assistant import graded
 from whorl.fields.base import find_field
@@ -40,16 +41,6 @@ TEMPLATES = {
     "lists": {},
     "expansion_rules": {},
 }
-
-
-def read(source: Source) -> tuple[list[Document], Counter[str]]:
-    reasons: Counter[str] = Counter()
-    documents = [
-        document
-        for item in FIELD.items(source)
-        for document in FIELD.read(source, item, lambda reason: reasons.update([reason]))
-    ]
-    return documents, reasons
 
 
 def meaning(intent: str, **slots: str) -> str:
@@ -86,7 +77,7 @@ def recordings(folder: Path, count: int = 40) -> Path:
 
 def test_recordings_are_asked_as_said_and_as_typed(tmp_path: Path) -> None:
     source = Source(str(recordings(tmp_path / "said")), "assistant")
-    documents, reasons = read(source)
+    documents, reasons = read_all(FIELD, source)
     assert Counter((d.split, d.name.split()[0]) for d in documents) == {
         **{("train", "spoken"): 35, ("train", "typed"): 35},
         **{("heldout", "spoken"): 5, ("heldout", "typed"): 4},
@@ -145,7 +136,9 @@ def test_a_sentence_of_two_voices_is_no_typed_question(tmp_path: Path) -> None:
         row = {"audio_filepath": f"{number}.wav", "text": said, "speaker": who, "intent": "Say"}
         rows.append(json.dumps(row))
     (folder / "list.jsonl").write_text("\n".join(rows))
-    documents, reasons = read(Source(str(folder), "assistant", options={"heldout": "0.3"}))
+    documents, reasons = read_all(
+        FIELD, Source(str(folder), "assistant", options={"heldout": "0.3"})
+    )
     texts: dict[Any, set[str]] = {}
     for document in documents:
         text = document.name.partition(": ")[2] or document.parts[2].value
@@ -190,8 +183,8 @@ def test_templates_are_held_out_whole_and_in_voices_of_their_own(tmp_path: Path)
     (tmp_path / "en.json").write_text(json.dumps(TEMPLATES))
     options = {"sentences": "8", "heldout_spoken": "2", "spoken": "2"}
     source = Source("en.json", "assistant", folder=str(tmp_path), options=options)
-    documents, reasons = read(source)
-    again, _ = read(source)
+    documents, reasons = read_all(FIELD, source)
+    again, _ = read_all(FIELD, source)
     assert not reasons and [d.name for d in documents] == [d.name for d in again]
     sides = {
         (split, kind): [d for d in documents if d.split == split and d.name.startswith(kind)]

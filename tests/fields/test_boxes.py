@@ -16,13 +16,14 @@ pytest.importorskip("sklearn", reason="needs the extra train")
 
 from PIL import Image
 
+from tests.fields.support import read_all
 from tests.fields.test_images import idx
 from tests.stages.plan.conftest import machine
 from whorl.codecs.boxes import Box, box_lines, boxes_in
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import DataError, SpecError
 from whorl.core.metrics import MEAN_IOU, RECALL_AT_50
-from whorl.core.ports import Document, Source
+from whorl.core.ports import Source
 from whorl.core.reasons import Reason
 from whorl.fields import box_files
 from whorl.fields.base import find_field
@@ -31,16 +32,6 @@ from whorl.fields.box_scores import graded, grades_of, overlaps
 from whorl.fields.scenes import Things, scene
 
 FIELD = find_field("boxes")
-
-
-def read(source: Source) -> tuple[list[Document], Counter[str]]:
-    reasons: Counter[str] = Counter()
-    documents = [
-        document
-        for item in FIELD.items(source)
-        for document in FIELD.read(source, item, lambda reason: reasons.update([reason]))
-    ]
-    return documents, reasons
 
 
 def of(path: Path, **options: str) -> Source:
@@ -76,7 +67,7 @@ def test_boxes_are_shares_of_the_image_whatever_its_size(tmp_path: Path) -> None
     save(tmp_path / "data" / "b.jpg", level=200)
     boxes = [(1, 7, [30, 10, 15, 20]), (1, 1, [0, 0, 6, 40])]
     coco(tmp_path / "data" / "list.json", [listed(1, "a.png"), listed(2, "b.jpg")], boxes)
-    documents, reasons = read(of(tmp_path / "data", size="48"))
+    documents, reasons = read_all(FIELD, of(tmp_path / "data", size="48"))
     first, second = documents
     assert [part.codec for part in first.parts] == ["image", "special", "boxes", "special"]
     assert [part.trained for part in first.parts] == [False, False, True, True]
@@ -90,7 +81,7 @@ def test_boxes_are_shares_of_the_image_whatever_its_size(tmp_path: Path) -> None
     assert "cup (1), fork (1)" in " ".join(
         reason.hint for reason in reasons if isinstance(reason, Reason)
     ) or any("cup (1), fork (1)" in reason for reason in reasons)
-    alone, _ = read(of(tmp_path / "data" / "list.json", size="48"))
+    alone, _ = read_all(FIELD, of(tmp_path / "data" / "list.json", size="48"))
     assert [d.parts[2].value for d in alone] == [d.parts[2].value for d in documents]
 
 
@@ -127,7 +118,7 @@ def test_odd_rows_are_refused_one_by_one(tmp_path: Path) -> None:
     )
     (root / "list.json").write_text(json.dumps(whole))
     (root / "notes.json").write_text("[1, 2]")
-    documents, reasons = read(of(root))
+    documents, reasons = read_all(FIELD, of(root))
     assert [document.name for document in documents] == ["a.png"]
     assert len(boxes_in(documents[0].parts[2].value)) == 2
     found = words_of(reasons)
@@ -163,7 +154,7 @@ def test_lists_may_be_packed_and_have_a_limit(
     text = (root / "list.json").read_bytes()
     (root / "list.json").unlink()
     (root / "list.json.gz").write_bytes(gzip.compress(text))
-    documents, _ = read(of(root))
+    documents, _ = read_all(FIELD, of(root))
     assert [len(boxes_in(document.parts[2].value)) for document in documents] == [1]
     monkeypatch.setattr(box_files, "MAX_LIST_BYTES", len(text) - 1)
     with pytest.raises(DataError, match="list of boxes of more than"):
@@ -175,7 +166,7 @@ def test_many_bad_rows_are_counted_in_little_memory(tmp_path: Path) -> None:
     rows = [(99, 1, [0, 0, 9, 9])] * 300
     coco(tmp_path / "data" / "list.json", [listed(1, "a.png")], [(1, 1, [0, 0, 6, 40]), *rows])
     source = of(tmp_path / "data")
-    assert words_of(read(source)[1]) == {"box of an image that is not read": 300}
+    assert words_of(read_all(FIELD, source)[1]) == {"box of an image that is not read": 300}
     (told,) = box_files.known_boxes(source).told.values()
     assert len({id(reason) for reason in told}) == 100 and len(list(told)) == 300
 
@@ -199,7 +190,7 @@ def test_lists_say_the_split_by_their_names(tmp_path: Path, names: tuple[str, st
         folder = path.parent / "images" if place else path.parent
         save(folder / f"{place}.png", level=place)
         coco(path, [listed(1, f"{place}.png")], [(1, 1, [0, 0, 9, 9])])
-    documents, _ = read(of(root))
+    documents, _ = read_all(FIELD, of(root))
     assert {Path(d.name).stem: d.split for d in documents} == {"0": "train", "1": "heldout"}
 
 
@@ -284,10 +275,10 @@ def test_scenes_show_what_their_boxes_say() -> None:
 def test_scenes_of_files_are_apart_and_repeatable(tmp_path: Path) -> None:
     source = of(arrays(tmp_path / "bars"), size="32", scenes="260", heldout_scenes="9",
                 classes="standing, lying")  # fmt: skip
-    documents, reasons = read(source)
+    documents, reasons = read_all(FIELD, source)
     assert Counter(d.split for d in documents) == {"train": 260, "heldout": 9}
     assert not words_of(reasons) and len({d.name for d in documents}) == 269
-    again, _ = read(source)
+    again, _ = read_all(FIELD, source)
     assert all(
         one.name == other.name and (one.parts[0].value == other.parts[0].value).all()
         for one, other in zip(documents, again, strict=True)

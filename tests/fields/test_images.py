@@ -17,6 +17,7 @@ pytest.importorskip("sklearn", reason="needs the extra train")
 
 from PIL import Image
 
+from tests.fields.support import read_all
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import DataError, SpecError
 from whorl.core.ports import Document, Source
@@ -46,16 +47,6 @@ def folders(root: Path, count: int = 6, below: str = "") -> Path:
     return root
 
 
-def read(source: Source) -> tuple[list[Document], Counter[str]]:
-    reasons: Counter[str] = Counter()
-    documents = [
-        document
-        for item in FIELD.items(source)
-        for document in FIELD.read(source, item, lambda reason: reasons.update([reason]))
-    ]
-    return documents, reasons
-
-
 def of(path: Path, **options: str) -> Source:
     return Source(path.name, "images", folder=str(path.parent), options=options)
 
@@ -74,7 +65,7 @@ def test_the_first_folder_is_the_class(tmp_path: Path) -> None:
     root = folders(tmp_path / "shapes")
     (root / "disc" / "more").mkdir()
     drawn("disc", 50).save(root / "disc" / "more" / "deep.jpg")
-    documents, reasons = read(of(root, copies="1", size="24"))
+    documents, reasons = read_all(FIELD, of(root, copies="1", size="24"))
     assert labels_of(documents) == {"square": 6, "disc": 7}
     assert {document.name for document in documents} >= {"disc/more/deep.jpg", "square/0.png"}
     by_name = {document.name: document for document in documents}
@@ -92,7 +83,7 @@ def test_equal_images_are_on_one_side_and_a_share_is_held_out(tmp_path: Path) ->
     root = folders(tmp_path / "shapes", 40)
     for number in range(40):
         drawn("disc", number).save(root / "disc" / f"again-{number}.webp", lossless=True)
-    documents, _ = read(of(root, copies="2", heldout="0.3"))
+    documents, _ = read_all(FIELD, of(root, copies="2", heldout="0.3"))
     sides: dict[bytes, set[str]] = {}
     originals = [document for document in documents if "~" not in document.name]
     for document in originals:
@@ -109,19 +100,19 @@ def test_splits_are_those_of_the_folders(tmp_path: Path) -> None:
     root = tmp_path / "shapes"
     for split in ("Train", "val", "test"):
         folders(root, 3, split)
-    documents, _ = read(of(root, copies="1"))
+    documents, _ = read_all(FIELD, of(root, copies="1"))
     assert Counter(str(document.split) for document in documents) == {"train": 6, "heldout": 6}
     held = {document.name for document in documents if document.split == "heldout"}
     assert all(name.startswith("test/") for name in held)
-    _, reasons = read(of(root, copies="2"))
+    _, reasons = read_all(FIELD, of(root, copies="2"))
     unused = first_of(reasons, "neither learned nor asked")
     assert reasons[unused] == 6 and unused.kind == "passed over"  # each once, not once a copy
-    documents, _ = read(of(root, copies="1", asked="valid"))
+    documents, _ = read_all(FIELD, of(root, copies="1", asked="valid"))
     held = {document.name for document in documents if document.split == "heldout"}
     assert len(held) == 6 and all(name.startswith("val/") for name in held)
     for path in (root / "test").rglob("*.png"):
         path.unlink()
-    documents, _ = read(of(root, copies="1"))
+    documents, _ = read_all(FIELD, of(root, copies="1"))
     assert {d.name.split("/")[0] for d in documents if d.split == "heldout"} == {"val"}
 
 
@@ -147,7 +138,7 @@ def test_tables_name_images_and_bad_rows_are_told_with_their_lines(
         else:
             table = csv.writer(file, delimiter="\t" if kind == "tsv" else ",")
             table.writerows([("Image", "Label"), *rows])
-    documents, reasons = read(of(root, copies="1"))
+    documents, reasons = read_all(FIELD, of(root, copies="1"))
     assert labels_of(documents) == {"Quadrat": 1, "Kreis": 2}
     assert first_of(reasons, "has one already").place is not None
     line = first_of(reasons, "leads out").place
@@ -157,7 +148,9 @@ def test_tables_name_images_and_bad_rows_are_told_with_their_lines(
         assert reasons[first_of(reasons, words)] == 1
     passed = first_of(reasons, "no table names")
     assert passed.kind == "passed over" and reasons[passed] == 3
-    alone, _ = read(of(root / f"labels.{kind}", copies="1"))  # the table itself as the source
+    alone, _ = read_all(
+        FIELD, of(root / f"labels.{kind}", copies="1")
+    )  # the table itself as the source
     assert labels_of(alone) == labels_of(documents)
 
 
@@ -169,7 +162,7 @@ def test_a_table_may_say_the_split(tmp_path: Path) -> None:
     ]
     lines += ["disc/2.png,disc,test", "square/2.png,square,elsewhere"]
     (root / "metadata.csv").write_text("\n".join(lines))
-    documents, reasons = read(of(root, copies="1"))
+    documents, reasons = read_all(FIELD, of(root, copies="1"))
     assert Counter(str(document.split) for document in documents) == {"train": 4, "heldout": 1}
     assert reasons[first_of(reasons, "unknown split")] == 1
 
@@ -186,7 +179,7 @@ def test_hostile_and_odd_files_are_told_by_reason(tmp_path: Path) -> None:
     (root / "notes.csv").write_text("a,b\n1,2\n")
     (root / "disc" / ".hidden.png").write_bytes(whole.getvalue())
     os.symlink(root / "nothing.png", root / "disc" / "link.png")
-    documents, reasons = read(of(root, copies="2"))
+    documents, reasons = read_all(FIELD, of(root, copies="2"))
     originals = [document for document in documents if "~" not in document.name]
     assert labels_of(originals) == {"square": 3, "disc": 3}
     broken = first_of(reasons, "this is no image")
@@ -232,7 +225,7 @@ def arrays(root: Path, train: int = 30, test: int = 10) -> Path:
 
 def test_idx_files_are_read_as_they_are(tmp_path: Path) -> None:
     root = arrays(tmp_path / "mnist")
-    documents, reasons = read(of(root, copies="1", classes="ankle boot, bag, coat"))
+    documents, reasons = read_all(FIELD, of(root, copies="1", classes="ankle boot, bag, coat"))
     assert Counter(str(document.split) for document in documents) == {"train": 30, "heldout": 10}
     assert labels_of(documents) == {"ankle boot": 14, "bag": 13, "coat": 13}
     packed = gzip.decompress((root / "train-images-idx3-ubyte.gz").read_bytes())
@@ -240,13 +233,13 @@ def test_idx_files_are_read_as_they_are(tmp_path: Path) -> None:
     shown = by_name["train-images-idx3-ubyte.gz@7"].parts[0].value
     assert shown.tobytes() == packed[16 + 7 * 96 : 16 + 8 * 96] and shown.shape == (8, 12)
     assert all(reason.kind == "read" for reason in reasons if isinstance(reason, Reason))
-    documents, _ = read(of(root, copies="1", valid="9", asked="valid"))
+    documents, _ = read_all(FIELD, of(root, copies="1", valid="9", asked="valid"))
     held = {document.name for document in documents if document.split == "heldout"}
     assert held == {f"train-images-idx3-ubyte.gz@{number}" for number in range(21, 30)}
     assert len(documents) == 30
-    documents, _ = read(of(root, copies="1", valid="9"))
+    documents, _ = read_all(FIELD, of(root, copies="1", valid="9"))
     assert Counter(str(document.split) for document in documents) == {"train": 21, "heldout": 10}
-    _, reasons = read(of(root, copies="2", valid="9"))
+    _, reasons = read_all(FIELD, of(root, copies="2", valid="9"))
     assert reasons[first_of(reasons, "neither learned nor asked")] == 9
 
 
@@ -262,11 +255,11 @@ def test_idx_files_that_lie_are_told(tmp_path: Path) -> None:
         (idx(np.zeros((30, 7, 12), np.uint8)), "do not tile"),
     ):
         (root / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(data))
-        documents, reasons = read(of(root, copies="1"))
+        documents, reasons = read_all(FIELD, of(root, copies="1"))
         assert {document.split for document in documents} == {"heldout"}
         assert reasons[first_of(reasons, words)] == 1
     (root / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
-    _, reasons = read(of(root, copies="1", classes="boot,bag"))
+    _, reasons = read_all(FIELD, of(root, copies="1", classes="boot,bag"))
     assert reasons[first_of(reasons, "beyond options.classes")] == 10 + 3
 
 
@@ -295,7 +288,7 @@ def test_copies_are_moved_by_hand_and_repeatable() -> None:
 
 def test_rows_of_training_are_not_alike(tmp_path: Path) -> None:
     """Copies come in rounds, each in an order of its own; classes are mixed."""
-    documents, _ = read(of(folders(tmp_path / "shapes", 20), copies="3"))
+    documents, _ = read_all(FIELD, of(folders(tmp_path / "shapes", 20), copies="3"))
     rounds = [document.name.partition("~")[2] or "0" for document in documents]
     assert rounds == sorted(rounds)
     orders = [
@@ -310,7 +303,7 @@ def test_rows_of_training_are_not_alike(tmp_path: Path) -> None:
 def test_codecs_follow_the_options_and_the_vocabulary(tmp_path: Path) -> None:
     root = folders(tmp_path / "shapes", 12)
     source = of(root, copies="2", size="24", patch="4", ids="2", book="16")
-    documents, _ = read(source)
+    documents, _ = read_all(FIELD, source)
     options = {"vocab_size": 100, "seed": 0, "options": dict(source.options)}
     train = [document for document in documents if document.split == "train"]
     codecs = FIELD.fit_codecs(train, options)
@@ -327,14 +320,14 @@ def test_codecs_follow_the_options_and_the_vocabulary(tmp_path: Path) -> None:
     assert found.num_ids <= 198 and found.books[0].shape[0] == 36
     opened = FIELD.fit_codecs(train, {**placed, "vocab_size": 200, "is_open": True})["image"]
     assert opened.books[0].shape[:2] == (36, 16)
-    grey, _ = read(of(root, copies="1", colour="grey"))
+    grey, _ = read_all(FIELD, of(root, copies="1", colour="grey"))
     assert {document.parts[0].value.shape for document in grey} == {(32, 32)}
     originals = [document for document in train if "~" not in document.name]
     assert FIELD.fit_codecs(originals, options)["image"].files() == codecs["image"].files()
 
 
 def test_baselines_answer_what_scikit_learn_does(tmp_path: Path) -> None:
-    documents, _ = read(of(folders(tmp_path / "shapes", 30), copies="2", size="24"))
+    documents, _ = read_all(FIELD, of(folders(tmp_path / "shapes", 30), copies="2", size="24"))
     train = [document for document in documents if document.split == "train"]
     held = [document for document in documents if document.split == "heldout"]
     linear, near, commonest = FIELD.baselines(train, held, None)
@@ -357,7 +350,7 @@ def test_one_picture_in_two_classes_is_on_one_side(tmp_path: Path) -> None:
     root = folders(tmp_path / "shapes", 30)
     for number in range(30):
         drawn("disc", number).save(root / "square" / f"again-{number}.png")
-    documents, _ = read(of(root, copies="1", heldout="0.4"))
+    documents, _ = read_all(FIELD, of(root, copies="1", heldout="0.4"))
     sides: dict[bytes, set[str]] = {}
     for document in documents:
         sides.setdefault(document.parts[0].value.tobytes(), set()).add(str(document.split))
@@ -378,7 +371,7 @@ def test_the_last_images_are_asked_where_there_is_no_test_set(tmp_path: Path) ->
     root = arrays(tmp_path / "mnist")
     for path in root.glob("t10k*"):
         path.unlink()
-    documents, _ = read(of(root, copies="1", valid="9"))
+    documents, _ = read_all(FIELD, of(root, copies="1", valid="9"))
     held = {document.name for document in documents if document.split == "heldout"}
     assert held == {f"train-images-idx3-ubyte.gz@{number}" for number in range(21, 30)}
     assert len(documents) == 30
@@ -394,4 +387,4 @@ def test_a_folder_beside_those_of_splits_is_refused(tmp_path: Path) -> None:
     for kind in ("train", "car", "test"):
         (other / kind).mkdir(parents=True)
         drawn("disc", 1).save(other / kind / "1.png")
-    assert labels_of(read(of(other, copies="1"))[0]) == {"train": 1, "car": 1, "test": 1}
+    assert labels_of(read_all(FIELD, of(other, copies="1"))[0]) == {"train": 1, "car": 1, "test": 1}

@@ -17,11 +17,12 @@ pytest.importorskip("sklearn", reason="needs the extra train")
 
 from PIL import Image, ImageDraw, ImageFont
 
+from tests.fields.support import read_all
 from tests.stages.plan.conftest import machine
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import DataError, SpecError
 from whorl.core.metrics import ACCURACY, CER, CER_NEW_FONTS
-from whorl.core.ports import Document, Source
+from whorl.core.ports import Source
 from whorl.core.reasons import Reason
 from whorl.fields import ocr_readers, printed
 from whorl.fields.base import find_field
@@ -34,16 +35,6 @@ def fonts() -> str:
     """A folder of some fonts: those that come with matplotlib."""
     matplotlib = pytest.importorskip("matplotlib", reason="needs fonts: matplotlib brings some")
     return str(Path(matplotlib.get_data_path(), "fonts", "ttf"))
-
-
-def read(source: Source) -> tuple[list[Document], Counter[str]]:
-    reasons: Counter[str] = Counter()
-    documents = [
-        document
-        for item in FIELD.items(source)
-        for document in FIELD.read(source, item, lambda reason: reasons.update([reason]))
-    ]
-    return documents, reasons
 
 
 def of(path: Path, **options: str) -> Source:
@@ -86,7 +77,7 @@ def test_texts_beside_images(tmp_path: Path) -> None:
     (root / "train" / "long.txt").write_text("x" * 121)
     draw(root / "train" / "wide.png", "what")
     (root / "train" / "wide.txt").write_text("ж" * 61)  # two bytes each
-    documents, reasons = read(of(root))
+    documents, reasons = read_all(FIELD, of(root))
     found = {d.name: (d.parts[2].value, d.split) for d in documents}
     assert found == {
         **{f"train/{n}.png": (f"line {n} of train", "train") for n in range(3)},
@@ -119,13 +110,13 @@ def test_tables_name_images_and_bad_rows_are_told(tmp_path: Path, kind: str) -> 
         head = [] if kind == "bare tsv" else [("path", "transcription")]
         text = "".join(f"{p}{sign}{t}\n" for p, t in [*head, *rows])
     (root / f"list.{kind.split()[-1]}").write_text(text)
-    documents, reasons = read(of(root))
+    documents, reasons = read_all(FIELD, of(root))
     assert {d.parts[2].value for d in documents} == {"word 0", "word 1", "word 2"}
     assert refused(reasons) == {
         **{"row of an image that has a text already": 1, "row whose image is not there": 1},
         "row whose path leads out of the source": 1,
     }
-    alone, _ = read(of(root / f"list.{kind.split()[-1]}"))
+    alone, _ = read_all(FIELD, of(root / f"list.{kind.split()[-1]}"))
     assert [d.name for d in alone] == [d.name for d in documents]
 
 
@@ -133,7 +124,7 @@ def test_equal_texts_are_on_one_side(tmp_path: Path) -> None:
     for number in range(60):
         draw(tmp_path / "scans" / f"{number}.png", f"text {number % 20}")
         (tmp_path / "scans" / f"{number}.txt").write_text(f"text {number % 20}")
-    documents, _ = read(of(tmp_path / "scans", heldout="0.3"))
+    documents, _ = read_all(FIELD, of(tmp_path / "scans", heldout="0.3"))
     sides: dict[str, set[Any]] = {}
     for document in documents:
         sides.setdefault(document.parts[2].value, set()).add(document.split)
@@ -155,7 +146,7 @@ def test_folders_say_the_split_and_words_of_images_do_not(tmp_path: Path) -> Non
     for name in ("train/pregnancy test", "train/validation of tickets", "test2017/train ride"):
         draw(root / f"{name}.png", name)
         (root / f"{name}.txt").write_text(name)
-    documents, _ = read(of(root))
+    documents, _ = read_all(FIELD, of(root))
     assert {d.name.partition("/")[0]: d.split for d in documents} == {
         "train": "train",
         "test2017": "heldout",
@@ -183,8 +174,8 @@ def of_texts(path: Path, count: int = 90, **options: str) -> Source:
 
 def test_drawn_lines_are_apart_and_repeatable(tmp_path: Path) -> None:
     source = of_texts(tmp_path)
-    documents, reasons = read(source)
-    again, _ = read(source)
+    documents, reasons = read_all(FIELD, source)
+    again, _ = read_all(FIELD, source)
     for one, other in zip(documents, again, strict=True):
         assert one.name == other.name and (one.parts[0].value == other.parts[0].value).all()
     kinds = Counter((d.split, d.name.startswith(printed.NEW_FONT)) for d in documents)
@@ -226,7 +217,7 @@ def test_fonts_of_one_name_are_told_apart_and_broken_ones_are_named(tmp_path: Pa
         of_texts(tmp_path, heldout_fonts="", heldout_lines="4"),
         others={"fonts": (Source(str(path), "ocr"),)},
     )
-    documents, reasons = read(source)
+    documents, reasons = read_all(FIELD, source)
     used = {(printed.line_key(document.name) or ("",))[0] for document in documents}
     assert used == {"0/a/Same.ttf", "0/b/Same.ttf"}
     assert refused(reasons)["font that cannot be opened"] == 1
@@ -237,10 +228,10 @@ def test_fonts_of_one_name_are_told_apart_and_broken_ones_are_named(tmp_path: Pa
 
 def test_lines_are_those_that_the_file_has_now(tmp_path: Path) -> None:
     source = of_texts(tmp_path, lines="8", heldout_lines="2")
-    before, _ = read(source)
+    before, _ = read_all(FIELD, source)
     lines = [f"another {number}" for number in range(60)]
     (tmp_path / "lines.txt").write_text("\n".join(lines))
-    after, _ = read(source)
+    after, _ = read_all(FIELD, source)
     assert not {d.parts[2].value for d in before} & set(lines)
     assert {d.parts[2].value for d in after} <= set(lines)
 
@@ -257,7 +248,7 @@ def test_signs_are_counted_and_fonts_kept_apart() -> None:
 
 @pytest.mark.skipif(not ocr_readers.is_there(), reason=f"needs tesseract: {ocr_readers.INSTALL}")
 def test_tesseract_reads_what_is_drawn(tmp_path: Path) -> None:
-    documents, _ = read(of_texts(tmp_path))
+    documents, _ = read_all(FIELD, of_texts(tmp_path))
     held = [document for document in documents if document.split == "heldout"]
     cer, exact, new = FIELD.baselines([], held, None)
     assert "tesseract" in cer.name and cer.note == "images as drawn"
@@ -268,7 +259,7 @@ def test_without_its_font_a_line_is_shown_as_the_codec_keeps_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a process that evaluates and did not list the fonts: the note says so."""
-    held = [d for d in read(of_texts(tmp_path))[0] if d.split == "heldout"]
+    held = [d for d in read_all(FIELD, of_texts(tmp_path))[0] if d.split == "heldout"]
     shown: list[Any] = []
 
     def reader(images: Any) -> list[str]:
@@ -285,7 +276,7 @@ def test_without_its_font_a_line_is_shown_as_the_codec_keeps_it(
         margin = ocr_readers.MARGIN_PX
         ink = 255 - image[margin:-margin, margin:-margin]
         assert (ink == document.parts[0].value).all() and image[0].min() == 255
-    held = [d for d in read(of_texts(tmp_path))[0] if d.split == "heldout"]
+    held = [d for d in read_all(FIELD, of_texts(tmp_path))[0] if d.split == "heldout"]
     (name, *_) = {(printed.line_key(d.name) or ("",))[0] for d in held}
     monkeypatch.setitem(printed._LAST, name, None)  # sources have two fonts of the name
     assert printed.drawn_again(next(d.name for d in held if f"{name} [" in d.name)) is None
