@@ -16,7 +16,7 @@ import argparse
 import io
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +24,10 @@ import httpx
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
+from own_server import transcribed, with_server
 
 from whorl.codecs.audio import AudioCodec
 from whorl.codecs.audio_files import Sound, sound_bytes
-from whorl.core.home import home_folder
 from whorl.core.intervals import interval_of
 from whorl.core.metrics import WER
 from whorl.core.ports import QualityMeasure, Source
@@ -35,11 +35,8 @@ from whorl.fields.recognisers import pocketsphinx
 from whorl.fields.speech_words import graded
 from whorl.fields.spoken_sentences import WORDS
 from whorl.fields.synthesis import FIELD
-from whorl.serving import find_model, open_model_app
-from whorl.spec.resolved import ServeConfig
-from whorl.stages.serve.server import running_server
 
-API_KEY = "benchmark-key-of-this-process"
+TIMEOUT_S = 120.0  # of a request
 SPHINX = "pocketsphinx"
 NATS_TO_DB = 10 / np.log(10)
 Floats = NDArray[np.float64]
@@ -68,23 +65,6 @@ def heldout_sentences(count: int) -> tuple[list[str], list[Sound]]:
     return texts[:count], sounds[:count]
 
 
-def with_server(model: str, use: Callable[[httpx.Client, str, Any], Any]) -> Any:
-    """What `use` makes of a client, the model's name and its tokens."""
-    config = ServeConfig(port=0)
-    found = find_model(model, None, "auto", home_folder())
-    app, close = open_model_app(found, config, API_KEY, home=home_folder(), is_open=False)
-    headers = {"Authorization": f"Bearer {API_KEY}"}
-    try:
-        with (
-            running_server(app, config) as url,
-            httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=120) as client,
-        ):
-            served = app.state.gateway.served
-            return use(client, served.card.name, app.state.gateway.tokens)
-    finally:
-        close()
-
-
 def said_by_model(model: str, texts: Sequence[str]) -> tuple[Said, AudioCodec]:
     def say(client: httpx.Client, name: str, tokens: Any) -> tuple[Said, AudioCodec]:
         sounds, began_s = [], time.monotonic()
@@ -94,8 +74,7 @@ def said_by_model(model: str, texts: Sequence[str]) -> tuple[Said, AudioCodec]:
             sounds.append(soundfile.read(io.BytesIO(answer.content), dtype="int16")[0])
         return Said(model, sounds, time.monotonic() - began_s), tokens.codecs["audio"]
 
-    found: tuple[Said, AudioCodec] = with_server(model, say)
-    return found
+    return with_server(model, say, TIMEOUT_S)
 
 
 def heard_by(listener: str, sounds: Sequence[Sound], rate: int) -> list[str]:
@@ -103,15 +82,10 @@ def heard_by(listener: str, sounds: Sequence[Sound], rate: int) -> list[str]:
         return pocketsphinx(((sound, rate) for sound in sounds), WORDS)
 
     def listen(client: httpx.Client, name: str, tokens: Any) -> list[str]:
-        answers = []
-        for sound in sounds:
-            form = {"file": ("said.wav", sound_bytes(sound, rate))}
-            answer = client.post("/v1/audio/transcriptions", data={"model": name}, files=form)
-            answers.append(str(answer.raise_for_status().json()["text"]))
-        return answers
+        files = (("said.wav", sound_bytes(sound, rate)) for sound in sounds)
+        return transcribed(client, name, files)
 
-    heard: list[str] = with_server(listener, listen)
-    return heard
+    return with_server(listener, listen, TIMEOUT_S)
 
 
 def mel_distance(one: Floats, other: Floats) -> float:

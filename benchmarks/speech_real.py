@@ -18,18 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from own_server import transcribed, with_server
 
 from whorl.core.home import home_folder
 from whorl.fields.recognisers import pocketsphinx
 from whorl.fields.speech_words import plain_words
 from whorl.fields.spoken_sentences import DIGITS, PHONETIC, WORDS
 from whorl.schemes.fetch import fetch
-from whorl.serving import find_model, open_model_app
-from whorl.spec.resolved import ServeConfig
-from whorl.stages.serve.server import running_server
 
 SOURCE = "debian:asterisk-core-sounds-en-wav=1.6.1-1/usr/share/asterisk/sounds/en_US_f_Allison/*/*"
-API_KEY = "benchmark-key-of-this-process"
+TIMEOUT_S = 60.0  # of a request
 Labelled = tuple[str, Path]
 
 
@@ -45,25 +43,10 @@ def recordings(folder: Path) -> dict[str, list[Labelled]]:
 
 
 def heard_by_model(model: str, files: Sequence[Path]) -> list[str]:
-    config = ServeConfig(port=0)
-    found = find_model(model, None, "auto", home_folder())
-    app, close = open_model_app(found, config, API_KEY, home=home_folder(), is_open=False)
-    headers = {"Authorization": f"Bearer {API_KEY}"}
-    try:
-        with (
-            running_server(app, config) as url,
-            httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=60) as client,
-        ):
-            name, answers = app.state.gateway.served.card.name, []
-            for path in files:
-                form = {"file": (path.name, path.read_bytes())}
-                answer = client.post(
-                    "/v1/audio/transcriptions", data={"model": name}, files=form
-                ).raise_for_status()
-                answers.append(str(answer.json()["text"]))
-            return answers
-    finally:
-        close()
+    def listen(client: httpx.Client, name: str, tokens: Any) -> list[str]:
+        return transcribed(client, name, ((path.name, path.read_bytes()) for path in files))
+
+    return with_server(model, listen, TIMEOUT_S)
 
 
 def heard_by_pocketsphinx(files: Sequence[Path]) -> list[str]:
