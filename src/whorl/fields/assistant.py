@@ -35,7 +35,6 @@ from whorl.fields.files import file_items
 from whorl.fields.intent_sentences import Example, Templates, grammar_answers
 from whorl.fields.speakers import Speaker
 from whorl.fields.speech import (
-    ABSENT,
     AUDIO,
     MARK,
     PITCHES,
@@ -49,7 +48,7 @@ from whorl.fields.speech import (
 )
 from whorl.fields.speech_files import listed_recordings, recordings, speech_items
 from whorl.fields.speech_words import edits, plain_words
-from whorl.fields.whole import key_of, number_of, share_option
+from whorl.fields.whole import LastSources, key_of, number_of, share_option
 
 __all__ = ["FIELD", "AssistantField", "graded"]
 
@@ -60,12 +59,11 @@ LOGIC_VERSION = 1
 MAX_TOKENS = 128  # of the words and what they mean
 MEANT = intents.MARK  # how what is meant begins
 TAUGHT = "typed sentence that is said in training"
-MOST_KNOWN = 4  # sources
 
 TEMPLATES, OTHER = "templates", "other json"  # kinds of items
 MAX_BYTES = 2**26  # of a file of templates, unpacked
-_FILES: dict[tuple[Any, ...], list[FileItem]] = {}  # of templates, as last listed
-_TAUGHT: dict[tuple[Any, ...], frozenset[str]] = {}  # what is said in training, as last listed
+_FILES: LastSources[list[FileItem]] = LastSources()  # of templates, as last listed
+_TAUGHT: LastSources[frozenset[str]] = LastSources()  # what is said in training, as last listed
 
 
 def graded(answer: str, right: str) -> Mapping[Metric, tuple[float, float]]:
@@ -157,7 +155,7 @@ class AssistantField:
 
     def absent(self) -> str:
         """A method that would stand beside the model, and how to install it; "" if it does."""
-        return "" if recognisers.is_there() else ABSENT
+        return recognisers.absent()
 
     def baselines(
         self, train: Sequence[Document], heldout: Sequence[Document], rows: NDArray[np.int64] | None
@@ -208,8 +206,6 @@ def _known_files(source: Source) -> list[FileItem]:
     """Those that are read, as last found in this process: nothing is walked again for a part."""
     key = key_of(source)
     if key not in _FILES:
-        if len(_FILES) >= MOST_KNOWN:
-            _FILES.clear()
         _FILES[key] = [item for item in _template_files(source) if item.is_read]
     return _FILES[key]
 
@@ -259,8 +255,6 @@ def _taught(source: Source, share: float, seed: int) -> frozenset[str]:
     """The sentences of training recordings; texts beside sounds are split by their words alone."""
     key = (*key_of(source), share, seed)
     if key not in _TAUGHT:
-        if len(_TAUGHT) >= MOST_KNOWN:
-            _TAUGHT.clear()
         rows = (row for row in listed_recordings(source) if row.meaning)
         _TAUGHT[key] = frozenset(
             _plain(row.text) for row in rows if split_of(row, share, seed) == "train"

@@ -27,7 +27,7 @@ from whorl.core.sources import PASSED_OVER, REJECTED, FileItem
 from whorl.fields.files import EXCLUDED, bare_suffix, file_items
 from whorl.fields.image_sources import IMAGE_SUFFIXES, SPLITS, folder_split
 from whorl.fields.places import KeptReasons, Places
-from whorl.fields.whole import key_of
+from whorl.fields.whole import LastSources, key_of
 
 __all__ = [
     "LIST",
@@ -47,10 +47,9 @@ MAX_LIST_BYTES = 2**29  # COCO's own of 2017 has 448,701,811
 MOST_BOXES = 20  # on one image: an answer is no longer
 MAX_LABEL = 200  # signs
 SHOWN_LABELS = 12
-MOST_KNOWN = 4  # sources
 HINT = 'expected: {"images": […], "annotations": […], "categories": […]}'
 
-_KNOWN: dict[tuple[Any, ...], BoxLayout] = {}  # of sources, as they were last found
+_KNOWN: LastSources[BoxLayout] = LastSources()  # of sources, as they were last found
 
 
 @dataclass(frozen=True)
@@ -129,8 +128,6 @@ def box_layout(source: Source) -> BoxLayout:
             expected="COCO's json of images, annotations and categories beside the images",
         )
     layout.items = [_with_kind(item, layout) for item in layout.items]
-    if len(_KNOWN) >= MOST_KNOWN:
-        _KNOWN.clear()
     _KNOWN[key_of(source)] = layout
     return layout
 

@@ -22,7 +22,7 @@ from whorl.fields.files import EXCLUDED, ROW_FORMATS, bare_suffix, file_items
 from whorl.fields.formats import rows_of
 from whorl.fields.image_idx import labels_beside
 from whorl.fields.places import Places, Reject
-from whorl.fields.whole import key_of
+from whorl.fields.whole import LastSources, key_of
 
 __all__ = [
     "IMAGES",
@@ -61,8 +61,7 @@ UNNAMED = "image that no table names"
 MAX_LABEL = 200  # signs
 SHOWN_CLASSES = 12
 
-MOST_KNOWN = 4
-_KNOWN: dict[tuple[Any, ...], ImageLayout] = {}  # of sources, as they were last found
+_KNOWN: LastSources[ImageLayout] = LastSources()  # of sources, as they were last found
 
 
 @dataclass(frozen=True)
@@ -114,8 +113,6 @@ def layout_of(source: Source) -> ImageLayout:
         items = [*file_items(source, SUFFIXES, EXCLUDED), *beside]
     else:
         items = file_items(source, SUFFIXES, EXCLUDED)
-    if len(_KNOWN) >= MOST_KNOWN:
-        _KNOWN.clear()
     found = _KNOWN[key_of(source)] = _layout(tuple(items))
     return found
 

@@ -30,7 +30,7 @@ from whorl.fields.image_sources import (
     value_of,
 )
 from whorl.fields.places import KeptReasons, Places
-from whorl.fields.whole import key_of
+from whorl.fields.whole import LastSources, key_of
 
 __all__ = [
     "TABLE",
@@ -45,9 +45,8 @@ __all__ = [
 TABLE, TEXT_BESIDE = "table of lines", "text beside"  # kinds of items beside "file"
 TEXT_SUFFIX = ".txt"
 TEXT_KEYS = ("text", "transcription", "transcript", "line", "ground_truth", "label", "words")
-MOST_KNOWN = 4  # sources
 
-_KNOWN: dict[tuple[Any, ...], LineLayout] = {}
+_KNOWN: LastSources[LineLayout] = LastSources()
 
 
 @dataclass(frozen=True)
@@ -102,8 +101,6 @@ def line_layout(source: Source) -> LineLayout:
         )
     used = {known.beside.name for known in layout.wanted.values() if known.beside is not None}
     layout.items = [_with_kind(item, layout, used) for item in layout.items]
-    if len(_KNOWN) >= MOST_KNOWN:
-        _KNOWN.clear()
     _KNOWN[key_of(source)] = layout
     return layout
 

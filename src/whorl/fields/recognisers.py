@@ -12,15 +12,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["is_there", "pocketsphinx"]
+__all__ = ["absent", "is_there", "pocketsphinx"]
 
 PACKAGE = "pocketsphinx"
+ABSENT = f"{PACKAGE} is not installed: pip install {PACKAGE} puts it beside the model"
 RATE = 16_000
 SILENCE_S = 0.2  # before and behind: it expects some
 
 
 def is_there() -> bool:
     return find_spec(PACKAGE) is not None
+
+
+def absent() -> str:
+    """How to install it; "" where it is there."""
+    return "" if is_there() else ABSENT
 
 
 def pocketsphinx(

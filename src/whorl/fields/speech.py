@@ -37,7 +37,6 @@ from whorl.fields.spoken_sentences import WORDS, drawn
 from whorl.fields.whole import number_of, share_of, share_option
 
 __all__ = [
-    "ABSENT",
     "AUDIO",
     "FIELD",
     "MARK",
@@ -64,7 +63,6 @@ HELD_SENTENCES = 0.2  # share of the sentences that are long enough
 SPEEDS, PITCHES = (130, 211), (25, 76)
 STRETCH = 0.12  # of the frequencies, as of larger and smaller heads
 PAUSES_S, NOISE_DB, NOISY = 0.2, (15.0, 40.0), 0.5
-ABSENT = "pocketsphinx is not installed: pip install pocketsphinx puts it beside the model"
 ONE_VOICE = Speaker("en-us", "f2", 160, 50)  # for a model that speaks: the same in all sentences
 ASKED_OTHERS = 40  # held-out sentences that other methods are asked
 TASK = WritingTask(grade=graded, metric=WER, further=(ACCURACY,), max_tokens=64)
@@ -129,7 +127,7 @@ class SpeechField:
 
     def absent(self) -> str:
         """A method that would stand beside the model, and how to install it; "" if it does."""
-        return "" if recognisers.is_there() else ABSENT
+        return recognisers.absent()
 
     def baselines(
         self, train: Sequence[Document], heldout: Sequence[Document], rows: NDArray[np.int64] | None

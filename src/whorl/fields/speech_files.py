@@ -26,7 +26,7 @@ from whorl.core.sources import PASSED_OVER, FileItem
 from whorl.fields.files import EXCLUDED, ROW_FORMATS, bare_suffix, file_items
 from whorl.fields.formats import lines_of, rows_of
 from whorl.fields.places import Places, Reject
-from whorl.fields.whole import key_of
+from whorl.fields.whole import LastSources, key_of
 
 __all__ = ["NO_INTENT", "Recording", "listed_recordings", "recordings", "speech_items"]
 
@@ -40,7 +40,6 @@ SPEAKER_KEYS = ("client_id", "speaker_id", "speaker", "voice")
 INTENT_KEYS, SLOTS_KEY = ("intent",), "slots"
 NO_INTENT, NO_SLOTS = "recording without an intent", "recording whose slots are no object of JSON"
 TEST, TRAIN, UNUSED = ("test",), ("train",), ("dev", "valid", "other", "invalid", "report")
-MOST_KNOWN = 4  # sources
 PIECE_BYTES = 2**22  # of sounds in one item of a list
 MAX_TEXT = 2_000  # signs
 
@@ -80,7 +79,7 @@ class _Reading:
     at: int = 0
 
 
-_KNOWN: dict[tuple[Any, ...], _Known] = {}
+_KNOWN: LastSources[_Known] = LastSources()
 _READING: dict[tuple[Any, ...], _Reading] = {}  # the last one
 
 
@@ -108,8 +107,6 @@ def speech_items(source: Source) -> list[FileItem]:
         all(any(stem.startswith(part) for stem in stems) for part in (TRAIN, TEST)),
         tuple(lists),
     )
-    if len(_KNOWN) >= MOST_KNOWN:
-        _KNOWN.clear()
     _KNOWN[key] = known
     items: list[FileItem] = []
     named: set[str] = set()

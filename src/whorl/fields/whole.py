@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from whorl.core.errors import SpecError
 from whorl.core.ports import Source
@@ -17,6 +17,7 @@ from whorl.fields.files import EXCLUDED, file_items
 from whorl.fields.places import Places, Reject
 
 __all__ = [
+    "LastSources",
     "begins",
     "copies_of",
     "files_of",
@@ -28,6 +29,19 @@ __all__ = [
 ]
 
 FIRST = "first"  # kind of the item with which all are read
+MOST_SOURCES = 4  # of which it is remembered what was found
+Found = TypeVar("Found")
+
+
+class LastSources(dict[tuple[Any, ...], Found]):
+    """What was last found of a few sources in this process, by `key_of`: no folder is walked again
+    for each of its items. All are forgotten where one more would be too many.
+    """
+
+    def __setitem__(self, key: tuple[Any, ...], found: Found) -> None:
+        if len(self) >= MOST_SOURCES:
+            self.clear()
+        super().__setitem__(key, found)
 
 
 def whole_items(
