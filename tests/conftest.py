@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -73,3 +74,17 @@ def trials() -> Callable[[int], int]:
     """Number of trials of a randomised test: the default count times WHORL_TRIALS."""
     factor = float(os.environ.get("WHORL_TRIALS") or 1)
     return lambda count: max(1, round(count * factor))
+
+
+@pytest.fixture
+def hear(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Callable[..., None]:
+    """Makes warnings of loggers reach caplog, also where a library has set the level of all
+    logging, or switched off what it met."""
+
+    def heard(*logs: logging.Logger) -> None:
+        for log in logs:
+            caplog.set_level(logging.WARNING, log.name)
+            monkeypatch.setattr(log, "disabled", False)
+        monkeypatch.setattr(logging.getLogger("whorl"), "propagate", True)
+
+    return heard

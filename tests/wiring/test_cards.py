@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -120,11 +120,9 @@ def test_a_damaged_record_is_told_and_the_model_served_without_it(
     prepared: dict[str, Record],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    hear: Callable[..., None],
 ) -> None:
-    caplog.set_level(logging.WARNING, cards.LOG.name)  # heard whatever other tests did to logging
-    monkeypatch.setattr(cards.LOG, "disabled", False)
-    monkeypatch.setattr(logging.getLogger("whorl"), "propagate", True)
+    hear(cards.LOG)
     record = prepared["labels"]
     folder = tmp_path / "m" / "prepare" / record.digest
     folder.mkdir(parents=True)

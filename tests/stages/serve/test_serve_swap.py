@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -187,12 +187,8 @@ def promised(version: int, users: int, basis: str = "measured") -> Served:
 
 
 @pytest.fixture
-def server_is_heard(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Also where a library has set the level of all logging, or switched off what it met."""
-    for log in (gateway_module.LOG, swap_module.LOG):
-        caplog.set_level(logging.WARNING, log.name)
-        monkeypatch.setattr(log, "disabled", False)
-    monkeypatch.setattr(logging.getLogger("whorl"), "propagate", True)
+def server_is_heard(hear: Callable[..., None]) -> None:
+    hear(gateway_module.LOG, swap_module.LOG)
 
 
 @pytest.mark.usefixtures("server_is_heard")
