@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import main_job
 import pytest
 from rich.console import Console
 
@@ -22,17 +20,6 @@ SEEDS = {
     1: (1.398, 1.390, 1.340, 1.501, 1130, 239.5),
     2: (1.300, 1.450, 1.400, 1.520, 2000, 241.0),
 }
-
-
-@pytest.fixture(scope="module")
-def main_job() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks" / "main_job.py"
-    spec = importlib.util.spec_from_file_location("main_job", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def score(name: str, value: float, kind: str = "baseline") -> dict[str, Any]:
@@ -75,7 +62,7 @@ class FakeWhorl:
 
 
 def test_the_document(
-    main_job: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whorl = FakeWhorl()
     arguments = ["--seeds", "3", "--home", str(tmp_path), "--json"]
@@ -107,7 +94,7 @@ def test_the_document(
     assert "seed 2 (reused)" in err
 
 
-def test_the_table(main_job: ModuleType) -> None:
+def test_the_table() -> None:
     rows = [
         {"seed": seed, **main_job.figures_of(scores_of(seed)), "reused": seed == 2}
         | {"train_tokens": 2048 * SEEDS[seed][4], "train_s": SEEDS[seed][5]}
@@ -127,7 +114,7 @@ def test_the_table(main_job: ModuleType) -> None:
     assert medians[-3:] == ["2", "of", "3"]
 
 
-def test_a_model_that_saw_everything_has_one_ngram_model(main_job: ModuleType) -> None:
+def test_a_model_that_saw_everything_has_one_ngram_model() -> None:
     figures = main_job.figures_of(scores_of(0, same=False))
     assert figures["ngram_same_tokens"] == figures["ngram_all_tokens"] == 1.421
 
@@ -141,28 +128,28 @@ def test_a_model_that_saw_everything_has_one_ngram_model(main_job: ModuleType) -
     ],
 )
 def test_a_missing_score_is_named(
-    main_job: ModuleType, scores: list[dict[str, Any]], words: str
+    scores: list[dict[str, Any]], words: str
 ) -> None:
     with pytest.raises(SystemExit, match=words):
         main_job.figures_of(scores)
 
 
 def test_a_run_that_fails_is_not_counted(
-    main_job: ModuleType, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(main_job.sys, "executable", "false")
     with pytest.raises(SystemExit, match="ended with 1"):
         main_job.launch_whorl(["evaluate"])
 
 
-def test_flags_of_interest(main_job: ModuleType) -> None:
+def test_flags_of_interest() -> None:
     intel = "processor\t: 0\nflags\t\t: fpu avx2 amx_bf16 sse2 avx512f\n\nflags\t\t: avx_vnni\n"
     assert main_job.flags_in(intel) == ["avx2", "avx512f", "amx_bf16"]
     assert main_job.flags_in("Features\t: fp asimd bf16 sve\n") == ["asimd", "bf16", "sve"]
     assert main_job.flags_in("") == []
 
 
-def test_make_bench_leaves_it_out(main_job: ModuleType) -> None:
+def test_make_bench_leaves_it_out() -> None:
     makefile = (Path(__file__).parents[2] / "Makefile").read_text()
     (line,) = (line for line in makefile.splitlines() if line.startswith("LONG :="))
     assert "main_job" in line.split() and main_job.RECIPE.exists()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
+import rank
 
 from whorl.codecs.contract import Tokens
 from whorl.codecs.label import LabelCodec
@@ -16,11 +16,6 @@ from whorl.testing.models import tiny_model, tiny_shape
 def test_both_ways_to_all_candidates_are_timed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = Path(__file__).parents[2] / "benchmarks/rank.py"
-    spec = importlib.util.spec_from_file_location("rank_benchmark", path)
-    assert spec is not None and spec.loader is not None
-    rank = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(rank)
     tokens = Tokens.build({"film": LabelCodec([f"film {n}" for n in range(20)], "film")}, 64)
     shape = tiny_shape(vocab_size=64)
     folder = tmp_path / "model"

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("soundfile", reason="needs the extra audio: soundfile")
 
-from benchmarks.speaking import NATS_TO_DB, mel_distance
+from speaking import NATS_TO_DB, mel_distance
 
 
 def cheapest(one: np.ndarray, other: np.ndarray) -> set[float]:
