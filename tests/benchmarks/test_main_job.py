@@ -61,9 +61,7 @@ class FakeWhorl:
         return json.dumps({"record": str(record.path), "scores": scores_of(seed)})
 
 
-def test_the_document(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whorl = FakeWhorl()
     arguments = ["--seeds", "3", "--home", str(tmp_path), "--json"]
     main_job.main([*arguments, "--set", "budget.train_time=10s"], whorl)
@@ -127,9 +125,7 @@ def test_a_model_that_saw_everything_has_one_ngram_model() -> None:
         ([{**score("openvino f32", 0.9, "model"), "metric": "accuracy"}], "accuracy"),
     ],
 )
-def test_a_missing_score_is_named(
-    scores: list[dict[str, Any]], words: str
-) -> None:
+def test_a_missing_score_is_named(scores: list[dict[str, Any]], words: str) -> None:
     with pytest.raises(SystemExit, match=words):
         main_job.figures_of(scores)
 
