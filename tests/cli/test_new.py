@@ -128,6 +128,27 @@ def test_whether_the_data_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
+    ("name", "content", "field", "first"),
+    [
+        ("a.txt", b"a story of some words\n", "text", "next: whorl plan mine.yaml"),
+        ("a.txt", b"", "text", "next: mend a.txt, or correct data in mine.yaml"),
+        ("a.jsonl", b'{"other": 1}\n', "text", "next: mend a.jsonl, or correct data"),
+        ("a.pgn", b"1. e4 Ke4 *\n", "chess", "next: mend a.pgn, or correct data"),
+        ("a.bin", b"\0\1", "text", "next: mend a.bin, or correct data"),
+        ("typo", None, "text", "next: put your data at typo, which does not exist yet"),
+    ],
+)
+def test_what_is_next_depends_on_the_data(
+    name: str, content: bytes | None, field: str, first: str
+) -> None:
+    if content is not None:
+        Path(name).write_bytes(content)
+    found = RUN.invoke(APP, ["new", "mine", "--data", name, "--field", field])
+    assert found.exit_code == 0, found.output
+    assert found.output.splitlines()[-1].startswith(first)
+
+
+@pytest.mark.parametrize(
     ("files", "field"),
     [
         *((["README.md", *(f"src/m{n}.{end}" for n in range(5))], "code") for end in SUFFIXES),

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from whorl.core.reasons import Place, Reason, kind_of, table_rows, unreadable
+from whorl.core.reasons import Place, Reason, and_refused, kind_of, table_rows, unreadable
 
 
 def test_a_counter_keeps_the_first_place_through_sums_and_processes() -> None:
@@ -60,4 +60,10 @@ def test_an_error_names_the_three_commonest_and_what_helps() -> None:
     found, do = unreadable([reasons])
     assert found == "5 x r5, 4 x r4, 3 x r3, and 2 reasons more"
     assert do == "do 5; do 4; do 3"
+    told = and_refused("0 games", [*reasons.elements()])
+    assert told == (
+        "0 games; refused: 5 x r5 (first: do 5), 4 x r4 (first: do 4), 3 x r3 (first: do 3), "
+        "and 2 reasons more"
+    )
+    assert and_refused("0 games", [Reason("read", "mended")]) == "0 games"
     assert unreadable([]) == ("no document at all", unreadable([Counter()])[1])

@@ -157,15 +157,17 @@ def new_command(
     parse_recipe(read_text(text, str(path))[0])  # what is refused is not written
     write_bytes(path, text.encode())
     OUT.print(f"wrote {path}", markup=False)
+    first = ""
     if data not in (STDLIB, STDLIB_DOCSTRINGS) and not _is_fetched(data):
         if next(_files(data), None) is None:
-            ERR.print(f"note: {data} does not exist yet: put it there first", markup=False)
-        else:
-            preview_new(data, kind)
+            first = f"put your data at {data}, which does not exist yet, or correct it in {path}; "
+        elif not preview_new(data, kind):
+            first = f"mend {data}, or correct data in {path} (source, field, options); "
     if kind == CHAT and base is None:
         note = f"few chats teach a new model little: --base {EXAMPLE_BASE} starts from an open one"
         ERR.print(f"note: {note}", markup=False)
-    ERR.print(f"next: whorl plan {path}, then whorl up {path}", markup=False)
+    then = f"next: {first}whorl plan {path}, then whorl up {path}"
+    ERR.print(then, markup=False, soft_wrap=True)
 
 
 def _recipe_text(name: str, data: str, field: str, train_time: str) -> str:

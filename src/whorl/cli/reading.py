@@ -45,15 +45,16 @@ def reading_of(record: Record) -> list[dict[str, Any]]:
     return [*record.metrics.get("reading", ()), *record.run.get("passed_over", ())]
 
 
-def preview_new(source: str, field: str) -> None:
-    """What prepare would make of a source, from a sample, on stderr; it never fails."""
+def preview_new(source: str, field: str) -> bool:
+    """What prepare would make of a source, from a sample, on stderr; it never fails. Whether there
+    is a document in it, as far as a look can tell."""
     from whorl.schemes.fetch import parse
 
     try:
-        if parse(source) is None:
-            _preview(*_source_of(source, field))
+        return parse(source) is not None or _preview(*_source_of(source, field))
     except WhorlError as error:
         ERR.print(f"note: {error}", markup=False, soft_wrap=True)
+        return False
 
 
 def look_at(source: str, field: str) -> list[dict[str, Any]]:
@@ -82,14 +83,16 @@ def preview_plan(session: Session) -> None:
     _preview(session.fields, session.sources)
 
 
-def _preview(fields: Mapping[str, Any], sources: Sequence[Any]) -> None:
+def _preview(fields: Mapping[str, Any], sources: Sequence[Any]) -> bool:
+    """Whether a document was seen, or may be behind what was looked at."""
     from whorl.stages.prepare.preview import preview
 
     seen = preview(fields, sources)
     if not seen.num_files:
-        return
+        return True
     title = f"data: {seen.num_documents:,} documents in a look at {seen.num_sampled:,} of "
     _print_table(ERR, f"{title}{seen.num_files:,} files", seen.rows)
+    return seen.num_documents > 0 or not seen.is_whole
 
 
 def _print_table(console: Console, title: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -134,6 +134,18 @@ class TableCodec:
         self._starts = tuple(starts)
         self.num_ids = self._starts[-1]
 
+    @classmethod
+    def fit(cls, cells: Mapping[str, Sequence[Cell]], bins: int) -> TableCodec:
+        """Of the cells of each column: words where one is a word, else bins of numbers."""
+        return cls(
+            tuple(
+                Column.of_words(name, mine)
+                if any(isinstance(cell, str) for cell in mine)
+                else Column.of_numbers(name, mine, bins)
+                for name, mine in cells.items()
+            )
+        )
+
     def encode(self, value: Any) -> list[int]:
         """A row, or its JSON; columns that it has not are missing. Raises DataError on others.
 

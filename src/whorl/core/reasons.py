@@ -9,11 +9,23 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["Kind", "Place", "Reason", "kind_of", "table_rows", "unreadable"]
+from whorl.core.errors import DataError
+from whorl.core.ports import Document, Field, Source
+
+__all__ = [
+    "Kind",
+    "Place",
+    "Reason",
+    "and_refused",
+    "documents_of",
+    "kind_of",
+    "table_rows",
+    "unreadable",
+]
 
 # refused: a row or file is not read; mended: it is read, but was not written as it should be;
 # passed over: a file that was never meant to be read; read: no fault, but what it was taken for.
@@ -100,16 +112,50 @@ def table_rows(reasons: Mapping[str, int]) -> list[dict[str, Any]]:
 def unreadable(reasons: Iterable[Counter[str]]) -> tuple[str, str]:
     """(found, do) of an error: the commonest reasons why nothing was read, and what would help."""
     rows = table_rows(sum(reasons, Counter[str]()))
-    rows = [row for row in rows if row["what"] in ("refused", DROPPED)] or rows
-    shown, hints = [], dict[str, None]()
-    for row in rows[:NUM_SHOWN]:
-        first = f" (first: {row['example']})" if row["example"] else ""
-        shown.append(f"{row['count']:,} x {row['reason']}{first}")
-        if row["hint"]:
-            hints[row["hint"]] = None
-    left = f", and {len(rows) - NUM_SHOWN} reasons more" if len(rows) > NUM_SHOWN else ""
+    rows = _refused(rows) or rows
+    hints = dict.fromkeys(row["hint"] for row in rows[:NUM_SHOWN] if row["hint"])
     do = "; ".join(hints) or "check the source, its field, text_key and encoding"
-    return (", ".join(shown) + left) or "no document at all", do
+    return _commonest(rows) or "no document at all", do
+
+
+def and_refused(found: object, reasons: Iterable[str]) -> object:
+    """The same, and of what was refused the commonest reasons with their first places and hints."""
+    rows = _refused(table_rows(Counter(reasons)))
+    if not rows:
+        return found
+    told = f"refused: {_commonest(rows, has_hints=True)}"
+    return told if found is None else f"{found}; {told}"
+
+
+def documents_of(
+    field: Field, source: Source, item: Any, reject: Callable[[str], None]
+) -> Iterator[Document]:
+    """What a field reads of an item. A DataError also says what was refused before it."""
+    told = Counter[str]()
+
+    def noted(reason: str) -> None:
+        told[reason] += 1
+        reject(reason)
+
+    try:
+        yield from field.read(source, item, noted)
+    except DataError as error:
+        found = and_refused(error.found, told)
+        raise DataError(error.what, found=found, expected=error.expected, do=error.do) from error
+
+
+def _refused(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if row["what"] in ("refused", DROPPED)]
+
+
+def _commonest(rows: list[dict[str, Any]], has_hints: bool = False) -> str:
+    shown = []
+    for row in rows[:NUM_SHOWN]:
+        hint = row["hint"] if has_hints else ""
+        first = ": ".join(filter(None, (row["example"], hint)))
+        shown.append(f"{row['count']:,} x {row['reason']}{first and f' (first: {first})'}")
+    left = f", and {len(rows) - NUM_SHOWN} reasons more" if len(rows) > NUM_SHOWN else ""
+    return ", ".join(shown) + left
 
 
 def shown_path(path: str) -> str:

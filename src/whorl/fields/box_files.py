@@ -9,6 +9,7 @@ each of a split by its name or its folder's: instances_val2017.json, test/_annot
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from typing import Any
 from whorl.core import streams
 from whorl.core.errors import DataError
 from whorl.core.ports import Source
-from whorl.core.reasons import Place, Reason, shown_path
+from whorl.core.reasons import Place, Reason, and_refused, shown_path
 from whorl.core.sources import PASSED_OVER, REJECTED, FileItem
 from whorl.fields.files import EXCLUDED, bare_suffix, file_items
 from whorl.fields.image_sources import IMAGE_SUFFIXES, SPLITS, folder_split
@@ -120,11 +121,10 @@ def box_layout(source: Source) -> BoxLayout:
         else:
             layout.items[number] = _passed_over(item, "another list than the source")
     if not layout.wanted:
-        reasons = [reason for told in layout.told.values() for reason in told]
-        reasons += layout.refused.values()
+        reasons = itertools.chain(*layout.told.values(), layout.refused.values())
         raise DataError(
             f"source {source.source} has no image with boxes",
-            found=f"{len(images)} images; {reasons[0] if reasons else 'no list of boxes'}",
+            found=and_refused(f"{len(images)} images, {len(layout.told)} lists", reasons),
             expected="COCO's json of images, annotations and categories beside the images",
         )
     layout.items = [_with_kind(item, layout) for item in layout.items]

@@ -37,7 +37,15 @@ from whorl.core.ports import (
 from whorl.core.reasons import Place, Reason
 from whorl.core.sources import DatasetItem
 from whorl.fields.chess_names import GREEDY, METRICS, RANDOM, STOCKFISH, begun_by, name_of
-from whorl.fields.whole import begins, files_of, number_of, share_of, share_option, whole_items
+from whorl.fields.whole import (
+    begins,
+    check_sides,
+    files_of,
+    number_of,
+    share_of,
+    share_option,
+    whole_items,
+)
 
 if TYPE_CHECKING:
     import chess
@@ -259,13 +267,7 @@ def _of_files(
     games = list(games_of(files_of(source, SUFFIXES), reject))
     has_test = any(game.is_test for game in games)
     held = [g.is_test if has_test else share_of(seed, g.place, g.moves) < share for g in games]
-    if not any(held) or all(held):
-        raise DataError(
-            f"source {source.source} leaves nothing to learn or to ask",
-            found=f"{held.count(False):,} games to learn, {held.count(True):,} to ask",
-            expected="some of each; a position with its move counts as a game",
-            do="give more games; a file named test… says what is held out",
-        )
+    check_sides(source, "games (or positions)", held.count(False), held.count(True))
     learned = set()
     for game, is_held in zip(games, held, strict=True):
         if not is_held:

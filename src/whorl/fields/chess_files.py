@@ -18,6 +18,7 @@ from whorl.fields.files import NAMED_FORMATS, ROW_FORMATS, bare_suffix
 from whorl.fields.formats import lines_of, rows_of
 from whorl.fields.jsonl import Row
 from whorl.fields.places import Places, Reject
+from whorl.fields.whole import is_test
 
 __all__ = ["SUFFIXES", "Game", "games_of"]
 
@@ -59,14 +60,9 @@ def games_of(files: Sequence[FileItem], reject: Reject) -> Iterator[Game]:
     """All games of a source; what cannot be used is refused with its line."""
     for item in files:
         places = Places.of(item, reject)
-        is_test = item.name.rpartition("/")[2].lower().startswith("test")
         suffix = bare_suffix(item.name)
-        if suffix == PGN:
-            yield from _of_pgn(item, places, is_test)
-        elif suffix == EPD:
-            yield from _of_epd(item, places, is_test)
-        else:
-            yield from _of_rows(item, places, is_test)
+        read = _of_pgn if suffix == PGN else _of_epd if suffix == EPD else _of_rows
+        yield from read(item, places, is_test(item))
 
 
 # ------------------------------------------------------------------ PGN

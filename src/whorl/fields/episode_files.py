@@ -15,6 +15,7 @@ from whorl.core.sources import FileItem
 from whorl.fields.formats import rows_of
 from whorl.fields.jsonl import Row
 from whorl.fields.places import Places, Reject
+from whorl.fields.whole import is_test
 
 __all__ = ["SUFFIXES", "Episode", "episodes_of"]
 
@@ -33,19 +34,19 @@ def episodes_of(files: Sequence[FileItem], reject: Reject) -> Iterator[Episode]:
     """All episodes of a source; what cannot be used is refused row by row."""
     for item in files:
         places = Places.of(item, reject)
-        is_test = item.name.rpartition("/")[2].lower().startswith("test")
+        is_held = is_test(item)
         begun: dict[str, list[Step]] = {}
         for name, row in rows_of(replace(item, kind="jsonl"), (), places):
             try:
                 if "observations" in row:
-                    yield Episode(name, _whole(row), is_test)
+                    yield Episode(name, _whole(row), is_held)
                 else:
                     key, step = _one(row)
                     begun.setdefault(key, []).append(step)
             except ValueError as error:
                 places.refuse(*error.args)
         for key, steps in begun.items():
-            yield Episode(f"{item.name}: {key}", tuple(steps), is_test)
+            yield Episode(f"{item.name}: {key}", tuple(steps), is_held)
 
 
 def _whole(row: Row) -> tuple[Step, ...]:

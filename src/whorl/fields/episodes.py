@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.codecs.label import LabelCodec
-from whorl.codecs.table import Cell, Column, TableCodec
+from whorl.codecs.table import Cell, TableCodec
 from whorl.core.environments import Environment, Observation, PlayTask, Step
-from whorl.core.errors import DataError
 from whorl.core.intervals import score_of
 from whorl.core.metrics import ACCURACY, RETURN, SUCCESS
 from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Source, Task
@@ -27,7 +26,15 @@ from whorl.core.sources import DatasetItem
 from whorl.fields import gymnasium_worlds as worlds
 from whorl.fields.episode_files import SUFFIXES, episodes_of
 from whorl.fields.teachers import AUTO, RANDOM, demonstration, teacher_of
-from whorl.fields.whole import begins, files_of, number_of, share_of, share_option, whole_items
+from whorl.fields.whole import (
+    begins,
+    check_sides,
+    files_of,
+    number_of,
+    share_of,
+    share_option,
+    whole_items,
+)
 
 __all__ = ["FIELD", "EpisodesField", "question_of"]
 
@@ -114,13 +121,7 @@ class EpisodesField:
                     count += 1
         for mine in columns.values():
             mine += [None] * (count - len(mine))
-        fitted = [
-            Column.of_words(name, cells)
-            if any(isinstance(cell, str) for cell in cells)
-            else Column.of_numbers(name, cells, BINS)
-            for name, cells in columns.items()
-        ]
-        return {ROW: TableCodec(tuple(fitted)), ACTION: LabelCodec.fit(actions, ACTION)}
+        return {ROW: TableCodec.fit(columns, BINS), ACTION: LabelCodec.fit(actions, ACTION)}
 
     def baselines(
         self, train: Sequence[Document], heldout: Sequence[Document], rows: NDArray[np.int64] | None
@@ -198,13 +199,7 @@ def _of_files(
     found = list(episodes_of(files_of(source, SUFFIXES), reject))
     has_test = any(each.is_test for each in found)
     held = [e.is_test if has_test else share_of(seed, repr(e.steps)) < share for e in found]
-    if not any(held) or all(held):
-        raise DataError(
-            f"source {source.source} leaves nothing to learn or to ask",
-            found=f"{held.count(False):,} episodes to learn, {held.count(True):,} to ask",
-            expected="some of each",
-            do="give more episodes; a file named test… says what is held out",
-        )
+    check_sides(source, "episodes", held.count(False), held.count(True))
     known = {action for each, out in zip(found, held, strict=True) if not out
              for _, action in each.steps}  # fmt: skip
     for each, is_held in zip(found, held, strict=True):

@@ -16,7 +16,7 @@ from typing import Any
 
 from whorl.core.errors import DataError
 from whorl.core.ports import Source
-from whorl.core.reasons import shown_path
+from whorl.core.reasons import and_refused, shown_path
 from whorl.core.sources import PASSED_OVER, FileItem
 from whorl.fields.files import EXCLUDED, ROW_FORMATS, bare_suffix, file_items
 from whorl.fields.formats import lines_of, rows_of
@@ -94,9 +94,10 @@ def line_layout(source: Source) -> LineLayout:
         if beside is not None and name not in layout.wanted:
             layout.wanted[name] = KnownLine("", folder_split(name), beside)
     if not layout.wanted:
+        counts = f"{len(images)} images, {len(texts)} texts, {len(layout.told)} tables"
         raise DataError(
             f"source {source.source} has no image with a text",
-            found=f"{len(images)} images, {len(texts)} texts, {len(layout.told)} tables",
+            found=and_refused(counts, itertools.chain(*layout.told.values())),
             expected="a .txt of the same name beside each image, or a table of path and text",
         )
     used = {known.beside.name for known in layout.wanted.values() if known.beside is not None}

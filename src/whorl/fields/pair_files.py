@@ -102,7 +102,9 @@ def _paired(
     texts = {code: mended_text(" ".join(text.split()), places) for code, text in row.items()}
     codes = [code for code in wanted or texts if texts.get(code)]
     if len(codes) < 2:
-        places.refuse("row without two languages", f"it has {', '.join(texts) or 'none'}")
+        places.refuse(
+            "row without two languages", f"it has {', '.join(filter(texts.get, texts)) or 'none'}"
+        )
         return
     for code in codes[1:]:
         if texts[codes[0]] == texts[code]:

@@ -21,11 +21,11 @@ from typing import Any
 from whorl.codecs.audio_files import SUFFIXES
 from whorl.core.errors import DataError
 from whorl.core.ports import Source, Split
-from whorl.core.reasons import shown_path
+from whorl.core.reasons import and_refused, shown_path
 from whorl.core.sources import PASSED_OVER, FileItem
 from whorl.fields.files import EXCLUDED, ROW_FORMATS, bare_suffix, file_items
 from whorl.fields.formats import lines_of, rows_of
-from whorl.fields.places import Places, Reject
+from whorl.fields.places import KeptReasons, Places, Reject
 from whorl.fields.whole import LastSources, key_of
 
 __all__ = ["NO_INTENT", "Recording", "listed_recordings", "recordings", "speech_items"]
@@ -109,10 +109,11 @@ def speech_items(source: Source) -> list[FileItem]:
     )
     _KNOWN[key] = known
     items: list[FileItem] = []
-    named: set[str] = set()
+    named, told = set[str](), KeptReasons()
     for item in lists:
-        rows = _rows(item, Places(item, lambda reason: None), known)
-        paths = [row.path for row in rows if row.path in sounds]
+        places = Places(item, told)
+        rows = _rows(item, places, known)
+        paths = [row.path for row in rows if _has_sound(row, known, places)]
         named.update(paths)
         items += _pieces(item, sum(sounds[path].num_bytes for path in paths))
     items += [dataclasses.replace(sounds[path], kind=HEARD) for path in sounds if path in named]
@@ -124,7 +125,7 @@ def speech_items(source: Source) -> list[FileItem]:
     if not named and not pairs:
         raise DataError(
             f"source {source.source} has no sound with a text",
-            found=f"{len(sounds)} sound files, {len(lists)} lists",
+            found=and_refused(f"{len(sounds)} sound files, {len(lists)} lists", told),
             expected="metadata.csv and wavs/, *.tsv and clips/, a manifest of audio_filepath and "
             "text, or a .txt beside each sound",
         )
@@ -154,12 +155,18 @@ def recordings(
             collections.deque(_rows(plain, places, known), maxlen=0)
         for _, line, row in _between(plain, known, item.start, item.end):
             places.at(line)
-            if row.path in known.sounds:
+            if _has_sound(row, known, places):
                 yield row, places
-            elif os.path.isfile(row.path):
-                places.refuse("sound file that the source leaves out", shown_path(row.name))
-            else:
-                places.refuse("no such sound file", shown_path(row.name))
+
+
+def _has_sound(row: Recording, known: _Known, places: Places) -> bool:
+    """Whether the source has its sound; else it is refused."""
+    if row.path in known.sounds:
+        return True
+    is_left_out = os.path.isfile(row.path)
+    words = "sound file that the source leaves out" if is_left_out else "no such sound file"
+    places.refuse(words, shown_path(row.name))
+    return False
 
 
 def listed_recordings(source: Source) -> Iterator[Recording]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.codecs.label import LabelCodec
-from whorl.codecs.table import Cell, Column, TableCodec
+from whorl.codecs.table import Cell, TableCodec
 from whorl.core.digests import canonical_json
 from whorl.core.intervals import score_of
 from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Source, Task
@@ -91,13 +91,7 @@ class TableField:
             if document.parts[-1].value == ORIGINAL:
                 for name, cell in document.parts[0].value.items():
                     columns.setdefault(name, []).append(cell)
-        fitted = [
-            Column.of_words(name, cells)
-            if any(isinstance(cell, str) for cell in cells)
-            else Column.of_numbers(name, cells, BINS)
-            for name, cells in columns.items()
-        ]
-        return {ROW: TableCodec(tuple(fitted)), LABEL: LabelCodec.fit(labels)}
+        return {ROW: TableCodec.fit(columns, BINS), LABEL: LabelCodec.fit(labels)}
 
     def baselines(
         self, train: Sequence[Document], heldout: Sequence[Document], rows: NDArray[np.int64] | None

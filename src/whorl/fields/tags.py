@@ -20,13 +20,14 @@ from whorl.codecs.text import train_text_codec
 from whorl.core.errors import DataError, MissingExtra
 from whorl.core.intervals import score_of
 from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Source, Task
-from whorl.core.sources import FileItem
 from whorl.core.tasks import ChoiceTask
 from whorl.fields.places import Places
 from whorl.fields.tag_files import EXCLUDED, SUFFIXES, Sentence, sentences_of
 from whorl.fields.whole import (
     begins,
+    check_sides,
     files_of,
+    is_test,
     number_of,
     share_of,
     share_option,
@@ -70,10 +71,9 @@ class TagsField:
         """Raises DataError if all words have one tag, or far too many, SpecError on options."""
         if not begins(item, reject):
             return
-        files = files_of(source, SUFFIXES, EXCLUDED)
         options = {**self.options, **source.options}
         window, seed = number_of(options, "window"), number_of(options, "seed")
-        sides = _sides(files, options, seed, reject)
+        sides = _sides(source, options, seed, reject)
         tags = {tag for side in sides.values() for each in side for tag in each.tags}
         if not 2 <= len(tags) <= MAX_TAGS:
             expected = f"2 to {MAX_TAGS:,} different tags; options.column says where they stand"
@@ -129,34 +129,28 @@ class TagsField:
 
 
 def _sides(
-    files: Sequence[FileItem], options: Mapping[str, str], seed: int, reject: Callable[[str], None]
+    source: Source, options: Mapping[str, str], seed: int, reject: Callable[[str], None]
 ) -> dict[str, list[Sentence]]:
     """Sentences to learn and to ask: by files named test…, by whole files, or by sentences.
 
     Raises DataError if one side has none.
     """
-    share = share_option(options, "heldout")
-    has_test = any(_is_test(item) for item in files)
+    share, files = share_option(options, "heldout"), files_of(source, SUFFIXES, EXCLUDED)
+    has_test = any(map(is_test, files))
     order = sorted(files, key=lambda item: share_of(seed, item.name))
     held = {item.name for item in order[: round(share * len(files))]}
     sides: dict[str, list[Sentence]] = {"train": [], "heldout": []}
     for item in files:
         for each in sentences_of(item, options, Places.of(item, reject)):
             if has_test:
-                is_held = _is_test(item)
+                is_held = is_test(item)
             elif len(files) >= MANY_FILES:
                 is_held = item.name in held
             else:
                 is_held = share_of(seed, *each.words) < share
             sides["heldout" if is_held else "train"].append(each)
-    if not all(sides.values()):
-        found = ", ".join(f"{len(side):,} sentences to {name}" for name, side in sides.items())
-        raise DataError("there are too few tagged sentences", found=found, expected="some of each")
+    check_sides(source, "tagged sentences", *map(len, sides.values()))
     return sides
-
-
-def _is_test(item: FileItem) -> bool:
-    return item.name.rpartition("/")[2].lower().startswith("test")
 
 
 def _limit(sentences: Sequence[Sentence], most: int) -> float:

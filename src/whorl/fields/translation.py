@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from whorl.codecs.contract import TEXT
 from whorl.codecs.text import train_text_codec
-from whorl.core.errors import DataError, MissingExtra
+from whorl.core.errors import MissingExtra
 from whorl.core.intervals import score_of
 from whorl.core.metrics import BLEU, CHRF, Metric
 from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Source, Task
@@ -25,7 +25,9 @@ from whorl.fields.pair_files import SUFFIXES, Pair, pairs_of
 from whorl.fields.places import Places
 from whorl.fields.whole import (
     begins,
+    check_sides,
     files_of,
+    is_test,
     number_of,
     share_of,
     share_option,
@@ -145,7 +147,7 @@ def _sides(
     of the groups. Raises DataError if one side has none."""
     share, most = share_option(options, "heldout"), number_of(options, "most", 1)
     files = files_of(source, SUFFIXES)
-    has_test = any(_is_test(item.name) for item in files)
+    has_test = any(map(is_test, files))
     train: dict[tuple[tuple[str, str], ...], Pair] = {}
     held: list[tuple[Pair, Places, int | None]] = []
     seen = set()
@@ -157,7 +159,7 @@ def _sides(
         else:
             seen.add(pair.texts)
             words = pair.group or pair.texts[0][1].casefold()
-            is_held = _is_test(pair.name) if has_test else share_of(seed, words) < share
+            is_held = is_test(places.item) if has_test else share_of(seed, words) < share
             if is_held:
                 held.append((pair, places, line))
             else:
@@ -169,19 +171,8 @@ def _sides(
             places.at(line).refuse("held-out pair of a text that is trained on")
         else:
             asked.append(pair)
-    if not train or not asked:
-        found = f"{len(train):,} pairs to learn, {len(asked):,} to ask"
-        raise DataError(
-            f"source {source.source} leaves nothing to learn or to ask",
-            found=found,
-            expected="some of each",
-            do="give more pairs; a file named test… says what is held out",
-        )
+    check_sides(source, "pairs", len(train), len(asked))
     return list(train.values()), asked
-
-
-def _is_test(name: str) -> bool:
-    return name.rpartition("/")[2].lower().startswith("test")
 
 
 def _tell_languages(pairs: Sequence[Pair], places: Places) -> None:

@@ -11,13 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from whorl.core.errors import DataError
 from whorl.core.ports import Source
 from whorl.core.sources import FileItem
 from whorl.fields.files import bare_suffix
 from whorl.fields.formats import lines_of
 from whorl.fields.places import Places, Reject
-from whorl.fields.whole import files_of, share_of
+from whorl.fields.whole import check_sides, files_of, is_test, share_of
 
 __all__ = ["SUFFIXES", "Graph", "Triple", "inverse", "read_graph"]
 
@@ -26,7 +25,7 @@ SUFFIXES = (".tsv", ".txt", N_TRIPLES)
 INVERSE = "^"
 HEADERS = (("head", "relation", "tail"), ("subject", "predicate", "object"), ("h", "r", "t"))
 IN_ORDER = (0, 1, 2)
-TEST, KNOWN_ONLY = ("test",), ("valid", "dev")  # how names of files begin
+KNOWN_ONLY = ("valid", "dev")  # how names of files begin
 MAX_NAME = 500  # signs of an entity or relation
 NODE = r"(<[^<>\"{}|^`\x00-\x20]*>|_:[^\s<>\"]+)"
 N_TRIPLE = re.compile(rf"\s*{NODE}\s*(<[^<>\s]*>)\s*(?:{NODE}|(\".*))\s*\.\s*(?:#.*)?")
@@ -60,15 +59,15 @@ def read_graph(source: Source, heldout: float, seed: int, reject: Reject) -> Gra
     asked: dict[Triple, tuple[Places, int | None]] = {}
     known: dict[Triple, None] = {}
     files = files_of(source, SUFFIXES)
-    has_test = any(_begins(item, TEST) for item in files)
+    has_test = any(map(is_test, files))
     for item in files:
         places = Places.of(item, reject)
         for triple in _triples(item, places):
             if triple in learned or triple in asked:
                 places.refuse("triple that is there already")
-            elif _begins(item, TEST) or (not has_test and share_of(seed, *triple) < heldout):
+            elif is_test(item) or (not has_test and share_of(seed, *triple) < heldout):
                 asked[triple] = places, places.line
-            elif has_test and _begins(item, KNOWN_ONLY):
+            elif has_test and PurePath(item.name).name.lower().startswith(KNOWN_ONLY):
                 known.setdefault(triple)
                 places.tell("triple of a validation file: known, neither learned nor asked")
             else:
@@ -87,22 +86,12 @@ def read_graph(source: Source, heldout: float, seed: int, reject: Reject) -> Gra
             places.at(line).refuse(
                 "held-out triple of an entity or relation that is nowhere learned"
             )
-    if not facts or not questions:
-        raise DataError(
-            f"source {source.source} leaves nothing to learn or to ask",
-            found=f"{len(learned)} triples to learn, {len(questions)} held out",
-            expected="at least one of each, of the same entities",
-            do="give files with more triples; a file named test… says what is held out",
-        )
+    check_sides(source, "triples", len(learned), len(questions))
     answers: dict[tuple[str, str], set[str]] = {}
     for triple in (*learned, *asked, *known):
         for head, relation, tail in (triple, inverse(triple)):
             answers.setdefault((head, relation), set()).add(tail)
     return Graph(facts, questions, answers)
-
-
-def _begins(item: FileItem, words: tuple[str, ...]) -> bool:
-    return PurePath(item.name).name.lower().startswith(words)
 
 
 def _triples(item: FileItem, places: Places) -> Iterator[Triple]:

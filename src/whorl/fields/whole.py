@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from whorl.core.errors import SpecError
+from whorl.core.errors import DataError, SpecError
 from whorl.core.ports import Source
 from whorl.core.sources import FileItem
 from whorl.fields.files import EXCLUDED, file_items
@@ -19,8 +19,10 @@ from whorl.fields.places import Places, Reject
 __all__ = [
     "LastSources",
     "begins",
+    "check_sides",
     "copies_of",
     "files_of",
+    "is_test",
     "key_of",
     "number_of",
     "share_of",
@@ -76,6 +78,22 @@ def begins(item: FileItem, reject: Reject) -> bool:
         Places.of(item, reject).refuse_item()
         return False
     return item.kind == FIRST
+
+
+def is_test(item: FileItem) -> bool:
+    """Whether its name says that it is held out: test.tsv, folder/test-2.pgn."""
+    return item.name.rpartition("/")[2].lower().startswith("test")
+
+
+def check_sides(source: Source, things: str, num_learned: int, num_asked: int) -> None:
+    """Raises DataError if a source, by its own files or by shares, leaves one side without any."""
+    if not num_learned or not num_asked:
+        raise DataError(
+            f"source {source.source} leaves nothing to learn or to ask",
+            found=f"{num_learned:,} {things} to learn, {num_asked:,} to ask",
+            expected="some of each",
+            do=f"give more {things}; a file named test… says what is held out",
+        )
 
 
 def share_of(*words: object) -> float:

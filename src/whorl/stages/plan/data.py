@@ -6,7 +6,6 @@ data is sampled by whole items in a shuffled order and scaled up.
 
 from __future__ import annotations
 
-import functools
 import lzma
 import random
 from collections import Counter
@@ -24,7 +23,7 @@ from whorl.core.frozen import Frozen
 from whorl.core.metrics import BITS_PER_BYTE
 from whorl.core.ports import Document, Source
 from whorl.core.ports import Field as DataField
-from whorl.core.reasons import unreadable
+from whorl.core.reasons import documents_of, unreadable
 from whorl.core.sources import PASSED_OVER
 
 __all__ = ["DataFacts", "SourceFacts", "TokenFacts", "gather_facts"]
@@ -197,8 +196,8 @@ def _read(fields: Mapping[str, DataField], sources: Sequence[Source], seed: int)
     order = list(range(len(items)))
     random.Random(seed).shuffle(order)
     seen: set[bytes] = set()
-    read = _Read([], 0, 0, 1.0, Counter(), {})
-    array_bytes = 0
+    reasons, array_bytes = Counter[str](), 0
+    read = _Read([], 0, 0, 1.0, reasons, {})
     num_items = Counter(number for number, _ in items)
     num_looked, made = Counter[int](), Counter[int]()  # items of what is made, documents
     for done, place in enumerate(order):
@@ -212,8 +211,8 @@ def _read(fields: Mapping[str, DataField], sources: Sequence[Source], seed: int)
                 continue
             num_looked[number] += 1
         source = sources[number]
-        reject = functools.partial(_count, read.reasons)
-        for document in fields[source.field].read(source, item, reject):
+        field = fields[source.field]
+        for document in documents_of(field, source, item, lambda told: reasons.update([told])):
             if document.split == "heldout":
                 read.num_heldout += 1
                 continue
@@ -228,10 +227,6 @@ def _read(fields: Mapping[str, DataField], sources: Sequence[Source], seed: int)
             array_bytes += sum(int(getattr(part.value, "nbytes", 0)) for part in document.parts)
     read.factors = {number: num_items[number] / count for number, count in num_looked.items()}
     return read
-
-
-def _count(reasons: Counter[str], reason: str) -> None:
-    reasons[reason] += 1
 
 
 def _xz_bits_per_byte(sample: Sequence[Document]) -> float | None:

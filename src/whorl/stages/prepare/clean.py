@@ -15,7 +15,7 @@ from whorl.codecs.contract import CHAT, TEXT
 from whorl.codecs.tokenizer import nfc
 from whorl.core.digests import digest_bytes
 from whorl.core.ports import Document, Field, Source
-from whorl.core.reasons import kind_of
+from whorl.core.reasons import documents_of, kind_of
 from whorl.core.sources import FileItem
 from whorl.stages.prepare.comparable import comparable, comparable_value, letters
 from whorl.stages.prepare.filters import is_repetitive
@@ -107,7 +107,7 @@ def clean(task: CleanTask) -> Cleaned:
     collector = _Collector(task)
     with task.path.open("wb") as file:
         for item in task.items:
-            for document in task.field.read(task.source, item, collector.reject):
+            for document in documents_of(task.field, task.source, item, collector.reject):
                 collector.add(document, file)
         collector.write_batch(file)
     return collector.result()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from whorl.core.ports import Field, Source
-from whorl.core.reasons import kind_of, table_rows
+from whorl.core.reasons import documents_of, kind_of, table_rows
 from whorl.core.sources import FileItem
 from whorl.stages.prepare.facts import PROBE_BYTES, evenly, field_of
 
@@ -25,6 +25,7 @@ class Preview:
     num_files: int = 0  # that prepare would read
     num_sampled: int = 0
     num_documents: int = 0  # in the sample
+    is_whole: bool = True  # nothing was left unread
     reasons: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -45,6 +46,7 @@ def preview(fields: Mapping[str, Field], sources: Sequence[Source]) -> Preview:
         readable = [item for item in files if item.is_read]
         few = len(readable) <= SAMPLE_FILES
         sample = readable if few else evenly(readable, SAMPLE_FILES)
+        seen.is_whole &= few
         seen.num_files += len({item.path for item in readable})
         seen.num_sampled += len({item.path for item in sample})
         others = [item for item in files if not item.is_read]
@@ -65,10 +67,10 @@ def _look(seen: Preview, source_field: Field, source: Source, item: FileItem) ->
 
     num_bytes = 0
     try:
-        for number, document in enumerate(source_field.read(source, item, reject), 1):
+        for number, document in enumerate(documents_of(source_field, source, item, reject), 1):
             seen.num_documents += 1
             num_bytes += len(document.text or "")
             if num_bytes > PROBE_BYTES or number == SAMPLE_ROWS:
                 return
     except _Enough:
-        return
+        seen.is_whole = False
