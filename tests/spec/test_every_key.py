@@ -233,6 +233,25 @@ def test_a_group_that_is_set_to_none_is_no_riddle(key: str) -> None:
     check_refusal(caught.value, key)
 
 
+def test_a_single_name_is_a_list_of_one() -> None:
+    """Of every key that has a list of texts, by the schema; what is a word of the key stays one."""
+    names = {"compress.formats": "int8", "train.lora.targets": "q_proj"}
+    names |= {"serve.allowed_hosts": "models.example", "serve.allowed_origins": "https://a.example"}
+    listed = {
+        key
+        for key in KEYS
+        if key != "data" and any(item.get("type") == "array" for item in choices(KEYS[key]))
+    }
+    assert listed == set(names)
+    raw = {"name": "mine", "data": [dict(DATA)], "model": {"base": "a/b"}}
+    for key, name in names.items():
+        assert value_at(parse_recipe(raw, overrides=[f"{key}={name}"]).recipe, key) == (name,)
+    for key, word in (("compress.formats", "auto"), ("train.lora.targets", "all")):
+        assert value_at(parse_recipe(raw, overrides=[f"{key}={word}"]).recipe, key) == word
+    with pytest.raises(SpecError, match=r"compress\.formats.*found: 'int9'.*a list of int8, int4"):
+        parse_recipe(raw, overrides=["compress.formats=int9"])
+
+
 def test_a_list_that_is_set_to_none_is_empty() -> None:
     """Not a host of that name."""
     raw = {"name": "mine", "data": [DATA | {"options": {"text_key": "body"}}]}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import yaml
 from rich.table import Table
 
 from whorl.cli.console import OUT, print_json
@@ -51,7 +52,7 @@ def explain_command(
         table = Table("key", "runs with", "from", "why", title=f"{session.name}, resolved")
         for item in found:
             shown = item.given if item.resolved is None else item.resolved
-            table.add_row(item.key, str(shown), item.origin, item.reason or item.description)
+            table.add_row(item.key, _yaml(shown), item.origin, item.reason or item.description)
         OUT.print(table)
 
 
@@ -63,8 +64,16 @@ def _is_said(key: str) -> bool:
 def _print_one(item: Explanation) -> None:
     OUT.print(f"[bold]{item.key}[/bold]: {item.description}")
     OUT.print(f"  may be    {item.may_be}", markup=False)
-    OUT.print(f"  recipe    {item.given}  ({item.origin})", markup=False)
+    OUT.print(f"  recipe    {_yaml(item.given)}  ({item.origin})", markup=False)
     if item.resolved is not None:
-        OUT.print(f"  runs with {item.resolved}", markup=False)
+        OUT.print(f"  runs with {_yaml(item.resolved)}", markup=False)
     if item.reason:
         OUT.print(f"  because   {item.reason}", markup=False)
+
+
+def _yaml(value: Any) -> str:
+    """As a recipe would say it, in one line."""
+    text = yaml.safe_dump(
+        value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**9
+    )
+    return text.strip().removesuffix("...").strip()

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from whorl.core.errors import SpecError
 from whorl.spec.load import LoadedRecipe, known_keys, without_numbers
@@ -20,7 +20,7 @@ __all__ = ["Explanation", "explain", "keys_of"]
 @dataclass(frozen=True)
 class Explanation:
     key: str
-    given: Any  # what the recipe says, "auto" included
+    given: Any  # what the recipe says, "auto" included, as JSON has it
     origin: str  # "recipes/x.yaml:12", "--set" or "default"
     resolved: Any  # what runs; None when there is nothing to resolve
     reason: str  # plan's reason, "" when the value was given
@@ -86,6 +86,4 @@ def _value_of(recipe: Recipe, key: str) -> tuple[Any, str]:
                 expected=f"0 to {len(value) - 1}" if isinstance(value, tuple) else "no number",
                 do="the items of a list are counted from 0",
             )
-    if isinstance(value, BaseModel):
-        value = value.model_dump()
-    return value, ".".join(parts)
+    return to_jsonable_python(value), ".".join(parts)

@@ -269,16 +269,12 @@ class ServeSpec(Spec):
     max_running: MaxRunning = Field(16, description="requests generated together")
     max_waiting: MaxWaiting = Field(64, description="requests queued before a 429")
     max_tokens: MaxTokens = Field(512, description="most tokens one request may ask for")
-    allowed_hosts: Annotated[
-        tuple[Annotated[str, AfterValidator(_host_name)], ...],
-        BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
-    ] = Field(
+    allowed_hosts: tuple[Annotated[str, AfterValidator(_host_name)], ...] = Field(
         (), max_length=64, description="names that a reverse proxy or others call the server by"
     )
-    allowed_origins: Annotated[
-        tuple[Annotated[str, AfterValidator(_origin)], ...],
-        BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
-    ] = Field((), max_length=64, description="sites whose pages may ask too, by CORS")
+    allowed_origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = Field(
+        (), max_length=64, description="sites whose pages may ask too, by CORS"
+    )
     max_wait: Annotated[float, Duration()] = Field(
         30.0, description="a request that would wait longer for its place gets a 429"
     )

@@ -1,4 +1,5 @@
-"""What it means to say nothing of a key: "none", null or ~, and where it may be left out "auto".
+"""What it means to say nothing of a key: "none", null or ~, and where it may be left out "auto";
+and a single name where a list of them is expected.
 
 The same words mean the same in a file, behind --set and in a dict, of one key and of a group.
 """
@@ -6,7 +7,8 @@ The same words mean the same in a file, behind --set and in a dict, of one key a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.fields import FieldInfo
@@ -56,8 +58,33 @@ def _said(model: type[BaseModel], values: dict[str, Any]) -> Iterator[tuple[str,
             yield key, {}
         elif word in NONE and (empty := _empty(info)) is not None:
             yield key, empty
+        elif isinstance(value, str) and _takes_names(info) and value not in _choices(info):
+            yield key, (value,)
         else:
             yield key, value
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The annotation, or what it is a choice of, without what is said about them."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) in (Union, UnionType):
+        for item in get_args(annotation):
+            yield from _kinds(item)
+    else:
+        yield annotation
+
+
+def _takes_names(info: FieldInfo) -> bool:
+    """Whether a key may have a list, of other things than groups."""
+    kinds = [kind for kind in _kinds(info.annotation) if get_origin(kind) is tuple]
+    return bool(kinds) and group_of(kinds[0]) is None
+
+
+def _choices(info: FieldInfo) -> tuple[Any, ...]:
+    """The words that a key may have beside a list."""
+    literals = (kind for kind in _kinds(info.annotation) if get_origin(kind) is Literal)
+    return tuple(word for kind in literals for word in get_args(kind))
 
 
 def _may_be_null(info: FieldInfo) -> bool:
