@@ -31,7 +31,7 @@ from whorl.stages.plan.cluster.step import Model, step_times, untested
 from whorl.stages.plan.cluster.tables import tables_note
 from whorl.stages.plan.cluster_choice import buy, choose_layout
 from whorl.stages.plan.output import figures, schema
-from whorl.stages.plan.serving import ServingPlan, plan_serving
+from whorl.stages.plan.serving import ServingPlan, ServingTarget, plan_serving
 from whorl.stages.plan.serving.work import QUANTISATIONS
 from whorl.stages.plan.software import software
 from whorl.stages.plan.why import memory_report
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "answer", "plan_cluster", "read_shape"]
 
 RUNNERS_UP = 5
+HERE_FORMATS = ("fp32", "int8", "int4")  # that whorl serves on a CPU
 Flags = Mapping[str, Any]  # "--count" -> what was given, None if nothing was
 Answer = schema.ClusterPlan | schema.ServingAnswer | schema.MemoryReport
 
@@ -99,11 +100,11 @@ def answer(
 
 
 def _on_this_machine(asked: dict[str, Any]) -> None:
-    """--device here: the machine itself; one device, and whorl on it."""
+    """--device here: the machine itself; one device, and whorl on it, unless it only serves."""
     if not _is_here(asked.get("--device")):
         return
     asked["--device"] = _device(asked["--device"])
-    if OF_TRAINING & set(asked):
+    if "--serve" not in asked or OF_TRAINING & set(asked):
         asked.setdefault("--count", "1")
 
 
@@ -313,13 +314,43 @@ def _served(
         raise SpecError(f"{shape.name} writes no text: each of its tokens sees all others",
                         do="leave --serve out")  # fmt: skip
     chosen, stored = usual if named is None else _device(named), stored_in(name)
-    if stored in QUANTISATIONS and "quantisation" not in text and "format" not in text:
+    is_open = "quantisation" not in text and "format" not in text
+    if chosen.name == HERE:
+        target = _served_here(target, is_open)
+    elif stored in QUANTISATIONS and is_open:
         target = replace(target, quantisations=(stored,))
     price = usual_price if named is None or chosen.name == usual.name else None
     path = hugging_face_id(name) if is_known(name) else name
     path = path if path and (is_known(name) or Path(path).exists()) else None
     plan = partial(plan_serving, shape, chosen, price=price, model_path=path)
-    return plan(target) if rate is None else at_rate(target, rate, plan), chosen
+    found = plan(target) if rate is None else at_rate(target, rate, plan)
+    return _by_one(found) if chosen.name == HERE else found, chosen
+
+
+def _served_here(target: ServingTarget, is_open: bool) -> ServingTarget:
+    """In formats that whorl serves on a CPU. Raises SpecError for others."""
+    if is_open:
+        return replace(target, quantisations=HERE_FORMATS)
+    if others := [name for name in target.quantisations if name not in HERE_FORMATS]:
+        expected = ", ".join(HERE_FORMATS)
+        raise SpecError(f"--serve on {HERE}: format", found="+".join(others), expected=expected)
+    return target
+
+
+def _by_one(found: ServingPlan) -> ServingPlan:
+    """The plan of one machine. Raises PlanError if more of its kind would be needed."""
+    needed = round(found.replicas.value)
+    if needed > 1:
+        raise PlanError(
+            f"this machine does not serve {found.model} to as many within the target",
+            found=f"{found.max_running:,} at once; {needed} such machines would",
+            do=f"--serve users={found.max_running},… or ask for less: tokens_per_s, ttft, output",
+        )
+    if found.replicas.high == 1:
+        return found
+    note = "at the slow end of the intervals the target is missed"
+    one = replace(found.replicas, low=1, high=1)
+    return replace(found, replicas=one, notes=(note, *found.notes))
 
 
 def _serving_alone(name: str, shape: ModelShape | None, flags: Flags) -> schema.ServingAnswer:

@@ -146,6 +146,65 @@ def test_the_command_answers_of_this_machine(monkeypatch: pytest.MonkeyPatch) ->
     assert served.serving.engine == "cpu"
 
 
+def printed(found: planning.Answer) -> str:
+    with (console := Console(width=200)).capture() as said:
+        console.print(render(found))
+    return said.get()
+
+
+def test_what_is_served_here_is_what_whorl_serves_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate, "this_machine", lambda home: machine())
+    asked = {"--model": "smollm2-135m", "--device": "here"}
+    for users in (1, 2):
+        served = planning.answer(
+            {**asked, "--serve": f"users={users},ttft=60s,tokens_per_s=0.1,output=8"}
+        )
+        assert isinstance(served, ServingAnswer)
+        assert served.serving.quantisation in ("fp32", "int8", "int4")
+        figure = served.serving.replicas
+        assert (figure.value, figure.low, figure.high) == (1, 1, 1)
+        assert "fp8" not in printed(served) and "$" not in printed(served)
+    with pytest.raises(SpecError, match=r"fp8.*expected: fp32, int8, int4"):
+        planning.answer({**asked, "--serve": "format=fp8"})
+    with pytest.raises(PlanError, match=r"such machines would; do: --serve users=\d+") as many:
+        planning.answer({**asked, "--serve": "users=900,ttft=60s,tokens_per_s=0.5,output=8"})
+    most = str(many.value).rpartition("users=")[2].partition(",")[0]
+    again = f"users={most},ttft=60s,tokens_per_s=0.5,output=8"
+    assert isinstance(planning.answer({**asked, "--serve": again}), ServingAnswer)
+    with pytest.raises(PlanError) as slow:
+        planning.answer({**asked, "--serve": "users=1,tokens_per_s=100000,format=fp32"})
+    assert "fp8" not in str(slow.value) and "nvfp4" not in str(slow.value)
+
+
+def test_what_a_machine_costs_and_draws_is_not_said_where_nobody_knows_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(calibrate, "this_machine", lambda home: machine())
+    plan = planning.answer({**ASKED, "--serve": "users=1,ttft=60s,tokens_per_s=1"})
+    told = printed(plan)
+    for words in ("$", "0 W", "0 USD", "kWh", "Wh"):
+        assert words not in told, words
+    assert "what it costs is not known: --usd-per-device-hour" in told
+    priced = printed(planning.answer({**ASKED, "--usd-per-device-hour": "0.5"}))
+    assert "money" in priced and "0.5 USD per device and hour" in priced and "Wh" not in priced
+    known = printed(planning.answer({**ASKED, "--device": "h100-sxm", "--count": "1"}))
+    assert "money" in known and "Wh" in known
+
+
+def test_what_is_missing_is_said_for_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate, "this_machine", lambda home: machine())
+    asked = {"--model": "smollm2-135m", "--device": "here"}
+    with pytest.raises(SpecError, match="--seq, --global-batch-tokens") as caught:
+        planning.answer(asked)
+    told = str(caught.value)
+    assert "--count" not in told and "8192" not in told
+    words = told.partition("such as ")[2].partition(";")[0].split()
+    hint = dict(zip(words[::2], words[1::2], strict=True))
+    assert isinstance(planning.answer({**asked, **hint}), ClusterPlan)
+    with pytest.raises(SpecError, match=r"such as --count 64 --seq 8192"):
+        planning.answer({"--model": "smollm2-135m", "--device": "h100-sxm"})
+
+
 def test_here_may_serve_and_train_in_one_question(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrate, "this_machine", lambda home: machine())
     serve = {"--serve": "users=1,ttft=60s,tokens_per_s=1"}

@@ -16,7 +16,7 @@ from whorl.stages.plan.ask.layouts import parse_batch
 from whorl.stages.plan.ask.objective import KINDS, Learned, objective
 from whorl.stages.plan.ask.rules import OPTIMIZERS, PRECISIONS
 from whorl.stages.plan.ask.trainer import targets
-from whorl.stages.plan.cluster.devices import Device, device
+from whorl.stages.plan.cluster.devices import HERE, Device, device
 from whorl.stages.plan.cluster.images import parse_images
 from whorl.stages.plan.cluster.job import (
     Layout,
@@ -40,6 +40,7 @@ __all__ = ["job_of", "question", "recipe_flags", "recipe_warnings"]
 
 BATCH = "--global-batch-tokens"
 NEEDED = {"--device": "h100-sxm", "--count": "64", "--seq": "8192", BATCH: "4M"}
+HERE_NEEDS = NEEDED | {"--seq": "512", BATCH: "16k"}  # of one machine
 IN_RECIPE = {"--device": "hardware", "--count": "hardware", "--seq": "train.seq_len"}
 IN_RECIPE |= {BATCH: "train.batch_tokens"}
 TRAINERS = "; as the Trainer has it --per_device_train_batch_size 2 --gradient_accumulation_steps 8"
@@ -116,11 +117,12 @@ def _check_given(shape: ModelShape | None, flags: Flags) -> None:
         raise SpecError(f"{', '.join(empty)}: nothing is given", do="give a value or leave it out")
     is_bought = "--budget" in flags
     missing = [flag for flag in NEEDED if flag not in flags]
+    usual = HERE_NEEDS if getattr(flags.get("--device"), "name", "") == HERE else NEEDED
     is_by_law = is_bought and missing == [BATCH] and "--measured" not in flags
     if missing and not is_by_law:
         raise SpecError(
-            f"a cluster plan needs {', '.join(missing)}",
-            do=f"such as {' '.join(f'{flag} {NEEDED[flag]}' for flag in missing)}; in a recipe "
+            f"a plan of training needs {', '.join(missing)}",
+            do=f"such as {' '.join(f'{flag} {usual[flag]}' for flag in missing)}; in a recipe "
             f"{', '.join(dict.fromkeys(IN_RECIPE[flag] for flag in missing))}"
             + (TRAINERS if BATCH in missing else ""),
         )

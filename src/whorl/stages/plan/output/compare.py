@@ -61,7 +61,8 @@ def _figures(plan: ClusterPlan) -> dict[str, float]:
     }
     if plan.job is not None:
         job = plan.job
-        found |= {"days": job.days.value, "usd": job.usd.value, "energy_kwh": job.energy_kwh.value}
+        spent = {"usd": job.usd.value, "energy_kwh": job.energy_kwh.value}
+        found |= {"days": job.days.value, **{name: value for name, value in spent.items() if value}}
         found |= {"failures": job.failures.value, "goodput": job.goodput.value}
     if plan.loss is not None:
         found |= {"loss": plan.loss.loss.value, "tokens": plan.loss.tokens}

@@ -134,13 +134,12 @@ def headline(plan: ClusterPlan) -> list[Row]:
         every = f"{job.checkpoint_interval_steps:,} steps, {seconds(job.checkpoint_write_s)} each"
         asked = plan.question
         tokens = asked.tokens or 0 if loss is None else loss.tokens
-        steps = round(tokens / (asked.global_batch * asked.seq_len))
-        steps = steps if loss is None else loss.steps
+        steps = loss.steps if loss else round(tokens / (asked.global_batch * asked.seq_len))
         rows += [
             _row(f"{format_count(tokens)} tokens, {steps:,} steps", job.days, _days),
             _row("device-hours", job.device_hours, _hours),
-            _row("money", job.usd, _usd),
-            _row("energy", job.energy_kwh, _mwh),
+            *([_row("money", job.usd, _usd)] if job.usd.value else ()),
+            *([_row("energy", job.energy_kwh, _mwh)] if job.energy_kwh.value else ()),
             _row("interruptions", job.failures, _few),
             ("checkpoint every", seconds(job.checkpoint_interval_s), every),
             _row("useful share of the time", job.goodput, lambda share: f"{share:.1%}"),
@@ -148,7 +147,7 @@ def headline(plan: ClusterPlan) -> list[Row]:
     elif plan.question.tune:
         rate = step.tokens_per_s_per_device * plan.question.count
         usd = plan.device.usd_per_hour * plan.question.count / 3600 * 1e6 / rate
-        rows.append(("a million tokens take", seconds(1e6 / rate), f"{_usd(usd)}"))
+        rows.append(("a million tokens take", seconds(1e6 / rate), _usd(usd) if usd else ""))
     if loss is not None:
         best = loss.best
         sizes = f"{format_count(best.parameters)} parameters, {format_count(best.tokens)} tokens"
@@ -244,18 +243,20 @@ def serving_rows(s: ServingPlan | None) -> list[Row]:
     if s is None:
         return []
     batch = f"devices a replica: {s.devices_per_replica}, at most {s.max_running:,} running"
-    figures = (
+    usd = s.usd_per_million_tokens
+    figures = [
         ("replicas", s.replicas, _few),
         ("time to first token, 95th percentile", s.first_token_p95_s, seconds),
         ("tokens/s of a user", s.tokens_per_s_per_user, _few),
         ("tokens/s of all replicas", s.tokens_per_s, _few),
-        ("a million output tokens", s.usd_per_million_tokens, lambda usd: f"${usd:.2f}"),
-    )
+        *([("a million output tokens", usd, _usd)] if s.usd_per_hour else ()),
+    ]
+    price = f"${s.usd_per_hour:,.2f}" if s.usd_per_hour else "not known"
     return [
         ("engine", f"{s.engine}, {s.quantisation}", batch),
         *(
             _row(name, Range(found.value, found.low, _bound(found.high)), form)
             for name, found, form in figures
         ),
-        ("money an hour", f"${s.usd_per_hour:,.2f}", f"{s.devices} devices"),
+        ("money an hour", price, f"devices: {s.devices}"),
     ]

@@ -292,14 +292,11 @@ def _infeasible(
         ]
     changes += [
         (f"quantise to {name}", replace(target, quantisations=(name,)))
-        for name in ("fp8", "int4", "nvfp4")
+        for name in (("int8", "int4") if device.kind == "cpu" else ("fp8", "int4", "nvfp4"))
         if name not in target.quantisations
     ]
-    for divisor in (2, 4, 8):
-        shorter = max(1, target.input_tokens // divisor)
-        changes.append(
-            (f"shorten the input to {shorter} tokens", replace(target, input_tokens=shorter))
-        )
+    for size in (max(1, target.input_tokens // divisor) for divisor in (2, 4, 8)):
+        changes.append((f"shorten the input to {size} tokens", replace(target, input_tokens=size)))
     helps: dict[str, str] = {}
     for text, changed in changes:
         kind = text.split()[0]

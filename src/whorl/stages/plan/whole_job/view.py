@@ -210,15 +210,19 @@ def _assumptions(
     (power, power_low, power_high), (pue, pue_low, pue_high) = POWER_FRACTION, PUE
     low, high = device.usd_range
     band = f"; on-demand prices of {low:g} to {high:g} are seen" if high else ""
+    watts = device.power_w + device.host_power_w
     lines = [
-        f"{price:g} USD per device and hour{band}",
+        f"{price:g} USD per device and hour{band}"
+        if price
+        else "what it costs is not known: --usd-per-device-hour says it",
         f"{rate.per_device_hour:.2e} failures per device and hour "
         f"({rate.low:.1e} to {rate.high:.1e} on a cluster not yet seen), at random times",
         f"{restart_s:.0f} s from a failure to training, {job.restart_s:.0f} s of them before "
         "the checkpoint is read; spare devices stand ready",
         f"a node draws {power:g} of its rating ({power_low:g} to {power_high:g}), "
-        f"{device.power_w + device.host_power_w:.0f} W per device; PUE {pue:g} "
-        f"({pue_low:g} to {pue_high:g})",
+        f"{watts:.0f} W per device; PUE {pue:g} ({pue_low:g} to {pue_high:g})"
+        if watts
+        else "what it draws is not known, nor so its energy",
     ]
     if device.kind == "tpu" and job.failures is None:
         lines.append("no counts for TPUs are published: the rate of GPUs is used")
