@@ -24,7 +24,7 @@ from whorl.core.variants import Variant
 from whorl.serving import Address, Servable, Service, open_model_app, serve_app
 from whorl.spec.load import LoadedRecipe, load_recipe, parse_recipe
 from whorl.spec.resolved import ServeConfig
-from whorl.wiring.data import digest_of, fields_of, sources_of
+from whorl.wiring.data import digest_of, fields_of, sources_of, with_sources
 
 if TYPE_CHECKING:
     from whorl.stages.improve.registry import Version
@@ -204,7 +204,7 @@ class Session:
             config, serve = self.planned.decisions.evaluate, self.planned.decisions.serve
             models = dict([self.served(serve)]) | self.variants()
             prepared, trained = self.records["prepare"], self.records["train"]
-            work = (self.context, config, self.fields, prepared, models)
+            work = (self.context, config, with_sources(self.fields, self.sources), prepared, models)
             probe = None if self.base is None else probe_of(self.base, trained, self.loaded)
             beside = alone(self, self._evaluated)
             return run(*work, self._open_engine, trained, serve.engine, probe, beside)

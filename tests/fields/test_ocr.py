@@ -27,6 +27,8 @@ from whorl.core.reasons import Reason
 from whorl.fields import ocr_readers, printed
 from whorl.fields.base import find_field
 from whorl.fields.ocr import graded
+from whorl.fields.printed import known_fonts
+from whorl.wiring.data import with_sources
 
 FIELD = find_field("ocr")
 
@@ -74,9 +76,9 @@ def test_texts_beside_images(tmp_path: Path) -> None:
     Image.new("L", (50, 20), 255).save(root / "train" / "blank.png")
     (root / "train" / "blank.txt").write_text("what")
     draw(root / "train" / "long.png", "what")
-    (root / "train" / "long.txt").write_text("x" * 121)
+    (root / "train" / "long.txt").write_text("x" * 161)
     draw(root / "train" / "wide.png", "what")
-    (root / "train" / "wide.txt").write_text("ж" * 61)  # two bytes each
+    (root / "train" / "wide.txt").write_text("ж" * 81)  # two bytes each
     documents, reasons = read_all(FIELD, of(root))
     found = {d.name: (d.parts[2].value, d.split) for d in documents}
     assert found == {
@@ -84,7 +86,7 @@ def test_texts_beside_images(tmp_path: Path) -> None:
         **{f"test/{n}.png": (f"line {n} of test", "heldout") for n in range(2)},
     }
     assert refused(reasons) == {
-        "line without a text, or with more than 120 bytes in UTF-8": 3,
+        **{"line without a text": 1, "line with a text of more than 160 bytes in UTF-8": 2},
         **{"this is no image": 1, "image on which nothing is written": 1},
     }
     others = {str(r): r.kind for r in reasons if isinstance(r, Reason) and r.kind == "passed over"}
@@ -183,17 +185,21 @@ def test_drawn_lines_are_apart_and_repeatable(tmp_path: Path) -> None:
     texts = {split: {d.parts[2].value for d in documents if d.split == split}
              for split in ("train", "heldout")}  # fmt: skip
     assert not texts["train"] & texts["heldout"]
+    known = known_fonts([source])
     for document in documents:
         found = printed.line_key(document.name)
         assert found is not None and found[2] == document.parts[2].value
         assert ("Mono" in found[0]) == document.name.startswith(printed.NEW_FONT)
-        image = printed.drawn_again(document.name)
+        image = printed.drawn_again(document.name, known)
         assert image is not None and image.shape[0] > 16
     assert refused(reasons) == {
         "line of fewer than 4 or more than 48 signs": 2,
         "line with other signs than those of ASCII": 1,
     }
-    assert printed.line_key("scan.png") is None and printed.drawn_again("a [1 2 3 4]: b") is None
+    assert (
+        printed.line_key("scan.png") is None
+        and printed.drawn_again("a [1 2 3 4]: b", known) is None
+    )
 
 
 def test_fonts_are_needed_on_both_sides(tmp_path: Path) -> None:
@@ -207,7 +213,7 @@ def test_fonts_are_needed_on_both_sides(tmp_path: Path) -> None:
         FIELD.items(Source("lines.txt", "ocr", folder=str(tmp_path), options=dict(source.options)))
 
 
-def test_fonts_of_one_name_are_told_apart_and_broken_ones_are_named(tmp_path: Path) -> None:
+def test_known_fonts_one_name_are_told_apart_and_broken_ones_are_named(tmp_path: Path) -> None:
     path = tmp_path / "ttf"
     for folder, name in (("a", "DejaVuSans-Bold.ttf"), ("b", "DejaVuSerif-Bold.ttf")):
         (path / folder).mkdir(parents=True)
@@ -248,9 +254,10 @@ def test_signs_are_counted_and_fonts_kept_apart() -> None:
 
 @pytest.mark.skipif(not ocr_readers.is_there(), reason=f"needs tesseract: {ocr_readers.INSTALL}")
 def test_tesseract_reads_what_is_drawn(tmp_path: Path) -> None:
-    documents, _ = read_all(FIELD, of_texts(tmp_path))
+    source = of_texts(tmp_path)
+    documents, _ = read_all(FIELD, source)
     held = [document for document in documents if document.split == "heldout"]
-    cer, exact, new = FIELD.baselines([], held, None)
+    cer, exact, new = with_sources({"ocr": FIELD}, [source])["ocr"].baselines([], held, None)
     assert "tesseract" in cer.name and cer.note == "images as drawn"
     assert cer.value < 0.2 and exact.value > 0.3 and new.num_documents == 12
 
@@ -258,7 +265,7 @@ def test_tesseract_reads_what_is_drawn(tmp_path: Path) -> None:
 def test_without_its_font_a_line_is_shown_as_the_codec_keeps_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a process that evaluates and did not list the fonts: the note says so."""
+    """As where nobody tells the sources: the note says so."""
     held = [d for d in read_all(FIELD, of_texts(tmp_path))[0] if d.split == "heldout"]
     shown: list[Any] = []
 
@@ -269,17 +276,23 @@ def test_without_its_font_a_line_is_shown_as_the_codec_keeps_it(
     monkeypatch.setattr(ocr_readers, "is_there", lambda: True)
     monkeypatch.setattr(ocr_readers, "version", lambda: "reader")
     monkeypatch.setattr(ocr_readers, "tesseract", reader)
-    monkeypatch.setattr(printed, "_LAST", {})
     scores = FIELD.baselines([], held, None)
     assert {score.note for score in scores} == {"24 of 24 as the codec keeps them"}
     for image, document in zip(shown, held, strict=True):
         margin = ocr_readers.MARGIN_PX
         ink = 255 - image[margin:-margin, margin:-margin]
         assert (ink == document.parts[0].value).all() and image[0].min() == 255
-    held = [d for d in read_all(FIELD, of_texts(tmp_path))[0] if d.split == "heldout"]
-    (name, *_) = {(printed.line_key(d.name) or ("",))[0] for d in held}
-    monkeypatch.setitem(printed._LAST, name, None)  # sources have two fonts of the name
-    assert printed.drawn_again(next(d.name for d in held if f"{name} [" in d.name)) is None
+    source = of_texts(tmp_path)
+    told = with_sources({"ocr": FIELD, "text": find_field("text")}, [source])
+    scores = told["ocr"].baselines([], held, None)
+    assert {score.note for score in scores} == {"images as drawn"}
+    (tmp_path / "others").mkdir()
+    for name, font in known_fonts([source]).items():
+        assert font is not None
+        (tmp_path / "others" / name).write_bytes(Path(font.path).read_bytes() + b" ")
+    others = replace(source, others={"fonts": (Source(str(tmp_path / "others"), "ocr"),)})
+    assert set(known_fonts([source, others]).values()) == {None}  # several of each name
+    assert printed.drawn_again(held[0].name, known_fonts([source, others])) is None
 
 
 def test_what_is_absent_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ from whorl.core.tasks import WritingTask
 from whorl.fields import ocr_readers
 from whorl.fields.ocr_files import TABLE, KnownLine, known_lines, line_layout, text_beside
 from whorl.fields.places import Places
-from whorl.fields.printed import FONT, NEW_FONT, Printed, drawn_again, tell_lines
+from whorl.fields.printed import FONT, NEW_FONT, Printed, drawn_again, known_fonts, tell_lines
 from whorl.fields.speech_words import edits
 from whorl.fields.whole import number_of, share_of, share_option
 
@@ -38,7 +38,9 @@ __all__ = ["FIELD", "LINE", "OcrField", "graded"]
 
 LINE, MARK_CODEC, MARK = "line", "special", "<|answer|>"
 UNUSED = "line of a split that is neither learned nor asked"
-MOST_BYTES = 120  # of a text in UTF-8: a token is at least a byte
+# Of a text in UTF-8, since a token is at least a byte. The longest line, 40 times as wide as high,
+# has room for 40 square signs of three bytes, or for about 80 letters of two: no more is lost.
+MOST_BYTES = 160
 LEAST_HEIGHT = 2 * BORDER + 1  # pixels
 ABSENT = f"tesseract is not installed: {ocr_readers.INSTALL} puts it beside the model"
 
@@ -73,8 +75,9 @@ class OcrField:
 
     name: str = "ocr"
     task: Task = TASK
-    logic_version: int = 2
+    logic_version: int = 3
     source_options: tuple[str, ...] = ("fonts",)
+    sources: tuple[Source, ...] = ()  # of the documents, where they are told: whose fonts are known
     options: Mapping[str, str] = field(
         default_factory=lambda: {
             **{"height": "16", "step": "4", "ids": "1", "book": "512", "longest": "640"},
@@ -140,6 +143,10 @@ class OcrField:
         left = int(options["vocab_size"]) - line.num_ids
         return {TEXT: train_text_codec(texts, left, seed), LINE: line}
 
+    def with_sources(self, sources: tuple[Source, ...]) -> OcrField:
+        """The field of these sources: what it is compared with may need their fonts."""
+        return replace(self, sources=sources)
+
     def absent(self) -> str:
         """A method that would stand beside the model, and how to install it; "" if it does."""
         return "" if ocr_readers.is_there() else ABSENT
@@ -151,9 +158,9 @@ class OcrField:
         before they were scaled; of others on what the codec keeps."""
         if not ocr_readers.is_there() or not heldout:
             return []
-        images, kept = [], 0
+        images, kept, fonts = [], 0, known_fonts(self.sources)
         for document in heldout:
-            image = drawn_again(document.name)
+            image = drawn_again(document.name, fonts)
             kept += image is None
             images.append(_shown(document) if image is None else image)
         answers = ocr_readers.tesseract(images)
@@ -235,10 +242,11 @@ def _text_of(known: KnownLine, places: Places) -> str | None:
     if known.beside is not None:
         beside = replace(known.beside, kind="text")
         text = text_beside(beside, Places(beside, places.reject))
-    if not text or len(text.encode("utf-8", "surrogatepass")) > MOST_BYTES:
-        places.refuse(f"line without a text, or with more than {MOST_BYTES} bytes in UTF-8")
-        return None
-    return text
+    if 0 < len(text.encode("utf-8", "surrogatepass")) <= MOST_BYTES:
+        return text
+    words = f"line with a text of more than {MOST_BYTES} bytes in UTF-8"
+    places.refuse(words if text else "line without a text")
+    return None
 
 
 def _split_of(asked: str, said: str, text: str, options: Mapping[str, str]) -> Split | None:

@@ -10,7 +10,7 @@ import fnmatch
 import functools
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
@@ -26,7 +26,10 @@ from whorl.fields.formats import lines_of, rows_of
 from whorl.fields.places import Places
 from whorl.fields.whole import number_of, share_of, share_option
 
-__all__ = ["FONT", "NEW_FONT", "DrawnLine", "Printed", "drawn_again", "line_key", "tell_lines"]
+__all__ = [
+    *("FONT", "NEW_FONT", "DrawnLine", "Printed", "drawn_again", "known_fonts", "line_key"),
+    "tell_lines",
+]
 
 LOGIC_VERSION = 1
 FONT, FONTS = "font", "fonts/"  # kind of an item; how its name begins
@@ -38,7 +41,6 @@ DARK, LIGHT, NEGATIVE = (0, 110), (170, 256), 0.1  # levels of print and paper; 
 NEW_FONT = "new font "  # how the names of lines in held-out fonts begin
 PRINTABLE = range(32, 127)
 
-_LAST: dict[str, FileItem | None] = {}  # fonts as listed here; None: sources differ in one
 _LINES: dict[Any, tuple[str, ...]] = {}  # of the last source
 
 Grey = NDArray[np.uint8]
@@ -67,12 +69,7 @@ class Printed:
 
         Raises DataError if there is none.
         """
-        fonts = [item for item in self._listed_fonts() if item.is_read]
-        for item in fonts:
-            last = _LAST.setdefault(_label(item), item)
-            if last is not None and last.num_bytes != item.num_bytes:
-                _LAST[_label(item)] = None
-        return fonts
+        return [item for item in self._listed_fonts() if item.is_read]
 
     def _listed_fonts(self) -> list[FileItem]:
         """Fonts, and what is none. Of files of one name each is called by its path."""
@@ -235,11 +232,21 @@ def line_key(name: str) -> tuple[str, list[int], str] | None:
     return font, [int(word) for word in numbers], text
 
 
-def drawn_again(name: str) -> Grey | None:
-    """The image of a line by its name; None: its font was not listed in this process, or sources
-    have several of its name."""
+def known_fonts(sources: Iterable[Source]) -> dict[str, FileItem | None]:
+    """Fonts by what lines call them; None: sources have several of the name."""
+    found: dict[str, FileItem | None] = {}
+    for source in sources:
+        for item in Printed(source, source.options).fonts if source.others.get("fonts") else ():
+            last = found.get(_label(item), item)
+            is_same = last is not None and last.num_bytes == item.num_bytes
+            found[_label(item)] = item if is_same else None
+    return found
+
+
+def drawn_again(name: str, fonts: Mapping[str, FileItem | None]) -> Grey | None:
+    """The image of a line by its name; None: its font is not known, or there are several."""
     found = line_key(name)
-    font = _LAST.get(found[0]) if found is not None else None
+    font = fonts.get(found[0]) if found is not None else None
     if found is None or font is None:
         return None
     return drawn_line(found[2], font.path, found[1])

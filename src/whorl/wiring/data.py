@@ -13,7 +13,7 @@ from whorl.core.sources import SourceIndex
 from whorl.spec.load import LoadedRecipe
 from whorl.spec.recipe import DataSpec
 
-__all__ = ["digest_of", "fields_of", "homes_folders", "sources_of"]
+__all__ = ["digest_of", "fields_of", "homes_folders", "sources_of", "with_sources"]
 
 TEXT_KEY = "text_key"  # an option of the fields of text that has a key of its own in recipes
 SOURCES = "sources"  # folder of the home: the index of sources, and what was fetched
@@ -26,6 +26,15 @@ def fields_of(loaded: LoadedRecipe) -> dict[str, Field]:
 
     names = dict.fromkeys(entry.field for entry in loaded.recipe.data)
     return {name: find_field(name) for name in names}
+
+
+def with_sources(fields: Mapping[str, Field], sources: Sequence[Source]) -> dict[str, Field]:
+    """The fields; those that ask for it know which sources their documents are of."""
+    found = dict(fields)
+    for name, field in fields.items():
+        if (told := getattr(field, "with_sources", None)) is not None:
+            found[name] = told(tuple(source for source in sources if source.field == name))
+    return found
 
 
 def sources_of(
