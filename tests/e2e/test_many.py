@@ -146,22 +146,27 @@ def test_each_field_is_asked_its_own_and_beside_a_model_of_it_alone(session: Ses
         assert paired_interval(*both).value == pytest.approx(pair["difference"])
 
 
-def test_alone_means_as_much_compute_and_as_many_ids(session: Session) -> None:
-    from whorl.wiring.apart import recipe_of
+def test_alone_means_as_much_compute_and_as_many_ids(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from whorl.wiring import apart
 
     session.train()
-    rows = RowSet.open(session.prepare())
+    rows, opened = RowSet.open(session.prepare()), list[Any]()
+    monkeypatch.setattr(apart.RowSet, "open", lambda record: opened.append(record) or rows)
+    recipes = apart.recipes_of(session)
+    assert len(opened) == 1 < len(recipes)
     drawn = np.concatenate([rows.rows_of_step(step, ROWS, seed=0) for step in range(STEPS)])
     contract = json.loads(session.prepare().file("tokens/contract.json").read_bytes())
     sizes = {codec["name"]: codec["id_end"] - codec["id_start"] for codec in contract["codecs"]}
     for source in rows.index.sources:
         mine = (drawn >= source.first_row) & (drawn < source.first_row + source.num_rows)
-        recipe = recipe_of(session, source.field).recipe
+        recipe = recipes[source.field].recipe
         seen = recipe.train.steps * (recipe.train.batch_tokens // SEQ_LEN)  # type: ignore[operator]
         assert abs(seen - mine.sum()) <= max(1, 0.5 * recipe.train.batch_tokens / SEQ_LEN)  # type: ignore[operator]
         assert recipe.name == f"many.{source.field}" and len(recipe.data) == 1
         assert recipe.data[0].share is None and recipe.model.width == 48
-    assert recipe_of(session, "table").recipe.prepare.vocab_size == 16 + sum(
+    assert recipes["table"].recipe.prepare.vocab_size == 16 + sum(
         sizes[name] for name in ("table.row", "table.label")
     )
 

@@ -28,7 +28,7 @@ from whorl.wiring.work import Work
 if TYPE_CHECKING:
     from whorl.stages.plan.plan import Plan
 
-__all__ = ["alone", "recipe_of"]
+__all__ = ["alone", "recipes_of"]
 
 RATES = ("learning_rate", "embedding_learning_rate")
 KEPT = ("formats", "search", "cache")  # of compression
@@ -60,33 +60,42 @@ def alone(session: Together, evaluated: Evaluated) -> dict[str, ByItself]:
     if len(session.fields) < 2 or not session.loaded.recipe.evaluate.apart:
         return {}
     found = {}
-    for name in session.fields:
-        record, trained = evaluated(recipe_of(session, name))
+    for name, recipe in recipes_of(session).items():
+        record, trained = evaluated(recipe)
         note = f"{trained.metrics['trained_tokens']:,} tokens of this field alone"
         found[name] = ByItself(record, note)
     return found
 
 
-def recipe_of(session: Together, name: str) -> LoadedRecipe:
-    """The recipe of one field of a session whose data is prepared."""
-    recipe, decided = session.loaded.recipe, session.planned.decisions
-    train, prepared = decided.train, session.records["prepare"]
-    rows = RowSet.open(prepared)
-    per_step = train.batch_tokens // train.seq_len
+def recipes_of(session: Together) -> dict[str, LoadedRecipe]:
+    """Of each field its own, of a session whose data is prepared."""
+    train, prepared = session.planned.decisions.train, session.records["prepare"]
+    rows, documents = RowSet.open(prepared), HeldoutDocuments.open(prepared)
+    ranges = token_space(Tokens.load(prepared.folder("tokens"))).ranges.values()
     mixture = rows.mixture(train.seed)
     if mixture is None:
         raise SpecError(
             "evaluate.apart compares fields at equal compute: their sources need shares",
             do="give each entry of data its share",
         )
-    drawn = mixture.drawn(train.steps * per_step).tolist()
-    mine = sum(
-        count
-        for count, source in zip(drawn, rows.index.sources, strict=True)
-        if source.field == name
-    )
-    rows_per_step = max(1, round(mine / train.steps))
-    part = rows_per_step / per_step
+    drawn = mixture.drawn(train.steps * (train.batch_tokens // train.seq_len)).tolist()
+    num_rows = dict.fromkeys(session.fields, 0)
+    for count, source in zip(drawn, rows.index.sources, strict=True):
+        num_rows[source.field] += count
+    found = {}
+    for name, mine in num_rows.items():
+        met = set(np.unique(documents.of_field(name).all_ids).tolist())
+        num_ids = NUM_SPECIAL + sum(len(ids) for ids in ranges if not met.isdisjoint(ids))
+        found[name] = _recipe_of(session, name, mine, num_ids)
+    return found
+
+
+def _recipe_of(session: Together, name: str, num_rows: int, num_ids: int) -> LoadedRecipe:
+    """Of one field: of so many rows in all, and as many ids as its held-out documents use."""
+    recipe, decided = session.loaded.recipe, session.planned.decisions
+    train = decided.train
+    rows_per_step = max(1, round(num_rows / train.steps))
+    part = rows_per_step / (train.batch_tokens // train.seq_len)
     raw: dict[str, Any] = recipe.model_dump(mode="json", exclude_unset=True)
     for key in ("budget", "serve"):  # of training all that is needed is said, and nothing is served
         raw.pop(key, None)
@@ -98,14 +107,14 @@ def recipe_of(session: Together, name: str) -> LoadedRecipe:
     raw |= {
         "name": f"{recipe.name}.{name}"[:64],
         "data": [_entry(entry, len(entries), whole) for entry in entries],
-        "prepare": {**raw.get("prepare", {}), "vocab_size": _num_ids(session, name)},
+        "prepare": {**raw.get("prepare", {}), "vocab_size": num_ids},
         "model": {**raw.get("model", {}), **_sizes(decided.shape)},
         "train": {
             **given,
             **rates,
             "seq_len": train.seq_len,
             "batch_tokens": rows_per_step * train.seq_len,
-            "steps": max(1, round(mine / rows_per_step)),
+            "steps": max(1, round(num_rows / rows_per_step)),
         },
         "compress": {**compress, "max_bpb_increase": ANY_LOSS},
         "evaluate": {**raw.get("evaluate", {}), "apart": False, "baselines": False},
@@ -115,27 +124,11 @@ def recipe_of(session: Together, name: str) -> LoadedRecipe:
 
 def _sizes(shape: ModelShape) -> dict[str, int]:
     """What a recipe's `model` says of a shape that it had planned."""
-    attention = shape.attention
-    return {
-        "layers": shape.layers,
-        "width": shape.width,
-        "heads": attention.heads,
-        "kv_heads": attention.kv_heads,
-        "head_dim": attention.head_dim,
-        "ffn_width": shape.ffn_width,
-    }
+    sizes = {key: getattr(shape, key) for key in ("layers", "width", "ffn_width")}
+    return sizes | {key: getattr(shape.attention, key) for key in ("heads", "kv_heads", "head_dim")}
 
 
 def _entry(entry: Mapping[str, Any], count: int, whole: float) -> dict[str, Any]:
     """A source's entry with its share of the field, which a single source has not."""
     kept = {key: value for key, value in entry.items() if key != "share"}
     return kept if count == 1 else {**kept, "share": entry["share"] / whole}
-
-
-def _num_ids(session: Together, name: str) -> int:
-    """Special ids and those of the codecs that the field's held-out documents use."""
-    prepared = session.records["prepare"]
-    documents = HeldoutDocuments.open(prepared).of_field(name)
-    met = set(np.unique(documents.all_ids).tolist())
-    ranges = token_space(Tokens.load(prepared.folder("tokens"))).ranges.values()
-    return NUM_SPECIAL + sum(len(ids) for ids in ranges if not met.isdisjoint(ids))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -76,3 +77,12 @@ def test_a_window_without_room_for_a_question_is_refused(asked: Asked) -> None:
     with pytest.raises(SpecError, match="a window of 20 for question and answer"):
         measure(engine, tokens, asked, window=TASK.max_tokens)
     engine.close()
+
+
+def test_right_answers_that_nobody_may_write_are_counted(asked: Asked) -> None:
+    lengths = [len(tiny_tokens().encode_prompt(turns[-1][0])) for turns in TURNS]
+    assert lengths[0] != lengths[1]
+    for most, count in ((max(lengths), 0), (min(lengths), 1), (min(lengths) - 1, 2)):
+        task = replace(TASK, max_tokens=most)
+        told = replace(asked, task=task).too_long
+        assert told.startswith(f"{count} of 2 right") if count else not told, told

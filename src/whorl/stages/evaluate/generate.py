@@ -23,7 +23,7 @@ from whorl.core.ports import (
 )
 from whorl.core.tasks import WritingTask
 
-__all__ = ["graded", "num_cut", "written"]
+__all__ = ["graded", "num_cut", "num_long", "written"]
 
 
 def graded(
@@ -86,6 +86,11 @@ def written(
 def num_cut(task: WritingTask, documents: Sequence[HeldoutDocument], window: int) -> int:
     """How many questions lose ids at their beginning, to leave room for the answers."""
     return sum(len(_turns(document)[0]) > _room(task, window) for document in documents)
+
+
+def num_long(task: WritingTask, documents: Sequence[HeldoutDocument]) -> int:
+    """How many right answers no model may write to their end."""
+    return sum(len(_turns(document)[1]) > task.max_tokens for document in documents)
 
 
 def _room(task: WritingTask, window: int) -> int:

@@ -32,7 +32,7 @@ from whorl.core.ports import (
 )
 from whorl.core.tasks import ChoiceTask, WritingTask
 from whorl.spec.resolved import MAX_DOCUMENTS
-from whorl.stages.evaluate.generate import graded, num_cut, written
+from whorl.stages.evaluate.generate import graded, num_cut, num_long, written
 
 __all__ = ["Asked", "Window", "ask", "grades", "measure", "select_documents", "windows_of"]
 
@@ -56,6 +56,18 @@ class Asked:
             return num_cut(self.task, self.documents, window)
         questions = [question for question in self.questions if question is not None]
         return sum(len(each.prompt_ids) + _longest(each) > window for each in questions)
+
+    @property
+    def too_long(self) -> str:
+        """What to say of right answers that no model may write to their end; "" if none is."""
+        if not isinstance(self.task, WritingTask) or not (
+            count := num_long(self.task, self.documents)
+        ):
+            return ""
+        return (
+            f"{count} of {len(self.documents)} right answers are longer than the "
+            f"{self.task.max_tokens} tokens that are written, and count as wrong"
+        )
 
     def judged(self, nats: Sequence[Floats]) -> QualityMeasure:
         """The measure of log-probabilities as `Task.judge` takes them, one array a document."""

@@ -82,6 +82,8 @@ class FieldEvaluation:
         tokens = tokens.of_field(name)
         numbers = select_documents(documents, config.max_bytes, config.max_documents)
         asked = ask(field.task, tokens, documents, numbers)
+        if asked.too_long:
+            context.log(f"{name}: {asked.too_long}")
         metric = field.task.metric
         return cls(context, config, name, field, tokens, len(documents), asked, metric)
 
