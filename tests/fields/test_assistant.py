@@ -14,9 +14,9 @@ import pytest
 pytest.importorskip("soundfile", reason="needs the extra audio: soundfile")
 pytest.importorskip("soxr", reason="needs the extra audio: soxr")
 
+from tests.fields.support import miniature as tiny
 from tests.fields.support import read_all
 from tests.fields.test_speech import HZ, write
-from tests.stages.plan.conftest import machine
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import DataError
 from whorl.core.metrics import ACCURACY, SLOT_F1, TYPED_ACCURACY, WER
@@ -211,23 +211,11 @@ def test_templates_are_held_out_whole_and_in_voices_of_their_own(tmp_path: Path)
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Of tones and what they mean."""
     pytest.importorskip("torch", reason="needs the extra train")
-    from whorl.verbs import Session
-
     folder = tmp_path_factory.mktemp("meant")
-    recipe = {
-        "name": "meant",
-        "data": [{"source": str(recordings(folder / "data", 160)), "field": "assistant"}],
-        "prepare": {"vocab_size": 400, "near_duplicate_jaccard": 1.0},
-        "model": {"layers": 2, "width": 32, "heads": 2, "kv_heads": 2, "head_dim": 16},
-        "train": {
-            **{"seq_len": 192, "batch_tokens": 1536, "steps": 200, "threads": 1},
-            **{"learning_rate": 0.02, "embedding_learning_rate": 0.02},
-        },
-        "compress": "none",
-    }
+    entry = {"source": recordings(folder / "data", 160), "field": "assistant"}
+    kept = {"vocab_size": 400, "near_duplicate_jaccard": 1.0}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("whorl.launch.calibrate.this_machine", lambda home: machine())
-        yield Session.open(recipe, home=folder / "runs", workers=1)
+        yield tiny(patch, folder / "runs", entry, (192, 1536), 200, prepare=kept, rate=0.02)
 
 
 def test_a_miniature_understands_tones(miniature: Any) -> None:

@@ -16,9 +16,9 @@ pytest.importorskip("sklearn", reason="needs the extra train")
 
 from PIL import Image
 
+from tests.fields.support import miniature as tiny
 from tests.fields.support import read_all
 from tests.fields.test_images import idx
-from tests.stages.plan.conftest import machine
 from whorl.codecs.boxes import Box, box_lines, boxes_in
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import DataError, SpecError
@@ -337,31 +337,13 @@ def test_gradients_of_a_window_are_those_of_its_pixels() -> None:
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Of bars on small canvases, ready to be trained."""
     pytest.importorskip("torch", reason="needs the extra train")
-    from whorl.verbs import Session
-
     folder = tmp_path_factory.mktemp("bars")
     options = {"size": "16", "scenes": "3000", "heldout_scenes": "40", "things": "1", "book": "16"}
-    recipe = {
-        "name": "bars",
-        "data": [
-            {
-                "source": str(arrays(folder / "data")),
-                "field": "boxes",
-                "options": {**options, "books": "places"},
-            }
-        ],
-        "prepare": {"vocab_size": 352},
-        "model": {"layers": 2, "width": 48, "heads": 3, "kv_heads": 3, "head_dim": 16},
-        "train": {
-            **{"seq_len": 128, "batch_tokens": 1024, "steps": 400, "threads": 1},
-            **{"learning_rate": 0.02, "embedding_learning_rate": 0.02},
-        },
-        "compress": "none",
-        "evaluate": {"baselines": False},
-    }
+    options |= {"books": "places"}
+    entry = {"source": arrays(folder / "data"), "field": "boxes", "options": options}
+    asked = {"prepare": {"vocab_size": 352}, "evaluate": {"baselines": False}}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("whorl.launch.calibrate.this_machine", lambda home: machine())
-        yield Session.open(recipe, home=folder / "runs", workers=1)
+        yield tiny(patch, folder / "runs", entry, (128, 1024), 400, heads=3, rate=0.02, **asked)
 
 
 def test_a_miniature_finds_bars(miniature: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,8 +14,8 @@ pytest.importorskip("chess", reason="needs the extra chess")
 import chess
 import chess.pgn
 
+from tests.fields.support import miniature
 from tests.stages.evaluate.fakes import ScoringEngine
-from tests.stages.plan.conftest import machine
 from whorl.codecs.contract import Tokens
 from whorl.codecs.parts import token_space
 from whorl.core.errors import DataError, MissingExtra, SpecError
@@ -38,7 +37,6 @@ from whorl.fields.chess_positions import (
     words_of,
 )
 from whorl.stages.evaluate.play import played
-from whorl.verbs import Session
 
 MATE_IN_ONE = "6k1/5ppp/8/8/8/8/8/R3K3 w - - 0 1"
 
@@ -338,19 +336,14 @@ def rook_takes_queen(count: int) -> str:
 def test_taking_a_queen_is_learned_and_games_are_scored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("whorl.launch.calibrate.this_machine", lambda home: machine())
     opening = [f"{b.fen()}\t{captured(b)}" for seed in range(6) for b in at_random(seed)[4:8]]
     path = write(tmp_path / "a.tsv", rook_takes_queen(1500) + "\n".join(opening) + "\n")
-    recipe: dict[str, Any] = {
-        "name": "queens",
-        "data": [{"source": path, "field": "chess", "options": {"games": "1", "heldout": "0.2"}}],
-        "prepare": {"vocab_size": 160},
-        "model": {"layers": 2, "width": 48, "heads": 3, "kv_heads": 3, "head_dim": 16},
-        "train": {"seq_len": 96, "batch_tokens": 1920, "steps": 120, "learning_rate": 0.01,
-                  "embedding_learning_rate": 0.02, "threads": 1},
-        "compress": "none",
-    }  # fmt: skip
-    session = Session.open(recipe, overrides=[], home=tmp_path / "home", workers=1)
+    entry = {"source": path, "field": "chess", "options": {"games": "1", "heldout": "0.2"}}
+    kept, sizes = {"vocab_size": 160}, (96, 1920)
+    home, rate = tmp_path / "home", 0.01
+    session = miniature(
+        monkeypatch, home, entry, sizes, 120, heads=3, prepare=kept, rate=rate, embedding_rate=0.02
+    )
     scores = session.evaluate().metrics["scores"]
     assert set(scores) == {"chess", "chess/points_against_random", "chess/points_against_greedy"}
     assert scores["chess"][MODEL] > 0.45 > 3 * scores["chess"]["random moves"]

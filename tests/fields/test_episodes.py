@@ -14,8 +14,8 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the extra train")
 
+from tests.fields.support import miniature
 from tests.stages.evaluate.fakes import ScoringEngine
-from tests.stages.plan.conftest import machine
 from whorl.codecs.contract import Tokens
 from whorl.core.context import NoProgress
 from whorl.core.environments import PlayTask, Reaction
@@ -30,7 +30,6 @@ from whorl.fields.gymnasium_worlds import GymWorld
 from whorl.fields.teachers import demonstration
 from whorl.stages.evaluate.play import played
 from whorl.testing.worlds import FakeEnvironment
-from whorl.verbs import Session
 
 GOTO = "gymnasium:minigrid:BabyAI-GoToLocal-v0"
 
@@ -275,20 +274,13 @@ def test_a_cell_that_is_neither_text_nor_numbers_is_named() -> None:
 def test_the_way_out_is_learned_from_demonstrations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("whorl.launch.calibrate.this_machine", lambda home: machine())
     rows = [corridor(n) for n in range(200)]
     for number, row in enumerate(rows):
         for seen in row["observations"]:
             seen["day"] = str(number % 50)  # which says nothing
     path = write(tmp_path / "a.jsonl", rows)
-    recipe: dict[str, Any] = {
-        "name": "corridor",
-        "data": [{"source": str(path), "field": "episodes"}],
-        "model": {"layers": 2, "width": 32, "heads": 2, "kv_heads": 2, "head_dim": 16},
-        "train": {"seq_len": 90, "batch_tokens": 900, "steps": 60, "threads": 1},
-        "compress": "none",
-    }
-    session = Session.open(recipe, overrides=[], home=tmp_path / "home", workers=1)
+    entry = {"source": path, "field": "episodes"}
+    session = miniature(monkeypatch, tmp_path / "home", entry, (90, 900), 60)
     scores = session.evaluate().metrics["scores"]
     assert scores.keys() == {"episodes"}  # nothing can be played
     assert scores["episodes"]["hf f32"] > 0.9 > scores["episodes"]["commonest action"]

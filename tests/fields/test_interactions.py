@@ -7,7 +7,6 @@ import random
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from scipy.stats import rankdata
 from sklearn.linear_model import Ridge
 from sklearn.metrics.pairwise import cosine_similarity
 
-from tests.stages.plan.conftest import machine
+from tests.fields.support import miniature
 from whorl.codecs.label import LabelCodec
 from whorl.core.errors import DataError, SpecError
 from whorl.core.metrics import HITS_AT_10, NDCG_AT_10
@@ -28,7 +27,6 @@ from whorl.core.reasons import Reason
 from whorl.fields.base import options_of
 from whorl.fields.interactions import FIELD
 from whorl.fields.recommenders import EASE_WEIGHT, LAST, recommenders
-from whorl.verbs import Session
 
 ROWS = [  # user, item, rating, time: not in the order of time
     ("u1", "b", "3", "20"),
@@ -306,7 +304,6 @@ def test_a_cycle_of_items_is_learned_where_popularity_is_blind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everybody takes item n + 1 after item n, from a place of their own."""
-    monkeypatch.setattr("whorl.launch.calibrate.this_machine", lambda home: machine())
     rng = random.Random(0)
     lines = ["user,item,rating,time"]
     for user in range(80):
@@ -314,15 +311,8 @@ def test_a_cycle_of_items_is_learned_where_popularity_is_blind(
         lines += [f"u{user},i{(start + n) % 30},1,{n}" for n in range(rng.randrange(5, 12))]
     (tmp_path / "r.csv").write_text("\n".join(lines) + "\n")
     options = {"copies": "3", "window": "20"}
-    entry = {"source": str(tmp_path / "r.csv"), "field": "interactions", "options": options}
-    recipe: dict[str, Any] = {
-        "name": "cycle",
-        "data": [entry],
-        "model": {"layers": 1, "width": 32, "heads": 2, "kv_heads": 2, "head_dim": 16},
-        "train": {"seq_len": 64, "batch_tokens": 640, "steps": 60, "threads": 1},
-        "compress": "none",
-    }
-    session = Session.open(recipe, overrides=[], home=tmp_path / "home", workers=1)
+    entry = {"source": tmp_path / "r.csv", "field": "interactions", "options": options}
+    session = miniature(monkeypatch, tmp_path / "home", entry, (64, 640), 60, layers=1)
     scores = session.evaluate().metrics["scores"]
     assert scores["interactions/ndcg_at_10"]["hf f32"] > 0.8
     of_hits = scores["interactions"]

@@ -19,7 +19,7 @@ pytest.importorskip("sklearn", reason="needs the extra train")
 
 from sklearn.metrics import f1_score
 
-from tests.stages.plan.conftest import machine
+from tests.fields.support import miniature
 from tests.stages.prepare.support import prepare
 from whorl.core.errors import DataError, SpecError
 from whorl.core.metrics import F1
@@ -29,7 +29,6 @@ from whorl.core.rows import RowSet
 from whorl.fields.base import options_of
 from whorl.fields.label_files import _shown
 from whorl.fields.labels import FIELD
-from whorl.verbs import Session
 
 TEXTS = [(f"{'cheap pills' if n % 3 == 0 else 'see you'} at {n}", ["ham", "spam"][n % 3 == 0])
          for n in range(60)]  # fmt: skip
@@ -242,7 +241,6 @@ def test_no_question_is_cut_from_its_answer(tmp_path: Path) -> None:
 def test_words_are_learned_as_well_as_by_a_linear_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("whorl.launch.calibrate.this_machine", lambda home: machine())
     rng = random.Random(0)
     words = ["a", "b", "c", "d", "e", "f", "g", "h"]
     lines = ["text,label"]
@@ -253,17 +251,9 @@ def test_words_are_learned_as_well_as_by_a_linear_model(
         said.insert(spot, "cheap" if is_spam else "kind")
         lines.append(f"{' '.join(said)} {number},{'spam' if is_spam else 'ham'}")
     (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
-    recipe: dict[str, Any] = {
-        "name": "mails",
-        "data": [
-            {"source": str(tmp_path / "t.csv"), "field": "labels", "options": {"copies": "2"}}
-        ],
-        "prepare": {"vocab_size": 290},
-        "model": {"layers": 2, "width": 32, "heads": 2, "kv_heads": 2, "head_dim": 16},
-        "train": {"seq_len": 128, "batch_tokens": 1024, "steps": 120, "threads": 1},
-        "compress": "none",
-    }
-    session = Session.open(recipe, overrides=[], home=tmp_path / "home", workers=1)
+    entry = {"source": tmp_path / "t.csv", "field": "labels", "options": {"copies": "2"}}
+    kept = {"vocab_size": 290}
+    session = miniature(monkeypatch, tmp_path / "home", entry, (128, 1024), 120, prepare=kept)
     scores = session.evaluate().metrics["scores"]
     assert scores["labels"]["hf f32"] > 0.95 and scores["labels/f1"]["hf f32"] > 0.95
     assert scores["labels"]["TF-IDF, linear SVM"] > 0.9

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.stages.plan.conftest import machine
+from tests.fields.support import miniature as tiny
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import DataError
 from whorl.core.metrics import ACCURACY, WER
@@ -323,20 +323,10 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
         lines["test" if number % 10 == 0 else "train"].append(row)
     for split, rows in lines.items():
         (folder / "data" / f"{split}.jsonl").write_text("\n".join(rows))
-    recipe = {
-        "name": "tones",
-        "data": [{"source": str(folder / "data"), "field": "speech"}],
-        "prepare": {"vocab_size": 400, "near_duplicate_jaccard": 1.0},
-        "model": {"layers": 2, "width": 32, "heads": 2, "kv_heads": 2, "head_dim": 16},
-        "train": {
-            **{"seq_len": 128, "batch_tokens": 1024, "steps": 110, "threads": 1},
-            **{"learning_rate": 0.02, "embedding_learning_rate": 0.02},
-        },
-        "compress": "none",
-    }
+    entry = {"source": folder / "data", "field": "speech"}
+    kept = {"vocab_size": 400, "near_duplicate_jaccard": 1.0}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("whorl.launch.calibrate.this_machine", lambda home: machine())
-        yield Session.open(recipe, home=folder / "runs", workers=1)
+        yield tiny(patch, folder / "runs", entry, (128, 1024), 110, prepare=kept, rate=0.02)
 
 
 def test_a_miniature_learns_to_hear_tones(miniature: Session) -> None:

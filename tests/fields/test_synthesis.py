@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.fields.support import miniature
 from tests.fields.test_speech import HZ, write
-from tests.stages.plan.conftest import machine
 from whorl.codecs.contract import Tokens
 from whorl.codecs.parts import decode_parts
 from whorl.core.collect import run_requests
@@ -20,7 +20,6 @@ from whorl.engines.open import open_engine
 from whorl.fields import speakers
 from whorl.fields.speech import FIELD as SPEECH
 from whorl.fields.synthesis import FIELD
-from whorl.verbs import Session
 
 pytest.importorskip("soundfile", reason="needs the extra audio: soundfile")
 pytest.importorskip("soxr", reason="needs the extra audio: soxr")
@@ -62,19 +61,11 @@ def test_bits_of_each_id() -> None:
 
 def test_a_miniature_says_tones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch", reason="needs the extra train")
-    monkeypatch.setattr("whorl.launch.calibrate.this_machine", lambda home: machine())
-    recipe = {
-        "name": "tones",
-        "data": [{"source": str(folder_of(tmp_path / "data", 90)), "field": "synthesis"}],
-        "prepare": {"vocab_size": 400},
-        "model": {"layers": 1, "width": 32, "heads": 2, "kv_heads": 2, "head_dim": 16},
-        "train": {
-            **{"seq_len": 64, "batch_tokens": 512, "steps": 100, "threads": 1},
-            **{"learning_rate": 0.02, "embedding_learning_rate": 0.02},
-        },
-        "compress": "none",
-    }
-    session = Session.open(recipe, home=tmp_path / "runs", workers=1)
+    entry = {"source": folder_of(tmp_path / "data", 90), "field": "synthesis"}
+    kept = {"vocab_size": 400}
+    session = miniature(
+        monkeypatch, tmp_path / "runs", entry, (64, 512), 100, layers=1, prepare=kept, rate=0.02
+    )
     (score,) = (row for row in session.up()["scores"] if row["name"] == "hf f32")
     assert score["metric"] == "bits_per_token" and score["value"] < 7  # 8.6 of 400 alike
     tokens = Tokens.load(session.prepare().path / "tokens")

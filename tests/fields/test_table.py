@@ -6,7 +6,6 @@ import json
 import random
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ import pytest
 pytest.importorskip("torch", reason="needs the extra train")
 pytest.importorskip("sklearn", reason="needs the extra train")
 
-from tests.stages.plan.conftest import machine
+from tests.fields.support import miniature
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import DataError, SpecError
 from whorl.core.ports import Document, Source
@@ -22,7 +21,6 @@ from whorl.core.reasons import Reason
 from whorl.fields.base import options_of
 from whorl.fields.table import FIELD
 from whorl.stages.evaluate.baselines import document_of
-from whorl.verbs import Session
 
 HEADER = ["age", "colour", "id", "same", "Class"]
 ROWS = [[str(n % 17), ["red", "blue", "?"][n % 3], f"id{n}", "x", "ab"[n % 2]] for n in range(300)]
@@ -254,7 +252,6 @@ def test_exclusive_or_is_learned_where_a_linear_model_is_blind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The class says whether two of three coloured lamps are alike."""
-    monkeypatch.setattr("whorl.launch.calibrate.this_machine", lambda home: machine())
     rng = random.Random(0)
     lines = ["one,two,three,place,Class"]
     for number in range(500):
@@ -262,14 +259,7 @@ def test_exclusive_or_is_learned_where_a_linear_model_is_blind(
         lines.append(f"{','.join(lamps)},{number},{lamps[0] == lamps[2]}")
     (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
     entry = {"source": str(tmp_path / "t.csv"), "field": "table", "options": {"copies": "2"}}
-    recipe: dict[str, Any] = {
-        "name": "lamps",
-        "data": [entry],
-        "model": {"layers": 2, "width": 32, "heads": 2, "kv_heads": 2, "head_dim": 16},
-        "train": {"seq_len": 90, "batch_tokens": 900, "steps": 80, "threads": 1},
-        "compress": "none",
-    }
-    session = Session.open(recipe, overrides=[], home=tmp_path / "home", workers=1)
+    session = miniature(monkeypatch, tmp_path / "home", entry, (90, 900), 80)
     scores = session.evaluate().metrics["scores"]["table"]
     assert scores["hf f32"] > 0.95 and scores["random forest"] > 0.9
     assert scores["logistic regression"] < 0.75 and scores["commonest class"] < 0.75

@@ -12,13 +12,12 @@ import pytest
 pytest.importorskip("torch", reason="needs the extra train")
 pytest.importorskip("sklearn", reason="needs the extra train")
 
-from tests.stages.plan.conftest import machine
+from tests.fields.support import miniature
 from whorl.core.errors import DataError, SpecError
 from whorl.core.ports import Document, Source
 from whorl.core.reasons import Reason
 from whorl.fields.base import options_of
 from whorl.fields.tags import FIELD, question_of
-from whorl.verbs import Session
 
 SENTENCES = [
     [(f"w{n}", "NN"), ("can", "MD" if n % 2 else "NN"), ("run", "VB"), (".", ".")]
@@ -130,21 +129,14 @@ def test_context_is_learned_where_a_word_alone_says_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What "can" is depends on the word before it."""
-    monkeypatch.setattr("whorl.launch.calibrate.this_machine", lambda home: machine())
     rng, lines = random.Random(0), []
     for _ in range(400):
         before = rng.choice(["the/DT can/NN", "we/PR can/MD", "a/DT can/NN", "they/PR can/MD"])
         lines.append(f"{before} {rng.choice('uvwxyz')}{rng.randrange(99)}/X")
     (tmp_path / "t.pos").write_text("\n".join(lines) + "\n")
-    recipe: dict[str, Any] = {
-        "name": "words",
-        "data": [{"source": str(tmp_path / "t.pos"), "field": "tags", "options": {"window": "1"}}],
-        "prepare": {"vocab_size": 290},
-        "model": {"layers": 2, "width": 32, "heads": 2, "kv_heads": 2, "head_dim": 16},
-        "train": {"seq_len": 128, "batch_tokens": 1024, "steps": 100, "threads": 1},
-        "compress": "none",
-    }
-    session = Session.open(recipe, overrides=[], home=tmp_path / "home", workers=1)
+    entry = {"source": tmp_path / "t.pos", "field": "tags", "options": {"window": "1"}}
+    kept = {"vocab_size": 290}
+    session = miniature(monkeypatch, tmp_path / "home", entry, (128, 1024), 100, prepare=kept)
     scores = session.evaluate().metrics["scores"]["tags"]
     assert scores["hf f32"] > 0.97
     assert scores["commonest tag of the word"] < 0.9

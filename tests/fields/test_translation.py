@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the extra train")
 
-from tests.stages.plan.conftest import machine
+from tests.fields.support import miniature
 from whorl.core.errors import DataError, SpecError
 from whorl.core.metrics import BLEU
 from whorl.core.ports import Document, Source
@@ -22,7 +22,6 @@ from whorl.fields import pair_files
 from whorl.fields.base import options_of
 from whorl.fields.places import Places
 from whorl.fields.translation import FIELD, graded
-from whorl.verbs import Session
 
 PAIRS = [(f"the house number {n}", f"la casa número {n}") for n in range(60)]
 
@@ -198,7 +197,6 @@ def test_two_words_are_learned_in_both_directions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("sacrebleu", reason="needs the extra translation")
-    monkeypatch.setattr("whorl.launch.calibrate.this_machine", lambda home: machine())
     rng = random.Random(0)
     nouns = {"dog": "perro", "cat": "gato", "bird": "pato", "wolf": "lobo", "bear": "oso"}
     verbs = {"eats": "come", "sings": "canta", "sleeps": "duerme", "runs": "corre"}
@@ -208,15 +206,10 @@ def test_two_words_are_learned_in_both_directions(
         lines.append(f"{number} {noun} {verb}\t{number} {nouns[noun]} {verbs[verb]}")
     (tmp_path / "t.tsv").write_text("\n".join(lines) + "\n")
     entry = {"source": str(tmp_path / "t.tsv"), "field": "translation", "options": {"asked": "10"}}
-    recipe: dict[str, Any] = {
-        "name": "animals",
-        "data": [entry],
-        "prepare": {"vocab_size": 320},
-        "model": {"layers": 2, "width": 64, "heads": 4, "kv_heads": 4, "head_dim": 16},
-        "train": {"seq_len": 250, "batch_tokens": 1500, "steps": 150, "threads": 1},
-        "compress": "none",
-    }
-    session = Session.open(recipe, overrides=[], home=tmp_path / "home", workers=1)
+    kept = {"vocab_size": 320}
+    session = miniature(
+        monkeypatch, tmp_path / "home", entry, (250, 1500), 150, heads=4, prepare=kept
+    )
     scores = session.evaluate().metrics["scores"]
     assert scores["translation"]["hf f32"] > scores["translation"]["copying"] + 20
     assert scores["translation/bleu"].keys() == {"hf f32", "copying"}

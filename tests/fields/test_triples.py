@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +14,8 @@ pytest.importorskip("sklearn", reason="needs the extra train")
 
 from scipy.stats import rankdata
 
+from tests.fields.support import miniature
 from tests.stages.evaluate.fakes import ScoringEngine, context_in
-from tests.stages.plan.conftest import machine
 from tests.stages.prepare.support import prepare
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import DataError, SpecError
@@ -31,7 +30,6 @@ from whorl.fields.triples import FIELD
 from whorl.spec.resolved import EvaluateConfig
 from whorl.stages.evaluate.of_field import FieldEvaluation
 from whorl.stages.prepare.pool import is_sendable
-from whorl.verbs import Session
 
 FACTS: list[Triple] = [
     ("ada", "parent of", "bo"),
@@ -234,7 +232,6 @@ def test_groups_of_a_graph_are_learned_where_frequency_is_blind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everybody of a group knows everybody of the next one: a tenth of it is held out."""
-    monkeypatch.setattr("whorl.launch.calibrate.this_machine", lambda home: machine())
     facts = [
         (f"p{a}", "knows", f"p{b}") for a in range(24) for b in range(24) if (a + 1 - b) % 3 == 0
     ]
@@ -242,14 +239,8 @@ def test_groups_of_a_graph_are_learned_where_frequency_is_blind(
     (tmp_path / "train.tsv").write_text(tsv(facts[:-20]))
     (tmp_path / "test.tsv").write_text(tsv(facts[-20:]))
     options = {"copies": "12", "facts": "16"}
-    recipe: dict[str, Any] = {
-        "name": "groups",
-        "data": [{"source": str(tmp_path / "*.tsv"), "field": "triples", "options": options}],
-        "model": {"layers": 1, "width": 32, "heads": 2, "kv_heads": 2, "head_dim": 16},
-        "train": {"seq_len": 70, "batch_tokens": 700, "steps": 80, "threads": 1},
-        "compress": "none",
-    }
-    session = Session.open(recipe, overrides=[], home=tmp_path / "home", workers=1)
+    entry = {"source": tmp_path / "*.tsv", "field": "triples", "options": options}
+    session = miniature(monkeypatch, tmp_path / "home", entry, (70, 700), 80, layers=1)
     scores = session.evaluate().metrics["scores"]
     of_mrr = dict(scores["triples"])
     assert of_mrr.pop("hf f32") > 0.8 and max(of_mrr.values()) < 0.3
