@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "answer", "plan_cluster", "read_shape"]
 
 RUNNERS_UP = 5
-HERE_FORMATS = ("fp32", "int8", "int4")  # that whorl serves on a CPU
+HERE_FORMATS = ("fp32", "int8", "int4")  # that whorl serves on a CPU; by itself the first two
 Flags = Mapping[str, Any]  # "--count" -> what was given, None if nothing was
 Answer = schema.ClusterPlan | schema.ServingAnswer | schema.MemoryReport
 
@@ -230,7 +230,7 @@ def _emitted(job: TrainingJob) -> tuple[dict[str, str], list[str]]:
     """(file name -> what runs the layout, what its software cannot do)."""
     made = {"whorl": launch_file(job)}
     if job.stack not in ("whorl", "fsdp", "torchtitan", "megatron") or not _is_plain(job):
-        note = f"no command is written for {software(job.stack).title}: the layout alone"
+        note = f"no command of {software(job.stack).title} is written, launch.json alone"
         return {item.name: item.text for item in made.values()}, [note]
     made |= {"fsdp": torchtitan_command(job), "megatron": megatron_command(job)}
     name = "fsdp" if job.stack == "torchtitan" else job.stack
@@ -330,7 +330,7 @@ def _served(
 def _served_here(target: ServingTarget, is_open: bool) -> ServingTarget:
     """In formats that whorl serves on a CPU. Raises SpecError for others."""
     if is_open:
-        return replace(target, quantisations=HERE_FORMATS)
+        return replace(target, quantisations=HERE_FORMATS[:2])
     if others := [name for name in target.quantisations if name not in HERE_FORMATS]:
         expected = ", ".join(HERE_FORMATS)
         raise SpecError(f"--serve on {HERE}: format", found="+".join(others), expected=expected)

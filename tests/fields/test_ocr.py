@@ -17,8 +17,8 @@ pytest.importorskip("sklearn", reason="needs the extra train")
 
 from PIL import Image, ImageDraw, ImageFont
 
+from tests.fields.support import miniature as tiny
 from tests.fields.support import read_all
-from tests.stages.plan.conftest import machine
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import DataError, SpecError
 from whorl.core.metrics import ACCURACY, CER, CER_NEW_FONTS
@@ -76,17 +76,18 @@ def test_texts_beside_images(tmp_path: Path) -> None:
     Image.new("L", (50, 20), 255).save(root / "train" / "blank.png")
     (root / "train" / "blank.txt").write_text("what")
     draw(root / "train" / "long.png", "what")
-    (root / "train" / "long.txt").write_text("x" * 161)
+    (root / "train" / "long.txt").write_text("x" * 121)
     draw(root / "train" / "wide.png", "what")
-    (root / "train" / "wide.txt").write_text("ж" * 81)  # two bytes each
+    (root / "train" / "wide.txt").write_text("ж" * 120)  # of two bytes: signs are counted
     documents, reasons = read_all(FIELD, of(root))
     found = {d.name: (d.parts[2].value, d.split) for d in documents}
     assert found == {
         **{f"train/{n}.png": (f"line {n} of train", "train") for n in range(3)},
+        "train/wide.png": ("ж" * 120, "train"),
         **{f"test/{n}.png": (f"line {n} of test", "heldout") for n in range(2)},
     }
     assert refused(reasons) == {
-        **{"line without a text": 1, "line with a text of more than 160 bytes in UTF-8": 2},
+        **{"line without a text": 1, "line with a text of more than 120 signs": 1},
         **{"this is no image": 1, "image on which nothing is written": 1},
     }
     others = {str(r): r.kind for r in reasons if isinstance(r, Reason) and r.kind == "passed over"}
@@ -308,8 +309,6 @@ def test_what_is_absent_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Of single words in one font."""
     pytest.importorskip("torch", reason="needs the extra train")
-    from whorl.verbs import Session
-
     root = tmp_path_factory.mktemp("words")
     words = ["shell", "whorl", "turn", "grows", "inner"]
     for number in range(300):
@@ -317,20 +316,10 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         draw(root / "data" / split / f"{number}.png", words[number % 5], number)
         (root / "data" / split / f"{number}.txt").write_text(words[number % 5])
     options = {"height": "12", "book": "32", "ids": "1"}
-    recipe = {
-        "name": "words",
-        "data": [{"source": str(root / "data"), "field": "ocr", "options": options}],
-        "prepare": {"vocab_size": 320, "near_duplicate_jaccard": 1.0},
-        "model": {"layers": 2, "width": 32, "heads": 2, "kv_heads": 2, "head_dim": 16},
-        "train": {
-            **{"seq_len": 160, "batch_tokens": 1280, "steps": 240, "threads": 1},
-            **{"learning_rate": 0.02, "embedding_learning_rate": 0.02},
-        },
-        "compress": "none",
-    }
+    entry = {"source": root / "data", "field": "ocr", "options": options}
+    kept = {"vocab_size": 320, "near_duplicate_jaccard": 1.0}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("whorl.launch.calibrate.this_machine", lambda home: machine())
-        yield Session.open(recipe, home=root / "runs", workers=1)
+        yield tiny(patch, root / "runs", entry, (160, 1280), 240, prepare=kept, rate=0.02)
 
 
 def test_a_miniature_learns_to_read(miniature: Any) -> None:

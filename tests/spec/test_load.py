@@ -99,7 +99,7 @@ def test_an_override_wins_and_is_remembered(tmp_path: Path) -> None:
         ({"data": "notes"}, "data"),
         ({"model": {"layers": "four"}}, "model.layers"),
         ({"compress": "non"}, "compress: wrong value; found: 'non'; expected: keys: formats"),
-        ({"compress": {"formats": "int8"}}, r"a list of int8, int4, such as \[int8\]"),
+        ({"compress": {"formats": 8}}, r"a list of int8, int4, such as \[int8\]"),
         ({"compress": {"formats": ["int3"]}}, "formats: wrong .*'int3'; .*list of int8, int4"),
         ({"train": {"compiled": "maybe"}}, "train.compiled: .*'maybe'; expected: true or false or"),
         ({"train": {"precision": "fp16"}}, "train.precision: .*'fp16'; expected: fp32, bf16 or"),

@@ -64,9 +64,9 @@ def _is_said(key: str) -> bool:
 def _print_one(item: Explanation) -> None:
     OUT.print(f"[bold]{item.key}[/bold]: {item.description}")
     OUT.print(f"  may be    {item.may_be}", markup=False)
-    OUT.print(f"  recipe    {_yaml(item.given)}  ({item.origin})", markup=False)
+    OUT.print(f"  recipe    {_yaml(item.given)}  ({item.origin})", markup=False, soft_wrap=True)
     if item.resolved is not None:
-        OUT.print(f"  runs with {_yaml(item.resolved)}", markup=False)
+        OUT.print(f"  runs with {_yaml(item.resolved)}", markup=False, soft_wrap=True)
     if item.reason:
         OUT.print(f"  because   {item.reason}", markup=False)
 

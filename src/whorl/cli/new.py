@@ -160,9 +160,11 @@ def new_command(
     first = ""
     if data not in (STDLIB, STDLIB_DOCSTRINGS) and not _is_fetched(data):
         if next(_files(data), None) is None:
-            first = f"put your data at {data}, which does not exist yet, or correct it in {path}; "
+            first = (
+                f"put your data at {data}, which does not exist yet, or correct it in {path}; then "
+            )
         elif not preview_new(data, kind):
-            first = f"mend {data}, or correct data in {path} (source, field, options); "
+            first = f"mend {data}, or correct data in {path} (source, field, options); then "
     if kind == CHAT and base is None:
         note = f"few chats teach a new model little: --base {EXAMPLE_BASE} starts from an open one"
         ERR.print(f"note: {note}", markup=False)

@@ -51,9 +51,9 @@ class WhorlError(Exception):
         self.what, self.found, self.expected, self.do = what, found, expected, do
         parts = [what]
         if found is not None:
-            parts.append(f"found: {found}")
+            parts.append(f"found: {_listed(found)}")
         if expected is not None:
-            parts.append(f"expected: {expected}")
+            parts.append(f"expected: {_listed(expected)}")
         if do is not None:
             parts.append(f"do: {do}")
         super().__init__("; ".join(" ".join(str(part).split()) for part in parts))
@@ -63,6 +63,11 @@ class WhorlError(Exception):
         told = {"what": self.what, "found": self.found, "expected": self.expected, "do": self.do}
         plain = {key: _plain(value) for key, value in told.items()}
         return {"error": {**plain, "exit_code": self.exit_code}}
+
+
+def _listed(value: object) -> object:
+    """What a person reads of a list."""
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else value
 
 
 def _plain(value: object) -> object:

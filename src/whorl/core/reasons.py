@@ -17,6 +17,7 @@ from whorl.core.errors import DataError
 from whorl.core.ports import Document, Field, Source
 
 __all__ = [
+    "REPETITION",
     "Kind",
     "Place",
     "Reason",
@@ -34,6 +35,9 @@ DROPPED = "dropped"  # of a reason without a place: what cleaning and others' fi
 ORDER = ("read", "refused", DROPPED, "mended", "passed over")
 MAX_COUNTED_BYTES = 2**30  # of a file that are read again to find the number of a line
 BLOCK_BYTES = 2**20
+CHECK = "check the source, its field, text_key and encoding"
+REPETITION = "repetition"  # of a text: what cleaning calls it
+REPEATED = "give other text, or raise prepare.max_repetition_ratio and max_repeated_windows"
 NUM_SHOWN = 3  # commonest reasons in an error
 
 
@@ -114,7 +118,8 @@ def unreadable(reasons: Iterable[Counter[str]]) -> tuple[str, str]:
     rows = table_rows(sum(reasons, Counter[str]()))
     rows = _refused(rows) or rows
     hints = dict.fromkeys(row["hint"] for row in rows[:NUM_SHOWN] if row["hint"])
-    do = "; ".join(hints) or "check the source, its field, text_key and encoding"
+    usual = REPEATED if rows and rows[0]["reason"] == REPETITION else CHECK
+    do = "; ".join(hints) or usual
     return _commonest(rows) or "no document at all", do
 
 

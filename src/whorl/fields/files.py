@@ -119,7 +119,8 @@ def _refuse_nothing(
         raise DataError(
             f"source {source.source} is empty",
             found=f"{len(usable)} files of 0 bytes, {len(rejected)} that are no files",
-            expected="text",
+            expected="data",
+            do="write your data there, or correct data.source",
         )
 
 

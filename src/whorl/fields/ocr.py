@@ -38,9 +38,9 @@ __all__ = ["FIELD", "LINE", "OcrField", "graded"]
 
 LINE, MARK_CODEC, MARK = "line", "special", "<|answer|>"
 UNUSED = "line of a split that is neither learned nor asked"
-# Of a text in UTF-8, since a token is at least a byte. The longest line, 40 times as wide as high,
-# has room for 40 square signs of three bytes, or for about 80 letters of two: no more is lost.
-MOST_BYTES = 160
+# Of a text, and tokens of an answer: merges make a token of a sign or more in any script. With too
+# few of them an answer may need more: evaluation tells how many right ones do.
+MOST_SIGNS = 120
 LEAST_HEIGHT = 2 * BORDER + 1  # pixels
 ABSENT = f"tesseract is not installed: {ocr_readers.INSTALL} puts it beside the model"
 
@@ -61,7 +61,7 @@ TASK = WritingTask(
     grade=graded,
     metric=CER,
     further=(ACCURACY, CER_NEW_FONTS),
-    max_tokens=MOST_BYTES,
+    max_tokens=MOST_SIGNS,
     where={
         **dict.fromkeys((CER, ACCURACY), _in_seen_font),
         CER_NEW_FONTS: lambda name: not _in_seen_font(name),
@@ -184,8 +184,8 @@ def _checked(options: Mapping[str, str]) -> Mapping[str, str]:
     for key in ("step", "ids", "longest", "most", "lines", "heldout_lines"):
         number_of(options, key, 1)
     number_of(options, "height", LEAST_HEIGHT)
-    if number_of(options, "most") > MOST_BYTES:
-        expected = f"at most {MOST_BYTES}: an answer is no longer"
+    if number_of(options, "most") > MOST_SIGNS:
+        expected = f"at most {MOST_SIGNS}: an answer is no longer"
         raise SpecError("data.options.most is too many", found=options["most"], expected=expected)
     return options
 
@@ -242,9 +242,9 @@ def _text_of(known: KnownLine, places: Places) -> str | None:
     if known.beside is not None:
         beside = replace(known.beside, kind="text")
         text = text_beside(beside, Places(beside, places.reject))
-    if 0 < len(text.encode("utf-8", "surrogatepass")) <= MOST_BYTES:
+    if 0 < len(text) <= MOST_SIGNS:
         return text
-    words = f"line with a text of more than {MOST_BYTES} bytes in UTF-8"
+    words = f"line with a text of more than {MOST_SIGNS} signs"
     places.refuse(words if text else "line without a text")
     return None
 

@@ -27,7 +27,13 @@ from whorl.fields.places import Places
 from whorl.fields.whole import number_of, share_of, share_option
 
 __all__ = [
-    *("FONT", "NEW_FONT", "DrawnLine", "Printed", "drawn_again", "known_fonts", "line_key"),
+    "FONT",
+    "NEW_FONT",
+    "DrawnLine",
+    "Printed",
+    "drawn_again",
+    "known_fonts",
+    "line_key",
     "tell_lines",
 ]
 

@@ -68,7 +68,8 @@ def read_table(source: Source, target: str, reject: Reject) -> TypedRows:
                 found.append((name, {str(key): value for key, value in row.items()}))
     if told is None or len(columns) < 2 or len(columns) > MAX_COLUMNS:
         expected = f"rows of 2 to {MAX_COLUMNS:,} columns, their names in the first row"
-        raise DataError(f"source {source.source} is no table", found=columns[:8], expected=expected)
+        found_here = f"{len(columns):,} columns"
+        raise DataError(f"source {source.source} is no table", found=found_here, expected=expected)
     told.at(None)
     target = _target_of(target, columns, told)
     return _typed(found, columns, target, told)

@@ -49,7 +49,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
             f"{path} is not a recipe",
             found=kind,
             expected="keys, such as name and data",
-            do="whorl new NAME writes a commented one",
+            do=f"whorl new NAME --data {path} writes one, if these are your data",
         )
     return parse_recipe(value, lines, path, overrides)
 

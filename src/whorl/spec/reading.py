@@ -35,7 +35,9 @@ def read_file(path: Path) -> str:
         found = getattr(error, "strerror", None) or error
         if isinstance(error, IsADirectoryError):
             raise SpecError(
-                f"{path} is a folder", expected="a recipe file such as my-model.yaml"
+                f"{path} is a folder",
+                expected="a recipe file such as my-model.yaml",
+                do=f"whorl new NAME --data {path} writes one, if these are your data",
             ) from error
         raise SpecError(
             f"cannot read the recipe {str(path)[:200]}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.fields import FieldInfo
@@ -58,7 +58,7 @@ def _said(model: type[BaseModel], values: dict[str, Any]) -> Iterator[tuple[str,
             yield key, {}
         elif word in NONE and (empty := _empty(info)) is not None:
             yield key, empty
-        elif isinstance(value, str) and _takes_names(info) and value not in _choices(info):
+        elif _is_one_name(info, value):
             yield key, (value,)
         else:
             yield key, value
@@ -75,16 +75,12 @@ def _kinds(annotation: Any) -> Iterator[Any]:
         yield annotation
 
 
-def _takes_names(info: FieldInfo) -> bool:
-    """Whether a key may have a list, of other things than groups."""
-    kinds = [kind for kind in _kinds(info.annotation) if get_origin(kind) is tuple]
-    return bool(kinds) and group_of(kinds[0]) is None
-
-
-def _choices(info: FieldInfo) -> tuple[Any, ...]:
-    """The words that a key may have beside a list."""
-    literals = (kind for kind in _kinds(info.annotation) if get_origin(kind) is Literal)
-    return tuple(word for kind in literals for word in get_args(kind))
+def _is_one_name(info: FieldInfo, value: Any) -> bool:
+    """Of a key that may have a list of names: one of them, and no other word of the key."""
+    kinds = list(_kinds(info.annotation))
+    lists = [kind for kind in kinds if get_origin(kind) is tuple and group_of(kind) is None]
+    words = [*SAYS_NOTHING, *(word for kind in kinds for word in get_args(kind))]
+    return bool(lists) and isinstance(value, str) and value.lower() not in words
 
 
 def _may_be_null(info: FieldInfo) -> bool:

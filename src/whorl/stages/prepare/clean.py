@@ -15,7 +15,7 @@ from whorl.codecs.contract import CHAT, TEXT
 from whorl.codecs.tokenizer import nfc
 from whorl.core.digests import digest_bytes
 from whorl.core.ports import Document, Field, Source
-from whorl.core.reasons import documents_of, kind_of
+from whorl.core.reasons import REPETITION, documents_of, kind_of
 from whorl.core.sources import FileItem
 from whorl.stages.prepare.comparable import comparable, comparable_value, letters
 from whorl.stages.prepare.filters import is_repetitive
@@ -165,7 +165,7 @@ class _Collector:
                 self.task.max_repetition_ratio,
                 self.task.max_repeated_windows,
             ):
-                self.rejected["repetition"] += 1
+                self.rejected[REPETITION] += 1
                 continue
             kept.append(number)
             record = document_bytes(document)

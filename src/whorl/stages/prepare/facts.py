@@ -14,6 +14,7 @@ from whorl.core import streams
 from whorl.core.digests import digest_bytes, digest_value
 from whorl.core.errors import DataError, SpecError
 from whorl.core.ports import Field, Source
+from whorl.core.reasons import documents_of
 from whorl.core.sources import PASSED_OVER, DatasetItem, FileItem, SourceIndex
 from whorl.stages.prepare.spill import document_bytes
 
@@ -80,7 +81,7 @@ def _documents_digest(field: Field, source: Source, item: Any) -> str:
     reasons: list[str] = []
     documents = [
         digest_bytes(document_bytes(document))
-        for document in field.read(source, item, reasons.append)
+        for document in documents_of(field, source, item, reasons.append)
     ]
     return digest_value([documents, reasons])
 
@@ -128,7 +129,7 @@ def evenly(items: Sequence[FileItem], places: int) -> list[FileItem]:
 def _probe(field: Field, source: Source, item: FileItem) -> tuple[int, str]:
     """(bytes of the file that were read, the text they gave) of an item's beginning."""
     texts, given_bytes = [], 0
-    for document in field.read(source, item, lambda reason: None):
+    for document in documents_of(field, source, item, lambda reason: None):
         text = document.text or ""
         texts.append(text)
         given_bytes += len(text.encode())
@@ -177,4 +178,4 @@ def _counted(field: Field, source: Source, items: Sequence[Any]) -> int:
 
 def _documents(field: Field, source: Source, items: Sequence[Any]) -> Iterator[Any]:
     for item in items:
-        yield from field.read(source, item, lambda reason: None)
+        yield from documents_of(field, source, item, lambda reason: None)

@@ -214,7 +214,7 @@ def _assumptions(
     lines = [
         f"{price:g} USD per device and hour{band}"
         if price
-        else "what it costs is not known: --usd-per-device-hour says it",
+        else "its price is not known, so no money is reckoned: --usd-per-device-hour gives it",
         f"{rate.per_device_hour:.2e} failures per device and hour "
         f"({rate.low:.1e} to {rate.high:.1e} on a cluster not yet seen), at random times",
         f"{restart_s:.0f} s from a failure to training, {job.restart_s:.0f} s of them before "
@@ -222,7 +222,7 @@ def _assumptions(
         f"a node draws {power:g} of its rating ({power_low:g} to {power_high:g}), "
         f"{watts:.0f} W per device; PUE {pue:g} ({pue_low:g} to {pue_high:g})"
         if watts
-        else "what it draws is not known, nor so its energy",
+        else "what it draws is not known, so no energy is reckoned",
     ]
     if device.kind == "tpu" and job.failures is None:
         lines.append("no counts for TPUs are published: the rate of GPUs is used")
