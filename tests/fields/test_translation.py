@@ -217,6 +217,13 @@ def test_two_words_are_learned_in_both_directions(
         "compress": "none",
     }
     session = Session.open(recipe, overrides=[], home=tmp_path / "home", workers=1)
-    scores = session.evaluate().metrics["scores"]
-    assert scores["translation"]["hf f32"] > scores["translation"]["copying"] + 20
+    evaluated = session.evaluate()
+    scores = evaluated.metrics["scores"]
+    groups = json.loads(evaluated.file("scores.json").read_bytes())["groups"]
+    mine = [row for row in groups if (row["name"], row["metric"]) == ("hf f32", "chrf")]
+    assert [row["group"] for row in mine] == ["en>es", "es>en"]
+    total = sum(row["value"] * row["num_documents"] for row in mine)
+    of_all = scores["translation"]["hf f32"]
+    assert total / sum(row["num_documents"] for row in mine) == pytest.approx(of_all)
+    assert of_all > scores["translation"]["copying"] + 20
     assert scores["translation/bleu"].keys() == {"hf f32", "copying"}
