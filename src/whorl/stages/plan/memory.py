@@ -32,8 +32,8 @@ __all__ = [
 
 MEMORY_LOW, MEMORY_MARGIN = 0.85, 1.15  # ends of the 90% interval of a peak over its middle
 # What a process of whorl holds when training begins, beyond one that has loaded torch: its own
-# modules, the tokens' index, what earlier stages left, and copies of what is saved. 4x96 in float32
-# on an Intel Xeon (Skylake), with AVX-512 and kept to AVX2 alike, holds 79 MiB after `whorl prepare`
+# modules, the tokens' index, what earlier stages left, and copies of what is saved. 4x96 in fp32
+# on an Intel Xeon (Skylake), as it is and kept to AVX2 alike, holds 79 MiB after `whorl prepare`
 # and 119 where prepare ran in the same process (30 November 2026): peaks -2% and +9% of the plan.
 HELD_BYTES = 88 * 2**20
 FLOAT_BYTES, ID_BYTES = 4, 8
