@@ -145,6 +145,8 @@ def work(side: str, name: str, rows: int, settings: dict[str, Any]) -> None:
             update()
             times.append((middle - start, time.perf_counter() - middle))
         print(json.dumps({"times": times, "peak_bytes": peak_resident_bytes()}), flush=True)
+    while KEPT:
+        KEPT.pop().__exit__(None, None, None)
 
 
 class Side:

@@ -54,6 +54,24 @@ def test_plan_against_actual_says_what_is_inside(
         assert part in text
 
 
+def test_groups_of_documents_stand_beside_each_other(
+    printed: Callable[[Callable[[], None]], str],
+) -> None:
+    row = {"field": "translation", "metric": "chrf", "low": None, "high": None, "num_documents": 9}
+    rows = [
+        {**row, "group": group, "name": name, "value": value}
+        for group, name, value in (
+            ("en>es", "int8", 41.25),
+            ("es>en", "int8", 44),
+            ("es>en", "copying", 30),
+        )
+    ]
+    text = printed(lambda: print_report({"recipe": "mine", "stages": [], "groups": rows}))
+    assert "by part" in text
+    for part in ("en>es", "es>en", "41.2", "44.0", "30.0", "int8", "copying"):
+        assert part in text
+
+
 @pytest.mark.parametrize(
     ("key", "value", "shown"),
     [

@@ -16,7 +16,8 @@ from whorl.codecs.contract import Tokens
 from whorl.core.collect import run_requests
 from whorl.core.errors import EngineError, RecordError, SpecError
 from whorl.core.ports import Engine, GenerateRequest, Grammar, TokenEvent
-from whorl.engines.apart import EngineProcess, _end_with, start_here
+from whorl.engines.answering import _end_with
+from whorl.engines.apart import EngineProcess, start_here
 from whorl.engines.setup import EngineSetup
 
 
@@ -189,8 +190,8 @@ def test_an_engine_that_stops_is_closed_before_its_process_ends(
             did.append("closed")
             threading.Event().wait(20 if hangs else 0)
 
-    monkeypatch.setattr("whorl.engines.apart.os._exit", did.append)
-    monkeypatch.setattr("whorl.engines.apart.CLOSE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("whorl.engines.answering.os._exit", did.append)
+    monkeypatch.setattr("whorl.engines.answering.CLOSE_TIMEOUT_S", 0.1)
     begin_s = time.monotonic()
     _end_with(Stopped())
     assert did == ["closed", 1] and time.monotonic() - begin_s < 5

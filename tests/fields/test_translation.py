@@ -210,6 +210,13 @@ def test_two_words_are_learned_in_both_directions(
     session = miniature(
         monkeypatch, tmp_path / "home", entry, (250, 1500), 150, heads=4, prepare=kept
     )
-    scores = session.evaluate().metrics["scores"]
-    assert scores["translation"]["hf f32"] > scores["translation"]["copying"] + 20
+    evaluated = session.evaluate()
+    scores = evaluated.metrics["scores"]
+    groups = json.loads(evaluated.file("scores.json").read_bytes())["groups"]
+    mine = [row for row in groups if (row["name"], row["metric"]) == ("hf f32", "chrf")]
+    assert [row["group"] for row in mine] == ["en>es", "es>en"]
+    total = sum(row["value"] * row["num_documents"] for row in mine)
+    of_all = scores["translation"]["hf f32"]
+    assert total / sum(row["num_documents"] for row in mine) == pytest.approx(of_all)
+    assert of_all > scores["translation"]["copying"] + 20
     assert scores["translation/bleu"].keys() == {"hf f32", "copying"}

@@ -107,6 +107,7 @@ def print_report(report: Mapping[str, Any]) -> None:
     OUT.print(table)
     _print_plan_vs_actual(report.get("plan_vs_actual") or [])
     print_scores(report.get("scores") or [])
+    _print_groups(report.get("groups") or [])
     _print_together(report.get("together") or [])
     for line in report.get("losses_to") or []:
         OUT.print(f"[yellow]we lose:[/yellow] {escape(line)}", soft_wrap=True)
@@ -119,6 +120,23 @@ def print_report(report: Mapping[str, Any]) -> None:
     _print_serve(report.get("serve") or {})
     if report.get("curve"):
         OUT.print(f"loss curve: {report['curve']}", markup=False, soft_wrap=True)
+
+
+def _print_groups(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Of each field and metric the scores of every group of documents beside each other."""
+    for field, metric_name in dict.fromkeys((row["field"], row["metric"]) for row in rows):
+        metric = find_metric(metric_name)
+        mine = [row for row in rows if (row["field"], row["metric"]) == (field, metric_name)]
+        names = [*dict.fromkeys(row["name"] for row in mine)]
+        table = Table(
+            "", *map(escape, names), "documents", title=f"{field}: {metric.title} by part"
+        )
+        for group in dict.fromkeys(row["group"] for row in mine):
+            here = {row["name"]: row for row in mine if row["group"] == group}
+            values = (metric.shown(here[name]["value"]) if name in here else "" for name in names)
+            counts = max(row["num_documents"] for row in here.values())
+            table.add_row(escape(group), *values, str(counts))
+        OUT.print(table)
 
 
 def _print_together(rows: Sequence[Mapping[str, Any]]) -> None:

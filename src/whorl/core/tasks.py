@@ -55,6 +55,8 @@ class ChoiceTask:
     prompts: tuple[str, ...] = ()
     checker: str = ""
     further: tuple[Metric, ...] = ()  # of the same answers; a task that has any says `grades`
+    # Of a document's name the group whose score is told by itself too.
+    group: Callable[[str], str] | None = None
 
     def question(self, document: HeldoutDocument, space: TokenSpace) -> Choice:
         """Raises DataError if no trained id is of a codec."""
@@ -117,6 +119,8 @@ class WritingTask:
     check: Callable[[str, str], bool] | None = None  # (prompt, completion) -> well formed
     # Of a metric that is of some documents alone: which they are, by their names.
     where: Mapping[Metric, Callable[[str], bool]] = field(default_factory=dict)
+    # Of a document's name the group whose score is told by itself too.
+    group: Callable[[str], str] | None = None
 
     def is_of(self, metric: Metric, document_name: str) -> bool:
         """Whether a document counts in a metric."""

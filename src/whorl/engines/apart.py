@@ -10,13 +10,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
@@ -28,24 +26,22 @@ from numpy.typing import NDArray
 from whorl.core import errors
 from whorl.core.children import Child, start_child
 from whorl.core.errors import EngineError, WhorlError
-from whorl.core.ports import EngineStats, GenerateRequest, Grammar, TokenEvent, TokenLogprob
+from whorl.core.ports import EngineStats, GenerateRequest, TokenEvent, TokenLogprob
 from whorl.core.variants import Variant
-from whorl.engines.open import open_engine
 from whorl.engines.setup import EngineSetup
 
-__all__ = ["EngineProcess", "answer", "start_here"]
+__all__ = ["EngineProcess", "start_here"]
 
 LOG = logging.getLogger(__name__)
 MAX_STARTS, WITHIN_S = 4, 120.0  # then something is wrong that another start does not mend
 CLOSE_TIMEOUT_S = 30.0
-LOOK_EVERY_S = 0.2  # whether the engine has stopped
 OnEvent = Callable[[TokenEvent], None]
 Scores = list[NDArray[np.float64]]
 
 
 def start_here() -> Child:
-    """A process of this machine that calls `answer`."""
-    return start_child(f"{__name__}:answer")
+    """A process of this machine that calls `answering.answer`."""
+    return start_child("whorl.engines.answering:answer")
 
 
 class EngineProcess:
@@ -197,8 +193,9 @@ class EngineProcess:
     def _read(self, process: Child) -> None:
         for line in process.stdout:
             kind, *rest = json.loads(line)
-            if kind == "event":
-                self._deliver(*rest)
+            if kind == "events":
+                for event in rest[0]:
+                    self._deliver(*event)
             else:
                 self._scored(kind, *rest)
         self._ended(process)
@@ -284,116 +281,3 @@ def _bury(process: Child) -> int:
             with contextlib.suppress(OSError, ValueError):
                 pipe.close()
     return process.wait()
-
-
-# ------------------------------------------------------------------ over there
-
-
-def answer() -> None:
-    """The engine's process: opens what its first line says, then does as it is told."""
-    commands = sys.stdin
-    output = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(2, 1)  # what libraries print is no message
-    opening = json.loads(commands.readline())
-    variant, cache = opening["variant"], opening["cache_folder"]
-    try:
-        engine = open_engine(
-            Path(opening["folder"]),
-            None if variant is None else Variant(**variant),
-            opening["name"],
-            EngineSetup(**opening["setup"]),
-            None if cache is None else Path(cache),
-        )
-    except WhorlError as error:
-        output.write(json.dumps({"error": str(error), "kind": type(error).__name__}) + "\n")
-        return
-    facts = {
-        "name": engine.name,
-        "contract_digest": engine.contract_digest,
-        "unable": sorted(engine.unable),
-        "reads_singles_once": getattr(engine, "reads_singles_once", False),
-    }
-    output.write(json.dumps(facts) + "\n")
-    threading.Thread(target=_end_with, args=(engine,), daemon=True).start()
-    lock = threading.Lock()
-
-    def send(*message: Any) -> None:
-        data = json.dumps(message)
-        with lock, contextlib.suppress(BrokenPipeError):
-            output.write(data + "\n")
-
-    _obey(engine, commands, send)
-    engine.close()
-    os._exit(0)
-
-
-def _end_with(engine: Any) -> None:
-    """An engine that stopped takes this process with it, what it started (which may hold a GPU's
-    memory) before: then another one is started."""
-    while getattr(engine, "failure", None) is None:
-        time.sleep(LOOK_EVERY_S)
-    closing = threading.Thread(target=engine.close, daemon=True)
-    closing.start()
-    closing.join(CLOSE_TIMEOUT_S)
-    os._exit(1)
-
-
-def _obey(engine: Any, commands: Iterable[str], send: Callable[..., None]) -> None:
-    """Until there are no commands any more."""
-    gone: set[str] = set()  # cancelled while their grammars were read
-    reading: dict[str, threading.Thread] = {}
-
-    def on_event(event: TokenEvent) -> None:
-        told = [(each.token_id, each.logprob, each.top) for each in event.logprobs]
-        send("event", event.request_id, event.token_ids, event.finish_reason, event.error, told)
-
-    def submit(request: GenerateRequest) -> None:
-        try:
-            engine.submit(request, on_event)
-        except Exception as error:  # whatever it is, nobody may wait for ever
-            on_event(TokenEvent(request.request_id, (), "error", str(error) or repr(error)))
-        if request.request_id in gone:
-            gone.discard(request.request_id)
-            engine.cancel(request.request_id)
-
-    for line in commands:
-        kind, *rest = json.loads(line)
-        if kind == "submit":
-            request = _request(rest[0])
-            if request.grammar is None:
-                submit(request)
-                continue
-            reading = {name: each for name, each in reading.items() if each.is_alive()}
-            thread = threading.Thread(target=submit, args=(request,), daemon=True)
-            reading[request.request_id] = thread
-            thread.start()
-        elif kind == "cancel":
-            if rest[0] in reading and reading[rest[0]].is_alive():
-                gone.add(rest[0])
-            engine.cancel(rest[0])
-        elif kind == "limit" and hasattr(engine, "limit_running"):
-            engine.limit_running(rest[0])
-        elif kind == "score":
-            threading.Thread(target=_score, args=(engine, send, *rest), daemon=True).start()
-
-
-def _request(values: Mapping[str, Any]) -> GenerateRequest:
-    """JSON has lists for tuples."""
-    kept: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-    }
-    kept["logit_bias"] = tuple((number, bias) for number, bias in kept["logit_bias"])
-    if kept["grammar"] is not None:
-        kept["grammar"] = Grammar(**kept["grammar"])
-    return GenerateRequest(**kept)
-
-
-def _score(
-    engine: Any, send: Callable[..., None], number: int, rows: list[list[int]], prefix: list[int]
-) -> None:
-    try:
-        found = engine.score(rows, prefix)
-    except Exception as error:  # whatever it is, nobody may wait for ever
-        send("failed", number, str(error) or repr(error))
-        return
-    send("scores", number, [row.tolist() for row in found])

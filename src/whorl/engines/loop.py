@@ -97,6 +97,8 @@ class EngineLoop:
         self._failure: str | None = None
         self._generated_tokens = 0
         self._last_token_at = 0.0
+        # Called on the loop's thread after each turn, whose events have been told by then.
+        self.on_turn: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._run, name=f"whorl-{name}", daemon=True)
         self._thread.start()
 
@@ -189,11 +191,12 @@ class EngineLoop:
         failure: str | None = None
         try:
             while self._turn():
-                pass
+                self.on_turn()
         except BaseException as error:  # whatever it is, nobody may wait for ever
             LOG.exception("engine %s stopped", self.name)
             failure = f"{type(error).__name__}: {error}"
         self._end_all(failure)
+        self.on_turn()
         try:
             self._stepper.close()
         except Exception:

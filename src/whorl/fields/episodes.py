@@ -67,7 +67,12 @@ def open_world(name: str) -> tuple[Environment, int] | None:
     return None if found is None else (worlds.open_world(found[0]), found[1])
 
 
-TASK = PlayTask(open_world=open_world, ask=question_of, codec=ACTION)
+TASK = PlayTask(
+    open_world=open_world,
+    ask=question_of,
+    codec=ACTION,
+    group=lambda name: name.rpartition("#")[0],  # the world
+)
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,13 @@ def _words_of(text: str) -> str:
     return "zh" if CHINESE.search(text) else "13a"
 
 
-TASK = WritingTask(grade=graded, metric=CHRF, further=(BLEU,), max_tokens=MAX_TOKENS)
+TASK = WritingTask(
+    grade=graded,
+    metric=CHRF,
+    further=(BLEU,),
+    max_tokens=MAX_TOKENS,
+    group=lambda name: name.rpartition(" ")[2],  # en>es
+)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from whorl.stages.evaluate.baselines import (
     rows_seen,
 )
 from whorl.stages.evaluate.generate import graded, written
+from whorl.stages.evaluate.groups import scores_by_group
 from whorl.stages.evaluate.measure import Asked, ask, grades, measure, select_documents
 from whorl.stages.evaluate.ngram import ORDER
 from whorl.stages.evaluate.play import played
@@ -215,6 +216,12 @@ class FieldEvaluation:
             "num_cut_questions": self.asked.num_cut(self.config.window),
             "num_bytes": sum(document.num_bytes for document in self.asked.documents),
         }
+
+    def by_group(self, scores: Sequence[Score]) -> list[dict[str, Any]]:
+        """The scores of each of the task's groups of documents, where it has any."""
+        group_of = getattr(self.asked.task, "group", None)
+        samples, seed = self.config.bootstrap_samples, self.config.seed
+        return scores_by_group(self.name, group_of, scores, samples=samples, seed=seed)
 
     def comparisons(self, first: Score, others: Sequence[Score]) -> list[dict[str, Any]]:
         """The first model against each other score that is known per document."""

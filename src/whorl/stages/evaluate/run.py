@@ -36,7 +36,7 @@ from whorl.stages.evaluate.of_field import FURTHER, FieldEvaluation
 
 __all__ = ["LOGIC_VERSION", "evaluate_key", "run"]
 
-LOGIC_VERSION = 5  # raised when the same models and documents would give other scores or files
+LOGIC_VERSION = 6  # raised when the same models and documents would give other scores or files
 
 OpenEngine = Callable[[Path, Variant], Engine]
 Models = Mapping[Variant, Path]
@@ -195,7 +195,7 @@ def _write(
     seen: per field and document the share of its text that is in the training rows; [] if nobody
     looked.
     """
-    told: dict[str, Any] = {"fields": [], "scores": [], "comparisons": []}
+    told: dict[str, Any] = {"fields": [], "scores": [], "comparisons": [], "groups": []}
     per_document = {}
     for part, of_part, shares in zip(parts, scores, seen, strict=True):
         names = [score.name for score in of_part]
@@ -207,6 +207,8 @@ def _write(
         told["scores"] += [_described(score, part.name) for score in of_part]
         told["comparisons"] += part.comparisons(of_part[0], of_part[1:])
         per_document[part.name] = _sums(of_part)
+        if isinstance(part, FieldEvaluation):
+            told["groups"] += part.by_group(of_part)
         if isinstance(part, Forgetting):
             told["forgetting"] = writer.metrics["forgetting"] = part.told(of_part)
         if shares:

@@ -23,6 +23,7 @@ STAGES = ("import", "plan", "prepare", "prune", "train", "compress", "evaluate",
 
 __all__ = [
     "STAGES",
+    "GroupRow",
     "PlannedRow",
     "Report",
     "ScoreRow",
@@ -89,6 +90,19 @@ class TogetherRow(TypedDict):
     better: str  # "together", "alone", or "": the interval holds no difference as well
 
 
+class GroupRow(TypedDict):
+    """A score of one group of a field's documents, such as one direction of a translation."""
+
+    field: str
+    group: str
+    name: str
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    num_documents: int
+
+
 class Report(TypedDict, total=False):
     """What `whorl up` and `whorl show` print; a part is missing if its stage has no record."""
 
@@ -107,6 +121,7 @@ class Report(TypedDict, total=False):
     contamination: list[dict[str, Any]]  # per field: training text in the scored documents
     absent: list[str]  # methods that would stand beside a field's models, and how to get them
     losses_to: list[str]
+    groups: list[GroupRow]  # scores of parts of a field's documents
     together: list[TogetherRow]  # of a model of several fields, where evaluate.apart asked for it
     forgetting: dict[str, Any]  # of a model that was trained from a base
     serve: dict[str, Any]  # metrics and speeds
@@ -159,6 +174,8 @@ def build_report(
             f"{of['field']}: {of['absent']}" for of in evaluated["fields"] if of.get("absent")
         ]
         report["losses_to"] = losses_to(evaluated["scores"], evaluated["comparisons"])
+        if groups := evaluated["groups"]:
+            report["groups"] = [GroupRow(**row) for row in groups]  # type: ignore[typeddict-item]
         if rows := together(evaluated["scores"], evaluated["comparisons"]):
             report["together"] = rows
     if "serve" in records:
@@ -199,7 +216,8 @@ def _evaluated(record: Record) -> dict[str, list[dict[str, Any]]]:
     """The content of scores.json; of records from before models had several fields too."""
     found = _json(record, "scores.json")
     rows = {key: [NO_FIELD | row for row in found[key]] for key in ("scores", "comparisons")}
-    return {"fields": found.get("fields", [NO_FIELD]), **rows}
+    groups = found.get("groups", [])
+    return {"fields": found.get("fields", [NO_FIELD]), "groups": groups, **rows}
 
 
 def _json(record: Record, name: str) -> Any:

@@ -32,9 +32,10 @@ __all__ = [
 
 MEMORY_LOW, MEMORY_MARGIN = 0.85, 1.15  # ends of the 90% interval of a peak over its middle
 # What a process of whorl holds when training begins, beyond one that has loaded torch: its own
-# modules, the tokens' index, what earlier stages left, and copies of what is saved (25 November
-# 2026: 56 MiB before the first step, 25 to 35 more after the last).
-HELD_BYTES = 72 * 2**20
+# modules, the tokens' index, what earlier stages left, and copies of what is saved. 4x96 in fp32
+# on an Intel Xeon (Skylake), as it is and kept to AVX2 alike, holds 79 MiB after `whorl prepare`
+# and 119 where prepare ran in the same process (30 November 2026): peaks -2% and +9% of the plan.
+HELD_BYTES = 88 * 2**20
 FLOAT_BYTES, ID_BYTES = 4, 8
 LOSS_CHUNK_ELEMENTS, MIN_CHUNK_TOKENS = 2**21, 64  # logits that exist at once; of model/head.py
 # What glibc keeps beyond what is alive, as a share of activations and working memory. Fitted on
@@ -46,10 +47,9 @@ ALLOCATOR_SHARE = 0.25
 # four shapes from 4x96 to 6x384 lay 97 to 166 MiB above those without (25 November 2026).
 COMPILER_BYTES = 145 * 2**20
 # What products in bfloat16 add to the process, oneDNN's kernels and packed operands above all. With
-# rows filled up to multiples of 32 (model/padding.py) peaks of 4x96 in a fresh process lie 35 MiB
-# above what is counted on an AMD EPYC (Zen 4) and 47 MiB on an Intel Xeon (29 November 2026), those
-# in float32 2 MiB.
-BF16_BYTES = 45 * 2**20
+# rows filled up to multiples of 32 (model/padding.py) peaks of 4x96 in a fresh process lie 19 MiB
+# above what is counted on an AMD EPYC (Zen 4) and 31 MiB on an Intel Xeon (29 November 2026).
+BF16_BYTES = 30 * 2**20
 LOGIT_COPIES = 3  # logits, their log-softmax, and the chunk's before
 
 

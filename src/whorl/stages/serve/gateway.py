@@ -22,6 +22,7 @@ from whorl.stages.serve.card import ModelCard
 from whorl.stages.serve.desk import Desk, Visit
 from whorl.stages.serve.errors import ApiError, invalid, is_grammar_fault
 from whorl.stages.serve.generation import Generation, Run
+from whorl.stages.serve.inbox import Inbox
 from whorl.stages.serve.limits import NOBODY, Caller, check_sizes
 from whorl.stages.serve.served import Served
 from whorl.stages.serve.stops import StopFinder
@@ -51,6 +52,7 @@ class Gateway:
         self.ranking_threads = ThreadPoolExecutor(RANKING_THREADS, "whorl-rank")
         self.playing_thread = ThreadPoolExecutor(1, "whorl-play")  # environments: see `playing`
         self._submitted: dict[str, Engine] = {}  # by request id
+        self._inbox = Inbox(self._deliver)
         self._keep_to(served)
 
     @property
@@ -248,7 +250,7 @@ class Gateway:
 
         def on_event(event: TokenEvent) -> None:  # on the engine's thread
             if not loop.is_closed():
-                loop.call_soon_threadsafe(self._deliver, event, queue, visit)
+                self._inbox.put(loop, (event, queue, visit))
 
         self._submitted[request.request_id] = engine
         visit.submitted(request.request_id)

@@ -1,0 +1,178 @@
+"""The process that an engine runs in: it opens what its first line says, then does as it is told.
+
+See engines/apart.py, which speaks with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from whorl.core.errors import WhorlError
+from whorl.core.ports import GenerateRequest, Grammar, TokenEvent
+from whorl.core.variants import Variant
+from whorl.engines.apart import CLOSE_TIMEOUT_S
+from whorl.engines.loop import EngineLoop
+from whorl.engines.open import open_engine
+from whorl.engines.setup import EngineSetup
+
+__all__ = ["answer"]
+
+LOOK_EVERY_S = 0.2  # whether the engine has stopped
+TOGETHER_S = 0.01  # nobody reads a hundred pieces of text a second
+
+
+def answer() -> None:
+    """The engine's process: opens what its first line says, then does as it is told."""
+    commands = sys.stdin
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)  # what libraries print is no message
+    opening = json.loads(commands.readline())
+    variant, cache = opening["variant"], opening["cache_folder"]
+    try:
+        engine = open_engine(
+            Path(opening["folder"]),
+            None if variant is None else Variant(**variant),
+            opening["name"],
+            EngineSetup(**opening["setup"]),
+            None if cache is None else Path(cache),
+        )
+    except WhorlError as error:
+        output.write(json.dumps({"error": str(error), "kind": type(error).__name__}) + "\n")
+        return
+    facts = {
+        "name": engine.name,
+        "contract_digest": engine.contract_digest,
+        "unable": sorted(engine.unable),
+        "reads_singles_once": getattr(engine, "reads_singles_once", False),
+    }
+    output.write(json.dumps(facts) + "\n")
+    threading.Thread(target=_end_with, args=(engine,), daemon=True).start()
+    lock = threading.Lock()
+
+    def send(*message: Any) -> None:
+        data = json.dumps(message)
+        with lock, contextlib.suppress(BrokenPipeError):
+            output.write(data + "\n")
+
+    _obey(engine, commands, send)
+    engine.close()
+    os._exit(0)
+
+
+def _end_with(engine: Any) -> None:
+    """An engine that stopped takes this process with it, what it started (which may hold a GPU's
+    memory) before: then another one is started."""
+    while getattr(engine, "failure", None) is None:
+        time.sleep(LOOK_EVERY_S)
+    closing = threading.Thread(target=engine.close, daemon=True)
+    closing.start()
+    closing.join(CLOSE_TIMEOUT_S)
+    os._exit(1)
+
+
+def _obey(engine: Any, commands: Iterable[str], send: Callable[..., None]) -> None:
+    """Until there are no commands any more."""
+    gone: set[str] = set()  # cancelled while their grammars were read
+    reading: dict[str, threading.Thread] = {}
+    has_turns = isinstance(engine, EngineLoop)
+    teller = _Teller(send)
+
+    def on_event(event: TokenEvent) -> None:  # on the engine's thread
+        teller.add(event)
+        if not has_turns:
+            teller.tell(at_once=True)
+
+    def submit(request: GenerateRequest) -> None:
+        try:
+            engine.submit(request, on_event)
+        except Exception as error:  # whatever it is, nobody may wait for ever
+            send("events", [[request.request_id, (), "error", str(error) or repr(error), []]])
+        if request.request_id in gone:
+            gone.discard(request.request_id)
+            engine.cancel(request.request_id)
+
+    if has_turns:
+        engine.on_turn = teller.tell
+    for line in commands:
+        kind, *rest = json.loads(line)
+        if kind == "submit":
+            request = _request(rest[0])
+            if request.grammar is None:
+                submit(request)
+                continue
+            reading = {name: each for name, each in reading.items() if each.is_alive()}
+            thread = threading.Thread(target=submit, args=(request,), daemon=True)
+            reading[request.request_id] = thread
+            thread.start()
+        elif kind == "cancel":
+            if rest[0] in reading and reading[rest[0]].is_alive():
+                gone.add(rest[0])
+            engine.cancel(rest[0])
+        elif kind == "limit" and hasattr(engine, "limit_running"):
+            engine.limit_running(rest[0])
+        elif kind == "score":
+            threading.Thread(target=_score, args=(engine, send, *rest), daemon=True).start()
+
+
+class _Teller:
+    """Sends the events of a turn in one line, and those of fast turns together: a line wakes the
+    reader, and each event of a request costs the server and its client about as much as a token.
+
+    A request's first event and its last go at once, others after TOGETHER_S at the latest, or with
+    the next turn's where that takes longer.
+    """
+
+    def __init__(self, send: Callable[..., None]) -> None:
+        self._send = send
+        self._rows: dict[str, list[Any]] = {}  # by request
+        self._begun: set[str] = set()
+        self._is_urgent, self._last_s = False, 0.0
+
+    def add(self, event: TokenEvent) -> None:
+        name, finish = event.request_id, event.finish_reason
+        row = self._rows.setdefault(name, [name, [], None, None, []])
+        row[1] += event.token_ids
+        row[2], row[3] = finish, event.error
+        row[4] += [(each.token_id, each.logprob, each.top) for each in event.logprobs]
+        self._is_urgent |= finish is not None or name not in self._begun
+        self._begun.add(name)
+        if finish is not None:
+            self._begun.discard(name)
+
+    def tell(self, at_once: bool = False) -> None:
+        now_s = time.monotonic()
+        at_once |= self._is_urgent or now_s - self._last_s >= TOGETHER_S
+        if self._rows and at_once:
+            self._send("events", list(self._rows.values()))
+            self._rows.clear()
+            self._is_urgent, self._last_s = False, now_s
+
+
+def _request(values: Mapping[str, Any]) -> GenerateRequest:
+    """JSON has lists for tuples."""
+    kept: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+    }
+    kept["logit_bias"] = tuple((number, bias) for number, bias in kept["logit_bias"])
+    if kept["grammar"] is not None:
+        kept["grammar"] = Grammar(**kept["grammar"])
+    return GenerateRequest(**kept)
+
+
+def _score(
+    engine: Any, send: Callable[..., None], number: int, rows: list[list[int]], prefix: list[int]
+) -> None:
+    try:
+        found = engine.score(rows, prefix)
+    except Exception as error:  # whatever it is, nobody may wait for ever
+        send("failed", number, str(error) or repr(error))
+        return
+    send("scores", number, [row.tolist() for row in found])

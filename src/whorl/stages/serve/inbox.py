@@ -1,0 +1,37 @@
+"""What an engine's thread tells the server's loop: what comes together wakes it once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVarTuple
+
+__all__ = ["Inbox"]
+
+Told = TypeVarTuple("Told")
+
+
+class Inbox(Generic[*Told]):
+    """Any thread puts, the loop delivers, in their order. A wake-up costs more than an event."""
+
+    def __init__(self, deliver: Callable[[*Told], None]) -> None:
+        self._deliver = deliver
+        self._told: deque[tuple[*Told]] = deque()
+        self._is_woken = False
+
+    def put(self, loop: asyncio.AbstractEventLoop, told: tuple[*Told]) -> None:
+        """Raises RuntimeError if the loop is closed."""
+        self._told.append(told)  # before the look: whoever empties it looks after this
+        if not self._is_woken:
+            self._is_woken = True
+            loop.call_soon_threadsafe(self._empty, loop)
+
+    def _empty(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._is_woken = False
+        try:
+            while self._told:
+                self._deliver(*self._told.popleft())
+        finally:
+            if self._told:  # one of them raised; the others are delivered all the same
+                loop.call_soon(self._empty, loop)

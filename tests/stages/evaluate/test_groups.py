@@ -1,0 +1,60 @@
+"""Scores of groups of documents: counted by hand, and together the score of all."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from whorl.core.intervals import score_of
+from whorl.core.metrics import ACCURACY, CHRF, Metric
+from whorl.core.ports import QualityMeasure, Score
+from whorl.stages.evaluate.groups import MOST_GROUPS, scores_by_group
+
+NAMES = ("1 en>es", "1 es>en", "2 en>es", "2 es>en", "3 es>en")
+
+
+def score(name: str, metric: Metric, *values: float) -> Score:
+    ones = np.ones(len(values))
+    return score_of(name, QualityMeasure(metric, NAMES[: len(values)], np.array(values), ones))
+
+
+def direction(name: str) -> str:
+    return name.rpartition(" ")[2]
+
+
+def test_each_group_has_the_mean_of_its_documents() -> None:
+    scores = [score("ours", CHRF, 10, 40, 20, 50, 60), score("copying", CHRF, 1, 2, 3, 4, 6)]
+    rows = scores_by_group("translation", direction, scores, samples=200, seed=0)
+    found = {(row["name"], row["group"]): (row["value"], row["num_documents"]) for row in rows}
+    assert found == {
+        ("ours", "en>es"): (pytest.approx(15), 2),
+        ("ours", "es>en"): (pytest.approx(50), 3),
+        ("copying", "en>es"): (pytest.approx(2), 2),
+        ("copying", "es>en"): (pytest.approx(4), 3),
+    }
+    assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
+
+
+def test_a_method_that_scored_a_part_alone_has_its_groups_alone() -> None:
+    rows = scores_by_group(
+        "games",
+        direction,
+        [score("all", ACCURACY, 1, 0, 1), score("one", ACCURACY, 1)],
+        samples=50,
+        seed=0,
+    )
+    assert {(row["name"], row["group"]) for row in rows} == {
+        ("all", "en>es"),
+        ("all", "es>en"),
+        ("one", "en>es"),
+    }
+
+
+def test_one_group_and_far_too_many_are_no_table() -> None:
+    scores = [score("ours", CHRF, 1, 2, 3)]
+    assert scores_by_group("text", lambda name: "all", scores, samples=50, seed=0) == []
+    assert scores_by_group("text", None, scores, samples=50, seed=0) == []
+    names = tuple(f"{n}" for n in range(MOST_GROUPS + 1))
+    many = QualityMeasure(CHRF, names, np.ones(len(names)), np.ones(len(names)))
+    scores = [score_of("ours", many)]
+    assert scores_by_group("text", lambda name: name, scores, samples=50, seed=0) == []

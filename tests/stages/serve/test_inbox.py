@@ -1,0 +1,75 @@
+"""The inbox of a server's loop: all that is put arrives in order, and few wake-ups are spent."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from whorl.stages.serve.inbox import Inbox
+
+
+def test_what_threads_put_arrives_in_the_order_of_each() -> None:
+    got: list[tuple[int, int]] = []
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        inbox = Inbox(lambda thread, number: got.append((thread, number)))
+
+        def put(thread: int) -> None:
+            for number in range(2_000):
+                inbox.put(loop, (thread, number))
+
+        threads = [threading.Thread(target=put, args=(n,)) for n in range(3)]
+        for each in threads:
+            each.start()
+        while len(got) < 6_000:
+            await asyncio.sleep(0.001)
+
+    asyncio.run(asyncio.wait_for(work(), 30))
+    for thread in range(3):
+        assert [number for of, number in got if of == thread] == list(range(2_000))
+
+
+def test_what_comes_together_wakes_the_loop_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> tuple[int, list[int]]:
+        loop, got, wakes = asyncio.get_running_loop(), [], []
+        real = loop.call_soon_threadsafe
+
+        def counted(*arguments: Any) -> asyncio.Handle:
+            wakes.append(1)
+            return real(*arguments)
+
+        monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
+        inbox = Inbox(got.append)
+        for number in range(16):  # the loop does not run meanwhile
+            inbox.put(loop, (number,))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        inbox.put(loop, (16,))  # and is woken again
+        while len(got) < 17:
+            await asyncio.sleep(0)
+        return len(wakes), got
+
+    assert asyncio.run(work()) == (2, list(range(17)))
+
+
+def test_one_that_fails_holds_up_no_other() -> None:
+    async def work() -> list[int]:
+        loop, got = asyncio.get_running_loop(), []
+        loop.set_exception_handler(lambda loop, context: None)
+
+        def deliver(number: int) -> None:
+            if number == 1:
+                raise ValueError(number)
+            got.append(number)
+
+        inbox = Inbox(deliver)
+        for number in range(4):
+            inbox.put(loop, (number,))
+        await asyncio.sleep(0.05)
+        return got
+
+    assert asyncio.run(work()) == [0, 2, 3]
