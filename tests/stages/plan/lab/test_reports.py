@@ -10,7 +10,7 @@ import pytest
 
 from whorl.core.errors import DataError
 from whorl.stages.plan.lab.predict import predict_published
-from whorl.stages.plan.lab.reports import RunReport, parse_report
+from whorl.stages.plan.lab.reports import RunReport, parse_report, read_reports
 
 FOLDER = Path(str(files("whorl.stages.plan.cluster") / "published"))
 TRAINED = {
@@ -95,10 +95,43 @@ def test_what_a_note_adds_to_a_run() -> None:
     assert job.layout.offload_activations and job.document_tokens > 0
 
 
+def test_a_note_with_a_plus_adds_to_the_run_before(tmp_path: Path) -> None:
+    path = tmp_path / "reports.csv"
+    runs = [("a", "packed"), ("b", "+ activation offload"), ("b", "+ activation offload")]
+    runs += [("c", "8 loss chunks"), ("d", "+ packed")]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(TRAINED))
+        writer.writeheader()
+        for name, note in runs:
+            repo = "other/repo" if name == "d" else TRAINED["repo"]
+            writer.writerow({**TRAINED, "id": name, "note": note, "repo": repo})
+    jobs = [item.row.job for item in read_reports(path)]
+    read_as = [(j.document_tokens > 0, j.layout.offload_activations, j.loss) for j in jobs if j]
+    both = (True, True, "")
+    assert read_as == [(True, False, ""), both, both, (False, False, "chunked"), (True, False, "")]
+
+
+def test_packed_documents_of_no_stated_length_are_between_short_ones_and_the_row() -> None:
+    for seq in (256, 8192):
+        row = read(TRAINED, seq=str(seq), note="packed").row
+        assert row.job is not None and "document_tokens" in row.inferred
+        assert min(512, seq) <= row.job.document_tokens <= seq
+
+
+def test_a_quantised_base_is_taught_with_recomputation_by_peft() -> None:
+    """Its prepare_model_for_kbit_training has use_gradient_checkpointing=True."""
+    plain = {"layout": "zero=none,recompute=none", "note": "QLoRA, HF Trainer", "count": "1"}
+    for lora, recompute in (("lora base=nf4", "full"), ("lora base=none", "none")):
+        row = read(TRAINED, stack="hf", lora=lora, **plain).row
+        assert row.job is not None and row.job.layout.recompute == recompute
+        assert ("recompute" in row.inferred) == (recompute == "full")
+
+
 def test_a_run_without_a_layout_says_what_was_assumed() -> None:
     row = read(TRAINED, layout="", note="QLoRA").row
     assert row.job is not None and row.job.lora is not None and row.job.lora.base == "nf4"
     assert {"micro_batch", "recompute", "shard"} <= row.inferred
+    assert "device" in read(TRAINED, note="GPU not stated (80 GB)").row.inferred - row.inferred
 
 
 @pytest.mark.parametrize(
