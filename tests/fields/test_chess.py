@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,7 +15,6 @@ import chess
 import chess.pgn
 
 from tests.stages.evaluate.fakes import ScoringEngine
-from tests.stages.plan.conftest import machine
 from whorl.codecs.contract import Tokens
 from whorl.codecs.parts import token_space
 from whorl.core.errors import DataError, MissingExtra, SpecError
@@ -38,7 +36,6 @@ from whorl.fields.chess_positions import (
     words_of,
 )
 from whorl.stages.evaluate.play import played
-from whorl.verbs import Session
 
 MATE_IN_ONE = "6k1/5ppp/8/8/8/8/8/R3K3 w - - 0 1"
 
@@ -315,54 +312,3 @@ def test_greedy_takes_what_is_worth_most() -> None:
     passing = chess.Board("4k3/8/8/3pP3/8/8/8/4K3 w - d6 0 2")
     assert [move.uci() for move in captures(passing)] == ["e5d6"]
     assert captures(chess.Board()) == []
-
-
-# ------------------------------------------------------------------ learning
-
-
-def rook_takes_queen(count: int) -> str:
-    """Rows in which a rook can take a queen that nobody guards."""
-    rng, rows = random.Random(0), dict[str, str]()
-    while len(rows) < count:
-        board = chess.Board(None)
-        squares = rng.sample(range(64), 4)
-        pieces = (chess.KING, chess.ROOK, chess.KING, chess.QUEEN)
-        for place, (square, piece) in enumerate(zip(squares, pieces, strict=True)):
-            board.set_piece_at(square, chess.Piece(piece, place < 2))
-        takes = [move for move in board.generate_legal_captures() if move.from_square == squares[1]]
-        if board.is_valid() and len(takes) == 1:
-            rows[board.fen()] = takes[0].uci()
-    return "".join(f"{fen}\t{move}\n" for fen, move in rows.items())
-
-
-def test_taking_a_queen_is_learned_and_games_are_scored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("whorl.launch.calibrate.this_machine", lambda home: machine())
-    opening = [f"{b.fen()}\t{captured(b)}" for seed in range(6) for b in at_random(seed)[4:8]]
-    path = write(tmp_path / "a.tsv", rook_takes_queen(1500) + "\n".join(opening) + "\n")
-    recipe: dict[str, Any] = {
-        "name": "queens",
-        "data": [{"source": path, "field": "chess", "options": {"games": "1", "heldout": "0.2"}}],
-        "prepare": {"vocab_size": 160},
-        "model": {"layers": 2, "width": 48, "heads": 3, "kv_heads": 3, "head_dim": 16},
-        "train": {"seq_len": 96, "batch_tokens": 1920, "steps": 120, "learning_rate": 0.01,
-                  "embedding_learning_rate": 0.02, "threads": 1},
-        "compress": "none",
-    }  # fmt: skip
-    session = Session.open(recipe, overrides=[], home=tmp_path / "home", workers=1)
-    scores = session.evaluate().metrics["scores"]
-    assert set(scores) == {"chess", "chess/points_against_random", "chess/points_against_greedy"}
-    assert scores["chess"][MODEL] > 0.45 > 3 * scores["chess"]["random moves"]
-    assert scores["chess"]["greedy capture"] > 0.9
-    for name in ("random", "greedy"):
-        assert 0 <= scores[f"chess/points_against_{name}"][MODEL] <= 1
-    told = {row["field"]: row["num_documents"] for row in session.evaluate().metrics["fields"]}
-    assert told["chess/points_against_random"] == 1 < told["chess"]
-
-
-MODEL = "hf f32"
-
-
-def captured(board: chess.Board) -> str:
-    return (captures(board) or list(board.legal_moves))[0].uci()
