@@ -63,8 +63,8 @@ def room(browser: Browser, playing: Site) -> Browser:
     playing.enter(browser)
     assert not browser.evaluate("document.getElementById('tab-chess').hidden")
     browser.click("#tab-chess")
-    browser.press("Enter", CTRL)
-    browser.has("#chess-result .said", "White to move")
+    browser.has("#chess-result .said", "White to move")  # a game begins by itself
+    browser.wait_for("document.getElementById('chess-stop').hidden")
     return browser
 
 

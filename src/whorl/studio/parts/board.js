@@ -70,6 +70,7 @@ export class Board {
         on: { click: () => this.#press(name) },
       });
       square.dataset.square = name;
+      square.append(...[file === files[0] && make("span", { class: "rank" }, rank), rank === ranks.at(-1) && make("span", { class: "file" }, file)].filter(Boolean));
       this.squares.set(name, square);
       return square;
     })));

@@ -6,7 +6,7 @@ import { base64, greyPng } from "./png.js";
 import { soundInput } from "./sound.js";
 
 const MAX_DRAWN = 64; // pixels a side that one can draw by hand
-const PAD_PX = 256;
+const PAD_PX = 256; // about so wide: a pixel of the image is a whole number of the pad's
 const BRUSH = [[0, 0, 1], [1, 0, 0.35], [-1, 0, 0.35], [0, 1, 0.35], [0, -1, 0.35]];
 
 // Media types that the page takes, by how they begin.
@@ -141,8 +141,9 @@ class Pad {
   constructor(width, height, name, changed) {
     Object.assign(this, { width, height, changed, x: width >> 1, y: height >> 1 });
     this.levels = new Float32Array(width * height); // 0 black to 1 white
+    const size = Math.max(1, Math.round(PAD_PX / width));
     this.canvas = make("canvas", {
-      class: "pad", width: PAD_PX, height: Math.round((PAD_PX * height) / width), tabIndex: 0, role: "img",
+      class: "pad", width: size * width, height: size * height, tabIndex: 0, role: "img",
       aria: { label: `${name}: ${width} by ${height} pixels to draw on` },
     });
     const drawable = Math.max(width, height) <= MAX_DRAWN;

@@ -24,7 +24,8 @@ export class Chess extends Room {
     this.thought = make("div", { class: "choice" });
     this.back = button("Take back", () => this.#back());
     this.stage = make("div", { class: "stage" },
-      make("div", {}, this.board.node, this.said, make("div", { class: "row" }, this.back)), make("div", {}, this.thought, this.list));
+      make("div", {}, this.board.node),
+      make("div", {}, make("div", { class: "row" }, this.said, make("span", { class: "spring" }), this.back), this.thought, this.list));
   }
 
   taskOf(model) {
