@@ -14,7 +14,6 @@ pytest.importorskip("chess", reason="needs the extra chess")
 import chess
 import chess.pgn
 
-from tests.fields.support import miniature
 from tests.stages.evaluate.fakes import ScoringEngine
 from whorl.codecs.contract import Tokens
 from whorl.codecs.parts import token_space
@@ -313,49 +312,3 @@ def test_greedy_takes_what_is_worth_most() -> None:
     passing = chess.Board("4k3/8/8/3pP3/8/8/8/4K3 w - d6 0 2")
     assert [move.uci() for move in captures(passing)] == ["e5d6"]
     assert captures(chess.Board()) == []
-
-
-# ------------------------------------------------------------------ learning
-
-
-def rook_takes_queen(count: int) -> str:
-    """Rows in which a rook can take a queen that nobody guards."""
-    rng, rows = random.Random(0), dict[str, str]()
-    while len(rows) < count:
-        board = chess.Board(None)
-        squares = rng.sample(range(64), 4)
-        pieces = (chess.KING, chess.ROOK, chess.KING, chess.QUEEN)
-        for place, (square, piece) in enumerate(zip(squares, pieces, strict=True)):
-            board.set_piece_at(square, chess.Piece(piece, place < 2))
-        takes = [move for move in board.generate_legal_captures() if move.from_square == squares[1]]
-        if board.is_valid() and len(takes) == 1:
-            rows[board.fen()] = takes[0].uci()
-    return "".join(f"{fen}\t{move}\n" for fen, move in rows.items())
-
-
-def test_taking_a_queen_is_learned_and_games_are_scored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opening = [f"{b.fen()}\t{captured(b)}" for seed in range(6) for b in at_random(seed)[4:8]]
-    path = write(tmp_path / "a.tsv", rook_takes_queen(1500) + "\n".join(opening) + "\n")
-    entry = {"source": path, "field": "chess", "options": {"games": "1", "heldout": "0.2"}}
-    kept, sizes = {"vocab_size": 160}, (96, 1920)
-    home, rate = tmp_path / "home", 0.01
-    session = miniature(
-        monkeypatch, home, entry, sizes, 120, heads=3, prepare=kept, rate=rate, embedding_rate=0.02
-    )
-    scores = session.evaluate().metrics["scores"]
-    assert set(scores) == {"chess", "chess/points_against_random", "chess/points_against_greedy"}
-    assert scores["chess"][MODEL] > 0.45 > 3 * scores["chess"]["random moves"]
-    assert scores["chess"]["greedy capture"] > 0.9
-    for name in ("random", "greedy"):
-        assert 0 <= scores[f"chess/points_against_{name}"][MODEL] <= 1
-    told = {row["field"]: row["num_documents"] for row in session.evaluate().metrics["fields"]}
-    assert told["chess/points_against_random"] == 1 < told["chess"]
-
-
-MODEL = "hf f32"
-
-
-def captured(board: chess.Board) -> str:
-    return (captures(board) or list(board.legal_moves))[0].uci()

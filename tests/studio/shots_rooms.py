@@ -18,7 +18,7 @@ from tests.studio.test_rooms import ROOMS, fill
 from tests.studio.worlds import PLAYS
 
 SHAPES = (("light", 1200), ("dark", 1200), ("light", 390))
-SHOWN = {"recommend": "light", "play": "dark"}  # in the docs
+SHOWN = {"recommend": "light", "play": "dark", "chess": "light"}  # in the docs
 
 
 def use(browser: Browser, name: str) -> None:
@@ -41,6 +41,11 @@ def use(browser: Browser, name: str) -> None:
     elif name == "classify":
         for key in ("ArrowRight", " ") * 5 + ("ArrowDown", " ") * 6:
             browser.press(key)
+    elif name == "chess":
+        for square in ("e2", "e4"):
+            browser.has(".said", "White to move")
+            browser.click(f"[data-square={square}]")
+        browser.has(".moves-list", "e2e4 e7e5")
     time.sleep(0.8)
 
 

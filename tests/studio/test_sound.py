@@ -21,6 +21,25 @@ def heard_samples(site: Site) -> int:
     return (len(site.engine.submitted[-1].prompt_ids) - 2) // 2 * 320
 
 
+def saved_samples(browser: Browser) -> int:
+    """Of the file that Speak's Save gives the browser."""
+    browser.evaluate(
+        """(() => {
+          const make = URL.createObjectURL.bind(URL);
+          URL.createObjectURL = (blob) => {
+            globalThis.saved = blob;
+            return make(blob);
+          };
+          const buttons = [...document.querySelectorAll("#speak-result button")];
+          buttons.find((each) => each.textContent === "Save").click();
+        })()"""
+    )
+    whole = "saved.arrayBuffer().then((data) => btoa(String.fromCharCode(...new Uint8Array(data))))"
+    samples, rate = soundfile.read(io.BytesIO(base64.b64decode(browser.evaluate(whole))))
+    assert rate == 8_000
+    return len(samples)
+
+
 def test_a_recording_is_answered_by_its_words(browser: Browser, listening: Site) -> None:
     tokens = listening.app.state.gateway.tokens
     ids = tokens.encode_prompt(SAID)[1:]
@@ -147,4 +166,5 @@ def test_what_is_said_is_heard_in_a_room_and_a_text_said_in_another(
     question = tokens.encode_prompt(SAID)
     assert [*listening.engine.submitted[-1].prompt_ids[:-1]] == [*question]
     assert "1.0 seconds" in browser.evaluate("document.querySelector('.wave').ariaLabel")
+    assert saved_samples(browser) == 8_000
     assert browser.complaints() == []

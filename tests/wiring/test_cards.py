@@ -166,6 +166,21 @@ def test_worlds_are_told_by_name_and_opened_by_their_field(
     assert found is not None and found[1] == 7 and opened[-1] == "corridor"
 
 
+def test_a_name_of_a_file_is_no_world(home: Path, tmp_path: Path) -> None:
+    """Demonstrations of somebody's own are of no environment, whatever their file is called."""
+    shown = [
+        {"observation": {"lamp": f"{n % 4}", "day": n}, "action": "go", "episode": n}
+        for n in range(40)
+    ]
+    source = _source(_lines(tmp_path / "play#1.jsonl", shown), episodes.FIELD, heldout="0.3")
+    record = prepare(
+        home, source, fields={"episodes": episodes.FIELD}, vocab_size=128, seq_len=64, workers=1
+    )
+    tokens = Tokens.load(record.folder("tokens"))
+    (card,) = tasks_asked(home, {"prepare": record.digest}, tokens)
+    assert card.worlds == () and plays_of([card]) == {}
+
+
 def _shown(world: Any, teacher: str, seed: int) -> Any:
     seen = world.reset(seed)
     for _ in range(3):

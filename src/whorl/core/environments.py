@@ -71,7 +71,8 @@ class Drawable(Protocol):
 @dataclass(frozen=True)
 class PlayTask(ChoiceTask):
     """open_world: of a held-out document's name the environment and its seed, None if it has none;
-    ask: the parts of a question, of the steps so far and what is seen now; codec: of actions."""
+    ask: the parts of a question, of the steps so far and what is seen now; codec: of actions;
+    world_of: of a document's name `world#seed` the world, to be opened from any seed, "": none."""
 
     open_world: Callable[[str], tuple[Environment, int] | None] = lambda name: None
     ask: Callable[[Sequence[Step], Observation], tuple[Part, ...]] = lambda steps, seen: ()
@@ -79,7 +80,8 @@ class PlayTask(ChoiceTask):
     name: str = "play"
     further: tuple[Metric, ...] = (SUCCESS, RETURN)
     max_steps: int = MAX_STEPS
-    own_worlds: tuple[str, ...] = ()  # to open besides those of documents, as `world#seed`
+    world_of: Callable[[str], str] = lambda name: ""
+    own_worlds: tuple[str, ...] = ()  # to open besides those of documents, as `world#seed` too
 
     def plays(self, document: HeldoutDocument) -> bool:
         """Whether there is an environment to play."""

@@ -36,7 +36,15 @@ from whorl.core.ports import (
 )
 from whorl.core.reasons import Place, Reason
 from whorl.core.sources import DatasetItem
-from whorl.fields.chess_names import GREEDY, METRICS, RANDOM, STOCKFISH, begun_by, name_of
+from whorl.fields.chess_names import (
+    BOTH_SIDES,
+    GREEDY,
+    METRICS,
+    RANDOM,
+    STOCKFISH,
+    begun_by,
+    name_of,
+)
 from whorl.fields.whole import (
     begins,
     check_sides,
@@ -73,7 +81,11 @@ def question_of(steps: Sequence[Step], seen: Observation) -> tuple[Part, ...]:
 
 
 def open_game(name: str) -> tuple[Environment, int] | None:
-    """The game that a document begins, and its seed; None: it begins none."""
+    """The game that a document begins, or a whole one, and its seed; None: it begins none.
+
+    Raises MissingExtra without chess.
+    """
+    MissingExtra.check("chess", "chess", "a game of chess")
     from whorl.fields.chess_games import world_of
 
     return world_of(name)
@@ -89,6 +101,7 @@ class ChessTask(PlayTask):
     name: str = "chess"
     metric: Metric = MOVE_MATCH
     further: tuple[Metric, ...] = tuple(METRICS.values())
+    own_worlds: tuple[str, ...] = (BOTH_SIDES,)
 
     def question(self, document: HeldoutDocument, space: TokenSpace) -> Choice:
         """Raises DataError if the answer is none of the legal moves."""

@@ -1,36 +1,78 @@
-"""Games of chess against players of known strength, as an environment: a win is worth 1, a draw ½.
+"""Games of chess as environments, against players of known strength, or of both sides.
 
-A game begins from a position and is played to its end by whoever is asked. It is drawn after a
-third repetition, fifty moves without a capture or a pawn's, or MOST_MOVES of the asked player. The
-other player's chance depends on the seed alone.
+A win is worth 1, a draw ½. A game begins from a position and is played to its end by whoever is
+asked. It is drawn after a third repetition, fifty moves without a capture or a pawn's, or
+MOST_MOVES of the side that began. The other player's chance depends on the seed alone.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import chess
 
 from whorl.core.environments import Observation, Reaction
 from whorl.core.errors import DataError
-from whorl.fields.chess_names import GREEDY, STOCKFISH, begun_by
+from whorl.fields.chess_names import BOTH_SIDES, GREEDY, STOCKFISH, begun_by
 from whorl.fields.chess_positions import move_of, moves_of, row_of, word_of
 from whorl.fields.stockfish import Stockfish
 
-__all__ = ["ChessWorld", "Player", "captures", "chance_player", "points_of", "world_of"]
+__all__ = [
+    "ChessWorld",
+    "Ending",
+    "Game",
+    "Player",
+    "captures",
+    "chance_player",
+    "ending_of",
+    "points_of",
+    "world_of",
+]
 
 MOST_MOVES = 150  # of one side: a longer game is drawn
 NO_PROGRESS_PLIES, REPEATED = 100, 3
 VALUES = {chess.PAWN: 1, chess.KNIGHT: 3, chess.BISHOP: 3, chess.ROOK: 5, chess.QUEEN: 9}
+NAMES = {chess.WHITE: "White", chess.BLACK: "Black"}
+ENDINGS = {  # what a draw or a mate is called; the other ways have their own names
+    chess.Termination.CHECKMATE: "checkmate",
+    chess.Termination.STALEMATE: "stalemate",
+    chess.Termination.INSUFFICIENT_MATERIAL: "neither side has enough to mate",
+}
 Player = Callable[[chess.Board, random.Random], chess.Move]
 
 
-def world_of(name: str) -> tuple[ChessWorld, int] | None:
-    """The game that a document begins, and its seed; None: it begins none."""
+def world_of(name: str) -> tuple[Game, int] | None:
+    """The game that a document begins, or one of both sides, and its seed; None: it begins none."""
+    world, _, seed = name.rpartition("#")
+    if world == BOTH_SIDES and seed.isdecimal():
+        return Game(), int(seed)
     found = begun_by(name)
     return None if found is None else (ChessWorld(found[1], found[2]), found[0])
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a game ended. winner: None of a draw."""
+
+    winner: chess.Color | None
+    told: str
+
+
+def ending_of(board: chess.Board) -> Ending | None:
+    """None: the game goes on. board: with the moves since the game began."""
+    outcome = board.outcome()
+    if outcome is not None:
+        told = outcome.termination.name.lower().replace("_", " ")
+        return Ending(outcome.winner, ENDINGS.get(outcome.termination, told))
+    if board.is_repetition(REPEATED):
+        return Ending(None, "the same position for the third time")
+    if board.halfmove_clock >= NO_PROGRESS_PLIES:
+        return Ending(None, "fifty moves without a capture or a pawn's move")
+    num_moves = (len(board.move_stack) + 1) // 2  # of the side that began
+    return Ending(None, f"{MOST_MOVES} moves") if num_moves >= MOST_MOVES else None
 
 
 def captures(board: chess.Board) -> list[chess.Move]:
@@ -53,50 +95,97 @@ def chance_player(name: str) -> Player:
     return play
 
 
-@dataclass
-class ChessWorld:
-    """A game from a position on, whose side to move is played by who acts; actions are legal."""
+class Game:
+    """A game from a position on, of which every move is an action, whosever turn it is.
 
-    opponent: str
-    start: str  # FEN
-    name: str = field(init=False)
-    actions: tuple[str, ...] = ()
-    board: chess.Board = field(init=False)
-    has_ended: bool = True
-    _num_moves: int = 0
-    _rng: random.Random = field(default_factory=random.Random)
-    _player: Player | None = None
-    _stockfish: Stockfish | None = None
+    A reward is that of the side that has moved.
+    """
 
-    def __post_init__(self) -> None:
-        self.name = f"chess against {self.opponent}"
-        self.board = chess.Board(self.start)
+    def __init__(self, start: str = chess.STARTING_FEN, name: str = BOTH_SIDES) -> None:
+        """start: FEN."""
+        self.start, self.name = start, name
+        self.board, self.actions = chess.Board(start), tuple[str, ...]()
+        self.ending: Ending | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        return self.ending is not None
+
+    def reset(self, seed: int) -> Observation:
+        """The seed changes nothing."""
+        self.board, self.ending = chess.Board(self.start), None
+        return self._seen()
+
+    def step(self, action: str) -> Reaction:
+        if action not in self.actions:
+            found = "the game has ended" if self.has_ended else action
+            raise DataError(f"{self.name} takes no such move", found=found, expected=self.actions)
+        mine = self.board.turn
+        self._push(move_of(self.board, action))
+        if self.ending is None:
+            self._answer()
+        points = self._points(mine)
+        return Reaction(self._seen(), points, self.has_ended, points == 1.0)
+
+    def close(self) -> None: ...
+
+    def scene(self) -> Mapping[str, Any]:
+        """See `whorl.core.environments.Drawable`."""
+        legal = () if self.has_ended else tuple(self.board.legal_moves)
+        return {
+            "kind": "board",
+            "fen": self.board.fen(),
+            "moves": {move.uci(): word_of(self.board, move) for move in legal},
+            "told": self._told(),
+        }
+
+    def _answer(self) -> None:
+        """What another player does after a move: here nothing."""
+
+    def _push(self, move: chess.Move) -> None:
+        self.board.push(move)
+        self.ending = ending_of(self.board)
+
+    def _seen(self) -> Observation:
+        self.actions = () if self.has_ended else moves_of(self.board)
+        return row_of(self.board)
+
+    def _points(self, mine: chess.Color) -> float:
+        """What the game came to for a side; 0 while it goes on."""
+        if self.ending is None:
+            return 0.0
+        return 0.5 if self.ending.winner is None else float(self.ending.winner == mine)
+
+    def _told(self) -> str:
+        if self.ending is None:
+            check = ", in check" if self.board.is_check() else ""
+            return f"{NAMES[self.board.turn]} to move{check}"
+        winner = self.ending.winner
+        result = "A draw" if winner is None else f"{NAMES[winner]} has won"
+        return f"{result}: {self.ending.told}"
+
+
+class ChessWorld(Game):
+    """A game whose side to move is played by who acts, and the other by an opponent."""
+
+    def __init__(self, opponent: str, start: str) -> None:
+        """start: FEN."""
+        super().__init__(start, f"chess against {opponent}")
+        self.opponent, self._rng = opponent, random.Random()
+        self._player: Player | None = None
+        self._stockfish: Stockfish | None = None
 
     def reset(self, seed: int) -> Observation:
         """Raises MissingExtra if Stockfish is asked to play and is not there."""
         if self._player is None:
             self._player = self._opened()
-        self.board, self._num_moves = chess.Board(self.start), 0
-        self._rng, self.has_ended = random.Random(f"{self.opponent} {seed}"), False
-        return self._seen()
-
-    def step(self, action: str) -> Reaction:
-        if self.has_ended or action not in self.actions or self._player is None:
-            found = "the game has ended" if self.has_ended else action
-            raise DataError(f"{self.name} takes no such move", found=found, expected=self.actions)
-        mine = self.board.turn
-        self.board.push(move_of(self.board, action))
-        self._num_moves += 1
-        if (points := self._points(mine)) is None:
-            self.board.push(self._player(self.board, self._rng))
-            points = self._points(mine)
-        self.has_ended = points is not None
-        return Reaction(self._seen(), points or 0.0, self.has_ended, points == 1.0)
+        self._rng = random.Random(f"{self.opponent} {seed}")
+        return super().reset(seed)
 
     def close(self) -> None:
         if self._stockfish is not None:
             self._stockfish.close()
-        self._stockfish = self._player = None
+        self._stockfish, self._player, self.actions = None, None, ()
 
     def _opened(self) -> Player:
         if self.opponent != STOCKFISH:
@@ -104,24 +193,15 @@ class ChessWorld:
         self._stockfish = Stockfish.open()
         return self._stockfish.weakest
 
-    def _seen(self) -> Observation:
-        self.actions = () if self.has_ended else moves_of(self.board)
-        return row_of(self.board)
-
-    def _points(self, mine: chess.Color) -> float | None:
-        """What the game is worth to a side; None: it goes on."""
-        outcome = self.board.outcome()
-        if outcome is not None:
-            return 0.5 if outcome.winner is None else float(outcome.winner == mine)
-        is_drawn = self.board.halfmove_clock >= NO_PROGRESS_PLIES
-        is_drawn |= self.board.is_repetition(REPEATED) or self._num_moves >= MOST_MOVES
-        return 0.5 if is_drawn else None
+    def _answer(self) -> None:
+        assert self._player is not None  # there are actions, so that it has begun
+        self._push(self._player(self.board, self._rng))
 
 
 def points_of(name: str, player: Player) -> float:
     """What another player gets from a document's game. Raises as `ChessWorld.reset`."""
     opened = world_of(name)
-    if opened is None:
+    if opened is None or not isinstance(opened[0], ChessWorld):
         raise DataError("this document begins no game", found=name)
     world, seed = opened
     rng, total = random.Random(f"player {seed}"), 0.0

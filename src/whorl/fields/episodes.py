@@ -67,10 +67,17 @@ def open_world(name: str) -> tuple[Environment, int] | None:
     return None if found is None else (worlds.open_world(found[0]), found[1])
 
 
+def world_of(name: str) -> str:
+    """The environment of a document, as sources name it; "": it is of no environment."""
+    found = _world_of(name)
+    return "" if found is None else f"{worlds.PREFIX}{found[0]}"
+
+
 TASK = PlayTask(
     open_world=open_world,
     ask=question_of,
     codec=ACTION,
+    world_of=world_of,
     group=lambda name: name.rpartition("#")[0],  # the world
 )
 

@@ -26,7 +26,7 @@ from whorl.core.variants import Variant
 from whorl.fields.base import find_field
 from whorl.stages.serve.card import AskedPart, HeldoutExample, QualityFigure, TaskCard
 
-__all__ = ["figures_by_variant", "plays_of", "tasks_asked", "world_of"]
+__all__ = ["figures_by_variant", "plays_of", "tasks_asked"]
 
 LOG = logging.getLogger(__name__)
 NUM_EXAMPLES, NUM_LOOKED_AT = 6, 60  # of a field
@@ -81,11 +81,6 @@ def plays_of(tasks: Sequence[TaskCard]) -> dict[str, PlayTask]:
     return {field: task for field, task in named.items() if isinstance(task, PlayTask)}
 
 
-def world_of(name: str) -> str:
-    """The environment of a held-out document that is named `world#seed`."""
-    return name.rpartition("#")[0]
-
-
 def _tasks(
     name: str, given: Mapping[str, str], documents: HeldoutDocuments, tokens: Tokens
 ) -> Iterator[TaskCard]:
@@ -95,7 +90,8 @@ def _tasks(
     worlds: dict[str, None] = {}
     if isinstance(field.task, PlayTask):
         worlds = dict.fromkeys(field.task.own_worlds)
-        worlds |= {world: None for n in mine if (world := world_of(documents.names[n]))}
+        found = (field.task.world_of(documents.names[number]) for number in mine)
+        worlds |= {world: None for world in found if world}
     kinds: dict[frozenset[str], list[Halves]] = {}
     for number in _spread(mine, NUM_LOOKED_AT):
         halves = _halves(documents.document(number), tokens)

@@ -73,7 +73,7 @@ def _input_form(codec: Codec) -> dict[str, Any]:
         if isinstance(size := getattr(codec, key, None), int):
             form[key] = size
     labels = getattr(codec, "labels", ())
-    if 0 < len(labels) <= MAX_CHOICES:
+    if codec.value_ids == 1 and 0 < len(labels) <= MAX_CHOICES:
         form["choices"] = list(labels)
     if isinstance(codec, TableCodec):
         form["columns"] = _columns(codec)

@@ -44,6 +44,19 @@ export class Board {
     this.#mark();
   }
 
+  // A move that is made, until the position after it is told; nobody may move meanwhile.
+  put(move) {
+    const [from, to] = [move.slice(0, 2), move.slice(2, 4)].map((name) => this.squares.get(name));
+    this.#moves = [];
+    this.#from = "";
+    this.#mark();
+    for (const key of ["glyph", "piece"]) {
+      to.dataset[key] = from.dataset[key];
+      from.dataset[key] = "";
+    }
+    for (const [name, square] of this.squares) square.dataset.last = String([move.slice(0, 2), move.slice(2, 4)].includes(name));
+  }
+
   #lay() {
     const ranks = [8, 7, 6, 5, 4, 3, 2, 1];
     const files = [...FILES];
@@ -57,6 +70,7 @@ export class Board {
         on: { click: () => this.#press(name) },
       });
       square.dataset.square = name;
+      square.append(...[file === files[0] && make("span", { class: "rank" }, rank), rank === ranks.at(-1) && make("span", { class: "file" }, file)].filter(Boolean));
       this.squares.set(name, square);
       return square;
     })));

@@ -2,12 +2,11 @@
 
 import { camera } from "./camera.js";
 import { button, make } from "./dom.js";
-import { drawPng } from "./outputs.js";
 import { base64, greyPng } from "./png.js";
 import { soundInput } from "./sound.js";
 
 const MAX_DRAWN = 64; // pixels a side that one can draw by hand
-const PAD_PX = 256;
+const PAD_PX = 256; // about so wide: a pixel of the image is a whole number of the pad's
 const BRUSH = [[0, 0, 1], [1, 0, 0.35], [-1, 0, 0.35], [0, 1, 0.35], [0, -1, 0.35]];
 
 // Media types that the page takes, by how they begin.
@@ -115,26 +114,36 @@ function fit(canvas, image, ground) {
   return context;
 }
 
-// An image of a size that the server does not tell is sent as it is.
+// An image of a size that the server does not tell, such as a line of print, is sent as it is.
 function fileInput(codec, changed) {
-  const chooser = make("input", { type: "file", accept: codec.media_type, aria: { label: `${codec.name}: a file` } });
-  const canvas = make("canvas", { class: "pixels", role: "img", aria: { label: "The chosen image" } });
-  let bytes = null;
-  chooser.addEventListener("change", async () => {
-    bytes = chooser.files[0] ? new Uint8Array(await chooser.files[0].arrayBuffer()) : null;
-    if (bytes) await drawPng(bytes, canvas).catch(() => {});
+  const { name } = codec;
+  const canvas = make("canvas", { class: "given", width: 480, height: 96, tabIndex: 0, role: "img", aria: { label: `${name}: an image` } });
+  let [bytes, taken] = [null, 0];
+  const take = async (file) => {
+    const number = ++taken;
+    const given = new Uint8Array(await file.arrayBuffer());
+    const image = await createImageBitmap(file).catch(() => null); // the server may know what it is
+    if (number !== taken) return; // a later one came meanwhile
+    if (image) {
+      Object.assign(canvas, { width: image.width, height: image.height });
+      canvas.getContext("2d").drawImage(image, 0, 0);
+    }
+    bytes = given;
     changed();
-  });
-  const part = async () => ({ codec: codec.name, data: base64(bytes) });
-  return { node: make("div", { class: "image-input" }, canvas, chooser), part, ready: () => bytes !== null };
+  };
+  const chooser = takesFiles(canvas, name, take);
+  const told = "Choose an image, drop one here, or paste it.";
+  const beside = make("div", { class: "beside" }, make("p", { class: "note" }, told), chooser, camera(take));
+  return { node: make("div", { class: "image-input" }, canvas, beside), part: async () => ({ codec: name, data: base64(bytes) }), ready: () => bytes !== null };
 }
 
 class Pad {
   constructor(width, height, name, changed) {
     Object.assign(this, { width, height, changed, x: width >> 1, y: height >> 1 });
     this.levels = new Float32Array(width * height); // 0 black to 1 white
+    const size = Math.max(1, Math.round(PAD_PX / width));
     this.canvas = make("canvas", {
-      class: "pad", width: PAD_PX, height: Math.round((PAD_PX * height) / width), tabIndex: 0, role: "img",
+      class: "pad", width: size * width, height: size * height, tabIndex: 0, role: "img",
       aria: { label: `${name}: ${width} by ${height} pixels to draw on` },
     });
     const drawable = Math.max(width, height) <= MAX_DRAWN;

@@ -46,7 +46,7 @@ function imagePart(part) {
   return canvas;
 }
 
-export async function drawPng(bytes, canvas) {
+async function drawPng(bytes, canvas) {
   const image = await createImageBitmap(new Blob([bytes], { type: "image/png" }));
   const times = Math.max(1, Math.ceil(MIN_SHOWN_PX / image.width));
   canvas.width = image.width * times;

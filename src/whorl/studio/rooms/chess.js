@@ -24,7 +24,8 @@ export class Chess extends Room {
     this.thought = make("div", { class: "choice" });
     this.back = button("Take back", () => this.#back());
     this.stage = make("div", { class: "stage" },
-      make("div", {}, this.board.node, this.said, make("div", { class: "row" }, this.back)), make("div", {}, this.thought, this.list));
+      make("div", {}, this.board.node),
+      make("div", {}, make("div", { class: "row" }, this.said, make("span", { class: "spring" }), this.back), this.thought, this.list));
   }
 
   taskOf(model) {
@@ -37,6 +38,7 @@ export class Chess extends Room {
     this.input.replaceChildren(make("div", { class: "row" }, make("label", { for: "chess-side" }, "You play"), this.side));
     this.moves = [];
     this.#frame = null;
+    this.changed({ now: true });
   }
 
   ready() {
@@ -52,7 +54,7 @@ export class Chess extends Room {
   }
 
   async ask(signal) {
-    await this.#to([], this.side.value === "black" ? 1 : 0, signal);
+    await this.#to([], this.#mine, signal);
   }
 
   // The game after these moves, and as many more of the model's.
@@ -73,8 +75,9 @@ export class Chess extends Room {
       try {
         await this.#to(moves, steps, signal);
       } catch (error) {
-        if (!signal.aborted) this.said.textContent = error.message;
+        this.#shown.length = this.moves.length; // what was not answered is not made
         if (this.#frame) this.#draw(this.#frame);
+        if (!signal.aborted) this.said.textContent = error.message;
       }
     });
   }
@@ -82,14 +85,19 @@ export class Chess extends Room {
   #move(move) {
     if (this.turn.running) return;
     this.#shown.push(move);
+    this.board.put(move);
+    this.said.textContent = "The model thinks…";
     this.#run([...this.moves, this.#frame.scene.moves[move]], 1);
+  }
+
+  get #mine() {
+    return this.side.value === "black" ? 1 : 0; // of two moves the one that is the person's
   }
 
   // Before the person's last move.
   #back() {
-    const mine = this.side.value === "black" ? 1 : 0;
-    const keep = Math.max(mine, this.moves.length - (this.moves.length % 2 === mine ? 2 : 1));
-    if (!this.turn.running && this.moves.length > mine) this.#run(this.moves.slice(0, keep), 0);
+    const keep = this.moves.length - (this.moves.length % 2 === this.#mine ? 2 : 1);
+    if (!this.turn.running && keep >= this.#mine) this.#run(this.moves.slice(0, keep), 0);
   }
 
   #show(told) {
@@ -97,8 +105,7 @@ export class Chess extends Room {
     this.#frame = frame;
     if (!this.stage.isConnected) this.result.replaceChildren(this.stage);
     this.#draw(frame);
-    const end = frame.has_ended ? "The game is over." : told.fault ? `It cannot go on: ${told.fault}` : "";
-    this.said.textContent = [frame.scene.told, end].filter(Boolean).join(" · ");
+    if (told.fault) this.said.textContent = `It cannot go on: ${told.fault}`;
     const before = told.frames.at(-2);
     const thought = frame.choices.slice(0, MOST_SHOWN).map(({ action, probability }) => ({ text: nameOf(before, action), logprob: Math.log(probability) }));
     this.thought.hidden = !thought.length;
@@ -106,15 +113,18 @@ export class Chess extends Room {
     if (thought.length) announce(`The model plays ${this.#shown.at(-1)}`);
     const pairs = Array.from({ length: Math.ceil(this.#shown.length / 2) }, (_, n) => this.#shown.slice(2 * n, 2 * n + 2).join(" "));
     this.list.replaceChildren(...pairs.map((pair) => make("li", {}, pair)));
-    this.back.disabled = this.moves.length < 1;
+    this.list.scrollTop = this.list.scrollHeight;
   }
 
   #draw(frame) {
-    const mayMove = !frame.has_ended && this.moves.length % 2 === (this.side.value === "black" ? 1 : 0);
+    const mayMove = !frame.has_ended && this.moves.length % 2 === this.#mine;
     this.board.show({
       fen: frame.scene.fen ?? "8/8/8/8/8/8/8/8", moves: mayMove ? Object.keys(frame.scene.moves ?? {}) : [], last: this.#shown.at(-1) ?? "",
       isTurned: this.side.value === "black",
     });
+    this.back.disabled = this.moves.length <= this.#mine;
+    this.said.classList.toggle("well", frame.has_ended);
+    this.said.textContent = [frame.scene.told, frame.has_ended ? "The game is over." : ""].filter(Boolean).join(" · ");
   }
 }
 

@@ -59,7 +59,16 @@ function drawn(canvas, list, boxes, kinds) {
     context.lineWidth = Math.max(2, canvas.width / 160);
     const [x, y] = [left * canvas.width, top * canvas.height];
     context.strokeRect(x, y, (right - left) * canvas.width, (bottom - top) * canvas.height);
-    context.font = `600 ${Math.max(12, Math.round(canvas.width / 26))}px sans-serif`;
-    context.fillText(label, x + 3, y > 16 ? y - 4 : y + 16);
+    named(context, label, x, y, Math.max(12, Math.round(canvas.width / 30)));
   }
+}
+
+// A name on a plate of the box's colour: above the box, or where there is no room in it.
+function named(context, label, x, y, px) {
+  context.font = `600 ${px}px sans-serif`;
+  const [width, height] = [context.measureText(label).width + px, 1.4 * px];
+  const [at, top] = [Math.max(0, Math.min(x, context.canvas.width - width)), y >= height ? y - height : y];
+  context.fillRect(at, top, width, height);
+  context.fillStyle = "#fff";
+  context.fillText(label, at + px / 2, top + 1.05 * px);
 }

@@ -6,6 +6,7 @@ import { Room } from "./room.js";
 
 const MOST_SIGNS = 4096;
 const WAVE = [640, 90]; // pixels
+const KEPT_MS = 60_000; // until a sound must have been saved
 
 export class Speak extends Room {
   path = "/v1/audio/speech";
@@ -36,7 +37,7 @@ export class Speak extends Room {
     if (signal.aborted) return;
     const wave = make("canvas", { class: "wave", role: "img", width: WAVE[0], height: WAVE[1], aria: { label: `${sound.duration.toFixed(1)} seconds of sound` } });
     this.result.replaceChildren(make("div", { class: "choice wide" }, wave,
-      make("div", { class: "row" }, button("Play", () => play(sound), { class: "main" }), make("span", { class: "note" }, `${sound.duration.toFixed(1)} s`))));
+      make("div", { class: "row" }, button("Play", () => play(sound), { class: "main" }), button("Save", () => save(bytes)), make("span", { class: "note" }, `${sound.duration.toFixed(1)} s`))));
     drawWave(wave, sound.getChannelData(0));
     if (!this.panel.hidden) play(sound);
   }
@@ -50,6 +51,12 @@ function play(sound) {
   source.connect(context.destination);
   source.onended = () => context.close();
   source.start();
+}
+
+function save(bytes) {
+  const address = URL.createObjectURL(new Blob([bytes], { type: "audio/wav" }));
+  make("a", { href: address, download: "speech.wav" }).click();
+  setTimeout(() => URL.revokeObjectURL(address), KEPT_MS);
 }
 
 // Its loudest sample in each column.

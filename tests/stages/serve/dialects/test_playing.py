@@ -118,6 +118,39 @@ def test_it_acts_as_it_is_asked_and_ends_with_the_world(
     assert server.wait_until(lambda: not opened and server.gateway.inside == 0)
 
 
+def test_a_field_s_own_names_of_codecs_are_those_of_the_contract(
+    start: Start, acting: Tokens
+) -> None:
+    """Two fields call their codecs alike: the one that acts is asked by its own."""
+    row, action = acting.codecs["row"], acting.codecs["action"]
+    assert isinstance(row, TableCodec) and isinstance(action, LabelCodec)
+    other = TableCodec((Column.of_words("price", ["high", "low"]),), "table.row")
+    mine = TableCodec(row.columns, "episodes.row"), LabelCodec(action.labels, "episodes.action")
+    codecs = {codec.name: codec for codec in (other, *mine, LabelCodec(["a"], "table.action"))}
+    tokens = Tokens.build(codecs, 160)
+    card = TaskCard(
+        field="episodes", asked=("episodes.row",), answer="episodes.action", worlds=(WORLD,)
+    )
+    asked: list[tuple[int, ...]] = []
+
+    def score(sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()) -> list[Any]:
+        asked.append(tuple(prefix))
+        return [np.zeros(1) for _ in sequences]
+
+    with start(contract=tokens) as running:
+        served = running.gateway.served
+        served.card = served.card.model_copy(update={"tasks": (card,)})
+        served.plays = {
+            "episodes": PlayTask(open_world=lambda name: (FakeEnvironment(), 1), ask=ask)
+        }
+        running.engine.score = score  # type: ignore[method-assign]
+        told = play(running, steps=2).json()
+    assert [frame["action"] for frame in told["frames"]] == [None, "left", "left"]
+    parts = ask([({"lamp": "right", "place": 0.0}, "left")], {"lamp": "right", "place": -1.0})
+    renamed = [Part(f"episodes.{part.codec}", part.value) for part in parts]
+    assert asked[-1] == (*tokens.contract.start_ids, *tokens.encode_parts(renamed))
+
+
 def test_what_was_done_is_done_again_whoever_did_it(server: Running) -> None:
     told = play(server, actions=["left", "right", "right"], steps=1).json()
     assert [frame["observation"]["place"] for frame in told["frames"]] == [1, 2]

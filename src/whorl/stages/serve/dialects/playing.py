@@ -251,7 +251,8 @@ class _Episode:
         return frames, None, usage
 
     async def _ranked(self, begun: _Play, actions: list[str]) -> Ranked:
-        prompt = [_part(part) for part in self.task.ask(begun.done, begun.seen)]
+        names = self.served.tokens.of_field(self.card.field).names
+        prompt = [_part(part, names) for part in self.task.ask(begun.done, begun.seen)]
         asked = RankBody(
             model=self.body.model, prompt=prompt, codec=self.card.answer, candidates=actions
         )
@@ -293,7 +294,8 @@ def _close(opened: list[Environment]) -> None:
         world.close()
 
 
-def _part(part: Part) -> PartBody:
+def _part(part: Part, names: Mapping[str, str]) -> PartBody:
+    """names: what the field calls a codec -> what the contract calls it, where these differ."""
     value = part.value
     text = value if isinstance(value, str) else json.dumps(dict(value))
-    return PartBody(codec=part.codec, text=text)
+    return PartBody(codec=names.get(part.codec, part.codec), text=text)
