@@ -8,11 +8,13 @@ import platform
 import re
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["c_library", "give_back", "peak_resident_bytes", "restart_peak"]
+__all__ = ["c_library", "forgets", "give_back", "peak_resident_bytes", "restart_peak"]
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+FORGET: list[Callable[[], object]] = []  # what empties a cache of this process
 RESET_PEAK = "5"  # proc(5): sets the high-water mark to what is resident now
 
 
@@ -36,7 +38,14 @@ def c_library() -> ctypes.CDLL | None:
     return ctypes.CDLL(None) if is_glibc else None
 
 
+def forgets(clear: Callable[[], object]) -> None:
+    """`give_back` calls clear: it empties a cache that is of use while sources are read alone."""
+    FORGET.append(clear)
+
+
 def give_back() -> None:
-    """Give the system what was freed, though glibc was told to keep it. Else nothing happens."""
+    """Empty such caches, and give the system what was freed, though glibc was told to keep it."""
+    for clear in FORGET:
+        clear()
     if (library := c_library()) is not None:
         library.malloc_trim(0)

@@ -25,6 +25,7 @@ from whorl.codecs.contract import TEXT
 from whorl.core import streams
 from whorl.core.errors import DataError
 from whorl.core.intervals import score_of
+from whorl.core.memory import forgets
 from whorl.core.metrics import ACCURACY, SLOT_F1, TYPED_ACCURACY, WER, Metric
 from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Source, Split, Task
 from whorl.core.reasons import Place, Reason
@@ -288,6 +289,10 @@ def _drawn(
 ) -> list[Example]:
     """Once for all parts of a file: reading its templates takes a second."""
     return list(Templates(_data(key)).examples(num_sentences, num_heldout, seed))
+
+
+forgets(_data.cache_clear)
+forgets(_drawn.cache_clear)
 
 
 def _asked(item: FileItem, options: Mapping[str, str]) -> tuple[list[Example], list[Example]]:

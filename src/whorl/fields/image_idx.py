@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.core import streams
+from whorl.core.memory import forgets
 from whorl.core.sources import FileItem
 
 __all__ = ["labels_beside", "read_idx"]
@@ -66,3 +67,6 @@ def _read_idx(item: FileItem, num_axes: int, changed_ns: int) -> NDArray[np.uint
     array = np.frombuffer(data, np.uint8, offset=head).reshape(shape)
     array.flags.writeable = False
     return array
+
+
+forgets(_read_idx.cache_clear)  # tens of MiB

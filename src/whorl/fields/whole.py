@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from whorl.core.errors import DataError, SpecError
+from whorl.core.memory import forgets
 from whorl.core.ports import Source
 from whorl.core.sources import FileItem
 from whorl.fields.files import EXCLUDED, file_items
@@ -39,6 +40,10 @@ class LastSources(dict[tuple[Any, ...], Found]):
     """What was last found of a few sources in this process, by `key_of`: no folder is walked again
     for each of its items. All are forgotten where one more would be too many.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        forgets(self.clear)
 
     def __setitem__(self, key: tuple[Any, ...], found: Found) -> None:
         if len(self) >= MOST_SOURCES:

@@ -67,9 +67,9 @@ def _keep_memory() -> None:
     every step (the loss runs 2 to 4 times faster on a CPU). Stays set; without glibc nothing
     happens."""
     gc.collect()
+    give_back()
     if (library := c_library()) is not None:
         library.mallopt(M_ARENA_MAX, 1)  # or each lane keeps what it once freed
-        give_back()
         library.mallopt(M_MMAP_THRESHOLD, KEEP_BELOW_BYTES)
         library.mallopt(M_TRIM_THRESHOLD, NEVER_TRIM)
 
