@@ -124,9 +124,9 @@ def _versioned(name: str) -> str:
 
 def _time_lines(rows: Sequence[PublishedRow]) -> list[str]:
     results = [
-        Result(row, item.predicted, item.low, item.high, row.measured)
+        Result(row, *item, row.measured)
         for row, item in zip(rows, predict_rows(rows), strict=True)
-        if item.predicted and item.low and item.high and row.measured
+        if item and row.measured
     ]
     readable = [item for item in results if _expressible(item.row)]
     answers = _asked("rival_llm_analysis.py", [analysis_job(item, readable) for item in readable])

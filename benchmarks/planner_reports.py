@@ -22,8 +22,8 @@ def _timed(rows: Sequence[PublishedRow]) -> list[Result]:
     rows = [row for row in rows if row.job is not None and row.measured]
     found = []
     for row, item in zip(rows, predict_rows(rows), strict=True):
-        assert item.predicted and item.low and item.high and row.measured
-        found.append(Result(row, item.predicted, item.low, item.high, row.measured))
+        assert item and row.measured
+        found.append(Result(row, *item, row.measured))
     return found
 
 

@@ -56,8 +56,8 @@ def time_results() -> list[Result]:
     floors = floor_rates(rows)
     found = []
     for row, item, floor in zip(rows, predict_rows(rows), floors, strict=True):
-        assert item.predicted and item.low and item.high and row.measured
-        found.append(Result(row, item.predicted, item.low, item.high, row.measured, floor))
+        assert item and row.measured
+        found.append(Result(row, *item, row.measured, floor))
     return found
 
 

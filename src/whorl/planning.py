@@ -31,7 +31,8 @@ from whorl.stages.plan.cluster.step import Model, step_times, untested
 from whorl.stages.plan.cluster.tables import tables_note
 from whorl.stages.plan.cluster_choice import buy, choose_layout
 from whorl.stages.plan.output import figures, schema
-from whorl.stages.plan.serving import ServingPlan, plan_serving
+from whorl.stages.plan.serving.choose import plan_serving
+from whorl.stages.plan.serving.target import ServingPlan
 from whorl.stages.plan.serving.work import QUANTISATIONS
 from whorl.stages.plan.software import software
 from whorl.stages.plan.why import memory_report

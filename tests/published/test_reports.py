@@ -28,9 +28,10 @@ def timed(rows: list[PublishedRow]) -> tuple[np.ndarray, np.ndarray]:
     """(errors of rates, whether the interval holds what was measured)."""
     error, inside = [], []
     for row, item in zip(rows, predict_rows(rows), strict=True):
-        assert item.predicted and item.low and item.high and row.measured
-        error.append(item.predicted / row.measured - 1)
-        inside.append(item.low <= row.measured <= item.high)
+        assert item and row.measured
+        predicted, low, high = item
+        error.append(predicted / row.measured - 1)
+        inside.append(low <= row.measured <= high)
     return np.array(error), np.array(inside)
 
 

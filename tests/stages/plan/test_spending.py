@@ -7,7 +7,8 @@ import pytest
 from whorl.core.errors import PlanError, SpecError
 from whorl.stages.plan.cluster.devices import device
 from whorl.stages.plan.spending import JobBudget, round_batch, steps_bought
-from whorl.stages.plan.whole_job import FailureRate, JobView, Range, WholeJob, view_job
+from whorl.stages.plan.whole_job.failures import FailureRate
+from whorl.stages.plan.whole_job.view import JobView, Range, WholeJob, view_job
 
 NEVER = FailureRate(0.0, 0.0, 0.0)
 

@@ -119,18 +119,14 @@ def _candidate(
 ) -> Candidate:
     facts = situation.data.for_vocab(shape.vocab_size)
     batch = _batch_tokens(situation.recipe, tokens or rules.USUAL_TOKENS, seq_len)
-    for _ in range(4):  # the batch depends on the tokens, and they on the time of a step
+    for left in range(4, -1, -1):  # the batch depends on the tokens, they on the time of a step
         load = _load(situation, shape, seq_len, batch, compiled)
         allowed = _steps(situation, load, batch, tokens)
         steps = _useful_steps(situation, facts, allowed, batch)
         again = _batch_tokens(situation.recipe, steps * batch, seq_len)
-        if again == batch:
+        if again == batch or not left:
             break
         batch = again
-    else:
-        load = _load(situation, shape, seq_len, batch, compiled)
-        allowed = _steps(situation, load, batch, tokens)
-        steps = _useful_steps(situation, facts, allowed, batch)
     own_s = _step_s(situation, load)
     point = _law_point(situation, shape, facts, steps * batch)
     quality = situation.law.value(point)

@@ -21,7 +21,6 @@ from whorl.stages.plan.cluster.memory import fits, needed_for, rank_memory
 from whorl.stages.plan.cluster.remedies import Say, priced, same_devices
 from whorl.stages.plan.cluster.search import SearchResult, SearchSpace, search_layouts
 from whorl.stages.plan.cluster.step import MeasuredStep, Model, calibrate, step_times
-from whorl.stages.plan.laws.allocate import budget_flops
 from whorl.stages.plan.laws.law import FLOPS_PER_PARAM_TOKEN
 from whorl.stages.plan.laws.named import find_law
 from whorl.stages.plan.output import figures, schema
@@ -116,12 +115,10 @@ def buy(
 def _first_flops(budget: JobBudget, asked: schema.Question, target: Device) -> float:
     """A first guess of the FLOPs that a budget buys."""
     price = asked.usd_per_device_hour
-    return budget_flops(
-        **{"time_s" if budget.kind == "time" else budget.kind: budget.amount},
-        flops_per_s=FIRST_UTILISATION * target.peak(asked.precision),
-        devices=asked.count,
-        usd_per_device_hour=(target.usd_per_hour if price is None else price) or 1.0,
-    )
+    price = (target.usd_per_hour if price is None else price) or 1.0
+    an_hour = 3600 * FIRST_UTILISATION * target.peak(asked.precision)  # of a device
+    of_one = {"usd": an_hour / price, "device_hours": an_hour, "time": an_hour / 3600 * asked.count}
+    return budget.amount * of_one.get(budget.kind, 1.0)
 
 
 def _tokens_bought(choice: ChosenLayout, budget: JobBudget) -> float:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from whorl.core.digests import digest_value
-from whorl.stages.plan.laws.law import NORMAL_90
+from whorl.stages.plan.laws.law import around
 from whorl.stages.plan.plan import Prediction
 
 __all__ = [
@@ -88,13 +88,10 @@ class Law(BaseModel):
         distance = self.distance(point)
         reach = DEVIATION_PER_OCTAVE * distance
         deviation = math.sqrt(of_constants**2 + self.residual**2 + reach**2)
-        factor = math.exp(NORMAL_90 * deviation)
         note = f"{self.name}, {self.num_runs} runs"
         if distance > NEAR_OCTAVES:
             note += f"; {distance:.1f} octaves from the nearest"
-        return Prediction(
-            value=value, low=value / factor, high=value * factor, unit="bits/byte", note=note
-        )
+        return around(value, deviation, "bits/byte", note)
 
     def distance(self, point: LawPoint) -> float:
         """Octaves from a point to the nearest run: of size, of text, of passes, of its xz twice."""

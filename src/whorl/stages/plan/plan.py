@@ -50,7 +50,12 @@ class Prediction(Frozen):
 
     @classmethod
     def exact(cls, value: float, unit: str, note: str = "") -> Prediction:
-        return cls(value=value, low=value, high=value, unit=unit, note=note)
+        return cls.within(value, 1.0, unit, note)
+
+    @classmethod
+    def within(cls, value: float, factor: float, unit: str, note: str = "") -> Prediction:
+        """With an interval as wide, as ratios go, on either side."""
+        return cls(value=value, low=value / factor, high=value * factor, unit=unit, note=note)
 
 
 class Plan(Frozen):
@@ -81,11 +86,11 @@ class Plan(Frozen):
         return {
             **{f"model.{key}": getattr(d.shape, key) for key in SHAPE_KEYS},
             **{f"model.{key}": getattr(d.shape.attention, key) for key in ATTENTION_KEYS},
-            **{f"prepare.{key}": value for key, value in d.prepare.model_dump().items()},
-            **{f"train.{key}": value for key, value in d.train.model_dump().items()},
-            **{f"compress.{key}": value for key, value in d.compress.model_dump().items()},
-            **{f"evaluate.{key}": value for key, value in d.evaluate.model_dump().items()},
-            **{f"serve.{key}": value for key, value in d.serve.model_dump().items()},
+            **{
+                f"{stage}.{key}": value
+                for stage in ("prepare", "train", "compress", "evaluate", "serve")
+                for key, value in getattr(d, stage).model_dump().items()
+            },
         }
 
     def predicted(self) -> dict[str, dict[str, Any]]:

@@ -43,8 +43,10 @@ def predictions_of(
         "gradient_bytes": Prediction.exact(state.gradients, "bytes"),
         "optimizer_bytes": Prediction.exact(state.optimizer_state, "bytes", train.optimizer),
         "kv_cache_bytes_per_token": predicted_cache(a, situation.recipe.compress.cache),
-        "step_s": _around(candidate.step_s, factor, "s", _busy_note(situation)),
-        "train_s": _around(candidate.train_s, factor, "s", "with start-up, validations and saves"),
+        "step_s": Prediction.within(candidate.step_s, factor, "s", _busy_note(situation)),
+        "train_s": Prediction.within(
+            candidate.train_s, factor, "s", "with start-up, validations and saves"
+        ),
         "peak_bytes": Prediction(
             value=candidate.peak_bytes,
             low=MEMORY_LOW * candidate.peak_bytes,
@@ -88,10 +90,6 @@ def _busy_note(situation: Situation) -> str:
     busy = situation.machine.calibration.busy
     note = f"mean of all steps; others used {busy:.0%} of the machine when it was measured"
     return "; ".join(filter(None, (note, situation.own.note)))
-
-
-def _around(value: float, factor: float, unit: str, note: str) -> Prediction:
-    return Prediction(value=value, low=value / factor, high=value * factor, unit=unit, note=note)
 
 
 def _quality(situation: Situation, candidate: Candidate) -> Prediction:

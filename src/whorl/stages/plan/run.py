@@ -121,7 +121,7 @@ def find_or_make(
     data_digest: str,
     measure: Measure,
     gather: Gather,
-    with_compiled: Compiled,
+    with_compiled: Compiled | None,
     base: GivenBase | None = None,
 ) -> Record:
     """The plan's record; the machine is measured and the data read only for a new choice.
@@ -167,11 +167,8 @@ def run(
     Raises PlanError when what is asked for does not fit, saying what would; SpecError when sizes
     of the recipe do not fit each other.
     """
-    key = plan_key(recipe, machine.facts, data.digest, base)
-    if (record := context.store.find(key)) is not None:
-        return record
-    work = recipe, lambda: machine, lambda: data, with_compiled, base
-    return _written(context, key, machine.facts, _considered(context, key, *work))
+    work = lambda: machine, lambda: data, with_compiled, base
+    return find_or_make(context, recipe, machine.facts, data.digest, *work)
 
 
 def _written(context: StageContext, key: RecordKey, facts: MachineFacts, plan: Plan) -> Record:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from whorl.core.errors import PlanError, SpecError
-from whorl.stages.plan.whole_job import JobView, Range
+from whorl.stages.plan.whole_job.view import JobView, Range
 
 __all__ = ["KINDS", "BudgetKind", "JobBudget", "round_batch", "steps_bought"]
 

@@ -10,7 +10,7 @@ from whorl.arch.known_models import known_model
 from whorl.core.errors import SpecError
 from whorl.stages.plan.ask.service import at_rate, serving_target
 from whorl.stages.plan.cluster.devices import device
-from whorl.stages.plan.serving import plan_serving
+from whorl.stages.plan.serving.choose import plan_serving
 
 SHAPE = known_model("qwen3-8b")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -52,16 +53,41 @@ def test_experts_multiply_every_token_once(tp: int, ep: int) -> None:
     assert rows == 2 * [(pytest.approx(48 * experts.count / ep), pytest.approx(found.expert_rows))]
 
 
-def test_tokens_travel_to_the_nodes_of_their_experts() -> None:
-    """Eight of 128 experts drawn at random, ranks in nodes of eight: to them and back, twice."""
-    draws = np.random.default_rng(0)
-    nodes = [len(set(draws.choice(128, 8, replace=False) // 16) - {own % 8}) for own in range(4000)]
-    found = amounts(job(Layout(64, ep=64)))
-    hidden = 4096 * MIXTURE.width * 2
-    expected = 4 * MIXTURE.expert_layers * hidden * np.mean(nodes)
-    assert found.ep_network_bytes == pytest.approx(expected, rel=0.05)
-    inside = amounts(job(Layout(64, ep=8)))
-    assert inside.ep_network_bytes == 0 < inside.ep_node_bytes
+@pytest.mark.parametrize(("stack", "kept"), [("megatron", list), ("megatron_bridge", set)])
+def test_tokens_travel_to_their_experts(stack: str, kept: Callable[[Any], Any]) -> None:
+    """Eight of 128 experts drawn at random, ranks in nodes of eight: to them and back, twice; by
+    plain all-to-all for every expert, by DeepEP once to each place."""
+    draws, whole = np.random.default_rng(0), 4 * MIXTURE.expert_layers * 4096 * MIXTURE.width * 2
+
+    def trips(groups: int) -> float:
+        found = (draws.choice(128, 8, replace=False) // (128 // groups) for _ in range(4000))
+        places = (kept(place.tolist()) for place in found)
+        return float(np.mean([sum(p != own % groups for p in at) for own, at in enumerate(places)]))
+
+    far, inside = (amounts(job(Layout(64, ep=ep), stack=stack)) for ep in (64, 8))
+    assert far.ep_network_bytes == pytest.approx(whole * trips(8), rel=0.05)
+    assert inside.ep_node_bytes == pytest.approx(whole * trips(8), rel=0.05)
+    assert inside.ep_network_bytes == 0 < far.ep_node_bytes
+    if stack == "megatron":  # those that stay in the node, on its seven other devices
+        assert far.ep_node_bytes == pytest.approx(whole * 8 * 7 / 64, rel=0.05)
+
+
+def test_what_is_computed_again_is_exchanged_and_read_again() -> None:
+    """Forward and backward, then forward again where all is repeated, or the experts are."""
+    none, full, experts, mlp = (
+        amounts(job(Layout(64, ep=8, recompute=kind, recompute_parts=parts)))
+        for kind, parts in (
+            ("none", ()), ("full", ()), ("selective", ("moe",)), ("selective", ("mlp",)),
+        )
+    )  # fmt: skip
+    for found, share in ((full, 1.5), (experts, 1.5), (mlp, 1.0)):
+        assert found.ep_node_bytes == pytest.approx(share * none.ep_node_bytes)
+        assert found.ep_messages == pytest.approx(share * none.ep_messages)
+    layout, llama = Layout(8, shard="zero3", recompute="selective"), known_model("llama-3-8b")
+    selective = amounts(job(layout, llama, stack="torchtitan"))
+    whole = amounts(job(layout.with_(recompute="full"), llama, stack="torchtitan"))
+    assert selective.elementwise_bytes == whole.elementwise_bytes  # products alone are kept
+    assert selective.layer_flops < whole.layer_flops
 
 
 def test_only_layers_of_experts_launch_experts() -> None:

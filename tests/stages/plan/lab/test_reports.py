@@ -10,7 +10,7 @@ import pytest
 
 from whorl.core.errors import DataError
 from whorl.stages.plan.lab.predict import predict_published
-from whorl.stages.plan.lab.reports import RunReport, parse_report
+from whorl.stages.plan.lab.reports import RunReport, parse_report, read_reports
 
 FOLDER = Path(str(files("whorl.stages.plan.cluster") / "published"))
 TRAINED = {
@@ -93,6 +93,29 @@ def test_what_a_note_adds_to_a_run() -> None:
     assert job is not None and job.pure_low_precision and job.step_in_backward
     assert (job.optimizer, job.loss) == ("paged_adamw_8bit", "chunked")
     assert job.layout.offload_activations and job.document_tokens > 0
+
+
+def test_a_note_with_a_plus_adds_to_the_run_before(tmp_path: Path) -> None:
+    path = tmp_path / "reports.csv"
+    runs = [("a", "packed"), ("b", "+ activation offload"), ("b", "+ activation offload")]
+    runs += [("c", "8 loss chunks"), ("d", "+ packed")]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(TRAINED))
+        writer.writeheader()
+        for name, note in runs:
+            repo = "other/repo" if name == "d" else TRAINED["repo"]
+            writer.writerow({**TRAINED, "id": name, "note": note, "repo": repo})
+    jobs = [item.row.job for item in read_reports(path)]
+    read_as = [(j.document_tokens > 0, j.layout.offload_activations, j.loss) for j in jobs if j]
+    both = (True, True, "")
+    assert read_as == [(True, False, ""), both, both, (False, False, "chunked"), (True, False, "")]
+
+
+def test_packed_documents_of_no_stated_length_are_between_short_ones_and_the_row() -> None:
+    for seq in (256, 8192):
+        row = read(TRAINED, seq=str(seq), note="packed").row
+        assert row.job is not None and "document_tokens" in row.inferred
+        assert min(512, seq) <= row.job.document_tokens <= seq
 
 
 def test_a_run_without_a_layout_says_what_was_assumed() -> None:

@@ -16,7 +16,7 @@ from whorl.stages.plan.output.schema import (
     PlannedLayout,
     Question,
 )
-from whorl.stages.plan.whole_job import JobView, Range, WholeJob, view_job
+from whorl.stages.plan.whole_job.view import JobView, Range, WholeJob, view_job
 
 GIB = 2**30
 H100: Device = device("h100-sxm")

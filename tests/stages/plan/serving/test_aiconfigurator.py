@@ -13,8 +13,9 @@ import pytest
 from whorl.arch.known_models import known_model
 from whorl.core.errors import PlanError
 from whorl.stages.plan.cluster.devices import device
-from whorl.stages.plan.serving import ServingTarget, plan_serving
 from whorl.stages.plan.serving.aiconfigurator import covers
+from whorl.stages.plan.serving.choose import plan_serving
+from whorl.stages.plan.serving.target import ServingTarget
 
 TARGET = ServingTarget(300, 1_024, 1_000, first_token_p95_s=1.5, tokens_per_s_per_user=40.0)
 # The columns that version 0.12.0 wrote for Qwen3-32B on H200, without those we do not read.

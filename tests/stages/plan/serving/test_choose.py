@@ -11,7 +11,8 @@ import pytest
 from whorl.arch.known_models import known_model
 from whorl.core.errors import PlanError, SpecError
 from whorl.stages.plan.cluster.devices import device
-from whorl.stages.plan.serving import ServingPlan, ServingTarget, plan_serving
+from whorl.stages.plan.serving.choose import plan_serving
+from whorl.stages.plan.serving.target import ServingPlan, ServingTarget
 
 CHAT = ServingTarget(users=200, input_tokens=1_024, output_tokens=512)
 

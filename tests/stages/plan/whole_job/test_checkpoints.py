@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from whorl.core.errors import SpecError
-from whorl.stages.plan.whole_job import daly_interval_s, time_shares, young_interval_s
+from whorl.stages.plan.whole_job.checkpoints import daly_interval_s, time_shares, young_interval_s
 
 # mtbf, interval, stall, restart, write: seconds
 CASES = [

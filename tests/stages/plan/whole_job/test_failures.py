@@ -101,7 +101,7 @@ def test_nonsense_is_refused() -> None:
     with pytest.raises(SpecError, match="count"):
         poisson_interval(-1)
     with pytest.raises(SpecError, match="failures per device"):
-        FailureRate.known(-1e-6)
+        FailureRate(-1e-6, 0.0, 0.0)
     with pytest.raises(SpecError, match="failures per device"):
         FailureRate(1e-5, 2e-5, 3e-5)
 

@@ -9,7 +9,7 @@ from whorl.core.errors import SpecError
 from whorl.core.units import parse_count, parse_duration_s, parse_number
 from whorl.stages.plan.ask.layouts import parse_pairs
 from whorl.stages.plan.facts import fact
-from whorl.stages.plan.serving import ServingPlan, ServingTarget
+from whorl.stages.plan.serving.target import ServingPlan, ServingTarget
 
 __all__ = ["SERVE_KEYS", "at_rate", "serving_target"]
 

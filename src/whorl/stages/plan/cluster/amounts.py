@@ -161,9 +161,10 @@ def _attention(shape: ModelShape, seq_len: int, causal: bool) -> float:
     return flops_per_token(shape, seq_len, causal=causal).attention
 
 
-def _copies(groups: int, active: int) -> float:
-    """Other groups one token is sent to, each once, when it picks `active` experts at random."""
-    return (groups - 1) * (1 - (1 - 1 / groups) ** active)
+def _copies(groups: int, active: int, once: bool) -> float:
+    """Times one token is sent to other groups when it picks `active` experts at random: for each
+    expert, or once for all of a group's."""
+    return (groups - 1) * (1 - (1 - 1 / groups) ** active if once else active / groups)
 
 
 def _generation(device: Device) -> int:
@@ -184,6 +185,8 @@ class _Pass(NamedTuple):
     backward: float
     repeated: float  # another model's passes among them
     attention_repeated: float
+    elementwise: float = 0.0  # of the repeated, with what lies between the products
+    exchanged: float = 0.0  # and with the experts' exchange
     other: float = 0.0  # of a reference or a teacher, its head too
 
     @property
@@ -193,7 +196,7 @@ class _Pass(NamedTuple):
 
 def _passes(job: TrainingJob) -> _Pass:
     own, other = _own_passes(job), other_passes(job)
-    return _Pass(own.backward, own.repeated + other, own.attention_repeated + other, other)
+    return _Pass(own.backward, *(part + other for part in own[1:-1]), other)
 
 
 def _own_passes(job: TrainingJob) -> _Pass:
@@ -201,12 +204,13 @@ def _own_passes(job: TrainingJob) -> _Pass:
     if layout.recompute == "none":
         return _Pass(backward, 0.0, 0.0)
     if layout.recompute == "full":
-        return _Pass(backward, 1.0, 1.0)
+        return _Pass(backward, 1.0, 1.0, 1.0, 1.0)
     if not layout.recompute_parts and software(job.stack).selects_products:
-        return _Pass(backward, EVERY_SECOND_PRODUCT, 0.0)
+        return _Pass(backward, EVERY_SECOND_PRODUCT, 0.0, 1.0)
     parts = layout.recompute_parts or ("core_attn",)
     repeated = min(1.0, sum(PART_SHARES.get(part, 0.0) for part in set(parts)))
-    return _Pass(backward, repeated, float("core_attn" in parts))
+    whole = "moe" in parts
+    return _Pass(backward, repeated, float("core_attn" in parts), repeated, float(whole))
 
 
 def _stage(job: TrainingJob, layers: _Layers) -> tuple[float, float, float]:
@@ -333,7 +337,7 @@ def _memory_amounts(
         * share
         * plain_bytes
         * (residual + split)
-        * (1 + 0.75 * BACKWARD + passes.repeated),
+        * (1 + 0.75 * BACKWARD + passes.elementwise),
         "logit_bytes": 5 * FULL * tokens * shape.vocab_size / tp * head,
         "cast_bytes": 6 * tokens * layers.io / tp * share + 3 * weights if low else 0.0,
         "route_bytes": routed * tokens * plain_bytes * share * total,
@@ -352,10 +356,12 @@ def _message_amounts(
     hidden = tokens * shape.width * element_bytes(job)
     rounds = 2 + passes.repeated  # two all-reduces a layer forward, two backward
     sent = hidden * shape.routed_width / shape.width
-    expert_groups = sent / tp * 4 * layers.expert_layers * share  # to experts and back, twice
+    trips = 2 * (2 + passes.exchanged)  # to experts and back, forward and backward
+    expert_groups = sent / tp * trips * layers.expert_layers * share
     ep_node = max(1, min(ep, device.node_devices))
     ep_nodes = -(-ep // ep_node)
-    active = shape.experts.active if shape.experts else 0
+    active, once = (shape.experts.active if shape.experts else 0), software(job.stack).sends_once
+    in_node = _copies(ep_node, active, once) / (1 if once else ep_nodes)
     kv = layers.kv / min(tp, shape.attention.kv_heads)  # keys are divided, or copied whole
     crosses = layout.devices > device.node_devices
     return {
@@ -363,9 +369,9 @@ def _message_amounts(
         "tp_bytes": 2 * (tp - 1) / tp * hidden * layers.blocks * share * rounds,
         "tp_messages": layers.blocks * share * rounds if tp > 1 else 0.0,
         "tp_bandwidth": ring(tp, 1, device),
-        "ep_node_bytes": expert_groups * _copies(ep_node, active),
-        "ep_network_bytes": expert_groups * _copies(ep_nodes, active),
-        "ep_messages": 4 * layers.expert_layers * share if ep > 1 else 0.0,
+        "ep_node_bytes": expert_groups * in_node,
+        "ep_network_bytes": expert_groups * _copies(ep_nodes, active, once),
+        "ep_messages": trips * layers.expert_layers * share if ep > 1 else 0.0,
         "cp_bytes": 3 * element_bytes(job) * tokens * kv * share * (layout.cp - 1),
         "cp_bandwidth": ring(layout.cp, tp, device),
         "pp_bytes": 2 * hidden / tp * layout.vpp if layout.pp > 1 else 0.0,

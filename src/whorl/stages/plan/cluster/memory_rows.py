@@ -74,12 +74,15 @@ def predict_row_memory(
     job = mildest_recompute(row.job, fitted) if "recompute" in row.inferred else row.job
     kind, stage = counted_by(row.memory_kind)
     found = rank_memory(job, kind, fitted, stage)
-    refused = None
-    if not fits(job, fitted=fitted):
-        needed, available = needed_for(job, fitted) / GIB, job.device.memory_bytes / GIB
-        refused = f"needs {needed:.1f} GiB of the {available:.1f} GiB of {job.device.name}"
     peak, wide = found.peak_bytes / GIB, _widened(row, fitted.error_of(job))
-    return peak, peak / (1 + wide), peak * (1 + wide), refused
+    return peak, peak / (1 + wide), peak * (1 + wide), _refused(job, needed_for(job, fitted))
+
+
+def _refused(job: TrainingJob, needed_bytes: float) -> str | None:
+    if needed_bytes <= (available := job.device.memory_bytes):
+        return None
+    needed = f"needs {needed_bytes / GIB:.1f} GiB"
+    return f"{needed} of the {available / GIB:.1f} GiB of {job.device.name}"
 
 
 def _widened(row: PublishedRow, error: float) -> float:
@@ -98,12 +101,8 @@ def predict_row_oom(
     needed, available = needed_for(row.job, fitted), row.job.device.memory_bytes
     wide = 1 + _widened(row, fitted.error_of(row.job))
     low, high = needed / wide, needed * wide
-    refused = None
-    if needed > available:
-        refused = f"needs {needed / GIB:.1f} GiB of the {available / GIB:.1f} GiB of "
-        refused += row.job.device.name
     ends = (float(needed > available), float(low > available), float(high > available))
-    return ends, refused
+    return ends, _refused(row.job, needed)
 
 
 def verdict(row: PublishedRow) -> str:

@@ -40,7 +40,7 @@ from whorl.stages.plan.cluster.seconds import (
 __all__ = [
     "MeasuredStep",
     "Model",
-    "RowPrediction",
+    "RowFigures",
     "StepTime",
     "calibrate",
     "predict_rows",
@@ -52,10 +52,11 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
+RowFigures = tuple[float, float, float]  # predicted, low, high; in the row's metric
 MEASURED_NOISE = 0.06  # of log time: steps with identical inputs differ by 3 to 7% (published rows)
 INFERRED_NOISE = 0.10  # of log time, per field that a row does not state
 SCANS = "no timed step or peak of a model with scans is known: both are counted, not fitted"
-WIDENING_FIELDS = frozenset({"recompute", "micro_batch", "vpp", "global_batch"})
+WIDENING_FIELDS = frozenset({"recompute", "micro_batch", "vpp", "global_batch", "document_tokens"})
 
 
 @dataclass(frozen=True)
@@ -215,30 +216,18 @@ def _forward_flops(shape: ModelShape, seq_len: int) -> float:
     return flops_per_token(shape, seq_len).forward
 
 
-@dataclass(frozen=True)
-class RowPrediction:
-    """Tokens per second and device, with its 90% interval; None when the row has no job."""
+def predict_rows(rows: Sequence[PublishedRow]) -> list[RowFigures | None]:
+    """Tokens per second and device of each row, in order; None where it has no job.
 
-    predicted: float | None
-    low: float | None
-    high: float | None
-
-
-def predict_rows(
-    rows: Sequence[PublishedRow], *, leave_source_out: bool = True
-) -> list[RowPrediction]:
-    """One prediction per row, in order, never from its measured columns.
-
-    leave_source_out: a row of a source that the constants were fitted on is predicted by
-    constants fitted without that source.
+    Never from its measured columns, nor by constants that were fitted on its source.
     """
     rows = [completed(row) for row in rows]
-    found: list[RowPrediction] = [RowPrediction(None, None, None)] * len(rows)
+    found: list[RowFigures | None] = [None] * len(rows)
     groups: dict[str | None, list[int]] = {}
     known = set(sources())
     for index, row in enumerate(rows):
         if row.job is not None:
-            source = row.source if leave_source_out and row.source in known else None
+            source = row.source if row.source in known else None
             groups.setdefault(source, []).append(index)
     for source, indices in groups.items():
         model = _model(constants(source))
@@ -247,7 +236,7 @@ def predict_rows(
         for index, row, center, width in zip(indices, chosen, step, factor, strict=True):
             assert row.job is not None
             rate = row.job.tokens_per_step / row.job.layout.devices / center
-            found[index] = RowPrediction(float(rate), float(rate / width), float(rate * width))
+            found[index] = (float(rate), float(rate / width), float(rate * width))
     return found
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from whorl.stages.plan.cluster.memory_rows import predict_row_memory, predict_row_oom
 from whorl.stages.plan.cluster.rows import PublishedRow, read_rows, read_table
-from whorl.stages.plan.cluster.step import predict_rows
+from whorl.stages.plan.cluster.step import RowFigures, predict_rows
 from whorl.stages.plan.lab.reports import RunReport, is_reports, read_reports
-from whorl.stages.plan.lab.scores import RowFigures, published_report
+from whorl.stages.plan.lab.scores import published_report
 from whorl.stages.plan.lab.served import served_figures
 
 __all__ = ["predict_published", "predict_reports"]
@@ -41,9 +41,7 @@ def predict_reports(reports: Sequence[RunReport]) -> Answers:
     for index, item in enumerate(reports):
         row = item.row
         if row.metric == "tokens_per_s_per_device":
-            rate = next(rates)
-            if rate.predicted is not None and rate.low is not None and rate.high is not None:
-                found[index] = (rate.predicted, rate.low, rate.high)
+            found[index] = next(rates)
         elif item.served:
             found[index], refused[index] = _range(item, row.metric)
         elif row.job is not None:

@@ -36,7 +36,7 @@ ENGINES = ("vllm", "sglang", "trtllm")
 UNSTATED_FORMATS = ("bf16", "fp8")  # what a service may run in that does not say
 TASKS = ("sft", "full", "lora", "qlora", "dora", "adapter")
 STAND_INS = ("fsdp", "megatron")  # stacks that reporters' software was put under
-PACKED_DOCUMENT = 2048  # tokens of a packed document, where rows only say that they are packed
+SHORT_DOCUMENT = 512  # tokens: packed documents are between that and the whole row
 CHUNKED = r"chunked|loss chunks|liger|cut cross|fused linear"
 IN_BACKWARD = r"step in backward|fused step|optimizer in backward"
 UNSTATED = re.compile(r"\b(seq|batch|mbs)\b[^;|]* not stated")  # of a note: what was assumed
@@ -67,9 +67,21 @@ def is_reports(columns: tuple[str, ...]) -> bool:
 
 
 def read_reports(path: Path) -> list[RunReport]:
-    """One RunReport per row of the file, in its order. Raises DataError if it is no table."""
+    """One RunReport per row of the file, in its order. Raises DataError if it is no table.
+
+    A note that begins with "+" adds to that of the run before it.
+    """
     rows, _ = read_table(path)
-    return [parse_report(row, path.parent) for row in rows]
+    run, before, note = ("", ""), "", ""
+    reports = []
+    for row in rows:
+        same_repo = (row.get("repo") or "") == run[0]
+        if (this := (row.get("repo") or "", row.get("id") or "")) != run:
+            run, before = this, note if same_repo else ""
+        note = (row.get("note") or "").strip()
+        note = f"{before} {note}" if note.startswith("+") else note
+        reports.append(parse_report({**row, "note": note}, path.parent))
+    return reports
 
 
 def parse_report(row: Mapping[str, str | None], folder: Path) -> RunReport:
@@ -184,12 +196,16 @@ def _trained(fields: Mapping[str, str], folder: Path, inferred: set[str]) -> Tra
         inferred.add("global_batch")
     optimizer = _optimizer(fields, words)
     precision = read_precision(fields.get("precision", ""), inferred)
+    packed = "packed" in words
+    if packed:
+        inferred.add("document_tokens")
+    seq_len = _number(fields, "seq")
     is_pure = "true" in fields.get("precision", "") or "pure bf16" in words or of.trains_pure
     return TrainingJob(
         shape=shape,
         device=target,
         layout=layout,
-        seq_len=_number(fields, "seq"),
+        seq_len=seq_len,
         global_batch=batch,
         precision=precision,
         optimizer=optimizer,
@@ -199,7 +215,7 @@ def _trained(fields: Mapping[str, str], folder: Path, inferred: set[str]) -> Tra
         pure_low_precision=is_pure and precision != "fp32",
         flash_attention=not of.is_old,
         causal_flops=not of.is_old and stack != "xla",
-        document_tokens=PACKED_DOCUMENT if "packed" in words else 0,
+        document_tokens=min(seq_len, int((SHORT_DOCUMENT * seq_len) ** 0.5)) if packed else 0,
         loss="chunked" if re.search(CHUNKED, words) else "",
         # torchtune's recipes of one device set optimizer_in_bwd beside their paged optimiser
         step_in_backward=re.search(IN_BACKWARD, words) is not None

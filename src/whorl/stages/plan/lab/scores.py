@@ -10,14 +10,14 @@ import numpy as np
 from rich.table import Table
 
 from whorl.stages.plan.cluster.rows import PublishedRow
+from whorl.stages.plan.cluster.step import RowFigures
 from whorl.stages.plan.output.text import table
 
-__all__ = ["RowFigures", "published_report", "render_scores"]
+__all__ = ["published_report", "render_scores"]
 
 SCORES = ("source", "rows", "predicted", "median error", "p90", "bias", "in 90%")
 SHORT = {"tokens_per_s_per_device": "tokens/s", "peak_gib": "GiB", "oom": "out of memory"}
 SHORT |= {"ttft_ms": "first token", "tpot_ms": "next tokens", "tokens_per_s": "tokens/s of all"}
-RowFigures = tuple[float, float, float]  # predicted, low, high; in the row's metric
 
 
 def published_report(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from whorl.stages.plan.lab.reports import ServedLoad
-from whorl.stages.plan.serving.choose import room_for
+from whorl.stages.plan.serving.choose import error_of, rates_of, room_for
 from whorl.stages.plan.serving.times import (
     ENGINES,
     ReplicaLoad,
@@ -40,22 +40,10 @@ def served_figures(load: ServedLoad, metric: str) -> tuple[float, float, float] 
     prefill = columns([prefill_work(d, 1, load.input_tokens)])
     found = steady_state(decode, prefill, asked, constants()["values"])
     first, token = float(found.first_s[0]), float(found.token_s[0])
-    error = {
-        name: np.power(tails, 1 if d.device.is_nvidia else 2) for name, tails in _tails().items()
-    }
-    if metric == "ttft_ms":
-        low, high = 1e3 * first * error["first_s"]
-        return 1e3 * first, float(low), float(high)
-    if metric == "tpot_ms":
-        low, high = 1e3 * token * error["token_s"]
-        return 1e3 * token, float(low), float(high)
-    rates = [
-        load.users * load.output_tokens / (first * a + load.output_tokens * token * b)
-        for a, b in zip((1, *error["first_s"]), (1, *error["token_s"]), strict=True)
-    ]
-    return rates[0], float(rates[2]), float(rates[1])
-
-
-def _tails() -> dict[str, list[float]]:
-    found: dict[str, list[float]] = constants()["error"]
-    return found
+    error = error_of(d.device)
+    if metric == "tokens_per_s":
+        middle, high, low = rates_of(load.users, load.output_tokens, first, token, error)
+        return middle, low, high
+    name, value = ("first_s", first) if metric == "ttft_ms" else ("token_s", token)
+    low, high = error[name]
+    return 1e3 * value, 1e3 * value * low, 1e3 * value * high

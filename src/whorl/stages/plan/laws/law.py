@@ -165,8 +165,7 @@ def crossing(is_below: Callable[[float], bool], low: float, high: float) -> floa
 
 def around(value: float, log_deviation: float, unit: str, note: str) -> Prediction:
     """A figure with its 90% interval."""
-    factor = math.exp(NORMAL_90 * log_deviation)
-    return Prediction(value=value, low=value / factor, high=value * factor, unit=unit, note=note)
+    return Prediction.within(value, math.exp(NORMAL_90 * log_deviation), unit, note)
 
 
 def positive(name: str, value: float | None) -> float:

@@ -16,15 +16,15 @@ from whorl.stages.plan.ask.layouts import layout_label
 from whorl.stages.plan.cluster.job import TrainingJob
 from whorl.stages.plan.cluster.memory import rank_memory
 from whorl.stages.plan.cluster.step import StepTime
-from whorl.stages.plan.laws.allocate import allocate, lifetime_optimum
+from whorl.stages.plan.laws.allocate import lifetime_optimum, optimum
 from whorl.stages.plan.laws.effective import effective_tokens, with_repetition
 from whorl.stages.plan.laws.hyper import step_law
-from whorl.stages.plan.laws.law import FLOPS_PER_PARAM_TOKEN, Law
+from whorl.stages.plan.laws.law import FLOPS_PER_PARAM_TOKEN, Law, crossing
 from whorl.stages.plan.laws.named import find_law
 from whorl.stages.plan.output import schema
 from whorl.stages.plan.plan import Prediction
 from whorl.stages.plan.spending import JobBudget
-from whorl.stages.plan.whole_job import JobView, Range, WholeJob, steps_of, view_job
+from whorl.stages.plan.whole_job.view import JobView, Range, WholeJob, steps_of, view_job
 
 __all__ = [
     "budget_figures",
@@ -41,7 +41,6 @@ WEIGHT_BYTES = 2  # bf16
 # Storage all nodes write to: Llama 3's sustains 2 TB/s for 16,384 GPUs (2407.21783, 3.3.1).
 STORAGE_BYTES_PER_S_PER_DEVICE = 2e12 / 16384
 BUDGETS_AROUND = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
-BISECTIONS = 60
 
 
 def model_figures(shape: ModelShape, seq_len: int) -> schema.ModelFigures:
@@ -94,14 +93,7 @@ def whole_job(job: TrainingJob, step: StepTime, tokens: float, usd: float | None
 def law_tokens(shape: ModelShape, law: Law | None = None) -> float:
     """Tokens with which this size is the best use of its FLOPs."""
     law, params = law or find_law(), count_shape(shape).active
-    low, high = math.log(1e6), math.log(1e32)
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        if law.optimal(math.exp(middle))[0] < params:
-            low = middle
-        else:
-            high = middle
-    return law.optimal(math.exp(high))[1]
+    return law.optimal(crossing(lambda flops: law.optimal(flops)[0] < params, 1e6, 1e32))[1]
 
 
 def law_of(tokens: float, unique_tokens: float | None) -> Law:
@@ -129,10 +121,10 @@ def budget_figures(
     speeds = spent.value / spent.high, spent.value / spent.low
     size, bought = None, _within(tokens, (speeds[0], speeds[1]))
     if law is not None:
-        best, slow, fast = allocate(flops, law), *(law.optimal(flops * by) for by in speeds)
+        best, slow, fast = optimum(flops, law), *(law.optimal(flops * by) for by in speeds)
         size, bought = (
             _within(value, _ratios(found), (slow[at] / middle, fast[at] / middle))
-            for at, (value, found) in enumerate(((active, best.params), (tokens, best.tokens)))
+            for at, (value, found) in enumerate(zip((active, tokens), best, strict=True))
             if (middle := found.value)
         )
     return schema.BudgetFigures(

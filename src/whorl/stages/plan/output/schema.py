@@ -21,7 +21,7 @@ from whorl.stages.plan.cluster.step import StepTime
 from whorl.stages.plan.laws.allocate import LifetimePlan
 from whorl.stages.plan.serving.target import ServingPlan
 from whorl.stages.plan.spending import BudgetKind
-from whorl.stages.plan.whole_job import JobView, Range
+from whorl.stages.plan.whole_job.view import JobView, Range
 
 __all__ = [
     "BudgetFigures",

@@ -16,7 +16,7 @@ from whorl.stages.plan.output.schema import (
     Question,
 )
 from whorl.stages.plan.serving.target import ServingPlan
-from whorl.stages.plan.whole_job import Range
+from whorl.stages.plan.whole_job.view import Range
 
 __all__ = [
     "LAYOUT_COLUMNS",

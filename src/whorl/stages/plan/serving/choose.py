@@ -30,7 +30,7 @@ from whorl.stages.plan.serving.work import (
     prefill_work,
 )
 
-__all__ = ["plan_serving", "room_for"]
+__all__ = ["error_of", "plan_serving", "rates_of", "room_for"]
 
 MEMORY_SHARE = 0.9  # of the device, what the engines take by default
 RESERVED_BYTES = 2e9  # activations, graphs, buffers of the collectives
@@ -174,7 +174,7 @@ def _cheapest(options: Sequence[Option], target: ServingTarget) -> tuple[Option,
 
 def _plan(found: tuple[Option, int], target: ServingTarget, usd: float) -> ServingPlan:
     option, index = found
-    d, error = option.deployment, _error(option.deployment.device)
+    d, error = option.deployment, error_of(option.deployment.device)
     running = int(option.running[index])
     replicas = math.ceil(target.users / running)
     # the batch of the grid that replicas really run: the smallest that holds every user
@@ -211,7 +211,7 @@ def _plan_of_row(
     shape: ModelShape, device: Device, target: ServingTarget, usd: float, row: dict[str, str]
 ) -> ServingPlan:
     """aiconfigurator's best configuration; it states no error, so intervals are ours."""
-    error, running = _error(device), float(row["concurrency"])
+    error, running = error_of(device), float(row["concurrency"])
     devices, replicas = int(row["num_total_gpus"]), math.ceil(target.users / running)
     first, token = float(row["ttft"]) / 1e3, float(row["tpot"]) / 1e3
     return ServingPlan(
@@ -239,11 +239,8 @@ Error = dict[str, tuple[float, float]]
 def _figures(
     target: ServingTarget, first: float, token: float, error: Error, usd_per_hour: float
 ) -> dict[str, Any]:
-    """Rates and price; users always have a request in flight (Little's law)."""
-    rates = [
-        target.users * target.output_tokens / (first * a + target.output_tokens * token * b)
-        for a, b in zip((1, *error["first_s"]), (1, *error["token_s"]), strict=True)
-    ]
+    """Rates and price."""
+    rates = rates_of(target.users, target.output_tokens, first, token, error)
     return {
         "first_token_s": _scaled(first, error["first_s"]),
         "tokens_per_s_per_user": ServingFigure(
@@ -257,7 +254,14 @@ def _figures(
     }
 
 
-def _error(device: Device) -> Error:
+def rates_of(users: int, written: int, first: float, token: float, error: Error) -> list[float]:
+    """Tokens/s of all, then at the errors' two ends: each user always has a request in flight
+    (Little's law)."""
+    ends = zip((1, *error["first_s"]), (1, *error["token_s"]), strict=True)
+    return [users * written / (first * a + written * token * b) for a, b in ends]
+
+
+def error_of(device: Device) -> Error:
     """Measured over predicted latency at 5% and 95% of the rows, of models left out.
 
     Only NVIDIA devices were measured: elsewhere twice as wide, as ratios go.

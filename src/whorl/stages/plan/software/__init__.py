@@ -84,6 +84,7 @@ class Software:
     chunks: int = 1  # model chunks per pipeline rank, where nothing is stated
     tables_in_root: bool = False  # zero3's outermost unit: gathered once, kept through the pass
     experts_apart: bool = False  # each matrix of each expert is a tensor of its own
+    sends_once: bool = False  # a token for several experts of a rank or node: DeepEP, HybridEP
     experts_in_loop: bool = False  # one expert after the other, no grouped product
     host_optimizer_bytes_per_s: float = 25e9  # to the host (PCIe 4.0 x16), optimiser there
 

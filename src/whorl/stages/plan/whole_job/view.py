@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 from whorl.core.errors import PlanError, SpecError
 from whorl.stages.plan.cluster.devices import Device
@@ -59,29 +58,20 @@ class WholeJob:
     device: Device
     checkpoint_bytes: float  # weights and optimiser state, all ranks together
     storage_bytes_per_s: float  # of the whole job, writing and reading
-    checkpoint: Literal["sync", "async"] = "async"
-    checkpoint_interval_s: float | None = None  # training time between two; None: see view_job
-    restart_s: float = RESTART_S  # without loading the checkpoint
     failures: FailureRate | None = None  # None: published counts
     usd_per_device_hour: float | None = None  # None: the catalogue's
-    host_copy_bytes_per_s: float = HOST_COPY_BYTES_PER_S  # per device
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("devices", 1)):
             if getattr(self, name) < least:
                 raise SpecError(name, found=getattr(self, name), expected=f"at least {least}")
-        for name in ("checkpoint_bytes", "storage_bytes_per_s", "host_copy_bytes_per_s"):
+        for name in ("checkpoint_bytes", "storage_bytes_per_s"):
             if not 0 < getattr(self, name) < math.inf:
                 raise SpecError(name, found=getattr(self, name), expected="more than 0")
         if not 0 < self.step_s.low <= self.step_s.high < math.inf:
             raise SpecError("step_s", found=asdict(self.step_s), expected="more than 0")
-        if self.checkpoint not in ("sync", "async"):
-            raise SpecError("checkpoint", found=self.checkpoint, expected="sync or async")
-        for name in ("restart_s", "usd_per_device_hour"):
-            if (value := getattr(self, name)) is not None and not 0 <= value < math.inf:
-                raise SpecError(name, found=value, expected="at least 0")
-        if (interval := self.checkpoint_interval_s) is not None and not 0 < interval < math.inf:
-            raise SpecError("checkpoint_interval_s", found=interval, expected="more than 0")
+        if (price := self.usd_per_device_hour) is not None and not 0 <= price < math.inf:
+            raise SpecError("usd_per_device_hour", found=price, expected="at least 0")
 
 
 @dataclass(frozen=True)
@@ -127,21 +117,21 @@ def steps_of(tokens: float, tokens_per_step: float) -> int:
 def view_job(job: WholeJob) -> JobView:
     """Everything about the job. Raises PlanError if failures leave it no time to train.
 
-    Without a given interval, checkpoints are Daly's optimum apart, in whole steps, but never
-    closer than keeps storage free (an asynchronous one stalls so little that the optimum alone
-    would write all the time).
+    Checkpoints are asynchronous and Daly's optimum apart, in whole steps, but never closer than
+    keeps storage free (they stall so little that the optimum alone would write all the time).
     """
     rate = job.failures or expected_rate(job.device.kind)
     write_s = job.checkpoint_bytes / job.storage_bytes_per_s
-    copy_s = job.checkpoint_bytes / (job.devices * job.host_copy_bytes_per_s)
-    stall_s, background_s = (write_s, 0.0) if job.checkpoint == "sync" else (copy_s, write_s)
-    restart_s = job.restart_s + write_s
+    stall_s = job.checkpoint_bytes / (job.devices * HOST_COPY_BYTES_PER_S)
+    restart_s = RESTART_S + write_s
     optimum_s = daly_interval_s(stall_s, _mtbf_s(job, rate.per_device_hour))
-    interval_s, interval_steps = _interval(job, optimum_s, background_s)
+    wanted_s = max(optimum_s, write_s / WRITING_SHARE)
+    interval_steps = min(max(1, math.ceil(wanted_s / job.step_s.value)), job.steps)
+    interval_s = max(interval_steps * job.step_s.value, write_s)
 
     def case(step_s: float, per_device_hour: float) -> _Case:
         mtbf_s = _mtbf_s(job, per_device_hour)
-        shares = time_shares(mtbf_s, interval_s, stall_s, restart_s, background_s)
+        shares = time_shares(mtbf_s, interval_s, stall_s, restart_s, write_s)
         if shares.useful < LEAST_USEFUL:
             raise PlanError(
                 "failures leave the job no time to train",
@@ -179,17 +169,6 @@ def view_job(job: WholeJob) -> JobView:
     )
 
 
-def _interval(job: WholeJob, optimum_s: float, background_s: float) -> tuple[float, int]:
-    """(seconds, steps) of training between two checkpoints."""
-    if job.checkpoint_interval_s is not None:
-        return job.checkpoint_interval_s, max(
-            1, round(job.checkpoint_interval_s / job.step_s.value)
-        )
-    wanted_s = max(optimum_s, background_s / WRITING_SHARE)
-    steps = min(max(1, math.ceil(wanted_s / job.step_s.value)), job.steps)
-    return max(steps * job.step_s.value, background_s), steps
-
-
 def _mtbf_s(job: WholeJob, per_device_hour: float) -> float:
     """Mean time between failures of the whole job: any device stops it."""
     return HOUR_S / max(per_device_hour * job.devices, LEAST_FAILURES_PER_HOUR)
@@ -214,7 +193,7 @@ def _assumptions(
         f"{price:g} USD per device and hour{band}",
         f"{rate.per_device_hour:.2e} failures per device and hour "
         f"({rate.low:.1e} to {rate.high:.1e} on a cluster not yet seen), at random times",
-        f"{restart_s:.0f} s from a failure to training, {job.restart_s:.0f} s of them before "
+        f"{restart_s:.0f} s from a failure to training, {RESTART_S:.0f} s of them before "
         "the checkpoint is read; spare devices stand ready",
         f"a node draws {power:g} of its rating ({power_low:g} to {power_high:g}), "
         f"{device.power_w + device.host_power_w:.0f} W per device; PUE {pue:g} "
