@@ -36,7 +36,7 @@ from whorl.stages.plan.cluster.seconds import (
     seconds,
     table,
 )
-from whorl.stages.plan.cluster.step import INFERRED_NOISE, WIDENING_FIELDS
+from whorl.stages.plan.cluster.step import unstated
 from whorl.stages.plan.lab.rows import time_rows
 
 CLUSTER = Path(__file__).parents[1] / "src/whorl/stages/plan/cluster"
@@ -103,9 +103,8 @@ def fit(
 def spread(data: Data, theta: Array, chosen: NDArray[np.bool_]) -> tuple[Array, Array]:
     """(|error| of log time, its standard deviation without doubts) of the chosen rows."""
     base, slopes = jacobian(theta, data.amounts.rows(chosen))
-    unstated = [len(row.inferred & WIDENING_FIELDS) for row in data.rows]
-    variance = (slopes**2) @ (prior().sigmas ** 2) + NOISE**2
-    variance = variance + INFERRED_NOISE**2 * np.array(unstated)[chosen]
+    left_out = np.array([unstated(row) for row in data.rows])[chosen]
+    variance = (slopes**2) @ (prior().sigmas ** 2) + NOISE**2 + left_out**2
     return np.abs(base - data.log_step[chosen]), np.sqrt(variance)
 
 

@@ -122,6 +122,7 @@ def test_a_run_without_a_layout_says_what_was_assumed() -> None:
     row = read(TRAINED, layout="", note="QLoRA").row
     assert row.job is not None and row.job.lora is not None and row.job.lora.base == "nf4"
     assert {"micro_batch", "recompute", "shard"} <= row.inferred
+    assert "device" in read(TRAINED, note="GPU not stated (80 GB)").row.inferred - row.inferred
 
 
 @pytest.mark.parametrize(

@@ -48,15 +48,17 @@ __all__ = [
     "step_time",
     "step_times",
     "training_flops",
+    "unstated",
     "untested",
 ]
 
 Array = NDArray[np.float64]
 RowFigures = tuple[float, float, float]  # predicted, low, high; in the row's metric
 MEASURED_NOISE = 0.06  # of log time: steps with identical inputs differ by 3 to 7% (published rows)
-INFERRED_NOISE = 0.10  # of log time, per field that a row does not state
+# Of log time, of what a row does not state; of its device, half way from an A100 to an H100.
+UNSTATED_NOISE = {"recompute": 0.1, "micro_batch": 0.1, "vpp": 0.1, "global_batch": 0.1}
+UNSTATED_NOISE |= {"document_tokens": 0.1, "device": 0.25}
 SCANS = "no timed step or peak of a model with scans is known: both are counted, not fitted"
-WIDENING_FIELDS = frozenset({"recompute", "micro_batch", "vpp", "global_batch", "document_tokens"})
 
 
 @dataclass(frozen=True)
@@ -247,9 +249,13 @@ def row_steps(model: Model, rows: Sequence[PublishedRow]) -> tuple[Array, Array]
     return np.exp(base), model.factor(counted, slopes, np.array([_extra(model, r) for r in rows]))
 
 
+def unstated(row: PublishedRow) -> float:
+    """Standard deviation of log time that what a row leaves out adds."""
+    return math.hypot(*(UNSTATED_NOISE.get(name, 0.0) for name in sorted(row.inferred)))
+
+
 def _extra(model: Model, row: PublishedRow) -> float:
-    unstated = INFERRED_NOISE * len(row.inferred & WIDENING_FIELDS) ** 0.5
-    return math.hypot(unstated, 0.0 if row.job is None else model.doubt(row.job))
+    return math.hypot(unstated(row), 0.0 if row.job is None else model.doubt(row.job))
 
 
 def untested(job: TrainingJob) -> list[str]:

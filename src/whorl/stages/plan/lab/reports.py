@@ -187,6 +187,8 @@ def _trained(fields: Mapping[str, str], folder: Path, inferred: set[str]) -> Tra
         layout = layout.with_(offload_activations=True)
     if fields.get("weak") or UNSTATED.search(words):
         inferred |= {"micro_batch", "global_batch"}
+    if "gpu not stated" in words:
+        inferred.add("device")
     if layout.pp > 1 and "vpp=" not in fields.get("layout", ""):
         inferred.add("vpp")
     if fields.get("gbs"):
