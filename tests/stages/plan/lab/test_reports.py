@@ -118,6 +118,15 @@ def test_packed_documents_of_no_stated_length_are_between_short_ones_and_the_row
         assert min(512, seq) <= row.job.document_tokens <= seq
 
 
+def test_a_quantised_base_is_taught_with_recomputation_by_peft() -> None:
+    """Its prepare_model_for_kbit_training has use_gradient_checkpointing=True."""
+    plain = {"layout": "zero=none,recompute=none", "note": "QLoRA, HF Trainer", "count": "1"}
+    for lora, recompute in (("lora base=nf4", "full"), ("lora base=none", "none")):
+        row = read(TRAINED, stack="hf", lora=lora, **plain).row
+        assert row.job is not None and row.job.layout.recompute == recompute
+        assert ("recompute" in row.inferred) == (recompute == "full")
+
+
 def test_a_run_without_a_layout_says_what_was_assumed() -> None:
     row = read(TRAINED, layout="", note="QLoRA").row
     assert row.job is not None and row.job.lora is not None and row.job.lora.base == "nf4"
