@@ -16,7 +16,12 @@ from whorl.spec.recipe import DEVICES, PRICE
 from whorl.stages.plan.ask.files import as_flags, read_file, read_words
 from whorl.stages.plan.ask.flags import OF_TRAINING
 from whorl.stages.plan.ask.layouts import layout_label, parse_budget
-from whorl.stages.plan.ask.question import question, recipe_flags, recipe_warnings
+from whorl.stages.plan.ask.question import (
+    question,
+    recipe_flags,
+    recipe_warnings,
+    with_batch,
+)
 from whorl.stages.plan.ask.said import OtherWords
 from whorl.stages.plan.ask.service import at_rate, serving_target
 from whorl.stages.plan.cluster.devices import HERE, Device, device
@@ -85,6 +90,8 @@ def answer(
         return _serving_alone(name, shape, asked)
     if "--tune" in asked and "--count" not in asked:
         asked["--count"] = "1"
+    asked, told_of = with_batch(asked)
+    warnings += told_of
     if asked.pop("--why-oom", False):
         if shape is None or "--serve" in asked:
             raise SpecError("--why-oom is about training a model", do="give --model, no --serve")

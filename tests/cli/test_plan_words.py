@@ -234,6 +234,26 @@ def test_python_mirrors_the_command(axolotl: Path) -> None:
         whorl.plan(**options, home=axolotl.parent)
 
 
+def test_a_newcomers_words() -> None:
+    """A switch with its value, no batch, the name of a kin, and torchtune's own 16 bits."""
+    asked = [*CARD[:4], "--seq", "2k", "--tune", "qlora", "--stack", "ms-swift"]
+    found = planned(*asked)
+    assert (found["question"]["global_batch"], found["question"]["count"]) == (1, 1)
+    assert found["question"]["stack"] == "hf"
+    assert any("no batch is said" in line for line in found["warnings"])
+    told = planned(*asked, "--global-batch-tokens", "2k", "--why-oom", "true")
+    assert MemoryReport.model_validate(told).question.global_batch == 1
+    plain = planned(*asked, "--why-oom", "false")
+    assert plain["chosen"] == found["chosen"]
+    tune = ["--model", "llama-3.2-3b", "--device", "a100-80", "--seq", "4k", "--stack", "torchtune"]
+    full = planned(*tune, "--tune", "full", "--layout", "mbs=2,recompute=full,shard=none",
+                   "--global-batch-tokens", "8k", "--loss", "chunked")  # fmt: skip
+    gib = full["chosen"]["memory"]["peak_bytes"] / 2**30
+    assert gib == pytest.approx(24.9, rel=0.2)  # its README
+    served = planned(*CARD[:4], "--serve", "in=217,out=200")
+    assert served["serve"] == "in=217,out=200"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -42,17 +42,22 @@ OF_TRAINING = frozenset(item.flag for item in FLAGS if item.of_training)
 
 def take_words(arguments: Sequence[str], own: Collection[str]) -> tuple[list[str], dict[str, str]]:
     """(what is left, {"optim": "adafactor"}): options that are not the command's own are words of
-    other tools, --optim adafactor, --optim=adafactor or, of a switch, --gradient_checkpointing.
+    other tools, --optim adafactor, --optim=adafactor or, of a switch, --gradient_checkpointing. Own
+    switches may be followed by true or false too.
     """
     rest: list[str] = []
     words: dict[str, str] = {}
-    place = 0
+    place, switches = 0, {item.flag for item in FLAGS if item.kind is bool}
     while place < len(arguments):
         name, equals, value = arguments[place].partition("=")
         place += 1
         if name == "--":
             rest += arguments[place - 1 :]
             break
+        if name in switches and arguments[place : place + 1] in (["true"], ["false"]):
+            rest += [name] if arguments[place] == "true" else []
+            place += 1
+            continue
         if not name.startswith("--") or name in own:
             rest.append(arguments[place - 1])
             continue

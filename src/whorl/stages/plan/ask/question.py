@@ -36,7 +36,7 @@ from whorl.stages.plan.software import software
 if TYPE_CHECKING:
     from whorl.spec.recipe import Recipe
 
-__all__ = ["job_of", "question", "recipe_flags", "recipe_warnings"]
+__all__ = ["job_of", "question", "recipe_flags", "recipe_warnings", "with_batch"]
 
 BATCH = "--global-batch-tokens"
 NEEDED = {"--device": "h100-sxm", "--count": "64", "--seq": "8192", BATCH: "4M"}
@@ -192,6 +192,17 @@ def _objective(flags: Flags, seq_len: int) -> dict[str, Any]:
     return {"objective": text, "per_example": found.per_example}
 
 
+def with_batch(flags: Flags) -> tuple[dict[str, Any], list[str]]:
+    """A fine-tuning of which no batch is said has one sequence for each device, and says so."""
+    others = {BATCH, "--budget", "--objective", "--measured"} & set(flags)
+    if not {"--tune", "--seq", "--count"} <= set(flags) or others:
+        return {**flags}, []
+    devices = DEVICES.read(flags["--count"], "--count")
+    tokens = devices * SEQ_LEN.read(flags["--seq"], "--seq")
+    said = f"no batch is said: planned with one sequence for each device, {BATCH} {tokens}"
+    return {**flags, BATCH: str(tokens)}, [said]
+
+
 def question(name: str, shape: ModelShape | None, flags: Flags) -> Question:
     """The flags, read. Raises SpecError for what is missing or makes no sense."""
     _check_given(shape, flags)
@@ -200,6 +211,7 @@ def question(name: str, shape: ModelShape | None, flags: Flags) -> Question:
     usual = {"tpu": "xla", "cpu": "whorl"}.get(target.kind, usual)
     stack = software(str(flags.get("--stack") or usual)).name
     precision = _word(flags, "--precision", target.usual_precision, PRECISIONS, get_args(Precision))
+    is_pure = software(stack).trains_pure and precision != "fp32"
     for flag, expected in (("--loss", get_args(LossKind)), ("--attention", ("flash", "eager"))):
         if flag in flags and flags[flag] not in expected:
             raise SpecError(flag, found=flags[flag], expected=", ".join(filter(None, expected)))
@@ -215,7 +227,7 @@ def question(name: str, shape: ModelShape | None, flags: Flags) -> Question:
         seq_len=seq_len,
         global_batch=parse_batch(flags[BATCH], seq_len) if BATCH in flags else 0,
         precision=precision.removesuffix("-true"),
-        pure_low_precision=precision.endswith("-true"),
+        pure_low_precision=precision.endswith("-true") or is_pure,
         optimizer=_word(flags, "--optimizer", "adamw", OPTIMIZERS, get_args(Optimizer)),
         stack=stack,
         **_tuning(name, flags),

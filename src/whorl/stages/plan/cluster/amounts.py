@@ -196,7 +196,8 @@ class _Pass(NamedTuple):
 
 def _passes(job: TrainingJob) -> _Pass:
     own, other = _own_passes(job), other_passes(job)
-    return _Pass(own.backward, *(part + other for part in own[1:-1]), other)
+    again = _Pass(own.backward, *(part + other for part in own[1:-1]))
+    return again._replace(other=other)
 
 
 def _own_passes(job: TrainingJob) -> _Pass:

@@ -183,9 +183,8 @@ def _trained(fields: Mapping[str, str], folder: Path, inferred: set[str]) -> Tra
     task, lora = _task(fields, words)
     stack = _software(fields, words, lora is not None)
     of, layout = software(stack), _layout(fields, _number(fields, "count"), inferred)
-    if stack == "hf" and lora is not None and lora.base != "none" and layout.recompute == "none":
-        inferred.add("recompute")  # peft.prepare_model_for_kbit_training turns it on
-        layout = layout.with_(recompute="full")
+    if stack == "hf" and lora and lora.base != "none" and layout.shard == "none":
+        layout = layout.with_(recompute="full")  # by peft.prepare_model_for_kbit_training
     if "activation offload" in words:
         layout = layout.with_(offload_activations=True)
     if fields.get("weak") or UNSTATED.search(words):
