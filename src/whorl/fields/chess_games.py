@@ -21,9 +21,9 @@ from whorl.fields.chess_positions import move_of, moves_of, row_of, word_of
 from whorl.fields.stockfish import Stockfish
 
 __all__ = [
+    "BothSides",
     "ChessWorld",
     "Ending",
-    "Game",
     "Player",
     "captures",
     "chance_player",
@@ -44,11 +44,11 @@ ENDINGS = {  # what a draw or a mate is called; the other ways have their own na
 Player = Callable[[chess.Board, random.Random], chess.Move]
 
 
-def world_of(name: str) -> tuple[Game, int] | None:
+def world_of(name: str) -> tuple[BothSides, int] | None:
     """The game that a document begins, or one of both sides, and its seed; None: it begins none."""
     world, _, seed = name.rpartition("#")
     if world == BOTH_SIDES and seed.isdecimal():
-        return Game(), int(seed)
+        return BothSides(), int(seed)
     found = begun_by(name)
     return None if found is None else (ChessWorld(found[1], found[2]), found[0])
 
@@ -95,7 +95,7 @@ def chance_player(name: str) -> Player:
     return play
 
 
-class Game:
+class BothSides:
     """A game from a position on, of which every move is an action, whosever turn it is.
 
     A reward is that of the side that has moved.
@@ -165,7 +165,7 @@ class Game:
         return f"{result}: {self.ending.told}"
 
 
-class ChessWorld(Game):
+class ChessWorld(BothSides):
     """A game whose side to move is played by who acts, and the other by an opponent."""
 
     def __init__(self, opponent: str, start: str) -> None:
