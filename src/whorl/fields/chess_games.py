@@ -20,17 +20,8 @@ from whorl.fields.chess_names import BOTH_SIDES, GREEDY, STOCKFISH, begun_by
 from whorl.fields.chess_positions import move_of, moves_of, row_of, word_of
 from whorl.fields.stockfish import Stockfish
 
-__all__ = [
-    "BothSides",
-    "ChessWorld",
-    "Ending",
-    "Player",
-    "captures",
-    "chance_player",
-    "ending_of",
-    "points_of",
-    "world_of",
-]
+__all__ = ["ChessGame", "ChessWorld", "Ending", "Player", "captures", "chance_player", "ending_of"]
+__all__ += ["points_of", "world_of"]
 
 MOST_MOVES = 150  # of one side: a longer game is drawn
 NO_PROGRESS_PLIES, REPEATED = 100, 3
@@ -44,11 +35,11 @@ ENDINGS = {  # what a draw or a mate is called; the other ways have their own na
 Player = Callable[[chess.Board, random.Random], chess.Move]
 
 
-def world_of(name: str) -> tuple[BothSides, int] | None:
+def world_of(name: str) -> tuple[ChessGame, int] | None:
     """The game that a document begins, or one of both sides, and its seed; None: it begins none."""
     world, _, seed = name.rpartition("#")
     if world == BOTH_SIDES and seed.isdecimal():
-        return BothSides(), int(seed)
+        return ChessGame(), int(seed)
     found = begun_by(name)
     return None if found is None else (ChessWorld(found[1], found[2]), found[0])
 
@@ -95,7 +86,7 @@ def chance_player(name: str) -> Player:
     return play
 
 
-class BothSides:
+class ChessGame:
     """A game from a position on, of which every move is an action, whosever turn it is.
 
     A reward is that of the side that has moved.
@@ -165,7 +156,7 @@ class BothSides:
         return f"{result}: {self.ending.told}"
 
 
-class ChessWorld(BothSides):
+class ChessWorld(ChessGame):
     """A game whose side to move is played by who acts, and the other by an opponent."""
 
     def __init__(self, opponent: str, start: str) -> None:
