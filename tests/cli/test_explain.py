@@ -25,7 +25,7 @@ hardware: {device: h100-sxm}
         ("evaluate.baselines", True),
         ("evaluate.forgetting", None),
         ("serve.allowed_hosts", []),
-        ("budget", {"train_time": 240.0, "usd": None}),
+        ("budget", {"train_time": "240.0s", "usd": None}),
     ],
 )
 def test_a_value_is_yaml(key: str, value: object, tmp_path: Path) -> None:
