@@ -60,15 +60,15 @@ def failure_facts() -> tuple[FailureFact, ...]:
     return tuple(FailureFact(**entry) for entry in json.loads(text)["facts"])
 
 
-def poisson_interval(failures: int) -> tuple[float, float]:
-    """Exact 90% interval of a Poisson mean of which one count was seen.
+def poisson_interval(failures: int, coverage: float = COVERAGE) -> tuple[float, float]:
+    """Exact interval of a Poisson mean of which one count was seen.
 
     Source: Garwood 1936, with the chi-square quantiles of Wilson and Hilferty 1931 (within 0.5%
     from 15 failures on, 6% from 4).
     """
-    if failures < 0:
-        raise SpecError("a count of failures", found=failures, expected="at least 0")
-    tail = (1 - COVERAGE) / 2
+    if failures < 0 or not 0 < coverage < 1:
+        raise SpecError("a count and a coverage", found=(failures, coverage), expected=">= 0, 0..1")
+    tail = (1 - coverage) / 2
     low = _chi_square(tail, 2 * failures) / 2 if failures else 0.0
     return low, _chi_square(1 - tail, 2 * failures + 2) / 2
 
