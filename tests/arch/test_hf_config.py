@@ -194,7 +194,7 @@ BAD_CONFIGS: list[tuple[Any, str]] = [
     ({"model_type": "mpt", **MPT, "no_bias": False}, "no_bias"),
     ({"model_type": "gemma3", "text_config": {"model_type": "clip"}}, "text_config"),
     (LLAMA | {"model_type": "nemotron_h"}, "hybrid_override_pattern"),
-    (LLAMA | {"model_type": "nemotron_h", "hybrid_override_pattern": "M-Z"}, "found: .'Z'"),
+    (LLAMA | {"model_type": "nemotron_h", "hybrid_override_pattern": "M-Z"}, "found: Z;"),
     (LLAMA | {"model_type": "granitemoehybrid", "layer_types": ["rwkv"] * 3}, "rwkv"),
     (LLAMA | {"model_type": "granitemoehybrid", "layer_types": ["mamba"] * 2}, "2 for 3 layers"),
 ]

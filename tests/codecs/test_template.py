@@ -147,7 +147,7 @@ def test_work_and_memory_are_paid_for_before_they_are_used(source: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < 300e6, "4 bytes of each character at most"
     finally:
         tracemalloc.stop()
-    assert time.process_time() - began < 20
+    assert time.process_time() - began < 60, "seconds, not hours"
 
 
 def test_a_long_chat_is_rendered_whole() -> None:

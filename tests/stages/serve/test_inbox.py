@@ -73,3 +73,27 @@ def test_one_that_fails_holds_up_no_other() -> None:
         return got
 
     assert asyncio.run(work()) == [0, 2, 3]
+
+
+def test_a_thread_that_never_stops_leaves_the_loop_its_turns() -> None:
+    """Deliveries that bring the next, as a fast engine does, let others of the loop run between."""
+
+    async def work() -> tuple[int, int]:
+        loop = asyncio.get_running_loop()
+        got: list[int] = []
+
+        def deliver(number: int) -> None:
+            got.append(number)
+            if len(got) < 100_000:
+                inbox.put(loop, (number + 1,))
+
+        inbox = Inbox(deliver)
+        inbox.put(loop, (0,))
+        turns = 0
+        while len(got) < 100:
+            await asyncio.sleep(0)
+            turns += 1
+        return turns, len(got)
+
+    turns, count = asyncio.run(work())
+    assert turns >= 50 and count < 1_000

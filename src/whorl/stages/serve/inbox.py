@@ -30,8 +30,9 @@ class Inbox(Generic[*Told]):
     def _empty(self, loop: asyncio.AbstractEventLoop) -> None:
         self._is_woken = False
         try:
-            while self._told:
+            for _ in range(len(self._told)):  # what comes meanwhile waits for its turn in the loop
                 self._deliver(*self._told.popleft())
         finally:
-            if self._told:  # one of them raised; the others are delivered all the same
+            if self._told and not self._is_woken:  # one raised; the others are delivered as well
+                self._is_woken = True
                 loop.call_soon(self._empty, loop)
