@@ -335,7 +335,8 @@ def peers(
     if vllm is not None and hf is not None:
         serve = (vllm, "-m", "vllm.entrypoints.openai.api_server", "--model", hf)
         serve += ("--dtype", "float32", "--max-num-seqs", 16, "--generation-config", "vllm")
-        serve += ("--max-model-len", 2048, "--api-key", KEY, "--disable-log-stats")
+        longest = json.loads((hf / "config.json").read_text())["max_position_embeddings"]
+        serve += ("--max-model-len", min(2048, longest), "--api-key", KEY, "--disable-log-stats")
         serve += ("--served-model-name", hf)
         add("vLLM", list, *serve, *address)
     return found
