@@ -20,8 +20,17 @@ from whorl.fields.chess_names import BOTH_SIDES, GREEDY, STOCKFISH, begun_by
 from whorl.fields.chess_positions import move_of, moves_of, row_of, word_of
 from whorl.fields.stockfish import Stockfish
 
-__all__ = ["ChessGame", "ChessWorld", "Ending", "Player", "captures", "chance_player", "ending_of"]
-__all__ += ["points_of", "world_of"]
+__all__ = [
+    "ChessGame",
+    "ChessWorld",
+    "Ending",
+    "Player",
+    "captures",
+    "chance_player",
+    "ending_of",
+    "points_of",
+    "world_of",
+]
 
 MOST_MOVES = 150  # of one side: a longer game is drawn
 NO_PROGRESS_PLIES, REPEATED = 100, 3
