@@ -275,14 +275,14 @@ def _fit_tokens(
         source.field: {**common, "options": dict(source.options)} for source in reversed(sources)
     }
 
-    def documents_of(names: Sequence[str], text_ids: int | None) -> list[Document]:
+    def of_fields(names: Sequence[str], text_ids: int | None) -> list[Document]:
         mine = [document for name in names for document in groups[name]]
         if len(names) > 1:
             random.Random(seed).shuffle(mine)
         return _first_bytes(mine, CODEC_BYTES)
 
     known = {name: _codecs_of(documents) for name, documents in groups.items() if documents}
-    codecs = fit_together(fields, known, documents_of, options, vocab_size)
+    codecs = fit_together(fields, known, of_fields, options, vocab_size)
     needed_ids = NUM_SPECIAL + sum(codec.num_ids for codec in codecs.values())
     if is_open and TEXT not in codecs:
         vocab_size = max(vocab_size, needed_ids)
