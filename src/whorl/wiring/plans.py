@@ -34,6 +34,9 @@ class Asking(Work, Protocol):
     @property
     def base(self) -> Base | None: ...
 
+    @property
+    def workers(self) -> int | None: ...
+
 
 def planned(session: Asking) -> Record:
     """The plan's record, found or made."""
@@ -52,11 +55,9 @@ def _with(make: Callable[..., Any], session: Asking) -> Any:
     from whorl.launch.calibrate import this_machine
     from whorl.launch.compiling import with_compiled
     from whorl.launch.machine import machine_facts
-    from whorl.stages.plan.data import gather_facts
-    from whorl.stages.prepare.facts import text_bytes
     from whorl.wiring.bases import planned_base
 
-    fields, recipe, home = session.fields, session.loaded.recipe, session.home
+    recipe, home = session.loaded.recipe, session.home
     planner.check_plannable(recipe)
     if recipe.serve.engine != "auto":
         find_engine(recipe.serve.engine)  # a wrong name is told before any work
@@ -70,12 +71,7 @@ def _with(make: Callable[..., Any], session: Asking) -> Any:
 
     def gather() -> DataFacts:
         progress.start("sampling the data", None)
-        sizes = planner.trial_vocab_sizes(recipe, text_bytes(fields, session.sources))
-        share, seed = recipe.prepare.heldout_share, recipe.seed
-        data = fields, session.sources, session.data_digest
-        given = None if base is None else base.tokens
-        is_open = recipe.prepare.vocab_size == "auto"
-        found = gather_facts(*data, sizes, share, seed, given, is_open)
+        found = _gathered(session)
         progress.finish(f"{found.num_documents:,} documents")
         return found
 
@@ -84,3 +80,28 @@ def _with(make: Callable[..., Any], session: Asking) -> Any:
     given_base = None if base is None else planned_base(base, recipe.train, home, progress)
     work = session.context, recipe, facts, session.data_digest
     return make(*work, measure, gather, compiled, given_base)
+
+
+def _gathered(session: Asking) -> DataFacts:
+    from whorl.stages.plan.data import gather_facts
+    from whorl.stages.prepare.clean import item_bytes
+    from whorl.stages.prepare.facts import field_of, text_bytes
+    from whorl.stages.prepare.pool import WorkerPool, default_workers
+
+    recipe, sources, base = session.loaded.recipe, session.sources, session.base
+    fields = {source.field: field_of(session.fields, source) for source in sources}
+    sizes = planner.trial_vocab_sizes(recipe, text_bytes(fields, sources))
+    items = [item for source in sources for item in fields[source.field].items(source)]
+    find = partial(
+        gather_facts,
+        fields,
+        sources,
+        session.data_digest,
+        sizes,
+        recipe.prepare.heldout_share,
+        recipe.seed,
+        given=None if base is None else base.tokens,
+        is_open=recipe.prepare.vocab_size == "auto",
+    )
+    with WorkerPool(session.workers or default_workers()) as pool:
+        return pool.run(find, sum(map(item_bytes, items)))

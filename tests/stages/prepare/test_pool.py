@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from whorl.core.errors import DataError, ResourceError
-from whorl.stages.prepare.pool import WorkerPool, default_workers, is_sendable
+from whorl.stages.prepare.pool import LARGE_BYTES, WorkerPool, default_workers, is_sendable
 
 
 def slow_square(number: int) -> int:
@@ -53,6 +54,18 @@ def test_a_dead_worker_is_said() -> None:
 def test_what_cannot_be_sent_is_noticed() -> None:
     assert is_sendable((slow_square, [1, "a"]))
     assert not is_sendable(lambda: 1)
+
+
+def test_much_work_is_done_in_a_process_of_its_own() -> None:
+    here, much, little = os.getpid(), LARGE_BYTES, LARGE_BYTES - 1
+    with WorkerPool(2) as pool:
+        assert pool.run(os.getpid, much) != here
+        assert pool.run(os.getpid, little) == here
+        assert pool.run(lambda: os.getpid(), much) == here, "cannot be sent"
+        with pytest.raises(DataError, match="three; found: 3"):
+            pool.run(functools.partial(fail_on_three, 3), much)
+    with WorkerPool(1) as pool:
+        assert pool.run(os.getpid, much) == here
 
 
 def test_default_is_at_least_one() -> None:

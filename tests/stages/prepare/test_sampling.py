@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -71,12 +72,16 @@ def most_asked(kind: str) -> int:
     """Bytes that a tokenizer of 8,192 ids is trained on, of an endless source of a kind."""
     asked: list[int] = []
 
-    def documents_of(numbers: frozenset[int], max_bytes: int) -> Any:
-        asked.append(max_bytes)
-        return [Document("x", (Part("text", odd_text(kind, 2**19)),))]
+    class Endless:
+        corpus = SimpleNamespace(codecs_of_source=lambda source: frozenset({"text"}))
 
+        def documents(self, sources: frozenset[int], max_bytes: int) -> Any:
+            asked.append(max_bytes)
+            return [Document("x", (Part("text", odd_text(kind, 2**19)),))]
+
+    training: Any = Endless()
     config, sources = PrepareConfig(vocab_size=8192, seq_len=64), [Source("x", "x")]
-    build_tokens({"x": TextField()}, sources, [frozenset({"text"})], documents_of, config)
+    build_tokens({"x": TextField()}, sources, training, config)
     return max(asked)
 
 

@@ -20,7 +20,7 @@ from whorl.stages.prepare.dedup import Duplicates, find_duplicates
 from whorl.stages.prepare.shingles import distinct_windows
 from whorl.stages.prepare.spill import SpillReader
 
-__all__ = ["Corpus", "TrainingDocuments"]
+__all__ = ["Corpus", "Training", "TrainingDocuments"]
 
 BLOCK_BYTES = 2**16  # of a text that is sampled
 CACHED_DOCUMENTS = 64  # whose windows are kept while near duplicates are verified
@@ -172,3 +172,15 @@ def _blocks(
     for number in np.flatnonzero(chosen).tolist():
         part = text[len(text) * number // count : len(text) * (number + 1) // count]
         yield Document(document.name, (Part("text", part),))
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is trained on: of a corpus the documents and parts whose action says so."""
+
+    corpus: Corpus
+    actions: NDArray[np.int8]
+    cut_share: float
+
+    def documents(self, sources: frozenset[int], max_bytes: int) -> TrainingDocuments:
+        return TrainingDocuments(self.corpus, self.actions, sources, self.cut_share, max_bytes)

@@ -26,6 +26,7 @@ __all__ = ["WorkerPool", "default_workers", "is_sendable"]
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 TASKS_AHEAD = 2  # per worker, so that none waits
+LARGE_BYTES = 2**20  # of data; what work on less leaves in memory is not worth another process
 
 
 def default_workers() -> int:
@@ -68,6 +69,16 @@ class WorkerPool:
         self._executor.shutdown(wait=True, cancel_futures=True)
         self._executor = None
 
+    def run(self, function: Callable[[], Result], num_bytes: int) -> Result:
+        """What it gives, of a worker where it works on many bytes of data and can be sent.
+
+        What it loads and leaves in memory is not in this process then, which may train next:
+        scikit-learn alone and what it imports are 70 MiB (30 November 2026).
+        """
+        if self.num_workers == 1 or num_bytes < LARGE_BYTES or not is_sendable(function):
+            return function()
+        return next(self.map(_called, [function]))
+
     def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
         """function(task) of each task, in order. Raises what the function raises.
 
@@ -98,6 +109,10 @@ class WorkerPool:
                 do="run with --workers 1; if memory ran out, free some; a script that calls whorl "
                 "needs `if __name__ == '__main__':` around its calls",
             ) from error
+
+
+def _called(function: Callable[[], Result]) -> Result:
+    return function()
 
 
 def _start_worker() -> None:

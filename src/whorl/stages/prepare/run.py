@@ -39,7 +39,7 @@ from whorl.core.scratch import hold
 from whorl.core.sources import FileItem
 from whorl.spec.resolved import PrepareConfig
 from whorl.stages.prepare.clean import Cleaned, CleanTask, clean, clean_tasks
-from whorl.stages.prepare.corpus import Corpus, TrainingDocuments
+from whorl.stages.prepare.corpus import Corpus, Training
 from whorl.stages.prepare.encode import (
     TOO_LONG,
     TOO_LONG_WHOLE,
@@ -238,12 +238,10 @@ class _Preparation:
             return self.given, 0
         progress = self.context.progress
         progress.start("fitting codecs", None)
-
-        def documents_of(numbers: frozenset[int], max_bytes: int) -> TrainingDocuments:
-            return TrainingDocuments(corpus, actions, numbers, cut_share, max_bytes)
-
-        codecs = [corpus.codecs_of_source(number) for number in range(len(self.sources))]
-        result = build_tokens(self.fields, self.sources, codecs, documents_of, self.config)
+        training = Training(corpus, actions, cut_share)
+        fields = {source.field: field_of(self.fields, source) for source in self.sources}
+        build = functools.partial(build_tokens, fields, self.sources, training, self.config)
+        result = self.pool.run(build, int(corpus.num_bytes.sum()))
         progress.finish(f"{self.config.vocab_size:,} ids")
         for name, codec in result[0].codecs.items():
             if told := getattr(codec, "told", ""):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from whorl.codecs.contract import Tokens
 from whorl.codecs.text import MAX_TRAINING_BYTES
@@ -12,7 +12,7 @@ from whorl.codecs.tokenizer import TextCodec
 from whorl.codecs.words import MAX_RUN
 from whorl.core.ports import Field, Source
 from whorl.spec.resolved import PrepareConfig
-from whorl.stages.prepare.corpus import TrainingDocuments
+from whorl.stages.prepare.corpus import Training, TrainingDocuments
 
 __all__ = ["CHECK_BYTES", "build_tokens"]
 
@@ -30,8 +30,7 @@ TEXT = "text"
 def build_tokens(
     fields: Mapping[str, Field],
     sources: Sequence[Source],
-    codecs_of_source: Sequence[frozenset[str]],
-    documents_of: Callable[[frozenset[int], int], TrainingDocuments],
+    training: Training,
     config: PrepareConfig,
 ) -> tuple[Tokens, int]:
     """(the contract, documents on which the text encoders were compared).
@@ -43,7 +42,7 @@ def build_tokens(
     for number, source in enumerate(sources):
         by_field.setdefault(source.field, []).append(number)
     names = {
-        field: frozenset().union(*(codecs_of_source[number] for number in numbers))
+        field: frozenset().union(*map(training.corpus.codecs_of_source, numbers))
         for field, numbers in by_field.items()
     }
     options = {
@@ -54,16 +53,16 @@ def build_tokens(
     def documents(wanted: Sequence[str], text_ids: int | None) -> TrainingDocuments:
         numbers = frozenset(number for field in wanted for number in by_field[field])
         if text_ids is None:
-            return documents_of(numbers, ALL_BYTES)
-        glance = documents_of(numbers, GLANCE_BYTES)
+            return training.documents(numbers, ALL_BYTES)
+        glance = training.documents(numbers, GLANCE_BYTES)
         texts = texts_of(glance) if len(wanted) > 1 else (each.text or "" for each in glance)
         most = min(MAX_TRAINING_BYTES, text_ids * TRAINING_BYTES_PER_ID)
         most_new = min(MAX_NEW_BYTES, text_ids * NEW_BYTES_PER_ID)
-        return documents_of(numbers, min(most, int(most_new / _share_of_new(texts))))
+        return training.documents(numbers, min(most, int(most_new / _share_of_new(texts))))
 
     codecs = fit_together(fields, names, documents, options, config.vocab_size)
     tokens = Tokens.build(codecs, config.vocab_size)
-    return tokens, _check(tokens, documents_of, len(sources))
+    return tokens, _check(tokens, training, len(sources))
 
 
 def _share_of_new(texts: Iterable[str]) -> float:
@@ -72,16 +71,12 @@ def _share_of_new(texts: Iterable[str]) -> float:
     return sum(map(len, set(words))) / sum(map(len, words)) if words else 1.0
 
 
-def _check(
-    tokens: Tokens,
-    documents_of: Callable[[frozenset[int], int], TrainingDocuments],
-    num_sources: int,
-) -> int:
+def _check(tokens: Tokens, training: Training, num_sources: int) -> int:
     """Compare the encoders on an even sample of texts. Raises DataError if they differ."""
     codec = tokens.codecs.get(TEXT)
     if not isinstance(codec, TextCodec):
         return 0
-    documents = documents_of(frozenset(range(num_sources)), CHECK_BYTES)
+    documents = training.documents(frozenset(range(num_sources)), CHECK_BYTES)
     texts = (
         part.value
         for document in documents
