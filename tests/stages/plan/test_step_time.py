@@ -65,6 +65,16 @@ def test_matmul_time_is_flops_over_rate_where_the_shape_was_measured() -> None:
     assert parts.masked_s == 0
 
 
+def test_the_head_is_computed_for_trained_tokens_alone() -> None:
+    """At one rate for all products a quarter of the tokens takes a quarter of the time."""
+    calibration = machine().calibration
+    whole, quarter = (
+        step_time(replace(LOAD, trained_share=share), calibration) for share in (1.0, 0.25)
+    )
+    assert quarter.loss_s == pytest.approx(whole.loss_s / 4, rel=1e-9)
+    assert replace(quarter, loss_s=whole.loss_s) == whole
+
+
 def test_a_measured_shape_dominates_its_neighbours() -> None:
     calibration = machine().calibration
     rates = list(calibration.matmuls)

@@ -190,6 +190,7 @@ def _load(
         micro_rows = min(-(-rows // lanes), most)
     else:
         micro_rows = min(rows, train.micro_batch_rows)
+    data = situation.data.for_vocab(shape.vocab_size)
     load = Load(
         shape=shape,
         seq_len=seq_len,
@@ -201,7 +202,8 @@ def _load(
         optimizer=situation.optimizer,
         matrix_moments=situation.matrix_moments,
         compiled=compiled,
-        mixed_share=situation.data.for_vocab(shape.vocab_size).mixed_share(seq_len),
+        mixed_share=data.mixed_share(seq_len),
+        trained_share=data.trained_share,
         adapters=adapters_of(train.lora, shape, seq_len),
     )
     if situation.teacher is not None:

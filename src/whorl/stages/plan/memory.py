@@ -182,8 +182,9 @@ def _loss_bytes(load: Load) -> int:
     """Logits of one chunk, their log-softmax and, if there is one, the chunk's before."""
     vocab_size = load.shape.vocab_size
     chunk = max(MIN_CHUNK_TOKENS, LOSS_CHUNK_ELEMENTS // vocab_size)
-    copies = LOGIT_COPIES if load.tokens > chunk else LOGIT_COPIES - 1
-    return copies * FLOAT_BYTES * min(chunk, load.tokens) * vocab_size
+    tokens = load.trained_tokens
+    copies = LOGIT_COPIES if tokens > chunk else LOGIT_COPIES - 1
+    return copies * FLOAT_BYTES * min(chunk, tokens) * vocab_size
 
 
 def _backward_bytes(load: Load) -> int:

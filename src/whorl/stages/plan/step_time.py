@@ -95,6 +95,7 @@ class Load:
     matrix_moments: int | None = None  # of its state; None: as its name says
     compiled: bool = False  # blocks around attention
     mixed_share: float = 0.0  # share of rows that hold several documents: masked attention
+    trained_share: float = 1.0  # of tokens: the head computes logits for no others
     adapters: AdapterCost | None = None  # all that trains, beside frozen weights
     beside_bytes: int = 0  # of a model that only reads beside it: dpo's reference, a teacher
 
@@ -110,6 +111,11 @@ class Load:
     def tokens(self) -> int:
         """Tokens of one micro-batch."""
         return self.rows * self.seq_len
+
+    @property
+    def trained_tokens(self) -> int:
+        """Of them those that are targets."""
+        return math.ceil(self.trained_share * self.tokens)
 
     @property
     def micro_batches_each(self) -> int:
@@ -333,8 +339,8 @@ def _pass_s(num_elements: int, passes: float, rates: Sequence[TrafficRate]) -> f
 
 def _loss_s(load: Load, c: Calibration, rates: Sequence[MatmulRate]) -> float:
     a = load.shape
-    products = [(load.tokens, a.width, a.vocab_size, 1)]
-    logits = load.tokens * a.vocab_size
+    products = [(load.trained_tokens, a.width, a.vocab_size, 1)]
+    logits = load.trained_tokens * a.vocab_size
     return _matmul_s(products, rates) + EXPONENTIALS_PER_LOGIT * logits / c.exponentials_per_s
 
 
