@@ -90,18 +90,11 @@ def _gathered(session: Asking) -> DataFacts:
 
     recipe, sources, base = session.loaded.recipe, session.sources, session.base
     fields = {source.field: field_of(session.fields, source) for source in sources}
-    sizes = planner.trial_vocab_sizes(recipe, text_bytes(fields, sources))
     items = [item for source in sources for item in fields[source.field].items(source)]
-    find = partial(
-        gather_facts,
-        fields,
-        sources,
-        session.data_digest,
-        sizes,
-        recipe.prepare.heldout_share,
-        recipe.seed,
-        given=None if base is None else base.tokens,
-        is_open=recipe.prepare.vocab_size == "auto",
-    )
+    sizes = planner.trial_vocab_sizes(recipe, text_bytes(fields, sources))
+    share, given = recipe.prepare.heldout_share, None if base is None else base.tokens
+    is_open = recipe.prepare.vocab_size == "auto"
+    data = fields, sources, session.data_digest
+    find = partial(gather_facts, *data, sizes, share, recipe.seed, given, is_open)
     with WorkerPool(session.workers or default_workers()) as pool:
         return pool.run(find, sum(map(item_bytes, items)))

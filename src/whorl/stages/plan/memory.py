@@ -31,11 +31,10 @@ __all__ = [
 ]
 
 MEMORY_LOW, MEMORY_MARGIN = 0.85, 1.15  # ends of the 90% interval of a peak over its middle
-# What a process of whorl holds when training begins, beyond one that has loaded torch: its own
-# modules, the tokens' index, what earlier stages left, and copies of what is saved. 4x96 in fp32
-# on an Intel Xeon (Skylake), as it is and kept to AVX2 alike, holds 79 MiB after `whorl prepare`
-# and 119 where prepare ran in the same process (30 November 2026): peaks -2% and +9% of the plan.
-HELD_BYTES = 88 * 2**20
+# What a process of whorl holds when training begins, beyond one that has loaded torch: modules,
+# the tokens' index, what earlier stages left, copies of what is saved. Peaks of 4x96 and of
+# recipes/boxes.yaml lie -9% to +5% of the plan (docs/log.md, 30 November 2026).
+HELD_BYTES = 80 * 2**20
 FLOAT_BYTES, ID_BYTES = 4, 8
 LOSS_CHUNK_ELEMENTS, MIN_CHUNK_TOKENS = 2**21, 64  # logits that exist at once; of model/head.py
 # What glibc keeps beyond what is alive, as a share of activations and working memory. Fitted on

@@ -114,7 +114,6 @@ class Load:
 
     @property
     def trained_tokens(self) -> int:
-        """Of them those that are targets."""
         return math.ceil(self.trained_share * self.tokens)
 
     @property
