@@ -7,10 +7,11 @@
 Everybody gets the same prompts (ids of real text) and answers greedily. Closed loop: each user
 sends its next request when the last is answered. Open loop: requests come by a Poisson process at
 0.7 of the rate that the engine had with 16 users, whatever the server does. Systems take turns
-within a round; medians of rounds. transformers gets requests that come together as one batch, the
-best it can do; it has no first token before the last. Its server, and llama-cpp-python's, answer
-one request after another (its continuous batching gave no answer on a CPU: 5.23). A server that
-fails is named and left out. Clients run on the same machine.
+within a round, the others' processes stand still meanwhile (SIGSTOP); medians of rounds.
+transformers gets requests that come together as one batch, the best it can do; it has no first
+token before the last. Its server, and llama-cpp-python's, answer one request after another (its
+continuous batching gave no answer on a CPU: 5.23). A server that fails is named and left out.
+Clients run on the same machine.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +137,9 @@ def _round(
 def _measure(system: Any, load: Load, name: str, systems: list[Any], rows: Rows) -> None:
     """One more row, or one system less."""
     try:
-        rows.setdefault((system.name, name), []).append(measured(system, load))
+        with alone(system, systems):
+            row = measured(system, load)
+        rows.setdefault((system.name, name), []).append(row)
     except (OSError, SystemExit, psutil.Error) as error:
         print(f"{system.name} is left out: {error}", file=sys.stderr, flush=True)
         systems.remove(system)
@@ -166,6 +170,19 @@ def _tried(system: Any, load: Load) -> bool:
 def processes_of(system: Any) -> list[psutil.Process]:
     first = psutil.Process(system.process.pid)
     return [first, *first.children(recursive=True)]
+
+
+@contextmanager
+def alone(system: Any, systems: list[Any]) -> Iterator[None]:
+    """The others stand still: a server that waits for requests may ask for them all the time."""
+    others = [each for other in systems if other is not system for each in processes_of(other)]
+    for each in others:
+        each.suspend()
+    try:
+        yield
+    finally:
+        for each in others:
+            each.resume()
 
 
 def measured(system: Any, load: Load) -> dict[str, float]:
