@@ -24,6 +24,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,19 +66,21 @@ def compare(folder: Path, hf: Path | None, arguments: argparse.Namespace) -> dic
     first = Server(folder)  # the second start knows what the first has found out
     first.run(Load(prompts, 2, 1, 1))
     first.close()
-    server = Server(folder)
-    systems: list[Any] = [Child("engine", folder), server]
-    systems += [] if hf is None else [Child("transformers", hf)]
-    gguf, vllm = arguments.gguf, arguments.vllm
-    systems += filter(None, map(_started, peers(folder, hf, gguf, vllm)))
-    systems = [each for each in systems if _tried(each, Load(prompts, 4, 4, 1, number=10**6))]
-    starts = {system.name: [system.first_token_s] for system in systems}
-    starts[server.name].insert(0, first.first_token_s)
+    starts: list[Callable[[], Any]] = [partial(Child, "engine", folder), partial(Server, folder)]
+    starts += [] if hf is None else [partial(Child, "transformers", hf)]
+    starts += peers(folder, hf, arguments.gguf, arguments.vllm)
+    load = Load(prompts, 4, 4, 1, number=10**6)  # at once: the time of a start ends with its answer
+    systems = [each for each in map(_started, starts) if each is not None and _tried(each, load)]
+    first_token_s = {system.name: [system.first_token_s] for system in systems}
+    server = next((each for each in systems if isinstance(each, Server)), None)
+    if server is None:
+        raise SystemExit("there is nothing to compare: whorl serve did not start")
+    first_token_s[server.name].insert(0, first.first_token_s)
     rows: Rows = {}
     for turn in range(arguments.rounds):
         systems.append(systems.pop(0))  # another goes first
         _round(systems, rows, turn, prompts, arguments)
-    starts = {system.name: starts[system.name] for system in systems}
+    first_token_s = {system.name: first_token_s[system.name] for system in systems}
     memory = {system.name: sum(map(peak_bytes, processes_of(system))) for system in systems}
     for system in systems:
         system.close()
@@ -101,7 +104,7 @@ def compare(folder: Path, hf: Path | None, arguments: argparse.Namespace) -> dic
         "rounds": arguments.rounds,
         "figures": medians,
         "server_of_engine": ratios,
-        "first_token_after_start_s": starts,
+        "first_token_after_start_s": first_token_s,
         "peak_bytes": memory,
         "promise": server.promise,
     }
