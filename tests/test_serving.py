@@ -18,7 +18,7 @@ from whorl.serving import Address, Servable, find_model, newer_models, serve_app
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.improve.registry import register
 from whorl.stages.serve.keys import add_key, keys_file, revoke_key
-from whorl.stages.serve.server import open_socket
+from whorl.stages.serve.sockets import open_socket
 
 pytest.importorskip("torch", reason="needs the extra train")
 

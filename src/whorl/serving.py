@@ -6,9 +6,11 @@ Wiring, like `verbs.py`.
 from __future__ import annotations
 
 import difflib
+import importlib
 import json
 import os
 import shlex
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +43,7 @@ __all__ = [
 
 Service = tuple["FastAPI", Callable[[], None]]  # the application, and what closes its engine
 STAGES = ("compress", "train", "import")  # whose records hold model folders
+APP = "whorl.stages.serve.app"
 MAX_SHOWN = 5  # model folders named in an error
 MAX_CHARS = 80  # of what was asked for, in an error
 
@@ -283,12 +286,13 @@ def open_model_app(
     home: where its exports are kept, and what was measured of it. is_open: to others than the one
     who starts it: it takes the home's keys, and logs its answers and people's opinions of them.
     """
-    from whorl.stages.serve.app import create_app
     from whorl.stages.serve.desk import Desk
 
     desk = Desk.of(config, home if is_open else None)
     engine, tokens, card, plays = _open(model, config, home, example_prompt)
     try:
+        from whorl.stages.serve.app import create_app
+
         app = create_app(engine, tokens, card, config, api_key, desk, plays)
     except BaseException:
         engine.close()
@@ -337,14 +341,17 @@ def serve_app(
     `newer_models`.
     """
     from whorl.engines.open import find_engine
-    from whorl.stages.serve.server import open_socket
-    from whorl.stages.serve.server import serve as run_server
+    from whorl.stages.serve.sockets import open_socket
 
     if config.engine != "auto":
         find_engine(config.engine)
     key = _key_for(config, api_key, home)
     with open_socket(config.host, config.port) as listener:
+        # these imports take about as long as an engine's process takes to begin
+        threading.Thread(target=importlib.import_module, args=(APP,), daemon=True).start()
         app, close = open_app(key)
+        from whorl.stages.serve.server import serve as run_server
+
         gateway, access = app.state.gateway, app.state.access
         prompt = (gateway.card.example_prompt or "The ") if gateway.has_text else None
 
@@ -368,7 +375,7 @@ def _key_for(config: ServeConfig, api_key: str | None, home: Path | None) -> str
     """
     from whorl.stages.serve.access import usable_key
     from whorl.stages.serve.keys import keys_file, list_keys
-    from whorl.stages.serve.server import is_loopback
+    from whorl.stages.serve.sockets import is_loopback
 
     if api_key is not None:
         return usable_key(api_key)

@@ -137,7 +137,7 @@ def test_doctor_says_what_to_install(tmp_path: Path) -> None:
 
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     from whorl.core.errors import BusyError
-    from whorl.stages.serve.server import open_socket
+    from whorl.stages.serve.sockets import open_socket
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -57,7 +57,7 @@ def _with(make: Callable[..., Any], session: Asking) -> Any:
     from whorl.launch.machine import machine_facts
     from whorl.wiring.bases import planned_base
 
-    recipe, home = session.loaded.recipe, session.home
+    fields, recipe, home = session.fields, session.loaded.recipe, session.home
     planner.check_plannable(recipe)
     if recipe.serve.engine != "auto":
         find_engine(recipe.serve.engine)  # a wrong name is told before any work
@@ -71,7 +71,7 @@ def _with(make: Callable[..., Any], session: Asking) -> Any:
 
     def gather() -> DataFacts:
         progress.start("sampling the data", None)
-        found = _gathered(session)
+        found = _gathered(session, fields)
         progress.finish(f"{found.num_documents:,} documents")
         return found
 
@@ -82,14 +82,14 @@ def _with(make: Callable[..., Any], session: Asking) -> Any:
     return make(*work, measure, gather, compiled, given_base)
 
 
-def _gathered(session: Asking) -> DataFacts:
+def _gathered(session: Asking, known: Mapping[str, Field]) -> DataFacts:
     from whorl.stages.plan.data import gather_facts
     from whorl.stages.prepare.clean import item_bytes
     from whorl.stages.prepare.facts import field_of, text_bytes
     from whorl.stages.prepare.pool import WorkerPool, default_workers
 
     recipe, sources, base = session.loaded.recipe, session.sources, session.base
-    fields = {source.field: field_of(session.fields, source) for source in sources}
+    fields = {source.field: field_of(known, source) for source in sources}
     items = [item for source in sources for item in fields[source.field].items(source)]
     sizes = planner.trial_vocab_sizes(recipe, text_bytes(fields, sources))
     share, given = recipe.prepare.heldout_share, None if base is None else base.tokens

@@ -75,8 +75,10 @@ def open_promised(
     card = peek_card(folder)
     setup = setup_of(card, config, engine_threads())
     served = variant or best_form(card, config.engine)
-    predicted = predict(card, served, config, setup)
-    engine = _open(folder, variant, config, setup, cache_folder)
+    with ThreadPoolExecutor(1) as pool:  # while the engine's process begins
+        predicting = pool.submit(predict, card, served, config, setup)
+        engine = _open(folder, variant, config, setup, cache_folder)
+    predicted = predicting.result()
     if not measures:
         return engine, predicted
     try:

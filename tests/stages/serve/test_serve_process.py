@@ -21,7 +21,8 @@ from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.app import create_app
 from whorl.stages.serve.card import ModelCard, Sampling
 from whorl.stages.serve.exercise import exercise, request_completion
-from whorl.stages.serve.server import base_url_of, is_loopback, open_socket, serve
+from whorl.stages.serve.server import serve
+from whorl.stages.serve.sockets import base_url_of, is_loopback, open_socket
 from whorl.testing.engine import FakeEngine
 
 KEY = "test-key-0123456789abcdef"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import ipaddress
 import signal
 import socket
 import threading
@@ -15,20 +13,20 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from whorl.core.errors import BusyError, EngineError, SpecError, WhorlError
+from whorl.core.errors import EngineError
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.connections import MAX_HEAD_BYTES, protocol_for
 from whorl.stages.serve.gateway import Gateway
 from whorl.stages.serve.limits import Ledger
+from whorl.stages.serve.sockets import base_url_of, listen, open_socket
 from whorl.stages.serve.swap import NextModel, follow
 
-__all__ = ["is_loopback", "open_socket", "running_server", "serve"]
+__all__ = ["running_server", "serve"]
 
 START_DEADLINE_S = 10.0
 KEEP_ALIVE_S = 5
 SAVE_EVERY_S = 5.0
 LOOK_EVERY_S = 1.0  # whether the engine was given up
-SEND_BUFFER_BYTES = 128 * 2**10  # what the kernel holds for a client that does not read
 
 
 def serve(
@@ -47,7 +45,7 @@ def serve(
     """
     if listener is None:
         listener = open_socket(config.host, config.port)
-    _listen(listener, config.host)
+    listen(listener, config.host)
     server = _Server(app, config, next_model)
     with server.capture_signals():  # from here on, also before the loop runs
         on_start(base_url_of(listener))
@@ -66,7 +64,7 @@ def running_server(
 ) -> Iterator[str]:
     """The base URL of the service, run by a thread until the context ends. Raises as `serve`."""
     listener = open_socket(config.host, config.port)
-    _listen(listener, config.host)
+    listen(listener, config.host)
     server = _Server(app, config, next_model)
     thread = threading.Thread(
         target=server.run, kwargs={"sockets": [listener]}, name="whorl-serve", daemon=True
@@ -79,68 +77,6 @@ def running_server(
     finally:
         server.should_exit = True
         thread.join(timeout=config.grace_s + START_DEADLINE_S)
-
-
-def is_loopback(host: str) -> bool:
-    """True if only this machine can reach a server bound to host."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def open_socket(host: str, port: int) -> socket.socket:
-    """A bound socket that does not listen yet.
-
-    Raises BusyError when the port is taken, SpecError for a host that is no address of this
-    machine, or a port that this process may not use.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except (OSError, ValueError) as error:  # ValueError: a name that cannot be one
-        found = error.strerror if isinstance(error, OSError) else error
-        raise SpecError(f"serve.host {host[:80]} is not an address", found=found) from error
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        raise _refused(error, host, port) from error
-    return listener
-
-
-def _listen(listener: socket.socket, host: str) -> None:
-    """Take connections. Raises BusyError if another process was faster."""
-    port = listener.getsockname()[1]
-    try:
-        listener.listen(min(1024, socket.SOMAXCONN))
-    except OSError as error:
-        listener.close()
-        raise _refused(error, host, port) from error
-
-
-def _refused(error: OSError, host: str, port: int) -> WhorlError:
-    kind, do = {
-        errno.EADDRNOTAVAIL: (SpecError, "set serve.host to an address of this machine"),
-        errno.EACCES: (SpecError, "set serve.port to 1024 or above; a proxy can listen below"),
-    }.get(
-        error.errno or 0,
-        (BusyError, "stop the other server, or set serve.port to another port (0: any free one)"),
-    )
-    return kind(f"cannot listen on port {port} of {host}", found=error.strerror, do=do)
-
-
-def base_url_of(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    if ipaddress.ip_address(host).is_unspecified:
-        host = "127.0.0.1" if listener.family == socket.AF_INET else "::1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 async def _keep_books(ledger: Ledger) -> None:
