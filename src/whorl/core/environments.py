@@ -68,19 +68,31 @@ class Drawable(Protocol):
         ...
 
 
+def _no_world(name: str) -> None:
+    return None
+
+
+def _nothing(steps: Sequence[Step], seen: Observation) -> tuple[Part, ...]:
+    return ()
+
+
+def _in_none(name: str) -> str:
+    return ""
+
+
 @dataclass(frozen=True)
 class PlayTask(ChoiceTask):
     """open_world: of a held-out document's name the environment and its seed, None if it has none;
     ask: the parts of a question, of the steps so far and what is seen now; codec: of actions;
     world_of: of a document's name `world#seed` the world, to be opened from any seed, "": none."""
 
-    open_world: Callable[[str], tuple[Environment, int] | None] = lambda name: None
-    ask: Callable[[Sequence[Step], Observation], tuple[Part, ...]] = lambda steps, seen: ()
+    open_world: Callable[[str], tuple[Environment, int] | None] = _no_world
+    ask: Callable[[Sequence[Step], Observation], tuple[Part, ...]] = _nothing
     codec: str = "action"
     name: str = "play"
     further: tuple[Metric, ...] = (SUCCESS, RETURN)
     max_steps: int = MAX_STEPS
-    world_of: Callable[[str], str] = lambda name: ""
+    world_of: Callable[[str], str] = _in_none
     own_worlds: tuple[str, ...] = ()  # to open besides those of documents, as `world#seed` too
 
     def plays(self, document: HeldoutDocument) -> bool:

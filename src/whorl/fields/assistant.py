@@ -89,6 +89,10 @@ def _is_spoken(name: str) -> bool:
     return name.startswith(SPOKEN)
 
 
+def _is_typed(name: str) -> bool:
+    return not name.startswith(SPOKEN)
+
+
 TASK = WritingTask(
     grade=graded,
     metric=ACCURACY,
@@ -96,7 +100,7 @@ TASK = WritingTask(
     max_tokens=MAX_TOKENS,
     where={
         **dict.fromkeys((ACCURACY, SLOT_F1, WER), _is_spoken),
-        TYPED_ACCURACY: lambda name: not _is_spoken(name),
+        TYPED_ACCURACY: _is_typed,
     },
 )
 

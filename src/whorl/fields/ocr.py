@@ -57,6 +57,10 @@ def _in_seen_font(name: str) -> bool:
     return not name.startswith(NEW_FONT)
 
 
+def _in_new_font(name: str) -> bool:
+    return name.startswith(NEW_FONT)
+
+
 TASK = WritingTask(
     grade=graded,
     metric=CER,
@@ -64,7 +68,7 @@ TASK = WritingTask(
     max_tokens=MOST_SIGNS,
     where={
         **dict.fromkeys((CER, ACCURACY), _in_seen_font),
-        CER_NEW_FONTS: lambda name: not _in_seen_font(name),
+        CER_NEW_FONTS: _in_new_font,
     },
 )
 

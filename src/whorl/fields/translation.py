@@ -69,12 +69,17 @@ def _words_of(text: str) -> str:
     return "zh" if CHINESE.search(text) else "13a"
 
 
+def _direction(name: str) -> str:
+    """en>es, of a document's name."""
+    return name.rpartition(" ")[2]
+
+
 TASK = WritingTask(
     grade=graded,
     metric=CHRF,
     further=(BLEU,),
     max_tokens=MAX_TOKENS,
-    group=lambda name: name.rpartition(" ")[2],  # en>es
+    group=_direction,
 )
 
 

@@ -12,6 +12,8 @@ from whorl.stages.plan import run as planner
 from whorl.wiring.work import Work
 
 if TYPE_CHECKING:
+    from whorl.codecs.contract import Tokens
+    from whorl.spec.recipe import Recipe
     from whorl.stages.plan.data import DataFacts
     from whorl.stages.plan.plan import Plan
     from whorl.wiring.bases import Base
@@ -83,18 +85,29 @@ def _with(make: Callable[..., Any], session: Asking) -> Any:
 
 
 def _gathered(session: Asking, known: Mapping[str, Field]) -> DataFacts:
-    from whorl.stages.plan.data import gather_facts
     from whorl.stages.prepare.clean import item_bytes
-    from whorl.stages.prepare.facts import field_of, text_bytes
+    from whorl.stages.prepare.facts import field_of
     from whorl.stages.prepare.pool import WorkerPool, default_workers
 
-    recipe, sources, base = session.loaded.recipe, session.sources, session.base
+    sources, base = session.sources, session.base
     fields = {source.field: field_of(known, source) for source in sources}
     items = [item for source in sources for item in fields[source.field].items(source)]
-    sizes = planner.trial_vocab_sizes(recipe, text_bytes(fields, sources))
-    share, given = recipe.prepare.heldout_share, None if base is None else base.tokens
-    is_open = recipe.prepare.vocab_size == "auto"
     data = fields, sources, session.data_digest
-    find = partial(gather_facts, *data, sizes, share, recipe.seed, given, is_open)
+    find = partial(_facts, *data, session.loaded.recipe, None if base is None else base.tokens)
     with WorkerPool(session.workers or default_workers()) as pool:
         return pool.run(find, sum(map(item_bytes, items)))
+
+
+def _facts(
+    fields: Mapping[str, Field],
+    sources: Sequence[Source],
+    digest: str,
+    recipe: Recipe,
+    given: Tokens | None,
+) -> DataFacts:
+    from whorl.stages.plan.data import gather_facts
+    from whorl.stages.prepare.facts import text_bytes
+
+    sizes = planner.trial_vocab_sizes(recipe, text_bytes(fields, sources))
+    share, is_open = recipe.prepare.heldout_share, recipe.prepare.vocab_size == "auto"
+    return gather_facts(fields, sources, digest, sizes, share, recipe.seed, given, is_open)

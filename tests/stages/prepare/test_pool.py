@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import psutil
@@ -15,6 +16,8 @@ import pytest
 
 from whorl.core.errors import DataError, ResourceError
 from whorl.stages.prepare.pool import LARGE_BYTES, WorkerPool, default_workers, is_sendable
+
+GROUP = "whorl.fields"
 
 
 def slow_square(number: int) -> int:
@@ -54,6 +57,13 @@ def test_a_dead_worker_is_said() -> None:
 def test_what_cannot_be_sent_is_noticed() -> None:
     assert is_sendable((slow_square, [1, "a"]))
     assert not is_sendable(lambda: 1)
+
+
+@pytest.mark.parametrize("name", sorted(each.name for each in entry_points(group=GROUP)))
+def test_every_field_is_read_by_all_workers(name: str) -> None:
+    """One that cannot be sent is read by this process alone, twice as long as by two."""
+    (entry,) = entry_points(group=GROUP, name=name)
+    assert is_sendable(entry.load())
 
 
 def test_much_work_is_done_in_a_process_of_its_own() -> None:

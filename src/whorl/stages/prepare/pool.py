@@ -21,7 +21,7 @@ from typing import TypeVar
 from whorl.core.children import spawning
 from whorl.core.errors import ResourceError
 
-__all__ = ["WorkerPool", "default_workers", "is_sendable"]
+__all__ = ["LARGE_BYTES", "WorkerPool", "default_workers", "is_sendable"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

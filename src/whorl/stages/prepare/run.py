@@ -50,7 +50,12 @@ from whorl.stages.prepare.encode import (
 )
 from whorl.stages.prepare.facts import field_of, releases_of
 from whorl.stages.prepare.pack import Packer
-from whorl.stages.prepare.pool import WorkerPool, default_workers, is_sendable
+from whorl.stages.prepare.pool import (
+    LARGE_BYTES,
+    WorkerPool,
+    default_workers,
+    is_sendable,
+)
 from whorl.stages.prepare.vocabulary import build_tokens
 
 __all__ = ["LOGIC_VERSION", "record_key", "run"]
@@ -215,7 +220,8 @@ class _Preparation:
             files = {item.path for item in items if isinstance(item, FileItem) and item.is_read}
             self.num_files += len(files)
             tasks += clean_tasks(number, source, field, items, self.spill, limits)
-        if len(tasks) == 1 or not is_sendable(tasks[0]):
+        is_little = len(tasks) == 1 and tasks[0].num_bytes < LARGE_BYTES
+        if is_little or not is_sendable(tasks[0]):
             self.pool.num_workers = 1
         progress = self.context.progress
         progress.start("reading and cleaning", sum(task.num_bytes for task in tasks), "B")
