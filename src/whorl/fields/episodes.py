@@ -78,7 +78,7 @@ TASK = PlayTask(
     ask=question_of,
     codec=ACTION,
     world_of=world_of,
-    group=lambda name: name.rpartition("#")[0],  # the world
+    group=world_of,
 )
 
 
