@@ -26,6 +26,9 @@ hardware: {device: h100-sxm}
         ("evaluate.forgetting", None),
         ("serve.allowed_hosts", []),
         ("budget", {"train_time": "240.0s", "usd": None}),
+        ("budget.train_time", "240.0s"),
+        ("compress.search_time", "900.0s"),
+        ("serve.ttft_p95", None),
     ],
 )
 def test_a_value_is_yaml(key: str, value: object, tmp_path: Path) -> None:

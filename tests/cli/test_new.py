@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -141,11 +142,29 @@ def test_whether_the_data_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_what_is_next_depends_on_the_data(
     name: str, content: bytes | None, field: str, first: str
 ) -> None:
+    if field == "chess":
+        pytest.importorskip("chess", reason="needs the extra chess")
     if content is not None:
         Path(name).write_bytes(content)
     found = RUN.invoke(APP, ["new", "mine", "--data", name, "--field", field])
     assert found.exit_code == 0, found.output
     assert found.output.splitlines()[-1].startswith(first)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "package", "extra"),
+    [("a.pgn", "chess", "chess", "chess"), ("a.parquet", "text", "pyarrow", "parquet")],
+)
+def test_data_that_needs_a_package_is_not_told_as_bad(
+    monkeypatch: pytest.MonkeyPatch, name: str, field: str, package: str, extra: str
+) -> None:
+    Path(name).write_bytes(b"whatever stands in it")
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    found = RUN.invoke(APP, ["new", "mine", "--data", name, "--field", field])
+    assert found.exit_code == 0, found.output
+    last = found.output.splitlines()[-1]
+    assert last.startswith(f"next: pip install 'whorl[{extra}]'; then whorl plan mine.yaml")
+    assert "mend" not in found.output
 
 
 @pytest.mark.parametrize(

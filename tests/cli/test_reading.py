@@ -44,11 +44,11 @@ def test_the_preview_of_new_data(
 ) -> None:
     monkeypatch.setattr("whorl.cli.console.ERR.width", 200)
     folder = make(tmp_path / "texts")
-    preview_new(str(folder), "text")
+    preview_new(str(folder), "text", "x.yaml")
     shown = capsys.readouterr()
     assert not shown.out and "8 documents in a look at 10 of 10 files" in shown.err
     assert "looks like latin-1" in shown.err and "photo.png" in shown.err
-    preview_new(str(write_stories(tmp_path / "good", range(3))), "text")
+    preview_new(str(write_stories(tmp_path / "good", range(3))), "text", "x.yaml")
     assert "3 of 3 files; nothing was refused or passed over" in capsys.readouterr().err
 
 
@@ -65,6 +65,6 @@ def test_a_preview_never_fails(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    preview_new(source, field)
+    preview_new(source, field, "x.yaml")
     shown = capsys.readouterr().err
     assert message in shown and bool(shown) == bool(message)

@@ -55,9 +55,12 @@ def test_plan_against_actual_says_what_is_inside(
 
 
 def test_groups_of_documents_stand_beside_each_other(
-    printed: Callable[[Callable[[], None]], str],
+    printed: Callable[[Callable[[], None]], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = {"field": "translation", "metric": "chrf", "low": None, "high": None, "num_documents": 9}
+    row: dict[str, Any] = {
+        **{"field": "translation", "metric": "chrf", "num_documents": 9},
+        **{"low": None, "high": None},
+    }
     rows = [
         {**row, "group": group, "name": name, "value": value}
         for group, name, value in (
@@ -66,9 +69,15 @@ def test_groups_of_documents_stand_beside_each_other(
             ("es>en", "copying", 30),
         )
     ]
+    monkeypatch.setattr(OUT, "_width", 120)
     text = printed(lambda: print_report({"recipe": "mine", "stages": [], "groups": rows}))
-    assert "by part" in text
+    assert "by part, no intervals of so few documents" in text
     for part in ("en>es", "es>en", "41.2", "44.0", "30.0", "int8", "copying"):
+        assert part in text
+    sure = [{**row, "low": row["value"] - 2.5, "high": row["value"] + 3} for row in rows]
+    text = printed(lambda: print_report({"recipe": "mine", "stages": [], "groups": sure}))
+    assert "by part, 95% intervals over documents" in text
+    for part in ("41.2 (38.8 … 44.2)", "44.0 (41.5 … 47.0)", "30.0 (27.5 … 33.0)"):
         assert part in text
 
 

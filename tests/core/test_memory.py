@@ -8,9 +8,6 @@ import sys
 
 import pytest
 
-from whorl.core.memory import give_back
-from whorl.fields.whole import LastSources
-
 CODE = """
 import json
 from whorl.core.memory import peak_resident_bytes, restart_peak
@@ -35,10 +32,3 @@ def test_the_mark_rises_stays_and_starts_anew() -> None:
     assert abs(kept - with_block) <= 2  # the kernel counts in batches of pages
     assert anew <= before + 20
     assert len(ballast) > 0
-
-
-def test_what_sources_were_read_for_is_forgotten() -> None:
-    known: LastSources[str] = LastSources()
-    known["a source",] = "what was found of it"
-    give_back()
-    assert not known

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+from whorl.core.errors import DataError
 from whorl.core.reasons import Place, Reason, and_refused, kind_of, table_rows, unreadable
 
 
@@ -66,4 +67,7 @@ def test_an_error_names_the_three_commonest_and_what_helps() -> None:
         "and 2 reasons more"
     )
     assert and_refused("0 games", [Reason("read", "mended")]) == "0 games"
+    for listed in (["a.pgn", "b.pgn"], ("a.pgn", "b.pgn")):  # as without what was refused
+        error = DataError("too few", found=and_refused(listed, ["bad"]))
+        assert str(error) == "too few; found: a.pgn, b.pgn; refused: 1 x bad"
     assert unreadable([]) == ("no document at all", unreadable([Counter()])[1])

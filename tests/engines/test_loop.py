@@ -223,6 +223,19 @@ def test_listener_that_raises_loses_its_request_only(stepper: ScriptedStepper) -
     loop.close()
 
 
+def test_a_telling_of_turns_that_fails_leaves_nothing_open(stepper: ScriptedStepper) -> None:
+    loop, found = make(stepper), Events()
+
+    def fails() -> None:
+        raise OSError("nobody listens")
+
+    loop.on_turn = fails
+    loop.submit(ask("a"), found)
+    assert found.ended.wait(10) and found[-1].finish_reason == "error"
+    assert _soon(lambda: stepper.closed)
+    assert loop.failure == "OSError: nobody listens"
+
+
 def test_scores_never_share_a_step_and_do_not_starve(stepper: ScriptedStepper) -> None:
     loop = make(stepper, max_running=2)
     stop = threading.Event()

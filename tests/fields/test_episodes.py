@@ -132,6 +132,19 @@ def tokens_of_corridor() -> Tokens:
     return Tokens.build(FIELD.fit_codecs(documents, {}), 64)
 
 
+def test_only_worlds_are_groups_of_the_report(tmp_path: Path) -> None:
+    """What somebody showed in files of their own is in none, whatever the files are called."""
+    task: Any = FIELD.task
+    rows = [{**corridor(n), "id": n} for n in range(30)]
+    for row in rows:
+        for seen in row["observations"]:
+            seen["id"] = float(row["id"])
+    for name in ("play#1.jsonl", "b.jsonl"):
+        documents, _ = read(str(write(tmp_path / name, rows)))
+        assert {task.group(document.name) for document in documents} == {""}
+    assert task.group(f"{GOTO}#{10**8}") == GOTO
+
+
 def _action(action: str) -> tuple[Any, ...]:
     from whorl.core.ports import Part
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,22 @@ def test_explain_says_where_a_value_comes_from(tmp_path: Path) -> None:
         explain(loaded, "model.widht", {}, {})
     for key in known_keys():
         assert explain(loaded, key, {}, {}).description, key
+
+
+def test_every_value_that_is_explained_may_be_written(tmp_path: Path) -> None:
+    """What is shown of a key, put into a recipe, means the same."""
+    path = tmp_path / "mine.yaml"
+    words = "name: mine\ndata: [{source: notes}]\nbudget: {train_time: 4min}\n"
+    path.write_text(f"{words}serve: {{ttft_p95: 300ms, max_wait: 1min}}\n")
+    loaded = load_recipe(path)
+    found = explain(loaded, "serve.max_wait", {"serve.max_wait": 60.0}, {})
+    assert found.given == found.resolved == "60.0s"
+    for key in keys_of(loaded.recipe):
+        given = explain(loaded, key, {}, {}).given
+        if given is not None:  # of a group left out no key may be written alone
+            again = load_recipe(path, [f"{key}={json.dumps(given)}"])
+            assert again.recipe == loaded.recipe, key
+    assert explain(loaded, "data.0", {}, {}).given["source"] == "notes"
 
 
 TWO: dict[str, Any] = {

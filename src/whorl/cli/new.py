@@ -163,8 +163,8 @@ def new_command(
             first = (
                 f"put your data at {data}, which does not exist yet, or correct it in {path}; then "
             )
-        elif not preview_new(data, kind):
-            first = f"mend {data}, or correct data in {path} (source, field, options); then "
+        elif told := preview_new(data, kind, str(path)):
+            first = f"{told}; then "
     if kind == CHAT and base is None:
         note = f"few chats teach a new model little: --base {EXAMPLE_BASE} starts from an open one"
         ERR.print(f"note: {note}", markup=False)

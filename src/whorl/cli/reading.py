@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from whorl.cli.console import ERR, OUT
-from whorl.core.errors import WhorlError
+from whorl.core.errors import DataError, SpecError, WhorlError
 from whorl.core.records import Record
 
 if TYPE_CHECKING:
@@ -45,16 +45,19 @@ def reading_of(record: Record) -> list[dict[str, Any]]:
     return [*record.metrics.get("reading", ()), *record.run.get("passed_over", ())]
 
 
-def preview_new(source: str, field: str) -> bool:
-    """What prepare would make of a source, from a sample, on stderr; it never fails. Whether there
-    is a document in it, as far as a look can tell."""
+def preview_new(source: str, field: str, recipe: str) -> str:
+    """What prepare would make of a source, from a sample, on stderr; it never fails. Gives what is
+    to be done before there is a document in it, as far as a look can tell: "" if nothing is."""
     from whorl.schemes.fetch import parse
 
+    mend = f"mend {source}, or correct data in {recipe} (source, field, options)"
     try:
-        return parse(source) is not None or _preview(*_source_of(source, field))
+        is_read = parse(source) is not None or _preview(*_source_of(source, field))
     except WhorlError as error:
         ERR.print(f"note: {error}", markup=False, soft_wrap=True)
-        return False
+        is_of_data = isinstance(error, DataError | SpecError)
+        return mend if is_of_data else error.do or "see the note above"
+    return "" if is_read else mend
 
 
 def look_at(source: str, field: str) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from whorl.cli.candidates import print_candidates
 from whorl.cli.console import OUT
 from whorl.cli.reading import print_reading
 from whorl.cli.samples import print_samples
-from whorl.core.metrics import find_metric
+from whorl.core.metrics import Metric, find_metric
 from whorl.core.records import Record
 from whorl.core.units import format_bytes, format_duration
 
@@ -80,19 +80,27 @@ def print_scores(scores: Sequence[Mapping[str, Any]]) -> None:
 def _print_scores(scores: Sequence[Mapping[str, Any]], of: str) -> None:
     metric = find_metric(scores[0]["metric"])
     best_first = sorted(scores, key=lambda score: -metric.sign * score["value"])
-    known = any(score.get("low") is not None for score in scores)
-    how = "95% intervals over documents" if known else "no intervals of so few documents"
-    title = f"{of}held-out {metric.title}, {how}"
+    title = f"{of}held-out {metric.title}, {_how_sure(scores)}"
     table = Table("", metric.title, "95%", "documents", "note", title=title)
     for score in best_first:
         ours = score.get("kind") == "model"
         name = f"[bold]{escape(score['name'])}[/bold]" if ours else escape(score["name"])
         documents = "" if score.get("num_documents") is None else str(score["num_documents"])
-        ends = [metric.shown(end) for key in ("low", "high") if (end := score.get(key)) is not None]
-        interval = " … ".join(ends)
         value = metric.shown(score["value"])
-        table.add_row(name, value, interval, documents, escape(score.get("note") or ""))
+        note = escape(score.get("note") or "")
+        table.add_row(name, value, _interval(metric, score), documents, note)
     OUT.print(table)
+
+
+def _how_sure(rows: Sequence[Mapping[str, Any]]) -> str:
+    known = any(row.get("low") is not None for row in rows)
+    return "95% intervals over documents" if known else "no intervals of so few documents"
+
+
+def _interval(metric: Metric, row: Mapping[str, Any]) -> str:
+    """The two ends; "" where they are not known."""
+    ends = [metric.shown(end) for key in ("low", "high") if (end := row.get(key)) is not None]
+    return " … ".join(ends)
 
 
 def print_report(report: Mapping[str, Any]) -> None:
@@ -128,15 +136,20 @@ def _print_groups(rows: Sequence[Mapping[str, Any]]) -> None:
         metric = find_metric(metric_name)
         mine = [row for row in rows if (row["field"], row["metric"]) == (field, metric_name)]
         names = [*dict.fromkeys(row["name"] for row in mine)]
-        table = Table(
-            "", *map(escape, names), "documents", title=f"{field}: {metric.title} by part"
-        )
+        title = f"{escape(field)}: {metric.title} by part, {_how_sure(mine)}"
+        table = Table("", *map(escape, names), "documents", title=title)
         for group in dict.fromkeys(row["group"] for row in mine):
             here = {row["name"]: row for row in mine if row["group"] == group}
-            values = (metric.shown(here[name]["value"]) if name in here else "" for name in names)
+            values = (_surely(metric, here[name]) if name in here else "" for name in names)
             counts = max(row["num_documents"] for row in here.values())
             table.add_row(escape(group), *values, str(counts))
         OUT.print(table)
+
+
+def _surely(metric: Metric, row: Mapping[str, Any]) -> str:
+    """A value with its interval, where one is known."""
+    interval = _interval(metric, row)
+    return metric.shown(row["value"]) + (f" ({interval})" if interval else "")
 
 
 def _print_together(rows: Sequence[Mapping[str, Any]]) -> None:

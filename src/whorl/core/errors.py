@@ -32,6 +32,7 @@ __all__ = [
     "ResourceError",
     "SpecError",
     "WhorlError",
+    "listed",
 ]
 
 
@@ -51,9 +52,9 @@ class WhorlError(Exception):
         self.what, self.found, self.expected, self.do = what, found, expected, do
         parts = [what]
         if found is not None:
-            parts.append(f"found: {_listed(found)}")
+            parts.append(f"found: {listed(found)}")
         if expected is not None:
-            parts.append(f"expected: {_listed(expected)}")
+            parts.append(f"expected: {listed(expected)}")
         if do is not None:
             parts.append(f"do: {do}")
         super().__init__("; ".join(" ".join(str(part).split()) for part in parts))
@@ -65,7 +66,7 @@ class WhorlError(Exception):
         return {"error": {**plain, "exit_code": self.exit_code}}
 
 
-def _listed(value: object) -> object:
+def listed(value: object) -> object:
     """What a person reads of a list."""
     return ", ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else value
 

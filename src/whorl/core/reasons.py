@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from whorl.core.errors import DataError
+from whorl.core.errors import DataError, listed
 from whorl.core.ports import Document, Field, Source
 
 __all__ = [
@@ -129,7 +129,7 @@ def and_refused(found: object, reasons: Iterable[str]) -> object:
     if not rows:
         return found
     told = f"refused: {_commonest(rows, has_hints=True)}"
-    return told if found is None else f"{found}; {told}"
+    return told if found is None else f"{listed(found)}; {told}"
 
 
 def documents_of(

@@ -86,9 +86,15 @@ def _obey(engine: Any, commands: Iterable[str], send: Callable[..., None]) -> No
     teller = _Teller(send)
 
     def on_event(event: TokenEvent) -> None:  # on the engine's thread
-        teller.add(event)
-        if not has_turns:
-            teller.tell(at_once=True)
+        try:
+            teller.add(event)
+        except Exception as error:  # whatever it is, nobody may wait for ever
+            told = f"the engine gave an event that is none: {error or repr(error)}"
+            teller.add(TokenEvent(event.request_id, (), "error", told))
+            raise
+        finally:
+            if not has_turns:
+                teller.tell(at_once=True)
 
     def submit(request: GenerateRequest) -> None:
         try:
@@ -101,6 +107,7 @@ def _obey(engine: Any, commands: Iterable[str], send: Callable[..., None]) -> No
 
     if has_turns:
         engine.on_turn = teller.tell
+        engine.on_delay = lambda: teller.tell(at_once=True)
     for line in commands:
         kind, *rest = json.loads(line)
         if kind == "submit":
@@ -127,7 +134,7 @@ class _Teller:
     reader, and each event of a request costs the server and its client about as much as a token.
 
     A request's first event and its last go at once, others after TOGETHER_S at the latest, or with
-    the next turn's where that takes longer.
+    the next turn's where its step takes longer; before a turn that reads a prompt or scores, all.
     """
 
     def __init__(self, send: Callable[..., None]) -> None:
@@ -137,11 +144,21 @@ class _Teller:
         self._is_urgent, self._last_s = False, 0.0
 
     def add(self, event: TokenEvent) -> None:
+        """Raises TypeError or ValueError on what JSON has no words for, and keeps nothing of it."""
         name, finish = event.request_id, event.finish_reason
+        ids = [int(number) for number in event.token_ids]
+        logprobs = [
+            (
+                int(each.token_id),
+                float(each.logprob),
+                tuple((int(i), float(p)) for i, p in each.top),
+            )
+            for each in event.logprobs
+        ]
         row = self._rows.setdefault(name, [name, [], None, None, []])
-        row[1] += event.token_ids
-        row[2], row[3] = finish, event.error
-        row[4] += [(each.token_id, each.logprob, each.top) for each in event.logprobs]
+        row[1] += ids
+        row[2], row[3] = finish, None if event.error is None else str(event.error)
+        row[4] += logprobs
         self._is_urgent |= finish is not None or name not in self._begun
         self._begun.add(name)
         if finish is not None:
@@ -151,9 +168,9 @@ class _Teller:
         now_s = time.monotonic()
         at_once |= self._is_urgent or now_s - self._last_s >= TOGETHER_S
         if self._rows and at_once:
-            self._send("events", list(self._rows.values()))
-            self._rows.clear()
+            rows, self._rows = list(self._rows.values()), {}
             self._is_urgent, self._last_s = False, now_s
+            self._send("events", rows)
 
 
 def _request(values: Mapping[str, Any]) -> GenerateRequest:
@@ -171,8 +188,8 @@ def _score(
     engine: Any, send: Callable[..., None], number: int, rows: list[list[int]], prefix: list[int]
 ) -> None:
     try:
-        found = engine.score(rows, prefix)
+        found = [row.tolist() for row in engine.score(rows, prefix)]
     except Exception as error:  # whatever it is, nobody may wait for ever
         send("failed", number, str(error) or repr(error))
         return
-    send("scores", number, [row.tolist() for row in found])
+    send("scores", number, found)

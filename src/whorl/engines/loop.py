@@ -99,6 +99,8 @@ class EngineLoop:
         self._last_token_at = 0.0
         # Called on the loop's thread after each turn, whose events have been told by then.
         self.on_turn: Callable[[], None] = lambda: None
+        # Called on it before what may take longer than a step: scores, prompts that are read.
+        self.on_delay: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._run, name=f"whorl-{name}", daemon=True)
         self._thread.start()
 
@@ -196,11 +198,11 @@ class EngineLoop:
             LOG.exception("engine %s stopped", self.name)
             failure = f"{type(error).__name__}: {error}"
         self._end_all(failure)
-        self.on_turn()
-        try:
-            self._stepper.close()
-        except Exception:
-            LOG.exception("engine %s did not close cleanly", self.name)
+        for last in (self.on_turn, self._stepper.close):
+            try:
+                last()
+            except Exception:
+                LOG.exception("engine %s did not close cleanly", self.name)
 
     def _turn(self) -> bool:
         """Wait for work and do one piece of it; False when closed."""
@@ -216,9 +218,10 @@ class EngineLoop:
         for place in dropped:
             self._deliver(place, TokenEvent(place.request.request_id, (), "cancelled"))
         if job is not None:
+            self.on_delay()
             self._score(job)  # and those who waited start before the next piece
-        if may_join:
-            self._join_waiting()
+        if may_join and self._join_waiting():
+            self.on_delay()
         if self._running:
             self._step()
         return True
@@ -241,12 +244,13 @@ class EngineLoop:
         self._cancelled.clear()
         return dropped
 
-    def _join_waiting(self) -> None:
-        """Give places to waiting requests, in order, while there is room."""
+    def _join_waiting(self) -> bool:
+        """Give places to waiting requests, in order, while there is room; whether one joined."""
+        has_joined = False
         while True:
             with self._changed:
                 if not self._waiting or len(self._running) >= self.limits.max_running:
-                    return
+                    return has_joined
                 place = self._waiting[0]
             request_id = place.request.request_id
             error: str | None = None
@@ -254,7 +258,7 @@ class EngineLoop:
                 if not self._stepper.add(place.request):
                     if not self._running:
                         raise RuntimeError("the model has no room for a single request")
-                    return
+                    return has_joined
             except EngineError as refusal:
                 error = str(refusal)
             with self._changed:
@@ -263,6 +267,7 @@ class EngineLoop:
                     if not self._running:
                         self._last_token_at = time.monotonic()
                     self._running[request_id] = place
+                    has_joined = True
             if error is not None:
                 self._deliver(place, TokenEvent(request_id, (), "error", error))
 

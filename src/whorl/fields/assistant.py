@@ -65,6 +65,8 @@ TEMPLATES, OTHER = "templates", "other json"  # kinds of items
 MAX_BYTES = 2**26  # of a file of templates, unpacked
 _FILES: LastSources[list[FileItem]] = LastSources()  # of templates, as last listed
 _TAUGHT: LastSources[frozenset[str]] = LastSources()  # what is said in training, as last listed
+forgets(_FILES.clear)
+forgets(_TAUGHT.clear)
 
 
 def graded(answer: str, right: str) -> Mapping[Metric, tuple[float, float]]:

@@ -22,6 +22,7 @@ from typing import Any
 
 from whorl.core import streams
 from whorl.core.errors import DataError
+from whorl.core.memory import forgets
 from whorl.core.ports import Source
 from whorl.core.reasons import Place, Reason, and_refused, shown_path
 from whorl.core.sources import PASSED_OVER, REJECTED, FileItem
@@ -51,6 +52,7 @@ SHOWN_LABELS = 12
 HINT = 'expected: {"images": […], "annotations": […], "categories": […]}'
 
 _KNOWN: LastSources[BoxLayout] = LastSources()  # of sources, as they were last found
+forgets(_KNOWN.clear)
 
 
 @dataclass(frozen=True)

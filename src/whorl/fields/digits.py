@@ -23,6 +23,7 @@ from whorl.codecs.label import LabelCodec
 from whorl.core.digests import digest_file
 from whorl.core.errors import DataError, MissingExtra
 from whorl.core.intervals import score_of
+from whorl.core.memory import forgets
 from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Source, Task
 from whorl.core.sources import DatasetItem
 from whorl.core.tasks import ChoiceTask
@@ -183,6 +184,9 @@ def _load_split() -> _Split:
         np.arange(len(labels)), test_size=HELDOUT_SHARE, stratify=labels, random_state=SPLIT_SEED
     )
     return _Split(data.images.astype(np.uint8), labels, np.sort(train), np.sort(heldout))
+
+
+forgets(_load_split.cache_clear)
 
 
 def _parts(image: NDArray[np.uint8], label: int) -> tuple[Part, ...]:

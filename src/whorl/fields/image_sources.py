@@ -16,6 +16,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from whorl.core.errors import DataError
+from whorl.core.memory import forgets
 from whorl.core.ports import Source
 from whorl.core.sources import PASSED_OVER, REJECTED, FileItem
 from whorl.fields.files import EXCLUDED, ROW_FORMATS, bare_suffix, file_items
@@ -62,6 +63,7 @@ MAX_LABEL = 200  # signs
 SHOWN_CLASSES = 12
 
 _KNOWN: LastSources[ImageLayout] = LastSources()  # of sources, as they were last found
+forgets(_KNOWN.clear)
 
 
 @dataclass(frozen=True)

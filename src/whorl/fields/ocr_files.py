@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from whorl.core.errors import DataError
+from whorl.core.memory import forgets
 from whorl.core.ports import Source
 from whorl.core.reasons import and_refused, shown_path
 from whorl.core.sources import PASSED_OVER, FileItem
@@ -47,6 +48,7 @@ TEXT_SUFFIX = ".txt"
 TEXT_KEYS = ("text", "transcription", "transcript", "line", "ground_truth", "label", "words")
 
 _KNOWN: LastSources[LineLayout] = LastSources()
+forgets(_KNOWN.clear)
 
 
 @dataclass(frozen=True)

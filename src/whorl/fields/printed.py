@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.core.errors import DataError
+from whorl.core.memory import forgets
 from whorl.core.ports import Source, Split
 from whorl.core.sources import REJECTED, DatasetItem, FileItem
 from whorl.fields.files import EXCLUDED, ROW_FORMATS, file_items, text_items
@@ -48,6 +49,7 @@ NEW_FONT = "new font "  # how the names of lines in held-out fonts begin
 PRINTABLE = range(32, 127)
 
 _LINES: dict[Any, tuple[str, ...]] = {}  # of the last source
+forgets(_LINES.clear)
 
 Grey = NDArray[np.uint8]
 
@@ -209,6 +211,9 @@ def _font_fault(path: str, num_bytes: int, changed_ns: int) -> str:
     except (OSError, ValueError) as error:
         return f"{type(error).__name__}: {error}"[:120]
     return ""
+
+
+forgets(_font_fault.cache_clear)
 
 
 def tell_lines(item: FileItem, options: Mapping[str, str], reject: Any) -> Iterator[str]:

@@ -20,6 +20,7 @@ from typing import Any
 
 from whorl.codecs.audio_files import SUFFIXES
 from whorl.core.errors import DataError
+from whorl.core.memory import forgets
 from whorl.core.ports import Source, Split
 from whorl.core.reasons import and_refused, shown_path
 from whorl.core.sources import PASSED_OVER, FileItem
@@ -81,6 +82,8 @@ class _Reading:
 
 _KNOWN: LastSources[_Known] = LastSources()
 _READING: dict[tuple[Any, ...], _Reading] = {}  # the last one
+forgets(_KNOWN.clear)
+forgets(_READING.clear)  # it holds on to what is known, too
 
 
 def _known(source: Source) -> _Known:

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from whorl.core.errors import DataError, SpecError
-from whorl.core.memory import forgets
 from whorl.core.ports import Source
 from whorl.core.sources import FileItem
 from whorl.fields.files import EXCLUDED, file_items
@@ -38,12 +37,9 @@ Found = TypeVar("Found")
 
 class LastSources(dict[tuple[Any, ...], Found]):
     """What was last found of a few sources in this process, by `key_of`: no folder is walked again
-    for each of its items. All are forgotten where one more would be too many.
+    for each of its items. All are forgotten where one more would be too many, and with
+    `forgets(its.clear)` beside it when a training begins.
     """
-
-    def __init__(self) -> None:
-        super().__init__()
-        forgets(self.clear)
 
     def __setitem__(self, key: tuple[Any, ...], found: Found) -> None:
         if len(self) >= MOST_SOURCES:

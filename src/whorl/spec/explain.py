@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic_core import to_jsonable_python
+from pydantic import TypeAdapter
+from pydantic.fields import FieldInfo
 
 from whorl.core.errors import SpecError
 from whorl.spec.load import LoadedRecipe, known_keys, without_numbers
@@ -20,9 +21,9 @@ __all__ = ["Explanation", "explain", "keys_of"]
 @dataclass(frozen=True)
 class Explanation:
     key: str
-    given: Any  # what the recipe says, "auto" included, as JSON has it
+    given: Any  # what the recipe says, "auto" included, as JSON has it: durations with their unit
     origin: str  # "recipes/x.yaml:12", "--set" or "default"
-    resolved: Any  # what runs; None when there is nothing to resolve
+    resolved: Any  # what runs, in the same words; None when there is nothing to resolve
     reason: str  # plan's reason, "" when the value was given
     description: str
     may_be: str  # bounds, choices
@@ -57,9 +58,9 @@ def explain(
     plain = without_numbers(key)
     return Explanation(
         key,
-        value,
+        _written(info, value),
         loaded.origins.get(full_key, "default"),
-        resolved.get(plain),
+        _written(info, resolved.get(plain)),
         reasons.get(plain, ""),
         info.description or "",
         expected_of(info),
@@ -86,4 +87,11 @@ def _value_of(recipe: Recipe, key: str) -> tuple[Any, str]:
                 expected=f"0 to {len(value) - 1}" if isinstance(value, tuple) else "no number",
                 do="the items of a list are counted from 0",
             )
-    return to_jsonable_python(value), ".".join(parts)
+    return value, ".".join(parts)
+
+
+def _written(info: FieldInfo, value: Any) -> Any:
+    """A value of a key as a recipe in JSON would have it."""
+    annotation: Any = Annotated[info.annotation, *info.metadata, None]
+    # What is resolved may be of another kind than what is written: no warnings then.
+    return TypeAdapter(annotation).dump_python(value, mode="json", warnings=False)

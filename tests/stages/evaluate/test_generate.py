@@ -33,6 +33,8 @@ def asked() -> Asked:
         parts = [(tiny_tokens().encode_prompt(text), is_trained) for text, is_trained in turns]
         ids = [i for part, _ in parts for i in part]
         mask = [is_trained for part, is_trained in parts for _ in part]
+        ends = tiny_tokens().contract.end_ids
+        ids, mask = [*ids, *ends], [*mask, *(True for _ in ends)]  # as in prepared documents
         documents.append(HeldoutDocument(f"d{number}", np.array(ids), np.array(mask), 40))
     return Asked(TASK, tuple(documents), (None,) * len(documents))
 
@@ -40,6 +42,7 @@ def asked() -> Asked:
 def question_of(asked: Asked, number: int) -> Sequence[int]:
     """All ids before the last answer, by the lengths of the turns."""
     last = len(tiny_tokens().encode_prompt(TURNS[number][-1][0]))
+    last += len(tiny_tokens().contract.end_ids)
     return asked.documents[number].ids[:-last].tolist()
 
 
@@ -80,9 +83,20 @@ def test_a_window_without_room_for_a_question_is_refused(asked: Asked) -> None:
 
 
 def test_right_answers_that_nobody_may_write_are_counted(asked: Asked) -> None:
-    lengths = [len(tiny_tokens().encode_prompt(turns[-1][0])) for turns in TURNS]
+    """An engine that writes as many ids as it may and no end is right, or is not."""
+    tokens = tiny_tokens()
+    answers = [tokens.encode_prompt(turns[-1][0]) for turns in TURNS]
+    lengths = [len(ids) for ids in answers]
     assert lengths[0] != lengths[1]
+
+    def reply(request: GenerateRequest) -> Sequence[int]:
+        return answers[int(request.request_id.rpartition("-")[2])]
+
     for most, count in ((max(lengths), 0), (min(lengths), 1), (min(lengths) - 1, 2)):
-        task = replace(TASK, max_tokens=most)
-        told = replace(asked, task=task).too_long
+        some = replace(asked, task=replace(TASK, max_tokens=most))
+        told = some.too_long(tokens.contract.stop_ids)
         assert told.startswith(f"{count} of 2 right") if count else not told, told
+        engine = FakeEngine(tokens.contract.digest, reply)
+        found = measure(engine, tokens, some, window=512)
+        engine.close()
+        assert found.numerator.tolist().count(0.0) == count

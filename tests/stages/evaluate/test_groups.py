@@ -50,11 +50,31 @@ def test_a_method_that_scored_a_part_alone_has_its_groups_alone() -> None:
     }
 
 
-def test_one_group_and_far_too_many_are_no_table() -> None:
+def test_one_group_is_no_table() -> None:
     scores = [score("ours", CHRF, 1, 2, 3)]
     assert scores_by_group("text", lambda name: "all", scores, samples=50, seed=0) == []
     assert scores_by_group("text", None, scores, samples=50, seed=0) == []
-    names = tuple(f"{n}" for n in range(MOST_GROUPS + 1))
-    many = QualityMeasure(CHRF, names, np.ones(len(names)), np.ones(len(names)))
-    scores = [score_of("ours", many)]
-    assert scores_by_group("text", lambda name: name, scores, samples=50, seed=0) == []
+    assert scores_by_group("text", lambda name: "", scores, samples=50, seed=0) == []
+
+
+def test_documents_of_no_group_are_in_no_row() -> None:
+    scores = [score("ours", CHRF, 10, 40, 20)]
+    rows = scores_by_group(
+        "text", lambda name: "a" if name[0] == "1" else "", scores, samples=50, seed=0
+    )
+    (row,) = rows
+    assert (row["group"], row["num_documents"], row["value"]) == ("a", 2, pytest.approx(25))
+
+
+def test_of_too_many_groups_the_smallest_are_one() -> None:
+    """Every document is in a row: 22 languages have 42 directions."""
+    num_groups = MOST_GROUPS + 2
+    names = tuple(f"{n}/{i}" for n in range(num_groups) for i in range(1 if n < 3 else 2))
+    many = QualityMeasure(CHRF, names, np.arange(len(names), dtype=float), np.ones(len(names)))
+    rows = scores_by_group(
+        "text", lambda name: name.partition("/")[0], [score_of("ours", many)], samples=50, seed=0
+    )
+    assert len(rows) == MOST_GROUPS and sum(row["num_documents"] for row in rows) == len(names)
+    assert (rows[-1]["group"], rows[-1]["num_documents"]) == ("the other 3", 3)
+    assert rows[-1]["value"] == pytest.approx(1)  # of 0, 1 and 2
+    assert {row["group"] for row in rows[:-1]} == {f"{n}" for n in range(3, num_groups)}

@@ -16,11 +16,11 @@ def test_what_threads_put_arrives_in_the_order_of_each() -> None:
 
     async def work() -> None:
         loop = asyncio.get_running_loop()
-        inbox = Inbox(lambda thread, number: got.append((thread, number)))
+        inbox = Inbox(loop, lambda thread, number: got.append((thread, number)))
 
         def put(thread: int) -> None:
             for number in range(2_000):
-                inbox.put(loop, (thread, number))
+                inbox.put((thread, number))
 
         threads = [threading.Thread(target=put, args=(n,)) for n in range(3)]
         for each in threads:
@@ -43,12 +43,12 @@ def test_what_comes_together_wakes_the_loop_once(monkeypatch: pytest.MonkeyPatch
             return real(*arguments)
 
         monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
-        inbox = Inbox(got.append)
+        inbox = Inbox(loop, got.append)
         for number in range(16):  # the loop does not run meanwhile
-            inbox.put(loop, (number,))
+            inbox.put((number,))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        inbox.put(loop, (16,))  # and is woken again
+        inbox.put((16,))  # and is woken again
         while len(got) < 17:
             await asyncio.sleep(0)
         return len(wakes), got
@@ -66,13 +66,22 @@ def test_one_that_fails_holds_up_no_other() -> None:
                 raise ValueError(number)
             got.append(number)
 
-        inbox = Inbox(deliver)
+        inbox = Inbox(loop, deliver)
         for number in range(4):
-            inbox.put(loop, (number,))
+            inbox.put((number,))
         await asyncio.sleep(0.05)
         return got
 
     assert asyncio.run(work()) == [0, 2, 3]
+
+
+def test_a_loop_that_cannot_be_woken_is_told_each_time() -> None:
+    loop = asyncio.new_event_loop()
+    inbox: Inbox[int] = Inbox(loop, print)
+    loop.close()
+    for number in range(2):
+        with pytest.raises(RuntimeError, match="closed"):
+            inbox.put((number,))
 
 
 def test_a_thread_that_never_stops_leaves_the_loop_its_turns() -> None:
@@ -85,10 +94,10 @@ def test_a_thread_that_never_stops_leaves_the_loop_its_turns() -> None:
         def deliver(number: int) -> None:
             got.append(number)
             if len(got) < 100_000:
-                inbox.put(loop, (number + 1,))
+                inbox.put((number + 1,))
 
-        inbox = Inbox(deliver)
-        inbox.put(loop, (0,))
+        inbox = Inbox(loop, deliver)
+        inbox.put((0,))
         turns = 0
         while len(got) < 100:
             await asyncio.sleep(0)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 
 from whorl.codecs.contract import Tokens
+from whorl.core.ports import GenerateRequest, TokenEvent
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.app import create_app
 from whorl.stages.serve.card import ModelCard
@@ -73,5 +76,40 @@ def test_a_client_that_leaves_cancels_its_generation(
         assert engine.cancelled_ids == [request.request_id]
         assert app.state.gateway.inside == 0
         assert engine.stats().running == 0
+    finally:
+        engine.close()
+
+
+class KeepingEngine(FakeEngine):
+    """Keeps whom it tells of the last request."""
+
+    on_event: Callable[[TokenEvent], None]
+
+    def submit(self, request: GenerateRequest, on_event: Callable[[TokenEvent], None]) -> None:
+        self.on_event = on_event
+        super().submit(request, on_event)
+
+
+def test_a_loop_that_ended_with_something_to_deliver_keeps_nobody_waiting(tokens: Tokens) -> None:
+    """One app, asked from two loops one after the other, as clients for tests do."""
+    digest = tokens.contract.digest
+    engine = KeepingEngine(digest)
+    card = ModelCard(name="tiny", contract_digest=digest, context_tokens=4096)
+    app = create_app(engine, tokens, card, ServeConfig(), KEY)
+    body = {"model": "tiny", "prompt": "a shell", "max_tokens": 3}
+
+    async def ask() -> int:
+        headers = {"Authorization": f"Bearer {KEY}"}
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, headers=headers) as client:
+            asked = client.post("http://localhost/v1/completions", json=body)
+            return (await asyncio.wait_for(asked, 10)).status_code
+
+    try:
+        for _ in range(2):
+            loop = asyncio.new_event_loop()
+            assert loop.run_until_complete(ask()) == 200
+            engine.on_event(TokenEvent("late", (), "cancelled"))  # the loop runs no more
+            loop.close()
     finally:
         engine.close()

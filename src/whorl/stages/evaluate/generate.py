@@ -5,6 +5,7 @@ A question is all of a held-out document before its last turn that is trained; a
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -88,9 +89,15 @@ def num_cut(task: WritingTask, documents: Sequence[HeldoutDocument], window: int
     return sum(len(_turns(document)[0]) > _room(task, window) for document in documents)
 
 
-def num_long(task: WritingTask, documents: Sequence[HeldoutDocument]) -> int:
-    """How many right answers no model may write to their end."""
-    return sum(len(_turns(document)[1]) > task.max_tokens for document in documents)
+def num_long(
+    task: WritingTask, documents: Sequence[HeldoutDocument], stop_ids: Sequence[int]
+) -> int:
+    """How many right answers have more ids before what ends them than a model may write."""
+    stops, count = {*stop_ids}, 0
+    for document in documents:
+        before_end = itertools.takewhile(lambda i: i not in stops, _turns(document)[1])
+        count += sum(1 for _ in before_end) > task.max_tokens
+    return count
 
 
 def _room(task: WritingTask, window: int) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from whorl.core.ports import QualityMeasure, Score
 
 __all__ = ["scores_by_group"]
 
-MOST_GROUPS = 40  # more would be no table that anybody reads
+MOST_GROUPS = 40  # of a table that anybody reads
 
 
 def scores_by_group(
@@ -25,18 +26,21 @@ def scores_by_group(
 ) -> list[dict[str, Any]]:
     """Every score that is known per document, of each group of documents by itself, with intervals.
 
-    group_of: a document's name to its group's; None, one group alone or more than 40: nothing.
+    group_of: a document's name to its group's, "": it is of none. None, or all documents of one:
+    nothing. Of more than 40 groups the smallest are told as one, the last.
     """
     if group_of is None:
         return []
     measures = [(each.name, each.measure) for each in scores if each.measure is not None]
-    groups = sorted({group_of(name) for _, found in measures for name in found.document_names})
-    if not 1 < len(groups) <= MOST_GROUPS:
+    names = {name for _, found in measures for name in found.document_names}
+    group_by_name = {name: group_of(name) for name in names}
+    if len({*group_by_name.values()}) < 2:
         return []
+    shown = _shown(group_by_name.values())
     rows = []
     for name, found in measures:
-        mine = np.array([group_of(document) for document in found.document_names])
-        for group in groups:
+        mine = np.array([shown.get(group_by_name[each], "") for each in found.document_names])
+        for group in dict.fromkeys(shown.values()):
             if not (kept := np.flatnonzero(mine == group)).size:
                 continue
             part = QualityMeasure(
@@ -54,3 +58,14 @@ def scores_by_group(
                 }
             )
     return rows
+
+
+def _shown(groups: Iterable[str]) -> dict[str, str]:
+    """Each group's name in the table, in its order. groups: one of each document."""
+    counts = Counter(group for group in groups if group)
+    if len(counts) <= MOST_GROUPS:
+        return {group: group for group in sorted(counts)}
+    largest = sorted(counts, key=lambda group: (-counts[group], group))
+    kept, left = sorted(largest[: MOST_GROUPS - 1]), largest[MOST_GROUPS - 1 :]
+    rest = f"the other {len(left)}"
+    return {**{group: group for group in kept}, **dict.fromkeys(left, rest)}

@@ -57,16 +57,15 @@ class Asked:
         questions = [question for question in self.questions if question is not None]
         return sum(len(each.prompt_ids) + _longest(each) > window for each in questions)
 
-    @property
-    def too_long(self) -> str:
+    def too_long(self, stop_ids: Sequence[int]) -> str:
         """What to say of right answers that no model may write to their end; "" if none is."""
         if not isinstance(self.task, WritingTask) or not (
-            count := num_long(self.task, self.documents)
+            count := num_long(self.task, self.documents, stop_ids)
         ):
             return ""
         return (
-            f"{count} of {len(self.documents)} right answers are longer than the "
-            f"{self.task.max_tokens} tokens that are written, and count as wrong"
+            f"{count} of {len(self.documents)} right answers cannot be written to their end: "
+            f"they have more than {self.task.max_tokens} tokens"
         )
 
     def judged(self, nats: Sequence[Floats]) -> QualityMeasure:

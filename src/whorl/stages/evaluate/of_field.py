@@ -83,8 +83,8 @@ class FieldEvaluation:
         tokens = tokens.of_field(name)
         numbers = select_documents(documents, config.max_bytes, config.max_documents)
         asked = ask(field.task, tokens, documents, numbers)
-        if asked.too_long:
-            context.log(f"{name}: {asked.too_long}")
+        if told := asked.too_long(tokens.contract.stop_ids):
+            context.log(f"{name}: {told}")
         metric = field.task.metric
         return cls(context, config, name, field, tokens, len(documents), asked, metric)
 

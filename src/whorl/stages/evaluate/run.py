@@ -36,7 +36,7 @@ from whorl.stages.evaluate.of_field import FURTHER, FieldEvaluation
 
 __all__ = ["LOGIC_VERSION", "evaluate_key", "run"]
 
-LOGIC_VERSION = 6  # raised when the same models and documents would give other scores or files
+LOGIC_VERSION = 7  # raised when the same models and documents would give other scores or files
 
 OpenEngine = Callable[[Path, Variant], Engine]
 Models = Mapping[Variant, Path]

@@ -52,7 +52,7 @@ class Gateway:
         self.ranking_threads = ThreadPoolExecutor(RANKING_THREADS, "whorl-rank")
         self.playing_thread = ThreadPoolExecutor(1, "whorl-play")  # environments: see `playing`
         self._submitted: dict[str, Engine] = {}  # by request id
-        self._inbox = Inbox(self._deliver)
+        self._inbox: Inbox[TokenEvent, asyncio.Queue[TokenEvent], Visit] | None = None
         self._keep_to(served)
 
     @property
@@ -246,11 +246,11 @@ class Gateway:
     async def _submit(
         self, request: GenerateRequest, queue: asyncio.Queue[TokenEvent], visit: Visit, ask: Ask
     ) -> None:
-        loop, engine = asyncio.get_running_loop(), visit.served.engine
+        inbox, engine = self._inbox_here(), visit.served.engine
 
         def on_event(event: TokenEvent) -> None:  # on the engine's thread
-            if not loop.is_closed():
-                self._inbox.put(loop, (event, queue, visit))
+            if not inbox.loop.is_closed():
+                inbox.put((event, queue, visit))
 
         self._submitted[request.request_id] = engine
         visit.submitted(request.request_id)
@@ -269,6 +269,14 @@ class Gateway:
                 raise invalid(f"{name}: {error}", name, "invalid_grammar") from None
             visit.served.health.saw_failure(str(error))
             raise ApiError(503, f"the engine refused: {error}", code="engine_failed") from error
+
+    def _inbox_here(self) -> Inbox[TokenEvent, asyncio.Queue[TokenEvent], Visit]:
+        """Of the loop that runs: a server has one, whoever asks its app without it may have more,
+        one after the other."""
+        loop = asyncio.get_running_loop()
+        if self._inbox is None or self._inbox.loop is not loop:
+            self._inbox = Inbox(loop, self._deliver)
+        return self._inbox
 
     def _deliver(self, event: TokenEvent, queue: asyncio.Queue[TokenEvent], visit: Visit) -> None:
         if event.finish_reason is not None:

@@ -15,19 +15,23 @@ Told = TypeVarTuple("Told")
 class Inbox(Generic[*Told]):
     """Any thread puts, the loop delivers, in their order. A wake-up costs more than an event."""
 
-    def __init__(self, deliver: Callable[[*Told], None]) -> None:
-        self._deliver = deliver
+    def __init__(self, loop: asyncio.AbstractEventLoop, deliver: Callable[[*Told], None]) -> None:
+        self.loop, self._deliver = loop, deliver
         self._told: deque[tuple[*Told]] = deque()
         self._is_woken = False
 
-    def put(self, loop: asyncio.AbstractEventLoop, told: tuple[*Told]) -> None:
-        """Raises RuntimeError if the loop is closed."""
+    def put(self, told: tuple[*Told]) -> None:
+        """Raises RuntimeError if the loop cannot be woken any more: it is closed."""
         self._told.append(told)  # before the look: whoever empties it looks after this
         if not self._is_woken:
             self._is_woken = True
-            loop.call_soon_threadsafe(self._empty, loop)
+            try:
+                self.loop.call_soon_threadsafe(self._empty)
+            except BaseException:
+                self._is_woken = False
+                raise
 
-    def _empty(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _empty(self) -> None:
         self._is_woken = False
         try:
             for _ in range(len(self._told)):  # what comes meanwhile waits for its turn in the loop
@@ -35,4 +39,4 @@ class Inbox(Generic[*Told]):
         finally:
             if self._told and not self._is_woken:  # one raised; the others are delivered as well
                 self._is_woken = True
-                loop.call_soon(self._empty, loop)
+                self.loop.call_soon(self._empty)

@@ -46,7 +46,13 @@ function imageInput(codec, changed) {
   if (codec.channels > 1) return photoInput(codec, changed);
   const pad = new Pad(width, height, codec.name, changed);
   const invert = make("input", { type: "checkbox" });
-  const chooser = takesFiles(pad.canvas, codec.name, (file) => pad.take(file, invert.checked));
+  const note = status(`Draw here, ${width} × ${height} pixels; or paste, drop or choose an image. `
+    + "With keys: arrows move, Space paints, Delete clears.");
+  const take = decoding((image, bytes, name) => {
+    note.say(image ? null : notTaken(name));
+    if (image) pad.draw(image, invert.checked);
+  });
+  const chooser = takesFiles(pad.canvas, codec.name, take);
   const node = make(
     "div",
     { class: "image-input" },
@@ -54,10 +60,9 @@ function imageInput(codec, changed) {
     make(
       "div",
       { class: "beside" },
-      make("p", { class: "note" }, `Draw here, ${width} × ${height} pixels; or paste, drop or choose an image. `
-        + "With keys: arrows move, Space paints, Delete clears."),
+      note.node,
       chooser,
-      camera((file) => pad.take(file, invert.checked)),
+      camera(take),
       make("label", { class: "check" }, invert, " dark on light: turn it round"),
       button("Clear", () => pad.clear()),
     ),
@@ -80,23 +85,45 @@ function takesFiles(canvas, name, take) {
   return chooser;
 }
 
+// Gives a function of a file that decodes it; of several chosen in a row the last alone is shown.
+// show(image, bytes, name): image is null where the browser cannot decode it.
+function decoding(show) {
+  let taken = 0;
+  return async (file) => {
+    const number = ++taken;
+    const bytes = new Uint8Array(await file.arrayBuffer());
+    const image = await createImageBitmap(file).catch(() => null);
+    if (number === taken) show(image, bytes, file.name ?? "the photograph"); // else a later one came
+  };
+}
+
+// A note that says something else for a while: say(null) says what it began with.
+function status(text) {
+  const node = make("p", { class: "note", role: "status" }, text);
+  return { node, say: (other) => (node.textContent = other ?? text) };
+}
+
+function notTaken(name) {
+  return `This browser cannot read ${name} as an image: it was not taken.`;
+}
+
 // An image in colours: pasted, dropped, or from a file, made as small as the model sees it.
 function photoInput(codec, changed) {
   const { name, width, height } = codec;
   const canvas = make("canvas", {
     class: "photo pixels", width, height, tabIndex: 0, role: "img", aria: { label: `${name}: ${width} by ${height} pixels` },
   });
+  const note = status(`The model sees ${width} × ${height} pixels. Choose an image, drop one here, or paste it.`);
   let ready = false;
-  const take = async (file) => {
-    const image = await createImageBitmap(file).catch(() => null);
+  const take = decoding((image, bytes, file) => {
+    note.say(image ? null : notTaken(file));
     if (!image) return;
     fit(canvas, image, "black");
     ready = true;
     changed();
-  };
+  });
   const chooser = takesFiles(canvas, name, take);
-  const told = `The model sees ${width} × ${height} pixels. Choose an image, drop one here, or paste it.`;
-  const beside = make("div", { class: "beside" }, make("p", { class: "note" }, told), chooser, camera(take));
+  const beside = make("div", { class: "beside" }, note.node, chooser, camera(take));
   const part = async () => ({ codec: name, data: canvas.toDataURL("image/png").split(",")[1] });
   return { node: make("div", { class: "image-input" }, canvas, beside), part, ready: () => ready };
 }
@@ -118,22 +145,19 @@ function fit(canvas, image, ground) {
 function fileInput(codec, changed) {
   const { name } = codec;
   const canvas = make("canvas", { class: "given", width: 480, height: 96, tabIndex: 0, role: "img", aria: { label: `${name}: an image` } });
-  let [bytes, taken] = [null, 0];
-  const take = async (file) => {
-    const number = ++taken;
-    const given = new Uint8Array(await file.arrayBuffer());
-    const image = await createImageBitmap(file).catch(() => null); // the server may know what it is
-    if (number !== taken) return; // a later one came meanwhile
-    if (image) {
-      Object.assign(canvas, { width: image.width, height: image.height });
-      canvas.getContext("2d").drawImage(image, 0, 0);
-    }
+  const note = status("Choose an image, drop one here, or paste it.");
+  let bytes = null;
+  const take = decoding((image, given, file) => {
+    const { width, height } = image ?? canvas;
+    Object.assign(canvas, { width, height }); // empty now
+    if (image) canvas.getContext("2d").drawImage(image, 0, 0);
+    // The server may know what it is.
+    note.say(image ? null : `This browser cannot show ${file}: it is sent as it is, ${given.length} bytes.`);
     bytes = given;
     changed();
-  };
+  });
   const chooser = takesFiles(canvas, name, take);
-  const told = "Choose an image, drop one here, or paste it.";
-  const beside = make("div", { class: "beside" }, make("p", { class: "note" }, told), chooser, camera(take));
+  const beside = make("div", { class: "beside" }, note.node, chooser, camera(take));
   return { node: make("div", { class: "image-input" }, canvas, beside), part: async () => ({ codec: name, data: base64(bytes) }), ready: () => bytes !== null };
 }
 
@@ -162,9 +186,7 @@ class Pad {
   }
 
   // Fits a picture in, whole and in the middle.
-  async take(file, inverted) {
-    const image = await createImageBitmap(file).catch(() => null);
-    if (!image) return;
+  draw(image, inverted) {
     const { width, height } = this;
     const context = fit(make("canvas", { width, height }), image, inverted ? "white" : "black");
     const { data } = context.getImageData(0, 0, width, height);
