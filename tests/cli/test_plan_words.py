@@ -257,7 +257,7 @@ def test_a_newcomers_words() -> None:
 
 def test_parts_of_a_batch_that_nobody_said() -> None:
     """By hand: micro-batch (1 where none is said) times accumulation times data-parallel ranks."""
-    asked = [*CARD[:4], "--seq", "2k", "--tune", "qlora"]
+    asked = ["--model", "smollm2-135m", *CARD[2:4], "--seq", "2k", "--tune", "qlora"]
     eight = planned(*asked, "--gradient_accumulation_steps", "8")
     assert eight["question"]["global_batch"] == 8
     assert eight["chosen"]["layout"]["micro_batch"] == 1
