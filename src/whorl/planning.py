@@ -21,12 +21,13 @@ from whorl.stages.plan.ask.question import (
     with_batch,
 )
 from whorl.stages.plan.ask.said import OtherWords
+from whorl.stages.plan.cluster.devices import GIB
 from whorl.stages.plan.cluster.emit import launch_file
 from whorl.stages.plan.cluster.emit_megatron import megatron_command
 from whorl.stages.plan.cluster.emit_torchtitan import torchtitan_command
 from whorl.stages.plan.cluster.job import Layout, TrainingJob
 from whorl.stages.plan.cluster.learning import not_planned
-from whorl.stages.plan.cluster.memory import GIB, needed_for, rank_memory
+from whorl.stages.plan.cluster.memory import needed_for, rank_memory
 from whorl.stages.plan.cluster.search import RankedLayout, SearchResult
 from whorl.stages.plan.cluster.step import Model, step_times, untested
 from whorl.stages.plan.cluster.tables import tables_note

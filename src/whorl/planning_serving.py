@@ -51,7 +51,7 @@ def served(
     chosen, stored = usual if named is None else device_named(named), stored_in(name)
     if chosen.name == HERE:
         target = _here(target, has_format)
-    elif stored in QUANTISATIONS and not has_format:
+    elif stored is not None and stored in QUANTISATIONS and not has_format:
         target = replace(target, quantisations=(stored,))
     price = usual_price if named is None or chosen.name == usual.name else None
     path = hugging_face_id(name) if is_known(name) else name

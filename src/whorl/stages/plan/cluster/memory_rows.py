@@ -7,9 +7,9 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from whorl.stages.plan.cluster.devices import GIB
 from whorl.stages.plan.cluster.job import TrainingJob
 from whorl.stages.plan.cluster.memory import (
-    GIB,
     Kind,
     MemoryConstants,
     constants,
