@@ -13,7 +13,7 @@ from whorl.spec.train_keys import SEQ_LEN
 from whorl.stages.plan.ask.axolotl import AXOLOTL, axolotl_defaults
 from whorl.stages.plan.ask.deepspeed import apply_deepspeed
 from whorl.stages.plan.ask.flags import FLAGS
-from whorl.stages.plan.ask.layouts import LAYOUT_KEYS, WRITTEN, parse_batch, parse_pairs
+from whorl.stages.plan.ask.layouts import layout_pairs, parse_batch
 from whorl.stages.plan.ask.llamafactory import LLAMAFACTORY, llamafactory_defaults
 from whorl.stages.plan.ask.megatron import read_megatron
 from whorl.stages.plan.ask.objective import KINDS as OBJECTIVES
@@ -143,7 +143,7 @@ def as_flags(
         kind = objective(str(flags["--objective"]), 2**20, is_adapter=True)
         parts["mbs"] = str(parse_count(parts["mbs"], "mbs") * kind.per_example)
     if "--layout" in given:
-        parts |= parse_pairs(str(given["--layout"]), "--layout", LAYOUT_KEYS, WRITTEN)
+        parts |= layout_pairs(str(given["--layout"]), "--layout")
     ranks = 1
     for name in ("tp", "pp", "cp"):
         ranks *= parse_count(parts.get(name, 1), name)

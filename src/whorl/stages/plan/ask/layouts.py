@@ -17,6 +17,7 @@ from whorl.stages.plan.spending import KINDS, JobBudget
 __all__ = [
     "Measured",
     "layout_label",
+    "layout_pairs",
     "parse_batch",
     "parse_budget",
     "parse_layout",
@@ -113,9 +114,17 @@ def parse_budget(text: str) -> JobBudget:
     return JobBudget(kind, parse_number(number, where, 1e-9))
 
 
+def layout_pairs(text: str, flag: str, *more: str) -> dict[str, str]:
+    """The parts of a layout in their usual spelling: zero=3 is shard=zero3. more: other keys."""
+    pairs = parse_pairs(text, flag, (*LAYOUT_KEYS, *more), WRITTEN)
+    if (level := pairs.get("shard", "")).isdigit():
+        pairs["shard"] = f"zero{level}"
+    return pairs
+
+
 def parse_layout(text: str, devices: int, flag: str = "--layout") -> Layout:
     """A layout from "tp=8,pp=16,vpp=4,mbs=1,recompute=full". Raises SpecError."""
-    return _layout(parse_pairs(text, flag, LAYOUT_KEYS, WRITTEN), devices, flag)
+    return _layout(layout_pairs(text, flag), devices, flag)
 
 
 def _layout(pairs: Mapping[str, str], devices: int, flag: str) -> Layout:
@@ -127,7 +136,6 @@ def _layout(pairs: Mapping[str, str], devices: int, flag: str) -> Layout:
         name = {"mbs": "micro_batch", "sp": "sequence_parallel"}.get(key, key)
         where = f"{flag}: {key}"
         if name in CHOICES:
-            text = f"zero{text}" if key == "shard" and text.isdigit() else text
             if text not in CHOICES[name]:
                 raise SpecError(where, found=text, expected=", ".join(CHOICES[name]))
             values[name] = text
@@ -189,7 +197,7 @@ def _check_layout(layout: Layout, flag: str) -> None:
 def parse_measured(text: str, devices: int) -> Measured:
     """A layout with tokens_per_s (per device) or step_s, and count if other devices ran it."""
     flag = "--measured"
-    pairs = parse_pairs(text, flag, (*LAYOUT_KEYS, "count", "tokens_per_s", "step_s"), WRITTEN)
+    pairs = layout_pairs(text, flag, "count", "tokens_per_s", "step_s")
     rates: dict[str, float | None] = {"tokens_per_s": None, "step_s": None}
     for name in rates:
         if given := pairs.pop(name, None):
