@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from whorl.stages.plan.laws.allocate import step_law
 from whorl.stages.plan.laws.fit import EXACT, FEW_POINTS, FitOptions, Points, fit_law
-from whorl.stages.plan.laws.hyper import step_law
 from whorl.stages.plan.laws.law import NORMAL_90, REACH_PER_DECADE, PowerLaw, log_loss
 from whorl.stages.plan.laws.named import LAWS_FILE, find_law, law_names
 from whorl.stages.plan.laws.rungs import LADDER

@@ -26,7 +26,7 @@ from scipy.optimize import least_squares
 from whorl.core.errors import MissingExtra
 from whorl.stages.plan.cluster.amounts import amounts
 from whorl.stages.plan.cluster.job import kinds_of
-from whorl.stages.plan.cluster.row_defaults import completed
+from whorl.stages.plan.cluster.memory_rows import completed
 from whorl.stages.plan.cluster.rows import PublishedRow
 from whorl.stages.plan.cluster.seconds import (
     Table,

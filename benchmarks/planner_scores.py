@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from whorl.arch.shape_counts import flops_per_token
 from whorl.stages.plan.cluster.memory import fits
-from whorl.stages.plan.cluster.memory_rows import predict_row_memory
-from whorl.stages.plan.cluster.row_defaults import completed
+from whorl.stages.plan.cluster.memory_rows import completed, predict_row_memory
 from whorl.stages.plan.cluster.rows import PublishedRow, read_rows
 from whorl.stages.plan.cluster.step import MeasuredStep, calibrate, predict_rows, row_steps
 

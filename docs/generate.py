@@ -174,10 +174,10 @@ def main(is_check: bool) -> int:
 
     from whorl import __version__
     from whorl.cli.main import build_app
-    from whorl.stages.plan.output.schema import plan_schema
+    from whorl.stages.plan.output.schema import ClusterPlan
 
     api = openapi_document(served_app(), __version__)
-    schema = json.dumps(plan_schema(), indent=1, ensure_ascii=False) + "\n"
+    schema = json.dumps(ClusterPlan.model_json_schema(), indent=1, ensure_ascii=False) + "\n"
     pages = {
         "cli.md": cli_page(build_app()),
         "errors.md": errors_page(),

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whorl.arch.hf_config import model_shape, stored_in
-from whorl.arch.known_models import hugging_face_id, is_known
+from whorl.arch.hf_config import model_shape
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import PlanError, SpecError
-from whorl.spec.recipe import DEVICES, PRICE
+from whorl.planning_serving import device_named, is_here, served, serving_alone
 from whorl.stages.plan.ask.files import as_flags, read_file, read_words
 from whorl.stages.plan.ask.flags import OF_TRAINING
 from whorl.stages.plan.ask.layouts import layout_label, parse_budget
@@ -23,22 +21,18 @@ from whorl.stages.plan.ask.question import (
     with_batch,
 )
 from whorl.stages.plan.ask.said import OtherWords
-from whorl.stages.plan.ask.service import at_rate, serving_target
-from whorl.stages.plan.cluster.devices import HERE, Device, device
+from whorl.stages.plan.cluster.devices import GIB
 from whorl.stages.plan.cluster.emit import launch_file
 from whorl.stages.plan.cluster.emit_megatron import megatron_command
 from whorl.stages.plan.cluster.emit_torchtitan import torchtitan_command
 from whorl.stages.plan.cluster.job import Layout, TrainingJob
 from whorl.stages.plan.cluster.learning import not_planned
-from whorl.stages.plan.cluster.memory import GIB, needed_for, rank_memory
+from whorl.stages.plan.cluster.memory import needed_for, rank_memory
 from whorl.stages.plan.cluster.search import RankedLayout, SearchResult
 from whorl.stages.plan.cluster.step import Model, step_times, untested
 from whorl.stages.plan.cluster.tables import tables_note
 from whorl.stages.plan.cluster_choice import buy, choose_layout
 from whorl.stages.plan.output import figures, schema
-from whorl.stages.plan.serving.choose import plan_serving
-from whorl.stages.plan.serving.target import ServingPlan, ServingTarget
-from whorl.stages.plan.serving.work import QUANTISATIONS
 from whorl.stages.plan.software import software
 from whorl.stages.plan.why import memory_report
 
@@ -48,7 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "answer", "plan_cluster", "read_shape"]
 
 RUNNERS_UP = 5
-HERE_FORMATS = ("fp32", "int8", "int4")  # that whorl serves on a CPU; by itself the first two
 Flags = Mapping[str, Any]  # "--count" -> what was given, None if nothing was
 Answer = schema.ClusterPlan | schema.ServingAnswer | schema.MemoryReport
 
@@ -87,48 +80,47 @@ def answer(
     name = str(model or name or (shape.name if shape is not None else ""))
     _on_this_machine(asked)
     if "--serve" in asked and not OF_TRAINING & set(asked):
-        return _serving_alone(name, shape, asked)
+        return serving_alone(name, shape, asked)
     if "--tune" in asked and "--count" not in asked:
         asked["--count"] = "1"
-    asked, told_of = with_batch(asked)
+    asked, told_of = with_batch(asked, _steps(said, recipe, given))
     warnings += told_of
-    if asked.pop("--why-oom", False):
-        if shape is None or "--serve" in asked:
-            raise SpecError("--why-oom is about training a model", do="give --model, no --serve")
-        put = _with_words(question(name, shape, asked), said)
-        found = memory_report(shape, put, _device(asked["--device"]))
-        return found.model_copy(update={"warnings": warnings})
     try:
-        plan = plan_cluster(name, shape, asked, said)
-    except PlanError:
+        found = _of_training(name, shape, asked, said)
+    except (PlanError, SpecError):
         for line in warnings:
             tell(f"warning: {line}")
         raise
-    return plan.model_copy(update={"warnings": [*warnings, *plan.warnings]})
+    return found.model_copy(update={"warnings": [*warnings, *found.warnings]})
+
+
+def _steps(said: OtherWords | None, recipe: Recipe | None, given: Flags) -> int | None:
+    """Steps that other words or a recipe say, where no flag says how long to train."""
+    if {"--tokens", "--budget"} & set(given):
+        return None
+    told = None if recipe is None or recipe.train.steps == "auto" else recipe.train.steps
+    return told if said is None else said.steps or told
+
+
+def _of_training(
+    name: str, shape: ModelShape | None, asked: dict[str, Any], said: OtherWords | None
+) -> schema.ClusterPlan | schema.MemoryReport:
+    """The plan, or what --why-oom asks for."""
+    if not asked.pop("--why-oom", False):
+        return plan_cluster(name, shape, asked, said)
+    if shape is None or "--serve" in asked:
+        raise SpecError("--why-oom is about training a model", do="give --model, no --serve")
+    put = _with_words(question(name, shape, asked), said)
+    return memory_report(shape, put, device_named(asked["--device"]))
 
 
 def _on_this_machine(asked: dict[str, Any]) -> None:
     """--device here: the machine itself; one device, and whorl on it, unless it only serves."""
-    if not _is_here(asked.get("--device")):
+    if not is_here(asked.get("--device")):
         return
-    asked["--device"] = _device(asked["--device"])
+    asked["--device"] = device_named(asked["--device"])
     if "--serve" not in asked or OF_TRAINING & set(asked):
         asked.setdefault("--count", "1")
-
-
-def _is_here(name: object) -> bool:
-    return isinstance(name, str) and name.strip().lower() == HERE
-
-
-def _device(name: str | Device) -> Device:
-    """As `device`, and this machine by its name, measured unless it was."""
-    if not _is_here(name):
-        return device(name)
-    from whorl.core.home import home_folder
-    from whorl.launch.calibrate import this_machine
-    from whorl.stages.plan.cluster.here import here
-
-    return here(this_machine(home_folder()))
 
 
 def _with_words(asked: schema.Question, said: OtherWords | None) -> schema.Question:
@@ -178,7 +170,7 @@ def plan_cluster(
     flags = {flag: value for flag, value in flags.items() if value is not None}
     asked = _with_words(question(name, shape, flags), said)
     budget = parse_budget(asked.budget) if asked.budget else None
-    target = _device(flags["--device"])
+    target = device_named(flags["--device"])
     if budget is None and shape is not None:
         tokens = float(asked.tokens or (0 if asked.tune else figures.law_tokens(shape)))
         choice = replace(choose_layout(shape, asked, target), tokens=tokens)
@@ -208,13 +200,22 @@ def plan_cluster(
         chosen=planned[0],
         safe=_safe(planned[0], found, choice.model),
         runners_up=planned[1:],
-        front=[_point(item) for item in found.pareto],
+        front=[
+            schema.FrontPoint(
+                label=layout_label(item.layout),
+                step_s=item.step.step_s,
+                peak_bytes=item.peak_bytes,
+            )
+            for item in found.pareto
+        ],
         considered=found.examined,
         fitting=found.evaluated,
         budget=spent,
         job=view,
         loss=None if asked.tune else figures.loss_figures(job, choice.tokens, asked, spent),
-        serving=_serving(job.shape, asked, target) if asked.serve else None,
+        serving=served(job.shape, asked.model, target, price, asked.serve)[0]
+        if asked.serve
+        else None,
         commands=emitted,
         warnings=[
             *_doubts(planned[0], job, asked.precision),
@@ -222,11 +223,6 @@ def plan_cluster(
             *warnings,
         ],
     )
-
-
-def _point(item: RankedLayout) -> schema.FrontPoint:
-    label = layout_label(item.layout)
-    return schema.FrontPoint(label=label, step_s=item.step.step_s, peak_bytes=item.peak_bytes)
 
 
 def _is_plain(job: TrainingJob) -> bool:
@@ -289,15 +285,15 @@ def _doubts(planned: schema.PlannedLayout, job: TrainingJob, precision: str) -> 
 
 def _different(chosen: Layout, ranked: Sequence[RankedLayout]) -> list[RankedLayout]:
     """The best layout of each other mesh: those that differ in micro-batch alone teach little."""
-    meshes = {(chosen.tp, chosen.pp, chosen.cp, chosen.ep, chosen.shard)}
-    found = []
+
+    def mesh(layout: Layout) -> tuple[Any, ...]:
+        return layout.tp, layout.pp, layout.cp, layout.ep, layout.shard
+
+    found: dict[tuple[Any, ...], RankedLayout] = {}
     for item in ranked:
-        layout = item.layout
-        mesh = (layout.tp, layout.pp, layout.cp, layout.ep, layout.shard)
-        if mesh not in meshes:
-            meshes.add(mesh)
-            found.append(item)
-    return found[:RUNNERS_UP]
+        if mesh(item.layout) != mesh(chosen):
+            found.setdefault(mesh(item.layout), item)
+    return list(found.values())[:RUNNERS_UP]
 
 
 def _why(given: TrainingJob | None, found: SearchResult) -> str:
@@ -306,87 +302,3 @@ def _why(given: TrainingJob | None, found: SearchResult) -> str:
     if found.best.layout == given.layout:
         return "as given; the search finds none that is faster by more than 1%"
     return f"as given; the search would take {layout_label(found.best.layout)}"
-
-
-def _serving(shape: ModelShape, asked: schema.Question, target: Device) -> ServingPlan:
-    """The plan of --serve beside training, on the same device unless it names one."""
-    return _served(shape, asked.model, target, asked.usd_per_device_hour, asked.serve)[0]
-
-
-def _served(
-    shape: ModelShape, name: str, usual: Device, usual_price: float | None, text: str
-) -> tuple[ServingPlan, Device]:
-    """The plan and the device it is for."""
-    target, named, rate = serving_target(text)
-    if shape.bidirectional:
-        raise SpecError(f"{shape.name} writes no text: each of its tokens sees all others",
-                        do="leave --serve out")  # fmt: skip
-    chosen, stored = usual if named is None else _device(named), stored_in(name)
-    is_open = "quantisation" not in text and "format" not in text
-    if chosen.name == HERE:
-        target = _served_here(target, is_open)
-    elif stored in QUANTISATIONS and is_open:
-        target = replace(target, quantisations=(stored,))
-    price = usual_price if named is None or chosen.name == usual.name else None
-    path = hugging_face_id(name) if is_known(name) else name
-    path = path if path and (is_known(name) or Path(path).exists()) else None
-    plan = partial(plan_serving, shape, chosen, price=price, model_path=path)
-    found = plan(target) if rate is None else at_rate(target, rate, plan)
-    return _by_one(found) if chosen.name == HERE else found, chosen
-
-
-def _served_here(target: ServingTarget, is_open: bool) -> ServingTarget:
-    """In formats that whorl serves on a CPU. Raises SpecError for others."""
-    if is_open:
-        return replace(target, quantisations=HERE_FORMATS[:2])
-    if others := [name for name in target.quantisations if name not in HERE_FORMATS]:
-        expected = ", ".join(HERE_FORMATS)
-        raise SpecError(f"--serve on {HERE}: format", found="+".join(others), expected=expected)
-    return target
-
-
-def _by_one(found: ServingPlan) -> ServingPlan:
-    """The plan of one machine. Raises PlanError if more of its kind would be needed."""
-    needed = round(found.replicas.value)
-    if needed > 1:
-        raise PlanError(
-            f"this machine does not serve {found.model} to as many within the target",
-            found=f"{found.max_running:,} at once; {needed} such machines would",
-            do=f"--serve users={found.max_running},… or ask for less: tokens_per_s, ttft, output",
-        )
-    if found.replicas.high == 1:
-        return found
-    note = "at the slow end of the intervals the target is missed"
-    one = replace(found.replicas, low=1, high=1)
-    return replace(found, replicas=one, notes=(note, *found.notes))
-
-
-def _serving_alone(name: str, shape: ModelShape | None, flags: Flags) -> schema.ServingAnswer:
-    """--serve without a word of training."""
-    serve = {"--device", "--serve", "--usd-per-device-hour", "--count", "--stack", "--vocab"}
-    if stray := sorted(set(flags) - serve):
-        raise SpecError(
-            f"{', '.join(stray)} do not go with serving alone",
-            do="add --seq and --global-batch-tokens to plan training too, or leave them out",
-        )
-    if shape is None or "--device" not in flags:
-        raise SpecError(
-            "serving needs --model and --device",
-            do="such as --model qwen3-8b --device l40s --serve users=20,ttft=1s,tokens_per_s=20",
-        )
-    price = flags.get("--usd-per-device-hour")
-    usd = None if price is None else PRICE.read(price, "--usd-per-device-hour")
-    usual = _device(flags["--device"])
-    found, chosen = _served(shape, name, usual, usd, flags["--serve"])
-    warnings = [f"{part.name}: its weights are counted, its time is not" for part in shape.beside]
-    if "--count" in flags:
-        count = DEVICES.read(flags["--count"], "--count")
-        if found.devices > count:
-            warnings.append(f"{found.devices} devices are needed, --count has {count}")
-    return schema.ServingAnswer(
-        model=figures.model_figures(shape, 1),
-        device=chosen,
-        serve=flags["--serve"],
-        serving=found,
-        warnings=warnings,
-    )

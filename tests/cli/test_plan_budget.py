@@ -147,16 +147,16 @@ def test_a_tight_plan_names_a_safe_one_and_reasons_are_readable(bought: dict[str
 
 
 def test_serving_is_told_where_the_model_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    from whorl import planning
+    from whorl import planning_serving
 
     paths: list[str | None] = []
-    real = planning.plan_serving
+    real = planning_serving.plan_serving
 
     def noted(*arguments: Any, model_path: str | None, **options: Any) -> Any:
         paths.append(model_path)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(planning, "plan_serving", noted)
+    monkeypatch.setattr(planning_serving, "plan_serving", noted)
     planned(*SMALL, "--serve", "users=5")
     planned("--model", "gpt3-6.7b", *SMALL[2:4], "--count", "8", "--seq", "2048",
             "--global-batch-tokens", "1M", "--serve", "users=5,input=512")  # fmt: skip

@@ -11,6 +11,7 @@ import pytest
 
 import whorl
 from tests.cli.test_plan import planned, run
+from whorl import planning
 from whorl.core.errors import PlanError, SpecError
 from whorl.stages.plan.output.schema import ClusterPlan, MemoryReport, ServingAnswer
 
@@ -252,6 +253,53 @@ def test_a_newcomers_words() -> None:
     assert gib == pytest.approx(24.9, rel=0.2)  # its README
     served = planned(*CARD[:4], "--serve", "in=217,out=200")
     assert served["serve"] == "in=217,out=200"
+
+
+def test_parts_of_a_batch_that_nobody_said() -> None:
+    """By hand: micro-batch (1 where none is said) times accumulation times data-parallel ranks."""
+    asked = ["--model", "smollm2-135m", *CARD[2:4], "--seq", "2k", "--tune", "qlora"]
+    eight = planned(*asked, "--gradient_accumulation_steps", "8")
+    assert eight["question"]["global_batch"] == 8
+    assert eight["chosen"]["layout"]["micro_batch"] == 1
+    two = planned(*asked, "--count", "2", "--gradient_accumulation_steps", "8")
+    assert two["question"]["global_batch"] == 16
+    assert not any("no batch is said" in line for line in eight["warnings"])
+    four = planned(*asked, "--layout", "mbs=4")
+    assert four["question"]["global_batch"] == 4
+    assert any("no batch is said" in line and "mbs=4" in line for line in four["warnings"])
+    long = planned(*asked, "--max_steps", "1000")
+    assert long["question"]["tokens"] == 1000 * 2048
+    three = planned(*asked, "--max_steps", "1000", "--layout", "mbs=3")
+    assert three["question"]["tokens"] == 1000 * 3 * 2048
+
+
+def test_an_accumulation_beside_a_file_that_says_no_micro_batch(tmp_path: Path) -> None:
+    path = tmp_path / "deepspeed.json"
+    path.write_text('{"gradient_accumulation_steps": 8, "zero_optimization": {"stage": 2}, '
+                    '"bf16": {"enabled": true}}')  # fmt: skip
+    asked = ["--from", str(path), "--model", "qwen3-0.6b", "--device", "h100", "--count", "2"]
+    found = planned(*asked, "--tune", "full", "--seq", "2k")
+    assert found["question"]["global_batch"] == 16
+
+
+def test_steps_of_a_recipe_whose_batch_is_open(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "name: r\ndata: [{source: notes, field: chat}]\nmodel: {base: qwen3-0.6b}\n"
+        "train: {objective: sft, lora: {rank: 8}, seq_len: 1024, steps: 100}\n"
+        "hardware: {device: h100-sxm, count: 2}\n"
+    )
+    assert planned(str(recipe))["question"]["tokens"] == 100 * 2 * 1024
+    given = planned(str(recipe), "--global-batch-tokens", "8k")
+    assert given["question"]["tokens"] == 100 * 8192
+
+
+def test_a_batch_that_was_put_in_is_told_where_the_question_is_refused() -> None:
+    asked = {"--model": "llama-3.1-8b", "--device": "rtx-4090", "--seq": "2k", "--tune": "qlora"}
+    told: list[str] = []
+    with pytest.raises(SpecError, match="adamw_9bit"):
+        planning.answer({**asked, "--optimizer": "adamw_9bit"}, tell=told.append)
+    assert any("no batch is said" in line for line in told)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from whorl.arch.shape_counts import flops_per_token
-from whorl.stages.plan.cluster.row_defaults import completed
+from whorl.stages.plan.cluster.memory_rows import completed
 from whorl.stages.plan.cluster.rows import Metric, PublishedRow, parse_row, read_rows
 from whorl.stages.plan.cluster.seconds import constants, sources
 from whorl.stages.plan.cluster.step import MeasuredStep, calibrate, predict_rows, row_steps

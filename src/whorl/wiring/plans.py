@@ -42,17 +42,15 @@ class Asking(Work, Protocol):
 
 def planned(session: Asking) -> Record:
     """The plan's record, found or made."""
-    record: Record = _with(planner.find_or_make, session)
-    return record
+    return planner.find_or_make(session.context, _asked(session))
 
 
 def considered(session: Asking) -> Plan:
     """The plan that would be made, without a record of it."""
-    plan: Plan = _with(planner.find_or_consider, session)
-    return plan
+    return planner.find_or_consider(session.context, _asked(session))
 
 
-def _with(make: Callable[..., Any], session: Asking) -> Any:
+def _asked(session: Asking) -> planner.Asked:
     from whorl.engines.open import find_engine
     from whorl.launch.calibrate import this_machine
     from whorl.launch.compiling import with_compiled
@@ -80,8 +78,7 @@ def _with(make: Callable[..., Any], session: Asking) -> Any:
     measure = partial(told, "measuring this machine", this_machine)
     compiled = partial(told, "timing compiled blocks", with_compiled)
     given_base = None if base is None else planned_base(base, recipe.train, home, progress)
-    work = session.context, recipe, facts, session.data_digest
-    return make(*work, measure, gather, compiled, given_base)
+    return planner.Asked(recipe, facts, session.data_digest, measure, gather, compiled, given_base)
 
 
 def _gathered(session: Asking, known: Mapping[str, Field]) -> DataFacts:

@@ -20,7 +20,14 @@ from whorl.spec.recipe import Recipe
 from whorl.stages.plan.data import DataFacts, TokenFacts
 from whorl.stages.plan.hardware import Machine
 from whorl.stages.plan.plan import Plan
-from whorl.stages.plan.run import find_or_consider, find_or_make, plan_key, run, trial_vocab_sizes
+from whorl.stages.plan.run import (
+    Asked,
+    find_or_consider,
+    find_or_make,
+    plan_key,
+    run,
+    trial_vocab_sizes,
+)
 from whorl.stages.plan.table import format_value, render
 
 EXACT = ("parameters", "train_tokens", "train_flops", "weight_bytes", "optimizer_bytes")
@@ -174,13 +181,15 @@ def test_a_plan_that_is_there_needs_no_measuring_and_no_reading(context: StageCo
         asked.append("data")
         return data
 
-    first = find_or_make(context, recipe(), here.facts, data.digest, measure, gather, never)
-    second = find_or_make(context, recipe(), here.facts, data.digest, measure, gather, never)
+    def of(which: Recipe) -> Asked:
+        return Asked(which, here.facts, data.digest, measure, gather, never)
+
+    first, second = (find_or_make(context, of(recipe())) for _ in range(2))
     assert first.digest == second.digest and asked == ["machine", "data"]
     served = recipe("serve.port=9001")  # chosen from the same things
-    third = find_or_make(context, served, here.facts, data.digest, measure, gather, never)
+    third = find_or_make(context, of(served))
     other = recipe("serve.port=9002")
-    fourth = find_or_consider(context, other, here.facts, data.digest, measure, gather, never)
+    fourth = find_or_consider(context, of(other))
     assert third.digest != first.digest and asked == ["machine", "data"]
     assert Plan.load(third).decisions.train == Plan.load(first).decisions.train
     assert fourth.decisions.serve.port == 9002

@@ -24,8 +24,8 @@ def job_of(steps: int) -> JobView:
             checkpoint_bytes=1.0,
             storage_bytes_per_s=1e12,
             usd_per_device_hour=4.0,
-            failures=NEVER,
-        )
+        ),
+        NEVER,
     )
 
 

@@ -95,33 +95,22 @@ def shape_of(recipe: Recipe, layers: int, width: int, vocab_size: int, seq_len: 
     )
 
 
-def make_candidate(
-    situation: Situation, shape: ModelShape, seq_len: int, tokens: float | None = None
-) -> Candidate:
-    """Spend the budget (or exactly `tokens`) on this shape, and predict what comes of it.
+def make_candidate(situation: Situation, shape: ModelShape, seq_len: int) -> Candidate:
+    """Spend the budget on this shape, and predict what comes of it.
 
     With compiled blocks if that gets further, or there sooner, compiling included.
     Raises SpecError if the recipe's batch does not fit its rows.
     """
-    ways = [
-        _candidate(situation, shape, seq_len, tokens, compiled)
-        for compiled in situation.compiled_ways
-    ]
+    ways = [_candidate(situation, shape, seq_len, compiled) for compiled in situation.compiled_ways]
     return min(ways, key=lambda item: (item.preference, item.train_s))
 
 
-def _candidate(
-    situation: Situation,
-    shape: ModelShape,
-    seq_len: int,
-    tokens: float | None,
-    compiled: bool,
-) -> Candidate:
+def _candidate(situation: Situation, shape: ModelShape, seq_len: int, compiled: bool) -> Candidate:
     facts = situation.data.for_vocab(shape.vocab_size)
-    batch = _batch_tokens(situation.recipe, tokens or rules.USUAL_TOKENS, seq_len)
+    batch = _batch_tokens(situation.recipe, rules.USUAL_TOKENS, seq_len)
     for left in range(4, -1, -1):  # the batch depends on the tokens, they on the time of a step
         load = _load(situation, shape, seq_len, batch, compiled)
-        allowed = _steps(situation, load, batch, tokens)
+        allowed = _steps(situation, load, batch)
         steps = _useful_steps(situation, facts, allowed, batch)
         again = _batch_tokens(situation.recipe, steps * batch, seq_len)
         if again == batch or not left:
@@ -327,13 +316,12 @@ def checkpoint_every_steps(situation: Situation, candidate: Candidate) -> int:
     return max(1, round(every_s / candidate.step_s))
 
 
-def _steps(situation: Situation, load: Load, batch: int, tokens: float | None) -> int:
-    """Steps that the recipe, the tokens asked for or the budget give."""
+def _steps(situation: Situation, load: Load, batch: int) -> int:
+    """Steps that the recipe or the budget give."""
     recipe = situation.recipe
     if recipe.train.steps != "auto":
         return recipe.train.steps
-    if tokens is None and recipe.budget.tokens is not None:
-        tokens = recipe.budget.tokens
+    tokens: float | None = recipe.budget.tokens
     if tokens is None and recipe.budget.flops is not None:
         tokens = recipe.budget.flops / flops_per_token(load.shape, load.seq_len).training
     if tokens is not None:

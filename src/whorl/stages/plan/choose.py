@@ -65,7 +65,7 @@ def choose(situation: Situation) -> tuple[Candidate, tuple[Candidate, ...]]:
 def candidates(situation: Situation) -> Iterator[Candidate]:
     """Every combination of what the recipe leaves open."""
     base = situation.base
-    for vocab_size in _vocab_sizes(situation):
+    for vocab_size in (facts.vocab_size for facts in situation.data.tokens):
         for seq_len in _seq_lens(situation, vocab_size):
             for layers, width in _shapes(situation):
                 if base is not None:
@@ -74,10 +74,6 @@ def candidates(situation: Situation) -> Iterator[Candidate]:
                     shape = shape_of(situation.recipe, layers, width, vocab_size, seq_len)
                 check_computable(shape, "export" if situation.recipe.compress.tried else "train")
                 yield make_candidate(situation, shape, seq_len)
-
-
-def _vocab_sizes(situation: Situation) -> Sequence[int]:
-    return [facts.vocab_size for facts in situation.data.tokens]
 
 
 def _seq_lens(situation: Situation, vocab_size: int) -> Sequence[int]:

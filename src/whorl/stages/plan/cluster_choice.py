@@ -14,7 +14,7 @@ from whorl.stages.plan.ask.answers import in_words
 from whorl.stages.plan.ask.layouts import layout_label, parse_layout, parse_measured
 from whorl.stages.plan.ask.objective import trained_shape
 from whorl.stages.plan.ask.question import job_of
-from whorl.stages.plan.cluster.devices import Device
+from whorl.stages.plan.cluster.devices import GIB, Device
 from whorl.stages.plan.cluster.images import check_images, parse_images
 from whorl.stages.plan.cluster.job import TrainingJob
 from whorl.stages.plan.cluster.memory import fits, needed_for, rank_memory
@@ -30,7 +30,6 @@ __all__ = ["ChosenLayout", "buy", "choose_layout", "what_is_asked"]
 
 MOST_ROUNDS, FIRST_UTILISATION = 6, 0.3
 KEPT = 200
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,10 @@ def what_is_asked(
     """The space of layouts, the step model after --measured, the job of --layout."""
     space = _space(shape, asked, target)
     model = _calibrated(space, asked.measured, asked.tables)
-    return space, model, _given(space, asked.layout)
+    given = None
+    if asked.layout:
+        given = _divided(space.job(parse_layout(asked.layout, space.devices)))
+    return space, model, given
 
 
 def choose_layout(shape: ModelShape, asked: schema.Question, target: Device) -> ChosenLayout:
@@ -114,8 +116,7 @@ def buy(
 
 def _first_flops(budget: JobBudget, asked: schema.Question, target: Device) -> float:
     """A first guess of the FLOPs that a budget buys."""
-    price = asked.usd_per_device_hour
-    price = (target.usd_per_hour if price is None else price) or 1.0
+    price = target.price(asked.usd_per_device_hour) or 1.0
     an_hour = 3600 * FIRST_UTILISATION * target.peak(asked.precision)  # of a device
     of_one = {"usd": an_hour / price, "device_hours": an_hour, "time": an_hour / 3600 * asked.count}
     return budget.amount * of_one.get(budget.kind, 1.0)
@@ -140,13 +141,6 @@ def _space(shape: ModelShape, asked: schema.Question, target: Device) -> SearchS
         check_images(shape, *parse_images(asked.images), asked.seq_len)
     job = job_of(asked, trained_shape(shape, asked.objective), target)
     return SearchSpace(job) if target.measured is None else SearchSpace(job, ("none",))
-
-
-def _given(space: SearchSpace, text: str) -> TrainingJob | None:
-    """The job of --layout. Raises SpecError if it cannot be run."""
-    if not text:
-        return None
-    return _divided(space.job(parse_layout(text, space.devices)))
 
 
 def _divided(job: TrainingJob) -> TrainingJob:

@@ -12,6 +12,7 @@ from whorl.stages.plan.candidate import Candidate, Situation
 
 __all__ = ["data_warnings", "reasons_of"]
 
+RATES = [f"train.{name}learning_rate" for name in ("", "embedding_", "head_")]
 FAR = 2.0  # octaves from the law's nearest run
 
 
@@ -139,9 +140,7 @@ def _train_reasons(
         "train.micro_batch_rows": f"at most {rules.MAX_MICRO_BATCH_TOKENS} tokens at once, "
         f"shared by {train.lanes} {'lane' if train.lanes == 1 else 'lanes'}",
         "train.optimizer": "Muon reached the loss of AdamW in about half the steps in our runs",
-        "train.learning_rate": f"best of our runs with {train.optimizer}",
-        "train.embedding_learning_rate": f"best of our runs with {train.optimizer}",
-        "train.head_learning_rate": f"best of our runs with {train.optimizer}",
+        **dict.fromkeys(RATES, f"best of our runs with {train.optimizer}"),
         "train.warmup_steps": f"{rules.WARMUP_SHARE:.0%} of the steps",
         "train.decay_steps": f"{rules.DECAY_SHARE:.0%} of the steps",
         "train.validate_every_steps": f"{rules.VALIDATIONS} validations in all",
@@ -156,13 +155,10 @@ def _train_reasons(
 
 def _base_reasons(train: TrainConfig) -> dict[str, str]:
     """What is done otherwise where a base is taught."""
-    rate = given.RATE_REASON
     return {
         "train.micro_batch_rows": f"at most {given.MAX_MICRO_BATCH_TOKENS} tokens at once",
         "train.optimizer": "what open models are made and taught with",
-        "train.learning_rate": rate,
-        "train.embedding_learning_rate": rate,
-        "train.head_learning_rate": rate,
+        **dict.fromkeys(RATES, given.RATE_REASON),
         "train.warmup_steps": f"{given.WARMUP_SHARE:.0%} of the steps",
         "train.decay_steps": "from the peak on",
         "train.validate_every_steps": f"{given.VALIDATIONS} validations, and one of the base",

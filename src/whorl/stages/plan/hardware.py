@@ -120,7 +120,7 @@ class MeasuredChoice(Frozen):
         ranked = sorted(self.seconds, key=lambda name: self.seconds[name])
         if not ranked:
             return f"{self.taken} taken; {self.note}"
-        times = ", ".join(f"{name} {_milliseconds(self.seconds[name])}" for name in ranked)
+        times = ", ".join(f"{name} {1000 * self.seconds[name]:.3g} ms" for name in ranked)
         found = f"{self.taken} taken; measured: {self.what}: {times}"
         return found + (f"; {self.note}" if self.note else "")
 
@@ -128,10 +128,6 @@ class MeasuredChoice(Frozen):
 def settings_of(choices: Iterable[MeasuredChoice]) -> dict[str, Any]:
     """Fields of TrainConfig that carry all of them out."""
     return {name: value for choice in choices for name, value in choice.settings.items()}
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{1000 * seconds:.3g} ms"
 
 
 class Calibration(Frozen):

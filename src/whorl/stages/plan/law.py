@@ -16,10 +16,8 @@ were fitted are in published/: see its README and benchmarks/fit_law.py.
 
 from __future__ import annotations
 
-import json
 import math
 from functools import cache
-from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -27,6 +25,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from whorl.core.digests import digest_value
+from whorl.stages.plan.facts import data_file
 from whorl.stages.plan.laws.law import around
 from whorl.stages.plan.plan import Prediction
 
@@ -46,7 +45,6 @@ CONSTANTS = ("log_e", "log_k", "size", "data", "both", "gamma", "log_r", "log_o"
 N0, D0, X0 = 1e6, 1e6, 1.4
 AXIS_WEIGHTS = np.array([1.0, 1.0, 1.0, 4.0])
 NEAR_OCTAVES, DEVIATION_PER_OCTAVE = 1.0, 0.03
-LAW_FILE = "law.json"
 
 
 class LawPoint(BaseModel):
@@ -126,8 +124,7 @@ def bits_per_byte(
 @cache
 def shipped_law() -> Law:
     """The law of published/law.json."""
-    file = resources.files("whorl.stages.plan") / "published" / LAW_FILE
-    return Law.model_validate(json.loads(file.read_text("utf-8")))
+    return Law.model_validate(data_file("published/law.json"))
 
 
 def _columns(point: LawPoint) -> tuple[float, float, float, float]:

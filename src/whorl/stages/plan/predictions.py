@@ -52,15 +52,7 @@ def predictions_of(
             low=MEMORY_LOW * candidate.peak_bytes,
             high=MEMORY_MARGIN * candidate.peak_bytes,
             unit="bytes",
-            note="; ".join(
-                filter(
-                    None,
-                    (
-                        "resident, with the pages of the tokens' file that are read",
-                        situation.own.note,
-                    ),
-                )
-            ),
+            note=_with_own(situation, "resident, with the pages of the tokens' file that are read"),
         ),
         "heldout_bpb": _quality(situation, candidate),
     }
@@ -89,6 +81,10 @@ def _epochs_of_sources(situation: Situation, candidate: Candidate) -> dict[str, 
 def _busy_note(situation: Situation) -> str:
     busy = situation.machine.calibration.busy
     note = f"mean of all steps; others used {busy:.0%} of the machine when it was measured"
+    return _with_own(situation, note)
+
+
+def _with_own(situation: Situation, note: str) -> str:
     return "; ".join(filter(None, (note, situation.own.note)))
 
 

@@ -11,24 +11,8 @@ from collections.abc import Iterator
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import SpecError
 
+# the constants are read as rules.MAX_EPOCHS and so on
 __all__ = [
-    "BATCH_TOKENS_RANGE",
-    "CHECKPOINT_EVERY_S",
-    "DOCUMENTS_PER_SHORT_ROW",
-    "LONG_TRAINING_S",
-    "MAX_EPOCHS",
-    "MAX_MICRO_BATCH_TOKENS",
-    "MIN_SEQ_LEN",
-    "MIN_STEPS",
-    "MIN_TOKENS_PER_ID",
-    "RARE_IDS",
-    "REPEATS_MARGIN",
-    "SEQ_LEN",
-    "TIED_EMBEDDINGS",
-    "USUAL_TOKENS",
-    "VALIDATIONS",
-    "VOCAB_SIZES",
-    "WEIGHT_DECAY",
     "batch_tokens",
     "ffn_width",
     "head_dim",

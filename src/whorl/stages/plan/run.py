@@ -9,7 +9,7 @@ that has them, so that nothing is trained again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from whorl.core.context import StageContext
@@ -45,6 +45,7 @@ from whorl.stages.plan.step_time import fit_level
 
 __all__ = [
     "LOGIC_VERSION",
+    "Asked",
     "check_is_here",
     "check_plannable",
     "find_or_consider",
@@ -55,8 +56,6 @@ __all__ = [
 ]
 
 LOGIC_VERSION = 6  # raised when the same recipe, data and machine would get another plan
-Measure = Callable[[], Machine]
-Gather = Callable[[], DataFacts]
 Compiled = Callable[[Machine], Machine]
 IDS_MULTIPLE = 64
 ADDED_BUDGETS = ("device_hours", "usd")  # not in the keys of plans that do not use them
@@ -114,44 +113,37 @@ def _said_defaults(recipe: Recipe) -> list[str]:
     return said + ["evaluate.max_bytes"] * ("max_bytes" in recipe.evaluate.model_fields_set)
 
 
-def find_or_make(
-    context: StageContext,
-    recipe: Recipe,
-    facts: MachineFacts,
-    data_digest: str,
-    measure: Measure,
-    gather: Gather,
-    with_compiled: Compiled | None,
-    base: GivenBase | None = None,
-) -> Record:
-    """The plan's record; the machine is measured and the data read only for a new choice.
+@dataclass(frozen=True)
+class Asked:
+    """What a plan is made of; the machine is measured and the data read only for a new choice."""
 
-    with_compiled times compiled blocks too: called only for a long training. base: what the
-    recipe's model.base means.
-    """
-    key = plan_key(recipe, facts, data_digest, base)
+    recipe: Recipe
+    facts: MachineFacts
+    data_digest: str
+    measure: Callable[[], Machine]
+    gather: Callable[[], DataFacts]
+    with_compiled: Compiled | None  # times compiled blocks too: called only for a long training
+    base: GivenBase | None = None  # what the recipe's model.base means
+
+    @property
+    def key(self) -> RecordKey:
+        return plan_key(self.recipe, self.facts, self.data_digest, self.base)
+
+
+def find_or_make(context: StageContext, asked: Asked) -> Record:
+    """The plan's record."""
+    key = asked.key
     if (record := context.store.find(key)) is not None:
         return record
     context.store.check_writable()
-    work = recipe, measure, gather, with_compiled, base
-    return _written(context, key, facts, _considered(context, key, *work))
+    return _written(context, key, asked.facts, _considered(context, key, asked))
 
 
-def find_or_consider(
-    context: StageContext,
-    recipe: Recipe,
-    facts: MachineFacts,
-    data_digest: str,
-    measure: Measure,
-    gather: Gather,
-    with_compiled: Compiled,
-    base: GivenBase | None = None,
-) -> Plan:
+def find_or_consider(context: StageContext, asked: Asked) -> Plan:
     """The plan that find_or_make would leave; no record is written."""
-    key = plan_key(recipe, facts, data_digest, base)
-    if (record := context.store.find(key)) is not None:
-        return Plan.load(record)
-    return _considered(context, key, recipe, measure, gather, with_compiled, base)
+    key = asked.key
+    record = context.store.find(key)
+    return _considered(context, key, asked) if record is None else Plan.load(record)
 
 
 def run(
@@ -168,7 +160,7 @@ def run(
     of the recipe do not fit each other.
     """
     work = lambda: machine, lambda: data, with_compiled, base
-    return find_or_make(context, recipe, machine.facts, data.digest, *work)
+    return find_or_make(context, Asked(recipe, machine.facts, data.digest, *work))
 
 
 def _written(context: StageContext, key: RecordKey, facts: MachineFacts, plan: Plan) -> Record:
@@ -183,23 +175,15 @@ def _written(context: StageContext, key: RecordKey, facts: MachineFacts, plan: P
     return context.store.published(key)
 
 
-def _considered(
-    context: StageContext,
-    key: RecordKey,
-    recipe: Recipe,
-    measure: Measure,
-    gather: Gather,
-    with_compiled: Compiled | None,
-    base: GivenBase | None,
-) -> Plan:
+def _considered(context: StageContext, key: RecordKey, asked: Asked) -> Plan:
     """An earlier choice from the same things, for which nothing is measured, or a new one."""
-    chosen_from = _chosen_from(key)
+    chosen_from, recipe = _chosen_from(key), asked.recipe
     plan = _earlier_choice(context, chosen_from)
     if plan is None:
-        machine, data = measure(), gather()
-        plan = _new_plan(recipe, machine, data, chosen_from, base, context.store)
-        if with_compiled is not None and _compiling_may_pay(plan, recipe, machine):
-            plan = _new_plan(recipe, with_compiled(machine), data, chosen_from, base, context.store)
+        machine, given = asked.measure(), (asked.gather(), chosen_from, asked.base, context.store)
+        plan = _new_plan(recipe, machine, *given)
+        if asked.with_compiled is not None and _compiling_may_pay(plan, recipe, machine):
+            plan = _new_plan(recipe, asked.with_compiled(machine), *given)
     cache = predicted_cache(plan.decisions.shape, recipe.compress.cache)
     predictions = {**plan.predictions, "kv_cache_bytes_per_token": cache}
     decisions = passed_through(plan.decisions, recipe)
@@ -273,7 +257,7 @@ def _new_plan(
     train = train_config(situation, candidate)
     decisions = Decisions(
         shape=candidate.shape,
-        prepare=prepare_config(recipe, candidate),
+        prepare=prepare_config(recipe, candidate.shape.vocab_size, candidate.seq_len),
         train=train,
         compress=CompressConfig(),
         evaluate=EvaluateConfig(window=window_of(candidate.shape, candidate.seq_len, recipe)),

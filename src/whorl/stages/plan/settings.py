@@ -39,14 +39,10 @@ def given_prepare_config(recipe: Recipe, base_ids: int | None = None) -> Prepare
     vocab_size, seq_len = base_ids or recipe.prepare.vocab_size, recipe.train.seq_len
     if vocab_size == "auto" or seq_len == "auto":
         return None
-    return _prepare_config(recipe, vocab_size, seq_len)
+    return prepare_config(recipe, vocab_size, seq_len)
 
 
-def prepare_config(recipe: Recipe, candidate: Candidate) -> PrepareConfig:
-    return _prepare_config(recipe, candidate.shape.vocab_size, candidate.seq_len)
-
-
-def _prepare_config(recipe: Recipe, vocab_size: int, seq_len: int) -> PrepareConfig:
+def prepare_config(recipe: Recipe, vocab_size: int, seq_len: int) -> PrepareConfig:
     asked = recipe.prepare
     return PrepareConfig(
         vocab_size=vocab_size,

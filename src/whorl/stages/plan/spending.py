@@ -50,7 +50,7 @@ def steps_bought(budget: JobBudget, job_of: Callable[[int], JobView], flops_of_s
 
     one = cost(MANY_STEPS) / MANY_STEPS
     if not one > 0:
-        raise SpecError(f"--budget {budget.kind}: a step costs nothing", do="give its price")
+        raise SpecError(f"--budget {budget.kind}: a step costs nothing", do="give a price above 0")
     steps = math.floor(budget.amount / one)
     while steps > 0 and (paid := cost(steps)) > budget.amount:  # few steps cost a little more each
         steps = min(steps - 1, math.floor(steps * budget.amount / paid))

@@ -6,22 +6,13 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from whorl.core.units import format_bytes, format_count, format_duration
+from whorl.stages.plan.facts import fact
 from whorl.stages.plan.output.text import table
 from whorl.stages.plan.plan import Plan, Prediction
 
 __all__ = ["format_value", "render"]
 
-TITLES = {
-    "parameters": "parameters",
-    "train_tokens": "tokens trained on",
-    "epochs": "passes over the data",
-    "train_flops": "floating-point operations",
-    "step_s": "time per step",
-    "train_s": "training time",
-    "peak_bytes": "peak memory",
-    "model_bytes": "model on disk",
-    "heldout_bpb": "held-out bits per byte",
-}
+TITLES: dict[str, str] = fact("titles")
 
 
 def format_value(value: float | None, unit: str) -> str:

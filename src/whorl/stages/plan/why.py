@@ -9,12 +9,11 @@ from whorl.arch.shape import ModelShape
 from whorl.stages.plan.ask.answers import in_words
 from whorl.stages.plan.ask.layouts import layout_label
 from whorl.stages.plan.cluster.devices import Device
-from whorl.stages.plan.cluster.job import TrainingJob
 from whorl.stages.plan.cluster.memory import memory_for, needed_for, rank_memory
 from whorl.stages.plan.cluster.remedies import MOST, Remedy, remedies, same_devices
 from whorl.stages.plan.cluster.search import search_layouts
 from whorl.stages.plan.cluster.search_remedies import lightest, more_devices
-from whorl.stages.plan.cluster.step import Model, step_times
+from whorl.stages.plan.cluster.step import step_times
 from whorl.stages.plan.cluster_choice import what_is_asked
 from whorl.stages.plan.output import schema
 
@@ -55,7 +54,7 @@ def memory_report(shape: ModelShape, asked: schema.Question, target: Device) -> 
         device=job.device,
         label=layout_label(job.layout),
         why=why,
-        step_s=_step_s(job, model),
+        step_s=step_times([job], model)[0].step_s,
         fits=fits,
         needed_bytes=needed_for(job),
         limit_bytes=limit,
@@ -66,7 +65,3 @@ def memory_report(shape: ModelShape, asked: schema.Question, target: Device) -> 
         enough=[told(item) for item in enough],
         elsewhere=[] if fits else list(islice(more_devices(space, needed_for, limit), MOST)),
     )
-
-
-def _step_s(job: TrainingJob, model: Model | None) -> float:
-    return step_times([job], model)[0].step_s

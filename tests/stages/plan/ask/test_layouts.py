@@ -139,6 +139,12 @@ def test_nonsense_measurements_are_refused(text: str) -> None:
         parse_measured(text, 64)
 
 
+@pytest.mark.parametrize("text", ["mbs=2,micro_batch=4", "zero=3,shard=none", "sp=1,sp=0"])
+def test_a_part_that_is_said_twice_is_refused(text: str) -> None:
+    with pytest.raises(SpecError, match="given twice"):
+        parse_layout(text, 64)
+
+
 def test_pairs_keep_their_values() -> None:
     assert parse_pairs("users=100, ttft=300ms", "--serve", ("users", "ttft")) == {
         "users": "100",

@@ -16,18 +16,18 @@ SHAPE = known_model("qwen3-8b")
 
 
 def test_engine_split_and_format_may_be_fixed() -> None:
-    target, named, rate = serving_target(
+    target, named, rate, has_format = serving_target(
         "users=8,engine=vllm,tp=2,format=awq,device=h100,tpot=50ms"
     )
-    assert named == "h100" and rate is None
+    assert named == "h100" and rate is None and has_format
     assert target.tokens_per_s_per_user == pytest.approx(20)
     found = plan_serving(SHAPE, device("h100"), target)
     assert (found.engine, found.devices_per_replica, found.quantisation) == ("vllm", 2, "int4")
 
 
 def test_a_rate_is_users_by_littles_law() -> None:
-    target, _, rate = serving_target("rate=5,input=512,output=200,ttft=1s,tokens_per_s=20")
-    assert rate == 5
+    target, _, rate, has_format = serving_target("rate=5,in=512,output=200,ttft=1s,tokens_per_s=20")
+    assert rate == 5 and not has_format
     found = at_rate(target, rate, partial(plan_serving, SHAPE, device("l40s")))
     seconds = found.first_token_s.value + 200 / found.tokens_per_s_per_user.value
     users = int(next(note for note in found.notes if "Little" in note).split("keep ")[1].split()[0])
@@ -44,6 +44,8 @@ def test_a_rate_is_users_by_littles_law() -> None:
         ("tpot=1ms,tokens_per_s=3", "one thing"),
         ("rate=0", "rate"),
         ("format=int3", "quantisations"),
+        ("isl=8000,in=200", "input is given twice"),
+        ("quantization=fp8,format=int4", "quantisation is given twice"),
     ],
 )
 def test_nonsense_is_refused(text: str, words: str) -> None:
@@ -53,6 +55,6 @@ def test_nonsense_is_refused(text: str, words: str) -> None:
 
 def test_what_the_device_cannot_run_is_refused() -> None:
     for text, words in (("engine=cpu", "expected: vllm"), ("tp=3", "does not divide")):
-        target, _, _ = serving_target(text)
+        target = serving_target(text).target
         with pytest.raises(SpecError, match=words):
             plan_serving(SHAPE, device("l40s"), target)

@@ -14,6 +14,7 @@ from tests.stages.plan.test_given import BASE, facts
 from whorl import planning
 from whorl.core.errors import PlanError, SpecError
 from whorl.launch import calibrate
+from whorl.spec.recipe import Budget
 from whorl.stages.plan.candidate import Candidate, load_of, make_candidate
 from whorl.stages.plan.candidate import fits as recipe_fits
 from whorl.stages.plan.cluster.devices import device
@@ -81,7 +82,8 @@ def test_lanes_that_do_not_fit_are_halved_as_a_recipe_halves_them() -> None:
     both = rank_memory(job_of(wide, on)).high_bytes
     facts = on.facts.model_copy(update={"memory_bytes": round(0.99 * both)})
     small = on.model_copy(update={"facts": facts})
-    best = make_candidate(situation(asked, small), wide.shape, 256, wide.tokens)
+    asked = asked.model_copy(update={"budget": Budget(tokens=wide.tokens)})
+    best = make_candidate(situation(asked, small), wide.shape, 256)
     job = job_of(replace(best, micro_batch_rows=wide.micro_batch_rows), small, document_tokens=0)
     assert rank_memory(job).high_bytes < both
     assert best.micro_batch_rows == wide.micro_batch_rows
@@ -93,7 +95,9 @@ def test_a_reference_is_what_a_recipe_of_dpo_plans(lora: Lora | None) -> None:
     keys = ("model.base=smollm2", "train.objective=dpo", "budget.train_time=null")
     keys += ("train.steps=50", "train.seq_len=256", "train.batch_tokens=2048")
     asked = recipe(*keys, *(() if lora is None else ("train.lora.rank=1",)))
-    given = replace(situation(asked, machine(), facts()), base=BASE)
+    tokens = facts().tokens[0].model_copy(update={"trained_share": 1.0})  # as a flag's job has it
+    data = facts().model_copy(update={"tokens": (tokens,)})
+    given = replace(situation(asked, machine(), data), base=BASE)
     best = make_candidate(given, BASE.shape, 256)
     job = job_of(best, machine(), optimizer="adamw", task="lora" if lora else "sft", lora=lora)
     other = "model" if lora is None else "adapters"
@@ -164,12 +168,22 @@ def test_what_is_served_here_is_what_whorl_serves_on_a_cpu(monkeypatch: pytest.M
         figure = served.serving.replicas
         assert (figure.value, figure.low, figure.high) == (1, 1, 1)
         assert "fp8" not in printed(served) and "$" not in printed(served)
-    with pytest.raises(SpecError, match=r"fp8.*expected: fp32, int8, int4"):
-        planning.answer({**asked, "--serve": "format=fp8"})
+    for word in ("format", "quantization", "quantisation"):
+        with pytest.raises(SpecError, match=r"fp8.*expected: fp32, int8, int4"):
+            planning.answer({**asked, "--serve": f"{word}=fp8"})
+        four = planning.answer({**asked, "--serve": f"{word}=int4,ttft=60s,tokens_per_s=0.1"})
+        assert isinstance(four, ServingAnswer) and four.serving.quantisation == "int4"
+    with pytest.raises(SpecError, match=r"one machine.*tp=3"):
+        planning.answer({**asked, "--serve": "tp=3"})
     with pytest.raises(PlanError, match=r"such machines would; do: --serve users=\d+") as many:
         planning.answer({**asked, "--serve": "users=900,ttft=60s,tokens_per_s=0.5,output=8"})
     most = str(many.value).rpartition("users=")[2].partition(",")[0]
     again = f"users={most},ttft=60s,tokens_per_s=0.5,output=8"
+    assert isinstance(planning.answer({**asked, "--serve": again}), ServingAnswer)
+    with pytest.raises(PlanError, match=r"do: --serve rate=") as often:
+        planning.answer({**asked, "--serve": "rate=100,ttft=60s,tokens_per_s=0.5,output=8"})
+    most = str(often.value).rpartition("rate=")[2].partition(",")[0]
+    again = f"rate={most},ttft=60s,tokens_per_s=0.5,output=8"
     assert isinstance(planning.answer({**asked, "--serve": again}), ServingAnswer)
     with pytest.raises(PlanError) as slow:
         planning.answer({**asked, "--serve": "users=1,tokens_per_s=100000,format=fp32"})
@@ -185,6 +199,9 @@ def test_what_a_machine_costs_and_draws_is_not_said_where_nobody_knows_it(
     for words in ("$", "0 W", "0 USD", "kWh", "Wh"):
         assert words not in told, words
     assert "its price is not known, so no money is reckoned: --usd-per-device-hour" in told
+    free = printed(planning.answer({**ASKED, "--usd-per-device-hour": "0", "--serve": "users=1"}))
+    assert "money" in free and "$0.00" in free and "0 USD per device and hour" in free
+    assert "is not known, so no money" not in free and "not known" not in free
     priced = printed(planning.answer({**ASKED, "--usd-per-device-hour": "0.5"}))
     assert "money" in priced and "0.5 USD per device and hour" in priced and "Wh" not in priced
     known = printed(planning.answer({**ASKED, "--device": "h100-sxm", "--count": "1"}))

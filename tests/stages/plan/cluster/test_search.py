@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.stages.plan.cluster.outside import outside
 from whorl.arch.known_models import known_model
 from whorl.arch.shape import AttentionShape, Experts, ModelShape
 from whorl.core.errors import PlanError, SpecError
@@ -59,7 +60,7 @@ def every_layout(space: SearchSpace) -> list[Layout]:
                 space.devices, tp, pp, vpp, cp, ep, *shard, size, *option,  # type: ignore[arg-type]
                 schedule="interleaved" if vpp > 1 else "1f1b",
             )  # fmt: skip
-            if not space.outside(layout):
+            if not outside(space, layout):
                 found.append(layout)
     return found
 
@@ -106,14 +107,14 @@ def check_layouts(space: SearchSpace, result: SearchResult) -> None:
         assert space.global_batch % (layout.dp * layout.micro_batch) == 0
         assert space.shape.attention.heads % layout.tp == 0
         assert layout.pp * layout.vpp <= space.shape.layers + 2
-        assert space.seq_len % layout.cp == 0
+        assert space.like.seq_len % layout.cp == 0
         assert (layout.dp * layout.cp * layout.tp) % layout.ep == 0
         assert space.shape.experts is None or space.shape.experts.count % layout.ep == 0
         assert layout.vpp == 1 or item.job.micro_batches % layout.pp == 0  # rounds of pp
         assert space.stack != "megatron" or space.shape.attention.kv_heads % layout.tp == 0
         assert item.peak_bytes <= result.limit_bytes
         assert item.step.low_s < item.seconds < item.step.high_s
-        assert space.outside(layout) is None
+        assert outside(space, layout) is None
 
 
 @pytest.mark.parametrize(
@@ -170,7 +171,7 @@ def test_equal_times_choose_the_simplest_with_memory_to_spare() -> None:
 def test_a_layout_given_is_considered_and_never_beaten_by_a_slower_choice() -> None:
     space = space_of()
     odd = Layout(8, tp=8, shard="none", micro_batch=24)
-    assert "micro_batch" in (space.outside(odd) or "")
+    assert "micro_batch" in (outside(space, odd) or "")
 
     def odd_wins(jobs: Sequence[TrainingJob]) -> list[StepTime]:
         return [
@@ -274,7 +275,7 @@ def test_impossible_requests_say_what_to_do() -> None:
         search_layouts(space_of(), keep=0)
     with pytest.raises(SpecError, match="memory limit"):
         search_layouts(space_of(), memory_limit_bytes=-1.0)
-    assert "tp 16" in (space_of(devices=16).outside(Layout(16, tp=16)) or "")
+    assert "tp 16" in (outside(space_of(devices=16), Layout(16, tp=16)) or "")
 
 
 # Layouts that were run, from the publications' own tables.
@@ -314,7 +315,7 @@ def test_published_layouts_are_in_the_space_and_no_faster_than_ours(line: str) -
     )
     assert row.job is not None, row.refused
     space = SearchSpace(row.job)
-    assert space.outside(row.job.layout) is None
+    assert outside(space, row.job.layout) is None
     found = search_layouts(space, keep=3, also=[row.job.layout])
     if peak(row.job) <= row.job.device.memory_bytes:
         assert found.best.seconds <= step_times([row.job])[0].step_s

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from whorl.core.errors import DataError
+from whorl.stages.plan.laws.allocate import step_law
 from whorl.stages.plan.laws.fit import EXACT, FEW_POINTS, Points, fit_constants, fit_law
-from whorl.stages.plan.laws.hyper import step_law
 from whorl.stages.plan.laws.law import log_loss
 
 Array = NDArray[np.float64]

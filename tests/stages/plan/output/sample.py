@@ -16,6 +16,7 @@ from whorl.stages.plan.output.schema import (
     PlannedLayout,
     Question,
 )
+from whorl.stages.plan.whole_job.failures import expected_rate
 from whorl.stages.plan.whole_job.view import JobView, Range, WholeJob, view_job
 
 GIB = 2**30
@@ -53,7 +54,8 @@ def planned(label: str, step_s: float, peak_gib: float, why: str, tp: int = 8) -
 
 def sample_job() -> JobView:
     step = Range(2.0, 1.8, 2.2)
-    return view_job(WholeJob(step, 238_418, 256, H100, 1.1e11, 32e9, usd_per_device_hour=2.5))
+    job = WholeJob(step, 238_418, 256, H100, 1.1e11, 32e9, usd_per_device_hour=2.5)
+    return view_job(job, expected_rate("gpu"))
 
 
 def sample_loss() -> LossFigures:

@@ -19,7 +19,7 @@ from whorl.core.errors import DataError, SpecError
 from whorl.stages.plan.output import charts
 from whorl.stages.plan.output.compare import compare_plans, render_comparison
 from whorl.stages.plan.output.page import render_page
-from whorl.stages.plan.output.schema import ClusterPlan, load_plan, plan_schema
+from whorl.stages.plan.output.schema import ClusterPlan, load_plan
 from whorl.stages.plan.output.text import render_cluster_plan
 
 EVIL = "\"><script>alert('x')</script>&amp;"
@@ -177,7 +177,7 @@ def test_what_is_no_plan_is_refused(tmp_path: Path) -> None:
 
 def test_every_key_of_the_schema_is_a_word_or_has_a_unit() -> None:
     """Keys stay readable without the code: no abbreviations but those of the field."""
-    schema = plan_schema()
+    schema = ClusterPlan.model_json_schema()
     assert schema["additionalProperties"] is False
     assert schema["required"] == ["question", "model", "device", "chosen"]
     for name, part in schema["$defs"].items():

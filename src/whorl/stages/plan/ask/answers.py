@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from functools import cache
-from importlib.resources import files
 
 from whorl.stages.plan.ask.layouts import layout_label
 from whorl.stages.plan.cluster.remedies import Remedy, Say
+from whorl.stages.plan.facts import data_file
 
 __all__ = ["in_words"]
 
 BUILT_ON_TRAINER = ("axolotl", "llamafactory")
 
 
-@cache
 def _words(tool: str) -> dict[str, str]:
     """Change -> how a tool says it."""
-    text = (files("whorl.stages.plan.ask") / "answers.json").read_text("utf-8")
-    known = json.loads(text)
+    known = data_file("ask/answers.json")
     return {**(known["trainer"] if tool in BUILT_ON_TRAINER else {}), **known.get(tool, {})}
 
 

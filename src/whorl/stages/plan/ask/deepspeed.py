@@ -11,7 +11,7 @@ from pathlib import Path
 
 from whorl.core.errors import SpecError
 from whorl.core.units import parse_number
-from whorl.stages.plan.ask.rules import rules_of
+from whorl.stages.plan.ask.rules import choice, rules_of
 from whorl.stages.plan.ask.said import NOTHING, OtherWords, Rule, apply, is_true, nearest
 from whorl.stages.plan.ask.texts import flat, read_mapping
 
@@ -19,12 +19,6 @@ __all__ = ["apply_deepspeed", "beside", "referred"]
 
 PRECISE = ("bf16.enabled", "bfloat16.enabled", "fp16.enabled", "torch_autocast.enabled")
 STAGES = {"0": "none", "1": "zero1", "2": "zero2", "3": "zero3"}
-
-
-def _stage(said: OtherWords, key: str, value: str) -> None:
-    if value not in STAGES:
-        raise SpecError(key, found=value, expected="0, 1, 2 or 3")
-    said.put("shard", STAGES[value], key, value)
 
 
 def _offloaded(said: OtherWords, key: str, value: str) -> None:
@@ -46,7 +40,7 @@ DEEPSPEED: Mapping[str, Rule] = {
     **rules_of("deepspeed"),
     "amp.enabled": _apex,
     "zero_optimization.offload_optimizer.ratio": _ratio,
-    "zero_optimization.stage": _stage,
+    "zero_optimization.stage": choice("shard", STAGES),
     "zero_optimization.offload_optimizer.device": _offloaded,
 }
 TUNING = re.compile(  # sizes of buckets and switches that are on anyway; what is only configured

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from whorl.core.errors import SpecError
 from whorl.core.units import parse_count
@@ -14,7 +13,7 @@ from whorl.spec.train_keys import SEQ_LEN
 from whorl.stages.plan.ask.axolotl import AXOLOTL, axolotl_defaults
 from whorl.stages.plan.ask.deepspeed import apply_deepspeed
 from whorl.stages.plan.ask.flags import FLAGS
-from whorl.stages.plan.ask.layouts import LAYOUT_KEYS, WRITTEN, parse_batch, parse_pairs
+from whorl.stages.plan.ask.layouts import layout_pairs, parse_batch
 from whorl.stages.plan.ask.llamafactory import LLAMAFACTORY, llamafactory_defaults
 from whorl.stages.plan.ask.megatron import read_megatron
 from whorl.stages.plan.ask.objective import KINDS as OBJECTIVES
@@ -23,6 +22,7 @@ from whorl.stages.plan.ask.said import OtherWords, Rule, apply
 from whorl.stages.plan.ask.texts import flat, read_mapping
 from whorl.stages.plan.ask.torchtitan import TORCHTITAN, torchtitan_defaults
 from whorl.stages.plan.ask.trainer import TRAINER, learned_by_default, trainer_defaults
+from whorl.stages.plan.facts import fact
 from whorl.stages.plan.software import software
 
 __all__ = ["as_flags", "read_file", "read_words"]
@@ -33,40 +33,19 @@ PROMPT = 512  # tokens, where a file says nothing of it
 SCRIPTS = (".sh", ".bash", ".slurm", ".sbatch")
 
 
-@dataclass(frozen=True)
-class Tool:
+class Tool(NamedTuple):
     rules: Mapping[str, Rule]
-    marks: frozenset[str]  # keys that no other tool has
     defaults: Callable[[OtherWords], None]
     stack: str
 
 
 TOOLS: Mapping[str, Tool] = {
-    "axolotl": Tool(
-        AXOLOTL,
-        frozenset({"base_model", "sequence_len", "micro_batch_size", "adapter"}),
-        axolotl_defaults,
-        "hf",
-    ),
-    "llamafactory": Tool(
-        LLAMAFACTORY,
-        frozenset({"finetuning_type", "cutoff_len", "stage", "template"}),
-        llamafactory_defaults,
-        "hf",
-    ),
-    "torchtitan": Tool(
-        TORCHTITAN,
-        frozenset({"training.seq_len", "training.local_batch_size", "model.flavor"}),
-        torchtitan_defaults,
-        "torchtitan",
-    ),
-    "trainer": Tool(
-        TRAINER,
-        frozenset({"per_device_train_batch_size", "output_dir", "gradient_checkpointing", "optim"}),
-        trainer_defaults,
-        "hf",
-    ),
+    "axolotl": Tool(AXOLOTL, axolotl_defaults, "hf"),
+    "llamafactory": Tool(LLAMAFACTORY, llamafactory_defaults, "hf"),
+    "torchtitan": Tool(TORCHTITAN, torchtitan_defaults, "torchtitan"),
+    "trainer": Tool(TRAINER, trainer_defaults, "hf"),
 }
+MARKS: Mapping[str, list[str]] = fact("marks")  # keys that no other tool has
 DEEPSPEED_MARKS = {"zero_optimization", "train_micro_batch_size_per_gpu", "train_batch_size"}
 
 
@@ -80,7 +59,7 @@ def read_file(path: Path) -> OtherWords:
         apply_deepspeed(said, values)
         return said
     whole = flat(values)
-    found = {name: len(tool.marks & set(whole)) for name, tool in TOOLS.items()}
+    found = {name: len(set(MARKS[name]) & set(whole)) for name in TOOLS}
     name = max(found, key=lambda item: found[item])
     if not found[name]:
         raise SpecError(
@@ -121,8 +100,6 @@ def read_words(words: Mapping[str, object], said: OtherWords | None = None) -> O
     _check_words(words)
     own = OtherWords("trainer")
     apply(own, TRAINER, words)
-    if "gradient_accumulation_steps" in words:
-        own.origin["accumulation"] = "gradient_accumulation_steps"
     if said is None:
         learned_by_default(own)
         return own
@@ -141,10 +118,6 @@ def read_words(words: Mapping[str, object], said: OtherWords | None = None) -> O
     said.dp = own.dp or said.dp
     learned_by_default(said)
     return said
-
-
-def _level(key: str, value: str) -> str:
-    return f"zero{value}" if key == "zero" and value.isdigit() else value
 
 
 def as_flags(
@@ -170,8 +143,7 @@ def as_flags(
         kind = objective(str(flags["--objective"]), 2**20, is_adapter=True)
         parts["mbs"] = str(parse_count(parts["mbs"], "mbs") * kind.per_example)
     if "--layout" in given:
-        own = parse_pairs(str(given["--layout"]), "--layout", LAYOUT_KEYS)
-        parts |= {WRITTEN.get(key, key): _level(key, value) for key, value in own.items()}
+        parts |= layout_pairs(str(given["--layout"]), "--layout")
     ranks = 1
     for name in ("tp", "pp", "cp"):
         ranks *= parse_count(parts.get(name, 1), name)
@@ -184,16 +156,23 @@ def as_flags(
     if said.dp is not None and said.dp * ranks != devices:
         raise SpecError(f"dp {said.dp} x tp x pp x cp {ranks} is not {devices} devices")
     _shard(said, parts, str(flags.get("--stack", "")), devices // ranks)
+    is_stated = BATCH in given or said.sequences is not None
+    if "accumulation" in said.origin and not is_stated:
+        _one_each(said, parts)
     _batch(said, parts, flags, given, devices // ranks)
     if set(parts) - {"shard"} or "shard" in said.origin:
-        if "mbs" not in parts:
-            parts["mbs"] = "1"
-            said.became.append("mbs=1: no micro-batch is said")
+        _one_each(said, parts)
         if "shard" not in parts:
             parts["shard"] = "zero1"
             said.became.append("shard=zero1: nothing is said of sharding")
         flags["--layout"] = ",".join(f"{name}={value}" for name, value in parts.items())
     return flags
+
+
+def _one_each(said: OtherWords, parts: dict[str, str]) -> None:
+    if "mbs" not in parts:
+        parts["mbs"] = "1"
+        said.became.append("mbs=1: no micro-batch is said")
 
 
 def _learned(said: OtherWords, flags: dict[str, Any]) -> None:
@@ -231,14 +210,16 @@ def _batch(
         step = asked
     elif BATCH in flags and not (said.where or said.sequences or "accumulation" in said.origin):
         step = parse_batch(flags[BATCH], seq_len)
+    is_by_steps = said.steps and not {"--tokens", "--budget"} & set(given)
+    if is_by_steps:
+        flags.pop("--budget", None)
     if step is None:
         return
     if BATCH not in given and str(flags.get(BATCH)) != str(step * seq_len):
         flags[BATCH] = str(step * seq_len)
         said.became.append(f"{step} sequences a step: {BATCH} {flags[BATCH]}")
-    if said.steps and not {"--tokens", "--budget"} & set(given):
+    if said.steps and is_by_steps:
         flags["--tokens"] = str(said.steps * step * seq_len)
-        flags.pop("--budget", None)
 
 
 def _shard(said: OtherWords, parts: dict[str, str], stack: str, dp: int) -> None:

@@ -4,11 +4,11 @@ and whorl.plan() read them.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
+
+from whorl.stages.plan.facts import data_file
 
 __all__ = ["FLAGS", "OF_TRAINING", "Flag", "take_words"]
 
@@ -30,13 +30,10 @@ class Flag:
 KINDS: dict[str, type] = {"text": str, "switch": bool, "path": Path}
 
 
-def _read() -> Iterator[Flag]:
-    text = (files("whorl.stages.plan.ask") / "flags.json").read_text("utf-8")
-    for item in json.loads(text):
-        yield Flag(**{**item, "kind": KINDS[item.get("kind", "text")]})
-
-
-FLAGS = tuple(_read())
+FLAGS = tuple(
+    Flag(**{**item, "kind": KINDS[item.get("kind", "text")]})
+    for item in data_file("ask/flags.json")
+)
 OF_TRAINING = frozenset(item.flag for item in FLAGS if item.of_training)
 
 

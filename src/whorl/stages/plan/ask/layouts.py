@@ -17,6 +17,7 @@ from whorl.stages.plan.spending import KINDS, JobBudget
 __all__ = [
     "Measured",
     "layout_label",
+    "layout_pairs",
     "parse_batch",
     "parse_budget",
     "parse_layout",
@@ -24,7 +25,6 @@ __all__ = [
     "parse_pairs",
 ]
 
-SHORT = {"mbs": "micro_batch", "sp": "sequence_parallel", "zero": "shard"}
 WRITTEN = {"micro_batch": "mbs", "sequence_parallel": "sp", "zero": "shard"}
 CHOICES: Mapping[str, Sequence[str]] = {
     "shard": get_args(Shard),
@@ -35,7 +35,7 @@ LAYOUT_KEYS = (
     "dp",
     "replicas",
     *(field.name for field in fields(Layout) if field.name != "devices"),
-    *SHORT,
+    *("mbs", "sp", "zero"),
 )
 ALWAYS = ("tp", "pp", "micro_batch")  # stand in every label
 
@@ -49,8 +49,13 @@ class Measured:
     step_s: float | None
 
 
-def parse_pairs(text: str, flag: str, known: Sequence[str]) -> dict[str, str]:
-    """ "tp=8,pp=4" -> {"tp": "8", "pp": "4"}. Raises SpecError, naming the nearest key."""
+def parse_pairs(
+    text: str, flag: str, known: Sequence[str], same: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """ "tp=8,pp=4" -> {"tp": "8", "pp": "4"}; `same`: other spellings of a key -> the one returned.
+
+    Raises SpecError, naming the nearest key.
+    """
     found: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         key, equals, value = (word.strip() for word in part.partition("="))
@@ -63,6 +68,7 @@ def parse_pairs(text: str, flag: str, known: Sequence[str]) -> dict[str, str]:
                 expected=", ".join(known),
                 do=f"did you mean {near[0]}?" if near else None,
             )
+        key = (same or {}).get(key, key)
         if key in found:
             raise SpecError(f"{flag}: {key} is given twice", found=text)
         found[key] = value
@@ -108,9 +114,17 @@ def parse_budget(text: str) -> JobBudget:
     return JobBudget(kind, parse_number(number, where, 1e-9))
 
 
+def layout_pairs(text: str, flag: str, *more: str) -> dict[str, str]:
+    """The parts of a layout in their usual spelling: zero=3 is shard=zero3. more: other keys."""
+    pairs = parse_pairs(text, flag, (*LAYOUT_KEYS, *more), WRITTEN)
+    if (level := pairs.get("shard", "")).isdigit():
+        pairs["shard"] = f"zero{level}"
+    return pairs
+
+
 def parse_layout(text: str, devices: int, flag: str = "--layout") -> Layout:
     """A layout from "tp=8,pp=16,vpp=4,mbs=1,recompute=full". Raises SpecError."""
-    return _layout(parse_pairs(text, flag, LAYOUT_KEYS), devices, flag)
+    return _layout(layout_pairs(text, flag), devices, flag)
 
 
 def _layout(pairs: Mapping[str, str], devices: int, flag: str) -> Layout:
@@ -119,10 +133,9 @@ def _layout(pairs: Mapping[str, str], devices: int, flag: str) -> Layout:
     for key, text in pairs.items():
         if key in ("dp", "replicas"):
             continue
-        name = SHORT.get(key, key)
+        name = {"mbs": "micro_batch", "sp": "sequence_parallel"}.get(key, key)
         where = f"{flag}: {key}"
         if name in CHOICES:
-            text = f"zero{text}" if key == "zero" and text.isdigit() else text
             if text not in CHOICES[name]:
                 raise SpecError(where, found=text, expected=", ".join(CHOICES[name]))
             values[name] = text
@@ -184,7 +197,7 @@ def _check_layout(layout: Layout, flag: str) -> None:
 def parse_measured(text: str, devices: int) -> Measured:
     """A layout with tokens_per_s (per device) or step_s, and count if other devices ran it."""
     flag = "--measured"
-    pairs = parse_pairs(text, flag, (*LAYOUT_KEYS, "count", "tokens_per_s", "step_s"))
+    pairs = layout_pairs(text, flag, "count", "tokens_per_s", "step_s")
     rates: dict[str, float | None] = {"tokens_per_s": None, "step_s": None}
     for name in rates:
         if given := pairs.pop(name, None):

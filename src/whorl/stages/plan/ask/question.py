@@ -11,8 +11,8 @@ from whorl.arch.shape import ModelShape
 from whorl.core.errors import SpecError
 from whorl.spec.quantities import Quantity, Whole
 from whorl.spec.recipe import DEVICES, PRICE, TOKENS, VOCAB_SIZE
-from whorl.spec.train_keys import SEQ_LEN
-from whorl.stages.plan.ask.layouts import parse_batch
+from whorl.spec.train_keys import BATCH_TOKENS, SEQ_LEN
+from whorl.stages.plan.ask.layouts import parse_batch, parse_layout
 from whorl.stages.plan.ask.objective import KINDS, Learned, objective
 from whorl.stages.plan.ask.rules import OPTIMIZERS, PRECISIONS
 from whorl.stages.plan.ask.trainer import targets
@@ -59,9 +59,10 @@ def recipe_flags(recipe: Recipe, given: Flags | None = None) -> dict[str, Any]:
         "usd": budget.usd,
         "flops": budget.flops,
     }
-    tokens = budget.tokens
-    if train.steps != "auto" and train.batch_tokens != "auto":
-        tokens = train.steps * train.batch_tokens
+    given = given or {}
+    tokens, batch = budget.tokens, given.get(BATCH, train.batch_tokens)
+    if train.steps != "auto" and batch != "auto":
+        tokens = train.steps * BATCH_TOKENS.read(batch, BATCH)
     said = {
         "--device": hardware.device,
         "--count": None if hardware.is_here else hardware.count,
@@ -75,7 +76,6 @@ def recipe_flags(recipe: Recipe, given: Flags | None = None) -> dict[str, Any]:
         "--budget": next((f"{kind}={value}" for kind, value in spent.items() if value), None),
     }
     said |= _tuned(recipe)
-    given = given or {}
     if "--tune" in given:
         said |= dict.fromkeys(("--rank", "--targets", "--base-format"))
     if "--tokens" in given or "--budget" in given:
@@ -192,15 +192,21 @@ def _objective(flags: Flags, seq_len: int) -> dict[str, Any]:
     return {"objective": text, "per_example": found.per_example}
 
 
-def with_batch(flags: Flags) -> tuple[dict[str, Any], list[str]]:
-    """A fine-tuning of which no batch is said has one sequence for each device, and says so."""
+def with_batch(flags: Flags, steps: int | None = None) -> tuple[dict[str, Any], list[str]]:
+    """A fine-tuning of which no batch is said has one micro-batch of --layout, or one sequence, for
+    each device, and says so. steps: how many are asked for, in other words. Raises SpecError."""
     others = {BATCH, "--budget", "--objective", "--measured"} & set(flags)
     if not {"--tune", "--seq", "--count"} <= set(flags) or others:
         return {**flags}, []
-    devices = DEVICES.read(flags["--count"], "--count")
-    tokens = devices * SEQ_LEN.read(flags["--seq"], "--seq")
-    said = f"no batch is said: planned with one sequence for each device, {BATCH} {tokens}"
-    return {**flags, BATCH: str(tokens)}, [said]
+    devices, each = DEVICES.read(flags["--count"], "--count"), "one sequence for each device"
+    sequences = devices
+    if "--layout" in flags:
+        layout = parse_layout(str(flags["--layout"]), devices)
+        sequences = layout.dp * layout.micro_batch
+        each = f"one micro-batch for each data-parallel rank of --layout {flags['--layout']}"
+    tokens = sequences * SEQ_LEN.read(flags["--seq"], "--seq")
+    found = {**flags, BATCH: str(tokens)} | ({"--tokens": str(steps * tokens)} if steps else {})
+    return found, [f"no batch is said: planned with {each}, {BATCH} {tokens}"]
 
 
 def question(name: str, shape: ModelShape | None, flags: Flags) -> Question:

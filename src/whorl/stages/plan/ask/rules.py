@@ -10,14 +10,12 @@ is called with what was said so far, the key as it was written and its value as 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from functools import cache
-from importlib.resources import files
 
 from whorl.core.errors import SpecError
 from whorl.core.units import parse_count
 from whorl.stages.plan.ask.said import FALSE, OtherWords, Rule, is_true
+from whorl.stages.plan.facts import data_file
 
 __all__ = [
     "NOT_PLANNED",
@@ -32,6 +30,7 @@ __all__ = [
     "when",
 ]
 
+WORDS = "ask/words.json"
 COUNTS = {"accumulation": "passes of a step", "sequences": "sequences of a step",
           "steps": "steps", "dp": "data-parallel ranks"}  # fmt: skip
 NOT_PLANNED = "not planned: memory and time are as without it"
@@ -41,15 +40,8 @@ OFFLOADED = (
 )
 
 
-@cache
-def _tables() -> dict[str, dict[str, list[str]]]:
-    text = (files("whorl.stages.plan.ask") / "words.json").read_text("utf-8")
-    found: dict[str, dict[str, list[str]]] = json.loads(text)
-    return found
-
-
 def _turned(name: str) -> dict[str, str]:
-    return {word: ours for ours, words in _tables()[name].items() for word in words}
+    return {word: ours for ours, words in data_file(WORDS)[name].items() for word in words}
 
 
 OPTIMIZERS: Mapping[str, str] = _turned("optimizers")
@@ -58,8 +50,7 @@ PRECISIONS: Mapping[str, str] = _turned("precisions")
 
 def rules_of(tool: str) -> dict[str, Rule]:
     """The rules of a tool's table."""
-    table = _tables()[tool]
-    return {key: _rule(target) for target, keys in table.items() for key in keys}
+    return {key: _rule(to) for to, keys in data_file(WORDS)[tool].items() for key in keys}
 
 
 def _rule(target: str) -> Rule:
@@ -87,6 +78,7 @@ def _rule(target: str) -> Rule:
 def _count(name: str) -> Rule:
     def rule(said: OtherWords, key: str, value: str) -> None:
         setattr(said, name, parse_count(value, key))
+        said.origin[name] = key
         said.tell(key, value, COUNTS[name])
 
     return rule

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
 
 from whorl.core.errors import SpecError
 from whorl.core.units import parse_count, parse_duration_s, parse_number
@@ -11,49 +13,59 @@ from whorl.stages.plan.ask.layouts import parse_pairs
 from whorl.stages.plan.facts import fact
 from whorl.stages.plan.serving.target import ServingPlan, ServingTarget
 
-__all__ = ["SERVE_KEYS", "at_rate", "serving_target"]
+__all__ = ["at_rate", "serving_target"]
 
 FORMATS: Mapping[str, str] = fact("formats")
 SHORT: Mapping[str, str] = fact("serve_words")
-SERVE_KEYS = (
-    *("users", "rate", "input", "output", "ttft", "tokens_per_s", "tpot", "quantisation"),
-    *("engine", "tp", "device", *SHORT),
-)
 MOST_ROUNDS = 20
+READ: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {  # key -> field of the target, how
+    "users": ("users", parse_count),
+    "input": ("input_tokens", parse_count),
+    "output": ("output_tokens", parse_count),
+    "ttft": ("first_token_p95_s", parse_duration_s),
+    "tokens_per_s": ("tokens_per_s_per_user", partial(parse_number, least=1e-9)),
+    "quantisation": (
+        "quantisations",
+        lambda text, _: tuple(FORMATS.get(name, name) for name in text.lower().split("+")),
+    ),
+    "engine": ("engines", lambda text, _: tuple(filter(None, text.lower().split("+")))),
+    "tp": ("devices_per_replica", parse_count),
+}
+SERVE_KEYS = ("rate", "tpot", "device", *READ, *SHORT)
 
 
-def serving_target(text: str) -> tuple[ServingTarget, str | None, float | None]:
-    """(target, device if another is named, requests a second) of "users=100,ttft=1s,…".
+class Service(NamedTuple):
+    target: ServingTarget
+    device: str | None  # if another is named
+    rate: float | None  # requests a second, in place of users
+    has_format: bool  # one is stated
 
-    Raises SpecError. Without users or a rate: one user. With a rate the users are those in flight
-    when the target is just met; `at_rate` finds how many there are.
+
+def serving_target(text: str) -> Service:
+    """What "users=100,ttft=1s,…" says. Raises SpecError.
+
+    Without users or a rate: one user. With a rate the users are those in flight when the target is
+    just met; `at_rate` finds how many there are.
     """
-    pairs = {SHORT.get(k, k): v for k, v in parse_pairs(text, "--serve", SERVE_KEYS).items()}
-    if "users" in pairs and "rate" in pairs:
-        raise SpecError("--serve: users and rate both say the load", do="keep one of them")
+    pairs = parse_pairs(text, "--serve", SERVE_KEYS, SHORT)
+    for one, other, what in (
+        ("users", "rate", "users and rate both say the load"),
+        ("tokens_per_s", "tpot", "tokens_per_s and tpot are one thing"),
+    ):
+        if one in pairs and other in pairs:
+            raise SpecError(f"--serve: {what}", do="keep one of them")
     if "tpot" in pairs:
-        if "tokens_per_s" in pairs:
-            raise SpecError("--serve: tokens_per_s and tpot are one thing", do="keep one of them")
         pairs["tokens_per_s"] = str(1 / parse_duration_s(pairs["tpot"], "--serve: tpot"))
-
-    def number(key: str, default: int) -> int:
-        return parse_count(pairs.get(key, default), f"--serve: {key}")
-
-    names = pairs.get("quantisation", "bf16+fp8").lower().split("+")
+    given: dict[str, Any] = {"users": 1, "input_tokens": 1024, "output_tokens": 256}
+    given |= {
+        field: read(pairs[key], f"--serve: {key}")
+        for key, (field, read) in READ.items()
+        if key in pairs
+    }
     rate = parse_number(pairs["rate"], "--serve: rate", 1e-9) if "rate" in pairs else None
-    target = ServingTarget(
-        users=number("users", 1),
-        input_tokens=number("input", 1024),
-        output_tokens=number("output", 256),
-        first_token_p95_s=parse_duration_s(pairs.get("ttft", "2s"), "--serve: ttft"),
-        tokens_per_s_per_user=parse_number(
-            pairs.get("tokens_per_s", "20"), "--serve: tokens_per_s", 1e-9
-        ),
-        quantisations=tuple(FORMATS.get(name, name) for name in names),
-        engines=tuple(filter(None, pairs.get("engine", "").lower().split("+"))),
-        devices_per_replica=number("tp", 0) if "tp" in pairs else None,
+    return Service(
+        ServingTarget(**given), pairs.get("device"), rate, has_format="quantisation" in pairs
     )
-    return target, pairs.get("device"), rate
 
 
 def at_rate(

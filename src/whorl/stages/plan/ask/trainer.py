@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from whorl.core.errors import SpecError
 from whorl.core.units import parse_count, parse_number
 from whorl.stages.plan.ask.deepspeed import beside, referred
-from whorl.stages.plan.ask.rules import PRECISIONS, offloaded, precise, rules_of
+from whorl.stages.plan.ask.rules import PRECISIONS, kept, offloaded, precise, rules_of
 from whorl.stages.plan.ask.said import FALSE, OtherWords, Rule, apply, is_true, nearest
 from whorl.stages.plan.ask.texts import flat, read_mapping
 from whorl.stages.plan.facts import fact
@@ -120,10 +120,6 @@ def _fsdp_config(said: OtherWords, key: str, value: str) -> None:
     apply(said, TRAINER, flat(read_mapping(path), "fsdp_config."))
 
 
-def _beta(said: OtherWords, key: str, value: str) -> None:
-    said.origin["beta"] = value
-
-
 def learned_by_default(said: OtherWords) -> None:
     """What a file that names no objective learns, by keys that only GRPO's or DPO's have."""
     beta = said.origin.get("beta")
@@ -221,7 +217,7 @@ TRAINER: Mapping[str, Rule] = {
     **dict.fromkeys(("lora_target_modules", "target_modules", "lora_targets"), _targets),
     **dict.fromkeys(("use_peft", "use_lora"), _peft),
     **dict.fromkeys(("torch_dtype", "dtype"), _weights),
-    **dict.fromkeys(("beta", "trl.beta"), _beta),
+    **dict.fromkeys(("beta", "trl.beta"), kept("beta")),
     **dict.fromkeys(("use_vllm", "trl.use_vllm"), _by_engine),
     **dict.fromkeys(("vllm_mode", "trl.vllm_mode"), _engine_mode),
     "pref_loss": _preferred_by,

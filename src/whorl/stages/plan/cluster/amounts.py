@@ -245,6 +245,7 @@ def amounts(job: TrainingJob, tables: bool = False) -> Amounts:
     low = LOW_PRECISION.get(job.precision)
     peak = device.peak("bf16" if low else job.precision)
     products = layers.dense + layers.expert
+    heads = shape.vocab_size * shape.width * (1 + shape.predicted_tokens)  # elements, each its own
     seen = beside_flops(job, passes.total / (1 + passes.other))
     more = 1 + seen / (2 * products)  # as that many more tokens of the layers
     memory = _memory_amounts(job, layers, passes, share, head, tokens)
@@ -255,7 +256,7 @@ def amounts(job: TrainingJob, tables: bool = False) -> Amounts:
         fill=fill,
         layer_flops=2 * tokens * more * products / layout.tp * share * passes.total,
         head_flops=2 * tokens * layers.router * share * passes.total
-        + 2 * (1 + passes.backward + passes.other) * tokens * _table(shape) / layout.tp * head,
+        + 2 * (1 + passes.backward + passes.other) * tokens * heads / layout.tp * head,
         **memory,
         layer_passes=layers.blocks / 2 * share * passes.total,
         expert_layer_passes=layers.expert_layers * share * passes.total,
@@ -297,11 +298,6 @@ def _one_by_one(job: TrainingJob, layers: _Layers, passes: _Pass, share: float) 
         "expert_gathers": loops if layout.shard == "zero3" else 0.0,
         "dequantised_bytes": written,
     }
-
-
-def _table(shape: ModelShape) -> float:
-    """Elements of the head, one per predicted token."""
-    return float(shape.vocab_size * shape.width * (1 + shape.predicted_tokens))
 
 
 def _memory_amounts(

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
-from importlib.resources import files
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from whorl.core.errors import SpecError
 from whorl.core.frozen import Frozen
 from whorl.core.nearest import nearest
+from whorl.stages.plan.facts import data_file, fact
 
 if TYPE_CHECKING:
-    from whorl.stages.plan.cluster.job import TrainingJob
-    from whorl.stages.plan.cluster.memory import RankMemory
-    from whorl.stages.plan.cluster.step import StepTime
+    from whorl.stages.plan.cluster.here import Calibrated
 
 __all__ = [
+    "GIB",
     "HERE",
     "Device",
     "Entry",
-    "OwnRates",
     "device",
     "device_names",
 ]
@@ -44,17 +41,6 @@ Rate = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Above = Annotated[Rate, Field(gt=0)]
 
 
-class OwnRates(Protocol):
-    """Rates that were measured on a device itself, in place of what data sheets say."""
-
-    def step(self, job: TrainingJob) -> StepTime: ...
-
-    def memory(self, job: TrainingJob) -> RankMemory: ...
-
-    def doubts(self) -> list[str]:
-        """What a reader of its figures should know."""
-
-
 @dataclass(frozen=True)
 class Device:
     """Rates of one device. Links count one direction, per device."""
@@ -68,7 +54,7 @@ class Device:
     link_bytes_per_s: float  # in-node, one direction
     network_bytes_per_s: float  # to other nodes, per device, one direction
     power_w: float
-    usd_per_hour: float  # on demand; dataclasses.replace sets another
+    usd_per_hour: float  # on demand; 0: not known
     aliases: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()  # "fields: document"
     host_power_w: float = 0.0  # rest of the node at its rating, per device
@@ -83,7 +69,8 @@ class Device:
     catalogued: str = ""  # its name in the catalogue, or that of the card it is like; "": neither
 
     @property
-    def measured(self) -> OwnRates | None:
+    def measured(self) -> Calibrated | None:
+        """Rates that were measured on the device itself, in place of what data sheets say."""
         return None
 
     @property
@@ -95,24 +82,16 @@ class Device:
     def is_nvidia(self) -> bool:
         return self.kind == "gpu" and self.maker == "nvidia"
 
+    def price(self, given: float | None) -> float | None:
+        """USD per device and hour: what is given, 0 too, else the catalogue's; None: not known."""
+        return (self.usd_per_hour or None) if given is None else given
+
     def peak(self, precision: str) -> float:
         """Dense peak, FLOP/s; the next wider type when the device lacks one."""
-        for name in _FALLBACK[precision]:
+        for name in fact("wider_types")[precision]:
             if name in self.flops_per_s:
                 return self.flops_per_s[name]
         raise SpecError(f"{self.name} has no {precision} rate", found=sorted(self.flops_per_s))
-
-
-_FALLBACK = {
-    "fp32": ("fp32",),
-    "tf32": ("tf32", "fp32"),
-    "fp16": ("fp16", "bf16", "fp32"),
-    "bf16": ("bf16", "fp16", "fp32"),
-    "fp8": ("fp8", "bf16", "fp16", "fp32"),
-    "fp8_block": ("fp8", "bf16", "fp16", "fp32"),
-    "mxfp8": ("fp8", "bf16", "fp16", "fp32"),
-    "nvfp4": ("nvfp4", "fp8", "bf16", "fp16", "fp32"),
-}
 
 
 class Entry(Frozen):
@@ -166,9 +145,8 @@ class Entry(Frozen):
 @cache
 def _catalogue() -> dict[str, Device]:
     """Every name and alias -> device."""
-    text = (files("whorl.stages.plan.cluster") / "devices.json").read_text("utf-8")
     found: dict[str, Device] = {}
-    for entry in json.loads(text)["devices"]:
+    for entry in data_file("cluster/devices.json")["devices"]:
         item = Entry.model_validate(entry).device(entry["name"])
         for name in (item.name, *item.aliases):
             found[name] = item

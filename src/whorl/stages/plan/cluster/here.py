@@ -30,7 +30,7 @@ from whorl.stages.plan.step_time import (
     time_factor,
 )
 
-__all__ = ["Here", "here"]
+__all__ = ["Calibrated", "Here", "here"]
 
 PRECISIONS, OPTIMIZERS = ("fp32", "bf16"), ("adamw", "muon", "sgd")
 BASES = ("none", "int8", "nf4")
@@ -54,8 +54,8 @@ class Here(Device):
     machine: Machine | None = field(default=None, compare=False, repr=False)
 
     @cached_property
-    def measured(self) -> _Calibrated | None:
-        return None if self.machine is None else _Calibrated(self.machine)
+    def measured(self) -> Calibrated | None:
+        return None if self.machine is None else Calibrated(self.machine)
 
     @property
     def usual_precision(self) -> str:
@@ -90,7 +90,7 @@ def here(machine: Machine) -> Here:
 
 
 @dataclass(frozen=True)
-class _Calibrated:
+class Calibrated:
     """Time and memory of jobs on one machine."""
 
     machine: Machine
@@ -147,6 +147,7 @@ class _Calibrated:
         )
 
     def doubts(self) -> list[str]:
+        """What a reader of its figures should know."""
         busy = self.machine.calibration.doubt
         return [CALIBRATED, *([busy] if busy else ())]
 

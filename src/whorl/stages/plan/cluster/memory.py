@@ -5,13 +5,12 @@ rank_memory explains, memory_for is the number alone, fits is the rule for a dev
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.resources import files
 from typing import Literal
 
 from whorl.arch.layers import layer_kinds
+from whorl.stages.plan.cluster.devices import GIB
 from whorl.stages.plan.cluster.images import beside_bytes
 from whorl.stages.plan.cluster.job import TrainingJob, kinds_of
 from whorl.stages.plan.cluster.learning import rollout
@@ -26,6 +25,7 @@ from whorl.stages.plan.cluster.memory_states import (
     stage_kinds,
     state_bytes,
 )
+from whorl.stages.plan.facts import data_file
 from whorl.stages.plan.software import software
 
 __all__ = [
@@ -43,7 +43,6 @@ __all__ = [
 ]
 
 Kind = Literal["reserved", "allocated", "smi"]
-GIB = 2**30
 CPU_SLACK = 0.5  # the C library's, of a process that sets nothing: four runs of 22 November 2026
 RELEASED = 0.5  # of the slack, once the allocator frees its blocks and tries again
 A100_MULTIPROCESSORS = 108  # of the card that context_gib is of
@@ -79,8 +78,7 @@ class MemoryConstants:
 
 @cache
 def _constants() -> dict[str, MemoryConstants]:
-    text = (files("whorl.stages.plan.cluster") / "memory_constants.json").read_text("utf-8")
-    fits = json.loads(text)["fits"].items()
+    fits = data_file("cluster/memory_constants.json")["fits"].items()
     return {name: MemoryConstants(**{**e, "seen": tuple(e["seen"].items())}) for name, e in fits}
 
 

@@ -281,13 +281,9 @@ def logit_bytes(job: TrainingJob) -> float:
     beside = 0.0
     if learning.other in ("model", "adapters") and loss != "chunked":
         beside = OTHER_LOGIT_BYTES.get(learning.kind, 0.0) * logits
-    return _own_logits(job, of, loss, logits) + beside
-
-
-def _own_logits(job: TrainingJob, of: Software, loss: str, logits: float) -> float:
     eager = LOGIT_BYTES["eager"] if job.precision != "fp32" else 3.0 * FLOAT  # no copy to widen
     if loss == "chunked" and of.chunk_elements:
-        return eager * min(logits, of.chunk_elements)
+        return beside + eager * min(logits, of.chunk_elements)
     if not job.loss and of.logit_bytes is not None:
-        return logits * of.logit_bytes
-    return logits * (eager if loss == "eager" else LOGIT_BYTES[cast(Loss, loss)])
+        return beside + logits * of.logit_bytes
+    return beside + logits * (eager if loss == "eager" else LOGIT_BYTES[cast(Loss, loss)])

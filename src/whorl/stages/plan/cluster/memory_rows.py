@@ -1,4 +1,5 @@
-"""Published rows of memory: what their tool counted, and our prediction of it."""
+"""Published rows of memory: what their tool counted, our prediction of it, and what that tells of
+a row of time that leaves something out."""
 
 from __future__ import annotations
 
@@ -6,9 +7,9 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from whorl.stages.plan.cluster.devices import GIB
 from whorl.stages.plan.cluster.job import TrainingJob
 from whorl.stages.plan.cluster.memory import (
-    GIB,
     Kind,
     MemoryConstants,
     constants,
@@ -20,6 +21,7 @@ from whorl.stages.plan.cluster.rows import PublishedRow
 
 __all__ = [
     "VERDICTS",
+    "completed",
     "counted_by",
     "mildest_recompute",
     "predict_row_memory",
@@ -27,6 +29,7 @@ __all__ = [
     "verdict",
 ]
 
+MOST_SEQUENCES = 16
 VERDICTS = ("fits", "may not fit", "does not fit")
 
 # What a field that a row does not state adds to the 90% interval, in logarithms.
@@ -61,16 +64,14 @@ def counted_by(memory_kind: str) -> tuple[Kind, int | None]:
     return "smi", 0 if text.startswith("nvidia-smi") else None
 
 
-def predict_row_memory(
-    row: PublishedRow, fitted: MemoryConstants | None = None
-) -> tuple[float, float, float, str | None]:
+def predict_row_memory(row: PublishedRow) -> tuple[float, float, float, str | None]:
     """(GiB, low, high, why it does not fit or None), by constants that have not seen its source.
 
     Raises ValueError if the row has no job; its `refused` says why.
     """
     if row.job is None:
         raise ValueError(f"row {row.id} has no job: {row.refused}")
-    fitted = fitted or constants(without=row.source)
+    fitted = constants(without=row.source)
     job = mildest_recompute(row.job, fitted) if "recompute" in row.inferred else row.job
     kind, stage = counted_by(row.memory_kind)
     found = rank_memory(job, kind, fitted, stage)
@@ -91,13 +92,11 @@ def _widened(row: PublishedRow, error: float) -> float:
     return math.expm1(math.hypot(math.log1p(error), unstated**0.5))
 
 
-def predict_row_oom(
-    row: PublishedRow, fitted: MemoryConstants | None = None
-) -> tuple[tuple[float, float, float], str | None]:
+def predict_row_oom(row: PublishedRow) -> tuple[tuple[float, float, float], str | None]:
     """((1 if it runs out of memory, the same at the low and the high end), why or None)."""
     if row.job is None:
         raise ValueError(f"row {row.id} has no job: {row.refused}")
-    fitted = fitted or constants(without=row.source)
+    fitted = constants(without=row.source)
     needed, available = needed_for(row.job, fitted), row.job.device.memory_bytes
     wide = 1 + _widened(row, fitted.error_of(row.job))
     low, high = needed / wide, needed * wide
@@ -111,3 +110,22 @@ def verdict(row: PublishedRow) -> str:
         row = replace(row, job=mildest_recompute(row.job, constants(without=row.source)))
     middle, _, high = predict_row_oom(row)[0]
     return VERDICTS[2 if middle else 1 if high else 0]
+
+
+def completed(row: PublishedRow) -> PublishedRow:
+    """The row with an unstated micro-batch set to the largest power of two that fits.
+
+    Unstated recomputation stays at none: assuming as little of it as lets the job fit made step
+    time no better on the published rows (14.2% against 13.6% on Megatron-Bridge, 22 Nov 2026).
+    """
+    job = row.job
+    if job is None or "micro_batch" not in row.inferred:
+        return row
+    of_rank = max(1, job.global_batch // job.layout.dp)
+    size, fitted = MOST_SEQUENCES, constants(without=row.source)
+    while size > 1:
+        larger = replace(job, layout=job.layout.with_(micro_batch=size))
+        if of_rank % size == 0 and fits(larger, fitted=fitted):
+            return replace(row, job=larger)
+        size //= 2
+    return row

@@ -12,6 +12,7 @@ from whorl.arch.layers import layer_kinds, layer_matrices, layer_norm_parameters
 from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import count_shape
 from whorl.stages.plan.cluster.job import Layout, Lora, TrainingJob
+from whorl.stages.plan.facts import fact
 from whorl.stages.plan.software import Software, software
 
 __all__ = [
@@ -28,27 +29,8 @@ __all__ = [
 SMALL, SEGMENT = 2**20, 2**21  # bytes: tensors up to SMALL share segments of their own
 BUCKET_ELEMENTS, LIVE_ELEMENTS = 5e8, 1e9  # DeepSpeed: buckets; gathered at once
 
-QUANTISED_BYTES = {  # per element of a frozen base; blocks of 64 with one fp32 scale, or 8-bit
-    "none": 2.0,
-    "nf4": 0.5 + 4 / 64,
-    "fp4": 0.5 + 4 / 64,
-    "nf4-dq": 0.5 + 1 / 64 + 4 / (64 * 256),  # QLoRA (arXiv 2305.14314), section 3
-    "int8": 1.0,
-    "int4": 0.5 + 4 / 128,  # groups of 128 with a 16-bit scale and zero
-}
-# Bytes per element of an optimiser's moments. Pages lie on the host when the device is full.
-MOMENT_BYTES = {
-    "adamw": 8.0,
-    "adamw_bf16": 4.0,
-    "adamw_8bit": 2.0 + 8 / 256,  # two moments, an fp32 scale for each block of 256
-    "paged_adamw": 0.0,
-    "paged_adamw_8bit": 0.0,
-    "adafactor": 0.0,  # a row's and a column's mean of squares
-    "lion": 4.0,
-    "lion_8bit": 1.0 + 4 / 256,
-    "muon": 4.0,
-    "sgd": 4.0,
-}
+QUANTISED_BYTES: dict[str, float] = fact("quantised_bytes")  # of an element of a frozen base
+MOMENT_BYTES: dict[str, float] = fact("moment_bytes")  # of an element
 IN_WEIGHTS_TYPE = frozenset({"adamw", "lion", "muon", "sgd"})  # moments as wide as weights
 
 

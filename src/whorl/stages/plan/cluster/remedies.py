@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from whorl.core.errors import SpecError
+from whorl.stages.plan.cluster.devices import GIB
 from whorl.stages.plan.cluster.job import Lora, TrainingJob
 from whorl.stages.plan.cluster.step import Model, step_times
 from whorl.stages.plan.software import software
@@ -30,7 +31,6 @@ __all__ = [
 LEAST_SAVED = 0.01  # of the peak: less is no change worth a word
 SHORTEST = 512  # tokens of a sequence
 MOST = 3
-GIB = 2**30
 
 MemoryOf = Callable[[TrainingJob], float]  # peak bytes of the fullest rank
 Changed = TrainingJob | None  # None: the change is nothing new, or this software cannot
@@ -56,10 +56,6 @@ def _layout(job: TrainingJob, **changes: object) -> Changed:
     return None if changed == job.layout else replace(job, layout=changed)
 
 
-def _recomputed(job: TrainingJob) -> Changed:
-    return _layout(job, recompute="full", recompute_parts=())
-
-
 def _recomputed_in_part(job: TrainingJob) -> Changed:
     able = software(job.stack).selects_products or job.stack.startswith("megatron")
     if job.layout.recompute != "none" or not able:
@@ -81,10 +77,6 @@ def _sharded(job: TrainingJob) -> Changed:
     above = [item for item in able if order.index(item) > order.index(job.layout.shard)]
     alone = job.layout.dp * job.layout.cp == 1
     return None if alone or not above else _layout(job, shard=above[-1])
-
-
-def _one_at_a_time(job: TrainingJob) -> Changed:
-    return _layout(job, micro_batch=min(job.layout.micro_batch, job.per_example))
 
 
 def _is_torch(job: TrainingJob) -> bool:
@@ -154,10 +146,12 @@ CHANGES: Mapping[str, Callable[[TrainingJob], Changed]] = {
     "loss": _chunked,
     "optimizer": _optimizer("adamw_8bit"),
     "recompute_selective": _recomputed_in_part,
-    "micro_batch": _one_at_a_time,
+    "micro_batch": lambda job: _layout(
+        job, micro_batch=min(job.layout.micro_batch, job.per_example)
+    ),
     "step_in_backward": _step_in_backward,
     "shard": _sharded,
-    "recompute": _recomputed,
+    "recompute": lambda job: _layout(job, recompute="full", recompute_parts=()),
     "precision": _two_bytes,
     "paged": _optimizer("paged_adamw_8bit"),
     "offload": _states_on_host,
@@ -180,11 +174,6 @@ def _able(name: str, job: TrainingJob) -> Changed:
     return None if changed == job else changed
 
 
-def _per_token(jobs: Sequence[TrainingJob], model: Model | None) -> list[float]:
-    steps = step_times(jobs, model)
-    return [step.step_s / job.tokens_per_step for step, job in zip(steps, jobs, strict=True)]
-
-
 def _priced(
     job: TrainingJob,
     found: Sequence[tuple[tuple[str, ...], TrainingJob]],
@@ -194,7 +183,9 @@ def _priced(
 ) -> list[Remedy]:
     if not found:
         return []
-    before, times = memory_of(job), _per_token([job, *(one for _, one in found)], model)
+    before, jobs = memory_of(job), [job, *(one for _, one in found)]
+    steps = zip(step_times(jobs, model), jobs, strict=True)
+    times = [step.step_s / one.tokens_per_step for step, one in steps]  # of a token
     made = []
     for (names, changed), time in zip(found, times[1:], strict=True):
         peak = memory_of(changed)

@@ -38,6 +38,7 @@ STACKS: list[tuple[str, Stack]] = fact("stacks")
 YEAR_OF_CORE = 2023  # from when on Megatron-LM is Megatron-Core with flash attention
 PRECISIONS: list[tuple[str, Precision]] = fact("precisions")
 TASKS: list[tuple[str, Task]] = fact("tasks")
+SHARDS: list[tuple[str, Shard]] = fact("shards")
 BASES: dict[str, str] = fact("bases")
 SLICE = 256  # chips of a TPU slice
 
@@ -137,20 +138,14 @@ def read_shard(text: str, stack: Stack, device: Device) -> tuple[Shard, int | No
     ways = int(number[1]) if number else None
     if "slice" in text:
         ways = SLICE
-    if "hsdp" in text or "hybrid_shard" in text:
-        return "zero3", ways or device.node_devices
-    if "grad_op" in text or "zero2" in text or "zero-2" in text:
-        return "zero2", ways
-    if "zero1" in text or "zero-1" in text or "dist-optimizer" in text:
-        return "zero1", ways
-    if any(word in text for word in ("fsdp", "zero3", "zero-3", "full_shard")):
-        return "zero3", ways
-    if text in ("none", "ddp", "no") or "deepspeed" in text:
-        return "none", None
-    if text and "not stated" not in text:
+    found = next((shard for word, shard in SHARDS if re.search(word, text)), None)
+    if found is None and text and "not stated" not in text:
         expected = "none, zero1, zero2, zero3, fsdp, hsdp or dist-optimizer"
         raise SpecError("column zero_fsdp", found=text, expected=expected)
-    return ("zero3" if software(stack).rates in ("fsdp", "xla") else "zero1"), ways
+    if re.search("hsdp|hybrid_shard", text):
+        ways = ways or device.node_devices
+    usual: Shard = "zero3" if software(stack).rates in ("fsdp", "xla") else "zero1"
+    return found or usual, None if found == "none" else ways
 
 
 def read_recompute(text: str) -> tuple[Recompute, tuple[str, ...]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -32,7 +32,15 @@ from whorl.stages.plan.cluster.row_words import (
 from whorl.stages.plan.facts import fact
 from whorl.stages.plan.software import software
 
-__all__ = ["Metric", "PublishedRow", "parse_row", "read_rows", "read_table", "usual_batch"]
+__all__ = [
+    "Fields",
+    "Metric",
+    "PublishedRow",
+    "parse_row",
+    "read_rows",
+    "read_table",
+    "usual_batch",
+]
 
 Metric = Literal[
     "tokens_per_s_per_device",
@@ -47,6 +55,38 @@ MEMORY_COLUMNS = ("peak_mem_gib", "oom", "memory_kind")  # one of them: a file o
 COLUMNS: list[str] = fact("columns")
 FILLING_PASSES = 4  # micro-batches per pipeline rank, where no batch is stated
 NEEDED = ("id", "source", "n_layers", "hidden", "n_heads", "seq_len", "gpu", "n_gpus", "tp", "pp")
+
+
+class Fields(dict[str, str]):
+    """The cells of a row by their columns, stripped."""
+
+    @classmethod
+    def of(cls, row: Mapping[str, str | None]) -> Fields:
+        return cls(
+            {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)}
+        )
+
+    def check(self, row: Mapping[str, Any], columns: Sequence[str]) -> None:
+        """Raises SpecError for cells beyond the header, or in a column that is not known."""
+        if any(row.get(cast(Any, None)) or ()):  # where csv puts them
+            raise SpecError("the row has more cells than the header", do="quote cells with commas")
+        if unknown := [name for name, value in self.items() if value and name not in columns]:
+            raise SpecError(f"column {unknown[0]} is not known", expected=", ".join(columns))
+
+    def number(self, name: str, default: int | None = None) -> int:
+        """Raises SpecError for what is no whole number, and for none without a default."""
+        if text := self.get(name):
+            return whole_number(text, name)
+        if default is None:
+            raise SpecError(f"column {name} is empty", do="state it")
+        return default
+
+    def measured(self, name: str) -> float | None:
+        try:
+            value = float(self.get(name) or "nan")
+        except ValueError:
+            return None
+        return value if value == value else None
 
 
 @dataclass(frozen=True)
@@ -94,21 +134,16 @@ def read_rows(path: Path) -> list[PublishedRow]:
 
 def parse_row(row: Mapping[str, str | None], metric: Metric) -> PublishedRow:
     """The job of one row; `refused` says why there is none."""
-    fields = {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)}
+    fields = Fields.of(row)
     source = (fields.get("source", "").split() or ["?"])[0]
     inferred: set[str] = set()
     job, refused = None, None
     try:
-        if any(row.get(cast(Any, None)) or ()):  # where csv puts cells beyond the header
-            raise SpecError("the row has more cells than the header", do="quote cells with commas")
+        fields.check(row, COLUMNS)
         job = _job(fields, inferred)
     except (SpecError, ValueError) as error:
         refused = f"row {fields.get('id') or '?'}: {error}"
     name = "peak_mem_gib" if metric == "peak_gib" else "tokens_per_s_per_gpu_norm"
-    try:
-        measured = float(fields.get(name) or "nan")
-    except ValueError:
-        measured = float("nan")
     return PublishedRow(
         id=fields.get("id", ""),
         source=source,
@@ -116,7 +151,7 @@ def parse_row(row: Mapping[str, str | None], metric: Metric) -> PublishedRow:
         job=job,
         refused=refused,
         inferred=frozenset(inferred),
-        measured=measured if measured == measured else None,
+        measured=fields.measured(name),
         oom=fields.get("oom") == "1",
         memory_kind=fields.get("memory_kind", ""),
         group="" if job is None else _group(fields.get("source", ""), job),
@@ -133,24 +168,13 @@ def _group(source: str, job: TrainingJob) -> str:
     return " ".join((first, software or job.stack, job.device.name, bits, kind))
 
 
-def _number(fields: Mapping[str, str], name: str, default: int | None = None) -> int:
-    text = fields.get(name, "")
-    if not text:
-        if default is None:
-            raise SpecError(f"column {name} is empty", do="state it")
-        return default
-    return whole_number(text, name)
-
-
-def _job(fields: Mapping[str, str], inferred: set[str]) -> TrainingJob:
-    if unknown := [name for name, value in fields.items() if value and name not in COLUMNS]:
-        raise SpecError(f"column {unknown[0]} is not known", expected=", ".join(COLUMNS))
+def _job(fields: Fields, inferred: set[str]) -> TrainingJob:
     target, task = _device(fields), read_task(fields)
     stack = read_stack(fields, target)
     shape = row_shape(fields)
     layout = _layout(fields, stack, shape, target, inferred)
     precision = read_precision(fields.get("precision", ""), inferred)
-    batch = _number(fields, "global_batch_seqs", 0) if fields.get("global_batch_seqs") else 0
+    batch = fields.number("global_batch_seqs", 0)
     if not batch:
         inferred.add("global_batch")
         batch = usual_batch(layout)
@@ -161,7 +185,7 @@ def _job(fields: Mapping[str, str], inferred: set[str]) -> TrainingJob:
         shape=shape,
         device=target,
         layout=layout,
-        seq_len=_number(fields, "seq_len"),
+        seq_len=fields.number("seq_len"),
         global_batch=batch,
         precision=precision,
         optimizer=read_optimizer(fields),
@@ -199,7 +223,7 @@ def _device(fields: Mapping[str, str]) -> Device:
 
 
 def _layout(
-    fields: Mapping[str, str],
+    fields: Fields,
     stack: Stack,
     shape: ModelShape,
     target: Device,
@@ -212,25 +236,25 @@ def _layout(
     ):
         if not fields.get(column) or "not stated" in fields[column]:
             inferred.add(name)
-    tp, pp, cp = _number(fields, "tp", 1), _number(fields, "pp", 1), _number(fields, "cp", 1)
-    vpp = _number(fields, "vpp", usual_chunks(shape, pp, stack)) if pp > 1 else 1
+    tp, pp, cp = fields.number("tp", 1), fields.number("pp", 1), fields.number("cp", 1)
+    vpp = fields.number("vpp", usual_chunks(shape, pp, stack)) if pp > 1 else 1
     if not fields.get("vpp") and pp > 1:
         inferred.add("vpp")
-    devices = _number(fields, "n_gpus")
+    devices = fields.number("n_gpus")
     if fields.get("dp"):
-        devices = tp * pp * cp * _number(fields, "dp")
+        devices = tp * pp * cp * fields.number("dp")
     shard, ways = read_shard(fields.get("zero_fsdp", ""), stack, target)
     recompute, parts = read_recompute(fields.get("activation_recompute", ""))
-    micro_batch = _number(fields, "micro_batch_seqs", 1)
+    micro_batch = fields.number("micro_batch_seqs", 1)
     if stack == "xla" and fields.get("global_batch_seqs"):  # one forward pass per step
-        micro_batch = max(1, _number(fields, "global_batch_seqs") // (devices // (tp * pp * cp)))
+        micro_batch = max(1, fields.number("global_batch_seqs") // (devices // (tp * pp * cp)))
     return Layout(
         devices=devices,
         tp=tp,
         pp=pp,
         vpp=vpp,
         cp=cp,
-        ep=_number(fields, "ep", 1) if shape.experts else 1,
+        ep=fields.number("ep", 1) if shape.experts else 1,
         shard=shard,
         shard_devices=ways,
         micro_batch=micro_batch,

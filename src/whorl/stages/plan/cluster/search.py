@@ -13,17 +13,17 @@ from functools import partial
 from math import prod
 
 from whorl.core.errors import PlanError, SpecError
+from whorl.stages.plan.cluster.devices import GIB
 from whorl.stages.plan.cluster.job import Layout, TrainingJob
 from whorl.stages.plan.cluster.memory import needed_for
 from whorl.stages.plan.cluster.remedies import MemoryOf, Say, named
 from whorl.stages.plan.cluster.search_remedies import cheapest_changes
 from whorl.stages.plan.cluster.search_space import Mesh, SearchSpace
 from whorl.stages.plan.cluster.seconds import part_name
-from whorl.stages.plan.cluster.step import Model, StepTime, step_times
+from whorl.stages.plan.cluster.step import StepTime, step_times
 
 __all__ = ["RankedLayout", "SearchResult", "SearchSpace", "TimeOf", "search_layouts"]
 
-GIB = 2**30
 TIE = 0.01  # predicted times closer than this are one time: the simpler layout is the better
 ROOM = 0.905  # of the memory: what is left covers the 90% interval of a predicted peak
 FAR = 1.25  # beyond the memory by this, with all recomputed: not worth a look at lighter ones
@@ -91,7 +91,6 @@ def search_layouts(
     space: SearchSpace,
     *,
     memory_limit_bytes: float | None = None,
-    model: Model | None = None,
     time_of: TimeOf | None = None,
     memory_of: MemoryOf | None = None,
     keep: int = 20,
@@ -101,14 +100,12 @@ def search_layouts(
 ) -> SearchResult:
     """The `keep` fastest layouts whose peak is within the limit (default: the device's memory).
 
-    model is the planner's own, calibrated on a measured step or as it is; time_of and memory_of
-    (peak bytes) replace the planner's predictions. Within `tie` of the fastest, one with memory to
-    spare and then the simplest leads. `also` are layouts to consider beside those of the space;
-    say puts a change into the asker's words. Only what is returned has intervals.
+    time_of and memory_of (peak bytes) replace the planner's predictions, whose intervals only what
+    is returned has. Within `tie` of the fastest, one with memory to spare and then the simplest
+    leads. `also` are layouts to consider beside those of the space; say puts a change into words.
     Raises PlanError if nothing fits or the batch divides over no degree.
     """
-    predict = time_of or partial(step_times, model=model)
-    final = time_of or partial(step_times, model=model, intervals=True)
+    predict, final = time_of or step_times, time_of or partial(step_times, intervals=True)
     limit = space.device.memory_bytes if memory_limit_bytes is None else memory_limit_bytes
     if keep < 1 or not limit > 0:
         raise SpecError("layout search: keep and memory limit", found=(keep, limit), expected="> 0")

@@ -29,10 +29,9 @@ def cheapest_changes(
     space: SearchSpace,
     memory_of: MemoryOf,
     limit_bytes: float,
-    most: int = MOST,
     say: Say = named,
 ) -> list[str]:
-    """Up to `most` changes in words, each of which makes some layout fit: on the same devices, then
+    """Up to three changes in words, each of which makes some layout fit: on the same devices, then
     more devices, and devices with more memory. Recomputation, micro-batch and sharding are the
     search's own to choose and so no change, but where recomputation was not allowed.
     """
@@ -44,8 +43,8 @@ def cheapest_changes(
     if job is not None:
         ways = same_devices(job, memory_of, limit_bytes, skip=FREE)
         found += [priced(item, say) for item in ways]
-    others = list(islice(more_devices(space, memory_of, limit_bytes), most))
-    return [*found[: most - bool(others)], *others][:most]
+    others = list(islice(more_devices(space, memory_of, limit_bytes), MOST))
+    return [*found[: MOST - bool(others)], *others][:MOST]
 
 
 def _most_split(space: SearchSpace) -> list[TrainingJob]:

@@ -1,11 +1,11 @@
 """Which layouts a job may have: the degrees that divide, what the stack can run, what is useful.
 
-The rules, in one place, for enumerating and for saying why a given layout lies outside.
+The rules, in one place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -61,10 +61,6 @@ class SearchSpace:
     @property
     def devices(self) -> int:
         return self.like.layout.devices
-
-    @property
-    def seq_len(self) -> int:
-        return self.like.seq_len
 
     @property
     def global_batch(self) -> int:
@@ -130,13 +126,13 @@ class SearchSpace:
         """
         if software(self.stack).of_data:
             return [1]
-        room = max(1, self.seq_len // SHORTEST_SLICE_TOKENS)
+        room = max(1, self.like.seq_len // SHORTEST_SLICE_TOKENS)
         if self.global_batch < self.devices:
-            room = max(room, self.seq_len // (SHORTEST_SLICE_TOKENS // 4))
+            room = max(room, self.like.seq_len // (SHORTEST_SLICE_TOKENS // 4))
         return [
             cp
             for cp in _divisors(self.devices, room)
-            if cp == 1 or (_power(cp) and self.seq_len % (2 * cp) == 0)
+            if cp == 1 or (_power(cp) and self.like.seq_len % (2 * cp) == 0)
         ]
 
     def eps(self, ranks: int) -> list[int]:
@@ -164,7 +160,7 @@ class SearchSpace:
             return []
         share = self.global_batch // dp
         whole = self.like.per_example
-        most = max(whole, MOST_TOKENS_PER_PASS * cp // self.seq_len)
+        most = max(whole, MOST_TOKENS_PER_PASS * cp // self.like.seq_len)
         return [size for size in _divisors(share, most) if size % whole == 0]
 
     def recomputations(self) -> list[Recomputation]:
@@ -212,28 +208,6 @@ class SearchSpace:
             for ep in self.eps(dp * cp * tp):
                 for shard, group in self.shards(tp, pp, dp * cp):
                     yield Mesh(tp, pp, vpp, cp, ep, shard, group), able
-
-    def outside(self, layout: Layout) -> str | None:
-        """Why a layout is not enumerated (a search can be given it with `also`); None if it is."""
-        ranks, passes = layout.dp * layout.cp, layout.dp * layout.micro_batch
-        count = 0 if self.global_batch % passes else self.global_batch // passes
-        group = layout.shard_devices if layout.sharded_over < ranks else None
-        shard = ("none", None) if ranks == 1 else (layout.shard, group)
-        rules: dict[str, tuple[object, Sequence[object]]] = {
-            "devices": (layout.devices, [self.devices]),
-            "tp": (layout.tp, self.tps()),
-            "pp": (layout.pp, self.pps()),
-            "cp": (layout.cp, self.cps()),
-            "ep": (layout.ep, self.eps(ranks * layout.tp)),
-            "micro_batch": (layout.micro_batch, self.micro_batches(layout.dp, layout.cp)),
-            "vpp": (layout.vpp, self.vpps(layout.pp, count)),
-            "shard": (shard, self.shards(layout.tp, layout.pp, ranks)),
-            "recompute": ((layout.recompute, layout.recompute_parts), self.recomputations()),
-        }
-        for name, (value, allowed) in rules.items():
-            if value not in allowed:
-                return f"{name} {value}: not of {allowed}"
-        return None
 
     def refuse_batch(self) -> PlanError:
         """The error when the batch divides over no data-parallel degree."""

@@ -9,18 +9,16 @@ steps (benchmarks/fit_step_time.py); a measured step of one machine moves them f
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whorl.stages.plan.cluster.amounts import FAMILIES, Amounts
-from whorl.stages.plan.facts import fact
+from whorl.stages.plan.facts import data_file, fact
 
 __all__ = [
     "PARTS",
@@ -38,7 +36,9 @@ __all__ = [
 Array = NDArray[np.float64]
 OLD, FSDP, XLA, INTERNEVO, MODERN, EAGER = range(6)  # in the order of amounts.STACKS
 HOPPER, BLACKWELL, TPU = 2, 3, 9
+DELTA = 0.02  # of a constant's logarithm, over which slopes are taken
 LAUNCH_OVERLAP_OLD, LAUNCH_OVERLAP, GATHER_OVERLAP = 1.7, 3.0, 3.0  # exponents: 1 adds, ∞ hides
+FILE = "cluster/constants.json"
 PARTS: tuple[str, ...] = tuple(fact("parts"))  # -> of what kind, and what it is called
 
 
@@ -88,15 +88,8 @@ def table(items: Sequence[Amounts]) -> Table:
 
 
 @cache
-def _file() -> dict[str, Any]:
-    text = (files("whorl.stages.plan.cluster") / "constants.json").read_text("utf-8")
-    found: dict[str, Any] = json.loads(text)
-    return found
-
-
-@cache
 def prior() -> Prior:
-    entries = _file()["constants"]
+    entries = data_file(FILE)["constants"]
     return Prior(
         tuple(entry["name"] for entry in entries),
         np.log([entry["prior"] for entry in entries]),
@@ -106,13 +99,13 @@ def prior() -> Prior:
 
 def sources() -> tuple[str, ...]:
     """Sources without which constants were fitted, for scoring them."""
-    return tuple(_file()["without"])
+    return tuple(data_file(FILE)["without"])
 
 
 @cache
 def constants(without: str | None = None) -> Constants:
     """Fitted on every published step, or on those of all other sources than `without`."""
-    data = _file()
+    data = data_file(FILE)
     fit = data["without"].get(without) if without else None
     fit = fit or data["all"]
     return Constants(
@@ -264,12 +257,12 @@ def _exchange(c: Mapping[str, float], t: Table) -> Array:
     return result
 
 
-def jacobian(theta: Array, t: Table, delta: float = 0.02) -> tuple[Array, Array]:
+def jacobian(theta: Array, t: Table) -> tuple[Array, Array]:
     """(log step [jobs], its derivative by the constants' logarithms [jobs, constants])."""
     base = np.log(seconds(theta, t)[0])
     slopes = np.empty((len(base), len(theta)))
     for index in range(len(theta)):
         moved = theta.copy()
-        moved[index] += delta
-        slopes[:, index] = (np.log(seconds(moved, t)[0]) - base) / delta
+        moved[index] += DELTA
+        slopes[:, index] = (np.log(seconds(moved, t)[0]) - base) / DELTA
     return base, slopes

@@ -23,7 +23,7 @@ from whorl.stages.plan.cluster.amounts import amounts
 from whorl.stages.plan.cluster.images import beside_flops
 from whorl.stages.plan.cluster.job import TrainingJob, kinds_of
 from whorl.stages.plan.cluster.learning import rollout
-from whorl.stages.plan.cluster.row_defaults import completed
+from whorl.stages.plan.cluster.memory_rows import completed
 from whorl.stages.plan.cluster.rows import PublishedRow
 from whorl.stages.plan.cluster.seconds import (
     PARTS,
@@ -246,16 +246,13 @@ def row_steps(model: Model, rows: Sequence[PublishedRow]) -> tuple[Array, Array]
     """(step seconds, high over middle), each [rows]; every row must have a job."""
     counted = model.amounts(row.job for row in rows if row.job is not None)
     base, slopes = jacobian(model.theta, counted)
-    return np.exp(base), model.factor(counted, slopes, np.array([_extra(model, r) for r in rows]))
+    doubts = [math.hypot(unstated(row), model.doubt(row.job)) for row in rows if row.job]
+    return np.exp(base), model.factor(counted, slopes, np.array(doubts))
 
 
 def unstated(row: PublishedRow) -> float:
     """Standard deviation of log time that what a row leaves out adds."""
     return math.hypot(*(UNSTATED_NOISE.get(name, 0.0) for name in sorted(row.inferred)))
-
-
-def _extra(model: Model, row: PublishedRow) -> float:
-    return math.hypot(unstated(row), 0.0 if row.job is None else model.doubt(row.job))
 
 
 def untested(job: TrainingJob) -> list[str]:

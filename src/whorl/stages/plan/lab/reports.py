@@ -21,7 +21,7 @@ from whorl.stages.plan.cluster.devices import device
 from whorl.stages.plan.cluster.job import Layout, Lora, Optimizer, Stack, TrainingJob
 from whorl.stages.plan.cluster.row_shapes import whole_number
 from whorl.stages.plan.cluster.row_words import BASES, read_optimizer, read_precision, stack_in
-from whorl.stages.plan.cluster.rows import Metric, PublishedRow, read_table, usual_batch
+from whorl.stages.plan.cluster.rows import Fields, Metric, PublishedRow, read_table, usual_batch
 from whorl.stages.plan.facts import fact
 from whorl.stages.plan.serving.work import QUANTISATIONS, Deployment
 from whorl.stages.plan.software import software
@@ -29,7 +29,6 @@ from whorl.stages.plan.software import software
 __all__ = ["RunReport", "ServedLoad", "is_reports", "parse_report", "read_reports"]
 
 COLUMNS: list[str] = fact("report_columns")
-NEEDED = ("id", "repo", "model", "device", "layout", "measured_metric")
 METRICS: Mapping[str, Metric] = fact("metrics")
 SERVING = frozenset({"ttft_ms", "tpot_ms", "tokens_per_s"})
 ENGINES = ("vllm", "sglang", "trtllm")
@@ -89,13 +88,15 @@ def parse_report(row: Mapping[str, str | None], folder: Path) -> RunReport:
 
     folder: where a model that is a file lies.
     """
-    fields = {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)}
+    fields = Fields.of(row)
     metric = METRICS.get(fields.get("measured_metric", ""))
     inferred: set[str] = set()
     job, refused = None, None
     served: tuple[ServedLoad, ...] = ()
     try:
-        _check(row, fields)
+        fields.check(row, COLUMNS)
+        if empty := [name for name in ("model", "device") if not fields.get(name)]:
+            raise SpecError(f"column {empty[0]} is empty", do="state it")
         if metric in SERVING:
             served = _served(fields, folder)
         elif metric is not None:
@@ -122,29 +123,11 @@ def parse_report(row: Mapping[str, str | None], folder: Path) -> RunReport:
     )
 
 
-def _check(row: Mapping[str, Any], fields: Mapping[str, str]) -> None:
-    if any(row.get(cast(Any, None)) or ()):  # where csv puts cells beyond the header
-        raise SpecError("the row has more cells than the header", do="quote cells with commas")
-    if unknown := [name for name, value in fields.items() if value and name not in COLUMNS]:
-        raise SpecError(f"column {unknown[0]} is not known", expected=", ".join(COLUMNS))
-    if empty := [name for name in ("model", "device", "measured_metric") if not fields.get(name)]:
-        raise SpecError(f"column {empty[0]} is empty", do="state it")
-
-
-def _measured(fields: Mapping[str, str], job: TrainingJob | None) -> float | None:
-    try:
-        value = float(fields.get("measured_value") or "nan")
-    except ValueError:
-        return None
-    if fields.get("measured_metric") == "step_s" and job is not None and value > 0:
+def _measured(fields: Fields, job: TrainingJob | None) -> float | None:
+    value = fields.measured("measured_value")
+    if fields.get("measured_metric") == "step_s" and job is not None and value and value > 0:
         return job.tokens_per_step / job.layout.devices / value
-    return value if value == value else None
-
-
-def _number(fields: Mapping[str, str], name: str) -> int:
-    if not fields.get(name):
-        raise SpecError(f"column {name} is empty", do="state it")
-    return whole_number(fields[name], name)
+    return value
 
 
 def _shape(fields: Mapping[str, str], folder: Path) -> ModelShape:
@@ -152,7 +135,7 @@ def _shape(fields: Mapping[str, str], folder: Path) -> ModelShape:
     return model_shape(folder / name if name.endswith(".json") else name)
 
 
-def _served(fields: Mapping[str, str], folder: Path) -> tuple[ServedLoad, ...]:
+def _served(fields: Fields, folder: Path) -> tuple[ServedLoad, ...]:
     """Every load that the row may mean: where it names no engine or format, each that there is."""
     engine, quantisation = fields.get("stack", ""), fields.get("precision", "")
     for name, found, known in (
@@ -162,10 +145,10 @@ def _served(fields: Mapping[str, str], folder: Path) -> tuple[ServedLoad, ...]:
         if found not in known:
             raise SpecError(f"column {name}", found=found, expected=", ".join(known[1:]))
     shape, target = _shape(fields, folder), device(fields["device"])
-    users, asked, written = (_number(fields, name) for name in ("mbs", "seq", "gbs"))
+    users, asked, written = (fields.number(name) for name in ("mbs", "seq", "gbs"))
     loads = [
         ServedLoad(
-            Deployment(shape, target, _number(fields, "count"), QUANTISATIONS[name]),
+            Deployment(shape, target, fields.number("count"), QUANTISATIONS[name]),
             each,
             users=users,
             input_tokens=asked,
@@ -177,14 +160,12 @@ def _served(fields: Mapping[str, str], folder: Path) -> tuple[ServedLoad, ...]:
     return tuple(loads)
 
 
-def _trained(fields: Mapping[str, str], folder: Path, inferred: set[str]) -> TrainingJob:
+def _trained(fields: Fields, folder: Path, inferred: set[str]) -> TrainingJob:
     target, shape = device(fields["device"]), _shape(fields, folder)
     words = f"{fields.get('repo', '')} {fields.get('note', '')}".lower()
     task, lora = _task(fields, words)
     stack = _software(fields, words, lora is not None)
-    of, layout = software(stack), _layout(fields, _number(fields, "count"), inferred)
-    if stack == "hf" and lora and lora.base != "none" and layout.shard == "none":
-        layout = layout.with_(recompute="full")  # by peft.prepare_model_for_kbit_training
+    of, layout = software(stack), _layout(fields, fields.number("count"), inferred)
     if "activation offload" in words:
         layout = layout.with_(offload_activations=True)
     if fields.get("weak") or UNSTATED.search(words):
@@ -194,7 +175,7 @@ def _trained(fields: Mapping[str, str], folder: Path, inferred: set[str]) -> Tra
     if layout.pp > 1 and "vpp=" not in fields.get("layout", ""):
         inferred.add("vpp")
     if fields.get("gbs"):
-        batch = _number(fields, "gbs")
+        batch = fields.number("gbs")
     else:
         batch = usual_batch(layout)
         inferred.add("global_batch")
@@ -203,7 +184,7 @@ def _trained(fields: Mapping[str, str], folder: Path, inferred: set[str]) -> Tra
     packed = "packed" in words
     if packed:
         inferred.add("document_tokens")
-    seq_len = _number(fields, "seq")
+    seq_len = fields.number("seq")
     is_pure = "true" in fields.get("precision", "") or "pure bf16" in words or of.trains_pure
     return TrainingJob(
         shape=shape,
@@ -247,10 +228,10 @@ def _optimizer(fields: Mapping[str, str], words: str) -> Optimizer:
     return cast(Optimizer, paged) if "paged" in words and paged in get_args(Optimizer) else found
 
 
-def _layout(fields: Mapping[str, str], devices: int, inferred: set[str]) -> Layout:
+def _layout(fields: Fields, devices: int, inferred: set[str]) -> Layout:
     if not fields.get("layout"):  # alone it is not sharded, among others usually fully
         inferred |= {"micro_batch", "recompute", "shard"}
-        size = _number(fields, "mbs") if fields.get("mbs") else 1
+        size = fields.number("mbs") if fields.get("mbs") else 1
         return Layout(devices, shard="none" if devices == 1 else "zero3", micro_batch=size)
     parts = [WORDS.get(part.strip(), part) for part in fields.get("layout", "").split(",")]
     if fields.get("mbs") and not any(part.startswith("mbs=") for part in parts):

@@ -1,4 +1,5 @@
-"""From a budget to size and tokens; from a serving volume to a size."""
+"""From a budget to size and tokens, from them to batch and learning rate; from a serving volume to
+a size."""
 
 from __future__ import annotations
 
@@ -9,12 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.core.errors import PlanError
-from whorl.stages.plan.laws.law import FLOPS_PER_PARAM_TOKEN, Law, crossing, least_at
+from whorl.stages.plan.laws.law import (
+    FLOPS_PER_PARAM_TOKEN,
+    Law,
+    around,
+    crossing,
+    least_at,
+    positive,
+)
 from whorl.stages.plan.plan import Prediction
 
-__all__ = ["LifetimePlan", "lifetime_optimum", "optimum", "tokens_for"]
+__all__ = ["LifetimePlan", "lifetime_optimum", "optimum", "step_law", "tokens_for"]
 
 FORWARD_FLOPS = 2.0  # per parameter and token served
+# Of the best learning rate and batch of each grid in published/scaling_points.csv from the step law
+# (docs/scaling-laws.md).
+LOG_DEVIATION = 0.33
 SIZES, MOST_TOKENS = (1e3, 1e16), 1e24
 
 
@@ -89,3 +100,17 @@ def tokens_for(law: Law, params: float, loss: float) -> float:
     if law.loss(params, MOST_TOKENS) > loss:
         return math.inf
     return crossing(lambda tokens: law.loss(params, tokens) > loss, 1.0, MOST_TOKENS)
+
+
+def step_law(params: float, tokens: float) -> tuple[Prediction, Prediction]:
+    """(peak learning rate, tokens of a batch): 1.79 N^-0.713 D^0.307 and 0.58 D^0.571.
+
+    params: without embeddings. Source: Li et al. 2025, 2503.04715, for AdamW; the optimum is flat,
+    the setting nearest to the law costs about 0.1% of the loss. Raises PlanError.
+    """
+    rate = 1.79 * positive("parameters", params) ** -0.713 * positive("tokens", tokens) ** 0.307
+    batch = 0.58 * tokens**0.571
+    return (
+        around(rate, LOG_DEVIATION, "1/step", "step law, AdamW"),
+        around(batch, LOG_DEVIATION, "tokens", "step law"),
+    )

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import json
 import math
 from collections.abc import Mapping
 from functools import cache
-from importlib import resources
-from typing import Any
 
 from whorl.core.errors import SpecError
+from whorl.stages.plan.facts import data_file
 from whorl.stages.plan.laws.law import PowerLaw
 
 __all__ = ["DEFAULT_LAW", "LAWS_FILE", "find_law", "law_names"]
@@ -49,12 +47,10 @@ def _published(refit: PowerLaw) -> list[PowerLaw]:
 
 @cache
 def _laws() -> Mapping[str, PowerLaw]:
-    path = resources.files("whorl.stages.plan") / "published" / LAWS_FILE
-    fitted: dict[str, dict[str, Any]] = json.loads(path.read_text("utf-8"))["laws"]
     names = set(PowerLaw.__dataclass_fields__)
     families = [
         PowerLaw(name=name, **{key: value for key, value in entry.items() if key in names})
-        for name, entry in fitted.items()
+        for name, entry in data_file(f"published/{LAWS_FILE}")["laws"].items()
     ]
     refit = next(law for law in families if law.name == "chinchilla-refit")
     return {law.name: law for law in [*_published(refit), *families]}

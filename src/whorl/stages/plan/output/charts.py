@@ -15,6 +15,7 @@ WIDTH, HEIGHT = 460, 250
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 44
 NUM_COLOURS = 8
 MAX_NODE_ROWS = 16
+TICKS = 5  # of an axis, about
 Point = tuple[float, float]
 Format = Callable[[float], str]
 
@@ -75,36 +76,33 @@ class _Axes:
     """Data to pixels, x logarithmic or not, with a little room around the points."""
 
     def __init__(self, points: Sequence[Point], log_x: bool) -> None:
-        self.log = (log_x, False)
+        self.log_x = log_x
         self.spans = []
-        for axis in (0, 1):
-            values = [self._place(point[axis], axis) for point in points]
+        for values in zip(*map(self._placed, points), strict=True):
             low, high = min(values), max(values)
             room = 0.06 * (high - low) or abs(high) * 0.05 or 1.0
             self.spans.append((low - room, high + room))
 
-    def _place(self, value: float, axis: int) -> float:
-        return math.log10(max(value, 1e-300)) if self.log[axis] else value
+    def _placed(self, point: Point) -> Point:
+        return (math.log10(max(point[0], 1e-300)) if self.log_x else point[0]), point[1]
 
     def at(self, point: Point) -> Point:
-        shares = []
-        for axis, (low, high) in enumerate(self.spans):
-            shares.append((self._place(point[axis], axis) - low) / (high - low))
-        return (
-            LEFT + shares[0] * (WIDTH - LEFT - RIGHT),
-            HEIGHT - BOTTOM - shares[1] * (HEIGHT - TOP - BOTTOM),
+        x, y = (
+            (value - low) / (high - low)
+            for value, (low, high) in zip(self._placed(point), self.spans, strict=True)
         )
+        return LEFT + x * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - y * (HEIGHT - TOP - BOTTOM)
 
-    def ticks(self, axis: int, count: int = 5) -> list[float]:
+    def ticks(self, axis: int) -> list[float]:
         """Round values inside the span."""
         low, high = self.spans[axis]
-        if self.log[axis]:
+        if self.log_x and axis == 0:
             decades = range(math.ceil(low), math.floor(high) + 1)
             if len(decades) >= 2:
-                every = -(-len(decades) // count)
+                every = -(-len(decades) // TICKS)
                 return [10.0**power for power in decades if power % every == 0]
             low, high = 10**low, 10**high
-        rough = (high - low) / count
+        rough = (high - low) / TICKS
         scale = 10 ** math.floor(math.log10(rough))
         step = next(scale * n for n in (1, 2, 5, 10) if scale * n >= rough)
         first = math.ceil(low / step)
@@ -113,7 +111,8 @@ class _Axes:
     def draw(self, names: tuple[str, str], show: tuple[Format, Format]) -> list[str]:
         drawn = []
         x0, x1, y0, y1 = LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM, TOP
-        anchor = tuple(self._unplace(span[0], axis) for axis, span in enumerate(self.spans))
+        (left, _), (bottom, _) = self.spans
+        anchor = (10**left if self.log_x else left, bottom)
         for value in self.ticks(0):
             x = self.at((value, anchor[1]))[0]
             drawn.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{y0}" y2="{y1}"/>')
@@ -129,9 +128,6 @@ class _Axes:
             f'rotate(-90)">{escape(names[1])}</text>'
         )
         return drawn
-
-    def _unplace(self, value: float, axis: int) -> float:
-        return 10**value if self.log[axis] else value
 
     def path(self, points: Sequence[Point]) -> str:
         return " ".join(f"{x:.1f},{y:.1f}" for x, y in map(self.at, points))

@@ -61,8 +61,9 @@ def _figures(plan: ClusterPlan) -> dict[str, float]:
     }
     if plan.job is not None:
         job = plan.job
-        spent = {"usd": job.usd.value, "energy_kwh": job.energy_kwh.value}
-        found |= {"days": job.days.value, **{name: value for name, value in spent.items() if value}}
+        found["days"] = job.days.value
+        found |= {} if job.usd_per_device_hour is None else {"usd": job.usd.value}
+        found |= {"energy_kwh": job.energy_kwh.value} if job.energy_kwh.value else {}
         found |= {"failures": job.failures.value, "goodput": job.goodput.value}
     if plan.loss is not None:
         found |= {"loss": plan.loss.loss.value, "tokens": plan.loss.tokens}

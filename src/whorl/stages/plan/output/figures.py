@@ -16,14 +16,14 @@ from whorl.stages.plan.ask.layouts import layout_label
 from whorl.stages.plan.cluster.job import TrainingJob
 from whorl.stages.plan.cluster.memory import rank_memory
 from whorl.stages.plan.cluster.step import StepTime
-from whorl.stages.plan.laws.allocate import lifetime_optimum, optimum
+from whorl.stages.plan.laws.allocate import lifetime_optimum, optimum, step_law
 from whorl.stages.plan.laws.effective import effective_tokens, with_repetition
-from whorl.stages.plan.laws.hyper import step_law
 from whorl.stages.plan.laws.law import FLOPS_PER_PARAM_TOKEN, Law, crossing
 from whorl.stages.plan.laws.named import find_law
 from whorl.stages.plan.output import schema
 from whorl.stages.plan.plan import Prediction
 from whorl.stages.plan.spending import JobBudget
+from whorl.stages.plan.whole_job.failures import expected_rate
 from whorl.stages.plan.whole_job.view import JobView, Range, WholeJob, steps_of, view_job
 
 __all__ = [
@@ -86,13 +86,14 @@ def whole_job(job: TrainingJob, step: StepTime, tokens: float, usd: float | None
             checkpoint_bytes=checkpoint,
             storage_bytes_per_s=STORAGE_BYTES_PER_S_PER_DEVICE * job.layout.devices,
             usd_per_device_hour=usd,
-        )
+        ),
+        expected_rate(job.device.kind),
     )
 
 
-def law_tokens(shape: ModelShape, law: Law | None = None) -> float:
+def law_tokens(shape: ModelShape) -> float:
     """Tokens with which this size is the best use of its FLOPs."""
-    law, params = law or find_law(), count_shape(shape).active
+    law, params = find_law(), count_shape(shape).active
     return law.optimal(crossing(lambda flops: law.optimal(flops)[0] < params, 1e6, 1e32))[1]
 
 

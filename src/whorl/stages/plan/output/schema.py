@@ -6,7 +6,7 @@ docs/plan-schema.json is generated from these classes.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -36,7 +36,6 @@ __all__ = [
     "ServingAnswer",
     "WayOut",
     "load_plan",
-    "plan_schema",
 ]
 
 
@@ -212,11 +211,6 @@ class ServingAnswer(Frozen):
     serve: str = Field(description="the target given")
     serving: ServingPlan
     warnings: list[str] = Field([])
-
-
-def plan_schema() -> dict[str, Any]:
-    """JSON Schema of ClusterPlan."""
-    return ClusterPlan.model_json_schema()
 
 
 def load_plan(path: Path) -> ClusterPlan:

@@ -138,7 +138,7 @@ def headline(plan: ClusterPlan) -> list[Row]:
         rows += [
             _row(f"{format_count(tokens)} tokens, {steps:,} steps", job.days, _days),
             _row("device-hours", job.device_hours, _hours),
-            *([_row("money", job.usd, _usd)] if job.usd.value else ()),
+            *([_row("money", job.usd, _usd)] if job.usd_per_device_hour is not None else ()),
             *([_row("energy", job.energy_kwh, _mwh)] if job.energy_kwh.value else ()),
             _row("interruptions", job.failures, _few),
             ("checkpoint every", seconds(job.checkpoint_interval_s), every),
@@ -146,8 +146,9 @@ def headline(plan: ClusterPlan) -> list[Row]:
         ]
     elif plan.question.tune:
         rate = step.tokens_per_s_per_device * plan.question.count
-        usd = plan.device.usd_per_hour * plan.question.count / 3600 * 1e6 / rate
-        rows.append(("a million tokens take", seconds(1e6 / rate), _usd(usd) if usd else ""))
+        price = plan.device.price(plan.question.usd_per_device_hour)
+        usd = "" if price is None else _usd(price * plan.question.count / 3600 * 1e6 / rate)
+        rows.append(("a million tokens take", seconds(1e6 / rate), usd))
     if loss is not None:
         best = loss.best
         sizes = f"{format_count(best.parameters)} parameters, {format_count(best.tokens)} tokens"
@@ -234,10 +235,6 @@ def notes(plan: ClusterPlan) -> list[str]:
     return found + list(plan.serving.notes if plan.serving else ())
 
 
-def _bound(high: float | None) -> float:
-    return math.inf if high is None else high
-
-
 def serving_rows(s: ServingPlan | None) -> list[Row]:
     """The serving plan, as `headline`; no rows without one."""
     if s is None:
@@ -249,13 +246,17 @@ def serving_rows(s: ServingPlan | None) -> list[Row]:
         ("time to first token, 95th percentile", s.first_token_p95_s, seconds),
         ("tokens/s of a user", s.tokens_per_s_per_user, _few),
         ("tokens/s of all replicas", s.tokens_per_s, _few),
-        *([("a million output tokens", usd, _usd)] if s.usd_per_hour else ()),
+        *([("a million output tokens", usd, _usd)] if s.usd_per_hour is not None else ()),
     ]
-    price = f"${s.usd_per_hour:,.2f}" if s.usd_per_hour else "not known"
+    price = "not known" if s.usd_per_hour is None else f"${s.usd_per_hour:,.2f}"
     return [
         ("engine", f"{s.engine}, {s.quantisation}", batch),
         *(
-            _row(name, Range(found.value, found.low, _bound(found.high)), form)
+            _row(
+                name,
+                Range(found.value, found.low, math.inf if found.high is None else found.high),
+                form,
+            )
             for name, found, form in figures
         ),
         ("money an hour", price, f"devices: {s.devices}"),

@@ -84,8 +84,8 @@ def plan_serving(
     on measured rows. Raises PlanError, with changes that would help, when nothing meets the
     target; SpecError for a bad price.
     """
-    usd = device.usd_per_hour if price is None else price
-    if not usd >= 0:
+    usd = device.price(price)
+    if usd is not None and not usd >= 0:
         raise SpecError("price of a device-hour", found=price, expected="at least 0")
     context = target.input_tokens + target.output_tokens
     if 0 < shape.max_seq_len < context:
@@ -172,7 +172,7 @@ def _cheapest(options: Sequence[Option], target: ServingTarget) -> tuple[Option,
     return min(found, key=cost) if found else None
 
 
-def _plan(found: tuple[Option, int], target: ServingTarget, usd: float) -> ServingPlan:
+def _plan(found: tuple[Option, int], target: ServingTarget, usd: float | None) -> ServingPlan:
     option, index = found
     d, error = option.deployment, error_of(option.deployment.device)
     running = int(option.running[index])
@@ -203,12 +203,12 @@ def _plan(found: tuple[Option, int], target: ServingTarget, usd: float) -> Servi
         first_token_p95_s=_scaled(float(first_p95(latency)[used]), error["first_s"]),
         decode_parts_s={name: value for name, value in decode.items() if name.endswith("_s")},
         notes=tuple(notes),
-        **_figures(target, first, token, error, replicas * d.devices * usd),
+        **_figures(target, first, token, error, replicas * d.devices, usd),
     )
 
 
 def _plan_of_row(
-    shape: ModelShape, device: Device, target: ServingTarget, usd: float, row: dict[str, str]
+    shape: ModelShape, device: Device, target: ServingTarget, usd: float | None, row: dict[str, str]
 ) -> ServingPlan:
     """aiconfigurator's best configuration; it states no error, so intervals are ours."""
     error, running = error_of(device), float(row["concurrency"])
@@ -229,7 +229,7 @@ def _plan_of_row(
             f"aiconfigurator, {row['parallel']}, database of {row['backend']} {row['version']}",
             "it gives a mean time to the first token, taken for the 95th percentile too",
         ),
-        **_figures(target, first, token, error, replicas * devices * usd),
+        **_figures(target, first, token, error, replicas * devices, usd),
     )
 
 
@@ -237,9 +237,10 @@ Error = dict[str, tuple[float, float]]
 
 
 def _figures(
-    target: ServingTarget, first: float, token: float, error: Error, usd_per_hour: float
+    target: ServingTarget, first: float, token: float, error: Error, devices: int, usd: float | None
 ) -> dict[str, Any]:
     """Rates and price."""
+    an_hour = devices * (usd or 0.0)
     rates = rates_of(target.users, target.output_tokens, first, token, error)
     return {
         "first_token_s": _scaled(first, error["first_s"]),
@@ -247,10 +248,8 @@ def _figures(
             1 / token, 1 / token / error["token_s"][1], 1 / token / error["token_s"][0]
         ),
         "tokens_per_s": ServingFigure(rates[0], rates[2], rates[1]),
-        "usd_per_million_tokens": ServingFigure(
-            *(usd_per_hour / 3600 / rate * 1e6 for rate in rates)
-        ),
-        "usd_per_hour": usd_per_hour,
+        "usd_per_million_tokens": ServingFigure(*(an_hour / 3600 / rate * 1e6 for rate in rates)),
+        "usd_per_hour": None if usd is None else an_hour,
     }
 
 

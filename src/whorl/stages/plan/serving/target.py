@@ -69,7 +69,7 @@ class ServingPlan:
     tokens_per_s_per_user: ServingFigure
     tokens_per_s: ServingFigure  # output tokens of all replicas
     usd_per_million_tokens: ServingFigure  # output tokens; the prompts are in the price
-    usd_per_hour: float
+    usd_per_hour: float | None  # None: not known, and the figure above is 0
     # one step of decoding at the device's own rates, before any loss
     decode_parts_s: dict[str, float] = field(default_factory=dict, hash=False)
     notes: tuple[str, ...] = ()

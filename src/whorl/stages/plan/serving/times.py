@@ -7,16 +7,14 @@ they never saw.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from whorl.stages.plan.facts import data_file
 from whorl.stages.plan.serving.work import PassWork
 
 __all__ = [
@@ -56,12 +54,9 @@ class Latency:
     queue_s: Reals  # of first_s: behind other prompts
 
 
-@cache
 def constants() -> dict[str, Any]:
     """ "values": name -> number; "error": measured / predicted at 5% and 95% of the rows."""
-    text = (files("whorl.stages.plan.serving") / "constants.json").read_text("utf-8")
-    found: dict[str, Any] = json.loads(text)
-    return found
+    return dict(data_file("serving/constants.json"))
 
 
 def columns(works: Sequence[PassWork]) -> dict[str, Reals]:

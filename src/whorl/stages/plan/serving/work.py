@@ -14,6 +14,7 @@ from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import count_shape, flops_per_token, kv_bytes_per_token
 from whorl.core.errors import SpecError
 from whorl.stages.plan.cluster.devices import Device
+from whorl.stages.plan.facts import fact
 
 __all__ = [
     "QUANTISATIONS",
@@ -37,18 +38,7 @@ class Quantisation:
     experts_only: bool = False  # a mixture of experts keeps its other matrices at 16 bit
 
 
-QUANTISATIONS: dict[str, Quantisation] = {
-    item.name: item
-    for item in (
-        Quantisation("fp32", 4.0, "fp32", 4.0),
-        Quantisation("bf16", 2.0, "bf16", 2.0),
-        Quantisation("fp8", 1.0, "fp8", 1.0),
-        Quantisation("int8", 1.0, "bf16", 2.0),  # weights alone
-        Quantisation("int4", 0.5 + 2 / 128, "bf16", 2.0, True),  # a 16-bit scale per 128
-        Quantisation("nvfp4", 0.5 + 1 / 16, "nvfp4", 1.0, True),  # an 8-bit scale per 16
-        Quantisation("mxfp4", 0.5 + 1 / 32, "fp8", 1.0, True),  # an 8-bit scale per 32
-    )
-}
+QUANTISATIONS = {name: Quantisation(name, **of) for name, of in fact("quantisations").items()}
 ACTIVATION_BYTES = 2.0
 TABLE_BYTES = 2.0  # embedding and head stay at 16 bit or wider
 

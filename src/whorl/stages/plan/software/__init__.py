@@ -6,12 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
-from typing import Any, Literal
-
-import yaml
+from typing import Literal
 
 from whorl.core.errors import SpecError
+from whorl.stages.plan.facts import data_file
 
 __all__ = [
     "LOGIT_BYTES",
@@ -102,8 +100,7 @@ class Software:
 
 def _read() -> tuple[dict[str, Software], dict[str, str]]:
     """(records by name, what people call them -> name)."""
-    text = (files("whorl.stages.plan.software") / "software.yaml").read_text("utf-8")
-    entries: dict[str, dict[str, Any]] = yaml.safe_load(text)
+    entries = dict(data_file("software/software.yaml"))
     aliases = {word: name for name, words in entries.pop("aliases").items() for word in words}
     found = {}
     for name, entry in entries.items():

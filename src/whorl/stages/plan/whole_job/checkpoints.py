@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from whorl.core.errors import SpecError
 
-__all__ = ["TimeShares", "daly_interval_s", "time_shares", "young_interval_s"]
+__all__ = ["TimeShares", "check_positive", "daly_interval_s", "time_shares", "young_interval_s"]
 
 LARGEST_EXPONENT = 500.0  # of e, in floating point
 
@@ -29,7 +29,7 @@ class TimeShares:
 
 def young_interval_s(stall_s: float, mtbf_s: float) -> float:
     """Training time between checkpoints that loses least. Source: Young 1974, equation 2."""
-    _check_positive(stall_s=stall_s, mtbf_s=mtbf_s)
+    check_positive(stall_s=stall_s, mtbf_s=mtbf_s)
     return math.sqrt(2 * stall_s * mtbf_s)
 
 
@@ -39,7 +39,7 @@ def daly_interval_s(stall_s: float, mtbf_s: float) -> float:
     Source: Daly 2006, A higher order estimate of the optimum checkpoint interval for restart
     dumps, equation 37.
     """
-    _check_positive(stall_s=stall_s, mtbf_s=mtbf_s)
+    check_positive(stall_s=stall_s, mtbf_s=mtbf_s)
     if stall_s >= 2 * mtbf_s:
         return mtbf_s
     ratio = stall_s / (2 * mtbf_s)
@@ -55,7 +55,7 @@ def time_shares(
     failures (mean M) the segments of s = interval + stall that can be loaded number
     e^(-write/M) / (e^(s/M) - 1), and a restart that may itself fail takes M (e^(R/M) - 1).
     """
-    _check_positive(mtbf_s=mtbf_s, interval_s=interval_s)
+    check_positive(mtbf_s=mtbf_s, interval_s=interval_s)
     if min(stall_s, restart_s, write_s) < 0:
         raise SpecError("a time is negative", found=(stall_s, restart_s, write_s), expected=">= 0")
     segment_s = interval_s + stall_s
@@ -77,7 +77,7 @@ def time_shares(
     )
 
 
-def _check_positive(**times_s: float) -> None:
-    for name, value in times_s.items():
+def check_positive(**values: float) -> None:
+    for name, value in values.items():
         if not 0 < value < math.inf:
             raise SpecError(name, found=value, expected="more than 0, and finite")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from statistics import NormalDist
 
 from whorl.core.errors import SpecError
+from whorl.stages.plan.facts import data_file
 
 __all__ = ["FailureFact", "FailureRate", "expected_rate", "failure_facts", "poisson_interval"]
 
@@ -56,8 +55,7 @@ class FailureRate:
 @cache
 def failure_facts() -> tuple[FailureFact, ...]:
     """Every published count, pooled or not."""
-    text = (files("whorl.stages.plan.whole_job") / "failures.json").read_text("utf-8")
-    return tuple(FailureFact(**entry) for entry in json.loads(text)["facts"])
+    return tuple(FailureFact(**entry) for entry in data_file("whole_job/failures.json")["facts"])
 
 
 def poisson_interval(failures: int, coverage: float = COVERAGE) -> tuple[float, float]:

@@ -9,11 +9,12 @@ from whorl.core.errors import PlanError, SpecError
 from whorl.stages.plan.cluster.devices import Device
 from whorl.stages.plan.whole_job.checkpoints import (
     TimeShares,
+    check_positive,
     daly_interval_s,
     time_shares,
     young_interval_s,
 )
-from whorl.stages.plan.whole_job.failures import FailureRate, expected_rate
+from whorl.stages.plan.whole_job.failures import FailureRate
 
 __all__ = ["JobView", "Range", "WholeJob", "steps_of", "view_job"]
 
@@ -50,7 +51,7 @@ class Range:
 
 @dataclass(frozen=True)
 class WholeJob:
-    """What the view needs. None: the planner's choice. Raises SpecError on nonsense."""
+    """What the view needs. Raises SpecError on nonsense."""
 
     step_s: Range
     steps: int
@@ -58,18 +59,13 @@ class WholeJob:
     device: Device
     checkpoint_bytes: float  # weights and optimiser state, all ranks together
     storage_bytes_per_s: float  # of the whole job, writing and reading
-    failures: FailureRate | None = None  # None: published counts
     usd_per_device_hour: float | None = None  # None: the catalogue's
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("devices", 1)):
-            if getattr(self, name) < least:
-                raise SpecError(name, found=getattr(self, name), expected=f"at least {least}")
-        for name in ("checkpoint_bytes", "storage_bytes_per_s"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise SpecError(name, found=getattr(self, name), expected="more than 0")
-        if not 0 < self.step_s.low <= self.step_s.high < math.inf:
-            raise SpecError("step_s", found=asdict(self.step_s), expected="more than 0")
+        for name in ("steps", "devices", "checkpoint_bytes", "storage_bytes_per_s"):
+            check_positive(**{name: getattr(self, name)})
+        for end in (self.step_s.low, self.step_s.high):
+            check_positive(step_s=end)
         if (price := self.usd_per_device_hour) is not None and not 0 <= price < math.inf:
             raise SpecError("usd_per_device_hour", found=price, expected="at least 0")
 
@@ -81,7 +77,7 @@ class JobView:
     ideal_days: Range  # without failures and checkpoints
     days: Range
     device_hours: Range
-    usd: Range  # at usd_per_device_hour; the spread of prices is not in it
+    usd: Range  # at usd_per_device_hour; the spread of prices is not in it; 0 where it is null
     energy_kwh: Range
     failures: Range
     mtbf_hours: Range  # of the whole job; low: with many failures
@@ -95,7 +91,7 @@ class JobView:
     daly_interval_s: float
     checkpoints: int
     restart_s: float  # loading included
-    usd_per_device_hour: float
+    usd_per_device_hour: float | None  # None: not known
     assumptions: tuple[str, ...]
     sources: tuple[str, ...]
 
@@ -114,13 +110,12 @@ def steps_of(tokens: float, tokens_per_step: float) -> int:
     return math.ceil(tokens / tokens_per_step)
 
 
-def view_job(job: WholeJob) -> JobView:
+def view_job(job: WholeJob, rate: FailureRate) -> JobView:
     """Everything about the job. Raises PlanError if failures leave it no time to train.
 
     Checkpoints are asynchronous and Daly's optimum apart, in whole steps, but never closer than
     keeps storage free (they stall so little that the optimum alone would write all the time).
     """
-    rate = job.failures or expected_rate(job.device.kind)
     write_s = job.checkpoint_bytes / job.storage_bytes_per_s
     stall_s = job.checkpoint_bytes / (job.devices * HOST_COPY_BYTES_PER_S)
     restart_s = RESTART_S + write_s
@@ -144,12 +139,12 @@ def view_job(job: WholeJob) -> JobView:
     middle = case(job.step_s.value, rate.per_device_hour)
     best, worst = case(job.step_s.low, rate.low), case(job.step_s.high, rate.high)
     hours = Range(*(c.wall_s * job.devices / HOUR_S for c in (middle, best, worst)))
-    price = job.device.usd_per_hour if job.usd_per_device_hour is None else job.usd_per_device_hour
+    price = job.device.price(job.usd_per_device_hour)
     return JobView(
         ideal_days=Range(*(step * job.steps / DAY_S for step in asdict(job.step_s).values())),
         days=Range(*(c.wall_s / DAY_S for c in (middle, best, worst))),
         device_hours=hours,
-        usd=Range(hours.value * price, hours.low * price, hours.high * price),
+        usd=Range(*((price or 0.0) * of for of in asdict(hours).values())),
         energy_kwh=_energy_kwh(job.device, hours),
         failures=Range(*(c.wall_s / c.mtbf_s for c in (middle, best, worst))),
         mtbf_hours=Range(*(c.mtbf_s / HOUR_S for c in (middle, worst, best))),
@@ -183,7 +178,7 @@ def _energy_kwh(device: Device, hours: Range) -> Range:
 
 
 def _assumptions(
-    job: WholeJob, rate: FailureRate, price: float, restart_s: float
+    job: WholeJob, rate: FailureRate, price: float | None, restart_s: float
 ) -> tuple[str, ...]:
     device = job.device
     (power, power_low, power_high), (pue, pue_low, pue_high) = POWER_FRACTION, PUE
@@ -192,7 +187,7 @@ def _assumptions(
     watts = device.power_w + device.host_power_w
     lines = [
         f"{price:g} USD per device and hour{band}"
-        if price
+        if price is not None
         else "its price is not known, so no money is reckoned: --usd-per-device-hour gives it",
         f"{rate.per_device_hour:.2e} failures per device and hour "
         f"({rate.low:.1e} to {rate.high:.1e} on a cluster not yet seen), at random times",
@@ -203,6 +198,6 @@ def _assumptions(
         if watts
         else "what it draws is not known, so no energy is reckoned",
     ]
-    if device.kind == "tpu" and job.failures is None:
+    if device.kind == "tpu":
         lines.append("no counts for TPUs are published: the rate of GPUs is used")
     return tuple(lines)
