@@ -200,14 +200,7 @@ def plan_cluster(
         chosen=planned[0],
         safe=_safe(planned[0], found, choice.model),
         runners_up=planned[1:],
-        front=[
-            schema.FrontPoint(
-                label=layout_label(item.layout),
-                step_s=item.step.step_s,
-                peak_bytes=item.peak_bytes,
-            )
-            for item in found.pareto
-        ],
+        front=[_point(item) for item in found.pareto],
         considered=found.examined,
         fitting=found.evaluated,
         budget=spent,
@@ -223,6 +216,11 @@ def plan_cluster(
             *warnings,
         ],
     )
+
+
+def _point(found: RankedLayout) -> schema.FrontPoint:
+    label, step_s = layout_label(found.layout), found.step.step_s
+    return schema.FrontPoint(label=label, step_s=step_s, peak_bytes=found.peak_bytes)
 
 
 def _is_plain(job: TrainingJob) -> bool:

@@ -376,32 +376,3 @@ def test_run_requests_reports_a_stall(stepper: ScriptedStepper) -> None:
         run_requests(loop, [ask("slow")], timeout_s=0.05)
     stepper.gate.set()
     loop.close()
-
-
-class Slow:
-    """Eight tokens, one every tenth of a second."""
-
-    def __init__(self, ends: str) -> None:
-        self.ends = ends
-
-    def submit(self, request: GenerateRequest, on_event: Callable[[TokenEvent], None]) -> None:
-        threading.Thread(target=self.answer, args=(request.request_id, on_event)).start()
-
-    def answer(self, name: str, on_event: Callable[[TokenEvent], None]) -> None:
-        for number in range(8):
-            time.sleep(0.1)
-            on_event(TokenEvent(name, (number,), self.ends if number == 7 else None))  # type: ignore[arg-type]
-
-
-def test_run_requests_waits_while_tokens_come() -> None:
-    """Longer together than the longest silence; what ended is counted as it ends."""
-    ended: list[float] = []
-    begin_s = time.monotonic()
-
-    def note() -> None:
-        ended.append(time.monotonic() - begin_s)
-
-    (answer,) = run_requests(Slow("length"), [ask("slow")], timeout_s=0.4, on_end=note)  # type: ignore[arg-type]
-    assert answer.token_ids == list(range(8)) and len(ended) == 1 and ended[0] >= 0.7
-    with pytest.raises(EngineError, match="a request failed; found: cancelled"):
-        run_requests(Slow("cancelled"), [ask("gone")])  # type: ignore[arg-type]
