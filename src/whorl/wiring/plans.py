@@ -50,7 +50,7 @@ def considered(session: Asking) -> Plan:
     return planner.find_or_consider(session.context, _asked(session))
 
 
-def _asked(session: Asking) -> planner.Asked:
+def _asked(session: Asking) -> planner.PlanInputs:
     from whorl.engines.open import find_engine
     from whorl.launch.calibrate import this_machine
     from whorl.launch.compiling import with_compiled
@@ -78,7 +78,9 @@ def _asked(session: Asking) -> planner.Asked:
     measure = partial(told, "measuring this machine", this_machine)
     compiled = partial(told, "timing compiled blocks", with_compiled)
     given_base = None if base is None else planned_base(base, recipe.train, home, progress)
-    return planner.Asked(recipe, facts, session.data_digest, measure, gather, compiled, given_base)
+    return planner.PlanInputs(
+        recipe, facts, session.data_digest, measure, gather, compiled, given_base
+    )
 
 
 def _gathered(session: Asking, known: Mapping[str, Field]) -> DataFacts:

@@ -21,7 +21,7 @@ from whorl.stages.plan.data import DataFacts, TokenFacts
 from whorl.stages.plan.hardware import Machine
 from whorl.stages.plan.plan import Plan
 from whorl.stages.plan.run import (
-    Asked,
+    PlanInputs,
     find_or_consider,
     find_or_make,
     plan_key,
@@ -181,8 +181,8 @@ def test_a_plan_that_is_there_needs_no_measuring_and_no_reading(context: StageCo
         asked.append("data")
         return data
 
-    def of(which: Recipe) -> Asked:
-        return Asked(which, here.facts, data.digest, measure, gather, never)
+    def of(which: Recipe) -> PlanInputs:
+        return PlanInputs(which, here.facts, data.digest, measure, gather, never)
 
     first, second = (find_or_make(context, of(recipe())) for _ in range(2))
     assert first.digest == second.digest and asked == ["machine", "data"]

@@ -45,7 +45,7 @@ from whorl.stages.plan.step_time import fit_level
 
 __all__ = [
     "LOGIC_VERSION",
-    "Asked",
+    "PlanInputs",
     "check_is_here",
     "check_plannable",
     "find_or_consider",
@@ -114,7 +114,7 @@ def _said_defaults(recipe: Recipe) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PlanInputs:
     """What a plan is made of; the machine is measured and the data read only for a new choice."""
 
     recipe: Recipe
@@ -130,7 +130,7 @@ class Asked:
         return plan_key(self.recipe, self.facts, self.data_digest, self.base)
 
 
-def find_or_make(context: StageContext, asked: Asked) -> Record:
+def find_or_make(context: StageContext, asked: PlanInputs) -> Record:
     """The plan's record."""
     key = asked.key
     if (record := context.store.find(key)) is not None:
@@ -139,7 +139,7 @@ def find_or_make(context: StageContext, asked: Asked) -> Record:
     return _written(context, key, asked.facts, _considered(context, key, asked))
 
 
-def find_or_consider(context: StageContext, asked: Asked) -> Plan:
+def find_or_consider(context: StageContext, asked: PlanInputs) -> Plan:
     """The plan that find_or_make would leave; no record is written."""
     key = asked.key
     record = context.store.find(key)
@@ -160,7 +160,7 @@ def run(
     of the recipe do not fit each other.
     """
     work = lambda: machine, lambda: data, with_compiled, base
-    return find_or_make(context, Asked(recipe, machine.facts, data.digest, *work))
+    return find_or_make(context, PlanInputs(recipe, machine.facts, data.digest, *work))
 
 
 def _written(context: StageContext, key: RecordKey, facts: MachineFacts, plan: Plan) -> Record:
@@ -175,7 +175,7 @@ def _written(context: StageContext, key: RecordKey, facts: MachineFacts, plan: P
     return context.store.published(key)
 
 
-def _considered(context: StageContext, key: RecordKey, asked: Asked) -> Plan:
+def _considered(context: StageContext, key: RecordKey, asked: PlanInputs) -> Plan:
     """An earlier choice from the same things, for which nothing is measured, or a new one."""
     chosen_from, recipe = _chosen_from(key), asked.recipe
     plan = _earlier_choice(context, chosen_from)
