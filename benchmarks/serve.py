@@ -23,7 +23,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -179,13 +179,15 @@ def processes_of(system: Any) -> list[psutil.Process]:
 def alone(system: Any, systems: list[Any]) -> Iterator[None]:
     """The others stand still: a server that waits for requests may ask for them all the time."""
     others = [each for other in systems if other is not system for each in processes_of(other)]
-    for each in others:
-        each.suspend()
     try:
+        for each in others:
+            with suppress(psutil.NoSuchProcess):  # it ended: its own turn tells
+                each.suspend()
         yield
     finally:
         for each in others:
-            each.resume()
+            with suppress(psutil.NoSuchProcess):
+                each.resume()
 
 
 def measured(system: Any, load: Load) -> dict[str, float]:

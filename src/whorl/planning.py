@@ -83,9 +83,9 @@ def answer(
         return serving_alone(name, shape, asked)
     if "--tune" in asked and "--count" not in asked:
         asked["--count"] = "1"
-    asked, told_of = with_batch(asked, _steps(said, recipe, given))
-    warnings += told_of
     try:
+        asked, told_of = with_batch(asked, _steps(said, recipe, given))
+        warnings += told_of
         found = _of_training(name, shape, asked, said)
     except (PlanError, SpecError):
         for line in warnings:

@@ -251,7 +251,8 @@ def test_signs_are_counted_and_fonts_kept_apart() -> None:
     assert task.is_of(CER, "DejaVuSans.ttf [0 1 0 3]: text") and task.is_of(CER, "scan.png")
     assert not task.is_of(CER, "new font FreeSerif.ttf [0 1 1 3]: text")
     assert task.is_of(CER_NEW_FONTS, "new font FreeSerif.ttf [0 1 1 3]: text")
-    assert task.is_of(CER, "new font sample.png")  # a scan
+    scan = "new font sample.png"
+    assert task.is_of(CER, scan) and not task.is_of(CER_NEW_FONTS, scan)
 
 
 @pytest.mark.skipif(not ocr_readers.is_there(), reason=f"needs tesseract: {ocr_readers.INSTALL}")

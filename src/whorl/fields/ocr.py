@@ -63,11 +63,11 @@ def graded(answer: str, right: str) -> dict[Metric, tuple[float, float]]:
 
 def _in_seen_font(name: str) -> bool:
     """Not of a drawn line in a held-out font; an image's file may be called anything."""
-    return not (name.startswith(NEW_FONT) and line_key(name))
+    return not _in_new_font(name)
 
 
 def _in_new_font(name: str) -> bool:
-    return name.startswith(NEW_FONT)
+    return name.startswith(NEW_FONT) and bool(line_key(name))
 
 
 TASK = WritingTask(

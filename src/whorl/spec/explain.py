@@ -92,6 +92,8 @@ def _value_of(recipe: Recipe, key: str) -> tuple[Any, str]:
 
 def _written(info: FieldInfo, value: Any) -> Any:
     """A value of a key as a recipe in JSON would have it."""
+    if value is None:  # nothing is said of it, or resolved; a duration's unit would stand alone
+        return None
     annotation: Any = Annotated[info.annotation, *info.metadata, None]
     # What is resolved may be of another kind than what is written: no warnings then.
     return TypeAdapter(annotation).dump_python(value, mode="json", warnings=False)

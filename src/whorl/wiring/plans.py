@@ -86,14 +86,15 @@ def _asked(session: Asking) -> planner.PlanInputs:
 def _gathered(session: Asking, known: Mapping[str, Field]) -> DataFacts:
     from whorl.stages.prepare.clean import item_bytes
     from whorl.stages.prepare.facts import field_of
-    from whorl.stages.prepare.pool import WorkerPool, default_workers
+    from whorl.stages.prepare.pool import WorkerPool, default_workers, is_sendable
 
     sources, base = session.sources, session.base
     fields = {source.field: field_of(known, source) for source in sources}
     items = [item for source in sources for item in fields[source.field].items(source)]
     data = fields, sources, session.data_digest
     find = partial(_facts, *data, session.loaded.recipe, None if base is None else base.tokens)
-    with WorkerPool(session.workers or default_workers()) as pool:
+    workers = (session.workers or default_workers()) if is_sendable(find) else 1
+    with WorkerPool(workers) as pool:
         return pool.run(find, sum(map(item_bytes, items)))
 
 

@@ -78,10 +78,10 @@ def open_promised(
     with ThreadPoolExecutor(1) as pool:  # while the engine's process begins
         predicting = pool.submit(predict, card, served, config, setup)
         engine = _open(folder, variant, config, setup, cache_folder)
-    predicted = predicting.result()
-    if not measures:
-        return engine, predicted
     try:
+        predicted = predicting.result()
+        if not measures:
+            return engine, predicted
         promise = keep_promise(engine, predicted, card, served, config, cache_folder)
         if promise.users < setup.max_running:
             engine.limit_running(promise.users)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -71,11 +72,20 @@ def test_much_work_is_done_in_a_process_of_its_own() -> None:
     with WorkerPool(2) as pool:
         assert pool.run(os.getpid, much) != here
         assert pool.run(os.getpid, little) == here
-        assert pool.run(lambda: os.getpid(), much) == here, "cannot be sent"
         with pytest.raises(DataError, match="three; found: 3"):
             pool.run(functools.partial(fail_on_three, 3), much)
     with WorkerPool(1) as pool:
         assert pool.run(os.getpid, much) == here
+
+
+def dies_elsewhere() -> int:
+    return os.getpid() if multiprocessing.parent_process() is None else os._exit(1)
+
+
+def test_where_no_worker_can_begin_it_is_done_here() -> None:
+    with WorkerPool(2) as pool:
+        assert pool.run(dies_elsewhere, LARGE_BYTES) == os.getpid()
+        assert pool.num_workers == 1 and list(pool.map(slow_square, [3])) == [9]
 
 
 def test_default_is_at_least_one() -> None:

@@ -43,6 +43,9 @@ class Corpus:
         self.is_text = np.concatenate([part.is_text for part in self.parts])
         self.split = np.concatenate([part.split for part in self.parts])
 
+    def __reduce__(self) -> tuple[type[Corpus], tuple[Sequence[Cleaned]]]:
+        return Corpus, (self.parts,)  # to a worker: its arrays are those of the parts
+
     def __len__(self) -> int:
         return len(self.num_bytes)
 

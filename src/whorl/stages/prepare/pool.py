@@ -70,14 +70,19 @@ class WorkerPool:
         self._executor = None
 
     def run(self, function: Callable[[], Result], num_bytes: int) -> Result:
-        """What it gives, of a worker where it works on many bytes of data and can be sent.
+        """What it gives, of a worker where it works on many bytes of data.
 
         What it loads and leaves in memory is not in this process then, which may train next:
-        scikit-learn alone and what it imports are 70 MiB (30 November 2026).
+        scikit-learn alone and what it imports are 70 MiB (30 November 2026). It is done here if
+        there is one worker, or if a worker cannot begin: a script that calls whorl without
+        `if __name__ == "__main__":` is begun anew by each.
         """
-        if self.num_workers == 1 or num_bytes < LARGE_BYTES or not is_sendable(function):
-            return function()
-        return next(self.map(_called, [function]))
+        if self.num_workers > 1 and num_bytes >= LARGE_BYTES:
+            try:
+                return next(self.map(_called, [function]))
+            except ResourceError:
+                self._executor, self.num_workers = None, 1
+        return function()
 
     def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
         """function(task) of each task, in order. Raises what the function raises.

@@ -211,7 +211,7 @@ def _batch(
     elif BATCH in flags and not (said.where or said.sequences or "accumulation" in said.origin):
         step = parse_batch(flags[BATCH], seq_len)
     is_by_steps = said.steps and not {"--tokens", "--budget"} & set(given)
-    if is_by_steps:
+    if is_by_steps and (step is not None or "--tune" in flags):  # else nothing takes its place
         flags.pop("--budget", None)
     if step is None:
         return

@@ -66,6 +66,8 @@ class WholeJob:
             check_positive(**{name: getattr(self, name)})
         for end in (self.step_s.low, self.step_s.high):
             check_positive(step_s=end)
+        if not self.step_s.low <= self.step_s.value <= self.step_s.high:
+            raise SpecError("step_s", found=self.step_s, expected="low, value and high in order")
         if (price := self.usd_per_device_hour) is not None and not 0 <= price < math.inf:
             raise SpecError("usd_per_device_hour", found=price, expected="at least 0")
 
