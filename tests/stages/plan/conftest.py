@@ -141,7 +141,7 @@ def text_facts(
     num_bytes: int = 30_000_000, document_bytes: int = 18_000, xz: float = 1.4, **changes: Any
 ) -> DataFacts:
     """Text of which a token of vocabulary V holds log2(V) / 4 bytes."""
-    tokens = []
+    tokens, trained_share = [], changes.pop("trained_share", 1.0)
     for vocab_size in changes.pop("vocab_sizes", (1024, 2048, 4096)):
         per_token = math.log2(vocab_size) / 4
         length = max(3, round(document_bytes / per_token))
@@ -150,7 +150,7 @@ def text_facts(
                 vocab_size=vocab_size,
                 used_ids=vocab_size,
                 tokens_per_document=length,
-                trained_share=0.99,
+                trained_share=trained_share,
                 bytes_per_token=per_token,
                 document_tokens=(length // 2, length, 2 * length),
             )
