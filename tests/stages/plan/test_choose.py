@@ -86,8 +86,8 @@ def test_the_same_time_buys_more_steps_of_which_little_is_trained() -> None:
     """An answer after an image: the head computes the tenth that is trained."""
     asked = recipe("model.layers=4", "model.width=128", "prepare.vocab_size=4096")
     whole, tenth = (chosen(asked, data=text_facts(trained_share=s)) for s in (1.0, 0.1))
-    assert tenth.step_s / tenth.batch_tokens < 0.9 * whole.step_s / whole.batch_tokens
-    assert tenth.tokens > 1.1 * whole.tokens
+    assert tenth.step_s / tenth.batch_tokens < 0.95 * whole.step_s / whole.batch_tokens
+    assert tenth.tokens > 1.05 * whole.tokens
 
 
 def test_one_thread_is_slower() -> None:
