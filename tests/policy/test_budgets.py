@@ -35,7 +35,7 @@ PACKAGE_LINES = {
     "testing": 552,
     "torture": 1_103,
     "whorl": 1_375,
-    "wiring": 2_456,  # what a served model says of itself
+    "wiring": 2_516,  # what a served model says of itself
 }
 ROOM = 1.25
 

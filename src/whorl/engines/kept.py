@@ -23,7 +23,7 @@ from dataclasses import asdict, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,9 +56,9 @@ def open_keeping(openable: Openable, setup: EngineSetup, folder: Path, log: Log)
         return openable.open(setup)
     made_by = {"model": openable.card.content, "engine": name, "packages": versions}
     path = folder / f"{digest_value({**made_by, 'version': VERSION})[:32]}.jsonl"
-    return KeptAnswers(
-        name, openable.card.contract_digest, lambda: openable.open(setup), _Lines(path, log)
-    )
+    lines = _Lines(path, log)
+    asked = KeptAnswers(name, openable.card.contract_digest, lambda: openable.open(setup), lines)
+    return cast(Engine, asked)  # its `unable` cannot be set, which nobody does
 
 
 class KeptAnswers:

@@ -19,10 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["open_asked"]
 
-ANSWERS = "answers"  # folder of the home's .engines
 
-
-class Asking(Work, Protocol):
+class Compressing(Work, Protocol):
     """A recipe with its plan, and what compress made."""
 
     @property
@@ -37,7 +35,7 @@ class Asking(Work, Protocol):
     def variants(self) -> Mapping[Variant, Path]: ...
 
 
-def open_asked(session: Asking, model: Path, variant: Variant) -> Engine:
+def open_asked(session: Compressing, model: Path, variant: Variant) -> Engine:
     """Of a variant. Beside variants that are made for an engine, the trained model and its base
     are only asked, in the form that is fastest: torch would take an hour for their answers."""
     serve = session.planned.decisions.serve
@@ -45,8 +43,8 @@ def open_asked(session: Asking, model: Path, variant: Variant) -> Engine:
     if session._compresses and variant.format == SAFETENSORS and name == AUTO:
         model, form = _exported(model, session.variants())
     found = openable(model, form, name, session.home / CACHE)
-    setup = EngineSetup(serve.max_running)
-    return open_keeping(found, setup, session.home / CACHE / ANSWERS, session.log)
+    setup, answers = EngineSetup(serve.max_running), session.home / CACHE / "answers"
+    return open_keeping(found, setup, answers, session.log)
 
 
 def _exported(model: Path, there: Mapping[Variant, Path]) -> tuple[Path, Variant]:

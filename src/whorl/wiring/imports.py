@@ -154,8 +154,8 @@ def import_looked(
             log(f"warning: {warning}")
         with store.write(key) as writer:
             lineage = {"source": model.digest, "origin": located.origin}
-            shown = progress or NoProgress()
-            writer.metrics = _make(writer.path, located, model, lineage, shown, exports)
+            source = located, model, lineage
+            writer.metrics = _make(writer.path, *source, progress or NoProgress(), exports)
         record = store.published(key)
     version = register(home, store.recipe, {STAGE: record.digest}, [])
     return Imported(version, record, located.origin, record.metrics)
