@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,13 +24,7 @@ class Compressing(Work, Protocol):
     """A recipe with its plan, and what compress made."""
 
     @property
-    def log(self) -> Callable[[str], None]: ...
-
-    @property
     def planned(self) -> Plan: ...
-
-    @property
-    def _compresses(self) -> bool: ...
 
     def variants(self) -> Mapping[Variant, Path]: ...
 
