@@ -264,16 +264,9 @@ class Session:
             engine.close()
 
     def _open_engine(self, model: Path, variant: Variant) -> Engine:
-        """Of a variant. Beside variants that are made for an engine, the trained model and its base
-        are only asked, in the form that is fastest: torch would take an hour for their answers."""
-        from whorl.engines.open import AUTO, CACHE, SAFETENSORS, open_engine, server_of
-        from whorl.engines.setup import EngineSetup
+        from whorl.wiring.asked import open_asked
 
-        serve = self.planned.decisions.serve
-        setup, name = EngineSetup(serve.max_running), server_of(variant, serve.engine)
-        is_beside = self._compresses and variant.format == SAFETENSORS and name == AUTO
-        form = None if is_beside else variant
-        return open_engine(model, form, name, setup, self.home / CACHE)
+        return open_asked(self, model, variant)
 
     # -------------------------------------------------------------- serving
 

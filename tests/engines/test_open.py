@@ -21,9 +21,17 @@ from whorl.core.errors import MissingExtra, RecordError, SpecError
 from whorl.core.ports import Engine
 from whorl.core.variants import Variant, find_variant
 from whorl.engines import open as open_module
-from whorl.engines.open import EngineFactory, find_engine, forms_of, open_engine, smallest
+from whorl.engines.open import (
+    EngineFactory,
+    find_engine,
+    forms_of,
+    keep_export,
+    open_engine,
+    openable,
+    smallest,
+)
 from whorl.engines.setup import EngineSetup
-from whorl.model.folder import read_card, seal_folder
+from whorl.model.folder import change_card, read_card, seal_folder
 from whorl.model.hf import save_model_folder
 from whorl.testing.corpus import tiny_tokens
 from whorl.testing.engine import FakeEngine
@@ -61,6 +69,24 @@ def test_hf_folder_is_exported_once(folders: Path, tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == made
     direct = score_and_close(open_engine(folders / "int8"))
     assert np.array_equal(first, second) and np.array_equal(first, direct)
+
+
+def test_an_export_that_was_made_before_is_found(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the bytes that it would have been given, though the folder's card was changed since."""
+    shutil.copytree(folders / "hf", tmp_path / "hf")
+    made = tmp_path / "made"
+    open_module.export_openvino(tmp_path / "hf", made)
+    card = change_card(tmp_path / "hf", replace(read_card(tmp_path / "hf"), quality={"words": 1}))
+    fresh = openable(tmp_path / "hf", F32, cache_folder=tmp_path / "fresh").folder
+    keep_export(made, card, tmp_path / "cache")
+    monkeypatch.setattr(open_module, "export_openvino", None)
+    kept = openable(tmp_path / "hf", F32, cache_folder=tmp_path / "cache").folder
+    assert kept.parent == tmp_path / "cache" and kept.name == fresh.name and not made.exists()
+    names = sorted(path.relative_to(fresh) for path in fresh.rglob("*.*"))
+    assert names == sorted(path.relative_to(kept) for path in kept.rglob("*.*"))
+    assert all((fresh / name).read_bytes() == (kept / name).read_bytes() for name in names)
 
 
 def test_auto_leaves_what_cannot_be_exported_to_torch(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ PACKAGE_LINES = {
     "testing": 552,
     "torture": 1_103,
     "whorl": 1_375,
-    "wiring": 2_470,  # what a served model says of itself
+    "wiring": 2_540,  # what a served model says of itself; what was asked before
 }
 ROOM = 1.25
 

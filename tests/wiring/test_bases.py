@@ -18,6 +18,8 @@ from whorl.core.context import NoProgress
 from whorl.core.errors import GateError, SpecError
 from whorl.core.heldout import HeldoutDocuments
 from whorl.core.records import Record
+from whorl.core.variants import Variant
+from whorl.engines import open as opening
 from whorl.model.families import family_of
 from whorl.model.folder import read_card
 from whorl.model.hf_source import WEIGHTS, open_hf_source
@@ -28,7 +30,7 @@ from whorl.stages.plan.given import Rehearsal
 from whorl.stages.train.initial import base_model
 from whorl.testing.corpus import tiny_texts
 from whorl.verbs import Session
-from whorl.wiring import bases, imports
+from whorl.wiring import asked, bases, checks, imports
 from whorl.wiring.bases import find_base, planned_base, pruned_base
 from whorl.wiring.checks import only_vetted
 from whorl.wiring.forgetting import check_forgetting
@@ -50,7 +52,7 @@ def taught(source: Path, tmp_path: Path, isolated_home: Path, monkeypatch: Any) 
     for number, text in enumerate(tiny_texts(40)):
         (tmp_path / "notes" / f"{number}.txt").write_text(text)
 
-    def opened(*overrides: str, base: str = str(source)) -> Session:
+    def opened(*overrides: str, base: str = str(source), home: Path = isolated_home) -> Session:
         value = {
             "name": "mine",
             "data": [{"source": str(tmp_path / "notes")}],
@@ -60,7 +62,7 @@ def taught(source: Path, tmp_path: Path, isolated_home: Path, monkeypatch: Any) 
             "compress": "none",
             "evaluate": {"baselines": False},
         }
-        return Session.open(value, overrides=overrides, home=isolated_home, workers=1)
+        return Session.open(value, overrides=overrides, home=home, workers=1)
 
     return opened
 
@@ -206,6 +208,41 @@ def test_what_is_forgotten_is_measured_and_gated(taught: Any, isolated_home: Pat
         session.improve()
     allowed = parse_recipe(session.loaded.recipe.model_dump(mode="json") | {"evaluate": {}})
     check_forgetting(allowed.recipe, record)
+
+
+def scores_of(session: Session) -> bytes:
+    return session.evaluate().file("scores.json").read_bytes()
+
+
+def test_nothing_is_exported_twice_and_scores_are_the_same(
+    taught: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """The base's export of its import is asked, and what compress exported of the trained model."""
+    monkeypatch.setattr(checks, "is_installed", lambda name: name == "openvino")
+    keep_calibration(tmp_path / "plain")
+    compressed = "compress.formats=[int8]", "compress.max_bpb_increase=1"
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            asked, "_exported", lambda model, there: (model, Variant("openvino", "f32"))
+        )
+        patched.setattr(asked, "open_keeping", lambda found, setup, *kept: found.open(setup))
+        patched.setattr(opening, "keep_export", lambda made, card, folder: None)
+        plain = taught(*compressed, home=tmp_path / "plain")
+        expected = scores_of(plain)
+        assert len(list((plain.home / ".engines").iterdir())) == 2  # of the trained one, and base
+
+    def refuse(*args: Any) -> None:
+        raise AssertionError("exported again")
+
+    monkeypatch.setattr(opening, "export_openvino", refuse)
+    session = taught(*compressed)
+    assert scores_of(session) == expected
+    values = {
+        row["name"]: row["value"]
+        for row in json.loads(expected)["scores"]
+        if row["field"] == "general text"
+    }
+    assert len(values) == 4 and values["hf f32"] == values["openvino f32"]
 
 
 def test_others_see_no_file_that_was_not_vetted(source: Path) -> None:

@@ -1,7 +1,8 @@
 """The home: the folder that records live in, and what of it whorl did not write.
 
 <home>/<recipe>/<stage>/<digest>…                      records and their run folders
-<home>/models/, sources/, machine/, .engines/          registry, what was fetched, figures
+<home>/models/, sources/, machine/                     registry, what was fetched, figures
+<home>/.engines/                                       exports, promises, kept answers
 <home>/.serving/                                       API keys, their use, the log of answers
 """
 

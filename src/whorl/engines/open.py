@@ -6,11 +6,12 @@ A package adds an engine through an entry point of the group `whorl.engines` tha
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from whorl.engines.openvino_export import (
     export_openvino,
 )
 from whorl.engines.setup import EngineSetup
-from whorl.model.folder import CARD, FolderCard, read_card
+from whorl.model.folder import CARD, FolderCard, change_card, peek_card, read_card
 
 __all__ = [
     "AUTO",
@@ -37,10 +38,13 @@ __all__ = [
     "GROUP",
     "SAFETENSORS",
     "EngineFactory",
+    "Openable",
     "best_form",
     "find_engine",
     "forms_of",
+    "keep_export",
     "open_engine",
+    "openable",
     "server_of",
     "smallest",
 ]
@@ -59,6 +63,19 @@ class EngineFactory:
     name: str
     accepts: Callable[[Variant], bool]
     open: Callable[[Path, FolderCard, EngineSetup], Engine]  # verified folder, its card
+
+
+@dataclass(frozen=True)
+class Openable:
+    """A verified folder in the form that is served, and the engine that serves it."""
+
+    factory: EngineFactory
+    folder: Path
+    card: FolderCard
+
+    def open(self, setup: EngineSetup) -> Engine:
+        """Raises as its engine does, MissingExtra with the line to install."""
+        return self.factory.open(self.folder, self.card, setup)
 
 
 def _open_openvino(folder: Path, card: FolderCard, setup: EngineSetup) -> Engine:
@@ -140,14 +157,24 @@ def open_engine(
     setup: EngineSetup = EngineSetup(),  # noqa: B008 (frozen)
     cache_folder: Path | None = None,
 ) -> Engine:
-    """Verify a model folder and start an engine on it.
+    """Verify a model folder and start an engine on it. Raises as `openable` and MissingExtra."""
+    return openable(model_folder, variant, name, cache_folder).open(setup)
+
+
+def openable(
+    model_folder: Path,
+    variant: Variant | None = None,
+    name: str = AUTO,
+    cache_folder: Path | None = None,
+) -> Openable:
+    """Verify a model folder, and find what serves it.
 
     variant: the form that is served; None: what the folder holds, but a Hugging Face folder is
     served as openvino f32 where OpenVINO is installed, the model can be exported and no other
     engine is asked for. A form
     that the folder does not hold is exported once, into cache_folder (WHORL_HOME/.engines).
     Raises RecordError on a damaged folder or a token contract that is not the model's,
-    SpecError on a variant that cannot be had or served, MissingExtra with the line to install.
+    SpecError on a variant that cannot be had or served, MissingExtra where it is exported.
     """
     card = read_card(model_folder)
     wanted = variant or best_form(card, name)
@@ -160,7 +187,7 @@ def open_engine(
         )
     if wanted != card.variant:
         model_folder, card = _exported(model_folder, card, wanted, cache_folder)
-    return factory.open(model_folder, card, setup)
+    return Openable(factory, model_folder, card)
 
 
 def _factories() -> Iterator[EngineFactory]:
@@ -191,7 +218,7 @@ def _exported(
     check_computable(card.shape, "export")
     if cache_folder is None:
         cache_folder = home_folder() / CACHE
-    target = cache_folder / f"{card.digest[:32]}-{wanted.slug}-v{EXPORT_VERSION}"
+    target = cache_folder / _export_name(card, wanted)
     if (target / CARD).exists():
         return target, read_card(target)
     cache_folder.mkdir(parents=True, exist_ok=True)
@@ -207,3 +234,20 @@ def _exported(
                 shutil.rmtree(target, ignore_errors=True)
                 os.rename(made, target)
     return target, read_card(target)
+
+
+def keep_export(made: Path, card: FolderCard, cache_folder: Path) -> None:
+    """Keep what was exported of a folder for another purpose, where `openable` looks for it.
+
+    card: the folder's, as it is now. Where it cannot be moved there it is left as it is.
+    """
+    own = peek_card(made)
+    lineage = {"model": card.digest[:32], **card.lineage}
+    change_card(made, replace(own, lineage=lineage, quality=card.quality))
+    with contextlib.suppress(OSError):  # another disk; or it is there already
+        cache_folder.mkdir(parents=True, exist_ok=True)
+        os.rename(made, cache_folder / _export_name(card, own.variant))
+
+
+def _export_name(card: FolderCard, wanted: Variant) -> str:
+    return f"{card.digest[:32]}-{wanted.slug}-v{EXPORT_VERSION}"

@@ -28,6 +28,7 @@ __all__ = [
     "CARD",
     "TOKENS",
     "FolderCard",
+    "change_card",
     "model_folders",
     "peek_card",
     "prepare_folder",
@@ -62,6 +63,12 @@ class FolderCard:
         return digest_value(_to_json(self))
 
     @property
+    def content(self) -> str:
+        """Of what its answers depend on: equal wherever the model came from and whatever was
+        measured of it."""
+        return digest_value(_to_json(replace(self, lineage={}, quality={})))
+
+    @property
     def cache_bytes_per_token(self) -> float:
         """Of a served sequence, at most."""
         return cache_bytes_per_token(self.shape, self.cache)
@@ -90,6 +97,12 @@ def seal_folder(folder: Path, card: FolderCard) -> FolderCard:
     sealed = replace(card, files=files)
     write_sealed(folder / CARD, _to_json(sealed))
     return sealed
+
+
+def change_card(folder: Path, card: FolderCard) -> FolderCard:
+    """Write whorl.json anew, with other words of the same files: their digests stay the card's."""
+    write_sealed(folder / CARD, _to_json(card))
+    return card
 
 
 def model_folders(record: Record) -> dict[Variant, Path]:

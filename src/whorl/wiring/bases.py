@@ -22,7 +22,7 @@ from whorl.core.errors import SpecError
 from whorl.core.ports import Progress
 from whorl.core.records import Record, RecordStore
 from whorl.launch.given_step import rehearsal_of
-from whorl.model.folder import TOKENS, FolderCard, read_card
+from whorl.model.folder import TOKENS, FolderCard, peek_card, read_card
 from whorl.spec.recipe import NAME, PruneSpec
 from whorl.spec.resolved import TrainConfig
 from whorl.spec.train_keys import TrainSpec
@@ -83,8 +83,8 @@ class Base:
 
     @cached_property
     def card(self) -> FolderCard:
-        """Its folder's, every file of it verified."""
-        return read_card(self.folder)
+        """Its folder's, every file of it verified: as the record's."""
+        return peek_card(self.folder)
 
 
 def find_base(
@@ -95,10 +95,12 @@ def find_base(
     folder: Path,
     progress: Progress | None = None,
     log: Log = lambda line: None,
+    exports: Path | None = None,
 ) -> Base:
     """The base that a recipe of that name in that folder asks for.
 
-    asked: a model's name here, name@version too, or what `whorl import` takes. Raises SpecError
+    asked: a model's name here, name@version too, or what `whorl import` takes. exports: see
+    `import_looked`. Raises SpecError
     if it is neither or cannot be trained, and as `whorl import` does.
     """
     find = partial(
@@ -110,7 +112,9 @@ def find_base(
         record = imported_before(home, looked.source.digest)
         if record is None:
             check_computable(looked.source.shape, "train")
-            importing = _Importing(looked, home, recipe_name, progress or NoProgress(), log)
+            importing = _Importing(
+                looked, home, recipe_name, progress or NoProgress(), log, exports
+            )
             source = looked.source
             return Base(asked, source.digest, source.shape, importing, lambda: source.tokens, find)
     model = record.path / MODEL
@@ -128,6 +132,7 @@ class _Importing:
     recipe_name: str
     progress: Progress
     log: Log
+    exports: Path | None
 
     def __call__(self) -> Record:
         """Under the name of its source, with -base behind it where a recipe has that name."""
@@ -136,7 +141,12 @@ class _Importing:
         given = f"{name[:58]}-base" if is_taken or name == self.recipe_name else None
         self.log(f"importing {self.looked.asked} as {given or name}")
         imported = import_looked(
-            self.looked, home=self.home, name=given, progress=self.progress, log=self.log
+            self.looked,
+            home=self.home,
+            name=given,
+            progress=self.progress,
+            log=self.log,
+            exports=self.exports,
         )
         return imported.record
 

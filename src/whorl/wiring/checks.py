@@ -31,7 +31,7 @@ from whorl.engines.runtimes import (
     torch_runtime,
     transformers_runtime,
 )
-from whorl.model.folder import TOKENS, FolderCard, read_card, seal_folder
+from whorl.model.folder import TOKENS, FolderCard, change_card, peek_card
 from whorl.model.gguf_file import open_gguf
 from whorl.model.hf_source import open_hf_source
 
@@ -49,10 +49,10 @@ def runtimes_here(of: str) -> list[str]:
 
 
 def keep_figures(folder: Path, checks: Checks) -> FolderCard:
-    """Seal the folder again with what was measured in its card."""
-    card = read_card(folder)
+    """Put what was measured into the folder's card."""
+    card = peek_card(folder)
     quality = {**card.quality, FIGURES: checks.as_json()["checked"]}
-    return seal_folder(folder, replace(card, quality=quality))
+    return change_card(folder, replace(card, quality=quality))
 
 
 @contextmanager
@@ -81,7 +81,7 @@ class RuntimeChecks:
 
     def __init__(self, folder: Path, reference: Runtime, progress: Progress) -> None:
         self.folder, self.reference, self.progress = folder, reference, progress
-        self.card = read_card(folder)
+        self.card = peek_card(folder)  # the reference was opened from it
         self.tokens = Tokens.load(folder / TOKENS)
         self.prompts = golden_prompts(self.tokens, self.card.shape.max_seq_len)
         self.checks = Checks()
@@ -122,7 +122,7 @@ class RuntimeChecks:
 
     def openvino(self, exported: Path) -> None:
         """Over an exported folder. Raises EngineError if it says something else."""
-        name = f"openvino {read_card(exported).variant.weights}"
+        name = f"openvino {peek_card(exported).variant.weights}"
         if self._is_here("openvino"):
             with openvino_runtime(exported) as other:
                 self._compare(name, other, name.endswith(" f32"))

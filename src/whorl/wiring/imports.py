@@ -130,8 +130,10 @@ def import_looked(
     name: str | None = None,
     progress: Progress | None = None,
     log: Callable[[str], None] = lambda line: None,
+    exports: Path | None = None,
 ) -> Imported:
-    """`import_model` of what was looked over."""
+    """`import_model` of what was looked over. exports: where the export that is checked is kept,
+    for engines that will open the model."""
     MissingExtra.check("torch", "train", "importing a model")
     from whorl.stages.improve.registry import register
     from whorl.wiring.checks import runtimes_here
@@ -152,7 +154,8 @@ def import_looked(
             log(f"warning: {warning}")
         with store.write(key) as writer:
             lineage = {"source": model.digest, "origin": located.origin}
-            writer.metrics = _make(writer.path, located, model, lineage, progress or NoProgress())
+            source = located, model, lineage
+            writer.metrics = _make(writer.path, *source, progress or NoProgress(), exports)
         record = store.published(key)
     version = register(home, store.recipe, {STAGE: record.digest}, [])
     return Imported(version, record, located.origin, record.metrics)
@@ -177,8 +180,10 @@ def _make(
     model: ForeignModel,
     lineage: Mapping[str, str],
     progress: Progress,
+    exports: Path | None,
 ) -> dict[str, Any]:
     """Write the model folder and check it; gives the figures."""
+    from whorl.engines.open import keep_export
     from whorl.model.hf import check_tensors, save_model_folder
     from whorl.wiring.checks import RuntimeChecks, keep_figures
 
@@ -195,8 +200,10 @@ def _make(
         if located.path.is_file():
             checks.llama_cpp(located.path)
         checks.exported(scratch)
+    card = keep_figures(folder, checks.checks)
+    if exports is not None and scratch.is_dir():
+        keep_export(scratch, card, exports)
     shutil.rmtree(scratch, ignore_errors=True)
-    keep_figures(folder, checks.checks)
     return checks.checks.as_json()
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Protocol
 
 from whorl.core.records import Record
+from whorl.engines.open import CACHE
 from whorl.wiring.bases import Base, find_base, pruned_base
 from whorl.wiring.texts import training_texts
 from whorl.wiring.work import Work
@@ -16,9 +17,6 @@ __all__ = ["base_of"]
 
 class Basing(Work, Protocol):
     """What a base is found with."""
-
-    @property
-    def log(self) -> Callable[[str], None]: ...
 
     def prepare(self) -> Record: ...
 
@@ -35,6 +33,7 @@ def base_of(session: Basing, asked: str) -> Base:
         folder=folder,
         progress=session.progress,
         log=session.log,
+        exports=session.home / CACHE if session._compresses else None,  # evaluate asks it
     )
     if (prune := recipe.model.prune) is None:
         return base

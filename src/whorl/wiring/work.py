@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -26,3 +27,9 @@ class Work(Protocol):
 
     @property
     def progress(self) -> Progress: ...
+
+    @property
+    def log(self) -> Callable[[str], None]: ...
+
+    @property
+    def _compresses(self) -> bool: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +14,15 @@ from whorl.core.errors import EngineError, SpecError
 from whorl.core.metrics import ACCURACY
 from whorl.core.ports import GenerateRequest, HeldoutDocument
 from whorl.core.tasks import WritingTask
+from whorl.core.variants import Variant
+from whorl.engines.kept import open_keeping
+from whorl.engines.open import EngineFactory, Openable
+from whorl.engines.setup import EngineSetup
+from whorl.model.folder import FolderCard
 from whorl.stages.evaluate.measure import Asked, measure
 from whorl.testing.engine import FakeEngine
+from whorl.testing.fakes import RecordingProgress
+from whorl.testing.models import tiny_shape
 
 TURNS = [  # (text, whether it is trained)
     [("How many stones? ", False), ("Three.", True)],
@@ -100,3 +108,34 @@ def test_right_answers_that_nobody_may_write_are_counted(asked: Asked) -> None:
         found = measure(engine, tokens, some, window=512)
         engine.close()
         assert found.numerator.tolist().count(0.0) == count
+
+
+def test_only_what_is_new_is_asked_and_shown(asked: Asked, tmp_path: Path) -> None:
+    """Compress asks the first of the questions, evaluate all: scores are as if it had asked all."""
+    tokens = tiny_tokens()
+    card = FolderCard(Variant("hf", "f32"), tokens.contract.digest, tiny_shape(), {})
+    said = {tuple(question_of(asked, number)): ANSWERS[number] for number in range(2)}
+    first = replace(asked, documents=asked.documents[:1], questions=(None,))
+    shown: list[list[object]] = []
+
+    def reply(request: GenerateRequest) -> Sequence[int]:
+        answer = tokens.encode_prompt(said[request.prompt_ids])[1:]
+        return [*answer, tokens.contract.stop_ids[0]]
+
+    one, other = said
+    for what, expected, new in ((first, [1], [one]), (asked, [1, 0], [other]), (asked, [1, 0], [])):
+        fake = FakeEngine(tokens.contract.digest, reply)
+        factory = EngineFactory("torch", lambda variant: True, lambda *work, one=fake: one)
+        engine = open_keeping(Openable(factory, tmp_path, card), EngineSetup(), tmp_path, print)
+        progress = RecordingProgress()
+        found = measure(engine, tokens, what, window=512, progress=progress)
+        assert found.numerator.tolist() == expected
+        assert [request.prompt_ids for request in fake.submitted] == new
+        shown.append([*progress.labels, progress.amount])
+        engine.close()
+        fake.close()
+    assert shown == [
+        ["answers of torch", 1.0],
+        ["answers of torch, 1 of 2 known from before", 1.0],
+        ["answers of torch, 2 of 2 known from before", 0.0],
+    ]

@@ -25,7 +25,7 @@ from whorl.core.ports import Exporter, Measure, QualityMeasure
 from whorl.core.records import Record, RecordKey
 from whorl.core.rounding import Guessing, Rounding, SmallWeights, Speeds, Texts
 from whorl.core.variants import Variant
-from whorl.model.folder import CACHES, read_card, seal_folder
+from whorl.model.folder import CACHES, change_card, peek_card
 from whorl.spec.resolved import CompressConfig
 from whorl.stages.compress.candidates import (
     Tried,
@@ -124,7 +124,7 @@ class _Compression:
     def make(self, trained: Record, digest: str) -> list[dict[str, Any]]:
         """All variants, as rows of the metrics. Raises GateError."""
         model = trained.folder("model")
-        lineage = {**read_card(model).lineage, "train": trained.digest, "compress": digest}
+        lineage = {**peek_card(model).lineage, "train": trained.digest, "compress": digest}
         folder, variant = self._place(PARENT)
         self.exporter.export(model, folder, lineage)
         parent = self.measure(folder, variant)
@@ -155,7 +155,7 @@ class _Compression:
             if not folder.exists():
                 continue
             quality_rows = {row["field"]: row for row in rows if row["name"] == str(variant)}
-            seal_folder(folder, replace(read_card(folder), quality=quality_rows))
+            change_card(folder, replace(peek_card(folder), quality=quality_rows))
         return rows
 
     def _leave_out(self, refusal: WhorlError) -> None:
@@ -230,13 +230,13 @@ class _Compression:
         if self.config.cache == PARENT_CACHE or not kept:
             return rows
         (choice,) = kept
-        before = read_card(folder)
-        after = seal_folder(folder, replace(before, cache=self.config.cache))
+        before = peek_card(folder)
+        after = change_card(folder, replace(before, cache=self.config.cache))
         how = f"{choice['how']}, {after.cache} cache"
         found, worst = self._compared(how, folder, variant, parent)
         allowed = self.config.max_bpb_increase
         if worst > allowed:
-            seal_folder(folder, before)
+            change_card(folder, before)
             loses = f"loses {_share(worst)}, over the limit of {_share(allowed)}"
             choice["why"] += f"; an {after.cache} cache {loses}"
             self.context.log(f"{variant}: {how}: refused: {loses}")
@@ -257,7 +257,7 @@ class _Compression:
         self.guesses[choice["how"]] = [asdict(each) for each in tried]
         guesses, why = choose_guesses(tried)
         if guesses:
-            seal_folder(folder, replace(read_card(folder), lookup=guesses))
+            change_card(folder, replace(peek_card(folder), lookup=guesses))
             choice["how"] += f", guesses of {guesses}"
         choice["why"] += f"; {why}"
         for each in tried:
@@ -301,7 +301,7 @@ class _Compression:
     def _row(
         self, folder: Path, of: str, quality: QualityMeasure, loss: Interval, verdict: str
     ) -> dict[str, Any]:
-        card = read_card(folder)
+        card = peek_card(folder)  # the engine that measured it has verified its files
         return {
             "name": str(card.variant),
             "field": of,

@@ -24,7 +24,7 @@ from whorl.core.ports import Engine, HeldoutDocument, Score
 from whorl.core.rows import RowSet
 from whorl.core.tasks import LikelihoodTask
 from whorl.core.variants import Variant
-from whorl.model.folder import read_card
+from whorl.model.folder import peek_card
 from whorl.spec.resolved import EvaluateConfig
 from whorl.stages.evaluate.contamination import seen_shares
 from whorl.stages.evaluate.measure import Asked, measure
@@ -89,7 +89,7 @@ class ForgettingProbe:
     def describe(self) -> dict[str, str]:
         """What its scores depend on."""
         cards = {"before": self.before[1], "after": self.after[1]}
-        digests = {name: read_card(folder).digest for name, folder in cards.items()}
+        digests = {name: peek_card(folder).digest for name, folder in cards.items()}
         return {"text": self.text.digest, **digests}
 
 

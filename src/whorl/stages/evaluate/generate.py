@@ -61,12 +61,12 @@ def written(
 ) -> list[str]:
     """The model's answers, in the documents' order.
 
-    window: most ids of question and answer. Raises EngineError if a request fails or nothing comes.
+    window: most ids of question and answer. An engine that keeps its answers (it says which it
+    `knows`) is only asked for the others. Raises EngineError if a request fails or nothing comes.
     """
     shown = progress or NoProgress()
     grammar = None if "grammar" in engine.unable else task.grammar
     with_grammar = " under a grammar" if grammar else ""
-    shown.start(f"answers of {engine.name}{with_grammar}", len(documents), "documents")
     requests = [
         GenerateRequest(
             request_id=f"written-{number}",
@@ -77,7 +77,15 @@ def written(
         )
         for number, document in enumerate(documents)
     ]
-    answers = run_requests(engine, requests, on_end=shown.advance)
+    knows = getattr(engine, "knows", lambda request: False)
+    known, new = list[GenerateRequest](), list[GenerateRequest]()
+    for request in requests:
+        (known if knows(request) else new).append(request)
+    beside = f", {len(known):,} of {len(requests):,} known from before" if known else ""
+    shown.start(f"answers of {engine.name}{with_grammar}{beside}", len(new), "documents")
+    found = dict(zip(known, run_requests(engine, known), strict=True))
+    found |= zip(new, run_requests(engine, new, on_end=shown.advance), strict=True)
+    answers = [found[request] for request in requests]
     shown.finish()
     stops = {*tokens.contract.stop_ids}
     kept = ([i for i in answer.token_ids if i not in stops] for answer in answers)

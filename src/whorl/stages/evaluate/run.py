@@ -27,7 +27,7 @@ from whorl.core.ports import Engine, Field, Score
 from whorl.core.records import Record, RecordKey, RecordWriter
 from whorl.core.rows import RowSet
 from whorl.core.variants import Variant
-from whorl.model.folder import read_card
+from whorl.model.folder import peek_card
 from whorl.spec.resolved import EvaluateConfig
 from whorl.stages.evaluate.beside import ALONE, ByItself, scores_beside
 from whorl.stages.evaluate.contamination import seen_shares, summary_of
@@ -54,8 +54,11 @@ def evaluate_key(
     probe: ForgettingProbe | None = None,
     beside: Mapping[str, ByItself] = NOTHING,
 ) -> RecordKey:
-    """The key of the record this work makes: the folders' contents, not their places."""
-    named = {str(variant): read_card(folder).digest for variant, folder in models.items()}
+    """The key of the record this work makes: the folders' contents, not their places.
+
+    Their files are verified when they are opened.
+    """
+    named = {str(variant): peek_card(folder).digest for variant, folder in models.items()}
     described = [
         {"name": field.name, "logic_version": field.logic_version, "task": field.task.name}
         for field in fields.values()
