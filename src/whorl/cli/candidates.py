@@ -20,11 +20,13 @@ def print_candidates(report: Mapping[str, Any]) -> None:
     if not rows:
         return
     chosen = {choice["how"] for choice in report.get("choices") or []}
+    fields = sorted({row["field"] for row in rows if "field" in row})
     counts = sorted({int(n) for row in rows for n in row.get("tokens_per_s", {})})
-    speeds = [f"tokens/s, {count} together" for count in counts]
-    table = Table("candidate", "field", "weights", "loss of quality", "95%", *speeds)
-    for head in ("memory", "start", ""):
-        table.add_column(head)
+    heads = ["candidate", *(["field"] if len(fields) > 1 else []), "MiB of\nweights"]
+    heads.append("loss, %,\nits 95%")
+    heads += [f"tokens/s\n{', '.join(map(str, counts))} users"] if counts else []
+    table = Table(*heads, "memory,\nstart", "")
+    table.columns[0].min_width = 16
     table.title = "what compress tried, each through its engine in a process of its own"
     left: dict[str, list[str]] = {}  # reason -> candidates
     for row in rows:
@@ -34,16 +36,17 @@ def print_candidates(report: Mapping[str, Any]) -> None:
             left.setdefault(row["not_tried"], []).append(row["how"])
             continue
         rates = {int(n): rate for n, rate in row.get("tokens_per_s", {}).items()}
-        low, high = row["low"], row["high"]
+        fixed = [row["field"]] if len(fields) > 1 else []
+        speeds = [f"{rates[count]:.0f}" if count in rates else "" for count in counts]
+        start = [f"{row['start_s']:.1f} s"] if "start_s" in row else []
+        peak = [format_bytes(row["peak_bytes"])] if "peak_bytes" in row else []
         table.add_row(
             name,
-            row["field"],
-            format_bytes(row["bytes"]),
-            f"{100 * row['increase']:+.2f}%",
-            "" if low is None else f"{100 * low:+.2f}% … {100 * high:+.2f}%",
-            *(f"{rates[count]:.1f}" if count in rates else "" for count in counts),
-            format_bytes(row["peak_bytes"]) if "peak_bytes" in row else "",
-            f"{row['start_s']:.1f} s" if "start_s" in row else "",
+            *fixed,
+            f"{row['bytes'] / 2**20:.1f}",
+            _loss(row),
+            *([", ".join(speeds)] if counts else []),
+            "\n".join(peak + start),
             "kept" if row["how"] in chosen else row["verdict"].partition(",")[0],
         )
     OUT.print(table)
@@ -53,3 +56,9 @@ def print_candidates(report: Mapping[str, Any]) -> None:
         OUT.print(f"{choice['format']}: {choice['how']}: {choice['why']}", markup=False)
     if report.get("pareto"):
         OUT.print(f"picture: {report['pareto']}", markup=False, soft_wrap=True)
+
+
+def _loss(row: Mapping[str, Any]) -> str:
+    loss, low, high = (row[key] for key in ("increase", "low", "high"))
+    interval = "" if low is None else f"\n[{100 * low:+.1f}, {100 * high:+.1f}]"
+    return escape(f"{100 * loss:+.2f}{interval}")

@@ -20,6 +20,7 @@ __all__ = ["print_plan", "print_report", "print_scores", "print_stage"]
 
 WHOLE = "time of training: start-up, steps, validations, checkpoints; of a step: the mean"
 EXACT = ("train_tokens",)  # decided by the plan, not predicted
+TABLES = ("reading", "dropped", "search", "choices", "variants")  # metrics shown apart
 LABELS = {
     "step_s": "time of a step",
     "train_s": "time of training",
@@ -41,10 +42,11 @@ def print_stage(record: Record, took_s: float | None) -> None:
     state = "reused" if took_s is None else format_duration(took_s)
     table = Table(title=f"{record.stage} ({state})", show_header=False)
     for key, value in record.metrics.items():
-        if key in ("reading", "dropped", "search", "choices"):  # they have a table of their own
-            continue
-        table.add_row(key, escape(_shown(key, value)))
-    OUT.print(table)
+        if key not in TABLES:
+            table.add_row(key, escape(_shown(key, value)))
+    if table.row_count:
+        OUT.print(table)
+    _print_variants(record.metrics.get("variants", ()))
     print_reading(record)
     if "search" in record.metrics:
         from whorl.stages.improve.report import searched
