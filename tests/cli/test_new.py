@@ -180,6 +180,7 @@ PNG, WAV = b"\x89PNG\r\n", b"RIFF"  # none is opened to know what it is
         ({"rows.tsv": b"en\tes\na house\tuna casa\n"}, "translation"),
         ({"rows.jsonl": b'{"observations": [[1]], "actions": ["up"]}\n'}, "episodes"),
         ({"rows.jsonl": b'{"text": "a story", "url": "x"}\n'}, "text"),
+        ({"rows.csv": b"id,title,content\n1,a,b\n"}, "text"),
         ({"rows.csv": b"\xff\xfe\0\n"}, "text"),
     ],
 )

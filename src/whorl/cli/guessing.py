@@ -22,6 +22,7 @@ HEAD_BYTES = 2**16  # of a list of boxes
 BOX_KEYS = (b'"annotations"', b'"images"')
 GAMES = (".pgn", ".epd")
 LABELS = frozenset({"label", "class", "category"})
+TEXTS = frozenset({"text", "sentence", "content", "body", "message", "review"})
 LANGUAGE = 2  # letters of a language's code
 # Columns that speak for a field: one of each set is there.
 BY_COLUMNS: Mapping[str, tuple[frozenset[str], ...]] = {
@@ -32,7 +33,7 @@ BY_COLUMNS: Mapping[str, tuple[frozenset[str], ...]] = {
     "chess": (frozenset({"fen"}), frozenset({"move", "best_move", "bestmove", "uci", "san"})),
     "triples": (frozenset({"head", "subject"}), frozenset({"relation", "predicate"})),
     "episodes": (frozenset({"observation", "observations"}), frozenset({"action", "actions"})),
-    "labels": (frozenset({"text", "sentence"}), LABELS),
+    "labels": (TEXTS, LABELS),
 }
 
 
@@ -133,7 +134,7 @@ def _of_columns(columns: set[str], is_table: bool) -> str:
     for field, wanted in BY_COLUMNS.items():
         if all(columns & names for names in wanted):
             return field
-    if "text" in columns or len(columns) < 2:
+    if columns & TEXTS or len(columns) < 2:
         return "text"
     if all(len(name) == LANGUAGE and name.isalpha() for name in columns):
         return "translation"
