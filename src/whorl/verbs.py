@@ -56,6 +56,7 @@ class Session:
     progress: Progress = field(default_factory=NoProgress)
     log: Callable[[str], None] = lambda line: None
     workers: int | None = None  # processes of prepare; None: one per core
+    plans_alone: bool = False  # nothing is trained in this process: planning may leave its imports
     records: dict[str, Record] = field(default_factory=dict)  # stage -> its record, in order
     took_s: dict[str, float] = field(default_factory=dict)  # stage -> seconds, if it was run now
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from whorl.cli.main import build_app
-from whorl.core.errors import BusyError, SpecError
+from whorl.core.errors import BusyError, MissingExtra, SpecError
 from whorl.spec.load import load_recipe
 
 RUN = CliRunner()
@@ -149,6 +149,73 @@ def test_what_is_next_depends_on_the_data(
     found = RUN.invoke(APP, ["new", "mine", "--data", name, "--field", field])
     assert found.exit_code == 0, found.output
     assert found.output.splitlines()[-1].startswith(first)
+
+
+def put(files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        path = Path("mine", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+PNG, WAV = b"\x89PNG\r\n", b"RIFF"  # none is opened to know what it is
+
+
+@pytest.mark.parametrize(
+    ("files", "field"),
+    [
+        ({"labels.csv": b"path,label\n1.png,cat\n", "1.png": PNG}, "images"),
+        ({"labels.jsonl": b'{"path": "1.png", "label": "a"}\n', "1.png": PNG}, "images"),
+        ({"README.md": b"photos\n", "cat/1.png": PNG, "cat/2.png": PNG}, "images"),
+        ({"1.png": PNG, "1.txt": b"a line\n"}, "ocr"),
+        ({"lines.tsv": b"path\ttext\n1.png\ta line\n", "1.png": PNG}, "ocr"),
+        ({"a.json": b'{"images": [], "annotations": []}', "1.jpg": PNG}, "boxes"),
+        ({"metadata.csv": b"1|a word|a word\n", "wavs/1.wav": WAV}, "speech"),
+        ({"1.flac": WAV, "1.txt": b"a word\n"}, "speech"),
+        ({"logo.png": PNG, "1.txt": b"a\n", "2.txt": b"b\n"}, "text"),
+        ({"rows.csv": b"age,income,class\n3,4,a\n"}, "table"),
+        ({"rows.tsv": b"text\tlabel\nso good\tyes\n"}, "labels"),
+        ({"rows.csv": b"userId,movieId,rating,timestamp\n1,2,3,4\n"}, "interactions"),
+        ({"rows.csv": b"fen,move\nx,e2e4\n"}, "chess"),
+        ({"rows.tsv": b"en\tes\na house\tuna casa\n"}, "translation"),
+        ({"rows.jsonl": b'{"observations": [[1]], "actions": ["up"]}\n'}, "episodes"),
+        ({"rows.jsonl": b'{"text": "a story", "url": "x"}\n'}, "text"),
+        ({"rows.csv": b"id,title,content\n1,a,b\n"}, "text"),
+        ({"rows.csv": b"\xff\xfe\0\n"}, "text"),
+    ],
+)
+def test_lists_belong_to_what_they_name_and_rows_are_known_by_columns(
+    files: dict[str, bytes], field: str
+) -> None:
+    put(files)
+    assert new("mine", "--data", "mine") is None
+    assert load_recipe(Path("mine.yaml")).recipe.data[0].field == field
+
+
+def test_a_made_source_is_of_its_field() -> None:
+    for data, field in (("gymnasium:minigrid:A-v0", "episodes"), ("stockfish:games", "chess")):
+        assert new("mine", "--force", "--data", data) is None
+        assert load_recipe(Path("mine.yaml")).recipe.data[0].field == field
+
+
+def test_rows_that_nobody_here_can_read_are_not_taken_for_text(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put({"rows.parquet": b"PAR1"})
+    monkeypatch.setitem(sys.modules, "pyarrow", None)  # as if it were not installed
+    error = new("mine", "--data", "mine")
+    assert isinstance(error, MissingExtra) and not Path("mine.yaml").exists()
+    assert str(error.do).startswith("pip install 'whorl[parquet]', or say what it is: --field")
+
+
+def test_parquet_is_known_by_its_columns() -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    Path("mine").mkdir()
+    rows = pyarrow.table({"height": [1.5, 2.5], "kind": ["a", "b"]})
+    parquet.write_table(rows, "mine/rows.parquet")
+    assert new("mine", "--data", "mine") is None
+    assert load_recipe(Path("mine.yaml")).recipe.data[0].field == "table"
 
 
 @pytest.mark.parametrize(

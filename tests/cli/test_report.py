@@ -79,6 +79,9 @@ def test_groups_of_documents_stand_beside_each_other(
     assert "by part, 95% intervals over documents" in text
     for part in ("41.2 (38.8 … 44.2)", "44.0 (41.5 … 47.0)", "30.0 (27.5 … 33.0)"):
         assert part in text
+    rows[2]["num_documents"] = 4  # a slow method, asked a part
+    text = printed(lambda: print_report({"recipe": "mine", "stages": [], "groups": rows}))
+    assert "44.0 │ 30.0, of 4 │ 9" in text
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,14 @@ def test_nothing_in_a_text_is_a_command(monkeypatch: pytest.MonkeyPatch) -> None
     assert "3 of 20 completions pass parse[0]" in lines
 
 
+def test_an_answer_stands_above_the_right_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"document": "cat/[1].png", "prompt": "[an image of 8 x 8]", "text": "dog"}
+    lines = printed(monkeypatch, {"completions": [{**row, "truth": "cat"}]}, 100)
+    assert any("held-out document cat/[1].png" in line for line in lines)
+    at = lines.index("[an image of 8 x 8]")
+    assert lines[at + 1 : at + 3] == ["answer: dog", "right:  cat"]
+
+
 def test_a_record_of_before_has_no_continuations(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = printed(monkeypatch, {"completions": [{"prompt": "a ", "text": "b"}]}, 100)
     assert "a b" in lines and not any("document" in line for line in lines)

@@ -275,6 +275,9 @@ def test_baselines_of_other_sources_together(monkeypatch: pytest.MonkeyPatch) ->
         ("bot and idm", "success"): 1.0,
         ("bot and idm", "return"): 4.0,
     }
+    still = Document(f"{GOTO}#6", (Part("row", {}), Part("action", "IDLE")), "heldout")
+    names = {score.name for score in FIELD.baselines([still], [still], None)}
+    assert names == {"commonest action", "bot", "idle", "random"}
     assert asked(level, "a.jsonl@3") == asked("a.jsonl@3", level) == commonest
     assert asked("gymnasium:highway_env:x#1", pole) == {**commonest, **at_random}
 
@@ -333,6 +336,7 @@ def test_a_road_is_driven_with_settings_and_without_most_crashes() -> None:
     from whorl.fields.teachers import demonstration
 
     world = open_world("highway_env:highway-fast-v0?config.duration=8&config.vehicles_count=6")
+    assert {action for _, action in demonstration(world, "idle", 3)} == {"IDLE"}
     assert world.actions == ("LANE_LEFT", "IDLE", "LANE_RIGHT", "FASTER", "SLOWER")
     ends = []
     for seed in range(4):

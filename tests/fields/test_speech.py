@@ -228,6 +228,17 @@ def test_hostile_rows_are_refused_with_a_reason_and_counted(tmp_path: Path) -> N
     )
 
 
+def test_a_refusal_names_its_line_once(tmp_path: Path) -> None:
+    """Lines are counted from 1; the hint has the file as its list names it, and no other count."""
+    write(tmp_path / "wavs" / "a.wav", "low")
+    (tmp_path / "wavs" / "b.wav").write_bytes(b"RIFF no sound")
+    (tmp_path / "metadata.csv").write_text("a|low\nb|high\nc|high\n")
+    found, reasons = read(tmp_path)
+    assert len(found) == 1 and len(reasons) == 2
+    told = {(str(r.place), r.hint) for r in reasons if isinstance(r, Reason)}
+    assert told == {("metadata.csv, line 2", "b"), ("metadata.csv, line 3", "c")}
+
+
 @pytest.mark.parametrize("content", [{}, {"notes.txt": "hello"}, {"rows.csv": "a,b\n1,2\n"}])
 def test_a_folder_without_speech_is_an_error(tmp_path: Path, content: dict[str, str]) -> None:
     for name, text in content.items():

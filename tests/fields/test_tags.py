@@ -16,6 +16,7 @@ from tests.fields.support import miniature
 from whorl.core.errors import DataError, SpecError
 from whorl.core.ports import Document, Source
 from whorl.core.reasons import Reason
+from whorl.fields import sequence_taggers
 from whorl.fields.base import options_of
 from whorl.fields.tags import FIELD, question_of
 
@@ -141,3 +142,31 @@ def test_context_is_learned_where_a_word_alone_says_nothing(
     assert scores["hf f32"] > 0.97
     assert scores["commonest tag of the word"] < 0.9
     assert scores["linear model of words and their ends"] > 0.95
+
+
+def test_a_crf_reads_whole_sentences_and_answers_the_words_that_are_asked(tmp_path: Path) -> None:
+    """What "x" is depends on the tag two words before it, which no word beside it tells."""
+    pytest.importorskip("pycrfsuite", reason="python-crfsuite is not installed")
+    rng, lines = random.Random(0), []
+    for _ in range(300):
+        kind, others = rng.choice("AB"), rng.randint(1, 3)
+        middle = " ".join(["x/" + kind] * (others + 4))
+        lines.append(f"{kind.lower()}/{kind} {middle} {rng.choice('uvw')}/X")
+    (tmp_path / "t.pos").write_text("\n".join(lines) + "\n")
+    options = options_of(FIELD, {"heldout": "0.3", "asked": "200", "words": "1000"})
+    source = Source(str(tmp_path / "t.pos"), "tags", options=options)
+    documents = [d for i in FIELD.items(source) for d in FIELD.read(source, i, lambda reason: None)]
+    sides = [[d for d in documents if d.split == side] for side in ("train", "heldout")]
+    field = FIELD.with_sources((source,))
+    assert field.absent() == "" and field.name == "tags"
+    found = {score.name: score for score in field.baselines(*sides, None)}
+    crf, alone = found["CRF of whole sentences"], found["linear model of words and their ends"]
+    assert crf.num_documents == len(sides[1]) and 100 < len(sides[1]) < 400
+    assert crf.value > 0.98 and alone.value < 0.85
+    gone = FIELD.with_sources(())  # documents of a record whose sources are not at hand
+    assert "CRF of whole sentences" not in {score.name for score in gone.baselines(*sides, None)}
+
+
+def test_without_a_crf_the_report_says_how_to_have_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sequence_taggers, "find_spec", lambda name: None)
+    assert "pip install python-crfsuite" in FIELD.absent()

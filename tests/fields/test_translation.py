@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -18,7 +19,7 @@ from whorl.core.errors import DataError, SpecError
 from whorl.core.metrics import BLEU
 from whorl.core.ports import Document, Source
 from whorl.core.reasons import Reason
-from whorl.fields import pair_files
+from whorl.fields import pair_files, translators
 from whorl.fields.base import options_of
 from whorl.fields.places import Places
 from whorl.fields.translation import FIELD, graded
@@ -193,6 +194,51 @@ def test_a_large_tmx_file_is_read_in_bounded_memory(
     assert any("TMX of more than" in reason for reason in reasons)
 
 
+SCRIPT = """#!{python}
+import sys
+words = {{"the": "la", "house": "casa", "number": "número"}}
+if sys.argv[1] == "-l":
+    print("  eng-spa\\n  zzz-en")
+else:
+    assert sys.argv[1:] == ["-u", "eng-spa"], sys.argv
+    for line in sys.stdin:
+        print(" ".join(words.get(word, word) for word in line.split()))
+"""
+
+
+def test_apertium_answers_in_the_directions_that_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sacrebleu", reason="needs the extra translation")
+    program = tmp_path / "bin" / "apertium"
+    program.parent.mkdir()
+    program.write_text(SCRIPT.format(python=sys.executable))
+    program.chmod(0o755)
+    documents, _ = read(write(tmp_path, "tsv", PAIRS), heldout="0.3")
+    held = [document for document in documents if document.split == "heldout"]
+    monkeypatch.setenv("PATH", str(tmp_path))  # none is there
+    assert "apt-get install apertium" in FIELD.absent()
+    assert {score.name for score in FIELD.baselines([], held, None)} == {"copying"}
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert FIELD.absent() == ""
+    found = {(s.name, s.metric.name): s for s in FIELD.baselines([], held, None)}
+    mine, copied = found["apertium", "chrf"], found["copying", "chrf"]
+    assert mine.value == 100 and copied.value < 60
+    assert mine.measure is not None and copied.measure is not None
+    asked = {document.name for document in held if document.name.endswith(" en>es")}
+    assert set(mine.measure.document_names) == asked
+    assert len(copied.measure.document_names) == 2 * len(asked) > 4
+
+
+@pytest.mark.skipif(translators.mode_of("en", "es") is None, reason="needs apertium-eng-spa")
+def test_the_real_apertium_keeps_texts_apart() -> None:
+    mode = translators.mode_of("en", "es")
+    assert mode is not None
+    texts = ["The house is red.", "[a] ^file$ for the web\\n", "the end"]
+    found = translators.apertium(mode, texts)
+    assert len(found) == 3 and found[0] == "La casa es roja." and "[" in found[1]
+
+
 def test_two_words_are_learned_in_both_directions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,4 +265,4 @@ def test_two_words_are_learned_in_both_directions(
     of_all = scores["translation"]["hf f32"]
     assert total / sum(row["num_documents"] for row in mine) == pytest.approx(of_all)
     assert of_all > scores["translation"]["copying"] + 20
-    assert scores["translation/bleu"].keys() == {"hf f32", "copying"}
+    assert scores["translation/bleu"].keys() - {"apertium"} == {"hf f32", "copying"}

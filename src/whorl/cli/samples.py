@@ -31,13 +31,26 @@ PICTURES |= dict.fromkeys(
 def print_samples(serve: Mapping[str, Any]) -> None:
     """Completions and continuations of a serve record, and how many samples were accepted."""
     for sample in serve.get("completions") or []:
-        text = literal_text(sample["prompt"], "dim") + literal_text(sample["text"])
-        width = min(MAX_WIDTH, OUT.width)
-        OUT.print(Panel(text, title="completion", title_align="left", width=width))
+        _print_completion(sample)
     for row in serve.get("continuations") or []:
         _print_continuation(row)
     for row in serve.get("judged") or []:
         OUT.print(f"{row['accepted']} of {row['asked']} completions pass {escape(row['checker'])}")
+
+
+def _print_completion(row: Mapping[str, str]) -> None:
+    """A prompt with what the model goes on with; of a question the answer, and the right one."""
+    width = min(MAX_WIDTH, OUT.width)
+    shown = literal_text(row["prompt"], "dim")
+    title = Text("completion")
+    if "document" in row:
+        title = Text(f"held-out document {literal_text(row['document'])}")
+    if "truth" in row:
+        shown += Text("\nanswer: ", "bold") + literal_text(row["text"])
+        shown += Text("\nright:  ", "bold") + literal_text(row["truth"])
+    else:
+        shown += literal_text(row["text"])
+    OUT.print(Panel(shown, title=title, title_align="left", width=width))
 
 
 def _print_continuation(row: Mapping[str, str]) -> None:

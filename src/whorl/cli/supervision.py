@@ -11,6 +11,7 @@ from rich.text import Text
 from whorl.cli.console import OUT
 from whorl.cli.samples import literal_text
 from whorl.codecs.contract import Tokens
+from whorl.codecs.parts import answer_in_words
 from whorl.core.records import Record
 from whorl.core.rows import RowBatch, RowSet
 
@@ -58,7 +59,7 @@ def _pieces(batch: RowBatch, place: int, count: int, tokens: Tokens) -> list[dic
             pieces.append({"text": "", "trained": trained, "begins": what})
         pieces[-1]["text"] += stream.push([int(batch.ids[place, at])])
     pieces[-1]["text"] += stream.finish()
-    return pieces
+    return [{**piece, "text": answer_in_words(tokens, piece["text"])} for piece in pieces]
 
 
 def _beginning(batch: RowBatch, place: int, at: int, tokens: Tokens) -> str:

@@ -137,9 +137,9 @@ class AudioCodec:
         mel = self._mel.analyse(self._at_level(padded))
         return mel.reshape(-1, self.shape.hops * self.shape.num_bands)
 
-    def shown(self, num_ids: int) -> str:
-        """What so many ids are, in words."""
-        return f"a sound of {num_ids / self.ids_per_s:.1f} s"
+    def shown(self, ids: Sequence[int]) -> str:
+        """What these ids are, in words."""
+        return f"[a sound of {len(ids) / self.ids_per_s:.1f} s]"
 
     def loss(self, sounds: Iterable[Sound]) -> float:
         """What the codebooks lose: root of the mean squared difference of all bands, in decibels.

@@ -128,12 +128,12 @@ class ImageCodec:
             patches[: len(mine)] += _chosen(centres[: len(mine)], mine).astype(np.float32)
         return _image(patches, self.shape, self.patch_size)
 
-    def shown(self, num_ids: int) -> str:
-        """What so many ids are, in words."""
-        whole = f"an image of {self.width} x {self.height}"
-        return (
-            whole if num_ids == self.value_ids else f"{num_ids} of {self.value_ids} ids of {whole}"
-        )
+    def shown(self, ids: Sequence[int]) -> str:
+        """What these ids are, in words."""
+        whole, rest = divmod(len(ids), self.value_ids)
+        one = f"an image of {self.width} x {self.height}"
+        told = [one] * whole + [f"{rest} of {self.value_ids} ids of {one}"] * bool(rest)
+        return f"[{', '.join(told)}]"
 
     def loss(self, images: Iterable[Any]) -> float:
         """What decoding loses: root of the mean squared difference, in levels."""

@@ -73,9 +73,10 @@ class LineCodec:
         columns = np.stack(found).reshape(-1, self.line_height)
         return np.asarray(np.round(np.clip(columns.T, 0, WHITE)), np.uint8)
 
-    def shown(self, num_ids: int) -> str:
-        """What so many ids are, in words."""
-        return f"a printed line of {num_ids // self.num_books * self.step} x {self.line_height}"
+    def shown(self, ids: Sequence[int]) -> str:
+        """What these ids are, in words."""
+        width = len(ids) // self.num_books * self.step
+        return f"[a printed line of {width} x {self.line_height}]"
 
     def loss(self, lines: Iterable[Any]) -> float:
         """What decoding loses: root of the mean squared difference, in levels."""

@@ -54,6 +54,10 @@ class PairCodec:
         pairs = range(0, len(labels), self.value_ids)
         return " ".join("".join(labels[at : at + self.value_ids]) for at in pairs)
 
+    def shown(self, ids: Sequence[int]) -> str:
+        """What these ids are, in words."""
+        return self.decode(ids)
+
     def to_bytes(self, value: Any) -> bytes:
         """The value in UTF-8. Raises DataError as `encode`."""
         return self.decode(self.encode(value)).encode()

@@ -28,6 +28,7 @@ __all__ = ["Column", "TableCodec", "load", "word_of"]
 FILE = "columns.json"
 MISSING = 0  # of a column's ids
 USUAL_SHARE = 0.5  # of the rows: a more frequent value is left out
+SHOWN_CELLS = 40  # of a row, in words
 MAX_WORDS = 256  # of a column, the commonest; others are as if missing
 
 Cell = float | str | None
@@ -170,6 +171,16 @@ class TableCodec:
             column = self.columns[which]
             row[column.name] = column.cell(number - self._starts[which])
         return row
+
+    def shown(self, ids: Sequence[int]) -> str:
+        """The row as JSON; of a wide table the cells that are not the usual ones of their columns,
+        and how many others there are."""
+        row = self.decode(ids)
+        if len(row) <= SHOWN_CELLS:
+            return json.dumps(row, ensure_ascii=False)
+        named = {self.columns[bisect.bisect_right(self._starts, i) - 1].name for i in ids}
+        told = json.dumps({k: row[k] for k in row if k in named}, ensure_ascii=False)
+        return f"{told} and {len(row) - len(named)} usual cells"
 
     def to_bytes(self, value: Any) -> bytes:
         """JSON. Raises DataError as `encode`."""

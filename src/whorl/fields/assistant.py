@@ -245,7 +245,7 @@ def _recorded(
     share, seed = share_option(options, "heldout"), number_of(options, "seed")
     for recording, places in recordings(source, item, reject):
         if not recording.meaning:
-            places.refuse(recording.no_meaning, recording.name[:80])
+            places.refuse(recording.no_meaning, recording.listed)
             continue
         sound = sound_of(recording, places)
         if sound is not None:

@@ -25,7 +25,7 @@ from whorl.core.reasons import Place, Reason
 from whorl.core.sources import DatasetItem
 from whorl.fields import gymnasium_worlds as worlds
 from whorl.fields.episode_files import SUFFIXES, episodes_of
-from whorl.fields.teachers import AUTO, RANDOM, demonstration, teacher_of
+from whorl.fields.teachers import AUTO, IDLE, IDLE_ACTION, RANDOM, demonstration, teacher_of
 from whorl.fields.whole import (
     begins,
     check_sides,
@@ -139,7 +139,7 @@ class EpisodesField:
         self, train: Sequence[Document], heldout: Sequence[Document], rows: NDArray[np.int64] | None
     ) -> list[Score]:
         """The commonest action; where all are of environments also their teachers, if each has one,
-        and actions at random, played."""
+        actions at random, and none at all where that is an action, played."""
         actions = Counter(p.value for d in train for p in d.parts if p.codec == ACTION)
         best = min(actions, key=lambda action: (-actions[action], action))
         last = [[p.value for p in d.parts if p.codec == ACTION][-1] for d in heldout]
@@ -151,7 +151,7 @@ class EpisodesField:
             return scores
         own = [teacher_of(world) for world, _ in played]
         known = [teacher for teacher in own if teacher is not None]
-        shown = {RANDOM: [RANDOM] * len(names)}
+        shown = {who: [who] * len(names) for who in (RANDOM, *[IDLE] * (IDLE_ACTION in actions))}
         if len(known) == len(names):
             shown = {" and ".join(sorted(set(known))): known, **shown}
         for name, teachers in shown.items():

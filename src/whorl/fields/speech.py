@@ -185,7 +185,7 @@ def sound_of(recording: Recording, places: Places) -> Sound | None:
         return read_sound(Path(recording.path), Sounds(SHAPE.rate, SHAPE.max_seconds))
     except (DataError, OSError) as error:
         words = error.what if isinstance(error, DataError) else "file cannot be read"
-        places.refuse(words, recording.name[:80])
+        places.refuse(words, recording.listed)
         return None
 
 

@@ -48,7 +48,8 @@ MAX_TEXT = 2_000  # signs
 @dataclass(frozen=True)
 class Recording:
     """A sound file and what is said in it. speaker, meaning: "" if nobody says; the latter is
-    {"intent": …, "slots": {…}}. no_meaning: why there is none."""
+    {"intent": …, "slots": {…}}. no_meaning: why there is none. listed: what its list calls the
+    file, "" without one: of a refusal, whose place has the line."""
 
     name: str
     path: str
@@ -57,6 +58,7 @@ class Recording:
     split: Split | None = None
     meaning: str = ""
     no_meaning: str = NO_INTENT
+    listed: str = ""
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def _has_sound(row: Recording, known: _Known, places: Places) -> bool:
         return True
     is_left_out = os.path.isfile(row.path)
     words = "sound file that the source leaves out" if is_left_out else "no such sound file"
-    places.refuse(words, shown_path(row.name))
+    places.refuse(words, row.listed)
     return False
 
 
@@ -253,7 +255,8 @@ def _rows(item: FileItem, places: Places, known: _Known) -> Iterator[Recording]:
         else:
             name = f"{item.name}@{number}: {file}"
             said, fault = meaning
-            yield Recording(name, path, words, speaker, split, said, fault)
+            listed = shown_path(file)[:80]
+            yield Recording(name, path, words, speaker, split, said, fault, listed)
 
 
 def _resolved(here: str, file: str, known: _Known) -> str | None:

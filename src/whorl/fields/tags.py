@@ -6,9 +6,10 @@ word is asked about on its own, by as many words to its right as to its left.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,9 @@ from whorl.core.errors import DataError, MissingExtra
 from whorl.core.intervals import score_of
 from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Source, Task
 from whorl.core.tasks import ChoiceTask
+from whorl.fields import sequence_taggers
 from whorl.fields.places import Places
+from whorl.fields.sequence_taggers import signs_of
 from whorl.fields.tag_files import EXCLUDED, SUFFIXES, Sentence, sentences_of
 from whorl.fields.whole import (
     begins,
@@ -56,13 +59,14 @@ class TagsField:
 
     name: str = "tags"
     task: Task = TASK
-    logic_version: int = 1
+    logic_version: int = 2  # 2: a CRF stands beside it
     options: Mapping[str, str] = field(
         default_factory=lambda: {
             **{"column": "", "cut": "", "window": "3", "heldout": "0.1"},
             **{"words": "400000", "asked": "10000", "seed": "0"},
         }
     )
+    sources: tuple[Source, ...] = ()
 
     def items(self, source: Source) -> list[Any]:
         return list(whole_items(source, SUFFIXES, EXCLUDED))
@@ -83,8 +87,7 @@ class TagsField:
         for side, most in (("train", "words"), ("heldout", "asked")):
             limit = _limit(sides[side], number_of(options, most, 1))
             for each in sides[side]:
-                for place, tag in enumerate(each.tags):
-                    name = f"{each.name}:{place + 1}"
+                for place, (name, tag) in enumerate(zip(_names_of(each), each.tags, strict=True)):
                     if share_of(seed, name) >= limit:
                         continue
                     if tag not in known:
@@ -107,10 +110,19 @@ class TagsField:
         left_ids = int(options["vocab_size"]) - tag.num_ids
         return {TAG: tag, TEXT: train_text_codec(texts, left_ids, int(options["seed"]))}
 
+    def with_sources(self, sources: tuple[Source, ...]) -> TagsField:
+        """The field of these sources: documents are single words, a CRF needs their sentences."""
+        return replace(self, sources=sources)
+
+    def absent(self) -> str:
+        """A method that would stand beside the model, and how to install it; "" if it does."""
+        return sequence_taggers.absent()
+
     def baselines(
         self, train: Sequence[Document], heldout: Sequence[Document], rows: NDArray[np.int64] | None
     ) -> list[Score]:
-        """The commonest tag of each word, and a linear model of words and their ends."""
+        """The commonest tag of each word, a linear model of words and their ends, and a CRF of
+        about as many words, in whole sentences."""
         known = [_taken_apart(document) for document in train]
         asked = [_taken_apart(document) for document in heldout]
         names, ones = tuple(document.name for document in heldout), np.ones(len(heldout))
@@ -119,6 +131,8 @@ class TagsField:
             "linear model of words and their ends": _linear(known, [text for text, _ in asked]),
             "commonest tag of the word": _commonest(known, [text for text, _ in asked]),
         }
+        if (found := self._of_sentences(names)) is not None:
+            answers["CRF of whole sentences"] = found
         return [
             score_of(
                 method,
@@ -126,6 +140,39 @@ class TagsField:
             )
             for method, found in answers.items()
         ]
+
+    def _of_sentences(self, names: Sequence[str]) -> NDArray[np.str_] | None:
+        """What a CRF answers to the words of these names; None without one, or where sources are
+        no longer those that the documents are of."""
+        if not sequence_taggers.is_there() or not names:
+            return None
+        taught, wanted, asked = list[Sentence](), set(names), list[Sentence]()
+        for source in self.sources:
+            options = {**self.options, **source.options}
+            seed, most = number_of(options, "seed"), number_of(options, "words", 1)
+            sides = _sides(source, options, seed, lambda reason: None)
+            drawn = sorted(sides["train"], key=lambda each: share_of(seed, each.name))
+            counts = itertools.accumulate(len(each.words) for each in drawn)
+            taught += [each for each, count in zip(drawn, counts, strict=True) if count <= most]
+            asked += [each for each in sides["heldout"] if not wanted.isdisjoint(_names_of(each))]
+        if not taught or not wanted <= {name for each in asked for name in _names_of(each)}:
+            return None
+        found = sequence_taggers.conditional_random_field(
+            [each.words for each in taught],
+            [each.tags for each in taught],
+            [each.words for each in asked],
+        )
+        by_name = {
+            name: tag
+            for each, tags in zip(asked, found, strict=True)
+            for name, tag in zip(_names_of(each), tags, strict=True)
+        }
+        return np.array([by_name[name] for name in names])
+
+
+def _names_of(sentence: Sentence) -> list[str]:
+    """Of the documents of its words."""
+    return [f"{sentence.name}:{number}" for number in range(1, len(sentence.words) + 1)]
 
 
 def _sides(
@@ -190,15 +237,11 @@ def _linear(known: Sequence[tuple[str, str]], asked: Sequence[str]) -> NDArray[n
 
 
 def _signs(text: str) -> list[str]:
-    """What a linear model is told of a word: itself, its ends and beginning, its neighbours."""
+    """What the linear model is told of a word, as a CRF is."""
     around, _, word = text.rpartition("\n")
-    word = word.strip()
     left, _, right = f" {around} ".partition(f" {HERE} ")
-    before, after = [*left.split()][::-1], right.split()
-    near = [f"{n}:{each}" for n, each in [*enumerate(before[:2], 1), *enumerate(after[:2], -2)]]
-    ends = [f"e{size}:{word[-size:].lower()}" for size in (1, 2, 3, 4)]
-    shape = "s:" + "".join("X" if c.isupper() else "9" if c.isdigit() else "x" for c in word[:3])
-    return [f"w:{word}", f"l:{word.lower()}", f"b:{word[:2].lower()}", shape, *ends, *near]
+    before = left.split()
+    return signs_of([*before, word.strip(), *right.split()], len(before))
 
 
 FIELD = TagsField()

@@ -17,9 +17,10 @@ from whorl.core.environments import MAX_STEPS, Step
 from whorl.core.errors import SpecError
 from whorl.fields.gymnasium_worlds import GymWorld
 
-__all__ = ["AUTO", "RANDOM", "demonstration", "teacher_of"]
+__all__ = ["AUTO", "IDLE", "IDLE_ACTION", "RANDOM", "demonstration", "teacher_of"]
 
 AUTO, BOT, IDM, RANDOM = "auto", "bot", "idm", "random"
+IDLE, IDLE_ACTION = "idle", "IDLE"  # of worlds in which one may do nothing
 TARGET_SPEED = 30.0  # m/s, of the driver
 FASTER_ABOVE, SLOWER_BELOW = 1.5, -0.5  # m/s2 that its model wants
 
@@ -50,6 +51,8 @@ def _chooser(world: GymWorld, teacher: str, seed: int) -> Callable[[], str]:
     if teacher == RANDOM:
         rng = np.random.default_rng(seed)
         return lambda: world.actions[int(rng.integers(len(world.actions)))]
+    if teacher == IDLE and IDLE_ACTION in world.actions:
+        return lambda: IDLE_ACTION
     if own is None or teacher not in (AUTO, own):
         raise SpecError(
             f"data.options.teacher: {world.name} has no teacher {teacher}",

@@ -21,6 +21,7 @@ from whorl.core.intervals import score_of
 from whorl.core.metrics import BLEU, CHRF, Metric
 from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Source, Task
 from whorl.core.tasks import WritingTask
+from whorl.fields import translators
 from whorl.fields.pair_files import SUFFIXES, Pair, pairs_of
 from whorl.fields.places import Places
 from whorl.fields.whole import (
@@ -89,7 +90,7 @@ class TranslationField:
 
     name: str = "translation"
     task: Task = TASK
-    logic_version: int = 1
+    logic_version: int = 2  # 2: apertium stands beside it
     options: Mapping[str, str] = field(
         default_factory=lambda: {
             **{"languages": "", "group": "", "most": "240"},
@@ -125,17 +126,43 @@ class TranslationField:
         texts = (str(document.parts[2].value) for document in documents)
         return {TEXT: train_text_codec(texts, int(options["vocab_size"]), int(options["seed"]))}
 
+    def absent(self) -> str:
+        """A method that would stand beside the model, and how to install it; "" if it does."""
+        if translators.is_there():
+            return ""
+        return f"{translators.PROGRAM} is not installed: {translators.INSTALL}"
+
     def baselines(
         self, train: Sequence[Document], heldout: Sequence[Document], rows: NDArray[np.int64] | None
     ) -> list[Score]:
-        """The text itself, copied."""
-        names = tuple(document.name for document in heldout)
-        grades = [graded(*_taken_apart(document)) for document in heldout]
-        return [
-            score_of("copying", QualityMeasure(metric, names, *numbers.T))
-            for metric in (CHRF, BLEU)
-            for numbers in [np.array([grade[metric] for grade in grades], np.float64)]
-        ]
+        """The text itself, copied; and apertium in the directions that it has."""
+        names = [document.name for document in heldout]
+        texts, right = zip(*map(_taken_apart, heldout), strict=True) if heldout else ((), ())
+        scores = _scored("copying", names, texts, right)
+        places: dict[str, list[int]] = {}
+        for place, name in enumerate(names):
+            places.setdefault(_direction(name), []).append(place)
+        answers: dict[int, str] = {}
+        for direction, mine in places.items():
+            if (mode := translators.mode_of(*direction.split(">"))) is not None:
+                found = translators.apertium(mode, [texts[place] for place in mine])
+                answers.update(zip(mine, found, strict=True))
+        if answers:
+            mine = sorted(answers)
+            asked = [names[place] for place in mine], [answers[place] for place in mine]
+            scores += _scored(translators.PROGRAM, *asked, [right[place] for place in mine])
+        return scores
+
+
+def _scored(
+    method: str, names: Sequence[str], answers: Sequence[str], right: Sequence[str]
+) -> list[Score]:
+    grades = [graded(*pair) for pair in zip(answers, right, strict=True)]
+    return [
+        score_of(method, QualityMeasure(metric, tuple(names), *numbers.T))
+        for metric in (CHRF, BLEU)
+        for numbers in [np.array([grade[metric] for grade in grades], np.float64)]
+    ]
 
 
 def _documents(pair: Pair, split: str) -> Iterator[Document]:

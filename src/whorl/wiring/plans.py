@@ -39,6 +39,9 @@ class Asking(Work, Protocol):
     @property
     def workers(self) -> int | None: ...
 
+    @property
+    def plans_alone(self) -> bool: ...
+
 
 def planned(session: Asking) -> Record:
     """The plan's record, found or made."""
@@ -93,7 +96,8 @@ def _gathered(session: Asking, known: Mapping[str, Field]) -> DataFacts:
     items = [item for source in sources for item in fields[source.field].items(source)]
     data = fields, sources, session.data_digest
     find = partial(_facts, *data, session.loaded.recipe, None if base is None else base.tokens)
-    workers = (session.workers or default_workers()) if is_sendable(find) else 1
+    is_here = session.plans_alone or not is_sendable(find)
+    workers = 1 if is_here else session.workers or default_workers()
     with WorkerPool(workers) as pool:
         return pool.run(find, sum(map(item_bytes, items)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ import pytest
 
 from whorl.codecs.contract import Tokens
 from whorl.codecs.image import fit_image_codec
-from whorl.codecs.parts import in_words
+from whorl.codecs.label import LabelCodec
+from whorl.codecs.pair import PairCodec
+from whorl.codecs.parts import answer_in_words, in_words
+from whorl.codecs.table import TableCodec
 from whorl.codecs.text import train_text_codec
 from whorl.core.context import StageContext
 from whorl.core.heldout import write_heldout
@@ -189,11 +193,53 @@ def test_images_are_told_in_words_and_no_passage_is_cut_out_of_one(tmp_path: Pat
         write_heldout(writer.path, names, *arrays, [20] * 3, ["ocr"] * 3)
         tokens.save(writer.path / "tokens")
     found = samples_of("ocr", WRITING, RecordStore(tmp_path, "test").published(key))
-    assert found.texts[0] == "0.png: [an image of 8 x 8] " and found.passages == []
-    shown = tokens.decode(encoded[0][0][:3])
-    assert in_words(tokens, f"so: {shown}") == "so: [2 of 4 ids of an image of 8 x 8]"
+    assert found.names[0] == "0.png" and found.texts[0] == "[an image of 8 x 8]"
+    assert found.truths == ["what is written here"] * 3 and found.passages == []
+    assert found.sampling.temperature == 0  # what is graded is the most probable answer
+    ids = encoded[0][0]
+    assert in_words(tokens, ids[:3]) == "[2 of 4 ids of an image of 8 x 8]"
+    assert in_words(tokens, ids) == "[an image of 8 x 8] what is written here"
+    shown = f"so: {tokens.decode(ids[:3])}, <|image_99|>"
+    assert answer_in_words(tokens, shown) == "so: [2 of 4 ids of an image of 8 x 8], <|image_99|>"
     record, _ = serve(tmp_path, tokens, found)
     texts = [row["text"] for row in record.metrics["completions"]]
-    assert all("<|image" not in text for text in texts) and any(
-        "image of 8 x 8" in t for t in texts
+    assert all("<|image" not in text for text in texts)
+    assert any("image of 8 x 8" in text for text in texts)
+
+
+def test_rows_and_choices_are_told_with_the_right_answer(tmp_path: Path) -> None:
+    """A row of a table is its JSON, a class its name; several labels are told apart."""
+    rows = [{"age": 30 + n, "town": town} for n, town in enumerate(["Ulm", "Bern", "Ulm"])]
+    table = TableCodec.fit({key: [row[key] for row in rows] for key in rows[0]}, bins=8)
+    mark = PairCodec(["a", "b"], 1, "mark")
+    tokens = Tokens.build({"row": table, "label": LabelCodec(["no", "yes"]), "mark": mark}, 64)
+    parts = [
+        (Part("row", row, trained=False), Part("mark", "ba", trained=False), Part("label", "yes"))
+        for row in rows
+    ]
+    encoded = [tokens.encode_arrays(Document("d", each)) for each in parts]
+    key = RecordKey("prepare", {"rows": True})
+    with RecordStore(tmp_path, "test").write(key) as writer:
+        names = [f"rows.csv@{number}" for number in range(3)]
+        arrays = [[ids for ids, _ in encoded], [mask for _, mask in encoded]]
+        write_heldout(writer.path, names, *arrays, [0] * 3, ["table"] * 3)
+        tokens.save(writer.path / "tokens")
+    found = samples_of("table", ChoiceTask(), RecordStore(tmp_path, "test").published(key))
+    told = [text.removesuffix(" ba") for text in found.texts]
+    assert [json.loads(text) for text in told] == rows and found.truths == ["yes"] * 3
+    record, _ = serve(tmp_path, tokens, found)
+    completion = record.metrics["completions"][0]
+    assert completion["document"] == "rows.csv@0" and completion["truth"] == "yes"
+    assert in_words(tokens, tokens.encode_parts([Part("label", "yes"), Part("label", "no")])) == (
+        "yes, no"
     )
+    row = tokens.encode_parts([Part("row", rows[1])])
+    assert json.loads(answer_in_words(tokens, tokens.decode(row))) == rows[1]
+
+
+def test_a_wide_row_is_told_by_what_is_unusual_in_it() -> None:
+    cells = {f"c{number}": [0, 0, 0, number] for number in range(60)}
+    table = TableCodec.fit(cells, bins=8)
+    tokens = Tokens.build({"row": table}, 16 + table.num_ids)
+    ids = tokens.encode_parts([Part("row", {**dict.fromkeys(cells, 0), "c7": 7})])
+    assert in_words(tokens, ids) == '{"c7": 7.0} and 59 usual cells'

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from fastapi import FastAPI
 
 from whorl.codecs.contract import Tokens
-from whorl.codecs.parts import in_words, token_space
+from whorl.codecs.parts import answer_in_words, in_words, token_space
 from whorl.core.context import StageContext
 from whorl.core.heldout import HeldoutDocuments
 from whorl.core.plugins import packages_of
-from whorl.core.ports import HeldoutDocument, Task
+from whorl.core.ports import Choice, HeldoutDocument, Task
 from whorl.core.records import Record, RecordKey
+from whorl.core.tasks import WritingTask
 from whorl.core.variants import Variant
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.card import GREEDY, SAMPLING, Sampling
@@ -24,10 +26,11 @@ from whorl.stages.serve.server import running_server
 
 __all__ = ["Samples", "run", "samples_of"]
 
-LOGIC_VERSION = 6  # 6: images and sounds are told in words
+LOGIC_VERSION = 7  # 7: all codecs are told in words, right answers too
 NUM_PROMPTS = 5
 SAMPLES_PER_PROMPT = 4
 MAX_TOKENS = 64
+MAX_TRUTH = 400  # signs of a right answer that are shown
 MAX_ANSWERS = 4_096  # named in a request: beyond, an answer may be anything
 CONCURRENCY = (1, 16)
 
@@ -36,7 +39,11 @@ Accepts = Callable[[str, str], bool | None]
 
 @dataclass(frozen=True)
 class Samples:
-    """What to ask, and who judges the answers. texts[i] shows prompts[i] to a person."""
+    """What to ask, and who judges the answers. texts[i] shows prompts[i] to a person.
+
+    names, truths: of prompts out of held-out documents; () of others. A truth is "" where all of a
+    document is learned: what it goes on with is one of many right answers.
+    """
 
     prompts: Sequence[str | Sequence[int]]
     texts: Sequence[str]
@@ -45,13 +52,15 @@ class Samples:
     sampling: Sampling = SAMPLING
     answer_ids: Sequence[int] = ()  # that alone may be the answer, of one id; (): any text
     passages: Sequence[Passage] = ()  # of held-out text
+    names: Sequence[str] = ()
+    truths: Sequence[str] = ()
 
 
 def samples_of(name: str, task: Task, prepared: Record) -> Samples:
     """The task's own prompts, or the beginnings of a field's held-out documents, up to the answer.
 
-    Where nothing is chosen answers are drawn as a person would be shown them; of a choice the
-    answer is the most probable one.
+    Of a choice, and of a task whose answers are written and graded, the answer is the most probable
+    one; others are drawn as a person would be shown them.
     """
     documents = HeldoutDocuments.open(prepared).of_field(name)
     tokens = Tokens.load(prepared.folder("tokens")).of_field(name)
@@ -63,27 +72,42 @@ def samples_of(name: str, task: Task, prepared: Record) -> Samples:
     shown = [documents.document(number) for number in range(min(NUM_PROMPTS, len(documents)))]
     space = token_space(tokens)
     questions = [task.question(document, space) for document in shown]
-    asked = [
-        _beginning(document) if question is None else list(question.prompt_ids)
-        for document, question in zip(shown, questions, strict=True)
-    ]
-    texts = [
-        f"{document.name}: {in_words(tokens, tokens.decode(ids))} "
-        for document, ids in zip(shown, asked, strict=True)
-    ]
+    num_start = max(1, len(tokens.contract.start_ids))
+    halves = [_halves(*pair, num_start) for pair in zip(shown, questions, strict=True)]
+    asked = [before for before, _ in halves]
+    told: dict[str, Any] = {
+        "texts": [in_words(tokens, ids) for ids in asked],
+        "names": [document.name for document in shown],
+        "truths": [_shortened(in_words(tokens, ids)) for _, ids in halves],
+        "passages": passages,
+    }
     candidates = [ids for question in questions if question for ids in question.candidates]
     if not candidates:
-        return Samples(asked, texts, passages=passages)
+        drawn = GREEDY if isinstance(task, WritingTask) else SAMPLING
+        return Samples(asked, sampling=drawn, **told)
     one_id = max(len(ids) for ids in candidates) == 1
     answers = sorted({int(ids[0]) for ids in candidates}) if one_id else []
     if len(answers) > MAX_ANSWERS:
         answers = []
-    return Samples(asked, texts, sampling=GREEDY, answer_ids=answers, passages=passages)
+    return Samples(asked, sampling=GREEDY, answer_ids=answers, **told)
 
 
-def _beginning(document: HeldoutDocument) -> list[int]:
-    """Ids up to the first trained target."""
-    return [int(token) for token in document.ids[: int(document.mask[1:].argmax()) + 1]]
+def _halves(
+    document: HeldoutDocument, question: Choice | None, num_start: int
+) -> tuple[list[int], list[int]]:
+    """(what is asked, the right answer): up to the first trained target, and from it on as far as
+    ids are trained; the answer is [] where nothing but start ids stand before it."""
+    if question is not None:
+        return list(question.prompt_ids), [int(i) for i in question.candidates[question.right]]
+    ids, mask = [int(token) for token in document.ids], document.mask
+    first = int(mask[1:].argmax()) + 1
+    left_out = np.flatnonzero(~mask[first:])
+    end = first + int(left_out[0]) if len(left_out) else len(ids)
+    return ids[:first], ids[first:end] if first > num_start else []
+
+
+def _shortened(words: str) -> str:
+    return words if len(words) <= MAX_TRUTH else f"{words[:MAX_TRUTH]} …"
 
 
 def run(
@@ -155,6 +179,17 @@ def _ids_of(prompt: str | Sequence[int], tokens: Tokens) -> list[int]:
     return tokens.encode_prompt(prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
 
 
+def _with_words(
+    completions: Sequence[Mapping[str, Any]], samples: Samples
+) -> Iterator[dict[str, Any]]:
+    """Rows with their prompts in words, and of held-out documents with name and right answer."""
+    unknown = [""] * len(samples.texts)
+    names, truths = samples.names or unknown, samples.truths or unknown
+    for row, text, name, truth in zip(completions, samples.texts, names, truths, strict=True):
+        known = {"document": name, "truth": truth}
+        yield {**row, "prompt": text, **{key: words for key, words in known.items() if words}}
+
+
 @dataclass(frozen=True)
 class _Conversation:
     """Everything of one field that is asked of a running service."""
@@ -195,11 +230,8 @@ class _Conversation:
         of_field = {"field": self.field}
         answers: dict[str, Any] = {
             "completions": [
-                {
-                    **{**of_field, **completion, "prompt": text},
-                    "text": in_words(gateway.tokens, completion["text"]),
-                }
-                for completion, text in zip(found["completions"], samples.texts, strict=True)
+                {**of_field, **row, "text": answer_in_words(gateway.tokens, row["text"])}
+                for row in _with_words(found["completions"], samples)
             ],
             "continuations": [
                 {**of_field, **row}
