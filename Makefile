@@ -9,8 +9,8 @@ VENV ?= .venv
 RECIPE ?= recipes/python-stdlib.yaml
 PIP_FLAGS ?=
 HELPERS := accuracy_plots planner_scores planner_duel rivals rival_llm_analysis rival_memory
-# five whole trainings, minutes each: run by its own name, not by `make bench`
-LONG := main_job
+# whole trainings, minutes each: run by their own names, not by `make bench`
+LONG := main_job teaching
 BENCHMARKS ?= $(filter-out benchmarks/fit_% $(HELPERS:%=benchmarks/%.py) $(LONG:%=benchmarks/%.py),$(wildcard benchmarks/*.py))
 # a process of tests that died ends the run: xdist would wait for its files for ever
 PYTEST_FLAGS ?= -n 2 --dist loadfile --max-worker-restart 0

@@ -22,8 +22,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from whorl.core.processor import CPUINFO
 from whorl.core.records import Record
-from whorl.launch.machine import CPUINFO, machine_facts
+from whorl.launch.machine import machine_facts
 
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "python-stdlib.yaml"
 FULL_PRECISION = ("f32", "bf16", "f16", "hf")  # last words of the names of such scores

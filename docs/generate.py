@@ -14,7 +14,7 @@ import json
 import re
 import sys
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,13 @@ def refusal(shape: ModelShape, purpose: Purpose) -> str:
     return ""
 
 
+def exports_of(shapes: Iterable[ModelShape]) -> str:
+    """Whether OpenVINO takes a family's models; where it does not take some or all of them, why."""
+    found = {refusal(shape, "export") for shape in shapes}
+    whys = sorted(found - {""})
+    return "; ".join(whys) if whys and "" not in found else "; not ".join(["yes", *whys])
+
+
 def families_page() -> str:
     """What is trained, served and exported of each family, and of every model that is known."""
     shapes = {name: model.shape for name, model in known_models().items()}
@@ -161,8 +168,7 @@ def families_page() -> str:
     for family in COMPUTED_FAMILIES:
         of_it = {name: shape for name, shape in shapes.items() if shape.family == family}
         names = ", ".join(name for name, shape in of_it.items() if not refusal(shape, "serve"))
-        kept = {refusal(shape, "export") for shape in of_it.values()}
-        lines.append(f"| {family} | {names} | {'; '.join(sorted(kept)) or 'yes'} |")
+        lines.append(f"| {family} | {names} | {exports_of(of_it.values())} |")
     lines += ["", "Known, planned for, but not computed:", "", "| model | why |", "| --- | --- |"]
     refused = {name: refusal(shape, "serve") for name, shape in shapes.items()}
     lines += [f"| {name} | {why} |" for name, why in sorted(refused.items()) if why]

@@ -1,12 +1,12 @@
 """What a model has answered is not asked again: answers are kept by all that they depend on.
 
-That is the model (`FolderCard.content`), the engine with its packages' versions, and the question:
-a greedy request's prompt, length, stop ids and grammar, or the sequences of one call of `score`.
-What else was asked at the same time is no part of it. Kernels add up in an order that depends on
-how many requests run, so that an answer may be another one where two ids are nearly as probable:
-the one that came first is kept.
+That is the model (`FolderCard.content`), the engine with its packages' versions, the processor's
+instructions, and the question: a greedy request's prompt, length, stop ids and grammar, or the
+sequences of one call of `score`. What else was asked at the same time is no part of it. Kernels add
+up in an order that depends on how many requests run, so that an answer may be another one where two
+ids are nearly as probable: the one that came first is kept.
 
-<folder>/<digest of model and engine>.jsonl    a line for each answer, with a digest of its own
+<folder>/<digest of model and engine>.answers    a line for each answer, behind a digest of it
 
 Each line is written by one call, after the end of the one before: processes may write at the same
 time, and what one that was killed left amid a line is passed over alone.
@@ -28,8 +28,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from whorl.core.digests import digest_value
+from whorl import __version__
+from whorl.core.digests import digest_bytes, digest_value
 from whorl.core.ports import Engine, EngineStats, GenerateRequest, TokenEvent
+from whorl.core.processor import instructions
 from whorl.engines.open import Openable
 from whorl.engines.setup import EngineSetup
 
@@ -37,6 +39,8 @@ __all__ = ["KeptAnswers", "open_keeping"]
 
 VERSION = 1  # raised when an engine of ours would answer the same question otherwise
 PACKAGES = {"openvino": ("openvino", "openvino-genai"), "torch": ("torch",)}
+GRAMMARS = "xgrammar"  # which engines apply where it is installed
+ENDING = ".answers"
 MOST_BYTES, MOST_FILES = 2**24, 32  # of a file, and how many are left when another is begun
 Log = Callable[[str], None]
 OnEvent = Callable[[TokenEvent], None]
@@ -54,8 +58,17 @@ def open_keeping(openable: Openable, setup: EngineSetup, folder: Path, log: Log)
         versions = {package: version(package) for package in PACKAGES[name]}
     except (KeyError, PackageNotFoundError):
         return openable.open(setup)
-    made_by = {"model": openable.card.content, "engine": name, "packages": versions}
-    path = folder / f"{digest_value({**made_by, 'version': VERSION})[:32]}.jsonl"
+    with contextlib.suppress(PackageNotFoundError):
+        versions[GRAMMARS] = version(GRAMMARS)
+    made_by = {
+        "model": openable.card.content,
+        "engine": name,
+        "packages": versions,
+        "instructions": instructions(),
+        "whorl": __version__,
+        "version": VERSION,
+    }
+    path = folder / f"{digest_value(made_by)[:32]}{ENDING}"
     lines = _Lines(path, log)
     asked = KeptAnswers(name, openable.card.contract_digest, lambda: openable.open(setup), lines)
     return cast(Engine, asked)  # its `unable` cannot be set, which nobody does
@@ -114,7 +127,8 @@ class KeptAnswers:
         if (known := self._lines.get(question)) is not None:
             return [np.array(row, np.float64) for row in known["nats"]]
         found = self._engine.score(sequences, prefix)
-        self._lines.put(question, {"nats": [row.tolist() for row in found]})
+        if all(np.isfinite(row).all() for row in found):  # others are refused by whoever asked
+            self._lines.put(question, {"nats": [row.tolist() for row in found]})
         return found
 
     def stats(self) -> EngineStats:
@@ -149,7 +163,7 @@ class _Lines:
         self._path, self._log = path, log
         self._lock = threading.Lock()
         self._descriptor: int | None = None
-        self._left_bytes = MOST_BYTES
+        self._is_faulty = False
 
     @cached_property
     def _known(self) -> dict[str, Any]:
@@ -160,7 +174,6 @@ class _Lines:
         except OSError as error:
             self._tell_fault(error)
             return {}
-        self._left_bytes -= len(data)
         lines = [line for line in data.split(b"\n") if line]
         found = [pair for line in lines if (pair := _read(line)) is not None]
         if damaged := len(lines) - len(found):
@@ -168,7 +181,7 @@ class _Lines:
                 f"{self._path}: {damaged:,} of {len(lines):,} kept answers are damaged; their "
                 "questions are asked again"
             )
-        return dict(found)
+        return dict(reversed(found))  # of two answers to one question the first
 
     def get(self, question: str) -> Any:
         """None: it was not asked."""
@@ -176,30 +189,33 @@ class _Lines:
             return self._known.get(question)
 
     def put(self, question: str, answer: Any) -> None:
+        """Keeps it, unless one is kept already."""
         with self._lock:
-            self._known[question] = answer
-            data = b"\n" + json.dumps([question, answer, _check(question, answer)]).encode()
-            if len(data) > self._left_bytes:
+            if question in self._known:
                 return
-            self._left_bytes -= len(data)
+            self._known[question] = answer
+            if self._is_faulty:
+                return
+            data = _line(question, answer)
             try:
                 if self._descriptor is None:
                     self._descriptor = self._begun()
-                os.write(self._descriptor, data)
+                if os.fstat(self._descriptor).st_size + len(data) <= MOST_BYTES:
+                    os.write(self._descriptor, data)
             except OSError as error:
                 self._tell_fault(error)
-                self._left_bytes = 0  # no further one is tried
 
     def _begun(self) -> int:
         """The open file. Where it is new, the oldest of too many others go."""
         if not self._path.exists():
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            others = sorted(self._path.parent.glob("*.jsonl"), key=_written_s)
+            others = sorted(self._path.parent.glob(f"*{ENDING}"), key=_written_s)
             for path in others[: 1 - MOST_FILES]:
                 path.unlink(missing_ok=True)
         return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
     def _tell_fault(self, error: OSError) -> None:
+        self._is_faulty = True
         self._log(f"answers are not kept in {self._path}: {error.strerror}")
 
     def close(self) -> None:
@@ -209,17 +225,23 @@ class _Lines:
             self._descriptor = None
 
 
-def _check(question: str, answer: Any) -> str:
-    return digest_value([question, answer])[:16]
+def _line(question: str, answer: Any) -> bytes:
+    """It begins with the end of the one before, which may have been cut."""
+    body = json.dumps([question, answer]).encode()
+    return b"\n" + _check(body) + b" " + body
 
 
 def _read(line: bytes) -> tuple[str, Any] | None:
     """(question, answer) of a line; None: it is damaged."""
-    with contextlib.suppress(ValueError, TypeError, RecursionError):
-        question, answer, check = json.loads(line)
-        if check == _check(question, answer):
-            return question, answer
-    return None
+    check, _, body = line.partition(b" ")
+    if check != _check(body):
+        return None
+    question, answer = json.loads(body)
+    return question, answer
+
+
+def _check(body: bytes) -> bytes:
+    return digest_bytes(body)[:16].encode()
 
 
 def _written_s(path: Path) -> float:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import DataError, EngineError, MissingExtra, PlanError
+from whorl.core.processor import ONEDNN_LIMITS
 from whorl.core.rounding import Rounding, Texts
 from whorl.engines.openvino_graph import OpenvinoGraph
 
@@ -29,7 +30,6 @@ __all__ = ["check_simulation", "compress_graph", "input_widths", "simulate"]
 MAX_TEXT_TOKENS = 512  # of one text that calibrates
 CHECK_TOKENS = 48
 MAX_DIFFERENCE = 1e-3  # of logits with float32 inputs, of the largest
-LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # variables that hide instructions of the CPU
 WHOLE = {
     "INFERENCE_PRECISION_HINT": "f32",
     "KV_CACHE_PRECISION": "f32",
@@ -149,7 +149,7 @@ def telling_limits(folder: Path) -> Iterator[None]:
 
 
 def _advice(environment: Mapping[str, str]) -> str:
-    hidden = [f"{name}={environment[name]}" for name in LIMITS if environment.get(name)]
+    hidden = [f"{name}={environment[name]}" for name in ONEDNN_LIMITS if environment.get(name)]
     if hidden:
         return f"unset {', '.join(hidden)}: it hides instructions that the CPU has"
     return "serve the f32 variant (compress.formats=[]), and report this with the CPU's name"

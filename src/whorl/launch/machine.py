@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import os
-import platform
 from pathlib import Path
 
 import psutil
 
+from whorl.core.processor import CPUINFO, TORCH_LIMIT, processor
 from whorl.stages.plan.hardware import MachineFacts
 
 __all__ = ["machine_facts"]
 
 CGROUP = Path("/sys/fs/cgroup")
-CPUINFO = Path("/proc/cpuinfo")
-LIMIT = "ATEN_CPU_CAPABILITY"  # the instructions torch is told to use, fewer than there are
 NO_BF16 = ("default", "avx2")
 
 
 def machine_facts(cgroup: Path = CGROUP, cpuinfo: Path = CPUINFO) -> MachineFacts:
     """Cores by affinity and container quota, memory by container limit, whichever is less."""
-    model, flags = _processor(cpuinfo)
-    if limit := os.environ.get(LIMIT, "").lower():
+    model, flags = processor(cpuinfo)
+    if limit := os.environ.get(TORCH_LIMIT, "").lower():
         model = f"{model}, limited to {limit}"
         flags = frozenset() if limit in NO_BF16 else flags
     cores = _cores(cgroup)
@@ -32,20 +30,6 @@ def machine_facts(cgroup: Path = CGROUP, cpuinfo: Path = CPUINFO) -> MachineFact
         memory_bytes=_memory_bytes(cgroup),
         bf16=bool(flags & {"avx512_bf16", "amx_bf16", "bf16"}),
     )
-
-
-def _processor(cpuinfo: Path) -> tuple[str, frozenset[str]]:
-    """(model name, flags) of the first processor; what Python knows where /proc is missing."""
-    found: dict[str, str] = {}
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        key, _, value = line.partition(":")
-        found.setdefault(key.strip().lower(), value.strip())
-    model = found.get("model name") or platform.processor() or platform.machine()
-    return model, frozenset((found.get("flags") or found.get("features") or "").split())
 
 
 def _cores(cgroup: Path) -> int:

@@ -125,12 +125,16 @@ def test_only_what_is_new_is_asked_and_shown(asked: Asked, tmp_path: Path) -> No
     one, other = said
     for what, expected, new in ((first, [1], [one]), (asked, [1, 0], [other]), (asked, [1, 0], [])):
         fake = FakeEngine(tokens.contract.digest, reply)
-        factory = EngineFactory("torch", lambda variant: True, lambda *work, one=fake: one)
+        opened = [fake]  # what is left is not opened
+        factory = EngineFactory(
+            "torch", lambda variant: True, lambda *work, left=opened: left.pop()
+        )
         engine = open_keeping(Openable(factory, tmp_path, card), EngineSetup(), tmp_path, print)
         progress = RecordingProgress()
         found = measure(engine, tokens, what, window=512, progress=progress)
         assert found.numerator.tolist() == expected
         assert [request.prompt_ids for request in fake.submitted] == new
+        assert opened == ([] if new else [fake])
         shown.append([*progress.labels, progress.amount])
         engine.close()
         fake.close()

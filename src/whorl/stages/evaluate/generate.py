@@ -65,7 +65,9 @@ def written(
     `knows`) is only asked for the others. Raises EngineError if a request fails or nothing comes.
     """
     shown = progress or NoProgress()
-    grammar = None if "grammar" in engine.unable else task.grammar
+    grammar = task.grammar
+    if grammar is not None and "grammar" in engine.unable:  # asked only then: it opens the engine
+        grammar = None
     with_grammar = " under a grammar" if grammar else ""
     requests = [
         GenerateRequest(
