@@ -217,7 +217,7 @@ class Visit:
         version = {
             "version": card.version,
             "variant": card.variant,
-            "contract": self.served.tokens.contract.digest,
+            "contract": card.contract_digest,
             "records": card.lineage,
         }
         desk.remember(request_id, version | {"caller": self.caller.who})
