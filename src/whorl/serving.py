@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whorl.core.errors import SpecError
-from whorl.core.later import later
+from whorl.core.later import later, with_result
 from whorl.core.records import MANIFEST, Record, RecordStore
 from whorl.core.variants import Variant, find_variant
 from whorl.spec.resolved import ServeConfig
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from fastapi import FastAPI
 
     from whorl.codecs.contract import Tokens
@@ -236,28 +234,20 @@ def _open(
     example_prompt: str = "",
     measures: bool = True,
 ) -> tuple[Engine, Tokens, ModelCard, dict[str, Any]]:
-    """A model with its engine, ready to answer, and its `plays`; measures: see `open_promised`.
-
-    While the engine's process opens it, this one loads all that a server is made of.
-    """
+    """A model with its engine, ready to answer, and its `plays`; measures: see `open_promised`."""
     from whorl.engines.open import CACHE
     from whorl.wiring.promise import open_promised
 
     opening = later(open_promised, model.folder, model.variant, config, home / CACHE, measures)
     try:
         tokens, shown, plays = _card_of(model, home, example_prompt)
-        for name in SERVER:
+        for name in SERVER:  # while the engine's process opens the model
             importlib.import_module(name)
         engine, promise = opening.result()
     except BaseException:
-        opening.add_done_callback(_close_engine)
+        with_result(opening, lambda opened: opened[0].close())
         raise
     return engine, tokens, shown.model_copy(update={"promise": promise}), plays
-
-
-def _close_engine(opening: Future[tuple[Engine, Any]]) -> None:
-    if opening.exception() is None:
-        opening.result()[0].close()
 
 
 def _card_of(

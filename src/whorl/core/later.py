@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import ParamSpec, TypeVar
 
-__all__ = ["later"]
+__all__ = ["later", "with_result"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,3 +26,13 @@ def later(function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> 
     name = f"later-{getattr(function, '__name__', 'function')}"
     threading.Thread(target=work, name=name, daemon=True).start()
     return found
+
+
+def with_result(found: Future[T], use: Callable[[T], object]) -> None:
+    """Give it to a function when it is there; where there is none, nothing happens."""
+
+    def done(found: Future[T]) -> None:
+        if found.exception() is None:
+            use(found.result())
+
+    found.add_done_callback(done)

@@ -162,7 +162,7 @@ def _name_axes(openvino: Any, graph: Any, shape: ModelShape) -> None:
 
 def _make_stateful(openvino: Any, graph: Any, shape: ModelShape) -> None:
     """Past keys and values become state of length 0 at first, reordered by `beam_idx`."""
-    from openvino import opset13 as ops
+    import openvino.opset13 as ops
     from openvino._offline_transformations import apply_make_stateful_transformation
 
     beams = ops.parameter([-1], openvino.Type.i32, name="beam_idx")

@@ -77,7 +77,7 @@ def open_promised(
     card = peek_card(folder)
     setup = setup_of(card, config, engine_threads())
     served = variant or best_form(card, config.engine)
-    predicted = partial(predict, card, served, config, setup)
+    predicted: Callable[[], Promise] = partial(predict, card, served, config, setup)
     if not (measures and _kept_at(cache_folder, card, served, config).is_file()):
         predicted = later(predicted).result  # while the engine's process begins
     engine = _open(folder, variant, config, setup, cache_folder)
@@ -151,14 +151,10 @@ def setup_of(card: FolderCard, config: ServeConfig, threads: int) -> EngineSetup
     copies = 2 if card.lookup else 1
     taken = config.replicas * (RUNTIME_BYTES + 3 * copies * card.weight_bytes)
     free = machine_facts().memory_bytes - taken
-    running = _places(config)
+    running = max(config.max_running, config.users or 0)
     wanted = running * card.shape.max_seq_len * card.cache_bytes_per_token
     cache_bytes = int(min(wanted, max(0.0, CACHE_SHARE * free)))
     return EngineSetup(running, cache_bytes, shares_prefixes=True, threads=threads)
-
-
-def _places(config: ServeConfig) -> int:
-    return max(config.max_running, config.users or 0)
 
 
 def predict(
@@ -268,7 +264,7 @@ def _kept_at(folder: Path, card: FolderCard, variant: Variant, config: ServeConf
         "variant": str(variant),
         "engine": config.engine,
         "machine": machine_facts().identity,
-        "users": _places(config),
+        "places": config.max_running,
         "replicas": config.replicas,
         "targets": [config.users, config.ttft_p95, config.tokens_per_s_per_user],
     }
