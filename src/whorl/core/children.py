@@ -93,7 +93,10 @@ def start_early(function: str) -> None:
 def taken_early(function: str) -> subprocess.Popen[str] | None:
     """The child that was begun early, once; None: there is none, or it has ended."""
     child = EARLY.pop(function, None)
-    return child if child is not None and child.poll() is None else None
+    if child is not None and child.poll() is not None:
+        with child:  # its pipes are closed
+            return None
+    return child
 
 
 def begin(parent_pid: str, function: str) -> None:
