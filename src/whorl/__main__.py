@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from whorl.cli.interrupts import Interrupts
 
 __all__ = ["main"]
@@ -11,6 +13,9 @@ def main() -> None:
     """Entry point."""
     interrupts = Interrupts()
     interrupts.install()
+    from whorl.cli.early import begin_engine
+
+    begin_engine(sys.argv[1:])
     from whorl.cli.main import main as run
 
     run(interrupts)

@@ -10,13 +10,13 @@ import importlib
 import json
 import os
 import shlex
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whorl.core.errors import SpecError
+from whorl.core.later import later, with_result
 from whorl.core.records import MANIFEST, Record, RecordStore
 from whorl.core.variants import Variant, find_variant
 from whorl.spec.resolved import ServeConfig
@@ -43,7 +43,7 @@ __all__ = [
 
 Service = tuple["FastAPI", Callable[[], None]]  # the application, and what closes its engine
 STAGES = ("compress", "train", "import")  # whose records hold model folders
-APP = "whorl.stages.serve.app"
+SERVER = ("whorl.stages.serve.app", "whorl.stages.serve.server")
 MAX_SHOWN = 5  # model folders named in an error
 MAX_CHARS = 80  # of what was asked for, in an error
 
@@ -112,10 +112,10 @@ def _registered(version: Version, variant: str | None, engine: str, home: Path) 
 def _in_folder(folder: Path, what: str, variant: str | None, engine: str, home: Path) -> Servable:
     """A model folder, or the record that holds some."""
     from whorl.engines.open import forms_of
-    from whorl.model.folder import CARD, peek_card, read_card
+    from whorl.model.folder import CARD, peek_card
 
     if (folder / CARD).is_file():
-        card = read_card(folder)
+        card = peek_card(folder)  # the engine verifies every file
         model_id = _model_id(folder, card.variant)
         chosen = None if variant is None else find_variant(variant, forms_of(card))
         return Servable(model_id, folder, chosen)
@@ -235,15 +235,34 @@ def _open(
     measures: bool = True,
 ) -> tuple[Engine, Tokens, ModelCard, dict[str, Any]]:
     """A model with its engine, ready to answer, and its `plays`; measures: see `open_promised`."""
-    from whorl.codecs.contract import Tokens
     from whorl.engines.open import CACHE
+    from whorl.wiring.promise import open_promised
+
+    opening = later(open_promised, model.folder, model.variant, config, home / CACHE, measures)
+    try:
+        tokens, shown, plays = _card_of(model, home, example_prompt)
+        for name in SERVER:  # while the engine's process opens the model
+            importlib.import_module(name)
+        engine, promise = opening.result()
+    except BaseException:
+        with_result(opening, lambda opened: opened[0].close())
+        raise
+    return engine, tokens, shown.model_copy(update={"promise": promise}), plays
+
+
+def _card_of(
+    model: Servable, home: Path, example_prompt: str
+) -> tuple[Tokens, ModelCard, dict[str, Any]]:
+    """A model's tokens, its card but for the promise, and its `plays`."""
+    from whorl.codecs.contract import Tokens
     from whorl.model.folder import TOKENS, peek_card
     from whorl.stages.serve.card import ModelCard, VariantQuality
     from whorl.wiring.cards import figures_by_variant, plays_of, tasks_asked
-    from whorl.wiring.promise import open_promised
 
     folder = model.folder
     card = peek_card(folder)  # the engine verifies every file
+    tokens = Tokens.load(folder / TOKENS)
+    tasks = tasks_asked(home, card.lineage, tokens)
     shown_variant = model.variant or card.variant
     measured = figures_by_variant(model.scores)
     figures = measured.pop(shown_variant, ())
@@ -260,16 +279,9 @@ def _open(
             VariantQuality(variant=str(each), quality=found) for each, found in measured.items()
         ),
         example_prompt=example_prompt,
+        tasks=tasks,
     )
-    engine, promise = open_promised(folder, model.variant, config, home / CACHE, measures)
-    try:
-        tokens = Tokens.load(folder / TOKENS)
-        tasks = tasks_asked(home, card.lineage, tokens)
-        shown = shown.model_copy(update={"promise": promise, "tasks": tasks})
-        return engine, tokens, shown, plays_of(tasks)
-    except BaseException:
-        engine.close()
-        raise
+    return tokens, shown, plays_of(tasks)
 
 
 def open_model_app(
@@ -286,13 +298,12 @@ def open_model_app(
     home: where its exports are kept, and what was measured of it. is_open: to others than the one
     who starts it: it takes the home's keys, and logs its answers and people's opinions of them.
     """
-    from whorl.stages.serve.desk import Desk
-
-    desk = Desk.of(config, home if is_open else None)
     engine, tokens, card, plays = _open(model, config, home, example_prompt)
     try:
         from whorl.stages.serve.app import create_app
+        from whorl.stages.serve.desk import Desk
 
+        desk = Desk.of(config, home if is_open else None)
         app = create_app(engine, tokens, card, config, api_key, desk, plays)
     except BaseException:
         engine.close()
@@ -347,8 +358,6 @@ def serve_app(
         find_engine(config.engine)
     key = _key_for(config, api_key, home)
     with open_socket(config.host, config.port) as listener:
-        # these imports take about as long as an engine's process takes to begin
-        threading.Thread(target=importlib.import_module, args=(APP,), daemon=True).start()
         app, close = open_app(key)
         from whorl.stages.serve.server import serve as run_server
 
@@ -373,8 +382,7 @@ def _key_for(config: ServeConfig, api_key: str | None, home: Path | None) -> str
     Raises SpecError where a server could be reached from other machines without anyone having been
     given a key.
     """
-    from whorl.stages.serve.access import usable_key
-    from whorl.stages.serve.keys import keys_file, list_keys
+    from whorl.stages.serve.keys import keys_file, list_keys, usable_key
     from whorl.stages.serve.sockets import is_loopback
 
     if api_key is not None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from whorl.codecs.contract import Tokens
+from whorl.core.children import EARLY, start_early
 from whorl.core.collect import run_requests
 from whorl.core.errors import EngineError, RecordError, SpecError
 from whorl.core.ports import Engine, GenerateRequest, Grammar, TokenEvent
@@ -45,6 +46,30 @@ def test_the_same_answers_and_scores(
     ):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
     assert apart.stats().running == 0
+
+
+def test_a_process_that_was_begun_early_is_the_first(
+    folders: Path, prompts: list[tuple[int, ...]]
+) -> None:
+    start_early("whorl.engines.answering:answer_soon")
+    early = next(iter(EARLY.values())).pid
+    engines = [EngineProcess(folders / "f32", None, "auto", EngineSetup(1)) for _ in range(2)]
+    assert engines[0].pid == early != engines[1].pid
+    requests = [GenerateRequest("r", prompts[0], 5)]
+    first, second = (run_requests(engine, requests)[0].token_ids for engine in engines)
+    assert first == second and len(first) == 5
+    for engine in engines:
+        engine.close()
+
+
+def test_of_one_that_has_ended_nobody_is_asked(folders: Path) -> None:
+    start_early("whorl.engines.answering:answer_soon")
+    child = next(iter(EARLY.values()))
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    engine = EngineProcess(folders / "hf", None, "torch", EngineSetup(1))
+    assert engine.is_up and engine.pid != child.pid
+    engine.close()
 
 
 def test_every_field_arrives(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -183,3 +185,32 @@ def test_telemetry_sends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "openvino_telemetry.utils.opt_in_checker", None)
     silence_telemetry()  # where it is not installed
     assert openvino_export.EXPORT_VERSION >= 1
+
+
+ENGINE = """
+import sys
+from pathlib import Path
+from whorl.engines.open import open_engine
+from whorl.engines.setup import EngineSetup
+engine = open_engine(Path(sys.argv[1]), name="openvino", setup=EngineSetup(2))
+engine.close()
+loaded = [name for name in sys.modules if name.startswith(("openvino_telemetry", "openvino.tools"))]
+import openvino
+print(loaded, openvino.convert_model.__name__, hasattr(openvino, "nothing_of_this_name"))
+"""
+
+
+def test_an_engine_reports_to_nobody_and_the_converter_comes_when_it_is_used(
+    folders: Path, tmp_path: Path
+) -> None:
+    """The packages leave a number of who reports in the home, and report unless CI is set."""
+    env = {key: value for key, value in os.environ.items() if key not in ("CI", "TF_BUILD")}
+    done = subprocess.run(
+        [sys.executable, "-c", ENGINE, str(folders / "f32")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=env | {"HOME": str(tmp_path)},
+    )
+    assert (done.returncode, done.stdout) == (0, "[] convert_model False\n"), done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -25,6 +25,8 @@ CALLS = {
     "os.popen": "subprocess.run with a list",
     "tempfile.mktemp": "tempfile.mkstemp",
 }
+# package -> what src/ loads it by: otherwise it reports to its makers, and loads for longer
+LOADED_BY = {"openvino": "load_openvino", "openvino_genai": "load_genai"}
 
 
 def call_offence(node: ast.Call) -> str | None:
@@ -50,10 +52,21 @@ def call_offence(node: ast.Call) -> str | None:
     return None
 
 
+def load_offence(node: ast.AST) -> str | None:
+    """Why an import is forbidden in src/; None if it is not."""
+    names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+    names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+    found = next((name for name in names if name in LOADED_BY), None)
+    return f"imports {found}; use engines.quiet.{LOADED_BY[found]}" if found else None
+
+
 def offenders_of(file: SourceFile) -> list[str]:
     offenders = []
     for node in file.nodes:
-        reason: str | None = None
+        reason = load_offence(node) if file.name.startswith("src/") else None
+        if reason:
+            offenders.append(f"{file.name}:{getattr(node, 'lineno', 0)}: {reason}")
+            continue
         if isinstance(node, ast.Import):
             bad = {alias.name.partition(".")[0] for alias in node.names} & PICKLERS
             reason = f"imports {', '.join(sorted(bad))}" if bad else None
@@ -94,6 +107,9 @@ def test_nothing_forbidden_is_used() -> None:
         "subprocess.run('ls', shell=True)",
         "os.system('ls')",
         "from os import *",
+        "import openvino",
+        "def f():\n    import openvino_genai as genai",
+        "from openvino import Core",
     ],
 )
 def test_planted_violation_is_found(text: str) -> None:
@@ -109,6 +125,7 @@ def test_planted_violation_is_found(text: str) -> None:
         "np.load('x.npy')",
         "re.compile('x')",
         "torch.compile(model)",
+        "from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder",
         "load(x, trust_remote_code=False)",
         "text = 'never use pickle or eval(x)'",
     ],

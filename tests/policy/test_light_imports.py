@@ -85,6 +85,29 @@ def test_light_modules_import_nothing_heavy() -> None:
     assert result.returncode == 0, result.stderr
 
 
+# What `whorl serve` loads until its engine's process is asked to open a model: the server itself is
+# loaded while that does.
+BEFORE_THE_ENGINE = [
+    "whorl.cli.serve",
+    "whorl.stages.improve.registry",
+    "whorl.stages.serve.keys",
+    "whorl.stages.serve.sockets",
+    "whorl.wiring.promise",
+]
+
+
+def test_an_engine_is_asked_for_before_the_server_is_loaded() -> None:
+    result = run_python(LOAD.format(modules=BEFORE_THE_ENGINE, heavy=[*HEAVY, "prometheus_client"]))
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_first_line_of_a_command_loads_nothing_slow() -> None:
+    heavy = [*HEAVY, "typer", "rich", "pydantic", "numpy", "yaml"]
+    modules = ["whorl.__main__", "whorl.cli.early", "whorl.core.children"]
+    result = run_python(LOAD.format(modules=modules, heavy=heavy))
+    assert result.returncode == 0, result.stderr
+
+
 def test_light_modules_load_where_nothing_heavy_is_installed() -> None:
     body = LOAD.format(modules=light_modules(), heavy=[])
     result = run_python(BLOCK.format(heavy=HEAVY, body=body))

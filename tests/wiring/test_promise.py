@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from whorl.engines.loop import EngineLoop
 from whorl.engines.setup import EngineSetup
 from whorl.launch.cards import Card
 from whorl.model.folder import FolderCard, peek_card
-from whorl.serving import Servable, open_model_app
+from whorl.serving import Servable, find_model, open_model_app
 from whorl.spec.load import parse_recipe
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.promise import Promise
@@ -82,7 +83,7 @@ def promised(engine: EngineLoop, folder: Path, **config: float) -> Promise:
     chosen = ServeConfig(**{"max_running": 16, **config})  # type: ignore[arg-type]
     setup = setup_of(CARD, chosen, 1)
     fast = predict(CARD, CARD.variant, chosen, setup, probe=lambda: (1e12, 1e11))
-    return keep_promise(engine, fast, CARD, CARD.variant, chosen, folder)
+    return keep_promise(engine, lambda: fast, CARD, CARD.variant, chosen, folder)
 
 
 def test_it_is_what_the_engine_does(engine: EngineLoop, tmp_path: Path) -> None:
@@ -115,9 +116,12 @@ def test_it_is_measured_once(
     first = promised(engine, tmp_path)
     monkeypatch.setattr(module, "_measure", lambda *rest: pytest.fail("measured again"))
     assert promised(engine, tmp_path) == first
+    unpredicted = partial(pytest.fail, "predicted again")
+    config = ServeConfig(max_running=16)
+    assert keep_promise(engine, unpredicted, CARD, CARD.variant, config, tmp_path) == first
     exported = (CARD, Variant("openvino", "int4"), ServeConfig(max_running=16))
     with pytest.raises(pytest.fail.Exception):  # that was another variant of the same folder
-        keep_promise(engine, first, *exported, tmp_path)
+        keep_promise(engine, lambda: first, *exported, tmp_path)
     for path in tmp_path.iterdir():
         path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(pytest.fail.Exception):
@@ -134,7 +138,7 @@ def test_what_was_measured_on_a_busy_machine_is_not_kept(
 
 @pytest.mark.parametrize("is_open", [True, False])
 def test_all_that_a_server_keeps_is_in_its_home(
-    tmp_path: Path, isolated_home: Path, is_open: bool
+    tmp_path: Path, isolated_home: Path, is_open: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Exports and promises too, also where nobody is let in; the default home is not touched."""
     pytest.importorskip("openvino_genai")
@@ -147,6 +151,12 @@ def test_all_that_a_server_keeps_is_in_its_home(
         assert app.state.gateway.card.promise.basis == "measured"
     finally:
         close()
+    monkeypatch.setattr(module, "predict", lambda *rest: pytest.fail("predicted again"))
+    again, close = open_model_app(
+        Servable("tiny", folder, None), config, "k" * 16, home=home, is_open=is_open
+    )
+    close()
+    assert again.state.gateway.card.promise == app.state.gateway.card.promise
     kept = [path.name for path in (home / ".engines").iterdir()]
     assert any(name.endswith(".json") and name.startswith("promise-") for name in kept)
     assert any("openvino-f32" in name for name in kept)
@@ -158,7 +168,8 @@ def test_a_prediction_needs_no_weights(tmp_path: Path) -> None:
     folder = tiny_model_folder(tmp_path / "model", steps=0)
     for path in folder.glob("*.safetensors"):
         path.unlink()
-    found = predict_folder(folder, None, ServeConfig(max_running=4))
+    model = find_model(str(folder), None, "auto", tmp_path)  # nor does finding the model
+    found = predict_folder(model.folder, model.variant, ServeConfig(max_running=4))
     assert found.basis == "predicted" and found.users == 4
     assert found.memory_bytes > peek_card(folder).weight_bytes
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,9 +25,9 @@ from whorl.serving import (
 )
 from whorl.spec.load import parse_recipe
 from whorl.spec.resolved import ServeConfig
-from whorl.verbs import Session, serve
-from whorl.wiring.emit import emit_server
-from whorl.wiring.promise import predict_folder
+
+if TYPE_CHECKING:
+    from whorl.verbs import Session
 
 __all__ = ["register", "serve_session"]
 
@@ -155,6 +155,8 @@ def _serve_model(
 
 def serve_session(session: Session, api_key: str | None = None) -> None:
     """Serve a session's model until it is told to stop."""
+    from whorl.verbs import serve
+
     serve(session, on_start=_print_address, api_key=_given_key(api_key))
 
 
@@ -162,6 +164,9 @@ def _tell_of(
     found: Servable, config: ServeConfig, words: Sequence[str], emit: str | None, home: Path
 ) -> None:
     """What is predicted of a server, or its unit or manifest; nothing is loaded."""
+    from whorl.wiring.emit import emit_server
+    from whorl.wiring.promise import predict_folder
+
     promise = predict_folder(found.folder, found.variant, config)
     told = str(promise)
     if emit is not None:

@@ -16,10 +16,21 @@ from typing import Any, Protocol
 
 import psutil
 
-__all__ = ["Child", "begin", "end_children", "end_with_parent", "spawning", "start_child"]
+__all__ = [
+    "Child",
+    "begin",
+    "end_children",
+    "end_with_parent",
+    "spawning",
+    "start_child",
+    "start_early",
+    "taken_early",
+]
 
 LOOK_EVERY_S = 0.5
 WAIT_S = 0.5  # for killed processes to be gone
+# By function: begun before anyone knew what to ask them, which one process does at most once.
+EARLY: dict[str, subprocess.Popen[str]] = {}
 
 
 class Child(Protocol):
@@ -69,6 +80,23 @@ def start_child(function: str, stderr: int | None = None) -> subprocess.Popen[st
             text=True,
             encoding="utf-8",
         )
+
+
+def start_early(function: str) -> None:
+    """Begin a child for one that `taken_early` is asked for later: it loads modules meanwhile.
+
+    Where nobody asks, it reads the end of its input when this process ends.
+    """
+    EARLY[function] = start_child(function)
+
+
+def taken_early(function: str) -> subprocess.Popen[str] | None:
+    """The child that was begun early, once; None: there is none, or it has ended."""
+    child = EARLY.pop(function, None)
+    if child is not None and child.poll() is not None:
+        with child:  # its pipes are closed
+            return None
+    return child
 
 
 def begin(parent_pid: str, function: str) -> None:

@@ -6,6 +6,7 @@ See engines/apart.py, which speaks with it.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import sys
@@ -23,18 +24,40 @@ from whorl.engines.loop import EngineLoop
 from whorl.engines.open import open_engine
 from whorl.engines.setup import EngineSetup
 
-__all__ = ["answer"]
+__all__ = ["answer", "answer_soon"]
 
 LOOK_EVERY_S = 0.2  # whether the engine has stopped
 TOGETHER_S = 0.01  # nobody reads a hundred pieces of text a second
 
 
-def answer() -> None:
-    """The engine's process: opens what its first line says, then does as it is told."""
+def answer_soon() -> None:
+    """As `answer`, of a process that begins before anyone knows what it will open: until then it
+    loads what is likely to be needed."""
+
+    def load() -> None:
+        from whorl.engines import openvino_engine  # noqa: F401
+        from whorl.engines.quiet import load_genai
+
+        load_genai()
+        importlib.import_module("openvino_tokenizers")
+
+    answer(load)
+
+
+def answer(before: Callable[[], None] = lambda: None) -> None:
+    """The engine's process: opens what its first line says, then does as it is told.
+
+    before: done until that line comes, as far as what it needs is installed.
+    """
     commands = sys.stdin
     output = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)  # what libraries print is no message
-    opening = json.loads(commands.readline())
+    with contextlib.suppress(ImportError):
+        before()
+    line = commands.readline()
+    if not line:
+        return  # nobody ever knew
+    opening = json.loads(line)
     variant, cache = opening["variant"], opening["cache_folder"]
     try:
         engine = open_engine(

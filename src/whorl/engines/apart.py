@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.core import errors
-from whorl.core.children import Child, start_child
+from whorl.core.children import Child, start_child, taken_early
 from whorl.core.errors import EngineError, WhorlError
 from whorl.core.ports import EngineStats, GenerateRequest, TokenEvent, TokenLogprob
 from whorl.core.variants import Variant
@@ -40,8 +40,9 @@ Scores = list[NDArray[np.float64]]
 
 
 def start_here() -> Child:
-    """A process of this machine that calls `answering.answer`."""
-    return start_child("whorl.engines.answering:answer")
+    """A process of this machine that calls `answering.answer`; one that was begun early, first."""
+    early = taken_early("whorl.engines.answering:answer_soon")
+    return early or start_child("whorl.engines.answering:answer")
 
 
 class EngineProcess:

@@ -9,10 +9,11 @@ loads a plugin of its own. Signals are answered by the main thread, so they are 
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any, ParamSpec, TypeVar
+
+from whorl.core.later import later
+from whorl.engines.quiet import load_openvino
 
 __all__ = ["in_own_thread", "openvino_core"]
 
@@ -25,16 +26,7 @@ def in_own_thread(function: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def call(*arguments: P.args, **options: P.kwargs) -> T:
-        found: Future[T] = Future()
-
-        def work() -> None:
-            try:
-                found.set_result(function(*arguments, **options))
-            except BaseException as error:
-                found.set_exception(error)
-
-        threading.Thread(target=work, name=f"openvino-{function.__name__}", daemon=True).start()
-        return found.result()
+        return later(function, *arguments, **options).result()
 
     return call
 
@@ -43,8 +35,6 @@ def in_own_thread(function: Callable[P, T]) -> Callable[P, T]:
 @in_own_thread
 def openvino_core() -> Any:
     """The `openvino.Core` of this process, its CPU plugin loaded."""
-    import openvino
-
-    core = openvino.Core()
+    core = load_openvino().Core()
     core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin
     return core

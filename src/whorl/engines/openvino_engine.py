@@ -32,6 +32,7 @@ from whorl.engines.openvino_blocks import blocks_of, num_cache_blocks
 from whorl.engines.openvino_graph import GraphSequence, OpenvinoBranches, OpenvinoGraph
 from whorl.engines.openvino_pipeline import OpenvinoPipeline, Room
 from whorl.engines.openvino_vocabulary import open_vocabulary
+from whorl.engines.quiet import load_genai
 from whorl.engines.sampling import Drawing, is_greedy
 from whorl.engines.setup import EngineSetup
 from whorl.engines.threads import engine_threads
@@ -73,7 +74,7 @@ class OpenvinoStepper:
 
     def __init__(self, folder: Path, card: FolderCard, setup: EngineSetup) -> None:
         try:
-            import openvino_genai  # noqa: F401 (what it misses is told here)
+            load_genai()  # what it misses is told here
         except ImportError as error:
             package = error.name or "openvino-genai"
             raise MissingExtra.of(package, "openvino", "the openvino engine") from error

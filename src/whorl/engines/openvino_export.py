@@ -25,7 +25,7 @@ from whorl.core.variants import Variant
 from whorl.engines.openvino_core import in_own_thread, openvino_core
 from whorl.engines.openvino_graph import MODEL, OpenvinoGraph
 from whorl.engines.openvino_weights import check_simulation, compress_graph, simulate
-from whorl.engines.quiet import logging_as_it_was, silence_telemetry
+from whorl.engines.quiet import load_openvino, logging_as_it_was, silence_telemetry
 from whorl.model.folder import TOKENS, FolderCard, prepare_folder, read_card, seal_folder
 from whorl.model.hf_files import write_servable_files
 
@@ -121,10 +121,9 @@ EXPORTER = _Exporter()
 def _openvino() -> Any:
     silence_telemetry()
     try:
-        import openvino
+        return load_openvino()
     except ImportError as error:
         raise MissingExtra.of("openvino", "openvino", "exporting a model") from error
-    return openvino
 
 
 def _traced(openvino: Any, model: Any) -> Any:
@@ -163,7 +162,7 @@ def _name_axes(openvino: Any, graph: Any, shape: ModelShape) -> None:
 
 def _make_stateful(openvino: Any, graph: Any, shape: ModelShape) -> None:
     """Past keys and values become state of length 0 at first, reordered by `beam_idx`."""
-    from openvino import opset13 as ops
+    import openvino.opset13 as ops
     from openvino._offline_transformations import apply_make_stateful_transformation
 
     beams = ops.parameter([-1], openvino.Type.i32, name="beam_idx")

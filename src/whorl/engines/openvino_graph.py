@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.engines.openvino_core import openvino_core
+from whorl.engines.quiet import load_openvino
 
 __all__ = ["MODEL", "GraphSequence", "OpenvinoBranches", "OpenvinoGraph"]
 
@@ -28,9 +29,7 @@ class OpenvinoGraph:
     """A compiled graph; sequences over it share its weights."""
 
     def __init__(self, folder: Path, properties: Mapping[str, Any]) -> None:
-        import openvino
-
-        self._tensor = openvino.Tensor
+        self._tensor = load_openvino().Tensor
         self._compiled = openvino_core().compile_model(folder / MODEL, "CPU", dict(properties))
 
     def start(self) -> GraphSequence:

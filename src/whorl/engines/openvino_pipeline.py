@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from whorl.core.errors import EngineError
 from whorl.core.ports import GenerateRequest, TokenEvent, TokenLogprob
 from whorl.engines.openvino_core import in_own_thread
+from whorl.engines.quiet import load_genai, load_openvino
 from whorl.engines.sampling import is_greedy
 
 __all__ = ["OpenvinoPipeline", "Room"]
@@ -53,10 +54,7 @@ class OpenvinoPipeline:
         room: Room,
     ) -> None:
         """Raises EngineError if the graph cannot be loaded."""
-        import openvino
-        import openvino_genai
-
-        self._genai, self._tensor = openvino_genai, openvino.Tensor
+        self._genai, self._tensor = load_genai(), load_openvino().Tensor
         self._vocab_size, self._guesses = vocab_size, room.guesses
         self._next_number = 0
         self._requests: dict[str, _Batched] = {}

@@ -17,6 +17,7 @@ import numpy as np
 
 from whorl.core.errors import EngineError
 from whorl.engines.openvino_core import in_own_thread
+from whorl.engines.quiet import load_genai, load_openvino
 
 __all__ = ["open_vocabulary"]
 
@@ -30,14 +31,12 @@ def open_vocabulary(vocabulary: Sequence[bytes], stop_id: int) -> Any:
 
     Raises EngineError if what GenAI reads from it is anything else.
     """
-    import openvino
-    import openvino_genai
-
+    openvino, genai = load_openvino(), load_genai()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         openvino.save_model(_detokenizer(vocabulary), folder / FILE, compress_to_fp16=False)
         (folder / "config.json").write_text(json.dumps({"eos_token_id": stop_id}))
-        tokenizer = openvino_genai.Tokenizer(str(folder))
+        tokenizer = genai.Tokenizer(str(folder))
     found: dict[bytes, int] = tokenizer.get_vocab()  # one id of each text
     if found.keys() != set(vocabulary) or any(vocabulary[i] != text for text, i in found.items()):
         raise EngineError(
@@ -49,9 +48,7 @@ def open_vocabulary(vocabulary: Sequence[bytes], stop_id: int) -> Any:
 
 
 def _detokenizer(vocabulary: Sequence[bytes]) -> Any:
-    import openvino
-    import openvino.opset15 as ops
-
+    openvino, ops = load_openvino(), importlib.import_module("openvino.opset15")
     library = importlib.import_module("openvino_tokenizers")
     utils = importlib.import_module("openvino_tokenizers.utils")
 

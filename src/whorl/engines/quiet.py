@@ -1,17 +1,22 @@
 """What OpenVINO and NNCF do to a process beside their work, undone.
 
 Their usage statistics are switched off: nothing is sent, nothing waits for it. What others say
-through logging is heard as before.
+through logging is heard as before. Whoever needs OpenVINO imports it by `load_openvino`: the
+package loads its converter with it, which takes as long as all the rest and reports the import.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from typing import Any
 
-__all__ = ["logging_as_it_was", "silence_telemetry"]
+__all__ = ["load_genai", "load_openvino", "logging_as_it_was", "silence_telemetry"]
+
+CONVERTER = "openvino.tools.ovc"
 
 
 @contextmanager
@@ -45,3 +50,35 @@ def silence_telemetry() -> None:
     sender.TelemetrySender.send = lambda *arguments, **options: None
     main = import_module("openvino_telemetry.main")
     main.Telemetry.send_event = lambda *arguments, **options: None
+
+
+def load_openvino() -> Any:
+    """The package openvino, its converter loaded when it is first used, and silent then.
+
+    Raises ImportError where it is not installed.
+    """
+    is_first = "openvino" not in sys.modules
+    if is_first:
+        sys.modules.setdefault(CONVERTER, None)  # type: ignore[arg-type]  # importing it fails
+    try:
+        openvino = import_module("openvino")
+    finally:
+        if CONVERTER in sys.modules and sys.modules[CONVERTER] is None:
+            del sys.modules[CONVERTER]
+    if is_first and not hasattr(openvino, "convert_model"):
+        openvino.__getattr__ = _of_the_converter  # type: ignore[method-assign]
+    return openvino
+
+
+def _of_the_converter(name: str) -> Any:
+    """What the package lacks as it was loaded here."""
+    if name != "convert_model":
+        raise AttributeError(f"module 'openvino' has no attribute {name!r}")
+    silence_telemetry()
+    return import_module(CONVERTER).convert_model
+
+
+def load_genai() -> Any:
+    """The package openvino_genai. Raises ImportError where it, or openvino, is not installed."""
+    load_openvino()
+    return import_module("openvino_genai")

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from whorl.arch.shape_counts import count_shape
 from whorl.core.collect import Answer, run_requests
 from whorl.core.digests import digest_value, write_bytes
 from whorl.core.errors import EngineError, SpecError
+from whorl.core.later import later
 from whorl.core.ports import SERVERS_OWN, Engine, GenerateRequest
 from whorl.core.variants import Variant
 from whorl.engines.apart import EngineProcess, start_here
@@ -39,7 +41,7 @@ from whorl.stages.serve.promise import Promise
 
 __all__ = ["keep_promise", "open_promised", "predict", "predict_folder", "setup_of"]
 
-VERSION = 2  # raised when the same engine would be measured otherwise
+VERSION = 3  # raised when the same engine would be measured otherwise
 PROMPT_TOKENS, ANSWER_TOKENS = 32, 12
 RUNTIME_BYTES = 250 * 2**20  # of Python and the engine, without a model
 PROBE_S = 0.4
@@ -75,13 +77,13 @@ def open_promised(
     card = peek_card(folder)
     setup = setup_of(card, config, engine_threads())
     served = variant or best_form(card, config.engine)
-    with ThreadPoolExecutor(1) as pool:  # while the engine's process begins
-        predicting = pool.submit(predict, card, served, config, setup)
-        engine = _open(folder, variant, config, setup, cache_folder)
+    predicted: Callable[[], Promise] = partial(predict, card, served, config, setup)
+    if not (measures and _kept_at(cache_folder, card, served, config).is_file()):
+        predicted = later(predicted).result  # while the engine's process begins
+    engine = _open(folder, variant, config, setup, cache_folder)
     try:
-        predicted = predicting.result()
         if not measures:
-            return engine, predicted
+            return engine, predicted()
         promise = keep_promise(engine, predicted, card, served, config, cache_folder)
         if promise.users < setup.max_running:
             engine.limit_running(promise.users)
@@ -223,7 +225,7 @@ def _best_s(work: Callable[[], object]) -> float:
 
 def keep_promise(
     engine: Engine,
-    predicted: Promise,
+    predicted: Callable[[], Promise],
     card: FolderCard,
     variant: Variant,
     config: ServeConfig,
@@ -231,28 +233,19 @@ def keep_promise(
 ) -> Promise:
     """Measured with this engine, at its limit and with the targets for fewer users; kept in folder.
 
-    variant: what is served, which the card's folder may not hold but be exported to.
+    predicted: called where nothing is kept. variant: what is served, which the card's folder may
+    not hold but be exported to.
     An engine that was measured here, while nothing else ran, is only warmed up. Raises
     EngineError if it does not answer.
     """
-    facts: dict[str, Any] = {
-        "version": VERSION,
-        "model": card.digest,
-        "variant": str(variant),
-        "engine": engine.name,
-        "machine": machine_facts().identity,
-        "users": predicted.users,
-        "replicas": config.replicas,
-        "targets": [config.users, config.ttft_p95, config.tokens_per_s_per_user],
-    }
-    path = folder / f"promise-{digest_value(facts)[:32]}.json"
+    path = _kept_at(folder, card, variant, config)
     vocab_size, context = card.shape.vocab_size, card.shape.max_seq_len
-    _round(engine, 1, vocab_size, context, seed=0)  # what is loaded with the first request
+    _round(engine, 1, vocab_size, context, seed=0, most=2)  # what is loaded with the first request
     try:
         kept = Promise.model_validate(json.loads(path.read_bytes()))
     except (OSError, ValueError, ValidationError):
         used_percent = psutil.cpu_percent(BUSY_S)  # by others: nothing of ours runs
-        kept = _measure(engine, predicted, vocab_size, context, config)
+        kept = _measure(engine, predicted(), vocab_size, context, config)
         if used_percent > BUSY_PERCENT:
             return kept  # and measured again at the next start
         try:
@@ -261,6 +254,21 @@ def keep_promise(
         except Exception:  # a home that cannot be written serves as well
             return kept
     return kept
+
+
+def _kept_at(folder: Path, card: FolderCard, variant: Variant, config: ServeConfig) -> Path:
+    """The file with what was measured of this before, whether or not it is there."""
+    facts: dict[str, Any] = {
+        "version": VERSION,
+        "model": card.digest,
+        "variant": str(variant),
+        "engine": config.engine,
+        "machine": machine_facts().identity,
+        "places": config.max_running,
+        "replicas": config.replicas,
+        "targets": [config.users, config.ttft_p95, config.tokens_per_s_per_user],
+    }
+    return folder / f"promise-{digest_value(facts)[:32]}.json"
 
 
 def _measure(
@@ -299,9 +307,17 @@ def _of_answers(answers: Sequence[Answer], promise: Promise) -> Promise:
     )
 
 
-def _round(engine: Engine, users: int, vocab_size: int, context: int, *, seed: int) -> list[Answer]:
-    """Prompts of random ids, all at once: no two begin alike."""
-    answer_tokens = max(2, min(ANSWER_TOKENS, context // 4))
+def _round(
+    engine: Engine,
+    users: int,
+    vocab_size: int,
+    context: int,
+    *,
+    seed: int,
+    most: int = ANSWER_TOKENS,
+) -> list[Answer]:
+    """Prompts of random ids, all at once: no two begin alike. most: tokens of an answer."""
+    answer_tokens = max(2, min(most, context // 4))
     prompt_tokens = max(1, min(PROMPT_TOKENS, context - answer_tokens))
     ids = np.random.default_rng(seed).integers(0, vocab_size, (users, prompt_tokens))
     requests = [

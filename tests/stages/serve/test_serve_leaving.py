@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from whorl.codecs.contract import Tokens
+from whorl.core.errors import EngineError
 from whorl.core.ports import GenerateRequest, TokenEvent
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.app import create_app
@@ -21,8 +23,13 @@ KEY = "test-key-0123456789abcdef"
 HEADERS = [(b"host", b"localhost"), (b"authorization", f"Bearer {KEY}".encode())]
 
 
-async def leave(app: Any, body: dict[str, Any], sends_before: int) -> list[str]:
-    """Ask, take so many messages, and leave while the next one is being sent."""
+async def leave(
+    app: Any,
+    body: dict[str, Any],
+    sends_before: int,
+    may_leave: Callable[[], bool] | None = None,
+) -> list[str]:
+    """Ask, take so many messages, and leave while the next one is being sent, or once one may."""
     data = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
     gone, sent = asyncio.Event(), []
     stuck = asyncio.Event()
@@ -39,8 +46,13 @@ async def leave(app: Any, body: dict[str, Any], sends_before: int) -> list[str]:
             await stuck.wait()  # the client does not read; only cancelling ends this
         sent.append(message["type"])
 
-    if not body["stream"]:
-        gone.set()
+    async def leave_early() -> None:
+        while may_leave is not None and not may_leave():
+            await asyncio.sleep(0.001)
+        if may_leave is not None:
+            gone.set()
+
+    leaving = asyncio.ensure_future(leave_early())
     scope = {
         "type": "http",
         "method": "POST",
@@ -53,6 +65,7 @@ async def leave(app: Any, body: dict[str, Any], sends_before: int) -> list[str]:
         "http_version": "1.1",
     }
     await asyncio.wait_for(app(scope, receive, send), 10)
+    await leaving
     for _ in range(500):
         if not app.state.gateway.inside:
             break
@@ -70,11 +83,47 @@ def test_a_client_that_leaves_cancels_its_generation(
     app = create_app(engine, tokens, card, ServeConfig(max_tokens=4000), KEY)
     body = {"model": "tiny", "prompt": "a shell", "max_tokens": 4000, "stream": stream}
     try:
-        sent = asyncio.run(leave(app, body, sends_before))
+        runs = None if stream else lambda: bool(engine.submitted)
+        sent = asyncio.run(leave(app, body, sends_before, runs))
         assert len(sent) == sends_before if stream else "http.response.start" in sent
         (request,) = engine.submitted
         assert engine.cancelled_ids == [request.request_id]
         assert app.state.gateway.inside == 0
+        assert engine.stats().running == 0
+    finally:
+        engine.close()
+
+
+class Reading(FakeEngine):
+    """Takes its time over grammars, and may refuse them then."""
+
+    begun = 0
+    refuses = False
+
+    def submit(self, request: GenerateRequest, on_event: Callable[[TokenEvent], None]) -> None:
+        self.begun += 1
+        time.sleep(0.2)
+        if self.refuses:
+            raise EngineError("this regex cannot be used")
+        super().submit(request, on_event)
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_a_client_that_leaves_while_its_grammar_is_read_is_not_answered(
+    tokens: Tokens, refuses: bool
+) -> None:
+    digest = tokens.contract.digest
+    engine = Reading(digest, step_s=0.01)
+    engine.refuses = refuses
+    card = ModelCard(name="tiny", contract_digest=digest, context_tokens=4096)
+    app = create_app(engine, tokens, card, ServeConfig(max_tokens=4000), KEY)
+    body = {"model": "tiny", "prompt": "a shell", "max_tokens": 4000, "guided_regex": "[a-c]+"}
+    body["stream"] = True
+    try:
+        asyncio.run(leave(app, body, 9, lambda: engine.begun == 1))
+        assert [request.request_id for request in engine.submitted] == engine.cancelled_ids
+        assert len(engine.submitted) == (0 if refuses else 1)
+        assert app.state.gateway.inside == 0 and not app.state.gateway._submitted
         assert engine.stats().running == 0
     finally:
         engine.close()

@@ -120,6 +120,26 @@ def test_a_full_server_refuses_without_reading(start: Any, monkeypatch: pytest.M
             assert inside.result().status_code == 200
 
 
+def test_metrics_tell_what_fills_the_cache(start: Any) -> None:
+    """Prompts and answers of those that run, not of those that wait."""
+
+    def held(running: Any) -> float:
+        text = running.client.get("/metrics").text
+        return float(re.search(r"^whorl_cache_tokens (\S+)$", text, re.MULTILINE)[1])  # type: ignore[index]
+
+    with start(max_running=1, max_waiting=2) as running:
+        assert held(running) == 0
+        running.engine.stalled = True
+        with ThreadPoolExecutor(2) as pool:
+            inside = [pool.submit(running.complete, prompt=[5] * 7, max_tokens=3) for _ in range(2)]
+            assert running.wait_until(lambda: running.gateway.inside == 2 and held(running) == 7)
+            running.engine.stalled = False
+            with running.engine._changed:
+                running.engine._changed.notify_all()
+            assert [each.result().status_code for each in inside] == [200, 200]
+        assert held(running) == 0
+
+
 # ------------------------------------------------------------------ other sites
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.stages.serve.conftest import Running, Start
@@ -125,3 +126,19 @@ def test_of_all_requests_few_files_are_read_at_once(
         asked = [askers.submit(server.complete, prompt=pictures(mixed, 2)) for _ in range(6)]
         assert {each.result().status_code for each in asked} == {200}
     assert slow.count == 12 and slow.most == READERS
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/rank"])
+def test_of_a_client_that_left_no_more_files_are_read(
+    server: Running, mixed: Tokens, slow: Slow, path: str
+) -> None:
+    body = {"model": "tiny", "prompt": pictures(mixed, 20)}
+    body |= {"codec": "label"} if path == "/v1/rank" else {}
+    with pytest.raises(httpx.ReadTimeout):
+        server.client.post(path, json=body, timeout=0.3)
+    assert 0 < slow.count < 10
+    assert server.wait_until(lambda: server.gateway.inside == 0)
+    begun = slow.count
+    time.sleep(0.3)
+    assert slow.count == begun and not server.engine.submitted
+    assert server.complete(prompt=pictures(mixed, 2)).status_code == 200

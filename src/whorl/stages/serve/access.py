@@ -34,14 +34,12 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from whorl.core.errors import SpecError
 from whorl.stages.serve.errors import ApiError
-from whorl.stages.serve.keys import KeyRing
+from whorl.stages.serve.keys import KeyRing, usable_key
 from whorl.stages.serve.limits import NOBODY, Caller, Ledger
 
-__all__ = ["SECURITY_HEADERS", "Access", "Guard", "caller_of", "usable_key"]
+__all__ = ["SECURITY_HEADERS", "Access", "Guard", "caller_of"]
 
-MIN_KEY_CHARS = 16
 SAFE_METHODS = ("GET", "HEAD")
 CALLER = "whorl.caller"  # key of the ASGI scope
 GIVEN, PAGE = Caller("given key"), Caller("page")
@@ -100,20 +98,6 @@ class Access:
 
     def page_address(self, base_url: str) -> str:
         return f"{base_url}/?token={self.page_token}"
-
-
-def usable_key(api_key: str | None) -> str:
-    """The given key, or a random one. Raises SpecError if the key is too weak to use."""
-    if api_key is None:
-        return f"whorl-{secrets.token_urlsafe(32)}"
-    if len(api_key) < MIN_KEY_CHARS or not all("!" <= char <= "~" for char in api_key):
-        raise SpecError(
-            "the API key cannot be used",
-            found=f"{len(api_key)} characters",
-            expected=f"at least {MIN_KEY_CHARS}, all visible ASCII",
-            do="leave WHORL_API_KEY and --api-key out to have one made",
-        )
-    return api_key
 
 
 class Guard:

@@ -119,6 +119,12 @@ class Admission:
         return self._left
 
     @property
+    def held_tokens(self) -> int:
+        """Prompts and answers so far of those that run: their keys and values fill the cache."""
+        running = (ticket for ticket in self._inside if ticket.placed_s is not None)
+        return sum(ticket.prompt_tokens + ticket.num_tokens for ticket in running)
+
+    @property
     def tokens_per_s(self) -> float | None:
         """Read and written per second of work, of late; None: not known yet."""
         self._speed.pass_to(self.clock(), bool(self._inside))

@@ -80,6 +80,11 @@ class Desk:
         meters.gauge("whorl_running", "Requests that have a place", running)
         meters.gauge("whorl_waiting", "Requests that wait", lambda: float(admission.waiting))
         meters.gauge(
+            "whorl_cache_tokens",
+            "Tokens of running requests, whose keys and values are kept",
+            lambda: float(admission.held_tokens),
+        )
+        meters.gauge(
             "whorl_predicted_tokens",
             "Tokens still to do for those inside",
             lambda: admission.left_tokens,

@@ -59,7 +59,8 @@ async def answered(
 ) -> Response:
     """The same, once the body has been read."""
     max_time = max_time_of(request.headers.get("x-request-timeout"))
-    generation = await gateway.start(asked, caller_of(request), max_time)
+    starting = gateway.start(asked, caller_of(request), max_time)
+    generation = await or_gone(request.receive, starting)  # its files may take long to read
     headers = {"X-Request-Id": generation.id, "Request-Id": generation.id}
     if body.stream:
         return _EventStream(body, generation, wire, headers)

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from whorl.codecs.contract import Tokens, is_of_files
 from whorl.core.errors import EngineError
@@ -258,7 +259,11 @@ class Gateway:
             if request.grammar is None:
                 engine.submit(request, on_event)
             else:  # the engine reads it, which may take long
-                await asyncio.to_thread(engine.submit, request, on_event)
+                reading = asyncio.ensure_future(asyncio.to_thread(engine.submit, request, on_event))
+                await asyncio.shield(reading)
+        except asyncio.CancelledError:  # the thread goes on
+            reading.add_done_callback(partial(self._not_wanted, request, visit))
+            raise
         except Exception as error:  # whatever it is, its place is free again
             del self._submitted[request.request_id]
             visit.refused(request.request_id)
@@ -269,6 +274,17 @@ class Gateway:
                 raise invalid(f"{name}: {error}", name, "invalid_grammar") from None
             visit.served.health.saw_failure(str(error))
             raise ApiError(503, f"the engine refused: {error}", code="engine_failed") from error
+
+    def _not_wanted(
+        self, request: GenerateRequest, visit: Visit, read: asyncio.Future[None]
+    ) -> None:
+        """Its client left while the engine read it."""
+        if read.cancelled() or read.exception() is not None:
+            self._submitted.pop(request.request_id, None)
+            visit.refused(request.request_id)
+            visit.give_up()
+        else:
+            visit.served.engine.cancel(request.request_id)
 
     def _inbox_here(self) -> Inbox[TokenEvent, asyncio.Queue[TokenEvent], Visit]:
         """Of the loop that runs: a server has one, whoever asks its app without it may have more,

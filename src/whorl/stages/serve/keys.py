@@ -29,10 +29,19 @@ from whorl.core.lock import exclusive
 from whorl.core.validation import first_problem
 from whorl.stages.serve.lines import own_folder
 
-__all__ = ["KeyEntry", "KeyRing", "add_key", "keys_file", "list_keys", "revoke_key"]
+__all__ = [
+    "KeyEntry",
+    "KeyRing",
+    "add_key",
+    "keys_file",
+    "list_keys",
+    "revoke_key",
+    "usable_key",
+]
 
 FOLDER, FILE = ".serving", "keys.json"
 SECRET_BYTES, ID_BYTES = 32, 4
+MIN_KEY_CHARS = 16  # of a key that is given
 KEY_TEXT = re.compile(r"whorl-([0-9a-f]{8})-([0-9a-f]{64})")
 NO_SALT = bytes(32)
 MAX_NAME_CHARS, MAX_PATTERNS = 80, 32
@@ -202,3 +211,17 @@ class KeyRing:
         right = NO_SALT.hex() if entry is None else entry.digest
         is_right = hmac.compare_digest(_digest(secret, salt), right)
         return entry if is_right else None
+
+
+def usable_key(api_key: str | None) -> str:
+    """The given key, or a random one. Raises SpecError if the key is too weak to use."""
+    if api_key is None:
+        return f"whorl-{secrets.token_urlsafe(32)}"
+    if len(api_key) < MIN_KEY_CHARS or not all("!" <= char <= "~" for char in api_key):
+        raise SpecError(
+            "the API key cannot be used",
+            found=f"{len(api_key)} characters",
+            expected=f"at least {MIN_KEY_CHARS}, all visible ASCII",
+            do="leave WHORL_API_KEY and --api-key out to have one made",
+        )
+    return api_key

@@ -178,7 +178,8 @@ async def rank_all(
         found = await asyncio.to_thread(
             _candidates_of, visit.served.tokens, vocabularies, asked.body
         )
-        prompts = [await _encoded_prompt(visit, asked.body, found, each) for each in asked.prompts]
+        reading = _encoded_prompts(visit, asked, found)
+        prompts = await or_gone(request.receive, reading)  # their files may take long
         at_once = getattr(visit.served.engine, "reads_singles_once", False)
         pieces = list(_pieces_of(found.ids, at_once))
         work = sum(map(_work_of, pieces)) * len(prompts)
@@ -206,16 +207,17 @@ async def rank_all(
     return Ranked(request_id, found.names, nats, num_tokens, work)
 
 
-async def _encoded_prompt(
-    visit: Visit, body: RankBody, found: _Candidates, given: tuple[str, Prompt]
-) -> tuple[int, ...]:
-    """Raises ApiError where it is wrong, or leaves no room for the longest candidate."""
-    subject, prompt = given
-    longest, reader = max(map(len, found.ids)), visit.served.prompts
-    asked = Ask(body.model, (prompt,), subject, max_tokens=longest, limit_name="candidates")
-    ids = await reader.encode(prompt, asked, visit.left_s)
-    reader.answer_room(len(ids), asked, longest)
-    return ids
+async def _encoded_prompts(
+    visit: Visit, asked: Questions, found: _Candidates
+) -> list[tuple[int, ...]]:
+    """Raises ApiError where one is wrong, or leaves no room for the longest candidate."""
+    model, longest, reader = asked.body.model, max(map(len, found.ids)), visit.served.prompts
+    encoded = []
+    for subject, prompt in asked.prompts:
+        ask = Ask(model, (prompt,), subject, max_tokens=longest, limit_name="candidates")
+        encoded.append(await reader.encode(prompt, ask, visit.left_s))
+        reader.answer_room(len(encoded[-1]), ask, longest)
+    return encoded
 
 
 async def _scored(

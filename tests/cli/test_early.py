@@ -1,0 +1,83 @@
+"""The engine's process begins with the command, where the command will ask for one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from whorl.cli.early import is_served_at_once
+
+ENTRY = "whorl.engines.answering:answer_soon"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "serve mine",
+        "serve mine@3 --port 8080",
+        "serve ./mine --variant int8 --replicas 2 --home runs",
+        "serve --port=0 mine --set serve.users=4",
+    ],
+)
+def test_of_a_model_that_is_there(words: str) -> None:
+    assert is_served_at_once(words.split())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "serve",
+        "train serve",
+        "up mine.yaml",
+        "serve mine.yaml",
+        "serve --port 0 mine.yml",
+        "serve mine --dry-run",
+        "serve mine --emit systemd",
+        "serve --help",
+        "serve mine --engine torch",
+        "serve mine --engine=vllm",
+        "serve mine --set serve.engine=torch",
+        "serve mine --where ray",
+        "serve mine --set serve.where=ray",
+    ],
+)
+def test_of_no_other(words: str) -> None:
+    assert not is_served_at_once(words.split())
+
+
+def _early_children(pid: int) -> list[psutil.Process]:
+    """Children of this process, also where it has ended: its number is in their command."""
+    found = []
+    for each in psutil.process_iter():
+        try:
+            if each.cmdline()[-2:] == [str(pid), ENTRY]:
+                found.append(each)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_one_that_nobody_asks_ends_and_says_nothing(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "whorl", "serve", "nothing-of-this-name", "--home", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    deadline = time.monotonic() + 30
+    seen: list[psutil.Process] = []
+    while not seen and process.poll() is None and time.monotonic() < deadline:
+        seen = _early_children(process.pid)
+    out, err = process.communicate(timeout=60)
+    assert seen, "it was never begun"
+    assert process.returncode == 2 and out == ""
+    assert err.startswith("error: there is no model") and err.count("\n") == 1
+    psutil.wait_procs(seen, timeout=30)
+    assert not _early_children(process.pid)
