@@ -101,7 +101,7 @@ def test_groups_of_documents_stand_beside_each_other(
             ],
             "field text, num_rows 1,250 field code, num_rows 7, share 0.25",
         ),
-        ("variants", [{"name": "int8", "bytes": 2**20}], "name int8, bytes 1.0 MiB"),
+        ("parts", [{"name": "int8", "bytes": 2**20}], "name int8, bytes 1.0 MiB"),
         ("epochs_by_source", [1.23456, 2.0], "1.235, 2"),
         ("took_s", 0.0123, "12.3 ms"),
     ],
@@ -117,6 +117,18 @@ def test_figures_of_a_stage_are_written_for_people(
     record = SimpleNamespace(stage="prepare", metrics={key: value}, path="runs/mine")
     text = printed(lambda: print_stage(cast(Record, record), None))
     assert f"{key} {shown}" in " ".join(text.replace("│", " ").split())
+
+
+def test_variants_of_a_stage_have_their_table(
+    printed: Callable[[Callable[[], None]], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OUT, "_width", 120)
+    row = {"name": "openvino int8", "field": "code", "bytes": 2**20, "value": 1.25}
+    row |= {"increase": 0.0123, "low": 0.01, "high": 0.02, "verdict": "accepted"}
+    record = SimpleNamespace(stage="compress", metrics={"variants": [row]}, path="runs/mine")
+    text = " ".join(printed(lambda: print_stage(cast(Record, record), None)).split())
+    assert "openvino int8 │ code │ 1.0 MiB │ 1.2500 │ +1.23% │ +1.00% … +2.00% │ accepted" in text
+    assert "value" not in text
 
 
 def test_progress_in_bytes_is_readable(
