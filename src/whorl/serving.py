@@ -243,7 +243,8 @@ def _open(
         tokens, shown, plays = _card_of(model, home, example_prompt)
         for name in SERVER:  # while the engine's process opens the model
             importlib.import_module(name)
-        engine, promise = opening.result()
+        engine, promised = opening.result()
+        promise = promised()  # measured alone
     except BaseException:
         with_result(opening, lambda opened: opened[0].close())
         raise

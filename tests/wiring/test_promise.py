@@ -136,6 +136,22 @@ def test_what_was_measured_on_a_busy_machine_is_not_kept(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_nothing_is_measured_before_it_is_asked_for(
+    engine: EngineLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is loaded while the engine opens, and would be measured with it."""
+    folder, kept = tiny_model_folder(tmp_path / "model", steps=0), tmp_path / "kept"
+    monkeypatch.setattr(module, "_open", lambda *rest: engine)
+    opened, promise = module.open_promised(folder, None, ServeConfig(max_running=4), kept)
+    assert opened is engine and engine.stats().generated_tokens == 2  # warm
+    assert not kept.exists()
+    assert promise().basis == "measured" and len(list(kept.iterdir())) == 1
+    _, predicted = module.open_promised(
+        folder, None, ServeConfig(max_running=4), kept, measures=False
+    )
+    assert predicted().basis == "predicted"
+
+
 @pytest.mark.parametrize("is_open", [True, False])
 def test_all_that_a_server_keeps_is_in_its_home(
     tmp_path: Path, isolated_home: Path, is_open: bool, monkeypatch: pytest.MonkeyPatch

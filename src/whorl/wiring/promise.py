@@ -68,9 +68,10 @@ def open_promised(
     config: ServeConfig,
     cache_folder: Path,
     measures: bool = True,
-) -> tuple[Engine, Promise]:
-    """An engine for a server, warm, and what it promises. Raises as `open_engine`.
+) -> tuple[Engine, Callable[[], Promise]]:
+    """An engine for a server, warm, and what tells its promise. Raises as `open_engine`.
 
+    The latter may measure, so call it when nothing else of this process runs.
     cache_folder: of exports and of what was measured.
     measures: False where another is being asked meanwhile; then the promise is a prediction.
     """
@@ -81,16 +82,20 @@ def open_promised(
     if not (measures and _kept_at(cache_folder, card, served, config).is_file()):
         predicted = later(predicted).result  # while the engine's process begins
     engine = _open(folder, variant, config, setup, cache_folder)
-    try:
-        if not measures:
-            return engine, predicted()
+
+    def promised() -> Promise:
         promise = keep_promise(engine, predicted, card, served, config, cache_folder)
         if promise.users < setup.max_running:
             engine.limit_running(promise.users)
-        return engine, promise
+        return promise
+
+    try:
+        if measures:  # what is loaded with the first request
+            _round(engine, 1, card.shape.vocab_size, card.shape.max_seq_len, seed=0, most=2)
     except BaseException:
         engine.close()
         raise
+    return engine, promised if measures else predicted
 
 
 def _open(
@@ -235,12 +240,11 @@ def keep_promise(
 
     predicted: called where nothing is kept. variant: what is served, which the card's folder may
     not hold but be exported to.
-    An engine that was measured here, while nothing else ran, is only warmed up. Raises
-    EngineError if it does not answer.
+    An engine that was measured here, while nothing else ran, is not asked. Raises EngineError if
+    it does not answer.
     """
     path = _kept_at(folder, card, variant, config)
     vocab_size, context = card.shape.vocab_size, card.shape.max_seq_len
-    _round(engine, 1, vocab_size, context, seed=0, most=2)  # what is loaded with the first request
     try:
         kept = Promise.model_validate(json.loads(path.read_bytes()))
     except (OSError, ValueError, ValidationError):
