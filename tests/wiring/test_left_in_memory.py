@@ -108,7 +108,9 @@ def frame(folder: Path) -> None:
     rdata = pytest.importorskip("rdata", reason="needs the extra r-data")
     import pandas
 
-    data = pandas.DataFrame(cells())
+    rows = cells()
+    columns = {"a": [row["a"] for row in rows], "b": [float(row["b"]) for row in rows]}
+    data = pandas.DataFrame({**columns, "class": pandas.Categorical([r["class"] for r in rows])})
     rdata.write_rda(folder / "t.rda", {"t": data}, compression="gzip")
 
 
@@ -168,7 +170,7 @@ def pairs(folder: Path) -> None:
 def episodes(folder: Path) -> None:
     rows = []
     for number in range(40):
-        lamps = [(number + step) % 2 for step in range(5)]
+        lamps = [number >> step & 1 for step in range(6)]
         rows.append(
             {"observations": [{"x": str(x)} for x in lamps], "actions": ["lr"[x] for x in lamps]}
         )
@@ -179,7 +181,8 @@ def games(folder: Path) -> None:
     white, black = ["e4", "d4", "c4", "Nf3", "g3", "b3", "a3"], ["e5", "d5", "c5", "Nf6", "g6"]
     opened = [f"1. {a} {b} 2. {c} *" for a in white for b in black for c in ("h3", "Nc3")]
     told = [f'[Event "{number}"]\n\n{game}\n\n' for number, game in enumerate(opened)]
-    (folder / "g.pgn").write_text("".join(told))
+    (folder / "train.pgn").write_text("".join(told))
+    (folder / "test.pgn").write_text('[Event "t"]\n\n1. f4 f5 2. h4 h5 *\n')
 
 
 Make = Callable[[Path], None]

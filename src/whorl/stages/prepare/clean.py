@@ -88,7 +88,7 @@ def item_bytes(item: Any) -> int:
 def is_little(items: Sequence[Any]) -> bool:
     """Whether items are few bytes of plain text, which no process of its own need read.
 
-    Readers of whatever else import packages that stay: for a file of R of 109 kB 92 MiB
+    Readers of whatever else import packages that stay: for a file of R of 109 kB about 100 MiB
     (1 December 2026).
     """
     return sum(map(item_bytes, items)) < LARGE_BYTES and all(map(_is_plain, items))
