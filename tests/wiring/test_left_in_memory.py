@@ -231,7 +231,11 @@ def test_every_field_is_here() -> None:
     assert mine == FIELDS.keys()
 
 
-@pytest.mark.parametrize("field", FIELDS)
+QUICK = ("text", "table", "images", "speech")
+EACH = [f if f in QUICK else pytest.param(f, marks=pytest.mark.slow) for f in FIELDS]
+
+
+@pytest.mark.parametrize("field", EACH)
 def test_planning_and_preparing_leave_no_reader_behind(field: str, tmp_path: Path) -> None:
     make, packages = FIELDS[field]
     for package in packages:
