@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ def measure_of(metric: Metric, names: Iterable[str], grades: Sequence[Grade]) ->
 
 
 def measure_of_some(
-    found: QualityMeasure, places: Sequence[int] | NDArray[np.int64]
+    found: QualityMeasure, places: Sequence[int] | NDArray[np.integer[Any]]
 ) -> QualityMeasure:
     """That of the documents at some places."""
     names = tuple(found.document_names[place] for place in places)
