@@ -15,6 +15,8 @@ import pytest
 
 pytest.importorskip("sklearn", reason="needs the extra train")
 
+import itertools
+
 from PIL import Image, ImageDraw, ImageFont
 
 from tests.fields.support import miniature as tiny
@@ -201,6 +203,44 @@ def test_drawn_lines_are_apart_and_repeatable(tmp_path: Path) -> None:
         printed.line_key("scan.png") is None
         and printed.drawn_again("a [1 2 3 4]: b", known) is None
     )
+
+
+def test_a_share_of_what_is_learned_is_some_words_of_a_line(tmp_path: Path) -> None:
+    whole, _ = read_all(FIELD, of_texts(tmp_path))
+    source = of_texts(tmp_path, short="0.5", short_signs="9")
+    documents, _ = read_all(FIELD, source)
+    again, _ = read_all(FIELD, source)
+    assert [d.name for d in documents] == [d.name for d in again]
+    held = {d.parts[2].value for d in documents if d.split == "heldout"}
+    cut = 0
+    for before, after in zip(whole, documents, strict=True):
+        text, line = after.parts[2].value, before.parts[2].value
+        if after.split == "heldout" or text == line:
+            assert after.name == before.name
+            assert (after.parts[0].value == before.parts[0].value).all()
+            continue
+        cut += 1
+        assert f" {text} " in f" {line} " and 4 <= len(text) <= 9 and text not in held
+        assert after.parts[0].value.shape[1] < before.parts[0].value.shape[1]
+        assert printed.drawn_again(after.name, known_fonts([source])) is not None
+    assert 25 <= cut <= 55  # of 80: seven standard deviations of the binomial around 40
+    for wrong in ({"short": "-0.1"}, {"short": "2"}, {"short_signs": "3"}):
+        with pytest.raises(SpecError, match=r"options\.short"):
+            FIELD.items(of_texts(tmp_path, **wrong))
+
+
+def test_words_that_are_held_out_as_a_line_are_not_learned(tmp_path: Path) -> None:
+    """Texts of two words: each of the words is a line as well, some of them held out."""
+    source = of_texts(tmp_path, short="1", short_signs="8", heldout="0.3")
+    words = [f"word{number:02d}" for number in range(40)]
+    lines = [*words, *(f"{one} {other}" for one, other in itertools.pairwise(words))]
+    (tmp_path / "lines.txt").write_text("\n".join(lines))
+    documents, _ = read_all(FIELD, source)
+    learned = {d.parts[2].value for d in documents if d.split == "train"}
+    held_words = {*words} & set(
+        printed.Printed(source, {**FIELD.options, **source.options}).lines("heldout")
+    )
+    assert held_words and not held_words & learned and len(learned & {*words}) > 5
 
 
 def test_fonts_are_needed_on_both_sides(tmp_path: Path) -> None:

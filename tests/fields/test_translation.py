@@ -7,17 +7,21 @@ import random
 import sys
 import tracemalloc
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="needs the extra train")
 
 from tests.fields.support import miniature
 from whorl.core.errors import DataError, SpecError
-from whorl.core.metrics import BLEU
-from whorl.core.ports import Document, Source
+from whorl.core.intervals import paired_interval, score_of
+from whorl.core.measures import measure_of, measure_of_some
+from whorl.core.metrics import BLEU, CHRF, Metric
+from whorl.core.ports import Document, QualityMeasure, Source
 from whorl.core.reasons import Reason
 from whorl.fields import pair_files, translators
 from whorl.fields.base import options_of
@@ -160,21 +164,91 @@ def test_a_tmx_file_may_have_its_encoding_and_an_end_too_early(
     assert refused(reasons) == {"file that is no TMX, or not to its end": 1}
 
 
-@pytest.mark.parametrize(
-    ("right", "tokenizer"),
-    [
-        ("我们今天去学校学习中文。", "zh"),
-        ("わたしは学校に行きます。", "char"),
-        ("We go to school.", "13a"),
+ANSWERS = {
+    "as they are": [("the house is red .", "the house is red ."), ("a b", "a b")],
+    "alike": [
+        ("The house is very red, and old.", "The house is red and very old."),
+        ("set the timer", "set a timer for ten minutes, please"),
+        ("it is what it is what it is", "it is what it is"),
+        ("", "an answer that is missing"),
+        ("word", "one word"),
     ],
-)
-def test_words_of_a_language_without_blanks_are_told_apart(right: str, tokenizer: str) -> None:
+    "nothing in common": [("xyz", "abcd efg"), ("qqq www", "one two three four five")],
+    "no run of four words": [("one two", "one two"), ("three", "three four")],
+    "no answer": [("", "a text of words"), ("", "another")],
+    "runs that never match": [("a c b d f e", "a b c d e f"), ("x y w z", "w x y z")],
+    "Chinese": [("我们今天去学校。", "我们今天去学校学习中文。"), ("他是人", "他是好人。")],
+    "Japanese": [("わたしは学校に行く。", "わたしは学校に行きます。")],
+}
+
+
+def words_of(texts: str) -> str:
+    return {"Chinese": "zh", "Japanese": "char"}.get(texts, "13a")
+
+
+def measures(pairs: Sequence[tuple[str, str]]) -> dict[Metric, QualityMeasure]:
+    grades = [graded(*pair) for pair in pairs]
+    names = [str(number) for number in range(len(pairs))]
+    return {m: measure_of(m, names, [g[m] for g in grades]) for m in (CHRF, BLEU)}
+
+
+def as_sacrebleu(pairs: Sequence[tuple[str, str]], tokenizer: str) -> dict[Metric, float]:
     sacrebleu = pytest.importorskip("sacrebleu", reason="needs the extra translation")
-    answer = right[:-3] + right[-1]
-    expected = sacrebleu.BLEU(tokenize=tokenizer, effective_order=True).sentence_score(
-        answer, [right]
-    )
-    assert graded(answer, right)[BLEU][0] == pytest.approx(expected.score) and expected.score > 40
+    answers, right = [list(side) for side in zip(*pairs, strict=True)]
+    bleu = sacrebleu.corpus_bleu(answers, [right], tokenize=tokenizer)
+    return {CHRF: sacrebleu.corpus_chrf(answers, [right]).score, BLEU: bleu.score}
+
+
+@pytest.mark.parametrize("texts", ANSWERS)
+def test_figures_of_all_texts_are_those_of_sacrebleu(texts: str) -> None:
+    expected = as_sacrebleu(ANSWERS[texts], words_of(texts))
+    for metric, found in measures(ANSWERS[texts]).items():
+        assert found.value == pytest.approx(expected[metric]), metric
+    if texts == "alike":
+        assert 20 < expected[CHRF] < 80 and 10 < expected[BLEU] < 80
+
+
+def random_pairs(count: int) -> list[tuple[str, str]]:
+    """Texts of words, and the same with some words left out or exchanged."""
+    rng = random.Random(0)
+    words = ["the", "a", "house", "dog", "red", "old", "is", "was", "runs", "eats", "and", "of"]
+    pairs = []
+    for _ in range(count):
+        right = rng.choices(words, k=rng.randint(1, 14))
+        given = [
+            rng.choice(words) if rng.random() < 0.3 else w for w in right if rng.random() > 0.1
+        ]
+        pairs.append((" ".join(given), " ".join(right)))
+    return pairs
+
+
+def test_drawn_texts_have_the_figures_of_sacrebleu_and_its_interval() -> None:
+    sacrebleu = pytest.importorskip("sacrebleu", reason="needs the extra translation")
+    pairs = random_pairs(150)
+    found = measures(pairs)
+    places = np.random.default_rng(0).integers(len(pairs), size=(5, len(pairs)))
+    for metric, measure in found.items():
+        sides = measure.numerator[..., places], measure.denominator[..., places]
+        drawn = [as_sacrebleu([pairs[i] for i in row], "13a")[metric] for row in places]
+        assert measure.metric.total(*sides) == pytest.approx(drawn)
+        some = measure_of_some(measure, places[0])
+        assert some.value == pytest.approx(drawn[0])
+    answers, right = [list(side) for side in zip(*pairs, strict=True)]
+    its = {CHRF: sacrebleu.CHRF(), BLEU: sacrebleu.BLEU()}
+    for metric, measure in found.items():
+        score = its[metric].corpus_score(answers, [right], n_bootstrap=1000)
+        mine = score_of("mine", measure)
+        assert mine.low is not None and mine.high is not None and mine.value > mine.low
+        assert mine.high - mine.low == pytest.approx(2 * score._ci, rel=0.2)
+
+
+def test_two_methods_are_compared_by_figures_of_all_texts() -> None:
+    pairs = random_pairs(60)
+    better = [(right if n % 2 else answer, right) for n, (answer, right) in enumerate(pairs)]
+    one, other = measures(better)[CHRF], measures(pairs)[CHRF]
+    found = paired_interval(one, other)
+    expected = as_sacrebleu(better, "13a")[CHRF] - as_sacrebleu(pairs, "13a")[CHRF]
+    assert found.value == pytest.approx(expected) and found.sign == 1
 
 
 def test_a_large_tmx_file_is_read_in_bounded_memory(
@@ -261,8 +335,10 @@ def test_two_words_are_learned_in_both_directions(
     groups = json.loads(evaluated.file("scores.json").read_bytes())["groups"]
     mine = [row for row in groups if (row["name"], row["metric"]) == ("hf f32", "chrf")]
     assert [row["group"] for row in mine] == ["en>es", "es>en"]
-    total = sum(row["value"] * row["num_documents"] for row in mine)
     of_all = scores["translation"]["hf f32"]
-    assert total / sum(row["num_documents"] for row in mine) == pytest.approx(of_all)
+    sides = sorted(row["value"] for row in mine)
+    assert sides[0] - 5 < of_all < sides[1] + 5  # all texts together, not the mean of the two
+    kept = json.loads(evaluated.file("per_document.json").read_bytes())["translation"]
+    assert len(kept["denominator"][0]) == len(kept["documents"]) == 20
     assert of_all > scores["translation"]["copying"] + 20
     assert scores["translation/bleu"].keys() - {"apertium"} == {"hf f32", "copying"}

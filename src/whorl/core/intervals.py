@@ -1,6 +1,6 @@
 """Intervals by bootstrap over documents: of one figure, and of the difference of two.
 
-Documents are drawn with replacement, each with both its numbers, and added up as the metric says
+Documents are drawn with replacement, each with all its numbers, and added up as the metric says
 (bits over bytes, right answers over questions). Bias-corrected and accelerated
 (Efron 1987) through scipy.stats.bootstrap; plain percentiles where that is not defined.
 """
@@ -112,7 +112,7 @@ def score_of(
 
 
 def _same_length(*arrays: Floats) -> None:
-    lengths = [len(array) for array in arrays]
+    lengths = [array.shape[-1] for array in arrays]
     if min(lengths) == 0 or len(set(lengths)) > 1:
         raise SpecError("no interval from these documents", found=f"lengths {lengths}")
 
@@ -126,11 +126,14 @@ def _exact(right: int, total: int) -> Interval:
 def _bootstrap(
     data: tuple[Floats, ...], statistic: Callable[..., Any], samples: int, seed: int
 ) -> Interval:
-    value = float(statistic(*data))
-    num_documents = len(data[0])
+    value, num_documents = float(statistic(*data)), data[0].shape[-1]
     if num_documents < 2:
         return Interval(value, None, None)
-    bytes_per_sample = num_documents * len(data) * 8
+
+    def of(places: NDArray[np.int64], axis: int = -1) -> Any:
+        return statistic(*(array[..., places] for array in data), axis=axis)
+
+    bytes_per_sample = sum(array.nbytes for array in data)
     batch = max(1, min(samples, MAX_SAMPLES_BYTES // bytes_per_sample))
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():
@@ -138,12 +141,11 @@ def _bootstrap(
             found = (
                 _stats()
                 .bootstrap(
-                    data,
-                    statistic,
+                    (np.arange(num_documents),),
+                    of,
                     n_resamples=samples,
                     batch=batch,
                     vectorized=True,
-                    paired=True,
                     axis=-1,
                     confidence_level=CONFIDENCE,
                     method=method,

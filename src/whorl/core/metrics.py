@@ -6,7 +6,7 @@ tasks hand the object on, and records, which keep its name alone, find it again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,16 +42,28 @@ __all__ = [
     "TYPED_ACCURACY",
     "WER",
     "ClassF1",
+    "CorpusBleu",
+    "CorpusChrf",
+    "Grade",
     "Metric",
     "find_metric",
 ]
 
 GROUP = "whorl.metrics"
+CHRF_ORDERS, BLEU_ORDERS = 6, 4  # signs, words
+CHRF_BETA = 2  # how much more recall counts than precision
+
+# Of a document in a metric; several numbers where its figure is made of several sums.
+Grade = tuple[float | Sequence[float], float | Sequence[float]]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure made of two numbers of every document. Subclass it to add them up otherwise."""
+    """A figure made of two numbers of every document. Subclass it to add them up otherwise.
+
+    Each of the two may be several, [k] of a document and [k, n] of n: axes are counted from the
+    last, along which documents lie.
+    """
 
     name: str  # in records
     unit: str  # "" for a share
@@ -109,13 +121,54 @@ class ClassF1(Metric):
         return mean.reshape(shape)[()]
 
 
+class CorpusChrf(Metric):
+    """chrF of all texts together, from 0 to 100, as sacrebleu.corpus_chrf has it.
+
+    numerator: [2 x 6], runs of one to six signs in the answer, and those that the right text has
+    too; denominator: [6], those of the right text. Popović 2015
+    (https://aclanthology.org/W15-3049).
+    """
+
+    def total(
+        self, numerator: NDArray[np.float64], denominator: NDArray[np.float64], axis: int = -1
+    ) -> Any:
+        sums, right = numerator.sum(axis=axis), denominator.sum(axis=axis)
+        given, common = sums[:CHRF_ORDERS], sums[CHRF_ORDERS:]
+        counts = (given > 0) & (right > 0)  # an order that one side is too short for does not
+        orders = np.maximum(counts.sum(axis=0), 1)
+        precision, recall = (
+            (common / np.maximum(each, 1) * counts).sum(axis=0) / orders for each in (given, right)
+        )
+        below = CHRF_BETA**2 * precision + recall
+        return 100 * (1 + CHRF_BETA**2) * precision * recall / np.where(below > 0, below, 1)
+
+
+class CorpusBleu(Metric):
+    """BLEU of all texts together, from 0 to 100, as sacrebleu.corpus_bleu has it.
+
+    numerator: [1 + 2 x 4], words of the answer, runs of one to four words that the right text has
+    too, and all such runs of the answer; denominator: [1], words of the right text. Papineni et
+    al. 2002 (https://aclanthology.org/P02-1040), runs that never match halved (NIST).
+    """
+
+    def total(
+        self, numerator: NDArray[np.float64], denominator: NDArray[np.float64], axis: int = -1
+    ) -> Any:
+        sums, (right,) = numerator.sum(axis=axis), denominator.sum(axis=axis)
+        words, common, given = sums[0], sums[1 : 1 + BLEU_ORDERS], sums[1 + BLEU_ORDERS :]
+        halved = 0.5 ** (common == 0).cumsum(axis=0)
+        share = np.where(common > 0, common, halved) / np.maximum(given, 1)
+        mean = np.exp(np.log(share).mean(axis=0))
+        shortness = np.exp(np.minimum(0, 1 - right / np.maximum(words, 1)))
+        return 100 * shortness * mean * ((given > 0).all(axis=0) & (common > 0).any(axis=0))
+
+
 BITS_PER_BYTE = Metric("bits_per_byte", "bits/byte", higher_is_better=False)
 BITS_PER_TOKEN = Metric("bits_per_token", "bits/token", higher_is_better=False)
 ACCURACY = Metric("accuracy", "", higher_is_better=True, is_share=True)
 TYPED_ACCURACY = Metric("typed_accuracy", "", higher_is_better=True, is_share=True)
-# Of a translation as sacrebleu scores it, from 0 to 100: of each sentence, their mean.
-CHRF = Metric("chrf", "", higher_is_better=True, decimals=1)
-BLEU = Metric("bleu", "", higher_is_better=True, decimals=1)
+CHRF = CorpusChrf("chrf", "", higher_is_better=True, decimals=1)
+BLEU = CorpusBleu("bleu", "", higher_is_better=True, decimals=1)
 F1 = ClassF1("f1", "", higher_is_better=True)
 SLOT_F1 = Metric("slot_f1", "", higher_is_better=True)  # of each sentence, their mean
 # Words put in, left out and exchanged, over the words that were said: it may be above 1.

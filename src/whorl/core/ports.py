@@ -352,7 +352,7 @@ class Score:
 class QualityMeasure:
     """Per-document results of one model, for paired comparison: two numbers of each.
 
-    Of bits per byte they are bits and bytes, of an accuracy 0 or 1 and 1.
+    Of bits per byte they are bits and bytes, of an accuracy 0 or 1 and 1; [n], or [k, n].
     """
 
     metric: Metric

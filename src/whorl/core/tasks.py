@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.core.errors import DataError
-from whorl.core.metrics import ACCURACY, BITS_PER_BYTE, F1, Metric
+from whorl.core.metrics import ACCURACY, BITS_PER_BYTE, F1, Grade, Metric
 from whorl.core.ports import Choice, Grammar, HeldoutDocument, TokenSpace
 
 __all__ = ["ChoiceTask", "ClassTask", "LikelihoodTask", "WritingTask"]
@@ -108,7 +108,7 @@ class WritingTask:
     Engines are asked for the grammar where they can hold to it.
     """
 
-    grade: Callable[[str, str], Mapping[Metric, tuple[float, float]]]  # (answer, right one)
+    grade: Callable[[str, str], Mapping[Metric, Grade]]  # (answer, right one)
     name: str = "writing"
     metric: Metric = ACCURACY
     further: tuple[Metric, ...] = ()  # of the same answers

@@ -32,6 +32,7 @@ from whorl.fields.ocr_files import TABLE, KnownLine, known_lines, line_layout, t
 from whorl.fields.places import Places
 from whorl.fields.printed import (
     FONT,
+    LEAST,
     NEW_FONT,
     Printed,
     drawn_again,
@@ -96,7 +97,7 @@ class OcrField:
             **{"height": "16", "step": "4", "ids": "1", "book": "512", "longest": "640"},
             **{"heldout": "0.1", "seed": "0"},
             **{"fonts": "", "heldout_fonts": "", "text": "text", "most": "48"},
-            **{"lines": "20000", "heldout_lines": "200"},
+            **{"lines": "20000", "heldout_lines": "200", "short": "0", "short_signs": "12"},
         }
     )
 
@@ -197,6 +198,8 @@ def _checked(options: Mapping[str, str]) -> Mapping[str, str]:
     for key in ("step", "ids", "longest", "most", "lines", "heldout_lines"):
         number_of(options, key, 1)
     number_of(options, "height", LEAST_HEIGHT)
+    number_of(options, "short_signs", LEAST)
+    share_option(options, "short", with_ends=True)
     if number_of(options, "most") > MOST_SIGNS:
         expected = f"at most {MOST_SIGNS}: an answer is no longer"
         raise SpecError("data.options.most is too many", found=options["most"], expected=expected)

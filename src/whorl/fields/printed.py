@@ -29,6 +29,7 @@ from whorl.fields.whole import number_of, share_of, share_option
 
 __all__ = [
     "FONT",
+    "LEAST",
     "NEW_FONT",
     "DrawnLine",
     "Printed",
@@ -147,12 +148,31 @@ class Printed:
         seed = number_of(self.options, "seed")
         words = [seed, ("train", "heldout").index(split), int(is_new), at]
         rng = np.random.default_rng([*words, 0])
-        text = lines[int(rng.integers(len(lines)))]
+        text = self._shorter(lines[int(rng.integers(len(lines)))], split, words)
         font = fonts[int(rng.integers(len(fonts)))]
         told = _label(font)
         key = " ".join(map(str, words))
         name = f"{NEW_FONT if is_new else ''}{told} [{key}]: {text}"
         return DrawnLine(name, drawn_line(text, font.path, words), text, split)
+
+    def _shorter(self, line: str, split: Split, words: Sequence[int]) -> str:
+        """The line, or some words of it: of a share of those to learn from, where to look is seen
+        at once. None of a held-out line's text."""
+        rng = np.random.default_rng([*words, 2])
+        if split == "heldout" or rng.random() >= share_option(
+            self.options, "short", with_ends=True
+        ):
+            return line
+        share, seed = share_option(self.options, "heldout"), number_of(self.options, "seed")
+        most, parts = number_of(self.options, "short_signs", LEAST), line.split()
+        runs = (
+            " ".join(parts[first:last])
+            for first in range(len(parts))
+            for last in range(first + 1, len(parts) + 1)
+        )
+        fit = [run for run in runs if LEAST <= len(run) <= most]
+        mine = [run for run in fit if share_of(seed, run.casefold()) >= share]
+        return mine[int(rng.integers(len(mine)))] if mine else line
 
     def lines(self, split: Split) -> Sequence[str]:
         """Those of one side. Raises DataError where there is none."""

@@ -6,6 +6,7 @@ documents) where a row says which, else pairs; what is trained on in either lang
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +19,10 @@ from whorl.codecs.contract import TEXT
 from whorl.codecs.text import train_text_codec
 from whorl.core.errors import MissingExtra
 from whorl.core.intervals import score_of
-from whorl.core.metrics import BLEU, CHRF, Metric
-from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Source, Task
+from whorl.core.measures import measure_of
+from whorl.core.memory import forgets
+from whorl.core.metrics import BLEU, CHRF, Grade, Metric
+from whorl.core.ports import Codec, Document, Part, Score, Source, Task
 from whorl.core.tasks import WritingTask
 from whorl.fields import translators
 from whorl.fields.pair_files import SUFFIXES, Pair, pairs_of
@@ -48,19 +51,32 @@ def question_of(source: str, target: str, text: str) -> str:
     return f"{source} > {target}\n{text}"
 
 
-def graded(answer: str, right: str) -> dict[Metric, tuple[float, float]]:
-    """chrF and BLEU of a sentence by sacrebleu, its words as the right text's script has them.
+def graded(answer: str, right: str) -> dict[Metric, Grade]:
+    """What chrF and BLEU of all texts are made of, as sacrebleu counts it; words are those of the
+    right text's script.
 
     Raises MissingExtra.
     """
+    chrf, bleu = _counters(_words_of(right))
+    (signs,) = chrf._extract_corpus_statistics([answer], [[right]])  # (given, right, common) x 6
+    words = bleu.sentence_score(answer, [right])
+    return {
+        CHRF: ([*signs[::3], *signs[2::3]], signs[1::3]),
+        BLEU: ([words.sys_len, *words.counts, *words.totals], [words.ref_len]),
+    }
+
+
+@functools.cache
+def _counters(tokenizer: str) -> tuple[Any, Any]:
+    """sacrebleu's chrF and BLEU. Raises MissingExtra."""
     try:
         import sacrebleu
     except ImportError as error:
         raise MissingExtra.of("sacrebleu", "translation", "a translation's score") from error
-    return {
-        CHRF: (sacrebleu.sentence_chrf(answer, [right]).score, 1.0),
-        BLEU: (sacrebleu.sentence_bleu(answer, [right], tokenize=_words_of(right)).score, 1.0),
-    }
+    return sacrebleu.CHRF(), sacrebleu.BLEU(tokenize=tokenizer, effective_order=True)
+
+
+forgets(_counters.cache_clear)
 
 
 def _words_of(text: str) -> str:
@@ -90,7 +106,7 @@ class TranslationField:
 
     name: str = "translation"
     task: Task = TASK
-    logic_version: int = 2  # 2: apertium stands beside it
+    logic_version: int = 3  # 2: apertium stands beside it; 3: figures of all texts together
     options: Mapping[str, str] = field(
         default_factory=lambda: {
             **{"languages": "", "group": "", "most": "240"},
@@ -159,9 +175,8 @@ def _scored(
 ) -> list[Score]:
     grades = [graded(*pair) for pair in zip(answers, right, strict=True)]
     return [
-        score_of(method, QualityMeasure(metric, tuple(names), *numbers.T))
+        score_of(method, measure_of(metric, names, [grade[metric] for grade in grades]))
         for metric in (CHRF, BLEU)
-        for numbers in [np.array([grade[metric] for grade in grades], np.float64)]
     ]
 
 

@@ -122,13 +122,13 @@ def copies_of(options: Mapping[str, str], count: int, wanted: int, most: int) ->
     return number_of(options, "copies", 1)
 
 
-def share_option(options: Mapping[str, str], key: str) -> float:
+def share_option(options: Mapping[str, str], key: str, with_ends: bool = False) -> float:
     """An option that is a share between 0 and 1. Raises SpecError if it is none."""
     try:
         value = float(options[key])
     except ValueError:
         value = -1.0
-    if not 0 < value < 1:
-        expected = "between 0 and 1, such as 0.1"
+    if not (0 < value < 1 or (with_ends and value in (0, 1))):
+        expected = f"{'0, 1 or ' if with_ends else ''}between 0 and 1, such as 0.1"
         raise SpecError(f"data.options.{key} is no share", found=options[key], expected=expected)
     return value

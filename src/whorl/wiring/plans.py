@@ -87,7 +87,7 @@ def _asked(session: Asking) -> planner.PlanInputs:
 
 
 def _gathered(session: Asking, known: Mapping[str, Field]) -> DataFacts:
-    from whorl.stages.prepare.clean import item_bytes
+    from whorl.stages.prepare.clean import is_little
     from whorl.stages.prepare.facts import field_of
     from whorl.stages.prepare.pool import WorkerPool, default_workers, is_sendable
 
@@ -96,10 +96,10 @@ def _gathered(session: Asking, known: Mapping[str, Field]) -> DataFacts:
     items = [item for source in sources for item in fields[source.field].items(source)]
     data = fields, sources, session.data_digest
     find = partial(_facts, *data, session.loaded.recipe, None if base is None else base.tokens)
-    is_here = session.plans_alone or not is_sendable(find)
+    is_here = session.plans_alone or is_little(items) or not is_sendable(find)
     workers = 1 if is_here else session.workers or default_workers()
     with WorkerPool(workers) as pool:
-        return pool.run(find, sum(map(item_bytes, items)))
+        return pool.run(find)
 
 
 def _facts(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from whorl.core.intervals import score_of
-from whorl.core.metrics import ACCURACY, CHRF, Metric
+from whorl.core.metrics import ACCURACY, SLOT_F1, Metric
 from whorl.core.ports import QualityMeasure, Score
 from whorl.stages.evaluate.groups import MOST_GROUPS, scores_by_group
 
@@ -23,7 +23,7 @@ def direction(name: str) -> str:
 
 
 def test_each_group_has_the_mean_of_its_documents() -> None:
-    scores = [score("ours", CHRF, 10, 40, 20, 50, 60), score("copying", CHRF, 1, 2, 3, 4, 6)]
+    scores = [score("ours", SLOT_F1, 10, 40, 20, 50, 60), score("copying", SLOT_F1, 1, 2, 3, 4, 6)]
     rows = scores_by_group("translation", direction, scores, samples=200, seed=0)
     found = {(row["name"], row["group"]): (row["value"], row["num_documents"]) for row in rows}
     assert found == {
@@ -51,14 +51,14 @@ def test_a_method_that_scored_a_part_alone_has_its_groups_alone() -> None:
 
 
 def test_one_group_is_no_table() -> None:
-    scores = [score("ours", CHRF, 1, 2, 3)]
+    scores = [score("ours", SLOT_F1, 1, 2, 3)]
     assert scores_by_group("text", lambda name: "all", scores, samples=50, seed=0) == []
     assert scores_by_group("text", None, scores, samples=50, seed=0) == []
     assert scores_by_group("text", lambda name: "", scores, samples=50, seed=0) == []
 
 
 def test_documents_of_no_group_are_in_no_row() -> None:
-    scores = [score("ours", CHRF, 10, 40, 20)]
+    scores = [score("ours", SLOT_F1, 10, 40, 20)]
     rows = scores_by_group(
         "text", lambda name: "a" if name[0] == "1" else "", scores, samples=50, seed=0
     )
@@ -70,7 +70,7 @@ def test_of_too_many_groups_the_smallest_are_one() -> None:
     """Every document is in a row: 22 languages have 42 directions."""
     num_groups = MOST_GROUPS + 2
     names = tuple(f"{n}/{i}" for n in range(num_groups) for i in range(1 if n < 3 else 2))
-    many = QualityMeasure(CHRF, names, np.arange(len(names), dtype=float), np.ones(len(names)))
+    many = QualityMeasure(SLOT_F1, names, np.arange(len(names), dtype=float), np.ones(len(names)))
     rows = scores_by_group(
         "text", lambda name: name.partition("/")[0], [score_of("ours", many)], samples=50, seed=0
     )

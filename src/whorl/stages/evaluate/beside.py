@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from whorl.core.measures import measure_of_some
 from whorl.core.metrics import find_metric
 from whorl.core.ports import QualityMeasure, Score
 from whorl.core.records import Record
@@ -49,8 +50,9 @@ def _score(
     measure = None
     if len(places) == len(told["documents"]) and set(documents) <= places.keys():
         chosen = [places[name] for name in documents]
-        numerator = np.array(told["numerators"][row["name"]], np.float64)[chosen]
-        denominator = np.array(told["denominator"], np.float64)[chosen]
-        measure = QualityMeasure(metric, tuple(documents), numerator, denominator)
+        arrays = (told["numerators"][row["name"]], told["denominator"])
+        sides = (np.array(each, np.float64) for each in arrays)
+        whole = QualityMeasure(metric, tuple(told["documents"]), *sides)
+        measure = measure_of_some(whole, chosen)
     ends = row["value"], row["low"], row["high"]
     return Score(ALONE + row["name"], metric, *ends, row["num_documents"], note, measure=measure)

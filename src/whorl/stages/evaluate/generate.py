@@ -14,6 +14,7 @@ from whorl.codecs.contract import Tokens
 from whorl.core.collect import run_requests
 from whorl.core.context import NoProgress
 from whorl.core.errors import DataError, SpecError
+from whorl.core.measures import measure_of
 from whorl.core.metrics import Metric
 from whorl.core.ports import (
     Engine,
@@ -46,8 +47,7 @@ def graded(
             grades.append(task.grade(answer, right)[metric])
     if not names:
         raise DataError(f"no held-out document counts in {metric}", do="hold out more documents")
-    numerator, denominator = np.array(grades, np.float64).T
-    return QualityMeasure(metric, tuple(names), numerator, denominator)
+    return measure_of(metric, names, grades)
 
 
 def written(

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from whorl.core.intervals import interval_of
-from whorl.core.ports import QualityMeasure, Score
+from whorl.core.measures import measure_of_some
+from whorl.core.ports import Score
 
 __all__ = ["scores_by_group"]
 
@@ -43,13 +44,7 @@ def scores_by_group(
         for group in dict.fromkeys(shown.values()):
             if not (kept := np.flatnonzero(mine == group)).size:
                 continue
-            part = QualityMeasure(
-                found.metric,
-                tuple(found.document_names[i] for i in kept),
-                found.numerator[kept],
-                found.denominator[kept],
-            )
-            interval = interval_of(part, samples=samples, seed=seed)
+            interval = interval_of(measure_of_some(found, kept), samples=samples, seed=seed)
             rows.append(
                 {
                     **{"field": field, "group": group, "name": name},

@@ -21,12 +21,11 @@ from typing import TypeVar
 from whorl.core.children import spawning
 from whorl.core.errors import ResourceError
 
-__all__ = ["LARGE_BYTES", "WorkerPool", "default_workers", "is_sendable"]
+__all__ = ["WorkerPool", "default_workers", "is_sendable"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 TASKS_AHEAD = 2  # per worker, so that none waits
-LARGE_BYTES = 2**20  # of data; what work on less leaves in memory is not worth another process
 
 
 def default_workers() -> int:
@@ -69,15 +68,15 @@ class WorkerPool:
         self._executor.shutdown(wait=True, cancel_futures=True)
         self._executor = None
 
-    def run(self, function: Callable[[], Result], num_bytes: int) -> Result:
-        """What it gives, of a worker where it works on many bytes of data.
+    def run(self, function: Callable[[], Result]) -> Result:
+        """What it gives, of a worker.
 
         What it loads and leaves in memory is not in this process then, which may train next:
         scikit-learn alone and what it imports are 70 MiB (30 November 2026). It is done here if
         there is one worker, or if a worker cannot begin: a script that calls whorl without
         `if __name__ == "__main__":` is begun anew by each.
         """
-        if self.num_workers > 1 and num_bytes >= LARGE_BYTES:
+        if self.num_workers > 1:
             try:
                 return next(self.map(_called, [function]))
             except ResourceError:

@@ -38,7 +38,7 @@ from whorl.core.records import Record, RecordKey, RecordWriter
 from whorl.core.scratch import hold
 from whorl.core.sources import FileItem
 from whorl.spec.resolved import PrepareConfig
-from whorl.stages.prepare.clean import Cleaned, CleanTask, clean, clean_tasks
+from whorl.stages.prepare.clean import Cleaned, CleanTask, clean, clean_tasks, is_little
 from whorl.stages.prepare.corpus import Corpus, Training
 from whorl.stages.prepare.encode import (
     TOO_LONG,
@@ -50,12 +50,7 @@ from whorl.stages.prepare.encode import (
 )
 from whorl.stages.prepare.facts import field_of, releases_of
 from whorl.stages.prepare.pack import Packer
-from whorl.stages.prepare.pool import (
-    LARGE_BYTES,
-    WorkerPool,
-    default_workers,
-    is_sendable,
-)
+from whorl.stages.prepare.pool import WorkerPool, default_workers, is_sendable
 from whorl.stages.prepare.vocabulary import build_tokens
 
 __all__ = ["LOGIC_VERSION", "record_key", "run"]
@@ -220,8 +215,7 @@ class _Preparation:
             files = {item.path for item in items if isinstance(item, FileItem) and item.is_read}
             self.num_files += len(files)
             tasks += clean_tasks(number, source, field, items, self.spill, limits)
-        is_little = len(tasks) == 1 and tasks[0].num_bytes < LARGE_BYTES
-        if is_little or not is_sendable(tasks[0]):
+        if (len(tasks) == 1 and is_little(tasks[0].items)) or not is_sendable(tasks[0]):
             self.pool.num_workers = 1
         progress = self.context.progress
         progress.start("reading and cleaning", sum(task.num_bytes for task in tasks), "B")
@@ -247,7 +241,7 @@ class _Preparation:
         training = Training(corpus, actions, cut_share)
         fields = {source.field: field_of(self.fields, source) for source in self.sources}
         build = functools.partial(build_tokens, fields, self.sources, training, self.config)
-        result = self.pool.run(build, int(corpus.num_bytes.sum()))
+        result = self.pool.run(build)
         progress.finish(f"{self.config.vocab_size:,} ids")
         for name, codec in result[0].codecs.items():
             if told := getattr(codec, "told", ""):
