@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -79,8 +80,8 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.psutil, "cpu_percent", lambda interval: 1.0)
 
 
-def promised(engine: EngineLoop, folder: Path, **config: float) -> Promise:
-    chosen = ServeConfig(**{"max_running": 16, **config})  # type: ignore[arg-type]
+def promised(engine: EngineLoop, folder: Path, **config: Any) -> Promise:
+    chosen = ServeConfig(**{"max_running": 16, **config})
     setup = setup_of(CARD, chosen, 1)
     fast = predict(CARD, CARD.variant, chosen, setup, probe=lambda: (1e12, 1e11))
     return keep_promise(engine, lambda: fast, CARD, CARD.variant, chosen, folder)
@@ -119,6 +120,8 @@ def test_it_is_measured_once(
     unpredicted = partial(pytest.fail, "predicted again")
     config = ServeConfig(max_running=16)
     assert keep_promise(engine, unpredicted, CARD, CARD.variant, config, tmp_path) == first
+    with pytest.raises(pytest.fail.Exception):  # that was on this machine, not on Ray's
+        promised(engine, tmp_path, where="ray")
     exported = (CARD, Variant("openvino", "int4"), ServeConfig(max_running=16))
     with pytest.raises(pytest.fail.Exception):  # that was another variant of the same folder
         keep_promise(engine, lambda: first, *exported, tmp_path)
