@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from whorl import serving
 from whorl.core import collect
 from whorl.core.errors import SpecError
 from whorl.core.ports import GenerateRequest, TokenEvent
@@ -129,6 +132,53 @@ def test_it_is_measured_once(
         path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(pytest.fail.Exception):
         promised(engine, tmp_path)
+
+
+def test_nothing_is_measured_while_something_of_ours_runs(
+    engine: EngineLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [True]
+    monkeypatch.setattr(module.psutil, "cpu_percent", lambda interval: 90.0 if runs else 1.0)
+    config = ServeConfig(max_running=16)
+    setup = setup_of(CARD, config, 1)
+    fast = predict(CARD, CARD.variant, config, setup, probe=lambda: (1e12, 1e11))
+    given = (engine, lambda: fast, CARD, CARD.variant, config, tmp_path)
+    found = keep_promise(*given, wait=runs.clear)
+    assert runs == [] and len(list(tmp_path.iterdir())) == 1
+    waits = partial(pytest.fail, "waits where nothing is measured")
+    assert keep_promise(*given, wait=waits) == found
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_server_is_loaded_before_its_engine_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """And an engine whose server cannot be loaded is closed."""
+    told: list[str] = []
+    closed = threading.Event()
+    engine = SimpleNamespace(close=closed.set)
+    card = SimpleNamespace(model_copy=lambda update: update["promise"])
+
+    def open_here(*work: Any) -> Any:
+        work[-1]()
+        told.append("measured")
+        return engine, "promise"
+
+    def load(*work: Any) -> Any:
+        time.sleep(0.1)
+        told.append("loaded")
+        if fails:
+            raise SpecError("damaged")
+        return "tokens", card, {}
+
+    monkeypatch.setattr(module, "open_promised", open_here)
+    monkeypatch.setattr(serving, "_card_of", load)
+    model = Servable("tiny", tmp_path, None)
+    expected: Any = pytest.raises(SpecError) if fails else nullcontext()
+    with expected:
+        assert serving._open(model, ServeConfig(), tmp_path) == (engine, "tokens", "promise", {})
+    assert closed.wait(20) if fails else not closed.is_set()
+    assert told == ["loaded", "measured"]
 
 
 def test_what_was_measured_on_a_busy_machine_is_not_kept(

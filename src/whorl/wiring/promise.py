@@ -68,11 +68,13 @@ def open_promised(
     config: ServeConfig,
     cache_folder: Path,
     measures: bool = True,
+    wait: Callable[[], object] = lambda: None,
 ) -> tuple[Engine, Promise]:
     """An engine for a server, warm, and what it promises. Raises as `open_engine`.
 
     cache_folder: of exports and of what was measured.
     measures: False where another is being asked meanwhile; then the promise is a prediction.
+    wait: see `keep_promise`.
     """
     card = peek_card(folder)
     setup = setup_of(card, config, engine_threads())
@@ -84,7 +86,7 @@ def open_promised(
     try:
         if not measures:
             return engine, predicted()
-        promise = keep_promise(engine, predicted, card, served, config, cache_folder)
+        promise = keep_promise(engine, predicted, card, served, config, cache_folder, wait)
         if promise.users < setup.max_running:
             engine.limit_running(promise.users)
         return engine, promise
@@ -230,11 +232,12 @@ def keep_promise(
     variant: Variant,
     config: ServeConfig,
     folder: Path,
+    wait: Callable[[], object] = lambda: None,
 ) -> Promise:
     """Measured with this engine, at its limit and with the targets for fewer users; kept in folder.
 
     predicted: called where nothing is kept. variant: what is served, which the card's folder may
-    not hold but be exported to.
+    not hold but be exported to. wait: until nothing else of ours runs, before anything is measured.
     An engine that was measured here, while nothing else ran, is only warmed up. Raises
     EngineError if it does not answer.
     """
@@ -244,7 +247,8 @@ def keep_promise(
     try:
         kept = Promise.model_validate(json.loads(path.read_bytes()))
     except (OSError, ValueError, ValidationError):
-        used_percent = psutil.cpu_percent(BUSY_S)  # by others: nothing of ours runs
+        wait()
+        used_percent = psutil.cpu_percent(BUSY_S)  # by others
         kept = _measure(engine, predicted(), vocab_size, context, config)
         if used_percent > BUSY_PERCENT:
             return kept  # and measured again at the next start
