@@ -6,7 +6,6 @@ Wiring, like `verbs.py`.
 from __future__ import annotations
 
 import difflib
-import importlib
 import json
 import os
 import shlex
@@ -43,7 +42,6 @@ __all__ = [
 
 Service = tuple["FastAPI", Callable[[], None]]  # the application, and what closes its engine
 STAGES = ("compress", "train", "import")  # whose records hold model folders
-SERVER = ("whorl.stages.serve.app", "whorl.stages.serve.server")
 MAX_SHOWN = 5  # model folders named in an error
 MAX_CHARS = 80  # of what was asked for, in an error
 
@@ -241,8 +239,8 @@ def _open(
     opening = later(open_promised, model.folder, model.variant, config, home / CACHE, measures)
     try:
         tokens, shown, plays = _card_of(model, home, example_prompt)
-        for name in SERVER:  # while the engine's process opens the model
-            importlib.import_module(name)
+        from whorl.stages.serve import app, server  # noqa: F401  (while the engine opens the model)
+
         engine, promised = opening.result()
         promise = promised()  # measured alone
     except BaseException:
@@ -326,11 +324,8 @@ def newer_models(
     def look() -> Served | None:
         nonlocal seen
         found = find_model(what, variant, config.engine, home)
-        if (found.version, found.folder, found.variant) == (
-            seen.version,
-            seen.folder,
-            seen.variant,
-        ):
+        facts = [(each.version, each.folder, each.variant) for each in (found, seen)]
+        if facts[0] == facts[1]:
             return None
         seen = found
         engine, tokens, card, plays = _open(found, config, home, measures=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import signal
 import subprocess
 import sys
 import time
@@ -10,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from whorl.cli.early import is_served_at_once
+from whorl.cli.early import begin_engine, is_served_at_once
+from whorl.core.children import EARLY
 
 ENTRY = "whorl.engines.answering:answer_soon"
 
@@ -63,7 +66,8 @@ def _early_children(pid: int) -> list[psutil.Process]:
     return found
 
 
-def test_one_that_nobody_asks_ends_and_says_nothing(tmp_path: Path) -> None:
+def _begun(tmp_path: Path) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+    """A command that finds no model, as soon as it has a child."""
     process = subprocess.Popen(
         [sys.executable, "-m", "whorl", "serve", "nothing-of-this-name", "--home", str(tmp_path)],
         stdout=subprocess.PIPE,
@@ -75,9 +79,34 @@ def test_one_that_nobody_asks_ends_and_says_nothing(tmp_path: Path) -> None:
     seen: list[psutil.Process] = []
     while not seen and process.poll() is None and time.monotonic() < deadline:
         seen = _early_children(process.pid)
-    out, err = process.communicate(timeout=60)
     assert seen, "it was never begun"
+    return process, seen
+
+
+def test_one_that_nobody_asks_ends_and_says_nothing(tmp_path: Path) -> None:
+    process, seen = _begun(tmp_path)
+    out, err = process.communicate(timeout=60)  # until its child, too, has closed its errors
     assert process.returncode == 2 and out == ""
     assert err.startswith("error: there is no model") and err.count("\n") == 1
     psutil.wait_procs(seen, timeout=30)
     assert not _early_children(process.pid)
+
+
+def test_it_ends_with_a_command_that_is_stopped_while_modules_load(tmp_path: Path) -> None:
+    process, seen = _begun(tmp_path)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "error: stopped by Ctrl-C\n")
+    psutil.wait_procs(seen, timeout=30)
+    assert not _early_children(process.pid)
+
+
+def test_where_none_can_be_begun_the_command_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system is asked for more than it gives; who needs an engine is told later."""
+
+    def refused(*command: object, **options: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    begin_engine(["serve", "mine"])
+    assert not EARLY

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -70,6 +72,13 @@ def test_of_one_that_has_ended_nobody_is_asked(folders: Path) -> None:
     engine = EngineProcess(folders / "hf", None, "torch", EngineSetup(1))
     assert engine.is_up and engine.pid != child.pid
     engine.close()
+
+
+def test_one_that_cannot_load_what_it_may_not_need_waits_for_its_first_line() -> None:
+    """An OpenVINO that is broken, say, where the model is for torch. Nobody asks it here."""
+    code = "from whorl.engines.answering import answer; answer(lambda: 1 / 0)"
+    done = subprocess.run([sys.executable, "-c", code], input="", capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_every_field_arrives(

@@ -6,7 +6,10 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -197,6 +200,29 @@ def test_the_first_of_two_answers_is_kept(tmp_path: Path) -> None:
         assert opened == [] and told == []
     (path,) = tmp_path.iterdir()
     assert path.read_bytes().count(b"stop") == 2  # of both processes
+
+
+def test_those_who_ask_at_the_same_time_get_one_engine(tmp_path: Path) -> None:
+    begun = threading.Barrier(3)
+    opened: list[FakeEngine] = []
+
+    def open_slowly(*work: object) -> FakeEngine:
+        opened.append(Scoring(lambda request: [7, 5, 9]))
+        time.sleep(0.2)  # the others come meanwhile
+        return opened[-1]
+
+    factory = EngineFactory("torch", lambda variant: True, open_slowly)
+    engine = open_keeping(Openable(factory, tmp_path, CARD), EngineSetup(), tmp_path, print)
+
+    def ask(number: int) -> None:
+        begun.wait(20)
+        engine.score([[number, 2]])
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(ask, range(3)))
+    engine.close()
+    (one,) = opened
+    assert len(one.scored) == 3
 
 
 def test_answers_are_the_models_own(folders: Path, tmp_path: Path) -> None:

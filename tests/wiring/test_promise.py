@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from whorl import serving
 from whorl.core import collect
 from whorl.core.errors import SpecError
 from whorl.core.ports import GenerateRequest, TokenEvent
@@ -79,8 +83,8 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.psutil, "cpu_percent", lambda interval: 1.0)
 
 
-def promised(engine: EngineLoop, folder: Path, **config: float) -> Promise:
-    chosen = ServeConfig(**{"max_running": 16, **config})  # type: ignore[arg-type]
+def promised(engine: EngineLoop, folder: Path, **config: Any) -> Promise:
+    chosen = ServeConfig(**{"max_running": 16, **config})
     setup = setup_of(CARD, chosen, 1)
     fast = predict(CARD, CARD.variant, chosen, setup, probe=lambda: (1e12, 1e11))
     return keep_promise(engine, lambda: fast, CARD, CARD.variant, chosen, folder)
@@ -119,6 +123,8 @@ def test_it_is_measured_once(
     unpredicted = partial(pytest.fail, "predicted again")
     config = ServeConfig(max_running=16)
     assert keep_promise(engine, unpredicted, CARD, CARD.variant, config, tmp_path) == first
+    with pytest.raises(pytest.fail.Exception):  # that was on this machine, not on Ray's
+        promised(engine, tmp_path, where="ray")
     exported = (CARD, Variant("openvino", "int4"), ServeConfig(max_running=16))
     with pytest.raises(pytest.fail.Exception):  # that was another variant of the same folder
         keep_promise(engine, lambda: first, *exported, tmp_path)
@@ -126,6 +132,40 @@ def test_it_is_measured_once(
         path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(pytest.fail.Exception):
         promised(engine, tmp_path)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_server_is_loaded_before_its_engine_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """And an engine whose server cannot be loaded is closed."""
+    told: list[str] = []
+    closed = threading.Event()
+    engine = SimpleNamespace(close=closed.set)
+    card = SimpleNamespace(model_copy=lambda update: update["promise"])
+
+    def open_here(*work: Any) -> Any:
+        return engine, measure
+
+    def measure() -> str:
+        told.append("measured")
+        return "promise"
+
+    def load(*work: Any) -> Any:
+        time.sleep(0.1)
+        told.append("loaded")
+        if fails:
+            raise SpecError("damaged")
+        return "tokens", card, {}
+
+    monkeypatch.setattr(module, "open_promised", open_here)
+    monkeypatch.setattr(serving, "_card_of", load)
+    model = Servable("tiny", tmp_path, None)
+    expected: Any = pytest.raises(SpecError) if fails else nullcontext()
+    with expected:
+        assert serving._open(model, ServeConfig(), tmp_path) == (engine, "tokens", "promise", {})
+    assert closed.wait(20) if fails else not closed.is_set()
+    assert told == (["loaded"] if fails else ["loaded", "measured"])
 
 
 def test_what_was_measured_on_a_busy_machine_is_not_kept(

@@ -9,7 +9,7 @@ TYPE_CHECKING = False  # `typing` is slow to load
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["begin_engine", "is_served_at_once"]
+__all__ = ["RECIPE", "begin_engine", "is_served_at_once"]
 
 # With these another engine is meant, it runs elsewhere, or none is opened.
 OTHERWISE = ("--engine", "--where", "--emit", "--dry-run", "--help")
@@ -22,7 +22,10 @@ def begin_engine(arguments: Sequence[str]) -> None:
     if is_served_at_once(arguments):
         from whorl.core.children import start_early
 
-        start_early("whorl.engines.answering:answer_soon")
+        try:  # noqa: SIM105  (contextlib loads slowly)
+            start_early("whorl.engines.answering:answer_soon")
+        except OSError:
+            pass  # of memory or processes there are too few: told where one is needed
 
 
 def is_served_at_once(arguments: Sequence[str]) -> bool:

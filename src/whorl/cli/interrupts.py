@@ -1,12 +1,13 @@
 """Ctrl-C, SIGTERM and SIGHUP, from the first instruction on: one line, exit 128 + the signal's
 number, no process and nothing half-made left behind.
 
-While modules load there is nothing to clean up: the process ends at once. Later the handler
-raises `Stopped` in the main thread, and everything that was begun is undone on its way out. Native
-code (the training of a tokenizer, an export) returns to Python late: a thread hears of the signal
-too, and ends the process itself when PATIENCE_S were not enough. Who answers signals in a way of
-its own (training saves first, a server lets its requests end) installs its own handlers: then
-only a second signal is answered here.
+While modules load there is nothing to clean up: the process ends at once, and a child that was
+begun early (cli/early.py) sees that and ends too. Later the handler raises `Stopped` in the main
+thread, and everything that was begun is undone on its way out. Native code (the training of a
+tokenizer, an export) returns to Python late: a thread hears of the signal too, and ends the process
+itself when PATIENCE_S were not enough. Who answers signals in a way of its own (training saves
+first, a server lets its requests end) installs its own handlers: then only a second signal is
+answered here.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from whorl.cli.console import ERR, OUT
+from whorl.cli.early import RECIPE
 from whorl.cli.options import Debug, Home, SetValues, open_session
 from whorl.core.errors import SpecError
 from whorl.core.home import home_folder
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["register", "serve_session"]
 
-RECIPE = (".yaml", ".yml")
 VariantOption = Annotated[
     str | None,
     typer.Option(

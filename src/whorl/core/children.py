@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import signal
@@ -85,9 +86,16 @@ def start_child(function: str, stderr: int | None = None) -> subprocess.Popen[st
 def start_early(function: str) -> None:
     """Begin a child for one that `taken_early` is asked for later: it loads modules meanwhile.
 
-    Where nobody asks, it reads the end of its input when this process ends.
+    Where nobody asks, it is killed when this process ends by itself, and else ends as all others.
     """
     EARLY[function] = start_child(function)
+    atexit.register(_end_early)
+
+
+def _end_early() -> None:
+    """Whoever reads what this process says waits for the end of every child that could say more."""
+    for child in list(EARLY.values()):
+        child.kill()
 
 
 def taken_early(function: str) -> subprocess.Popen[str] | None:

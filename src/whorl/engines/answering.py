@@ -47,12 +47,12 @@ def answer_soon() -> None:
 def answer(before: Callable[[], None] = lambda: None) -> None:
     """The engine's process: opens what its first line says, then does as it is told.
 
-    before: done until that line comes, as far as what it needs is installed.
+    before: done until that line comes; what cannot be loaded then is told where it is needed.
     """
     commands = sys.stdin
     output = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)  # what libraries print is no message
-    with contextlib.suppress(ImportError):
+    with contextlib.suppress(Exception):
         before()
     line = commands.readline()
     if not line:

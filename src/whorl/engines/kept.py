@@ -1,10 +1,10 @@
 """What a model has answered is not asked again: answers are kept by all that they depend on.
 
-That is the model (`FolderCard.content`), the engine with its packages' versions, the processor's
-instructions, and the question: a greedy request's prompt, length, stop ids and grammar, or the
-sequences of one call of `score`. What else was asked at the same time is no part of it. Kernels add
-up in an order that depends on how many requests run, so that an answer may be another one where two
-ids are nearly as probable: the one that came first is kept.
+That is the model (`FolderCard.content`), the engine with its packages' versions and whorl's, the
+processor's instructions, and the question: a greedy request's prompt, length, stop ids and grammar,
+or the sequences of one call of `score`. What else was asked at the same time is no part of it.
+Kernels add up in an order that depends on how many requests run, so that an answer may be another
+one where two ids are nearly as probable: the one that came first is kept.
 
 <folder>/<digest of model and engine>.answers    a line for each answer, behind a digest of it
 
@@ -84,15 +84,16 @@ class KeptAnswers:
         self, name: str, contract_digest: str, opened: Callable[[], Engine], lines: _Lines
     ) -> None:
         self.name, self.contract_digest = name, contract_digest
-        self._opened, self._lines = opened, lines
-
-    @cached_property
-    def _engine(self) -> Engine:
-        return self._opened()
+        self._open, self._lines = opened, lines
+        self._opening = threading.Lock()  # those who ask at the same time get one engine
+        self._opened: Engine | None = None
 
     @property
-    def _is_open(self) -> bool:
-        return "_engine" in vars(self)
+    def _engine(self) -> Engine:
+        with self._opening:
+            if self._opened is None:
+                self._opened = self._open()
+            return self._opened
 
     @property
     def unable(self) -> frozenset[str]:
@@ -118,8 +119,8 @@ class KeptAnswers:
         self._engine.submit(request, listen)
 
     def cancel(self, request_id: str) -> None:
-        if self._is_open:
-            self._engine.cancel(request_id)
+        if self._opened is not None:
+            self._opened.cancel(request_id)
 
     def score(self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()) -> Scores:
         rows = [[int(i) for i in ids] for ids in sequences]
@@ -135,8 +136,8 @@ class KeptAnswers:
         return self._engine.stats()
 
     def close(self) -> None:
-        if self._is_open:
-            self._engine.close()
+        if self._opened is not None:
+            self._opened.close()
         self._lines.close()
 
 

@@ -63,8 +63,8 @@ def load_openvino() -> Any:
     try:
         openvino = import_module("openvino")
     finally:
-        if CONVERTER in sys.modules and sys.modules[CONVERTER] is None:
-            del sys.modules[CONVERTER]
+        if sys.modules.get(CONVERTER, "") is None:
+            sys.modules.pop(CONVERTER, None)  # by whichever thread comes first
     if is_first and not hasattr(openvino, "convert_model"):
         openvino.__getattr__ = _of_the_converter  # type: ignore[method-assign]
     return openvino

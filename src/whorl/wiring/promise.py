@@ -270,6 +270,7 @@ def _kept_at(folder: Path, card: FolderCard, variant: Variant, config: ServeConf
         "machine": machine_facts().identity,
         "places": config.max_running,
         "replicas": config.replicas,
+        "where": config.where,
         "targets": [config.users, config.ttft_p95, config.tokens_per_s_per_user],
     }
     return folder / f"promise-{digest_value(facts)[:32]}.json"

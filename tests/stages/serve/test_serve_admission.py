@@ -142,6 +142,56 @@ def test_who_would_wait_too_long_is_refused_and_told_when() -> None:
     engine.ask("fourth", 100)
 
 
+def busy_engine(config: ServeConfig, tokens: int) -> SimulatedEngine:
+    """Full of requests of so many tokens for 4 s: its speed is known."""
+    engine = SimulatedEngine(config)
+    for number in range(config.max_running + config.max_waiting):
+        engine.ask(f"{number}", tokens)
+    for _ in range(80):
+        engine.step()
+    return engine
+
+
+def test_who_is_told_of_a_long_wait_is_not_refused_after_it() -> None:
+    """20 tokens a second: the only place is taken for 200 s."""
+    engine = busy_engine(ServeConfig(max_running=1, max_waiting=0), 4000)
+    with pytest.raises(ApiError) as caught:
+        engine.ask("late", 10)
+    after_s = retry_after(caught.value)
+    assert 150 < after_s < 250
+    for _ in range(round(after_s / STEP_S)):
+        engine.step()
+    engine.ask("late", 10)
+
+
+@pytest.mark.parametrize("stalled_s", [60, 3000, 14_000])
+def test_of_an_engine_that_stalls_nobody_is_told_of_years(stalled_s: int) -> None:
+    engine = busy_engine(ServeConfig(max_running=1, max_waiting=0, max_time=300.0), 4000)
+    engine.now_s += stalled_s
+    with pytest.raises(ApiError) as caught:
+        engine.ask("late", 10)
+    assert retry_after(caught.value) == 300  # by then the one inside is given up
+
+
+def test_who_asks_for_many_answers_is_told_when_there_are_so_many_places() -> None:
+    """Two run for 1 s more, and the two that wait for 5 s after them."""
+    config = ServeConfig(max_running=2, max_waiting=2)
+    with pytest.raises(ApiError) as caught:
+        busy_engine(config, 100).admission.enter("one")
+    assert retry_after(caught.value) <= 2
+    engine = busy_engine(config, 100)
+    with pytest.raises(ApiError) as caught:
+        engine.admission.enter("many", 4)
+    after_s = retry_after(caught.value)
+    assert 5 <= after_s <= 7
+    with pytest.raises(ApiError) as caught:
+        engine.admission.enter("later")
+    assert retry_after(caught.value) >= after_s  # after all those places
+    for _ in range(round(after_s / STEP_S)):
+        engine.step()
+    assert len(engine.admission.enter("many", 4)) == 4
+
+
 def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
     engine = SimulatedEngine(ServeConfig(max_running=1, max_waiting=100, max_wait=60.0))
     engine.ask("first", 100)

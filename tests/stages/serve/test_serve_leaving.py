@@ -65,7 +65,7 @@ async def leave(
         "http_version": "1.1",
     }
     await asyncio.wait_for(app(scope, receive, send), 10)
-    await leaving
+    await asyncio.wait_for(leaving, 10)
     for _ in range(500):
         if not app.state.gateway.inside:
             break

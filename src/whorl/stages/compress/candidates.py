@@ -40,7 +40,7 @@ def _with_text() -> list[Rounding]:
     """int4 that looks at activations of training text; the most promising first, as time may end.
 
     Of SmolLM2 taught intents, scales halved what rounding to the nearest lost, and AWQ before
-    them changed nothing (1 December 2026, docs/log.md).
+    them changed nothing (1 December 2026).
     """
     return [
         Rounding("int4", 64, False, ("scales",)),

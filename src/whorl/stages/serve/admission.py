@@ -25,7 +25,6 @@ MEMORY_S = 20.0  # measured speed is forgotten with this time constant
 LEAST_BUSY_S = 0.2  # of measurement, before a speed is believed
 SMOOTHING = 0.1  # weight of the newest answer in the mean share of max_tokens
 LEAST_SHARE = 0.02
-MAX_RETRY_AFTER_S = 60
 KEPT_S = 2.0  # a place is kept so long for one who was told to come back
 MOST_LOOKED_AT = 100  # of those who come back later, before one is let in
 LEAST_PROMISED = 2  # places to come, of each key however many there are
@@ -73,6 +72,7 @@ class Ticket:
 class _Promise:
     due_s: float
     who: str
+    places: int
 
 
 @dataclass
@@ -159,7 +159,8 @@ class Admission:
         room = self.places - self.inside
         room += 0 if own is None else max(1, self.config.max_waiting // 2)
         if answers > room or not (own is not None or self._leaves_room(answers)):
-            raise self._refused(who, 0.0, "server_full", f"{self.places} requests run or wait")
+            told = f"{self.places} requests run or wait"
+            raise self._refused(who, answers, 0.0, "server_full", told)
         return own
 
     def price(
@@ -178,7 +179,7 @@ class Admission:
             for ticket in tickets:
                 self.leave(ticket, finished=False)
             told = f"a new request would wait {wait_s:.0f} s"
-            raise self._refused(tickets[0].who, sum(costs), "queue_too_long", told)
+            raise self._refused(tickets[0].who, len(tickets), sum(costs), "queue_too_long", told)
         for ticket, cost, (prompt_tokens, max_tokens) in zip(tickets, costs, sizes, strict=True):
             ticket.prompt_tokens, ticket.max_tokens, ticket.left = prompt_tokens, max_tokens, cost
             self._left += cost
@@ -231,13 +232,14 @@ class Admission:
 
     # ---------------------------------------------------------------- coming back
 
-    def _refused(self, who: str, cost: float, code: str, told: str) -> ApiError:
-        wait_s = self._free_in_s(cost)
-        after_s = min(MAX_RETRY_AFTER_S, max(1, math.ceil(wait_s)))
-        if wait_s <= MAX_RETRY_AFTER_S and self._may_be_promised(who):
+    def _refused(self, who: str, answers: int, cost: float, code: str, told: str) -> ApiError:
+        wait_s = self._free_in_s(answers, cost)
+        most_s = self.config.max_time  # by then all who are inside have left
+        after_s = max(1, math.ceil(min(wait_s, most_s)))
+        if wait_s <= most_s and self._may_be_promised(who):
             now_s = self.clock()
             self._last_place_s = now_s + wait_s
-            heapq.heappush(self._promises, _Promise(now_s + after_s, who))
+            heapq.heappush(self._promises, _Promise(now_s + after_s, who, answers))
         return ApiError(
             429,
             f"the server is full: {told}; try again in {after_s} s",
@@ -247,8 +249,10 @@ class Admission:
 
     def _may_be_promised(self, who: str) -> bool:
         """Whoever asks again and again gets no more places to come than others."""
-        promised = [each.who for each in (*self._due, *self._promises)]
-        return promised.count(who) < max(LEAST_PROMISED, self.places // len({*promised, who}))
+        promised = [*self._due, *self._promises]
+        share = self.places // len({who, *(each.who for each in promised)})
+        own = sum(each.places for each in promised if each.who == who)
+        return own < max(LEAST_PROMISED, share)
 
     def _look_at_promises(self, now_s: float) -> None:
         while self._promises and self._promises[0].due_s - EARLY_S <= now_s:
@@ -268,22 +272,27 @@ class Admission:
         ends, now_s = self._ends_s(speed), self.clock()
         last_s = ends[-1] if ends else 0.0
         room = self.places - self.inside - answers
-        for number, promise in enumerate(promises, 1):
+        number = 0
+        for promise in promises:
+            number += promise.places
             after_s = promise.due_s - now_s
             if number > room + bisect.bisect_right(ends, after_s) and after_s <= last_s:
                 return False
         return True
 
-    def _free_in_s(self, cost: float) -> float:
-        """When there is room for one more, after all those who were told to come back."""
+    def _free_in_s(self, answers: int, cost: float) -> float:
+        """When there is room for so many more, after all those who were told to come back."""
         speed, now_s = self.tokens_per_s, self.clock()
-        number = len(self._promises) + len(self._due)
+        promised = sum(each.places for each in (*self._promises, *self._due))
+        missing = max(1, answers - (self.places - self.inside))
+        number = promised + missing
         if speed is None:  # nothing was measured yet: they are spread, by a guess
-            return 1.0 + number / self.max_running
+            return 1.0 + (number - 1) / self.max_running
         ends = self._ends_s(speed)
-        place_s = ends[min(number, len(ends) - 1)] if ends else 0.0
-        if number:  # those who come back follow each other as those who leave do
-            place_s = max(place_s, self._last_place_s - now_s + self._mean_tokens / speed)
+        place_s = ends[min(number, len(ends)) - 1] if ends else 0.0
+        if promised:  # those who come back follow each other as those who leave do
+            after_s = missing * self._mean_tokens / speed
+            place_s = max(place_s, self._last_place_s - now_s + after_s)
         return max(place_s, (self._left + cost) / speed - self.config.max_wait)
 
     def _ends_s(self, speed: float) -> list[float]:
