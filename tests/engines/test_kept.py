@@ -379,8 +379,7 @@ def test_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_folder_that_cannot_be_written_is_told_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with asked(tmp_path / "file/answers") as (engine, opened, told):
-        ids_of(engine, named(1), named(2))
-        ids_of(engine, named(1))
+        _ = ids_of(engine, named(1), named(2)), ids_of(engine, named(1))
         assert len(opened[0].submitted) == 2  # in memory they are
         assert len(told) == 1 and told[0].endswith("Not a directory")
 

@@ -30,13 +30,13 @@ PACKAGE_LINES = {
     # told apart by kind and by what their plan predicted
     "stages/plan": 12_156,
     "stages/prepare": 2_280,
-    "stages/serve": 7_660,  # environments that a model acts in; what each model can be asked
+    "stages/serve": 7_690,  # environments that a model acts in; what each model can be asked
     "stages/train": 2_818,
     "studio": 1,
     "testing": 552,
     "torture": 1_103,
     "whorl": 1_375,
-    "wiring": 2_540,  # what a served model says of itself; what was asked before
+    "wiring": 2_550,  # what a served model says of itself; what was asked before
 }
 ROOM = 1.25
 
