@@ -26,7 +26,7 @@ from whorl.stages.plan.given import NotRehearsed, Rehearsal
 
 __all__ = ["rehearsal_of"]
 
-LOGIC_VERSION = 2  # raised when the same step would be timed in another way
+LOGIC_VERSION = 3  # raised when the same step would be timed in another way
 TIMEOUT_S = 300
 STEPS, MOST_STEPS, PATIENCE_S = 2, 5, 30.0  # after one that is not counted; more if they differ
 MOST_REASON_CHARS = 300
@@ -129,7 +129,9 @@ def main() -> None:
             trainer.step(len(seconds), batch)
             step_s = time.perf_counter() - start_s
             seconds.append((step_s, time.process_time() - start_cpu_s))
+        end_s = time.perf_counter()
         merged(trainer, PROBE_ROWS, min(PROBE_TOKENS, config.seq_len))
+        ending_s = time.perf_counter() - end_s
         peak_bytes = peak_memory_bytes(device)["process"]
     took_s = time.perf_counter() - begin_s
     step_s, cpu_s = min(seconds[1:])
@@ -138,6 +140,7 @@ def main() -> None:
         cpu_share=cpu_s / (step_s * config.threads),
         peak_bytes=peak_bytes,
         took_s=took_s,
+        ending_s=ending_s,
     )
     sys.stdout.write(found.model_dump_json())
 

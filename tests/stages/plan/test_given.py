@@ -123,6 +123,16 @@ def test_what_a_rehearsal_found_is_what_is_planned(planned: Any) -> None:
     assert asked[-1].batch_tokens == train.batch_tokens and len(asked) <= 2
 
 
+def test_what_merging_took_is_part_of_the_training(planned: Any) -> None:
+    def train_s(ending_s: float) -> float:
+        found = Rehearsal(step_s=2.0, peak_bytes=GIB, took_s=9.0, ending_s=ending_s)
+        base = replace(BASE, rehearse=lambda *load: found, digest=f"{ending_s:064.0f}")
+        fixed = ("budget.train_time=null", "train.steps=30", "train.batch_tokens=2048")
+        return planned(*fixed, base=base).predictions["train_s"].value
+
+    assert train_s(21.0) - train_s(0.0) == pytest.approx(21.0)
+
+
 def test_a_step_that_could_not_be_rehearsed_is_told(planned: Any) -> None:
     def told(rehearse: Any, digest: str, *asked: str) -> str:
         base = replace(BASE, rehearse=rehearse, digest=digest * 64)

@@ -287,7 +287,7 @@ def fastest_step_s(situation: Situation, load: Load) -> float:
 
 
 def _train_s(situation: Situation, load: Load, steps: int, own_s: float) -> float:
-    """Start-up, compiling, steps, validations and checkpoints."""
+    """Start-up, compiling, steps, validations, checkpoints, and adapters merged at the end."""
     steps_s = steps * own_s + _taught_s(situation, load, steps, own_s)
     startup_s = STARTUP_S + load.compiled * situation.machine.calibration.compiling_s
     rows, train = load.rows * load.micro_batches, situation.recipe.train
@@ -295,6 +295,7 @@ def _train_s(situation: Situation, load: Load, steps: int, own_s: float) -> floa
     if situation.base is not None:
         validations, validate_rows = 1 + given.VALIDATIONS, given.validate_rows(train, rows)
         startup_s += load.state.weights / BASE_BYTES_PER_S  # read and verified, and written
+        startup_s += situation.ending_s
     validation_s = _forward_share(situation, load) * own_s * validate_rows / rows
     checkpoint_s = _checkpoint_s(load)
     checkpoints = 1 + steps_s / _checkpoint_every_s(load)

@@ -63,6 +63,7 @@ class Rehearsal(Frozen):
     cpu_share: float = Field(1.0, description="of the threads' time that they were given a core")
     peak_bytes: int
     took_s: float
+    ending_s: float = Field(0.0, description="of merging adapters, and comparing what both say")
 
     @property
     def was_disturbed(self) -> bool:

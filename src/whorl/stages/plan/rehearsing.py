@@ -47,6 +47,7 @@ def rehearsed(situation: Situation) -> Situation:
             situation,
             time_ratio=found.quiet_step_s / fastest_step_s(situation, load),
             memory_ratio=(found.peak_bytes + beside) / peak,
+            ending_s=found.ending_s,
             was_disturbed=found.was_disturbed,
         )
         done = load

@@ -38,6 +38,7 @@ class Situation:
     base: GivenBase | None = None  # whose shape is taken as it is
     time_ratio: float = 1.0  # of what its rehearsed step took to what is predicted of it
     memory_ratio: float = 1.0
+    ending_s: float = 0.0  # of merging adapters and comparing what both say, as rehearsed
     own: OwnRuns = NO_RUNS  # whose residuals correct both, rehearsed or not
     was_disturbed: bool = False  # that rehearsal, by other work
     unrehearsed: str = ""  # why the step that is planned was not rehearsed
