@@ -158,8 +158,15 @@ def main(arguments: Sequence[str] | None = None, launch: Launch = launch_whorl) 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY")
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument(
+        "--ways",
+        nargs="+",
+        choices=WAYS,
+        default=list(WAYS),
+        metavar="WAY",
+        help=f"of {', '.join(WAYS)}; default: all",
+    )
+    parser.add_argument("--steps", type=int, default=20, help="of each training (20)")
     parser.add_argument(
         "--home", type=Path, default=Path("runs"), help="where records are kept, and reused"
     )

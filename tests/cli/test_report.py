@@ -10,8 +10,10 @@ import pytest
 
 from whorl.cli import console
 from whorl.cli.console import OUT
+from whorl.cli.models import _scores
 from whorl.cli.report import print_report, print_scores, print_stage
 from whorl.core.records import Record
+from whorl.stages.improve.registry import RegisteredScore, Version
 
 
 @pytest.fixture
@@ -140,3 +142,38 @@ def test_progress_in_bytes_is_readable(
         progress.start("work", 12 * 2**20, unit)
         progress.advance(3 * 2**20)
         assert shown in capsys.readouterr().err
+
+
+def test_models_tell_what_each_score_measures() -> None:
+    def one(name: str, field: str, metric: str, value: float) -> RegisteredScore:
+        return RegisteredScore(kind="model", name=name, field=field, metric=metric, value=value)
+
+    version = Version(
+        name="mine",
+        version=1,
+        created="2026-12-01T05:00:00+00:00",
+        lineage={},
+        scores=(
+            one("int8", "intents", "accuracy", 0.92),
+            one("f32", "intents", "accuracy", 0.93),
+            one("int8", "general text", "bits_per_byte", 1.188),
+            one("old", "", "accuracy", 1),
+        ),
+    )
+    assert _scores(version).splitlines() == [
+        "intents: accuracy",
+        "  int8 0.92",
+        "  f32 0.93",
+        "general text: bits per byte",
+        "  int8 1.188",
+        "accuracy",
+        "  old 1",
+    ]
+
+
+def test_long_names_in_notes_are_folded_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OUT, "_width", 80)
+    long = {**score("its base, hf f32", 1.1, 1.0, 1.2), "note": "pypi:" + "x" * 40}
+    with OUT.capture() as captured:
+        print_scores([long])
+    assert "…" not in captured.get().replace(" … ", "") and captured.get().count("x") == 40

@@ -20,12 +20,12 @@ from whorl.core.errors import EngineError
 from whorl.core.ports import Engine, GenerateRequest, Grammar
 from whorl.engines import grammar as module
 from whorl.engines import openvino_engine as openvino_engine_module
-from whorl.engines.grammar import Grammars, text_vocabulary
+from whorl.engines.grammar import Grammars, _compiled, text_vocabulary
 from whorl.engines.openvino_engine import OpenvinoStepper
 from whorl.engines.setup import EngineSetup
 from whorl.model.folder import read_card
 
-pytest.importorskip("xgrammar")
+xgrammar = pytest.importorskip("xgrammar")
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -203,3 +203,11 @@ def test_grammars_that_genai_holds_are_given_back(folders: Path, tokens: Tokens)
     for place in (0, 1):  # of nine grammars three at a time
         assert len({id(each[place]) for each in pipelines}) == 3
     stepper.close()
+
+
+def test_a_refused_schema_is_told_without_places_in_the_librarys_source() -> None:
+    grammar = Grammar("json_schema", '{"type": "objct"}')
+    compiler = xgrammar.GrammarCompiler(xgrammar.TokenizerInfo([b"a", b"b"]))
+    with pytest.raises(EngineError, match="json_schema cannot be used") as caught:
+        _compiled(compiler, grammar)
+    assert "objct" in str(caught.value.found) and ".cc:" not in str(caught.value.found)

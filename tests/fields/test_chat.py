@@ -250,7 +250,7 @@ def test_answers_of_the_prompt_and_of_weight_0_are_context(tmp_path: Path) -> No
 BROKEN = json.dumps(PLAIN)[:-9]
 DAMAGE: list[tuple[Any, str, str]] = [
     ({"messages": []}, "a chat without messages", ""),
-    ({"messages": "hello"}, "messages are no list", ""),
+    ({"messages": "hello"}, "messages are no list", "it is a text"),
     ({"messages": [ASKED, "hello"]}, "a message is no object", "it is a text"),
     ({"messages": [ASKED, {"content": "x"}]}, "a message without a role", "it has content"),
     ({"messages": [ASKED, {**ANSWERED, "role": "robot"}]}, "a role that is not known", "'robot'"),

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from whorl.cli.console import ERR, OUT, print_json
 from whorl.cli.options import Debug, Home, Json
 from whorl.core.errors import SpecError
 from whorl.core.home import home_folder
+
+if TYPE_CHECKING:
+    from whorl.stages.improve.registry import Version
 
 __all__ = ["register"]
 
@@ -47,8 +51,20 @@ def models_command(
         return
     table = Table("model", "version", "registered", "scores", "made by")
     for version in versions:
-        scores = "\n".join(f"{score.name}: {score.value:.4g}" for score in version.scores)
         made = [stage for stage in ("train", "import") if stage in version.lineage]
         record = " ".join(f"{stage} {version.lineage[stage][:12]}" for stage in made)
-        table.add_row(version.name, str(version.version), version.created, scores, record)
+        created = version.created[:16].replace("T", " ")
+        table.add_row(version.name, str(version.version), created, _scores(version), record)
     OUT.print(table)
+
+
+def _scores(version: Version) -> str:
+    """Every score below what it measures: the same names come again for each metric."""
+    lines: list[str] = []
+    for score in version.scores:
+        of = f"{score.field}: " if score.field else ""
+        title = f"{of}{score.metric.replace('_', ' ')}"
+        if title not in lines:
+            lines.append(title)
+        lines.append(f"  {score.name} {score.value:.4g}")
+    return escape("\n".join(lines))

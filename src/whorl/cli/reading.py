@@ -102,7 +102,7 @@ def _print_table(console: Console, title: str, rows: Sequence[Mapping[str, Any]]
     if not rows:
         console.print(f"{title}; nothing was refused or passed over", markup=False, soft_wrap=True)
         return
-    table = Table("", "", "reason", "first", "do", title=escape(title), title_justify="left")
+    table = Table("", "", "reason", "first", "note", title=escape(title), title_justify="left")
     for row in rows[:MAX_ROWS]:
         colour, what = COLOURS[row["what"]], row["what"]
         words = [escape(str(row[key])) for key in ("reason", "example", "hint")]

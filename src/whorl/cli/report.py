@@ -42,7 +42,7 @@ def print_stage(record: Record, took_s: float | None) -> None:
     state = "reused" if took_s is None else format_duration(took_s)
     table = Table(title=f"{record.stage} ({state})", show_header=False)
     for key, value in record.metrics.items():
-        if key not in TABLES:
+        if key not in TABLES and record.stage != "plan":  # print_plan told them, with intervals
             table.add_row(key, escape(_shown(key, value)))
     if table.row_count:
         OUT.print(table)
@@ -83,7 +83,8 @@ def _print_scores(scores: Sequence[Mapping[str, Any]], of: str) -> None:
     metric = find_metric(scores[0]["metric"])
     best_first = sorted(scores, key=lambda score: -metric.sign * score["value"])
     title = f"{of}held-out {metric.title}, {_how_sure(scores)}"
-    table = Table("", metric.title, "95%", "documents", "note", title=title)
+    table = Table("", metric.title, "95%", "documents", title=title)
+    table.add_column("note", overflow="fold")  # names of bases have no blank to break at
     for score in best_first:
         ours = score.get("kind") == "model"
         name = f"[bold]{escape(score['name'])}[/bold]" if ours else escape(score["name"])

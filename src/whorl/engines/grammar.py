@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 import time
 import weakref
 from collections import OrderedDict
@@ -24,6 +25,7 @@ from whorl.engines.sampling import Matcher
 __all__ = ["UNABLE", "Grammars", "text_vocabulary"]
 
 MODULE = "xgrammar"
+SOURCE_LINE = re.compile(r"^\S+\.(?:cc|h):\d+: ")  # of xgrammar's own, before what it says
 CACHE_BYTES = 2**26  # of compiled grammars: without a limit each that ever came is kept
 MOST_WEIGHTS = 1024  # of grammars, that are remembered
 UNABLE = frozenset[str]() if find_spec(MODULE) else frozenset({"grammar"})
@@ -141,7 +143,7 @@ def _compiled(compiler: Any, grammar: Grammar) -> Any:
             parsed = readers.from_ebnf(grammar.text)
         return compiler.compile_grammar(parsed)
     except RuntimeError as error:
-        found = str(error).splitlines()[0].partition("] ")[2] or error
+        found = SOURCE_LINE.sub("", str(error).splitlines()[0].partition("] ")[2]) or error
         raise EngineError(f"this {grammar.kind} cannot be used", found=found) from error
 
 

@@ -5,6 +5,7 @@ Axes: B rows, T tokens of a row, V vocabulary.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from whorl.engines.sampling import Drawing, Matcher
 from whorl.engines.serial import SerialStepper
 
 __all__ = ["TransformersStepper", "load_transformers"]
+
+GGUF_READER = "transformers.modeling_gguf_pytorch_utils"
 
 
 def load_transformers(source: Path) -> Any:
@@ -52,9 +55,13 @@ def _quiet(logging: Any) -> Iterator[None]:
     verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    reader = importlib.import_module(GGUF_READER)  # draws its bar by tqdm itself
+    bar = reader.tqdm
+    vars(reader)["tqdm"] = functools.partial(bar, disable=True)
     try:
         yield
     finally:
+        vars(reader)["tqdm"] = bar
         logging.set_verbosity(verbosity)
         if has_bars:
             logging.enable_progress_bar()

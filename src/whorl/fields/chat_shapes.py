@@ -18,7 +18,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from whorl.fields.chat_turns import ROLE_KEYS, Message, as_json, as_message, as_tools, is_message
+from whorl.fields.chat_turns import (
+    ROLE_KEYS,
+    Message,
+    as_json,
+    as_message,
+    as_tools,
+    is_message,
+    kind_of,
+)
 
 __all__ = ["SHAPES", "Chat", "FoundChat", "is_chat_row", "recognised"]
 
@@ -144,7 +152,7 @@ def _listed(value: Any, role: str) -> list[Any]:
 def _turns(values: Row, value: Any, role: str = "") -> list[Any]:
     """Messages of a conversation or prompt, with what other keys say before it."""
     if not role and not isinstance(value, list):
-        raise ValueError("messages are no list", f"it is {type(value).__name__}")
+        raise ValueError("messages are no list", f"it is {kind_of(value)}")
     turns = _listed(value, role)
     if role and isinstance(value, str):
         more = (values[key] for key in MORE if key in values and values[key] is not value)

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["ROLE_KEYS", "Message", "as_json", "as_message", "as_tools", "is_message"]
+__all__ = ["ROLE_KEYS", "Message", "as_json", "as_message", "as_tools", "is_message", "kind_of"]
 
 Message = dict[str, Any]
 Mend = Callable[[str], None]
@@ -43,7 +43,7 @@ def as_message(value: Any, mend: Mend) -> Message:
     with the reason of the refusal, and what was found.
     """
     if not isinstance(value, Mapping):
-        raise ValueError("a message is no object", f"it is {_kind(value)}")
+        raise ValueError("a message is no object", f"it is {kind_of(value)}")
     given = {key: item for key, item in value.items() if item is not None}
     role = next((given[key] for key in ROLE_KEYS if key in given), None)
     if not isinstance(role, str):
@@ -78,7 +78,7 @@ def _of_assistant(given: Mapping[str, Any], mend: Mend) -> Message:
         calls = [{"type": "function", "function": given["function_call"]}]
     if calls not in (None, []):
         if not isinstance(calls, Sequence) or isinstance(calls, str):
-            raise ValueError("tool_calls are no list", f"they are {_kind(calls)}")
+            raise ValueError("tool_calls are no list", f"they are {kind_of(calls)}")
         found["tool_calls"] = [_call(call) for call in calls]
     thoughts = next((given[key] for key in THOUGHTS if isinstance(given.get(key), str)), "")
     if thoughts.strip():
@@ -93,12 +93,12 @@ def _text(content: Any) -> str | None:
     if content is None or isinstance(content, str):
         return content
     if not isinstance(content, Sequence):
-        raise ValueError("content is not a text", f"it is {_kind(content)}")
+        raise ValueError("content is not a text", f"it is {kind_of(content)}")
     texts = []
     for part in content:
         text = part.get("text") if isinstance(part, Mapping) else part
         if not isinstance(text, str):
-            kind = part.get("type") if isinstance(part, Mapping) else _kind(part)
+            kind = part.get("type") if isinstance(part, Mapping) else kind_of(part)
             raise ValueError("content is not a text", f"a part of it is {kind}")
         texts.append(text)
     return "".join(texts)
@@ -107,7 +107,7 @@ def _text(content: Any) -> str | None:
 def _call(value: Any) -> dict[str, Any]:
     """{"type", "function": {"name", "arguments": object}} of a call, its id if it has one."""
     if not isinstance(value, Mapping):
-        raise ValueError("a tool call is no object", f"it is {_kind(value)}")
+        raise ValueError("a tool call is no object", f"it is {kind_of(value)}")
     function = value.get("function", value)
     name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(name, str) or not name:
@@ -116,7 +116,7 @@ def _call(value: Any) -> dict[str, Any]:
     if isinstance(arguments, str):
         arguments = _parsed(arguments or "{}")
     if not isinstance(arguments, Mapping):
-        raise ValueError("arguments of a tool call are no JSON object", _kind(arguments))
+        raise ValueError("arguments of a tool call are no JSON object", kind_of(arguments))
     call = {"type": "function", "function": {"name": name, "arguments": _whole(arguments)}}
     return {"id": value["id"], **call} if isinstance(value.get("id"), str) else call
 
@@ -155,7 +155,7 @@ def as_tools(value: Any) -> list[dict[str, Any]] | None:
         return None
     tools = [tools] if isinstance(tools, Mapping) else tools
     if not isinstance(tools, Sequence) or isinstance(tools, str):
-        raise ValueError("tools are no list of functions", f"they are {_kind(tools)}")
+        raise ValueError("tools are no list of functions", f"they are {kind_of(tools)}")
     found = []
     for tool in tools:
         tool = as_json(tool)
@@ -168,6 +168,6 @@ def as_tools(value: Any) -> list[dict[str, Any]] | None:
     return found
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
     names = {list: "a list", dict: "an object", str: "a text", bool: "true or false"}
     return "null" if value is None else names.get(type(value), "a number")

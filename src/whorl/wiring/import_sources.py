@@ -109,7 +109,7 @@ def _from_hub(name: str, revision: str | None) -> Located:
         pinned = f" --revision {revision}" if revision else ""
         raise DataError(
             f"{name} is no path here, and cannot be fetched from the hub",
-            found=lines[0] if lines else type(error).__name__,
+            found=lines[0].removeprefix("Got: ") if lines else type(error).__name__,
             do=f"run `hf download {name}{pinned} --local-dir DIR` where there is a network, then "
             "`whorl import DIR`",
         ) from error

@@ -274,6 +274,7 @@ def test_the_table_shows_figures_reasons_and_warnings(context: StageContext) -> 
     steps = plan.decisions.train.steps
     for expected in (f"{steps:,} steps", "held-out bits per byte", "warning:", "train.steps"):
         assert expected in text
+    assert not [name for name in plan.predictions if "_" in name and name in text]
 
 
 def test_values_are_written_as_people_write_them() -> None:
