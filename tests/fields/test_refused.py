@@ -62,7 +62,7 @@ FAULTS = {
     "speech": (
         "metadata.csv",
         "a|b|c|d\ngone|one\nlost|two\n",
-        "2 x no such sound file (first: metadata.csv, line 2: metadata.csv@0: gone)",
+        "2 x no such sound file (first: metadata.csv, line 2: gone)",
     ),
     "boxes": ("boxes.json", LISTED, "2 x image that is not there (first: boxes.json: a.png)"),
     "table": (
