@@ -23,6 +23,7 @@ from typing import Any
 
 from main_job import Launch, launch_whorl, machine_here
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from whorl.core.ports import Source
@@ -133,7 +134,7 @@ def rows_of(ways: Sequence[str], run: Any) -> Iterator[dict[str, Any]]:
 def cells(row: dict[str, Any]) -> list[str]:
     """A row of the table, as text."""
     if "failed" in row:
-        return [row["way"], f"[red]{row['failed']}[/red]"]
+        return [row["way"], f"[red]{escape(row['failed'])}[/red]"]
     texts = [f"{row['way']} (reused)" if row["reused"] else row["way"]]
     for name, (_, unit, shown) in FIGURES.items():
         figure = row[name]
