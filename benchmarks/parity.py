@@ -78,9 +78,9 @@ def rows_of(label: str, checks: dict[str, Any]) -> list[dict[str, Any]]:
 def measured(sources: list[str]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder) / "home"
         asked = {family: str(drawn(family, Path(folder) / family)) for family in COMPUTED_FAMILIES}
         for label, source in {**asked, **dict(zip(sources, sources, strict=True))}.items():
-            home = Path(folder) / "home"
             rows += rows_of(label, dict(import_model(source, home=home).checks))
     return rows
 

@@ -20,11 +20,11 @@ def print_candidates(report: Mapping[str, Any]) -> None:
     if not rows:
         return
     chosen = {choice["how"] for choice in report.get("choices") or []}
-    fields = sorted({row["field"] for row in rows if "field" in row})
+    is_mixed = len({row["field"] for row in rows if "field" in row}) > 1
     counts = sorted({int(n) for row in rows for n in row.get("tokens_per_s", {})})
-    heads = ["candidate", *(["field"] if len(fields) > 1 else []), "MiB of\nweights"]
+    heads = ["candidate", *(["field"] if is_mixed else []), "MiB of\nweights"]
     heads.append("loss, %,\nits 95%")
-    heads += [f"tokens/s\n{', '.join(map(str, counts))} users"] if counts else []
+    heads += [f"tokens/s\n{', '.join(map(str, counts))}\nusers"] if counts else []
     table = Table(*heads, "memory,\nstart", "")
     table.columns[0].min_width = 16
     table.title = "what compress tried, each through its engine in a process of its own"
@@ -36,13 +36,12 @@ def print_candidates(report: Mapping[str, Any]) -> None:
             left.setdefault(row["not_tried"], []).append(row["how"])
             continue
         rates = {int(n): rate for n, rate in row.get("tokens_per_s", {}).items()}
-        fixed = [row["field"]] if len(fields) > 1 else []
         speeds = [f"{rates[count]:.0f}" if count in rates else "" for count in counts]
         start = [f"{row['start_s']:.1f} s"] if "start_s" in row else []
         peak = [format_bytes(row["peak_bytes"])] if "peak_bytes" in row else []
         table.add_row(
             name,
-            *fixed,
+            *([row["field"]] if is_mixed else []),
             f"{row['bytes'] / 2**20:.1f}",
             _loss(row),
             *([", ".join(speeds)] if counts else []),

@@ -41,8 +41,9 @@ def print_stage(record: Record, took_s: float | None) -> None:
     """What one stage left: where, how long (None: it was there already), and its figures."""
     state = "reused" if took_s is None else format_duration(took_s)
     table = Table(title=f"{record.stage} ({state})", show_header=False)
-    for key, value in record.metrics.items():
-        if key not in TABLES and record.stage != "plan":  # print_plan told them, with intervals
+    told = {} if record.stage == "plan" else record.metrics  # print_plan has those, with intervals
+    for key, value in told.items():
+        if key not in TABLES:
             table.add_row(key, escape(_shown(key, value)))
     if table.row_count:
         OUT.print(table)
