@@ -13,7 +13,7 @@ import pytest
 from torch import nn
 
 from tests.stages.train.teaching import random_model
-from whorl.core.memory import peak_resident_bytes
+from whorl.core.memory import c_library, peak_resident_bytes
 from whorl.model.hf import save_model_folder
 from whorl.model.packed import PackedLinear
 from whorl.spec.train_keys import LoraKeys
@@ -25,14 +25,14 @@ BEGIN = """
 import sys
 from pathlib import Path
 import numpy as np, torch
-from whorl.core.memory import peak_resident_bytes, restart_peak
+from whorl.core.memory import c_library, peak_resident_bytes, restart_peak
 from whorl.model.adapters import AdaptedLinear
 from whorl.model.folder import read_card
 from whorl.spec.resolved import TrainConfig
 from whorl.spec.train_keys import LoraKeys
 from whorl.stages.train.adapting import add_adapters, merge
 from whorl.stages.train.initial import base_model
-from whorl.stages.train.process import training_process
+from whorl.stages.train.process import M_MMAP_THRESHOLD, training_process
 
 folder = Path(sys.argv[1])
 shape = read_card(folder).shape
@@ -48,6 +48,7 @@ with training_process(config):
 """
 MERGE = """
 with training_process(config), torch.no_grad():
+    c_library().mallopt(M_MMAP_THRESHOLD, 2**16)  # what is let go is gone: no pool of freed pieces
     model = base_model(folder, shape)
     add_adapters(model, LoraKeys(rank=2), 0)
     for layer in model.modules():
@@ -87,7 +88,7 @@ def saved(folder: Path, **sizes: int) -> int:
 
 
 pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or not peak_resident_bytes(), reason="needs Linux's /proc"
+    c_library() is None or not peak_resident_bytes(), reason="needs Linux's /proc and glibc"
 )
 
 
