@@ -169,7 +169,9 @@ class FieldEvaluation:
             held = decoded(self.asked.documents, self.tokens)
             fits = len(mine) * (rows.seq_len + 1) * ID_BYTES <= MAX_ROWS_BYTES
             ids = rows.read(mine).ids if fits else None
+            self.context.progress.start(f"other methods on the same documents: {self.name}", None)
             self.others.extend(self.field.baselines(train, held, ids))
+            self.context.progress.finish()
         for score in self.others:
             measured = score.measure
             if score.metric != self.metric:
