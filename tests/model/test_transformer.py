@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from whorl.arch.computable import MASK_TOKENS
+from whorl.arch.computable import MASK_TOKENS, block_tokens
 from whorl.arch.dense import dense_shape
 from whorl.arch.shape import ModelShape
 from whorl.model.attend import Segments, segments_of
@@ -42,24 +42,53 @@ def random_model(shape: ModelShape, seed: int = 0) -> Transformer:
     return model
 
 
-@pytest.mark.parametrize("family", ["qwen3", "llama"])
-def test_segments_are_as_if_alone(family: str) -> None:
-    model = random_model(small(family)).double()
-    lengths = [[40], [7, 1, 32], [20, 20]]  # a plainly causal row first, then masked ones
-    ids = torch.randint(0, 61, (3, 40), generator=torch.Generator().manual_seed(3))
-    starts = torch.zeros(3, 40, dtype=torch.bool)
-    for row, parts in enumerate(lengths):
-        for part in range(len(parts)):
-            starts[row, sum(parts[:part])] = True
+# A plainly causal row first, then masked ones; in the second, documents short enough for blocks of
+# 32, one as long as a block that begins in the middle of another. In the third 32 does not divide.
+ROWS = {
+    "by a mask": ([40], [7, 1, 32], [20, 20]),
+    "in blocks": ([256], [30, 2, *[1] * 16, 32, *[11] * 16], [*[32] * 8], [16, *[32] * 7, 16]),
+    "no blocks fit": ([150], [*[10] * 15]),
+}
+
+
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS.keys())
+@pytest.mark.parametrize("family, window", [("qwen3", None), ("llama", None), ("llama", 9)])
+def test_segments_are_as_if_alone(
+    family: str, window: int | None, rows: tuple[list[int], ...]
+) -> None:
+    shape = small(family, max_seq_len=256)
+    if window:
+        shape = replace(shape, attention=replace(shape.attention, window=window, windowed=(1,)))
+    model = random_model(shape).double()
+    tokens = sum(rows[0])
+    ids = torch.randint(0, 61, (len(rows), tokens), generator=torch.Generator().manual_seed(3))
+    starts = torch.zeros(ids.shape, dtype=torch.bool)
+    for row, lengths in enumerate(rows):
+        starts[row, [sum(lengths[:number]) for number in range(len(lengths))]] = True
     segments = segments_of(starts)
-    assert segments.lengths == ((40,), (7, 1, 32), (20, 20))
+    assert segments.lengths == tuple(map(tuple, rows))
     together = model(ids, segments)
-    for row, parts in enumerate(lengths):
-        begin = 0
-        for length in parts:
-            alone = model(ids[row : row + 1, begin : begin + length])[0]
-            assert (together[row, begin : begin + length] - alone).abs().max() < 1e-12
-            begin += length
+    together.square().sum().backward()
+    found = [
+        parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None
+    ]
+    model.zero_grad()
+    for row, lengths in enumerate(rows):
+        for part, alone_T in zip(
+            together[row].split(lengths), ids[row].split(lengths), strict=True
+        ):
+            alone = model(alone_T[None])[0]
+            assert (part - alone).abs().max() < 1e-12
+            alone.square().sum().backward()
+    for parameter, of_all in zip(model.parameters(), found, strict=False):
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, of_all, rtol=1e-9, atol=1e-9)
+
+
+def test_blocks_halve_the_pairs_at_least() -> None:
+    assert block_tokens(256, 32) == 32 and block_tokens(512, 33) == 64
+    assert block_tokens(256, 65) == 256  # in blocks of 128 all 256 would be seen from each
+    assert block_tokens(150, 10) == 150  # no block divides it
 
 
 def test_one_segment_needs_no_mask() -> None:

@@ -8,7 +8,7 @@ from whorl.arch.activations import ACTIVATIONS
 from whorl.arch.shape import ModelShape
 from whorl.core.errors import SpecError
 
-__all__ = ["COMPUTED_FAMILIES", "MASK_TOKENS", "Purpose", "check_computable"]
+__all__ = ["COMPUTED_FAMILIES", "MASK_TOKENS", "Purpose", "block_tokens", "check_computable"]
 
 Purpose = Literal["train", "serve", "export"]
 COMPUTED_FAMILIES = (
@@ -25,6 +25,15 @@ SCALINGS = ("default", "linear", "llama3", "yarn")
 # Longer rows of several documents are attended one by one, shorter ones by a mask: in float32 one
 # such row's has 4 MiB.
 MASK_TOKENS = 1024
+# Rows of short documents are attended in blocks of so many tokens, each with the block before it.
+BLOCK_TOKENS = (32, 64, 128, 256)
+
+
+def block_tokens(row_tokens: int, longest: int) -> int:
+    """Tokens of a block in which a row is attended whose documents have at most `longest`; those of
+    the row where blocks would not halve the pairs of tokens, or do not divide it."""
+    fit = (b for b in BLOCK_TOKENS if longest <= b <= row_tokens // 4 and not row_tokens % b)
+    return next(fit, row_tokens)
 
 
 def check_computable(shape: ModelShape, purpose: Purpose) -> None:

@@ -1,8 +1,8 @@
 """Who may look at whom, and the attention that keeps to it.
 
 `Segments` say where documents begin; `attention_of` makes of them what one forward needs, so that
-every layer shares it. Rows up to MASK_TOKENS long get a mask; longer ones are attended document by
-document, in memory linear in their length.
+every layer shares it. Rows up to MASK_TOKENS long get a mask, block by block where their documents
+are short; longer ones are attended document by document, in memory linear in their length.
 
 Axes: B rows, T tokens of a row, S tokens attended to (S = T without a cache), H query heads,
 K key/value heads, N head_dim.
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from whorl.arch.computable import MASK_TOKENS
+from whorl.arch.computable import MASK_TOKENS, block_tokens
 
 __all__ = ["Attend", "Segments", "attention_of", "segments_of"]
 
@@ -151,31 +151,73 @@ class Short:
     def __call__(
         self, query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float | None
     ) -> Tensor:
-        out = []
+        out, tokens = [], query.shape[2]
         for is_plain, rows in _runs(self.lengths, lambda item: len(item) == 1):
             q, k, v = query[rows], key[rows], value[rows]
             if is_plain:
                 out.append(_causal(q, k, v, window, scale))
+                continue
+            block = block_tokens(tokens, max(map(max, self.lengths[rows])))
+            mask = self._mask(rows, block, window, query.dtype)
+            if block < tokens:
+                folded = _sdpa(
+                    _blocks(q, block),
+                    _blocks_and_before(k, block),
+                    _blocks_and_before(v, block),
+                    scale,
+                    attn_mask=mask,
+                )
+                out.append(_unfolded(folded, len(q)))
             else:
-                mask = self._mask(rows, window, query.dtype)
                 out.append(_sdpa(q, k, v, scale, attn_mask=mask))
         return out[0] if len(out) == 1 else torch.cat(out)
 
-    def _mask(self, rows: slice, window: int | None, dtype: torch.dtype) -> Tensor:
-        """[rows, 1, T, T], added; made once for all layers alike."""
-        if (rows.start, window, dtype) not in self._masks:
+    def _mask(self, rows: slice, block: int, window: int | None, dtype: torch.dtype) -> Tensor:
+        """[rows, 1, T, T], or of each block [rows * T / block, 1, block, 2 * block] with the one
+        before it; added, and made once for all layers alike."""
+        known = (rows.start, window, dtype)
+        if known not in self._masks:
             positions = self.positions_BT[rows]
-            place = torch.arange(positions.shape[1], device=positions.device)
+            tokens = positions.shape[1]
+            place = torch.arange(tokens, device=positions.device)
             begin = place - positions
-            back = place[:, None] - place  # how far a key lies behind a query
-            allowed = (begin[:, :, None] == begin[:, None, :]) & (back >= 0)
+            if block == tokens:
+                queries, keys, begins = place[:, None], place[None], (begin, begin)
+            else:
+                place = torch.arange(block, device=positions.device)
+                queries, keys = place[:, None] + block, torch.cat((place, place + block))[None]
+                alone = begin.view(len(begin), -1, block)
+                before = functional.pad(alone, (0, 0, 1, 0), value=-1)[:, :-1]  # -1: no document
+                begins = alone.flatten(0, 1), torch.cat((before, alone), 2).flatten(0, 1)
+            back = queries - keys  # how far a key lies behind a query
+            allowed = (begins[0][:, :, None] == begins[1][:, None, :]) & (back >= 0)
             if window is not None:
                 allowed &= back < window
             mask = torch.zeros(allowed.shape, dtype=dtype, device=positions.device)
-            self._masks[rows.start, window, dtype] = mask.masked_fill_(~allowed, float("-inf"))[
-                :, None
-            ]
-        return self._masks[rows.start, window, dtype]
+            self._masks[known] = mask.masked_fill_(~allowed, float("-inf"))[:, None]
+        return self._masks[known]
+
+
+def _blocks(x_BHTN: Tensor, block: int) -> Tensor:
+    """[B * T / block, H, block, N]; a view of what was computed as [B, T, H, N]."""
+    rows, heads, tokens, head_dim = x_BHTN.shape
+    return (
+        x_BHTN.transpose(1, 2)
+        .reshape(rows * (tokens // block), block, heads, head_dim)
+        .transpose(1, 2)
+    )
+
+
+def _blocks_and_before(x_BKTN: Tensor, block: int) -> Tensor:
+    """[B * T / block, K, 2 * block, N]: each block behind the one before it; zeros at first."""
+    before = functional.pad(x_BKTN[:, :, :-block], (0, 0, block, 0))
+    return torch.cat((_blocks(before, block), _blocks(x_BKTN, block)), dim=2)
+
+
+def _unfolded(out: Tensor, rows: int) -> Tensor:
+    """[rows, H, T, N] of blocks [rows * T / block, H, block, N]."""
+    _, heads, _, head_dim = out.shape
+    return out.transpose(1, 2).reshape(rows, -1, heads, head_dim).transpose(1, 2)
 
 
 @dataclass(frozen=True)
