@@ -15,11 +15,16 @@ from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import training_bytes
 from whorl.core.errors import PlanError
 from whorl.launch.rehearsal import rehearsed_step
-from whorl.model.attend import segments_of
+from whorl.model.attend import Short, attention_of, segments_of
 from whorl.model.transformer import Transformer
 from whorl.spec.resolved import TrainConfig
 from whorl.stages.plan.hardware import Precision
-from whorl.stages.plan.memory import check_memory, peak_memory, saved_activation_bytes
+from whorl.stages.plan.memory import (
+    _mask_bytes,
+    check_memory,
+    peak_memory,
+    saved_activation_bytes,
+)
 from whorl.stages.plan.step_time import Load
 
 GIB = 2**30
@@ -54,7 +59,10 @@ def saved_bytes(load: Load) -> int:
 
     starts = torch.zeros(load.rows, load.seq_len, dtype=torch.bool)
     if load.mixed_share:
-        starts[0 if load.mixed_share == 1 else 1 :, load.seq_len // 3] = True
+        borders = load.seq_len // 3
+        if load.longest_document is not None:
+            borders = torch.arange(load.longest_document, load.seq_len, load.longest_document)
+        starts[0 if load.mixed_share == 1 else 1 :, borders] = True
     if load.precision == "bf16" and load.attention_dtype == "fp32":
         model.attend_in(torch.float32)
     ids = torch.zeros(load.rows, load.seq_len, dtype=torch.long)
@@ -89,6 +97,27 @@ def test_activations_are_what_autograd_saves(changes: dict[str, object]) -> None
 def test_activations_of_mixed_rows(changes: dict[str, object], mixed_share: float) -> None:
     load = Load(dense(**changes), seq_len=48, rows=3, mixed_share=mixed_share)
     assert saved_activation_bytes(load) == saved_bytes(load)
+
+
+@pytest.mark.parametrize("changes", [{}, {"kv_heads": 2}, {"family": "llama", "kv_heads": 1}])
+@pytest.mark.parametrize("mixed_share", [0.5, 1.0])
+def test_activations_of_short_documents(changes: dict[str, object], mixed_share: float) -> None:
+    """Rows that are attended in blocks keep each key and value twice."""
+    shape = dense(max_seq_len=128, **changes)
+    load = Load(shape, seq_len=128, rows=3, mixed_share=mixed_share, longest_document=30)
+    assert saved_activation_bytes(load) == saved_bytes(load)
+
+
+@pytest.mark.parametrize("row_tokens, longest", [(128, 30), (512, 33), (128, 33), (128, None)])
+def test_the_mask_that_is_planned_is_made(row_tokens: int, longest: int | None) -> None:
+    load = Load(dense(max_seq_len=512), row_tokens, 3, mixed_share=1.0, longest_document=longest)
+    starts = torch.zeros(3, row_tokens, dtype=torch.bool)
+    starts[:, :: longest or 60] = True
+    attend = attention_of(segments_of(starts), row_tokens)
+    assert isinstance(attend, Short)
+    attend(*(torch.zeros(3, 1, row_tokens, 8) for _ in range(3)), None, None)
+    (mask,) = attend._masks.values()
+    assert mask.nbytes == _mask_bytes(load)
 
 
 @pytest.mark.parametrize("family", ["qwen3", "llama"])

@@ -192,6 +192,7 @@ def _load(
         matrix_moments=situation.matrix_moments,
         compiled=compiled,
         mixed_share=data.mixed_share(seq_len),
+        longest_document=max(data.document_tokens, default=None),
         trained_share=data.trained_share,
         adapters=adapters_of(train.lora, shape, seq_len),
     )

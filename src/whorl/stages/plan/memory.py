@@ -119,6 +119,11 @@ def _attention_bytes(load: Load) -> int:
         per_token += element * query_width  # outputs of plain and of masked rows, joined
     if element != FLOAT_BYTES:  # cast in each block
         total += _angle_bytes(load, element)
+    if load.mixed_share and load.masked_keys < load.seq_len:
+        # Blocks with the one before each: keys and values twice, beside what they are copied from,
+        # but for values that no other row or step needs.
+        copies = 4 - (a.qk_norm != "head" and load.rows == _masked_rows(load))
+        total += _masked_rows(load) * load.seq_len * element * copies * kv_width
     return total + load.tokens * per_token
 
 
@@ -149,7 +154,7 @@ def _masked_rows(load: Load) -> int:
 def _mask_bytes(load: Load) -> int:
     if not load.mixed_share or load.seq_len > MASK_TOKENS:
         return 0
-    return _attention_element_bytes(load) * _masked_rows(load) * load.seq_len**2
+    return _attention_element_bytes(load) * _masked_rows(load) * load.seq_len * load.masked_keys
 
 
 def peak_memory(load: Load, process_bytes: int) -> PeakMemory:

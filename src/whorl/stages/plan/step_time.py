@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whorl.arch.adapter_cost import AdapterCost
+from whorl.arch.computable import block_tokens
 from whorl.arch.dense import dense_shape
 from whorl.arch.layers import layer_matrices
 from whorl.arch.shape import ModelShape
@@ -95,6 +96,7 @@ class Load:
     matrix_moments: int | None = None  # of its state; None: as its name says
     compiled: bool = False  # blocks around attention
     mixed_share: float = 0.0  # share of rows that hold several documents: masked attention
+    longest_document: int | None = None  # tokens; short ones are attended in blocks
     trained_share: float = 1.0  # of tokens: the head computes logits for no others
     adapters: AdapterCost | None = None  # all that trains, beside frozen weights
     beside_bytes: int = 0  # of a model that only reads beside it: dpo's reference, a teacher
@@ -111,6 +113,12 @@ class Load:
     def tokens(self) -> int:
         """Tokens of one micro-batch."""
         return self.rows * self.seq_len
+
+    @property
+    def masked_keys(self) -> int:
+        """Keys that a token of a row of several documents is scored with."""
+        block = block_tokens(self.seq_len, self.longest_document or self.seq_len)
+        return self.seq_len if block == self.seq_len else 2 * block
 
     @property
     def trained_tokens(self) -> int:
@@ -306,13 +314,14 @@ def _attention_s(load: Load, rates: Sequence[AttentionRate], masked: bool) -> fl
     a = load.shape
     share = load.mixed_share if masked else 1 - load.mixed_share
     dtype = load.attention_dtype if load.precision == "bf16" else "fp32"
-    pairs = share * a.layers * a.attention.heads * load.rows * load.seq_len**2
+    keys = load.masked_keys if masked else load.seq_len
+    pairs = share * a.layers * a.attention.heads * load.tokens * keys
     table = [
         ((rate.seq_len, rate.head_dim), rate.pairs_per_s)
         for rate in rates
         if rate.masked == masked and rate.precision == dtype
     ]
-    return pairs / _rate((load.seq_len, a.attention.head_dim), table) if pairs else 0.0
+    return pairs / _rate((keys, a.attention.head_dim), table) if pairs else 0.0
 
 
 def _traffic_s(load: Load, rates: Sequence[TrafficRate]) -> float:
