@@ -10,7 +10,7 @@ K key/value heads, N head_dim.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from whorl.arch.computable import MASK_TOKENS, block_tokens
 
-__all__ = ["Attend", "Segments", "attention_of", "segments_of"]
+__all__ = ["Attend", "Segments", "attention_of", "row_block", "segments_of"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,14 @@ def segments_of(starts_BT: Tensor) -> Segments:
         begins[row] = torch.repeat_interleave(torch.tensor(places[:-1]), torch.tensor(lengths[-1]))
     positions = torch.arange(tokens).expand(rows, tokens) - begins
     return Segments(positions.to(starts_BT.device), tuple(lengths))
+
+
+def row_block(lengths: Sequence[int]) -> int:
+    """Tokens of the blocks in which a row of documents so long is attended; 0: it needs no mask.
+
+    Rows that are alike in this are best neighbours: they are computed together.
+    """
+    return block_tokens(sum(lengths), max(lengths)) if len(lengths) > 1 else 0
 
 
 def attention_of(segments: Segments, tokens: int) -> Attend:
@@ -152,12 +160,11 @@ class Short:
         self, query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float | None
     ) -> Tensor:
         out, tokens = [], query.shape[2]
-        for is_plain, rows in _runs(self.lengths, lambda item: len(item) == 1):
+        for block, rows in _runs(self.lengths, row_block):
             q, k, v = query[rows], key[rows], value[rows]
-            if is_plain:
+            if not block:
                 out.append(_causal(q, k, v, window, scale))
                 continue
-            block = block_tokens(tokens, max(map(max, self.lengths[rows])))
             mask = self._mask(rows, block, window, query.dtype)
             if block < tokens:
                 folded = _sdpa(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from whorl.core.errors import DataError
 from whorl.core.rows import RowSet
-from whorl.model.attend import Segments, segments_of
+from whorl.model.attend import Segments, row_block, segments_of
 
 __all__ = ["UNTRAINED", "Batch", "MicroBatch", "Taught", "make_batch"]
 
@@ -69,12 +69,13 @@ def make_batch(
 ) -> Batch:
     """Read rows and split them.
 
-    Rows of one segment come first (a sum over rows has no order): they run without a mask.
+    Rows that are attended alike are neighbours (a sum over rows has no order): those of one
+    segment, that run without a mask, then those of short documents.
     Raises DataError if nothing in them is trained.
     """
     read = rows.read(row_numbers)
     starts = read.segment_starts[:, :-1]
-    plain_first = np.argsort(starts[:, 1:].any(axis=1), kind="stable")
+    alike = np.argsort([row_block(_lengths(row)) for row in starts], kind="stable")
     trained = read.loss_mask[:, 1:]
     if not trained.any():
         raise DataError(
@@ -86,7 +87,7 @@ def make_batch(
     micro_batches = []
     count = -(-len(row_numbers) // micro_batch_rows)
     for number in range(count):
-        part = plain_first[number::count]  # to each as much with a mask as to the others
+        part = alike[number::count]  # to each as much with a mask as to the others
         segments = segments_of(torch.from_numpy(starts[part]))
         micro_batches.append(
             MicroBatch(
@@ -97,3 +98,9 @@ def make_batch(
             )
         )
     return Batch(int(trained.sum()), tuple(micro_batches))
+
+
+def _lengths(starts_T: NDArray[np.bool_]) -> list[int]:
+    """Of the documents of a row."""
+    places = np.flatnonzero(starts_T[1:]) + 1
+    return [int(length) for length in np.diff(places, prepend=0, append=len(starts_T))]
