@@ -55,6 +55,27 @@ def test_a_dead_worker_is_said() -> None:
         list(pool.map(die, range(4)))
 
 
+def blas_threads(number: int) -> list[int]:
+    import numpy  # noqa: F401  what computes products
+    from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
+
+    return [int(library["num_threads"]) for library in threadpool_info()]
+
+
+def test_a_worker_computes_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is one for each core; unless the environment says otherwise."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    before = dict(os.environ)
+    with WorkerPool(2) as pool:
+        found = list(pool.map(blas_threads, range(2)))
+    assert all(threads and set(threads) == {1} for threads in found)
+    assert dict(os.environ) == before
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+    with WorkerPool(2) as pool:
+        assert 2 in next(iter(pool.map(blas_threads, [0]))) or default_workers() == 1
+
+
 def test_what_cannot_be_sent_is_noticed() -> None:
     assert is_sendable((slow_square, [1, "a"]))
     assert not is_sendable(lambda: 1)
