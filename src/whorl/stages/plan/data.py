@@ -30,7 +30,7 @@ __all__ = ["DataFacts", "SourceFacts", "TokenFacts", "gather_facts"]
 
 MAX_READ_BYTES = 64 * 2**20  # more is sampled
 MAX_READ_DOCUMENTS = 200_000
-MAX_MADE_DOCUMENTS = 2_000  # of a source that is computed, not read
+MAX_MADE_DOCUMENTS = 500  # of a source that is computed, not read: a drive takes half a second
 MAX_ARRAY_BYTES = 8 * 2**20  # of sounds and images, each of which costs time to read or to make
 SAMPLE_BYTES = 2**20  # for xz; the same as in the runs the law was fitted on
 XZ_EXPONENT = 0.1  # of the sample's size; 0.06 to 0.10 for Python code, 0.11 to 0.15 for licences
