@@ -110,3 +110,19 @@ def test_where_none_can_be_begun_the_command_goes_on(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(subprocess, "Popen", refused)
     begin_engine(["serve", "mine"])
     assert not EARLY
+
+
+def test_a_servers_small_products_are_of_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy's: a second one would spin beside the engine's. Other commands keep theirs."""
+    script = (
+        "import sys; from whorl.cli.early import begin_engine; begin_engine(sys.argv[1:]);"
+        "import numpy, os; from threadpoolctl import threadpool_info;"
+        "print('OPENBLAS_NUM_THREADS' in os.environ, *(e['num_threads'] for e in threadpool_info()))"
+    )
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    for command, expected in (("serve", "True 1"), ("plan", "False ")):
+        done = subprocess.run(
+            [sys.executable, "-c", script, command, "--help"], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(expected)
