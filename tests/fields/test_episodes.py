@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -336,7 +337,7 @@ def test_a_road_is_driven_with_settings_and_without_most_crashes() -> None:
     from whorl.fields.teachers import demonstration
 
     world = open_world("highway_env:highway-fast-v0?config.duration=8&config.vehicles_count=6")
-    assert {action for _, action in demonstration(world, "idle", 3)} == {"IDLE"}
+    assert {step.action for step in demonstration(world, "idle", 3)} == {"IDLE"}
     assert world.actions == ("LANE_LEFT", "IDLE", "LANE_RIGHT", "FASTER", "SLOWER")
     ends = []
     for seed in range(4):
@@ -345,3 +346,36 @@ def test_a_road_is_driven_with_settings_and_without_most_crashes() -> None:
         ends.append(world.has_succeeded)
     assert sum(ends) >= 3
     world.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("highway_env:highway-fast-v0?config.duration=12&config.vehicles_count=6", "highway_env"),
+        ("minigrid:BabyAI-GoToLocal-v0", "minigrid"),
+    ],
+)
+def test_what_is_done_astray_is_seen_and_not_learned(name: str, module: str) -> None:
+    """What is learned is what the teacher does there: another one is led to the same places."""
+    pytest.importorskip(module, reason="needs the extra worlds")
+    from whorl.fields.teachers import _chooser
+
+    with closing(gymnasium_worlds.open_world(name)) as world:
+        straight = list(demonstration(world, "auto", 5))
+        assert all(step.is_taught for step in straight)
+        shown = [list(demonstration(world, "auto", seed, 0.4)) for seed in range(5, 15)]
+        wrong = sum(not step.is_taught for steps in shown for step in steps)
+        assert 0.2 < wrong / sum(map(len, shown)) < 0.6
+        world.reset(5)
+        choose, done = _chooser(world, "auto", 5), None
+        for step in shown[0]:
+            wanted = choose(done)
+            assert not step.is_taught or step.action == wanted
+            done = step.action
+            world.step(done)
+    documents, _ = read(f"gymnasium:{name}", episodes="10", asked="2", astray="0.4")
+    train = [d for d in documents if d.split == "train"]
+    actions = [part for d in train for part in d.parts if part.codec == "action"]
+    assert {part.trained for part in actions} == {True, False}
+    held = [part for d in documents if d.split == "heldout" for part in d.parts]
+    assert all(part.trained for part in held if part.codec == "action")

@@ -25,7 +25,7 @@ from whorl.core.reasons import Place, Reason
 from whorl.core.sources import DatasetItem
 from whorl.fields import gymnasium_worlds as worlds
 from whorl.fields.episode_files import SUFFIXES, episodes_of
-from whorl.fields.teachers import AUTO, IDLE, IDLE_ACTION, RANDOM, demonstration, teacher_of
+from whorl.fields.teachers import AUTO, IDLE, IDLE_ACTION, RANDOM, Shown, demonstration, teacher_of
 from whorl.fields.whole import (
     begins,
     check_sides,
@@ -91,7 +91,7 @@ class EpisodesField:
     logic_version: int = 1
     options: Mapping[str, str] = field(
         default_factory=lambda: {
-            **{"episodes": "2000", "asked": "100", "teacher": AUTO},
+            **{"episodes": "2000", "asked": "100", "teacher": AUTO, "astray": "0"},
             **{"heldout": "0.1", "seed": "0"},
         }
     )
@@ -177,12 +177,14 @@ def _demonstrated(
     What failed is not learned from, and counted.
     """
     seed, episodes = number_of(options, "seed"), number_of(options, "episodes", 1)
+    astray = share_option(options, "astray", with_ends=True)
     first = ASKED_FROM if part == 0 else (part - 1) * AT_ONCE
     count = number_of(options, "asked", 1) if part == 0 else min(AT_ONCE, episodes - first)
     first += seed * 10**6
     with closing(worlds.open_world(name.removeprefix(worlds.PREFIX))) as world:
         for number in range(first, first + count):
-            steps = tuple(demonstration(world, options["teacher"], number))
+            wrong = astray if part else 0.0
+            steps = tuple(demonstration(world, options["teacher"], number, wrong))
             documents = _documents(f"{name}#{number}", steps, "heldout" if part == 0 else "train")
             if part == 0:
                 yield next(documents)
@@ -194,13 +196,22 @@ def _demonstrated(
                 )
 
 
-def _documents(name: str, steps: Sequence[Step], split: str) -> Iterator[Document]:
+def _documents(name: str, steps: Sequence[Shown], split: str) -> Iterator[Document]:
+    """What was done at random is seen, and not learned."""
     for start in range(0, len(steps), HISTORY + 1):
         some = steps[start : start + HISTORY + 1]
-        *before, (seen, action) = some
-        parts = (*question_of(before, seen), Part(ACTION, action))
+        if not any(step.is_taught for step in some):
+            continue
+        parts = [
+            part
+            for step in some
+            for part in (
+                Part(ROW, step.seen, trained=False),
+                Part(ACTION, step.action, trained=step.is_taught),
+            )
+        ]
         place = f"+{start}" if start else ""
-        yield Document(f"{name}{place}", parts, split, whole=True)  # type: ignore[arg-type]
+        yield Document(f"{name}{place}", tuple(parts), split, whole=True)  # type: ignore[arg-type]
 
 
 def _of_files(
@@ -218,7 +229,8 @@ def _of_files(
         if is_held and not {action for _, action in each.steps} <= known:
             reject("held-out episode with an action that nothing trains")
             continue
-        yield from _documents(each.name, each.steps, "heldout" if is_held else "train")
+        steps = [Shown(*step) for step in each.steps]
+        yield from _documents(each.name, steps, "heldout" if is_held else "train")
 
 
 FIELD = EpisodesField()

@@ -9,15 +9,15 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from whorl.core.environments import MAX_STEPS, Step
+from whorl.core.environments import MAX_STEPS, Observation
 from whorl.core.errors import SpecError
 from whorl.fields.gymnasium_worlds import GymWorld
 
-__all__ = ["AUTO", "IDLE", "IDLE_ACTION", "RANDOM", "demonstration", "teacher_of"]
+__all__ = ["AUTO", "IDLE", "IDLE_ACTION", "RANDOM", "Shown", "demonstration", "teacher_of"]
 
 AUTO, BOT, IDM, RANDOM = "auto", "bot", "idm", "random"
 IDLE, IDLE_ACTION = "idle", "IDLE"  # of worlds in which one may do nothing
@@ -32,45 +32,61 @@ def teacher_of(name: str) -> str | None:
     return IDM if name.startswith("highway_env:") else None
 
 
-def demonstration(world: GymWorld, teacher: str, seed: int) -> Iterator[Step]:
+class Shown(NamedTuple):
+    """A step of a demonstration."""
+
+    seen: Observation
+    action: str  # that was done
+    is_taught: bool = True  # chosen by the teacher
+
+
+def demonstration(world: GymWorld, teacher: str, seed: int, astray: float = 0.0) -> Iterator[Shown]:
     """What a teacher sees and does from a seed on, in MAX_STEPS at most: what is longer has not
-    succeeded. Raises SpecError if there is no such teacher."""
+    succeeded. Raises SpecError if there is no such teacher.
+
+    astray: share of the steps at which an action at random is done instead, so that the teacher
+    shows how one comes back from where it would never be (Laskey et al. 2017, DART).
+    """
     seen = world.reset(seed)
-    choose = _chooser(world, teacher, seed)
+    choose, done = _chooser(world, teacher, seed), None
+    rng = np.random.default_rng([seed, 1])
     for _ in range(MAX_STEPS):
-        action = choose()
-        yield seen, action
-        after = world.step(action)
+        done, is_taught = choose(done), True
+        if rng.random() < astray:
+            done, is_taught = world.actions[int(rng.integers(len(world.actions)))], False
+        yield Shown(seen, done, is_taught)
+        after = world.step(done)
         seen = after.observation
         if after.has_ended:
             return
 
 
-def _chooser(world: GymWorld, teacher: str, seed: int) -> Callable[[], str]:
+def _chooser(world: GymWorld, teacher: str, seed: int) -> Callable[[str | None], str]:
+    """Gives the next action, told the one that was done before."""
     own = teacher_of(world.name)
     if teacher == RANDOM:
         rng = np.random.default_rng(seed)
-        return lambda: world.actions[int(rng.integers(len(world.actions)))]
+        return lambda done: world.actions[int(rng.integers(len(world.actions)))]
     if teacher == IDLE and IDLE_ACTION in world.actions:
-        return lambda: IDLE_ACTION
+        return lambda done: IDLE_ACTION
     if own is None or teacher not in (AUTO, own):
         raise SpecError(
             f"data.options.teacher: {world.name} has no teacher {teacher}",
             expected=f"{own}, {RANDOM}" if own else RANDOM,
             do="give demonstrations of your own as jsonl",
         )
-    return _bot(world) if own == BOT else lambda: world.actions[_driven(world.env.unwrapped)]
+    return _bot(world) if own == BOT else lambda done: world.actions[_driven(world.env.unwrapped)]
 
 
-def _bot(world: GymWorld) -> Callable[[], str]:
+def _bot(world: GymWorld) -> Callable[[str | None], str]:
     from minigrid.utils.baby_ai_bot import BabyAIBot
 
-    bot, last = BabyAIBot(world.env.unwrapped), list[Any]()
+    bot, kinds = BabyAIBot(world.env.unwrapped), world.env.unwrapped.actions
 
-    def choose() -> str:
+    def choose(done: str | None) -> str:
+        before = None if done is None else kinds(world.actions.index(done))
         with contextlib.redirect_stdout(io.StringIO()):
-            last[:] = [bot.replan(last[0] if last else None)]
-        return world.actions[int(last[0])]
+            return world.actions[int(bot.replan(before))]
 
     return choose
 
