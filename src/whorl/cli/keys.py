@@ -112,7 +112,8 @@ def _show(keys: Sequence[KeyEntry], json: bool) -> None:
             if row[field]
         ]
         table.add_row(
-            *(str(row[field] or "") for field in ("key_id", "name", "created", "revoked")),
+            *(str(row[field] or "") for field in ("key_id", "name")),
+            *(str(row[field] or "")[:10] for field in ("created", "revoked")),  # the day
             *(" ".join(row[field]) for field in ("routes", "models")),
             "\n".join(a_minute),
             str(row["max_usd"] or ""),
