@@ -39,7 +39,7 @@ from whorl.fields.whole import (
 __all__ = ["FIELD", "EpisodesField", "question_of"]
 
 ROW, ACTION = "row", "action"
-AT_ONCE = 250  # episodes of one item
+AT_ONCE = 25  # episodes of one item, which one process plays
 ASKED_FROM = 10**8  # the first seed that is held out
 BINS = 32  # of a column of numbers
 HISTORY = 7  # steps before the one that is asked
