@@ -232,12 +232,13 @@ class Session:
 
         return model_folders(self._producer())
 
-    def served(self, config: ServeConfig) -> tuple[Variant, Path]:
-        """The smallest variant that the engine serves; the trained model is one too."""
-        from whorl.engines.open import smallest
-        from whorl.model.folder import model_folders
+    @functools.cached_property
+    def served(self) -> Callable[[ServeConfig], tuple[Variant, Path]]:
+        """The variant that a config names or its targets choose, without them the smallest that the
+        engine serves; the trained model is one too. Chosen once in a session."""
+        from whorl.wiring.choice import served_of
 
-        return smallest(self.variants() | model_folders(self.train()), config.engine)
+        return functools.cache(partial(served_of, self))
 
     def _measure(self, model: Path, variant: Variant) -> dict[str, QualityMeasure]:
         """The `Measure` that compress is handed: quality of a folder through its engine."""
@@ -277,7 +278,7 @@ class Session:
         api_key: str | None = None,
         is_open: bool = False,
     ) -> Service:
-        """Of the smallest variant that the engine serves: see `open_model_app`."""
+        """Of the variant that is `served`: see `open_model_app`."""
         chosen = config or self.planned.decisions.serve
         variant, folder = self.served(chosen)
         quality = self.scores() if "evaluate" in self.records else []

@@ -38,7 +38,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_corrections_become_a_recipe_of_preferences(home: Path) -> None:
     done = RUN.invoke(APP, ["improve", "mine"])
     assert done.exit_code == 0, done.output
-    assert "nothing says what would be better" in done.output and "cdcdcdcd" in done.output
+    assert "rated bad without a correction" in done.output and "cdcdcdcd" in done.output
     assert "whorl new mine2 --data mine-feedback.jsonl --base mine" in done.stderr
     assert os.stat("mine-feedback.jsonl").st_mode & 0o077 == 0
     rows = [json.loads(row) for row in Path("mine-feedback.jsonl").read_text().splitlines()]
@@ -63,7 +63,8 @@ def test_programs_are_told_too(home: Path) -> None:
     ("arguments", "kind", "words"),
     [
         (["mime"], SpecError, "did you mean mine"),
-        (["mine@4"], SpecError, "whorl serve"),
+        (["mine@4"], SpecError, "did you mean mine@3"),
+        (["quite-another"], SpecError, "whorl serve"),
         (["mine@x"], SpecError, "NAME@3"),
         (["mine@"], SpecError, "NAME@3"),
         (["mine", "--to", "home"], BusyError, "is a folder"),

@@ -92,13 +92,14 @@ def _number(model: str, number: str) -> int | None:
 def _nothing(folder: Path, model: str) -> SpecError:
     from whorl.stages.improve.feedback import read_feedback
 
-    names = sorted({str(line["model"]) for line in read_feedback(folder)[0]})
-    near = get_close_matches(model.partition("@")[0], names, n=1)
+    lines, _ = read_feedback(folder)
+    names = sorted({f"{line['model']}@{line.get('version', 0)}" for line in lines})
+    near = get_close_matches(model, [*names, *(name.rpartition("@")[0] for name in names)], n=1)
     serve = "whorl serve NAME; then Good, Bad or Correct… on its page, or POST /v1/feedback"
     return SpecError(
         f"nobody said anything of an answer of {model[:80]}",
         found=f"opinions of {', '.join(names[:20])}" if names else f"none in {folder}",
-        do=f"did you mean {near[0]}?" if near and near[0] != model else serve,
+        do=f"did you mean {near[0]}?" if near else serve,
     )
 
 

@@ -63,15 +63,13 @@ class Collected:
 def read_feedback(folder: Path) -> tuple[list[dict[str, Any]], int]:
     """(lines of the feedback in a server's folder, how many others there are); a missing file has
     none."""
-    lines, broken = [], 0
     path = folder / FEEDBACK
-    for line in path.open("rb") if path.is_file() else ():
-        found = _parsed(line)
-        if isinstance(found, dict) and isinstance(found.get("id"), str) and "model" in found:
-            lines.append(found)
-        else:
-            broken += 1
-    return lines, broken
+    if not path.is_file():
+        return [], 0
+    with path.open("rb") as file:
+        parsed = [_parsed(line) for line in file]
+    lines = [line for line in parsed if isinstance(line, dict) and {"id", "model"} <= line.keys()]
+    return lines, len(parsed) - len(lines)
 
 
 def _parsed(line: bytes) -> Any:
