@@ -145,9 +145,7 @@ def _of_record(folder: Path) -> dict[Variant, Path]:
     return model_folders(Record.load(folder))
 
 
-def _chosen(
-    there: Mapping[Variant, Path], config: ServeConfig
-) -> tuple[Variant | None, Path, str]:
+def _chosen(there: Mapping[Variant, Path], config: ServeConfig) -> tuple[Variant | None, Path, str]:
     """(variant, its folder, why). Without a word for variant or engine, a Hugging Face folder is
     served in the fastest form: None."""
     from whorl.engines.open import AUTO, SAFETENSORS

@@ -236,9 +236,11 @@ class Session:
     def served(self) -> Callable[[ServeConfig], tuple[Variant, Path]]:
         """The variant that a config names or its targets choose, without them the smallest that the
         engine serves; the trained model is one too. Chosen once in a session."""
+        from whorl.model.folder import model_folders
         from whorl.wiring.choice import served_of
 
-        return functools.cache(partial(served_of, self))
+        there = lambda: self.variants() | model_folders(self.train())  # noqa: E731
+        return functools.cache(partial(served_of, there, self.log))
 
     def _measure(self, model: Path, variant: Variant) -> dict[str, QualityMeasure]:
         """The `Measure` that compress is handed: quality of a folder through its engine."""

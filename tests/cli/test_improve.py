@@ -52,7 +52,8 @@ def test_corrections_become_a_recipe_of_preferences(home: Path) -> None:
 
 
 def test_programs_are_told_too(home: Path) -> None:
-    found = json.loads(RUN.invoke(APP, ["improve", "mine@3", "--to", "said.jsonl", "--json"]).stdout)
+    done = RUN.invoke(APP, ["improve", "mine@3", "--to", "said.jsonl", "--json"])
+    found = json.loads(done.stdout)
     (version,) = found.pop("versions")
     assert version["version"] == 3 and version["opinions"] == 32 and version["corrected"] == 30
     assert sum(found["taken"].values()) == found["rows"] == 31 and found["pairs"] == 30

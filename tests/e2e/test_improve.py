@@ -86,7 +86,7 @@ def mean_log_likelihood(folder: Path, questions: list[str], answers: list[str]) 
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)  # for inference
     tokens, total = Tokens.load(folder / "tokens"), 0.0
     for question, answer in zip(questions, answers, strict=True):
         messages = [*asked(question), {"role": "assistant", "content": answer}]

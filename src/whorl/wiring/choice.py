@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from whorl.core.records import MANIFEST, Record
 from whorl.core.units import format_bytes
@@ -18,13 +17,10 @@ from whorl.core.variants import Variant, find_variant
 from whorl.engines.open import AUTO, SAFETENSORS, servable
 from whorl.engines.threads import engine_threads
 from whorl.launch.machine import machine_facts
-from whorl.model.folder import model_folders, peek_card
+from whorl.model.folder import peek_card
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.promise import Promise
 from whorl.wiring.promise import predict, probed_rates, setup_of
-
-if TYPE_CHECKING:
-    from whorl.verbs import Session
 
 __all__ = ["Chosen", "choose_variant", "served_of"]
 
@@ -75,11 +71,13 @@ def choose_variant(
     return Chosen(best.variant, best.folder, _why(best, found))
 
 
-def served_of(session: Session, config: ServeConfig) -> tuple[Variant, Path]:
+def served_of(
+    there: Callable[[], Mapping[Variant, Path]], log: Callable[[str], None], config: ServeConfig
+) -> tuple[Variant, Path]:
     """What of a recipe's model is served; the log says why, where targets chose it."""
-    found = choose_variant(session.variants() | model_folders(session.train()), config)
+    found = choose_variant(there(), config)
     if found.why:
-        session.log(f"serve: as {found.why}")
+        log(f"serve: as {found.why}")
     return found.variant, found.folder
 
 

@@ -40,7 +40,7 @@ def answer(text: str) -> dict[str, str]:
 
 
 def test_what_each_opinion_becomes(tmp_path: Path) -> None:
-    chat = {"messages": [USER], "answer": "In trees."}
+    chat: dict[str, Any] = {"messages": [USER], "answer": "In trees."}
     begun = [USER, answer("At ")]
     found = collected(
         tmp_path,
@@ -69,7 +69,7 @@ def test_what_each_opinion_becomes(tmp_path: Path) -> None:
     ((key, counts),) = found.versions.items()
     assert key == (1, "hf f32", "ab" * 16)
     assert counts == {"opinions": 8, "good": 3, "bad": 1, "corrected": 5}
-    told = []
+    told: list[str] = []
     for row in found.rows:
         shape = recognised(row, "text", told.append)  # as prepare reads them
         last = [chat["messages"][-1]["content"] for chat in shape.chats] or [shape.text]
@@ -99,7 +99,7 @@ def test_what_makes_no_row_is_told(tmp_path: Path, said: dict[str, Any], reason:
 
 def test_the_last_word_on_an_answer_counts(tmp_path: Path) -> None:
     """Also where one of its opinions did not say which of the answers is meant."""
-    chat = {"messages": [USER], "answer": "In trees."}
+    chat: dict[str, Any] = {"messages": [USER], "answer": "In trees."}
     for lines, left in (
         ([{"rating": "up"}, {"rating": "down"}], {feedback.BAD: 1}),
         ([{"rating": "down"}, {"rating": "up"}], {}),
@@ -113,7 +113,7 @@ def test_the_last_word_on_an_answer_counts(tmp_path: Path) -> None:
 
 
 def test_the_same_row_is_taken_once(tmp_path: Path) -> None:
-    same = {"messages": [USER], "answer": "a", "correction": "b"}
+    same: dict[str, Any] = {"messages": [USER], "answer": "a", "correction": "b"}
     found = collected(tmp_path, *(line(number, **same) for number in range(3)))
     assert len(found.rows) == 1 and found.left == {feedback.AGAIN: 2}
 
@@ -149,7 +149,7 @@ def test_the_log_fills_in_what_was_not_sent(tmp_path: Path) -> None:
         {"prompt": [USER], "chosen": [answer("Up.")], "rejected": [answer("In trees.")]},
     ]
     assert found.left == {feedback.NO_ANSWER: 1, feedback.NO_QUESTION: 1}
-    assert recognised(found.rows[0], "text", str).chats[0]["tools"][0]["function"] == tools[0]
+    assert recognised(found.rows[0], "text", print).chats[0]["tools"][0]["function"] == tools[0]
 
 
 def test_every_opinion_is_counted_once(tmp_path: Path, trials: Callable[[int], int]) -> None:
@@ -189,5 +189,5 @@ def test_a_file_of_opinions_is_no_data() -> None:
     """An answer that was rated bad would be learned as one."""
     said = line(1, prompt="Where?", answer="Nowhere.", rating="down")
     with pytest.raises(ValueError, match="opinion of a server") as refused:
-        recognised(said, "text", str)
+        recognised(said, "text", print)
     assert "whorl improve" in refused.value.args[1]

@@ -23,6 +23,7 @@ from whorl.core.digests import digest_value
 __all__ = ["Collected", "collect", "read_feedback"]
 
 FEEDBACK, ANSWERS = "feedback.jsonl", "answers.jsonl"
+ASKED = ("messages", "tools", "prompt")  # of an answer of the log, whichever it has
 ID_CHARS = 32  # of a request, at the end of what its clients are told
 REQUEST_ID = re.compile(rb'"id": "([0-9a-f]{32})"')  # quotes in texts are escaped
 
@@ -168,7 +169,7 @@ def _logged(folder: Path, wanted: set[str]) -> Iterator[tuple[str, dict[str, Any
                     continue
                 found = _parsed(line)
                 if isinstance(found, dict) and "texts" in found:
-                    texts = {key: found[key] for key in ("messages", "tools", "prompt") if key in found}
+                    texts = {key: found[key] for key in ASKED if key in found}
                     if len(found["texts"]) == 1:  # of several nobody says which is meant
                         texts["answer"] = found["texts"][0]
                     yield told[1].decode(), texts
@@ -179,29 +180,31 @@ def _logged(folder: Path, wanted: set[str]) -> Iterator[tuple[str, dict[str, Any
 
 def _example(said: Values, answers: Mapping[str, Values]) -> tuple[str, dict[str, Any] | None]:
     """(what an opinion is, its row), or (why there is none, None)."""
-    answer, correction = said.get("answer"), said.get("correction")
-    is_corrected = correction is not None and correction != answer
-    is_good = said.get("rating") == "up" or correction is not None or "over" in said
-    if not (is_corrected or is_good) or (said.get("rating") == "down" and correction is None):
+    answer: str | None = said.get("answer")
+    correction: str | None = said.get("correction")
+    is_chat = bool(said.get("messages"))
+    if correction is None and (
+        said.get("rating") == "down" or not {"rating", "over"} & said.keys()
+    ):
         return BAD, None
-    if not said.get("messages") and said.get("prompt") is None:
+    if not is_chat and said.get("prompt") is None:
         return NO_QUESTION, None
-    if not said.get("messages") and not isinstance(said["prompt"], str):
+    if not is_chat and not isinstance(said["prompt"], str):
         return NO_TEXT, None
-    if is_corrected:
+    if correction is not None and correction != answer:
         if not correction.strip():
             return EMPTY, None
-        if not said.get("messages"):
+        if not is_chat:
             return COMPLETION, _row(said, correction)
-        if not (answer or "").strip():
+        if answer is None or not answer.strip():
             return CORRECTION_ALONE, _row(said, correction)
         return CORRECTED, _row(said, correction, answer)
     if answer is None:
         return NO_ANSWER, None
     if not answer.strip():
         return EMPTY_ANSWER, None
-    other = answers.get(str(said.get("over", ""))[-ID_CHARS:], {}).get("answer")
-    if said.get("messages") and other and other.strip() and other != answer:
+    other: str = answers.get(str(said.get("over", ""))[-ID_CHARS:], {}).get("answer", "")
+    if is_chat and other.strip() and other != answer:
         return PREFERRED, _row(said, answer, other)
     return GOOD, _row(said, answer)
 
