@@ -246,7 +246,7 @@ def test_no_server_that_others_reach_starts_without_a_key(host: str, home: Path)
 
 def test_a_newer_version_is_opened_once(home: Path) -> None:
     now = found("notes", home)
-    look = newer_models("notes", None, ServeConfig(), home, now)
+    look = newer_models("notes", ServeConfig(), home, now)
     assert now.version == 2 and look() is None
     register(home, "notes", {"train": Record.load(train_record(home)).digest, "evaluate": "3"}, [])
     newer = look()
@@ -258,7 +258,7 @@ def test_a_newer_version_is_opened_once(home: Path) -> None:
 
 
 def test_a_newer_version_that_is_damaged_is_told_once(home: Path) -> None:
-    look = newer_models("notes", None, ServeConfig(), home, found("notes", home))
+    look = newer_models("notes", ServeConfig(), home, found("notes", home))
     register(home, "notes", {"train": "0" * 32}, [])
     with pytest.raises(WhorlError):
         look()

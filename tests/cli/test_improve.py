@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from whorl.cli.main import build_app
-from whorl.core.errors import BusyError, DataError, SpecError
+from whorl.core.errors import BusyError, DataError, ResourceError, SpecError
 
 APP, RUN = build_app(), CliRunner()
 
@@ -70,6 +70,8 @@ def test_programs_are_told_too(home: Path) -> None:
         (["mine@"], SpecError, "NAME@3"),
         (["mine", "--to", "home"], BusyError, "is a folder"),
         (["mine", "--to", "there.jsonl"], BusyError, "--force"),
+        (["mine", "--to", "x" * 300], ResourceError, "too long"),
+        (["9" * 300], SpecError, "whorl serve"),
     ],
 )
 def test_what_cannot_be_is_said(

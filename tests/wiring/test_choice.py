@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from whorl.core.records import FileEntry, RecordKey, RecordStore
 from whorl.core.variants import Variant
 from whorl.launch.machine import machine_facts
 from whorl.model.folder import CARD, FolderCard, _to_json
+from whorl.spec.load import parse_recipe
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.improve.registry import register
 from whorl.testing.models import tiny_shape
 from whorl.wiring import choice
-from whorl.wiring.choice import choose_variant, served_of
+from whorl.wiring.choice import check_variant, choose_variant, served_of
 from whorl.wiring.promise import predict, setup_of
 
 F32, INT8, INT4 = (Variant("openvino", weights) for weights in ("f32", "int8", "int4"))
@@ -71,6 +73,28 @@ def test_without_targets_the_smallest_is_served(tmp_path: Path) -> None:
         choose_variant(there, ServeConfig(engine="torch", users=3))
 
 
+@pytest.mark.parametrize(
+    ("formats", "variant", "words"),
+    [
+        (None, "int8", ""),
+        (None, "hf", ""),
+        (("int4",), "openvino-f32", ""),
+        ((), "hf-f32", ""),
+        (None, "int4", "no variant int4; expected: openvino-f32, openvino-int8, hf-f32"),
+        ((), "int8", "no variant int8; expected: hf-f32"),
+        (None, "f32", "several variants f32"),
+    ],
+)
+def test_a_variant_that_a_recipe_does_not_make_is_told_before_any_work(
+    formats: tuple[str, ...] | None, variant: str, words: str
+) -> None:
+    value: dict[str, Any] = {"name": "r", "data": [{"source": "."}], "serve": {"variant": variant}}
+    recipe = parse_recipe(value | ({} if formats is None else {"compress": {"formats": formats}}))
+    with pytest.raises(SpecError, match=words) if words else nullcontext():
+        check_variant(recipe.recipe)
+    assert recipe.recipe.serve.variant == variant
+
+
 def test_the_best_of_those_that_keep_the_targets(tmp_path: Path) -> None:
     made: dict[Variant, Made] = {
         INT4: (0.05, measured(80, 640)),
@@ -80,7 +104,7 @@ def test_the_best_of_those_that_keep_the_targets(tmp_path: Path) -> None:
     there = record_of(tmp_path, made)
     for target, wanted, words in (
         (4, F32, "openvino f32: loses 0%, the least of the 3 of 3"),
-        (15, INT8, "the least of the 2 of 3 that keeps the targets (measured by compress); "),
+        (15, INT8, "the least of the 2 of 3 that keep the targets (measured by compress); "),
         (15, INT8, "openvino f32 misses tokens_per_s_per_user 15: 5 (measured by compress)"),
         (30, INT4, "loses 5%, the only one of 3"),
         (50, INT4, "comes nearest to the targets, which none of 3 variants keeps: "),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
+import os
 from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import partial
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
+MOST_CHARS = 200  # of a model's name, in a file's
 OWNERS = 0o600  # what people asked is nobody else's
 
 
@@ -50,14 +52,14 @@ def improve_command(
 
     name, _, number = model.partition("@")
     folder = home_folder(home) / FOLDER
-    path = to or Path(f"{name}-feedback.jsonl")
-    if path.is_dir():
-        raise BusyError(f"{path} is a folder", do="name a file with --to")
-    if path.exists() and not force:
-        raise BusyError(f"{path} exists", do="name another with --to, or --force to overwrite it")
     found = collect(folder, name, _number(model, number))
     if not found.versions:
         raise _nothing(folder, model)
+    path = to or Path(f"{name[:MOST_CHARS]}-feedback.jsonl")
+    if os.path.isdir(path):  # False of a name that no disk has
+        raise BusyError(f"{path} is a folder", do="name a file with --to")
+    if os.path.exists(path) and not force:
+        raise BusyError(f"{path} exists", do="name another with --to, or --force to overwrite it")
     if not json:
         _print(found)
     if not found.rows:

@@ -35,6 +35,7 @@ from whorl.model.folder import CARD, FolderCard, change_card, peek_card, read_ca
 __all__ = [
     "AUTO",
     "CACHE",
+    "EXPORTED",
     "GROUP",
     "SAFETENSORS",
     "EngineFactory",

@@ -14,16 +14,18 @@ from pathlib import Path
 from whorl.core.records import MANIFEST, Record
 from whorl.core.units import format_bytes
 from whorl.core.variants import Variant, find_variant
-from whorl.engines.open import AUTO, SAFETENSORS, servable
+from whorl.engines.open import AUTO, EXPORTED, SAFETENSORS, servable
 from whorl.engines.threads import engine_threads
 from whorl.launch.machine import machine_facts
 from whorl.model.folder import peek_card
+from whorl.spec.recipe import Recipe
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.promise import Promise
 from whorl.wiring.promise import predict, probed_rates, setup_of
 
-__all__ = ["Chosen", "choose_variant", "served_of"]
+__all__ = ["Chosen", "check_variant", "choose_variant", "served_of"]
 
+PARENT = "f32"  # weights that are compressed, and of the trained model
 Rates = tuple[float, float]  # operations and bytes per second here
 
 
@@ -79,6 +81,14 @@ def served_of(
     if found.why:
         log(f"serve: as {found.why}")
     return found.variant, found.folder
+
+
+def check_variant(recipe: Recipe) -> None:
+    """Raises SpecError if serve.variant is none that this recipe makes: told before any work."""
+    tried, asked = recipe.compress.tried, recipe.serve.variant
+    made = [each for each in EXPORTED if tried and each.weights in (PARENT, *tried)]
+    if asked is not None:
+        find_variant(asked, [*made, Variant(SAFETENSORS, PARENT)])
 
 
 def _candidate(variant: Variant, folder: Path, config: ServeConfig, rates: Rates) -> _Candidate:
@@ -137,8 +147,9 @@ def _why(best: _Candidate, found: list[_Candidate]) -> str:
         told = f"comes nearest to the targets, which none of {len(found)} variants keeps"
         return f"{best.variant}: {told}: {_short(best)}"
     keep = sum(not each.missed for each in found)
-    least = f"the least of the {keep}" if keep > 1 else "the only one"
-    told = f"loses {100 * best.loss:.2g}%, {least} of {len(found)} that keeps the targets"
+    whole = f"of {len(found)} that"
+    least = f"the least of the {keep} {whole} keep" if keep > 1 else f"the only one {whole} keeps"
+    told = f"loses {100 * best.loss:.2g}%, {least} the targets"
     told = f"{best.variant}: {told} ({best.basis})"
     better = [each for each in found if each.missed and each.loss <= best.loss]
     return told + "".join(f"; {each.variant} misses {_short(each)}" for each in better)
