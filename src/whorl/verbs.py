@@ -183,7 +183,8 @@ class Session:
             texts = functools.cache(partial(training_texts, self.records["prepare"]))
             work = (self.context, config, trained, EXPORTER, self._measure)
             guess = partial(guessing_of, self.records["prepare"], tuple(self.fields))
-            return run(*work, texts=texts, speed=measure_speed, guess=guess)
+            times = self.planned.decisions.serve.has_targets
+            return run(*work, texts=texts, speed=measure_speed, guess=guess, times=times)
 
         if not self._compresses:
             raise SpecError(

@@ -45,6 +45,8 @@ def test_corrections_become_a_recipe_of_preferences(home: Path) -> None:
     assert [row["chosen"][0]["content"] for row in rows if "chosen" in row] == [
         f"Yes, {number}." for number in range(30)
     ]
+    raw = RUN.invoke(APP, ["new", "mine2", "--data", "home/.serving/feedback.jsonl"])
+    assert isinstance(raw.exception, SpecError) and "whorl improve NAME" in str(raw.exception)
     told = RUN.invoke(APP, ["new", "mine2", "--data", "mine-feedback.jsonl", "--base", "mine"])
     assert told.exit_code == 0, told.output
     recipe = yaml.safe_load(Path("mine2.yaml").read_text())

@@ -123,8 +123,8 @@ def _print(found: Collected) -> None:
     OUT.print(become)
     alone = len(found.rows) - found.num_pairs
     OUT.print(
-        f"{len(found.rows):,} rows: dpo learns from {found.num_pairs:,} pairs, sft from the chosen "
-        f"sides of those and {alone:,} others",
+        f"{len(found.rows):,} rows: {found.num_pairs:,} pairs, which dpo learns from; sft learns "
+        f"from their chosen sides and {alone:,} more",
         soft_wrap=True,
     )
 
