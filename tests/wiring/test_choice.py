@@ -33,8 +33,13 @@ APP, RUN = build_app(), CliRunner()
 Made = tuple[float, dict[int, float] | None]  # loss, tokens/s by requests together
 
 
-def record_of(home: Path, made: dict[Variant, Made], machine: str = "") -> dict[Variant, Path]:
-    """As compress leaves it: folders with cards, speeds in run.json. The smallest first."""
+def record_of(
+    home: Path, made: dict[Variant, Made], machine: str = "", how: str = ""
+) -> dict[Variant, Path]:
+    """As compress leaves it: folders with cards, speeds in run.json. The smallest first.
+
+    how: of a search the candidate that was kept as int8.
+    """
     key = RecordKey("compress", {"made": repr(made), "machine": machine})
     store = RecordStore(home, "mine")
     with store.write(key) as writer:
@@ -49,7 +54,11 @@ def record_of(home: Path, made: dict[Variant, Made], machine: str = "") -> dict[
             write_sealed(folder / CARD, _to_json(card))
             if rates is not None:
                 machine = machine or machine_facts().identity
-                speeds[str(variant)] = {"tokens_per_s": rates, "machine": machine}
+                name = how if how and variant == INT8 else str(variant)
+                speeds[name] = {"tokens_per_s": rates, "machine": machine}
+        if how:
+            choices = [{"format": "int8", "how": f"{how}, guesses of 4", "why": ""}]
+            writer.metrics["choices"] = choices
         writer.metrics["variants"] = []
         writer.run["speeds"] = speeds
     folders = {variant: store.published(key).path / variant.slug for variant in made}
@@ -113,6 +122,14 @@ def test_the_best_of_those_that_keep_the_targets(tmp_path: Path) -> None:
         asked = ServeConfig(users=16, tokens_per_s_per_user=target)
         found = choose_variant(there, asked, lambda: RATES)
         assert found.variant == wanted and words in found.why, found.why
+
+
+def test_a_search_measured_what_it_kept_by_its_own_name(tmp_path: Path) -> None:
+    made: dict[Variant, Made] = {INT8: (0.01, measured(40, 320)), F32: (0.0, measured(10, 80))}
+    there = record_of(tmp_path, made, how="int8 symmetric, int8 cache")
+    asked = ServeConfig(users=16, tokens_per_s_per_user=15)
+    found = choose_variant(there, asked, lambda: RATES)
+    assert found.variant == INT8 and "keeps the targets (measured by compress)" in found.why
 
 
 def test_what_was_measured_elsewhere_says_nothing_of_here(tmp_path: Path) -> None:
