@@ -21,7 +21,7 @@ def with_server(
 ) -> Found:
     """What `use` makes of a client, the model's name and its tokens. timeout_s: of a request."""
     config = ServeConfig(port=0)
-    found = find_model(model, None, "auto", home_folder())
+    found = find_model(model, ServeConfig(), home_folder())
     app, close = open_model_app(found, config, API_KEY, home=home_folder(), is_open=False)
     given = {"headers": {"Authorization": f"Bearer {API_KEY}"}, "trust_env": False}
     try:

@@ -45,7 +45,7 @@ def times_ms(ask: Callable[[int], object], count: int) -> dict[str, float]:
 def measured(model: str, codec: str, prompt_values: int, count: int) -> dict[str, Any]:
     """The figures of one model."""
     config, home = ServeConfig(port=0), home_folder()
-    found = find_model(model, None, "auto", home)
+    found = find_model(model, ServeConfig(), home)
     app, close = open_model_app(found, config, API_KEY, home=home, is_open=False)
     try:
         served = app.state.gateway.served

@@ -52,7 +52,7 @@ def train_record(home: Path) -> Path:
 
 
 def found(what: str | Path, home: Path, variant: str | None = None) -> Servable:
-    return find_model(str(what), variant, "auto", home)
+    return find_model(str(what), ServeConfig(variant=variant), home)
 
 
 @pytest.mark.parametrize("what", ["notes", "notes@1", "notes@v2", "notes@01", "notes@v0002"])
@@ -117,7 +117,7 @@ def test_a_model_that_no_compression_made_is_served_in_the_fastest_form(home: Pa
     for what in ("notes", train_record(home)):
         assert found(what, home).variant is None
         assert found(what, home, "hf").variant == HF
-        assert find_model(str(what), None, "torch", home).variant == HF
+        assert find_model(str(what), ServeConfig(engine="torch"), home).variant == HF
 
 
 def test_a_folder_named_for_what_every_model_has(home: Path, made: Path) -> None:
@@ -246,7 +246,7 @@ def test_no_server_that_others_reach_starts_without_a_key(host: str, home: Path)
 
 def test_a_newer_version_is_opened_once(home: Path) -> None:
     now = found("notes", home)
-    look = newer_models("notes", None, ServeConfig(), home, now)
+    look = newer_models("notes", ServeConfig(), home, now)
     assert now.version == 2 and look() is None
     register(home, "notes", {"train": Record.load(train_record(home)).digest, "evaluate": "3"}, [])
     newer = look()
@@ -258,7 +258,7 @@ def test_a_newer_version_is_opened_once(home: Path) -> None:
 
 
 def test_a_newer_version_that_is_damaged_is_told_once(home: Path) -> None:
-    look = newer_models("notes", None, ServeConfig(), home, found("notes", home))
+    look = newer_models("notes", ServeConfig(), home, found("notes", home))
     register(home, "notes", {"train": "0" * 32}, [])
     with pytest.raises(WhorlError):
         look()

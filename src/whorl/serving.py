@@ -55,10 +55,12 @@ class Servable:
     variant: Variant | None  # None: see `whorl.engines.open.open_engine`
     scores: Sequence[Mapping[str, Any]] = ()
     version: int = 0  # of the registry; 0: of none
+    why: str = ""  # this variant, where targets chose it
 
 
-def find_model(what: str, variant: str | None, engine: str, home: Path) -> Servable:
-    """The model that a person means: a name of `whorl models`, or else a folder.
+def find_model(what: str, config: ServeConfig, home: Path) -> Servable:
+    """The model that a person means, a name of `whorl models` or else a folder, in the variant that
+    the config names or its targets choose.
 
     A word without a slash is a name first, so that a folder of the same name hides no model;
     `./word` is always the folder. Raises SpecError if nothing of it can be served, RecordError if
@@ -69,7 +71,7 @@ def find_model(what: str, variant: str | None, engine: str, home: Path) -> Serva
     name, _, number = what.partition("@")
     versions = [] if _is_path(what) else list_versions(home, name)
     if versions:
-        return _registered(_of_number(versions, what, number), variant, engine, home)
+        return _registered(_of_number(versions, what, number), config, home)
     folder = os.path.expanduser(what)
     if os.path.isfile(folder):
         raise SpecError(
@@ -79,7 +81,7 @@ def find_model(what: str, variant: str | None, engine: str, home: Path) -> Serva
         )
     if not os.path.isdir(folder):
         raise _no_model(what, home)
-    return _in_folder(Path(folder), what, variant, engine, home)
+    return _in_folder(Path(folder), what, config, home)
 
 
 def _is_path(what: str) -> bool:
@@ -96,18 +98,18 @@ def _of_number(versions: Sequence[Version], what: str, number: str) -> Version:
     return named[-1]
 
 
-def _registered(version: Version, variant: str | None, engine: str, home: Path) -> Servable:
+def _registered(version: Version, config: ServeConfig, home: Path) -> Servable:
     there: dict[Variant, Path] = {}
     for stage in STAGES:
         if stage in version.lineage:
             records = RecordStore(home, version.name).folder(stage)
             there |= _of_record(records / version.lineage[stage])
     scores = [score.model_dump() for score in version.scores if score.kind == "model"]
-    chosen, folder = _chosen(there, variant, engine)
-    return Servable(version.name, folder, chosen, scores, version.version)
+    chosen, folder, why = _chosen(there, config)
+    return Servable(version.name, folder, chosen, scores, version.version, why)
 
 
-def _in_folder(folder: Path, what: str, variant: str | None, engine: str, home: Path) -> Servable:
+def _in_folder(folder: Path, what: str, config: ServeConfig, home: Path) -> Servable:
     """A model folder, or the record that holds some."""
     from whorl.engines.open import forms_of
     from whorl.model.folder import CARD, peek_card
@@ -115,11 +117,12 @@ def _in_folder(folder: Path, what: str, variant: str | None, engine: str, home: 
     if (folder / CARD).is_file():
         card = peek_card(folder)  # the engine verifies every file
         model_id = _model_id(folder, card.variant)
-        chosen = None if variant is None else find_variant(variant, forms_of(card))
+        asked = config.variant
+        chosen = None if asked is None else find_variant(asked, forms_of(card))
         return Servable(model_id, folder, chosen)
     if (folder / MANIFEST).is_file() and (there := _of_record(folder.resolve())):
-        chosen, place = _chosen(there, variant, engine)
-        return Servable(_model_id(place, peek_card(place).variant), place, chosen)
+        chosen, place, why = _chosen(there, config)
+        return Servable(_model_id(place, peek_card(place).variant), place, chosen, why=why)
     below = [str(path.parent) for path in _cards_below(folder, CARD)]
     is_foreign = (folder / "config.json").is_file()
     if not (below or is_foreign or _is_path(what)):
@@ -142,17 +145,16 @@ def _of_record(folder: Path) -> dict[Variant, Path]:
     return model_folders(Record.load(folder))
 
 
-def _chosen(
-    there: Mapping[Variant, Path], variant: str | None, engine: str
-) -> tuple[Variant | None, Path]:
-    """Without a word for either, a Hugging Face folder is served in the fastest form: None."""
-    from whorl.engines.open import AUTO, SAFETENSORS, smallest
+def _chosen(there: Mapping[Variant, Path], config: ServeConfig) -> tuple[Variant | None, Path, str]:
+    """(variant, its folder, why). Without a word for variant or engine, a Hugging Face folder is
+    served in the fastest form: None."""
+    from whorl.engines.open import AUTO, SAFETENSORS
+    from whorl.wiring.choice import choose_variant
 
-    if variant is not None:
-        chosen = find_variant(variant, there)
-        return chosen, there[chosen]
-    best, folder = smallest(there, engine)
-    return None if engine == AUTO and best.format == SAFETENSORS else best, folder
+    best = choose_variant(there, config)
+    says_nothing = config.variant is None and config.engine == AUTO
+    is_any = says_nothing and best.variant.format == SAFETENSORS
+    return None if is_any else best.variant, best.folder, best.why
 
 
 def _model_id(folder: Path, variant: Variant) -> str:
@@ -310,9 +312,7 @@ def open_model_app(
     return app, lambda: app.state.gateway.served.close()
 
 
-def newer_models(
-    what: str, variant: str | None, config: ServeConfig, home: Path, now: Servable
-) -> NextModel:
+def newer_models(what: str, config: ServeConfig, home: Path, now: Servable) -> NextModel:
     """What looks, whenever it is called, whether the name means another model by now.
 
     One that cannot be opened is told once (its error is raised), and not tried again.
@@ -323,7 +323,7 @@ def newer_models(
 
     def look() -> Served | None:
         nonlocal seen
-        found = find_model(what, variant, config.engine, home)
+        found = find_model(what, config, home)
         facts = [(each.version, each.folder, each.variant) for each in (found, seen)]
         if facts[0] == facts[1]:
             return None

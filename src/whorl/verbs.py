@@ -183,7 +183,8 @@ class Session:
             texts = functools.cache(partial(training_texts, self.records["prepare"]))
             work = (self.context, config, trained, EXPORTER, self._measure)
             guess = partial(guessing_of, self.records["prepare"], tuple(self.fields))
-            return run(*work, texts=texts, speed=measure_speed, guess=guess)
+            times = self.planned.decisions.serve.has_targets
+            return run(*work, texts=texts, speed=measure_speed, guess=guess, times=times)
 
         if not self._compresses:
             raise SpecError(
@@ -232,12 +233,15 @@ class Session:
 
         return model_folders(self._producer())
 
-    def served(self, config: ServeConfig) -> tuple[Variant, Path]:
-        """The smallest variant that the engine serves; the trained model is one too."""
-        from whorl.engines.open import smallest
+    @functools.cached_property
+    def served(self) -> Callable[[ServeConfig], tuple[Variant, Path]]:
+        """The variant that a config names or its targets choose, without them the smallest that the
+        engine serves; the trained model is one too. Chosen once in a session."""
         from whorl.model.folder import model_folders
+        from whorl.wiring.choice import served_of
 
-        return smallest(self.variants() | model_folders(self.train()), config.engine)
+        there = lambda: self.variants() | model_folders(self.train())  # noqa: E731
+        return functools.cache(partial(served_of, there, self.log))
 
     def _measure(self, model: Path, variant: Variant) -> dict[str, QualityMeasure]:
         """The `Measure` that compress is handed: quality of a folder through its engine."""
@@ -277,7 +281,7 @@ class Session:
         api_key: str | None = None,
         is_open: bool = False,
     ) -> Service:
-        """Of the smallest variant that the engine serves: see `open_model_app`."""
+        """Of the variant that is `served`: see `open_model_app`."""
         chosen = config or self.planned.decisions.serve
         variant, folder = self.served(chosen)
         quality = self.scores() if "evaluate" in self.records else []

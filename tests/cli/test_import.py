@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from whorl.cli.main import build_app
 from whorl.engines.open import open_engine
 from whorl.serving import find_model
+from whorl.spec.resolved import ServeConfig
 from whorl.testing.models import tiny_model_folder
 
 
@@ -50,7 +51,7 @@ def test_the_whole_way(folder: Path, tmp_path: Path, isolated_home: Path) -> Non
     assert "tiny" in run("show", "tiny")
     assert json.loads(run("show", done["record"], "--json"))["metrics"]["checked"]
     assert json.loads(run("gc", "--json"))["folders"] == {}
-    served = find_model("tiny@1", None, "auto", isolated_home)
+    served = find_model("tiny@1", ServeConfig(), isolated_home)
     assert (str(served.folder), served.variant) == (done["folder"], None)  # by its fastest form
     open_engine(served.folder, served.variant).close()
     out = tmp_path / "out"

@@ -28,7 +28,7 @@ from whorl.engines.open import (
     keep_export,
     open_engine,
     openable,
-    smallest,
+    servable,
 )
 from whorl.engines.setup import EngineSetup
 from whorl.model.folder import change_card, read_card, seal_folder
@@ -119,10 +119,10 @@ def test_the_model_itself_is_a_variant_that_torch_serves(folders: Path) -> None:
 
 def test_variants_are_chosen_by_engine_and_by_name(folders: Path, tmp_path: Path) -> None:
     there = {INT8: tmp_path, F32: folders, HF: folders / "hf"}
-    assert smallest(there) == (INT8, tmp_path)
-    assert smallest(there, "torch") == (HF, folders / "hf")
+    assert list(servable(there)) == [INT8, F32, HF]
+    assert servable(there, "torch") == {HF: folders / "hf"}
     with pytest.raises(SpecError, match=r"torch serves none.*openvino-int8"):
-        smallest({INT8: tmp_path}, "torch")
+        servable({INT8: tmp_path}, "torch")
     assert find_variant("int8", there) == INT8 and find_variant("hf", there) == HF
     assert find_variant("openvino-f32", there) == F32
     with pytest.raises(SpecError, match=r"several variants f32.*openvino-f32, hf-f32"):
@@ -151,7 +151,7 @@ def test_an_engine_from_outside_is_chosen_by_what_it_accepts(
     seal_folder(copy, replace(read_card(copy), variant=paper))
     engine = open_engine(copy, setup=EngineSetup(3))
     assert engine.name == "fake" and find_engine("paper") is outside
-    assert smallest({INT8: folders, paper: copy}, "paper") == (paper, copy)
+    assert servable({INT8: folders, paper: copy}, "paper") == {paper: copy}
     engine.close()
     with pytest.raises(SpecError, match="torch does not serve paper int4; expected: paper"):
         open_engine(copy, name="torch")

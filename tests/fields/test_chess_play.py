@@ -187,7 +187,7 @@ def client(session: Session) -> Iterator[httpx.Client]:
     """Of whorl's server before the torch engine."""
     record, home = session.train(), session.home
     config = ServeConfig(engine="torch", port=0)
-    model = find_model(str(record.path / "model"), None, "torch", home)
+    model = find_model(str(record.path / "model"), ServeConfig(engine="torch"), home)
     app, close = open_model_app(model, config, KEY, home=home, is_open=False)
     headers = {"Authorization": f"Bearer {KEY}"}
     try:

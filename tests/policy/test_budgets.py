@@ -25,18 +25,19 @@ PACKAGE_LINES = {
     "stages": 1,
     "stages/compress": 747,  # pruning and guesses live here too
     "stages/evaluate": 1_425,
-    "stages/improve": 407,
+    "stages/improve": 565,  # what people said of answers, as rows to learn from
     # a file for each tool, with its defaults, and for each software; objectives, images, own runs
     # told apart by kind and by what their plan predicted
     "stages/plan": 12_156,
     "stages/prepare": 2_280,
-    "stages/serve": 7_690,  # environments that a model acts in; what each model can be asked
+    "stages/serve": 7_720,  # environments that a model acts in; what each model can be asked
     "stages/train": 2_818,
     "studio": 1,
     "testing": 552,
     "torture": 1_103,
     "whorl": 1_375,
-    "wiring": 2_550,  # what a served model says of itself; what was asked before
+    # what a served model says of itself; what was asked before; which variant is served
+    "wiring": 2_690,
 }
 ROOM = 1.25
 

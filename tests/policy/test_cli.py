@@ -19,6 +19,7 @@ COMMANDS = STAGES | {
     "harness",
     "ladder",
     "models",
+    "improve",
     "doctor",
     "explain",
     "new",

@@ -224,7 +224,7 @@ def test_a_prediction_needs_no_weights(tmp_path: Path) -> None:
     folder = tiny_model_folder(tmp_path / "model", steps=0)
     for path in folder.glob("*.safetensors"):
         path.unlink()
-    model = find_model(str(folder), None, "auto", tmp_path)  # nor does finding the model
+    model = find_model(str(folder), ServeConfig(), tmp_path)  # nor does finding the model
     found = predict_folder(model.folder, model.variant, ServeConfig(max_running=4))
     assert found.basis == "predicted" and found.users == 4
     assert found.memory_bytes > peek_card(folder).weight_bytes

@@ -19,6 +19,7 @@ from whorl.cli.samples import literal_text
 from whorl.core.home import home_folder
 from whorl.core.metrics import find_metric
 from whorl.serving import find_model
+from whorl.spec.resolved import ServeConfig
 
 if TYPE_CHECKING:
     from whorl.wiring.diff import Compared
@@ -85,7 +86,7 @@ def _found(what: str, home: Path) -> Compared:
     name, variant = what, None
     if not os.path.exists(os.path.expanduser(what)) and (meant := WITH_VARIANT.fullmatch(what)):
         name, variant = meant["model"], meant["variant"]
-    model = find_model(name, variant, "auto", home)
+    model = find_model(name, ServeConfig(variant=variant), home)
     return Compared(what, model.folder, model.variant)
 
 

@@ -12,6 +12,7 @@ from whorl.cli.import_ import print_checks
 from whorl.cli.options import Debug, Home, Json
 from whorl.core.home import home_folder
 from whorl.serving import find_model
+from whorl.spec.resolved import ServeConfig
 
 __all__ = ["register"]
 
@@ -52,7 +53,7 @@ def export_command(
     """
     from whorl.wiring.exports import export_model
 
-    folder = find_model(model, "hf", "auto", home_folder(home)).folder
+    folder = find_model(model, ServeConfig(variant="hf"), home_folder(home)).folder
     exported = export_model(folder, to, out, variant, make_progress())
     if json:
         print_json({"folder": str(out), "variant": exported.card.variant.slug, **exported.checks})

@@ -13,6 +13,7 @@ from whorl.cli.console import OUT, make_progress, print_json
 from whorl.cli.options import Debug, Home, Json
 from whorl.core.home import home_folder
 from whorl.serving import find_model
+from whorl.spec.resolved import ServeConfig
 
 __all__ = ["register"]
 
@@ -46,7 +47,7 @@ def harness_command(
     from whorl.wiring.harness import run_harness
 
     folder = home_folder(home)
-    meant = find_model(model, variant, "auto", folder)
+    meant = find_model(model, ServeConfig(variant=variant), folder)
     found = run_harness(
         meant.folder,
         tasks,

@@ -44,6 +44,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "diff": ("diff",),
     "harness": ("harness",),
     "models": ("models",),
+    "improve": ("improve",),
     "doctor": ("doctor",),
     "explain": ("explain",),
     "new": ("new",),

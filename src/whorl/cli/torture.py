@@ -82,11 +82,12 @@ def _tell(outcome: Outcome) -> None:
 def _victim(model: str, served_name: str | None, home: Path) -> AbstractContextManager[Victim]:
     """The server at an address, or one that is started for it."""
     from whorl.serving import find_model
+    from whorl.spec.resolved import ServeConfig
     from whorl.torture.run import served
     from whorl.torture.target import Victim
 
     if not model.startswith(("http://", "https://")):
-        find_model(model, None, "auto", home)  # one that is not there is told at once
+        find_model(model, ServeConfig(), home)  # one that is not there is told at once
         return served(model, home)
     key = os.environ.get("WHORL_API_KEY")
     if key is None or served_name is None or model.startswith("https:"):

@@ -74,3 +74,4 @@ class Speeds:
     start_s: float  # from the start of the process until the first request can be sent
     peak_bytes: int  # resident in memory, the process with its libraries
     tokens_per_s: dict[int, float]  # generated, by the number of requests together
+    machine: str = ""  # its identity

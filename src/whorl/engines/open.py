@@ -35,6 +35,7 @@ from whorl.model.folder import CARD, FolderCard, change_card, peek_card, read_ca
 __all__ = [
     "AUTO",
     "CACHE",
+    "EXPORTED",
     "GROUP",
     "SAFETENSORS",
     "EngineFactory",
@@ -45,8 +46,8 @@ __all__ = [
     "keep_export",
     "open_engine",
     "openable",
+    "servable",
     "server_of",
-    "smallest",
 ]
 
 GROUP = "whorl.engines"
@@ -116,18 +117,22 @@ def find_engine(name: str) -> EngineFactory:
     return found
 
 
-def smallest(there: Mapping[Variant, Path], name: str = AUTO) -> tuple[Variant, Path]:
-    """The first of some variants, the smallest first, that an engine serves ("auto": any).
+def servable(there: Mapping[Variant, Path], name: str = AUTO) -> dict[Variant, Path]:
+    """Those of some variants that an engine serves ("auto": any), in their order.
 
     Raises SpecError if there is none.
     """
-    for variant, folder in there.items():
-        if any(factory.accepts(variant) for factory in _chosen(name)):
-            return variant, folder
-    raise SpecError(
-        f"the engine {name} serves none of the model's variants",
-        found=", ".join(variant.slug for variant in there),
-    )
+    found = {
+        variant: folder
+        for variant, folder in there.items()
+        if any(factory.accepts(variant) for factory in _chosen(name))
+    }
+    if not found:
+        raise SpecError(
+            f"the engine {name} serves none of the model's variants",
+            found=", ".join(variant.slug for variant in there),
+        )
+    return found
 
 
 def server_of(variant: Variant, name: str) -> str:

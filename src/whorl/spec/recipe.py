@@ -69,7 +69,7 @@ Text = Annotated[str, AfterValidator(_without_nul)]
 # Keys of the design whose work comes later: known, and refused, never ignored.
 LATER = {
     "train.layout": "distributed layouts",
-    "improve": "the gate and the improvement loop",
+    "improve": "the gate",
 }
 
 
@@ -262,6 +262,11 @@ def _origin(text: str) -> str:
 
 class ServeSpec(Spec):
     engine: Text = Field("auto", description="openvino, torch, vllm, or one from an entry point")
+    variant: Text | None = Field(
+        None,
+        description="such as int8 or hf-f32; left out: of those that keep the targets the one that "
+        "loses least, without targets the smallest",
+    )
     host: Text = Field(
         "127.0.0.1", description="address to bind; loopback unless you say otherwise"
     )

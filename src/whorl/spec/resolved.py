@@ -70,6 +70,7 @@ class EvaluateConfig(Frozen):
 
 class ServeConfig(Frozen):
     engine: str = "auto"
+    variant: str | None = Field(None, description="None: by the targets, or the smallest")
     host: str = "127.0.0.1"
     port: Port = Field(8000, description="0: any free port")
     max_running: MaxRunning = 16
@@ -101,3 +102,7 @@ class ServeConfig(Frozen):
     stall_s: float = Field(30.0, gt=0, description="without a token for so long: unhealthy")
     watch_s: float = Field(2.0, gt=0, description="the registry is looked at so often")
     grace_s: float = Field(10.0, ge=0, description="running requests get so long at a stop")
+
+    @property
+    def has_targets(self) -> bool:
+        return (self.users, self.ttft_p95, self.tokens_per_s_per_user) != (None, None, None)

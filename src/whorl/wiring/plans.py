@@ -59,11 +59,13 @@ def _asked(session: Asking) -> planner.PlanInputs:
     from whorl.launch.compiling import with_compiled
     from whorl.launch.machine import machine_facts
     from whorl.wiring.bases import planned_base
+    from whorl.wiring.choice import check_variant
 
     fields, recipe, home = session.fields, session.loaded.recipe, session.home
     planner.check_plannable(recipe)
     if recipe.serve.engine != "auto":
         find_engine(recipe.serve.engine)  # a wrong name is told before any work
+    check_variant(recipe)
     facts, base, progress = machine_facts(), session.base, session.progress
 
     def told(label: str, find: Callable[..., Any], *known: Any) -> Any:

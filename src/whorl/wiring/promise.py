@@ -39,7 +39,14 @@ from whorl.model.folder import FolderCard, peek_card
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.promise import Promise
 
-__all__ = ["keep_promise", "open_promised", "predict", "predict_folder", "setup_of"]
+__all__ = [
+    "keep_promise",
+    "open_promised",
+    "predict",
+    "predict_folder",
+    "probed_rates",
+    "setup_of",
+]
 
 VERSION = 3  # raised when the same engine would be measured otherwise
 PROMPT_TOKENS, ANSWER_TOKENS = 32, 12
@@ -170,7 +177,7 @@ def predict(
     probe: Callable[[], tuple[float, float]] | None = None,
 ) -> Promise:
     """Of a model that is not loaded. probe: (operations per second, bytes per second) here."""
-    flops, bandwidth = (probe or _probe)()
+    flops, bandwidth = (probe or probed_rates)()
     shares = SMALL if variant.bits < 32 else F32 if variant.format == FORMAT else TORCH
     if config.engine == "vllm" and variant.bits == 32:
         shares = replace(F32, weights=TORCH.weights)
@@ -205,7 +212,7 @@ def predict(
     return found.model_copy(update={"missed": found.against(config)})
 
 
-def _probe(size: int = 512, num_bytes: int = 2**26) -> tuple[float, float]:
+def probed_rates(size: int = 512, num_bytes: int = 2**26) -> tuple[float, float]:
     """(float32 operations, bytes read) per second: in under a second."""
     left = np.ones((size, size), np.float32)
     block = np.ones(num_bytes // 4, np.float32)

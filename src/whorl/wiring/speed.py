@@ -21,6 +21,7 @@ from whorl.core.errors import EngineError
 from whorl.core.memory import peak_resident_bytes
 from whorl.core.rounding import Speeds, Texts
 from whorl.core.variants import Variant
+from whorl.launch.machine import machine_facts
 
 __all__ = ["TOGETHER", "ask_child", "measure_speed"]
 
@@ -92,7 +93,7 @@ def _answer(question: dict[str, Any]) -> Speeds:
         rates = {n: max(rate(n, ANSWER_TOKENS) for _ in range(REPEATS)) for n in TOGETHER}
     finally:
         engine.close()
-    return Speeds(start_s, peak_resident_bytes(), rates)
+    return Speeds(start_s, peak_resident_bytes(), rates, machine_facts().identity)
 
 
 def answer() -> None:

@@ -64,6 +64,7 @@ def searched(
     exporter: Remembering,
     config: CompressConfig,
     guesses: list[Guessing] | None = None,
+    times: bool = False,
 ) -> Record:
     def measure(model: Path, variant: Variant) -> Measured:
         how = exporter.made.get(model)
@@ -85,7 +86,7 @@ def searched(
         return guesses
 
     typed: Exporter = exporter
-    given = {"texts": lambda: TEXTS, "speed": speed, "guess": guess}
+    given = {"texts": lambda: TEXTS, "speed": speed, "guess": guess, "times": times}
     return run(context(tmp_path), config, trained, typed, measure, **given)  # type: ignore[arg-type]
 
 
@@ -122,6 +123,17 @@ def test_off_makes_one_of_each_format_and_times_nothing(trained: Record, tmp_pat
         record = searched(trained, tmp_path / search, exporter, config)
         assert [*exporter.made.values()] == [Rounding.plain(name) for name in formats]
         assert "search" not in record.metrics and "speeds" not in record.run
+
+
+def test_variants_are_timed_for_a_server_s_targets_without_a_search(
+    trained: Record, tmp_path: Path
+) -> None:
+    config = CompressConfig(formats=("int8",), max_bpb_increase=0.05)
+    record = searched(trained, tmp_path, Remembering(), config, times=True)
+    assert "search" not in record.metrics
+    assert {name: each["tokens_per_s"] for name, each in record.run["speeds"].items()} == {
+        name: {"1": 10.0, "16": 100.0} for name in ("copied f32", "copied int8")
+    }
 
 
 @pytest.mark.parametrize(("limit", "cache"), [(0.01, "int8"), (0.0045, "f32")])

@@ -58,6 +58,7 @@ def run(
     texts: Callable[[], Texts] = tuple,
     speed: MeasureSpeed | None = None,
     guess: MeasureGuesses | None = None,
+    times: bool = False,
 ) -> Record:
     """Folders openvino-f32/, openvino-int8/ … of the record, each servable; found again if there.
 
@@ -66,6 +67,7 @@ def run(
     1% worse, whichever way the metric points. With a search, "search" has such a row of every
     candidate, "choices" what was kept and why, and run.json what `speed` and `guess` measured.
 
+    times: without a search too, as targets of a server choose among the variants by it.
     texts: ids of training documents, for methods that read some. A variant that is worse than
     allowed, or cannot be computed here, is left out, and the log says so, where the recipe names no
     formats (config.leaves_out). Where it names some nothing is kept: raises GateError if one is
@@ -79,15 +81,16 @@ def run(
         return found
     begin_s = time.monotonic()
     with context.store.write(key) as writer:
-        work = _Compression(context, config, exporter, measure, texts, speed, guess, writer.path)
+        tools = exporter, measure, texts, speed, guess
+        work = _Compression(context, config, *tools, writer.path, times)
         writer.metrics["variants"] = work.make(trained, key.digest)
         if work.is_searching:
             writer.metrics.update(search=work.rows, choices=work.choices)
-            speeds = {name: asdict(each) for name, each in work.speeds.items()}
-            writer.run["speeds"] = speeds
             if work.guesses:
                 writer.run["guesses"] = work.guesses
             _draw(context, context.store.run_folder(key), work)
+        if work.speeds:
+            writer.run["speeds"] = {name: asdict(each) for name, each in work.speeds.items()}
         writer.run.update(wall_s=time.monotonic() - begin_s, packages=_packages())
     return context.store.published(key)
 
@@ -102,6 +105,7 @@ class _Compression:
     speed: MeasureSpeed | None
     guess: MeasureGuesses | None
     folder: Path  # the record's
+    times: bool = False
     rows: list[dict[str, Any]] = field(default_factory=list)  # of every candidate
     choices: list[dict[str, Any]] = field(default_factory=list)
     speeds: dict[str, Speeds] = field(default_factory=dict)  # name of a candidate -> its
@@ -132,8 +136,8 @@ class _Compression:
         rows = [self._row(folder, of, parent[of], no_loss, "parent") for of in parent]
         for of, quality in parent.items():
             self.context.log(f"{variant}: {of} {quality.metric} {quality.value:.4f}")
+        self._time(folder, variant, str(variant))
         if self.is_searching:
-            self._time(folder, variant, str(variant))
             self.rows += [{"format": PARENT, "how": str(variant), **row} for row in rows]
         refused: list[dict[str, Any]] = []
         begin_s = time.monotonic()
@@ -280,13 +284,14 @@ class _Compression:
             losses.append(loss.value)
             told = f"{quality.metric} {quality.value:.4f}, {_percent(loss)}: {verdict}"
             self.context.log(f"{how if self.is_searching else variant}: {of} {told}")
+        self._time(folder, variant, how)
         if self.is_searching:
-            self._time(folder, variant, how)
             self.rows += [{"format": variant.weights, "how": how, **row} for row in rows]
         return rows, max(losses)
 
-    def _time(self, folder: Path, variant: Variant, name: str) -> None:
-        if self.speed is not None:
+    def _time(self, folder: Path, variant: Variant, how: str) -> None:
+        if self.speed is not None and (self.is_searching or self.times):
+            name = how if self.is_searching else str(variant)
             self.speeds[name] = self.speed(folder, variant, self.texts())
 
     def _skip(self, hows: list[Rounding], reason: str) -> None:

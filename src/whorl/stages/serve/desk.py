@@ -16,6 +16,7 @@ from whorl.core.ports import GenerateRequest, TokenEvent
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.admission import Admission, Ticket
 from whorl.stages.serve.answers_log import AnswersLog
+from whorl.stages.serve.ask import Chat, Prompt
 from whorl.stages.serve.errors import is_grammar_fault
 from whorl.stages.serve.keys import FOLDER, KeyRing, keys_file
 from whorl.stages.serve.limits import Caller, Ledger, Spending
@@ -122,6 +123,7 @@ class Visit:
     caller: Caller
     free_tickets: list[Ticket]
     max_time: float
+    asked: tuple[Prompt, ...] = ()
     began_s: float = field(init=False)
     first_s: float | None = None
     prompt_tokens: int = 0
@@ -253,6 +255,7 @@ class Visit:
         return {
             "prompts": [tokens.decode(ids, skip_special=False) for ids in prompts],
             "texts": [tokens.decode(each.kept_ids) for each in answers],
+            **_asked(self.asked),
         }
 
     def _settle(self) -> None:
@@ -268,3 +271,15 @@ class Visit:
             is_free = self._is_refused or (self._has_failed and not made)
             self._spending.end(0 if is_free else self.prompt_tokens + made)
         self.served.give_back()
+
+
+def _asked(prompts: tuple[Prompt, ...]) -> dict[str, Any]:
+    """A text, or the messages of a chat, as they were sent: what a template wrote of them teaches
+    another model nothing."""
+    asked = prompts[0] if len(prompts) == 1 else None
+    if isinstance(asked, str):
+        return {"prompt": asked}
+    if not isinstance(asked, Chat) or asked.has_images:
+        return {}
+    tools = {} if asked.tools is None else {"tools": list(asked.tools.functions)}
+    return {"messages": list(asked.messages), **tools}

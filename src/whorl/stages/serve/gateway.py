@@ -172,6 +172,7 @@ class Gateway:
         """
         self._check(ask, caller)
         visit = self.visit(caller, len(ask.prompts) * ask.n, max_time)
+        visit.asked = ask.prompts
         served = visit.served
         runs: list[Run] = []
         try:
