@@ -74,10 +74,8 @@ def test_segments_are_as_if_alone(
     ]
     model.zero_grad()
     for row, lengths in enumerate(rows):
-        for part, alone_T in zip(
-            together[row].split(lengths), ids[row].split(lengths), strict=True
-        ):
-            alone = model(alone_T[None])[0]
+        for part, own in zip(together[row].split(lengths), ids[row].split(lengths), strict=True):
+            alone = model(own[None])[0]
             assert (part - alone).abs().max() < 1e-12
             alone.square().sum().backward()
     for parameter, of_all in zip(model.parameters(), found, strict=False):

@@ -10,7 +10,8 @@ MAX_FILE_LINES = 400  # a file has fewer
 MAX_FUNCTION_LINES = 60  # a function has fewer, docstring and signature included
 # Of each package: its size when it was last thought over, and a quarter. plan must shrink.
 PACKAGE_LINES = {
-    "arch": 2_100,  # hybrids: a mixer for each, experts and layers in files of their own
+    # hybrids: a mixer for each, experts and layers in files of their own; blocks of attention
+    "arch": 2_110,
     "cli": 3_145,
     "codecs": 3_778,  # sound: files, mel, codebooks
     "core": 3_900,
