@@ -18,6 +18,7 @@ from typing import Any
 
 from whorl.core.errors import WhorlError
 from whorl.core.ports import GenerateRequest, Grammar, TokenEvent
+from whorl.core.scoring import Continuations, score_together
 from whorl.core.variants import Variant
 from whorl.engines.apart import CLOSE_TIMEOUT_S
 from whorl.engines.loop import EngineLoop
@@ -207,11 +208,10 @@ def _request(values: Mapping[str, Any]) -> GenerateRequest:
     return GenerateRequest(**kept)
 
 
-def _score(
-    engine: Any, send: Callable[..., None], number: int, rows: list[list[int]], prefix: list[int]
-) -> None:
+def _score(engine: Any, send: Callable[..., None], number: int, asked: list[Any]) -> None:
     try:
-        found = [row.tolist() for row in engine.score(rows, prefix)]
+        scores = score_together(engine, [Continuations(*each) for each in asked])
+        found = [[row.tolist() for row in rows] for rows in scores]
     except Exception as error:  # whatever it is, nobody may wait for ever
         send("failed", number, str(error) or repr(error))
         return

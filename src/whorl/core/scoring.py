@@ -1,0 +1,35 @@
+"""Several questions scored together: each is a prefix and the sequences that may follow it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whorl.core.ports import Engine
+
+__all__ = ["Continuations", "Scores", "score_together"]
+
+Scores = list[NDArray[np.float64]]  # log-probabilities, an array a sequence
+
+
+class Continuations(NamedTuple):
+    """What `Engine.score` is asked about one prefix."""
+
+    prefix: Sequence[int]
+    sequences: Sequence[Sequence[int]]
+
+
+def score_together(engine: Engine, questions: Sequence[Continuations]) -> list[Scores]:
+    """Of each question what `Engine.score` gives. Raises as it does.
+
+    An engine that reads several prefixes at once has a method `score_together` of these questions;
+    others are asked one after another.
+    """
+    together: Any = getattr(engine, "score_together", None)
+    if together is None:
+        return [engine.score(each.sequences, each.prefix) for each in questions]
+    found: list[Scores] = together(questions)
+    return found
