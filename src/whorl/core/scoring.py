@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from whorl.core.ports import Engine
 
-__all__ = ["Continuations", "Scores", "score_together"]
+__all__ = ["Continuations", "Scores", "score_together", "totals"]
 
 Scores = list[NDArray[np.float64]]  # log-probabilities, an array a sequence
 
@@ -33,3 +33,10 @@ def score_together(engine: Engine, questions: Sequence[Continuations]) -> list[S
         return [engine.score(each.sequences, each.prefix) for each in questions]
     found: list[Scores] = together(questions)
     return found
+
+
+def totals(scores: Scores) -> NDArray[np.float64]:
+    """[N]: the log-probability of each sequence as a whole."""
+    if scores and all(len(nats) == 1 for nats in scores):  # thousands are common
+        return np.concatenate(scores)
+    return np.array([nats.sum() for nats in scores], np.float64)

@@ -18,11 +18,12 @@ from typing import Any
 
 from whorl.core.errors import WhorlError
 from whorl.core.ports import GenerateRequest, Grammar, TokenEvent
-from whorl.core.scoring import Continuations, score_together
+from whorl.core.scoring import score_together
 from whorl.core.variants import Variant
 from whorl.engines.apart import CLOSE_TIMEOUT_S
 from whorl.engines.loop import EngineLoop
 from whorl.engines.open import open_engine
+from whorl.engines.score_lines import questions_of, scores_told
 from whorl.engines.setup import EngineSetup
 
 __all__ = ["answer", "answer_soon"]
@@ -210,8 +211,7 @@ def _request(values: Mapping[str, Any]) -> GenerateRequest:
 
 def _score(engine: Any, send: Callable[..., None], number: int, asked: list[Any]) -> None:
     try:
-        scores = score_together(engine, [Continuations(*each) for each in asked])
-        found = [[row.tolist() for row in rows] for rows in scores]
+        found = scores_told(score_together(engine, questions_of(asked)))
     except Exception as error:  # whatever it is, nobody may wait for ever
         send("failed", number, str(error) or repr(error))
         return

@@ -20,14 +20,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from whorl.core import errors
 from whorl.core.children import Child, start_child, taken_early
 from whorl.core.errors import EngineError, WhorlError
 from whorl.core.ports import EngineStats, GenerateRequest, TokenEvent, TokenLogprob
 from whorl.core.scoring import Continuations, Scores
 from whorl.core.variants import Variant
+from whorl.engines.score_lines import questions_told, scores_of
 from whorl.engines.setup import EngineSetup
 
 __all__ = ["EngineProcess", "start_here"]
@@ -126,11 +125,7 @@ class EngineProcess:
             self._check_up()
             number = id(future)
             self._scores[number] = future
-        asked = [
-            [[int(i) for i in prefix], [[int(i) for i in ids] for ids in sequences]]
-            for prefix, sequences in questions
-        ]
-        self._send(["score", number, asked])
+        self._send(["score", number, questions_told(questions)])
         return future.result()
 
     def stats(self) -> EngineStats:
@@ -245,7 +240,7 @@ class EngineProcess:
         if future is None:
             return  # asked of the process before, which ended
         if kind == "scores":
-            future.set_result([[np.asarray(row, np.float64) for row in rows] for rows in found])
+            future.set_result(scores_of(found))
         else:
             future.set_exception(EngineError(found))
 

@@ -70,7 +70,9 @@ class CandidateScorer:
             found.append(list(firsts_N[:, None]))  # of one id each: thousands take no time
         self._add_others(questions, found)
         return [
-            [nats[: len(ids)] for nats, ids in zip(mine, each.sequences, strict=True)]
+            mine
+            if all(len(ids) == 1 for ids in each.sequences)
+            else [nats[: len(ids)] for nats, ids in zip(mine, each.sequences, strict=True)]
             for mine, each in zip(found, questions, strict=True)
         ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import MISSING, dataclass, fields
 
 from whorl.core.errors import EngineError
@@ -52,11 +52,14 @@ class Limits:
 
     def check_scored(self, question: Continuations) -> Continuations:
         """What is to be scored, and the prefix, as plain ids. Raises EngineError."""
-        checked = [tuple(int(i) for i in ids) for ids in question.sequences]
-        before = tuple(int(i) for i in question.prefix)
+        checked = [tuple(map(int, ids)) for ids in question.sequences]
+        before = tuple(map(int, question.prefix))
         self._check_ids(before, "a prefix", len(before))
-        for ids in checked:
-            self._check_ids(ids, "a scored sequence", len(before) + len(ids))
+        longest = max(map(len, checked), default=0)
+        seen = set().union(*checked)  # thousands of candidates are looked at as one
+        if len(before) + longest > self.context_tokens or not self._knows(seen):
+            for ids in checked:
+                self._check_ids(ids, "a scored sequence", len(before) + len(ids))
         return Continuations(before, checked)
 
     def pieces(self, questions: Sequence[Continuations]) -> list[Piece]:
@@ -85,6 +88,9 @@ class Limits:
             and candidates <= self.candidates_together
         )
 
+    def _knows(self, ids: Collection[int]) -> bool:
+        return not ids or 0 <= min(ids) <= max(ids) < self.vocab_size
+
     def _check_ids(self, ids: Sequence[int], what: str, total_tokens: int) -> None:
         if total_tokens > self.context_tokens:
             raise EngineError(
@@ -93,7 +99,7 @@ class Limits:
                 expected=f"at most {self.context_tokens}",
                 do="shorten it or lower max_tokens",
             )
-        if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
+        if not self._knows(ids):
             raise EngineError(
                 f"{what} has an id outside the vocabulary",
                 found=f"{min(ids)} … {max(ids)}",

@@ -30,7 +30,7 @@ from whorl.core.ports import (
     QualityMeasure,
     Task,
 )
-from whorl.core.scoring import Continuations, score_together
+from whorl.core.scoring import Continuations, score_together, totals
 from whorl.core.tasks import ChoiceTask, WritingTask
 from whorl.spec.resolved import MAX_DOCUMENTS
 from whorl.stages.evaluate.generate import graded, num_cut, num_long, written
@@ -197,7 +197,7 @@ def _nats(engine: Engine, asked: Asked, window: int, shown: Progress) -> list[Fl
     for batch in _batches(chosen, [_num_ids(question) for _, question in chosen]):
         scores = score_together(engine, [question for _, question in batch])
         for (place, _), found in zip(batch, scores, strict=True):
-            nats[place] = _finite(np.array([each.sum() for each in found]), engine)
+            nats[place] = _finite(totals(found), engine)
             shown.advance()
     shown.finish()
     return nats

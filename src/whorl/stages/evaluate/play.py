@@ -18,7 +18,7 @@ from whorl.core.environments import Environment, Observation, PlayTask, Step
 from whorl.core.errors import DataError
 from whorl.core.metrics import Metric
 from whorl.core.ports import Engine, HeldoutDocument, Part, Progress
-from whorl.core.scoring import Continuations, score_together
+from whorl.core.scoring import Continuations, score_together, totals
 
 __all__ = ["played"]
 
@@ -115,7 +115,7 @@ class _Player:
             asked.append((episode, actions, question))
         scores = score_together(self.engine, [question for _, _, question in asked])
         for (episode, actions, _), nats in zip(asked, scores, strict=True):
-            episode.take(actions[int(np.argmax([found.sum() for found in nats]))])
+            episode.take(actions[int(np.argmax(totals(nats)))])
             episode.has_ended |= len(episode.steps) == self.task.max_steps
 
     def _possible(self, environment: Environment) -> list[str]:
