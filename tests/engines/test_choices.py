@@ -227,7 +227,7 @@ def test_only_the_last_logits_of_a_prompt_are_computed(monkeypatch: pytest.Monke
     monkeypatch.setattr(model, "logits", logits)
     stepper.add(ask("a", tuple(range(40)), 2))
     tokens = [stepper.step()[0].token_ids[0], stepper.step()[0].token_ids[0]]
-    scores = stepper.score([Continuations(list(range(40)), [[7], [9]])])[0]
+    scores = stepper.score([[7], [9]], list(range(40)))
     assert seen == [1, 1, 1]
     with torch.no_grad():
         expected = whole(model(torch.tensor([[*range(40), tokens[0]]])))[0, -2:]

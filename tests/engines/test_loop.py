@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from whorl.core.collect import run_requests
 from whorl.core.errors import EngineError
 from whorl.core.ports import Engine, GenerateRequest, TokenEvent
-from whorl.core.scoring import Continuations, Scores
 from whorl.engines.limits import Limits
 from whorl.engines.loop import EngineLoop
 
@@ -58,12 +58,14 @@ class ScriptedStepper:
                 del self.left[name]
         return events
 
-    def score(self, questions: Sequence[Continuations]) -> list[Scores]:
+    def score(
+        self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()
+    ) -> list[NDArray[np.float64]]:
         self.mixed_scores += bool(self.left)
-        self.score_sizes.append(sum(len(each.sequences) for each in questions))
+        self.score_sizes.append(len(sequences))
         if self.break_score:
             raise RuntimeError("score fell over")
-        return [[-np.asarray(ids[1:], np.float64) for ids in each.sequences] for each in questions]
+        return [-np.asarray(ids[1:], dtype=np.float64) for ids in sequences]
 
     def close(self) -> None:
         self.closed = True

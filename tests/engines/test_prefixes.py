@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from whorl.core.ports import GenerateRequest
-from whorl.core.scoring import Continuations
 from whorl.engines.openvino_engine import OpenvinoStepper
 from whorl.engines.setup import EngineSetup
 from whorl.model.folder import read_card
@@ -77,9 +76,9 @@ def test_a_second_key_waits_until_nothing_of_the_first_runs(stepper: OpenvinoSte
 
 def test_scores_do_not_change_by_what_is_known(stepper: OpenvinoStepper, folders: Path) -> None:
     ids = prompt(3)
-    before = stepper.score([Continuations((), [ids])])[0][0]
+    before = stepper.score([ids])[0]
     ask(stepper, ids, "a")
-    after = stepper.score([Continuations((), [ids])])[0][0]
+    after = stepper.score([ids])[0]
     assert len(before) == len(ids) - 1 and np.array_equal(before, after)
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-from whorl.core.ports import Engine
 
 __all__ = ["Continuations", "Scores", "score_together", "totals"]
 
@@ -22,7 +20,13 @@ class Continuations(NamedTuple):
     sequences: Sequence[Sequence[int]]
 
 
-def score_together(engine: Engine, questions: Sequence[Continuations]) -> list[Scores]:
+class _Scorer(Protocol):
+    """An engine, or what an engine is made of."""
+
+    def score(self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()) -> Scores: ...
+
+
+def score_together(engine: _Scorer, questions: Sequence[Continuations]) -> list[Scores]:
     """Of each question what `Engine.score` gives. Raises as it does.
 
     An engine that reads several prefixes at once has a method `score_together` of these questions;

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from whorl.core.errors import EngineError
 from whorl.core.ports import GenerateRequest, TokenEvent
-from whorl.core.scoring import Continuations, Scores
 from whorl.engines.sampling import Drawing, Matcher
 from whorl.engines.serial import SerialStepper
 
@@ -77,5 +76,7 @@ class LlamaCppStepper(SerialStepper[Drawing]):
         """A prompt's ids, with what its file says comes first."""
         return [int(i) for i in self._model.tokenize(text.encode(), add_bos=True, special=False)]
 
-    def score(self, questions: Sequence[Continuations]) -> list[Scores]:
+    def score(
+        self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()
+    ) -> list[NDArray[np.float64]]:
         raise EngineError("llama.cpp is compared with, not asked for scores")

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from whorl.core.errors import EngineError
 from whorl.core.ports import EngineStats, GenerateRequest, TokenEvent
-from whorl.core.scoring import Continuations, Scores
+from whorl.core.scoring import Continuations, Scores, score_together
 from whorl.engines.limits import Limits, Piece
 
 __all__ = ["EngineLoop", "Stepper"]
@@ -46,11 +46,12 @@ class Stepper(Protocol):
         """Advance every request; requests whose event has a finish_reason have left."""
         ...
 
-    def score(self, questions: Sequence[Continuations]) -> list[Scores]:
+    def score(self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()) -> Scores:
         """See Engine.score; called only while there is no request, or as Limits says.
 
-        The pieces of one question come one after another, with the same object as their prefix;
-        questions that come together have prefixes of the same length.
+        The pieces of one question come one after another, with the same object as their prefix. One
+        that reads several prefixes at once has a method `score_together` too, whose questions have
+        prefixes of one length: see core.scoring.
         """
         ...
 
@@ -293,7 +294,7 @@ class EngineLoop:
     def _score(self, job: _Scoring) -> None:
         future = job.future
         try:
-            future.set_result(self._stepper.score(job.piece.questions))
+            future.set_result(score_together(self._stepper, job.piece.questions))
         except EngineError as error:
             future.set_exception(error)
         except BaseException as error:

@@ -277,12 +277,14 @@ class OpenvinoStepper:
 
     # -------------------------------------------------------------- scoring
 
-    def score(self, questions: Sequence[Continuations]) -> list[Scores]:
+    def score_together(self, questions: Sequence[Continuations]) -> list[Scores]:
         if questions[0].prefix:
             return self._candidates.score(questions)
-        return [self._score_whole(each.sequences) for each in questions]
+        return [self.score(each.sequences) for each in questions]
 
-    def _score_whole(self, sequences: Sequence[Sequence[int]]) -> Scores:
+    def score(self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()) -> Scores:
+        if prefix:
+            return self._candidates.score([Continuations(prefix, sequences)])[0]
         if self._shares:  # then GenAI's prompt log-probabilities are wrong or cut short
             return [self._score_graph(ids) for ids in sequences]
         scores: Scores = []

@@ -61,10 +61,15 @@ class TorchStepper(SerialStepper[_Running]):
             _last_logits(self._model, torch.tensor([list(running.unread)]), running.cache)[0]
         )
 
-    def score(self, questions: Sequence[Continuations]) -> list[Scores]:
+    def score_together(self, questions: Sequence[Continuations]) -> list[Scores]:
         if questions[0].prefix:
             return self._candidates.score(questions)
-        return [[self._score(list(ids)) for ids in each.sequences] for each in questions]
+        return [self.score(each.sequences) for each in questions]
+
+    def score(self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()) -> Scores:
+        if prefix:
+            return self._candidates.score([Continuations(prefix, sequences)])[0]
+        return [self._score(list(ids)) for ids in sequences]
 
     def _score(self, ids: list[int]) -> NDArray[np.float64]:
         if len(ids) < 2:

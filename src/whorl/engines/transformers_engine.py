@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from whorl.core.errors import EngineError
 from whorl.core.ports import GenerateRequest, TokenEvent
-from whorl.core.scoring import Continuations, Scores
 from whorl.engines.sampling import Drawing, Matcher
 from whorl.engines.serial import SerialStepper
 
@@ -99,5 +98,7 @@ class TransformersStepper(SerialStepper[_Running]):
             logits_BTV = self._model(input_ids=torch.tensor([list(ids)])).logits
         return np.asarray(logits_BTV[0].numpy(), np.float32)
 
-    def score(self, questions: Sequence[Continuations]) -> list[Scores]:
+    def score(
+        self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()
+    ) -> list[NDArray[np.float64]]:
         raise EngineError("transformers is compared with, not asked for scores")

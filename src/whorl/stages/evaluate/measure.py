@@ -196,8 +196,8 @@ def _nats(engine: Engine, asked: Asked, window: int, shown: Progress) -> list[Fl
     ]
     for batch in _batches(chosen, [_num_ids(question) for _, question in chosen]):
         scores = score_together(engine, [question for _, question in batch])
-        for (place, _), found in zip(batch, scores, strict=True):
-            nats[place] = _finite(totals(found), engine)
+        for (place, _), of_each in zip(batch, scores, strict=True):
+            nats[place] = _finite(totals(of_each), engine)
             shown.advance()
     shown.finish()
     return nats
