@@ -94,7 +94,8 @@ def _of_number(versions: Sequence[Version], what: str, number: str) -> Version:
     named = [version for version in versions if number == "" or digits == str(version.version)]
     if not named or what.endswith("@"):
         known = ", ".join(f"{version.name}@{version.version}" for version in versions[-20:])
-        raise SpecError(f"there is no model {what[:MAX_CHARS]}", found=known)
+        do = "name one of these; `whorl models` lists all"
+        raise SpecError(f"there is no model {what[:MAX_CHARS]}", found=known, do=do)
     return named[-1]
 
 

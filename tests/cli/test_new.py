@@ -178,6 +178,11 @@ PNG, WAV = b"\x89PNG\r\n", b"RIFF"  # none is opened to know what it is
         ({"rows.csv": b"userId,movieId,rating,timestamp\n1,2,3,4\n"}, "interactions"),
         ({"rows.csv": b"fen,move\nx,e2e4\n"}, "chess"),
         ({"rows.tsv": b"en\tes\na house\tuna casa\n"}, "translation"),
+        ({"rows.tsv": b"x1\tab\tq\n3\t4\t5\n"}, "table"),
+        ({"rows.csv": b"x,yy,zz\n1,2,3\n"}, "table"),
+        ({"rows.csv": b"pH,Na,Cl\n7.1,3.2,1\n"}, "table"),  # na is Nauru's, cl nobody's
+        ({"rows.csv": b"id,no\n1,2\n"}, "table"),  # codes of languages, and no texts
+        ({"rows.csv": b"de,en\nein Haus,a house\n"}, "translation"),
         ({"rows.jsonl": b'{"observations": [[1]], "actions": ["up"]}\n'}, "episodes"),
         ({"rows.jsonl": b'{"text": "a story", "url": "x"}\n'}, "text"),
         ({"rows.csv": b"id,title,content\n1,a,b\n"}, "text"),

@@ -14,9 +14,11 @@ import pytest
 
 from tests.engines.test_loop import ScriptedStepper
 from whorl.core.ports import GenerateRequest, TokenEvent, TokenLogprob
+from whorl.core.scoring import Continuations
 from whorl.engines.answering import _obey, _Teller
 from whorl.engines.limits import Limits
 from whorl.engines.loop import EngineLoop
+from whorl.engines.score_lines import questions_told
 
 
 def test_events_of_a_turn_go_in_one_line() -> None:
@@ -147,7 +149,7 @@ def test_what_is_kept_does_not_wait_for_a_prompt_or_a_score(
         yield command("first", 20)
         assert asked.wait(10)
         if long_one == "score":
-            yield json.dumps(["score", 1, [[4, 5]], [1]])
+            yield json.dumps(["score", 1, questions_told([Continuations([1], [[4, 5]])])])
         else:
             yield command("second", 5)
         end_s = time.monotonic() + 10
@@ -215,7 +217,7 @@ def test_scores_that_are_none_are_an_answer_too() -> None:
     sent: list[Any] = []
 
     def commands() -> Iterator[str]:
-        yield json.dumps(["score", 3, [[1]], []])
+        yield json.dumps(["score", 3, questions_told([Continuations([], [[1]])])])
         end_s = time.monotonic() + 10
         while not sent and time.monotonic() < end_s:
             time.sleep(0.001)

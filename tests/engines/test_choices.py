@@ -18,6 +18,7 @@ from whorl.codecs.contract import Tokens
 from whorl.core.collect import run_requests
 from whorl.core.errors import EngineError
 from whorl.core.ports import Engine, GenerateRequest, TokenEvent
+from whorl.core.scoring import Continuations, score_together
 from whorl.engines import branches
 from whorl.engines.branches import CandidateScorer
 from whorl.engines.limits import Limits
@@ -122,6 +123,51 @@ def test_candidates_and_a_running_answer_change_nothing_of_each_other(
     assert between  # scored while it ran
 
 
+def test_questions_together_are_each_as_if_alone(
+    engine: Engine, reference: torch.nn.Module, tokens: Tokens, prompts: Prompts
+) -> None:
+    """Prefixes of many lengths, alike long and not, equal ones among them."""
+    candidates = candidates_of(tokens)
+    prefixes = [*prompts[:12], *(each[:9] for each in prompts[12:24]), prompts[3], prompts[3]]
+    asked = [
+        Continuations(prefix, [candidates[(place + n) % len(candidates)] for n in range(4)])
+        for place, prefix in enumerate(prefixes)
+    ]
+    asked.insert(5, Continuations(prompts[0], []))
+    together = score_together(engine, asked)
+    assert [len(found) for found in together] == [len(each.sequences) for each in asked]
+    for each, scores in zip(asked, together, strict=True):
+        alone = engine.score(each.sequences, each.prefix)
+        for candidate, found, single in zip(each.sequences, scores, alone, strict=True):
+            wanted = by_brute_force(reference, each.prefix, candidate)
+            np.testing.assert_allclose(found, wanted, atol=1e-4)
+            if engine.name == "openvino":  # whose rows do not depend on their neighbours
+                assert np.array_equal(found, single)
+    assert score_together(engine, []) == []
+
+
+@pytest.mark.parametrize("vocab_size", [400, 2**16])
+def test_pieces_hold_all_once_and_are_bounded(vocab_size: int) -> None:
+    rng = np.random.default_rng(0)
+    limits = Limits(1, 4096, vocab_size)
+    asked = [
+        Continuations([1] * int(rng.choice([3, 60, 61, 700, 2000])), [(n,)] * int(size))
+        for n, size in enumerate(rng.choice([0, 1, 30, 1500, 4000], 200))
+    ]
+    found: list[list[Sequence[int]]] = [[] for _ in asked]
+    pieces = limits.pieces(asked)
+    for piece in pieces:
+        (length,) = {len(each.prefix) for each in piece.questions}
+        assert sum(len(each.sequences) for each in piece.questions) <= 1024
+        if (count := len(piece.questions)) > 1:
+            assert count * length <= 1024 and count * length * vocab_size <= 2**25
+        for place, each in zip(piece.places, piece.questions, strict=True):
+            assert each.prefix is asked[place].prefix
+            found[place] += each.sequences
+    assert found == [each.sequences for each in asked]
+    assert len(pieces) < sum(bool(each.sequences) for each in asked) * 2
+
+
 class CountingModel:
     """Logits that say how often each id stood before; counts its own calls."""
 
@@ -129,11 +175,12 @@ class CountingModel:
         self.begun: list[tuple[int, ...]] = []
         self.shapes: list[tuple[int, ...]] = []
 
-    def begin(self, ids: Sequence[int]) -> np.ndarray:
-        self.begun.append(tuple(ids))
-        return np.bincount(ids, minlength=10).astype(np.float32)
+    def begin(self, ids_QT: np.ndarray) -> np.ndarray:
+        self.begun += [tuple(ids) for ids in ids_QT.tolist()]
+        return np.array([np.bincount(ids, minlength=10) for ids in ids_QT], np.float32)
 
-    def follow(self, ids_BT: np.ndarray) -> np.ndarray:
+    def follow(self, after_B: np.ndarray, ids_BT: np.ndarray) -> np.ndarray:
+        assert after_B.shape == ids_BT.shape[:1]
         self.shapes.append(ids_BT.shape)
         return np.zeros((*ids_BT.shape, 10), np.float32)
 
@@ -142,15 +189,16 @@ def test_batches_are_bounded_and_single_ids_need_none(monkeypatch: pytest.Monkey
     model = CountingModel()
     scorer = CandidateScorer(model)
     prefix = (1, 1, 2)
-    scores = scorer.score([(number % 10,) for number in range(5_000)], prefix)
+    asked = Continuations(prefix, [(number % 10,) for number in range(5_000)])
+    (scores,) = scorer.score([asked])
     assert len(scores) == 5_000 and model.shapes == []
     assert scores[1][0] == pytest.approx(2 - np.log(np.exp(2) + np.exp(1) + 8))
     monkeypatch.setattr(branches, "MAX_LOGITS", 200)
     lengths = [2, 9, 3, 6, 2]
-    found = scorer.score([(1,) * length for length in lengths], prefix)
+    (found,) = scorer.score([Continuations(prefix, [(1,) * length for length in lengths])])
     assert [len(each) for each in found] == lengths
     assert model.begun == [(1, 1, 2)]
-    assert model.shapes == [(2, 8), (3, 2)]  # at most 200 logits of 10 ids
+    assert model.shapes == [(2, 8), (2, 2)]  # at most 200 logits of 10 ids, each row once
     assert [each[1:].tolist() for each in found] == [
         [pytest.approx(-np.log(10))] * (length - 1) for length in lengths
     ]

@@ -202,3 +202,25 @@ def test_plain_numbers_are_read_as_they_are(kind: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(
         found.astype(np.float32), numbers, rtol={"BF16": 2**-7}.get(kind, 1e-3)
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "an empty file"),
+        (b"GG", "take the file from its source again"),
+        (b"GGUF", "ends within its first bytes"),
+        (b"GGUF\x03\0\0\0", "take the file from its source again"),
+        (b"GGUF\x09\0\0\0", "convert the model again"),
+        (b"PK\x03\x04 of a zip", "name another file"),
+        (b"GGUF\x03\0\0\0" + b"\xff" * 16, "take the file from its source again"),
+    ],
+)
+def test_a_tiny_or_cut_file_is_told_with_what_to_do(
+    content: bytes, told: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.gguf"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=told) as error:
+        open_gguf(path)
+    assert error.value.do and str(path) in str(error.value)

@@ -18,14 +18,14 @@ PACKAGE_LINES = {
     "engines": 4_417,
     # speech: voices, people's formats; boxes, printed lines, an assistant; a game for two; a CRF
     # and apertium beside the models
-    "fields": 9_450,
+    "fields": 9_480,  # games that share a Stockfish
     "launch": 1_560,  # a budget for measuring: turns, figures, what stands in for what is missing
     "model": 3_418,
     "schemes": 638,
     "spec": 1_382,
     "stages": 1,
     "stages/compress": 747,  # pruning and guesses live here too
-    "stages/evaluate": 1_425,
+    "stages/evaluate": 1_455,  # episodes side by side
     "stages/improve": 565,  # what people said of answers, as rows to learn from
     # a file for each tool, with its defaults, and for each software; objectives, images, own runs
     # told apart by kind and by what their plan predicted

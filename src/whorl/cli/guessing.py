@@ -10,6 +10,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from whorl.core.errors import DataError
 from whorl.core.ports import Source
@@ -23,7 +24,16 @@ BOX_KEYS = (b'"annotations"', b'"images"')
 GAMES = (".pgn", ".epd")
 LABELS = frozenset({"label", "class", "category"})
 TEXTS = frozenset({"text", "sentence", "content", "body", "message", "review"})
-LANGUAGE = 2  # letters of a language's code
+# The codes of ISO 639-1: columns of these names hold a text and its translations.
+CODES = (
+    "aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy "
+    "da de dv dz ee el en eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu "
+    "hy hz ia id ie ig ii ik io is it iu ja jv ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb "
+    "lg li ln lo lt lu lv mg mh mi mk ml mn mr ms mt my na nb nd ne ng nl nn no nr nv ny oc oj om "
+    "or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg si sk sl sm sn so sq sr ss st su sv sw "
+    "ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu"
+)
+LANGUAGES = frozenset(CODES.split())
 # Columns that speak for a field: one of each set is there.
 BY_COLUMNS: Mapping[str, tuple[frozenset[str], ...]] = {
     "interactions": (
@@ -104,7 +114,7 @@ def _of_images(by_kind: Mapping[str, Sequence[str]], num_beside: int) -> str:
     if 2 * num_beside > len(by_kind["image"]):
         return "ocr"
     for path in by_kind["rows"][:1]:
-        columns = _columns(path)
+        columns = _columns(path).keys()
         if columns & {"text", "transcription", "transcript", "ground_truth"}:
             return "images" if columns & LABELS else "ocr"
     return "images"
@@ -130,19 +140,23 @@ def _of_rows(paths: Sequence[str]) -> str:
     return "text"
 
 
-def _of_columns(columns: set[str], is_table: bool) -> str:
+def _of_columns(columns: Mapping[str, Any], is_table: bool) -> str:
     for field, wanted in BY_COLUMNS.items():
-        if all(columns & names for names in wanted):
+        if all(columns.keys() & names for names in wanted):
             return field
-    if columns & TEXTS or len(columns) < 2:
+    if columns.keys() & TEXTS or len(columns) < 2:
         return "text"
-    if all(len(name) == LANGUAGE and name.isalpha() for name in columns):
+    if columns.keys() <= LANGUAGES and all(map(_is_text, columns.values())):
         return "translation"
     return "table" if is_table else "text"
 
 
-def _columns(path: str) -> set[str]:
-    """In small letters; {} of what is no row. Raises MissingExtra."""
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and any(map(str.isalpha, value))
+
+
+def _columns(path: str) -> dict[str, Any]:
+    """The first row's, names in small letters; {} of what is no row. Raises MissingExtra."""
     from whorl.fields.files import ROW_FORMATS, bare_suffix
     from whorl.fields.formats import rows_of
 
@@ -151,6 +165,7 @@ def _columns(path: str) -> set[str]:
     try:
         item = FileItem(path, folder, name, kind, os.path.getsize(path))
         rows = rows_of(item, (), lambda reason: None)
-        return next(({str(key).strip().lower() for key in row} for _, row in rows), set())
+        first = next((row for _, row in rows), {})
+        return {str(key).strip().lower(): value for key, value in first.items()}
     except (DataError, OSError):  # prepare says what is wrong with it
-        return set()
+        return {}

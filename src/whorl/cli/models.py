@@ -41,7 +41,7 @@ def models_command(
         raise SpecError(
             f"there is no model {str(name)[:80]}",
             found=", ".join(names),
-            do=f"did you mean {near[0]}?" if near else None,
+            do=f"did you mean {near[0]}?" if near else "name one of these",
         )
     if json:
         print_json([version.model_dump(mode="json") for version in versions])

@@ -269,7 +269,9 @@ class Tokens:
             special = self.contract.special
             if part.value not in special:
                 raise DataError(
-                    f"there is no special token {part.value}", expected=", ".join(special)
+                    f"there is no special token {part.value}",
+                    expected=", ".join(special),
+                    do="write one of these, or leave it out",
                 )
             return np.array([special[part.value]])
         entry = self._entry(part.codec)

@@ -45,6 +45,7 @@ class PairCodec:
             raise DataError(
                 f"there is no {self.name} {str(value)[:80]!r}",
                 expected=f"two of {', '.join(self.labels[:SHOWN_LABELS])} … side by side",
+                do="correct it, or add it to the training data",
             )
         return ids
 

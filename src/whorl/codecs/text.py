@@ -72,7 +72,11 @@ def train_text_codec(
     pieces = _first_bytes(texts, max_bytes, kept)
     found = train_bpe(pieces, vocab_size + NUM_SPECIAL, SPECIAL_TOKENS)
     if not kept:
-        raise DataError("there is no text to train the tokenizer on")
+        raise DataError(
+            "there is no text to train the tokenizer on",
+            found="documents without text",
+            do="look at data.source, and at what prepare passed over",
+        )
     codec = TextCodec(found)
     codec.check(kept)
     return codec

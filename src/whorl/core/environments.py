@@ -8,6 +8,7 @@ probable one, and, where an environment can be opened, plays it: success and the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,7 +16,16 @@ from whorl.core.metrics import RETURN, SUCCESS, Metric
 from whorl.core.ports import HeldoutDocument, Part
 from whorl.core.tasks import ChoiceTask
 
-__all__ = ["MAX_STEPS", "Drawable", "Environment", "Observation", "PlayTask", "Reaction", "Step"]
+__all__ = [
+    "MAX_STEPS",
+    "Drawable",
+    "Environment",
+    "Observation",
+    "Opener",
+    "PlayTask",
+    "Reaction",
+    "Step",
+]
 
 MAX_STEPS = 500  # of an episode, whoever plays: after so many it has not succeeded
 Observation = Mapping[str, float | str | None]
@@ -68,6 +78,9 @@ class Drawable(Protocol):
         ...
 
 
+Opener = Callable[[str], tuple[Environment, int] | None]
+
+
 def _no_world(name: str) -> None:
     return None
 
@@ -86,7 +99,7 @@ class PlayTask(ChoiceTask):
     ask: the parts of a question, of the steps so far and what is seen now; codec: of actions;
     world_of: of a document's name `world#seed` the world, to be opened from any seed, "": none."""
 
-    open_world: Callable[[str], tuple[Environment, int] | None] = _no_world
+    open_world: Opener = _no_world
     ask: Callable[[Sequence[Step], Observation], tuple[Part, ...]] = _nothing
     codec: str = "action"
     name: str = "play"
@@ -94,6 +107,11 @@ class PlayTask(ChoiceTask):
     max_steps: int = MAX_STEPS
     world_of: Callable[[str], str] = _in_none
     own_worlds: tuple[str, ...] = ()  # to open besides those of documents, as `world#seed` too
+
+    def worlds(self) -> AbstractContextManager[Opener]:
+        """What opens worlds as `open_world` does, several at once, until it is left: they may
+        share what they need."""
+        return nullcontext(self.open_world)
 
     def plays(self, document: HeldoutDocument) -> bool:
         """Whether there is an environment to play."""

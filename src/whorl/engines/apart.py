@@ -20,14 +20,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from whorl.core import errors
 from whorl.core.children import Child, start_child, taken_early
 from whorl.core.errors import EngineError, WhorlError
 from whorl.core.ports import EngineStats, GenerateRequest, TokenEvent, TokenLogprob
+from whorl.core.scoring import Continuations, Scores
 from whorl.core.variants import Variant
+from whorl.engines.score_lines import questions_told, scores_of
 from whorl.engines.setup import EngineSetup
 
 __all__ = ["EngineProcess", "start_here"]
@@ -36,7 +35,6 @@ LOG = logging.getLogger(__name__)
 MAX_STARTS, WITHIN_S = 4, 120.0  # then something is wrong that another start does not mend
 CLOSE_TIMEOUT_S = 30.0
 OnEvent = Callable[[TokenEvent], None]
-Scores = list[NDArray[np.float64]]
 
 
 def start_here() -> Child:
@@ -71,7 +69,7 @@ class EngineProcess:
         self._lock = threading.Lock()
         self._sending = threading.Lock()  # not the other: events are read while a pipe is full
         self._requests: dict[str, OnEvent] = {}
-        self._scores: dict[int, Future[Scores]] = {}
+        self._scores: dict[int, Future[list[Scores]]] = {}
         self._max_running = setup.max_running
         self._generated_tokens, self._last_token_at = 0, time.monotonic()
         self._closing, self._up = False, False
@@ -118,13 +116,16 @@ class EngineProcess:
         self._send(["limit", max_running])
 
     def score(self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()) -> Scores:
-        future: Future[Scores] = Future()
+        return self.score_together([Continuations(prefix, sequences)])[0]
+
+    def score_together(self, questions: Sequence[Continuations]) -> list[Scores]:
+        """See core.scoring."""
+        future: Future[list[Scores]] = Future()
         with self._lock:
             self._check_up()
             number = id(future)
             self._scores[number] = future
-        rows = [[int(i) for i in ids] for ids in sequences]
-        self._send(["score", number, rows, [int(i) for i in prefix]])
+        self._send(["score", number, questions_told(questions)])
         return future.result()
 
     def stats(self) -> EngineStats:
@@ -239,7 +240,7 @@ class EngineProcess:
         if future is None:
             return  # asked of the process before, which ended
         if kind == "scores":
-            future.set_result([np.asarray(row, np.float64) for row in found])
+            future.set_result(scores_of(found))
         else:
             future.set_exception(EngineError(found))
 

@@ -1,17 +1,19 @@
-"""One prefix, read once, and many ways to go on from it: what candidates cost a model.
+"""Prefixes, read once, and many ways to go on from each: what candidates cost a model.
 
-Axes: B rows, N candidates, T tokens of a row, V vocabulary.
+Axes: Q prefixes, B rows, N candidates, T tokens of a row, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Branches", "CandidateScorer"]
+from whorl.core.scoring import Continuations, Scores
+
+__all__ = ["MAX_LOGITS", "Branches", "CandidateScorer"]
 
 MAX_ROWS = 64  # of a batch
 MAX_LOGITS = 2**25  # of a batch: 128 MiB in float32
@@ -20,60 +22,89 @@ Floats = NDArray[np.float64]
 
 
 class Branches(Protocol):
-    """A model that keeps the keys and values of a prefix."""
+    """A model that keeps the keys and values of prefixes."""
 
-    def begin(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """Read a prefix in place of the one before: logits [V] of what follows it."""
+    def begin(self, ids_QT: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Read prefixes in place of those before: logits [Q, V] of what follows each."""
         ...
 
-    def follow(self, ids_BT: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Logits [B, T, V] of what follows each id, every row after the prefix."""
+    def follow(self, after_B: NDArray[np.int64], ids_BT: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Logits [B, T, V] of what follows each id. after_B: the prefix that a row goes on from."""
         ...
+
+
+class _Path(NamedTuple):
+    """Ids after a prefix, which several candidates may begin with."""
+
+    question: int
+    ids: tuple[int, ...]
 
 
 class CandidateScorer:
-    """The prefix is read once for the pieces of one question, and again for the next question.
+    """A prefix is read once for the pieces of one question, and again for the next question.
 
     A question's pieces bring the same object as their prefix. An equal one of another question is
-    read anew: else the time it takes would tell one caller what another asked.
+    read anew: else the time it takes would tell one caller what another asked. What candidates of a
+    question begin with alike is read once too.
     """
 
     def __init__(self, model: Branches) -> None:
         self._model = model
-        self._prefix: Sequence[int] | None = None
-        self._first_V: Floats = np.zeros(0)  # log-probabilities after the prefix
+        self._prefix: Sequence[int] | None = None  # of the last question, if it came alone
+        self._first_QV: Floats = np.zeros((0, 0))  # log-probabilities after the prefixes
 
-    def score(self, candidates: Sequence[Sequence[int]], prefix: Sequence[int]) -> list[Floats]:
-        """The log-probability of each id of each candidate. prefix: at least one id."""
-        if prefix is not self._prefix:
+    def score(self, questions: Sequence[Continuations]) -> list[Scores]:
+        """The log-probability of each id of each candidate. Prefixes: alike long, at least one id.
+
+        What a question gets does not depend on which others came with it, but for rounding.
+        """
+        alone = questions[0].prefix if len(questions) == 1 else None
+        if alone is None or alone is not self._prefix:
             self._prefix = None  # if reading fails, the one before is gone too
-            self._first_V = _log_softmax(self._model.begin(prefix))
-            self._prefix = prefix
-        firsts_N = self._first_V[[ids[0] if len(ids) else 0 for ids in candidates]]
-        found: list[Floats] = list(firsts_N[:, None])  # of one id each: thousands take no time
-        for places in self._batches(candidates):
-            longest = max(len(candidates[place]) for place in places)
-            ids_BT = np.zeros((len(places), longest - 1), np.int64)
-            for row, place in enumerate(places):
-                before = candidates[place][:-1]
-                ids_BT[row, : len(before)] = before
-            logits_BTV = self._model.follow(ids_BT)
-            for row, place in enumerate(places):
-                targets = np.asarray(candidates[place][1:], np.int64)
-                log_probs_TV = _log_softmax(logits_BTV[row, : len(targets)])
-                others = log_probs_TV[np.arange(len(targets)), targets]
-                found[place] = np.concatenate([found[place], others])
-        return [scores[: len(ids)] for scores, ids in zip(found, candidates, strict=True)]
+            ids_QT = np.array([each.prefix for each in questions], np.int64)
+            self._first_QV = _log_softmax(self._model.begin(ids_QT))
+            self._prefix = alone
+        found: list[Scores] = []
+        for first_V, each in zip(self._first_QV, questions, strict=True):
+            firsts_N = first_V[[ids[0] if len(ids) else 0 for ids in each.sequences]]
+            found.append(list(firsts_N[:, None]))  # of one id each: thousands take no time
+        self._add_others(questions, found)
+        return [
+            mine
+            if all(len(ids) == 1 for ids in each.sequences)
+            else [nats[: len(ids)] for nats, ids in zip(mine, each.sequences, strict=True)]
+            for mine, each in zip(found, questions, strict=True)
+        ]
 
-    def _batches(self, candidates: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-        """Places of the candidates of several ids, alike lengths together."""
-        longer = [place for place, ids in enumerate(candidates) if len(ids) > 1]
-        longer.sort(key=lambda place: -len(candidates[place]))
-        while longer:
-            per_row = (len(candidates[longer[0]]) - 1) * len(self._first_V)
+    def _add_others(self, questions: Sequence[Continuations], found: list[Scores]) -> None:
+        """Behind the first id's value those of the others."""
+        sharing: dict[_Path, list[int]] = {}  # places of the candidates
+        for number, each in enumerate(questions):
+            for place, ids in enumerate(each.sequences):
+                if len(ids) > 1:
+                    sharing.setdefault(_Path(number, tuple(ids[:-1])), []).append(place)
+        for paths in self._batches(list(sharing)):
+            ids_BT = np.zeros((len(paths), len(paths[0].ids)), np.int64)
+            for row, path in enumerate(paths):
+                ids_BT[row, : len(path.ids)] = path.ids
+            after_B = np.array([path.question for path in paths], np.int64)
+            logits_BTV = self._model.follow(after_B, ids_BT)
+            for row, path in enumerate(paths):
+                log_probs_TV = _log_softmax(logits_BTV[row, : len(path.ids)])
+                mine, sequences = found[path.question], questions[path.question].sequences
+                for place in sharing[path]:
+                    targets = np.asarray(sequences[place][1:], np.int64)
+                    others = log_probs_TV[np.arange(len(targets)), targets]
+                    mine[place] = np.concatenate([mine[place], others])
+
+    def _batches(self, paths: list[_Path]) -> Iterator[list[_Path]]:
+        """Alike lengths together, the longest first."""
+        paths.sort(key=lambda path: -len(path.ids))
+        while paths:
+            per_row = len(paths[0].ids) * self._first_QV.shape[1]
             rows = max(1, min(MAX_ROWS, MAX_LOGITS // per_row))
-            yield longer[:rows]
-            del longer[:rows]
+            yield paths[:rows]
+            del paths[:rows]
 
 
 def _log_softmax(logits: NDArray[np.float32]) -> Floats:

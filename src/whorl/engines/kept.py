@@ -26,12 +26,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from whorl import __version__
 from whorl.core.digests import digest_bytes, digest_value
 from whorl.core.ports import Engine, EngineStats, GenerateRequest, TokenEvent
 from whorl.core.processor import instructions
+from whorl.core.scoring import Continuations, Scores, score_together
 from whorl.engines.open import Openable
 from whorl.engines.setup import EngineSetup
 
@@ -44,7 +44,6 @@ ENDING = ".answers"
 MOST_BYTES, MOST_FILES = 2**24, 32  # of a file, and how many are left when another is begun
 Log = Callable[[str], None]
 OnEvent = Callable[[TokenEvent], None]
-Scores = list[NDArray[np.float64]]
 
 
 def open_keeping(openable: Openable, setup: EngineSetup, folder: Path, log: Log) -> Engine:
@@ -123,13 +122,23 @@ class KeptAnswers:
             self._opened.cancel(request_id)
 
     def score(self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()) -> Scores:
-        rows = [[int(i) for i in ids] for ids in sequences]
-        question = digest_value({"scored": rows, "prefix": [int(i) for i in prefix]})[:32]
-        if (known := self._lines.get(question)) is not None:
-            return [np.array(row, np.float64) for row in known["nats"]]
-        found = self._engine.score(sequences, prefix)
-        if all(np.isfinite(row).all() for row in found):  # others are refused by whoever asked
-            self._lines.put(question, {"nats": [row.tolist() for row in found]})
+        return self.score_together([Continuations(prefix, sequences)])[0]
+
+    def score_together(self, questions: Sequence[Continuations]) -> list[Scores]:
+        """See core.scoring: those that are known are not asked again."""
+        names = [_scored(question) for question in questions]
+        known = [self._lines.get(name) for name in names]
+        missing = [place for place, answer in enumerate(known) if answer is None]
+        found = [
+            [] if answer is None else [np.array(row, np.float64) for row in answer["nats"]]
+            for answer in known
+        ]
+        if missing:
+            told = score_together(self._engine, [questions[place] for place in missing])
+            for place, scores in zip(missing, told, strict=True):
+                found[place] = scores
+                if all(np.isfinite(row).all() for row in scores):  # others whoever asked refuses
+                    self._lines.put(names[place], {"nats": [row.tolist() for row in scores]})
         return found
 
     def stats(self) -> EngineStats:
@@ -139,6 +148,11 @@ class KeptAnswers:
         if self._opened is not None:
             self._opened.close()
         self._lines.close()
+
+
+def _scored(question: Continuations) -> str:
+    rows = [[int(i) for i in ids] for ids in question.sequences]
+    return digest_value({"scored": rows, "prefix": [int(i) for i in question.prefix]})[:32]
 
 
 def _is_kept(request: GenerateRequest) -> bool:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import MISSING, dataclass, fields
 
 from whorl.core.errors import EngineError
 from whorl.core.ports import GenerateRequest
+from whorl.core.scoring import Continuations
+from whorl.engines.branches import MAX_LOGITS
 
-__all__ = ["Limits"]
+__all__ = ["Limits", "Piece"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What is scored in one call. places: of its questions among those that were asked."""
+
+    places: list[int]
+    questions: list[Continuations]
 
 
 @dataclass(frozen=True)
@@ -21,6 +31,7 @@ class Limits:
     scored_together: int = 8  # sequences of one call of Stepper.score
     candidates_together: int = 1024  # the same where they follow one prefix
     candidates_beside: bool = False  # scored after a prefix between two steps of requests
+    prefix_tokens_together: int = 1024  # of several questions' prefixes in one call
 
     def check(self, request: GenerateRequest, name: str, unable: frozenset[str]) -> None:
         """Raises EngineError if the engine of this name cannot answer the request."""
@@ -39,16 +50,46 @@ class Limits:
         if refused := sorted(unable & _asked(request)):
             raise EngineError(f"the engine {name} cannot do this", found=", ".join(refused))
 
-    def check_scored(
-        self, sequences: Sequence[Sequence[int]], prefix: Sequence[int]
-    ) -> tuple[list[tuple[int, ...]], tuple[int, ...]]:
+    def check_scored(self, question: Continuations) -> Continuations:
         """What is to be scored, and the prefix, as plain ids. Raises EngineError."""
-        checked = [tuple(int(i) for i in ids) for ids in sequences]
-        before = tuple(int(i) for i in prefix)
+        checked = [tuple(map(int, ids)) for ids in question.sequences]
+        before = tuple(map(int, question.prefix))
         self._check_ids(before, "a prefix", len(before))
-        for ids in checked:
-            self._check_ids(ids, "a scored sequence", len(before) + len(ids))
-        return checked, before
+        longest = max(map(len, checked), default=0)
+        seen = set().union(*checked)  # thousands of candidates are looked at as one
+        if len(before) + longest > self.context_tokens or not self._knows(seen):
+            for ids in checked:
+                self._check_ids(ids, "a scored sequence", len(before) + len(ids))
+        return Continuations(before, checked)
+
+    def pieces(self, questions: Sequence[Continuations]) -> list[Piece]:
+        """What is scored in one call each, shorter prefixes first: of a question with many
+        candidates a part, or several questions whose prefixes are alike long."""
+        found: list[Piece] = []
+        for place in sorted(range(len(questions)), key=lambda n: len(questions[n].prefix)):
+            prefix, sequences = questions[place]
+            size = self.candidates_together if prefix else self.scored_together
+            for start in range(0, len(sequences), size):
+                part = Continuations(prefix, sequences[start : start + size])
+                if prefix and start == 0 and found and self._has_room(found[-1], part):
+                    found[-1].places.append(place)
+                    found[-1].questions.append(part)
+                else:
+                    found.append(Piece([place], [part]))
+        return found
+
+    def _has_room(self, piece: Piece, part: Continuations) -> bool:
+        num_tokens = len(part.prefix) * (1 + len(piece.questions))
+        candidates = sum(len(each.sequences) for each in [*piece.questions, part])
+        return (
+            len(piece.questions[0].prefix) == len(part.prefix)
+            and num_tokens <= self.prefix_tokens_together
+            and num_tokens * self.vocab_size <= MAX_LOGITS
+            and candidates <= self.candidates_together
+        )
+
+    def _knows(self, ids: Collection[int]) -> bool:
+        return not ids or 0 <= min(ids) <= max(ids) < self.vocab_size
 
     def _check_ids(self, ids: Sequence[int], what: str, total_tokens: int) -> None:
         if total_tokens > self.context_tokens:
@@ -58,7 +99,7 @@ class Limits:
                 expected=f"at most {self.context_tokens}",
                 do="shorten it or lower max_tokens",
             )
-        if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
+        if not self._knows(ids):
             raise EngineError(
                 f"{what} has an id outside the vocabulary",
                 found=f"{min(ids)} … {max(ids)}",

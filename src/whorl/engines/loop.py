@@ -16,17 +16,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from whorl.core.errors import EngineError
 from whorl.core.ports import EngineStats, GenerateRequest, TokenEvent
-from whorl.engines.limits import Limits
+from whorl.core.scoring import Continuations, Scores, score_together
+from whorl.engines.limits import Limits, Piece
 
 __all__ = ["EngineLoop", "Stepper"]
 
 OnEvent = Callable[[TokenEvent], None]
-Scores = list[NDArray[np.float64]]
 LOG = logging.getLogger(__name__)
 CLOSE_TIMEOUT_S = 30.0  # for the step in hand
 
@@ -52,7 +49,9 @@ class Stepper(Protocol):
     def score(self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()) -> Scores:
         """See Engine.score; called only while there is no request, or as Limits says.
 
-        The pieces of one question come one after another, with the same object as their prefix.
+        The pieces of one question come one after another, with the same object as their prefix. One
+        that reads several prefixes at once has a method `score_together` too, whose questions have
+        prefixes of one length: see core.scoring.
         """
         ...
 
@@ -67,9 +66,8 @@ class _Place:
 
 @dataclass
 class _Scoring:
-    sequences: list[tuple[int, ...]]
-    prefix: tuple[int, ...]
-    future: Future[Scores]
+    piece: Piece
+    future: Future[list[Scores]]
 
 
 class EngineLoop:
@@ -128,7 +126,11 @@ class EngineLoop:
                 self._changed.notify_all()
 
     def score(self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()) -> Scores:
-        """See Engine.score; waits until no request runs, and new ones wait for it.
+        """See Engine.score, and `score_together`."""
+        return self.score_together([Continuations(prefix, sequences)])[0]
+
+    def score_together(self, questions: Sequence[Continuations]) -> list[Scores]:
+        """See core.scoring; waits until no request runs, and new ones wait for it.
 
         After a prefix, where the engine can, it waits for a step alone, and nobody longer than for
         a piece. Requests that arrive meanwhile start between two pieces. Raises EngineError on an
@@ -136,16 +138,17 @@ class EngineLoop:
         """
         if threading.current_thread() is self._thread:
             raise EngineError("score was called from an event: it would wait for itself")
-        checked, before = self.limits.check_scored(sequences, prefix)
-        futures: list[Future[Scores]] = []
-        size = self.limits.candidates_together if before else self.limits.scored_together
+        checked = [self.limits.check_scored(each) for each in questions]
+        jobs = [_Scoring(piece, Future()) for piece in self.limits.pieces(checked)]
         with self._changed:
             self._check_alive()
-            for start in range(0, len(checked), size):
-                futures.append(Future())
-                self._scoring.append(_Scoring(checked[start : start + size], before, futures[-1]))
+            self._scoring.extend(jobs)
             self._changed.notify_all()
-        return [scores for future in futures for scores in future.result()]
+        found: list[Scores] = [[] for _ in questions]
+        for job in jobs:
+            for place, scores in zip(job.piece.places, job.future.result(), strict=True):
+                found[place] += scores
+        return found
 
     def stats(self) -> EngineStats:
         with self._changed:
@@ -230,7 +233,9 @@ class EngineLoop:
         """The next piece, if it may be computed now. Called with the lock held."""
         if not self._scoring:
             return None
-        is_apart = self.limits.candidates_beside and bool(self._scoring[0].prefix)
+        is_apart = self.limits.candidates_beside and bool(
+            self._scoring[0].piece.questions[0].prefix
+        )
         return self._scoring.popleft() if is_apart or not self._running else None
 
     def _take_cancelled(self) -> list[_Place]:
@@ -289,7 +294,7 @@ class EngineLoop:
     def _score(self, job: _Scoring) -> None:
         future = job.future
         try:
-            future.set_result(self._stepper.score(job.sequences, job.prefix))
+            future.set_result(score_together(self._stepper, job.piece.questions))
         except EngineError as error:
             future.set_exception(error)
         except BaseException as error:

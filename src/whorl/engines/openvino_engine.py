@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import MissingExtra
 from whorl.core.ports import SERVERS_OWN, GenerateRequest, Grammar, TokenEvent
+from whorl.core.scoring import Continuations, Scores
 from whorl.engines.branches import CandidateScorer
 from whorl.engines.grammar import UNABLE, Grammars, text_vocabulary
 from whorl.engines.limits import Limits
@@ -276,14 +277,17 @@ class OpenvinoStepper:
 
     # -------------------------------------------------------------- scoring
 
-    def score(
-        self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()
-    ) -> list[NDArray[np.float64]]:
+    def score_together(self, questions: Sequence[Continuations]) -> list[Scores]:
+        if questions[0].prefix:
+            return self._candidates.score(questions)
+        return [self.score(each.sequences) for each in questions]
+
+    def score(self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()) -> Scores:
         if prefix:
-            return self._candidates.score(sequences, prefix)
+            return self._candidates.score([Continuations(prefix, sequences)])[0]
         if self._shares:  # then GenAI's prompt log-probabilities are wrong or cut short
             return [self._score_graph(ids) for ids in sequences]
-        scores: list[NDArray[np.float64]] = []
+        scores: Scores = []
         together: list[Sequence[int]] = []
         for ids in sequences:
             if sum(blocks_of(len(each)) for each in [*together, ids]) > self._num_blocks:
@@ -295,7 +299,8 @@ class OpenvinoStepper:
     def _score_graph(self, ids: Sequence[int]) -> NDArray[np.float64]:
         if len(ids) < 2:
             return np.zeros(0)
-        return CandidateScorer(OpenvinoBranches(self._graph)).score([ids[1:]], ids[:1])[0]
+        asked = Continuations(ids[:1], [ids[1:]])
+        return CandidateScorer(OpenvinoBranches(self._graph)).score([asked])[0][0]
 
     def close(self) -> None:
         names = [name for pipeline in self._pipelines for name in pipeline.names]

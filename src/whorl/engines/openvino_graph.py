@@ -43,11 +43,16 @@ class GraphSequence:
         self._request, self._tensor = request, tensor
         self.num_tokens, self._rows = 0, 1
 
-    def read(self, ids_BT: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Append ids: logits [B, T, V] of what follows each. One row may become several."""
+    def read(
+        self, ids_BT: NDArray[np.int64], after_B: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float32]:
+        """Append ids: logits [B, T, V] of what follows each.
+
+        after_B: the row so far that each goes on from; None: its own, or the last there is.
+        """
         rows, new = ids_BT.shape
         end = self.num_tokens + new
-        beams = np.arange(rows)
+        beams = np.arange(rows) if after_B is None else after_B
         if self.num_tokens:  # else there is nothing yet that a row could go on from
             beams = np.minimum(beams, self._rows - 1)
         inputs = {
@@ -62,11 +67,14 @@ class GraphSequence:
 
     def read_prompt(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Append one row in pieces: logits [V] of what follows its last id."""
-        pieces = [ids[start : start + PIECE_TOKENS] for start in range(0, len(ids), PIECE_TOKENS)]
-        for piece in pieces[:-1]:
-            self.read(np.asarray([piece], np.int64))
-        last_V: NDArray[np.float32] = self.read(np.asarray([pieces[-1]], np.int64))[0, -1]
+        last_V: NDArray[np.float32] = self.read_prompts(np.asarray([ids], np.int64))[0]
         return last_V
+
+    def read_prompts(self, ids_BT: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Append rows in pieces: logits [B, V] of what follows their last ids."""
+        for start in range(0, ids_BT.shape[1], PIECE_TOKENS):
+            logits_BTV = self.read(ids_BT[:, start : start + PIECE_TOKENS])
+        return logits_BTV[:, -1]
 
     def state(self) -> dict[str, Any]:
         """A copy of all keys and values, for `restore`."""
@@ -75,11 +83,11 @@ class GraphSequence:
             for state in self._request.query_state()
         }
 
-    def restore(self, state: Mapping[str, Any], num_tokens: int) -> None:
-        """Go back to one row of so many tokens."""
+    def restore(self, state: Mapping[str, Any], num_tokens: int, rows: int = 1) -> None:
+        """Go back to rows of so many tokens."""
         for variable in self._request.query_state():
             variable.state = state[variable.name]
-        self.num_tokens, self._rows = num_tokens, 1
+        self.num_tokens, self._rows = num_tokens, rows
 
 
 class OpenvinoBranches:
@@ -88,12 +96,13 @@ class OpenvinoBranches:
     def __init__(self, graph: OpenvinoGraph) -> None:
         self._graph = graph
 
-    def begin(self, ids: Sequence[int]) -> NDArray[np.float32]:
+    def begin(self, ids_QT: NDArray[np.int64]) -> NDArray[np.float32]:
         self._sequence = self._graph.start()
-        last_V = self._sequence.read_prompt(ids)
-        self._state, self._num_tokens = self._sequence.state(), len(ids)
-        return last_V
+        last_QV = self._sequence.read_prompts(ids_QT)
+        self._state, self._shape = self._sequence.state(), ids_QT.shape
+        return last_QV
 
-    def follow(self, ids_BT: NDArray[np.int64]) -> NDArray[np.float32]:
-        self._sequence.restore(self._state, self._num_tokens)
-        return self._sequence.read(ids_BT)
+    def follow(self, after_B: NDArray[np.int64], ids_BT: NDArray[np.int64]) -> NDArray[np.float32]:
+        rows, num_tokens = self._shape
+        self._sequence.restore(self._state, num_tokens, rows)
+        return self._sequence.read(ids_BT, after_B)

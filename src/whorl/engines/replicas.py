@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from whorl.core.errors import EngineError
 from whorl.core.ports import Engine, EngineStats, GenerateRequest, TokenEvent
+from whorl.core.scoring import Continuations, Scores, score_together
 
 __all__ = ["Replicas"]
 
@@ -61,6 +62,16 @@ class Replicas:
         with self._lock:
             number = self._least_busy(frozenset())
         return self._engines[number].score(sequences, prefix)
+
+    def score_together(self, questions: Sequence[Continuations]) -> list[Scores]:
+        """See core.scoring: shared out among those that are up."""
+        with self._lock:
+            self._least_busy(frozenset())  # raises if none is up
+            up = [engine for engine in self._engines if _is_up(engine)]
+        shares = [questions[number :: len(up)] for number in range(len(up))]
+        with ThreadPoolExecutor(len(up)) as pool:
+            parts = list(pool.map(score_together, up, shares))
+        return [parts[place % len(up)][place // len(up)] for place in range(len(questions))]
 
     def stats(self) -> EngineStats:
         found = [engine.stats() for engine in self._engines]

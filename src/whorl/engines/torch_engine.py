@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from whorl.core.ports import GenerateRequest, TokenEvent
+from whorl.core.scoring import Continuations, Scores
 from whorl.engines.branches import CandidateScorer
 from whorl.engines.grammar import UNABLE, Grammars
 from whorl.engines.limits import Limits
@@ -56,13 +57,18 @@ class TorchStepper(SerialStepper[_Running]):
         return _Running(request, matcher)
 
     def _advance(self, running: _Running) -> TokenEvent:
-        return running.draw(_last_logits(self._model, running.unread, running.cache))
+        return running.draw(
+            _last_logits(self._model, torch.tensor([list(running.unread)]), running.cache)[0]
+        )
 
-    def score(
-        self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()
-    ) -> list[NDArray[np.float64]]:
+    def score_together(self, questions: Sequence[Continuations]) -> list[Scores]:
+        if questions[0].prefix:
+            return self._candidates.score(questions)
+        return [self.score(each.sequences) for each in questions]
+
+    def score(self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()) -> Scores:
         if prefix:
-            return self._candidates.score(sequences, prefix)
+            return self._candidates.score([Continuations(prefix, sequences)])[0]
         return [self._score(list(ids)) for ids in sequences]
 
     def _score(self, ids: list[int]) -> NDArray[np.float64]:
@@ -80,21 +86,21 @@ class _TorchBranches:
     def __init__(self, model: Transformer) -> None:
         self._model, self._prefix = model, GrowingCache()
 
-    def begin(self, ids: Sequence[int]) -> NDArray[np.float32]:
+    def begin(self, ids_QT: NDArray[np.int64]) -> NDArray[np.float32]:
         self._prefix = GrowingCache()
-        return _last_logits(self._model, ids, self._prefix)
+        return _last_logits(self._model, torch.from_numpy(ids_QT), self._prefix)
 
-    def follow(self, ids_BT: NDArray[np.int64]) -> NDArray[np.float32]:
-        cache = self._prefix.branches(len(ids_BT))
+    def follow(self, after_B: NDArray[np.int64], ids_BT: NDArray[np.int64]) -> NDArray[np.float32]:
+        cache = self._prefix.branches(torch.from_numpy(after_B))
         with torch.inference_mode():
             logits_BTV = next_logits(self._model, torch.from_numpy(ids_BT), cache)
         return np.asarray(logits_BTV.numpy(), np.float32)
 
 
 def _last_logits(
-    model: Transformer, ids: Sequence[int], cache: GrowingCache
+    model: Transformer, ids_BT: torch.Tensor, cache: GrowingCache
 ) -> NDArray[np.float32]:
-    """Append ids to one cached sequence: logits [V] of what follows the last."""
+    """Append ids to cached sequences: logits [B, V] of what follows the last of each."""
     with torch.inference_mode():
-        logits_BTV = next_logits(model, torch.tensor([list(ids)]), cache, only_last=True)
-    return np.asarray(logits_BTV[0, -1].numpy(), np.float32)
+        logits_BTV = next_logits(model, ids_BT, cache, only_last=True)
+    return np.asarray(logits_BTV[:, -1].numpy(), np.float32)

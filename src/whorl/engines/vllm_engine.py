@@ -12,7 +12,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -23,10 +23,11 @@ from typing import Any
 from whorl.codecs.contract import TEXT, Tokens
 from whorl.core.errors import EngineError
 from whorl.core.ports import EngineStats, GenerateRequest, TokenEvent, TokenLogprob
+from whorl.core.scoring import Continuations, Scores
 from whorl.engines.grammar import MODULE, Grammars
 from whorl.engines.limits import Limits
 from whorl.engines.setup import EngineSetup
-from whorl.engines.vllm_scores import Scores, VllmScores
+from whorl.engines.vllm_scores import VllmScores
 from whorl.engines.vllm_server import BAD_REQUESTS, RefusedError, VllmServer
 from whorl.engines.vllm_words import ENDS, body_of, logprobs_of, messages_of
 from whorl.model.folder import TOKENS, FolderCard
@@ -111,15 +112,24 @@ class VllmEngine:
 
     def score(self, sequences: Sequence[Sequence[int]], prefix: Sequence[int] = ()) -> Scores:
         """See Engine.score; beside the answers that run. Raises EngineError."""
+        return self.score_together([Continuations(prefix, sequences)])[0]
+
+    def score_together(self, questions: Sequence[Continuations]) -> list[Scores]:
+        """See core.scoring. Raises EngineError."""
         if threading.current_thread() is self._thread:
             raise EngineError("score was called from an event: it would wait for itself")
-        checked, before = self.limits.check_scored(sequences, prefix)
+        checked = [self.limits.check_scored(each) for each in questions]
         with self._lock:
             self._check_alive()
-        salt = self._scores.salt_of(prefix)
-        future: Future[Scores] = asyncio.run_coroutine_threadsafe(
-            self._scores.find(checked, before, salt), self._loop
-        )
+        asked = [
+            self._scores.find(
+                [tuple(ids) for ids in each.sequences],
+                tuple(each.prefix),
+                self._scores.salt_of(given.prefix),
+            )
+            for given, each in zip(questions, checked, strict=True)
+        ]
+        future: Future[list[Scores]] = asyncio.run_coroutine_threadsafe(_all(asked), self._loop)
         return future.result()
 
     def stats(self) -> EngineStats:
@@ -265,3 +275,7 @@ class VllmEngine:
             self._busy -= 1
             async with self._room:
                 self._room.notify(max(0, self.limits.max_running - self._busy))
+
+
+async def _all(asked: Sequence[Awaitable[Scores]]) -> list[Scores]:
+    return list(await asyncio.gather(*asked))

@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 
 from whorl.core.errors import EngineError, WhorlError
 from whorl.core.ports import GenerateRequest
+from whorl.core.scoring import Scores
 from whorl.engines.vllm_words import SCORED, body_of, id_of
 
-__all__ = ["Scores", "VllmScores"]
+__all__ = ["VllmScores"]
 
 MOST_IDS = 128  # whose log-probabilities are told by one answer
 BLOCK_TOKENS = 128  # at most so many ids behind the last whole block of the cache are read again
 MOST_SALTS = 8
 Ids = tuple[int, ...]
-Scores = list[NDArray[np.float64]]
 Choice = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]  # body -> the one choice told
 
 

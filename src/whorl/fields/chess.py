@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from whorl.core.environments import Environment, Observation, PlayTask, Step
+from whorl.core.environments import Environment, Observation, Opener, PlayTask, Step
 from whorl.core.errors import DataError, MissingExtra, SpecError
 from whorl.core.intervals import score_of
 from whorl.core.metrics import MOVE_MATCH, Metric
@@ -95,13 +96,23 @@ def open_game(name: str) -> tuple[Environment, int] | None:
 class ChessTask(PlayTask):
     """The best of the legal moves, which stand behind the answer; and points of games."""
 
-    open_world: Callable[[str], tuple[Environment, int] | None] = open_game
+    open_world: Opener = open_game
     ask: Callable[[Sequence[Step], Observation], tuple[Part, ...]] = question_of
     codec: str = CHESS
     name: str = "chess"
     metric: Metric = MOVE_MATCH
     further: tuple[Metric, ...] = tuple(METRICS.values())
     own_worlds: tuple[str, ...] = (BOTH_SIDES,)
+
+    @contextmanager
+    def worlds(self) -> Iterator[Opener]:
+        """Games against one Stockfish, which they ask in turn: it remembers nothing between."""
+        MissingExtra.check("chess", "chess", "a game of chess")
+        from whorl.fields.chess_games import world_of
+        from whorl.fields.stockfish import SharedStockfish
+
+        with closing(SharedStockfish()) as shared:
+            yield lambda name: world_of(name, shared)
 
     def question(self, document: HeldoutDocument, space: TokenSpace) -> Choice:
         """Raises DataError if the answer is none of the legal moves."""

@@ -18,7 +18,7 @@ from whorl.core.environments import Observation, Reaction
 from whorl.core.errors import DataError
 from whorl.fields.chess_names import BOTH_SIDES, GREEDY, STOCKFISH, begun_by
 from whorl.fields.chess_positions import move_of, moves_of, row_of, word_of
-from whorl.fields.stockfish import Stockfish
+from whorl.fields.stockfish import SharedStockfish, Stockfish
 
 __all__ = [
     "ChessGame",
@@ -44,13 +44,16 @@ ENDINGS = {  # what a draw or a mate is called; the other ways have their own na
 Player = Callable[[chess.Board, random.Random], chess.Move]
 
 
-def world_of(name: str) -> tuple[ChessGame, int] | None:
-    """The game that a document begins, or one of both sides, and its seed; None: it begins none."""
+def world_of(name: str, shared: SharedStockfish | None = None) -> tuple[ChessGame, int] | None:
+    """The game that a document begins, or one of both sides, and its seed; None: it begins none.
+
+    shared: see `ChessWorld`.
+    """
     world, _, seed = name.rpartition("#")
     if world == BOTH_SIDES and seed.isdecimal():
         return ChessGame(), int(seed)
     found = begun_by(name)
-    return None if found is None else (ChessWorld(found[1], found[2]), found[0])
+    return None if found is None else (ChessWorld(found[1], found[2], shared), found[0])
 
 
 @dataclass(frozen=True)
@@ -168,10 +171,10 @@ class ChessGame:
 class ChessWorld(ChessGame):
     """A game whose side to move is played by who acts, and the other by an opponent."""
 
-    def __init__(self, opponent: str, start: str) -> None:
-        """start: FEN."""
+    def __init__(self, opponent: str, start: str, shared: SharedStockfish | None = None) -> None:
+        """start: FEN. shared: the Stockfish of several games; None: one of its own."""
         super().__init__(start, f"chess against {opponent}")
-        self.opponent, self._rng = opponent, random.Random()
+        self.opponent, self._rng, self._shared = opponent, random.Random(), shared
         self._player: Player | None = None
         self._stockfish: Stockfish | None = None
 
@@ -190,6 +193,8 @@ class ChessWorld(ChessGame):
     def _opened(self) -> Player:
         if self.opponent != STOCKFISH:
             return chance_player(self.opponent)
+        if self._shared is not None:
+            return self._shared.opened.weakest
         self._stockfish = Stockfish.open()
         return self._stockfish.weakest
 

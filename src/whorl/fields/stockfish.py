@@ -19,7 +19,7 @@ import chess.engine
 from whorl.core.digests import digest_file
 from whorl.core.errors import DataError, MissingExtra
 
-__all__ = ["Stockfish", "identity", "program"]
+__all__ = ["SharedStockfish", "Stockfish", "identity", "program"]
 
 PLACES = ("/usr/games/stockfish",)  # where Debian puts it, which is not on everybody's PATH
 OPTIONS = {"Threads": 1, "Hash": 1}
@@ -108,3 +108,22 @@ class Stockfish:
     def close(self) -> None:
         with contextlib.suppress(chess.engine.EngineError, TimeoutError):
             self.engine.quit()
+
+
+class SharedStockfish:
+    """A program for several games, which is opened when the first of them needs it. Close it."""
+
+    def __init__(self) -> None:
+        self._opened: Stockfish | None = None
+
+    @property
+    def opened(self) -> Stockfish:
+        """Raises as `Stockfish.open`."""
+        if self._opened is None:
+            self._opened = Stockfish.open()
+        return self._opened
+
+    def close(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+        self._opened = None

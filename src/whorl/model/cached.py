@@ -36,13 +36,10 @@ class GrowingCache:
             )
         return self._layers[layer]
 
-    def branches(self, rows: int) -> GrowingCache:
-        """A cache of so many rows that all begin with this one; it is not changed."""
+    def branches(self, after_B: Tensor) -> GrowingCache:
+        """A cache of rows that begin with these rows of this one; it is not changed."""
         cache = GrowingCache()
-        cache._layers = [
-            (key.expand(rows, -1, -1, -1), value.expand(rows, -1, -1, -1))
-            for key, value in self._layers
-        ]
+        cache._layers = [(key[after_B], value[after_B]) for key, value in self._layers]
         return cache
 
 

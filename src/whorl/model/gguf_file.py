@@ -22,6 +22,7 @@ from whorl.core.errors import DataError, MissingExtra
 
 __all__ = ["KINDS", "GgufFile", "GgufTensor", "open_gguf"]
 
+AGAIN = "take the file from its source again: it was cut short, or is damaged"
 MAGIC, BIG_ENDIAN_MAGIC, VERSIONS = b"GGUF", b"FUGG", (2, 3)
 MAX_AXES, MAX_ITEMS = 4, 4_000_000  # items of a list: a vocabulary has a tenth
 ALIGNMENT = 32  # bytes, unless general.alignment says another
@@ -97,7 +98,8 @@ def open_gguf(path: Path) -> GgufFile:
     except (OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path} cannot be read", found=error) from error
+        do = "look at the file and at who may read it"
+        raise DataError(f"{path} cannot be read", found=error, do=do) from error
 
 
 def _check_start(path: Path, start: bytes) -> None:
@@ -110,10 +112,20 @@ def _check_start(path: Path, start: bytes) -> None:
         )
     if start[:4] != MAGIC:
         raise DataError(
-            f"{path} is not a GGUF file", found=repr(start[:4]), expected="GGUF as its first bytes"
+            f"{path} is not a GGUF file",
+            found=repr(start[:4]) if start else "an empty file",
+            expected="GGUF as its first bytes",
+            do=AGAIN if len(start) < 4 else "name another file, or correct its ending",
         )
+    if len(start) < 8:
+        found = f"{len(start)} bytes"
+        raise DataError(f"{path} ends within its first bytes", found=found, do=AGAIN)
     if version not in VERSIONS:
-        raise DataError(f"{path} is GGUF of version {version}", expected="version 2 or 3")
+        raise DataError(
+            f"{path} is GGUF of version {version}",
+            expected="version 2 or 3",
+            do="convert the model again with llama.cpp's convert_hf_to_gguf.py of today",
+        )
 
 
 class _Header:
@@ -151,7 +163,7 @@ class _Header:
                 f"the file ends within {what}",
                 found=f"{len(self.data):,} bytes",
                 expected=f"at least {begin + num_bytes:,}",
-                do="take the file from its source again: it was cut short, or is damaged",
+                do=AGAIN,
             )
         return begin
 
@@ -168,6 +180,7 @@ class _Header:
                 f"more {what} than the file has room for",
                 found=f"{number:,}",
                 expected=f"at most {room:,}",
+                do=AGAIN,
             )
         return number
 
@@ -229,14 +242,14 @@ class _Header:
         for name, tensor in sorted(tensors.items(), key=lambda item: item[1].start):
             start = first + tensor.start
             if start < end or tensor.start % alignment:
-                raise self.error(f"{name} does not begin where the tensor before it ends")
+                raise self.error(f"{name} does not begin where the tensor before it ends", do=AGAIN)
             end = start + tensor.num_bytes
             if end > len(self.data):
                 raise self.error(
                     f"the file ends within the tensor {name}",
                     found=f"{len(self.data):,} bytes",
                     expected=f"at least {end:,}",
-                    do="take the file from its source again: it was cut short, or is damaged",
+                    do=AGAIN,
                 )
             placed[name] = GgufTensor(tensor.kind, tensor.sizes, start, tensor.num_bytes)
         return placed

@@ -34,6 +34,7 @@ def chosen_attacks(only: Sequence[str]) -> list[Attack]:
             f"there is no attack {unknown[0][:20]}",
             found=unknown[0][:20],
             expected=", ".join(numbers),
+            do="name some of these, or none for all",
         )
     wanted = {number.upper() for number in only} or set(numbers)
     return [attack for attack in ATTACKS if attack.number in wanted]

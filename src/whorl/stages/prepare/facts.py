@@ -31,7 +31,9 @@ def field_of(fields: Mapping[str, Field], source: Source) -> Field:
     """Raises SpecError if no such field is known."""
     if source.field not in fields:
         raise SpecError(
-            f"there is no field {source.field}", expected=", ".join(sorted(fields)) or "a field"
+            f"there is no field {source.field}",
+            expected=", ".join(sorted(fields)) or "a field",
+            do="correct the data's field in the recipe",
         )
     return fields[source.field]
 

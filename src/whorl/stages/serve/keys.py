@@ -147,7 +147,11 @@ def revoke_key(path: Path, what: str) -> KeyEntry:
         found = [key for key in keys if key.revoked is None and what in (key.key_id, key.name)]
         if not found:
             in_use = ", ".join(f"{key.key_id} ({key.name})" for key in keys if key.revoked is None)
-            raise SpecError(f"there is no key {what[:80]} in use", found=in_use or "no keys")
+            raise SpecError(
+                f"there is no key {what[:80]} in use",
+                found=in_use or "no keys",
+                do="name the id or the name of one that `whorl keys list` shows",
+            )
         revoked = found[0].model_copy(update={"revoked": _now()})
         _write(path, [revoked if key is found[0] else key for key in keys])
     return revoked

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import threading
@@ -49,6 +50,7 @@ def serve(
     server = _Server(app, config, next_model)
     with server.capture_signals():  # from here on, also before the loop runs
         on_start(base_url_of(listener))
+        gc.freeze()  # what stays is not looked through again: that takes tens of ms
         server.run(sockets=[listener])
     if server.engine_failure is not None:
         raise EngineError(

@@ -25,6 +25,7 @@ from whorl.codecs.contract import TEXT, Tokens
 from whorl.codecs.parts import token_space
 from whorl.core.errors import DataError, EngineError
 from whorl.core.ports import Part, TokenEvent
+from whorl.core.scoring import Scores, totals
 from whorl.stages.serve.access import caller_of
 from whorl.stages.serve.ask import Ask, PartBody, Prompt, TokenIds
 from whorl.stages.serve.desk import Visit
@@ -47,7 +48,6 @@ Names = Annotated[
     Field(max_length=MAX_CANDIDATES, fail_fast=True),
 ]
 Piece = Sequence[tuple[int, ...]]  # candidates that are scored together
-Scores = Sequence[NDArray[np.float64]]
 
 
 class RankBody(Body):
@@ -263,16 +263,16 @@ async def _score(
             if is_over.is_set():
                 raise TimeoutError
             visit.prompt_tokens += len(prompt)
-            values = list[float]()
+            values = list[NDArray[np.float64]]()
             for piece in pieces:
                 if gateway.stopped:
                     raise ApiError(503, "the server is stopping", code="stopping")
                 rows = await loop.run_in_executor(
                     gateway.ranking_threads, _score_piece, visit, piece, prompt, is_over
                 )
-                values += [float(each.sum()) for each in rows]
+                values.append(totals(rows))
                 visit.scored(request_id, _work_of(piece))
-            nats.append(np.array(values))
+            nats.append(np.concatenate(values))
         ended = TokenEvent(request_id, (), "stop")
     except EngineError as error:
         ended = TokenEvent(request_id, (), "error", error=str(error))
