@@ -245,7 +245,7 @@ def _open(
         from whorl.stages.serve import app, server  # noqa: F401  (while the engine opens the model)
 
         engine, promised = opening.result()
-        promise = promised()  # measured alone
+        promise = promised(tokens, shown)  # measured alone
     except BaseException:
         with_result(opening, lambda opened: opened[0].close())
         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -87,7 +87,23 @@ def promised(engine: EngineLoop, folder: Path, **config: Any) -> Promise:
     chosen = ServeConfig(**{"max_running": 16, **config})
     setup = setup_of(CARD, chosen, 1)
     fast = predict(CARD, CARD.variant, chosen, setup, probe=lambda: (1e12, 1e11))
-    return keep_promise(engine, lambda: fast, CARD, CARD.variant, chosen, folder)
+    return keep_promise(asking(engine), lambda: fast, CARD, CARD.variant, chosen, folder)
+
+
+def asking(engine: EngineLoop) -> Any:
+    """The engine alone, by its own clock."""
+
+    @contextmanager
+    def ask_of(users: int) -> Iterator[Any]:
+        def ask(prompts: Any, most: int) -> list[collect.Answer]:
+            requests = [
+                GenerateRequest(f"{i}", ids, most, cache_key="own") for i, ids in enumerate(prompts)
+            ]
+            return collect.run_requests(engine, requests)
+
+        yield ask
+
+    return ask_of
 
 
 def test_it_is_what_the_engine_does(engine: EngineLoop, tmp_path: Path) -> None:
@@ -120,14 +136,17 @@ def test_it_is_measured_once(
     first = promised(engine, tmp_path)
     monkeypatch.setattr(module, "_measure", lambda *rest: pytest.fail("measured again"))
     assert promised(engine, tmp_path) == first
+    monkeypatch.setattr(module, "peek_card", lambda folder: CARD)
+    told = predict_folder(tmp_path, None, ServeConfig(max_running=16), tmp_path)
+    assert told == first  # as --dry-run says it
     unpredicted = partial(pytest.fail, "predicted again")
     config = ServeConfig(max_running=16)
-    assert keep_promise(engine, unpredicted, CARD, CARD.variant, config, tmp_path) == first
+    assert keep_promise(asking(engine), unpredicted, CARD, CARD.variant, config, tmp_path) == first
     with pytest.raises(pytest.fail.Exception):  # that was on this machine, not on Ray's
         promised(engine, tmp_path, where="ray")
     exported = (CARD, Variant("openvino", "int4"), ServeConfig(max_running=16))
     with pytest.raises(pytest.fail.Exception):  # that was another variant of the same folder
-        keep_promise(engine, lambda: first, *exported, tmp_path)
+        keep_promise(asking(engine), lambda: first, *exported, tmp_path)
     for path in tmp_path.iterdir():
         path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(pytest.fail.Exception):
@@ -147,7 +166,7 @@ def test_the_server_is_loaded_before_its_engine_is_measured(
     def open_here(*work: Any) -> Any:
         return engine, measure
 
-    def measure() -> str:
+    def measure(*of_a_server: Any) -> str:
         told.append("measured")
         return "promise"
 
@@ -182,14 +201,16 @@ def test_nothing_is_measured_before_it_is_asked_for(
     """The server is loaded while the engine opens, and would be measured with it."""
     folder, kept = tiny_model_folder(tmp_path / "model", steps=0), tmp_path / "kept"
     monkeypatch.setattr(module, "_open", lambda *rest: engine)
+    monkeypatch.setattr(module, "asked_over_http", lambda *rest: asking(engine)(rest[-1]))
+    of_a_server: Any = (None, None)
     opened, promise = module.open_promised(folder, None, ServeConfig(max_running=4), kept)
     assert opened is engine and engine.stats().generated_tokens == 2  # warm
     assert not kept.exists()
-    assert promise().basis == "measured" and len(list(kept.iterdir())) == 1
+    assert promise(*of_a_server).basis == "measured" and len(list(kept.iterdir())) == 1
     _, predicted = module.open_promised(
         folder, None, ServeConfig(max_running=4), kept, measures=False
     )
-    assert predicted().basis == "predicted"
+    assert predicted(*of_a_server).basis == "predicted"
 
 
 @pytest.mark.parametrize("is_open", [True, False])

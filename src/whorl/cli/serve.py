@@ -154,11 +154,12 @@ def serve_session(session: Session, api_key: str | None = None) -> None:
 def _tell_of(
     found: Servable, config: ServeConfig, words: Sequence[str], emit: str | None, home: Path
 ) -> None:
-    """What is predicted of a server, or its unit or manifest; nothing is loaded."""
+    """What is predicted of a server, or known of it; or its unit or manifest. Nothing is loaded."""
+    from whorl.engines.open import CACHE
     from whorl.wiring.emit import emit_server
     from whorl.wiring.promise import predict_folder
 
-    promise = predict_folder(found.folder, found.variant, config)
+    promise = predict_folder(found.folder, found.variant, config, home / CACHE)
     told = f"as {found.why}\n{promise}" if found.why else str(promise)
     if emit is not None:
         told = emit_server(emit, found.model_id, words, config, promise, home)

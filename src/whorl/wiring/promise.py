@@ -1,4 +1,5 @@
-"""What a server promises: predicted before a weight is read, then measured once on this machine.
+"""What a server promises: predicted before a weight is read, then measured once on this machine,
+through a server, so that it is what clients get.
 
 The prediction is the time of a step by what it must read and compute, at rates that are probed here
 and shares of them that engines reach (docs/engines.md has what they were fitted to).
@@ -10,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +21,9 @@ import numpy as np
 import psutil
 from pydantic import ValidationError
 
+from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import count_shape
+from whorl.codecs.contract import Tokens
 from whorl.core.collect import Answer, run_requests
 from whorl.core.digests import digest_value, write_bytes
 from whorl.core.errors import EngineError, SpecError
@@ -37,7 +41,9 @@ from whorl.launch.cards import found_cards
 from whorl.launch.machine import machine_facts
 from whorl.model.folder import FolderCard, peek_card
 from whorl.spec.resolved import ServeConfig
+from whorl.stages.serve.card import ModelCard
 from whorl.stages.serve.promise import Promise
+from whorl.wiring.over_http import Ask, asked_over_http
 
 __all__ = [
     "keep_promise",
@@ -48,8 +54,9 @@ __all__ = [
     "setup_of",
 ]
 
-VERSION = 3  # raised when the same engine would be measured otherwise
-PROMPT_TOKENS, ANSWER_TOKENS = 32, 12
+VERSION = 4  # raised when the same engine would be measured otherwise
+PROMPT_TOKENS = 64
+ANSWER_TOKENS, FEWEST_TOKENS, LONG_S = 32, 12, 1.0  # fewer where all would take longer
 RUNTIME_BYTES = 250 * 2**20  # of Python and the engine, without a model
 PROBE_S = 0.4
 BUSY_S, BUSY_PERCENT = 0.2, 25.0
@@ -75,10 +82,11 @@ def open_promised(
     config: ServeConfig,
     cache_folder: Path,
     measures: bool = True,
-) -> tuple[Engine, Callable[[], Promise]]:
+) -> tuple[Engine, Callable[[Tokens, ModelCard], Promise]]:
     """An engine for a server, warm, and what tells its promise. Raises as `open_engine`.
 
-    The latter may measure, so call it when nothing else of this process runs.
+    The latter is given what a server of the model needs and may measure through one, so call it
+    when nothing else of this process runs.
     cache_folder: of exports and of what was measured.
     measures: False where another is being asked meanwhile; then the promise is a prediction.
     """
@@ -90,19 +98,22 @@ def open_promised(
         predicted = later(predicted).result  # while the engine's process begins
     engine = _open(folder, variant, config, setup, cache_folder)
 
-    def promised() -> Promise:
-        promise = keep_promise(engine, predicted, card, served, config, cache_folder)
+    def promised(tokens: Tokens, shown: ModelCard) -> Promise:
+        asking = partial(asked_over_http, engine, tokens, shown, config)
+        promise = keep_promise(asking, predicted, card, served, config, cache_folder)
         if promise.users < setup.max_running:
             engine.limit_running(promise.users)
         return promise
 
     try:
         if measures:  # what is loaded with the first request
-            _round(engine, 1, card.shape.vocab_size, card.shape.max_seq_len, seed=0, most=2)
+            prompts, most = _prompts(1, card.shape, seed=0), 2
+            requests = [GenerateRequest("measure", prompts[0], most, cache_key=SERVERS_OWN)]
+            run_requests(engine, requests, timeout_s=120.0)
     except BaseException:
         engine.close()
         raise
-    return engine, promised if measures else predicted
+    return engine, promised if measures else lambda tokens, shown: predicted()
 
 
 def _open(
@@ -145,11 +156,18 @@ def _open(
     return Replicas([future.result() for future in opening])
 
 
-def predict_folder(folder: Path, variant: Variant | None, config: ServeConfig) -> Promise:
-    """Of a model that is not loaded, by its card alone."""
+def predict_folder(
+    folder: Path, variant: Variant | None, config: ServeConfig, cache_folder: Path | None = None
+) -> Promise:
+    """Of a model that is not loaded, by its card alone, or what was measured here before.
+
+    cache_folder: as of `open_promised`.
+    """
     card = peek_card(folder)
     setup = setup_of(card, config, engine_threads())
-    return predict(card, variant or best_form(card, config.engine), config, setup)
+    served = variant or best_form(card, config.engine)
+    kept = None if cache_folder is None else _kept(_kept_at(cache_folder, card, served, config))
+    return kept or predict(card, served, config, setup)
 
 
 # ------------------------------------------------------------------ predicted
@@ -203,7 +221,7 @@ def predict(
         users=users,
         ttft_p95_s=read_s + step_s,
         tokens_per_s_per_user=1 / step_s,
-        tokens_per_s=users / step_s,
+        tokens_per_s=users * ANSWER_TOKENS / (read_s + ANSWER_TOKENS * step_s),
         prompt_tokens=PROMPT_TOKENS,
         memory_bytes=round(
             config.replicas * (RUNTIME_BYTES + copies * shares.weights * weight_bytes) + cache
@@ -236,27 +254,25 @@ def _best_s(work: Callable[[], object]) -> float:
 
 
 def keep_promise(
-    engine: Engine,
+    asking: Callable[[int], AbstractContextManager[Ask]],
     predicted: Callable[[], Promise],
     card: FolderCard,
     variant: Variant,
     config: ServeConfig,
     folder: Path,
 ) -> Promise:
-    """Measured with this engine, at its limit and with the targets for fewer users; kept in folder.
+    """Measured at the engine's limit and with the targets for fewer users; kept in folder.
 
-    predicted: called where nothing is kept. variant: what is served, which the card's folder may
-    not hold but be exported to.
+    asking: for so many users at once, as `asked_over_http`. predicted: called where nothing is
+    kept. variant: what is served, which the card's folder may not hold but be exported to.
     An engine that was measured here, while nothing else ran, is not asked. Raises EngineError if
     it does not answer.
     """
     path = _kept_at(folder, card, variant, config)
-    vocab_size, context = card.shape.vocab_size, card.shape.max_seq_len
-    try:
-        kept = Promise.model_validate(json.loads(path.read_bytes()))
-    except (OSError, ValueError, ValidationError):
+    kept = _kept(path)
+    if kept is None:
         used_percent = psutil.cpu_percent(BUSY_S)  # by others: nothing of ours runs
-        kept = _measure(engine, predicted(), vocab_size, context, config)
+        kept = _measure(asking, predicted(), card.shape, config)
         if used_percent > BUSY_PERCENT:
             return kept  # and measured again at the next start
         try:
@@ -265,6 +281,13 @@ def keep_promise(
         except Exception:  # a home that cannot be written serves as well
             return kept
     return kept
+
+
+def _kept(path: Path) -> Promise | None:
+    try:
+        return Promise.model_validate(json.loads(path.read_bytes()))
+    except (OSError, ValueError, ValidationError):
+        return None
 
 
 def _kept_at(folder: Path, card: FolderCard, variant: Variant, config: ServeConfig) -> Path:
@@ -284,59 +307,63 @@ def _kept_at(folder: Path, card: FolderCard, variant: Variant, config: ServeConf
 
 
 def _measure(
-    engine: Engine, predicted: Promise, vocab_size: int, context: int, config: ServeConfig
+    asking: Callable[[int], AbstractContextManager[Ask]],
+    predicted: Promise,
+    shape: ModelShape,
+    config: ServeConfig,
 ) -> Promise:
     """For as many users as there are places; half as many, and so on, while a target is missed."""
     users, found = predicted.users, None
-    while True:
-        answers = _round(engine, users, vocab_size, context, seed=users)
-        each = _of_answers(answers, predicted.model_copy(update={"users": users}))
-        missed = each.against(config)
-        first = each.model_copy(update={"missed": missed})
-        found = found or first
-        is_slow = any(not name.startswith("users ") for name in missed)
-        if not is_slow:
-            return first
-        if users == 1:
-            return found  # fewer users would not help: as many as there are places, and said so
-        users //= 2
+    is_long = users * ANSWER_TOKENS / predicted.tokens_per_s > LONG_S
+    most = min(FEWEST_TOKENS if is_long else ANSWER_TOKENS, config.max_tokens, _room(shape))
+    with asking(users) as ask:
+        ask(_prompts(1, shape, seed=0), 2)  # what a server loads with its first request
+        while True:
+            prompts = _prompts(users, shape, seed=users)
+            told = {"users": users, "prompt_tokens": len(prompts[0])}
+            each = _of_answers(ask(prompts, most), predicted.model_copy(update=told))
+            missed = each.against(config)
+            first = each.model_copy(update={"missed": missed})
+            found = found or first
+            is_slow = any(not name.startswith("users ") for name in missed)
+            if not is_slow:
+                return first
+            if users == 1:
+                return found  # fewer users would not help: as many as there are places, said so
+            users //= 2
 
 
 def _of_answers(answers: Sequence[Answer], promise: Promise) -> Promise:
+    """Of answers of ANSWER_TOKENS: what is missing of them goes on as fast as the rest did."""
+    if any(len(answer.token_ids) < 2 for answer in answers):
+        raise EngineError("the engine gave no tokens", do="try another engine or variant")
     firsts = [answer.first_token_s or answer.end_s for answer in answers]
     # from the first token of any to the last of all: those of one may come in a heap, while the
     # engine waits for a processor
-    answering_s = max(1e-9, max(answer.end_s for answer in answers) - min(firsts))
+    end_s = max(answer.end_s for answer in answers)
+    answering_s = max(1e-9, end_s - min(firsts))
     fewest = min(len(answer.token_ids) for answer in answers)
-    tokens = sum(len(answer.token_ids) for answer in answers)
+    token_s = answering_s / (fewest - 1)
+    missing = max(0, ANSWER_TOKENS - fewest)
     return promise.model_copy(
         update={
             "basis": "measured",
             "ttft_p95_s": float(np.quantile(firsts, 0.95)),
-            "tokens_per_s_per_user": (fewest - 1) / answering_s,
-            "tokens_per_s": tokens / max(answer.end_s for answer in answers),
+            "tokens_per_s_per_user": 1 / token_s,
+            "tokens_per_s": len(answers) * (fewest + missing) / (end_s + missing * token_s),
         }
     )
 
 
-def _round(
-    engine: Engine,
-    users: int,
-    vocab_size: int,
-    context: int,
-    *,
-    seed: int,
-    most: int = ANSWER_TOKENS,
-) -> list[Answer]:
-    """Prompts of random ids, all at once: no two begin alike. most: tokens of an answer."""
-    answer_tokens = max(2, min(most, context // 4))
-    prompt_tokens = max(1, min(PROMPT_TOKENS, context - answer_tokens))
-    ids = np.random.default_rng(seed).integers(0, vocab_size, (users, prompt_tokens))
-    requests = [
-        GenerateRequest(f"measure-{seed}-{i}", tuple(row), answer_tokens, cache_key=SERVERS_OWN)
-        for i, row in enumerate(ids.tolist())
-    ]
-    answers = run_requests(engine, requests, timeout_s=120.0)
-    if any(len(answer.token_ids) < 2 for answer in answers):
-        raise EngineError("the engine gave no tokens", do="try another engine or variant")
-    return answers
+def _room(shape: ModelShape) -> int:
+    """Most tokens of an answer that is measured."""
+    return max(2, shape.max_seq_len // 4)
+
+
+def _prompts(users: int, shape: ModelShape, *, seed: int) -> list[tuple[int, ...]]:
+    """Of random ids: no two begin alike."""
+    room = max(1, shape.max_seq_len - min(ANSWER_TOKENS, _room(shape)))
+    ids = np.random.default_rng(seed).integers(
+        0, shape.vocab_size, (users, min(PROMPT_TOKENS, room))
+    )
+    return [tuple(row) for row in ids.tolist()]

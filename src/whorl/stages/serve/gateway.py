@@ -22,7 +22,7 @@ from whorl.stages.serve.building import requests_of
 from whorl.stages.serve.card import ModelCard
 from whorl.stages.serve.desk import Desk, Visit
 from whorl.stages.serve.errors import ApiError, invalid, is_grammar_fault
-from whorl.stages.serve.generation import Generation, Run
+from whorl.stages.serve.generation import Events, Generation, Run
 from whorl.stages.serve.inbox import Inbox
 from whorl.stages.serve.limits import NOBODY, Caller, check_sizes
 from whorl.stages.serve.served import Served
@@ -53,7 +53,7 @@ class Gateway:
         self.ranking_threads = ThreadPoolExecutor(RANKING_THREADS, "whorl-rank")
         self.playing_thread = ThreadPoolExecutor(1, "whorl-play")  # environments: see `playing`
         self._submitted: dict[str, Engine] = {}  # by request id
-        self._inbox: Inbox[TokenEvent, asyncio.Queue[TokenEvent], Visit] | None = None
+        self._inbox: Inbox[TokenEvent, Events, Visit] | None = None
         self._keep_to(served)
 
     @property
@@ -182,7 +182,7 @@ class Gateway:
             check_sizes(ask, requests[0][1].grammar, self.config)
             sizes = [(len(each.prompt_ids), each.max_tokens) for _, each in requests]
             visit.price(sizes, sum(length for length, _ in sizes[:: ask.n]))
-            queue: asyncio.Queue[TokenEvent] = asyncio.Queue()
+            queue: Events = asyncio.Queue()
             for prompt, request in requests:
                 decoder = served.prompts.decoder(prompt)
                 voice = served.prompts.voice(prompt, request.prompt_ids)
@@ -246,7 +246,7 @@ class Gateway:
             )
 
     async def _submit(
-        self, request: GenerateRequest, queue: asyncio.Queue[TokenEvent], visit: Visit, ask: Ask
+        self, request: GenerateRequest, queue: Events, visit: Visit, ask: Ask
     ) -> None:
         inbox, engine = self._inbox_here(), visit.served.engine
 
@@ -287,7 +287,7 @@ class Gateway:
         else:
             visit.served.engine.cancel(request.request_id)
 
-    def _inbox_here(self) -> Inbox[TokenEvent, asyncio.Queue[TokenEvent], Visit]:
+    def _inbox_here(self) -> Inbox[TokenEvent, Events, Visit]:
         """Of the loop that runs: a server has one, whoever asks its app without it may have more,
         one after the other."""
         loop = asyncio.get_running_loop()
@@ -295,7 +295,7 @@ class Gateway:
             self._inbox = Inbox(loop, self._deliver)
         return self._inbox
 
-    def _deliver(self, event: TokenEvent, queue: asyncio.Queue[TokenEvent], visit: Visit) -> None:
+    def _deliver(self, event: TokenEvent, queue: Events, visit: Visit) -> None:
         if event.finish_reason is not None:
             self._submitted.pop(event.request_id, None)
         visit.event(event)

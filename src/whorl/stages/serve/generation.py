@@ -16,7 +16,9 @@ from whorl.stages.serve.errors import ApiError, invalid, is_grammar_fault
 from whorl.stages.serve.formats.choose import Voice
 from whorl.stages.serve.stops import StopFinder
 
-__all__ = ["Generation", "Piece", "Run"]
+__all__ = ["Events", "Generation", "Piece", "Run"]
+
+Events = asyncio.Queue[TokenEvent | None]  # None: look whether it took too long
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class Generation:
     def __init__(
         self,
         runs: list[Run],
-        queue: asyncio.Queue[TokenEvent],
+        queue: Events,
         stall_s: float,
         visit: Visit,
         *,
@@ -149,6 +151,8 @@ class Generation:
         self._queue, self._stall_s = queue, stall_s
         self._visit = visit
         self._failure: str | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._since_s = 0.0  # by the loop's clock: waited for what comes next
         self._numbers = {run.request.request_id: number for number, run in enumerate(runs)}
 
     async def pieces(self) -> AsyncGenerator[tuple[int, Piece], None]:
@@ -156,6 +160,8 @@ class Generation:
 
         Raises ApiError 500/503 if the engine fails or stalls.
         """
+        self._wait_anew()
+        self._look()
         try:
             while not all(run.is_ended for run in self.runs):
                 event = await self._next_event()
@@ -179,19 +185,31 @@ class Generation:
         reasons = dict.fromkeys(run.finish_reason or self._failure or "left" for run in self.runs)
         for run in self.runs:
             run.close()
+        if self._timer is not None:
+            self._timer.cancel()
         self._visit.end(self.id, "+".join(reasons), self.runs)
 
     async def _next_event(self) -> TokenEvent:
         while True:
-            left_s = self._visit.left_s
-            try:
-                async with asyncio.timeout(min(self._stall_s, max(0.0, left_s))):
-                    return await self._queue.get()
-            except TimeoutError:
-                if self._visit.left_s <= 0:
-                    told = f"the answer was not complete within {self._visit.max_time:g} s"
-                    raise ApiError(504, told, code="deadline_exceeded") from None
-                if self._visit.served.health.is_stalled(self._stall_s):
-                    raise ApiError(
-                        503, "the engine makes no progress", code="engine_stalled"
-                    ) from None
+            event = await self._queue.get()
+            self._wait_anew()
+            if event is not None:
+                return event
+            if self._visit.left_s <= 0:
+                told = f"the answer was not complete within {self._visit.max_time:g} s"
+                raise ApiError(504, told, code="deadline_exceeded")
+            if self._visit.served.health.is_stalled(self._stall_s):
+                raise ApiError(503, "the engine makes no progress", code="engine_stalled")
+            self._look()
+
+    def _wait_anew(self) -> None:
+        self._since_s = asyncio.get_running_loop().time()
+
+    def _look(self) -> None:
+        """Wakes who waited as long as may be; a timer is set when one ends, not for each event."""
+        loop = asyncio.get_running_loop()
+        left_s = min(self._stall_s - (loop.time() - self._since_s), self._visit.left_s)
+        if left_s > 0:
+            self._timer = loop.call_later(left_s, self._look)
+        else:
+            self._queue.put_nowait(None)

@@ -21,7 +21,9 @@ class Promise(BaseModel):
     users: int = Field(ge=1, description="requests that are answered together")
     ttft_p95_s: float = Field(gt=0, description="until the first token, of 95 in 100")
     tokens_per_s_per_user: float = Field(gt=0, description="of the slowest, after its first token")
-    tokens_per_s: float = Field(gt=0, description="of all users together")
+    tokens_per_s: float = Field(
+        gt=0, description="of all users together, with the reading of prompts"
+    )
     prompt_tokens: int = Field(
         ge=1, description="of each prompt; a longer one takes longer to read"
     )

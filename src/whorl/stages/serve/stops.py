@@ -28,6 +28,8 @@ class StopFinder:
         """The text that is certain now; "" after a stop string was found."""
         if self.found:
             return ""
+        if not self._stops:
+            return piece
         text = self._held + piece
         ends = [
             (start + len(stop), start, stop)

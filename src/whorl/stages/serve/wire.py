@@ -17,7 +17,7 @@ from whorl.stages.serve.errors import ApiError
 from whorl.stages.serve.generation import Generation
 from whorl.stages.serve.request import AnswerBody
 
-__all__ = ["Wire", "event_of"]
+__all__ = ["Chunks", "Wire", "event_of"]
 
 SomeAnswerBody = TypeVar("SomeAnswerBody", bound=AnswerBody)
 
@@ -42,3 +42,15 @@ def event_of(data: Any, name: str | None = None) -> str:
     line = data if isinstance(data, str) else json.dumps(data)
     head = "" if name is None else f"event: {name}\n"
     return f"{head}data: {line}\n\n"
+
+
+class Chunks:
+    """Events that differ by one choice each: what they share is written as JSON once."""
+
+    def __init__(self, answer: Mapping[str, Any]) -> None:
+        """answer: the event without choices, `"choices": []`."""
+        self._before, self._after = json.dumps(answer).split('"choices": []')
+
+    def event(self, choice: Mapping[str, Any]) -> str:
+        """As `event_of` with this one choice."""
+        return f'data: {self._before}"choices": [{json.dumps(choice)}]{self._after}\n\n'

@@ -24,7 +24,7 @@ from whorl.stages.serve.formats.events import CallBegun, CallWritten, Event, Sai
 from whorl.stages.serve.generation import Generation
 from whorl.stages.serve.token_texts import logprobs_of
 from whorl.stages.serve.turns import Spoken, Turn, spoken, turns
-from whorl.stages.serve.wire import Wire, event_of
+from whorl.stages.serve.wire import Chunks, Wire, event_of
 
 __all__ = ["WIRE", "ChatBody"]
 
@@ -131,13 +131,12 @@ async def events(
     """The role, then a piece of an answer in each, then what it cost, then [DONE]."""
     usage = {"usage": None} if body.with_usage else {}
 
-    def chunk(*choices: dict[str, Any]) -> dict[str, Any]:
-        return _answer(generation, "chat.completion.chunk", [*choices]) | usage
-
+    empty = _answer(generation, "chat.completion.chunk", []) | usage
+    chunks = Chunks(empty)
     num_calls = [0] * len(generation.runs)
     async with aclosing(turns(generation)) as stream:
         for number in range(len(generation.runs)):
-            yield event_of(chunk(_choice(number, "delta", {"role": "assistant", "content": ""})))
+            yield chunks.event(_choice(number, "delta", {"role": "assistant", "content": ""}))
         async for number, turn in stream:
             deltas = _deltas(turn, num_calls[number])
             num_calls[number] += len(turn.call_ids)
@@ -145,11 +144,11 @@ async def events(
             for delta in deltas or ([{}] if logprobs and turn.logprobs else []):
                 choice = _choice(number, "delta", delta)
                 choice["logprobs"], logprobs = logprobs, None
-                yield event_of(chunk(choice))
+                yield chunks.event(choice)
             if turn.finish_reason is not None:
-                yield event_of(chunk(_choice(number, "delta", {}, turn.finish_reason)))
+                yield chunks.event(_choice(number, "delta", {}, turn.finish_reason))
     if body.with_usage:
-        yield event_of(chunk() | {"usage": usage_of(generation)})
+        yield event_of(empty | {"usage": usage_of(generation)})
     yield event_of("[DONE]")
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from whorl.codecs.contract import Tokens
+from whorl.codecs.contract import TEXT, Tokens
 from whorl.codecs.parts import SPECIAL_CODEC, decode_parts
 from whorl.core.errors import DataError
 from whorl.core.ports import TokenLogprob
@@ -23,7 +23,7 @@ from whorl.stages.serve.dialects.openai_fields import (
 )
 from whorl.stages.serve.generation import Generation, Piece
 from whorl.stages.serve.token_texts import token_text
-from whorl.stages.serve.wire import Wire, event_of
+from whorl.stages.serve.wire import Chunks, Wire, event_of
 
 __all__ = ["WIRE", "CompletionBody"]
 
@@ -96,6 +96,7 @@ async def events(
 ) -> AsyncGenerator[str, None]:
     """A piece of one answer in each, then what it cost, then [DONE]."""
     usage = {"usage": None} if body.with_usage else {}
+    chunks = Chunks(_answer(generation, []) | usage)
     async with aclosing(generation.pieces()) as stream:
         async for number, piece in stream:
             if not (piece.text or piece.logprobs or piece.finish_reason is not None):
@@ -105,7 +106,7 @@ async def events(
                 choice["logprobs"] = _logprobs(piece.logprobs, tokens)
             if piece.finish_reason is not None:
                 choice |= _parts(tokens, generation.runs[number].kept_ids)
-            yield event_of(_answer(generation, [choice]) | usage)
+            yield chunks.event(choice)
     if body.with_usage:
         yield event_of(_answer(generation, []) | {"usage": usage_of(generation)})
     yield event_of("[DONE]")
@@ -143,10 +144,12 @@ def _logprobs(told: Sequence[tuple[int, TokenLogprob]], tokens: Tokens) -> dict[
 
 def _parts(tokens: Tokens, ids: list[int]) -> dict[str, Any]:
     """The answer as parts, where it is not text alone: each a file of its codec's media type."""
+    if set(tokens.codecs) == {TEXT} and tokens.own_name(TEXT) == TEXT:
+        return {}
     files = []
     try:
         parts = [part for part in decode_parts(tokens, ids) if part.codec != SPECIAL_CODEC]
-        if all(part.codec == "text" for part in parts):
+        if all(part.codec == TEXT for part in parts):
             return {}
         for part in parts:
             codec = tokens.codecs[part.codec]
