@@ -1,7 +1,7 @@
 // The page: asks the server for its models, then lets a person talk to them.
 
 import { apiKey, getJson, whenKeyIsWanted } from "./parts/api.js";
-import { cardOf } from "./parts/card.js";
+import { cardOf, formOf } from "./parts/card.js";
 import { Chat } from "./parts/chat.js";
 import { Compare } from "./parts/compare.js";
 import { Complete } from "./parts/complete.js";
@@ -52,8 +52,7 @@ async function start() {
     use(models.find((model) => model.id === at("model-choice").value));
   });
   use(models[0]);
-  const canChat = chats(models[0]);
-  compare.use(models, canChat);
+  compare.use(models, models.every(chats));
   show(firstOf(models[0]));
   watchLoad();
 }
@@ -69,9 +68,8 @@ function use(model) {
   document.title = `${model.id} · whorl`;
   at("model").textContent = model.id;
   const context = model.context_length?.toLocaleString("en");
-  const variant = model.variant ?? "";
   at("about").textContent = [
-    variant.startsWith(model.engine) ? variant : [model.engine, variant].filter(Boolean).join(" "),
+    formOf(model),
     context && `context of ${context} tokens`,
   ].filter(Boolean).join(" · ");
   startFrom(model);
@@ -118,6 +116,8 @@ at("tab-chat").parentElement.addEventListener("keydown", (event) => {
   show(next);
   at(`tab-${next}`).focus();
 });
+
+addEventListener("resize", () => at(`tab-${document.body.dataset.tab ?? "card"}`).scrollIntoView({ block: "nearest", inline: "nearest" }));
 
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !document.querySelector("dialog[open]")) stopAll();

@@ -4,6 +4,11 @@ import { make } from "./dom.js";
 
 const words = (name) => name.replaceAll("_", " ");
 
+// Engine and variant: "openvino int8", "torch hf f32".
+export function formOf({ engine, variant }) {
+  return engine && variant?.startsWith(engine) ? variant : [engine, variant].filter(Boolean).join(" ");
+}
+
 export function cardOf(model) {
   return [
     about(model),
@@ -90,10 +95,10 @@ function promised({ promise }) {
       ["Users at once", count(promise.users)],
       ["First token", promise.ttft_p95_s && `within ${seconds(promise.ttft_p95_s)}, 95 times of 100`],
       ["Then for each", each && `${each} tokens/s`],
-      ["For all", promise.tokens_per_s && `${count(Math.round(promise.tokens_per_s))} tokens/s`],
+      ["All together", promise.tokens_per_s && `${count(Math.round(promise.tokens_per_s))} tokens/s`],
       ["Prompts", promise.prompt_tokens && `of ${count(promise.prompt_tokens)} tokens`],
       ["Memory", promise.memory_bytes && `up to ${(promise.memory_bytes / 2 ** 30).toFixed(1)} GiB`],
-      ["Known by", promise.basis],
+      ["Figures are", promise.basis],
     ]),
     missed.length ? make("p", { class: "note" }, "Asked for and not kept:") : null,
     missed.length ? make("ul", { class: "note" }, ...missed) : null,

@@ -2,6 +2,7 @@
 
 import { answerOf } from "./api.js";
 import { AnswerView } from "./answer.js";
+import { formOf } from "./card.js";
 import { at, announce, clearError, fill, make, showError } from "./dom.js";
 import { sendFeedback } from "./feedback.js";
 import { chatBody, completionBody, readSettings } from "./settings.js";
@@ -16,12 +17,12 @@ const FIELDS = [
 class Side {
   constructor(name, models) {
     this.models = models;
-    this.choice = make("select", { aria: { label: `Model on the ${name}` } });
+    this.choice = make("select", { aria: { label: `The ${name} model` } });
     fill(this.choice, models.map((model) => [model.id, label(model)]));
     this.inputs = Object.fromEntries(FIELDS.map(([field, , options]) => [
       field, make("input", { type: "number", required: field !== "seed", ...options }),
     ]));
-    this.system = make("input", { type: "text", placeholder: "system prompt, or none", aria: { label: `System prompt on the ${name}` } });
+    this.system = make("input", { type: "text", placeholder: "system prompt, or none", aria: { label: `System prompt of the ${name}` } });
     this.out = make("div", { class: "log" });
     this.node = make(
       "section",
@@ -49,7 +50,7 @@ class Side {
   }
 }
 
-const label = (model) => [model.id, model.variant].filter(Boolean).join(" · ");
+const label = (model) => [model.id, formOf(model)].filter(Boolean).join(" · ");
 
 export class Compare {
   constructor() {
@@ -61,7 +62,7 @@ export class Compare {
   }
 
   use(models, canChat) {
-    this.sides = ["left", "right"].map((name) => new Side(name, models));
+    this.sides = ["first", "second"].map((name) => new Side(name, models));
     const [left, right] = this.sides;
     const sampling = models[0].sampling ?? { temperature: 0.7, top_p: 0.95, seed: 0 };
     left.start(models.length > 1 ? sampling : { ...sampling, temperature: 0 });

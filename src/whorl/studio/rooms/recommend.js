@@ -15,7 +15,7 @@ export class Recommend extends Room {
 
   constructor() {
     super({
-      name: "recommend", title: "Recommend", heading: "What did you have so far?", verb: "Recommend",
+      name: "recommend", title: "Recommend", heading: "What was picked so far?", verb: "Recommend",
       tasks: ["recommendation"],
     });
   }
