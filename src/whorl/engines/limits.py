@@ -10,11 +10,11 @@ from whorl.core.ports import GenerateRequest
 from whorl.core.scoring import Continuations
 from whorl.engines.branches import MAX_LOGITS
 
-__all__ = ["Limits", "Piece"]
+__all__ = ["Limits", "Portion"]
 
 
 @dataclass(frozen=True)
-class Piece:
+class Portion:
     """What is scored in one call. places: of its questions among those that were asked."""
 
     places: list[int]
@@ -62,10 +62,10 @@ class Limits:
                 self._check_ids(ids, "a scored sequence", len(before) + len(ids))
         return Continuations(before, checked)
 
-    def pieces(self, questions: Sequence[Continuations]) -> list[Piece]:
+    def pieces(self, questions: Sequence[Continuations]) -> list[Portion]:
         """What is scored in one call each, shorter prefixes first: of a question with many
         candidates a part, or several questions whose prefixes are alike long."""
-        found: list[Piece] = []
+        found: list[Portion] = []
         for place in sorted(range(len(questions)), key=lambda n: len(questions[n].prefix)):
             prefix, sequences = questions[place]
             size = self.candidates_together if prefix else self.scored_together
@@ -75,10 +75,10 @@ class Limits:
                     found[-1].places.append(place)
                     found[-1].questions.append(part)
                 else:
-                    found.append(Piece([place], [part]))
+                    found.append(Portion([place], [part]))
         return found
 
-    def _has_room(self, piece: Piece, part: Continuations) -> bool:
+    def _has_room(self, piece: Portion, part: Continuations) -> bool:
         num_tokens = len(part.prefix) * (1 + len(piece.questions))
         candidates = sum(len(each.sequences) for each in [*piece.questions, part])
         return (

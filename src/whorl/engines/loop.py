@@ -19,7 +19,7 @@ from typing import Protocol
 from whorl.core.errors import EngineError
 from whorl.core.ports import EngineStats, GenerateRequest, TokenEvent
 from whorl.core.scoring import Continuations, Scores, score_together
-from whorl.engines.limits import Limits, Piece
+from whorl.engines.limits import Limits, Portion
 
 __all__ = ["EngineLoop", "Stepper"]
 
@@ -66,7 +66,7 @@ class _Place:
 
 @dataclass
 class _Scoring:
-    piece: Piece
+    piece: Portion
     future: Future[list[Scores]]
 
 
