@@ -28,7 +28,7 @@ from whorl.fields.chess_games import ChessWorld, captures, chance_player, points
 from whorl.fields.chess_names import begun_by, name_of
 from whorl.fields.chess_positions import (
     board_of,
-    codec,
+    codecs,
     move_of,
     moves_of,
     row_of,
@@ -60,7 +60,7 @@ def read(source: str, **options: str) -> tuple[list[Document], Counter[str]]:
 
 
 def position_of(document: Document) -> list[str]:
-    """Of the pairs before the mark."""
+    """Of the labels before the mark."""
     values = [part.value for part in document.parts]
     return values[: values.index("<|answer|>")]
 
@@ -84,11 +84,13 @@ def games(count: int, plies: int = 30) -> list[chess.pgn.Game]:
 
 
 def test_a_position_and_its_moves_come_back_from_their_ids() -> None:
-    pairs = codec()
+    places, pairs = codecs()
     for board in (board for seed in range(4) for board in at_random(seed)):
         seen = board if board.turn else board.mirror()
         position = words_of(row_of(board))
-        again = board_of([pairs.decode(pairs.encode(word)) for word in position])
+        ids = [places.encode(word) for word in position]
+        assert all(len(each) == 1 for each in ids)
+        again = board_of([places.decode(each) for each in ids])
         assert again.epd() == seen.epd(en_passant="legal")
         words = moves_of(board)
         assert len(words) == board.legal_moves.count()
@@ -107,10 +109,27 @@ def test_both_sides_see_the_same_board() -> None:
 
 def test_how_a_piece_stands_is_said_as_the_rules_have_it() -> None:
     board = chess.Board("4k3/8/3p4/4n3/8/3B4/8/4R1K1 w - - 0 1")
-    row = row_of(
-        board
-    )  # the knight is attacked and held by the pawn, which nobody holds or attacks
+    row = row_of(board)  # the pawn holds the knight against a rook; nobody holds the bishop
     assert (row["e5"], row["d6"], row["d3"], row["e1"]) == ("n!", "p-", "B?", "R-")
+    board = chess.Board("3rk3/3q4/8/4P3/3R4/3K4/1b6/8 w - - 0 1")
+    row = row_of(board)  # the bishop takes a rook that a king holds; so would the queen of a rook
+    assert (row["d4"], row["d7"], row["d8"], row["b2"]) == ("R?", "q?", "r-", "b-")
+    guarded = row_of(chess.Board("8/8/4k3/4p3/4KP2/3p4/8/8 w - - 0 1"))  # a king may not take it
+    assert (guarded["e5"], guarded["f4"], guarded["d3"]) == ("p!", "P!", "p?")
+
+
+def test_flights_are_where_the_other_king_may_go() -> None:
+    """The rules say so: those are its legal moves, were it its turn."""
+    for board in (board for seed in range(3) for board in at_random(seed) if not board.is_check()):
+        other = board.copy(stack=False)
+        other.push(chess.Move.null())
+        king = other.king(other.turn)
+        legal = {m.to_square for m in other.legal_moves if m.from_square == king}
+        legal -= {m.to_square for m in other.legal_moves if other.is_castling(m)}
+        if board.turn == chess.BLACK:
+            legal = {chess.square_mirror(square) for square in legal}
+        words = [word[2:] for word in words_of(row_of(board)) if word.startswith("fl")]
+        assert {chess.parse_square(square) for square in words} == legal
 
 
 # ------------------------------------------------------------------ files
@@ -226,7 +245,7 @@ def test_what_is_missing_is_told_with_its_line(monkeypatch: pytest.MonkeyPatch) 
 
 
 def tokens_of_chess() -> Tokens:
-    return Tokens.build(FIELD.fit_codecs([], {}), 160)
+    return Tokens.build(FIELD.fit_codecs([], {}), 2432)
 
 
 def heldout_of(tokens: Tokens, document: Document) -> HeldoutDocument:

@@ -160,7 +160,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
         "data": [
             {"source": str(path), "field": "chess", "options": {"games": "1", "heldout": "0.2"}}
         ],
-        "prepare": {"vocab_size": 160},
+        "prepare": {"vocab_size": 2432},
         "model": {"layers": 2, "width": 48, "heads": 3, "kv_heads": 3, "head_dim": 16},
         "train": {"seq_len": 96, "batch_tokens": 1920, "steps": 120, "learning_rate": 0.01,
                   "embedding_learning_rate": 0.02, "threads": 1},
@@ -240,7 +240,7 @@ def test_what_it_was_taught_it_plays(client: httpx.Client) -> None:
         board.push_uci(move)
     asked = {"model": model["id"], "actions": moves, "steps": 1}
     frame = client.post("/v1/play", json=asked).json()["frames"][-1]
-    parts = [{"codec": "chess", "text": word} for word in words_of(row_of(board))]
+    parts = [{"codec": "position", "text": word} for word in words_of(row_of(board))]
     question = {
         "model": model["id"],
         "prompt": [*parts, {"codec": "special", "text": "<|answer|>"}],

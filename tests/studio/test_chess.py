@@ -47,7 +47,7 @@ class Likes:
 @pytest.fixture(scope="module")
 def playing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A model of field chess."""
-    tokens = Tokens.build(FIELD.fit_codecs([], {}), 160)
+    tokens = Tokens.build(FIELD.fit_codecs([], {}), 2432)
     task = FIELD.task
     card = TaskCard(field="chess", asked=("chess",), answer="chess", worlds=task.own_worlds)  # type: ignore[attr-defined]
     home = tmp_path_factory.mktemp("home")

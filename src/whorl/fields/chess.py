@@ -63,21 +63,21 @@ if TYPE_CHECKING:
 
 __all__ = ["FIELD", "ChessField", "ChessTask", "question_of"]
 
-CHESS, MARK_CODEC = "chess", "special"
+CHESS, POSITION, MARK_CODEC = "chess", "position", "special"
 MARK, END = "<|answer|>", "<|end|>"  # the latter stands before the moves that are legal
 LABELLED = "stockfish:games"
 SUFFIXES = (".pgn", ".epd", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
-BATCH = 400  # positions of one item
+BATCH = 2000  # positions of one item: each starts Stockfish, a third of a second
 START_PLIES = range(4, 14)  # of a held-out game: where a game that is scored may begin
 AUTO, ALL, WINNER = "auto", "all", "winner"
-LOGIC_VERSION = 1
+LOGIC_VERSION = 2
 
 
 def question_of(steps: Sequence[Step], seen: Observation) -> tuple[Part, ...]:
     """The position as it is: what was before it does not matter."""
     from whorl.fields.chess_positions import words_of
 
-    position = (Part(CHESS, word, trained=False) for word in words_of(seen))
+    position = (Part(POSITION, word, trained=False) for word in words_of(seen))
     return (*position, Part(MARK_CODEC, MARK, trained=False))
 
 
@@ -150,7 +150,7 @@ class ChessField:
     logic_version: int = LOGIC_VERSION
     options: Mapping[str, str] = field(
         default_factory=lambda: {
-            **{"positions": "40000", "asked": "1000", "nodes": "1000"},
+            **{"positions": "40000", "asked": "1000", "nodes": "200"},
             **{"games": "40", "opponents": AUTO, "learn": ALL},
             **{"heldout": "0.1", "seed": "0"},
         }
@@ -186,9 +186,9 @@ class ChessField:
     ) -> dict[str, Codec]:
         """Pieces and squares: nothing is fitted."""
         MissingExtra.check("chess", "chess", "chess")
-        from whorl.fields.chess_positions import codec
+        from whorl.fields.chess_positions import codecs
 
-        return {CHESS: codec()}
+        return {codec.name: codec for codec in codecs()}
 
     def baselines(
         self, train: Sequence[Document], heldout: Sequence[Document], rows: NDArray[np.int64] | None
@@ -235,7 +235,7 @@ def _document(name: str, board: chess.Board, move: chess.Move, split: Split) -> 
 
 
 def _taken_apart(document: Document) -> tuple[list[str], str]:
-    """(pairs of the position, right move) of a document made of ids."""
+    """(labels of the position, right move) of a document made of ids."""
     values = [str(part.value) for part in document.parts]
     at = values.index(MARK)
     return values[:at], values[at + 1]
@@ -270,8 +270,8 @@ def _labelled(part: int, options: Mapping[str, str]) -> Iterator[Document]:
     place = part - 1 if is_held else part - 1 - asked_parts
     count = min(BATCH, (asked if is_held else positions) - place * BATCH)
     split: Split = "heldout" if is_held else "train"
-    first = chess_lessons.FIRST_ASKED_PLY if is_held else 0
-    for name, board, move in chess_lessons.labelled(f"{split} {seed} {part}", count, nodes, first):
+    words = f"{split} {seed} {part}"
+    for name, board, move in chess_lessons.labelled(words, count, nodes, is_held):
         yield _document(f"{split} {place}/{name}", board, move, split)
 
 

@@ -1,8 +1,9 @@
-"""Positions with Stockfish's move: games between players who know it and often do otherwise.
+"""Positions with Stockfish's move: games of a learner who knows it and often does otherwise.
 
-Each side of a game has a share of moves that it draws at random, from none to all, so that what is
-learned from holds openings, fights, and how a lost game is won. Every position is labelled by
-itself: its label does not depend on the game.
+The learner plays against random moves, against greedy captures, or against itself, and draws a
+share of its moves at random, so that what is learned from holds openings, fights, what blunders
+lead to, and how a won game is brought to its end. Some games begin as endings for that. Positions
+of the learner alone are labelled.
 """
 
 from __future__ import annotations
@@ -12,30 +13,39 @@ from collections.abc import Iterator
 
 import chess
 
+from whorl.fields.chess_games import chance_player
+from whorl.fields.chess_names import GREEDY, RANDOM
 from whorl.fields.stockfish import Stockfish
 
 __all__ = ["FIRST_ASKED_PLY", "labelled", "starts"]
 
 OPENING_PLIES = (2, 10)  # drawn at random, before anything is labelled
-CHANCES = (0.0, 0.1, 0.3, 1.0)  # of a side: the share of its moves that it draws
+CHANCES = (0.0, 0.1, 0.3, 0.7)  # of the learner: the share of its moves that it draws
+PASSED_OVER = 0.5  # of the positions where it draws: not labelled, since neighbours are alike
+ITSELF = "itself"
+OPPONENTS = (RANDOM, RANDOM, GREEDY, ITSELF)
+ENDINGS = 0.25  # of the games: they begin with few pieces, of which the learner has more
+STRONG, WEAK = "QQRRBNPP", "RBNPP"  # what is drawn there beside the kings
+ENDING_MOVE = 40  # that such a game says it begins at
 MOST_PLIES = 160
-FIRST_ASKED_PLY = 10  # held-out games are asked from here on: their openings are everybody's
+FIRST_ASKED_PLY, LEAST_ASKED_MEN = 10, 5  # openings and bare endings are of many games: not asked
 START_PLIES = 4  # drawn before a game that is scored, and one more in every second
-LESSONS_VERSION = 1
+LESSONS_VERSION = 2
 
 
 def labelled(
-    words: str, count: int, nodes: int, first_ply: int = 0
+    words: str, count: int, nodes: int, is_asked: bool = False
 ) -> Iterator[tuple[str, chess.Board, chess.Move]]:
     """(name, position, best move) of so many positions of games that depend on `words` alone.
 
+    is_asked: none that other games may well have too.
     Raises MissingExtra or DataError of Stockfish.
     """
     rng, stockfish, number = random.Random(words), Stockfish.open(), 0
     try:
         while count > 0:
             for board, best in _game(rng, stockfish, nodes):
-                if board.ply() < first_ply:
+                if is_asked and not _is_rare(board):
                     continue
                 yield f"{number}@{board.ply()}", board, best
                 count -= 1
@@ -46,18 +56,52 @@ def labelled(
         stockfish.close()
 
 
+def _is_rare(board: chess.Board) -> bool:
+    men = chess.popcount(board.occupied)
+    return board.ply() >= FIRST_ASKED_PLY and men >= LEAST_ASKED_MEN
+
+
 def _game(
     rng: random.Random, stockfish: Stockfish, nodes: int
 ) -> Iterator[tuple[chess.Board, chess.Move]]:
-    board, chances = chess.Board(), [rng.choice(CHANCES) for _ in chess.COLORS]
-    _moved_at_random(board, rng, rng.randrange(*OPENING_PLIES))
-    while not board.is_game_over() and board.ply() < MOST_PLIES:
-        best = stockfish.best(board, nodes)
+    learner, share = rng.choice(chess.COLORS), rng.choice(CHANCES)
+    opponent, board, game = rng.choice(OPPONENTS), chess.Board(), object()
+    if rng.random() < ENDINGS:
+        board = _ending(rng, learner)
+    else:
+        _moved_at_random(board, rng, rng.randrange(*OPENING_PLIES))
+    for _ in range(MOST_PLIES):
+        if board.is_game_over():
+            return
+        if opponent != ITSELF and board.turn != learner:
+            board.push(chance_player(opponent)(board, rng))
+            continue
+        is_drawn = rng.random() < share
+        if is_drawn and rng.random() < PASSED_OVER:
+            _moved_at_random(board, rng, 1)
+            continue
+        best = stockfish.best(board, nodes, game)
         yield board.copy(stack=False), best
-        if rng.random() < chances[board.turn]:
+        if is_drawn:
             _moved_at_random(board, rng, 1)
         else:
             board.push(best)
+
+
+def _ending(rng: random.Random, strong: chess.Color) -> chess.Board:
+    """Kings, one to four pieces of a side and up to two of the other, wherever rules let them."""
+    while True:
+        board = chess.Board(None)
+        pieces = ["K", *rng.choices(STRONG, k=rng.randint(1, 4))]
+        others = ["K", *rng.choices(WEAK, k=rng.randint(0, 2))]
+        squares = iter(rng.sample(chess.SQUARES, len(pieces) + len(others)))
+        for color, signs in ((strong, pieces), (not strong, others)):
+            for sign in signs:
+                kind = chess.PIECE_SYMBOLS.index(sign.lower())
+                board.set_piece_at(next(squares), chess.Piece(kind, color))
+        board.turn, board.fullmove_number = rng.choice(chess.COLORS), ENDING_MOVE
+        if board.is_valid() and not board.is_game_over():
+            return board
 
 
 def starts(words: str, count: int, nodes: int) -> Iterator[tuple[chess.Board, chess.Move]]:

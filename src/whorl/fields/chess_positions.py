@@ -1,9 +1,9 @@
-"""Positions and moves of chess in pairs of labels, seen by whoever is to move.
+"""Positions and moves of chess as labels, seen by whoever is to move.
 
 Black's board is turned, so that what is learned of one side holds for both: own pieces are capital
-letters and stand at the first rank. A piece is a label of what it is and how it stands (`-`; `!` it
-is attacked; `?` it is attacked and not defended) and its square, a move is two squares. Both are of
-one vocabulary: where a move begins has the id of the square that the piece stands on.
+letters and stand at the first rank. A piece is one label of what it is, how it stands (`-`; `!` it
+may be taken; `?` it may be taken at a gain: nobody guards it, or who takes it is worth less) and
+its square. A move is two squares, the latter with what a pawn becomes.
 """
 
 from __future__ import annotations
@@ -12,25 +12,48 @@ from collections.abc import Iterable, Mapping
 
 import chess
 
+from whorl.codecs.label import LabelCodec
 from whorl.codecs.pair import PairCodec
 from whorl.codecs.table import Cell
 
-__all__ = ["CHESS", "board_of", "codec", "move_of", "moves_of", "row_of", "word_of", "words_of"]
+__all__ = [
+    "CHESS",
+    "POSITION",
+    "board_of",
+    "codecs",
+    "move_of",
+    "moves_of",
+    "row_of",
+    "word_of",
+    "words_of",
+]
 
-CHESS = "chess"
-CASTLING, EN_PASSANT = "castling", "en passant"  # cells beside those of squares
-MAY_CASTLE, MAY_TAKE = "ca", "ep"  # labels before the king's aim, and the square that is passed
+CHESS, POSITION = "chess", "position"  # codecs of a move, and of what stands where
+CASTLING, EN_PASSANT, FLIGHT = "castling", "en passant", "flight"  # cells beside those of squares
+# Labels before the king's aim, the square that is passed, and one that the other king may flee to.
+MAY_CASTLE, MAY_TAKE, MAY_FLEE = "ca", "ep", "fl"
 AIMS = {"K": "g1", "Q": "c1", "k": "g8", "q": "c8"}
 PIECES, STATES, PROMOTED = "PNBRQKpnbrqk", "-!?", "nbrq"
-WIDTH = 2  # of every label but of squares where a pawn becomes something
+WIDTH = 2  # of every label before a square
 
 
-def codec() -> PairCodec:
-    """All squares, pieces and what pawns become: nothing depends on data."""
-    becoming = [f"{square}{piece}" for square in chess.SQUARE_NAMES[-8:] for piece in PROMOTED]
-    pieces = [piece + state for piece in PIECES for state in STATES]
-    labels = [*chess.SQUARE_NAMES, *becoming, *pieces, MAY_CASTLE, MAY_TAKE]
-    return PairCodec(labels, WIDTH, CHESS)
+def codecs() -> tuple[LabelCodec, PairCodec]:
+    """All that may stand somewhere, and all squares: nothing depends on data."""
+    squares = chess.SQUARE_NAMES
+    stands = [
+        f"{piece}{state}{square}"
+        for piece in PIECES
+        for state in STATES
+        for square in (squares[8:-8] if piece in "Pp" else squares)
+    ]
+    castling = [MAY_CASTLE + aim for aim in AIMS.values()]
+    passed = [MAY_TAKE + square for square in squares[40:48]]
+    flights = [MAY_FLEE + square for square in squares]
+    becoming = [f"{square}{piece}" for square in squares[-8:] for piece in PROMOTED]
+    return (
+        LabelCodec([*castling, *passed, *flights, *stands], POSITION),
+        PairCodec([*squares, *becoming], WIDTH, CHESS),
+    )
 
 
 def row_of(board: chess.Board) -> dict[str, Cell]:
@@ -38,39 +61,68 @@ def row_of(board: chess.Board) -> dict[str, Cell]:
     seen = board if board.turn == chess.WHITE else board.mirror()
     row: dict[str, Cell] = {}
     for square, piece in sorted(seen.piece_map().items()):
-        row[chess.SQUARE_NAMES[square]] = piece.symbol() + _state(seen, square, piece.color)
+        row[chess.SQUARE_NAMES[square]] = piece.symbol() + _state(seen, square, piece)
     rights = seen.castling_xfen()
     if rights != "-":
         row[CASTLING] = "".join(sign for sign in AIMS if sign in rights)
     if seen.ep_square is not None and seen.has_legal_en_passant():
         row[EN_PASSANT] = chess.SQUARE_NAMES[seen.ep_square]
+    if flights := [chess.SQUARE_NAMES[square] for square in _flights(seen)]:
+        row[FLIGHT] = " ".join(flights)
     return row
 
 
-def _state(board: chess.Board, square: chess.Square, color: chess.Color) -> str:
-    if not board.attackers_mask(not color, square):
+def _state(board: chess.Board, square: chess.Square, piece: chess.Piece) -> str:
+    takers = board.attackers_mask(not piece.color, square)
+    if not takers:
         return "-"
-    return "!" if board.attackers_mask(color, square) else "?"
+    if not board.attackers_mask(piece.color, square):
+        return "?"
+    minor = board.knights | board.bishops
+    worth_less = {
+        chess.PAWN: 0,
+        chess.KNIGHT: board.pawns,
+        chess.BISHOP: board.pawns,
+        chess.ROOK: board.pawns | minor,
+        chess.QUEEN: board.pawns | minor | board.rooks,
+        chess.KING: board.occupied,
+    }
+    if takers & worth_less[piece.piece_type]:
+        return "?"
+    return "!" if takers & ~board.kings else "-"  # a king takes nothing that is guarded
+
+
+def _flights(board: chess.Board) -> Iterable[chess.Square]:
+    """Where Black's king might go: no square that White attacks."""
+    king = board.king(chess.BLACK)
+    if king is None:
+        return
+    occupied = board.occupied & ~chess.BB_SQUARES[king]  # it does not shelter what is behind it
+    around = chess.BB_KING_ATTACKS[king] & ~board.occupied_co[chess.BLACK]
+    for square in chess.scan_forward(around):
+        if not board.attackers_mask(chess.WHITE, square, occupied):
+            yield square
 
 
 def words_of(row: Mapping[str, Cell]) -> list[str]:
-    """The pairs of a position's cells."""
-    words = [f"{row[square]}{square}" for square in chess.SQUARE_NAMES if row.get(square)]
-    words += [MAY_CASTLE + AIMS[sign] for sign in str(row.get(CASTLING) or "")]
+    """The labels of a position's cells, own pieces last: who reads them knows the others then."""
+    words = [MAY_CASTLE + AIMS[sign] for sign in str(row.get(CASTLING) or "")]
     if square := row.get(EN_PASSANT):
         words.append(f"{MAY_TAKE}{square}")
-    return words
+    words += [MAY_FLEE + square for square in str(row.get(FLIGHT) or "").split()]
+    pieces = [f"{row[square]}{square}" for square in chess.SQUARE_NAMES if row.get(square)]
+    return [*words, *sorted(pieces, key=lambda word: word[0].isupper())]
 
 
 def board_of(words: Iterable[str]) -> chess.Board:
-    """The position of its pairs, as White's: of Black's it is the turned one."""
+    """The position of its labels, as White's: of Black's it is the turned one."""
     board, rights = chess.Board(None), ""
     for label, name in ((word[:WIDTH], word[WIDTH:]) for word in words):
         if label == MAY_CASTLE:
             rights += next(sign for sign, aim in AIMS.items() if aim == name)
         elif label == MAY_TAKE:
             board.ep_square = chess.parse_square(name)
-        else:
+        elif label != MAY_FLEE:
             board.set_piece_at(chess.parse_square(name), chess.Piece.from_symbol(label[0]))
     board.set_castling_fen(rights or "-")
     return board

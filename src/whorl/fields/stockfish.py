@@ -1,7 +1,8 @@
 """Stockfish as a teacher of chess and as its weakest player, in a process of its own.
 
-Both are functions of the position, the number of nodes and a seed: one thread, a small memory that
-is cleared before each position. It is under the GPL, which is one more reason to keep it apart.
+Both are functions of the positions of a game so far, the number of nodes and a seed: one thread, a
+small memory that is cleared before each game, and before each move that is of no game. It is under
+the GPL, which is one more reason to keep it apart.
 """
 
 from __future__ import annotations
@@ -70,10 +71,19 @@ class Stockfish:
             raise DataError("stockfish does not start", found=f"{place}: {error}") from error
         return cls(engine)
 
-    def best(self, board: chess.Board, nodes: int) -> chess.Move:
-        """Its move after so many nodes. Raises DataError if it gives none."""
-        found = self._asked(board, chess.engine.Limit(nodes=nodes), 1)
-        return found[0][0]
+    def best(self, board: chess.Board, nodes: int, game: object = None) -> chess.Move:
+        """Its move after so many nodes. Raises DataError if it gives none.
+
+        game: within the same one it remembers what it has searched; None: of no other position.
+        """
+        game = game or object()
+        try:
+            found = self.engine.play(board, chess.engine.Limit(nodes=nodes), game=game).move
+        except (chess.engine.EngineError, TimeoutError) as error:
+            raise _dumb(board, error) from error
+        if found is None:
+            raise _dumb(board)
+        return found
 
     def weakest(self, board: chess.Board, rng: random.Random) -> chess.Move:
         """The move of skill 0: see WEAK_MOVES."""
@@ -95,14 +105,14 @@ class Stockfish:
         try:  # another `game` each time: what it remembers is cleared
             told = self.engine.analyse(board, limit, multipv=count, game=object())
         except (chess.engine.EngineError, TimeoutError) as error:
-            raise DataError("stockfish gave no move", found=f"{board.fen()}: {error}") from error
+            raise _dumb(board, error) from error
         found = [
             (each["pv"][0], each["score"].relative.score(mate_score=MATE))
             for each in told
             if each.get("pv") and "score" in each
         ]
         if not found:
-            raise DataError("stockfish gave no move", found=board.fen())
+            raise _dumb(board)
         return found
 
     def close(self) -> None:
@@ -127,3 +137,7 @@ class SharedStockfish:
         if self._opened is not None:
             self._opened.close()
         self._opened = None
+
+
+def _dumb(board: chess.Board, error: object = "") -> DataError:
+    return DataError("stockfish gave no move", found=f"{board.fen()} {error}".strip())
