@@ -1,6 +1,6 @@
 """Candidates after one prefix, and ids that alone are allowed: against one forward per sequence.
 
-Axes: B rows, T tokens of a row, D width.
+Axes: B rows, Q questions, T tokens of a row, D width.
 """
 
 from __future__ import annotations

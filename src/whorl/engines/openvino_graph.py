@@ -4,7 +4,7 @@ GenAI (2026.4) has no mask of allowed ids, its structured output needs a tokeniz
 prompts scored with its prefix cache come back wrong or cut short. The weights are held once more
 while this is open; it is the same file with the same precisions.
 
-Axes: B rows, T tokens of a row, V vocabulary.
+Axes: B rows, Q questions, T tokens of a row, V vocabulary.
 """
 
 from __future__ import annotations

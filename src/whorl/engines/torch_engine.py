@@ -1,6 +1,6 @@
 """The reference engine: plain torch, one request at a time within a step, correct before fast.
 
-Axes: B rows, T tokens of a row, V vocabulary.
+Axes: B rows, Q questions, T tokens of a row, V vocabulary.
 """
 
 from __future__ import annotations
