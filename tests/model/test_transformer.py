@@ -87,6 +87,7 @@ def test_blocks_halve_the_pairs_at_least() -> None:
     assert block_tokens(256, 32) == 32 and block_tokens(512, 33) == 64
     assert block_tokens(256, 65) == 256  # in blocks of 128 all 256 would be seen from each
     assert block_tokens(150, 10) == 150  # no block divides it
+    assert block_tokens(2 * MASK_TOKENS, 10) == 2 * MASK_TOKENS  # document by document
 
 
 def test_one_segment_needs_no_mask() -> None:

@@ -30,8 +30,13 @@ BLOCK_TOKENS = (32, 64, 128, 256)
 
 
 def block_tokens(row_tokens: int, longest: int) -> int:
-    """Tokens of a block in which a row is attended whose documents have at most `longest`; those of
-    the row where blocks would not halve the pairs of tokens, or do not divide it."""
+    """Tokens of a block in which a row is attended whose documents have at most `longest`.
+
+    Those of the row where blocks would not halve the pairs of tokens, do not divide it, or where
+    it has no mask.
+    """
+    if row_tokens > MASK_TOKENS:
+        return row_tokens
     fit = (b for b in BLOCK_TOKENS if longest <= b <= row_tokens // 4 and not row_tokens % b)
     return next(fit, row_tokens)
 

@@ -140,7 +140,9 @@ class EpisodesField:
     ) -> list[Score]:
         """The commonest action; where all are of environments also their teachers, if each has one,
         actions at random, and none at all where that is an action, played."""
-        actions = Counter(p.value for d in train for p in d.parts if p.codec == ACTION)
+        actions = Counter(
+            p.value for d in train for p in d.parts if p.codec == ACTION and p.trained
+        )
         best = min(actions, key=lambda action: (-actions[action], action))
         last = [[p.value for p in d.parts if p.codec == ACTION][-1] for d in heldout]
         names, ones = tuple(document.name for document in heldout), np.ones(len(heldout))
@@ -177,7 +179,7 @@ def _demonstrated(
     What failed is not learned from, and counted.
     """
     seed, episodes = number_of(options, "seed"), number_of(options, "episodes", 1)
-    astray = share_option(options, "astray", with_ends=True)
+    astray = share_option(options, "astray") if options["astray"] != "0" else 0.0
     first = ASKED_FROM if part == 0 else (part - 1) * AT_ONCE
     count = number_of(options, "asked", 1) if part == 0 else min(AT_ONCE, episodes - first)
     first += seed * 10**6
@@ -185,7 +187,8 @@ def _demonstrated(
         for number in range(first, first + count):
             wrong = astray if part else 0.0
             steps = tuple(demonstration(world, options["teacher"], number, wrong))
-            documents = _documents(f"{name}#{number}", steps, "heldout" if part == 0 else "train")
+            split = "heldout" if part == 0 else "train"
+            documents = _documents(f"{name}#{number}", steps, split, reject)
             if part == 0:
                 yield next(documents)
             elif world.has_succeeded:
@@ -196,11 +199,15 @@ def _demonstrated(
                 )
 
 
-def _documents(name: str, steps: Sequence[Shown], split: str) -> Iterator[Document]:
+def _documents(
+    name: str, steps: Sequence[Shown], split: str, reject: Callable[[str], None]
+) -> Iterator[Document]:
     """What was done at random is seen, and not learned."""
     for start in range(0, len(steps), HISTORY + 1):
         some = steps[start : start + HISTORY + 1]
+        place = f"+{start}" if start else ""
         if not any(step.is_taught for step in some):
+            reject(Reason("steps at random alone", "passed over", Place(f"{name}{place}")))
             continue
         parts = [
             part
@@ -210,7 +217,6 @@ def _documents(name: str, steps: Sequence[Shown], split: str) -> Iterator[Docume
                 Part(ACTION, step.action, trained=step.is_taught),
             )
         ]
-        place = f"+{start}" if start else ""
         yield Document(f"{name}{place}", tuple(parts), split, whole=True)  # type: ignore[arg-type]
 
 
@@ -230,7 +236,7 @@ def _of_files(
             reject("held-out episode with an action that nothing trains")
             continue
         steps = [Shown(*step) for step in each.steps]
-        yield from _documents(each.name, steps, "heldout" if is_held else "train")
+        yield from _documents(each.name, steps, "heldout" if is_held else "train", reject)
 
 
 FIELD = EpisodesField()

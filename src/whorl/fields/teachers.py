@@ -42,7 +42,7 @@ class Shown(NamedTuple):
 
 def demonstration(world: GymWorld, teacher: str, seed: int, astray: float = 0.0) -> Iterator[Shown]:
     """What a teacher sees and does from a seed on, in MAX_STEPS at most: what is longer has not
-    succeeded. Raises SpecError if there is no such teacher.
+    succeeded, nor has a teacher that is lost. Raises SpecError if there is no such teacher.
 
     astray: share of the steps at which an action at random is done instead, so that the teacher
     shows how one comes back from where it would never be (Laskey et al. 2017, DART).
@@ -51,7 +51,10 @@ def demonstration(world: GymWorld, teacher: str, seed: int, astray: float = 0.0)
     choose, done = _chooser(world, teacher, seed), None
     rng = np.random.default_rng([seed, 1])
     for _ in range(MAX_STEPS):
-        done, is_taught = choose(done), True
+        try:
+            done, is_taught = choose(done), True
+        except _LostError:
+            return
         if rng.random() < astray:
             done, is_taught = world.actions[int(rng.integers(len(world.actions)))], False
         yield Shown(seen, done, is_taught)
@@ -78,15 +81,22 @@ def _chooser(world: GymWorld, teacher: str, seed: int) -> Callable[[str | None],
     return _bot(world) if own == BOT else lambda done: world.actions[_driven(world.env.unwrapped)]
 
 
+class _LostError(Exception):
+    """A teacher that was led astray does not know how to go on."""
+
+
 def _bot(world: GymWorld) -> Callable[[str | None], str]:
-    from minigrid.utils.baby_ai_bot import BabyAIBot
+    from minigrid.utils.baby_ai_bot import BabyAIBot, DisappearedBoxError
 
     bot, kinds = BabyAIBot(world.env.unwrapped), world.env.unwrapped.actions
 
     def choose(done: str | None) -> str:
         before = None if done is None else kinds(world.actions.index(done))
-        with contextlib.redirect_stdout(io.StringIO()):
-            return world.actions[int(bot.replan(before))]
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                return world.actions[int(bot.replan(before))]
+        except (DisappearedBoxError, AssertionError) as error:
+            raise _LostError from error
 
     return choose
 

@@ -192,7 +192,8 @@ def _load(
         matrix_moments=situation.matrix_moments,
         compiled=compiled,
         mixed_share=data.mixed_share(seq_len),
-        longest_document=max(data.document_tokens, default=None),
+        # A rehearsal of a base has rows of two documents, without blocks: it is compared with this.
+        longest_document=None if situation.base else max(data.document_tokens, default=None),
         trained_share=data.trained_share,
         adapters=adapters_of(train.lora, shape, seq_len),
     )

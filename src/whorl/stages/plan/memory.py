@@ -120,8 +120,8 @@ def _attention_bytes(load: Load) -> int:
     if element != FLOAT_BYTES:  # cast in each block
         total += _angle_bytes(load, element)
     if load.mixed_share and load.masked_keys < load.seq_len:
-        # Blocks with the one before each: keys and values twice, beside what they are copied from,
-        # but for values that no other row or step needs.
+        # Blocks with the one before each: keys and values twice, and what they are copied from; but
+        # of values alone the copies, where nothing is kept for head norms or for other rows.
         copies = 4 - (a.qk_norm != "head" and load.rows == _masked_rows(load))
         total += _masked_rows(load) * load.seq_len * element * copies * kv_width
     return total + load.tokens * per_token
@@ -152,9 +152,11 @@ def _masked_rows(load: Load) -> int:
 
 
 def _mask_bytes(load: Load) -> int:
+    """Of whole rows, also where blocks are expected: one long document that no sample had makes its
+    row whole."""
     if not load.mixed_share or load.seq_len > MASK_TOKENS:
         return 0
-    return _attention_element_bytes(load) * _masked_rows(load) * load.seq_len * load.masked_keys
+    return _attention_element_bytes(load) * _masked_rows(load) * load.seq_len**2
 
 
 def peak_memory(load: Load, process_bytes: int) -> PeakMemory:

@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from multiprocessing.reduction import ForkingPickler
 from types import TracebackType
 from typing import TypeVar
@@ -102,7 +101,7 @@ class WorkerPool:
         pending: deque[Future[Result]] = deque()
         try:
             for task in tasks:
-                with spawning(), _threads_of_a_worker():
+                with spawning():
                     pending.append(self._executor.submit(function, task))
                 if len(pending) >= TASKS_AHEAD * self.num_workers:
                     yield pending.popleft().result()
@@ -117,28 +116,18 @@ class WorkerPool:
             ) from error
 
 
-@contextmanager
-def _threads_of_a_worker() -> Iterator[None]:
-    """What is spawned computes products on one thread, unless the environment says otherwise.
-
-    There is a worker for each core. Two threads each for small products wait for one another, and
-    spin: 500 lines of print were encoded in 2.8 s of processor time, with one thread in 0.1 s
-    (1 December 2026, two busy cores).
-    """
-    unsaid = [name for name in THREADS if name not in os.environ]
-    os.environ.update(dict.fromkeys(unsaid, "1"))
-    try:
-        yield
-    finally:
-        for name in unsaid:
-            os.environ.pop(name, None)
-
-
 def _called(function: Callable[[], Result]) -> Result:
     return function()
 
 
 def _start_worker() -> None:
+    """There are as many workers as cores: each computes products on one thread, unless the
+    environment says otherwise. Two threads each for small ones wait for one another, and spin: 500
+    lines of print were encoded in 2.8 s of processor time, with one thread in 0.1 s (1 December
+    2026, two busy cores). NumPy, which reads this once, is loaded later.
+    """
+    for name in THREADS:
+        os.environ.setdefault(name, "1")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
