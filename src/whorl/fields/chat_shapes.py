@@ -46,7 +46,6 @@ COMPLETION, PAIRS, TEXT = "prompt/completion", "preferences (chosen/rejected)", 
 SHAPES = (MESSAGES, SHAREGPT, ALPACA, COMPLETION, PAIRS, TEXT)
 SPEAKERS = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
 SPEAKER_ROLES = {"Human": "user", "Assistant": "assistant"}
-OPINION = {"id", "model", "version", "caller", "contract"}  # keys of a server's own lines
 CUT_END = "what follows the last turn of the assistant left out"
 
 
@@ -69,7 +68,7 @@ def recognised(row: Row, text_key: str, mend: Mend) -> FoundChat:
 
     Raises ValueError with the reason of the refusal, and what was found instead.
     """
-    if row.keys() >= OPINION:  # of feedback.jsonl: an answer rated bad is one too
+    if {"id", "model", "version", "caller", "contract"} <= row.keys():  # of feedback.jsonl
         raise ValueError("an opinion of a server's answer", "`whorl improve NAME` makes rows of it")
     values = _values(row)
     shape, key = _shape(values, text_key)
