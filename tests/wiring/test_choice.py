@@ -147,7 +147,12 @@ def test_more_users_never_shorten_a_step(tmp_path: Path) -> None:
 def test_the_machine_is_probed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server looks for a newer model as long as it runs, and rates differ under its load."""
     tries: list[object] = []
-    monkeypatch.setattr(promise, "_best_s", lambda work: tries.append(work) or 1.0)
+
+    def in_a_second(work: object) -> float:
+        tries.append(work)
+        return 1.0
+
+    monkeypatch.setattr(promise, "_best_s", in_a_second)
     there = record_of(tmp_path, {INT8: (0.01, None), F32: (0.0, None)})
     promise.probed_rates.cache_clear()
     try:
