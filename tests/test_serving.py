@@ -257,11 +257,22 @@ def test_a_newer_version_is_opened_once(home: Path) -> None:
     newer.close()
 
 
+def test_without_a_newer_version_nothing_is_chosen_anew(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which variant keeps the targets is measured: it must not change under the load."""
+    now = found("notes", home)
+    look = newer_models("notes", ServeConfig(users=2), home, now)
+    monkeypatch.setattr("whorl.serving.find_model", forbidden)
+    assert look() is None
+
+
 def test_a_newer_version_that_is_damaged_is_told_once(home: Path) -> None:
     look = newer_models("notes", ServeConfig(), home, found("notes", home))
     register(home, "notes", {"train": "0" * 32}, [])
     with pytest.raises(WhorlError):
         look()
+    assert look() is None
 
 
 @pytest.mark.parametrize("key", ["key-'\"$`&", None])

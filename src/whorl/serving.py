@@ -314,21 +314,22 @@ def open_model_app(
 
 
 def newer_models(what: str, config: ServeConfig, home: Path, now: Servable) -> NextModel:
-    """What looks, whenever it is called, whether the name means another model by now.
+    """What looks, whenever it is called, whether the name means another version by now.
 
     One that cannot be opened is told once (its error is raised), and not tried again.
     """
+    from whorl.stages.improve.registry import list_versions
     from whorl.stages.serve.served import Served
 
-    seen = now
+    seen = now.version
 
     def look() -> Served | None:
         nonlocal seen
-        found = find_model(what, config, home)
-        facts = [(each.version, each.folder, each.variant) for each in (found, seen)]
-        if facts[0] == facts[1]:
+        newest = max((each.version for each in list_versions(home, what)), default=seen)
+        if newest == seen:
             return None
-        seen = found
+        seen = newest
+        found = find_model(f"{what}@{newest}", config, home)
         engine, tokens, card, plays = _open(found, config, home, measures=False)
         return Served(engine, tokens, card, engine.close, plays)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,14 @@ def test_corrections_become_a_recipe_of_preferences(home: Path) -> None:
     assert told.exit_code == 0, told.output
     recipe = yaml.safe_load(Path("mine2.yaml").read_text())
     assert recipe["train"]["objective"] == "dpo" and recipe["data"][0]["field"] == "chat"
+
+
+def test_the_next_command_is_one_for_a_shell(home: Path) -> None:
+    path = "what was said; of $mine.jsonl"
+    done = RUN.invoke(APP, ["improve", "mine", "--to", path])
+    command = done.stderr.rstrip("\n").rpartition(", then ")[2]
+    asked = ["whorl", "new", "mine2", "--data", path, "--base", "mine"]
+    assert shlex.split(command) == asked and os.path.exists(path)
 
 
 def test_programs_are_told_too(home: Path) -> None:

@@ -22,7 +22,7 @@ from whorl.spec.load import parse_recipe
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.improve.registry import register
 from whorl.testing.models import tiny_shape
-from whorl.wiring import choice
+from whorl.wiring import choice, promise
 from whorl.wiring.choice import check_variant, choose_variant, served_of
 from whorl.wiring.promise import predict, setup_of
 
@@ -57,8 +57,8 @@ def record_of(
                 name = how if how and variant == INT8 else str(variant)
                 speeds[name] = {"tokens_per_s": rates, "machine": machine}
         if how:
-            choices = [{"format": "int8", "how": f"{how}, guesses of 4", "why": ""}]
-            writer.metrics["choices"] = choices
+            told = {"candidate": how, "how": f"{how}, guesses of 4", "why": ""}
+            writer.metrics["choices"] = [{"format": "int8", **told}]
         writer.metrics["variants"] = []
         writer.run["speeds"] = speeds
     folders = {variant: store.published(key).path / variant.slug for variant in made}
@@ -130,6 +130,36 @@ def test_a_search_measured_what_it_kept_by_its_own_name(tmp_path: Path) -> None:
     asked = ServeConfig(users=16, tokens_per_s_per_user=15)
     found = choose_variant(there, asked, lambda: RATES)
     assert found.variant == INT8 and "keeps the targets (measured by compress)" in found.why
+
+
+def test_more_users_never_shorten_a_step(tmp_path: Path) -> None:
+    """Of two points that noise has turned round: as long as alone, 10 ms, for however many."""
+    there = record_of(tmp_path, {INT8: (0.01, measured(100, 1700)), F32: (0.0, measured(9, 90))})
+    for target, words in (
+        (99, "keeps the targets (measured"),
+        (101, "per_user 101: 100 (measured"),
+    ):
+        asked = ServeConfig(users=256, tokens_per_s_per_user=target)
+        found = choose_variant(there, asked, lambda: RATES)
+        assert found.variant == INT8 and words in found.why, found.why
+
+
+def test_the_machine_is_probed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server looks for a newer model as long as it runs, and rates differ under its load."""
+    tries: list[object] = []
+
+    def in_a_second(work: object) -> float:
+        tries.append(work)
+        return 1.0
+
+    monkeypatch.setattr(promise, "_best_s", in_a_second)
+    there = record_of(tmp_path, {INT8: (0.01, None), F32: (0.0, None)})
+    promise.probed_rates.cache_clear()
+    try:
+        found = [choose_variant(there, ServeConfig(users=1)) for _ in range(3)]
+    finally:
+        promise.probed_rates.cache_clear()
+    assert len(tries) == 2 and found[0] == found[1] == found[2]
 
 
 def test_what_was_measured_elsewhere_says_nothing_of_here(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def print_candidates(report: Mapping[str, Any]) -> None:
     rows = report.get("candidates") or []
     if not rows:
         return
-    chosen = {choice["how"] for choice in report.get("choices") or []}
+    chosen = {each.get("candidate", each["how"]) for each in report.get("choices") or []}
     is_mixed = len({row["field"] for row in rows if "field" in row}) > 1
     counts = sorted({int(n) for row in rows for n in row.get("tokens_per_s", {})})
     heads = ["candidate", *(["field"] if is_mixed else []), "MiB of\nweights"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_format
 import os
+import shlex
 from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import partial
@@ -74,7 +75,7 @@ def improve_command(
     if json:
         return print_json(_document(found, path))
     OUT.print(f"wrote {path}", markup=False, soft_wrap=True)
-    next_step = f"whorl new {name}2 --data {path} --base {name}"
+    next_step = shlex.join(["whorl", "new", f"{name}2", "--data", str(path), "--base", name])
     ERR.print(f"next: read {path}, then {next_step}", markup=False, soft_wrap=True)
 
 
@@ -87,7 +88,12 @@ def _number(model: str, number: str) -> int | None:
     """Of a version: "3", "v3". Raises SpecError."""
     digits = number.removeprefix("v")
     if "@" in model and not (digits.isascii() and digits.isdigit() and len(digits) < 10):
-        raise SpecError("no version of a model", found=model[:80], expected="NAME or NAME@3")
+        raise SpecError(
+            "no version of a model",
+            found=model[:80],
+            expected="NAME or NAME@3",
+            do="`whorl models` lists all",
+        )
     return int(digits) if digits else None
 
 

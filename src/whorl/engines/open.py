@@ -131,6 +131,7 @@ def servable(there: Mapping[Variant, Path], name: str = AUTO) -> dict[Variant, P
         raise SpecError(
             f"the engine {name} serves none of the model's variants",
             found=", ".join(variant.slug for variant in there),
+            do="choose the engine auto" if name != AUTO else "install the package of one that does",
         )
     return found
 

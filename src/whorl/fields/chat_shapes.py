@@ -68,7 +68,7 @@ def recognised(row: Row, text_key: str, mend: Mend) -> FoundChat:
 
     Raises ValueError with the reason of the refusal, and what was found instead.
     """
-    if {"caller", "contract"} <= row.keys():  # of feedback.jsonl: an answer rated bad is one too
+    if {"id", "model", "version", "caller", "contract"} <= row.keys():  # of feedback.jsonl
         raise ValueError("an opinion of a server's answer", "`whorl improve NAME` makes rows of it")
     values = _values(row)
     shape, key = _shape(values, text_key)

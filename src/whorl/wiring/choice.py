@@ -1,5 +1,5 @@
 """Which of a model's variants is served: of those that keep the targets of `serve` the one that
-loses least; without targets the smallest, as before anything was asked for.
+loses least; where no target is set, the smallest.
 
 compress has refused what loses too much already. What a variant does is what compress measured on
 this machine, and what is predicted where it did not (see `promise`).
@@ -116,12 +116,12 @@ def _candidate(variant: Variant, folder: Path, config: ServeConfig, rates: Rates
 
 
 def _as_measured(promise: Promise, tokens_per_s: Mapping[int, float]) -> Promise:
-    """The time of a step grows evenly from one request to many; prompts are read as much faster or
-    slower than predicted as steps are."""
+    """The time of a step grows evenly from one request to many, and never falls; prompts are read
+    as much faster or slower than predicted as steps are."""
     (few, many) = sorted(tokens_per_s)
     first_s, last_s = few / tokens_per_s[few], many / tokens_per_s[many]
-    grown = (promise.users - few) / (many - few)
-    step_s = max(first_s + grown * (last_s - first_s), 1e-9)
+    slope_s = max(0.0, (last_s - first_s) / (many - few))  # of noise it may be below
+    step_s = first_s + max(0, promise.users - few) * slope_s
     ttft_p95_s = promise.ttft_p95_s * step_s * promise.tokens_per_s_per_user
     each = {"ttft_p95_s": ttft_p95_s, "tokens_per_s_per_user": 1 / step_s}
     return promise.model_copy(update=each)
@@ -133,10 +133,11 @@ def _measured(folder: Path, variant: Variant) -> dict[int, float] | None:
     if not (place / MANIFEST).is_file():
         return None
     record = Record.load(place)
-    kept = [each["how"] for each in record.metrics.get("choices", ())
-            if each["format"] == variant.weights]  # fmt: skip
-    name = kept[0].partition(", guesses of")[0] if kept else str(variant)
-    speeds = record.run.get("speeds", {}).get(name)
+    names = {  # of what a search kept; older records had no name beside how it was made
+        each["format"]: each.get("candidate", each["how"])
+        for each in record.metrics.get("choices", ())
+    }
+    speeds = record.run.get("speeds", {}).get(names.get(variant.weights, str(variant)))
     if speeds is None or speeds.get("machine") != machine_facts().identity:
         return None
     return {int(number): float(rate) for number, rate in speeds["tokens_per_s"].items()}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -230,8 +230,9 @@ def predict(
     return found.model_copy(update={"missed": found.against(config)})
 
 
+@cache
 def probed_rates(size: int = 512, num_bytes: int = 2**26) -> tuple[float, float]:
-    """(float32 operations, bytes read) per second: in under a second."""
+    """(float32 operations, bytes read) per second: in under a second, once per process."""
     left = np.ones((size, size), np.float32)
     block = np.ones(num_bytes // 4, np.float32)
     matmul_s = _best_s(lambda: left @ left)

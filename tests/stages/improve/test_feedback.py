@@ -108,6 +108,18 @@ def test_the_last_word_on_an_answer_counts(tmp_path: Path) -> None:
         assert found.left == left and len(found.rows) == 1 - len(left)
     found = collected(tmp_path, line(1, rating="up"), line(1, **chat, correction="No."))
     assert [sorted(row) for row in bare(found)] == [["chosen", "prompt", "rejected"]]
+    for again, wanted in (
+        ({"rating": "up"}, ["messages"]),
+        ({"rating": "up", "over": line(2)["id"]}, ["messages"]),
+        ({"rating": "down"}, ["chosen", "prompt", "rejected"]),
+    ):
+        found = collected(tmp_path, line(1, **chat, correction="No."), line(1, **again))
+        assert [sorted(row) for row in bare(found)] == [wanted]
+        assert found.versions[1, "hf f32", "ab" * 16]["corrected"] == ("chosen" in wanted)
+    better = line(1, messages=[USER], answer="b", over=line(2)["id"])
+    other = line(2, messages=[USER], answer="a", rating="down")
+    (row,) = bare(collected(tmp_path, other, better, line(1, rating="up")))
+    assert row["chosen"] == [answer("b")] and row["rejected"] == [answer("a")]
     two = [line(1, messages=[USER], answer=text, rating="up") for text in ("a", "b")]
     assert len(collected(tmp_path, *two).rows) == 2  # answers of one request
 
@@ -128,6 +140,7 @@ def test_the_log_fills_in_what_was_not_sent(tmp_path: Path) -> None:
         {"id": f"{3:032x}", "prompt": "Shells", "texts": [" grow", " go"]},
         {"id": f"{4:032x}", "tokens": 5},
         {"id": f"{5:032x}", **logged},
+        {"id": f"{7:032x}", **logged, "texts": [None]},  # a call of a tool
     )
     found = collected(
         tmp_path,
@@ -136,6 +149,7 @@ def test_the_log_fills_in_what_was_not_sent(tmp_path: Path) -> None:
         line(3, "cmpl-", rating="up"),
         line(4, rating="up"),
         line(6, messages=[USER], answer="Up.", rating="up", over=line(5)["id"]),
+        line(7, rating="up"),
         log=log,
     )
     assert bare(found) == [
@@ -148,7 +162,7 @@ def test_the_log_fills_in_what_was_not_sent(tmp_path: Path) -> None:
         {"text": "Shells grow"},
         {"prompt": [USER], "chosen": [answer("Up.")], "rejected": [answer("In trees.")]},
     ]
-    assert found.left == {feedback.NO_ANSWER: 1, feedback.NO_QUESTION: 1}
+    assert found.left == {feedback.NO_ANSWER: 2, feedback.NO_QUESTION: 1}
     assert recognised(found.rows[0], "text", print).chats[0]["tools"][0]["function"] == tools[0]
 
 
@@ -191,3 +205,15 @@ def test_a_file_of_opinions_is_no_data() -> None:
     with pytest.raises(ValueError, match="opinion of a server") as refused:
         recognised(said, "text", print)
     assert "whorl improve" in refused.value.args[1]
+    of_calls = {"caller": "Ann", "contract": "gold", "id": 7, "prompt": "Hi?", "completion": "Hi."}
+    assert recognised(of_calls, "text", print).chats
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("id", 7), ("id", None), ("model", []), ("over", 7), ("answer", {}), ("correction", 1)],
+)
+def test_a_line_that_was_written_by_hand_is_counted(tmp_path: Path, key: str, value: Any) -> None:
+    good = line(1, messages=[USER], answer="Up.", rating="up")
+    found = collected(tmp_path, {**good, key: value}, good)
+    assert len(found.rows) == 1 and found.left == {feedback.BROKEN: 1}

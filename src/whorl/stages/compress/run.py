@@ -209,7 +209,8 @@ class _Compression:
         best = min(tried, key=lambda each: each.loss) if choice is None else choice[0]
         if choice is not None and self.is_searching:
             kept[best.how].rename(place)
-            self.choices.append({"format": weights, "how": str(best.how), "why": choice[1]})
+            how = str(best.how)
+            self.choices.append({"format": weights, "candidate": how, "how": how, "why": choice[1]})
             self.context.log(f"{variant}: {best.how}: {choice[1]}")
         return measured[best.how]
 
@@ -247,7 +248,7 @@ class _Compression:
             return rows
         least, most = (round(each.cache_bytes_per_token) for each in (after, before))
         why = f"within the limit; a token's keys and values take {least:,} bytes, not {most:,}"
-        choice.update(how=how, why=f"{choice['why']}; {why}")
+        choice.update(candidate=how, how=how, why=f"{choice['why']}; {why}")
         self.context.log(f"{variant}: {how}: {why}")
         return found
 
@@ -323,7 +324,7 @@ class _Compression:
 
 def _draw(context: StageContext, folder: Path, work: _Compression) -> None:
     try:
-        draw_pareto(folder, work.rows, work.speeds, {each["how"] for each in work.choices})
+        draw_pareto(folder, work.rows, work.speeds, {each["candidate"] for each in work.choices})
     except (MissingExtra, OSError) as error:  # a picture must not undo the work
         context.log(f"no picture of the candidates: {error}")
 

@@ -5,7 +5,7 @@
 
 A text is used where its reader sent it with the opinion, or where the server's log keeps texts; of
 any other there is none. All that was said of one answer counts as one opinion, its last words
-first. What makes no row is counted by reason.
+first (see `_join`). What makes no row is counted by reason.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ CORRECTION_ALONE = "corrected, the answer not kept: the correction alone"
 COMPLETION = "corrected completion: learned as text"
 AGAIN = "the same row again"
 BAD = "rated bad without a correction: nothing says what would be better"
-NO_QUESTION = "question not kept: it was not sent with the opinion, and serve.log_text is off"
-NO_ANSWER = "answer not kept: it was not sent with the opinion, and serve.log_text is off"
+NO_QUESTION = "question not sent with the opinion, nor in the log (serve.log_text) as one text"
+NO_ANSWER = "answer not sent with the opinion, nor in the log (serve.log_text) as one text"
 NO_TEXT = "question is no text"
 EMPTY, EMPTY_ANSWER = "correction is empty", "answer without text"
 OTHER_MODEL, OTHER_VERSION = "of another model", "of another version"
@@ -69,8 +69,15 @@ def read_feedback(folder: Path) -> tuple[list[dict[str, Any]], int]:
         return [], 0
     with path.open("rb") as file:
         parsed = [_parsed(line) for line in file]
-    lines = [line for line in parsed if isinstance(line, dict) and {"id", "model"} <= line.keys()]
+    lines = [line for line in parsed if isinstance(line, dict) and _is_opinion(line)]
     return lines, len(parsed) - len(lines)
+
+
+def _is_opinion(line: Values) -> bool:
+    """Others may have been written by hand."""
+    texts = ("id", "model", "over", "answer", "correction")
+    is_text = all(isinstance(line[key], str) for key in texts if key in line)
+    return is_text and {"id", "model"} <= line.keys()
 
 
 def _parsed(line: bytes) -> Any:
@@ -118,13 +125,19 @@ def collect(folder: Path, name: str, version: int | None = None) -> Collected:
 
 
 def _join(of_request: dict[str | None, dict[str, Any]], line: dict[str, Any]) -> None:
-    """One more line of a request, whose several answers are told apart by their texts."""
+    """One more line of a request, whose several answers are told apart by their texts.
+
+    Good takes an earlier correction back; that an answer is better than another stays true.
+    """
     answer = line.get("answer")
     if answer is None and of_request:
         answer = next(reversed(of_request))
     elif answer is not None and None in of_request:
         of_request[answer] = of_request.pop(None)
-    of_request[answer] = {**of_request.get(answer, {}), **line}
+    before = of_request.get(answer, {})
+    if line.get("rating") == "up":
+        before.pop("correction", None)
+    of_request[answer] = {**before, **line}
 
 
 def _count(found: Collected, said: Values) -> None:
@@ -170,8 +183,8 @@ def _logged(folder: Path, wanted: set[str]) -> Iterator[tuple[str, dict[str, Any
                 found = _parsed(line)
                 if isinstance(found, dict) and "texts" in found:
                     texts = {key: found[key] for key in ASKED if key in found}
-                    if len(found["texts"]) == 1:  # of several nobody says which is meant
-                        texts["answer"] = found["texts"][0]
+                    if len(found["texts"]) == 1 and found["texts"][0] is not None:
+                        texts["answer"] = found["texts"][0]  # of several nobody says which
                     yield told[1].decode(), texts
 
 

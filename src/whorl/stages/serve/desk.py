@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from whorl.codecs.contract import Tokens
 from whorl.core.ports import GenerateRequest, TokenEvent
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.admission import Admission, Ticket
@@ -33,6 +34,8 @@ class AnswerIds(Protocol):
     """One answer of a request."""
 
     request: GenerateRequest
+    said: str | None
+    has_called: bool
 
     @property
     def kept_ids(self) -> list[int]: ...
@@ -254,7 +257,7 @@ class Visit:
         prompts = dict.fromkeys(each.request.prompt_ids for each in answers)
         return {
             "prompts": [tokens.decode(ids, skip_special=False) for ids in prompts],
-            "texts": [tokens.decode(each.kept_ids) for each in answers],
+            "texts": [_shown(tokens, each) for each in answers],
             **_asked(self.asked),
         }
 
@@ -271,6 +274,13 @@ class Visit:
             is_free = self._is_refused or (self._has_failed and not made)
             self._spending.end(0 if is_free else self.prompt_tokens + made)
         self.served.give_back()
+
+
+def _shown(tokens: Tokens, answer: AnswerIds) -> str | None:
+    """An answer as its reader saw it; None: it calls functions, and is no text."""
+    if answer.has_called:
+        return None
+    return tokens.decode(answer.kept_ids) if answer.said is None else answer.said
 
 
 def _asked(prompts: tuple[Prompt, ...]) -> dict[str, Any]:

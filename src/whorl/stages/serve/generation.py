@@ -57,6 +57,8 @@ class Run:
         self._logprobs: list[TokenLogprob | None] = []
         self._num_shown = 0  # characters given out
         self._num_told = 0  # ids whose log-probabilities were
+        self.said: str | None = None  # so far, by its voice; None: nobody listened to that
+        self.has_called = False
         self.is_ended = False
         self.finish_reason: Literal["stop", "length"] | None = None  # what its client is told
 

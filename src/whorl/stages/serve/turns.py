@@ -98,6 +98,9 @@ async def turns(generation: Generation) -> AsyncGenerator[tuple[int, Turn], None
             if any(isinstance(event, Thought) for event in events):
                 generation.thought_tokens += piece.num_tokens
             turn = _turn(run, events, num_calls[number])
+            said = (event.text for event in turn.events if isinstance(event, Said))
+            run.said = "".join((run.said or "", *said))
+            run.has_called |= bool(turn.call_ids)
             num_calls[number] += len(turn.call_ids)
             reason: FinishReason | None = turn.finish_reason or piece.finish_reason
             if reason == "stop" and num_calls[number]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -282,6 +283,25 @@ def test_a_template_without_tools_shows_none(start: Start, tokens: Tokens) -> No
         assert response.status_code == 400 and "shows no tools" in response.text
         (model,) = running.client.get("/v1/models").json()["data"]
         assert model["tool_calls"] is None and model["reasoning"] is None
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_log_keeps_what_its_reader_saw(
+    start: Start, chatting: Tokens, tmp_path: Path, stream: bool
+) -> None:
+    """Whoever rates an answer good means neither its thoughts nor the marks of its calls."""
+    with start(contract=chatting, context_tokens=2048, home=tmp_path, log_text=True) as running:
+        scripted = Scripted(running, chatting)
+        for said in ("<think>\nHm.\n</think>\n\nYes.", "No.", f"I look.{CALL}"):
+            scripted.say(said)
+            fields = {"messages": ASK, "tools": [TOOL], "max_tokens": 200, "stream": stream}
+            assert scripted.post(CHAT, **fields).status_code == 200
+        scripted.say("one", "<think> two")
+        scripted.post(COMPLETIONS, prompt="x", n=2, max_tokens=30)
+        log = tmp_path / ".serving" / "answers.jsonl"
+        assert running.wait_until(lambda: log.read_text().count("\n") == 4)
+    texts = [json.loads(line)["texts"] for line in log.read_text().splitlines()]
+    assert texts == [["Yes."], ["No."], [None], ["one", "<think> two"]]
 
 
 def test_thoughts_that_the_prompt_begins(start: Start, tokens: Tokens) -> None:
