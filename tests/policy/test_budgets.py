@@ -32,14 +32,15 @@ PACKAGE_LINES = {
     # told apart by kind and by what their plan predicted
     "stages/plan": 12_156,
     "stages/prepare": 2_280,
-    "stages/serve": 7_740,  # environments that a model acts in; what each model can be asked
+    # environments that a model acts in; what each model can be asked, and is asked first
+    "stages/serve": 7_900,
     "stages/train": 2_818,
     "studio": 1,
     "testing": 552,
     "torture": 1_103,
     "whorl": 1_375,
-    # what a served model says of itself; what was asked before; which variant is served
-    "wiring": 2_790,
+    # what a served model says of itself, or two; what was asked before; which variant is served
+    "wiring": 2_840,
 }
 ROOM = 1.25
 
