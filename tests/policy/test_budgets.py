@@ -27,7 +27,7 @@ PACKAGE_LINES = {
     "stages": 1,
     "stages/compress": 747,  # pruning and guesses live here too
     "stages/evaluate": 1_455,  # episodes side by side
-    "stages/improve": 565,  # what people said of answers, as rows to learn from
+    "stages/improve": 570,  # what people said of answers, as rows to learn from
     # a file for each tool, with its defaults, and for each software; objectives, images, own runs
     # told apart by kind and by what their plan predicted
     "stages/plan": 12_156,
