@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import httpx
 
 from whorl.core.home import home_folder
-from whorl.serving import find_model, open_model_app
+from whorl.servable import find_model
+from whorl.serving import open_model_app
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.server import running_server
 

@@ -21,7 +21,8 @@ import numpy as np
 
 from whorl.codecs.parts import token_space
 from whorl.core.home import home_folder
-from whorl.serving import find_model, open_model_app
+from whorl.servable import find_model
+from whorl.serving import open_model_app
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.server import running_server
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+import httpx
 import pytest
 
-from whorl.core.errors import BusyError, SpecError, WhorlError
+from whorl.core.errors import BusyError, ResourceError, SpecError, WhorlError
 from whorl.core.records import Record, RecordKey, RecordStore
 from whorl.core.variants import Variant
-from whorl.serving import Address, Servable, find_model, newer_models, serve_app
+from whorl.servable import Servable, find_beside, find_model
+from whorl.serving import Address, newer_models, open_model_app, serve_app
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.improve.registry import register
+from whorl.stages.serve.first_request import FirstRequest
 from whorl.stages.serve.keys import add_key, keys_file, revoke_key
+from whorl.stages.serve.server import running_server
 from whorl.stages.serve.sockets import open_socket
 
 pytest.importorskip("torch", reason="needs the extra train")
@@ -280,7 +285,11 @@ def test_a_newer_version_that_is_damaged_is_told_once(home: Path) -> None:
 def test_the_printed_command_is_read_by_a_shell_as_it_is_meant(
     prompt: str | None, key: str | None
 ) -> None:
-    address = Address("http://[::1]:80", "", key, "my model é", prompt)
+    body = json.dumps({"model": "my model é", "prompt": prompt}, ensure_ascii=False)
+    first = FirstRequest("/v1/models")
+    if prompt is not None:
+        first = FirstRequest("/v1/completions", f"-d {shlex.quote(body)}")
+    address = Address("http://[::1]:80", "", key, "my model é", first)
     shell = subprocess.run(
         ["sh", "-c", f"curl() {{ printf '%s\\0' \"$@\"; }}; {address.curl}"],
         capture_output=True,
@@ -292,5 +301,76 @@ def test_the_printed_command_is_read_by_a_shell_as_it_is_meant(
         assert arguments[2:] == ["http://[::1]:80/v1/models"]
     else:
         assert arguments[2:4] == ["http://[::1]:80/v1/completions", "-d"]
-        body = json.loads(arguments[4])
-        assert (body["model"], body["prompt"]) == ("my model é", prompt)
+        assert arguments[4] == body
+
+
+def test_what_is_served_beside_has_a_name_of_its_own(home: Path, made: Path) -> None:
+    model = found("notes", home)
+
+    def beside(word: str, what: str = "notes") -> Servable:
+        return find_beside(word, what, found(what, home), ServeConfig(), home)
+
+    older = beside("@1")
+    assert (older.model_id, older.version) == ("notes@1", 1)
+    assert beside("notes@1").model_id == "notes@1"
+    assert beside("@2", "notes@1").model_id == "notes@2"
+    first = found("notes", home, "hf")
+    assert find_beside("@1", "notes", first, ServeConfig(variant="hf"), home) == older
+    other = beside(str(made))
+    assert (other.folder, other.version) == (made, 0) and other.model_id != "notes"
+    if model.variant is None:  # by OpenVINO, which is installed
+        assert (beside("hf").model_id, beside("hf").variant) == ("notes:hf-f32", HF)
+    for word, told in {
+        "@2": "what is served already",
+        "notes": "what is served already",
+        "@9": "no model notes@9",
+        "int5": r"no variant int5; expected: a variant \(hf-f32\), another",
+        "./nothing": "no model ./nothing",
+    }.items():
+        with pytest.raises(SpecError, match=told):
+            beside(word)
+
+
+def test_two_that_may_not_fit_into_memory_are_refused(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from whorl.wiring import promise
+
+    first, config = found("notes", home), ServeConfig(port=0, max_running=1)
+    second = find_beside("@1", "notes", first, config, home)
+    alone = promise.predict_folder(first.folder, first.variant, config).memory_bytes
+    assert promise.check_memory([first.named, second.named], config) == 2 * alone
+    facts = promise.machine_facts()
+    small = facts.model_copy(update={"memory_bytes": 2 * alone - 1})
+    monkeypatch.setattr(promise, "machine_facts", lambda: small)
+    with pytest.raises(ResourceError, match="notes beside notes@1 may not fit into memory"):
+        open_model_app(first, config, home=home, beside=second)
+    monkeypatch.setattr(promise, "open_promised", lambda *rest: pytest.fail("opened"))
+    with pytest.raises(pytest.fail.Exception):  # one alone is not asked for its memory
+        open_model_app(first, config, home=home)
+
+
+def test_two_variants_of_one_model_answer_alike(home: Path) -> None:
+    """By OpenVINO and by torch, of the same numbers in 32 bits."""
+    pytest.importorskip("openvino_genai")
+    model, config = found("notes", home), ServeConfig(port=0, max_running=1)
+    second = find_beside("hf", "notes", model, config, home)
+    app, close = open_model_app(model, config, "k" * 20, home=home, beside=second)
+    headers = {"Authorization": "Bearer " + "k" * 20}
+    try:
+        with (
+            running_server(app, config) as base_url,
+            httpx.Client(base_url=base_url, headers=headers, trust_env=False, timeout=60) as client,
+        ):
+            models = client.get("/v1/models").json()["data"]
+            asked = {"prompt": "The shell", "max_tokens": 8, "temperature": 0}
+            told = [
+                client.post("/v1/completions", json={"model": each["id"], **asked}).json()
+                for each in models
+            ]
+    finally:
+        close()
+    assert [each["id"] for each in models] == ["notes", "notes:hf-f32"]
+    assert [each["engine"] for each in models] == ["openvino", "torch"]
+    assert told[0]["choices"][0]["text"] == told[1]["choices"][0]["text"]
+    assert models[1]["promise"]["basis"] == "predicted"

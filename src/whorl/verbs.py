@@ -21,7 +21,8 @@ from whorl.core.home import home_folder
 from whorl.core.ports import Engine, Field, Progress, QualityMeasure, Source
 from whorl.core.records import Record, RecordStore
 from whorl.core.variants import Variant
-from whorl.serving import Address, Servable, Service, open_model_app, serve_app
+from whorl.servable import Servable
+from whorl.serving import Address, Service, open_model_app, serve_app
 from whorl.spec.load import LoadedRecipe, load_recipe, parse_recipe
 from whorl.spec.resolved import ServeConfig
 from whorl.wiring.data import digest_of, fields_of, sources_of, with_sources

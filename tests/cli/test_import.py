@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from whorl.cli.main import build_app
 from whorl.engines.open import open_engine
-from whorl.serving import find_model
+from whorl.servable import find_model
 from whorl.spec.resolved import ServeConfig
 from whorl.testing.models import tiny_model_folder
 

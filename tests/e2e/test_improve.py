@@ -23,7 +23,8 @@ from tests.stages.plan.conftest import keep_calibration
 from whorl.cli.main import build_app
 from whorl.codecs.contract import Tokens
 from whorl.core.records import RecordKey, RecordStore
-from whorl.serving import find_model, open_model_app
+from whorl.servable import find_model
+from whorl.serving import open_model_app
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.improve.registry import register
 from whorl.stages.plan.given import Rehearsal

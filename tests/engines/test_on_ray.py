@@ -25,7 +25,8 @@ from whorl.engines.apart import EngineProcess
 from whorl.engines.on_ray import Relay, RelayedChild, ray_starter
 from whorl.engines.replicas import Replicas
 from whorl.engines.setup import EngineSetup
-from whorl.serving import Servable, open_model_app
+from whorl.servable import Servable
+from whorl.serving import open_model_app
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.server import running_server
 

@@ -20,7 +20,8 @@ from whorl.core.environments import Drawable
 from whorl.core.errors import DataError, MissingExtra
 from whorl.fields.chess import FIELD, ChessTask
 from whorl.fields.chess_games import captures
-from whorl.serving import find_model, open_model_app
+from whorl.servable import find_model
+from whorl.serving import open_model_app
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.server import running_server
 from whorl.verbs import Session

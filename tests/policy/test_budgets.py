@@ -27,19 +27,20 @@ PACKAGE_LINES = {
     "stages": 1,
     "stages/compress": 747,  # pruning and guesses live here too
     "stages/evaluate": 1_455,  # episodes side by side
-    "stages/improve": 575,  # what people said of answers, as rows to learn from
+    "stages/improve": 585,  # what people said of answers, as rows to learn from
     # a file for each tool, with its defaults, and for each software; objectives, images, own runs
     # told apart by kind and by what their plan predicted
     "stages/plan": 12_156,
     "stages/prepare": 2_280,
-    "stages/serve": 7_750,  # environments that a model acts in; what each model can be asked
+    # environments that a model acts in; what each model can be asked, and is asked first
+    "stages/serve": 7_920,
     "stages/train": 2_818,
     "studio": 1,
     "testing": 552,
     "torture": 1_103,
     "whorl": 1_375,
-    # what a served model says of itself; what was asked before; which variant is served
-    "wiring": 2_790,
+    # what a served model says of itself, or two; what was asked before; which variant is served
+    "wiring": 2_840,
 }
 ROOM = 1.25
 

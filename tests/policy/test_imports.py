@@ -16,6 +16,7 @@ LAYERS = (
     ("stages",),
     ("engines", "fields", "schemes", "launch", "testing", "torture"),
     ("wiring",),
+    ("servable",),
     ("serving", "planning_serving"),
     ("planning",),
     ("verbs",),

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.app import create_app
 from whorl.stages.serve.card import ModelCard, TaskCard
 from whorl.stages.serve.desk import Desk
+from whorl.stages.serve.served import Served
 from whorl.stages.serve.server import running_server
 from whorl.testing.corpus import tiny_texts, tiny_tokens
 from whorl.testing.engine import FakeEngine
@@ -69,6 +70,7 @@ def real_site(
     step_s: float = 0.005,
     tasks: tuple[TaskCard, ...] = (),
     plays: Mapping[str, PlayTask] | None = None,
+    beside: Sequence[Served] = (),
     **config: Any,
 ) -> Iterator[Site]:
     """whorl's own server before a fake engine."""
@@ -83,7 +85,7 @@ def real_site(
         tasks=tasks,
     )
     desk = Desk.of(settings, home)
-    app = create_app(engine, tokens, card, settings, API_KEY, desk, plays)
+    app = create_app(engine, tokens, card, settings, API_KEY, desk, plays, beside)
     try:
         with running_server(app, settings) as base_url:
             yield Site(base_url, app, engine, home)

@@ -119,3 +119,23 @@ def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "very-secret-key" not in done.output
     done = CliRunner().invoke(build_app(), [*words, "--dry-run", "--home", str(tmp_path / "h")])
     assert done.exit_code == 0 and "users at once" in done.output and "predicted" in done.output
+    first = done.output.strip()
+    beside = [*words, "--beside", "hf"]
+    done = CliRunner().invoke(build_app(), [*beside, "--dry-run", "--home", str(tmp_path / "h")])
+    assert done.exit_code == 0, done.output
+    model, other, both = done.output.strip().splitlines()
+    name = model.partition(":")[0]
+    assert " users at once" in model and other.startswith(f"{name}:hf-f32: ")
+    assert both.startswith("side by side: memory up to ") and both not in first
+    done = CliRunner().invoke(
+        build_app(), [*beside, "--emit", "systemd", "--home", str(tmp_path / "h")]
+    )
+    assert done.exit_code == 0 and " --beside hf " in done.output, done.output
+
+
+def test_a_recipe_has_nothing_beside_it(tmp_path: Path) -> None:
+    from whorl.cli.main import build_app
+
+    done = CliRunner().invoke(build_app(), ["serve", "mine.yaml", "--beside", "@1"])
+    assert isinstance(done.exception, SpecError) or done.exit_code == 2
+    assert "--beside goes with a registered model" in f"{done.output}{done.exception}"

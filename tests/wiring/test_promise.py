@@ -25,7 +25,8 @@ from whorl.engines.loop import EngineLoop
 from whorl.engines.setup import EngineSetup
 from whorl.launch.cards import Card
 from whorl.model.folder import FolderCard, peek_card
-from whorl.serving import Servable, find_model, open_model_app
+from whorl.servable import Servable, find_model
+from whorl.serving import open_model_app
 from whorl.spec.load import parse_recipe
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.promise import Promise

@@ -18,7 +18,7 @@ from whorl.cli.options import Debug, Home, Json
 from whorl.cli.samples import literal_text
 from whorl.core.home import home_folder
 from whorl.core.metrics import find_metric
-from whorl.serving import find_model
+from whorl.servable import find_model
 from whorl.spec.resolved import ServeConfig
 
 if TYPE_CHECKING:

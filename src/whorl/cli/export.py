@@ -11,7 +11,7 @@ from whorl.cli.console import OUT, make_progress, print_json
 from whorl.cli.import_ import print_checks
 from whorl.cli.options import Debug, Home, Json
 from whorl.core.home import home_folder
-from whorl.serving import find_model
+from whorl.servable import find_model
 from whorl.spec.resolved import ServeConfig
 
 __all__ = ["register"]

@@ -12,7 +12,7 @@ from rich.table import Table
 from whorl.cli.console import OUT, make_progress, print_json
 from whorl.cli.options import Debug, Home, Json
 from whorl.core.home import home_folder
-from whorl.serving import find_model
+from whorl.servable import find_model
 from whorl.spec.resolved import ServeConfig
 
 __all__ = ["register"]

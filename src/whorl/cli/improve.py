@@ -98,10 +98,10 @@ def _number(model: str, number: str) -> int | None:
 
 
 def _nothing(folder: Path, model: str) -> SpecError:
-    from whorl.stages.improve.feedback import read_feedback
+    from whorl.stages.improve.feedback import name_of, read_feedback
 
     lines, _ = read_feedback(folder)
-    names = sorted({f"{line['model']}@{line.get('version', 0)}" for line in lines})
+    names = sorted({f"{name_of(line)}@{line.get('version', 0)}" for line in lines})
     near = get_close_matches(model, [*names, *(name.rpartition("@")[0] for name in names)], n=1)
     serve = "whorl serve NAME; then Good, Bad or Correct… on its page, or POST /v1/feedback"
     return SpecError(

@@ -16,14 +16,8 @@ from whorl.cli.early import RECIPE
 from whorl.cli.options import Debug, Home, SetValues, open_session
 from whorl.core.errors import SpecError
 from whorl.core.home import home_folder
-from whorl.serving import (
-    Address,
-    Servable,
-    find_model,
-    newer_models,
-    open_model_app,
-    serve_app,
-)
+from whorl.servable import Servable, find_beside, find_model
+from whorl.serving import Address, newer_models, open_model_app, serve_app
 from whorl.spec.load import parse_recipe
 from whorl.spec.resolved import ServeConfig
 
@@ -51,6 +45,13 @@ WhereOption = Annotated[
     typer.Option(
         help="here, or ray: engines on the nodes of a Ray cluster (RAY_ADDRESS, or the one that "
         "runs here). Default: the recipe's, here."
+    ),
+]
+BesideOption = Annotated[
+    str | None,
+    typer.Option(
+        help="A second model to compare with, which requests ask by its own name: another version "
+        "(@2), another variant (f32), or another model. Both are kept in memory.",
     ),
 ]
 EmitOption = Annotated[
@@ -94,6 +95,7 @@ def serve_command(
         typer.Option(help="openvino, torch, vllm, or one from an entry point. Default: auto."),
     ] = None,
     variant: VariantOption = None,
+    beside: BesideOption = None,
     api_key: Annotated[
         str | None,
         typer.Option(
@@ -113,33 +115,62 @@ def serve_command(
     given |= {"allowed_hosts": allow_host, "where": where, "variant": variant}
     changes = {f"serve.{name}": value for name, value in given.items() if value is not None}
     if model.endswith(RECIPE) and not os.path.isdir(model):
-        if dry_run or emit is not None:
-            raise SpecError(
-                "--dry-run and --emit go with a model that is made, not a recipe",
-                do=f"whorl plan {model} predicts; whorl up {model} makes the model",
-            )
+        _check_recipe_options(model, beside, dry_run or emit is not None)
         overrides = [f"{name}={json.dumps(value)}" for name, value in changes.items()]
         session = open_session(Path(model), [*(set_values or ()), *overrides], home)
         serve_session(session, api_key)
     else:
         config = _without_recipe(changes, set_values or ())
         if dry_run or emit is not None:
-            words = _arguments(model, changes, set_values or ())
-            found = find_model(model, config, home_folder(home))
-            return _tell_of(found, config, words, emit, home_folder(home))
-        _serve_model(model, config, home_folder(home), api_key)
+            words = _arguments(model, beside, changes, set_values or ())
+            models = _models(model, beside, config, home_folder(home))
+            return _tell_of(models, config, words, emit, home_folder(home))
+        _serve_model(model, beside, config, home_folder(home), api_key)
 
 
-def _serve_model(model: str, config: ServeConfig, home: Path, api_key: str | None) -> None:
-    """Serve what is made already. Raises SpecError if it is none."""
+def _check_recipe_options(recipe: str, beside: str | None, tells: bool) -> None:
+    if beside is not None:
+        raise SpecError(
+            "--beside goes with a registered model or a folder, not a recipe",
+            do="serve NAME of `whorl models` --beside another version or variant",
+        )
+    if tells:
+        raise SpecError(
+            "--dry-run and --emit go with a model that is made, not a recipe",
+            do=f"whorl plan {recipe} predicts; whorl up {recipe} makes the model",
+        )
+
+
+def _models(model: str, beside: str | None, config: ServeConfig, home: Path) -> list[Servable]:
+    """What is served, and what is served beside it. Raises SpecError if it is none."""
     found = find_model(model, config, home)
-    if found.why:
-        ERR.print(f"as {found.why}", markup=False, soft_wrap=True)
+    if beside is None:
+        return [found]
+    return [found, find_beside(beside, model, found, config, home)]
+
+
+def _reasons(models: Sequence[Servable]) -> list[str]:
+    """Why each is served in its variant, where targets chose it."""
+    names = [f"{each.model_id}: as" if len(models) > 1 else "as" for each in models]
+    return [f"{name} {each.why}" for name, each in zip(names, models, strict=True) if each.why]
+
+
+def _serve_model(
+    model: str, beside: str | None, config: ServeConfig, home: Path, api_key: str | None
+) -> None:
+    """Serve what is made already. Two that are compared stay as they are.
+
+    Raises SpecError if it is none.
+    """
+    found, *others = models = _models(model, beside, config, home)
+    for reason in _reasons(models):
+        ERR.print(reason, markup=False, soft_wrap=True)
     if os.path.isfile(f"{model}/whorl.json") and not os.path.samefile(model, found.folder):
         told = f"{model} is the registered model; the model folder of that name is ./{model}"
         ERR.print(told, markup=False, soft_wrap=True)
-    open_app = partial(open_model_app, found, config, home=home)
-    is_followed = found.version > 0 and "@" not in model
+    second = others[0] if others else None
+    open_app = partial(open_model_app, found, config, home=home, beside=second)
+    is_followed = found.version > 0 and "@" not in model and second is None
     newer = newer_models(model, config, home, found) if is_followed else None
     serve_app(open_app, config, _print_address, _given_key(api_key), home, newer)
 
@@ -152,25 +183,42 @@ def serve_session(session: Session, api_key: str | None = None) -> None:
 
 
 def _tell_of(
-    found: Servable, config: ServeConfig, words: Sequence[str], emit: str | None, home: Path
+    models: Sequence[Servable],
+    config: ServeConfig,
+    words: Sequence[str],
+    emit: str | None,
+    home: Path,
 ) -> None:
     """What is predicted of a server, or known of it; or its unit or manifest. Nothing is loaded."""
+    from whorl.core.units import format_bytes
     from whorl.engines.open import CACHE
     from whorl.wiring.emit import emit_server
-    from whorl.wiring.promise import predict_folder
+    from whorl.wiring.promise import check_memory, predict_folder
 
-    promise = predict_folder(found.folder, found.variant, config, home / CACHE)
-    told = f"as {found.why}\n{promise}" if found.why else str(promise)
+    cache = home / CACHE
+    promises = [predict_folder(each.folder, each.variant, config, cache) for each in models]
+    lines = [str(promises[0])]
+    if len(models) > 1:
+        lines = [f"{each.model_id}: {told}" for each, told in zip(models, promises, strict=True)]
+        needed = check_memory([each.named for each in models], config)
+        lines.append(f"side by side: memory up to {format_bytes(needed)}")
+        promises[0] = promises[0].model_copy(update={"memory_bytes": needed})
+    lines = [*_reasons(models), *lines]
     if emit is not None:
-        told = emit_server(emit, found.model_id, words, config, promise, home)
-    OUT.print(told, markup=False, highlight=False, soft_wrap=True)
+        lines = [emit_server(emit, models[0].model_id, words, config, promises[0], home)]
+    for line in lines:
+        OUT.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _arguments(model: str, changes: Mapping[str, Any], set_values: Sequence[str]) -> list[str]:
+def _arguments(
+    model: str, beside: str | None, changes: Mapping[str, Any], set_values: Sequence[str]
+) -> list[str]:
     """The command that was given, but for host and port, from whatever folder it is run."""
     words = [os.path.abspath(model) if os.path.isdir(model) else model]
     if (variant := changes.get("serve.variant")) is not None:
         words += ["--variant", variant]
+    if beside is not None:
+        words += ["--beside", os.path.abspath(beside) if os.sep in beside else beside]
     if (engine := changes.get("serve.engine")) is not None:
         words += ["--engine", engine]
     if (replicas := changes.get("serve.replicas")) is not None:
@@ -214,6 +262,7 @@ def _print_address(address: Address) -> None:
         f"page: {address.page_url}",
         f"API:  {address.base_url}/v1  with Authorization: Bearer {key}",
         f"model: {address.model_id}",
+        *([f"beside: {address.beside}"] if address.beside else []),
         f"try:  {address.curl}",
         *([f"can:  {address.promise}"] if address.promise else []),
     ):

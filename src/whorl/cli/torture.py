@@ -81,7 +81,7 @@ def _tell(outcome: Outcome) -> None:
 
 def _victim(model: str, served_name: str | None, home: Path) -> AbstractContextManager[Victim]:
     """The server at an address, or one that is started for it."""
-    from whorl.serving import find_model
+    from whorl.servable import find_model
     from whorl.spec.resolved import ServeConfig
     from whorl.torture.run import served
     from whorl.torture.target import Victim

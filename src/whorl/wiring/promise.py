@@ -26,9 +26,10 @@ from whorl.arch.shape_counts import count_shape
 from whorl.codecs.contract import Tokens
 from whorl.core.collect import Answer, run_requests
 from whorl.core.digests import digest_value, write_bytes
-from whorl.core.errors import EngineError, SpecError
+from whorl.core.errors import EngineError, ResourceError, SpecError
 from whorl.core.later import later
 from whorl.core.ports import SERVERS_OWN, Engine, GenerateRequest
+from whorl.core.units import format_bytes
 from whorl.core.variants import Variant
 from whorl.engines.apart import EngineProcess, start_here
 from whorl.engines.on_ray import ray_starter
@@ -46,6 +47,7 @@ from whorl.stages.serve.promise import Promise
 from whorl.wiring.over_http import Ask, asked_over_http
 
 __all__ = [
+    "check_memory",
     "keep_promise",
     "open_promised",
     "predict",
@@ -168,6 +170,29 @@ def predict_folder(
     served = variant or best_form(card, config.engine)
     kept = None if cache_folder is None else _kept(_kept_at(cache_folder, card, served, config))
     return kept or predict(card, served, config, setup)
+
+
+def check_memory(models: Sequence[tuple[str, Path, Variant | None]], config: ServeConfig) -> int:
+    """Bytes that models take at most when they are served side by side, from their cards alone.
+
+    models: of each its name, folder and variant.
+
+    Raises ResourceError where this machine does not have so many.
+    """
+    needed = 0
+    for _, folder, variant in models:
+        card = peek_card(folder)
+        form, setup = variant or best_form(card, config.engine), setup_of(card, config, 1)
+        needed += predict(card, form, config, setup, lambda: (1.0, 1.0)).memory_bytes
+    there = machine_facts().memory_bytes
+    if needed > there:
+        raise ResourceError(
+            f"{' beside '.join(name for name, *_ in models)} may not fit into memory",
+            found=f"up to {format_bytes(needed)} for both",
+            expected=f"at most {format_bytes(there)}, which this machine has",
+            do="serve smaller variants (int8), fewer places (--set serve.max_running=1), or one",
+        )
+    return needed
 
 
 # ------------------------------------------------------------------ predicted

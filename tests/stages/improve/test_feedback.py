@@ -97,6 +97,21 @@ def test_what_makes_no_row_is_told(tmp_path: Path, said: dict[str, Any], reason:
     assert not found.rows and found.left == {reason: 1}
 
 
+def test_what_was_served_beside_it_is_the_same_model(tmp_path: Path) -> None:
+    """By the names that `whorl serve --beside` gives; of a pair each side has its own."""
+    said: dict[str, Any] = {"messages": [USER], "rating": "up"}
+    lines = [
+        line(1, **said, answer="a"),
+        line(2, **said, answer="b", over=line(1)["id"]) | {"model": "mine@2", "version": 2},
+        line(3, **said, answer="c") | {"model": "mine:hf-f32"},
+        line(4, **said, answer="d") | {"model": "mine2@1"},
+    ]
+    found = collected(tmp_path, *lines)
+    assert found.left == {feedback.OTHER_MODEL: 1} and len(found.rows) == 3
+    assert found.num_pairs == 1 and sorted(key[0] for key in found.versions) == [1, 2]
+    assert len(collected(tmp_path, *lines, version=2).rows) == 1
+
+
 def test_the_last_word_on_an_answer_counts(tmp_path: Path) -> None:
     """Also where one of its opinions did not say which of the answers is meant."""
     chat: dict[str, Any] = {"messages": [USER], "answer": "In trees."}

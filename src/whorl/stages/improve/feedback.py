@@ -20,7 +20,7 @@ from typing import Any
 
 from whorl.core.digests import digest_value
 
-__all__ = ["Collected", "collect", "read_feedback"]
+__all__ = ["Collected", "collect", "name_of", "read_feedback"]
 
 FEEDBACK, ANSWERS = "feedback.jsonl", "answers.jsonl"
 ASKED = ("messages", "tools", "prompt")  # of an answer of the log, whichever it has
@@ -80,6 +80,11 @@ def _is_opinion(line: Values) -> bool:
     return is_text and {"id", "model"} <= line.keys()
 
 
+def name_of(line: Values) -> str:
+    """Of the model that is meant; one served beside another is called mine@2 or mine:hf-f32."""
+    return re.split("[@:]", str(line["model"]))[0]
+
+
 def _parsed(line: bytes) -> Any:
     try:
         return json.loads(line)
@@ -98,7 +103,7 @@ def collect(folder: Path, name: str, version: int | None = None) -> Collected:
     found.left[BROKEN] += broken
     opinions: dict[str, dict[str | None, dict[str, Any]]] = {}  # by request and answer
     for line in lines:
-        if line["model"] != name:
+        if name not in (line["model"], name_of(line)):
             found.left[OTHER_MODEL] += 1
         elif version is not None and line.get("version") != version:
             found.left[OTHER_VERSION] += 1

@@ -5,7 +5,7 @@ Every answer other than 200 has the body that OpenAI's clients read (`whorl.stag
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
@@ -37,16 +37,17 @@ def create_app(
     api_key: str | None,
     desk: Desk | None = None,
     plays: Mapping[str, PlayTask] | None = None,
+    beside: Sequence[Served] = (),
 ) -> FastAPI:
     """The service; app.state.access holds its secrets. api_key None: the desk's keys, where it has
-    some, else a random one. desk None: one without a home. plays: see Served.
+    some, else a random one. desk None: one without a home. plays: see Served; beside: see Gateway.
 
     Raises RecordError if engine, tokens and card are not of one token contract, SpecError if the
     API key is too weak.
     """
     served, desk = Served(engine, tokens, card, engine.close, plays), desk or Desk.of(config)
     access = Access.of(api_key, desk.keys, desk.ledger)
-    gateway = Gateway(served, config, desk, PLACED)
+    gateway = Gateway(served, config, desk, PLACED, beside)
     app = FastAPI(
         title="whorl", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
     )

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -36,7 +36,8 @@ RANKING_THREADS = 2  # they wait for the engine, which computes one ranking at a
 
 
 class Gateway:
-    """Answers with one model at a time; an answer ends with the model it began with."""
+    """Answers with one model at a time, and with those beside it; an answer ends with the model it
+    began with."""
 
     def __init__(
         self,
@@ -44,10 +45,13 @@ class Gateway:
         config: ServeConfig,
         desk: Desk,
         answering: Collection[str] = (),
+        beside: Sequence[Served] = (),
     ) -> None:
-        """answering: paths of requests that take a place."""
+        """answering: paths of requests that take a place. beside: models of other names, which
+        requests may ask too; nothing takes their place."""
         self._answering = frozenset(answering)
         self.served, self.config, self.desk = served, config, desk
+        self.beside = tuple(beside)
         self.stopping = self.stopped = False
         self.retiring: set[asyncio.Task[None]] = set()  # closing models that were replaced
         self.ranking_threads = ThreadPoolExecutor(RANKING_THREADS, "whorl-rank")
@@ -55,6 +59,16 @@ class Gateway:
         self._submitted: dict[str, Engine] = {}  # by request id
         self._inbox: Inbox[TokenEvent, Events, Visit] | None = None
         self._keep_to(served)
+
+    @property
+    def models(self) -> tuple[Served, ...]:
+        """All that requests may name."""
+        return (self.served, *self.beside)
+
+    def close(self) -> None:
+        """Every engine: nothing is asked any more."""
+        for model in self.models:
+            model.close()
 
     @property
     def engine(self) -> Engine:
@@ -114,7 +128,8 @@ class Gateway:
     @property
     def max_body_bytes(self) -> int:
         """Of a request in JSON, which may bring files to a model that sees or hears."""
-        takes_files = any(map(is_of_files, self.tokens.codecs.values()))
+        codecs = (codec for model in self.models for codec in model.tokens.codecs.values())
+        takes_files = any(map(is_of_files, codecs))
         uploads = self.config.max_upload_bytes if takes_files else 0
         return max(self.config.max_body_bytes, uploads)
 
@@ -125,26 +140,30 @@ class Gateway:
 
     @property
     def stall_s(self) -> float | None:
-        """See Health."""
-        return self.served.health.stall_s
+        """See Health; of the model that works longest."""
+        found = [each for model in self.models if (each := model.health.stall_s) is not None]
+        return max(found, default=None)
 
     async def fault(self) -> str | None:
         """None while tokens are made as they should be; else what is wrong."""
         if self.stopping:
             return "stopping"
         stall_s = self.config.stall_s
-        return await self.served.health.look(min(stall_s, PROBE_S), stall_s)
+        limits = min(stall_s, PROBE_S), stall_s
+        looks = (model.health.look(*limits) for model in self.models)
+        return next(filter(None, await asyncio.gather(*looks)), None)
 
     @property
     def engine_failure(self) -> str | None:
         """Why the engine will never answer again; None: it may."""
-        failure = getattr(self.engine, "failure", None)
-        return None if failure is None else str(failure)
+        failures = (getattr(model.engine, "failure", None) for model in self.models)
+        return next((str(failure) for failure in failures if failure is not None), None)
 
     def refuse(self) -> None:
         """Take no new requests."""
         self.stopping = True
-        self.served.health.close()
+        for model in self.models:
+            model.health.close()
 
     def stop(self) -> None:
         """Take no new requests and end the running ones."""
@@ -171,7 +190,7 @@ class Gateway:
         max_time: seconds until its last token, if they are fewer than the server's.
         """
         self._check(ask, caller)
-        visit = self.visit(caller, len(ask.prompts) * ask.n, max_time)
+        visit = self.visit(ask.model, caller, len(ask.prompts) * ask.n, max_time)
         visit.asked = ask.prompts
         served = visit.served
         runs: list[Run] = []
@@ -202,25 +221,33 @@ class Gateway:
             num_prompts=len(ask.prompts),
         )
 
-    def visit(self, caller: Caller, num_answers: int, max_time: float | None) -> Visit:
-        """Places for so many answers of the model that is served now. Raises ApiError 429 or 503.
+    def visit(self, name: str, caller: Caller, num_answers: int, max_time: float | None) -> Visit:
+        """Places for so many answers of the model of that name. Raises ApiError 404, 429 or 503.
 
         max_time: as of `start`.
         """
         if self.stopping:
             raise ApiError(503, "the server is stopping", code="stopping")
         most_s = min(max_time or self.config.max_time, self.config.max_time)
-        return self.desk.visit(self.served, caller, num_answers, most_s)
+        return self.desk.visit(self.of_name(name), caller, num_answers, most_s)
 
-    def check_model(self, name: str, caller: Caller = NOBODY) -> None:
-        """Raises ApiError 404 if it is not what is served, 403 if the caller may not use it."""
-        if name != self.card.name:
-            raise ApiError(
-                404,
-                f"there is no model {name[:80]!r} here; this server has {self.card.name!r}",
-                code="model_not_found",
-                param="model",
-            )
+    def of_name(self, name: str) -> Served:
+        """Raises ApiError 404 if no model that is served has that name."""
+        for model in self.models:
+            if model.card.name == name:
+                return model
+        there = " and ".join(repr(model.card.name) for model in self.models)
+        raise ApiError(
+            404,
+            f"there is no model {name[:80]!r} here; this server has {there}",
+            code="model_not_found",
+            param="model",
+        )
+
+    def check_model(self, name: str, caller: Caller = NOBODY) -> Served:
+        """The model of that name. Raises ApiError 404 as `of_name`, 403 if the caller may not use
+        it."""
+        found = self.of_name(name)
         if caller.entry is not None and not caller.entry.may_use(name):
             raise ApiError(
                 403,
@@ -228,6 +255,7 @@ class Gateway:
                 code="key_scope",
                 param="model",
             )
+        return found
 
     def _check(self, ask: Ask, caller: Caller) -> None:
         self.check_model(ask.model, caller)

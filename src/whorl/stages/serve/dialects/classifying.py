@@ -84,7 +84,7 @@ def add_classifying(app: FastAPI, gateway: Gateway) -> None:
         def asking(tokens: Tokens) -> Questions:
             return _questions(vocabularies, body, tokens)
 
-        ranked = await rank_all(gateway, vocabularies, asking, request, max_time)
+        ranked = await rank_all(gateway, vocabularies, body.model, asking, request, max_time)
         answer = await asyncio.to_thread(_answer, body, ranked)
         headers = {"X-Request-Id": ranked.request_id}
         return await asyncio.to_thread(JSONResponse, answer, headers=headers)

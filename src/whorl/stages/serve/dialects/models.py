@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, Response
 
 from whorl.stages.serve.gateway import Gateway
 from whorl.stages.serve.page import page_facts
+from whorl.stages.serve.served import Served
 
 __all__ = ["add_models"]
 
@@ -19,19 +20,19 @@ def add_models(app: FastAPI, gateway: Gateway) -> None:
 
     @app.get("/v1/models")
     async def models() -> Response:
-        only = gateway.card.name
-        pages = {"has_more": False, "first_id": only, "last_id": only}
-        return JSONResponse({"object": "list", "data": [_model(gateway)], **pages})
+        most = gateway.config.max_tokens
+        found = [_model(each, most) for each in gateway.models]
+        pages = {"has_more": False, "first_id": found[0]["id"], "last_id": found[-1]["id"]}
+        return JSONResponse({"object": "list", "data": found, **pages})
 
     @app.get("/v1/models/{model_id:path}")
     async def model(model_id: str) -> Response:
-        gateway.check_model(model_id)
-        return JSONResponse(_model(gateway))
+        return JSONResponse(_model(gateway.of_name(model_id), gateway.config.max_tokens))
 
 
-def _model(gateway: Gateway) -> dict[str, Any]:
-    card, contract = gateway.card, gateway.tokens.contract
-    dialogue = gateway.served.prompts.dialogue
+def _model(served: Served, most_tokens: int) -> dict[str, Any]:
+    card, contract = served.card, served.tokens.contract
+    dialogue = served.prompts.dialogue
     return {
         "id": card.name,
         "object": "model",
@@ -42,26 +43,26 @@ def _model(gateway: Gateway) -> dict[str, Any]:
         "owned_by": "whorl",
         "context_length": card.context_tokens,
         "max_model_len": card.context_tokens,  # vLLM's name
-        "max_tokens": gateway.config.max_tokens,
+        "max_tokens": most_tokens,
         "contract_digest": contract.digest,
         "vocab_size": contract.vocab_size,
         "codecs": [
             {
                 **entry.model_dump(exclude={"files", "digest"}),
-                "media_type": gateway.tokens.codecs[entry.name].media_type,
+                "media_type": served.tokens.codecs[entry.name].media_type,
             }
             for entry in contract.codecs
         ],
         "chats": contract.chat_template is not None,
         "tool_calls": None if dialogue.calls is None else dialogue.calls.name,
         "reasoning": "think" if dialogue.thinks else None,
-        "engine": gateway.engine.name,
-        "engine_unable": sorted(gateway.engine.unable),
+        "engine": served.engine.name,
+        "engine_unable": sorted(served.engine.unable),
         "variant": card.variant,
         "lineage": card.lineage,
         "quality": [figure.model_dump() for figure in card.quality],
         "example_prompt": card.example_prompt,
         "sampling": card.sampling.model_dump(),
-        **page_facts(gateway.tokens, card),
+        **page_facts(served.tokens, card),
         "promise": None if card.promise is None else card.promise.model_dump(),
     }

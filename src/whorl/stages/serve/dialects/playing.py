@@ -150,7 +150,7 @@ class _Episode:
     ) -> None:
         """Raises ApiError 400 if the model was not taught to act there."""
         self.gateway, self.vocabularies, self.body = gateway, vocabularies, body
-        self.request, self.served = request, gateway.served
+        self.request, self.served = request, gateway.of_name(body.model)
         most_s = min(max_time or gateway.config.max_time, gateway.config.max_time)
         self.ends_s = time.monotonic() + most_s
         self.is_over = threading.Event()
@@ -257,11 +257,12 @@ class _Episode:
             model=self.body.model, prompt=prompt, codec=self.card.answer, candidates=actions
         )
         gateway, vocabularies = self.gateway, self.vocabularies
-        if gateway.served is not self.served:
+        if gateway.of_name(self.body.model) is not self.served:
             raise ApiError(503, "the model was exchanged meanwhile; ask again", code="exchanged")
         questions = Questions(asked, [(SUBJECT, asked.question)])
         return await rank_all(
-            gateway, vocabularies, lambda tokens: questions, self.request, self.left_s
+            *(gateway, vocabularies, self.body.model, lambda tokens: questions),
+            *(self.request, self.left_s),
         )
 
     async def _aside(self, work: Callable[[], Result]) -> Result:

@@ -122,7 +122,9 @@ def add_ranking(app: FastAPI, gateway: Gateway) -> None:
         max_time = max_time_of(request.headers.get("x-request-timeout"))
         gateway.check_model(body.model, caller_of(request))
         questions = Questions(body, [("prompt", body.question)])
-        ranked = await rank_all(gateway, vocabularies, lambda tokens: questions, request, max_time)
+        ranked = await rank_all(
+            gateway, vocabularies, body.model, lambda tokens: questions, request, max_time
+        )
         (found,) = ranked.answers(body.top)
         told = {
             "id": f"{ID}{ranked.request_id}",
@@ -162,16 +164,18 @@ class Ranked:
 async def rank_all(
     gateway: Gateway,
     vocabularies: Vocabularies,
+    name: str,
     asking: Asking,
     request: Request,
     max_time: float | None,
 ) -> Ranked:
-    """Every candidate after every prompt: one request, of one place, one price and one deadline.
+    """Every candidate after every prompt: one request, of one place, one price and one deadline,
+    by the model of that name.
 
     All of it is checked before the engine is asked for anything, so that what is refused costs
     nothing. Raises ApiError: 400, 429, 500, 503 or 504; ClientGone.
     """
-    visit = gateway.visit(caller_of(request), 1, max_time)
+    visit = gateway.visit(name, caller_of(request), 1, max_time)
     request_id = uuid.uuid4().hex
     try:
         asked = await asyncio.to_thread(asking, visit.served.tokens)

@@ -71,8 +71,8 @@ def add_speaking(app: FastAPI, gateway: Gateway) -> None:
     async def speak(request: Request) -> Response:
         body = await read_parsed(gateway, request, SpeechBody)
         max_time = max_time_of(request.headers.get("x-request-timeout"))
-        gateway.check_model(body.model, caller_of(request))
-        _check_format(gateway.tokens, body.response_format)
+        served = gateway.check_model(body.model, caller_of(request))
+        _check_format(served.tokens, body.response_format)
         generation = await gateway.start(ask(body), caller_of(request), max_time)
         headers = {"X-Request-Id": generation.id}
         is_pcm = body.response_format == "pcm"

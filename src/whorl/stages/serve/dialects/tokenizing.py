@@ -87,33 +87,36 @@ def add_tokenizing(app: FastAPI, gateway: Gateway) -> None:
     @app.post("/tokenize", summary="The ids of a text or a chat (vLLM's form)")
     async def tokenize(request: Request) -> Response:
         body = await read_parsed(gateway, request, TokenizeBody)
-        count = _checked(gateway, request, body.model or gateway.card.name)
-        return await _tokenize(gateway.served, body, count)
+        served, count = _checked(gateway, request, body.model or gateway.card.name)
+        return await _tokenize(served, body, count)
 
     @app.post("/detokenize", summary="The text of ids (vLLM's form)")
     async def detokenize(request: Request) -> Response:
         body = await read_parsed(gateway, request, DetokenizeBody)
-        count = _checked(gateway, request, body.model or gateway.card.name)
-        gateway.served.prompts.check_ids(body.tokens, "tokens")
+        served, count = _checked(gateway, request, body.model or gateway.card.name)
+        served.prompts.check_ids(body.tokens, "tokens")
         count(len(body.tokens))
-        text = gateway.tokens.decode_stream(skip_special=False, continues=True)
+        text = served.tokens.decode_stream(skip_special=False, continues=True)
         return JSONResponse({"prompt": text.push(body.tokens) + text.finish()})
 
     @app.post("/v1/messages/count_tokens", summary="How long a request is (Anthropic's form)")
     async def count_tokens(request: Request) -> Response:
         body = await read_parsed(gateway, request, CountBody)
-        count = _checked(gateway, request, body.model)
+        served, count = _checked(gateway, request, body.model)
         asked = Ask(model=body.model, prompts=(body.chat(),), subject="messages")
-        ids = await gateway.served.prompts.encode(asked.prompts[0], asked)
+        ids = await served.prompts.encode(asked.prompts[0], asked)
         count(len(ids))
         return JSONResponse({"input_tokens": len(ids)})
 
 
-def _checked(gateway: Gateway, request: Request, model: str) -> Callable[[int], None]:
-    """What counts the tokens against the key's limits. Raises ApiError as `check_model`, 429."""
+def _checked(
+    gateway: Gateway, request: Request, model: str
+) -> tuple[Served, Callable[[int], None]]:
+    """The model, and what counts the tokens against the key's limits. Raises ApiError as
+    `check_model`, 429."""
     caller = caller_of(request)
-    gateway.check_model(model, caller)
-    return gateway.desk.ledger.begin_reading(caller)
+    served = gateway.check_model(model, caller)
+    return served, gateway.desk.ledger.begin_reading(caller)
 
 
 async def _tokenize(served: Served, body: TokenizeBody, count: Callable[[int], None]) -> Response:
