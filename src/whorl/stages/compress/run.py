@@ -209,8 +209,8 @@ class _Compression:
         best = min(tried, key=lambda each: each.loss) if choice is None else choice[0]
         if choice is not None and self.is_searching:
             kept[best.how].rename(place)
-            name = str(best.how)
-            self.choices.append({"format": weights, "candidate": name, "how": name, "why": choice[1]})
+            told = {"candidate": str(best.how), "how": str(best.how)}
+            self.choices.append({"format": weights, **told, "why": choice[1]})
             self.context.log(f"{variant}: {best.how}: {choice[1]}")
         return measured[best.how]
 
