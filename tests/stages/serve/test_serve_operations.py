@@ -62,7 +62,7 @@ def test_an_answer_that_fails_before_its_first_wait_frees_its_place(
         monkeypatch.setattr(Generation, "_look", failing)
         body = running.body(max_tokens=200)
         assert running.client.post("/v1/completions", json=body).status_code == 500
-        assert running.wait_until(lambda: running.engine.stats().running == 0, seconds=2)
+        assert running.wait_until(lambda: running.engine.stats().running == 0, within_s=2)
 
 
 def test_schemas_and_biases_over_the_limits_are_refused_by_their_names(start: Any) -> None:
