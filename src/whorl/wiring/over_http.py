@@ -100,7 +100,11 @@ def asked_over_http(engine: Engine, tokens: Tokens, card: ModelCard, users: int)
         except OSError as error:
             told = {"error": repr(error)}
         if "error" in told:
-            raise EngineError("the server was not measured", found=told["error"])
+            raise EngineError(
+                "the server was not measured",
+                found=told["error"],
+                do="start it again; a lower serve.max_running asks less of the machine",
+            )
         heard = sorted((Heard(*each) for each in told["heard"]), key=lambda each: each.end_s)
         firsts = [at_s - told["begin_s"] for at_s in sorted(watched.firsts.values())]
         if len(firsts) < len(heard):
