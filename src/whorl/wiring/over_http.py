@@ -94,6 +94,7 @@ def asked_over_http(engine: Engine, tokens: Tokens, card: ModelCard, users: int)
         bodies = [fields | {"prompt": list(prompt)} for prompt in prompts]
         watched.firsts.clear()
         asked = {"host": address.hostname, "port": address.port, "key": key, "bodies": bodies}
+        assert clients.stdin is not None and clients.stdout is not None
         try:
             print(json.dumps(asked), file=clients.stdin, flush=True)
             told = json.loads(clients.stdout.readline() or '{"error": "its clients ended"}')

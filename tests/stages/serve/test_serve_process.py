@@ -137,9 +137,12 @@ def test_what_stays_is_set_aside_without_garbage_while_it_runs(
     garbage.itself, gone = garbage, weakref.ref(garbage)
     del garbage
     seen = []
-    monkeypatch.setattr(
-        server_module._Server, "run", lambda *_, **__: seen.append((gone(), gc.get_freeze_count()))
-    )
+
+    def run(self: Any, sockets: list[socket.socket]) -> None:
+        seen.append((gone(), gc.get_freeze_count()))
+        sockets[0].close()
+
+    monkeypatch.setattr(server_module._Server, "run", run)
     engine = FakeEngine(tokens.contract.digest)
     card = ModelCard(name="tiny", contract_digest=engine.contract_digest, context_tokens=64)
     config = ServeConfig(port=0)
