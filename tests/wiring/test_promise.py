@@ -31,7 +31,7 @@ from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.promise import Promise
 from whorl.testing.models import tiny_model_folder, tiny_shape
 from whorl.wiring import promise as module
-from whorl.wiring.over_http import Told
+from whorl.wiring.over_http import AnswerTimes
 from whorl.wiring.promise import keep_promise, predict, predict_folder, setup_of
 
 CARD = FolderCard(Variant("openvino", "int8"), "digest", tiny_shape(), {})
@@ -96,14 +96,14 @@ def asking(engine: EngineLoop) -> Any:
 
     @contextmanager
     def ask_of(users: int) -> Iterator[Any]:
-        def ask(prompts: Any, most: int) -> list[Told]:
+        def ask(prompts: Any, most: int) -> list[AnswerTimes]:
             requests = [
                 GenerateRequest(f"{i}", ids, most, cache_key="own") for i, ids in enumerate(prompts)
             ]
             answers = collect.run_requests(engine, requests)
             firsts = [answer.first_token_s or answer.end_s for answer in answers]
             return [
-                Told(len(answer.token_ids), first_s, first_s, answer.end_s)
+                AnswerTimes(len(answer.token_ids), first_s, first_s, answer.end_s)
                 for answer, first_s in zip(answers, firsts, strict=True)
             ]
 
@@ -211,7 +211,7 @@ def test_what_cannot_be_measured_is_predicted_and_not_kept(
 
     @contextmanager
     def refusing(users: int) -> Iterator[Any]:
-        def ask(prompts: Any, most: int) -> list[Told]:
+        def ask(prompts: Any, most: int) -> list[AnswerTimes]:
             raise refusal
 
         yield ask
@@ -235,7 +235,7 @@ def test_what_is_missing_goes_on_as_fast() -> None:
     config = ServeConfig(max_running=2)
     guess = predict(CARD, CARD.variant, config, EngineSetup(2), lambda: (1e11, 1e10))
     for asked in (12, 20):
-        answers = [Told(asked, 2.0, 2.1, 2 + (asked - 1) / 10)] * 2
+        answers = [AnswerTimes(asked, 2.0, 2.1, 2 + (asked - 1) / 10)] * 2
         found = module._of_answers(answers, guess, 20)
         assert found.tokens_per_s == pytest.approx(2 * 20 / 3.9)
         assert found.tokens_per_s_per_user == pytest.approx(10)

@@ -18,10 +18,10 @@ from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.card import ModelCard
 from whorl.wiring.clients import TIMEOUT_S, Heard
 
-__all__ = ["Ask", "Told", "asked_over_http"]
+__all__ = ["AnswerTimes", "Ask", "asked_over_http"]
 
 
-class Told(NamedTuple):
+class AnswerTimes(NamedTuple):
     """One answer. Seconds since all were asked."""
 
     num_tokens: int
@@ -30,7 +30,7 @@ class Told(NamedTuple):
     end_s: float
 
 
-Ask = Callable[[Sequence[Sequence[int]], int], list[Told]]  # (prompts, tokens of an answer)
+Ask = Callable[[Sequence[Sequence[int]], int], list[AnswerTimes]]  # (prompts, tokens of an answer)
 
 
 class _Watched:
@@ -70,9 +70,9 @@ def _limits(users: int) -> ServeConfig:
     )
 
 
-def _told(heard: Heard, token_s: float, begin_s: float) -> Told:
+def _told(heard: Heard, token_s: float, begin_s: float) -> AnswerTimes:
     first_s = token_s if heard.first_s is None else heard.first_s - begin_s
-    return Told(heard.num_tokens, token_s, first_s, heard.end_s - begin_s)
+    return AnswerTimes(heard.num_tokens, token_s, first_s, heard.end_s - begin_s)
 
 
 @contextmanager
@@ -89,7 +89,7 @@ def asked_over_http(engine: Engine, tokens: Tokens, card: ModelCard, users: int)
     watched = _Watched(engine)
     app = create_app(watched, tokens, card, limits, key)
 
-    def ask(prompts: Sequence[Sequence[int]], most: int) -> list[Told]:
+    def ask(prompts: Sequence[Sequence[int]], most: int) -> list[AnswerTimes]:
         fields = {"model": card.name, "max_tokens": most, "temperature": 0, "ignore_eos": True}
         bodies = [fields | {"prompt": list(prompt)} for prompt in prompts]
         watched.firsts.clear()

@@ -45,7 +45,7 @@ from whorl.model.folder import FolderCard, peek_card
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.card import ModelCard
 from whorl.stages.serve.promise import Promise
-from whorl.wiring.over_http import Ask, Told, asked_over_http
+from whorl.wiring.over_http import AnswerTimes, Ask, asked_over_http
 
 __all__ = [
     "keep_promise",
@@ -354,7 +354,7 @@ def _measure(
             users //= 2
 
 
-def _of_answers(answers: Sequence[Told], promise: Promise, wanted: int) -> Promise:
+def _of_answers(answers: Sequence[AnswerTimes], promise: Promise, wanted: int) -> Promise:
     """What is missing to answers of as many tokens as wanted goes on as fast as the rest did."""
     fewest = min(answer.num_tokens for answer in answers)
     if fewest < 2:
