@@ -32,7 +32,7 @@ PACKAGE_LINES = {
     # told apart by kind and by what their plan predicted
     "stages/plan": 12_156,
     "stages/prepare": 2_280,
-    "stages/serve": 7_740,  # environments that a model acts in; what each model can be asked
+    "stages/serve": 7_760,  # environments that a model acts in; what each model can be asked
     "stages/train": 2_818,
     "studio": 1,
     "testing": 552,
