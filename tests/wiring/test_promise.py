@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -16,7 +16,7 @@ import pytest
 
 from whorl import serving
 from whorl.core import collect
-from whorl.core.errors import SpecError
+from whorl.core.errors import EngineError, SpecError
 from whorl.core.ports import GenerateRequest, TokenEvent
 from whorl.core.records import FileEntry
 from whorl.core.variants import Variant
@@ -32,6 +32,7 @@ from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.promise import Promise
 from whorl.testing.models import tiny_model_folder, tiny_shape
 from whorl.wiring import promise as module
+from whorl.wiring.over_http import AnswerTimes
 from whorl.wiring.promise import keep_promise, predict, predict_folder, setup_of
 
 CARD = FolderCard(Variant("openvino", "int8"), "digest", tiny_shape(), {})
@@ -96,11 +97,16 @@ def asking(engine: EngineLoop) -> Any:
 
     @contextmanager
     def ask_of(users: int) -> Iterator[Any]:
-        def ask(prompts: Any, most: int) -> list[collect.Answer]:
+        def ask(prompts: Any, most: int) -> list[AnswerTimes]:
             requests = [
                 GenerateRequest(f"{i}", ids, most, cache_key="own") for i, ids in enumerate(prompts)
             ]
-            return collect.run_requests(engine, requests)
+            answers = collect.run_requests(engine, requests)
+            firsts = [answer.first_token_s or answer.end_s for answer in answers]
+            return [
+                AnswerTimes(len(answer.token_ids), first_s, first_s, answer.end_s)
+                for answer, first_s in zip(answers, firsts, strict=True)
+            ]
 
         yield ask
 
@@ -194,6 +200,61 @@ def test_what_was_measured_on_a_busy_machine_is_not_kept(
     monkeypatch.setattr(module.psutil, "cpu_percent", lambda interval: 90.0)
     promised(engine, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_measured_is_predicted_and_not_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, hear: Callable[..., None]
+) -> None:
+    """A start is not refused for it; the next one measures."""
+    hear(module.LOG)
+    config = ServeConfig(max_running=16)
+    guess = predict(CARD, CARD.variant, config, setup_of(CARD, config, 1), lambda: (1e12, 1e11))
+
+    @contextmanager
+    def refusing(users: int) -> Iterator[Any]:
+        def ask(prompts: Any, most: int) -> list[AnswerTimes]:
+            raise refusal
+
+        yield ask
+
+    for refusal in (EngineError("refused", found="429"), OSError(24, "Too many open files")):
+        asked = (refusing, lambda: guess, CARD, CARD.variant, config, tmp_path)
+        assert keep_promise(*asked) == guess
+        assert str(refusal) in caplog.text and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("most", "told"), [(1, 2), (20, 20), (500, 32)])
+def test_answers_are_no_longer_than_the_server_allows(
+    engine: EngineLoop, tmp_path: Path, most: int, told: int
+) -> None:
+    found = promised(engine, tmp_path, max_tokens=most)
+    assert found.answer_tokens == told and f"answers of {told})" in str(found)
+
+
+def test_what_is_missing_goes_on_as_fast() -> None:
+    """2 s until the first tokens, then 10 a second each: of 12 tokens, of 20, as if of 20."""
+    config = ServeConfig(max_running=2)
+    guess = predict(CARD, CARD.variant, config, EngineSetup(2), lambda: (1e11, 1e10))
+    for asked in (12, 20):
+        answers = [AnswerTimes(asked, 2.0, 2.1, 2 + (asked - 1) / 10)] * 2
+        found = module._of_answers(answers, guess, 20)
+        assert found.tokens_per_s == pytest.approx(2 * 20 / 3.9)
+        assert found.tokens_per_s_per_user == pytest.approx(10)
+        assert found.ttft_p95_s == pytest.approx(2.1)  # as its client saw it
+
+
+def test_rates_are_of_all_cores_whatever_threads_numpy_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products that take 20 ms each, of which all 3 must be begun before one ends."""
+    together = threading.Barrier(3)
+
+    def product(left: Any) -> None:
+        together.wait(20)
+        time.sleep(0.02)
+
+    monkeypatch.setattr(module, "engine_threads", lambda: 3)
+    monkeypatch.setattr(module, "_product", product)
+    flops, _ = module.probed_rates(size=100, num_bytes=2**12)
+    assert 2 * 2e6 / 0.02 < flops <= 3 * 2e6 / 0.02
 
 
 def test_nothing_is_measured_before_it_is_asked_for(

@@ -21,11 +21,10 @@ KEYS = ("serve.engine", "serve.where")
 
 def begin_engine(arguments: Sequence[str]) -> None:
     """Of a command that will ask for one. See `engines.apart.start_here`."""
-    if arguments and arguments[0] == "serve":
+    if is_served_at_once(arguments):
         # Products of a patch or a frame are small: a second thread of NumPy's would spin, and take
         # its core from the engine. Torch and OpenVINO have threads of their own.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    if is_served_at_once(arguments):
         from whorl.core.children import start_early
 
         try:  # noqa: SIM105  (contextlib loads slowly)

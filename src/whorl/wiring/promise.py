@@ -8,6 +8,7 @@ and shares of them that engines reach (docs/engines.md has what they were fitted
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +20,13 @@ from typing import Any
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from whorl.arch.shape import ModelShape
 from whorl.arch.shape_counts import count_shape
 from whorl.codecs.contract import Tokens
-from whorl.core.collect import Answer, run_requests
+from whorl.core.collect import run_requests
 from whorl.core.digests import digest_value, write_bytes
 from whorl.core.errors import EngineError, ResourceError, SpecError
 from whorl.core.later import later
@@ -44,7 +46,7 @@ from whorl.model.folder import FolderCard, peek_card
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.card import ModelCard
 from whorl.stages.serve.promise import Promise
-from whorl.wiring.over_http import Ask, asked_over_http
+from whorl.wiring.over_http import AnswerTimes, Ask, asked_over_http
 
 __all__ = [
     "check_memory",
@@ -56,7 +58,8 @@ __all__ = [
     "setup_of",
 ]
 
-VERSION = 4  # raised when the same engine would be measured otherwise
+LOG = logging.getLogger(__name__)
+VERSION = 5  # raised when the same engine would be measured otherwise
 PROMPT_TOKENS = 64
 ANSWER_TOKENS, FEWEST_TOKENS, LONG_S = 32, 12, 1.0  # fewer where all would take longer
 RUNTIME_BYTES = 250 * 2**20  # of Python and the engine, without a model
@@ -101,7 +104,7 @@ def open_promised(
     engine = _open(folder, variant, config, setup, cache_folder)
 
     def promised(tokens: Tokens, shown: ModelCard) -> Promise:
-        asking = partial(asked_over_http, engine, tokens, shown, config)
+        asking = partial(asked_over_http, engine, tokens, shown)
         promise = keep_promise(asking, predicted, card, served, config, cache_folder)
         if promise.users < setup.max_running:
             engine.limit_running(promise.users)
@@ -241,12 +244,13 @@ def predict(
     copies = 1
     if card.lookup and variant == card.variant:  # a second pipeline, with room for one request
         copies, cache = 2, cache + config.replicas * context
+    answer = _answer_tokens(card.shape, config)
     found = Promise(
         basis="predicted",
         users=users,
         ttft_p95_s=read_s + step_s,
         tokens_per_s_per_user=1 / step_s,
-        tokens_per_s=users * ANSWER_TOKENS / (read_s + ANSWER_TOKENS * step_s),
+        tokens_per_s=users * answer / (read_s + answer * step_s),
         prompt_tokens=PROMPT_TOKENS,
         memory_bytes=round(
             config.replicas * (RUNTIME_BYTES + copies * shares.weights * weight_bytes) + cache
@@ -257,12 +261,22 @@ def predict(
 
 @cache
 def probed_rates(size: int = 512, num_bytes: int = 2**26) -> tuple[float, float]:
-    """(float32 operations, bytes read) per second: in under a second, once per process."""
+    """(float32 operations, bytes read) per second: in under a second, once per process.
+
+    Operations are those of as many threads as an engine has, whatever NumPy's are limited to.
+    """
     left = np.ones((size, size), np.float32)
     block = np.ones(num_bytes // 4, np.float32)
-    matmul_s = _best_s(lambda: left @ left)
+    count = engine_threads()
+    with ThreadPoolExecutor(count) as pool:
+        matmul_s = _best_s(lambda: list(pool.map(_product, [left] * count)))
     read_s = _best_s(lambda: block.sum())
-    return 2 * size**3 / matmul_s, num_bytes / read_s
+    return count * 2 * size**3 / matmul_s, num_bytes / read_s
+
+
+def _product(left: NDArray[np.float32]) -> NDArray[np.float32]:
+    """By itself: NumPy lets other threads of Python run meanwhile."""
+    return left @ left
 
 
 def _best_s(work: Callable[[], object]) -> float:
@@ -291,14 +305,19 @@ def keep_promise(
 
     asking: for so many users at once, as `asked_over_http`. predicted: called where nothing is
     kept. variant: what is served, which the card's folder may not hold but be exported to.
-    An engine that was measured here, while nothing else ran, is not asked. Raises EngineError if
-    it does not answer.
+    An engine that was measured here, while nothing else ran, is not asked. Where it cannot be
+    measured that is told, and the promise is the prediction.
     """
     path = _kept_at(folder, card, variant, config)
     kept = _kept(path)
     if kept is None:
         used_percent = psutil.cpu_percent(BUSY_S)  # by others: nothing of ours runs
-        kept = _measure(asking, predicted(), card.shape, config)
+        guess = predicted()
+        try:
+            kept = _measure(asking, guess, card.shape, config)
+        except (EngineError, OSError) as error:  # also where there are too few descriptors
+            LOG.warning("the promise is predicted, it could not be measured: %s", error)
+            return guess
         if used_percent > BUSY_PERCENT:
             return kept  # and measured again at the next start
         try:
@@ -326,6 +345,7 @@ def _kept_at(folder: Path, card: FolderCard, variant: Variant, config: ServeConf
         "machine": machine_facts().identity,
         "places": config.max_running,
         "replicas": config.replicas,
+        "answer_tokens": _answer_tokens(card.shape, config),
         "where": config.where,
         "targets": [config.users, config.ttft_p95, config.tokens_per_s_per_user],
     }
@@ -340,14 +360,15 @@ def _measure(
 ) -> Promise:
     """For as many users as there are places; half as many, and so on, while a target is missed."""
     users, found = predicted.users, None
-    is_long = users * ANSWER_TOKENS / predicted.tokens_per_s > LONG_S
-    most = min(FEWEST_TOKENS if is_long else ANSWER_TOKENS, config.max_tokens, _room(shape))
+    wanted = _answer_tokens(shape, config)
+    is_long = users * wanted / predicted.tokens_per_s > LONG_S
+    most = min(FEWEST_TOKENS, wanted) if is_long else wanted
     with asking(users) as ask:
         ask(_prompts(1, shape, seed=0), 2)  # what a server loads with its first request
         while True:
             prompts = _prompts(users, shape, seed=users)
-            told = {"users": users, "prompt_tokens": len(prompts[0])}
-            each = _of_answers(ask(prompts, most), predicted.model_copy(update=told))
+            sizes = {"users": users, "prompt_tokens": len(prompts[0]), "answer_tokens": most}
+            each = _of_answers(ask(prompts, most), predicted.model_copy(update=sizes), wanted)
             missed = each.against(config)
             first = each.model_copy(update={"missed": missed})
             found = found or first
@@ -359,26 +380,30 @@ def _measure(
             users //= 2
 
 
-def _of_answers(answers: Sequence[Answer], promise: Promise) -> Promise:
-    """Of answers of ANSWER_TOKENS: what is missing of them goes on as fast as the rest did."""
-    if any(len(answer.token_ids) < 2 for answer in answers):
+def _of_answers(answers: Sequence[AnswerTimes], promise: Promise, wanted: int) -> Promise:
+    """What is missing to answers of as many tokens as wanted goes on as fast as the rest did."""
+    fewest = min(answer.num_tokens for answer in answers)
+    if fewest < 2:
         raise EngineError("the engine gave no tokens", do="try another engine or variant")
-    firsts = [answer.first_token_s or answer.end_s for answer in answers]
     # from the first token of any to the last of all: those of one may come in a heap, while the
     # engine waits for a processor
     end_s = max(answer.end_s for answer in answers)
-    answering_s = max(1e-9, end_s - min(firsts))
-    fewest = min(len(answer.token_ids) for answer in answers)
+    answering_s = max(1e-9, end_s - min(answer.token_s for answer in answers))
     token_s = answering_s / (fewest - 1)
-    missing = max(0, ANSWER_TOKENS - fewest)
+    missing = max(0, wanted - fewest)
     return promise.model_copy(
         update={
             "basis": "measured",
-            "ttft_p95_s": float(np.quantile(firsts, 0.95)),
+            "ttft_p95_s": float(np.quantile([answer.first_s for answer in answers], 0.95)),
             "tokens_per_s_per_user": 1 / token_s,
             "tokens_per_s": len(answers) * (fewest + missing) / (end_s + missing * token_s),
         }
     )
+
+
+def _answer_tokens(shape: ModelShape, config: ServeConfig) -> int:
+    """Of the answers that `tokens_per_s` is of; two tell a rate, whatever is allowed."""
+    return max(2, min(ANSWER_TOKENS, config.max_tokens, _room(shape)))
 
 
 def _room(shape: ModelShape) -> int:

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from whorl.stages.serve import exchange
+from whorl.stages.serve.generation import Generation
 
 KEY = "test-key-0123456789abcdef"
 
@@ -49,6 +50,19 @@ def test_the_servers_own_deadline_is_the_longest(start: Any) -> None:
             "/v1/completions", json=running.body(max_tokens=200), headers=headers
         )
         assert late.status_code == 504
+
+
+def test_an_answer_that_fails_before_its_first_wait_frees_its_place(
+    start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(self: Generation) -> None:
+        raise RuntimeError("no timer")
+
+    with start(step_s=0.02) as running:
+        monkeypatch.setattr(Generation, "_look", failing)
+        body = running.body(max_tokens=200)
+        assert running.client.post("/v1/completions", json=body).status_code == 500
+        assert running.wait_until(lambda: running.engine.stats().running == 0, within_s=2)
 
 
 def test_schemas_and_biases_over_the_limits_are_refused_by_their_names(start: Any) -> None:

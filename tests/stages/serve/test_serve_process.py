@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import pytest
 from whorl.codecs.contract import Tokens
 from whorl.core.errors import BusyError, EngineError, SpecError, WhorlError
 from whorl.spec.resolved import ServeConfig
+from whorl.stages.serve import server as server_module
 from whorl.stages.serve.app import create_app
 from whorl.stages.serve.card import ModelCard, Sampling
 from whorl.stages.serve.exercise import exercise, request_completion
@@ -124,6 +127,37 @@ def test_a_host_that_is_not_ours(error: Exception, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(SpecError, match="no-such-host"):
         open_socket("no-such-host", 0)
+
+
+def test_what_stays_is_set_aside_without_garbage_while_it_runs(
+    tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And looked through again when a server that was run in a program has ended."""
+    garbage = Cycle()
+    garbage.itself, gone = garbage, weakref.ref(garbage)
+    del garbage
+    seen = []
+
+    def run(self: Any, sockets: list[socket.socket]) -> None:
+        seen.append((gone(), gc.get_freeze_count()))
+        sockets[0].close()
+
+    monkeypatch.setattr(server_module._Server, "run", run)
+    engine = FakeEngine(tokens.contract.digest)
+    card = ModelCard(name="tiny", contract_digest=engine.contract_digest, context_tokens=64)
+    config = ServeConfig(port=0)
+    gc.disable()
+    try:
+        serve(create_app(engine, tokens, card, config, KEY), config)
+    finally:
+        gc.enable()
+        engine.close()
+    assert seen[0][0] is None and seen[0][1] > 0
+    assert gc.get_freeze_count() == 0
+
+
+class Cycle:
+    itself: Cycle
 
 
 def test_base_urls() -> None:

@@ -232,7 +232,7 @@ def test_a_promise_that_is_only_predicted_opens_no_more_places(
         assert gateway.desk.admission.max_running == 3
         assert "3 requests run together, not serve.max_running 16: as with" in caplog.text
         promise = gateway.card.promise
-        assert (promise.users, promise.tokens_per_s) == (3, 3 * promise.tokens_per_s_per_user)
+        assert (promise.users, promise.tokens_per_s) == (3, pytest.approx(60 * 3 / 16))
         assert promise.missed == ("users 16: 3",)
         run_requests(model.engine, [GenerateRequest(str(n), (1, 2), 4) for n in range(8)])
         assert model.engine.max_seen_running == 3  # type: ignore[attr-defined]

@@ -162,9 +162,9 @@ class Generation:
 
         Raises ApiError 500/503 if the engine fails or stalls.
         """
-        self._wait_anew()
-        self._look()
         try:
+            self._wait_anew()
+            self._look()
             while not all(run.is_ended for run in self.runs):
                 event = await self._next_event()
                 number = self._numbers[event.request_id]
@@ -208,7 +208,10 @@ class Generation:
         self._since_s = asyncio.get_running_loop().time()
 
     def _look(self) -> None:
-        """Wakes who waited as long as may be; a timer is set when one ends, not for each event."""
+        """Ends a wait, by a None, that lasted as long as it may; else looks again when it could.
+
+        So an event sets no timer: it only begins another wait.
+        """
         loop = asyncio.get_running_loop()
         left_s = min(self._stall_s - (loop.time() - self._since_s), self._visit.left_s)
         if left_s > 0:

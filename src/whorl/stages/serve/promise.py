@@ -27,6 +27,9 @@ class Promise(BaseModel):
     prompt_tokens: int = Field(
         ge=1, description="of each prompt; a longer one takes longer to read"
     )
+    answer_tokens: int | None = Field(
+        None, ge=2, description="asked for of each; of up to 32 the rest is taken to come as fast"
+    )
     memory_bytes: int = Field(ge=0, description="at most, of weights, cache and what runs them")
     missed: tuple[str, ...] = Field((), description="targets of serve that are not kept")
 
@@ -46,15 +49,18 @@ class Promise(BaseModel):
 
     def for_fewer(self, users: int, config: ServeConfig) -> Promise:
         """The same for fewer users: each of them waits at most so long, and is answered as fast."""
-        together = users * self.tokens_per_s_per_user
+        together = self.tokens_per_s * users / self.users
         found = self.model_copy(update={"users": users, "tokens_per_s": together})
         return found.model_copy(update={"missed": found.against(config)})
 
     def __str__(self) -> str:
+        sizes = f"prompts of {self.prompt_tokens} tokens"
+        if self.answer_tokens is not None:
+            sizes += f", answers of {self.answer_tokens}"
         told = (
             f"{self.users} users at once: first token within {_seconds(self.ttft_p95_s)}, "
             f"then {self.tokens_per_s_per_user:.3g} tokens/s each, {self.tokens_per_s:,.0f} in all "
-            f"({self.basis}, prompts of {self.prompt_tokens} tokens); "
+            f"({self.basis}, {sizes}); "
             f"memory up to {format_bytes(self.memory_bytes)}"
         )
         return told + "".join(f"; not kept: {each}" for each in self.missed)

@@ -50,8 +50,12 @@ def serve(
     server = _Server(app, config, next_model)
     with server.capture_signals():  # from here on, also before the loop runs
         on_start(base_url_of(listener))
+        gc.collect()  # so that no garbage stays, too
         gc.freeze()  # what stays is not looked through again: that takes tens of ms
-        server.run(sockets=[listener])
+        try:
+            server.run(sockets=[listener])
+        finally:
+            gc.unfreeze()
     if server.engine_failure is not None:
         raise EngineError(
             "the server ended: its engine failed, and starting it again did not help",
