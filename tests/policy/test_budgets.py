@@ -11,7 +11,7 @@ MAX_FUNCTION_LINES = 60  # a function has fewer, docstring and signature include
 # Of each package: its size when it was last thought over, and a quarter. plan must shrink.
 PACKAGE_LINES = {
     # hybrids: a mixer for each, experts and layers in files of their own; blocks of attention
-    "arch": 2_110,
+    "arch": 2_120,
     "cli": 3_145,
     "codecs": 3_778,  # sound: files, mel, codebooks
     "core": 3_900,
@@ -19,7 +19,7 @@ PACKAGE_LINES = {
     # speech: voices, people's formats; boxes, printed lines, an assistant; a game for two; a CRF
     # and apertium beside the models; games that share a
     # Stockfish, a learner of chess
-    "fields": 9_600,
+    "fields": 9_620,
     "launch": 1_560,  # a budget for measuring: turns, figures, what stands in for what is missing
     "model": 3_418,
     "schemes": 638,
@@ -40,7 +40,7 @@ PACKAGE_LINES = {
     "torture": 1_103,
     "whorl": 1_375,
     # what a served model says of itself, or two; what was asked before; which variant is served
-    "wiring": 2_840,
+    "wiring": 2_930,
 }
 ROOM = 1.25
 

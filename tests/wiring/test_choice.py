@@ -22,7 +22,7 @@ from whorl.spec.load import parse_recipe
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.improve.registry import register
 from whorl.testing.models import tiny_shape
-from whorl.wiring import choice, promise
+from whorl.wiring import choice, rates
 from whorl.wiring.choice import check_variant, choose_variant, served_of
 from whorl.wiring.promise import predict, setup_of
 
@@ -152,13 +152,13 @@ def test_the_machine_is_probed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         tries.append(work)
         return 1.0
 
-    monkeypatch.setattr(promise, "_best_s", in_a_second)
+    monkeypatch.setattr(rates, "_best_s", in_a_second)
     there = record_of(tmp_path, {INT8: (0.01, None), F32: (0.0, None)})
-    promise.probed_rates.cache_clear()
+    rates.probed_rates.cache_clear()
     try:
         found = [choose_variant(there, ServeConfig(users=1)) for _ in range(3)]
     finally:
-        promise.probed_rates.cache_clear()
+        rates.probed_rates.cache_clear()
     assert len(tries) == 2 and found[0] == found[1] == found[2]
 
 

@@ -32,6 +32,7 @@ from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.promise import Promise
 from whorl.testing.models import tiny_model_folder, tiny_shape
 from whorl.wiring import promise as module
+from whorl.wiring import rates
 from whorl.wiring.over_http import AnswerTimes
 from whorl.wiring.promise import keep_promise, predict, predict_folder, setup_of
 
@@ -251,9 +252,9 @@ def test_rates_are_of_all_cores_whatever_threads_numpy_has(monkeypatch: pytest.M
         together.wait(20)
         time.sleep(0.02)
 
-    monkeypatch.setattr(module, "engine_threads", lambda: 3)
-    monkeypatch.setattr(module, "_product", product)
-    flops, _ = module.probed_rates(size=100, num_bytes=2**12)
+    monkeypatch.setattr(rates, "engine_threads", lambda: 3)
+    monkeypatch.setattr(rates, "_product", product)
+    flops, _ = rates.probed_rates(size=100, num_bytes=2**12)
     assert 2 * 2e6 / 0.02 < flops <= 3 * 2e6 / 0.02
 
 

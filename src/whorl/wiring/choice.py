@@ -21,7 +21,8 @@ from whorl.model.folder import peek_card
 from whorl.spec.recipe import Recipe
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.promise import Promise
-from whorl.wiring.promise import predict, probed_rates, setup_of
+from whorl.wiring.promise import predict, setup_of
+from whorl.wiring.rates import probed_rates
 
 __all__ = ["Chosen", "check_variant", "choose_variant", "served_of"]
 

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from whorl.arch.shape import ModelShape
@@ -47,6 +45,7 @@ from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.card import ModelCard
 from whorl.stages.serve.promise import Promise
 from whorl.wiring.over_http import AnswerTimes, Ask, asked_over_http
+from whorl.wiring.rates import probed_rates
 
 __all__ = [
     "check_memory",
@@ -54,7 +53,6 @@ __all__ = [
     "open_promised",
     "predict",
     "predict_folder",
-    "probed_rates",
     "setup_of",
 ]
 
@@ -63,7 +61,6 @@ VERSION = 5  # raised when the same engine would be measured otherwise
 PROMPT_TOKENS = 64
 ANSWER_TOKENS, FEWEST_TOKENS, LONG_S = 32, 12, 1.0  # fewer where all would take longer
 RUNTIME_BYTES = 250 * 2**20  # of Python and the engine, without a model
-PROBE_S = 0.4
 BUSY_S, BUSY_PERCENT = 0.2, 25.0
 CACHE_SHARE = 0.25  # of the memory that weights leave, at most, for keys and values
 
@@ -257,37 +254,6 @@ def predict(
         ),
     )
     return found.model_copy(update={"missed": found.against(config)})
-
-
-@cache
-def probed_rates(size: int = 512, num_bytes: int = 2**26) -> tuple[float, float]:
-    """(float32 operations, bytes read) per second: in under a second, once per process.
-
-    Operations are those of as many threads as an engine has, whatever NumPy's are limited to.
-    """
-    left = np.ones((size, size), np.float32)
-    block = np.ones(num_bytes // 4, np.float32)
-    count = engine_threads()
-    with ThreadPoolExecutor(count) as pool:
-        matmul_s = _best_s(lambda: list(pool.map(_product, [left] * count)))
-    read_s = _best_s(lambda: block.sum())
-    return count * 2 * size**3 / matmul_s, num_bytes / read_s
-
-
-def _product(left: NDArray[np.float32]) -> NDArray[np.float32]:
-    """By itself: NumPy lets other threads of Python run meanwhile."""
-    return left @ left
-
-
-def _best_s(work: Callable[[], object]) -> float:
-    """Of many tries, so that some fall between other work of the machine."""
-    end = time.perf_counter() + PROBE_S
-    found: list[float] = []
-    while not found or time.perf_counter() < end:
-        begin = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - begin)
-    return min(found)
 
 
 # ------------------------------------------------------------------ measured
