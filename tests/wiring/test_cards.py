@@ -181,8 +181,8 @@ def test_a_name_of_a_file_is_no_world(home: Path, tmp_path: Path) -> None:
     assert card.worlds == () and plays_of([card]) == {}
 
 
-def _shown(world: Any, teacher: str, seed: int) -> Any:
+def _shown(world: Any, teacher: str, seed: int, astray: float) -> Any:
     seen = world.reset(seed)
     for _ in range(3):
-        yield {**seen, "seed": float(seed)}, world.lamp  # no two episodes are equal
+        yield Shown({**seen, "seed": float(seed)}, world.lamp)  # no two episodes are equal
         seen = world.step(world.lamp).observation
