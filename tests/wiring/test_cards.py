@@ -16,6 +16,7 @@ from whorl.core.ports import Source
 from whorl.core.records import Record
 from whorl.fields import episodes, interactions, labels, translation
 from whorl.fields.base import options_of
+from whorl.fields.teachers import Shown
 from whorl.stages.serve.card import ModelCard, TaskCard
 from whorl.stages.serve.tasks import tasks_of
 from whorl.testing.worlds import FakeEnvironment
