@@ -51,7 +51,7 @@ BesideOption = Annotated[
     str | None,
     typer.Option(
         help="A second model to compare with, which requests ask by its own name: another version "
-        "(@2), another variant (f32), or another model. Both are kept in memory.",
+        "(@2), another variant (openvino-f32), or another model. Both are kept in memory.",
     ),
 ]
 EmitOption = Annotated[
