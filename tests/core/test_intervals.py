@@ -9,7 +9,7 @@ import pytest
 
 from whorl.core.errors import SpecError
 from whorl.core.intervals import interval_of, paired_interval, score_of
-from whorl.core.metrics import ACCURACY, BITS_PER_BYTE, Metric
+from whorl.core.metrics import ACCURACY, BITS_PER_BYTE, CHRF, Metric
 from whorl.core.ports import QualityMeasure
 
 TRIALS = float(os.environ.get("WHORL_TRIALS", "1"))
@@ -108,3 +108,17 @@ def test_score_carries_name_metric_and_count() -> None:
     assert (score.name, score.metric, score.value) == ("a model", BITS_PER_BYTE, 2.5)
     assert (score.num_documents, score.note) == (4, "n")
     assert score.low is not None and score.low < 2.5
+
+
+def test_a_measure_of_some_documents_is_that_of_their_numbers() -> None:
+    """Whatever their order; a document that was not measured gives none."""
+    rng = np.random.default_rng(0)
+    names = tuple(f"d{number}" for number in range(9))
+    for metric, shape in ((ACCURACY, (9,)), (CHRF, (12, 9))):
+        numbers = rng.uniform(1, 2, (2, *shape))
+        whole = QualityMeasure(metric, names, *numbers)
+        mine = whole.on(("d7", "d2"))
+        assert mine is not None and mine.document_names == ("d7", "d2")
+        alone = QualityMeasure(metric, ("d7", "d2"), *numbers[..., [7, 2]])
+        assert mine.value == alone.value
+        assert whole.on(names) is whole and whole.on(("d1", "x")) is None

@@ -226,15 +226,17 @@ class FieldEvaluation:
         return scores_by_group(self.name, group_of, scores, samples=samples, seed=seed)
 
     def comparisons(self, first: Score, others: Sequence[Score]) -> list[dict[str, Any]]:
-        """The first model against each other score that is known per document."""
+        """The first model against each other score that is known per document, on its documents:
+        some methods answer a part of them, such as the directions that they translate."""
         assert first.measure is not None
         sign = self.metric.sign
         comparisons = []
         for other in others:
-            if other.measure is None:
+            mine = other.measure and first.measure.on(other.measure.document_names)
+            if other.measure is None or mine is None:
                 continue
             found = paired_interval(
-                first.measure,
+                mine,
                 other.measure,
                 samples=self.config.bootstrap_samples,
                 seed=self.config.seed,

@@ -260,12 +260,13 @@ def losses_to(
     for other in (score for score in scores if score["kind"] != "model"):
         mine = first[other["field"]]
         metric = find_metric(mine["metric"])
-        if metric.sign * (other["value"] - mine["value"]) <= 0:
+        pair, value = pairs.get((other["field"], other["name"])), mine["value"]
+        if pair is not None:  # of the documents that both answered
+            value = other["value"] + pair["difference"]
+        if metric.sign * (other["value"] - value) <= 0:
             continue
-        told = (
-            f"{metric.shown(other['value'])} against {metric.shown(mine['value'])} ({mine['name']})"
-        )
-        doubt = _doubt(pairs.get((other["field"], other["name"])))
+        told = f"{metric.shown(other['value'])} against {metric.shown(value)} ({mine['name']})"
+        doubt = _doubt(pair)
         which = f"{other['field']}: " if len(first) > 1 else ""
         lines.append(f"{which}{other['name']} is better: {told}{doubt}")
     return lines
