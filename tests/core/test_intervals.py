@@ -114,11 +114,11 @@ def test_a_measure_of_some_documents_is_that_of_their_numbers() -> None:
     """Whatever their order; a document that was not measured gives none."""
     rng = np.random.default_rng(0)
     names = tuple(f"d{number}" for number in range(9))
-    for metric, shape in ((ACCURACY, (9,)), (CHRF, (12, 9))):
-        numbers = rng.uniform(1, 2, (2, *shape))
+    for metric, shapes in ((ACCURACY, [(9,), (9,)]), (CHRF, [(6, 9), (12, 9)])):
+        numbers = [rng.uniform(1, 2, shape) for shape in shapes]
         whole = QualityMeasure(metric, names, *numbers)
         mine = whole.on(("d7", "d2"))
         assert mine is not None and mine.document_names == ("d7", "d2")
-        alone = QualityMeasure(metric, ("d7", "d2"), *numbers[..., [7, 2]])
+        alone = QualityMeasure(metric, ("d7", "d2"), *(each[..., [7, 2]] for each in numbers))
         assert mine.value == alone.value
         assert whole.on(names) is whole and whole.on(("d1", "x")) is None
