@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from whorl.core.errors import SpecError
-from whorl.core.intervals import interval_of, paired_interval, score_of
+from whorl.core.intervals import interval_of, on_documents, paired_interval, score_of
 from whorl.core.metrics import ACCURACY, BITS_PER_BYTE, CHRF, Metric
 from whorl.core.ports import QualityMeasure
 
@@ -117,8 +117,9 @@ def test_a_measure_of_some_documents_is_that_of_their_numbers() -> None:
     for metric, shapes in ((ACCURACY, [(9,), (9,)]), (CHRF, [(12, 9), (6, 9)])):
         numbers = [rng.uniform(1, 2, shape) for shape in shapes]
         whole = QualityMeasure(metric, names, *numbers)
-        mine = whole.on(("d7", "d2"))
+        mine = on_documents(whole, ("d7", "d2"))
         assert mine is not None and mine.document_names == ("d7", "d2")
         alone = QualityMeasure(metric, ("d7", "d2"), *(each[..., [7, 2]] for each in numbers))
         assert mine.value == alone.value
-        assert whole.on(names) is whole and whole.on(("d1", "x")) is None
+        assert on_documents(whole, names) is whole
+        assert on_documents(whole, ("d1", "x")) is None

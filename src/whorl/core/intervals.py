@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from whorl.core.errors import MissingExtra, SpecError
 from whorl.core.ports import QualityMeasure, Score
 
-__all__ = ["CONFIDENCE", "Interval", "interval_of", "paired_interval", "score_of"]
+__all__ = ["CONFIDENCE", "Interval", "interval_of", "on_documents", "paired_interval", "score_of"]
 
 CONFIDENCE = 0.95
 MAX_SAMPLES_BYTES = 64 * 2**20  # resampled documents held at once
@@ -92,6 +92,18 @@ def paired_interval(
     data = (first.numerator, first.denominator, second.numerator, second.denominator)
     _same_length(*data)
     return _bootstrap(data, difference, samples, seed)
+
+
+def on_documents(measure: QualityMeasure, names: tuple[str, ...]) -> QualityMeasure | None:
+    """The measure of these documents alone, in their order; None where one was not measured."""
+    if names == measure.document_names:
+        return measure
+    places = {name: place for place, name in enumerate(measure.document_names)}
+    if not places.keys() >= set(names):
+        return None
+    mine = [places[name] for name in names]
+    numbers = measure.numerator[..., mine], measure.denominator[..., mine]
+    return QualityMeasure(measure.metric, names, *numbers)
 
 
 def score_of(

@@ -364,17 +364,6 @@ class QualityMeasure:
     def value(self) -> float:
         return float(self.metric.total(self.numerator, self.denominator))
 
-    def on(self, names: Sequence[str]) -> QualityMeasure | None:
-        """Of these documents alone, in their order; None where one was not measured."""
-        if tuple(names) == self.document_names:
-            return self
-        places = {name: place for place, name in enumerate(self.document_names)}
-        if not places.keys() >= set(names):
-            return None
-        mine = [places[name] for name in names]
-        numbers = self.numerator[..., mine], self.denominator[..., mine]
-        return QualityMeasure(self.metric, tuple(names), *numbers)
-
 
 class Exporter(Protocol):
     """Handed to `compress` by verbs: makes folders of another format, servable as they are."""

@@ -15,7 +15,7 @@ from whorl.core.context import StageContext
 from whorl.core.environments import PlayTask
 from whorl.core.errors import DataError
 from whorl.core.heldout import HeldoutDocuments
-from whorl.core.intervals import paired_interval, score_of
+from whorl.core.intervals import on_documents, paired_interval, score_of
 from whorl.core.metrics import Metric
 from whorl.core.ports import Engine, Field, HeldoutDocument, QualityMeasure, Score
 from whorl.core.records import Record
@@ -232,7 +232,7 @@ class FieldEvaluation:
         sign = self.metric.sign
         comparisons = []
         for other in others:
-            mine = other.measure and first.measure.on(other.measure.document_names)
+            mine = other.measure and on_documents(first.measure, other.measure.document_names)
             if other.measure is None or mine is None:
                 continue
             found = paired_interval(
