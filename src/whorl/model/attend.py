@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from whorl.arch.computable import MASK_TOKENS, block_tokens
 
-__all__ = ["Attend", "Segments", "attention_of", "row_block", "segments_of"]
+__all__ = ["Attend", "Segments", "attention_of", "lengths_of", "row_block", "segments_of"]
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,17 @@ def segments_of(starts_BT: Tensor) -> Segments:
     rows, tokens = starts_BT.shape
     lengths, begins = [], torch.zeros(rows, tokens, dtype=torch.int64)
     for row, starts in enumerate(starts_BT):
-        places = [0, *(torch.nonzero(starts[1:]).flatten() + 1).tolist(), tokens]
-        lengths.append(tuple(b - a for a, b in pairwise(places)))
-        begins[row] = torch.repeat_interleave(torch.tensor(places[:-1]), torch.tensor(lengths[-1]))
+        each = torch.tensor(lengths_of(starts))
+        lengths.append(tuple(each.tolist()))
+        begins[row] = torch.repeat_interleave(each.cumsum(0) - each, each)
     positions = torch.arange(tokens).expand(rows, tokens) - begins
     return Segments(positions.to(starts_BT.device), tuple(lengths))
+
+
+def lengths_of(starts_T: Tensor) -> list[int]:
+    """Of the documents of a row, in which one begins wherever `starts` is True, and at first."""
+    places = [0, *(torch.nonzero(starts_T[1:]).flatten() + 1).tolist(), len(starts_T)]
+    return [end - begin for begin, end in pairwise(places)]
 
 
 def row_block(lengths: Sequence[int]) -> int:

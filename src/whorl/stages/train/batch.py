@@ -14,7 +14,7 @@ from torch import Tensor
 
 from whorl.core.errors import DataError
 from whorl.core.rows import RowSet
-from whorl.model.attend import Segments, row_block, segments_of
+from whorl.model.attend import Segments, lengths_of, row_block, segments_of
 
 __all__ = ["UNTRAINED", "Batch", "MicroBatch", "Taught", "make_batch"]
 
@@ -75,7 +75,8 @@ def make_batch(
     """
     read = rows.read(row_numbers)
     starts = read.segment_starts[:, :-1]
-    alike = np.argsort([row_block(_lengths(row)) for row in starts], kind="stable")
+    blocks = [row_block(lengths_of(row)) for row in torch.from_numpy(starts)]
+    alike = np.argsort(blocks, kind="stable")
     trained = read.loss_mask[:, 1:]
     if not trained.any():
         raise DataError(
@@ -98,9 +99,3 @@ def make_batch(
             )
         )
     return Batch(int(trained.sum()), tuple(micro_batches))
-
-
-def _lengths(starts_T: NDArray[np.bool_]) -> list[int]:
-    """Of the documents of a row."""
-    places = np.flatnonzero(starts_T[1:]) + 1
-    return [int(length) for length in np.diff(places, prepend=0, append=len(starts_T))]
