@@ -66,18 +66,23 @@ def test_tokens_of_slow_turns_are_told_turn_by_turn(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("whorl.engines.answering.time.monotonic", lambda: now[0])
     sent: list[list[Any]] = []
     teller = _Teller(lambda kind, rows: sent.append([(row[0], *row[1]) for row in rows]))
-    for number, seconds in enumerate([0.5, 0.02, 0.004, 0.004, 0.004, 0.004]):
+    for number, seconds in enumerate([0.5, 0.03, 0.004, 0.004, 0.004, 0.004]):
         now[0] += seconds
         teller.add(TokenEvent("a", (number,)))
         if number == 4:
-            teller.add(TokenEvent("b", (9,)))  # its first: everything goes
+            teller.add(TokenEvent("b", (9,)))  # its first, which nobody else's tokens go with
         teller.tell()
-    assert sent == [[("a", 0)], [("a", 1)], [("a", 2, 3, 4), ("b", 9)]]
+    assert sent == [[("a", 0)], [("a", 1)], [("b", 9)]]
     teller.add(TokenEvent("a", (), "length"))
     teller.tell()
-    assert sent[3:] == [[("a", 5)]]
+    assert sent[3:] == [[("a", 2, 3, 4, 5)]]
     teller.tell()
     assert len(sent) == 4
+    for number in range(10):  # 4 ms each: 25 ms after the last time that all were told, and again
+        now[0] += 0.004
+        teller.add(TokenEvent("b", (number,)))
+        teller.tell()
+    assert sent[4:] == [[("b", 0, 1, 2)], [("b", *range(3, 10))]]
 
 
 def test_log_probabilities_stay_beside_their_tokens() -> None:
