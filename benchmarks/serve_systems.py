@@ -89,8 +89,8 @@ def engine_child(folder: str) -> Callable[[Load], dict[str, float]]:
     def run(load: Load) -> dict[str, float]:
         done, requests, begin = threading.Semaphore(0), [], time.perf_counter()
 
-        def send(i: int, left: int) -> None:
-            times = Times(time.perf_counter() - begin)
+        def send(i: int, left: int, at: float | None = None) -> None:
+            times = Times(time.perf_counter() - begin if at is None else at)
             requests.append(times)
 
             def on_event(event: TokenEvent) -> None:
@@ -107,7 +107,7 @@ def engine_child(folder: str) -> Callable[[Load], dict[str, float]]:
         if load.rate:
             for i, at in enumerate(load.arrivals):
                 time.sleep(max(0.0, at - (time.perf_counter() - begin)))
-                send(i, 1)
+                send(i, 1, at)  # a step of the engine may have kept this thread
             total = load.each
         else:
             for user in range(load.users):
@@ -238,7 +238,7 @@ class HttpServer:
 
         async def later(i: int, at: float) -> None:
             await asyncio.sleep(at)
-            await self._send(load, i, begin, requests)
+            await self._send(load, i, begin, requests, at)
 
         if load.rate:
             await asyncio.gather(*(later(i, at) for i, at in enumerate(load.arrivals)))
@@ -246,7 +246,14 @@ class HttpServer:
             await asyncio.gather(*(user(number) for number in range(load.users)))
         return figures(requests, time.perf_counter() - begin)
 
-    async def _send(self, load: Load, i: int, begin: float, requests: list[Times]) -> None:
+    async def _send(
+        self,
+        load: Load,
+        i: int,
+        begin: float,
+        requests: list[Times],
+        at: float | None = None,
+    ) -> None:
         body = {
             "model": self.model_id,
             "prompt": self._prompt(load.prompt(i)),
@@ -259,7 +266,7 @@ class HttpServer:
             f"Authorization: Bearer {KEY}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(data)}\r\nConnection: close\r\n\r\n"
         )
-        times = Times(time.perf_counter() - begin)
+        times = Times(time.perf_counter() - begin if at is None else at)
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(head.encode() + data)
         if b" 200 " not in (status := await reader.readline()):

@@ -30,6 +30,7 @@ from whorl.engines.setup import EngineSetup
 __all__ = ["answer", "answer_soon"]
 
 LOOK_EVERY_S = 0.2  # whether the engine has stopped
+SWITCH_S = 0.0002  # a step keeps Python's lock: whoever reads commands asks for it while it runs
 TOGETHER_S = 0.025  # nobody reads more than forty pieces of text a second
 
 
@@ -82,6 +83,7 @@ def answer(before: Callable[[], None] = lambda: None) -> None:
     output.write(json.dumps(facts) + "\n")
     gc.freeze()  # what stays is not looked through again: that takes tens of ms
     threading.Thread(target=_end_with, args=(engine,), daemon=True).start()
+    sys.setswitchinterval(SWITCH_S)
     lock = threading.Lock()
 
     def send(*message: Any) -> None:
