@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 
 from whorl.codecs.label import LabelCodec
@@ -200,6 +201,34 @@ def test_several_fields_are_counted_by_source() -> None:
     seen = [epochs[n] * facts.sources[n].tokens_share * unique for n in range(2)]
     assert sum(seen) == pytest.approx(1e6)
     assert seen[0] * trained[0] / (seen[1] * trained[1]) == pytest.approx(4)
+
+
+def test_sources_of_which_parts_were_read_are_counted_whole() -> None:
+    """400 large arrays of three tokens each hide no text, and count as all that they are."""
+
+    class Pictures(PaperField):
+        def fit_codecs(
+            self, documents: Iterable[Document], options: Mapping[str, Any]
+        ) -> dict[str, Any]:
+            return {"picture": Brightness("picture", num_ids=10)}
+
+    class Brightness(LetterCodec):
+        def encode(self, value: Any) -> list[int]:
+            return [int(value.flat[0])]
+
+    pictures = [
+        Document(str(n), (Part("picture", np.full(2**18, n % 9, np.uint8)),)) for n in range(400)
+    ]
+    fields = {
+        "pictures": Pictures(pictures, ChoiceTask(), "pictures"),
+        "paper": PaperField([text_document(str(n), f"{n:03d}" + "x" * 95) for n in range(90)]),
+    }
+    sources = [Source("a", "pictures", 0.5), Source("p", "paper", 0.5)]
+    facts = gather_facts(fields, sources, "d" * 64, (512,), heldout_share=0.0)
+    assert facts.read_share < 0.5  # 8 MiB of pictures are 32 of 400
+    assert facts.num_documents == 490 and facts.num_bytes == 90 * 98
+    assert facts.unique_tokens(512) == 400 * 3 + 90 * 100
+    assert facts.sources[0].tokens_share == pytest.approx(1200 / (1200 + 9000))
 
 
 def test_a_source_without_a_trained_token_is_refused() -> None:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import lzma
 import random
-from collections import Counter
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 
-from blake3 import blake3
 from pydantic import Field
 
 from whorl.codecs.contract import CHAT, SPECIAL_CODEC, TEXT, Tokens
@@ -23,15 +21,11 @@ from whorl.core.frozen import Frozen
 from whorl.core.metrics import BITS_PER_BYTE
 from whorl.core.ports import Document, Source
 from whorl.core.ports import Field as DataField
-from whorl.core.reasons import documents_of, unreadable
-from whorl.core.sources import PASSED_OVER
+from whorl.core.reasons import unreadable
+from whorl.stages.plan.sampling import Read, Sample, read_sample
 
 __all__ = ["DataFacts", "SourceFacts", "TokenFacts", "gather_facts"]
 
-MAX_READ_BYTES = 64 * 2**20  # more is sampled
-MAX_READ_DOCUMENTS = 200_000
-MAX_MADE_DOCUMENTS = 500  # of a source that is computed, not read: a drive takes half a second
-MAX_ARRAY_BYTES = 8 * 2**20  # of sounds and images, each of which costs time to read or to make
 SAMPLE_BYTES = 2**20  # for xz; the same as in the runs the law was fitted on
 XZ_EXPONENT = 0.1  # of the sample's size; 0.06 to 0.10 for Python code, 0.11 to 0.15 for licences
 CODEC_BYTES = 4 * 2**20  # of text that trial tokenizers are trained on
@@ -118,24 +112,6 @@ class DataFacts(Frozen):
         )
 
 
-Sample = Sequence[tuple[int, Document]]  # number of the source, document
-
-
-@dataclass
-class _Read:
-    documents: list[tuple[int, Document]]
-    num_heldout: int
-    num_bytes: int
-    read_share: float
-    reasons: Counter[str]
-    factors: dict[int, float]  # source -> its documents over those read, of what is made
-
-    @property
-    def num_documents(self) -> float:
-        """Of those made only a part was read; the others are as many in each item."""
-        return sum(self.factors.get(number, 1.0) for number, _ in self.documents)
-
-
 def gather_facts(
     fields: Mapping[str, DataField],
     sources: Sequence[Source],
@@ -153,7 +129,7 @@ def gather_facts(
 
     Raises DataError when there is nothing to train on.
     """
-    read = _read(fields, sources, seed)
+    read = read_sample(fields, sources, seed)
     if not read.documents:
         found, do = unreadable([read.reasons])
         names = ", ".join(source.source for source in sources)
@@ -162,7 +138,7 @@ def gather_facts(
             found=f"no readable document in {names}: {found}",
             do=do,
         )
-    scale = (1.0 if read.num_heldout else 1 - heldout_share) / read.read_share
+    scale = 1.0 if read.num_heldout else 1 - heldout_share
     sample = list(read.documents)
     random.Random(seed).shuffle(sample)
     tokens = [given] if given is not None else []
@@ -173,6 +149,13 @@ def gather_facts(
         whole = _fit_tokens(fields, sources, sample, vocab_sizes[-1], seed, True, True)
         used_ids = max(entry.id_end for entry in whole.contract.codecs)  # what is rare among them
         facts = [each.model_copy(update={"used_ids": used_ids}) for each in facts]
+    of_sources, num_tokens = _source_facts(tokens[-1], sources, read)
+    if of_sources:  # of each source another part was read: documents of all do not weigh the same
+        ratio = num_tokens / read.num_documents / facts[-1].tokens_per_document
+        facts = [
+            each.model_copy(update={"tokens_per_document": ratio * each.tokens_per_document})
+            for each in facts
+        ]
     metrics = [fields[source.field].task.metric.name for source in sources]
     return DataFacts(
         digest=digest,
@@ -182,51 +165,8 @@ def gather_facts(
         xz_bits_per_byte=_xz_bits_per_byte([d for _, d in sample if d.text is not None]),
         tokens=tuple(facts),
         read_share=read.read_share,
-        sources=_source_facts(tokens[-1], sources, sample, read.factors),
+        sources=of_sources,
     )
-
-
-def _read(fields: Mapping[str, DataField], sources: Sequence[Source], seed: int) -> _Read:
-    items = [
-        (number, item)
-        for number, source in enumerate(sources)
-        for item in fields[source.field].items(source)
-        if getattr(item, "kind", "") != PASSED_OVER
-    ]
-    order = list(range(len(items)))
-    random.Random(seed).shuffle(order)
-    seen: set[bytes] = set()
-    reasons, array_bytes = Counter[str](), 0
-    read = _Read([], 0, 0, 1.0, reasons, {})
-    num_items = Counter(number for number, _ in items)
-    num_looked, made = Counter[int](), Counter[int]()  # items of what is made, documents
-    for done, place in enumerate(order):
-        is_enough = read.num_bytes > MAX_READ_BYTES or array_bytes > MAX_ARRAY_BYTES
-        if is_enough or len(read.documents) > MAX_READ_DOCUMENTS:
-            read.read_share = done / len(items)
-            break
-        number, item = items[place]
-        if getattr(item, "is_made", False):
-            if made[number] >= MAX_MADE_DOCUMENTS:
-                continue
-            num_looked[number] += 1
-        source = sources[number]
-        field = fields[source.field]
-        for document in documents_of(field, source, item, lambda told: reasons.update([told])):
-            if document.split == "heldout":
-                read.num_heldout += 1
-                continue
-            data = (document.text or "").encode("utf-8", "replace")
-            key = blake3(data).digest()
-            if data and key in seen:
-                continue
-            seen.add(key)
-            read.documents.append((number, document))
-            made[number] += 1
-            read.num_bytes += len(data)
-            array_bytes += sum(int(getattr(part.value, "nbytes", 0)) for part in document.parts)
-    read.factors = {number: num_items[number] / count for number, count in num_looked.items()}
-    return read
 
 
 def _xz_bits_per_byte(sample: Sequence[Document]) -> float | None:
@@ -352,25 +292,25 @@ def _token_facts(tokens: Tokens, sources: Sequence[Source], sample: Sample) -> T
 
 
 def _source_facts(
-    one: Tokens, sources: Sequence[Source], sample: Sample, factors: Mapping[int, float]
-) -> tuple[SourceFacts, ...]:
-    """How the tokens are spread over several sources. Raises DataError if one has none."""
+    one: Tokens, sources: Sequence[Source], read: Read
+) -> tuple[tuple[SourceFacts, ...], float]:
+    """How the tokens are spread over several sources, and how many there are; of one source no
+    facts. Raises DataError if one has none."""
     if len(sources) < 2:
-        return ()
+        return (), 0.0
     tokens, trained = [], []
     for number, source in enumerate(sources):
-        mine = [(n, document) for n, document in sample if n == number]
-        documents = [document for _, document in mine]
+        mine = read.of(number)
         counted = _Counted.of(one, sources, mine[:MEASURED_DOCUMENTS]) if mine else _Counted([])
         if not counted.trained:
             raise DataError(
                 f"source {source.source} has nothing to train on",
-                found=f"{len(documents)} documents without a trained token",
+                found=f"{len(mine)} documents without a trained token",
             )
-        count = factors.get(number, 1.0) * len(documents)
-        tokens.append(count * counted.mean_length(documents))
+        mean = counted.mean_length([document for _, document in mine])
+        tokens.append(read.factors[number] * len(mine) * mean)
         trained.append(counted.trained / sum(counted.lengths))
-    return tuple(
+    found = tuple(
         SourceFacts(
             field=source.field,
             share=source.share,
@@ -379,6 +319,7 @@ def _source_facts(
         )
         for number, source in enumerate(sources)
     )
+    return found, sum(tokens)
 
 
 def _first_bytes(sample: Sequence[Document], max_bytes: int) -> list[Document]:
