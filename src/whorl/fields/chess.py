@@ -63,21 +63,21 @@ if TYPE_CHECKING:
 
 __all__ = ["FIELD", "ChessField", "ChessTask", "question_of"]
 
-CHESS, POSITION, MARK_CODEC = "chess", "position", "special"
+CHESS, MARK_CODEC = "chess", "special"
 MARK, END = "<|answer|>", "<|end|>"  # the latter stands before the moves that are legal
 LABELLED = "stockfish:games"
 SUFFIXES = (".pgn", ".epd", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 BATCH = 2000  # positions of one item: each starts Stockfish, a third of a second
 START_PLIES = range(4, 14)  # of a held-out game: where a game that is scored may begin
 AUTO, ALL, WINNER = "auto", "all", "winner"
-LOGIC_VERSION = 2
+LOGIC_VERSION = 3
 
 
 def question_of(steps: Sequence[Step], seen: Observation) -> tuple[Part, ...]:
     """The position as it is: what was before it does not matter."""
-    from whorl.fields.chess_positions import words_of
+    from whorl.fields.chess_positions import codec_of, words_of
 
-    position = (Part(POSITION, word, trained=False) for word in words_of(seen))
+    position = (Part(codec_of(word), word, trained=False) for word in words_of(seen))
     return (*position, Part(MARK_CODEC, MARK, trained=False))
 
 

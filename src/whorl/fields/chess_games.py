@@ -16,6 +16,7 @@ import chess
 
 from whorl.core.environments import Observation, Reaction
 from whorl.core.errors import DataError
+from whorl.fields.chess_looks import VALUES
 from whorl.fields.chess_names import BOTH_SIDES, GREEDY, STOCKFISH, begun_by
 from whorl.fields.chess_positions import move_of, moves_of, row_of, word_of
 from whorl.fields.stockfish import SharedStockfish, Stockfish
@@ -34,7 +35,6 @@ __all__ = [
 
 MOST_MOVES = 150  # of one side: a longer game is drawn
 NO_PROGRESS_PLIES, REPEATED = 100, 3
-VALUES = {chess.PAWN: 1, chess.KNIGHT: 3, chess.BISHOP: 3, chess.ROOK: 5, chess.QUEEN: 9}
 NAMES = {chess.WHITE: "White", chess.BLACK: "Black"}
 ENDINGS = {  # what a draw or a mate is called; the other ways have their own names
     chess.Termination.CHECKMATE: "checkmate",

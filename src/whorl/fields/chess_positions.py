@@ -4,6 +4,9 @@ Black's board is turned, so that what is learned of one side holds for both: own
 letters and stand at the first rank. A piece is one label of what it is, how it stands (`-`; `!` it
 may be taken; `?` it may be taken at a gain: nobody guards it, or who takes it is worth less) and
 its square. A move is two squares, the latter with what a pawn becomes.
+
+What one look at the legal moves tells (`chess_looks`) stands behind the pieces, as moves behind a
+label each: moves that are stalemate, and last of all one that mates, or else one that gains.
 """
 
 from __future__ import annotations
@@ -15,12 +18,15 @@ import chess
 from whorl.codecs.label import LabelCodec
 from whorl.codecs.pair import PairCodec
 from whorl.codecs.table import Cell
+from whorl.fields.chess_looks import best_gain, mate_in_one, stalemates
 
 __all__ = [
     "CHESS",
     "POSITION",
     "board_of",
+    "codec_of",
     "codecs",
+    "mate_of",
     "move_of",
     "moves_of",
     "row_of",
@@ -32,6 +38,7 @@ CHESS, POSITION = "chess", "position"  # codecs of a move, and of what stands wh
 CASTLING, EN_PASSANT, FLIGHT = "castling", "en passant", "flight"  # cells beside those of squares
 # Labels before the king's aim, the square that is passed, and one that the other king may flee to.
 MAY_CASTLE, MAY_TAKE, MAY_FLEE = "ca", "ep", "fl"
+DRAWS, GAINS, MATES = "draws", "gains", "mates"  # cells, and labels before moves, in this order
 AIMS = {"K": "g1", "Q": "c1", "k": "g8", "q": "c8"}
 PIECES, STATES, PROMOTED = "PNBRQKpnbrqk", "-!?", "nbrq"
 WIDTH = 2  # of every label before a square
@@ -51,7 +58,7 @@ def codecs() -> tuple[LabelCodec, PairCodec]:
     flights = [MAY_FLEE + square for square in squares]
     becoming = [f"{square}{piece}" for square in squares[-8:] for piece in PROMOTED]
     return (
-        LabelCodec([*castling, *passed, *flights, *stands], POSITION),
+        LabelCodec([*castling, *passed, *flights, *stands, DRAWS, GAINS, MATES], POSITION),
         PairCodec([*squares, *becoming], WIDTH, CHESS),
     )
 
@@ -69,7 +76,21 @@ def row_of(board: chess.Board) -> dict[str, Cell]:
         row[EN_PASSANT] = chess.SQUARE_NAMES[seen.ep_square]
     if flights := [chess.SQUARE_NAMES[square] for square in _flights(seen)]:
         row[FLIGHT] = " ".join(flights)
+    if draws := [move.uci() for move in stalemates(seen)]:
+        row[DRAWS] = " ".join(draws)
+    if mate := mate_in_one(seen):
+        row[MATES] = mate.uci()
+    elif gain := best_gain(seen):
+        row[GAINS] = gain.uci()
     return row
+
+
+def mate_of(board: chess.Board) -> chess.Move | None:
+    """The move that its position says mates; None: it says none."""
+    if board.turn == chess.WHITE:
+        return mate_in_one(board)
+    found = mate_in_one(board.mirror())
+    return None if found is None else move_of(board, found.uci())
 
 
 def _state(board: chess.Board, square: chess.Square, piece: chess.Piece) -> str:
@@ -105,13 +126,21 @@ def _flights(board: chess.Board) -> Iterable[chess.Square]:
 
 
 def words_of(row: Mapping[str, Cell]) -> list[str]:
-    """The labels of a position's cells, own pieces last: who reads them knows the others then."""
+    """The labels and moves of a position's cells, own pieces behind the others, moves last."""
     words = [MAY_CASTLE + AIMS[sign] for sign in str(row.get(CASTLING) or "")]
     if square := row.get(EN_PASSANT):
         words.append(f"{MAY_TAKE}{square}")
     words += [MAY_FLEE + square for square in str(row.get(FLIGHT) or "").split()]
     pieces = [f"{row[square]}{square}" for square in chess.SQUARE_NAMES if row.get(square)]
-    return [*words, *sorted(pieces, key=lambda word: word[0].isupper())]
+    words += sorted(pieces, key=lambda word: word[0].isupper())
+    for label in (DRAWS, GAINS, MATES):
+        words += [word for move in str(row.get(label) or "").split() for word in (label, move)]
+    return words
+
+
+def codec_of(word: str) -> str:
+    """Of a word of a position: a move begins with a square."""
+    return CHESS if word[:WIDTH] in chess.SQUARE_NAMES else POSITION
 
 
 def board_of(words: Iterable[str]) -> chess.Board:
@@ -122,7 +151,7 @@ def board_of(words: Iterable[str]) -> chess.Board:
             rights += next(sign for sign, aim in AIMS.items() if aim == name)
         elif label == MAY_TAKE:
             board.ep_square = chess.parse_square(name)
-        elif label != MAY_FLEE:
+        elif label[0] in PIECES and label[1] in STATES:
             board.set_piece_at(chess.parse_square(name), chess.Piece.from_symbol(label[0]))
     board.set_castling_fen(rights or "-")
     return board
