@@ -26,9 +26,12 @@ from whorl.fields.base import options_of
 from whorl.fields.chess import FIELD, ChessTask
 from whorl.fields.chess_games import ChessWorld, captures, chance_player, points_of
 from whorl.fields.chess_names import begun_by, name_of
+from whorl.fields.chess_looks import FEW_MEN
 from whorl.fields.chess_positions import (
     board_of,
+    codec_of,
     codecs,
+    mate_of,
     move_of,
     moves_of,
     row_of,
@@ -87,7 +90,7 @@ def test_a_position_and_its_moves_come_back_from_their_ids() -> None:
     places, pairs = codecs()
     for board in (board for seed in range(4) for board in at_random(seed)):
         seen = board if board.turn else board.mirror()
-        position = words_of(row_of(board))
+        position = [word for word in words_of(row_of(board)) if codec_of(word) == places.name]
         ids = [places.encode(word) for word in position]
         assert all(len(each) == 1 for each in ids)
         again = board_of([places.decode(each) for each in ids])
@@ -130,6 +133,92 @@ def test_flights_are_where_the_other_king_may_go() -> None:
             legal = {chess.square_mirror(square) for square in legal}
         words = [word[2:] for word in words_of(row_of(board)) if word.startswith("fl")]
         assert {chess.parse_square(square) for square in words} == legal
+
+
+def looked(board: chess.Board) -> dict[str, list[str]]:
+    """The moves behind each label of a position."""
+    found: dict[str, list[str]] = {"draws": [], "gains": [], "mates": []}
+    words = words_of(row_of(board))
+    moves = [place for place, word in enumerate(words) if codec_of(word) == "chess"]
+    for place in moves:
+        found[words[place - 1]].append(words[place])
+    assert moves == list(range(len(words) - 2 * len(moves) + 1, len(words), 2))  # last of all
+    return found
+
+
+def after(board: chess.Board, move: chess.Move) -> chess.Board:
+    found = board.copy(stack=False)
+    found.push(move)
+    return found
+
+
+def test_mates_and_draws_are_told_as_trying_every_move_finds_them() -> None:
+    """The rules say so: what a legal move leads to is mate, or stalemate."""
+    boards = [board for seed in range(8) for board in at_random(seed)]
+    boards += [board for seed in range(80) for board in far_ahead(seed)]
+    num_mates = num_draws = 0
+    for board in boards:
+        named = {word_of(board, move): after(board, move) for move in board.legal_moves}
+        mates = sorted(word for word, then in named.items() if then.is_checkmate())
+        draws = sorted(word for word, then in named.items() if then.is_stalemate())
+        told = looked(board)
+        assert told["mates"] == mates[:1], board.fen()
+        mate = mate_of(board)
+        assert [word_of(board, mate)] == mates[:1] if mate else not mates
+        if chess.popcount(board.occupied_co[not board.turn]) <= FEW_MEN:
+            assert told["draws"] == draws, board.fen()
+        assert set(told["draws"]) <= set(draws) and not (told["mates"] and told["gains"])
+        num_mates, num_draws = num_mates + bool(mates), num_draws + bool(draws)
+    assert num_mates > 50 and num_draws > 10
+
+
+def far_ahead(seed: int) -> list[chess.Board]:
+    """Positions in which one side has pieces and the other hardly any; some of promotion."""
+    rng, found = random.Random(seed), list[chess.Board]()
+    while len(found) < 10:
+        board = chess.Board(None)
+        signs = ["K", "k", *rng.choices("QRBNP", k=rng.randint(1, 6)), *rng.choices("pn", k=1)]
+        for square, sign in zip(rng.sample(chess.SQUARES, len(signs)), signs, strict=True):
+            board.set_piece_at(square, chess.Piece.from_symbol(sign))
+        if board.is_valid():
+            found.append(board if seed % 2 else board.mirror())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("fen", "mate"),
+    [
+        ("k7/2K5/8/8/8/8/1P6/1R6 w - - 0 1", "b1a1"),
+        ("7k/5Kpp/8/8/8/8/8/R7 w - - 0 1", "a1a8"),
+        ("6rk/6pp/7N/8/8/8/8/K7 w - - 0 1", "h6f7"),  # smothered
+        ("7k/4P1pp/8/8/8/8/8/K7 w - - 0 1", "e7e8q"),  # a rook mates, too, and is later by name
+        ("5k2/R7/8/1B1B4/8/8/8/4K2R w K - 0 1", "e1g1"),  # by castling
+        ("7k/6pp/8/8/8/8/1r4PP/7K b - - 0 1", "b7b8"),
+        ("8/8/8/8/8/5k2/8/4K2R w K - 0 1", None),
+    ],
+)
+def test_mates_that_are_known(fen: str, mate: str | None) -> None:
+    board = chess.Board(fen)
+    mates = sorted(
+        word_of(board, move) for move in board.legal_moves if after(board, move).is_checkmate()
+    )
+    assert mates[:1] == ([mate] if mate else []) == looked(board)["mates"]
+
+
+def test_captures_that_gain_are_told() -> None:
+    """By hand: what is taken, less what moved if it may be taken there."""
+    for fen, gain in (
+        ("4k3/8/3p4/4n3/8/8/8/4R1K1 w - - 0 1", []),  # a rook for a knight that a pawn holds
+        ("4k3/8/8/4n3/8/8/8/4R1K1 w - - 0 1", ["e1e5"]),
+        ("4k3/8/3p4/4q3/8/8/8/4R1K1 w - - 0 1", ["e1e5"]),
+        ("4k3/8/3p4/4n3/3P4/8/8/4R1K1 w - - 0 1", ["d4e5"]),  # the pawn loses less
+        ("8/8/3p4/1k2n3/8/8/8/4R1K1 w - - 0 1", []),
+        ("8/8/8/8/4k3/4p3/3P1P2/6K1 b - - 0 1", ["e6d7", "e6f7"]),  # as Black sees it
+        ("4k3/1P6/8/8/8/8/8/K7 w - - 0 1", ["b7b8q"]),
+        ("2n1k3/1P6/8/8/8/8/8/K7 w - - 0 1", ["b7c8q"]),
+        ("4k3/8/8/3pP3/8/8/8/K7 w - d6 0 2", ["e5d6"]),  # in passing
+    ):
+        assert looked(chess.Board(fen))["gains"] == gain[:1], fen
 
 
 # ------------------------------------------------------------------ files

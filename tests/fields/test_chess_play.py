@@ -232,7 +232,7 @@ def test_a_person_plays_a_game_against_the_model(client: httpx.Client) -> None:
 
 def test_what_it_was_taught_it_plays(client: httpx.Client) -> None:
     """The best move that a game shows is the best one of /v1/rank, asked as the field asks."""
-    from whorl.fields.chess_positions import moves_of, row_of, words_of
+    from whorl.fields.chess_positions import codec_of, moves_of, row_of, words_of
 
     (model,) = client.get("/v1/models").json()["data"]
     moves = ["e2e4", "e2e4", "g1f3", "d2d4"]  # of whoever makes them
@@ -241,7 +241,7 @@ def test_what_it_was_taught_it_plays(client: httpx.Client) -> None:
         board.push_uci(move)
     asked = {"model": model["id"], "actions": moves, "steps": 1}
     frame = client.post("/v1/play", json=asked).json()["frames"][-1]
-    parts = [{"codec": "position", "text": word} for word in words_of(row_of(board))]
+    parts = [{"codec": codec_of(word), "text": word} for word in words_of(row_of(board))]
     question = {
         "model": model["id"],
         "prompt": [*parts, {"codec": "special", "text": "<|answer|>"}],

@@ -43,6 +43,7 @@ from whorl.fields.chess_names import (
     METRICS,
     RANDOM,
     STOCKFISH,
+    TOLD,
     begun_by,
     name_of,
 )
@@ -193,7 +194,7 @@ class ChessField:
     def baselines(
         self, train: Sequence[Document], heldout: Sequence[Document], rows: NDArray[np.int64] | None
     ) -> list[Score]:
-        """Who takes what is worth most, and who moves at random: their moves, and their games."""
+        """Who plays what a position tells, who takes what is worth most, who moves at random."""
         MissingExtra.check("chess", "chess", "chess")
         from whorl.fields.chess_games import chance_player, points_of
         from whorl.fields.chess_positions import board_of, word_of
@@ -201,7 +202,8 @@ class ChessField:
         asked = [_taken_apart(document) for document in heldout]
         names, ones = tuple(document.name for document in heldout), np.ones(len(heldout))
         scores = []
-        for title, kind in (("greedy capture", GREEDY), ("random moves", RANDOM)):
+        kinds = {"what a position tells": TOLD, "greedy capture": GREEDY, "random moves": RANDOM}
+        for title, kind in kinds.items():
             player, rng = chance_player(kind), random.Random(0)
             guesses = [
                 word_of(board, player(board, rng)) for board in (board_of(r) for r, _ in asked)

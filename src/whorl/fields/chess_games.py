@@ -17,8 +17,8 @@ import chess
 from whorl.core.environments import Observation, Reaction
 from whorl.core.errors import DataError
 from whorl.fields.chess_looks import VALUES
-from whorl.fields.chess_names import BOTH_SIDES, GREEDY, STOCKFISH, begun_by
-from whorl.fields.chess_positions import move_of, moves_of, row_of, word_of
+from whorl.fields.chess_names import BOTH_SIDES, GREEDY, STOCKFISH, TOLD, begun_by
+from whorl.fields.chess_positions import DRAWS, GAINS, MATES, move_of, moves_of, row_of, word_of
 from whorl.fields.stockfish import SharedStockfish, Stockfish
 
 __all__ = [
@@ -88,11 +88,21 @@ def captures(board: chess.Board) -> list[chess.Move]:
     return [move for move, gain in gains.items() if gain == best]
 
 
+def _told(board: chess.Board) -> list[chess.Move]:
+    """What its position says mates, or else gains, or else all that it does not call drawn."""
+    row = row_of(board)
+    if word := row.get(MATES) or row.get(GAINS):
+        return [move_of(board, str(word))]
+    drawn = str(row.get(DRAWS) or "").split()
+    return [move for move in board.legal_moves if word_of(board, move) not in drawn]
+
+
 def chance_player(name: str) -> Player:
-    """random: any legal move; greedy: one that takes most, else any."""
+    """random: any legal move; greedy: one that takes most, else any; told: see `_told`."""
+    ways = {GREEDY: captures, TOLD: _told}
 
     def play(board: chess.Board, rng: random.Random) -> chess.Move:
-        moves = captures(board) if name == GREEDY else []
+        moves = ways[name](board) if name in ways else []
         return rng.choice(sorted(moves or board.legal_moves, key=chess.Move.uci))
 
     return play

@@ -100,7 +100,7 @@ def _nodes(board: chess.Board, nodes: int) -> int:
 
 
 def _ahead(rng: random.Random, strong: chess.Color) -> chess.Board:
-    """Kings, and pieces of which a side has as many as the other or more, wherever rules let them."""
+    """Kings, and pieces, of one side as many as of the other or more, wherever rules let them."""
     while True:
         board = chess.Board(None)
         count = rng.randint(1, MOST_STRONG)

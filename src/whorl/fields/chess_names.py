@@ -10,9 +10,19 @@ from collections.abc import Mapping
 
 from whorl.core.metrics import POINTS_GREEDY, POINTS_RANDOM, POINTS_STOCKFISH, Metric
 
-__all__ = ["BOTH_SIDES", "GREEDY", "METRICS", "RANDOM", "STOCKFISH", "begun_by", "name_of"]
+__all__ = [
+    "BOTH_SIDES",
+    "GREEDY",
+    "METRICS",
+    "RANDOM",
+    "STOCKFISH",
+    "TOLD",
+    "begun_by",
+    "name_of",
+]
 
 RANDOM, GREEDY, STOCKFISH = "random", "greedy", "stockfish"
+TOLD = "told"  # who plays by what a position tells of its moves: no opponent
 BOTH_SIDES = "chess"  # a game whose moves are all made by who acts: a person's and the model's
 METRICS: Mapping[str, Metric] = {  # of games against each opponent
     RANDOM: POINTS_RANDOM,

@@ -22,6 +22,9 @@ from whorl.fields.chess_looks import best_gain, mate_in_one, stalemates
 
 __all__ = [
     "CHESS",
+    "DRAWS",
+    "GAINS",
+    "MATES",
     "POSITION",
     "board_of",
     "codec_of",
