@@ -25,8 +25,8 @@ from whorl.fields import stockfish
 from whorl.fields.base import options_of
 from whorl.fields.chess import FIELD, ChessTask
 from whorl.fields.chess_games import ChessWorld, captures, chance_player, points_of
-from whorl.fields.chess_names import begun_by, name_of
 from whorl.fields.chess_looks import FEW_MEN
+from whorl.fields.chess_names import begun_by, name_of
 from whorl.fields.chess_positions import (
     board_of,
     codec_of,

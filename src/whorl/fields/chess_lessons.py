@@ -29,7 +29,7 @@ CHANCES = (0.0, 0.1, 0.3, 0.7)  # of the learner: the share of its moves that it
 PASSED_OVER = 0.5  # of the positions where it draws: not labelled, since neighbours are alike
 ITSELF = "itself"
 OPPONENTS = (RANDOM, RANDOM, GREEDY, ITSELF)
-AHEAD = 0.4  # of the games: they begin with few pieces, of which the learner has more
+AHEAD = 0.5  # of the games: they begin with few pieces, of which the learner has more
 STRONG, WEAK = "QQRRBNPPP", "RBNPPP"  # what is drawn there beside the kings
 MOST_STRONG, MOST_WEAK = 6, 3
 DEEPER = {1: 30, 2: 10, 3: 10}  # times the nodes, where the other side has so many men
@@ -88,7 +88,7 @@ def _game(
             _moved_at_random(board, rng, 1)
             continue
         best = mate_of(board) or stockfish.best(board, _nodes(board, nodes), game)
-        yield board.copy(stack=False), best
+        yield board.copy(stack=board.halfmove_clock), best
         if is_drawn:
             _moved_at_random(board, rng, 1)
         else:

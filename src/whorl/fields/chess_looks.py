@@ -1,7 +1,7 @@
 """What one look at a side's own legal moves tells: mates, draws, and captures that gain.
 
-Nothing is searched beyond the move itself, and nothing but the position counts. The side to move
-must be White: others are turned before.
+Nothing is searched beyond the move itself. The side to move must be White, others are turned
+before; but `returning` is of either side, since it needs the game, which turning forgets.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 
 import chess
 
-__all__ = ["VALUES", "best_gain", "mate_in_one", "stalemates"]
+__all__ = ["VALUES", "best_gain", "mate_in_one", "returning", "stalemates"]
 
 VALUES = {chess.PAWN: 1, chess.KNIGHT: 3, chess.BISHOP: 3, chess.ROOK: 5, chess.QUEEN: 9}
-FEW_MEN = 5  # of the other side, king included: with more, hardly a move ends in stalemate
+FEW_MEN = 3  # of the other side, king included: with more, hardly a move ends in stalemate
 
 
 def mate_in_one(board: chess.Board) -> chess.Move | None:
@@ -76,6 +76,34 @@ def stalemates(board: chess.Board) -> Iterator[chess.Move]:
         board.pop()
         if is_one:
             yield move
+
+
+def returning(board: chess.Board) -> Iterator[chess.Move]:
+    """Moves to where the game has been before, as far as the board's stack has it.
+
+    Stockfish's search takes such a move for a draw, too.
+    """
+    mine, past, found = board.turn, board.copy(stack=board.halfmove_clock), set[chess.Move]()
+    now, other = board.occupied_co[mine], board.occupied_co[not mine]
+    while past.move_stack:
+        past.pop()
+        then = past.occupied_co[mine]
+        left, entered = now & ~then, then & ~now
+        if past.turn == mine or past.occupied_co[not mine] != other:
+            continue
+        if chess.popcount(left) != 1 or chess.popcount(entered) != 1:
+            continue
+        move = chess.Move(chess.msb(left), chess.msb(entered))
+        if move not in found and board.is_legal(move) and _leads_to(board, move, past):
+            found.add(move)
+            yield move
+
+
+def _leads_to(board: chess.Board, move: chess.Move, then: chess.Board) -> bool:
+    board.push(move)
+    is_same = board.epd(en_passant="legal") == then.epd(en_passant="legal")
+    board.pop()
+    return is_same
 
 
 def best_gain(board: chess.Board) -> chess.Move | None:

@@ -5,8 +5,9 @@ letters and stand at the first rank. A piece is one label of what it is, how it 
 may be taken; `?` it may be taken at a gain: nobody guards it, or who takes it is worth less) and
 its square. A move is two squares, the latter with what a pawn becomes.
 
-What one look at the legal moves tells (`chess_looks`) stands behind the pieces, as moves behind a
-label each: moves that are stalemate, and last of all one that mates, or else one that gains.
+What one look at the legal moves tells (`chess_looks`) are moves behind a label each: first of all
+those that are stalemate or lead to where the game has been before, last of all one that mates, or
+else one that gains. Where a board comes without its game, nothing leads back.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import chess
 from whorl.codecs.label import LabelCodec
 from whorl.codecs.pair import PairCodec
 from whorl.codecs.table import Cell
-from whorl.fields.chess_looks import best_gain, mate_in_one, stalemates
+from whorl.fields.chess_looks import best_gain, mate_in_one, returning, stalemates
 
 __all__ = [
     "CHESS",
@@ -41,7 +42,7 @@ CHESS, POSITION = "chess", "position"  # codecs of a move, and of what stands wh
 CASTLING, EN_PASSANT, FLIGHT = "castling", "en passant", "flight"  # cells beside those of squares
 # Labels before the king's aim, the square that is passed, and one that the other king may flee to.
 MAY_CASTLE, MAY_TAKE, MAY_FLEE = "ca", "ep", "fl"
-DRAWS, GAINS, MATES = "draws", "gains", "mates"  # cells, and labels before moves, in this order
+DRAWS, GAINS, MATES = "draws", "gains", "mates"  # cells, and labels before their moves
 AIMS = {"K": "g1", "Q": "c1", "k": "g8", "q": "c8"}
 PIECES, STATES, PROMOTED = "PNBRQKpnbrqk", "-!?", "nbrq"
 WIDTH = 2  # of every label before a square
@@ -79,8 +80,9 @@ def row_of(board: chess.Board) -> dict[str, Cell]:
         row[EN_PASSANT] = chess.SQUARE_NAMES[seen.ep_square]
     if flights := [chess.SQUARE_NAMES[square] for square in _flights(seen)]:
         row[FLIGHT] = " ".join(flights)
-    if draws := [move.uci() for move in stalemates(seen)]:
-        row[DRAWS] = " ".join(draws)
+    draws = {move.uci() for move in stalemates(seen)}
+    if draws := draws | {word_of(board, move) for move in returning(board)}:
+        row[DRAWS] = " ".join(sorted(draws))
     if mate := mate_in_one(seen):
         row[MATES] = mate.uci()
     elif gain := best_gain(seen):
@@ -129,16 +131,19 @@ def _flights(board: chess.Board) -> Iterable[chess.Square]:
 
 
 def words_of(row: Mapping[str, Cell]) -> list[str]:
-    """The labels and moves of a position's cells, own pieces behind the others, moves last."""
-    words = [MAY_CASTLE + AIMS[sign] for sign in str(row.get(CASTLING) or "")]
+    """The labels and moves of a position's cells, own pieces behind the others."""
+    words = _behind(DRAWS, row)
+    words += [MAY_CASTLE + AIMS[sign] for sign in str(row.get(CASTLING) or "")]
     if square := row.get(EN_PASSANT):
         words.append(f"{MAY_TAKE}{square}")
     words += [MAY_FLEE + square for square in str(row.get(FLIGHT) or "").split()]
     pieces = [f"{row[square]}{square}" for square in chess.SQUARE_NAMES if row.get(square)]
     words += sorted(pieces, key=lambda word: word[0].isupper())
-    for label in (DRAWS, GAINS, MATES):
-        words += [word for move in str(row.get(label) or "").split() for word in (label, move)]
-    return words
+    return [*words, *_behind(GAINS, row), *_behind(MATES, row)]
+
+
+def _behind(label: str, row: Mapping[str, Cell]) -> list[str]:
+    return [word for move in str(row.get(label) or "").split() for word in (label, move)]
 
 
 def codec_of(word: str) -> str:
