@@ -68,6 +68,11 @@ def position_of(document: Document) -> list[str]:
     return values[: values.index("<|answer|>")]
 
 
+def without_draws(document: Document) -> list[str]:
+    words = position_of(document)
+    return words[2 * words.count("draws") :]
+
+
 def write(path: Path, text: str) -> str:
     path.write_text(text)
     return str(path)
@@ -139,10 +144,12 @@ def looked(board: chess.Board) -> dict[str, list[str]]:
     """The moves behind each label of a position."""
     found: dict[str, list[str]] = {"draws": [], "gains": [], "mates": []}
     words = words_of(row_of(board))
-    moves = [place for place, word in enumerate(words) if codec_of(word) == "chess"]
-    for place in moves:
-        found[words[place - 1]].append(words[place])
-    assert moves == list(range(len(words) - 2 * len(moves) + 1, len(words), 2))  # last of all
+    for place, word in enumerate(words):
+        if codec_of(word) == "chess":
+            found[words[place - 1]].append(word)
+    first, last = ["draws"] * len(found["draws"]), words[-2:-1]
+    assert words[: 2 * len(first) : 2] == first and words.count("draws") == len(first)
+    assert bool(found["gains"] or found["mates"]) == (last in (["gains"], ["mates"]))
     return found
 
 
@@ -183,6 +190,24 @@ def far_ahead(seed: int) -> list[chess.Board]:
         if board.is_valid():
             found.append(board if seed % 2 else board.mirror())
     return found
+
+
+def test_moves_back_are_told_where_the_game_is_known() -> None:
+    """Every position that was is kept, and every move tried."""
+    num_told = 0
+    for seed in range(6):
+        rng, board, been = random.Random(seed), chess.Board(), set[str]()
+        while not board.is_game_over() and board.ply() < 120:
+            been.add(board.epd(en_passant="legal"))
+            named = {word_of(board, move): after(board, move) for move in board.legal_moves}
+            back = {w for w, then in named.items() if then.epd(en_passant="legal") in been}
+            drawn = back | {word for word, then in named.items() if then.is_stalemate()}
+            assert back <= set(looked(board)["draws"]) <= drawn
+            assert not looked(board.copy(stack=False))["draws"] or drawn - back
+            num_told += bool(back)
+            nearby = list(board.generate_legal_moves(board.knights | board.rooks))  # often back
+            board.push(rng.choice(nearby or list(board.legal_moves)))
+    assert num_told > 100
 
 
 @pytest.mark.parametrize(
@@ -241,7 +266,7 @@ def test_games_rows_and_epd_give_the_same(tmp_path: Path) -> None:
     }
 
     def told(documents: list[Document]) -> set[str]:
-        return {repr(position_of(d)) for d in documents}
+        return {repr(without_draws(d)) for d in documents}  # a game knows where it has been
 
     assert len(told(whole)) > 300
     assert {d.split for d in whole} == {"train", "heldout"}
