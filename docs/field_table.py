@@ -1,6 +1,6 @@
 """The table "Where each field stands" of docs/fields.md, and docs/fields.json, which it is made of.
 
-    python docs/field_table.py RECIPE --machine A [--busy] [--day 2026-12-01]
+    python docs/field_table.py RECIPE --machine A [--busy] [--day 2026-12-01] [--minutes 9]
 
 takes what `whorl show RECIPE --json` tells of the newest records in WHORL_HOME into the rows of
 that recipe, writes both files, and prints what was changed. Names, bar, aim and published figures
@@ -170,7 +170,8 @@ def figures_of(report: Row, wanted: Row) -> dict[str, dict[str, Any]]:
         same = of_field and score["metric"] == wanted["metric"]
         if not same or score.get("group") != wanted.get("group"):
             continue
-        figure = {key: score[key] for key in ("value", "low", "high") if score[key] is not None}
+        keys = [key for key in ("value", "low", "high") if score[key] is not None]
+        figure = {key: round(score[key], 5) for key in keys}
         if wanted.get("missed"):  # documents that were not answered as they should be
             count = score["num_documents"]
             figure = {"value": round((1 - score["value"]) * count), "of": count}
@@ -225,12 +226,15 @@ def report_of(recipe: str) -> dict[str, Any]:
     return found if "scores" in found else {}
 
 
-def run_of(report: Row, machine: str, is_busy: bool, day: str | None) -> dict[str, Any]:
-    """Where, when and how long: the day that the newest record was written, unless one is given."""
+def run_of(report: Row, given: argparse.Namespace) -> dict[str, Any]:
+    """Where, when and how long; unless given, the day that the newest record was written on, and
+    the minutes of all stages together.
+    """
     newest = max(Path(stage["record"]).stat().st_mtime for stage in report["stages"])
     minutes = round(sum(stage["wall_s"] for stage in report["stages"]) / 60, 1)
     written = datetime.date.fromtimestamp(newest).isoformat()
-    return {"machine": machine, "busy": is_busy, "day": day or written, "minutes": minutes}
+    day, minutes = given.day or written, given.minutes or minutes
+    return {"machine": given.machine, "busy": given.busy, "day": day, "minutes": minutes}
 
 
 def new_rows(rows: Sequence[Row], report: Row, run: Mapping[str, Any]) -> list[Row]:
@@ -254,19 +258,18 @@ def main() -> None:
     parser.add_argument("--machine", choices=("I", "A", "S"), required=True)
     parser.add_argument("--busy", action="store_true", help="it ran beside other work")
     parser.add_argument("--day", help="else that of the newest record's folder")
+    parser.add_argument("--minutes", type=float, help="of the whole recipe, else of its stages")
     given = parser.parse_args()
-    report = report_of(given.recipe)
-    if not report:
-        raise SystemExit(
-            f"no scores of {given.recipe} here; do: whorl up recipes/{given.recipe}.yaml"
-        )
     rows = json.loads(ROWS.read_text("utf-8"))
     mine = [row for row in rows if row["recipe"] == given.recipe]
-    if not any(row["report"] for row in mine):
-        raise SystemExit(f"no row of {given.recipe} takes figures of its report")
     for command in dict.fromkeys(row["command"] for row in mine if row["report"] is None):
-        print(f"not looked at, write down what it prints: {command}")
-    run = run_of(report, given.machine, given.busy, given.day)
+        print(f"to be written into {ROWS.name} by hand: what this prints: {command}")
+    if not any(row["report"] for row in mine):
+        raise SystemExit(f"no row of {given.recipe} in {ROWS.name} takes figures of its report")
+    report = report_of(given.recipe)
+    if not report:
+        raise SystemExit(f"no scores of {given.recipe}; do: whorl up recipes/{given.recipe}.yaml")
+    run = run_of(report, given)
     rows, before = new_rows(rows, report, run), table_of(rows).splitlines()
     ROWS.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", "utf-8")
     PAGE.write_text(page_of(PAGE.read_text("utf-8"), rows), "utf-8")
