@@ -37,6 +37,8 @@ HEAD = """\
 SERVED = "int8"
 VARIANTS = ("openvino ", "torch ", "onnx ", "gguf ")  # of the model itself
 EVERY = "*"  # of a report's field: a row for each, once they have been measured
+ALONE = "alone"  # a field's own model, in a report of several
+FIGURES = ("value", "low", "high", "of")
 Row = Mapping[str, Any]
 
 
@@ -170,8 +172,7 @@ def figures_of(report: Row, wanted: Row) -> dict[str, dict[str, Any]]:
         same = of_field and score["metric"] == wanted["metric"]
         if not same or score.get("group") != wanted.get("group"):
             continue
-        keys = [key for key in ("value", "low", "high") if score[key] is not None]
-        figure = {key: round(score[key], 5) for key in keys}
+        figure = {key: round(score[key], 5) for key in FIGURES if score.get(key) is not None}
         if wanted.get("missed"):  # documents that were not answered as they should be
             count = score["num_documents"]
             figure = {"value": round((1 - score["value"]) * count), "of": count}
@@ -193,9 +194,9 @@ def updated(row: Row, report: Row, run: Mapping[str, Any]) -> dict[str, Any]:
     for each in row["beside"]:
         method = each.get("method")  # how its name begins; versions and counts may follow
         name = next((n for n in others if method and n.startswith(method)), None)
-        kept = {
-            key: value for key, value in each.items() if key not in ("value", "low", "high", "of")
-        }
+        if name is None and method:
+            print(f"not in the report, left as it was: {each['name']}", file=sys.stderr)
+        kept = {key: each[key] for key in each if key not in FIGURES}
         beside.append(kept | others.pop(name) if name else each)
     known = [sign * each["value"] for each in beside if "value" in each]
     best = max(others, key=lambda name: sign * others[name]["value"], default=None)
@@ -204,18 +205,20 @@ def updated(row: Row, report: Row, run: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, "score": score, "beside": beside, **run}
 
 
-def rows_of_fields(row: Row, report: Row, alone: Mapping[str, Row]) -> Iterator[dict[str, Any]]:
-    """Of a recipe of several fields a row for each, beside its own model's where there is one."""
+def rows_of_fields(row: Row, report: Row) -> Iterator[dict[str, Any]]:
+    """Of a recipe of several fields a row for each, beside its own model's."""
     for score in report["scores"]:
         if "/" in score["field"] or not score["name"].endswith(f" {SERVED}"):
             continue
-        wanted = {"field": score["field"], "metric": score["metric"]}
-        own = figures_of(alone.get(score["field"], {}), wanted).get(SERVED)
-        beside = [{"name": "its own model", **own}] if own else row["beside"]
         metric = find_metric(score["metric"])
-        side = {"higher_is_better": metric.higher_is_better, "decimals": metric.decimals}
-        title = f"{score['field']}, {metric.title}"
-        yield {**row, "metric": title, "report": wanted, "beside": beside, **side}
+        yield {
+            **row,
+            "metric": f"{score['field']}, {metric.title}",
+            "report": {"field": score["field"], "metric": metric.name},
+            "beside": [{"name": "its own model", "method": ALONE}],
+            "higher_is_better": metric.higher_is_better,
+            "decimals": metric.decimals,
+        }
 
 
 def report_of(recipe: str) -> dict[str, Any]:
@@ -224,6 +227,20 @@ def report_of(recipe: str) -> dict[str, Any]:
     result = subprocess.run(command, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(result.stdout or "{}")
     return found if "scores" in found else {}
+
+
+def with_own_models(report: Row) -> Row:
+    """A report of several fields with the scores of those models that learned one each."""
+    fields = dict.fromkeys(
+        score["field"] for score in report["scores"] if "/" not in score["field"]
+    )
+    own = [
+        {**score, "name": ALONE}
+        for field in (fields if len(fields) > 1 else ())
+        for score in report_of(f"{report['recipe']}.{field}").get("scores", ())
+        if score["name"].endswith(f" {SERVED}")
+    ]
+    return {**report, "scores": [*report["scores"], *own]}
 
 
 def run_of(report: Row, given: argparse.Namespace) -> dict[str, Any]:
@@ -243,12 +260,9 @@ def new_rows(rows: Sequence[Row], report: Row, run: Mapping[str, Any]) -> list[R
     for row in rows:
         if row["recipe"] != report["recipe"] or row["report"] is None:
             found.append(row)
-        elif row["report"]["field"] != EVERY:
-            found.append(updated(row, report, run))
         else:
-            fields = {score["field"] for score in report["scores"]}
-            alone = {field: report_of(f"{report['recipe']}.{field}") for field in fields}
-            found += [updated(each, report, run) for each in rows_of_fields(row, report, alone)]
+            some = rows_of_fields(row, report) if row["report"]["field"] == EVERY else [row]
+            found += [updated(each, report, run) for each in some]
     return found
 
 
@@ -270,7 +284,7 @@ def main() -> None:
     if not report:
         raise SystemExit(f"no scores of {given.recipe}; do: whorl up recipes/{given.recipe}.yaml")
     run = run_of(report, given)
-    rows, before = new_rows(rows, report, run), table_of(rows).splitlines()
+    rows, before = new_rows(rows, with_own_models(report), run), table_of(rows).splitlines()
     ROWS.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", "utf-8")
     PAGE.write_text(page_of(PAGE.read_text("utf-8"), rows), "utf-8")
     changes = list(difflib.ndiff(before, table_of(rows).splitlines()))

@@ -7,7 +7,7 @@ from typing import Any
 
 import field_table
 import pytest
-from field_table import PAGE, ROWS, judge, page_of, rows_of_fields, table_of, updated
+from field_table import PAGE, ROWS, judge, new_rows, page_of, table_of, updated, with_own_models
 
 from whorl.core.metrics import find_metric
 
@@ -125,7 +125,9 @@ def test_groups_and_misses_are_found() -> None:
     }
 
 
-def test_several_fields_become_rows_beside_their_own_models() -> None:
+def test_several_fields_become_rows_beside_their_own_models(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     report = {
         "recipe": "mine",
         "scores": [
@@ -134,11 +136,15 @@ def test_several_fields_become_rows_beside_their_own_models() -> None:
             score("speech", "x int8", 0.3, "wer"),
         ],
     }
-    own = {"speech": {"scores": [score("speech", "x int8", 0.2, "wer")]}}
+    own = {"mine.speech": {"scores": [score("speech", "x int8", 0.2, "wer")]}}
+    monkeypatch.setattr(field_table, "report_of", lambda name: own.get(name, {}))
     waiting = row(None, None, report={"field": "*", "metric": "*"})
-    found = [updated(each, report, RUN) for each in rows_of_fields(waiting, report, own)]
+    found = new_rows([waiting], with_own_models(report), RUN)
     assert [each["metric"] for each in found] == ["images, accuracy", "speech, wer"]
     assert [judge(each) for each in found] == ["", "**loses**"]
+    own["mine.speech"]["scores"][0]["value"] = 0.4  # run again
+    again = new_rows(found, with_own_models(report), RUN)
+    assert [judge(each) for each in again] == ["", ""] and again[1]["beside"][0]["value"] == 0.4
 
 
 def test_command_writes_both_files(
