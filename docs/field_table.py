@@ -35,7 +35,7 @@ HEAD = """\
 | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 SERVED = "int8"
-VARIANTS = ("openvino ", "torch ", "onnx ", "gguf ")  # of the model itself
+VARIANTS = ("openvino ", "hf ")  # of the model itself, at other precisions
 EVERY = "*"  # of a report's field: a row for each, once they have been measured
 ALONE = "alone"  # a field's own model, in a report of several
 FIGURES = ("value", "low", "high", "of")
