@@ -1,6 +1,7 @@
 """Write the generated pages: docs/cli.md from the commands, docs/errors.md from the errors,
 docs/families.md from what can be computed, docs/plan-schema.json from a cluster plan's classes,
-docs/openapi.json and docs/conformance.md from the server's routes and wire formats.
+docs/openapi.json and docs/conformance.md from the server's routes and wire formats, and the table
+of docs/fields.md from docs/fields.json.
 
 python docs/generate.py           writes them
 python docs/generate.py --check   exits 1 and says which page is out of date
@@ -176,6 +177,7 @@ def families_page() -> str:
 
 
 def main(is_check: bool) -> int:
+    from field_table import PAGE, ROWS, page_of
     from serving_pages import conformance_page, openapi_document, served_app
 
     from whorl import __version__
@@ -191,6 +193,7 @@ def main(is_check: bool) -> int:
         "plan-schema.json": schema,
         "openapi.json": json.dumps(api, indent=1, ensure_ascii=False) + "\n",
         "conformance.md": conformance_page(NOTE.format(origin="src/whorl/stages/serve/dialects")),
+        PAGE.name: page_of(PAGE.read_text("utf-8"), json.loads(ROWS.read_text("utf-8"))),
     }
     stale = []
     for name, text in pages.items():
