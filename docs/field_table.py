@@ -271,7 +271,11 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("--machine", choices=("I", "A", "S"), required=True)
     parser.add_argument("--busy", action="store_true", help="it ran beside other work")
-    parser.add_argument("--day", help="else that of the newest record's folder")
+    parser.add_argument(
+        "--day",
+        type=lambda told: datetime.date.fromisoformat(told).isoformat(),
+        help="as 2026-12-01; else that of the newest record's folder",
+    )
     parser.add_argument("--minutes", type=float, help="of the whole recipe, else of its stages")
     given = parser.parse_args()
     rows = json.loads(ROWS.read_text("utf-8"))
