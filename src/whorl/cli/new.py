@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from whorl.cli.guessing import field_of_files, files_of
 from whorl.cli.options import Debug
 from whorl.cli.reading import look_at, preview_new
 from whorl.core.digests import write_bytes
-from whorl.core.errors import BusyError, MissingExtra, SpecError
+from whorl.core.errors import BusyError, MissingExtra, SpecError, WhorlError
 from whorl.core.plugins import check_part
 from whorl.spec.load import parse_recipe
 from whorl.spec.reading import read_text
@@ -30,7 +31,7 @@ TEMPLATE = """\
 data:
   # {what}
   - {data}
-
+{options}
 # What training may take on this machine: train_time, or tokens (2M), or flops (3e13). One of them:
 # `--set budget.train_time=null` takes this one out, where train.steps says how long.
 budget: {budget}
@@ -38,8 +39,7 @@ budget: {budget}
 seed: 0
 
 # prepare:
-#   heldout_share: 5%            # documents kept for evaluation, never trained on
-#   vocab_size: auto             # ids of the tokenizer
+{share}#   vocab_size: auto             # ids of the tokenizer
 # model: {{layers: auto, width: auto, heads: auto}}
 # train:
 #   seq_len: auto                # tokens a model sees at once
@@ -88,12 +88,21 @@ seed: 0
 IMAGES, BOXES, OCR = "images", "boxes", "ocr"
 USUAL = "A file, a folder or a glob, relative to this file: .txt .md .rst .jsonl (.gz .zst), code."
 CHESS = "chess"
+SHARE = "#   heldout_share: 5%            # documents kept for evaluation, never trained on\n"
+OPTIONS = "What the field can be told, as options: {…} of the entry above, and what holds without:"
+RECORDINGS = "Recordings: LJSpeech, Common Voice, a NeMo manifest, or a .txt beside each sound."
 FILES = {
     IMAGES: "A folder for each class (perhaps below train and test), or a table of path and label.",
     CHESS: "Games (.pgn), positions with their moves (.epd; .csv .tsv .jsonl of fen and move).",
     OCR: "Images of a line each with a .txt beside it, or a table of path and text.",
     BOXES: "COCO's json of images, annotations and categories beside the images, or one a split.",
-    "speech": "Recordings: LJSpeech, Common Voice, a NeMo manifest, or a .txt beside each sound.",
+    "chat": "Rows of messages, questions with answers … (.jsonl .json .csv .parquet), or texts.",
+    "speech": RECORDINGS,
+    "synthesis": RECORDINGS,
+    "assistant": "Recordings with text, intent and slots, or templates of Home Assistant.",
+    "triples": "Head, relation and tail between tabs, or N-Triples (.nt).",
+    "tags": "Words with tags: CoNLL, CoNLL-U, or word/tag, a sentence a line.",
+    "episodes": "Rows of observations and actions (.jsonl), or gymnasium:MODULE:NAME.",
     "table": "Rows (.csv .tsv .jsonl .parquet); the target is class, label … or the last column.",
     "labels": "Rows of text and label (.csv .tsv .jsonl .parquet), or a folder for each class.",
     "interactions": "Rows of user, item, rating and time (.csv .tsv .jsonl .parquet).",
@@ -123,7 +132,11 @@ def new_command(
         str, typer.Option(help="A file, folder or glob with your data, or `stdlib`.")
     ] = "stdlib",
     field: Annotated[
-        str | None, typer.Option(help="text, code, digits … Default: guessed from the data.")
+        str | None,
+        typer.Option(
+            help="Kind of data: text, chat, table, images …; a name that is none lists them all. "
+            "Default: guessed from the data."
+        ),
     ] = None,
     base: Annotated[
         str | None, typer.Option(help="A model to start from: what `whorl import` takes.")
@@ -158,7 +171,8 @@ def new_command(
         text = _teaching_text(name, data, kind, train_time or TEACHING_TIME, base, shapes)
     parse_recipe(read_text(text, str(path))[0])  # what is refused is not written
     write_bytes(path, text.encode())
-    OUT.print(f"wrote {path}", markup=False)
+    how = "" if field else ", guessed from the data; --field says another"
+    OUT.print(f"wrote {path}: field {kind}{how}", markup=False, soft_wrap=True)
     first = ""
     if data not in (STDLIB, STDLIB_DOCSTRINGS) and not _is_fetched(data):
         if next(files_of(data), None) is None:
@@ -193,8 +207,26 @@ def _recipe_text(name: str, data: str, field: str, train_time: str) -> str:
         name_line=_yaml({"name": name}).strip("{}"),
         what=FILES.get(field, USUAL),
         data=_yaml({"source": data, "field": field}),
+        options=_options_text(field),
+        share="" if field in (*FILES, *OWN_SCHEMES.values()) and field != CHAT else SHARE,
         budget=_yaml({"train_time": train_time}),
     )
+
+
+def _options_text(field: str) -> str:
+    """The field's options with their defaults, as a comment; "" where a package is missing."""
+    from whorl.fields.base import find_field
+
+    try:
+        options = dict(find_field(field).options)
+    except WhorlError:
+        return ""
+    options.pop("text_key", None)  # a key of the entry itself
+    if not options:
+        return ""
+    words = ", ".join(f'{name}: "{value}"' for name, value in options.items())
+    lines = textwrap.wrap(words, 90, break_on_hyphens=False)
+    return "".join(f"  # {line}\n" for line in (OPTIONS, *lines))
 
 
 def _teaching_text(

@@ -93,7 +93,8 @@ def _preview(fields: Mapping[str, Any], sources: Sequence[Any]) -> bool:
     seen = preview(fields, sources)
     if not seen.num_files:
         return True
-    title = f"data: {seen.num_documents:,} documents in a look at {seen.num_sampled:,} of "
+    more = "" if seen.is_read_out else " and more (as many as a look reads; copies count)"
+    title = f"data: {seen.num_documents:,} documents{more} in a look at {seen.num_sampled:,} of "
     _print_table(ERR, f"{title}{seen.num_files:,} files", seen.rows)
     return seen.num_documents > 0 or not seen.is_whole
 

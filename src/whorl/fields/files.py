@@ -118,7 +118,7 @@ def _refuse_nothing(
     if usable and all(item.num_bytes == 0 for item in usable):
         raise DataError(
             f"source {source.source} is empty",
-            found=f"{len(usable)} files of 0 bytes, {len(rejected)} that are no files",
+            found=f"files of 0 bytes: {len(usable)}, no files: {len(rejected)}",
             expected="data",
             do="write your data there, or correct data.source",
         )

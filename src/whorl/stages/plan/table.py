@@ -37,6 +37,12 @@ def _interval(prediction: Prediction) -> str:
     return f"{format_value(low, prediction.unit)} – {format_value(high, prediction.unit)}"
 
 
+def _place(figure: tuple[str, Prediction]) -> int:
+    """As titles has them: what is asked first stands first."""
+    names = [*TITLES]
+    return names.index(figure[0]) if figure[0] in TITLES else len(names)
+
+
 def _model_line(plan: Plan) -> str:
     a, t = plan.decisions.shape, plan.decisions.train
     heads = f"{a.attention.heads} heads of {a.attention.head_dim}"
@@ -52,7 +58,7 @@ def render(plan: Plan) -> RenderableType:
     """The decision, the predictions with their 90% intervals, the reasons and the warnings."""
     figures = [
         (TITLES.get(name, name), format_value(item.value, item.unit), _interval(item))
-        for name, item in plan.predictions.items()
+        for name, item in sorted(plan.predictions.items(), key=_place)
     ]
     resolved = plan.resolved
     reasons = [(key, str(resolved.get(key, "")), why) for key, why in plan.reasons.items()]

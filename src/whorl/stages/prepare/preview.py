@@ -25,7 +25,8 @@ class Preview:
     num_files: int = 0  # that prepare would read
     num_sampled: int = 0
     num_documents: int = 0  # in the sample
-    is_whole: bool = True  # nothing was left unread
+    is_whole: bool = True  # no file was left out, and none given up
+    is_read_out: bool = True  # all documents of the files that were looked at were counted
     reasons: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -71,6 +72,7 @@ def _look(seen: Preview, source_field: Field, source: Source, item: FileItem) ->
             seen.num_documents += 1
             num_bytes += len(document.text or "")
             if num_bytes > PROBE_BYTES or number == SAMPLE_ROWS:
+                seen.is_read_out = False
                 return
     except _Enough:
         seen.is_whole = False
