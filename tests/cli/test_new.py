@@ -262,3 +262,26 @@ def test_the_field_is_guessed_from_what_is_there(files: list[str], field: str) -
     if files and not any(name.startswith(".") for name in files):
         assert new("globbed", "--data", "data/**") is None
         assert load_recipe(Path("globbed.yaml")).recipe.data[0].field == field
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "field", "option"),
+    [
+        ("rows.csv", "size,kind\n1,a\n2,b\n", "table", 'target: ""'),
+        ("pairs.tsv", "en\tes\nhouse\tcasa\n", "translation", 'languages: ""'),
+        ("notes.txt", "words\n", "text", ""),
+    ],
+)
+def test_the_field_is_told_and_the_recipe_shows_its_options(
+    name: str, text: str, field: str, option: str
+) -> None:
+    Path(name).write_text(text)
+    result = RUN.invoke(APP, ["new", "mine", "--data", name])
+    assert f"wrote mine.yaml: field {field}, guessed from the data" in result.output
+    check_written("mine", name, field)
+    written = Path("mine.yaml").read_text("utf-8")
+    assert option in written and ("options: {…}" in written) == bool(option)
+    assert ("heldout_share" in written) == (field == "text")  # the others hold out themselves
+    assert max(map(len, written.splitlines())) <= 100
+    said = RUN.invoke(APP, ["new", "mine2", "--data", name, "--field", field]).output
+    assert f"wrote mine2.yaml: field {field}\n" in said

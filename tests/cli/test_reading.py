@@ -50,6 +50,9 @@ def test_the_preview_of_new_data(
     assert "looks like latin-1" in shown.err and "photo.png" in shown.err
     preview_new(str(write_stories(tmp_path / "good", range(3))), "text", "x.yaml")
     assert "3 of 3 files; nothing was refused or passed over" in capsys.readouterr().err
+    (tmp_path / "long.csv").write_text("text\n" + "".join(f"word {n}\n" for n in range(1500)))
+    preview_new(str(tmp_path / "long.csv"), "text", "x.yaml")
+    assert "1,000 documents and more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

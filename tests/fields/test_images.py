@@ -47,6 +47,11 @@ def folders(root: Path, count: int = 6, below: str = "") -> Path:
     return root
 
 
+def folders_of_one(root: Path) -> Path:
+    (root / "disc").mkdir(parents=True)
+    return root / "disc"
+
+
 def of(path: Path, **options: str) -> Source:
     return Source(path.name, "images", folder=str(path.parent), options=options)
 
@@ -194,6 +199,9 @@ def test_nothing_to_learn_is_an_error(tmp_path: Path) -> None:
     drawn("disc", 0).save(tmp_path / "flat" / "0.png")
     with pytest.raises(DataError, match="no images with classes"):
         FIELD.items(of(tmp_path / "flat"))
+    drawn("disc", 1).save(folders_of_one(tmp_path / "one") / "1.png")
+    with pytest.raises(DataError, match=r"no classes to choose from; found: .*disc \(1\)"):
+        FIELD.items(of(tmp_path / "one"))
     for options in (
         *({"size": "30"}, {"size": "0"}, {"size": "28x28x28"}, {"size": "9999"}, {"ids": "0"}),
         *({"colour": "mauve"}, {"flips": "maybe"}, {"asked": "all"}, {"heldout": "2"}),

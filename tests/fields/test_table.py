@@ -144,6 +144,12 @@ WRONG: list[tuple[str, dict[str, str], type[Exception], str]] = [
     (csv(ROWS), {"target": "Klass"}, DataError, "there is no column Klass"),
     (csv(ROWS), {"target": "id"}, DataError, "no classes to choose from"),
     (csv(ROWS), {"target": "same"}, DataError, "no classes to choose from"),
+    (
+        "size,price\n" + "".join(f"{n % 5},{n / 8}\n" for n in range(100)),
+        {"target": "price"},
+        DataError,
+        "100 different numbers in 100 rows",
+    ),
     (csv(ROWS), {"copies": "0"}, SpecError, r"options\.copies"),
     (csv(ROWS), {"gaps": "1.5"}, SpecError, r"options\.gaps"),
     ("one\n1\n2\n", {}, DataError, "is no table"),

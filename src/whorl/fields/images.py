@@ -87,6 +87,13 @@ class ImagesField:
                 f"source {source.source} has no images with classes",
                 expected="a folder for each class, a table of path and label, or idx files",
             )
+        if not layout.labels and len({each.label for each in layout.wanted.values()}) < 2:
+            raise DataError(
+                f"source {source.source} has no classes to choose from",
+                found=layout.told,
+                expected="2 classes or more",
+                do="give each class a folder of its own, or a label of its own in the table",
+            )
         count = sum(_count(item, layout) for item in images)
         copies = copies_of(how.options, count, WANTED_IMAGES, MOST_COPIES)
         found = [item for item in layout.items if item.name not in layout.wanted]

@@ -30,6 +30,7 @@ SUFFIXES = (*ROW_FORMATS, *R_SUFFIXES)
 MISSING = frozenset(("", "na", "n/a", "nan", "null", "none", "?", "missing"))
 USUAL_TARGETS = ("class", "classes", "target", "label", "y", "outcome")
 MAX_CLASSES = 256
+MANY_CLASSES = 16  # of numbers, which may be a measure
 MAX_R_BYTES = 2**30  # of a file of R, unpacked
 MAX_COLUMNS = 2_000
 MAX_CELL = 200  # signs of a word
@@ -136,14 +137,7 @@ def _typed(
     if classes.count(None):
         for _ in range(classes.count(None)):
             told.refuse("row without a target")
-    distinct = set(classes) - {None}
-    if not 2 <= len(distinct) <= MAX_CLASSES:
-        raise DataError(
-            f"column {target} has no classes to choose from",
-            found=f"{len(distinct)} different values",
-            expected=f"2 to {MAX_CLASSES}",
-            do="name another column in options.target",
-        )
+    _check_classes([label for label in classes if label is not None], target)
     kept, numbers = [], set()
     for name, column in cells.items():
         present = [cell for cell in column if cell is not None]
@@ -168,6 +162,23 @@ def _typed(
             row[key] = cell if cell is None or key in numbers else word_of(cell)
         rows.append((name, row, label))
     return TypedRows(tuple(kept), frozenset(numbers), target, rows)
+
+
+def _check_classes(labels: Sequence[str], target: str) -> None:
+    """Raises DataError where a class is none, or a measure that nearly each row has another of."""
+    distinct, what = set(labels), "values"
+    is_measure = all(isinstance(_cell(label), float) for label in distinct)
+    if is_measure and MANY_CLASSES < len(distinct) and 2 * len(distinct) > len(labels):
+        what = f"numbers in {len(labels):,} rows"
+    elif 2 <= len(distinct) <= MAX_CLASSES:
+        return
+    raise DataError(
+        f"column {target} has no classes to choose from",
+        found=f"{len(distinct)} different {what}",
+        expected=f"2 to {MAX_CLASSES}, each of several rows",
+        do="name another column in options.target; numbers become classes if you cut them "
+        "into ranges",
+    )
 
 
 def _tell_types(

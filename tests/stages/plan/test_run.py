@@ -275,6 +275,9 @@ def test_the_table_shows_figures_reasons_and_warnings(context: StageContext) -> 
     for expected in (f"{steps:,} steps", "held-out bits per byte", "warning:", "train.steps"):
         assert expected in text
     assert not [name for name in plan.predictions if "_" in name and name in text]
+    asked_first = ("held-out bits per byte", "training time", "time per step", "peak memory")
+    places = [text.index(f"\n{title} ") for title in (*asked_first, "memory: weights")]
+    assert places == sorted(places)
 
 
 def test_values_are_written_as_people_write_them() -> None:
