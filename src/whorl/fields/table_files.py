@@ -168,7 +168,7 @@ def _check_classes(labels: Sequence[str], target: str) -> None:
     """Raises DataError where a class is none, or a measure that nearly each row has another of."""
     distinct, what = set(labels), "values"
     is_measure = all(isinstance(_cell(label), float) for label in distinct)
-    if is_measure and MANY_CLASSES < len(distinct) and 2 * len(distinct) > len(labels):
+    if is_measure and len(distinct) > MANY_CLASSES and 2 * len(distinct) > len(labels):
         what = f"numbers in {len(labels):,} rows"
     elif 2 <= len(distinct) <= MAX_CLASSES:
         return
