@@ -16,7 +16,7 @@ from rich.table import Table
 from whorl.cli.console import ERR, OUT, print_json
 from whorl.cli.options import Debug, Home, Json
 from whorl.cli.reading import print_reading, reading_of
-from whorl.cli.report import print_report
+from whorl.cli.report import print_plan, print_report
 from whorl.cli.supervision import print_supervision, supervision_of
 from whorl.core.disk import disk_error
 from whorl.core.errors import RecordError, SpecError
@@ -118,6 +118,9 @@ def show_command(
             print_json({**report, "supervision": supervision, "reading": reading})
             return
         print_report(report)
+        planned = RecordStore(root, what).newest("plan")
+        if prepared is None and planned is not None:  # what there is
+            print_plan(planned)
         if prepared is not None:
             print_reading(prepared)
         if supervision is not None:
