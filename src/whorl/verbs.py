@@ -154,9 +154,15 @@ class Session:
 
     def train(self) -> Record:
         """The trained model folder; resumes where it was stopped."""
+        return self._train(is_compressed=False)
+
+    def _train(self, is_compressed: bool) -> Record:
+        """is_compressed: nothing is trained that could not be compressed then."""
 
         def make() -> Record:
             MissingExtra.check("torch", "train", "training")
+            if is_compressed:
+                MissingExtra.check("openvino_genai", "openvino", "compress")
             from whorl.stages.train.run import run
 
             decided, predicted = self.planned.decisions, self.planned.predicted()
@@ -193,7 +199,7 @@ class Session:
                 found="compress.formats []",
                 do="name formats, such as compress.formats=[int8]",
             )
-        self.train()
+        self._train(is_compressed=True)
         return self._stage("compress", make)
 
     def evaluate(self) -> Record:

@@ -22,7 +22,15 @@ from whorl.core.metrics import ACCURACY, F1
 from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Source, Task
 from whorl.core.tasks import ClassTask
 from whorl.fields.label_files import SUFFIXES, LabelledText, read_labels
-from whorl.fields.whole import begins, copies_of, number_of, share_option, whole_items
+from whorl.fields.places import Places
+from whorl.fields.whole import (
+    begins,
+    copies_of,
+    number_of,
+    share_option,
+    tell_copies,
+    whole_items,
+)
 
 __all__ = ["FIELD", "LabelsField"]
 
@@ -59,6 +67,7 @@ class LabelsField:
         gaps, seed = share_option(options, "gaps"), number_of(options, "seed")
         texts = read_labels(source, options, reject)
         copies = copies_of(options, len(texts), WANTED_TEXTS, MOST_COPIES)
+        tell_copies(Places.of(item, reject), len(texts), "texts", copies)
         for place, each in enumerate(texts):
             if each.is_heldout:
                 yield _document(each, each.name, each.text)

@@ -21,8 +21,17 @@ from whorl.core.intervals import score_of
 from whorl.core.ports import Codec, Document, Part, QualityMeasure, Score, Source, Task
 from whorl.core.tasks import ChoiceTask
 from whorl.fields.classifiers import answers_of
+from whorl.fields.places import Places
 from whorl.fields.table_files import SUFFIXES, TypedRows, read_table
-from whorl.fields.whole import begins, copies_of, number_of, share_of, share_option, whole_items
+from whorl.fields.whole import (
+    begins,
+    copies_of,
+    number_of,
+    share_of,
+    share_option,
+    tell_copies,
+    whole_items,
+)
 
 __all__ = ["FIELD", "TableField"]
 
@@ -63,6 +72,7 @@ class TableField:
         table = read_table(source, options["target"], reject)
         held = _heldout(table, share_option(options, "heldout"), seed)
         copies = copies_of(options, len(table.rows), WANTED_ROWS, MOST_COPIES)
+        tell_copies(Places.of(item, reject), len(table.rows), "rows", copies)
         for place, (name, row, label) in enumerate(table.rows):
             question = (Part(MARK_CODEC, MARK, trained=False), Part(LABEL, label))
             if place in held:

@@ -27,6 +27,7 @@ __all__ = [
     "number_of",
     "share_of",
     "share_option",
+    "tell_copies",
     "whole_items",
 ]
 
@@ -120,6 +121,13 @@ def copies_of(options: Mapping[str, str], count: int, wanted: int, most: int) ->
     if options["copies"].strip().lower() == "auto":
         return min(most, max(1, wanted // max(1, count)))
     return number_of(options, "copies", 1)
+
+
+def tell_copies(places: Places, num: int, things: str, copies: int) -> None:
+    """Why there are more documents than there are things, and equal ones among them."""
+    if copies > 1:
+        words = f"{num:,} {things}: those to learn from are read {copies} times"
+        places.tell(f"{words} (option copies), copies that come out equal count as duplicates")
 
 
 def share_option(options: Mapping[str, str], key: str, with_ends: bool = False) -> float:
