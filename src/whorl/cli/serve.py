@@ -110,7 +110,7 @@ def serve_command(
     home: Home = None,
     debug: Debug = False,
 ) -> None:
-    """Serve a model: /v1/completions, /v1/chat/completions, /v1/models, /health, a page at /."""
+    """Serve a model over HTTP: to clients of OpenAI and Anthropic, and with a page to open."""
     given: dict[str, Any] = {"host": host, "port": port, "engine": engine, "replicas": replicas}
     given |= {"allowed_hosts": allow_host, "where": where, "variant": variant}
     changes = {f"serve.{name}": value for name, value in given.items() if value is not None}
