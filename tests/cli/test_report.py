@@ -42,6 +42,7 @@ def test_intervals_are_spoken_of_where_there_are_some(
 ) -> None:
     many = printed(lambda: print_scores([score("int8", 1.5, 1.4, 1.6)]))
     assert "95% intervals over documents" in many and "1.400 … 1.600" in many
+    assert "your model, int8" in many  # known without colours
     one = printed(lambda: print_scores([score("int8", 1.5, None, None)]))
     assert "95% intervals" not in one and "no intervals of so few documents" in one
 

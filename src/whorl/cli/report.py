@@ -88,7 +88,8 @@ def _print_scores(scores: Sequence[Mapping[str, Any]], of: str) -> None:
     table.add_column("note", overflow="fold")  # names of bases have no blank to break at
     for score in best_first:
         ours = score.get("kind") == "model"
-        name = f"[bold]{escape(score['name'])}[/bold]" if ours else escape(score["name"])
+        name = escape(score["name"])
+        name = f"[bold]your model, {name}[/bold]" if ours else name
         documents = "" if score.get("num_documents") is None else str(score["num_documents"])
         value = metric.shown(score["value"])
         note = escape(score.get("note") or "")
@@ -218,7 +219,7 @@ def _print_variants(variants: Sequence[Mapping[str, Any]]) -> None:
     if not variants:
         return
     table = Table("variant", "field", "weights", "quality", "loss of quality", "95%", "verdict")
-    table.title = "compressed variants, measured through the engine"
+    table.title = "compressed variants, on some of the held-out documents, through the engine"
     for row in variants:
         table.add_row(
             row["name"],

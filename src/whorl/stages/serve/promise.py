@@ -59,8 +59,8 @@ class Promise(BaseModel):
             sizes += f", answers of {self.answer_tokens}"
         told = (
             f"{self.users} users at once: first token within {_seconds(self.ttft_p95_s)}, "
-            f"then {self.tokens_per_s_per_user:.3g} tokens/s each, {self.tokens_per_s:,.0f} in all, prompts read too "
-            f"({self.basis}, {sizes}); "
+            f"then {self.tokens_per_s_per_user:.3g} tokens/s each, "
+            f"{self.tokens_per_s:,.0f} in all, prompts read too ({self.basis}, {sizes}); "
             f"memory up to {format_bytes(self.memory_bytes)}"
         )
         return told + "".join(f"; not kept: {each}" for each in self.missed)
