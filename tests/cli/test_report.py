@@ -117,9 +117,19 @@ def test_figures_of_a_stage_are_written_for_people(
     shown: str,
 ) -> None:
     monkeypatch.setattr(OUT, "_width", 120)
-    record = SimpleNamespace(stage="prepare", metrics={key: value}, path="runs/mine")
+    record = SimpleNamespace(stage="train", metrics={key: value}, path="runs/mine")
     text = printed(lambda: print_stage(cast(Record, record), None))
     assert f"{key} {shown}" in " ".join(text.replace("│", " ").split())
+
+
+def test_of_prepare_what_is_none_is_not_shown(
+    printed: Callable[[Callable[[], None]], str],
+) -> None:
+    metrics = {"train_rows": 7, "heldout_bytes": 0, "releases": [], "contract": "c102bb"}
+    record = SimpleNamespace(stage="prepare", metrics=metrics, path="runs/mine")
+    text = printed(lambda: print_stage(cast(Record, record), None))
+    assert "train_rows │ 7" in text
+    assert not [key for key in metrics if key != "train_rows" and key in text]
 
 
 def test_variants_of_a_stage_have_their_table(

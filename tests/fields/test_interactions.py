@@ -263,6 +263,8 @@ def test_what_cannot_be_asked_or_read_is_said(tmp_path: Path) -> None:
     path.write_text(written(",", "user,item,rating,time") + "u3,new,1,99\n")
     documents, reasons = read(path, copies="1")
     assert reasons == {"last item that no other user has before: not asked": 1}
+    (told,) = (str(reason) for reason in read(path)[1] if "option copies" in reason)
+    assert told.startswith("3 users, those to learn from ")
     assert [d.name for d in documents if d.split == "heldout"] == ["u1", "u2"]
     path.write_text("who,what\nx,y\n")
     with pytest.raises(DataError, match="no user with two items"):

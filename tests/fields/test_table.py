@@ -75,7 +75,7 @@ def test_types_are_found_and_told_whatever_the_format(tmp_path: Path, name: str)
         "column same: one value alone, left out",
     }
     rows_there = [document.parts[0].value for document in documents]
-    assert any("300 rows" in said and "read 12 times" in said for said in told(read(path)[1]))
+    assert any("300 rows, those to learn from 12 times" in said for said in told(read(path)[1]))
     expected = [{"age": float(a), "colour": None if c == "?" else c} for a, c, *_ in ROWS]
     assert rows_there == expected
     assert [document.parts[2].value for document in documents] == [row[-1] for row in ROWS]

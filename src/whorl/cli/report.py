@@ -21,6 +21,7 @@ __all__ = ["print_plan", "print_report", "print_scores", "print_stage"]
 WHOLE = "time of training: start-up, steps, validations, checkpoints; of a step: the mean"
 EXACT = ("train_tokens",)  # decided by the plan, not predicted
 TABLES = ("reading", "dropped", "search", "choices", "variants")  # metrics shown apart
+DETAILS = ("all_text", "contract")  # of prepare, for programs: --json has them
 LABELS = {
     "step_s": "time of a step",
     "train_s": "time of training",
@@ -43,7 +44,8 @@ def print_stage(record: Record, took_s: float | None) -> None:
     table = Table(title=f"{record.stage} ({state})", show_header=False)
     told = {} if record.stage == "plan" else record.metrics  # print_plan has those, with intervals
     for key, value in told.items():
-        if key not in TABLES:
+        is_told = bool(value) and key not in DETAILS if record.stage == "prepare" else True
+        if is_told and key not in TABLES:
             table.add_row(key, escape(_shown(key, value)))
     if table.row_count:
         OUT.print(table)

@@ -28,7 +28,7 @@ from whorl.fields.files import EXCLUDED, file_items
 from whorl.fields.places import Places, Reject
 from whorl.fields.rating_files import NAMES_SUFFIXES, SUFFIXES, ratings_of, titles_of
 from whorl.fields.recommenders import History, recommenders
-from whorl.fields.whole import begins, copies_of, files_of, number_of, whole_items
+from whorl.fields.whole import begins, copies_of, files_of, number_of, tell_copies, whole_items
 
 __all__ = ["FIELD", "InteractionsField"]
 
@@ -63,6 +63,7 @@ class InteractionsField:
         window, seed = number_of(options, "window", 2), number_of(options, "seed")
         histories = _named(source, _histories(source, reject), Places.of(item, reject))
         copies = copies_of(options, sum(map(len, histories.values())), WANTED_ITEMS, MOST_COPIES)
+        tell_copies(Places.of(item, reject), len(histories), "users", copies)
         learned = {item for history in histories.values() for item in history[:-1]}
         for number, (user, history) in enumerate(histories.items()):
             *known, last = history

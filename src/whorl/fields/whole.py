@@ -126,8 +126,8 @@ def copies_of(options: Mapping[str, str], count: int, wanted: int, most: int) ->
 def tell_copies(places: Places, num: int, things: str, copies: int) -> None:
     """Why there are more documents than there are things, and equal ones among them."""
     if copies > 1:
-        words = f"{num:,} {things}: those to learn from are read {copies} times"
-        places.tell(f"{words} (option copies), copies that come out equal count as duplicates")
+        words = f"{num:,} {things}, those to learn from {copies} times"
+        places.tell(f"{words} (option copies; equal ones are dropped)")
 
 
 def share_option(options: Mapping[str, str], key: str, with_ends: bool = False) -> float:
