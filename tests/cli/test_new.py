@@ -283,5 +283,8 @@ def test_the_field_is_told_and_the_recipe_shows_its_options(
     assert option in written and ("options: {…}" in written) == bool(option)
     assert ("heldout_share" in written) == (field == "text")  # the others hold out themselves
     assert max(map(len, written.splitlines())) <= 100
+    if field == "table":  # another field's
+        said = RUN.invoke(APP, ["new", "mine3", "--data", name, "--field", "translation"]).output
+        assert "row without two languages" in said and "another field's" in said
     said = RUN.invoke(APP, ["new", "mine2", "--data", name, "--field", field]).output
     assert f"wrote mine2.yaml: field {field}\n" in said

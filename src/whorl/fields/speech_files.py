@@ -133,6 +133,7 @@ def speech_items(source: Source) -> list[FileItem]:
             found=and_refused(f"{len(sounds)} sound files, {len(lists)} lists", told),
             expected="metadata.csv and wavs/, *.tsv and clips/, a manifest of audio_filepath and "
             "text, or a .txt beside each sound",
+            do="give the folder that holds sounds and texts, or a list of both",
         )
     alone = [item for item in left if item not in pairs]
     items += [item for item in found if not item.is_read]

@@ -90,11 +90,13 @@ def is_test(item: FileItem) -> bool:
 def check_sides(source: Source, things: str, num_learned: int, num_asked: int) -> None:
     """Raises DataError if a source, by its own files or by shares, leaves one side without any."""
     if not num_learned or not num_asked:
+        some = f"give more {things}; a file named test… says what is held out"
+        none = "mend what is refused; or it is another field's, or its options name what is there"
         raise DataError(
             f"source {source.source} leaves nothing to learn or to ask",
             found=f"{num_learned:,} {things} to learn, {num_asked:,} to ask",
             expected="some of each",
-            do=f"give more {things}; a file named test… says what is held out",
+            do=some if num_learned or num_asked else none,
         )
 
 
