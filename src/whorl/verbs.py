@@ -152,16 +152,12 @@ class Session:
 
         return self._stage("prepare", make)
 
-    def train(self) -> Record:
+    def train(self, to_compress: bool = False) -> Record:
         """The trained model folder; resumes where it was stopped."""
-        return self._train(is_compressed=False)
-
-    def _train(self, is_compressed: bool) -> Record:
-        """is_compressed: nothing is trained that could not be compressed then."""
 
         def make() -> Record:
             MissingExtra.check("torch", "train", "training")
-            if is_compressed:
+            if to_compress:  # nothing is trained that could not be
                 MissingExtra.check("openvino_genai", "openvino", "compress")
             from whorl.stages.train.run import run
 
@@ -194,12 +190,10 @@ class Session:
             return run(*work, texts=texts, speed=measure_speed, guess=guess, times=times)
 
         if not self._compresses:
-            raise SpecError(
-                f"{self.name} is served as it was trained: there is nothing to compress",
-                found="compress.formats []",
-                do="name formats, such as compress.formats=[int8]",
-            )
-        self._train(is_compressed=True)
+            what = f"{self.name} is served as it was trained: there is nothing to compress"
+            do = "name formats, such as compress.formats=[int8]"
+            raise SpecError(what, found="compress.formats []", do=do)
+        self.train(to_compress=True)
         return self._stage("compress", make)
 
     def evaluate(self) -> Record:

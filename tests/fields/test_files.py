@@ -180,7 +180,7 @@ def test_a_source_without_files(tmp_path: Path) -> None:
 
 def test_an_empty_source(tmp_path: Path) -> None:
     (tmp_path / "a.txt").touch()
-    with pytest.raises(DataError, match="is empty; found: 1 files of 0 bytes"):
+    with pytest.raises(DataError, match="is empty; found: files of 0 bytes: 1"):
         read(tmp_path)
 
 

@@ -173,19 +173,22 @@ def new_command(
     write_bytes(path, text.encode())
     how = "" if field else ", guessed from the data; --field says another"
     OUT.print(f"wrote {path}: field {kind}{how}", markup=False, soft_wrap=True)
-    first = ""
-    if data not in (STDLIB, STDLIB_DOCSTRINGS) and not _is_fetched(data):
-        if next(files_of(data), None) is None:
-            first = (
-                f"put your data at {data}, which does not exist yet, or correct it in {path}; then "
-            )
-        elif told := preview_new(data, kind, str(path)):
-            first = f"{told}; then "
+    first = _to_do_first(data, kind, path)
     if kind == CHAT and base is None:
         note = f"few chats teach a new model little: --base {EXAMPLE_BASE} starts from an open one"
         ERR.print(f"note: {note}", markup=False)
     then = f"next: {first}whorl plan {path}, then whorl up {path}"
     ERR.print(then, markup=False, soft_wrap=True)
+
+
+def _to_do_first(data: str, kind: str, path: Path) -> str:
+    """Before it can be planned, after a look at the data; "" if nothing is."""
+    if data in (STDLIB, STDLIB_DOCSTRINGS) or _is_fetched(data):
+        return ""
+    if next(files_of(data), None) is None:
+        return f"put your data at {data}, which does not exist yet, or correct it in {path}; then "
+    told = preview_new(data, kind, str(path))
+    return f"{told}; then " if told else ""
 
 
 def _check_data(data: str) -> None:

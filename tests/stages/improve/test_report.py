@@ -47,7 +47,7 @@ def test_doubt_is_said() -> None:
         "better": None,
     }
     (line,) = losses_to(SCORES, [pair])
-    assert line.endswith("holds no difference as well")
+    assert line.endswith("which may be chance: the paired interval holds no difference too")
 
 
 def test_where_there_is_no_interval_none_is_spoken_of() -> None:

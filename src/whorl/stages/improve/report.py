@@ -309,4 +309,4 @@ def _doubt(pair: Mapping[str, Any] | None) -> str:
         return ""
     if pair["low"] is None:
         return "; so few documents give no interval"
-    return "; the paired interval holds no difference as well"
+    return ", which may be chance: the paired interval holds no difference too"
