@@ -97,6 +97,10 @@ def judged(row: Row) -> float:
     return value - row["beside"][0]["value"] if row.get("above_first") else value
 
 
+def rivals_of(figures: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [each for each in figures if "value" in each and each.get("rival", True)]
+
+
 def judge(row: Row) -> str:
     """Whether the score reaches the bar, and what is better. An equal figure reaches, and is not
     better; teachers and methods that know the held-out answers (`rival: false`) are no rivals.
@@ -107,8 +111,7 @@ def judge(row: Row) -> str:
     value = judged(row)
 
     def better(figures: Sequence[Mapping[str, Any]]) -> list[str]:
-        rivals = [each for each in figures if "value" in each and each.get("rival", True)]
-        rivals.sort(key=lambda each: -sign * each["value"])
+        rivals = sorted(rivals_of(figures), key=lambda each: -sign * each["value"])
         return [each["name"] for each in rivals if sign * (each["value"] - value) > 0]
 
     rivals, published = better(row["beside"]), better(row["published"])
@@ -183,7 +186,7 @@ def figures_of(report: Row, wanted: Row) -> dict[str, dict[str, Any]]:
 
 def updated(row: Row, report: Row, run: Mapping[str, Any]) -> dict[str, Any]:
     """A row with a report's figures. A method that the report lacks stays as it was; one that is
-    better than all that are in the row joins them.
+    better than all rivals that are in the row joins them. Minutes are now of the whole recipe.
     """
     figures = figures_of(report, row["report"])
     if SERVED not in figures:
@@ -198,11 +201,12 @@ def updated(row: Row, report: Row, run: Mapping[str, Any]) -> dict[str, Any]:
             print(f"not in the report, left as it was: {each['name']}", file=sys.stderr)
         kept = {key: each[key] for key in each if key not in FIGURES}
         beside.append(kept | others.pop(name) if name else each)
-    known = [sign * each["value"] for each in beside if "value" in each]
+    known = [sign * each["value"] for each in rivals_of(beside)]
     best = max(others, key=lambda name: sign * others[name]["value"], default=None)
     if best is not None and sign * others[best]["value"] > max(known, default=-math.inf):
         beside.append({"name": best, "method": best, **others[best]})
-    return {**row, "score": score, "beside": beside, **run}
+    stays = {key: row[key] for key in row if key != "minutes_note"}
+    return {**stays, "score": score, "beside": beside, **run}
 
 
 def rows_of_fields(row: Row, report: Row) -> Iterator[dict[str, Any]]:

@@ -111,6 +111,16 @@ def test_report_fills_a_row() -> None:
         updated(row(), {"recipe": "mine", "scores": scores[1:]}, RUN)
 
 
+def test_who_is_better_joins_also_below_a_teacher_and_minutes_are_of_all() -> None:
+    scores = [score("table", "x int8", 0.5), score("table", "bot", 1.0), score("table", "new", 0.8)]
+    taught = {"beside": [{"name": "bot", "method": "bot", "value": 0.9, "rival": False}]}
+    given = row(0.3, 0.5, **taught, minutes_note="of training")
+    found = updated(given, {"recipe": "mine", "scores": scores}, RUN)
+    assert [each["name"] for each in found["beside"]] == ["bot", "new"]
+    assert judge(found) == "**yes**, below new"
+    assert table_of([found]).endswith("| A, 2 Dec, 8 min |\n")
+
+
 def test_groups_and_misses_are_found() -> None:
     groups = [
         score("table", "x int8", 0.2) | {"group": "a"},

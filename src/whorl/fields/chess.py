@@ -75,7 +75,7 @@ LOGIC_VERSION = 3
 
 
 def question_of(steps: Sequence[Step], seen: Observation) -> tuple[Part, ...]:
-    """The position as it is: what was before it does not matter."""
+    """The position as it is: what matters of what was before it is told there."""
     from whorl.fields.chess_positions import codec_of, words_of
 
     position = (Part(codec_of(word), word, trained=False) for word in words_of(seen))

@@ -70,7 +70,7 @@ def stalemates(board: chess.Board) -> Iterator[chess.Move]:
     """Moves that leave the other side none and no check, where it has FEW_MEN or fewer."""
     if chess.popcount(board.occupied_co[chess.BLACK]) > FEW_MEN:
         return
-    for move in sorted(board.legal_moves, key=chess.Move.uci):
+    for move in list(board.legal_moves):
         board.push(move)
         is_one = board.is_stalemate()
         board.pop()

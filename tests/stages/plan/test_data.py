@@ -212,6 +212,18 @@ def test_sources_of_which_parts_were_read_are_counted_whole() -> None:
         ) -> dict[str, Any]:
             return {"picture": Brightness("picture", num_ids=10)}
 
+    class Halved(PaperField):
+        """Of few ids each letter takes two."""
+
+        def fit_codecs(
+            self, documents: Iterable[Document], options: Mapping[str, Any]
+        ) -> dict[str, Any]:
+            return {"text": Doubled() if options["vocab_size"] < 300 else LetterCodec()}
+
+    class Doubled(LetterCodec):
+        def encode(self, value: Any) -> list[int]:
+            return [number for number in super().encode(value) for _ in range(2)]
+
     class Brightness(LetterCodec):
         def encode(self, value: Any) -> list[int]:
             return [int(value.flat[0])]
@@ -219,16 +231,48 @@ def test_sources_of_which_parts_were_read_are_counted_whole() -> None:
     pictures = [
         Document(str(n), (Part("picture", np.full(2**18, n % 9, np.uint8)),)) for n in range(400)
     ]
+    written = [text_document(str(n), f"{n:03d}" + "x" * 95) for n in range(90)]
     fields = {
         "pictures": Pictures(pictures, ChoiceTask(), "pictures"),
-        "paper": PaperField([text_document(str(n), f"{n:03d}" + "x" * 95) for n in range(90)]),
+        "paper": Halved(written),
     }
     sources = [Source("a", "pictures", 0.5), Source("p", "paper", 0.5)]
-    facts = gather_facts(fields, sources, "d" * 64, (512,), heldout_share=0.0)
+    facts = gather_facts(fields, sources, "d" * 64, (256, 512), heldout_share=0.0)
     assert facts.read_share < 0.5  # 8 MiB of pictures are 32 of 400
     assert facts.num_documents == 490 and facts.num_bytes == 90 * 98
-    assert facts.unique_tokens(512) == 400 * 3 + 90 * 100
+    assert facts.unique_tokens(512) == pytest.approx(400 * 3 + 90 * 100)
+    assert facts.unique_tokens(256) == pytest.approx(400 * 3 + 90 * (2 + 2 * 98))
     assert facts.sources[0].tokens_share == pytest.approx(1200 / (1200 + 9000))
+
+
+def test_a_file_of_two_halves_is_counted_by_both() -> None:
+    """1,000 answers in one file, of which the latter half has ten times the letters."""
+
+    class OneFile(PaperField):
+        def items(self, source: Source) -> list[Any]:
+            return ["all"]
+
+        def read(
+            self, source: Source, item: Any, reject: Callable[[str], None]
+        ) -> Iterator[Document]:
+            yield from self.documents
+
+        def fit_codecs(
+            self, documents: Iterable[Document], options: Mapping[str, Any]
+        ) -> dict[str, Any]:
+            return {"label": LetterCodec("label")}
+
+    answers = [
+        Document(str(n), (Part("label", "k" * (10 if n < 500 else 100)),)) for n in range(1000)
+    ]
+    fields = {
+        "answers": OneFile(answers, ChoiceTask(), "answers"),
+        "paper": PaperField([text_document(str(n), text) for n, text in enumerate(texts(20))]),
+    }
+    sources = [Source("a", "answers", 0.5), Source("p", "paper", 0.5)]
+    facts = gather_facts(fields, sources, "d" * 64, (512,), heldout_share=0.0)
+    num_answers = facts.sources[0].tokens_share * facts.unique_tokens(512)
+    assert num_answers == pytest.approx(500 * 12 + 500 * 102, rel=0.1)
 
 
 def test_a_source_without_a_trained_token_is_refused() -> None:

@@ -22,7 +22,7 @@ from whorl.core.metrics import BITS_PER_BYTE
 from whorl.core.ports import Document, Source
 from whorl.core.ports import Field as DataField
 from whorl.core.reasons import unreadable
-from whorl.stages.plan.sampling import Read, Sample, read_sample
+from whorl.stages.plan.sampling import Sample, read_sample
 
 __all__ = ["DataFacts", "SourceFacts", "TokenFacts", "gather_facts"]
 
@@ -149,12 +149,13 @@ def gather_facts(
         whole = _fit_tokens(fields, sources, sample, vocab_sizes[-1], seed, True, True)
         used_ids = max(entry.id_end for entry in whole.contract.codecs)  # what is rare among them
         facts = [each.model_copy(update={"used_ids": used_ids}) for each in facts]
-    of_sources, num_tokens = _source_facts(tokens[-1], sources, read)
-    if of_sources:  # of each source another part was read: documents of all do not weigh the same
-        ratio = num_tokens / read.num_documents / facts[-1].tokens_per_document
+    of_sources: tuple[SourceFacts, ...] = ()
+    if len(sources) > 1:  # of each another part was read: documents of all do not weigh the same
+        counted = [_source_facts(one, sources, sample, read.factors) for one in tokens]
+        of_sources = counted[-1][0]
         facts = [
-            each.model_copy(update={"tokens_per_document": ratio * each.tokens_per_document})
-            for each in facts
+            each.model_copy(update={"tokens_per_document": num_tokens / read.num_documents})
+            for each, (_, num_tokens) in zip(facts, counted, strict=True)
         ]
     metrics = [fields[source.field].task.metric.name for source in sources]
     return DataFacts(
@@ -292,15 +293,16 @@ def _token_facts(tokens: Tokens, sources: Sequence[Source], sample: Sample) -> T
 
 
 def _source_facts(
-    one: Tokens, sources: Sequence[Source], read: Read
+    one: Tokens, sources: Sequence[Source], sample: Sample, factors: Sequence[float]
 ) -> tuple[tuple[SourceFacts, ...], float]:
-    """How the tokens are spread over several sources, and how many there are; of one source no
-    facts. Raises DataError if one has none."""
-    if len(sources) < 2:
-        return (), 0.0
+    """How the tokens are spread over several sources, and how many there are.
+
+    sample: in a shuffled order, since what begins a file may be unlike the rest of it. factors: see
+    `Read`. Raises DataError if a source has nothing to train on.
+    """
     tokens, trained = [], []
     for number, source in enumerate(sources):
-        mine = read.of(number)
+        mine = [each for each in sample if each[0] == number]
         counted = _Counted.of(one, sources, mine[:MEASURED_DOCUMENTS]) if mine else _Counted([])
         if not counted.trained:
             raise DataError(
@@ -308,7 +310,7 @@ def _source_facts(
                 found=f"{len(mine)} documents without a trained token",
             )
         mean = counted.mean_length([document for _, document in mine])
-        tokens.append(read.factors[number] * len(mine) * mean)
+        tokens.append(factors[number] * len(mine) * mean)
         trained.append(counted.trained / sum(counted.lengths))
     found = tuple(
         SourceFacts(

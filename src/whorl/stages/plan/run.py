@@ -55,7 +55,7 @@ __all__ = [
     "trial_vocab_sizes",
 ]
 
-LOGIC_VERSION = 10  # raised when the same recipe, data and machine would get another plan
+LOGIC_VERSION = 11  # raised when the same recipe, data and machine would get another plan
 Compiled = Callable[[Machine], Machine]
 IDS_MULTIPLE = 64
 ADDED_BUDGETS = ("device_hours", "usd")  # not in the keys of plans that do not use them

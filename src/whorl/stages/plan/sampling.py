@@ -47,9 +47,6 @@ class Read:
         """Of the text of all there are, in UTF-8."""
         return sum(a * b for a, b in zip(self.factors, self.bytes_read, strict=True))
 
-    def of(self, number: int) -> Sample:
-        return [each for each in self.documents if each[0] == number]
-
 
 def read_sample(fields: Mapping[str, DataField], sources: Sequence[Source], seed: int) -> Read:
     """Exact copies count once, also in two sources; held-out documents are counted, not kept."""

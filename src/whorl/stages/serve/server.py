@@ -53,12 +53,14 @@ def serve(
     with server.capture_signals():  # from here on, also before the loop runs
         on_start(base_url_of(listener))
         gc.collect()  # so that no garbage stays, too
+        usual_s = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_S)
         gc.freeze()  # what stays is not looked through again: that takes tens of ms
         try:
             server.run(sockets=[listener])
         finally:
             gc.unfreeze()
+            sys.setswitchinterval(usual_s)
     if server.engine_failure is not None:
         raise EngineError(
             "the server ended: its engine failed, and starting it again did not help",
