@@ -37,7 +37,7 @@ HEAD = """\
 SERVED = "int8"
 VARIANTS = ("openvino ", "hf ")  # of the model itself, at other precisions
 EVERY = "*"  # of a report's field: a row for each, once they have been measured
-ALONE = "alone"  # a field's own model, in a report of several
+ALONE = "alone, openvino int8"  # a field's own model, in a report of several
 FIGURES = ("value", "low", "high", "of")
 Row = Mapping[str, Any]
 
@@ -167,6 +167,10 @@ def page_of(page: str, rows: Sequence[Row]) -> str:
     return f"{before}{BEGIN}\n{table_of(rows)}\n{END}{after}"
 
 
+def is_served(score: Mapping[str, Any]) -> bool:
+    return str(score["name"]).endswith(f" {SERVED}") and score["name"] != ALONE
+
+
 def figures_of(report: Row, wanted: Row) -> dict[str, dict[str, Any]]:
     """name -> figure of a metric (and group) in a report; the served model's under int8."""
     found = {}
@@ -175,11 +179,13 @@ def figures_of(report: Row, wanted: Row) -> dict[str, dict[str, Any]]:
         same = of_field and score["metric"] == wanted["metric"]
         if not same or score.get("group") != wanted.get("group"):
             continue
+        if score["name"].startswith("alone, ") and score["name"] != ALONE:
+            continue  # the same model in f32
         figure = {key: round(score[key], 5) for key in FIGURES if score.get(key) is not None}
         if wanted.get("missed"):  # documents that were not answered as they should be
             count = score["num_documents"]
             figure = {"value": round((1 - score["value"]) * count), "of": count}
-        name = SERVED if score["name"].endswith(f" {SERVED}") else score["name"]
+        name = SERVED if is_served(score) else score["name"]
         found[name] = figure
     return found
 
@@ -212,7 +218,7 @@ def updated(row: Row, report: Row, run: Mapping[str, Any]) -> dict[str, Any]:
 def rows_of_fields(row: Row, report: Row) -> Iterator[dict[str, Any]]:
     """Of a recipe of several fields a row for each, beside its own model's."""
     for score in report["scores"]:
-        if "/" in score["field"] or not score["name"].endswith(f" {SERVED}"):
+        if "/" in score["field"] or not is_served(score):
             continue
         metric = find_metric(score["metric"])
         yield {
@@ -231,20 +237,6 @@ def report_of(recipe: str) -> dict[str, Any]:
     result = subprocess.run(command, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(result.stdout or "{}")
     return found if "scores" in found else {}
-
-
-def with_own_models(report: Row) -> Row:
-    """A report of several fields with the scores of those models that learned one each."""
-    fields = dict.fromkeys(
-        score["field"] for score in report["scores"] if "/" not in score["field"]
-    )
-    own = [
-        {**score, "name": ALONE}
-        for field in (fields if len(fields) > 1 else ())
-        for score in report_of(f"{report['recipe']}.{field}").get("scores", ())
-        if score["name"].endswith(f" {SERVED}")
-    ]
-    return {**report, "scores": [*report["scores"], *own]}
 
 
 def run_of(report: Row, given: argparse.Namespace) -> dict[str, Any]:
@@ -292,7 +284,7 @@ def main() -> None:
     if not report:
         raise SystemExit(f"no scores of {given.recipe}; do: whorl up recipes/{given.recipe}.yaml")
     run = run_of(report, given)
-    rows, before = new_rows(rows, with_own_models(report), run), table_of(rows).splitlines()
+    rows, before = new_rows(rows, report, run), table_of(rows).splitlines()
     ROWS.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", "utf-8")
     PAGE.write_text(page_of(PAGE.read_text("utf-8"), rows), "utf-8")
     changes = list(difflib.ndiff(before, table_of(rows).splitlines()))

@@ -7,7 +7,7 @@ from typing import Any
 
 import field_table
 import pytest
-from field_table import PAGE, ROWS, judge, new_rows, page_of, table_of, updated, with_own_models
+from field_table import PAGE, ROWS, judge, new_rows, page_of, table_of, updated
 
 from whorl.core.metrics import find_metric
 
@@ -135,25 +135,26 @@ def test_groups_and_misses_are_found() -> None:
     }
 
 
-def test_several_fields_become_rows_beside_their_own_models(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    report = {
-        "recipe": "mine",
-        "scores": [
-            score("images", "x int8", 0.8),
-            score("images/f1", "x int8", 0.1, "f1"),
-            score("speech", "x int8", 0.3, "wer"),
-        ],
-    }
-    own = {"mine.speech": {"scores": [score("speech", "x int8", 0.2, "wer")]}}
-    monkeypatch.setattr(field_table, "report_of", lambda name: own.get(name, {}))
+def test_several_fields_become_rows_beside_their_own_models() -> None:
+    """As reports of several fields have them: a field's own model has a variant of int8 too."""
+    alone = "alone, openvino int8"
+    scores = [
+        score("images", "openvino int8", 0.8),
+        score("images", alone, 0.9),
+        score("images", "alone, openvino f32", 0.95),
+        score("images/f1", "openvino int8", 0.1, "f1"),
+        score("speech", alone, 0.2, "wer"),
+        score("speech", "openvino int8", 0.3, "wer"),
+    ]
+    report = {"recipe": "mine", "scores": scores}
     waiting = row(None, None, report={"field": "*", "metric": "*"})
-    found = new_rows([waiting], with_own_models(report), RUN)
+    found = new_rows([waiting], report, RUN)
     assert [each["metric"] for each in found] == ["images, accuracy", "speech, wer"]
-    assert [judge(each) for each in found] == ["", "**loses**"]
-    own["mine.speech"]["scores"][0]["value"] = 0.4  # run again
-    again = new_rows(found, with_own_models(report), RUN)
+    assert [each["score"]["value"] for each in found] == [0.8, 0.3]
+    assert [[other["value"] for other in each["beside"]] for each in found] == [[0.9], [0.2]]
+    assert [judge(each) for each in found] == ["**loses**", "**loses**"]
+    scores[1]["value"], scores[4]["value"] = 0.7, 0.4  # run again
+    again = new_rows(found, report, RUN)
     assert [judge(each) for each in again] == ["", ""] and again[1]["beside"][0]["value"] == 0.4
 
 
