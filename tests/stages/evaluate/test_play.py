@@ -215,7 +215,7 @@ def chess_engines(folder: Path) -> Iterator[tuple[Engine, Tokens]]:
     """A miniature that nobody trained, by torch, and by OpenVINO where it is installed."""
     from whorl.fields.chess import FIELD
 
-    tokens = Tokens.build(FIELD.fit_codecs([], {}), 2396)
+    tokens = Tokens.build(FIELD.fit_codecs([], {}), 2399)
     shape = tiny_shape(vocab_size=tokens.contract.vocab_size)
     model = tiny_model(shape, seed=3)
     limits = Limits(16, shape.max_seq_len, shape.vocab_size, candidates_beside=True)
