@@ -35,7 +35,7 @@ HEAD = """\
 | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 SERVED = "int8"
-VARIANTS = ("openvino ", "hf ")  # of the model itself, at other precisions
+VARIANTS = ("openvino ", "hf ", "alone, ")  # of the models themselves, at other precisions
 EVERY = "*"  # of a report's field: a row for each, once they have been measured
 ALONE = "alone, openvino int8"  # a field's own model, in a report of several
 FIGURES = ("value", "low", "high", "of")
@@ -179,8 +179,6 @@ def figures_of(report: Row, wanted: Row) -> dict[str, dict[str, Any]]:
         same = of_field and score["metric"] == wanted["metric"]
         if not same or score.get("group") != wanted.get("group"):
             continue
-        if score["name"].startswith("alone, ") and score["name"] != ALONE:
-            continue  # the same model in f32
         figure = {key: round(score[key], 5) for key in FIGURES if score.get(key) is not None}
         if wanted.get("missed"):  # documents that were not answered as they should be
             count = score["num_documents"]
@@ -198,7 +196,11 @@ def updated(row: Row, report: Row, run: Mapping[str, Any]) -> dict[str, Any]:
     if SERVED not in figures:
         raise ValueError(f"{report['recipe']}: no {SERVED} score of {row['report']}")
     score, sign = figures.pop(SERVED), 1 if row["higher_is_better"] else -1
-    others = {name: each for name, each in figures.items() if not name.startswith(VARIANTS)}
+    others = {
+        name: each
+        for name, each in figures.items()
+        if name == ALONE or not name.startswith(VARIANTS)
+    }
     beside = []
     for each in row["beside"]:
         method = each.get("method")  # how its name begins; versions and counts may follow

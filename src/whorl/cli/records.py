@@ -118,11 +118,10 @@ def show_command(
             print_json({**report, "supervision": supervision, "reading": reading})
             return
         print_report(report)
-        planned = RecordStore(root, what).newest("plan")
-        if prepared is None and planned is not None:  # what there is
-            print_plan(planned)
         if prepared is not None:
             print_reading(prepared)
+        elif (planned := RecordStore(root, what).newest("plan")) is not None:  # what there is
+            print_plan(planned)
         if supervision is not None:
             print_supervision(supervision)
     else:

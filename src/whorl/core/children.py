@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import psutil
 
 __all__ = [
+    "SWITCH_S",
     "Child",
     "begin",
     "end_children",
@@ -27,6 +28,10 @@ __all__ = [
     "start_early",
     "taken_early",
 ]
+
+# How often threads change places in a process that speaks with another: Python's own 5 ms between
+# who reads lines and who computes, or answers, are the start of an answer (docs/log.md).
+SWITCH_S = 0.0002
 
 LOOK_EVERY_S = 0.5
 WAIT_S = 0.5  # for killed processes to be gone

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from whorl.core.children import SWITCH_S
 from whorl.core.errors import WhorlError
 from whorl.core.ports import GenerateRequest, Grammar, TokenEvent
 from whorl.core.scoring import score_together
@@ -30,7 +31,6 @@ from whorl.engines.setup import EngineSetup
 __all__ = ["answer", "answer_soon"]
 
 LOOK_EVERY_S = 0.2  # whether the engine has stopped
-SWITCH_S = 0.0002  # a step keeps Python's lock: whoever reads commands asks for it while it runs
 TOGETHER_S = 0.025  # nobody reads more than forty pieces of text a second
 
 
@@ -83,7 +83,7 @@ def answer(before: Callable[[], None] = lambda: None) -> None:
     output.write(json.dumps(facts) + "\n")
     gc.freeze()  # what stays is not looked through again: that takes tens of ms
     threading.Thread(target=_end_with, args=(engine,), daemon=True).start()
-    sys.setswitchinterval(SWITCH_S)
+    sys.setswitchinterval(SWITCH_S)  # a step keeps Python's lock: readers ask for it meanwhile
     lock = threading.Lock()
 
     def send(*message: Any) -> None:

@@ -15,6 +15,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from whorl.core.children import SWITCH_S
 from whorl.core.errors import EngineError
 from whorl.spec.resolved import ServeConfig
 from whorl.stages.serve.connections import MAX_HEAD_BYTES, protocol_for
@@ -28,7 +29,6 @@ __all__ = ["running_server", "serve"]
 START_DEADLINE_S = 10.0
 KEEP_ALIVE_S = 5
 SAVE_EVERY_S = 5.0
-SWITCH_S = 0.0002  # Python's 5 ms between the engine's reader and the loop are an answer's start
 LOOK_EVERY_S = 1.0  # whether the engine was given up
 
 
